@@ -79,7 +79,7 @@ class DataSpec(_Spec):
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
     max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
     min_images: int = Field(1, ge=1, le=255)
-    piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of 1 to this many images")
+    piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
     image_first_probability: Fraction = Field(0.5, description="chance that an image stands before its sentence")
     crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="area of the random crop")
 
@@ -190,7 +190,8 @@ def parse_spec(kind: str, value: Any) -> Spec:
         UserError: ``unknown_kind``, or ``bad_spec`` with the dotted field and what it allows.
     """
     if kind not in SPECS:
-        raise UserError(f"kind {kind!r} is not known; choose from {', '.join(SPECS)}", code="unknown_kind", field="kind")
+        message = f"kind {kind!r} is not known; choose from {', '.join(SPECS)}"
+        raise UserError(message, code="unknown_kind", field="kind")
     try:
         return SPECS[kind].model_validate(value)
     except ValidationError as error:

@@ -1,0 +1,124 @@
+"""A corpus: documents in MMC4's layout and captioned images, in a folder or a zip.
+
+    interleaved.jsonl   a document a line: {"text_list": [...], "image_info": [{"image_name", "matched_text_index",
+                        "matched_sim"}, ...]}, other fields are ignored
+    pairs.jsonl         a captioned image a line: {"image", "captions": [...], "labels": {...}, "split", "source"}
+    images/NAME         the pictures that both name
+
+Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``val`` and ``test*``) and
+``pairs/NAME.jsonl``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lcl_core.data.checks import check_document, check_pair
+from lcl_core.data.images import MAX_IMAGE_BYTES, decode_image
+from lcl_core.data.lines import Concatenation, JsonLines
+from lcl_core.data.pairs import DEFAULT_SPLIT, PairList
+from lcl_core.data.store import Store, open_store
+from lcl_core.errors import UserError
+
+SAMPLE_CORPUS = Path(__file__).parent / "sample" / "tiny.zip"
+
+
+class Corpus:
+    """Read through :func:`open_corpus`. Safe from several threads and after a fork."""
+
+    def __init__(self, store: Store) -> None:
+        self.path = store.path
+        self._store = store
+        self._document_files = _files_of(store, "interleaved", leave_out=("val", "test"))
+        self._pair_files = _files_of(store, "pairs")
+        if not self._document_files and not self._pair_files:
+            raise UserError(
+                "the corpus has neither interleaved.jsonl nor pairs.jsonl; see the data guide for the layout",
+                code="corpus_unreadable",
+                file=self.path,
+            )
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return open_corpus, (self.path,)
+
+    @cached_property
+    def documents(self) -> Concatenation:
+        """MMC4 documents, parsed as they are asked for. Indexing raises UserError ``bad_line``."""
+        return self._lines(self._document_files, check_document)
+
+    @cached_property
+    def _pair_lines(self) -> Concatenation:
+        return self._lines(self._pair_files, check_pair)
+
+    @cached_property
+    def _pair_groups(self) -> list[tuple[str, str]]:
+        """(split, source) of every pair line; all lines are checked on the way."""
+        groups: dict[tuple[str, str], tuple[str, str]] = {}
+        found = []
+        for line in self._pair_lines:
+            group = (line.get("split", DEFAULT_SPLIT), line.get("source", ""))
+            found.append(groups.setdefault(group, group))
+        return found
+
+    def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> PairList:
+        """Captioned images of a split (or any of several) and a source; None: all.
+
+        Raises:
+            UserError: ``bad_line`` with the first malformed line.
+        """
+        splits = (split,) if isinstance(split, str) else split
+        wanted = [
+            index
+            for index, (its_split, its_source) in enumerate(self._pair_groups)
+            if (splits is None or its_split in splits) and (source is None or its_source == source)
+        ]
+        return PairList(self._pair_lines, wanted)
+
+    def splits(self) -> dict[str, int]:
+        """How many captioned images each split has."""
+        counts: dict[str, int] = {}
+        for split, _ in self._pair_groups:
+            counts[split] = counts.get(split, 0) + 1
+        return counts
+
+    def image_bytes(self, name: str) -> bytes:
+        """The file as it lies there. Raises: UserError naming the file."""
+        return self._store.read(f"images/{name}", MAX_IMAGE_BYTES)
+
+    def read_image(self, name: str) -> Image.Image:
+        """Decoded RGB, upright, transparency over white. Raises: UserError naming the file."""
+        return decode_image(self.image_bytes(name), f"images/{name}")
+
+    def content_hash(self) -> str:
+        """sha256 (hex) over names and contents; a folder and a zip of it give the same."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
+        total = hashlib.sha256()
+        for name in self._store.names():
+            if name.startswith("images/") or name in self._document_files or name in self._pair_files:
+                total.update(f"{name}\0{hashlib.sha256(self._store.buffer(name)).hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def _lines(self, files: Sequence[str], check: Any) -> Concatenation:
+        return Concatenation([JsonLines(self._store.buffer(name), name, check) for name in files])
+
+
+def _files_of(store: Store, stem: str, leave_out: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """``STEM.jsonl``, or else the files ``STEM/*.jsonl``."""
+    if store.has(f"{stem}.jsonl"):
+        return (f"{stem}.jsonl",)
+    found = [name for name in store.names() if name.startswith(f"{stem}/") and name.endswith(".jsonl")]
+    return tuple(name for name in found if not name.removeprefix(f"{stem}/").startswith(leave_out or "\0"))
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """Open a folder or a zip. Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it."""
+    return Corpus(open_store(path))

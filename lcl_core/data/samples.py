@@ -1,0 +1,40 @@
+"""What a stream gives: a document as ids and pixels, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One document, ready for the model.
+
+    Attributes:
+        id: where it was read: dataset, file and line, and the piece if it was cut.
+        source: number of the source in the data spec.
+        token_ids: int32 [L], no padding.
+        pixels: float32 [k, 3, S, S], one image for each image block, in order.
+        unreadable: images of the document that had to be left out because they could not be read.
+    """
+
+    id: str
+    source: int
+    token_ids: np.ndarray
+    pixels: np.ndarray
+    unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An item that gives no sample.
+
+    Attributes:
+        reason: one of a few phrases, to be counted.
+        detail: the particulars, such as which file could not be read.
+    """
+
+    id: str
+    reason: str
+    detail: str = ""

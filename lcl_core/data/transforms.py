@@ -1,0 +1,100 @@
+"""Pictures to normalised pixels, with Pillow and numpy alone (lcl-spec section 5; numerically torchvision's).
+
+The pixels are resized in the picture's own mode and only then made RGB, as the authors do.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+from PIL import Image
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_RATIOS = (3 / 4, 4 / 3)
+_TRIES = 10
+_LONGEST_STRIP = 32
+
+Box = tuple[int, int, int, int]
+
+
+def _levels() -> np.ndarray:
+    """[3, 256]: the normalised value of each level of each channel, rounded as dividing step by step would."""
+    unit = np.arange(256, dtype=np.float32) / np.float32(255)
+    mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
+    return (unit[None] - mean[:, None]) / std[:, None]
+
+
+_LEVELS = _levels()
+
+
+def normalise(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+    """Any picture → [3, H, W] float32, normalised with CLIP's mean and deviation; into ``out`` if given."""
+    levels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels = np.empty((3, *levels.shape[:2]), np.float32) if out is None else out
+    for channel in range(3):
+        # looking 256 values up beats computing them; "clip" spares a bounds check that uint8 cannot fail
+        np.take(_LEVELS[channel], levels[:, :, channel], out=pixels[channel], mode="clip")
+    return pixels
+
+
+def crop_and_resize(image: Image.Image, box: Box, size: int) -> Image.Image:
+    """The part (left, top, right, bottom) of the picture as a size x size square, bicubic."""
+    return image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def random_box(draw: random.Random, width: int, height: int, scale: tuple[float, float]) -> Box:
+    """A crop of ``scale`` times the area and an aspect ratio of 3/4 to 4/3 (torchvision's RandomResizedCrop)."""
+    low, high = math.log(_RATIOS[0]), math.log(_RATIOS[1])
+    for _ in range(_TRIES):
+        area = width * height * draw.uniform(*scale)
+        ratio = math.exp(draw.uniform(low, high))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left, top = draw.randrange(width - crop_width + 1), draw.randrange(height - crop_height + 1)
+            return left, top, left + crop_width, top + crop_height
+    return _central_box(width, height)
+
+
+def _central_box(width: int, height: int) -> Box:
+    """The largest central crop whose ratio is allowed."""
+    ratio = min(max(width / height, _RATIOS[0]), _RATIOS[1])
+    crop_width = min(width, max(1, round(height * ratio)))
+    crop_height = min(height, max(1, round(width / ratio)))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def train_transform(
+    image: Image.Image,
+    size: int,
+    draw: random.Random,
+    scale: tuple[float, float] = (0.9, 1.0),
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Random crop, resize, normalise → [3, size, size] float32."""
+    return normalise(crop_and_resize(image, random_box(draw, *image.size, scale), size), out)
+
+
+def eval_transform(image: Image.Image, size: int) -> np.ndarray:
+    """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
+    width, height = image.size
+    long = max(size, int(size * max(image.size) / min(image.size)))
+    resized = (size, long) if width <= height else (long, size)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    if long > _LONGEST_STRIP * size:
+        return normalise(_square_of_strip(image, size, resized, (left, top)))
+    square = image.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    return normalise(square)
+
+
+def _square_of_strip(
+    image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]
+) -> Image.Image:
+    """Resize only what the square shows: of a hair-thin picture the rest could fill the memory."""
+    across, down = image.width / resized[0], image.height / resized[1]
+    left, top = corner[0] * across, corner[1] * down
+    box = (left, top, min(left + size * across, image.width), min(top + size * down, image.height))
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)

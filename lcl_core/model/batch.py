@@ -1,0 +1,178 @@
+"""A packed batch: documents end to end without padding, and every index that the step needs.
+
+All of it is computed on the host before the step, so the step itself has no boolean masks and never waits for the
+device to count something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lcl_core.errors import UserError
+from lcl_core.model.attention import CausalPlan
+from lcl_core.model.configuration import LCLConfig
+
+
+class Layout(NamedTuple):
+    """Token rows end to end: [T] ids, positions that restart per row, row numbers, and how attention sees them."""
+
+    ids: Tensor
+    positions: Tensor
+    document: Tensor
+    plan: CausalPlan
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], context_length: int) -> Layout:
+        """Lay long token rows, each at its own length, end to end on the host.
+
+        Raises:
+            UserError: there is no row, or one is empty or longer than ``context_length``.
+        """
+        lengths = [len(row) for row in rows]
+        _check_lengths(lengths, context_length)
+        return cls(
+            ids=torch.cat(list(rows)),
+            positions=torch.cat([torch.arange(length) for length in lengths]),
+            document=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+            plan=CausalPlan.from_lengths(lengths),
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Documents packed into one row of T tokens.
+
+    Attributes:
+        pixel_values: [n, 3, S, S], images in document order.
+        token_ids: [T]; ``<img>`` placeholders included.
+        positions: [T], restarting at 0 in every document.
+        plan: how attention sees the documents.
+        image_slots: [n * N] flat places of the placeholders, in image order.
+        pair_positions: [M] flat places of the contrastive ``<soi>``.
+        pair_images: [M] the image of each.
+        label_positions: [K] flat places whose output predicts the next token.
+        labels: [K] that token.
+    """
+
+    pixel_values: Tensor
+    token_ids: Tensor
+    positions: Tensor
+    plan: CausalPlan
+    image_slots: Tensor
+    pair_positions: Tensor
+    pair_images: Tensor
+    label_positions: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> PackedBatch:
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
+        return replace(self, **moved)
+
+    @classmethod
+    def pack(cls, documents: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig) -> PackedBatch:
+        """Pack token id rows (long, each at its own length) and their images.
+
+        Raises:
+            UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
+                placeholders do not match its images.
+        """
+        layout = Layout.of(documents, config.context_length)
+        starts = torch.nonzero(layout.ids == config.soi_token_id).flatten()
+        pairs = _contrastive_pairs(layout, starts, config)
+        label_positions = _label_positions(layout, config)
+        return cls(
+            pixel_values=pixel_values,
+            token_ids=layout.ids,
+            positions=layout.positions,
+            plan=layout.plan,
+            image_slots=_image_slots(layout, starts, len(pixel_values), config),
+            pair_positions=starts[pairs],
+            pair_images=pairs,
+            label_positions=label_positions,
+            labels=layout.ids[label_positions + 1],
+        )
+
+    @classmethod
+    def from_padded(cls, input_ids: Tensor, pixel_values: Tensor, config: LCLConfig) -> PackedBatch:
+        """Pack right-padded rows [B, L]; trailing zeros are padding."""
+        lengths = row_lengths(input_ids).tolist()
+        rows = [row[:length] for row, length in zip(input_ids.cpu(), lengths, strict=True)]
+        return cls.pack(rows, pixel_values, config).to(pixel_values.device)
+
+
+def row_lengths(input_ids: Tensor) -> Tensor:
+    """Length of each right-padded row [B, L] → [B]: a zero with a real token to its right is a token itself."""
+    place = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    return ((input_ids != 0) * place).amax(dim=1)
+
+
+def _check_lengths(lengths: list[int], context_length: int) -> None:
+    if not lengths or min(lengths) < 1:
+        raise UserError("a batch needs at least one document, and no document may be empty", code="empty_document")
+    if max(lengths) > context_length:
+        row = lengths.index(max(lengths))
+        raise UserError(
+            f"document {row} has {max(lengths)} tokens, the position table {context_length}; "
+            "cut it or raise context_length",
+            code="document_too_long",
+        )
+
+
+def _image_slots(layout: Layout, starts: Tensor, images: int, config: LCLConfig) -> Tensor:
+    slots = torch.nonzero(layout.ids == config.img_token_id).flatten()
+    per_image = config.num_image_tokens
+    if len(slots) != images * per_image:
+        raise UserError(
+            f"{images} images need {images * per_image} placeholders, the documents hold {len(slots)}",
+            code="placeholder_mismatch",
+        )
+    if config.numerics == "fixed":
+        _check_each_image(layout, starts, slots.view(images, per_image))
+    return slots
+
+
+def _check_each_image(layout: Layout, starts: Tensor, slots: Tensor) -> None:
+    """Each ``<soi>`` must be followed at once by its image's placeholders, or patches land in other documents."""
+    documents, per_image = int(layout.document[-1]) + 1, slots.shape[1]
+    held = torch.bincount(layout.document[slots.flatten()], minlength=documents)
+    due = torch.bincount(layout.document[starts], minlength=documents) * per_image
+    if wrong := torch.nonzero(held != due).flatten().tolist():
+        first = wrong[0]
+        raise UserError(
+            f"document {first} holds {held[first]} placeholders, its image starts need {due[first]}",
+            code="placeholder_mismatch",
+        )
+    misplaced = (slots != starts[:, None] + 1 + torch.arange(per_image)).any(dim=1)
+    if apart := torch.nonzero(misplaced).flatten().tolist():
+        raise UserError(
+            f"document {layout.document[starts[apart[0]]]}: an image start is not followed by its placeholders",
+            code="placeholder_mismatch",
+        )
+
+
+def _contrastive_pairs(layout: Layout, starts: Tensor, config: LCLConfig) -> Tensor:
+    """Images that have a context: ``<soi>`` not at position 0 and, in ``fixed``, not right behind ``<sot>``."""
+    place = layout.positions[starts]
+    has_context = place > 0
+    if config.numerics == "fixed":
+        only_sot = (place == 1) & (layout.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
+        has_context &= ~only_sot
+    return torch.nonzero(has_context).flatten()
+
+
+def _label_positions(layout: Layout, config: LCLConfig) -> Tensor:
+    """Places whose next token is in the same document and is neither a placeholder nor ``<eoi>``.
+
+    ``official`` also never predicts id 0, which the authors take for padding.
+    """
+    following = layout.ids[1:]
+    kept = layout.document[1:] == layout.document[:-1]
+    kept &= (following != config.img_token_id) & (following != config.eoi_token_id)
+    if config.numerics == "official":
+        kept &= following != 0
+    return torch.nonzero(kept).flatten()

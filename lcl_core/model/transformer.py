@@ -1,0 +1,65 @@
+"""Pre-norm transformer blocks shared by both towers, over packed rows [T, D]."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lcl_core.model.attention import Attention, CausalPlan
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation; used only when asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+
+
+class MLP(nn.Module):
+    """W2 act(W1 x)."""
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.activation = ACTIVATIONS[activation]()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.activation(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    """x += Attn(LN1 x); x += W2 act(W1 LN2 x)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, activation: str) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, int(width * mlp_ratio), activation)
+
+    def forward(self, x: Tensor, plan: CausalPlan | None, sequence_length: int) -> Tensor:
+        x = x + self.attn(self.ln_1(x), plan, sequence_length)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks."""
+
+    def __init__(self, width: int, layers: int, heads: int, mlp_ratio: float, activation: str) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, mlp_ratio, activation) for _ in range(layers))
+
+    @property
+    def blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.resblocks))
+
+    def forward(self, x: Tensor, plan: CausalPlan | None = None, sequence_length: int = 0) -> Tensor:
+        for block in self.blocks:
+            x = block(x, plan, sequence_length)
+        return x

@@ -1,0 +1,27 @@
+"""The pre-training objectives by name. Adding one is adding a file and its line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lcl_core.errors import UserError
+from lcl_core.objectives.lcl import lcl
+
+if TYPE_CHECKING:
+    from lcl_core.model.batch import PackedBatch
+    from lcl_core.model.modeling import LCLModel, LCLOutput
+
+Objective = Callable[["LCLModel", "PackedBatch"], "LCLOutput"]
+OBJECTIVES: dict[str, Objective] = {"lcl": lcl}
+
+
+def get_objective(name: str) -> Objective:
+    """Look an objective up. Raises: UserError ``unknown_objective`` naming those there are."""
+    if name not in OBJECTIVES:
+        raise UserError(
+            f"objective {name!r} is not known; choose from {', '.join(OBJECTIVES)}",
+            code="unknown_objective",
+            field="objective.name",
+        )
+    return OBJECTIVES[name]

@@ -1,0 +1,41 @@
+"""AdamW with the authors' decay groups, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from lcl_core.model import LCLModel
+    from lcl_core.specs import OptimizerSpec
+
+
+def build_optimizer(
+    model: LCLModel,
+    lr: float,
+    weight_decay: float = 0.2,
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-6,
+) -> torch.optim.AdamW:
+    """AdamW where every parameter of two or more dimensions is decayed and the rest is not."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def learning_rate(step: int, total_steps: int, spec: OptimizerSpec) -> float:
+    """The rate of 0-based ``step``: linear warm-up lr (step + 1) / warm-up, then half a cosine to 0, or constant."""
+    if step < spec.warmup_steps:
+        return spec.lr * (step + 1) / spec.warmup_steps
+    if spec.schedule == "constant":
+        return spec.lr
+    done = (step - spec.warmup_steps) / max(total_steps - spec.warmup_steps, 1)
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

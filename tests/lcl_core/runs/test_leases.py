@@ -1,0 +1,184 @@
+"""Claims and leases: one winner, guarded writes, lost workers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.runs import store
+from lcl_core.runs.database import Database, now
+
+Queue = Callable[..., str]
+Take = Callable[..., store.Claim]
+RunOf = Callable[[str], Any]
+EXPIRED = -1.0  # a lease this long is over when it begins
+
+
+def expire(database: Database) -> list[str]:
+    with database.session() as session:
+        return [run.id for run in store.expire(session)]
+
+
+def test_claims_go_by_priority_then_waiting_time(database: Database, queue: Queue, claim: Take) -> None:
+    first, second, urgent = queue(), queue(), queue(priority=5)
+    assert [claim().run_id for _ in range(3)] == [urgent, first, second]
+    with database.session() as session:
+        assert store.claim_next(session, "worker-1") is None
+
+
+def test_a_claim_marks_the_row(queue: Queue, claim: Take, run_of: RunOf) -> None:
+    run_id = queue()
+    claimed = claim("worker-7", 30.0)
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_owner, run.lease_token) == ("running", 1, "worker-7", claimed.token)
+    assert run.lease_expires_at - run.started_at == timedelta(seconds=30)
+
+
+def test_racing_claimers_share_the_runs_and_double_none(database: Database, queue: Queue) -> None:
+    wanted = {queue() for _ in range(24)}
+    won: list[str] = []
+    together = threading.Barrier(4)
+
+    def work(name: str) -> None:
+        together.wait()
+        while True:
+            with database.session() as session:
+                claimed = store.claim_next(session, name)
+            if claimed is None:
+                return
+            won.append(claimed.run_id)
+
+    threads = [threading.Thread(target=work, args=(f"worker-{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(won) == Counter(wanted)
+
+
+def test_on_postgresql_a_claim_skips_a_row_that_another_is_taking(
+    database: Database, queue: Queue, claim: Take
+) -> None:
+    if database.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    first, second = queue(), queue()
+    with database.session() as session:
+        taken = store.claim_next(session, "worker-1")
+        assert claim("worker-2").run_id == second  # while the first claim is not committed
+    assert taken is not None
+    assert taken.run_id == first
+
+
+def test_renewing_extends_the_lease_and_tells_the_state(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue()
+    claimed = claim(lease_seconds=EXPIRED)
+    with database.session() as session:
+        assert store.renew(session, claimed, 30.0, ran_seconds=4.5) is store.State.RUNNING
+    assert expire(database) == []
+    with database.session() as session:
+        store.request_cancel(session, run_id)
+    with database.reading() as session:
+        assert store.look(session, claimed) is store.State.CANCELLING
+    assert run_of(run_id).ran_seconds == 4.5
+
+
+def test_every_write_of_a_stale_worker_is_discarded(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf, tmp_path: Path
+) -> None:
+    run_id = queue()
+    stale = claim("worker-1", EXPIRED)
+    assert expire(database) == [run_id]
+    owner = claim("worker-2")
+    before = run_of(run_id)
+
+    def write(action: Callable[..., object], *arguments: Any) -> None:
+        with database.session() as session:
+            action(session, stale, *arguments)
+
+    for action, arguments in (
+        (store.renew, ()),
+        (store.look, ()),
+        (store.record_metrics, ([{"step": 1}],)),
+        (store.hand_back, ()),
+    ):
+        with pytest.raises(store.StaleLease):
+            write(action, *arguments)
+    with pytest.raises(store.StaleLease):
+        store.settle(database, stale, store.Failed({"code": "x"}), tmp_path, tmp_path, 1.0)
+    after = run_of(run_id)
+    assert (after.state, after.lease_token, after.lease_expires_at) == (
+        "running",
+        owner.token,
+        before.lease_expires_at,
+    )
+    with database.reading() as session:
+        assert store.metrics_after(session, run_id) == []
+
+
+def test_a_lost_worker_costs_an_attempt_and_the_last_one_the_run(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue(max_attempts=2)
+    claim(lease_seconds=EXPIRED)
+    assert expire(database) == [run_id]
+    assert (run_of(run_id).state, run_of(run_id).attempt, run_of(run_id).lease_token) == ("queued", 1, None)
+    assert claim("worker-9", EXPIRED).attempt == 2
+    expire(database)
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "worker_lost")
+    assert "worker-9" in run.reason["message"]
+    assert run.finished_at is not None
+    assert expire(database) == []
+
+
+def test_a_lost_worker_finishes_a_cancel(database: Database, queue: Queue, claim: Take, run_of: RunOf) -> None:
+    run_id = queue()
+    claim(lease_seconds=EXPIRED)
+    with database.session() as session:
+        store.request_cancel(session, run_id)
+    assert expire(database) == [run_id]
+    assert run_of(run_id).state == "cancelled"
+
+
+@pytest.mark.parametrize(("uses_attempt", "attempt"), [(False, 1), (True, 2)])
+def test_handing_back_uses_an_attempt_only_when_told(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf, uses_attempt: bool, attempt: int
+) -> None:
+    run_id = queue()
+    held = claim()
+    with database.session() as session:
+        store.hand_back(session, held, uses_attempt=uses_attempt)
+    assert run_of(run_id).state == "queued"
+    assert claim().attempt == attempt
+
+
+def test_handing_back_a_run_that_is_being_cancelled_ends_it(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue()
+    held = claim()
+    with database.session() as session:
+        store.request_cancel(session, run_id)
+    with database.session() as session:
+        assert store.hand_back(session, held) is store.State.CANCELLED
+    assert run_of(run_id).finished_at is not None
+
+
+def test_the_reaper_sees_what_waits_and_what_expired(database: Database, queue: Queue, claim: Take) -> None:
+    first, second = queue(), queue()
+    with database.reading() as session:
+        moment = now(session)
+        assert store.waiting_since(session, moment + timedelta(seconds=1)) == [first, second]
+        assert store.waiting_since(session, moment - timedelta(hours=1)) == []
+        assert not store.any_expired(session)
+    claim(lease_seconds=EXPIRED)
+    with database.reading() as session:
+        assert store.any_expired(session)

@@ -1,0 +1,97 @@
+"""Pages that stay put, filters, an encoder's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from lcl_core.errors import UserError
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from lcl_core.runs.roster import Identity, beat, consumed, leave
+from lcl_core.runs.tables import Run
+
+Queue = Callable[..., str]
+
+
+def ids(database: Database, **filters: Any) -> list[str]:
+    with database.reading() as session:
+        return [run.id for run in store.list_runs(session, **filters).items]
+
+
+def test_pages_cover_everything_once_though_runs_arrive_meanwhile(database: Database, queue: Queue) -> None:
+    made = [queue(tags=["old"]) for _ in range(7)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        with database.reading() as session:
+            page = store.list_runs(session, limit=3, cursor=cursor)
+        seen += [run.id for run in page.items]
+        queue(tags=["new"])
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_filters(database: Database, queue: Queue) -> None:
+    pretrain = queue(tags=["a", "b"])
+    evaluate = queue("evaluate", {"encoder": "e"}, tags=["b"], owner="ada")
+    with database.session() as session:
+        store.request_cancel(session, pretrain)
+    assert ids(database, kind="evaluate") == [evaluate]
+    assert ids(database, state="cancelled") == [pretrain]
+    assert ids(database, owner="ada") == [evaluate]
+    assert ids(database, tag="b") == [evaluate, pretrain]
+    assert ids(database, tag="b", state="queued") == [evaluate]
+    assert ids(database, tag="c") == []
+    with database.reading() as session:
+        counted = store.count_by_state(session)
+    assert counted == dict.fromkeys(store.State, 0) | {"queued": 1, "cancelled": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [({"limit": 0}, "bad_limit"), ({"limit": 201}, "bad_limit"), ({"cursor": "x"}, "bad_cursor")]
+)
+def test_a_bad_page_is_refused(database: Database, arguments: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ids(database, **arguments)
+    assert caught.value.code == code
+
+
+def test_figures_of_an_encoder_are_its_successful_evaluations(database: Database, queue: Queue) -> None:
+    good, failed, other = (queue("evaluate", {"encoder": "e"}) for _ in range(3))
+    rows = [{"metric": "IR@5", "value": 0.1}]
+    with database.session() as session:
+        for run_id, state, encoder in (
+            (good, "succeeded", "enc_1"),
+            (failed, "failed", "enc_1"),
+            (other, "succeeded", "enc_2"),
+        ):
+            values = {"state": state, "encoder_id": encoder, "result": {"rows": rows}}
+            session.execute(update(Run).where(Run.id == run_id).values(**values))
+    with database.reading() as session:
+        assert [(run.id, figures) for run, figures in store.figures_of(session, "enc_1")] == [(good, rows)]
+
+
+def test_the_roster_shows_who_is_alive_and_what_they_hold(database: Database, queue: Queue) -> None:
+    queue()
+    ada, bob = (Identity(name, "host", 1, 1, ("cpu (2 cores)",)) for name in ("ada", "bob"))
+    with database.session() as session:
+        for worker in (ada, bob, ada):
+            beat(session, worker)
+        consumed(session, "ada")
+        claimed = store.claim_next(session, "bob")
+    with database.reading() as session:
+        found = {worker.id: worker for worker in store.list_workers(session)}
+    assert claimed is not None
+    assert {name: worker.current_run for name, worker in found.items()} == {"ada": None, "bob": claimed.run_id}
+    assert found["ada"].consumed_at is not None
+    assert found["bob"].consumed_at is None
+    with database.session() as session:
+        leave(session, "ada")
+    with database.reading() as session:
+        assert [worker.id for worker in store.list_workers(session)] == ["bob"]

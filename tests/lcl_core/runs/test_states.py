@@ -1,0 +1,110 @@
+"""The state machine: every pair of states, and every verb in every state on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from lcl_core.runs.states import State, check_transition
+from lcl_core.runs.tables import Run
+
+MAY_BECOME = {
+    "queued": "running cancelled",
+    "running": "succeeded failed cancelled cancelling queued",
+    "cancelling": "cancelled succeeded failed",
+    "succeeded": "",
+    "failed": "queued",
+    "cancelled": "queued",
+}
+VERBS = {"cancel": store.request_cancel, "resume": store.resume, "retry": store.retry, "delete": store.delete}
+OUTCOMES = {
+    ("queued", "cancel"): "cancelled",
+    ("running", "cancel"): "cancelling",
+    **{(state, verb): "queued" for state in ("failed", "cancelled") for verb in ("resume", "retry")},
+    **{(state, "delete"): None for state in ("succeeded", "failed", "cancelled")},
+}
+
+
+@pytest.mark.parametrize(("source", "target"), product(State, State))
+def test_every_pair_is_allowed_or_forbidden(source: State, target: State) -> None:
+    if target in MAY_BECOME[source].split():
+        check_transition("run_1", source, target)
+    else:
+        with pytest.raises(store.ForbiddenTransition) as caught:
+            check_transition("run_1", source, target)
+        assert caught.value.code == "forbidden_transition"
+
+
+@pytest.mark.parametrize(("state", "verb"), product([state.value for state in State], VERBS))
+def test_every_verb_in_every_state(
+    database: Database, queue: Callable[..., str], run_of: Callable[[str], Any], state: str, verb: str
+) -> None:
+    run_id = queue()
+    with database.session() as session:
+        session.execute(update(Run).where(Run.id == run_id).values(state=state))
+    if (state, verb) not in OUTCOMES:
+        with pytest.raises(store.ForbiddenTransition, match=run_id), database.session() as session:
+            VERBS[verb](session, run_id)
+        assert run_of(run_id).state == state
+        return
+    with database.session() as session:
+        VERBS[verb](session, run_id)
+    with database.reading() as session:
+        found = session.get(Run, run_id)
+        assert (None if found is None else found.state) == OUTCOMES[state, verb]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_on_an_unknown_run_says_so(database: Database, verb: str) -> None:
+    with pytest.raises(Exception, match="there is no run 'run_none'"), database.session() as session:
+        VERBS[verb](session, "run_none")
+
+
+def test_resume_and_retry_begin_anew_but_only_retry_forgets(
+    database: Database, queue: Callable[..., str], claim: Callable[..., store.Claim], run_of: Callable[[str], Any]
+) -> None:
+    run_id = queue(max_attempts=1)
+    claimed = claim()
+    with database.session() as session:
+        store.record_metrics(session, claimed, [{"step": 1, "loss": 2.0}])
+    with database.session() as session:
+        store.request_cancel(session, run_id)
+        store.hand_back(session, claimed)
+    assert run_of(run_id).state == "cancelled"
+    with database.session() as session:
+        store.resume(session, run_id)
+    resumed = run_of(run_id)
+    assert (resumed.progress, resumed.finished_at, resumed.from_scratch) == ({"step": 1, "loss": 2.0}, None, False)
+    assert resumed.max_attempts > resumed.attempt
+    with database.session() as session:
+        store.request_cancel(session, run_id)
+        store.retry(session, run_id)
+    with database.reading() as session:
+        retried = store.get_run(session, run_id)
+        assert (retried.progress, retried.from_scratch) == (None, True)
+        assert store.metrics_after(session, run_id) == []
+
+
+def test_delete_removes_metrics_and_tags_but_not_what_the_run_made(
+    database: Database, queue: Callable[..., str]
+) -> None:
+    from lcl_core.runs.database import now
+    from lcl_core.runs.tables import Encoder, Metric, RunTag
+
+    run_id = queue(tags=["a", "b"])
+    with database.session() as session:
+        session.add(Metric(run_id=run_id, step=1, values={}))
+        facts = {"name": "e", "path": "encoders/enc_1", "hash": "0", "owner": "local", "info": {}}
+        session.add(Encoder(id="enc_1", run_id=run_id, created_at=now(session), **facts))
+        store.request_cancel(session, run_id)
+    with database.session() as session:
+        store.delete(session, run_id)
+    with database.reading() as session:
+        assert session.query(Metric).count() == session.query(RunTag).count() == 0
+        assert store.get_encoder(session, "enc_1").run_id is None

@@ -1,0 +1,118 @@
+"""Which encoders are in memory, with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lcl_core.errors import UserError
+from lcl_core.serving import BatchingSession, EncoderPool, EncoderSession
+
+
+class CountingLoader:
+    """Loads for real, counts, and can be held up."""
+
+    def __init__(self) -> None:
+        self.loads: list[Path] = []
+        self.release = threading.Event()
+        self.release.set()
+
+    def __call__(self, directory: Path) -> BatchingSession:
+        self.loads.append(directory)
+        assert self.release.wait(30)
+        return BatchingSession(EncoderSession(directory, device="cpu", warm_up=False))
+
+
+@pytest.fixture
+def loader() -> CountingLoader:
+    return CountingLoader()
+
+
+@pytest.fixture
+def pool(loader: CountingLoader) -> Iterator[EncoderPool]:
+    pool = EncoderPool(max_loaded=2, load=loader)
+    yield pool
+    pool.close()
+
+
+def test_an_encoder_is_loaded_once_for_many_callers(pool: EncoderPool, loader: CountingLoader, encoder: Path) -> None:
+    loader.release.clear()
+    with ThreadPoolExecutor(8) as callers:
+        futures = [callers.submit(pool.get, encoder) for _ in range(8)]
+        loader.release.set()
+        sessions = {id(future.result(30)) for future in futures}
+    assert len(sessions) == 1
+    assert loader.loads == [encoder.resolve()]
+
+
+def test_the_least_recently_used_leaves(pool: EncoderPool, loader: CountingLoader, encoders: list[Path]) -> None:
+    first, second, third = encoders
+    held = pool.get(first)
+    pool.get(second)
+    pool.get(first)
+    pool.get(third)
+    assert pool.loaded == [first.resolve(), third.resolve()]
+    pool.get(second)
+    assert pool.loaded == [third.resolve(), second.resolve()]
+    assert held.embed_texts(["still here"]).shape == (1, held.dim), "who holds it may go on"
+    assert len(loader.loads) == 4
+
+
+def test_a_failed_load_is_told_and_tried_again(
+    pool: EncoderPool, loader: CountingLoader, encoder: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    config = (broken / "config.json").read_bytes()
+    (broken / "config.json").write_bytes(b"{")
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot be loaded"):
+            pool.get(broken)
+    assert pool.loaded == []
+    (broken / "config.json").write_bytes(config)
+    assert pool.get(broken).embed_texts(["ant"]).shape[0] == 1
+    with pytest.raises(UserError) as caught:
+        pool.get(tmp_path / "nowhere")
+    assert caught.value.code == "encoder_unreadable"
+
+
+def test_replaced_weights_are_loaded_anew(
+    pool: EncoderPool, loader: CountingLoader, encoders: list[Path], tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(encoders[0], tmp_path / "encoder"))
+    old = pool.get(place).hash
+    (place / "new").write_bytes((encoders[1] / "model.safetensors").read_bytes())
+    (place / "new").replace(place / "model.safetensors")
+    assert pool.get(place).hash != old
+    assert pool.loaded == [place.resolve()]
+
+
+def test_awaiting_an_encoder(pool: EncoderPool, encoder: Path) -> None:
+    session = asyncio.run(pool.get_async(encoder))
+    assert session is pool.get(encoder)
+
+
+def test_a_closed_pool_stops_its_encoders(pool: EncoderPool, encoder: Path) -> None:
+    session = pool.get(encoder)
+    pool.close()
+    with pytest.raises(UserError, match="unloaded"):
+        session.embed_texts(["ant"])
+    with pytest.raises(UserError) as caught:
+        pool.get(encoder)
+    assert caught.value.code == "pool_closed"
+
+
+def test_no_torch_before_the_first_encoder() -> None:
+    program = (
+        "import sys, lcl_core.serving as s\n"
+        "s.EncoderPool(); s.Collection; s.build_collection; s.Overloaded; s.project; s.CaptionOptions()\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

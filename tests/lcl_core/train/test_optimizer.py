@@ -1,0 +1,39 @@
+"""Decay groups and the learning rate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lcl_core.model import LCLModel
+from lcl_core.specs import OptimizerSpec
+from lcl_core.train import build_optimizer, learning_rate
+
+
+def test_matrices_are_decayed_and_vectors_are_not(small_model: LCLModel) -> None:
+    decayed, plain = build_optimizer(small_model, lr=1e-3).param_groups
+    names = {id(parameter): name for name, parameter in small_model.named_parameters()}
+    with_decay = {names[id(parameter)] for parameter in decayed["params"]}
+    assert {"text.positional_embedding", "text.token_embedding.weight", "pool_project.query_token"} <= with_decay
+    assert not with_decay & {"visual.class_embedding", "logit_scale", "visual.ln_pre.weight"}
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+    assert plain["weight_decay"] == 0
+
+
+def test_schedule_rises_and_falls() -> None:
+    spec = OptimizerSpec(lr=1.0, warmup_steps=10)
+    rates = [learning_rate(step, 110, spec) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0)
+
+
+def test_schedule_matches_the_authors(golden: Path) -> None:
+    cases = [case for case in json.loads((golden / "schedule.json").read_text()) if case["kind"] == "cosine"]
+    assert cases, "the reference is empty"
+    for case in cases:
+        spec = OptimizerSpec(lr=case["base_lr"], warmup_steps=case["warmup"])
+        assert learning_rate(case["step"], case["total"], spec) == pytest.approx(case["lr"], rel=1e-9, abs=1e-15)

@@ -1,0 +1,110 @@
+"""Ranks both ways against answers worked by hand and against the plain N x M definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lcl_core.transfer.ranking import BothWays, rank_both_ways
+
+
+def unit(rows: list[list[float]], dtype: type = np.float64) -> np.ndarray:
+    values = np.array(rows, dtype)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def as_lists(got: BothWays) -> list[list[int]]:
+    return [got.text_to_image.rank.tolist(), got.image_to_text.rank.tolist()]
+
+
+def test_one_caption_an_image_by_hand() -> None:
+    images = np.eye(3)
+    # Text 0 is right on its image; text 1 prefers image 2, then its own; text 2 prefers 0, then 1, then its
+    # own.
+    texts = np.array([[0.9, 0.1, 0.0], [0.1, 0.5, 0.6], [0.7, 0.6, 0.2]])
+    got = rank_both_ways(images, texts, np.array([[0, 0], [1, 1], [2, 2]]))
+    # Columns: image 0 sees .9 .1 .7 (own first), image 1 sees .1 .5 .6 (own second), image 2 sees 0 .6 .2
+    # (own second).
+    assert as_lists(got) == [[1, 2, 3], [1, 2, 2]]
+    assert got.text_to_image.top[:, :3].tolist() == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+    assert got.text_to_image.top[:, 3:].tolist() == [[-1, -1]] * 3
+    assert got.image_to_text.candidates == got.text_to_image.candidates == 3
+
+
+def test_several_captions_an_image_by_hand() -> None:
+    images = np.eye(2)
+    texts = np.array([[0.2, 0.0], [0.9, 0.3], [0.5, 0.4], [0.8, 0.1]])
+    got = rank_both_ways(images, texts, np.array([[0, 0], [0, 1], [1, 2], [1, 3]]))
+    # Every caption is a query of its own: texts 2 and 3 prefer image 0.
+    # Image 0 is found by its best caption (.9 > .8); its other caption at .2 does not count as a rival.
+    # Image 1 sees 0 .3 .4 .1: its best caption, .4, leads.
+    assert as_lists(got) == [[1, 1, 2, 2], [1, 1]]
+    assert got.image_to_text.right.tolist() == [2, 2]
+
+
+def test_a_text_with_several_right_images_is_found_by_the_best_of_them() -> None:
+    images = unit([[1, 0], [0, 1], [1, 1]])
+    texts = np.array([[1.0, 0.1]])  # image order: 0, 2, 1
+    got = rank_both_ways(images, texts, np.array([[1, 0], [2, 0]]))
+    assert got.text_to_image.rank.tolist() == [2]  # only image 0 is ahead of image 2; image 1 is no rival
+    assert got.text_to_image.right.tolist() == [2]
+    assert got.image_to_text.query.tolist() == [
+        1,
+        2,
+    ]  # image 0 has no text, so it is a candidate and no query
+
+
+def test_a_tie_counts_against_the_query() -> None:
+    same = unit([[1, 1]] * 4)
+    got = rank_both_ways(same, same, np.array([[i, i] for i in range(4)]))
+    assert as_lists(got) == [[4] * 4, [4] * 4]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_pictures_tie_whatever_the_rounding_of_the_block(dtype: type) -> None:
+    rng = np.random.default_rng(3)
+    images = unit(rng.standard_normal((40, 96)).tolist(), dtype)
+    images[20:] = images[:20]
+    texts = unit((images + 0.01 * rng.standard_normal((40, 96))).tolist(), dtype)
+    pairs = np.array([[i, i] for i in range(40)])
+    for block in (1, 3, 7, 64):
+        got = rank_both_ways(images, texts, pairs, block=block)
+        assert set(got.text_to_image.rank.tolist()) == {2}, block
+
+
+def plain(images: np.ndarray, texts: np.ndarray, pairs: np.ndarray) -> list[list[int]]:
+    scores = texts @ images.T
+    right = np.zeros(scores.shape, bool)
+    right[pairs[:, 1], pairs[:, 0]] = True
+
+    def ranks(scores: np.ndarray, right: np.ndarray) -> list[int]:
+        return [
+            1 + int((row[~own] >= row[own].max()).sum()) for row, own in zip(scores, right, strict=True) if own.any()
+        ]
+
+    return [ranks(scores, right), ranks(scores.T, right.T)]
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 16, 1000])
+def test_blocks_do_not_change_the_answer(block: int) -> None:
+    rng = np.random.default_rng(7)
+    images = unit(rng.standard_normal((23, 8)).tolist())
+    texts = unit(rng.standard_normal((31, 8)).tolist())
+    pairs = np.unique(np.stack([rng.integers(0, 20, 45), rng.integers(0, 29, 45)], axis=1), axis=0)
+    got = rank_both_ways(images, texts, rng.permutation(pairs), block=block, top=6)
+    assert as_lists(got) == plain(images, texts, pairs)
+    scores = texts @ images.T
+    assert (got.text_to_image.top == np.argsort(-scores, axis=1)[got.text_to_image.query, :6]).all()
+    assert (got.image_to_text.top == np.argsort(-scores.T, axis=1)[got.image_to_text.query, :6]).all()
+
+
+def test_progress_is_told_in_texts() -> None:
+    seen: list[tuple[int, int]] = []
+    rank_both_ways(
+        np.eye(5),
+        np.eye(5),
+        np.array([[0, 0]]),
+        block=2,
+        on_block=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]
