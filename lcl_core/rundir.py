@@ -1,7 +1,8 @@
 """The directory through which a supervisor and a trainer process talk. Knows no torch and no database.
 
     RUN_DIR/
-      run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt"}
+      run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
+                       "cache"?: directory for what several runs can share}
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: the process's stdout and stderr (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
@@ -133,7 +134,9 @@ class RunDir:
             threading.Thread(target=self._leave_with_supervisor, daemon=True).start()
 
     def _leave_with_supervisor(self) -> None:
-        sys.stdin.buffer.read()
+        # the bare descriptor: a thread that waits inside sys.stdin aborts the interpreter when it ends
+        while os.read(0, 4096):
+            pass
         os._exit(Exit.CRASH)
 
 

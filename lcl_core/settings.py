@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -21,10 +24,18 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".lcl")
     database_url: str = ""
     broker_url: str = ""
-    data_roots: list[Path] = []
+    data_roots: Annotated[list[Path], NoDecode] = []
     lease_seconds: float = 30.0
     heartbeat_seconds: float = 10.0
     cancel_grace_seconds: float = 30.0
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, given: object) -> object:
+        """Folders as in PATH (``/data:/more``), or a JSON list."""
+        if not isinstance(given, str):
+            return given
+        return json.loads(given) if given.startswith("[") else [part for part in given.split(os.pathsep) if part]
 
     @cached_property
     def resolved_database_url(self) -> str:

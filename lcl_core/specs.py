@@ -122,7 +122,7 @@ class PretrainSpec(_Spec):
     steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
     seed: int = Field(0, ge=0, lt=2**31)
     numerics: Literal["fixed", "official"] = Field("fixed", description="official: the authors' behaviour, faults too")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on CPU")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware multiplies it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=100)

@@ -1,0 +1,1 @@
+"""Benchmarks that README quotes; each prints one JSON object."""

@@ -25,10 +25,6 @@ class ImageCache:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __reduce__(self) -> tuple[type[ImageCache], tuple[int]]:
-        """Another process starts with an empty cache of the same bound."""
-        return ImageCache, (self.max_bytes,)
-
     def get(self, dataset: str, name: str, read: Callable[[str], Image.Image]) -> Image.Image:
         """The RGB picture; ``read(name)`` is called, and its errors pass, when it is not kept."""
         found = self._images.get((dataset, name))

@@ -85,9 +85,7 @@ def choose_images(
     groups = images_by_sentence(doc, threshold)
     if picks is None:
         picks = [draw.randrange(len(names)) if len(names) > 1 else 0 for names in groups.values()]
-    chosen = [
-        Placement(sentence, names[pick]) for (sentence, names), pick in zip(groups.items(), picks, strict=True)
-    ]
+    chosen = [Placement(sentence, names[pick]) for (sentence, names), pick in zip(groups.items(), picks, strict=True)]
     return chosen[:max_images]
 
 

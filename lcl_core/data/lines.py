@@ -26,9 +26,7 @@ class JsonLines(Sequence[dict[str, Any]]):
     Indexing raises UserError ``bad_line`` with file and line for a line that is no valid object.
     """
 
-    def __init__(
-        self, buffer: bytes | mmap.mmap, name: str, check: Callable[[dict[str, Any]], str | None]
-    ) -> None:
+    def __init__(self, buffer: bytes | mmap.mmap, name: str, check: Callable[[dict[str, Any]], str | None]) -> None:
         self.name = name
         self._buffer = buffer
         self._check = check

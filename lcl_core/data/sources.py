@@ -152,9 +152,7 @@ class DocumentSource:
         problems = []
         for placement in placements:
             try:
-                images[placement.name] = self._recipe.cache.get(
-                    self._dataset, placement.name, self._corpus.read_image
-                )
+                images[placement.name] = self._recipe.cache.get(self._dataset, placement.name, self._corpus.read_image)
             except UserError as error:
                 problems.append(str(error))
         return images, problems

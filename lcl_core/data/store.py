@@ -107,9 +107,7 @@ class FolderStore:
         except FileNotFoundError as error:
             raise _missing(name, self.path) from error
         except OSError as error:
-            raise UserError(
-                f"the file cannot be read: {error.strerror}", code="file_unreadable", file=name
-            ) from error
+            raise UserError(f"the file cannot be read: {error.strerror}", code="file_unreadable", file=name) from error
 
 
 class ZipStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lcl_core.data.cache import DEFAULT_CACHE_BYTES, ImageCache
 from lcl_core.data.corpus import Corpus
@@ -45,12 +46,17 @@ class SampleStream:
         numerics: Numerics = "fixed",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
+        self._arguments = (
+            data, corpora, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache_bytes,
+        )  # fmt: skip
         cache = ImageCache(cache_bytes)
         recipe = Recipe(data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache)
         self._sources = [_open_source(recipe, number, spec, corpora) for number, spec in enumerate(data.sources)]
-        self._mixture = Mixture(
-            [len(source) for source in self._sources], [spec.weight for spec in data.sources], seed
-        )
+        self._mixture = Mixture([len(source) for source in self._sources], [spec.weight for spec in data.sources], seed)
+
+    def __reduce__(self) -> tuple[type[SampleStream], tuple[Any, ...]]:
+        """Another process opens the corpora again."""
+        return SampleStream, self._arguments
 
     @property
     def documents_per_epoch(self) -> int:

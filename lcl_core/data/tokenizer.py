@@ -101,10 +101,13 @@ class Tokenizer:
         start = 0
         for found in regex.finditer(f"(?i:{names})|{_CLIP_PATTERN}", text):
             if found.group() in self._special_ids:
-                ids += self._inner.encode(text[start : found.start()], add_special_tokens=False).ids
+                ids += self._encode_part(text[start : found.start()])
                 ids.append(self._special_ids[found.group()])
                 start = found.end()
-        return ids + self._inner.encode(text[start:], add_special_tokens=False).ids
+        return ids + self._encode_part(text[start:])
+
+    def _encode_part(self, text: str) -> list[int]:
+        return self._inner.encode(text.strip(), add_special_tokens=False).ids
 
 
 @cache

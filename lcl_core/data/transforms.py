@@ -90,9 +90,7 @@ def eval_transform(image: Image.Image, size: int) -> np.ndarray:
     return normalise(square)
 
 
-def _square_of_strip(
-    image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]
-) -> Image.Image:
+def _square_of_strip(image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
     """Resize only what the square shows: of a hair-thin picture the rest could fill the memory."""
     across, down = image.width / resized[0], image.height / resized[1]
     left, top = corner[0] * across, corner[1] * down

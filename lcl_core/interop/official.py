@@ -97,7 +97,7 @@ def load_official(config_json: str | Path | dict[str, Any], weights: str | Path)
     Raises:
         UserError: a file is missing or is not what it should be, or names or shapes of the weights do not fit.
     """
-    config = _read_config(config_json)
+    config = read_official_config(config_json)
     model = LCLModel(config)
     problem = _mismatch(model, state := _read_weights(Path(weights)))
     if problem:
@@ -116,7 +116,8 @@ def export_official(model: LCLModel, directory: str | Path) -> None:
     save_file(state, target / "weights.safetensors")
 
 
-def _read_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
+def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
+    """The authors' model JSON, a path or the parsed object. Raises: UserError naming the file and what is wrong."""
     path = None if isinstance(config_json, dict) else Path(config_json)
     try:
         official = config_json if isinstance(config_json, dict) else json.loads(Path(config_json).read_text("utf-8"))

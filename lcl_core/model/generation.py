@@ -100,7 +100,7 @@ def generate_captions(
         UserError: image, prompt and new tokens do not fit into the context.
     """
     decoder = TextDecoder(model)
-    prefix = _prefix(model, processor, pixel_values, prompt)
+    prefix = caption_prefix(model, processor, pixel_values, prompt)
     room = model.config.context_length - prefix.shape[1]
     if room < 1:
         raise UserError("the prompt leaves no room for a caption; shorten it", code="prompt_too_long", field="prompt")
@@ -121,7 +121,7 @@ def generate_captions(
     return [processor.decode(row.tolist()) for row in ids]
 
 
-def _prefix(model: LCLModel, processor: LCLProcessor, pixel_values: Tensor, prompt: str) -> Tensor:
+def caption_prefix(model: LCLModel, processor: LCLProcessor, pixel_values: Tensor, prompt: str) -> Tensor:
     """[n, 3, S, S] → embeddings [n, N + 2 + prompt, D] of ``<soi>``, patch tokens, ``<eoi>`` and the prompt."""
     _, tokens = model.encode_images(pixel_values)
     ids = processor.tokenizer.encode(prompt) if prompt else []

@@ -93,9 +93,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _damage(path: Path) -> str | None:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        wrong = [name for name in _FILES if manifest.get(name) != _sha256(path / name)]
-    except (OSError, json.JSONDecodeError) as error:
-        return str(error)
+        wrong = [name for name in _FILES if manifest[name] != _sha256(path / name)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
     return f"checksum of {', '.join(wrong)} does not match" if wrong else None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from alembic.operations import Operations
+from sqlalchemy import String, inspect, text
 
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
@@ -35,6 +36,22 @@ def test_migrations_go_down_and_up_again(database: Database) -> None:
     assert table_names(database) == before >= set(Base.metadata.tables)
 
 
+def test_a_migration_that_alters_a_table_keeps_the_rows_that_refer_to_it(
+    database: Database, queue: Callable[..., str], claim: Callable[..., store.Claim]
+) -> None:
+    run_id = queue(tags=["a"])
+    with database.session() as session:
+        store.record_metrics(session, claim(), [{"step": 1}])
+    with database._migrating() as config:
+        operations = Operations(MigrationContext.configure(config.attributes["connection"]))
+        with operations.batch_alter_table("run") as batch:
+            batch.alter_column("name", type_=String(150))
+    with database.reading() as session:
+        assert list(store.get_run(session, run_id).tags) == ["a"]
+        assert len(store.metrics_after(session, run_id)) == 1
+    database.downgrade("base")
+
+
 def test_processes_that_start_together_migrate_once(database_url: str) -> None:
     code = "import sys; from lcl_core.runs.database import Database; Database(sys.argv[1]).migrate()"
     started = [
@@ -48,10 +65,14 @@ def test_processes_that_start_together_migrate_once(database_url: str) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable[..., str]) -> None:
-    with pytest.raises(ZeroDivisionError), database.session() as session:
-        store.submit(session, "pretrain", {})
-        session.flush()
-        raise ZeroDivisionError
+    def submit_and_fail() -> None:
+        with database.session() as session:
+            store.submit(session, "pretrain", {})
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        submit_and_fail()
     with database.reading() as session:
         assert store.list_runs(session).items == []
 

@@ -25,6 +25,12 @@ def test_a_run_is_queued_with_its_whole_spec(queue: Queue, run_of: Callable[[str
     assert run.created_at.utcoffset().total_seconds() == 0
 
 
+def test_a_new_run_can_be_read_after_its_session(database: Database) -> None:
+    with database.session() as session:
+        run = store.submit(session, "pretrain", {})
+    assert (list(run.tags), run.reason, run.started_at, run.attempt) == ([], None, None, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "spec", "code"), [("cook", {}, "unknown_kind"), ("pretrain", {"steps": -1}, "bad_spec")]
 )

@@ -43,7 +43,8 @@ def test_batches_change_nothing(shared: BatchingSession, alone: EncoderSession, 
     assert answers == pytest.approx(expected, abs=1e-5)
     assert shared.embed_texts(["ant", "bus"]) == pytest.approx(words, abs=1e-5)
     assert shared.embed_images([]).shape == (0, alone.dim)
-    assert (shared.hash, shared.dim) == (alone.hash, alone.dim)
+    assert (shared.hash, shared.dim, shared.image_tokens) == (alone.hash, alone.dim, alone.image_tokens)
+    assert shared.count_tokens(["ant"]) == alone.count_tokens(["ant"])
 
 
 def test_awaiting_gives_the_same(shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image]) -> None:

@@ -22,7 +22,7 @@ from lcl_core.serving import Collection, EncoderSession
 from lcl_core.serving.indexing import dtype_for, index
 
 
-def prepare(place: Path, corpus: Path, encoder: Path, **spec: Any) -> RunDir:
+def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> RunDir:
     place.mkdir(exist_ok=True)
     run_dir = RunDir(place)
     run_dir.prepare(
@@ -31,7 +31,7 @@ def prepare(place: Path, corpus: Path, encoder: Path, **spec: Any) -> RunDir:
             "kind": "index",
             "spec": {"encoder": "small", "collection": "pictures", "batch_size": 16, **spec},
             "datasets": {"sample": str(corpus)},
-            "encoders": {"small": str(encoder)},
+            "encoders": {"small": str(encoder_directory)},
             "attempt": 1,
         }
     )

@@ -58,6 +58,13 @@ def test_nothing_gives_nothing(session: EncoderSession) -> None:
     assert session.caption([]) == []
 
 
+def test_tokens_are_counted_as_they_are_read(session: EncoderSession) -> None:
+    words = ["ant", "", "a word " * 400]
+    ids = session.processor.encode_texts(words[:1])
+    assert session.count_tokens(words) == [ids.shape[1], 2, 48]
+    assert session.image_tokens == 4
+
+
 def test_the_hash_is_the_weights(session: EncoderSession, encoder: Path, encoders: list[Path]) -> None:
     assert session.hash == hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
     assert len({module.weights_hash(directory) for directory in encoders}) == len(encoders)
@@ -130,7 +137,7 @@ def test_weights_that_do_not_fill_the_model_are_refused(encoder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "processor_config.json"])
-@pytest.mark.parametrize("content", [None, b"", b"{ not json"])
+@pytest.mark.parametrize("content", [None, b"", b"{ not json", b"[1]"])
 def test_a_missing_or_broken_file_is_an_answer_not_a_traceback(
     encoder: Path, tmp_path: Path, name: str, content: bytes | None
 ) -> None:
@@ -139,7 +146,7 @@ def test_a_missing_or_broken_file_is_an_answer_not_a_traceback(
         (broken / name).unlink()
     else:
         (broken / name).write_bytes(content)
-    error = refused(broken, "encoder_unreadable")
+    error = refused(broken, "bad_tokenizer" if name == "tokenizer.json" else "encoder_unreadable")
     assert error.file is not None
     assert error.file.startswith(str(broken))
 

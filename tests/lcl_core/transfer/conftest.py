@@ -67,7 +67,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., RunDir]:
     """Makes a prepared RunDir; keyword arguments are spec fields."""
 
-    def make(name: str = "run", encoder: Path = encoder_dir, dataset: Path = squares, **fields: Any) -> RunDir:
+    def make(name: str = "run", weights: Path = encoder_dir, corpus: Path = squares, **fields: Any) -> RunDir:
         spec = {
             "encoder": "tiny",
             "dataset": "squares",
@@ -82,8 +82,8 @@ def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., R
                 "run_id": f"run_{name}",
                 "kind": "evaluate",
                 "spec": spec,
-                "datasets": {"squares": str(dataset)},
-                "encoders": {"tiny": str(encoder)},
+                "datasets": {"squares": str(corpus)},
+                "encoders": {"tiny": str(weights)},
                 "cache": str(tmp_path / "cache"),
                 "attempt": 1,
             }

@@ -88,7 +88,7 @@ def test_frozen_features_are_computed_once(
     read = Corpus.read_image
     monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.append(name) or read(self, name))
     other = save_tiny_encoder(tmp_path / "other", seed=1)
-    evaluate(new_run("c", encoder=other, untrained_baseline=False))
+    evaluate(new_run("c", weights=other, untrained_baseline=False))
     assert len(seen) == 52  # another encoder has features of its own
 
 
@@ -108,6 +108,8 @@ def test_retrieval_alone_reads_no_training_pictures(new_run: NewRun, monkeypatch
         ({"splits": ["test", "tset"]}, "empty_split", "splits.1", "splits: test, train"),
         ({"source": "emoji"}, "empty_split", "splits.0", "source 'emoji'"),
         ({"splits": ["train"]}, "train_split_tested", "splits.0", "learns from"),
+        ({"encoder": "huge"}, "unknown_encoder", "encoder", "not registered"),
+        ({"dataset": "photos"}, "unknown_dataset", "dataset", "not registered"),
         ({"classification": {"labels": ["shape"]}}, "label_unknown", "classification.labels.0", "labels: colour"),
         (
             {"classification": {"train_split": "nowhere", "labels": ["colour"]}},
@@ -127,7 +129,7 @@ def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match="no encoder here") as caught:
-        evaluate(new_run(encoder=empty))
+        evaluate(new_run(weights=empty))
     assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(empty))
 
 
@@ -138,7 +140,7 @@ def test_a_damaged_encoder_is_named(
     encoder = save_tiny_encoder(tmp_path / "damaged")
     (encoder / damage).write_text("{")
     with pytest.raises(UserError) as caught:
-        evaluate(new_run(encoder=encoder))
+        evaluate(new_run(weights=encoder))
     assert str(encoder) in str(caught.value)
 
 
@@ -186,7 +188,7 @@ def test_features_do_not_depend_on_the_company_they_keep(encoder_dir: Path) -> N
 
 def test_the_process_examines_the_sample_corpus(new_run: NewRun, sample_zip: Path) -> None:
     run_dir = new_run(
-        dataset=sample_zip, splits=["test_vendor"], source="emoji",
+        corpus=sample_zip, splits=["test_vendor"], source="emoji",
         classification={"labels": ["subgroup", "group"], "epochs": 2},
     )  # fmt: skip
     command = [sys.executable, "-m", "lcl_core.transfer", str(run_dir.path)]

@@ -1,0 +1,64 @@
+"""``python -m api``: the REST service on ``LCL_API_HOST:LCL_API_PORT`` (127.0.0.1:8765)."""
+
+from __future__ import annotations
+
+import sys
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from sqlalchemy.exc import SQLAlchemyError
+
+from api import logs
+from api.app import create_app
+from api.settings import ApiSettings
+from lcl_core.errors import UserError
+
+
+def main() -> int:
+    """Serve until a signal.
+
+    Exit status 2: the settings are wrong; 1: the database or the home folder cannot be used. Standard error says
+    which in one line.
+    """
+    logs.configure()
+    try:
+        settings = ApiSettings()
+        app = create_app(settings)
+        app.state.context.prepare()
+    except (ValidationError, SettingsError, UserError) as error:
+        return _complain(_words(error), 2)
+    except (SQLAlchemyError, OSError) as error:
+        return _complain(f"the service cannot start: {_words(error)}", 1)
+    _serve(app, settings)
+    return 0
+
+
+def _serve(app: FastAPI, settings: ApiSettings) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        app,
+        host=settings.api_host,
+        port=settings.api_port,
+        log_level="info",
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, in one line, without a secret."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"LCL_{'_'.join(str(part) for part in first['loc'][:1]).upper()}: {first['msg']}"
+    return str(error).splitlines()[0]
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

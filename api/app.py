@@ -1,0 +1,64 @@
+"""The application: routes on a context, inside the middleware."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+import lcl_core
+from api import docs, errors
+from api.context import Context
+from api.middleware import Envelope, Guard
+from api.routes import ROUTERS
+from api.settings import ApiSettings
+from lcl_core.runs import store
+
+MEDIA_PATHS = ("/v1/embeddings", "/v1/captions", "/v1/collections/")
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}}
+
+
+def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    """A REST application on ``settings`` (default: from the environment). Nothing is opened before it starts."""
+    settings = settings or ApiSettings()
+    context = Context(settings)
+    app = FastAPI(
+        title="LCL service",
+        version=lcl_core.__version__,
+        docs_url=None,  # FastAPI's own pages load from a CDN; api.docs serves one that does not
+        redoc_url=None,
+        lifespan=_lifespan,
+        responses=REFUSALS,
+    )
+    app.state.context = context
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.include_router(docs.router)
+    app.add_middleware(Guard, limit_of=_limit_of(settings), max_depth=settings.max_json_depth)
+    app.add_middleware(Envelope, observe=context.telemetry.observe)  # added last: outermost
+    context.telemetry.watch_runs(lambda: _count_runs(context))
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context: Context = app.state.context
+    await to_thread.run_sync(context.prepare)
+    yield
+    await to_thread.run_sync(context.close)
+
+
+def _limit_of(settings: ApiSettings) -> Callable[[str], int]:
+    def limit(path: str) -> int:
+        return settings.max_media_body_bytes if path.startswith(MEDIA_PATHS) else settings.max_body_bytes
+
+    return limit
+
+
+def _count_runs(context: Context) -> dict[str, int]:
+    with context.database.reading() as session:
+        return store.count_by_state(session)

@@ -1,0 +1,49 @@
+"""The commands put together, and the one place where an error becomes words and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from api.cli import common, corpora, encoders, inference, runs
+from api.client import ApiError
+
+HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
+
+The service's address comes from --url or LCL_API_URL, the key from --key, LCL_API_KEY or $LCL_HOME/key.
+"""
+
+app = typer.Typer(name="lcl", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command()(runs.submit)
+app.add_typer(runs.group, name="runs")
+app.add_typer(corpora.group, name="data")
+app.add_typer(encoders.group, name="encoders")
+app.command()(inference.search)
+app.command()(inference.caption)
+app.command()(inference.embed)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option(help="address of the service")] = None,
+    key: Annotated[str | None, typer.Option(help="API key")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what the service answered, as JSON")] = False,
+) -> None:
+    """Options before the command count for every command."""
+    context.obj = common.Settings(url, key, as_json)
+
+
+def main() -> None:
+    """Exit status 0, 1 for an error (told on standard error), 2 for a wrong command line, 130 for Ctrl-C."""
+    try:
+        app()
+    except ApiError as error:
+        where = f" [{error.field}]" if error.field and error.field not in error.message else ""
+        common.complain(f"{error.message}{where}")
+        sys.exit(1)
+    except common.Refused as error:
+        common.complain(str(error))
+        sys.exit(1)

@@ -1,0 +1,94 @@
+"""``lcl encoders …``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.common import Refused, ago, settings_of, show_json, show_table
+
+group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
+Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
+
+
+@group.command("list")
+def list_(context: typer.Context) -> None:
+    """The encoders, newest first."""
+    settings = settings_of(context)
+    with settings.client() as client:
+        found = client.encoders()
+    if settings.as_json:
+        show_json(found)
+        return
+    rows = [
+        (row["id"], row["name"], row["info"].get("parameters"), row["info"].get("images_seen"), ago(row["created_at"]))
+        for row in found
+    ]
+    show_table(("id", "name", "parameters", "images seen", "made"), rows, "no encoders yet; a pretrain run makes one")
+
+
+@group.command()
+def show(context: typer.Context, encoder: Encoder) -> None:
+    """An encoder and its figures."""
+    settings = settings_of(context)
+    with settings.client() as client:
+        row, figures = client.encoder(encoder), client.encoder_figures(encoder)
+    if settings.as_json:
+        show_json({**row, "figures": figures})
+        return
+    typer.echo(f"{row['id']}  {row['name']}  sha256 {row['hash']}")
+    columns = ("task", "split", "variant", "metric", "value", "chance", "untrained")
+    rows = [[_number(figure.get(column)) for column in columns] for figure in figures]
+    show_table(columns, rows, "not evaluated yet; lcl submit evaluate does it")
+
+
+@group.command()
+def compare(context: typer.Context, left: Encoder, right: Encoder) -> None:
+    """Two encoders on the same tasks and data."""
+    settings = settings_of(context)
+    with settings.client() as client:
+        found = client.compare_encoders(left, right)
+    if settings.as_json:
+        show_json(found)
+        return
+    columns = ("task", "split", "variant", "metric", "left", "right", "difference")
+    rows = [[_number(row.get(column)) for column in columns] for row in found["rows"]]
+    show_table(columns, rows, "they were not evaluated on the same task and data yet")
+
+
+@group.command()
+def export(
+    context: typer.Context,
+    encoder: Encoder,
+    file: Annotated[Path | None, typer.Argument(help="tar file to write; default ENCODER.tar")] = None,
+) -> None:
+    """Download an encoder's directory as a tar; unpacked, it is what from_pretrained reads."""
+    target = file or Path(f"{Path(encoder).name}.tar")
+    try:
+        with settings_of(context).client() as client:
+            client.export_encoder(encoder, target)
+    except OSError as error:
+        raise Refused(f"{target} cannot be written: {error.strerror}") from error
+    typer.echo(str(target))
+
+
+@group.command("import")
+def import_(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="name that it gets")],
+    path: Annotated[str, typer.Argument(help="directory on the server, inside its data roots")],
+) -> None:
+    """Copy an encoder that save_pretrained wrote into the service."""
+    settings = settings_of(context)
+    with settings.client() as client:
+        row = client.import_encoder(name, path)
+    if settings.as_json:
+        show_json(row)
+    else:
+        typer.echo(row["id"])
+
+
+def _number(value: object) -> object:
+    return f"{value:.4f}" if isinstance(value, float) else value

@@ -1,0 +1,59 @@
+"""Calls about encoders and what they compute."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from api.client.transport import Transport
+
+Json = dict[str, Any]
+SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
+
+
+def data_url(image: bytes) -> str:
+    """An encoded picture as a data URL; the server looks at the bytes themselves."""
+    kind = next((kind for start, kind in SIGNATURES if image.startswith(start)), "png")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+
+
+class EncoderCalls(Transport):
+    def encoders(self) -> list[Json]:
+        return self.get("/v1/encoders")["items"]
+
+    def encoder(self, id_or_name: str) -> Json:
+        return self.get(f"/v1/encoders/{quote(id_or_name, safe='')}")
+
+    def encoder_figures(self, id_or_name: str) -> list[Json]:
+        """Rows of every evaluation of this encoder."""
+        return self.get(f"/v1/encoders/{quote(id_or_name, safe='')}/figures")["items"]
+
+    def compare_encoders(self, left: str, right: str) -> Json:
+        return self.get("/v1/encoders/compare", left=left, right=right)
+
+    def import_encoder(self, name: str, path: str) -> Json:
+        """``path`` is a directory on the server, as ``save_pretrained`` wrote it."""
+        return self.post("/v1/encoders", {"name": name, "path": path})
+
+    def export_encoder(self, id_or_name: str, path: str | Path) -> Path:
+        """Write the encoder's directory as a tar file to ``path``."""
+        return self.download(f"/v1/encoders/{quote(id_or_name, safe='')}/export", path)
+
+    def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
+        return self._embed(encoder, list(texts))
+
+    def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
+        return self._embed(encoder, [data_url(image) for image in images])
+
+    def caption(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> list[str]:
+        """``decoding``: prompt, max_new_tokens, num_beams, top_p, temperature, seed."""
+        body = {"model": encoder, "images": [data_url(image) for image in images], **decoding}
+        answer = self.post("/v1/captions", body, repeatable=True)
+        return [item["caption"] for item in answer["data"]]
+
+    def _embed(self, encoder: str, inputs: list[str]) -> list[list[float]]:
+        answer = self.post("/v1/embeddings", {"model": encoder, "input": inputs}, repeatable=True)
+        return [item["embedding"] for item in answer["data"]]

@@ -1,0 +1,130 @@
+"""Calls about runs, their files and their events."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from api.client.errors import ApiError
+from api.client.transport import Transport
+
+FINAL = ("succeeded", "failed", "cancelled")
+Json = dict[str, Any]
+
+
+class RunCalls(Transport):
+    def submit(
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Queue a run. A key is made when none is given, so that a repeated request never makes two runs."""
+        body = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
+        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        return self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True).json()
+
+    def run(self, run_id: str) -> Json:
+        return self.get(f"/v1/runs/{quote(run_id, safe='')}")
+
+    def runs(
+        self,
+        kind: str | None = None,
+        state: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        tag: str | None = None,
+    ) -> Json:
+        """One page, newest first: {"items": […], "next_cursor": str or None}."""
+        return self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
+
+    def cancel(self, run_id: str) -> Json:
+        return self._verb(run_id, "cancel")
+
+    def resume(self, run_id: str) -> Json:
+        """Go on from the last checkpoint of a cancelled or failed run."""
+        return self._verb(run_id, "resume")
+
+    def retry(self, run_id: str) -> Json:
+        """Start a finished run anew."""
+        return self._verb(run_id, "retry")
+
+    def delete(self, run_id: str) -> None:
+        self.send("DELETE", f"/v1/runs/{quote(run_id, safe='')}")
+
+    def metrics(self, run_id: str, after: int = 0, after_id: int = 0) -> list[Json]:
+        """Metric lines with a step above ``after``, or that came after the line of number ``after_id``."""
+        return self.get(f"/v1/runs/{quote(run_id, safe='')}/metrics", after=after, after_id=after_id)["items"]
+
+    def logs(self, run_id: str, offset: int = 0) -> Json:
+        """{"text", "offset"}: the log from byte ``offset`` on, and where to go on."""
+        return self.get(f"/v1/runs/{quote(run_id, safe='')}/logs", offset=offset)
+
+    def artifacts(self, run_id: str) -> list[Json]:
+        return self.get(f"/v1/runs/{quote(run_id, safe='')}/artifacts")["items"]
+
+    def artifact(self, run_id: str, name: str) -> bytes:
+        return self.send("GET", f"/v1/runs/{quote(run_id, safe='')}/artifacts/{quote(name)}").content
+
+    def download_artifact(self, run_id: str, name: str, path: str | Path) -> Path:
+        return self.download(f"/v1/runs/{quote(run_id, safe='')}/artifacts/{quote(name)}", path)
+
+    def events(self, run_id: str) -> Iterator[Json]:
+        """{"event": "state" | "metrics", "data"} until the run ends; a cut connection is taken up where it broke."""
+        last_id, breaks = "", 0
+        while True:
+            try:
+                for event in self._events_from(run_id, last_id):
+                    last_id, breaks = event.pop("id"), 0
+                    yield event
+                    if event["event"] == "state" and event["data"]["state"] in FINAL:
+                        return
+            except ApiError as error:
+                if error.status:
+                    raise
+                breaks += 1
+                if breaks > self.attempts:
+                    raise
+
+    def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> Json:
+        """Block until the run has ended; ``on_progress`` gets each of its metric lines. Returns the run."""
+        for event in self.events(run_id):
+            if on_progress and event["event"] == "metrics":
+                on_progress(event["data"])
+        return self.run(run_id)
+
+    def spec_schema(self, kind: str) -> Json:
+        """{"schema": JSON schema, "presets": {name: spec}}."""
+        return self.get(f"/v1/specs/{quote(kind, safe='')}")
+
+    def _verb(self, run_id: str, verb: str) -> Json:
+        return self.post(f"/v1/runs/{quote(run_id, safe='')}/{verb}")
+
+    def _events_from(self, run_id: str, last_id: str) -> Iterator[Json]:
+        headers = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
+        timeout = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
+        path = f"/v1/runs/{quote(run_id, safe='')}/events"
+        with self.stream(path, headers=headers, timeout=timeout) as response:
+            yield from parse_events(response.iter_lines())
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[Json]:
+    """Server-sent events as {"id", "event", "data"}, data parsed as JSON; comments are pings."""
+    facts: dict[str, str] = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            key, _, value = line.partition(": ")
+            facts[key] = value
+        elif facts:
+            yield {"id": facts.get("id", ""), "event": facts.get("event", "message"), "data": json.loads(facts["data"])}
+            facts = {}

@@ -1,0 +1,126 @@
+"""An encoder's directory out of the service as a tar, and into it by copying. Only plain data files travel."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import tarfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from api.errors import Problem
+from lcl_core.runs.artifacts import sha256_of, stage
+from lcl_core.runs.ids import new_id
+from lcl_core.runs.tables import Encoder
+
+WEIGHTS = "model.safetensors"
+SUFFIXES = (".json", ".safetensors", ".txt")  # neither pickles nor code
+CHUNK = 1 << 20
+MAX_HEADER = 64 << 20
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The regular data files of an encoder, sorted. Raises: Problem 410 when they are gone."""
+    if not (directory / WEIGHTS).is_file():
+        raise Problem(410, "missing_files", "the encoder's files are gone from the disk; import or train it again")
+    return sorted(
+        path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink()
+    )
+
+
+def tar_size(files: list[Path]) -> int:
+    """Bytes of ``tar_of``: a header and padded content a file, then padding to whole records."""
+    blocks = sum(tarfile.BLOCKSIZE + _padded(path.stat().st_size) for path in files) + 2 * tarfile.BLOCKSIZE
+    return -(-blocks // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def tar_of(files: list[Path], folder: str) -> Iterator[bytes]:
+    """The files as a tar, made while it is sent: no copy on disk, no more than a chunk in memory."""
+    sent = 0
+    for path in files:
+        facts = tarfile.TarInfo(f"{folder}/{path.name}")
+        facts.size = path.stat().st_size
+        yield facts.tobuf(tarfile.GNU_FORMAT)
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+        yield b"\0" * (_padded(facts.size) - facts.size)
+        sent += tarfile.BLOCKSIZE + _padded(facts.size)
+    yield b"\0" * (tar_size(files) - sent)
+
+
+def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> Encoder:
+    """Check ``source``, copy its data files whole into the service's home, and give the row to add.
+
+    Raises: Problem 422 ``bad_encoder``.
+    """
+    info = check(source)
+    encoder_id = new_id("enc")
+    waiting = encoders_dir / f".import-{encoder_id}"
+    waiting.mkdir(parents=True)
+    try:
+        for path in files_of(source):
+            shutil.copyfile(path, waiting / path.name, follow_symlinks=False)
+        staged = stage(waiting, encoders_dir / encoder_id)
+        staged.publish()
+    finally:
+        shutil.rmtree(waiting, ignore_errors=True)
+    target = encoders_dir / encoder_id
+    return Encoder(
+        id=encoder_id,
+        name=name,
+        path=f"{encoders_dir.name}/{encoder_id}",
+        hash=sha256_of(target / WEIGHTS),
+        owner=owner,
+        info=info,
+        created_at=datetime.now(UTC),
+    )
+
+
+def check(directory: Path) -> dict[str, Any]:
+    """What the files say of themselves: {"parameters", "imported_from"}. Raises: Problem 422 ``bad_encoder``."""
+    for name in ("config.json", WEIGHTS):
+        if not (directory / name).is_file() or (directory / name).is_symlink():
+            raise _bad(f"{directory} holds no file {name} of its own; give a directory that save_pretrained wrote")
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad(f"{directory / 'config.json'} is not a model's configuration") from error
+    if kind != "lcl":
+        raise _bad(f"model_type is {str(kind)[:80]!r}; only 'lcl' can be imported")
+    return {"parameters": _parameters(directory / WEIGHTS), "imported_from": str(directory)}
+
+
+def _parameters(weights: Path) -> int:
+    """Numbers in a safetensors file, from its header alone."""
+    try:
+        with weights.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > MAX_HEADER:
+                raise ValueError("header too long")
+            header = json.loads(file.read(length))
+        total, end = 0, 0
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for side in tensor["shape"]:
+                    count *= int(side)
+                total += count
+                end = max(end, int(tensor["data_offsets"][1]))
+        if 8 + length + end != weights.stat().st_size:
+            raise ValueError("cut short")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _bad(f"{weights} is not a whole safetensors file ({error})") from error
+    return total
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _bad(message: str) -> Problem:
+    return Problem(422, "bad_encoder", message, field="path")

@@ -1,0 +1,86 @@
+"""What a run writes: metrics, log, artifacts, and all of it as it happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import FileResponse
+from sse_starlette.sse import EventSourceResponse
+
+from api.context import Context
+from api.deps import ContextDep, ReaderDep, Viewer
+from api.events import events_of
+from api.files import confined_file, file_answer, list_files, read_log
+from api.models import ArtifactList, Items, LogPiece
+from api.views import metric_line
+from lcl_core.rundir import RunDir
+from lcl_core.runs import store
+
+router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"])
+RowNumber = Annotated[int, Query(ge=0, lt=2**63)]
+
+
+def _run_dir(context: Context, run_id: str) -> RunDir:
+    """Only for ids that the database knows: it made them, so they are safe names."""
+    return RunDir(Path(context.settings.runs_dir) / run_id)
+
+
+@router.get("/metrics")
+def metrics(
+    run_id: str,
+    _: Viewer,
+    session: ReaderDep,
+    after: RowNumber = 0,
+    after_id: RowNumber = 0,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000,
+) -> Items:
+    """Metric lines in the order they came.
+
+    For the newer ones ask ``after_id`` the last line's ``id``, or ``after`` the last step (steps begin anew with
+    each phase of an evaluation).
+    """
+    store.get_run(session, run_id)
+    rows = store.metrics_after(session, run_id, after_id, limit, step=after or None)
+    return Items(items=[metric_line(row) for row in rows])
+
+
+@router.get("/logs")
+def logs(run_id: str, _: Viewer, context: ContextDep, session: ReaderDep, offset: RowNumber = 0) -> LogPiece:
+    """Up to 1 MiB of the log from byte ``offset`` on."""
+    store.get_run(session, run_id)
+    return read_log(_run_dir(context, run_id).log_file, offset)
+
+
+@router.get("/events", response_class=EventSourceResponse)
+def events(
+    run_id: str,
+    _: Viewer,
+    context: ContextDep,
+    session: ReaderDep,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**63)] = 0,
+) -> EventSourceResponse:
+    """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID takes up where it broke."""
+    store.get_run(session, run_id)
+    return EventSourceResponse(events_of(context, run_id, last_event_id))
+
+
+@router.get("/artifacts")
+def artifacts(run_id: str, _: Viewer, context: ContextDep, session: ReaderDep) -> ArtifactList:
+    store.get_run(session, run_id)
+    return ArtifactList(items=list_files(_run_dir(context, run_id).artifacts))
+
+
+@router.get("/artifacts/{name:path}", response_class=Response)
+def artifact(
+    run_id: str,
+    name: str,
+    _: Viewer,
+    context: ContextDep,
+    session: ReaderDep,
+    range_: Annotated[str | None, Header(alias="range")] = None,
+) -> FileResponse:
+    """Download, whole or one range of bytes."""
+    store.get_run(session, run_id)
+    return file_answer(confined_file(_run_dir(context, run_id).artifacts, name), range_)

@@ -1,0 +1,20 @@
+"""The specs' JSON schemas and presets, from which forms are made."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.deps import Viewer
+from api.errors import Problem
+from api.models import SpecView
+from lcl_core.specs import SPECS, presets
+
+router = APIRouter(prefix="/v1/specs", tags=["specs"])
+
+
+@router.get("/{kind}")
+def one(kind: str, _: Viewer) -> SpecView:
+    """JSON schema and named starting points of a kind of run."""
+    if kind not in SPECS:
+        raise Problem(404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(SPECS)}", field="kind")
+    return SpecView(json_schema=SPECS[kind].model_json_schema(), presets=presets(kind))

@@ -1,0 +1,64 @@
+"""What the API process reads from its environment, and what it refuses to start with."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+from sqlalchemy.engine import make_url
+
+from lcl_core.errors import UserError
+from lcl_core.settings import Settings
+
+MIN_SECRET = 24
+DEFAULT_WORDS = (
+    *("admin", "changeme", "change-me", "change_me", "default", "example"),
+    *("key", "lcl", "password", "postgres", "secret", "test"),
+)
+
+
+class ApiSettings(Settings):
+    """``LCL_API_HOST``, ``LCL_API_PORT``, ``LCL_TEAM``, ``LCL_ADMIN_KEY`` and the bounds of a request."""
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8765, ge=0, le=65_535)
+    team: bool = False
+    admin_key: SecretStr = SecretStr("")
+    max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body, bytes")
+    max_media_body_bytes: int = Field(64 * 2**20, ge=1024, description="the same where images are sent, bytes")
+    max_json_depth: int = Field(64, ge=4, le=500)
+    max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
+    max_image_pixels: int = Field(40_000_000, ge=1)
+    max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
+    max_text_characters: int = Field(20_000, ge=1)
+    loaded_encoders: int = Field(2, ge=1, description="encoders kept in memory")
+    event_poll_seconds: float = Field(0.5, gt=0, le=60)
+
+    def check_secrets(self) -> None:
+        """Raises: UserError ``insecure_secret`` for a weak admin key, and when a team's deployment has none."""
+        configured = self.admin_key.get_secret_value()
+        problem = weakness(configured)
+        if problem and (configured or self.team):
+            raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
+        password = make_url(self.resolved_database_url).password
+        if self.team and password is not None and _is_default(str(password)):
+            raise UserError(
+                "the password in LCL_DATABASE_URL is a well-known one; choose another", code="insecure_secret"
+            )
+
+
+def weakness(secret: str) -> str | None:
+    """What is wrong with a secret that people chose, or None."""
+    if not secret:
+        return "is not set"
+    if len(secret) < MIN_SECRET:
+        return f"is shorter than {MIN_SECRET} characters"
+    if _is_default(secret) or len(set(secret)) < 8:
+        return "is a default or too simple"
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        return "may hold printable ASCII characters only, without blanks"
+    return None
+
+
+def _is_default(secret: str) -> bool:
+    """True for a well-known word, also one repeated or with digits behind it."""
+    bare = secret.lower().rstrip("0123456789!")
+    return any(bare == word or (bare and not bare.replace(word, "")) for word in DEFAULT_WORDS)

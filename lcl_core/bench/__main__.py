@@ -1,0 +1,29 @@
+"""``python -m lcl_core.bench NAME …``: every benchmark prints one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lcl_core.bench import train
+from lcl_core.errors import UserError
+
+BENCHMARKS = {"train": train}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lcl_core.bench", description=__doc__)
+    names = parser.add_subparsers(dest="name", required=True)
+    for name, module in BENCHMARKS.items():
+        module.add_arguments(names.add_parser(name, description=module.__doc__))
+    options = parser.parse_args()
+    try:
+        BENCHMARKS[options.name].main(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

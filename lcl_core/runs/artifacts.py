@@ -1,0 +1,78 @@
+"""Files that a run leaves behind: copied beside, checked, then renamed into place whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A copied folder that waits, hidden beside its final place, for the transaction that registers it."""
+
+    hidden: Path
+    target: Path
+
+    def publish(self) -> None:
+        """Rename into place. What lies there can only be what an interrupted attempt left unregistered."""
+        if self.target.exists():
+            remove_tree(self.target)
+        self.hidden.rename(self.target)
+        _sync(self.target.parent)
+
+    def discard(self) -> None:
+        """Remove the copy if it was not published."""
+        remove_tree(self.hidden)
+
+
+def stage(source: Path, target: Path) -> Staged:
+    """Copy the folder ``source`` to a hidden place beside ``target`` and flush it to disk.
+
+    Copies that earlier attempts at the same target left unfinished are removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*"):
+        remove_tree(left)
+    hidden = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    try:
+        shutil.copytree(source, hidden)
+        for path in hidden.rglob("*"):
+            _sync(path)
+        _sync(hidden)
+    except BaseException:
+        remove_tree(hidden)
+        raise
+    return Staged(hidden, target)
+
+
+def discard_run_dir(runs_dir: Path, run_id: str) -> None:
+    """Remove RUN_DIR of a deleted run: hidden by a rename first, so that it is never seen half removed."""
+    remove_tree(Path(runs_dir) / run_id)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, if it is there, out of sight first."""
+    away = path.parent / f".removed-{secrets.token_hex(8)}"
+    try:
+        path.rename(away)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(away)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,177 @@
+"""The end of a run: its final state, and what it made registered in the same transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from lcl_core.errors import UserError
+from lcl_core.runs.artifacts import Staged, remove_tree, sha256_of, stage
+from lcl_core.runs.database import Database, now
+from lcl_core.runs.ids import sibling_id
+from lcl_core.runs.leases import RELEASED, Claim, held
+from lcl_core.runs.plain import plain
+from lcl_core.runs.registry import located
+from lcl_core.runs.states import State
+from lcl_core.runs.tables import Collection, Encoder, Run
+from lcl_core.runs.verbs import move
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    reason: dict[str, Any]  # {"code", "message", "field"?, "file"?, "line"?}
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    pass
+
+
+Outcome = Succeeded | Failed | Cancelled
+
+
+def settle(database: Database, claim: Claim, outcome: Outcome, run_dir: Path, home: Path, ran_seconds: float) -> State:
+    """Write the final state under the claim's token. Files are copied before the transaction, renamed in it.
+
+    Raises: StaleLease; nothing was changed then.
+    """
+    product = None
+    if isinstance(outcome, Succeeded):
+        try:
+            product = _product_of(claim, outcome.result, run_dir, home)
+        except UserError as error:
+            outcome = Failed(error.to_dict())
+    try:
+        return _commit(database, claim, outcome, product, home, ran_seconds)
+    except IntegrityError:
+        # another run made a collection of this name at the same moment: it is there now, and is replaced
+        return _commit(database, claim, outcome, product, home, ran_seconds)
+    finally:
+        if product is not None:
+            product.staged.discard()
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A staged folder and the facts of its row."""
+
+    staged: Staged
+    facts: dict[str, Any]
+
+
+def _commit(
+    database: Database,
+    claim: Claim,
+    outcome: Outcome,
+    product: _Product | None,
+    home: Path,
+    ran_seconds: float,
+) -> State:
+    replaced: str | None = None
+    with database.session() as session:
+        run = held(session, claim)
+        _finish(session, run, outcome, ran_seconds)
+        if product is not None:
+            replaced = _REGISTER[run.kind](session, run, product)
+        session.flush()
+        if product is not None:
+            product.staged.publish()  # last before the commit: all that can fail has been done
+        state = State(run.state)
+    if replaced is not None:
+        remove_tree(located(home, replaced))
+    return state
+
+
+def _finish(session: Session, run: Run, outcome: Outcome, ran_seconds: float) -> None:
+    changes: dict[str, Any] = {"finished_at": now(session), "ran_seconds": ran_seconds, **RELEASED}
+    if isinstance(outcome, Succeeded):
+        move(run, State.SUCCEEDED, result=plain(outcome.result), **changes)
+    elif isinstance(outcome, Failed):
+        move(run, State.FAILED, reason=plain(outcome.reason), **changes)
+    else:
+        move(run, State.CANCELLED, **changes)
+
+
+def _product_of(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _Product | None:
+    """Stage what a successful run made. Raises: UserError ``bad_result`` or ``artifact_corrupt``."""
+    if claim.kind not in _REGISTER:
+        return None
+    noun, prefix, folder = _MAKES[claim.kind]
+    facts = result.get(noun)
+    source = (run_dir / str(facts.get("path"))).resolve() if isinstance(facts, dict) else run_dir
+    inside = source.is_relative_to(run_dir.resolve() / "artifacts")
+    if not isinstance(facts, dict) or not inside or not source.is_dir():
+        raise UserError(f"the run left no {noun} among its artifacts", code="bad_result")
+    staged = stage(source, Path(home).resolve() / folder / sibling_id(prefix, claim.run_id))
+    if noun == "encoder" and not _intact(staged.hidden, facts.get("hash")):
+        staged.discard()
+        raise UserError(
+            "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
+            code="artifact_corrupt",
+        )
+    return _Product(staged, facts)
+
+
+def _intact(folder: Path, digest: Any) -> bool:
+    weights = folder / "model.safetensors"
+    return weights.is_file() and sha256_of(weights) == digest
+
+
+def _register_encoder(session: Session, run: Run, product: _Product) -> None:
+    target = product.staged.target
+    info = {key: value for key, value in product.facts.items() if key not in ("path", "hash")}
+    session.add(
+        Encoder(
+            id=target.name,
+            name=run.name or target.name,
+            path=f"{target.parent.name}/{target.name}",
+            hash=product.facts["hash"],
+            owner=run.owner,
+            run_id=run.id,
+            info=plain(info),
+            created_at=now(session),
+        )
+    )
+    run.encoder_id = target.name
+
+
+def _register_collection(session: Session, run: Run, product: _Product) -> str | None:
+    """Returns the stored path of the collection of the same name that this one replaces."""
+    target, facts = product.staged.target, product.facts
+    name = run.spec["collection"]
+    older = session.scalars(select(Collection).where(Collection.name == name).with_for_update()).one_or_none()
+    if older is not None:
+        session.delete(older)
+        session.flush()
+    session.add(
+        Collection(
+            id=target.name,
+            name=name,
+            path=f"{target.parent.name}/{target.name}",
+            encoder_id=run.encoder_id,
+            encoder_hash=str(facts.get("encoder_hash", "")),
+            dataset=run.spec.get("dataset"),
+            owner=run.owner,
+            run_id=run.id,
+            images=int(facts.get("images", 0)),
+            texts=int(facts.get("texts", 0)),
+            dim=int(facts.get("dim", 0)),
+            created_at=now(session),
+        )
+    )
+    run.collection_id = target.name
+    return None if older is None else older.path
+
+
+_MAKES = {"pretrain": ("encoder", "enc", "encoders"), "index": ("collection", "col", "collections")}
+_REGISTER = {"pretrain": _register_encoder, "index": _register_collection}

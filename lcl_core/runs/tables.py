@@ -1,0 +1,222 @@
+"""The tables. Times are aware and UTC; paths are absolute, or relative to the home folder."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
+
+from lcl_core.runs.states import State
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC time on both databases (SQLite keeps no time zones)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (read by SQLAlchemy, never changed)
+        datetime: UtcTime,
+        dict[str, Any]: Json,
+        list[Any]: Json,
+    }
+
+
+class RunTag(Base):
+    __tablename__ = "run_tag"
+
+    tag: Mapped[str] = mapped_column(String(100), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class Run(Base):
+    """One job: what is asked (``kind``, ``spec``), how it stands, and who holds it."""
+
+    __tablename__ = "run"
+    __table_args__ = (
+        UniqueConstraint("owner", "idempotency_key"),
+        Index("ix_run_queue", "state", "priority", "queued_at", "id"),
+        Index("ix_run_state_id", "state", "id"),
+        Index("ix_run_kind_id", "kind", "id"),
+        Index("ix_run_encoder_id_kind", "encoder_id", "kind"),
+        Index("ix_run_lease_owner", "lease_owner"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    name: Mapped[str | None] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]]
+    owner: Mapped[str] = mapped_column(String(100))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    body_hash: Mapped[str] = mapped_column(String(64))
+
+    state: Mapped[str] = mapped_column(String(20), default=State.QUEUED.value)
+    reason: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?, "file"?, "line"?}
+    progress: Mapped[dict[str, Any] | None]  # the last line of metrics
+    result: Mapped[dict[str, Any] | None]
+    encoder_id: Mapped[str | None] = mapped_column(String(40))  # the encoder it made, or the one it examined
+    collection_id: Mapped[str | None] = mapped_column(String(40))
+
+    priority: Mapped[int] = mapped_column(default=0)  # higher goes first
+    attempt: Mapped[int] = mapped_column(default=0)  # 1 while the first worker is at it
+    max_attempts: Mapped[int] = mapped_column(default=3)  # a worker lost in this attempt fails the run
+    from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt forgets the checkpoints
+    ran_seconds: Mapped[float] = mapped_column(default=0.0)  # worked so far, all attempts
+
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    lease_token: Mapped[str | None] = mapped_column(String(40))
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_expires_at: Mapped[datetime | None]
+
+    tag_rows: Mapped[list[RunTag]] = relationship(
+        cascade="all, delete-orphan", passive_deletes=True, lazy="selectin", order_by=RunTag.tag
+    )
+    tags: AssociationProxy[list[str]] = association_proxy("tag_rows", "tag", creator=lambda tag: RunTag(tag=tag))
+
+
+class Metric(Base):
+    """One line of ``metrics.jsonl``. ``id`` grows: a reader asks for what came after the last it saw."""
+
+    __tablename__ = "metric"
+    __table_args__ = (
+        UniqueConstraint("run_id", "phase", "step"),
+        Index("ix_metric_run_id_id", "run_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"))
+    phase: Mapped[str] = mapped_column(String(60), default="")
+    step: Mapped[int]
+    values: Mapped[dict[str, Any]]
+
+
+class Dataset(Base):
+    """A corpus on disk, known by its name."""
+
+    __tablename__ = "dataset"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    path: Mapped[str]
+    owner: Mapped[str] = mapped_column(String(100))
+    content_hash: Mapped[str | None] = mapped_column(String(64))
+    statistics: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class Encoder(Base):
+    """A trained encoder in ``save_pretrained`` layout."""
+
+    __tablename__ = "encoder"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), index=True)  # the newest of a name answers to it
+    path: Mapped[str]
+    hash: Mapped[str] = mapped_column(String(64))  # sha256 of model.safetensors
+    owner: Mapped[str] = mapped_column(String(100))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
+    info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …
+    created_at: Mapped[datetime]
+
+
+class Collection(Base):
+    """Embedded images and captions that can be searched."""
+
+    __tablename__ = "collection"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    path: Mapped[str]
+    encoder_id: Mapped[str | None] = mapped_column(ForeignKey("encoder.id", ondelete="SET NULL"), index=True)
+    encoder_hash: Mapped[str] = mapped_column(String(64))
+    dataset: Mapped[str | None] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(100))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
+    images: Mapped[int]
+    texts: Mapped[int]
+    dim: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """A key is ``PREFIX.SECRET``; only the secret's hash is kept."""
+
+    __tablename__ = "api_key"
+
+    prefix: Mapped[str] = mapped_column(String(20), primary_key=True)
+    hash: Mapped[str] = mapped_column(String(128))
+    role: Mapped[str] = mapped_column(String(20))  # viewer < submitter < admin
+    owner: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+    last_used: Mapped[datetime | None]
+    expires: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker process that is, or lately was, alive."""
+
+    __tablename__ = "worker"
+
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    slots: Mapped[int] = mapped_column(default=1)
+    devices: Mapped[list[Any]]  # names, such as "NVIDIA H100" or "cpu (2 cores)"
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    consumed_at: Mapped[datetime | None]  # when it last took a message off the broker
+
+    # what it holds now is read from the leases, so the two cannot disagree
+    current_run: Mapped[str | None] = column_property(
+        select(Run.id)
+        .where(Run.lease_owner == id, Run.lease_token.is_not(None))
+        .order_by(Run.id)
+        .limit(1)
+        .correlate_except(Run)
+        .scalar_subquery()
+    )

@@ -1,0 +1,223 @@
+"""Dynamic batching: one owner thread runs what many clients ask for. Knows no torch.
+
+Requests with equal keys may share a batch. A batch starts when it is full or when its oldest request has
+waited ``max_wait`` seconds; while one batch runs the next one gathers, so a busy server never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from lcl_core.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[Any, list[Any]], Iterable[Any]]
+
+
+class Overloaded(UserError):
+    """The queue is full. ``retry_after`` is the time in seconds after which it should have room."""
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(
+            f"{waiting} requests are waiting; send this one again in {retry_after:.0f} s", code="overloaded"
+        )
+        self.retry_after = retry_after
+
+
+class Unloaded(UserError):
+    """The encoder was closed before the request ran."""
+
+    def __init__(self) -> None:
+        super().__init__("the encoder was unloaded; send the request again", code="encoder_unloaded")
+
+
+@dataclass(slots=True)
+class _Request:
+    item: Any
+    future: Future[Any] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Owns one thread and a bounded queue.
+
+    Args:
+        run: ``run(key, items) -> results``, row-aligned; called in the owner thread only. If it raises for
+            several items, they are tried again in halves, so that a bad one fails alone.
+        name: shown in the thread's name.
+        max_batch: most items a call of ``run`` gets.
+        max_wait: seconds that a lone request waits for company, at most.
+        max_queue: most requests that wait at a time.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        name: str = "encoder",
+        max_batch: int = 64,
+        max_wait: float = 0.005,
+        max_queue: int = 512,
+    ) -> None:
+        self._run = run
+        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self._queues: dict[Hashable, deque[_Request]] = {}
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._closing = False
+        self._seconds_per_item = 0.0
+        self._thread = threading.Thread(target=self._own, name=f"lcl-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue now."""
+        return self._waiting
+
+    def check_room(self, count: int = 1) -> None:
+        """Say early what ``submit`` would say, before costly preparation.
+
+        Raises:
+            Unloaded: after ``close``.
+            Overloaded: the queue has no room for ``count`` more.
+            UserError: ``too_many_items``: it never will have.
+        """
+        with self._changed:
+            self._check_room(count)
+
+    def submit(self, key: Hashable, items: Sequence[Any]) -> list[Future[Any]]:
+        """Queue all items or none; one future each. Cancelling a future takes its item out of the queue.
+
+        Raises: as ``check_room``.
+        """
+        requests = [_Request(item) for item in items]
+        with self._changed:
+            self._check_room(len(requests))
+            if requests:
+                self._queues.setdefault(key, deque()).extend(requests)
+                self._waiting += len(requests)
+                self._changed.notify()
+        return [request.future for request in requests]
+
+    def close(self, *, drain: bool = True, wait: bool = True) -> None:
+        """Take no more requests; ``drain``: finish those that wait, else they fail with Unloaded.
+
+        ``wait``: return when the owner thread has left. May be called again.
+        """
+        with self._changed:
+            self._closing = True
+            dropped = [] if drain else self._take_all()
+            self._changed.notify_all()
+        _fail(dropped)
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _check_room(self, count: int) -> None:
+        if self._closing:
+            raise Unloaded
+        if count > self.max_queue:
+            message = f"{count} items in one request; at most {self.max_queue} fit, send them in parts"
+            raise UserError(message, code="too_many_items")
+        if self._waiting + count > self.max_queue:
+            self._drop_cancelled()
+        if self._waiting + count > self.max_queue:
+            raise Overloaded(self._waiting, max(1.0, math.ceil(self._waiting * self._seconds_per_item)))
+
+    def _drop_cancelled(self) -> None:
+        for key, queue in list(self._queues.items()):
+            kept = deque(request for request in queue if not request.future.cancelled())
+            self._waiting -= len(queue) - len(kept)
+            self._replace(key, kept)
+
+    def _replace(self, key: Hashable, queue: deque[_Request]) -> None:
+        if queue:
+            self._queues[key] = queue
+        else:
+            del self._queues[key]
+
+    def _take_all(self) -> list[_Request]:
+        requests = [request for queue in self._queues.values() for request in queue]
+        self._queues.clear()
+        self._waiting = 0
+        return requests
+
+    def _own(self) -> None:
+        try:
+            while (taken := self._next_batch()) is not None:
+                self._run_batch(*taken)
+                del taken  # or the last batch's pixels would stay until the next one comes
+        finally:
+            with self._changed:
+                self._closing = True
+                left = self._take_all()
+            _fail(left)
+
+    def _next_batch(self) -> tuple[Hashable, list[_Request]] | None:
+        """Wait for the next batch; None when closed and empty."""
+        with self._changed:
+            while True:
+                if not self._queues:
+                    if self._closing:
+                        return None
+                    self._changed.wait()
+                    continue
+                key = min(self._queues, key=lambda key: self._queues[key][0].arrived)
+                queue = self._queues[key]
+                left = queue[0].arrived + self.max_wait - time.monotonic()
+                if len(queue) >= self.max_batch or left <= 0 or self._closing:
+                    return key, self._pop(key, queue)
+                self._changed.wait(left)
+
+    def _pop(self, key: Hashable, queue: deque[_Request]) -> list[_Request]:
+        batch: list[_Request] = []
+        while queue and len(batch) < self.max_batch:
+            request = queue.popleft()
+            self._waiting -= 1
+            if request.future.set_running_or_notify_cancel():
+                batch.append(request)
+        self._replace(key, queue)
+        return batch
+
+    def _run_batch(self, key: Hashable, batch: list[_Request]) -> None:
+        if not batch:
+            return
+        started = time.monotonic()
+        try:
+            self._settle(key, batch)
+        finally:  # should the thread itself be ending, nobody is left waiting
+            _fail([request for request in batch if not request.future.done()])
+        spent = (time.monotonic() - started) / len(batch)
+        self._seconds_per_item = 0.8 * self._seconds_per_item + 0.2 * spent
+
+    def _settle(self, key: Hashable, batch: list[_Request]) -> None:
+        """Run the batch; on failure halve it until the bad item stands alone."""
+        try:
+            results = list(self._run(key, [request.item for request in batch]))
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                return
+            log.info("a batch of %d failed (%s); its halves are tried alone", len(batch), error)
+            middle = len(batch) // 2
+            self._settle(key, batch[:middle])
+            self._settle(key, batch[middle:])
+            return
+        for request, result in zip(batch, results, strict=True):
+            request.future.set_result(result)
+
+
+def _fail(requests: list[_Request]) -> None:
+    for request in requests:
+        if request.future.running() or request.future.set_running_or_notify_cancel():
+            request.future.set_exception(Unloaded())

@@ -1,0 +1,140 @@
+"""An encoder that many clients share: their requests meet in one owner thread's batches."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lcl_core.serving.batcher import Batcher
+from lcl_core.serving.futures import failed, gather, wait_for
+from lcl_core.serving.options import CaptionOptions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lcl_core.serving.session import EncoderSession
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Requests with equal jobs may share a batch."""
+
+    kind: str
+    options: CaptionOptions | None = None
+    alone: object = None  # sampling depends on the companions: each request keeps to itself
+
+
+class BatchingSession:
+    """Three ways to ask, each for images, texts and captions.
+
+    ``embed_images`` blocks, ``embed_images_async`` is awaited, ``submit_images`` gives one future an item, so
+    that a bad item fails alone. Pictures are prepared in the caller's thread, so that the owner thread has
+    only the model to run. All raise Overloaded when the queue is full and Unloaded after ``close``. When
+    nobody holds it any longer, its thread finishes what waits and leaves.
+    """
+
+    def __init__(
+        self, session: EncoderSession, *, max_batch: int = 64, max_wait: float = 0.005, max_queue: int = 512
+    ) -> None:
+        self.directory = session.directory
+        self.hash, self.dim = session.hash, session.dim
+        self._session = session
+        self._batcher = Batcher(
+            _runner(session),
+            name=session.directory.name,
+            max_batch=max_batch,
+            max_wait=max_wait,
+            max_queue=max_queue,
+        )
+        weakref.finalize(self, self._batcher.close, wait=False)
+
+    @property
+    def image_tokens(self) -> int:
+        """Patch tokens that a picture is cut into."""
+        return self._session.image_tokens
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue now."""
+        return self._batcher.waiting
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text the model reads, start and end included."""
+        return self._session.count_tokens(texts)
+
+    def submit_images(self, images: Sequence[Image]) -> list[Future[Any]]:
+        """Futures of f32 [E]. Raises: Overloaded, Unloaded, UserError ``too_many_items``."""
+        return self._submit_pixels(_Job("images"), images)
+
+    def submit_texts(self, texts: Sequence[str]) -> list[Future[Any]]:
+        """Futures of f32 [E]. Raises: as ``submit_images``."""
+        return self._batcher.submit(_Job("texts"), texts)
+
+    def submit_captions(self, images: Sequence[Image], options: CaptionOptions) -> list[Future[Any]]:
+        """Futures of str. Raises: as ``submit_images``."""
+        alone = object() if options.sampled else None
+        return self._submit_pixels(_Job("captions", options, alone), images)
+
+    def embed_images(self, images: Sequence[Image]) -> np.ndarray:
+        """f32 [n, E], L2-normalised. Raises: as ``submit_images``, or the first bad item's error."""
+        return self._stack(wait_for(self.submit_images(images)))
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """f32 [n, E], L2-normalised. Raises: as ``embed_images``."""
+        return self._stack(wait_for(self.submit_texts(texts)))
+
+    def caption(self, images: Sequence[Image], **decoding: Any) -> list[str]:
+        """One caption a picture; ``decoding``: CaptionOptions' fields. Raises: also as ``embed_images``."""
+        return wait_for(self.submit_captions(images, CaptionOptions(**decoding)))
+
+    async def embed_images_async(self, images: Sequence[Image]) -> np.ndarray:
+        return self._stack(await gather(await asyncio.to_thread(self.submit_images, images)))
+
+    async def embed_texts_async(self, texts: Sequence[str]) -> np.ndarray:
+        return self._stack(await gather(self.submit_texts(texts)))
+
+    async def caption_async(self, images: Sequence[Image], **decoding: Any) -> list[str]:
+        options = CaptionOptions(**decoding)
+        return await gather(await asyncio.to_thread(self.submit_captions, images, options))
+
+    def health(self) -> dict[str, Any]:
+        """Run the model through the queue: proves the owner thread too. Raises: as EncoderSession.health."""
+        return wait_for(self._batcher.submit(_Job("health"), [None]))[0]
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take no more requests, finish those that wait (or fail them with Unloaded), stop the thread."""
+        self._batcher.close(drain=drain)
+
+    def _submit_pixels(self, job: _Job, images: Sequence[Image]) -> list[Future[Any]]:
+        self._batcher.check_room(len(images))
+        prepared: dict[int, Any] = {}
+        bad: dict[int, Future[Any]] = {}
+        for at, image in enumerate(images):
+            try:
+                prepared[at] = self._session.preprocess([image])[0]
+            except Exception as error:  # a broken picture fails alone, in its own future
+                bad[at] = failed(error)
+        good = dict(zip(prepared, self._batcher.submit(job, list(prepared.values())), strict=True))
+        return [good[at] if at in good else bad[at] for at in range(len(images))]
+
+    def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:
+        return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
+
+
+def _runner(session: EncoderSession) -> Callable[[_Job, list[Any]], Iterable[Any]]:
+    """What the owner thread calls. It holds the encoder but not the BatchingSession, which may be dropped."""
+    import torch
+
+    runs: dict[str, Callable[[_Job, list[Any]], Iterable[Any]]] = {
+        "images": lambda job, pixels: session.embed_pixels(torch.stack(pixels)),
+        "texts": lambda job, texts: session.embed_texts(texts),
+        "captions": lambda job, pixels: session.caption_pixels(torch.stack(pixels), job.options),
+        "health": lambda job, probes: [session.health() for _ in probes],
+    }
+    return lambda job, items: runs[job.kind](job, items)

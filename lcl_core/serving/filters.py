@@ -1,0 +1,70 @@
+"""Which pictures a metadata filter allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lcl_core.errors import UserError
+
+Where = Mapping[str, str | Sequence[str]]
+
+
+class Labels:
+    """Every label of every picture as a small number.
+
+    Args:
+        values: {label: its values}.
+        codes: int32 [labels, n], rows in the order of ``values``; -1 where a picture lacks the label.
+    """
+
+    def __init__(self, values: dict[str, list[str]], codes: np.ndarray) -> None:
+        self.values = values
+        self._codes = codes
+        self._rows = {label: row for row, label in enumerate(values)}
+
+    def fits(self, where: Where) -> np.ndarray:
+        """bool [n]: the pictures that carry, for every label in ``where``, its value or one of its values.
+
+        A value that no picture has fits nothing.
+
+        Raises:
+            UserError: ``unknown_label``, with the labels that there are.
+        """
+        allowed = np.ones(self._codes.shape[1], dtype=bool)
+        for label, wanted in where.items():
+            if label not in self._rows:
+                known = ", ".join(sorted(self.values)) or "none"
+                message = f"label {label!r} is not known in this collection; its labels: {known}"
+                raise UserError(message, code="unknown_label", field=f"where.{label}")
+            chosen = {wanted} if isinstance(wanted, str) else set(wanted)
+            codes = [code for code, value in enumerate(self.values[label]) if value in chosen]
+            allowed &= np.isin(self._codes[self._rows[label]], codes)
+        return allowed
+
+
+class LabelTable:
+    """Collects the labels of pictures one by one, and gives them out as ``Labels`` wants them."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, list[int]] = {}
+        self._values: dict[str, dict[str, int]] = {}
+        self._count = 0
+
+    def add(self, labels: Mapping[str, str]) -> None:
+        for label, value in labels.items():
+            known = self._values.setdefault(label, {})
+            codes = self._codes.setdefault(label, [-1] * self._count)
+            codes.append(known.setdefault(value, len(known)))
+        self._count += 1
+        for codes in self._codes.values():
+            if len(codes) < self._count:
+                codes.append(-1)
+
+    def values(self) -> dict[str, list[str]]:
+        return {label: list(known) for label, known in self._values.items()}
+
+    def codes(self) -> np.ndarray:
+        """int32 [labels, pictures]."""
+        return np.array(list(self._codes.values()), dtype=np.int32).reshape(len(self._codes), self._count)

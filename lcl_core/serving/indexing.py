@@ -1,0 +1,223 @@
+"""The index run: every picture and caption of a corpus becomes a vector of a collection."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lcl_core.data import Corpus, Pair, open_corpus
+from lcl_core.data.images import decode_image
+from lcl_core.errors import UserError
+from lcl_core.rundir import RunDir
+from lcl_core.serving.build import CollectionWriter, NewItem
+from lcl_core.serving.layout import Dtype
+from lcl_core.serving.pictures import gallery_bytes
+from lcl_core.serving.session import EncoderSession
+from lcl_core.specs import IndexSpec, parse_spec
+
+LARGE_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
+READERS = min(4, os.cpu_count() or 1)
+
+
+def index(run_dir: RunDir) -> dict[str, Any]:
+    """Do what ``run.json`` asks; leaves ``artifacts/collection`` and, if any, ``artifacts/quarantine.jsonl``.
+
+    Raises:
+        UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``.
+        Cancelled: between two batches after SIGTERM; nothing half-written stays.
+    """
+    run = run_dir.read_run()
+    spec = cast(IndexSpec, parse_spec("index", run["spec"]))
+    corpus = open_corpus(_registered(run, "dataset", spec.dataset))
+    pairs = chosen_pairs(corpus, spec)
+    session = EncoderSession(_registered(run, "encoder", spec.encoder))
+    dataset_hash = corpus.content_hash()
+    quarantine, progress = Quarantine(run_dir), Progress(run_dir, pairs)
+    with CollectionWriter(
+        run_dir.artifacts / "collection",
+        name=spec.collection,
+        encoder_hash=session.hash,
+        dataset_hash=dataset_hash,
+        dim=session.dim,
+        dtype=dtype_for(len(pairs), session.dim),
+    ) as writer:
+        images = _add_images(writer, corpus, pairs, session, spec.batch_size, quarantine, progress)
+        quarantine.refuse_if_all(len(pairs))
+        _add_texts(writer, session, spec.batch_size, progress)
+        texts = len(writer.texts)
+    facts = {"path": "artifacts/collection", "name": spec.collection, "encoder_hash": session.hash}
+    sizes = {"images": images, "texts": texts, "dim": session.dim}
+    return {"collection": facts | sizes, "dataset_hash": dataset_hash, "skipped": dict(quarantine.counts)}
+
+
+def _registered(run: dict[str, Any], kind: str, name: str) -> str:
+    """The path that ``run.json`` gives for a name."""
+    paths = run.get(f"{kind}s", {})
+    if name not in paths:
+        message = f"{kind} {name!r} is not registered; register it or choose another"
+        raise UserError(message, code=f"unknown_{kind}", field=kind)
+    return paths[name]
+
+
+def chosen_pairs(corpus: Corpus, spec: IndexSpec) -> list[Pair]:
+    """The captioned images of the spec's splits, each image once with all its captions.
+
+    Raises:
+        UserError: ``no_images``, with the splits that there are.
+    """
+    known = sorted(corpus.splits())
+    unknown = [split for split in spec.splits or () if split not in known]
+    found: dict[str, Pair] = {}
+    for pair in () if unknown else corpus.pairs(split=spec.splits):
+        first = found.setdefault(pair.image, pair)
+        if first is not pair:
+            found[pair.image] = replace(first, captions=(*first.captions, *pair.captions))
+    if not found:
+        what = f"no split {unknown[0]!r}" if unknown else "no captioned images"
+        message = f"dataset {spec.dataset!r} has {what}; its splits: {', '.join(known) or 'none'}"
+        raise UserError(message, code="no_images", field="splits" if unknown else "dataset")
+    return list(found.values())
+
+
+def dtype_for(rows: int, dim: int) -> Dtype:
+    return "f16" if rows * dim * 4 > LARGE_BYTES else "f32"
+
+
+class Quarantine:
+    """Pictures that could not be read: counted by reason and listed, one JSON object a line."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.counts: Counter[str] = Counter()
+        self._path = run_dir.artifacts / "quarantine.jsonl"
+        self._path.unlink(missing_ok=True)  # an earlier attempt's
+        self._last: UserError | None = None
+
+    def add(self, image: str, error: UserError) -> None:
+        self.counts[error.code] += 1
+        self._last = error
+        line = json.dumps({"image": image, **error.to_dict()}, ensure_ascii=False)
+        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(line + "\n")
+
+    def refuse_if_all(self, pictures: int) -> None:
+        """Raises: UserError ``no_readable_image`` if nothing was left."""
+        if self._last is not None and self.counts.total() == pictures:
+            message = f"none of the {pictures} images can be read; the last one: {self._last}"
+            raise UserError(message, code="no_readable_image", field="dataset", file=self._last.file)
+
+
+class Progress:
+    """Writes a metrics line a batch and honours a stop request. A step is a picture or a distinct caption."""
+
+    def __init__(self, run_dir: RunDir, pairs: Sequence[Pair]) -> None:
+        self._run_dir = run_dir
+        self._done = 0
+        texts = {caption for pair in pairs for caption in pair.captions if caption.strip()}
+        self._total = len(pairs) + len(texts)
+        self._started = time.monotonic()
+        self._phase, self._phase_started, self._phase_done = "images", self._started, 0
+
+    def start(self, phase: str, steps: int) -> None:
+        """``steps``: how many are left now that the earlier phases are over."""
+        self._phase, self._phase_started, self._phase_done = phase, time.monotonic(), 0
+        self._total = self._done + steps
+
+    def advance(self, steps: int) -> None:
+        """Raises: Cancelled."""
+        self._done += steps
+        self._phase_done += steps
+        now = time.monotonic()
+        left = (now - self._started) / self._done * (self._total - self._done)
+        rate = self._phase_done / max(now - self._phase_started, 1e-9)
+        self._run_dir.append_metrics(
+            step=self._done,
+            total_steps=self._total,
+            phase=self._phase,
+            seconds_left=round(left, 1),
+            **{f"{self._phase}_per_s": round(rate, 1)},
+        )
+        self._run_dir.raise_if_stopped()
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    item: NewItem
+    pixels: Tensor  # f32 [3, S, S]
+
+
+def _add_images(
+    writer: CollectionWriter,
+    corpus: Corpus,
+    pairs: Sequence[Pair],
+    session: EncoderSession,
+    batch_size: int,
+    quarantine: Quarantine,
+    progress: Progress,
+) -> int:
+    """Returns how many pictures were added."""
+    added = 0
+    for batch in _read_ahead(corpus, pairs, session, batch_size):
+        pictures = []
+        for pair, future in batch:
+            try:
+                pictures.append(future.result())
+            except UserError as error:
+                quarantine.add(pair.image, error)
+        if pictures:
+            vectors = session.embed_pixels(torch.stack([picture.pixels for picture in pictures]))
+            writer.add_items([picture.item for picture in pictures], vectors)
+        added += len(pictures)
+        progress.advance(len(batch))
+    return added
+
+
+def _add_texts(writer: CollectionWriter, session: EncoderSession, size: int, progress: Progress) -> None:
+    texts = writer.texts
+    progress.start("texts", len(texts))
+    for start in range(0, len(texts), size):
+        chunk = texts[start : start + size]
+        writer.add_text_vectors(session.embed_texts(chunk))
+        progress.advance(len(chunk))
+
+
+def _read_ahead(
+    corpus: Corpus, pairs: Sequence[Pair], session: EncoderSession, batch_size: int
+) -> Iterator[list[tuple[Pair, Future[_Picture]]]]:
+    """Batches whose pictures threads are reading; the next batch is read while this one is embedded."""
+    readers = ThreadPoolExecutor(READERS, "lcl-reader")
+    try:
+        ahead: deque[list[tuple[Pair, Future[_Picture]]]] = deque()
+        for start in range(0, len(pairs), batch_size):
+            chunk = pairs[start : start + batch_size]
+            ahead.append([(pair, readers.submit(_read, corpus, pair, session)) for pair in chunk])
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+    finally:
+        readers.shutdown(cancel_futures=True)
+
+
+def _read(corpus: Corpus, pair: Pair, session: EncoderSession) -> _Picture:
+    """Raises: UserError for a picture that cannot be read."""
+    raw = corpus.image_bytes(pair.image)
+    decoded = decode_image(raw, f"images/{pair.image}")
+    data, media_type = gallery_bytes(raw, decoded)
+    item = NewItem(
+        image=pair.image,
+        data=data,
+        media_type=media_type,
+        captions=tuple(dict.fromkeys(pair.captions)),
+        labels=pair.labels,
+        split=pair.split,
+        source=pair.source,
+    )
+    return _Picture(item, session.preprocess([decoded])[0])

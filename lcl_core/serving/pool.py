@@ -1,0 +1,126 @@
+"""The encoders in memory: loaded on demand, once; the least recently used leaves first. Knows no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from lcl_core.errors import UserError
+from lcl_core.serving.batching_session import BatchingSession
+
+Load = Callable[[Path], BatchingSession]
+Stamp = tuple[Path, int, int]
+
+
+class EncoderPool:
+    """Thread-safe. At most ``max_loaded`` encoders stay; one that leaves lives until its last user lets go.
+
+    An encoder whose weights were replaced on disk is loaded anew at the next ``get``.
+
+    Args:
+        max_loaded: at least 1.
+        device: as EncoderSession's.
+        load: makes a BatchingSession of a directory; none: an EncoderSession with the usual limits.
+    """
+
+    def __init__(self, max_loaded: int = 2, device: str = "auto", load: Load | None = None) -> None:
+        if max_loaded < 1:
+            raise ValueError("max_loaded must be at least 1")
+        self.max_loaded = max_loaded
+        self._load = load or _loader(device)
+        self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def loaded(self) -> list[Path]:
+        """Directories in memory, least recently used first."""
+        with self._lock:
+            return [stamp[0] for stamp, slot in self._slots.items() if slot.session is not None]
+
+    def get(self, directory: str | Path) -> BatchingSession:
+        """The encoder of ``directory``, loaded if need be; callers that come meanwhile wait for that load.
+
+        Raises:
+            UserError: as EncoderSession; a later ``get`` tries again. ``pool_closed`` after ``close``.
+        """
+        stamp = _stamp(Path(directory))
+        slot = self._slot(stamp)
+        try:
+            return slot.load(self._load, stamp[0])
+        except BaseException:
+            with self._lock:
+                if self._slots.get(stamp) is slot:
+                    del self._slots[stamp]
+            raise
+
+    async def get_async(self, directory: str | Path) -> BatchingSession:
+        """``get`` without blocking the event loop."""
+        return await asyncio.to_thread(self.get, directory)
+
+    def close(self) -> None:
+        """Finish what waits, stop every owner thread and load nothing more."""
+        with self._lock:
+            self._closed = True
+            slots = list(self._slots.values())
+            self._slots.clear()
+        for slot in slots:
+            slot.close()
+
+    def _slot(self, stamp: Stamp) -> _Slot:
+        with self._lock:
+            if self._closed:
+                raise UserError("the service is closing; send the request again", code="pool_closed")
+            if stamp not in self._slots:
+                for other in [other for other in self._slots if other[0] == stamp[0]]:
+                    del self._slots[other]
+                while len(self._slots) >= self.max_loaded:
+                    self._slots.popitem(last=False)
+                self._slots[stamp] = _Slot()
+            self._slots.move_to_end(stamp)
+            return self._slots[stamp]
+
+
+class _Slot:
+    """One encoder's place: the first caller loads, the others wait."""
+
+    def __init__(self) -> None:
+        self.session: BatchingSession | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def load(self, load: Load, directory: Path) -> BatchingSession:
+        with self._lock:
+            if self._closed:
+                raise UserError("the service is closing; send the request again", code="pool_closed")
+            if self.session is None:
+                self.session = load(directory)
+            return self.session
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self.session is not None:
+                self.session.close()
+
+
+def _stamp(directory: Path) -> Stamp:
+    path = directory.resolve()
+    try:
+        facts = (path / "model.safetensors").stat()
+    except OSError as error:
+        message = f"the weights cannot be read ({error.strerror}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", file=path) from error
+    return path, facts.st_mtime_ns, facts.st_size
+
+
+def _loader(device: str) -> Load:
+    def load(directory: Path) -> BatchingSession:
+        from lcl_core.serving.session import EncoderSession  # imports torch: only when an encoder is wanted
+
+        return BatchingSession(EncoderSession(directory, device))
+
+    return load

@@ -1,0 +1,179 @@
+"""One encoder in memory: pictures and texts to vectors, pictures to captions."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from lcl_core.errors import UserError
+from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.model.generation import generate_captions
+from lcl_core.serving.options import CaptionOptions
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CHUNK = 256  # pictures or texts a forward pass; bounds the memory of a long list
+_SAMPLING = threading.Lock()  # torch has one generator for all threads, and sampling seeds it
+TEXT_CONTEXT = 77  # tokens of a query, as the paper's encode_text
+
+
+class EncoderSession:
+    """Load once, use often; not batched across callers (see BatchingSession). Nothing here keeps a gradient.
+
+    Args:
+        directory: what ``LCLModel.save_pretrained`` and ``LCLProcessor.save_pretrained`` wrote.
+        device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        warm_up: run the model once, so that the first request is as fast as the others and a damaged encoder
+            is found now.
+
+    Raises:
+        UserError: ``encoder_unreadable``, ``encoder_unhealthy``, ``bad_device``.
+    """
+
+    def __init__(self, directory: str | Path, device: str = "auto", *, warm_up: bool = True) -> None:
+        self.directory = Path(directory)
+        self.device = pick_device(device)
+        self.hash = weights_hash(self.directory)
+        self.model, self.processor = _load(self.directory)
+        self.model.eval().requires_grad_(False).to(self.device)
+        if warm_up:
+            self.health()
+
+    @property
+    def dim(self) -> int:
+        """E, the width of the vectors."""
+        return self.model.config.embed_dim
+
+    @property
+    def image_tokens(self) -> int:
+        """Patch tokens that a picture is cut into."""
+        return self.model.config.num_image_tokens
+
+    @property
+    def text_limit(self) -> int:
+        """Tokens of a text that are read; the rest is cut off."""
+        return min(TEXT_CONTEXT, self.model.config.context_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text the model reads, start and end included."""
+        encode = self.processor.tokenizer.encode
+        return [min(len(encode(text)) + 2, self.text_limit) for text in texts]
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """f32 [n, 3, S, S] on the CPU, as the model sees them in evaluation."""
+        return self.processor.preprocess(list(images))
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """f32 [n, E], L2-normalised."""
+        parts = [self.embed_pixels(self.preprocess(chunk)) for chunk in _chunks(images)]
+        return np.concatenate(parts) if parts else self._no_vectors()
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: Tensor) -> np.ndarray:
+        """[n, 3, S, S] → f32 [n, E], L2-normalised."""
+        features = self.model.get_image_features(pixel_values=pixels.to(self.device, non_blocking=True))
+        return features.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """f32 [n, E], L2-normalised: each text as the context of a picture that would come next."""
+        parts = []
+        for chunk in _chunks(texts):
+            ids = self.processor.encode_texts(list(chunk)).to(self.device)
+            features = self.model.get_text_features(input_ids=ids, context_length=self.text_limit)
+            parts.append(features.float().cpu().numpy())
+        return np.concatenate(parts) if parts else self._no_vectors()
+
+    def caption(self, images: Sequence[Image.Image], **decoding: Any) -> list[str]:
+        """One caption a picture. ``decoding``: CaptionOptions' fields. Raises: UserError ``bad_decoding``."""
+        options = CaptionOptions(**decoding)
+        parts = [self.caption_pixels(self.preprocess(chunk), options) for chunk in _chunks(images)]
+        return [caption for part in parts for caption in part]
+
+    @torch.inference_mode()
+    def caption_pixels(self, pixels: Tensor, options: CaptionOptions | None = None) -> list[str]:
+        """[n, 3, S, S] → n captions."""
+        options = options or CaptionOptions()
+        with _SAMPLING if options.sampled else nullcontext():
+            return generate_captions(self.model, self.processor, pixels.to(self.device), **asdict(options))
+
+    def health(self) -> dict[str, Any]:
+        """Run both towers on a grey picture and a word; milliseconds and device.
+
+        Raises:
+            UserError: ``encoder_unhealthy`` if what comes out is not a unit vector.
+        """
+        started = time.perf_counter()
+        size = self.model.config.image_size
+        grey = Image.new("RGB", (size, size), (128, 128, 128))
+        vectors = np.concatenate((self.embed_images([grey]), self.embed_texts(["a picture"])))
+        lengths = np.linalg.norm(vectors, axis=1)
+        if not np.allclose(lengths, 1, atol=1e-3):
+            message = f"the encoder's vectors have lengths {lengths.tolist()}, not 1; its weights are damaged"
+            raise UserError(message, code="encoder_unhealthy", file=self.directory / WEIGHTS)
+        return {"device": str(self.device), "milliseconds": round((time.perf_counter() - started) * 1000, 1)}
+
+    def _no_vectors(self) -> np.ndarray:
+        return np.empty((0, self.dim), np.float32)
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` → a GPU when there is one. Raises: UserError ``bad_device``."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        message = f"device {device!r} cannot be used here; choose auto or cpu"
+        raise UserError(message, code="bad_device", field="device") from error
+    return picked
+
+
+def weights_hash(directory: Path) -> str:
+    """SHA-256 of the weights: the encoder's identity. Raises: UserError ``encoder_unreadable``."""
+    path = directory / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        message = f"the weights cannot be read ({error.strerror}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", file=path) from error
+
+
+def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
+    if not (directory / CONFIG).is_file():  # transformers would take the default sizes
+        message = "there is no config.json beside the weights; give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", file=directory / CONFIG)
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = LCLModel.from_pretrained(
+            directory, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+        processor = LCLProcessor.from_pretrained(directory)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        message = f"the encoder cannot be loaded ({reason}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", file=directory) from error
+    model, info = loaded
+    names = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if names:  # transformers would fill in random weights
+        message = f"the weights do not belong to config.json ({len(names)} names differ, first {names[0]!r})"
+        raise UserError(message, code="encoder_unreadable", file=directory / WEIGHTS)
+    return model, processor
+
+
+def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]

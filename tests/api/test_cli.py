@@ -1,0 +1,274 @@
+"""The command line against a real service."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.cli import main
+from api.cli.common import Refused, duration, set_fields
+from api.cli.watch import describe
+from lcl_core.runs import store
+
+Said = tuple[int, str, str]
+LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
+
+
+@pytest.fixture
+def lcl(house: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """``lcl ARGUMENTS…`` in this process: exit status, standard output, standard error."""
+    monkeypatch.setenv("LCL_API_URL", house.url)
+    monkeypatch.setenv("LCL_API_KEY", house.keys["admin"])
+
+    def run(*arguments: str, stdin: str = "") -> Said:
+        monkeypatch.setattr(sys, "argv", ["lcl", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        try:
+            main()
+        except SystemExit as left:
+            status = left.code
+        else:
+            status = 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(status or 0), out, err
+
+    return run
+
+
+def ended(house: Any, outcome: store.Outcome) -> str:
+    run_id = house.submit()
+    claim = house.claim(run_id)
+    house.record(claim, LINE | {"seconds_left": 65.0})
+    house.settle(claim, outcome)
+    return run_id
+
+
+def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"seed": 3, "model": {"text_layers": 2}}')
+    status, out, _ = lcl(
+        *("submit", "pretrain", "--spec", str(spec), "--preset", "sample", "--name", "mine"),
+        *("--tag", "a", "--tag", "b"),
+        *("--set", "steps=12", "--set", "model.stem=conv", "--set", "objective.contrastive_weight=0.5"),
+    )
+    assert status == 0
+    run = house.admin.run(out.strip())
+    assert (run["name"], run["tags"]) == ("mine", ["a", "b"])
+    assert (run["spec"]["seed"], run["spec"]["steps"]) == (3, 12)
+    assert (run["spec"]["model"]["text_layers"], run["spec"]["model"]["stem"]) == (2, "conv")
+    assert run["spec"]["objective"]["contrastive_weight"] == 0.5
+    status, out, _ = lcl("--json", "submit", "pretrain", "--spec", "-", stdin='{"steps": 5}')
+    assert json.loads(out)["spec"]["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("submit", "pretrain", "--set", "steps=0"), "steps"),
+        (("submit", "pretrain", "--set", "steps"), "field.name=value"),
+        (("submit", "pretrain", "--set", "steps=1", "--set", "steps.x=1"), "nothing to set"),
+        (("submit", "pretrain", "--spec", "/absent.json"), "cannot be read"),
+        (("submit", "evaluate", "--set", "encoder=absent"), "absent"),
+        (("submit", "bake"), "kind"),
+        (("runs", "show", "run_none"), "run_none"),
+        (("runs", "logs", "run_none"), "run_none"),
+        (("search", "absent", "x"), "absent"),
+        (("search", "absent"), "--image"),
+        (("search", "absent", "x", "--where", "colour"), "label=value"),
+        (("caption", "absent", "/absent.png"), "/absent.png"),
+        (("embed", "absent"), "--text"),
+        (("data", "validate", "/etc"), "LCL_DATA_ROOTS"),
+        (("encoders", "show", "absent"), "absent"),
+        (("--key", "wrong", "runs", "list"), "API key"),
+        (("--url", "http://127.0.0.1:1", "runs", "cancel", "x"), "is the service up"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
+    status, out, err = lcl(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_command_line_is_status_2(lcl: Any) -> None:
+    assert lcl("runs", "dance")[0] == 2
+    assert lcl("submit")[0] == 2
+
+
+def test_the_list_pages_and_filters(lcl: Any, house: Any) -> None:
+    made = [house.submit(tags=["listed"], name=f"number {place}") for place in range(3)]
+    status, out, _ = lcl("runs", "list", "--tag", "listed", "--limit", "2")
+    assert status == 0
+    assert made[2] in out
+    assert made[0] not in out
+    assert "number 2" in out
+    assert f"--cursor {made[1]}" in out
+    rest = lcl("runs", "list", "--tag", "listed", "--cursor", made[1])[1]
+    assert made[0] in rest
+    assert "lcl submit" in lcl("runs", "list", "--tag", "nothing-has-this")[1]
+    page = json.loads(lcl("--json", "runs", "list", "--tag", "listed", "--state", "queued")[1])
+    assert [run["id"] for run in page["items"]] == made[::-1]
+
+
+def test_verbs_say_what_became_of_the_run(lcl: Any, house: Any) -> None:
+    run_id = house.submit()
+    assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"
+    assert lcl("runs", "resume", run_id)[1] == f"{run_id} is queued\n"
+    assert json.loads(lcl("--json", "runs", "cancel", run_id)[1])["state"] == "cancelled"
+    assert lcl("runs", "delete", run_id)[1] == f"{run_id} is deleted\n"
+    assert lcl("runs", "show", run_id)[0] == 1
+
+
+def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, house: Any) -> None:
+    run_id = ended(house, store.Cancelled())
+    status, out, _ = lcl("runs", "watch", run_id)
+    assert status == 1, "a cancelled run did not succeed"
+    assert "step 10/30  contrastive 2.0000  generation 3.5000  120 images/s  1 min 05 s left" in out
+    assert f"{run_id} cancelled" in out
+    failed = ended(house, store.Failed({"code": "crash", "message": "it fell over"}))
+    status, _, err = lcl("runs", "watch", failed)
+    assert (status, err) == (1, f"error: {failed} failed: it fell over\n")
+
+
+def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
+    run_id = ended(house, store.Cancelled())
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "--url", house.url, "--key", house.keys["viewer"], "runs", "watch", run_id],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(controller, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(controller)
+    assert process.wait(60) == 1
+    assert b"\xe2\x94\x81" in shown, "a bar"
+    assert b"10/30" in shown
+    assert b"contrastive 2.0000" in shown
+
+
+def test_logs_follow_to_the_end(lcl: Any, house: Any) -> None:
+    run_id = house.submit()
+    claim = house.claim(run_id)
+    log = house.run_dir(run_id).log_file
+    log.write_text("first\n")
+    assert lcl("runs", "logs", run_id)[1] == "first\n"
+
+    def end() -> None:
+        with log.open("a") as file:
+            file.write("last\n")
+        house.settle(claim, store.Cancelled())
+
+    ending = threading.Timer(0.3, end)
+    ending.start()
+    assert lcl("runs", "logs", "-f", run_id)[1] == "first\nlast\n"
+    ending.join()
+
+
+def test_datasets(lcl: Any, sample_zip: Path) -> None:
+    assert "sample" in lcl("data", "list")[1]
+    status, out, _ = lcl("data", "stats", "sample")
+    assert status == 0
+    assert "531" in out
+    assert "split test_vendor" in out
+    assert json.loads(lcl("--json", "data", "stats", "sample")[1])["documents"] == 531
+    preview = lcl("data", "preview", "sample", "--limit", "1")[1]
+    assert "(similarity " in preview
+    assert "1 of 531" in preview
+    assert "[" in lcl("data", "preview", "sample", "--view", "pairs")[1]
+
+
+def test_a_corpus_is_validated_and_registered(lcl: Any, data_root: Path, pictures: dict[str, bytes]) -> None:
+    folder = data_root / "corpus"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(pictures["red"])
+    (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+    assert lcl("data", "validate", str(folder))[0] == 0
+    assert lcl("data", "register", "mine", str(folder))[1].startswith("registered mine (sha256 ")
+    (folder / "images" / "a.png").write_bytes(b"broken")
+    status, _, err = lcl("data", "validate", str(folder))
+    assert status == 1
+    assert "a.png" in err
+
+
+def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, house: Any, tmp_path: Path) -> None:
+    assert encoder["id"] in lcl("encoders", "list")[1]
+    assert "not evaluated yet" in lcl("encoders", "show", "tiny")[1]
+    made = lcl("encoders", "import", "second", str(encoder_dir))[1].strip()
+    row = {"task": "retrieval", "split": "test", "variant": "v", "metric": "IR@5"}
+    house.evaluated(encoder["id"], [{**row, "value": 0.25, "chance": 0.01}])
+    house.evaluated(made, [{**row, "value": 0.5, "chance": 0.01}])
+    assert "0.2500" in lcl("encoders", "show", "tiny")[1]
+    compared = lcl("encoders", "compare", "tiny", "second")[1]
+    assert "IR@5" in compared
+    assert "0.5000" in compared
+    file = tmp_path / "out.tar"
+    assert lcl("encoders", "export", "tiny", str(file))[1] == f"{file}\n"
+    assert tarfile.is_tarfile(file)
+    status, _, err = lcl("encoders", "export", "tiny", "/absent/out.tar")
+    assert (status, "cannot be written" in err) == (1, True)
+
+
+def test_search_caption_and_embed(
+    lcl: Any, collection: Any, pictures: dict[str, bytes], house: Any, tmp_path: Path
+) -> None:
+    red = tmp_path / "red.png"
+    red.write_bytes(pictures["red"])
+    status, out, _ = lcl("search", "squares", "--image", str(red), "-k", "2", "--where", "split=val")
+    assert status == 0
+    assert "a red square" in out.splitlines()[3]
+    assert "hue=r" in out
+    texts = json.loads(lcl("--json", "search", "squares", "a red square", "--target", "texts", "-k", "1")[1])
+    assert texts["hits"][0]["text"] == "a red square"
+    expected = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=4)
+    assert lcl("caption", "tiny", str(red), "--max-new-tokens", "4")[1] == f"{red}\t{expected[0]}\n"
+    lines = lcl("embed", "tiny", str(red), "--text", "a red square")[1].splitlines()
+    assert [json.loads(line)["input"] for line in lines] == [str(red), "a red square"]
+    out_file = tmp_path / "vectors.jsonl"
+    assert "1 vectors" in lcl("embed", "tiny", str(red), "--out", str(out_file))[1]
+    assert json.loads(out_file.read_text())["embedding"] == json.loads(lines[0])["embedding"]
+
+
+def test_fields_go_where_they_say() -> None:
+    spec = set_fields({"data": {"sources": [{"dataset": "a"}]}}, ["data.sources.0.weight=2", "name=x=y", "on=true"])
+    assert spec == {"data": {"sources": [{"dataset": "a", "weight": 2}]}, "name": "x=y", "on": True}
+    with pytest.raises(Refused, match="nothing at '5'"):
+        set_fields({"list": [{}]}, ["list.5.x=1"])
+
+
+def test_times_are_told_as_people_do() -> None:
+    assert [duration(seconds) for seconds in (None, 42, 185, 7800, 360_000)] == [
+        "",
+        "42 s",
+        "3 min 05 s",
+        "2 h 10 min",
+        "4 d 4 h",
+    ]
+
+
+def test_a_line_without_losses_tells_its_phase() -> None:
+    assert describe({"step": 1, "phase": "probe", "seconds_left": 5.0}) == "probe  5 s left"
+    assert describe({"step": 1}) == ""

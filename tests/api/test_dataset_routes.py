@@ -1,0 +1,130 @@
+"""Datasets: read before they are registered, confined to the data roots, and leafed through."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+
+def picture(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_corpus(folder: Path) -> Path:
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "one picture.png").write_bytes(picture())
+    (folder / "images" / "draw.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>")
+    image = {"image_name": "one picture.png", "matched_text_index": 1, "matched_sim": 0.5}
+    document = {"text_list": ["First.", "Second."], "image_info": [image]}
+    (folder / "interleaved.jsonl").write_text(json.dumps(document) + "\n")
+    pair = {"image": "one picture.png", "captions": ["a red square", "red"], "labels": {"colour": "red"}}
+    (folder / "pairs.jsonl").write_text(json.dumps({**pair, "split": "val", "source": "made"}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(data_root: Path) -> Path:
+    return write_corpus(data_root / "squares")
+
+
+@pytest.fixture(scope="module")
+def squares(house: Any, corpus: Path) -> str:
+    return house.admin.register_dataset("squares", str(corpus))["name"]
+
+
+def test_the_sample_is_there_from_the_start(house: Any, http: httpx.Client) -> None:
+    sample = next(row for row in house.admin.datasets() if row["name"] == "sample")
+    assert sample["path"].endswith("tiny.zip")
+    figures = house.admin.dataset_statistics("sample")
+    assert figures["documents"] == 531
+    assert figures["splits"]["test_vendor"] > 0
+    assert figures["image_check"]["unreadable"] == 0
+    assert len(http.get("/v1/datasets/sample").json()["content_hash"]) == 64, "kept once it was made"
+
+
+def test_a_corpus_is_counted_and_registered(house: Any, squares: str, http: httpx.Client) -> None:
+    row = http.get("/v1/datasets/squares").json()
+    assert row["owner"] == "admin"
+    assert row["statistics"]["documents"] == 1
+    assert row["statistics"]["sentences"] == 2
+    assert row["statistics"]["pairs"] == 1
+    assert row["statistics"]["captions"] == 2
+    assert row["statistics"]["splits"] == {"val": 1}
+    assert row["statistics"]["labels"] == {"colour": {"values": 1, "most_common": {"red": 1}}}
+    assert house.admin.dataset_statistics("squares") == row["statistics"]
+
+
+def test_a_name_is_taken_once(squares: str, corpus: Path, http: httpx.Client, refused: Any) -> None:
+    answer = http.post("/v1/datasets", json={"name": "squares", "path": str(corpus)})
+    refused(answer, 409, "dataset_exists", "name")
+
+
+def test_documents_have_their_pictures_in_place(house: Any, squares: str, http: httpx.Client) -> None:
+    page = house.admin.dataset_documents("squares")
+    assert page["total"] == 1
+    texts = [segment.get("text") or segment["image"] for segment in page["items"][0]["segments"]]
+    assert texts == ["First.", "one picture.png", "Second."]
+    url = page["items"][0]["segments"][1]["image_url"]
+    answer = http.get(url)
+    assert answer.content == picture()
+    assert answer.headers["content-type"] == "image/png"
+    assert house.admin.dataset_image("squares", "one picture.png") == picture()
+
+
+def test_captioned_images_can_be_leafed_through(house: Any, squares: str) -> None:
+    page = house.admin.dataset_documents("squares", view="pairs")
+    assert page["items"][0]["labels"] == {"colour": "red"}
+    assert [segment.get("text") for segment in page["items"][0]["segments"]] == [None, "a red square", "red"]
+    assert house.admin.dataset_documents("squares", offset=5) == {"items": [], "total": 1, "offset": 5}
+
+
+@pytest.mark.parametrize("name", ["absent.png", "..%2Finterleaved.jsonl", "%2Fetc%2Fpasswd", "a%5Cb"])
+def test_only_pictures_of_the_corpus_come_out(squares: str, http: httpx.Client, refused: Any, name: str) -> None:
+    refused(http.get(f"/v1/datasets/squares/images/{name}"), 404)
+
+
+def test_a_file_that_is_no_picture_is_not_given_to_a_browser(squares: str, http: httpx.Client, refused: Any) -> None:
+    refused(http.get("/v1/datasets/squares/images/draw.svg"), 422, "image_unreadable")
+
+
+def test_a_path_outside_the_roots_is_refused(data_root: Path, tmp_path: Path, http: httpx.Client, refused: Any) -> None:
+    write_corpus(tmp_path / "elsewhere")
+    link = data_root / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    for path in (tmp_path / "elsewhere", link, data_root / ".." / "x", Path("/etc"), Path("relative")):
+        for url, more in (("/v1/datasets/validate", {}), ("/v1/datasets", {"name": "escaped"})):
+            answer = http.post(url, json={"path": str(path), **more})
+            refused(answer, 422, "path_forbidden", "path")
+    refused(http.post("/v1/datasets/validate", json={"path": str(data_root / "absent")}), 422, "missing_files", "path")
+    refused(http.post("/v1/datasets/validate", json={"path": "nul\x00"}), 422, "bad_request", "path")
+    refused(http.get("/v1/datasets/escaped"), 404, "unknown_dataset")
+
+
+def test_a_broken_line_is_named_and_nothing_is_registered(data_root: Path, http: httpx.Client, refused: Any) -> None:
+    broken = write_corpus(data_root / "broken")
+    with (broken / "interleaved.jsonl").open("a") as file:
+        file.write('{"text_list": 3, "image_info": []}\n')
+    facts = refused(http.post("/v1/datasets", json={"name": "broken", "path": str(broken)}), 422, "bad_line")
+    assert "interleaved.jsonl:2" in facts["message"]
+    refused(http.get("/v1/datasets/broken"), 404, "unknown_dataset")
+
+
+def test_a_missing_picture_is_reported(house: Any, data_root: Path) -> None:
+    folder = write_corpus(data_root / "gap")
+    (folder / "images" / "one picture.png").unlink()
+    report = house.admin.validate_dataset(str(folder))
+    assert report["image_check"]["unreadable"] == 1
+    assert "one picture.png" in report["image_check"]["first"][0]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 101, ".hidden"])
+def test_a_bad_name_is_refused(corpus: Path, http: httpx.Client, refused: Any, name: str) -> None:
+    refused(http.post("/v1/datasets", json={"name": name, "path": str(corpus)}), 422, "bad_request", "name")

@@ -1,0 +1,142 @@
+"""Encoders in and out of the service, and their figures side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+
+def row(metric: str, value: float, **more: Any) -> dict[str, Any]:
+    facts = {"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": metric, "value": value}
+    return {**facts, "chance": 0.1, **more}
+
+
+def test_an_imported_encoder_is_found_by_id_and_name(house: Any, encoder: Any, encoder_dir: Path) -> None:
+    assert house.admin.encoder("tiny") == house.admin.encoder(encoder["id"]) == encoder
+    assert encoder["hash"] == hashlib.sha256((encoder_dir / "model.safetensors").read_bytes()).hexdigest()
+    assert encoder["info"]["parameters"] > 10_000
+    assert encoder in house.admin.encoders()
+    kept = house.home / "encoders" / encoder["id"]
+    assert (kept / "model.safetensors").is_file()
+    assert list(kept.parent.glob(".*")) == [], "nothing half-written is left"
+
+
+def test_an_export_is_what_from_pretrained_reads(house: Any, encoder: Any, encoder_dir: Path, tmp_path: Path) -> None:
+    from lcl_core.model import LCLModel
+
+    file = house.admin.export_encoder("tiny", tmp_path / "tiny.tar")
+    with tarfile.open(file) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / encoder["id"]
+    names = sorted(path.name for path in unpacked.iterdir())
+    assert names == sorted(path.name for path in encoder_dir.iterdir())
+    for name in names:
+        assert (unpacked / name).read_bytes() == (encoder_dir / name).read_bytes()
+    LCLModel.from_pretrained(unpacked)
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_the_announced_length_is_the_length(http: httpx.Client, encoder: Any) -> None:
+    answer = http.get(f"/v1/encoders/{encoder['id']}/export")
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert len(answer.content) % 10_240 == 0
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        assert all(name.endswith((".json", ".safetensors")) for name in archive.getnames())
+
+
+def test_pickles_code_and_links_do_not_travel(house: Any, data_root: Path, encoder_dir: Path) -> None:
+    source = data_root / "with-extras"
+    shutil.copytree(encoder_dir, source)
+    (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (source / "modeling.py").write_text("raise SystemExit")
+    (source / "key.json").symlink_to(house.home / "key")
+    made = house.admin.import_encoder("extras", str(source))
+    kept = {path.name for path in (house.home / "encoders" / made["id"]).iterdir()}
+    assert kept == {path.name for path in encoder_dir.iterdir()}
+
+
+def damage(folder: Path, how: str) -> None:
+    config = folder / "config.json"
+    weights = folder / "model.safetensors"
+    if how == "no config":
+        config.unlink()
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "another model":
+        config.write_text(json.dumps({"model_type": "bert"}))
+    elif how == "a link":
+        config.rename(folder.with_name("elsewhere.json"))
+        config.symlink_to(folder.with_name("elsewhere.json"))
+    elif how == "config is no JSON":
+        config.write_text("{")
+    elif how == "cut short":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif how == "a pickle":
+        weights.write_bytes(b"\x80\x04cos\nsystem\n.")
+    else:
+        weights.write_bytes(b"\xff" * 64)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["no config", "no weights", "another model", "a link", "config is no JSON"]
+    + ["cut short", "a pickle", "a giant header"],
+)
+def test_a_damaged_directory_is_not_imported(
+    house: Any, http: httpx.Client, refused: Any, data_root: Path, encoder_dir: Path, how: str
+) -> None:
+    source = data_root / how.replace(" ", "-")
+    shutil.copytree(encoder_dir, source)
+    damage(source, how)
+    before = sorted((house.home / "encoders").iterdir())
+    answer = http.post("/v1/encoders", json={"name": "damaged", "path": str(source)})
+    refused(answer, 422, "bad_encoder", "path")
+    assert sorted((house.home / "encoders").iterdir()) == before
+    refused(http.get("/v1/encoders/damaged"), 404, "unknown_encoder")
+
+
+def test_an_import_from_outside_the_roots_is_refused(http: httpx.Client, refused: Any, tmp_path: Path) -> None:
+    refused(http.post("/v1/encoders", json={"name": "x", "path": str(tmp_path)}), 422, "path_forbidden", "path")
+
+
+def test_figures_come_from_finished_evaluations(house: Any, encoder: Any) -> None:
+    assert house.admin.encoder_figures(encoder["id"]) == []
+    run_id = house.evaluated(encoder["id"], [row("IR@1", 0.25), row("IR@5", 0.5)])
+    figures = house.admin.encoder_figures("tiny")
+    assert [(figure["metric"], figure["value"], figure["run_id"]) for figure in figures] == [
+        ("IR@1", 0.25, run_id),
+        ("IR@5", 0.5, run_id),
+    ]
+    assert figures[0]["dataset"] == "sample"
+
+
+def test_two_encoders_are_compared_on_equal_terms(house: Any, encoder: Any, encoder_dir: Path) -> None:
+    left = house.admin.import_encoder("left", str(encoder_dir))
+    right = house.admin.import_encoder("right", str(encoder_dir))
+    house.evaluated(left["id"], [row("IR@1", 0.9)])
+    house.evaluated(left["id"], [row("IR@1", 0.25), row("IR@5", 0.5)])  # newer: it counts
+    house.evaluated(right["id"], [row("IR@1", 0.75), row("IR@10", 1.0)])
+    house.evaluated(right["id"], [row("IR@5", 0.7)], dataset_hash="e" * 64)  # other data: not comparable
+    found = house.admin.compare_encoders("left", right["id"])
+    assert (found["left"]["name"], found["right"]["name"]) == ("left", "right")
+    assert [(r["metric"], r["left"], r["right"], r["difference"]) for r in found["rows"]] == [("IR@1", 0.25, 0.75, 0.5)]
+
+
+@pytest.mark.parametrize("path", ["absent", "absent/figures", "absent/export", "compare?left=absent&right=absent"])
+def test_an_unknown_encoder_is_404(http: httpx.Client, refused: Any, path: str) -> None:
+    refused(http.get(f"/v1/encoders/{path}"), 404, "unknown_encoder")
+
+
+def test_files_that_are_gone_are_told(house: Any, http: httpx.Client, refused: Any, encoder_dir: Path) -> None:
+    made = house.admin.import_encoder("gone", str(encoder_dir))
+    shutil.rmtree(house.home / "encoders" / made["id"])
+    refused(http.get("/v1/encoders/gone/export"), 410, "missing_files")
+    refused(http.post("/v1/embeddings", json={"model": "gone", "input": "x"}), 422, "encoder_unreadable")

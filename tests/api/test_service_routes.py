@@ -1,0 +1,235 @@
+"""Bounds, headers, errors, health, figures and documentation of the service as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from api import errors
+from api.middleware import Envelope, depth_of
+from api.settings import ApiSettings
+from deploy.broker import EmbeddedBroker
+from lcl_core.runs.tables import Worker
+
+
+def test_healthz_asks_for_nothing(house: Any) -> None:
+    with house.http(None) as stranger:
+        assert stranger.get("/healthz").json() == {"status": "ok"}
+
+
+def test_readyz_names_what_is_missing(house: Any) -> None:
+    with house.http(None) as stranger:
+        answer = stranger.get("/readyz")
+    assert answer.status_code == 503
+    found = answer.json()
+    assert found["ready"] is False
+    assert found["checks"]["database"]["ok"] is True
+    assert found["checks"]["broker"]["ok"] is False
+    assert found["error"]["code"] == "not_ready"
+    assert "broker" in found["error"]["message"]
+    assert house.admin.health() == found
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(tmp_path) as running:
+        yield running
+
+
+def test_readyz_wants_a_worker_that_consumes(serve: Any, broker: EmbeddedBroker, tmp_path: Path) -> None:
+    settings = ApiSettings(home=tmp_path, broker_url=broker.url)
+    with serve(settings) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        checks = client.get("/readyz").json()["checks"]
+        assert checks["broker"]["ok"]
+        assert (checks["worker"]["ok"], checks["worker"]["detail"]) == (False, "none has registered; start one")
+        moment = datetime.now(UTC)
+        worker = Worker(id="w", host="here", pid=1, devices=["cpu"], started_at=moment, seen_at=moment)
+        _add(settings, worker)
+        assert "no message" in client.get("/readyz").json()["checks"]["worker"]["detail"]
+        worker.consumed_at = moment
+        _add(settings, worker)
+        assert client.get("/readyz").status_code == 200
+
+
+def _add(settings: ApiSettings, worker: Worker) -> None:
+    from lcl_core.runs.database import Database
+
+    database = Database(settings.resolved_database_url)
+    with database.session() as session:
+        session.merge(worker)
+    database.dispose()
+
+
+def test_metrics_count_runs_and_requests(house: Any, http: httpx.Client) -> None:
+    run_id = house.submit()
+    http.get(f"/v1/runs/{run_id}")
+    http.get("/v1/nowhere")
+    text = http.get("/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    states = {sample.labels["state"]: sample.value for sample in families["lcl_runs"].samples}
+    assert states["queued"] >= 1
+    assert states["running"] == 0
+    counts = [sample for sample in families["lcl_request_seconds"].samples if sample.name.endswith("_count")]
+    routes = {(sample.labels["route"], sample.labels["status"]): sample.value for sample in counts}
+    assert routes["/v1/runs/{run_id}", "200"] >= 1
+    assert routes["unmatched", "404"] >= 1
+    assert run_id not in text, "ids are no labels"
+
+
+def test_workers_are_listed(house: Any) -> None:
+    moment = datetime.now(UTC)
+    with house.context.database.session() as session:
+        session.add(Worker(id="w", host="here", pid=7, devices=["cpu"], started_at=moment, seen_at=moment))
+    listed = house.admin.workers()
+    assert [(row["id"], row["devices"], row["current_run"]) for row in listed] == [("w", ["cpu"], None)]
+
+
+def test_every_answer_carries_its_headers(house: Any) -> None:
+    with house.http(None) as stranger:
+        for path in ("/healthz", "/v1/runs", "/nowhere", "/docs", "/openapi.json"):
+            headers = stranger.get(path).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "DENY"
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert re.fullmatch(r"[0-9a-f]{32}", headers["x-request-id"])
+            assert "access-control-allow-origin" not in headers
+            assert "server" not in headers
+        given = stranger.get("/healthz", headers={"x-request-id": "mine-1", "origin": "https://evil.example"})
+        assert given.headers["x-request-id"] == "mine-1"
+        assert "access-control-allow-origin" not in given.headers
+        assert stranger.get("/healthz", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
+
+
+def test_what_is_not_there_and_not_allowed(http: httpx.Client, refused: Any) -> None:
+    refused(http.get("/v1/nowhere"), 404, "not_found")
+    answer = http.put("/v1/runs")
+    refused(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"{", 400, "bad_json"),
+        (b"", 422, "bad_request"),
+        (b"[1]", 422, "bad_request"),
+        (b'{"kind": "\xff"}', 422, "bad_json"),
+        ('{"kind": "pretrain"}'.encode("utf-16"), 422, "bad_json"),
+        (b"[" * 65 + b"]" * 65, 422, "bad_json"),
+        (b"[" * 100_000, 422, "bad_json"),
+        (b'{"a":' * 200_000 + b"1" + b"}" * 200_000, 422, "bad_json"),
+        (b'{"kind": "pretrain", "spec": {"\\ud800": 1}}', 422, "bad_spec"),
+        (b'{"kind": "pretrain", "spec": {}, "name": "\\ud800"}', 422, "bad_request"),
+        (b'{"kind": "pretrain", "spec": {}, "tags": ["\\ud800"]}', 422, "bad_request"),
+        (b"x" * (2 * 2**20 + 1), 413, "body_too_large"),
+    ],
+)
+def test_a_hostile_body_is_refused(http: httpx.Client, refused: Any, content: bytes, status: int, code: str) -> None:
+    answer = http.post("/v1/runs", content=content, headers={"content-type": "application/json"})
+    refused(answer, status, code)
+
+
+def test_a_body_without_a_length_is_bounded_too(http: httpx.Client, refused: Any) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 2**16
+
+    answer = http.post("/v1/runs", content=chunks(), headers={"content-type": "application/json"})
+    refused(answer, 413, "body_too_large")
+
+
+def test_another_media_type_is_refused(http: httpx.Client, refused: Any) -> None:
+    answer = http.post("/v1/runs", content=b"kind=pretrain", headers={"content-type": "text/plain"})
+    refused(answer, 422, "bad_request")
+
+
+def test_depth_is_counted_outside_strings() -> None:
+    assert depth_of(b'["' + b"[" * 99 + b'"]', 50) == 1
+    assert depth_of(b'["\\"' + b"{" * 99 + b'"]', 50) == 1
+    assert depth_of(b"[[], []]" * 40, 50) == 2
+    assert depth_of(b"[" * 99, 50) == 51
+
+
+def test_an_unexpected_error_shows_its_number_alone() -> None:
+    app = FastAPI()
+    errors.install(app)
+    seen: list[tuple[str, str, int]] = []
+    app.add_middleware(Envelope, observe=lambda method, route, status, _: seen.append((method, route, status)))
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("the secret is 42")
+
+    import asyncio
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/broken", headers={"x-request-id": "find-me"})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert "find-me" in answer.json()["error"]["message"]
+    assert "42" not in answer.text
+    assert answer.headers["x-request-id"] == "find-me"
+    assert seen == [("GET", "/broken", 500)]
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(house: Any) -> None:
+    with house.http(None) as stranger:
+        page = stranger.get("/docs")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "script-src 'self'" in page.headers["content-security-policy"]
+        addresses = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert addresses
+        for address in addresses:
+            if address == "data:,":  # the empty icon
+                continue
+            assert address.startswith("/")
+            loaded = stranger.get(address)
+            assert loaded.status_code == 200
+            assert "http://" not in loaded.text
+            assert "https://" not in loaded.text
+        assert stranger.get("/docs/docs.js").headers["content-type"].startswith("text/javascript")
+        assert stranger.get("/docs/docs.css").headers["content-type"].startswith("text/css")
+
+
+def test_the_description_covers_every_call_and_its_errors(house: Any) -> None:
+    with house.http(None) as stranger:
+        described = stranger.get("/openapi.json").json()
+    for path, operations in described["paths"].items():
+        for verb, operation in operations.items():
+            refusal = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
+            assert refusal == {"$ref": "#/components/schemas/ErrorBody"}, f"{verb} {path}"
+            if path.startswith("/v1/"):
+                assert operation["security"] == [{"HTTPBearer": []}], f"{verb} {path}"
+    assert "HTTPValidationError" not in json.dumps(described)
+
+
+def test_many_writers_at_once_are_all_served(house: Any) -> None:
+    failures: list[str] = []
+
+    def write() -> None:
+        with house.http("submitter") as client:
+            for _ in range(3):
+                answer = client.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}})
+                if answer.status_code != 202:
+                    failures.append(answer.text)
+
+    threads = [threading.Thread(target=write) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

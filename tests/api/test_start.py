@@ -1,0 +1,164 @@
+"""Processes as a person starts them: what they import, what they refuse, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LCL_")}
+    return {**kept, "LCL_HOME": str(home), **more}
+
+
+@contextmanager
+def api(home: Path, port: int, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """``python -m api`` as a process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api"],
+        cwd=ROOT,
+        env=environment(home, LCL_API_PORT=str(port), **more),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def loaded_after(code: str, home: Path) -> list[str]:
+    report = f"import json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    return json.loads(python(f"{code}\n{report}", LCL_HOME=str(home)).splitlines()[-1])
+
+
+def test_the_client_and_the_command_line_are_light(tmp_path: Path) -> None:
+    assert loaded_after("import api.client", tmp_path) == []
+    more = "import api.cli, sys; assert not {'fastapi', 'sqlalchemy', 'pydantic'} & set(sys.modules), 'not light'"
+    assert loaded_after(more, tmp_path) == []
+
+
+def test_the_api_starts_and_answers_without_anything_heavy(tmp_path: Path) -> None:
+    code = """
+import asyncio, httpx
+from api.app import create_app
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        key = app.state.context.settings.key_file.read_text().strip()
+        transport = httpx.ASGITransport(app)
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            paths = ("/v1/runs", "/v1/datasets", "/v1/encoders", "/v1/collections", "/v1/workers", "/v1/specs/pretrain",
+                     "/v1/keys", "/healthz", "/metrics", "/docs", "/openapi.json")
+            for path in paths:
+                answer = await client.get(path)
+                assert answer.status_code == 200, (path, answer.text)
+
+asyncio.run(main())
+"""
+    assert loaded_after(code, tmp_path) == []
+
+
+def test_torch_comes_with_the_first_inference_and_not_before(tmp_path: Path) -> None:
+    code = """
+import asyncio, httpx, sys
+from api.app import create_app
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        key = app.state.context.settings.key_file.read_text().strip()
+        transport = httpx.ASGITransport(app)
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            assert (await client.get("/v1/datasets/sample/documents")).status_code == 200
+            assert (await client.get("/v1/datasets/sample/statistics")).status_code == 200
+            spec = {"kind": "pretrain", "spec": {"preset": "sample"}}
+            assert (await client.post("/v1/runs", json=spec)).status_code == 202
+            assert (await client.post("/v1/embeddings", json={"model": "none", "input": "x"})).status_code == 404
+
+asyncio.run(main())
+"""
+    assert not {"torch", "transformers", "torchvision"} & set(loaded_after(code, tmp_path))
+
+
+def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventually: Any) -> None:
+    url = f"http://127.0.0.1:{free_port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, "the service ended by itself"
+        try:
+            return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with api(tmp_path, free_port) as process:
+        eventually(answers, "the service")
+        key = (tmp_path / "key").read_text().strip()
+        listed = httpx.get(f"{url}/v1/datasets", headers={"authorization": f"Bearer {key}"}, trust_env=False)
+        assert [row["name"] for row in listed.json()["items"]] == ["sample"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
+        ({"LCL_TEAM": "1", "LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
+        ({"LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
+        ({"LCL_MAX_JSON_DEPTH": "many"}, "LCL_MAX_JSON_DEPTH"),
+        ({"LCL_DATA_ROOTS": "[1"}, "LCL_DATA_ROOTS"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(
+    tmp_path: Path, free_port: int, settings: dict[str, str], word: str
+) -> None:
+    with api(tmp_path, free_port, **settings) as process:
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 2
+    assert word in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "lcl.db").exists()
+
+
+def test_a_database_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, free_port: int) -> None:
+    url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
+    for settings in ({"LCL_DATABASE_URL": url}, {"LCL_DATABASE_URL": "sqlite:////proc/none/lcl.db"}):
+        with api(tmp_path, free_port, **settings) as process:
+            _, told = process.communicate(timeout=60)
+            assert process.returncode == 1
+        assert told.startswith("error: the service cannot start")
+        assert "Traceback" not in told
+        assert "s3cret" not in told

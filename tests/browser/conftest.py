@@ -1,0 +1,288 @@
+"""A real service and the real page on free ports, a tiny encoder with a collection, and Chromium to look at them."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+HERE = Path(__file__).parent
+PICTURES = 40
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+PATIENCE_MS = 15_000
+Json = dict[str, Any]
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """An ASGI application in a thread; its address."""
+    import uvicorn
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            thread.join(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+class World:
+    """The service as the page sees it (``client``), and its database as a worker sees it."""
+
+    def __init__(self, home: Path, settings: Any, api_url: str) -> None:
+        from api.client import Client
+        from api.context import Context
+
+        self.home = home
+        self.context = Context(settings)
+        self.client = Client(api_url, (home / "key").read_text().strip(), attempts=1)
+
+    def close(self) -> None:
+        self.client.close()
+        self.context.close()
+
+    def claim(self, run_id: str) -> Any:
+        """Take runs as a worker does until this one comes; the others are cancelled out of the way."""
+        from lcl_core.runs import store
+
+        while True:
+            with self.context.database.session() as session:
+                claim = store.claim_next(session, "worker-1")
+            assert claim is not None, f"{run_id} is not queued"
+            if claim.run_id == run_id:
+                return claim
+            self.settle(claim, store.Cancelled())
+
+    def record(self, claim: Any, *lines: Json) -> None:
+        from lcl_core.runs import store
+
+        with self.context.database.session() as session:
+            store.record_metrics(session, claim, lines)
+
+    def settle(self, claim: Any, outcome: Any) -> None:
+        from lcl_core.runs import store
+
+        store.settle(self.context.database, claim, outcome, self.folder(claim.run_id), self.home, 1.0)
+
+    def folder(self, run_id: str) -> Path:
+        from lcl_core.rundir import RunDir
+
+        run_dir = RunDir(self.home / "runs" / run_id)
+        run_dir.prepare({"run_id": run_id})
+        return run_dir.path
+
+    def finish(self, kind: str, spec: Json, outcome: Any, encoder_id: str | None = None, **more: Any) -> str:
+        """Submit a run and end it as a worker would."""
+        from lcl_core.runs import store
+
+        run_id = self.client.submit(kind, spec, **more)["id"]
+        claim = self.claim(run_id)
+        with self.context.database.session() as session:
+            store.begin_attempt(session, claim, encoder_id=encoder_id, from_scratch=False)
+        self.settle(claim, outcome)
+        return run_id
+
+
+@pytest.fixture(scope="session")
+def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A service that holds nothing but the sample dataset."""
+    with _world(tmp_path_factory.mktemp("empty")) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> Iterator[World]:
+    """A service with an encoder named ``tiny``, a collection ``drawings``, and runs in several states."""
+    with _world(tmp_path_factory.mktemp("home")) as world:
+        _furnish(world, sample_zip)
+        yield world
+
+
+@contextmanager
+def _world(home: Path) -> Iterator[World]:
+    from api.app import create_app
+    from api.settings import ApiSettings
+
+    settings = ApiSettings(home=home, data_roots=[home], _env_file=None)  # type: ignore[call-arg]
+    with served(create_app(settings)) as url:
+        world = World(home, settings, url)
+        yield world
+        world.close()
+
+
+def _furnish(world: World, sample_zip: Path) -> None:
+    from lcl_core.data import open_corpus
+    from lcl_core.runs import store
+
+    corpus = open_corpus(sample_zip)
+    pairs = list(corpus.pairs("test_vendor"))[:PICTURES]
+    folder = _save_encoder(world.home / "incoming", [caption for pair in pairs for caption in pair.captions])
+    encoder = world.client.import_encoder("tiny", str(folder))
+    rows = [
+        {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "metric": "IR@5", "value": 0.171,
+         "chance": 0.0085, "untrained": 0.0102, "count": 590, "interval": [0.142, 0.203]},
+        {"task": "classification", "split": "test_vendor", "variant": "subgroup", "metric": "accuracy",
+         "value": 0.417, "chance": 0.031, "untrained": 0.142, "count": 590, "interval": [0.378, 0.457]},
+    ]  # fmt: skip
+    result = {"encoder": "tiny", "encoder_hash": encoder["hash"], "dataset": "sample", "dataset_hash": "0", "rows": rows}
+    _index(world, encoder, folder, corpus, pairs)
+    world.finish("evaluate", {"encoder": "tiny"}, store.Succeeded(result), encoder["id"], name="examined")
+    reason = {"code": "out_of_memory", "message": "the trainer ran out of memory", "field": "batch.tokens"}
+    world.finish("pretrain", {"preset": "sample"}, store.Failed(reason), name="too large")
+
+
+def _save_encoder(folder: Path, texts: list[str]) -> Path:
+    """Fresh weights in the layout of a run's encoder: 32-pixel pictures, vectors of 24 numbers."""
+    from lcl_core.data import train_bpe
+    from lcl_core.model import LCLConfig, LCLProcessor
+    from lcl_core.train.build import build_model
+
+    tokenizer = train_bpe(texts, vocab_size=400)
+    config = LCLConfig(
+        image_size=32,
+        patch_size=16,
+        vision_width=32,
+        vision_layers=1,
+        vision_head_width=16,
+        text_width=24,
+        text_layers=1,
+        text_heads=2,
+        context_length=64,
+        vocab_size=tokenizer.vocab_size,
+        **{f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")},
+    )
+    build_model(config, 0).save_pretrained(folder)
+    LCLProcessor(tokenizer, config.image_size).save_pretrained(folder)
+    return folder
+
+
+def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any]) -> None:
+    """What an index run of these pictures makes, registered as a worker registers it."""
+    from lcl_core.runs import store
+    from lcl_core.serving import EncoderSession, NewItem, build_collection
+
+    session = EncoderSession(encoder_dir, "cpu")
+    items = [
+        NewItem(pair.image, corpus.image_bytes(pair.image), "image/webp", captions=pair.captions, labels=pair.labels)
+        for pair in pairs
+    ]
+    texts = list(dict.fromkeys(caption for pair in pairs for caption in pair.captions))
+    run_id = world.client.submit("index", {"encoder": "tiny", "collection": "drawings"})["id"]
+    claim = world.claim(run_id)
+    with world.context.database.session() as database_session:
+        store.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
+    build_collection(
+        world.folder(run_id) / "artifacts" / "collection",
+        items,
+        session.embed_images([corpus.read_image(pair.image) for pair in pairs]),
+        dict(zip(texts, session.embed_texts(texts), strict=True)),
+        name="drawings",
+        encoder_hash=encoder["hash"],
+    )
+    facts = {"path": "artifacts/collection", "name": "drawings", "encoder_hash": encoder["hash"]}
+    facts |= {"images": len(items), "texts": len(texts), "dim": 24}
+    world.settle(claim, store.Succeeded({"collection": facts}))
+
+
+@pytest.fixture(scope="session")
+def page_url(world: World) -> Iterator[str]:
+    from ui.app import build_app
+
+    with served(build_app(world.client)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def empty_url(empty_world: World) -> Iterator[str]:
+    from ui.app import build_app
+
+    with served(build_app(empty_world.client)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def away_url() -> Iterator[str]:
+    """The page of a service that is not there."""
+    from api.client import Client
+    from ui.app import build_app
+
+    with socket.socket() as nobody:  # bound, not listening: the port refuses
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        with Client(f"http://127.0.0.1:{port}", "key", attempts=1) as client, served(build_app(client)) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    done = subprocess.run([sys.executable, str(HERE / "chromium.py")], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no Chromium: set LCL_CHROMIUM, or install one")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=done.stdout.strip(), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Opens pages, and holds against them what a visitor must never meet: errors, and requests to elsewhere."""
+
+    def __init__(self, browser: Any, stack: ExitStack) -> None:
+        self.browser = browser
+        self.stack = stack
+        self.complaints: list[str] = []
+
+    def open(self, url: str, width: int = 1280, height: int = 900, scheme: str = "light") -> Any:
+        size: Any = {"width": width, "height": height}
+        context = self.browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+        self.stack.callback(context.close)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        origin = url.split("?")[0].rstrip("/")
+        page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
+        page.on("request", lambda request: self._look(request.url, origin))
+        page.goto(url)
+        page.get_by_role("heading", name="LCL", exact=True).wait_for()
+        return page
+
+    def _look(self, url: str, origin: str) -> None:
+        if not url.startswith((origin, "data:", "blob:")):
+            self.complaints.append(f"left the origin: {url}")
+
+
+@pytest.fixture
+def visitor(chromium: Any) -> Iterator[Visitor]:
+    with ExitStack() as stack:
+        visitor = Visitor(chromium, stack)
+        yield visitor
+        assert visitor.complaints == []
+
+
+@pytest.fixture
+def png() -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (40, 40), "crimson").save(out, "PNG")
+    return out.getvalue()

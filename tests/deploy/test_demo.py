@@ -1,0 +1,152 @@
+"""The demonstration's steps, screens and table, on a service that answers from a script."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from api.client import Client
+from deploy import demo
+from deploy.demo import Follower, Outcome, run_demo
+from deploy.report import facts, number, print_report
+from deploy.screen import LiveScreen, PlainScreen, clock, describe, screen_on
+from lcl_core.errors import UserError
+
+Json = dict[str, Any]
+METRICS = {
+    "step": 1200,
+    "total_steps": 3000,
+    "contrastive_loss": 3.21,
+    "generation_loss": 4.5,
+    "images_per_s": 1234.5,
+    "seconds_left": 187.2,
+}
+ENCODER = {"steps": 3000, "seconds": 201.4, "images_seen": 190000, "parameters": 6_400_000, "path": "artifacts/encoder"}
+ROW = {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "chance": 0.0085, "untrained": None}
+RESULTS: dict[str, Json] = {
+    "pretrain": {"encoder": ENCODER},
+    "evaluate": {
+        "rows": [
+            {**ROW, "metric": "IR@5", "value": 0.12, "count": 590, "candidates": 590},
+            {**ROW, "metric": "IR@10", "value": 0.77777, "count": 590, "candidates": 590},
+        ]
+    },
+    "index": {"collection": {"name": "sample", "images": 5900, "texts": 5900}},
+}
+
+
+class ScriptedService:
+    """Speaks as the client does; each run is queued, then running, then ends as told."""
+
+    def __init__(self, ends: dict[str, str]) -> None:
+        self.ends = ends
+        self.submitted: list[tuple[str, Json]] = []
+        self._states: dict[str, Iterator[str]] = {}
+
+    def submit(self, kind: str, spec: Json, **_: Any) -> Json:
+        self.submitted.append((kind, spec))
+        self._states[kind] = iter(["queued", "running", "running", self.ends.get(kind, "succeeded")])
+        return self.run(kind)
+
+    def run(self, kind: str) -> Json:
+        state = next(self._states[kind])
+        run: Json = {"id": kind, "kind": kind, "state": state, "progress": METRICS if state == "running" else None}
+        run |= {"reason": None, "result": None, "encoder_id": None}
+        if state == "succeeded":
+            run |= {"result": RESULTS[kind], "encoder_id": "enc_1", "progress": {**METRICS, "step": 3000}}
+        if state == "failed":
+            run["reason"] = {"code": "bad_data", "message": "interleaved.jsonl:7: no images"}
+        return run
+
+    def logs(self, run_id: str, offset: int = 0) -> Json:
+        return {"text": "\n".join(f"line {i}" for i in range(100)), "offset": 0}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "POLL_SECONDS", 0.0)
+
+
+def console(terminal: bool = False) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=160), out
+
+
+def demonstrate(service: ScriptedService) -> tuple[Outcome, str]:
+    on, out = console()
+    with screen_on(on) as screen:
+        outcome = run_demo(cast(Client, service), screen, check=lambda: None)
+    print_report(on, outcome)
+    return outcome, out.getvalue()
+
+
+def test_three_runs_one_after_the_other() -> None:
+    service = ScriptedService({})
+    outcome, text = demonstrate(service)
+    assert service.submitted == [
+        ("pretrain", {"preset": "sample"}),
+        ("evaluate", {"encoder": "enc_1", "splits": ["test_vendor"], "source": "emoji"}),
+        ("index", {"encoder": "enc_1", "collection": "sample"}),
+    ]
+    assert outcome.index["state"] == "succeeded"
+    assert "text → image, R@5" in text
+    assert ".120" in text
+    assert ".778" not in text, "the table keeps to the main measurements"
+    assert "Training took 3:21 min (201 s): 3,000 steps, 190,000 pictures, 6.4 M parameters." in text
+
+
+def test_a_failed_run_ends_it_with_the_reason_and_the_log() -> None:
+    service = ScriptedService({"evaluate": "failed"})
+    with pytest.raises(UserError, match=r"evaluate run evaluate failed: interleaved\.jsonl:7: no images") as caught:
+        demonstrate(service)
+    assert [kind for kind, _ in service.submitted] == ["pretrain", "evaluate"]
+    assert "line 99" in str(caught.value)
+    assert "line 50" not in str(caught.value)
+
+
+def test_a_dead_part_ends_it() -> None:
+    def check() -> None:
+        raise UserError("worker was killed by SIGKILL", code="child_died")
+
+    on, _ = console()
+    follow = Follower(cast(Client, ScriptedService({})), PlainScreen(on), check)
+    with pytest.raises(UserError, match="worker was killed"):
+        follow("pretrain", {})
+
+
+def test_progress_in_words() -> None:
+    run: Json = {"state": "running", "kind": "pretrain", "progress": METRICS}
+    assert describe(run) == "step 1,200 of 3,000 · contrastive 3.210 · generation 4.500 · 1,234 images/s · 3:07 left"
+    assert describe({"state": "queued", "progress": None}) == "waiting for the worker"
+    assert describe({"state": "running", "progress": {}}) == "starting"
+    phase = {"step": 0, "total_steps": 10, "phase": "preparing"}
+    assert describe({"state": "running", "progress": phase}) == "preparing · step 0 of 10"
+
+
+def test_plain_lines_are_few() -> None:
+    on, out = console()
+    screen = PlainScreen(on, every=3600)
+    for _ in range(50):
+        screen.update({"state": "running", "kind": "pretrain", "progress": METRICS})
+    screen.finish({"state": "succeeded", "kind": "pretrain", "progress": METRICS})
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["step", "succeeded"]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    on, out = console(terminal=True)
+    with screen_on(on) as screen:
+        assert isinstance(screen, LiveScreen)
+        screen.update({"id": "r", "state": "running", "kind": "pretrain", "progress": METRICS})
+        screen.finish({"id": "r", "state": "succeeded", "kind": "pretrain", "progress": METRICS})
+    assert "step 1,200 of 3,000" in out.getvalue()
+
+
+def test_numbers_and_clocks() -> None:
+    assert [number(value) for value in (0.1234, 1.0, 0.0, None)] == [".123", "1.000", ".000", "–"]
+    assert [clock(seconds) for seconds in (-3, 59.6, 3600)] == ["0:00", "1:00", "60:00"]
+    outcome = Outcome({"result": RESULTS["pretrain"]}, {}, {"result": RESULTS["index"]})
+    assert facts(outcome)[1] == "Collection 'sample' holds 5,900 pictures and 5,900 texts."

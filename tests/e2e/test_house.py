@@ -1,0 +1,178 @@
+"""The whole service on one folder: from a submission over REST to a search hit, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.client import ApiError, Client
+from deploy.child import PROJECT
+from deploy.house import House
+from lcl_core.data import open_corpus
+
+pytestmark = pytest.mark.e2e
+Json = dict[str, Any]
+
+SMALL: Json = {
+    "model": {
+        "image_size": 32,
+        "patch_size": 16,
+        "vision_width": 32,
+        "vision_layers": 1,
+        "vision_head_width": 16,
+        "text_width": 32,
+        "text_layers": 1,
+        "text_heads": 2,
+        "context_length": 96,
+    },
+    "tokenizer": {"vocab_size": 400},
+    "data": {
+        "sources": [{"dataset": "sample", "view": "interleaved"}, {"dataset": "sample", "view": "pairs"}],
+        "piece_images": 2,
+    },
+    "batch": {"tokens": 512, "images": 8},
+    "optimizer": {"warmup_steps": 1},
+    "steps": 6,
+    "log_every": 1,
+    "checkpoint_every": 3,
+}
+ENDLESS = {**SMALL, "steps": 1_000_000, "checkpoint_every": 1_000_000}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with House(tmp_path_factory.mktemp("house"), say=print, ports=(0, 0)) as house, house.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def pretrained(client: Client) -> Json:
+    return succeeded(client, client.submit("pretrain", SMALL, name="small"))
+
+
+def succeeded(client: Client, run: Json) -> Json:
+    run = client.wait(run["id"])
+    assert run["state"] == "succeeded", f"{run['reason']}\n{client.logs(run['id'])['text']}"
+    return run
+
+
+def test_a_run_makes_an_encoder(client: Client, pretrained: Json) -> None:
+    figures = [line for line in client.metrics(pretrained["id"]) if "contrastive_loss" in line]
+    assert [line["step"] for line in figures] == [1, 2, 3, 4, 5, 6]
+    assert all(line["generation_loss"] > 0 for line in figures)
+    result = pretrained["result"]["encoder"]
+    assert result["steps"] == 6
+    assert client.encoder(pretrained["encoder_id"])["hash"] == result["hash"]
+
+
+def test_an_encoder_is_examined(client: Client, pretrained: Json) -> None:
+    spec = {
+        "encoder": pretrained["encoder_id"],
+        "splits": ["test_vendor"],
+        "source": "emoji",
+        "tasks": ["retrieval"],
+    }
+    result = succeeded(client, client.submit("evaluate", spec))["result"]
+    assert result["encoder_hash"] == pretrained["result"]["encoder"]["hash"]
+    row = next(row for row in result["rows"] if row["metric"] == "IR@5")
+    assert 0 <= row["value"] <= 1
+    assert row["untrained"] is not None
+    assert 0 < row["chance"] < 0.05
+
+
+def test_from_a_run_to_a_search_hit(client: Client, pretrained: Json, sample_zip: Path) -> None:
+    spec = {"encoder": pretrained["encoder_id"], "collection": "found", "splits": ["test_vendor"]}
+    index = succeeded(client, client.submit("index", spec))
+    assert client.collection("found")["id"] == index["collection_id"]
+    corpus = open_corpus(sample_zip)
+    wanted = corpus.pairs(split="test_vendor")[3]
+    hits = client.search("found", image=corpus.image_bytes(wanted.image), k=3)["hits"]
+    assert len(hits) == 3
+    assert hits[0]["caption"] == wanted.captions[0], "a picture finds itself first"
+    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-3)
+    assert client.item_image("found", hits[0]["id"])
+    text = client.search("found", text="a red heart", target="images", k=5)["hits"]
+    assert [hit["score"] for hit in text] == sorted((hit["score"] for hit in text), reverse=True)
+
+
+def test_an_encoder_serves(client: Client, pretrained: Json, sample_zip: Path) -> None:
+    corpus = open_corpus(sample_zip)
+    picture = corpus.image_bytes(corpus.pairs(split="test_vendor")[0].image)
+    encoder = pretrained["encoder_id"]
+    (vector,) = client.embed_images(encoder, [picture])
+    assert sum(value * value for value in vector) == pytest.approx(1.0, abs=1e-4)
+    assert len(client.embed_texts(encoder, ["a cat"])[0]) == len(vector)
+    assert isinstance(client.caption(encoder, [picture], max_new_tokens=4)[0], str)
+
+
+def test_a_bad_spec_is_refused_where_it_is_bad(client: Client) -> None:
+    with pytest.raises(ApiError) as caught:
+        client.submit("pretrain", {"model": {"image_size": 63}})
+    assert caught.value.status == 422
+    assert "image_size" in caught.value.message
+
+
+def test_a_cancelled_run_goes_on_where_it_stopped(client: Client) -> None:
+    run = client.submit("pretrain", {**SMALL, "steps": 2000, "checkpoint_every": 1, "keep_checkpoints": 1})
+    poll(lambda: (client.run(run["id"])["progress"] or {}).get("step", 0) >= 2, "two steps")
+    client.cancel(run["id"])
+    assert client.wait(run["id"])["state"] == "cancelled"
+    stopped = client.run(run["id"])["progress"]["step"]
+    client.resume(run["id"])
+    poll(lambda: client.run(run["id"])["progress"]["step"] > stopped, "a step more")
+    client.cancel(run["id"])
+    assert client.wait(run["id"])["state"] == "cancelled"
+    steps = [line["step"] for line in client.metrics(run["id"]) if "contrastive_loss" in line]
+    assert steps == list(range(1, len(steps) + 1)), "no step twice, none left out"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "deploy.local", "up", "--home", str(home)]
+    launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    with launcher:
+        assert launcher.stdout is not None
+        lines = iter(launcher.stdout.readline, "")
+        words = next(line for line in lines if line.startswith("api ")).split()
+        with Client(words[1].removesuffix("/docs"), (home / "key").read_text(encoding="ascii").strip()) as client:
+            run = client.submit("pretrain", ENDLESS)
+            poll(lambda: (client.run(run["id"])["progress"] or {}).get("step", 0) >= 1, "a first step")
+        family = processes_of(home)
+        assert {"workers", "api", "ui", "lcl_core.train"} <= {module for _, module in family}
+        launcher.send_signal(how)
+        status = launcher.wait(60)
+    assert status == (0 if how == signal.SIGTERM else -signal.SIGKILL)
+    poll(lambda: not processes_of(home), "the end of every process")
+
+
+def poll(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def processes_of(home: Path) -> list[tuple[int, str]]:
+    """Number and module of every process whose command line or environment names ``home``, launchers apart."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            facts = (folder / "environ").read_bytes().decode("utf-8", "replace")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        module = words[words.index("-m") + 1] if "-m" in words else words[0]
+        if words != [""] and module != "deploy.local" and (str(home) in facts or str(home) in " ".join(words)):
+            found.append((int(folder.name), module))
+    return found

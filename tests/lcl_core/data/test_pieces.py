@@ -1,0 +1,64 @@
+"""Documents cut into pieces."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from lcl_core.data.interleave import Placement
+from lcl_core.data.pieces import PieceIndex, cut_piece, draw_sizes, drop_lead_in, piece_count
+
+
+@pytest.mark.parametrize("images", range(8))
+@pytest.mark.parametrize("most", range(1, 6))
+def test_sizes_add_up_within_bounds(images: int, most: int) -> None:
+    drawn = {tuple(draw_sizes(random.Random(seed), images, most)) for seed in range(200)}
+    for sizes in drawn:
+        assert sum(sizes) == images
+        assert len(sizes) == piece_count(images, most)
+        assert all(0 < size <= most for size in sizes) or images == 0
+    if images == 6 and most == 3:
+        assert len(drawn) == 7, "all compositions of 6 into 3 parts of 1 to 3 occur"
+
+
+def test_pieces_cover_the_document_once() -> None:
+    placements = [Placement(sentence, f"{sentence}") for sentence in (1, 2, 5, 8)]
+    for sizes in ([4], [1, 1, 1, 1], [2, 2], [1, 3], [3, 1]):
+        pieces = [cut_piece(placements, sizes, number, sentences=11) for number in range(len(sizes))]
+        assert [place for own, _ in pieces for place in own] == placements
+        assert [sentence for _, span in pieces for sentence in span] == list(range(11))
+        for (own, span), size in zip(pieces, sizes, strict=True):
+            assert len(own) == size
+            assert all(place.sentence in span for place in own)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "lead_in", "room", "dropped"),
+    [
+        ([5, 5, 5], 2, 20, 0),
+        ([5, 5, 5], 2, 15, 0),
+        ([5, 5, 5], 2, 14, 1),
+        ([5, 5, 5], 2, 6, 2),
+        ([5, 5, 5], 1, 1, 1),
+        ([50], 0, 1, 0),
+    ],
+)
+def test_lead_in_goes_only_as_far_as_it_must(lengths: list[int], lead_in: int, room: int, dropped: int) -> None:
+    assert drop_lead_in(lengths, lead_in, room) == dropped
+
+
+def test_items_are_pieces(kit: Any) -> None:
+    sentences = [f"s{number}" for number in range(8)]
+
+    def of(images: int) -> dict[str, Any]:
+        return kit.document(sentences, *(kit.image("red.png", number) for number in range(images)))
+
+    two_on_one = kit.document(sentences, kit.image("a", 0), kit.image("b", 0), kit.image("low", 3, 0.1))
+    corpus = kit.corpus([of(0), of(4), {"broken": True}, of(8), two_on_one])
+    index = PieceIndex(corpus.documents, threshold=0.24, max_images=6, piece_images=3)
+    assert [index[item] for item in range(len(index))] == [
+        (0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0),
+    ]  # fmt: skip
+    assert len(PieceIndex([], 0.24, 6, 3)) == 0

@@ -1,0 +1,199 @@
+"""Files in folders and zips."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lcl_core.data.store import Store, open_store
+from lcl_core.errors import UserError
+
+FILES = {
+    "pairs.jsonl": b"{}\n" * 1000,
+    "images/a.png": b"AAAA",
+    "images/deep/b.png": bytes(5000),
+    "images/empty.png": b"",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, data in FILES.items():
+        file = tmp_path / "folder" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return tmp_path / "folder"
+
+
+def zipped(tmp_path: Path, method: int = zipfile.ZIP_DEFLATED, prefix: str = "") -> Path:
+    target = tmp_path / f"{method}{len(prefix)}.zip"
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for name, data in FILES.items():
+            archive.writestr(prefix + name, data)
+    return target
+
+
+@pytest.fixture(params=["folder", "stored", "deflated", "wrapped"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, folder: Path) -> Store:
+    if request.param == "folder":
+        return open_store(folder)
+    method = zipfile.ZIP_STORED if request.param == "stored" else zipfile.ZIP_DEFLATED
+    return open_store(zipped(tmp_path, method, "corpus/" if request.param == "wrapped" else ""))
+
+
+def test_names_and_contents(store: Store) -> None:
+    assert list(store.names()) == sorted(FILES)
+    for name, data in FILES.items():
+        assert store.has(name)
+        assert store.read(name, 10_000) == data
+        assert bytes(store.buffer(name)) == data
+
+
+def test_missing_and_too_large(store: Store) -> None:
+    assert not store.has("images/none.png")
+    with pytest.raises(UserError) as missing:
+        store.read("images/none.png", 10)
+    assert (missing.value.code, missing.value.file) == ("file_missing", "images/none.png")
+    assert store.read("images/deep/b.png", 5000) == bytes(5000)
+    with pytest.raises(UserError) as large:
+        store.read("images/deep/b.png", 4999)
+    assert (large.value.code, large.value.file) == ("file_too_large", "images/deep/b.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "images/../../secret",
+        "/etc/passwd",
+        "images//a.png",
+        "./pairs.jsonl",
+        "",
+        "a\0b",
+        "..\\x",
+        "images/",
+    ],
+)
+def test_escapes_are_refused(store: Store, name: str) -> None:
+    for call in (store.has, lambda name: store.read(name, 10)):
+        with pytest.raises(UserError) as caught:
+            call(name)
+        assert caught.value.code == "bad_path"
+
+
+def test_links_may_not_leave_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key")
+    (folder / "images" / "out.png").symlink_to(tmp_path / "secret")
+    (folder / "images" / "in.png").symlink_to(folder / "images" / "a.png")
+    store = open_store(folder)
+    assert store.read("images/in.png", 10) == b"AAAA"
+    for read in (lambda: store.read("images/out.png", 10), lambda: store.buffer("images/out.png")):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert caught.value.code == "bad_path"
+
+
+def test_a_pipe_or_a_folder_is_no_file(folder: Path) -> None:
+    os.mkfifo(folder / "images" / "pipe.png")
+    store = open_store(folder)
+    for name in ("images/pipe.png", "images/deep"):
+        with pytest.raises(UserError) as caught:
+            store.read(name, 10)
+        assert caught.value.code == "file_missing"
+
+
+def test_a_file_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match="Permission denied") as caught:
+        open_store(folder).read("images/a.png", 10)
+    assert caught.value.file == "images/a.png"
+
+
+def test_what_is_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as missing:
+        open_store(tmp_path / "none")
+    assert missing.value.code == "corpus_missing"
+    (tmp_path / "text.zip").write_bytes(b"hello")
+    (tmp_path / "cut.zip").write_bytes(zipped(tmp_path).read_bytes()[:-30])
+    for name in ("text.zip", "cut.zip"):
+        with pytest.raises(UserError) as caught:
+            open_store(tmp_path / name)
+        assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_entry_is_named(tmp_path: Path, method: int) -> None:
+    path = zipped(tmp_path, method)
+    with zipfile.ZipFile(path) as archive:
+        offset = archive.getinfo("images/a.png").header_offset + 30 + len("images/a.png")
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+    store = open_store(path)
+    with pytest.raises(UserError) as caught:
+        store.read("images/a.png", 10)
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "images/a.png")
+    assert store.read("images/deep/b.png", 5000) == bytes(5000)
+
+
+def test_an_entry_larger_than_it_says_is_refused(tmp_path: Path) -> None:
+    """A bomb declares a few bytes; no more than that is unpacked."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pairs.jsonl", bytes(1 << 20))
+    real = (1 << 20).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(real, (10).to_bytes(4, "little")))
+    with pytest.raises(UserError) as caught:
+        open_store(path).read("pairs.jsonl", 100)
+    assert caught.value.code == "file_unreadable"
+
+
+def test_an_unknown_packing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stored or deflated"):
+        open_store(zipped(tmp_path, zipfile.ZIP_BZIP2)).read("images/deep/b.png", 5000)
+
+
+def test_threads_read_at_once(store: Store) -> None:
+    barrier = threading.Barrier(4)
+
+    def work(number: int) -> bool:
+        barrier.wait()
+        names = sorted(FILES)[number % 2 :]
+        return all(store.read(name, 10_000) == FILES[name] for name in names * 50)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_forked_children_read_at_once(store: Store) -> None:
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            right = all(store.read(name, 10_000) == FILES[name] for name in sorted(FILES) * 100)
+            os._exit(0 if right else 1)
+        children.append(child)
+    assert all(store.read(name, 10_000) == FILES[name] for name in sorted(FILES) * 100)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+
+
+def test_a_store_travels_to_another_process(store: Store) -> None:
+    assert pickle.loads(pickle.dumps(store)).read("images/a.png", 10) == b"AAAA"
+
+
+def test_hidden_folders_and_wrappers_around_images_alone(tmp_path: Path, folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("x")
+    assert list(open_store(folder).names()) == sorted(FILES)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("images/a.png", b"AAAA")
+    assert list(open_store(tmp_path / "images.zip").names()) == ["images/a.png"]

@@ -1,0 +1,144 @@
+"""Pictures to normalised pixels."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from lcl_core.data import transforms
+from lcl_core.data.transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    crop_and_resize,
+    eval_transform,
+    normalise,
+    random_box,
+    train_transform,
+)
+
+ONE_LEVEL = 1 / 255 / min(CLIP_STD)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_normalise_is_the_formula_in_single_precision() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
+    expected = (levels.astype(np.float32) / np.float32(255) - mean) / std
+    assert np.array_equal(normalise(Image.fromarray(levels)), expected.transpose(2, 0, 1))
+
+
+def test_normalise_into_a_given_place() -> None:
+    batch = np.zeros((2, 3, 8, 8), np.float32)
+    normalise(noise(8, 8), out=batch[1])
+    assert np.array_equal(batch[1], normalise(noise(8, 8)))
+    assert not batch[0].any()
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 64), (97, 61), (40, 83), (5, 5), (1, 1), (1, 300), (3000, 2), (65, 64)]
+)
+@pytest.mark.parametrize("size", [16, 64])
+def test_any_shape_becomes_a_square(width: int, height: int, size: int) -> None:
+    for pixels in (
+        eval_transform(noise(width, height), size),
+        train_transform(noise(width, height), size, random.Random(0)),
+    ):
+        assert pixels.shape == (3, size, size)
+        assert pixels.dtype == np.float32
+        assert np.isfinite(pixels).all()
+
+
+def test_evaluation_takes_the_centre() -> None:
+    image = Image.new("RGB", (30, 10), (255, 0, 0))
+    image.paste((0, 0, 255), (10, 0, 20, 10))
+    blue = eval_transform(image, 10)
+    assert np.allclose(blue[0, :, 3:7], normalise(Image.new("RGB", (4, 10), (0, 0, 255)))[0])
+
+
+def test_a_hair_thin_picture_gives_the_same_square_without_its_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = Image.linear_gradient("L").convert("RGB")  # noise would show the order in which Pillow rounds the axes
+    images = [ramp.resize(size) for size in ((3000, 20), (20, 3000), (1500, 3))]
+    short = [eval_transform(image, 32) for image in images]
+    monkeypatch.setattr(transforms, "_LONGEST_STRIP", 100_000)
+    for image, pixels in zip(images, short, strict=True):
+        assert np.abs(pixels - eval_transform(image, 32)).max() <= ONE_LEVEL
+
+
+def test_a_million_to_one_fits_the_memory() -> None:
+    assert eval_transform(Image.new("RGB", (2_000_000, 1)), 64).shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    image = noise(20, 20).convert("RGB" if mode == "P" else mode).convert(mode)
+    assert eval_transform(image, 16).shape == (3, 16, 16)
+
+
+def test_random_boxes_keep_to_area_and_ratio() -> None:
+    draw = random.Random(0)
+    boxes = [random_box(draw, 200, 160, (0.5, 0.7)) for _ in range(300)]
+    for left, top, right, bottom in boxes:
+        assert 0 <= left < right <= 200
+        assert 0 <= top < bottom <= 160
+        width, height = right - left, bottom - top
+        assert 0.48 < width * height / (200 * 160) < 0.72
+        assert 0.73 < width / height < 1.36
+    assert len(set(boxes)) > 290
+    ratios = np.log([(right - left) / (bottom - top) for left, top, right, bottom in boxes])
+    assert abs(ratios.mean()) < 0.05, "wide and tall are equally likely"
+
+
+def test_a_picture_that_fits_no_ratio_is_cut_in_the_middle() -> None:
+    assert random_box(random.Random(0), 1000, 10, (0.9, 1.0)) == (493, 0, 506, 10)
+    assert random_box(random.Random(0), 10, 1000, (0.9, 1.0)) == (0, 493, 10, 506)
+    assert random_box(random.Random(0), 1, 1, (0.9, 1.0)) == (0, 0, 1, 1)
+
+
+def test_the_same_draw_gives_the_same_pixels() -> None:
+    first, again, other = (train_transform(noise(64, 64), 32, random.Random(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_crop_shows_nothing_from_outside() -> None:
+    image = Image.new("RGB", (20, 20), (255, 255, 255))
+    image.paste((0, 0, 0), (5, 5, 15, 15))
+    assert not np.asarray(crop_and_resize(image, (5, 5, 15, 15), 32)).any()
+
+
+def test_reference_pixels(golden: Path) -> None:
+    folder = golden / "data"
+    facts = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
+    crops = {(crop["name"], crop["size"]): crop for crop in facts["train_crops"]}
+    # another Pillow may round some levels the other way
+    exact = PIL.__version__ == facts["pillow"]
+    for key, expected in load_file(folder / "transforms.safetensors").items():
+        kind, name, size = key.split("/")
+        image = Image.open(folder / "images" / f"src_{name}.png")
+        if kind == "val":
+            pixels = eval_transform(image, int(size))
+        else:
+            crop = crops[name, int(size)]
+            left, top = crop["crop_left"], crop["crop_top"]
+            box = (left, top, left + crop["crop_w"], top + crop["crop_h"])
+            pixels = normalise(crop_and_resize(image, box, int(size)))
+        difference = np.abs(pixels - expected)
+        assert difference.max() <= (0 if exact else ONE_LEVEL * 1.01), key
+        assert (difference > 0).mean() < 0.12, key
+
+
+def test_no_torchvision() -> None:
+    code = "import sys, lcl_core.data.transforms; assert not {'torch', 'torchvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[3])

@@ -1,0 +1,101 @@
+"""Decoding with a cache writes what the plain forward pass would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from lcl_core.data import train_bpe
+from lcl_core.errors import UserError
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
+from lcl_core.model.generation import TextDecoder, caption_prefix, generate_captions
+from lcl_core.train.build import build_model
+
+
+@pytest.fixture(scope="module")
+def processor() -> LCLProcessor:
+    return LCLProcessor(train_bpe(["a red fox", "a blue fish"] * 5, 300), image_size=16)
+
+
+@pytest.fixture
+def model(small_config: LCLConfig, processor: LCLProcessor) -> LCLModel:
+    specials = processor.tokenizer.specials
+    small_config.vocab_size = processor.tokenizer.vocab_size
+    small_config.sot_token_id, small_config.eot_token_id = specials.sot, specials.eot
+    small_config.img_token_id, small_config.soi_token_id = specials.img, specials.soi
+    small_config.eoi_token_id = specials.eoi
+    model = build_model(small_config, seed=1).eval()
+    model.lm_head[1].weight.data.mul_(20)  # decisive, so that ties do not matter
+    return model
+
+
+def uncached_greedy(model: LCLModel, pixels: torch.Tensor, steps: int) -> list[int]:
+    """The whole document again for every token."""
+    config = model.config
+    ids = [config.soi_token_id, *[config.img_token_id] * config.num_image_tokens, config.eoi_token_id]
+    start = len(ids)
+    with torch.no_grad():
+        _, tokens = model.encode_images(pixels)
+        for _ in range(steps):
+            hidden = model.read_documents(PackedBatch.pack([torch.tensor(ids)], pixels, config), tokens)
+            ids.append(int(model.lm_head(hidden[-1]).argmax()))
+            if ids[-1] in (config.eot_token_id, config.soi_token_id):
+                break
+    return ids[start:]
+
+
+def test_greedy_equals_the_forward_pass(model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor) -> None:
+    captions = generate_captions(model, processor, pixels[:3], max_new_tokens=8)
+    for caption, image in zip(captions, pixels[:3].split(1), strict=True):
+        assert caption == processor.decode(uncached_greedy(model, image, 8))
+
+
+def log_likelihood(model: LCLModel, pixels: torch.Tensor, text: list[int]) -> float:
+    config = model.config
+    image = [config.soi_token_id, *[config.img_token_id] * config.num_image_tokens, config.eoi_token_id]
+    with torch.no_grad():
+        _, tokens = model.encode_images(pixels)
+        batch = PackedBatch.pack([torch.tensor(image + text)], pixels, config)
+        scores = model.lm_head(model.read_documents(batch, tokens)[len(image) - 1 : -1]).log_softmax(-1)
+    return float(scores.gather(1, torch.tensor(text)[:, None]).sum())
+
+
+def test_beams_find_a_likelier_text_than_greed(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
+) -> None:
+    model.lm_head[1].weight.data.div_(4)
+    gains = []
+    for image in pixels.split(1):
+        found = [
+            TextDecoder(model).generate(
+                inputs_embeds=caption_prefix(model, processor, image, ""),
+                generation_config=GenerationConfig(
+                    max_new_tokens=3, num_beams=beams, do_sample=False, bos_token_id=0, pad_token_id=0
+                ),
+            )[0].tolist()
+            for beams in (1, 8)
+        ]
+        greedy, wide = (log_likelihood(model, image, text) for text in found)
+        gains.append(wide - greedy)
+    assert min(gains) >= -1e-4
+    assert max(gains) > 1e-4
+
+
+def test_sampling_is_reproducible_and_leaves_the_global_generator_alone(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
+) -> None:
+    model.lm_head[1].weight.data.div_(20)
+    before = torch.get_rng_state()
+    first = generate_captions(model, processor, pixels, max_new_tokens=6, top_p=0.95, seed=1)
+    assert first == generate_captions(model, processor, pixels, max_new_tokens=6, top_p=0.95, seed=1)
+    assert first != generate_captions(model, processor, pixels, max_new_tokens=6, top_p=0.95, seed=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_prompt_is_continued_and_a_long_one_refused(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
+) -> None:
+    assert generate_captions(model, processor, pixels[:1], prompt="a red", max_new_tokens=3)
+    with pytest.raises(UserError, match="shorten"):
+        generate_captions(model, processor, pixels[:1], prompt="fox " * 60)

@@ -1,0 +1,154 @@
+"""Whole runs on the sample corpus: they learn, and an interrupted one ends as if it had been left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lcl_core.errors import UserError
+from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.rundir import Cancelled, Exit, RunDir
+from lcl_core.specs import PretrainSpec, parse_spec
+from lcl_core.train.trainer import Trainer
+
+TINY: dict[str, Any] = {
+    "model": {
+        "image_size": 32,
+        "vision_width": 32,
+        "vision_layers": 1,
+        "vision_head_width": 16,
+        "text_width": 32,
+        "text_layers": 1,
+        "text_heads": 2,
+    },
+    "tokenizer": {"vocab_size": 500},
+    "data": {
+        "sources": [{"view": "interleaved"}, {"view": "pairs"}],
+        "piece_images": 2,
+    },
+    "batch": {"tokens": 512, "images": 16},
+    "optimizer": {"lr": 2e-3, "warmup_steps": 2},
+    "steps": 12,
+    "log_every": 4,
+    "checkpoint_every": 5,
+    "precision": "fp32",
+}
+VOLATILE = {"time", "images_per_s", "tokens_per_s", "seconds_left"}
+
+
+def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
+    path.mkdir(parents=True, exist_ok=True)
+    run_dir = RunDir(path)
+    spec = {**TINY, **changes}
+    run_dir.prepare({"run_id": "run_1", "kind": "pretrain", "spec": spec, "datasets": {"sample": str(sample_zip)}})
+    return run_dir
+
+
+def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
+    run = run_dir.read_run()
+    spec = parse_spec("pretrain", run["spec"])
+    assert isinstance(spec, PretrainSpec)
+    return Trainer(spec, run_dir, run["datasets"], workers)
+
+
+def curve(run_dir: RunDir) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in VOLATILE} for line in lines if line["step"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> RunDir:
+    run_dir = prepared(tmp_path_factory.mktemp("undisturbed"), sample_zip)
+    run_dir.write_result(trainer(run_dir).run())
+    return run_dir
+
+
+def weights(run_dir: RunDir) -> str:
+    return hashlib.sha256((run_dir.artifacts / "encoder" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_losses_fall_and_the_encoder_loads(undisturbed: RunDir) -> None:
+    lines = curve(undisturbed)
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert lines[-1]["generation_loss"] < lines[0]["generation_loss"]
+    directory = undisturbed.artifacts / "encoder"
+    model = LCLModel.from_pretrained(directory)
+    processor = LCLProcessor.from_pretrained(directory)
+    texts = model.get_text_features(processor.encode_texts(["a cat", "the longest caption of the two"]))
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(2))
+    result = json.loads(undisturbed.result_file.read_text())["encoder"]
+    assert result["hash"] == weights(undisturbed)
+    assert result["steps"] == 12
+
+
+class _StopAt(RunDir):
+    """Asks the trainer to stop once ``step`` is done, as SIGTERM would."""
+
+    step = 0
+    trainer: Trainer
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.trainer.progress.step >= self.step
+
+    def raise_if_stopped(self) -> None:
+        if self.stop_requested:
+            raise Cancelled
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cancelled_twice_and_resumed_is_bitwise_the_same(
+    undisturbed: RunDir, tmp_path: Path, sample_zip: Path, workers: int
+) -> None:
+    run_dir = prepared(tmp_path, sample_zip)
+    for stop in (3, 6):
+        stopping = _StopAt(run_dir.path)
+        stopping.step = stop
+        stopping.trainer = trainer(stopping, workers)
+        with pytest.raises(Cancelled):
+            stopping.trainer.run()
+    trainer(run_dir).run()
+    assert curve(run_dir) == curve(undisturbed)
+    assert weights(run_dir) == weights(undisturbed)
+
+
+def test_killed_and_resumed_is_bitwise_the_same(undisturbed: RunDir, tmp_path: Path, sample_zip: Path) -> None:
+    run_dir = prepared(tmp_path, sample_zip)
+    command = [sys.executable, "-m", "lcl_core.train", str(run_dir.path)]
+    # One thread, as in this process's own run: sums in another order would differ in the last bit.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (run_dir.checkpoints / "step_00000005").exists() and time.monotonic() < deadline:
+        os.sched_yield()
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert subprocess.run(command, env=environment, check=False).returncode == Exit.OK
+    assert curve(run_dir) == curve(undisturbed)
+    assert weights(run_dir) == weights(undisturbed)
+
+
+def test_an_unknown_dataset_names_its_field(tmp_path: Path, sample_zip: Path) -> None:
+    run_dir = prepared(tmp_path, sample_zip, data={"sources": [{}, {"dataset": "other"}]})
+    with pytest.raises(UserError, match="other") as caught:
+        trainer(run_dir)
+    assert caught.value.field == "data.sources.1.dataset"
+
+
+def test_a_diverging_run_says_what_to_change(tmp_path: Path, sample_zip: Path) -> None:
+    run_dir = prepared(tmp_path, sample_zip, optimizer={"lr": 1.0, "warmup_steps": 0}, steps=40, log_every=1)
+    diverging = trainer(run_dir)
+    diverging.model.lm_head[1].weight.data.mul_(float("inf"))
+    with pytest.raises(UserError, match="lower optimizer.lr"):
+        diverging.run()
+    assert not (run_dir.artifacts / "encoder").exists()

@@ -1,0 +1,97 @@
+"""A home folder with a migrated database, settings in a hurry, and the toy as every kind's process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from workers.settings import WorkerSettings
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The module table that makes the toy the process of every kind."""
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{ROOT}")
+    return dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerSettings:
+    """On SQLite, unless the test is parametrised with ``settings`` = "postgresql" (indirect)."""
+    on_postgres = getattr(request, "param", "sqlite") == "postgresql"
+    return WorkerSettings(
+        home=tmp_path / "home",
+        database_url=request.getfixturevalue("new_postgres")() if on_postgres else "",
+        lease_seconds=20.0,
+        heartbeat_seconds=0.2,
+        cancel_grace_seconds=20.0,
+        watch_seconds=0.05,
+        reap_seconds=0.2,
+        ping_seconds=0.2,
+    )
+
+
+@pytest.fixture
+def database(settings: WorkerSettings) -> Iterator[Database]:
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    with database.session() as session:
+        store.ensure_sample(session).path = str(HERE)  # any path that exists
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def queue(database: Database) -> Callable[..., str]:
+    """Submit a run of so many steps; returns its id."""
+
+    def submit(steps: int = 3, **facts: Any) -> str:
+        spec = {"steps": steps, "checkpoint_every": facts.pop("checkpoint_every", 5), **facts.pop("spec", {})}
+        with database.session() as session:
+            return store.submit(session, "pretrain", spec, **facts).id
+
+    return submit
+
+
+@pytest.fixture
+def run_of(database: Database) -> Callable[[str], Any]:
+    """The row of a run as it is now."""
+
+    def read(run_id: str) -> Any:
+        with database.reading() as session:
+            return store.get_run(session, run_id)
+
+    return read
+
+
+@pytest.fixture
+def steps_of(database: Database) -> Callable[[str], list[int]]:
+    """The steps whose metrics are in the database, in the order in which they came."""
+
+    def read(run_id: str) -> list[int]:
+        with database.reading() as session:
+            return [row.step for row in store.metrics_after(session, run_id)]
+
+    return read
+
+
+@pytest.fixture
+def alive() -> Callable[[int], bool]:
+    """Whether a process exists and is no zombie."""
+
+    def look(pid: int) -> bool:
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text()
+        except FileNotFoundError:
+            return False
+        return status.rpartition(")")[2].split()[0] != "Z"
+
+    return look

@@ -1,0 +1,42 @@
+"""What a run's process may see of the worker's environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.environment import scrubbed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LCL_DATABASE_URL",
+        "LCL_BROKER_URL",
+        "LCL_API_KEY",
+        "POSTGRES_PASSWORD",
+        "PGPASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
+        "hf_token",
+        "RANK",
+        "WORLD_SIZE",
+        "MASTER_ADDR",
+        "SLURM_JOB_ID",
+        "SLURMD_NODENAME",
+        "TORCHELASTIC_RUN_ID",
+        "OMPI_COMM_WORLD_RANK",
+    ],
+)
+def test_secrets_and_other_jobs_stay_behind(name: str) -> None:
+    assert name not in scrubbed({name: "x"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "HOME", "LCL_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "PYTHONPATH"],
+)
+def test_what_a_process_needs_goes_along(name: str) -> None:
+    assert scrubbed({name: "x"})[name] == "x"
+
+
+def test_the_process_knows_that_it_is_watched() -> None:
+    assert scrubbed({})["LCL_SUPERVISED"] == "1"

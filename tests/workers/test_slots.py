@@ -1,0 +1,120 @@
+"""Slots: never more runs at a time than there are, never a ring unheard."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from workers.slots import Slots
+
+Eventually = Callable[..., None]
+
+
+class Work:
+    """Stands at each claimed run until it is let go, then settles it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._go = threading.Semaphore(0)
+        self.now: set[str] = set()
+        self.done: list[str] = []
+        self.most = 0
+
+    def __call__(self, claim: store.Claim, stopping: threading.Event) -> None:
+        with self._lock:
+            self.now.add(claim.run_id)
+            self.most = max(self.most, len(self.now))
+        while not self._go.acquire(timeout=0.01) and not stopping.is_set():
+            pass
+        with self._database.session() as session:
+            store.hand_back(session, claim) if stopping.is_set() else None
+        with self._lock:
+            self.now.discard(claim.run_id)
+            self.done.append(claim.run_id)
+
+    def let_go(self, count: int) -> None:
+        self._go.release(count)
+
+
+@pytest.fixture
+def work(database: Database) -> Work:
+    return Work(database)
+
+
+@pytest.fixture
+def slots(database: Database, work: Work) -> Iterator[Slots]:
+    slots = Slots(2, database, "worker-1", 30.0, work)
+    yield slots
+    slots.stop()
+    slots.join()
+
+
+def test_one_ring_fills_all_slots_and_drains_the_queue(
+    slots: Slots, work: Work, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    runs = [queue() for _ in range(5)]
+    slots.offer()
+    eventually(lambda: work.now == set(runs[:2]))
+    slots.offer()
+    work.let_go(5)
+    eventually(lambda: len(work.done) == 5)
+    assert sorted(work.done) == sorted(runs)
+    assert work.most == 2
+
+
+def test_a_ring_in_vain_costs_nothing_and_the_next_one_is_heard(
+    slots: Slots, work: Work, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    for _ in range(20):
+        slots.offer()
+    run_id = queue()
+    slots.offer()
+    work.let_go(1)
+    eventually(lambda: work.done == [run_id])
+
+
+def test_every_ring_is_heard_however_it_falls(
+    slots: Slots, work: Work, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    """Rings race with slots that just found the queue empty."""
+    work.let_go(40)
+    runs = []
+    for _ in range(40):
+        runs.append(queue())
+        slots.offer()
+    eventually(lambda: sorted(work.done) == sorted(runs))
+
+
+def test_a_stopped_worker_hands_back_and_claims_nothing_more(
+    slots: Slots, work: Work, queue: Callable[..., str], database: Database, eventually: Eventually
+) -> None:
+    for _ in range(3):
+        queue()
+    slots.offer()
+    eventually(lambda: len(work.now) == 2)
+    slots.stop()
+    slots.join()
+    slots.offer()
+    with database.reading() as session:
+        assert store.count_by_state(session)["queued"] == 3
+
+
+def test_a_fault_of_the_supervisor_does_not_cost_the_slot(
+    database: Database, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    seen: list[str] = []
+
+    def fail(claim: store.Claim, stopping: threading.Event) -> None:
+        seen.append(claim.run_id)
+        raise ZeroDivisionError
+
+    slots = Slots(1, database, "worker-1", 30.0, fail)
+    runs = [queue(), queue()]
+    slots.offer()
+    eventually(lambda: seen == runs)
+    slots.join()

@@ -1,0 +1,331 @@
+"""A claimed run with a real process: how it starts, is watched, and ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from lcl_core.rundir import RunDir
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from workers.settings import WorkerSettings
+from workers.supervisor import Supervisor
+
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+Steps = Callable[[str], list[int]]
+Eventually = Callable[..., None]
+
+
+class Desk:
+    """Supervises claimed runs, here or in a thread."""
+
+    def __init__(self, database: Database, settings: WorkerSettings, modules: dict[str, str]) -> None:
+        self.database = database
+        self.settings = settings
+        self.stopping = threading.Event()
+        self._supervisor = Supervisor(database, settings, modules)
+        self._thread: threading.Thread | None = None
+
+    def claim(self) -> store.Claim:
+        with self.database.session() as session:
+            claimed = store.claim_next(session, "desk", self.settings.lease_seconds)
+        assert claimed is not None
+        return claimed
+
+    def work(self) -> None:
+        self._supervisor.run(self.claim(), self.stopping)
+
+    def start(self) -> store.Claim:
+        claimed = self.claim()
+        self._thread = threading.Thread(target=self._supervisor.run, args=(claimed, self.stopping))
+        self._thread.start()
+        return claimed
+
+    def join(self) -> None:
+        assert self._thread is not None
+        self._thread.join()
+
+    def run_dir(self, run_id: str) -> RunDir:
+        return RunDir(self.settings.runs_dir / run_id)
+
+
+@pytest.fixture
+def desk(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> Desk:
+    return Desk(database, settings, modules)
+
+
+def test_a_run_succeeds(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://user:password@host/db")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LCL_HOME", "/somewhere")
+    run_id = queue(steps=12, name="toy")
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.reason) == ("succeeded", 1, None)
+    final = run.result["final"]
+    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, "LCL_HOME": "/somewhere"}
+    assert list(final["inputs"][0]) == ["sample"]
+    assert steps_of(run_id) == list(range(1, 13))
+    assert (run.progress["step"], run.progress["total_steps"]) == (12, 12)
+    assert 0 < run.ran_seconds < 60
+    with desk.database.reading() as session:
+        assert store.get_encoder(session, "toy").id == run.encoder_id
+    log = desk.run_dir(run_id).log_file.read_text()
+    assert "attempt 1 on desk" in log
+    assert "toy starts at 0" in log
+
+
+@pytest.mark.parametrize(
+    ("toy", "code", "words"),
+    [
+        ("crash@1", "crash", "RuntimeError: the toy broke"),
+        ("memory", "out_of_memory", "batch.tokens"),
+        ("silent", "no_result", "without a result"),
+        ("segfault", "crash", "SIGSEGV"),
+        ("user_error", "bad_thing", "no such thing"),
+    ],
+)
+def test_a_failure_says_why_and_is_not_tried_again(
+    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, toy: str, code: str, words: str
+) -> None:
+    monkeypatch.setenv("TOY", toy)
+    run_id = queue()
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.reason["code"]) == ("failed", 1, code)
+    assert words in run.reason["message"]
+    if code == "bad_thing":
+        assert (run.reason["field"], run.reason["file"], run.reason["line"]) == ("data", "corpus.jsonl", 3)
+    else:
+        assert run_id in run.reason["message"]
+
+
+def test_a_name_that_stands_for_nothing_fails_the_run(desk: Desk, queue: Queue, run_of: RunOf) -> None:
+    run_id = queue(spec={"data": {"sources": [{"dataset": "unknown"}]}})
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "unknown_dataset")
+    assert "sample" in run.reason["message"]
+
+
+def test_a_folder_that_cannot_be_written_fails_the_run(desk: Desk, queue: Queue, run_of: RunOf) -> None:
+    run_id = queue()
+    desk.settings.home.mkdir(exist_ok=True)
+    desk.settings.runs_dir.write_text("a file where the folder should be")
+    desk.work()
+    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "storage")
+
+
+def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+) -> None:
+    run_id = queue(steps=40, checkpoint_every=1000)
+    desk.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3)
+    with desk.database.session() as session:
+        store.request_cancel(session, run_id)
+    desk.join()
+    assert run_of(run_id).state == "cancelled"
+    done = len(steps_of(run_id))
+    assert done < 40
+    with desk.database.session() as session:
+        store.resume(session, run_id)
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.result["final"]["start"]) == ("succeeded", done)
+    assert steps_of(run_id) == list(range(1, 41))
+
+
+def test_retry_starts_over(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "crash@6")
+    run_id = queue(steps=8)
+    desk.work()
+    assert (run_of(run_id).state, steps_of(run_id)) == ("failed", [1, 2, 3, 4, 5, 6])
+    monkeypatch.delenv("TOY")
+    with desk.database.session() as session:
+        store.retry(session, run_id)
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.result["final"]["start"]) == ("succeeded", 0)
+    assert steps_of(run_id) == list(range(1, 9))
+
+
+def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "crash@7")
+    run_id = queue(steps=9)
+    desk.work()
+    assert steps_of(run_id) == [1, 2, 3, 4, 5, 6, 7]
+    monkeypatch.delenv("TOY")
+    with desk.database.session() as session:
+        store.resume(session, run_id)
+    desk.work()
+    assert run_of(run_id).result["final"]["start"] == 5
+    assert steps_of(run_id) == list(range(1, 10))
+    with desk.database.reading() as session:
+        attempts = [row.values["attempt"] for row in store.metrics_after(session, run_id)]
+    assert attempts == [1] * 5 + [2] * 4
+
+
+def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "stubborn@2")
+    desk.settings.cancel_grace_seconds = 0.2
+    run_id = queue()
+    desk.start()
+    eventually(lambda: len(steps_of(run_id)) == 2)
+    with desk.database.session() as session:
+        store.request_cancel(session, run_id)
+    desk.join()
+    assert run_of(run_id).state == "cancelled"
+
+
+def test_a_run_that_takes_too_long_fails(
+    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_SECONDS", "0.1")
+    run_id = queue(steps=10_000, spec={"timeout_seconds": 0.5})
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"], run.reason["field"]) == ("failed", "timeout", "timeout_seconds")
+
+
+def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+) -> None:
+    run_id = queue(steps=60, checkpoint_every=1000, max_attempts=1)
+    desk.start()
+    eventually(lambda: steps_of(run_id))
+    desk.stopping.set()
+    desk.join()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_token) == ("queued", 0, None)
+    desk.stopping.clear()
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt) == ("succeeded", 1)
+    assert run.result["final"]["start"] > 0
+    assert steps_of(run_id) == list(range(1, 61))
+
+
+def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
+    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "killed@6")
+    run_id = queue(steps=8, max_attempts=2)
+    desk.work()
+    assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", 1)
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.reason["code"]) == ("failed", 2, "killed")
+    assert "memory" in run.reason["message"]
+
+
+def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually, alive: Callable[[int], bool]
+) -> None:
+    run_id = queue(steps=10_000)
+    desk.start()
+    eventually(lambda: steps_of(run_id))
+    pid = run_of(run_id).progress["pid"]
+    with desk.database.session() as session:
+        store.get_run(session, run_id).lease_token = "somebody else's"
+    desk.join()
+    assert not alive(pid)
+    run = run_of(run_id)
+    assert (run.state, run.lease_token, run.result) == ("running", "somebody else's", None)
+
+
+def test_helpers_of_the_process_leave_with_it(
+    desk: Desk, queue: Queue, run_of: RunOf, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "helper@99")
+    run_id = queue()
+    desk.work()
+    assert run_of(run_id).state == "succeeded"
+
+    def helpers() -> list[str]:
+        group = str(run_of(run_id).progress["pid"])
+        stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+        return [stat for stat in stats if stat.rpartition(")")[2].split()[2] == group]
+
+    eventually(lambda: not helpers(), "the end of the group")
+
+
+def test_a_new_attempt_waits_for_the_old_process_to_leave(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+) -> None:
+    run_id = queue()
+    held = desk.run_dir(run_id)
+    held.path.mkdir(parents=True)
+    held.hold()
+    claimed = desk.start()
+    first = run_of(run_id).lease_expires_at
+    eventually(lambda: run_of(run_id).lease_expires_at > first, "a renewal while waiting")
+    assert steps_of(run_id) == []
+    assert held._lock is not None
+    held._lock.close()
+    desk.join()
+    assert (run_of(run_id).state, claimed.attempt) == ("succeeded", 1)
+
+
+@pytest.fixture
+def impatient_desk(
+    database: Database, settings: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
+    """A desk that soon takes a locked database for one that is away."""
+    monkeypatch.setattr("lcl_core.runs.database.BUSY_TIMEOUT_SECONDS", 0.1)
+    impatient = Database(database.url)
+    yield Desk(impatient, settings, modules)
+    impatient.dispose()
+
+
+def test_a_run_outlives_a_database_that_is_away_for_a_while(
+    impatient_desk: Desk, database: Database, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+) -> None:
+    desk, run_id = impatient_desk, queue(steps=30)
+    with capture_logs() as logs:
+        desk.start()
+        eventually(lambda: steps_of(run_id))
+        with database.session() as session:
+            session.connection()  # takes the write lock
+            eventually(lambda: desk.run_dir(run_id).result_file.exists())
+            eventually(lambda: [entry for entry in logs if entry["event"] == "database_unreachable"])
+        desk.join()
+    assert run_of(run_id).state == "succeeded"
+    assert steps_of(run_id) == list(range(1, 31))
+
+
+def test_a_worker_that_cannot_renew_kills_the_process_before_others_may_take_over(
+    impatient_desk: Desk,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
+    alive: Callable[[int], bool],
+) -> None:
+    desk, run_id = impatient_desk, queue(steps=10_000)
+    desk.settings.lease_seconds = 1.0
+    desk.start()
+    eventually(lambda: steps_of(run_id))
+    pid = run_of(run_id).progress["pid"]
+    with database.session() as session:
+        session.connection()  # takes the write lock
+        eventually(lambda: not alive(pid))
+    desk.join()
+    assert run_of(run_id).state == "running"  # for the reaper to take back
+    with database.session() as session:
+        eventually(lambda: [run.id for run in store.expire(session)] == [run_id])

@@ -1,0 +1,86 @@
+"""A small real process that keeps the contract of a run's process: metrics, checkpoints, SIGTERM, result.
+
+``spec.steps`` steps of TOY_SECONDS each (default 0.01), a checkpoint every ``spec.checkpoint_every``. TOY says how
+it misbehaves, and from which step on: ``KIND`` or ``KIND@STEP``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lcl_core.errors import UserError
+from lcl_core.rundir import Cancelled, RunDir, run_main, write_json_atomically
+
+WEIGHTS = b"toy weights"
+
+
+def misbehave(kind: str) -> None:
+    if kind == "crash":
+        raise RuntimeError("the toy broke")
+    if kind == "user_error":
+        raise UserError("no such thing", code="bad_thing", field="data", file="corpus.jsonl", line=3)
+    if kind == "memory":
+        raise MemoryError("CUDA out of memory")
+    if kind == "silent":
+        os._exit(0)
+    if kind == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+
+
+def save(run_dir: RunDir, step: int) -> None:
+    write_json_atomically(run_dir.checkpoints / "state.json", {"step": step})
+
+
+def resume_step(run_dir: RunDir) -> int:
+    state = run_dir.checkpoints / "state.json"
+    step = json.loads(state.read_text())["step"] if state.exists() else 0
+    run_dir.truncate_metrics(step)
+    return step
+
+
+def write_encoder(run_dir: RunDir) -> dict[str, Any]:
+    folder = run_dir.artifacts / "encoder"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(WEIGHTS)
+    return {"path": "artifacts/encoder", "hash": hashlib.sha256(WEIGHTS).hexdigest(), "parameters": len(WEIGHTS)}
+
+
+def work(run_dir: RunDir) -> dict[str, Any]:
+    run = run_dir.read_run()
+    steps, every = run["spec"].get("steps", 3), run["spec"].get("checkpoint_every", 100)
+    kind, _, since = os.environ.get("TOY", "").partition("@")
+    start = resume_step(run_dir)
+    sys.stdout.write(f"toy starts at {start}\n")
+    if kind == "helper":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # toy helper"])
+    for step in range(start + 1, steps + 1):
+        if step > int(since or 0):
+            misbehave(kind)
+        time.sleep(float(os.environ.get("TOY_SECONDS", "0.01")))
+        run_dir.append_metrics(step=step, total_steps=steps, attempt=run["attempt"], pid=os.getpid())
+        if step % every == 0:
+            save(run_dir, step)
+        if run_dir.stop_requested:
+            save(run_dir, step)
+            raise Cancelled
+    environment = {name: os.environ.get(name) for name in ("LCL_DATABASE_URL", "RANK", "LCL_HOME")}
+    facts = {"environment": environment, "inputs": [run["datasets"], run["encoders"]], "start": start}
+    return {"encoder": write_encoder(run_dir), "final": facts}
+
+
+if __name__ == "__main__":
+    assert Path(sys.argv[1]).is_dir()
+    sys.exit(run_main(work))

@@ -1,0 +1,83 @@
+"""Files that the page serves itself: pictures of collections and their vectors, fetched through the API."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse, Response
+
+from api.client import ApiError, Client
+
+Rows = Sequence[Sequence[float]]
+
+
+def as_npy(names: Sequence[str], vectors: Rows) -> bytes:
+    """A float32 matrix for ``numpy.load``, one row a picture. Names are in the other two formats."""
+    out = io.BytesIO()
+    np.save(out, np.asarray(vectors, dtype=np.float32), allow_pickle=False)
+    return out.getvalue()
+
+
+def as_csv(names: Sequence[str], vectors: Rows) -> bytes:
+    """``name,v0,v1,…``, one line a picture."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["name", *(f"v{i}" for i in range(len(vectors[0]) if len(vectors) else 0))])
+    writer.writerows([name, *(f"{value:.7g}" for value in row)] for name, row in zip(names, vectors, strict=True))
+    return out.getvalue().encode()
+
+
+def as_json(names: Sequence[str], vectors: Rows) -> bytes:
+    """``[{"name", "vector"}]``."""
+    rows = [{"name": name, "vector": list(row)} for name, row in zip(names, vectors, strict=True)]
+    return json.dumps(rows, ensure_ascii=False).encode()
+
+
+FORMATS: dict[str, tuple[Callable[[Sequence[str], Rows], bytes], str]] = {
+    "npy": (as_npy, "application/octet-stream"),
+    "csv": (as_csv, "text/csv; charset=utf-8"),
+    "json": (as_json, "application/json"),
+}
+PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+
+
+def picture_type(data: bytes) -> str:
+    """Media type by the bytes themselves; what is no known picture is never given to a browser as a page."""
+    return next((kind for start, kind in PICTURES.items() if data.startswith(start)), "application/octet-stream")
+
+
+def build_router(client: Client) -> APIRouter:
+    """Routes beside the page; a refusal of the API is passed on in its own words."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/media/{collection}/{item}")
+    def picture(collection: str, item: str) -> Response:
+        try:
+            data = client.item_image(collection, item)
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502)
+        headers = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
+        return Response(data, media_type=picture_type(data), headers=headers)
+
+    @router.get("/vectors/{collection}.{kind}")
+    def vectors(collection: str, kind: str) -> Response:
+        if kind not in FORMATS:
+            return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
+        try:
+            ids, rows = client.vectors(collection)
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502)
+        write, media_type = FORMATS[kind]
+        headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
+        return Response(write(ids, rows), media_type=media_type, headers=headers)
+
+    return router

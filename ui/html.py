@@ -1,0 +1,124 @@
+"""Small pieces of HTML that the tabs share. Whatever comes from a user or a corpus passes through ``esc``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+# Given to gr.HTML(js_on_load=...): a click on anything that carries data-pick tells Python which.
+PICK = """
+element.addEventListener('click', (event) => {
+  const chosen = event.target.closest('[data-pick]');
+  if (chosen && element.contains(chosen)) trigger('select', {pick: chosen.dataset.pick});
+});
+"""
+
+STATE_WORDS = {
+    "queued": "Queued",
+    "running": "Running",
+    "cancelling": "Stopping",
+    "succeeded": "Succeeded",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+
+
+def esc(value: Any) -> str:
+    """``value`` as text that is safe between tags and inside quoted attributes."""
+    return escape(str(value), quote=True)
+
+
+def badge(state: str) -> str:
+    """A coloured pill with a run's state."""
+    word = STATE_WORDS.get(state, state)
+    return f'<span class="lcl-badge lcl-badge--{esc(state)}"><i aria-hidden="true"></i>{esc(word)}</span>'
+
+
+def empty_state(title: str, hint: str) -> str:
+    """What a pane shows when there is nothing to show yet: what is missing, and the way there."""
+    return f'<div class="lcl-empty" role="status"><strong>{esc(title)}</strong><p>{esc(hint)}</p></div>'
+
+
+def problem(message: str, title: str = "That did not work") -> str:
+    """An error in words, announced to screen readers."""
+    return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}</p></div>'
+
+
+def note(message: str) -> str:
+    """One quiet line of status."""
+    return f'<p class="lcl-note" role="status">{esc(message)}</p>'
+
+
+def heading(title: str, hint: str = "") -> str:
+    """Title of a section, with a line that says what it is for."""
+    below = f"<p>{esc(hint)}</p>" if hint else ""
+    return f'<div class="lcl-heading"><h2>{esc(title)}</h2>{below}</div>'
+
+
+def facts(pairs: list[tuple[str, str]]) -> str:
+    """A definition list of figures; a pair with an empty value is left out."""
+    rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in pairs if value)
+    return f'<dl class="lcl-facts">{rows}</dl>'
+
+
+def item_url(collection: str, item: str) -> str:
+    """Where this page serves a collection's picture, relative to the page's own root."""
+    return f"media/{quote(collection, safe='')}/{quote(item, safe='')}"
+
+
+def progress_bar(fraction: float | None, label: str) -> str:
+    """A bar from 0 to 1; None: under way, extent unknown."""
+    if fraction is None:
+        return f'<div class="lcl-bar lcl-bar--busy" role="progressbar" aria-label="{esc(label)}"><span></span></div>'
+    percent = round(100 * min(1.0, max(0.0, fraction)))
+    return (
+        f'<div class="lcl-bar" role="progressbar" aria-label="{esc(label)}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}"><span style="width:{percent}%"></span></div>'
+    )
+
+
+def parse_time(iso: str | None) -> datetime | None:
+    """An ISO-8601 time; one without a zone is UTC."""
+    if not iso:
+        return None
+    moment = datetime.fromisoformat(iso)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def duration(seconds: float | None) -> str:
+    """``95`` -> ``1 min 35 s``; None -> empty."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+
+
+def ago(iso: str | None, now: datetime | None = None) -> str:
+    """``just now``, ``5 min ago``, ``3 h ago``, ``2 days ago``."""
+    moment = parse_time(iso)
+    if moment is None:
+        return ""
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    for limit, size, unit in ((60, 0, ""), (3600, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{int(seconds // size)} {unit} ago" if size else "just now"
+    return f"{int(seconds // 86_400)} days ago"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A figure for people: ``6412345`` -> ``6.4M``, ``0.04321`` -> ``0.0432``; anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    if abs(value) >= 1_000_000:
+        return f"{value / 1_000_000:.1f}M"
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.{digits}g}"

@@ -1,0 +1,79 @@
+// What the page does in the browser alone: light and dark, tips on the map, values under the cursor on curves.
+(() => {
+  'use strict';
+  const KEY = 'lcl-theme';
+  const read = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
+  const write = (value) => { try { localStorage.setItem(KEY, value); } catch { /* private window: not kept */ } };
+
+  const apply = (theme) => document.body.classList.toggle('dark', theme === 'dark');
+  const wanted = read();
+  if (wanted) {
+    // Gradio sets the class itself while it starts; the reader's own choice wins over it.
+    const keep = () => document.body.classList.contains('dark') !== (wanted === 'dark') && apply(wanted);
+    const watcher = new MutationObserver(keep);
+    document.addEventListener('DOMContentLoaded', () => {
+      keep();
+      watcher.observe(document.body, { attributes: true, attributeFilter: ['class'] });
+      setTimeout(() => watcher.disconnect(), 5000);
+    });
+    document.addEventListener('click', () => watcher.disconnect(), { once: true, capture: true });
+  }
+
+  document.addEventListener('click', (event) => {
+    if (event.target.closest('[data-lcl-theme]')) {
+      const theme = document.body.classList.contains('dark') ? 'light' : 'dark';
+      apply(theme);
+      write(theme);
+    }
+    const entry = event.target.closest('[data-legend]');
+    if (entry) bringOut(entry);
+  });
+
+  // The map: one label brought out, the others pale.
+  function bringOut(entry) {
+    const map = entry.closest('.lcl-map');
+    const on = entry.getAttribute('aria-pressed') !== 'true';
+    map.querySelectorAll('[data-legend]').forEach((other) => other.setAttribute('aria-pressed', String(on && other === entry)));
+    map.querySelectorAll('circle').forEach((dot) => dot.classList.toggle('lcl-pale', on && dot.dataset.c !== entry.dataset.legend));
+  }
+
+  // The map: name and picture of the point under the cursor.
+  document.addEventListener('pointerover', (event) => {
+    const dot = event.target.closest?.('.lcl-map circle');
+    const stage = event.target.closest?.('.lcl-map__stage');
+    document.querySelectorAll('.lcl-tip').forEach((tip) => { tip.hidden = !(dot && stage && stage.contains(tip)); });
+    if (!dot || !stage) return;
+    const tip = stage.querySelector('.lcl-tip');
+    const picture = new Image();
+    picture.src = dot.dataset.src;
+    picture.alt = '';
+    const words = document.createElement('span');
+    words.textContent = dot.dataset.name;
+    const label = document.createElement('small');
+    label.textContent = dot.dataset.label;
+    tip.replaceChildren(picture, words, label);
+    const box = stage.getBoundingClientRect();
+    const at = dot.getBoundingClientRect();
+    const x = at.left - box.left, y = at.top - box.top;
+    tip.style.left = `${Math.min(Math.max(0, x + 14), Math.max(0, box.width - 170))}px`;
+    tip.style.top = `${y > box.height - 150 ? y - 130 : y + 14}px`;
+  });
+
+  // Curves: the value nearest to the cursor.
+  document.addEventListener('pointermove', (event) => {
+    const plot = event.target.closest?.('.lcl-plot');
+    document.querySelectorAll('.lcl-cursor').forEach((cursor) => cursor.parentElement !== plot && cursor.remove());
+    if (!plot) return;
+    const box = plot.getBoundingClientRect();
+    const [low, high, bottom, top] = plot.dataset.frame.split(',').map(Number);
+    const step = low + (high - low) * (event.clientX - box.left) / box.width;
+    const points = plot.dataset.points.split(';').map((pair) => pair.split(',').map(Number));
+    const [x, y] = points.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best));
+    const cursor = plot.querySelector('.lcl-cursor') ?? plot.appendChild(Object.assign(document.createElement('div'), { className: 'lcl-cursor' }));
+    const left = (x - low) / (high - low);
+    cursor.style.left = `${100 * left}%`;
+    cursor.style.setProperty('--y', `${100 * (top - y) / (top - bottom)}%`);
+    cursor.dataset.side = left > 0.6 ? 'left' : 'right';
+    cursor.dataset.words = `step ${x}: ${y}`;
+  });
+})();

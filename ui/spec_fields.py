@@ -1,0 +1,158 @@
+"""From a spec's JSON schema to form fields, and from their values back into the spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lcl_core.specs import SPECS, UserError, parse_spec, presets
+
+# The few fields that most runs differ in, with what the form calls them; everything else is in the JSON editor.
+MAIN_FIELDS: dict[str, dict[str, str]] = {
+    "pretrain": {
+        "data.sources.0.dataset": "Dataset",
+        "steps": "Steps",
+        "batch.images": "Pictures in a batch",
+        "batch.tokens": "Tokens in a batch",
+        "optimizer.lr": "Learning rate",
+        "objective.contrastive_weight": "Contrastive weight λ",
+        "model.image_size": "Picture size",
+        "seed": "Seed",
+    },
+    "evaluate": {
+        "encoder": "Encoder",
+        "dataset": "Dataset",
+        "splits": "Splits",
+        "source": "Only from source",
+        "tasks": "Tasks",
+        "untrained_baseline": "Compare with the untrained architecture",
+    },
+    "index": {"encoder": "Encoder", "dataset": "Dataset", "collection": "Collection", "splits": "Splits"},
+}
+FIRST_PRESET = "sample"
+
+
+@dataclass(frozen=True)
+class Field:
+    """``kind``: integer, number, boolean, choice, choices, list or text. ``path`` is dotted, as in error messages."""
+
+    path: str
+    title: str
+    kind: str
+    info: str = ""
+    options: tuple[str, ...] = ()
+
+    def to_form(self, value: Any) -> Any:
+        """A value of the spec as the form shows it: lists of words as one line, none as empty."""
+        if self.kind == "list":
+            return ", ".join(value or ())
+        return "" if value is None and self.kind == "text" else value
+
+    def to_spec(self, value: Any) -> Any:
+        """What the form holds as a value of the spec; an empty line is none."""
+        if self.kind == "list":
+            return [word.strip() for word in value.split(",") if word.strip()] or None
+        if self.kind == "integer" and isinstance(value, float) and value.is_integer():
+            return int(value)
+        return None if value == "" else value
+
+
+def main_fields(kind: str) -> list[Field]:
+    """The main fields of a kind, typed and described by the schema."""
+    schema = SPECS[kind].model_json_schema()
+    return [_field(path, title, _lookup(schema, path)) for path, title in MAIN_FIELDS[kind].items()]
+
+
+def preset_names(kind: str) -> list[str]:
+    return sorted(presets(kind))
+
+
+def starting_spec(kind: str, preset: str | None = None) -> dict[str, Any]:
+    """Every field of a preset, or of the defaults with what is required left empty."""
+    if preset is not None:
+        return parse_spec(kind, {"preset": preset}).model_dump(mode="json")
+    model: type[Any] = SPECS[kind]
+    required = {name: "" for name, field in model.model_fields.items() if field.is_required()}
+    return model.model_construct(**required).model_dump(mode="json")
+
+
+def to_json(spec: Mapping[str, Any]) -> str:
+    return json.dumps(spec, indent=2, ensure_ascii=False)
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Raises: UserError ``bad_json`` with the line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        message = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise UserError(message, code="bad_json", field="JSON") from None
+    if not isinstance(value, dict):
+        raise UserError("a spec is an object: { … }", code="bad_json", field="JSON")
+    return value
+
+
+def check(kind: str, text: str) -> dict[str, Any]:
+    """The spec in ``text``, valid. Raises: UserError with the field."""
+    spec = from_json(text)
+    parse_spec(kind, spec)
+    return spec
+
+
+def get_at(spec: Any, path: str) -> Any:
+    """The value at a dotted path; None where the path leads nowhere."""
+    for part in path.split("."):
+        if isinstance(spec, dict):
+            spec = spec.get(part)
+        elif isinstance(spec, list) and part.isdigit() and int(part) < len(spec):
+            spec = spec[int(part)]
+        else:
+            return None
+    return spec
+
+
+def put_at(spec: Any, path: str, value: Any) -> Any:
+    """A copy of ``spec`` with ``value`` at a dotted path; missing objects on the way are made."""
+    head, _, rest = path.partition(".")
+    if isinstance(spec, list) and head.isdigit():
+        copy = list(spec)
+        copy[int(head)] = put_at(copy[int(head)], rest, value) if rest else value
+        return copy
+    inner = spec if isinstance(spec, dict) else {}
+    return {**inner, head: put_at(inner.get(head, {}), rest, value) if rest else value}
+
+
+def _lookup(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    """The schema of one field, references followed."""
+    node: dict[str, Any] = schema
+    for part in path.split("."):
+        node = _resolve(schema, node)
+        node = node["items"] if part.isdigit() else node["properties"][part]
+    return {**_resolve(schema, node), **({"description": node["description"]} if "description" in node else {})}
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Follow ``$ref`` and take the part of ``anyOf`` that is not null."""
+    if "$ref" in node:
+        return _resolve(schema, schema["$defs"][node["$ref"].rpartition("/")[2]])
+    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
+    return {**node, **_resolve(schema, options[0])} if options else node
+
+
+def _field(path: str, title: str, schema: dict[str, Any]) -> Field:
+    kind, options = schema.get("type", "string"), tuple(schema.get("enum", ()))
+    if kind == "array":
+        options = tuple(schema["items"].get("enum", ()))
+        kind = "choices" if options else "list"
+    elif kind == "string":
+        kind = "choice" if options else "text"
+    return Field(path, title, kind, _info(schema), options)
+
+
+def _info(schema: dict[str, Any]) -> str:
+    """The description, with the bounds when the schema has both."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    bounds = f"{low:,} to {high:,}" if low is not None and high is not None and high < 1e6 else ""
+    return "; ".join(part for part in (schema.get("description", ""), bounds) if part)

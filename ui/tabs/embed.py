@@ -1,0 +1,148 @@
+"""Embed: a collection on a plane, and the vectors of one's own pictures as a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from api.client import ApiError, Client
+from ui.charts import fingerprint, scatter_map
+from ui.common import BUSY, QUIET, choose, collection_choices, encoder_choices, read_upload
+from ui.files import FORMATS
+from ui.html import empty_state, esc, heading, problem
+
+NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its pictures on a plane.")
+WAITING = empty_state("Vectors appear here", "Choose pictures and press “Embed”.")
+PREFERRED = ("group", "category", "subgroup")  # labels with few values make the clearest map
+MAX_FILES = 64
+BATCH = 16
+
+
+class EmbedTab:
+    title = "Embed"
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        self.points = gr.State([])
+        with gr.Column(elem_classes="lcl-panel"):
+            gr.HTML(
+                heading("Map of a collection", "Its vectors seen along their two principal axes: near means alike."),
+                apply_default_css=False,
+            )
+            with gr.Row(elem_classes="lcl-toolbar"):
+                self.collection = gr.Dropdown(label="Collection", scale=2, min_width=200)
+                self.label = gr.Dropdown(label="Colour by", scale=1, min_width=140)
+                self.links = gr.HTML(apply_default_css=False, elem_classes="lcl-links")
+            self.map = gr.HTML(apply_default_css=False, elem_id="map")
+        with gr.Column(elem_classes="lcl-panel"):
+            gr.HTML(
+                heading("Vectors of your pictures", "Embed them with an encoder and take the numbers along."),
+                apply_default_css=False,
+            )
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=4, min_width=280):
+                    self.encoder = gr.Dropdown(label="Encoder")
+                    self.pictures = gr.File(
+                        label="Pictures", file_count="multiple", file_types=["image"], height=170, type="filepath"
+                    )
+                    self.format = gr.Radio(list(FORMATS), value="npy", label="File format")
+                    self.go = gr.Button("Embed", variant="primary")
+                with gr.Column(scale=6, min_width=280):
+                    self.vectors = gr.HTML(WAITING, apply_default_css=False, elem_id="vectors")
+                    self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
+
+    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+        drawn = [self.points, self.label, self.links, self.map]
+        pickers = [self.collection, self.encoder]
+        tab.select(self.refresh, pickers, pickers, **QUIET)
+        self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY)
+        self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **QUIET)
+        asked = [self.encoder, self.pictures, self.format]
+        self.go.click(self.embed, asked, [self.vectors, self.download], **BUSY)
+        self.format.input(self.embed_again, asked, [self.vectors, self.download], **BUSY)
+
+    def refresh(self, collection: str | None, encoder: str | None) -> tuple[Any, Any]:
+        try:
+            return (
+                choose(collection_choices(self.client), collection),
+                choose(encoder_choices(self.client), encoder),
+            )
+        except ApiError:
+            return gr.skip(), gr.skip()  # the line under the title says that the service is away
+
+    def load_map(self, collection: str | None, label: str | None) -> tuple[Any, ...]:
+        """Fetch the plane of another collection, and draw it."""
+        if not collection:
+            return [], choose([], None), "", NO_COLLECTION
+        try:
+            points = self.client.collection_map(collection)["points"]
+        except ApiError as error:
+            return [], gr.skip(), "", problem(error.message, "The map cannot be shown")
+        labels = sorted({name for point in points for name in point["labels"]})
+        wanted = label if label in labels else next((name for name in PREFERRED if name in labels), None)
+        picker = choose([(name, name) for name in labels], wanted)
+        return points, picker, _links(collection), self.draw_map(collection, points, wanted or next(iter(labels), None))
+
+    def draw_map(self, collection: str, points: Sequence[dict[str, Any]], label: str | None) -> str:
+        return scatter_map(collection, points, label) if points else NO_COLLECTION
+
+    def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
+        """Another format: only when there is something to write."""
+        return self.embed(encoder, paths, kind) if paths else (gr.skip(), gr.skip())
+
+    def embed(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
+        """A table of the vectors, and the file to download."""
+        hidden = gr.DownloadButton(visible=False)
+        if not encoder:
+            return empty_state("No encoder yet", "Submit a pretrain run in the Runs tab first."), hidden
+        if not paths:
+            return WAITING, hidden
+        if len(paths) > MAX_FILES:
+            return problem(f"Choose at most {MAX_FILES} pictures here; an index run embeds whole datasets."), hidden
+        try:
+            vectors = self._vectors(encoder, paths)
+        except ApiError as error:
+            return problem(error.message, "The pictures were refused"), hidden
+        names = [Path(path).name for path in paths]
+        write, _ = FORMATS[kind]
+        file = Path(tempfile.mkdtemp(prefix="lcl-")) / f"vectors.{kind}"
+        file.write_bytes(write(names, vectors))
+        return draw_vectors(names, vectors), gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True)
+
+    def _vectors(self, encoder: str, paths: Sequence[str]) -> list[list[float]]:
+        """A few pictures a request, so that no request grows large. Raises: ApiError that names the picture."""
+        rows: list[list[float]] = []
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            rows += self.client.embed_images(encoder, [read_upload(path) for path in batch])
+        return rows
+
+
+def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:
+    """One row a picture: its name, its vector as a strip of colours, and which of the others is closest."""
+    matrix = np.asarray(vectors, dtype=np.float32)
+    near = matrix @ matrix.T
+    np.fill_diagonal(near, -np.inf)
+    rows = []
+    for i, (name, vector) in enumerate(zip(names, vectors, strict=True)):
+        best = int(near[i].argmax())
+        closest = f"{names[best]} ({near[i, best]:.2f})" if len(names) > 1 else ""
+        rows.append(f"<tr><td>{esc(name)}</td><td>{fingerprint(vector)}</td><td>{esc(closest)}</td></tr>")
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("Picture", "Vector", "Closest of the others"))
+    return (
+        f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'
+        f'<div class="lcl-table" tabindex="0" role="region" aria-label="Vectors"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _links(collection: str) -> str:
+    links = "".join(f'<a href="vectors/{esc(collection)}.{kind}" download>.{kind}</a>' for kind in FORMATS)
+    return f"<span>All vectors</span>{links}"

@@ -1,0 +1,77 @@
+"""Encoders: a card each, with what it is and how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from ui.common import QUIET
+from ui.html import ago, empty_state, esc, facts, heading, number, problem
+
+SHOWN = 4
+EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
+
+
+class EncodersTab:
+    title = "Encoders"
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        gr.HTML(heading("Encoders", "Every encoder that a run made or that was imported."), apply_default_css=False)
+        self.cards = gr.HTML(apply_default_css=False, elem_id="encoders")
+
+    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+        tab.select(self.refresh, outputs=self.cards, **QUIET)
+
+    def refresh(self) -> str:
+        try:
+            encoders = self.client.encoders()
+            cards = [draw_encoder(self.client.encoder(item["id"])) for item in encoders]
+        except ApiError as error:
+            return problem(error.message, "The service cannot be reached")
+        return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
+
+
+def draw_encoder(encoder: dict[str, Any]) -> str:
+    """Name, sizes and the best-known figures of one encoder; facts that the service does not give are left out."""
+    about = {**(encoder.get("info") or {}), **encoder}
+    size = about.get("image_size")
+    listed = [
+        ("Parameters", number(about.get("parameters"))),
+        ("Pictures", f"{size} × {size} px" if size else ""),
+        ("Vector", f"{about['embed_dim']} numbers" if about.get("embed_dim") else ""),
+        ("Pictures seen", number(about.get("images_seen"))),
+        ("Hash", str(about.get("hash") or "")[:12]),
+        ("Made", ago(about.get("created_at"))),
+    ]
+    figures = "".join(_figure(row) for row in best_figures(encoder.get("figures") or []))
+    below = f'<ul class="lcl-figures">{figures}</ul>' if figures else '<p class="lcl-note">Not evaluated yet.</p>'
+    name = encoder.get("name") or encoder["id"]
+    return (
+        f'<article class="lcl-encoder"><header><h3>{esc(name)}</h3><code>{esc(encoder["id"])}</code></header>'
+        f"{facts(listed)}{below}</article>"
+    )
+
+
+def best_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each task, split and metric the best variant; accuracies and recalls at 5 first."""
+    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["task"], row["split"], row["metric"])
+        if key not in best or row["value"] > best[key]["value"]:
+            best[key] = row
+    ranked = sorted(best.values(), key=lambda row: (not row["metric"].endswith(("@5", "accuracy")), row["task"]))
+    return ranked[:SHOWN]
+
+
+def _figure(row: dict[str, Any]) -> str:
+    times = f"{row['value'] / row['chance']:.0f} × chance" if row.get("chance") else ""
+    return (
+        f"<li><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
+        f"<b>{number(row['value'], 3)}</b><small>{times}</small></li>"
+    )

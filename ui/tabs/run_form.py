@@ -1,0 +1,163 @@
+"""The form for one kind of run: main fields, a JSON editor for everything, and what is wrong with it beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from lcl_core.specs import UserError
+from ui.common import QUIET
+from ui.html import esc
+from ui.spec_fields import (
+    FIRST_PRESET,
+    Field,
+    check,
+    from_json,
+    get_at,
+    main_fields,
+    preset_names,
+    put_at,
+    starting_spec,
+    to_json,
+)
+
+NAMED = {"encoder": "encoders", "dataset": "datasets"}  # last part of a path -> what the service lists for it
+
+
+class SpecForm:
+    """Fields and editor stay in step: an edit of either shows in the other at once."""
+
+    def __init__(self, client: Client, kind: str) -> None:
+        self.client = client
+        self.kind = kind
+        self.fields = main_fields(kind)
+        self.presets = preset_names(kind)
+
+    def build(self, visible: bool) -> None:
+        spec = starting_spec(self.kind, FIRST_PRESET if FIRST_PRESET in self.presets else None)
+        with gr.Column(visible=visible, elem_classes="lcl-form") as self.column:
+            with gr.Row():
+                self.name = gr.Textbox("", label="Name", placeholder="optional, for people", max_lines=1, min_width=180)
+                self.preset = gr.Dropdown(
+                    self.presets, value=spec.get("preset"), label="Preset", visible=bool(self.presets), min_width=180
+                )
+            with gr.Row(elem_classes="lcl-fields"):
+                self.inputs = [_component(field, get_at(spec, field.path)) for field in self.fields]
+            with gr.Accordion("Full spec (JSON)", open=False):
+                self.editor = gr.Code(
+                    to_json(spec), language="json", label="Spec", interactive=True, lines=12, max_lines=22, buttons=[]
+                )
+            with gr.Row(elem_classes="lcl-submit"):
+                verdict = self.judge(to_json(spec))
+                self.verdict = gr.HTML(verdict, apply_default_css=False, elem_id=f"verdict-{self.kind}")
+                self.submit = gr.Button("Submit run", variant="primary", elem_id=f"submit-{self.kind}")
+
+    def wire(self) -> None:
+        """Events inside the form; what follows a submission is wired by the tab."""
+        self.preset.input(self.take_preset, self.preset, [self.editor, self.verdict, *self.inputs], **QUIET)
+        self.editor.input(
+            self.read_editor, self.editor, [self.verdict, *self.inputs], trigger_mode="always_last", **QUIET
+        )
+        for field, component in zip(self.fields, self.inputs, strict=True):
+            component.input(
+                lambda text, value, field=field: self.write_field(text, field, value),
+                [self.editor, component],
+                [self.editor, self.verdict],
+                trigger_mode="always_last",
+                **QUIET,
+            )
+
+    def take_preset(self, preset: str) -> tuple[Any, ...]:
+        spec = starting_spec(self.kind, preset)
+        return to_json(spec), self.judge(to_json(spec)), *self._shown(spec)
+
+    def read_editor(self, text: str) -> tuple[Any, ...]:
+        """Fields follow the editor while it holds JSON at all."""
+        try:
+            shown = self._shown(from_json(text))
+        except UserError:
+            shown = [gr.skip()] * len(self.fields)
+        return self.judge(text), *shown
+
+    def write_field(self, text: str, field: Field, value: Any) -> tuple[Any, str]:
+        """The editor follows a field; JSON that is broken is left to be mended."""
+        try:
+            text = to_json(put_at(from_json(text), field.path, field.to_spec(value)))
+        except (UserError, IndexError):
+            return gr.skip(), self.judge(text)
+        return text, self.judge(text)
+
+    def judge(self, text: str) -> str:
+        """A line that says whether the spec is valid, and if not where and why."""
+        try:
+            check(self.kind, text)
+        except UserError as error:
+            return bad_verdict(error.field, error.message)
+        return '<p class="lcl-verdict lcl-verdict--good" role="status">The spec is valid.</p>'
+
+    def refresh(self, text: str) -> list[Any]:
+        """Pickers offer what the service has; a required name that is still empty takes the newest.
+
+        Returns: updates for the editor, the verdict and every input. Raises: ApiError.
+        """
+        spec = from_json(text)
+        offers = {"encoders": _names(self.client.encoders()), "datasets": _names(self.client.datasets())}
+        updates: list[Any] = []
+        for field in self.fields:
+            listed = NAMED.get(field.path.rpartition(".")[2])
+            if listed is None:
+                updates.append(gr.skip())
+                continue
+            value = get_at(spec, field.path) or next(iter(offers[listed]), None)
+            spec = put_at(spec, field.path, value)
+            updates.append(gr.Dropdown(choices=offers[listed], value=value))
+        if "collection" in spec and not spec["collection"]:
+            spec["collection"] = spec["dataset"]
+            updates[[field.path for field in self.fields].index("collection")] = spec["collection"]
+        text = to_json(spec)
+        return [text, self.judge(text), *updates]
+
+    def send(self, text: str, name: str) -> tuple[str, str | None]:
+        """Submit. Returns the verdict and the new run's id, or None when it was refused."""
+        try:
+            run = self.client.submit(self.kind, check(self.kind, text), name=name.strip() or None)
+        except UserError as error:
+            return bad_verdict(error.field, error.message), None
+        except ApiError as error:
+            return bad_verdict(error.field, error.message), None
+        words = f"Submitted as {run['id']}. Its progress is shown below."
+        return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(words)}</p>', run["id"]
+
+    def _shown(self, spec: dict[str, Any]) -> list[Any]:
+        return [field.to_form(get_at(spec, field.path)) for field in self.fields]
+
+
+def bad_verdict(field: str | None, message: str) -> str:
+    """Where and why, the field set apart."""
+    where = f"<code>{esc(field)}</code>" if field else ""
+    words = message.removeprefix(f"{field}: ")
+    return f'<p class="lcl-verdict lcl-verdict--bad" role="alert">{where}{esc(words)}</p>'
+
+
+def _names(items: list[dict[str, Any]]) -> list[str]:
+    return [str(item.get("name") or item["id"]) for item in items]
+
+
+def _component(field: Field, value: Any) -> Any:
+    """The input for a field. Bounds are judged by the spec itself, whose message says more."""
+    shared: dict[str, Any] = {"label": field.title, "info": field.info or None, "min_width": 190}
+    shown = field.to_form(value)
+    if field.path.rpartition(".")[2] in NAMED:
+        return gr.Dropdown([shown] if shown else [], value=shown or None, allow_custom_value=True, **shared)
+    if field.kind in ("integer", "number"):
+        return gr.Number(shown, precision=None, **shared)
+    if field.kind == "boolean":
+        return gr.Checkbox(shown, **shared)
+    if field.kind == "choice":
+        return gr.Dropdown(list(field.options), value=shown, **shared)
+    if field.kind == "choices":
+        return gr.CheckboxGroup(list(field.options), value=shown, **shared)
+    hint = "comma-separated" if field.kind == "list" else ""
+    return gr.Textbox(shown, placeholder=hint, max_lines=1, **shared)

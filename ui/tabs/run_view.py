@@ -1,0 +1,167 @@
+"""How runs are drawn: the list, and the pieces of the selected one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ui.charts import line_chart
+from ui.html import ago, badge, duration, empty_state, esc, facts, number, parse_time, progress_bar
+
+KIND_WORDS = {"pretrain": "Pre-train", "evaluate": "Evaluate", "index": "Index"}
+CURVES = (("contrastive_loss", "Contrastive loss"), ("generation_loss", "Generation loss"))
+NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
+NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
+MOVING = ("queued", "running", "cancelling")
+
+
+def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
+    """Newest first; each is a button that selects it."""
+    if not runs:
+        return NO_RUNS
+    return f'<ul class="lcl-runs">{"".join(_row(run, run["id"] == selected) for run in runs)}</ul>'
+
+
+def draw_head(run: dict[str, Any]) -> str:
+    """Name, state, progress, time left; the reason of a failure; the figures of the moment."""
+    kind = KIND_WORDS.get(run["kind"], run["kind"])
+    title = run.get("name") or kind
+    attempt = f" · attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else ""
+    line = f"{kind} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
+    return (
+        f'<header class="lcl-run__head"><div><h2>{esc(title)}</h2><p>{esc(line)}</p></div>'
+        f"{badge(run['state'])}</header>{_progress(run)}{_reason(run)}{facts(_figures(run))}"
+    )
+
+
+def draw_curves(run: dict[str, Any], points: Sequence[tuple[float, ...]]) -> str:
+    """Both losses of a pre-training run; ``points``: (step, contrastive, generation)."""
+    if run["kind"] != "pretrain":
+        return ""
+    charts = (
+        line_chart(title, [(point[0], point[column]) for point in points], column)
+        for column, (_, title) in enumerate(CURVES, start=1)
+    )
+    return f'<div class="lcl-charts">{"".join(charts)}</div>'
+
+
+def draw_result(run: dict[str, Any]) -> str:
+    """What came out: the encoder, the table of figures, or the collection."""
+    result = run.get("result") or {}
+    if rows := result.get("rows"):
+        return _table(rows)
+    if encoder := result.get("encoder") if isinstance(result.get("encoder"), dict) else None:
+        return _made(
+            "Encoder",
+            [
+                ("Parameters", number(encoder.get("parameters"))),
+                ("Pictures seen", number(encoder.get("images_seen"))),
+                ("Trained for", duration(encoder.get("seconds"))),
+                ("Hash", str(encoder.get("hash") or "")[:12]),
+                ("Id", str(run.get("encoder_id") or "")),
+            ],
+        )
+    if collection := result.get("collection"):
+        return _made(
+            "Collection",
+            [
+                ("Name", str(collection.get("name") or "")),
+                ("Pictures", number(collection.get("images"))),
+                ("Texts", number(collection.get("texts"))),
+                ("Vector", f"{collection.get('dim')} numbers"),
+                ("Id", str(run.get("collection_id") or "")),
+            ],
+        )
+    return ""
+
+
+def draw_log(text: str) -> str:
+    """The log's tail; focusable, so that the keyboard can scroll it."""
+    shown = esc(text) if text else "The log is empty so far."
+    return f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
+
+
+def fraction(run: dict[str, Any]) -> float | None:
+    """Share of the work done, 0 to 1; None while unknown."""
+    if run["state"] == "succeeded":
+        return 1.0
+    progress = run.get("progress") or {}
+    total = progress.get("total_steps")
+    return progress.get("step", 0) / total if total else None
+
+
+def _row(run: dict[str, Any], selected: bool) -> str:
+    kind = KIND_WORDS.get(run["kind"], run["kind"])
+    bar = progress_bar(fraction(run), "progress") if run["state"] in ("running", "cancelling") else ""
+    current = ' aria-current="true"' if selected else ""
+    return (
+        f'<li><button type="button" data-pick="{esc(run["id"])}"{current}>'
+        f"<span><b>{esc(run.get('name') or kind)}</b><small>{esc(kind)} · {ago(run.get('created_at'))}</small></span>"
+        f"{badge(run['state'])}{bar}</button></li>"
+    )
+
+
+def _progress(run: dict[str, Any]) -> str:
+    if run["state"] == "queued":
+        return '<p class="lcl-note">Waiting for a worker.</p>'
+    if run["state"] not in MOVING:
+        return ""
+    progress = run.get("progress") or {}
+    step, total = progress.get("step"), progress.get("total_steps")
+    parts = [
+        str(progress.get("phase") or ""),
+        f"step {number(step)} of {number(total)}" if total else "",
+        f"{duration(progress.get('seconds_left'))} left" if progress.get("seconds_left") is not None else "",
+    ]
+    words = " · ".join(part for part in parts if part) or "Starting"
+    return f'<div class="lcl-progress">{progress_bar(fraction(run), words)}<p>{esc(words)}</p></div>'
+
+
+def _reason(run: dict[str, Any]) -> str:
+    reason = run.get("reason")
+    if not reason:
+        return ""
+    field = reason.get("field") or ""
+    where = f"<code>{esc(field)}</code> " if field else ""
+    words = (reason.get("message") or reason.get("code") or "").removeprefix(f"{field}: ")
+    kind = "problem" if run["state"] == "failed" else "note"
+    return f'<div class="lcl-{kind}" role="status"><p>{where}{esc(words)}</p></div>'
+
+
+def _figures(run: dict[str, Any]) -> list[tuple[str, str]]:
+    progress = run.get("progress") or {}
+    start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
+    per_second = progress.get("images_per_s")
+    return [
+        ("Pictures per second", number(per_second, 3) if per_second else ""),
+        ("Pictures seen", number(progress.get("images_seen"))),
+        ("Learning rate", number(progress.get("lr"), 2)),
+        ("In-batch accuracy", number(progress.get("in_batch_accuracy"), 2)),
+        ("Took", duration((end - start).total_seconds()) if start and end else ""),
+        ("Owner", str(run.get("owner") or "")),
+    ]
+
+
+def _made(what: str, pairs: list[tuple[str, str]]) -> str:
+    return f'<section class="lcl-made"><h3>{what}</h3>{facts(pairs)}</section>'
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    body = "".join(_table_row(row) for row in rows)
+    names = ("Task", "Split", "Variant", "Metric", "Value (95 %)", "Chance", "Untrained")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return (
+        f'<div class="lcl-table" tabindex="0" role="region" aria-label="Result"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _table_row(row: dict[str, Any]) -> str:
+    low, high = row.get("interval") or (None, None)
+    interval = f" <small>{number(low, 3)} – {number(high, 3)}</small>" if low is not None else ""
+    words = "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in ("task", "split", "variant", "metric"))
+    figures = (number(row.get("chance"), 2), number(row.get("untrained"), 2))
+    return (
+        f"<tr>{words}<td><b>{number(row.get('value'), 3)}</b>{interval}</td>"
+        f"<td>{figures[0]}</td><td>{figures[1]}</td></tr>"
+    )

@@ -1,0 +1,39 @@
+"""``python -m workers.health``: exit status 0 while a worker of this host gives signs of life."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from datetime import timedelta
+
+from lcl_core.runs.database import UNREACHABLE, Database, now
+from lcl_core.runs.store import list_workers
+from workers.settings import WorkerSettings
+
+MISSED_BEATS = 6
+
+
+def alive(database: Database, host: str, ping_seconds: float) -> bool:
+    """Whether a worker on ``host`` was seen within the last few pings. Raises: UNREACHABLE."""
+    with database.reading() as session:
+        oldest = now(session) - timedelta(seconds=MISSED_BEATS * ping_seconds)
+        return any(worker.host == host and worker.seen_at >= oldest for worker in list_workers(session))
+
+
+def main() -> int:
+    settings = WorkerSettings()
+    database = Database(settings.resolved_database_url)
+    try:
+        well = alive(database, socket.gethostname(), settings.ping_seconds)
+    except UNREACHABLE as error:
+        print(f"the database does not answer ({type(error).__name__})", file=sys.stderr)  # noqa: T201
+        return 1
+    finally:
+        database.dispose()
+    if not well:
+        print("no worker of this host has been seen lately", file=sys.stderr)  # noqa: T201
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""As many threads as the worker has slots; each claims and supervises run after run while there are any."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from lcl_core.runs.database import UNREACHABLE, Database
+from lcl_core.runs.store import Claim, claim_next
+
+log = structlog.get_logger(__name__)
+
+
+class Slots:
+    """Claims runs while it has free slots.
+
+    Args:
+        work: supervises one claimed run; it hands the run back when the event is set.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        database: Database,
+        worker_id: str,
+        lease_seconds: float,
+        work: Callable[[Claim, threading.Event], None],
+    ) -> None:
+        self._size = size
+        self._database = database
+        self._worker_id = worker_id
+        self._lease_seconds = lease_seconds
+        self._work = work
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._rings = 0
+        self._threads: set[threading.Thread] = set()
+
+    def offer(self) -> None:
+        """Something may be queued: if a slot is free, look. Returns at once; costs nothing when called in vain."""
+        with self._lock:
+            self._rings += 1
+            if len(self._threads) >= self._size or self._stopping.is_set():
+                return
+            thread = threading.Thread(target=self._serve, name="slot")
+            self._threads.add(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Claim nothing more and ask the supervised runs to be handed back. Safe in a signal handler."""
+        self._stopping.set()
+
+    def join(self) -> None:
+        """Wait until every slot is empty."""
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                with self._lock:
+                    heard = self._rings
+                claim = self._claim()
+                if claim is None:
+                    with self._lock:
+                        if self._rings == heard:  # nobody rang since we looked
+                            self._threads.discard(threading.current_thread())
+                            return
+                    continue
+                self.offer()  # perhaps there is work for another slot too
+                with structlog.contextvars.bound_contextvars(run=claim.run_id):
+                    self._supervise(claim)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _claim(self) -> Claim | None:
+        try:
+            with self._database.session() as session:
+                return claim_next(session, self._worker_id, self._lease_seconds)
+        except UNREACHABLE as error:
+            log.warning("database_unreachable", error=str(error))
+            return None
+
+    def _supervise(self, claim: Claim) -> None:
+        try:
+            self._work(claim, self._stopping)
+        except Exception:  # the slot outlives a fault of the supervisor; the run's lease runs out
+            log.exception("supervisor_failed")

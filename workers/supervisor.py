@@ -1,0 +1,171 @@
+"""One claimed run from its directory to its final state."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from lcl_core.errors import UserError
+from lcl_core.rundir import RunDir
+from lcl_core.runs.artifacts import remove_tree
+from lcl_core.runs.database import UNREACHABLE, Database
+from lcl_core.runs.store import (
+    Claim,
+    Failed,
+    Inputs,
+    Outcome,
+    StaleLease,
+    begin_attempt,
+    hand_back,
+    renew,
+    resolve_inputs,
+    settle,
+)
+from lcl_core.specs import parse_spec
+from workers.settings import WorkerSettings
+from workers.tail import MetricsTail
+from workers.trainer import Trainer
+from workers.verdict import HandBack, judge
+from workers.watch import Watch
+
+MODULES = {"pretrain": "lcl_core.train", "evaluate": "lcl_core.transfer", "index": "lcl_core.serving"}
+log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """Prepares RUN_DIR, starts the process, watches it, and settles the run. Safe to use from several threads.
+
+    Args:
+        modules: the module that runs each kind of spec.
+    """
+
+    def __init__(self, database: Database, settings: WorkerSettings, modules: Mapping[str, str] = MODULES) -> None:
+        self._database = database
+        self._settings = settings
+        self._modules = modules
+
+    def run(self, claim: Claim, stopping: threading.Event) -> None:
+        """Work on a claimed run until it is settled, handed back, or no longer ours.
+
+        ``stopping`` asks to hand it back.
+        """
+        run_dir = RunDir(self._settings.runs_dir.resolve() / claim.run_id)
+        try:
+            verdict, ran_seconds = self._attempt(claim, run_dir, stopping)
+            self._conclude(claim, verdict, run_dir, ran_seconds)
+        except StaleLease:
+            log.warning("lease_lost")
+        except UNREACHABLE as error:
+            log.error("database_unreachable", error=str(error))  # the lease runs out, the reaper takes over
+
+    def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
+        """The verdict on one attempt, and the seconds worked on the run so far. Raises: StaleLease, UNREACHABLE."""
+        try:
+            self._prepare(claim, run_dir)
+            return self._work(claim, run_dir, stopping)
+        except (StaleLease, *UNREACHABLE):
+            raise
+        except UserError as error:
+            verdict = Failed(error.to_dict())
+        except OSError as error:
+            verdict = _storage_failed(error)
+        except Exception as error:  # a fault of ours: the row says so, the log has the traceback
+            log.exception("supervisor_failed")
+            message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
+            verdict = Failed({"code": "internal", "message": message})
+        return verdict, claim.ran_seconds
+
+    def _work(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
+        tail = MetricsTail(run_dir.metrics_file)
+        title = f"attempt {claim.attempt} on {claim.worker}"
+        try:
+            with Trainer(self._modules[claim.kind], run_dir, title) as trainer:
+                log.info("started", kind=claim.kind, attempt=claim.attempt, pid=trainer.pid)
+                watch = Watch(self._database, self._settings, claim, trainer, tail, stopping)
+                exited = watch.until_exit()
+        finally:
+            tail.close()
+        log.info("left", status=exited.status)
+        return judge(claim, run_dir, exited), watch.ran_seconds
+
+    def _prepare(self, claim: Claim, run_dir: RunDir) -> None:
+        """Raises: UserError for names that stand for nothing, StaleLease, OSError."""
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        self._await_predecessor(claim, run_dir)
+        over = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
+        with self._database.session() as session:
+            inputs = resolve_inputs(session, parse_spec(claim.kind, claim.spec), self._settings.home)
+            begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=over)
+        if over:
+            run_dir.metrics_file.unlink(missing_ok=True)
+            remove_tree(run_dir.checkpoints)
+            remove_tree(run_dir.artifacts)
+        run_dir.prepare({**_run_json(claim, inputs), "cache": str(self._settings.home.resolve() / "cache")})
+
+    def _await_predecessor(self, claim: Claim, run_dir: RunDir) -> None:
+        """Wait for a process of an earlier attempt that is still leaving; it holds the directory's lock."""
+        deadline = time.monotonic() + self._settings.lease_seconds
+        while not _free(run_dir) and time.monotonic() < deadline:
+            with self._database.session() as session:
+                renew(session, claim, self._settings.lease_seconds)
+            time.sleep(self._settings.watch_seconds)
+
+    def _conclude(self, claim: Claim, verdict: Outcome | HandBack, run_dir: RunDir, ran_seconds: float) -> None:
+        if isinstance(verdict, HandBack):
+            log.info("handed_back", cause=verdict.cause)
+            self._persist(lambda: self._hand_back(claim, verdict.uses_attempt))
+            return
+        home = self._settings.home
+        try:
+            state = self._persist(lambda: settle(self._database, claim, verdict, run_dir.path, home, ran_seconds))
+        except OSError as error:
+            failed = _storage_failed(error)
+            state = self._persist(lambda: settle(self._database, claim, failed, run_dir.path, home, ran_seconds))
+        log.info("settled", state=state)
+
+    def _hand_back(self, claim: Claim, uses_attempt: bool) -> str:
+        with self._database.session() as session:
+            return hand_back(session, claim, uses_attempt=uses_attempt)
+
+    def _persist(self, write: Callable[[], str]) -> str:
+        """Write, again and again while the database is away, until the lease would be long over."""
+        deadline = time.monotonic() + 2 * self._settings.lease_seconds
+        while True:
+            try:
+                return write()
+            except UNREACHABLE as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("database_unreachable", error=str(error))
+                time.sleep(self._settings.watch_seconds)
+
+
+def _run_json(claim: Claim, inputs: Inputs) -> dict[str, object]:
+    return {
+        "run_id": claim.run_id,
+        "kind": claim.kind,
+        "spec": claim.spec,
+        "datasets": inputs.datasets,
+        "encoders": inputs.encoders,
+        "attempt": claim.attempt,
+    }
+
+
+def _free(run_dir: RunDir) -> bool:
+    """Whether no process holds the directory."""
+    with (run_dir.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _storage_failed(error: OSError) -> Failed:
+    where = f" ({error.filename})" if error.filename else ""
+    message = f"{error.strerror or error}{where}; make room or mend the folder, then resume the run"
+    return Failed({"code": "storage", "message": message})

@@ -1,0 +1,71 @@
+"""One run's process, in a session and process group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from lcl_core.rundir import RunDir
+from workers.environment import scrubbed
+
+
+class Trainer:
+    """``python -m MODULE RUN_DIR``. A context manager: after exit nobody of its group is left.
+
+    Its standard input stays open as long as this process lives; when it closes, the trainer leaves by itself.
+    Its output is appended to the run's log, under a line that names the attempt.
+    """
+
+    def __init__(self, module: str, run_dir: RunDir, title: str) -> None:
+        header = f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode()
+        with run_dir.log_file.open("ab") as log:
+            log.write(header)
+            log.flush()
+            self.log_start = log.tell()  # byte offset of this attempt's own output
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(run_dir.path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=scrubbed(os.environ),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status (negative: the signal that killed it), or None if it still runs after ``seconds``."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
+    def terminate(self) -> None:
+        """Ask the whole group to leave."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """End the whole group now; returns the exit status."""
+        self._signal(signal.SIGKILL)
+        return self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # the group is empty: nobody is left to tell
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()  # helpers that the trainer left behind, and the trainer itself after an error here
+        if self._process.stdin is not None:
+            self._process.stdin.close()

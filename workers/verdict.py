@@ -1,0 +1,112 @@
+"""What the end of a process means for its run."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from lcl_core.rundir import Exit, RunDir
+from lcl_core.runs.store import Cancelled, Claim, Failed, Outcome, Succeeded
+
+_TAIL_BYTES = 65_536
+_LONGEST_LINE = 500
+_BATCH_FIELDS = {"pretrain": "batch.tokens and batch.images", "index": "batch_size"}
+
+
+class Ending(Enum):
+    """Why the supervisor asked a process to leave."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"  # the worker itself is leaving
+
+
+@dataclass(frozen=True)
+class HandBack:
+    """The run is unfinished through no fault of its own; another attempt goes on from its checkpoint."""
+
+    uses_attempt: bool
+    cause: str
+
+
+@dataclass(frozen=True)
+class Exited:
+    """How a process ended. ``status`` as subprocess gives it; ``ending`` None when nobody asked it to leave."""
+
+    status: int
+    ending: Ending | None
+    log_start: int
+
+
+def judge(claim: Claim, run_dir: RunDir, exited: Exited) -> Outcome | HandBack:
+    """The verdict, from what the process left behind before how it left: a result outweighs a bad exit status."""
+    if run_dir.result_file.exists():
+        return Succeeded(json.loads(run_dir.result_file.read_text(encoding="utf-8")))
+    if run_dir.error_file.exists():
+        return _after_error_file(json.loads(run_dir.error_file.read_text(encoding="utf-8")))
+    if exited.ending is Ending.CANCEL:
+        return Cancelled()
+    if exited.ending is Ending.SHUTDOWN:
+        return HandBack(uses_attempt=False, cause="the worker is leaving")
+    if exited.ending is Ending.TIMEOUT:
+        limit = claim.spec["timeout_seconds"]
+        message = f"the run took longer than its timeout_seconds of {limit:g}; raise it and resume the run"
+        return Failed({"code": "timeout", "message": message, "field": "timeout_seconds"})
+    return _after_exit(claim, run_dir, exited)
+
+
+def _after_error_file(reason: dict[str, Any]) -> Outcome | HandBack:
+    if reason.get("code") == "run_dir_busy":
+        return HandBack(uses_attempt=True, cause="another process still works in the run's directory")
+    return Failed(reason)
+
+
+def _after_exit(claim: Claim, run_dir: RunDir, exited: Exited) -> Outcome | HandBack:
+    """Nobody asked the process to leave, and it left neither result nor reason."""
+    words = last_words(run_dir.log_file, exited.log_start)
+    where = f"; `lcl runs logs {claim.run_id}` shows the whole log"
+    if exited.status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, Exit.CANCELLED):
+        return _after_outside_kill(claim, exited.status, where)
+    if exited.status == Exit.OUT_OF_MEMORY:
+        return _failed("out_of_memory", f"the run ran out of memory ({words}); {_lower(claim.kind)}{where}")
+    if exited.status == Exit.OK:
+        return _failed("no_result", f"the process ended without a result{where}")
+    if exited.status < 0:
+        name = signal.Signals(-exited.status).name
+        return _failed("crash", f"the process was ended by {name}: {words or 'its log is empty'}{where}")
+    return _failed("crash", f"{words or f'the process ended with status {exited.status}'}{where}")
+
+
+def _after_outside_kill(claim: Claim, status: int, where: str) -> Outcome | HandBack:
+    """An operator, a restart or the system's memory guard: worth another attempt, as long as there is one."""
+    how = signal.Signals(-status).name if status < 0 else "SIGTERM"
+    if claim.attempt < claim.max_attempts:
+        return HandBack(uses_attempt=True, cause=f"the process was ended from outside by {how}")
+    hint = f" (the system ran out of memory, perhaps: {_lower(claim.kind)})" if how == "SIGKILL" else ""
+    message = f"the process was ended from outside by {how}{hint}, in attempt {claim.attempt} as before{where}"
+    return _failed("killed", message)
+
+
+def _lower(kind: str) -> str:
+    fields = _BATCH_FIELDS.get(kind)
+    return f"lower {fields}, or use a machine with more memory" if fields else "use a machine with more memory"
+
+
+def _failed(code: str, message: str) -> Failed:
+    return Failed({"code": code, "message": message})
+
+
+def last_words(log_file: Path, start: int) -> str:
+    """The exception line of the last traceback after byte ``start`` of a log, else its last line, else ''."""
+    with log_file.open("rb") as file:
+        file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    found = next((line for line in reversed(lines) if line.strip()), "")
+    tracebacks = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    if tracebacks:
+        found = next((line for line in lines[tracebacks[-1] + 1 :] if line[:1].strip()), found)
+    return found.strip()[:_LONGEST_LINE]
