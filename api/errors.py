@@ -6,13 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from lcl_core.errors import UserError
+
+log = structlog.get_logger(__name__)
 
 STATUS_OF_CODE = {
     "bad_cursor": 400,
@@ -121,8 +126,23 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     return error_response(422, "bad_request", f"{field or location[0]}: {message}", field)
 
 
+async def _conflict(_: Request, error: Exception) -> JSONResponse:
+    """Two callers made the same thing at the same moment; the database let one of them pass."""
+    log.warning("conflict", error=str(getattr(error, "orig", error)))
+    return error_response(409, "conflict", "somebody made the same thing at this moment; look, then try again")
+
+
+async def _database_away(_: Request, error: Exception) -> JSONResponse:
+    log.error("database_away", error=str(getattr(error, "orig", error)))
+    message = "the database does not answer; try again in a few seconds"
+    return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
+
+
 def install(app: FastAPI) -> None:
     """Make every known error leave in the one form; unknown ones are the envelope's (``api.middleware``)."""
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(IntegrityError, _conflict)
+    app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(PoolTimeoutError, _database_away)

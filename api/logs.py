@@ -28,4 +28,5 @@ def configure() -> None:
     """For a process of our own: ``configure_structlog``, and everything from level INFO on to standard error."""
     configure_structlog()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("alembic", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

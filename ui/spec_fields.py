@@ -58,6 +58,11 @@ class Field:
             return int(value)
         return None if value == "" else value
 
+    def agrees(self, in_spec: Any, in_form: Any) -> bool:
+        """Do spec and form say the same? What the spec leaves out is empty in the form."""
+        said = self.to_spec(in_form)
+        return said == in_spec or (not said and not in_spec and said != 0)
+
 
 def main_fields(kind: str) -> list[Field]:
     """The main fields of a kind, typed and described by the schema."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
+from pydantic import ValidationError
+
 from workers.logs import configure_logs
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
 
 def main() -> None:
-    settings = WorkerSettings()
-    configure_logs(settings.log_format)
-    WorkerProcess(settings).run()
+    try:
+        settings = WorkerSettings()
+        configure_logs(settings.log_format)
+        sys.exit(WorkerProcess(settings).run())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        sys.exit(f"error: LCL_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+    except OSError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -48,17 +48,14 @@ class Trainer:
         return None
 
     def terminate(self) -> None:
-        """Ask the whole group to leave."""
-        self._signal(signal.SIGTERM)
+        """Ask the process to leave. Not its helpers: it needs its data workers until the checkpoint is written."""
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> int:
         """End the whole group now; returns the exit status."""
-        self._signal(signal.SIGKILL)
-        return self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # the group is empty: nobody is left to tell
-            os.killpg(self._process.pid, number)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -22,6 +24,7 @@ from workers.slots import Slots
 from workers.supervisor import MODULES, Supervisor
 from workers.tasks import register_tasks
 
+_RETRY_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -32,7 +35,7 @@ class WorkerProcess:
         modules: the module that runs each kind of spec.
     """
 
-    def __init__(self, settings: WorkerSettings, modules: dict[str, str] = MODULES) -> None:
+    def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = MODULES) -> None:
         self._settings = settings
         self._database = Database(settings.resolved_database_url)
         self._doorbell = Doorbell(settings.resolved_broker_url)
@@ -43,31 +46,43 @@ class WorkerProcess:
         )
         self._reaper = Reaper(self._database, self._doorbell, self._slots, self._identity, settings)
 
-    def run(self) -> None:
-        """Serve. On the way out the supervised runs are handed back, for another worker to resume."""
+    def run(self) -> int:
+        """Serve; returns the exit status. On the way out runs are handed back, for another worker to resume."""
         self._settings.home.mkdir(parents=True, exist_ok=True)
-        self._database.migrate()
-        with self._database.session() as session:
-            ensure_sample(session)
+        self._await_database()
         self._reaper.start()
         signals.worker_shutting_down.connect(self._on_shutdown)
         log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices)
         try:
-            self._consume()
+            return self._consume()
         finally:
             self._close()
 
-    def _consume(self) -> None:
+    def _await_database(self) -> None:
+        """Bring the schema up to date as soon as the database answers."""
+        while True:
+            try:
+                self._database.migrate()
+                with self._database.session() as session:
+                    ensure_sample(session)
+                return
+            except UNREACHABLE as error:
+                log.warning("database_unreachable", error=str(error))
+                time.sleep(_RETRY_SECONDS)
+
+    def _consume(self) -> int:
         app = consumer_app(self._settings.resolved_broker_url, self._settings.worker_slots)
         register_tasks(app, self._slots, self._database, self._identity.id)
-        app.Worker(
+        worker = app.Worker(
             hostname=f"lcl@{self._identity.id}",
             loglevel="WARNING",
             without_mingle=True,
             without_gossip=True,
             without_heartbeat=True,
             quiet=True,
-        ).start()
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
 
     def _on_shutdown(self, **_: Any) -> None:
         """Called by Celery's signal handler, before it waits for anything."""

@@ -12,8 +12,9 @@ from urllib.parse import quote
 import httpx
 
 from api.client.errors import ApiError
-from api.client.transport import Transport
+from api.client.transport import BUSY, Transport, pause
 
+EVENT_BREAKS = 8  # about twenty seconds without the service: a restart is shorter
 FINAL = ("succeeded", "failed", "cancelled")
 Json = dict[str, Any]
 
@@ -88,11 +89,10 @@ class RunCalls(Transport):
                     if event["event"] == "state" and event["data"]["state"] in FINAL:
                         return
             except ApiError as error:
-                if error.status:
+                if (error.status and error.status not in BUSY) or breaks >= EVENT_BREAKS:
                     raise
-                breaks += 1
-                if breaks > self.attempts:
-                    raise
+            breaks += 1
+            pause(breaks)
 
     def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> Json:
         """Block until the run has ended; ``on_progress`` gets each of its metric lines. Returns the run."""

@@ -79,14 +79,14 @@ class Transport:
                 harmless = repeatable or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
                 if last or not harmless:
                     raise self._unreachable(error) from error
-                _pause(attempt)
+                pause(attempt)
                 continue
             except (httpx.InvalidURL, ValueError) as error:  # broken Unicode, a number that is none
                 raise ApiError(0, "unsendable", f"this cannot be sent: {error}") from error
             if response.status_code in expected:
                 return response
             if response.status_code in BUSY and repeatable and not last:
-                _pause(attempt, response.headers.get("retry-after"))
+                pause(attempt, response.headers.get("retry-after"))
                 continue
             if response.is_error:
                 raise ApiError.of(response)
@@ -140,7 +140,7 @@ def _key_from_home() -> str | None:
         return None
 
 
-def _pause(attempt: int, retry_after: str | None = None) -> None:
+def pause(attempt: int, retry_after: str | None = None) -> None:
     """Doubling waits with jitter, at most five seconds; the service's own wish goes first."""
     wished = float(retry_after) if retry_after and retry_after.isdigit() else 0.1 * 2**attempt
     time.sleep(min(wished, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311

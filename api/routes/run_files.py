@@ -20,6 +20,7 @@ from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"])
 RowNumber = Annotated[int, Query(ge=0, lt=2**63)]
+Step = Annotated[int, Query(ge=0, lt=2**31)]  # what the column holds
 
 
 def _run_dir(context: Context, run_id: str) -> RunDir:
@@ -32,7 +33,7 @@ def metrics(
     run_id: str,
     _: Viewer,
     session: ReaderDep,
-    after: RowNumber = 0,
+    after: Step = 0,
     after_id: RowNumber = 0,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000,
 ) -> Items:

@@ -19,6 +19,7 @@ const example = (document_, given, depth = 0) => {
   if ("const" in schema) return schema.const;
   if (schema.enum) return schema.enum[0];
   const choices = schema.anyOf || schema.oneOf || schema.allOf;
+  if (choices && choices.some((choice) => choice.type === "null")) return null; // may be left out
   if (choices) return example(document_, choices[0], depth + 1);
   if (schema.type === "array") return [example(document_, schema.items, depth + 1)];
   if (schema.type === "object" || schema.properties) {

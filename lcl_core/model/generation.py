@@ -117,7 +117,8 @@ def generate_captions(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ids = decoder.generate(inputs_embeds=prefix, generation_config=config)
+        everything = prefix.new_ones(prefix.shape[:2], dtype=torch.long)
+        ids = decoder.generate(inputs_embeds=prefix, attention_mask=everything, generation_config=config)
     return [processor.decode(row.tolist()) for row in ids]
 
 

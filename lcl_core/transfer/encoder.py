@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core import __version__
 from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.train.build import build_model
 
 UNTRAINED_SEED = 0
+_INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration
 _TEXT_TOKENS = 77  # the authors' zero-shot context length
 
 
@@ -42,9 +45,10 @@ class ExamEncoder:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What makes this encoder's features its own: weights and architecture."""
-        config = self.model.config.to_json_string(use_diff=False)
-        return {"weights": self.weights_hash, "config": hashlib.sha256(config.encode()).hexdigest()}
+        """What makes this encoder's features its own: weights, architecture and the code that runs them."""
+        config = {key: value for key, value in self.model.config.to_dict().items() if key not in _INCIDENTAL}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        return {"weights": self.weights_hash, "config": digest, "lcl": __version__}
 
     @cached_property
     def transform(self) -> str:

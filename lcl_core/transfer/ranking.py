@@ -94,7 +94,7 @@ def rank_both_ways(
 
 
 def _best_right(images: Floats, texts: Floats, pairs: Ints) -> tuple[Floats, Floats]:
-    """[N] and [M] score of each one's best right partner; +inf where it has none: nothing is ahead."""
+    """[N] and [M] score of each one's best right partner; -inf where it has none."""
     best_of_image = np.full(len(images), -np.inf, images.dtype)
     best_of_text = np.full(len(texts), -np.inf, texts.dtype)
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
@@ -102,8 +102,6 @@ def _best_right(images: Floats, texts: Floats, pairs: Ints) -> tuple[Floats, Flo
         score = np.einsum("pe,pe->p", images[image], texts[text])
         np.maximum.at(best_of_image, image, score)
         np.maximum.at(best_of_text, text, score)
-    best_of_image[np.isneginf(best_of_image)] = np.inf
-    best_of_text[np.isneginf(best_of_text)] = np.inf
     return best_of_image, best_of_text
 
 

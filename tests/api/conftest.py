@@ -36,11 +36,11 @@ def _logs() -> None:
 class House:
     """The service as its callers see it, and its database as workers see it."""
 
-    def __init__(self, url: str, home: Path, context: Context) -> None:
+    def __init__(self, url: str, home: Path, context: Context, key: str) -> None:
         self.url = url
         self.home = home
         self.context = context
-        self.admin = Client(url, (home / "key").read_text().strip(), attempts=1)
+        self.admin = Client(url, key, attempts=1)
         self.keys = {role: self.admin.create_key("someone", role)["key"] for role in ("viewer", "submitter", "admin")}
 
     def http(self, role: str | None = "admin") -> httpx.Client:
@@ -120,6 +120,12 @@ def served(settings: ApiSettings) -> Iterator[str]:
         listening.close()
 
 
+@pytest.fixture(scope="session")
+def house_of() -> type[House]:
+    """``House`` itself, for a service on other settings."""
+    return House
+
+
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
@@ -140,7 +146,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator
     )
     with served(settings) as url:
         context = Context(settings)
-        house = House(url, home, context)
+        house = House(url, home, context, (home / "key").read_text().strip())
         yield house
         house.admin.close()
         context.close()

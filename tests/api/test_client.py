@@ -110,7 +110,7 @@ def test_it_gives_up_in_the_end() -> None:
 
 def test_no_service_is_told_in_words(free_port: int) -> None:
     with Client(f"http://127.0.0.1:{free_port}", "k", attempts=1) as client:
-        for call in (lambda: client.run("x"), lambda: list(client.events("x")), lambda: client.cancel("x")):
+        for call in (lambda: client.run("x"), lambda: client.cancel("x")):
             with pytest.raises(ApiError, match="is the service up") as caught:
                 call()
             assert (caught.value.status, caught.value.code) == (0, "unreachable")
@@ -183,6 +183,17 @@ def test_events_are_taken_up_where_they_broke() -> None:
         found = list(client.events("run_1"))
         assert [one["data"] for one in found] == [{"step": 10}, {"step": 20}, {"state": "succeeded"}]
         assert [request[2].get("last-event-id") for request in server.requests] == [None, "4", "4"]
+
+
+def test_events_outlast_a_restart_but_not_a_refusal() -> None:
+    state = b'id: 1\nevent: state\ndata: {"state": "failed"}\n\n'
+    refusal = (404, {}, b'{"error": {"code": "unknown_run", "message": "no such run"}}')
+    with scripted(None, BUSY, (200, {}, b""), (200, {}, state)) as server, Client(server.url, "k") as client:
+        assert [event["data"]["state"] for event in client.events("run_1")] == ["failed"]
+        server.script = [refusal]
+        with pytest.raises(ApiError, match="no such run"):
+            list(client.events("run_1"))
+        assert len(server.requests) == 5
 
 
 def test_a_pictures_kind_is_read_from_its_bytes(pictures: dict[str, bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import errors
+from api.app import create_app
 from api.middleware import Envelope, depth_of
 from api.settings import ApiSettings
 from deploy.broker import EmbeddedBroker
@@ -160,6 +162,29 @@ def test_depth_is_counted_outside_strings() -> None:
     assert depth_of(b"[" * 99, 50) == 51
 
 
+def ask(app: FastAPI, path: str, headers: dict[str, str]) -> httpx.Response:
+    """One call without a server; the application is not started."""
+
+    async def call() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return await client.get(path, headers=headers)
+
+    return asyncio.run(call())
+
+
+def test_a_database_that_is_away_is_no_server_error(tmp_path: Path, free_port: int, refused: Any) -> None:
+    url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
+    app = create_app(ApiSettings(home=tmp_path, database_url=url))
+    answer = ask(app, "/v1/runs", {"authorization": "Bearer some-key"})
+    refused(answer, 503, "database_unavailable")
+    assert answer.headers["retry-after"]
+    assert "s3cret" not in answer.text
+    ready = ask(app, "/readyz", {})
+    assert ready.status_code == 503
+    assert ready.json()["checks"]["database"]["ok"] is False
+    assert ask(app, "/healthz", {}).status_code == 200
+
+
 def test_an_unexpected_error_shows_its_number_alone() -> None:
     app = FastAPI()
     errors.install(app)
@@ -170,14 +195,7 @@ def test_an_unexpected_error_shows_its_number_alone() -> None:
     def broken() -> None:
         raise RuntimeError("the secret is 42")
 
-    import asyncio
-
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.get("/broken", headers={"x-request-id": "find-me"})
-
-    answer = asyncio.run(ask())
+    answer = ask(app, "/broken", {"x-request-id": "find-me"})
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     assert "find-me" in answer.json()["error"]["message"]

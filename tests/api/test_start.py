@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from api.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
@@ -132,6 +134,27 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventua
         assert process.wait(30) in (0, -signal.SIGTERM)
 
 
+@pytest.fixture
+def refused_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Start with settings that must be refused: what standard error says."""
+    for name in [name for name in os.environ if name.startswith("LCL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LCL_HOME", str(tmp_path))
+
+    def start(status: int, **settings: str) -> str:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        assert main() == status
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        return told
+
+    return start
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
@@ -143,22 +166,22 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventua
     ],
 )
 def test_bad_settings_are_refused_in_one_line(
-    tmp_path: Path, free_port: int, settings: dict[str, str], word: str
+    refused_start: Callable[..., str], tmp_path: Path, settings: dict[str, str], word: str
 ) -> None:
-    with api(tmp_path, free_port, **settings) as process:
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 2
-    assert word in told
-    assert "Traceback" not in told
-    assert not (tmp_path / "lcl.db").exists()
+    assert word in refused_start(2, **settings)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_database_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, free_port: int) -> None:
+def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Callable[..., str], free_port: int) -> None:
     url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
-    for settings in ({"LCL_DATABASE_URL": url}, {"LCL_DATABASE_URL": "sqlite:////proc/none/lcl.db"}):
-        with api(tmp_path, free_port, **settings) as process:
-            _, told = process.communicate(timeout=60)
-            assert process.returncode == 1
-        assert told.startswith("error: the service cannot start")
-        assert "Traceback" not in told
-        assert "s3cret" not in told
+    told = refused_start(1, LCL_DATABASE_URL=url)
+    assert "the service cannot start" in told
+    assert "s3cret" not in told
+    assert "cannot start" in refused_start(1, LCL_DATABASE_URL="sqlite:////proc/none/lcl.db")
+
+
+def test_a_refusal_is_the_exit_status_of_the_process(tmp_path: Path, free_port: int) -> None:
+    with api(tmp_path, free_port, LCL_TEAM="1") as process:
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert told.startswith("error: LCL_ADMIN_KEY is not set")

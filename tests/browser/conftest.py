@@ -20,7 +20,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 HERE = Path(__file__).parent
 PICTURES = 40
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-PATIENCE_MS = 15_000
+PATIENCE_MS = 20_000
 Json = dict[str, Any]
 
 
@@ -142,7 +142,7 @@ def _furnish(world: World, sample_zip: Path) -> None:
         {"task": "classification", "split": "test_vendor", "variant": "subgroup", "metric": "accuracy",
          "value": 0.417, "chance": 0.031, "untrained": 0.142, "count": 590, "interval": [0.378, 0.457]},
     ]  # fmt: skip
-    result = {"encoder": "tiny", "encoder_hash": encoder["hash"], "dataset": "sample", "dataset_hash": "0", "rows": rows}
+    result = {"encoder": "tiny", "encoder_hash": encoder["hash"], "dataset_hash": "0" * 64, "rows": rows}
     _index(world, encoder, folder, corpus, pairs)
     world.finish("evaluate", {"encoder": "tiny"}, store.Succeeded(result), encoder["id"], name="examined")
     reason = {"code": "out_of_memory", "message": "the trainer ran out of memory", "field": "batch.tokens"}
@@ -233,8 +233,9 @@ def away_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     done = subprocess.run([sys.executable, str(HERE / "chromium.py")], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("no Chromium: set LCL_CHROMIUM, or install one")

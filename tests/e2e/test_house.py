@@ -139,19 +139,25 @@ def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> N
     home = tmp_path / "home"
     command = [sys.executable, "-m", "deploy.local", "up", "--home", str(home)]
     launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    with launcher:
-        assert launcher.stdout is not None
-        lines = iter(launcher.stdout.readline, "")
-        words = next(line for line in lines if line.startswith("api ")).split()
-        with Client(words[1].removesuffix("/docs"), (home / "key").read_text(encoding="ascii").strip()) as client:
-            run = client.submit("pretrain", ENDLESS)
-            poll(lambda: (client.run(run["id"])["progress"] or {}).get("step", 0) >= 1, "a first step")
-        family = processes_of(home)
-        assert {"workers", "api", "ui", "lcl_core.train"} <= {module for _, module in family}
+    try:
+        train_at(launcher, home)
+        assert {"workers", "api", "ui", "lcl_core.train"} <= {module for _, module in processes_of(home)}
         launcher.send_signal(how)
-        status = launcher.wait(60)
-    assert status == (0 if how == signal.SIGTERM else -signal.SIGKILL)
-    poll(lambda: not processes_of(home), "the end of every process")
+        assert launcher.wait(60) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
+        poll(lambda: not processes_of(home), "the end of every process")
+    finally:
+        launcher.kill()
+        launcher.communicate()
+
+
+def train_at(launcher: subprocess.Popen[str], home: Path) -> None:
+    """Submit a run without an end to what ``launcher`` starts, and wait for its first step."""
+    assert launcher.stdout is not None
+    address = next(line for line in iter(launcher.stdout.readline, "") if line.startswith("api ")).split()[1]
+    key = (home / "key").read_text(encoding="ascii").strip()
+    with Client(address.removesuffix("/docs"), key) as client:
+        run = client.submit("pretrain", ENDLESS)
+        poll(lambda: (client.run(run["id"])["progress"] or {}).get("step", 0) >= 1, "a first step")
 
 
 def poll(condition: Callable[[], object], what: str, seconds: float = 120) -> None:

@@ -119,3 +119,31 @@ def test_the_process_leaves_with_its_supervisor(run_dir: RunDir) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_a_group_of_its_own_leaves_with_it(run_dir: RunDir) -> None:
+    code = (
+        "import subprocess, sys, threading; from lcl_core.rundir import run_main\n"
+        "def work(run):\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)'])\n"
+        "    threading.Event().wait()\n"
+        "run_main(work, [sys.argv[1]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run_dir.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "LCL_SUPERVISED": "1"},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"1\n"
+        process.stdin.close()
+        assert process.wait(timeout=20) == -signal.SIGKILL
+        assert process.stdout.read() == b"", "the child holds this pipe open for as long as it lives"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -29,7 +29,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerSettings:
     on_postgres = getattr(request, "param", "sqlite") == "postgresql"
     return WorkerSettings(
         home=tmp_path / "home",
-        database_url=request.getfixturevalue("new_postgres")() if on_postgres else "",
+        database_url=request.getfixturevalue("empty_postgres") if on_postgres else "",
         lease_seconds=20.0,
         heartbeat_seconds=0.2,
         cancel_grace_seconds=20.0,

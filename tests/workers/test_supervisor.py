@@ -125,8 +125,14 @@ def test_a_folder_that_cannot_be_written_fails_the_run(desk: Desk, queue: Queue,
 
 
 def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+    desk: Desk,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TOY", "helper@99")
     run_id = queue(steps=40, checkpoint_every=1000)
     desk.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)

@@ -160,10 +160,10 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     eventually: Eventually,
     alive: Callable[[int], bool],
 ) -> None:
-    crew.start(TOY_SECONDS="0.05")
+    crew.start(TOY_SECONDS="0.2")
     run_id = queue(steps=60)
     doorbell.ring(run_id)
-    eventually(lambda: len(steps_of(run_id)) >= 12)
+    eventually(lambda: len(steps_of(run_id)) >= 6)
     pid = run_of(run_id).progress["pid"]
     crew.started[0].kill()
     eventually(lambda: not alive(pid), "the trainer's leaving")
@@ -172,7 +172,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     eventually(lambda: run_of(run_id).state == "succeeded")
     run = run_of(run_id)
     assert run.attempt == 2
-    assert run.result["final"]["start"] >= 10
+    assert run.result["final"]["start"] >= 5
     assert steps_of(run_id) == list(range(1, 61))
 
 
@@ -204,8 +204,8 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     eventually: Eventually,
     consuming: Callable[[int], None],
 ) -> None:
-    first = crew.start(TOY_SECONDS="0.02")
-    run_id = queue(steps=150, max_attempts=1)
+    first = crew.start(TOY_SECONDS="1")
+    run_id = queue(steps=100, max_attempts=1)
     doorbell.ring(run_id)
     eventually(lambda: steps_of(run_id))
     crew.start()
@@ -215,7 +215,7 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     eventually(lambda: run_of(run_id).state == "succeeded")
     run = run_of(run_id)
     assert (run.attempt, run.result["final"]["start"] > 0) == (1, True)
-    assert steps_of(run_id) == list(range(1, 151))
+    assert steps_of(run_id) == list(range(1, 101))
     with database.reading() as session:
         assert len(store.list_workers(session)) == 1
     log = crew.log(0).read_text()
@@ -240,3 +240,16 @@ def test_the_worker_process_never_imports_torch() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'celery'" in loaded
     assert not [name for name in ("'torch'", "'transformers'", "'numpy'", "'fastapi'") if name in loaded]
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [({"LCL_WORKER_SLOTS": "none"}, "LCL_WORKER_SLOTS"), ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home")],
+)
+def test_a_bad_setting_is_one_line(environment: dict[str, str], words: str) -> None:
+    command = [sys.executable, "-m", "workers"]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

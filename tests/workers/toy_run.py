@@ -64,12 +64,15 @@ def work(run_dir: RunDir) -> dict[str, Any]:
     kind, _, since = os.environ.get("TOY", "").partition("@")
     start = resume_step(run_dir)
     sys.stdout.write(f"toy starts at {start}\n")
-    if kind == "helper":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # toy helper"])
+    helper = None
+    if kind == "helper":  # like a data worker: without it the next step fails
+        helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     for step in range(start + 1, steps + 1):
         if step > int(since or 0):
             misbehave(kind)
         time.sleep(float(os.environ.get("TOY_SECONDS", "0.01")))
+        if helper is not None and helper.poll() is not None:
+            raise RuntimeError("the helper is gone")
         run_dir.append_metrics(step=step, total_steps=steps, attempt=run["attempt"], pid=os.getpid())
         if step % every == 0:
             save(run_dir, step)

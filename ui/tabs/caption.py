@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, encoder_choices, read_upload
+from ui.common import BUSY, QUIET, choose, encoder_choices, picture_input, read_upload
 from ui.html import PICK, empty_state, esc, heading, item_url, problem
 
 GREEDY, BEAM, NUCLEUS = "Greedy", "Beam search", "Nucleus sampling"
@@ -37,14 +37,7 @@ class CaptionTab:
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=4, min_width=300, elem_classes="lcl-panel"):
                 self.encoder = gr.Dropdown(label="Encoder")
-                self.image = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    height=280,
-                    elem_classes="lcl-picture",
-                )
+                self.image = picture_input("Picture", height=280)
                 self.samples = gr.HTML(apply_default_css=False, js_on_load=PICK, elem_id="caption-samples")
                 self.ways = gr.CheckboxGroup(WAYS, value=WAYS, label="Ways to decode")
                 with gr.Accordion("Decoding choices", open=False):

@@ -61,21 +61,21 @@ class EmbedTab:
     def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
         drawn = [self.points, self.label, self.links, self.map]
         pickers = [self.collection, self.encoder]
-        tab.select(self.refresh, pickers, pickers, **QUIET)
+        tab.select(self.refresh, pickers, [*pickers, self.map], **QUIET)
         self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY)
         self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **QUIET)
         asked = [self.encoder, self.pictures, self.format]
         self.go.click(self.embed, asked, [self.vectors, self.download], **BUSY)
         self.format.input(self.embed_again, asked, [self.vectors, self.download], **BUSY)
 
-    def refresh(self, collection: str | None, encoder: str | None) -> tuple[Any, Any]:
+    def refresh(self, collection: str | None, encoder: str | None) -> tuple[Any, Any, Any]:
+        """What there is to choose from; a change of collection then draws its map."""
         try:
-            return (
-                choose(collection_choices(self.client), collection),
-                choose(encoder_choices(self.client), encoder),
-            )
-        except ApiError:
-            return gr.skip(), gr.skip()  # the line under the title says that the service is away
+            collections, encoders = collection_choices(self.client), encoder_choices(self.client)
+        except ApiError as error:
+            return gr.skip(), gr.skip(), problem(error.message, "The service cannot be reached")
+        shown = gr.skip() if collections else NO_COLLECTION
+        return choose(collections, collection), choose(encoders, encoder), shown
 
     def load_map(self, collection: str | None, label: str | None) -> tuple[Any, ...]:
         """Fetch the plane of another collection, and draw it."""
@@ -117,12 +117,24 @@ class EmbedTab:
         return draw_vectors(names, vectors), gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True)
 
     def _vectors(self, encoder: str, paths: Sequence[str]) -> list[list[float]]:
-        """A few pictures a request, so that no request grows large. Raises: ApiError that names the picture."""
+        """A few pictures a request, so that no request grows large. Raises: ApiError that names the file."""
         rows: list[list[float]] = []
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
-            rows += self.client.embed_images(encoder, [read_upload(path) for path in batch])
+            try:
+                rows += self.client.embed_images(encoder, [read_upload(path) for path in batch])
+            except ApiError as error:
+                raise _naming_file(error, batch) from error
         return rows
+
+
+def _naming_file(error: ApiError, paths: Sequence[str]) -> ApiError:
+    """The service says ``input.3``; the visitor knows that picture by its name."""
+    place = (error.field or "").removeprefix("input.")
+    if not place.isdigit() or int(place) >= len(paths):
+        return error
+    words = error.message.removeprefix(f"{error.field}: ")
+    return ApiError(error.status, error.code, f"{Path(paths[int(place)]).name}: {words}", error.field)
 
 
 def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:

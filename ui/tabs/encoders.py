@@ -31,13 +31,13 @@ class EncodersTab:
     def refresh(self) -> str:
         try:
             encoders = self.client.encoders()
-            cards = [draw_encoder(self.client.encoder(item["id"])) for item in encoders]
+            cards = [draw_encoder(item, self.client.encoder_figures(item["id"])) for item in encoders]
         except ApiError as error:
             return problem(error.message, "The service cannot be reached")
         return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
 
 
-def draw_encoder(encoder: dict[str, Any]) -> str:
+def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """Name, sizes and the best-known figures of one encoder; facts that the service does not give are left out."""
     about = {**(encoder.get("info") or {}), **encoder}
     size = about.get("image_size")
@@ -49,7 +49,7 @@ def draw_encoder(encoder: dict[str, Any]) -> str:
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
-    figures = "".join(_figure(row) for row in best_figures(encoder.get("figures") or []))
+    figures = "".join(_figure(row) for row in best_figures(rows))
     below = f'<ul class="lcl-figures">{figures}</ul>' if figures else '<p class="lcl-note">Not evaluated yet.</p>'
     name = encoder.get("name") or encoder["id"]
     return (

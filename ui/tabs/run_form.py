@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -100,32 +101,35 @@ class SpecForm:
     def refresh(self, text: str) -> list[Any]:
         """Pickers offer what the service has; a required name that is still empty takes the newest.
 
-        Returns: updates for the editor, the verdict and every input. Raises: ApiError.
+        Returns: updates for the editor, the verdict and every input. Raises: ApiError, UserError.
         """
-        spec = from_json(text)
+        spec = before = from_json(text)
         offers = {"encoders": _names(self.client.encoders()), "datasets": _names(self.client.datasets())}
         updates: list[Any] = []
         for field in self.fields:
-            listed = NAMED.get(field.path.rpartition(".")[2])
-            if listed is None:
+            value, listed = get_at(spec, field.path), NAMED.get(field.path.rpartition(".")[2])
+            if listed is not None:
+                value = value or next(iter(offers[listed]), None)
+                updates.append(gr.Dropdown(choices=offers[listed], value=value))
+            elif field.path == "collection" and not value:
+                value = get_at(spec, "dataset")
+                updates.append(value)
+            else:
                 updates.append(gr.skip())
-                continue
-            value = get_at(spec, field.path) or next(iter(offers[listed]), None)
             spec = put_at(spec, field.path, value)
-            updates.append(gr.Dropdown(choices=offers[listed], value=value))
-        if "collection" in spec and not spec["collection"]:
-            spec["collection"] = spec["dataset"]
-            updates[[field.path for field in self.fields].index("collection")] = spec["collection"]
-        text = to_json(spec)
-        return [text, self.judge(text), *updates]
+        if spec == before:  # whoever is typing meanwhile is not disturbed
+            return [gr.skip(), gr.skip(), *updates]
+        return [to_json(spec), self.judge(to_json(spec)), *updates]
 
-    def send(self, text: str, name: str) -> tuple[str, str | None]:
+    def send(self, text: str, name: str, values: Sequence[Any]) -> tuple[str, str | None]:
         """Submit. Returns the verdict and the new run's id, or None when it was refused."""
         try:
-            run = self.client.submit(self.kind, check(self.kind, text), name=name.strip() or None)
-        except UserError as error:
-            return bad_verdict(error.field, error.message), None
-        except ApiError as error:
+            spec = check(self.kind, text)
+            for field, value in zip(self.fields, values, strict=True):
+                if not field.agrees(get_at(spec, field.path), value):
+                    return bad_verdict(field.path, "field and JSON were not yet in step; look again and submit."), None
+            run = self.client.submit(self.kind, spec, name=name.strip() or None)
+        except (UserError, ApiError) as error:
             return bad_verdict(error.field, error.message), None
         words = f"Submitted as {run['id']}. Its progress is shown below."
         return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(words)}</p>', run["id"]

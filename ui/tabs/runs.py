@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
+from lcl_core.specs import UserError
 from ui.common import BUSY, QUIET
 from ui.html import PICK, problem
 from ui.tabs.run_form import SpecForm
@@ -105,8 +106,8 @@ class RunsTab:
             lambda text: self.refresh_form(form, text), form.editor, [form.editor, form.verdict, *form.inputs], **QUIET
         )
         form.submit.click(
-            lambda text, name, watched: self.submit(form, text, name, watched),
-            [form.editor, form.name, self.watched],
+            lambda text, name, watched, *values: self.submit(form, text, name, watched, values),
+            [form.editor, form.name, self.watched, *form.inputs],
             [form.verdict, self.watched],
             **BUSY,
         ).then(self.refresh, [self.watched, self.only], everything, **QUIET)
@@ -115,15 +116,17 @@ class RunsTab:
         return [gr.Column(visible=kind == name) for name in self.forms]
 
     def refresh_form(self, form: SpecForm, text: str) -> list[Any]:
-        """A service that does not answer leaves the form as it is; the list says so."""
+        """A service that does not answer, or JSON that is being written, leaves the form as it is."""
         try:
             return form.refresh(text)
-        except ApiError:
+        except (ApiError, UserError):
             return [gr.skip()] * (2 + len(form.inputs))
 
-    def submit(self, form: SpecForm, text: str, name: str, watched: Watched) -> tuple[str, Watched]:
+    def submit(
+        self, form: SpecForm, text: str, name: str, watched: Watched, values: Sequence[Any]
+    ) -> tuple[str, Watched]:
         """The new run becomes the selected one."""
-        verdict, run_id = form.send(text, name)
+        verdict, run_id = form.send(text, name, values)
         return verdict, Watched(run_id) if run_id else watched
 
     def act(self, verb: Any, watched: Watched) -> None:

@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, collection_choices, read_upload
+from ui.common import BUSY, QUIET, choose, collection_choices, picture_input, read_upload
 from ui.html import PICK, empty_state, esc, item_url, problem
 
 TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
@@ -32,6 +32,7 @@ class SearchTab:
         self.client = client
 
     def build(self) -> None:
+        self.bare = gr.State(False)  # the pane says that there is no collection, or no service
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.mode = gr.Radio(
@@ -44,25 +45,19 @@ class SearchTab:
                     "",
                     label="Words", show_label=False, placeholder="Describe a picture …", max_lines=1, scale=6
                 )
-                self.image = gr.Image(
-                    label="Picture to search with",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    height=190,
-                    elem_classes="lcl-picture",
-                    visible=False,
-                    scale=6,
-                )
+                with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
+                    self.image = picture_input("Picture to search with", height=190)
                 self.go = gr.Button("Search", variant="primary", scale=1, min_width=120)
             with gr.Row(elem_classes="lcl-chips") as self.chips:
                 self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
         self.results = gr.HTML(INVITATION, apply_default_css=False, js_on_load=PICK, elem_id="search-results")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+        known = [self.collection, self.bare]
+        self.asking = [self.text, self.frame, self.chips]
         for event in (page.load, tab.select):
-            event(self.refresh, self.collection, [self.collection, self.results], **QUIET)
-        self.mode.input(self.switch, self.mode, [self.text, self.image, self.chips, self.results], **QUIET)
+            event(self.refresh, known, [*known, self.results], **QUIET)
+        self.mode.input(self.switch, self.mode, [*self.asking, self.results], **QUIET)
         query = [self.mode, self.collection, self.text, self.image, self.k]
         for event in (self.go.click, self.text.submit, self.image.upload):
             event(self.search, query, self.results, **BUSY)
@@ -72,28 +67,26 @@ class SearchTab:
             button.click(lambda words=words: words, outputs=self.text, **QUIET).then(
                 self.search, query, self.results, **BUSY
             )
-        shown = [self.mode, self.text, self.image, self.chips, self.results]
-        self.results.select(self.follow, [self.collection, self.k], shown, **BUSY)
+        shown = [self.mode, *self.asking, self.image, self.results]
+        self.results.select(self.follow, self.k, shown, **BUSY)
 
-    def refresh(self, current: str | None) -> tuple[Any, Any]:
+    def refresh(self, current: str | None, bare: bool) -> tuple[Any, bool, Any]:
         """Collections may have come or gone; results that are on show stay."""
         try:
             choices = collection_choices(self.client)
         except ApiError as error:
-            return gr.skip(), gr.skip() if current else problem(error.message, "The service cannot be reached")
+            words = problem(error.message, "The service cannot be reached")
+            return gr.skip(), bare or not current, gr.skip() if current else words
         if not choices:
-            return choose([], None), NO_COLLECTION
-        return choose(choices, current), gr.skip() if current else INVITATION
+            return choose([], None), True, NO_COLLECTION
+        return choose(choices, current), False, INVITATION if bare else gr.skip()
 
-    def switch(self, mode: str) -> tuple[Any, Any, Any, Any]:
-        words = mode == TEXT_TO_IMAGES
-        shown = INVITATION if words else NO_PICTURE
-        return gr.Textbox(visible=words), gr.Image(visible=not words), gr.Row(visible=words), shown
+    def switch(self, mode: str) -> tuple[Any, ...]:
+        """Ask with words or with a picture."""
+        return *_asking(mode), INVITATION if mode == TEXT_TO_IMAGES else NO_PICTURE
 
     def search(self, mode: str, collection: str | None, text: str, image: str | None, k: int) -> str:
         """The results as HTML, or in words why there are none."""
-        if not collection:
-            return NO_COLLECTION
         words = text.strip()
         if mode == TEXT_TO_IMAGES:
             return self.ask(collection, f"“{words}”", "images", k, text=words) if words else INVITATION
@@ -107,30 +100,40 @@ class SearchTab:
         asked = text.strip() if mode == TEXT_TO_IMAGES else image
         return self.search(mode, collection, text, image, k) if asked else gr.skip()
 
-    def follow(self, collection: str, k: int, event: gr.EventData) -> tuple[Any, ...]:
+    def follow(self, k: int, event: gr.EventData) -> tuple[Any, ...]:
         """A picture was chosen: show its neighbours. A text was chosen: show the pictures it finds."""
-        kind, _, value = str(event.pick).partition(":")
+        kind, collection, value = str(event.pick).split(":", 2)
         if kind == "text":
+            _, frame, chips = _asking(TEXT_TO_IMAGES)
             shown = self.ask(collection, f"“{value}”", "images", k, text=value)
-            return TEXT_TO_IMAGES, gr.Textbox(value, visible=True), gr.Image(visible=False), gr.Row(visible=True), shown
+            return TEXT_TO_IMAGES, gr.Textbox(value, visible=True), frame, chips, gr.skip(), shown
         try:
             data = self.client.item_image(collection, value)
         except ApiError as error:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), problem(error.message)
-        picture = gr.Image(Image.open(io.BytesIO(data)), visible=True)
+            return *[gr.skip()] * 5, problem(error.message)
         shown = self.ask(collection, "this picture", "images", k, image=data)
-        return IMAGE_TO_IMAGES, gr.Textbox(visible=False), picture, gr.Row(visible=False), shown
+        return IMAGE_TO_IMAGES, *_asking(IMAGE_TO_IMAGES), Image.open(io.BytesIO(data)), shown
 
-    def ask(self, collection: str, about: str, target: str, k: int, **query: Any) -> str:
+    def ask(self, collection: str | None, about: str, target: str, k: int, **query: Any) -> str:
         """One call to the service, with the time it took there and in all."""
-        start = time.perf_counter()
         try:
+            # Whoever is quicker than the picker's first answer searches the newest collection.
+            collection = collection or next((item for _, item in collection_choices(self.client)), None)
+            if collection is None:
+                return NO_COLLECTION
+            start = time.perf_counter()
             answer = self.client.search(collection, target=target, k=int(k), **query)
         except ApiError as error:
             return problem(error.message, "The search was refused")
         total_ms = 1000 * (time.perf_counter() - start)
         draw = draw_texts if target == "texts" else draw_images
         return _frame(answer["hits"], about, target, answer["took_ms"], total_ms, draw(collection, answer["hits"]))
+
+
+def _asking(mode: str) -> tuple[Any, Any, Any]:
+    """What is visible of the text box, the picture and the examples."""
+    words = mode == TEXT_TO_IMAGES
+    return gr.Textbox(visible=words), gr.Column(visible=not words), gr.Row(visible=words)
 
 
 def draw_images(collection: str, hits: Sequence[dict[str, Any]]) -> str:
@@ -140,20 +143,23 @@ def draw_images(collection: str, hits: Sequence[dict[str, Any]]) -> str:
 
 def draw_texts(collection: str, hits: Sequence[dict[str, Any]]) -> str:
     """A ranked list of texts."""
-    rows = "".join(
-        f'<li><button type="button" data-pick="text:{esc(words)}" aria-label="{esc(words)}, score {hit["score"]:.2f}. '
-        f'Find its pictures"><span>{esc(words)}</span>{_score(hit["score"])}</button></li>'
-        for hit in hits
-        for words in [hit.get("text") or hit.get("caption") or ""]
-    )
+    rows = "".join(_text(collection, hit["text"], hit["score"]) for hit in hits)
     return f'<ol class="lcl-texts">{rows}</ol>'
+
+
+def _text(collection: str, words: str, score: float) -> str:
+    return (
+        f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" '
+        f'aria-label="{esc(words)}, score {score:.2f}. Find its pictures"><span>{esc(words)}</span>{_score(score)}'
+        "</button></li>"
+    )
 
 
 def _picture(collection: str, hit: dict[str, Any]) -> str:
     words = hit.get("caption") or hit["id"]
     source = esc(item_url(collection, hit["id"]))
     return (
-        f'<li><button type="button" class="lcl-card" data-pick="image:{esc(hit["id"])}" '
+        f'<li><button type="button" class="lcl-card" data-pick="image:{esc(collection)}:{esc(hit["id"])}" '
         f'title="Show its neighbours" aria-label="{esc(words)}, score {hit["score"]:.2f}. Show its neighbours">'
         f'<img src="{source}" alt="" loading="lazy" decoding="async">'
         f'<span class="lcl-card__words">{esc(words)}</span>{_score(hit["score"])}</button></li>'

@@ -18,6 +18,7 @@ from lcl_core.data.clean import clean_text
         ("", ""),
         ("  The   quick\tbrown\nfox \r\n", "the quick brown fox"),
         ("Tom &amp; Jerry &amp;lt;b&amp;gt;", "tom & jerry <b>"),
+        ("< is &amp;lt;", "< is <"),
         ("Itâ€™s cafÃ©", "it's café"),
         ("“curly” ﬁ ＦＵＬＬ", '"curly" fi full'),
         ("\x1b[31mred\x1b[0m", "red"),

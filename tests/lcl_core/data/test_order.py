@@ -111,6 +111,12 @@ def test_each_source_is_read_epoch_by_epoch() -> None:
     assert len(orders) == 20
 
 
+def test_sources_of_one_size_have_their_own_orders() -> None:
+    places = [Mixture([20, 20], [1, 1], seed=0)[position] for position in range(40)]
+    first, second = ([place.index for place in places if place.source == source] for source in (0, 1))
+    assert first != second
+
+
 def test_a_position_needs_no_history() -> None:
     forward = Mixture([10, 7, 3], [3, 2, 1], seed=5)
     expected = [forward[position] for position in range(200)]

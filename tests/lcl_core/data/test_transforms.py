@@ -86,6 +86,11 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert eval_transform(image, 16).shape == (3, 16, 16)
 
 
+def test_pixels_are_resized_in_the_pictures_own_mode() -> None:
+    """Pillow never blends two-level pictures; made RGB first, they would turn grey."""
+    assert len(np.unique(eval_transform(noise(37, 37).convert("1"), 16)[0])) == 2
+
+
 def test_random_boxes_keep_to_area_and_ratio() -> None:
     draw = random.Random(0)
     boxes = [random_box(draw, 200, 160, (0.5, 0.7)) for _ in range(300)]

@@ -16,7 +16,7 @@ from lcl_core.runs.database import Database
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'lcl.db'}"
-    return request.getfixturevalue("new_postgres")()
+    return request.getfixturevalue("empty_postgres")
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from lcl_core.data import Corpus
+from lcl_core.data import Corpus, open_corpus
 from lcl_core.errors import UserError
+from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.rundir import Cancelled, Exit, RunDir
 from lcl_core.transfer.encoder import ExamEncoder, load_encoder
 from lcl_core.transfer.evaluate import evaluate
@@ -176,6 +178,26 @@ def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(
     assert again == evaluate(new_run("other"))
     steps = [json.loads(line)["step"] for line in run_dir.metrics_file.open()]
     assert steps == sorted(steps)
+
+
+def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_dir: Path, squares: Path) -> None:
+    run_dir = new_run(tasks=["retrieval"])
+    evaluate(run_dir)
+    model, processor = LCLModel.from_pretrained(encoder_dir).eval(), LCLProcessor.from_pretrained(encoder_dir)
+    corpus = open_corpus(squares)
+    asked = [pair for pair in corpus.pairs("test") if len(pair.captions) > 1]
+    gallery = [pair.image for pair in corpus.pairs("test")]
+    with torch.no_grad():
+        images = model.get_image_features(processor.preprocess([corpus.read_image(name) for name in gallery]))
+        texts = model.get_text_features(processor.encode_texts([pair.captions[1] for pair in asked]))
+    scores = (texts.double() @ images.double().T).numpy()
+    own = np.array([gallery.index(pair.image) for pair in asked])
+    expected = (scores >= scores[np.arange(len(asked)), own, None] - 1e-9).sum(axis=1)
+    file = run_dir.artifacts / "records" / "retrieval-test-captions_1-text_to_image-trained.jsonl"
+    lines = [json.loads(line) for line in file.open()]
+    assert [line["query"] for line in lines] == [pair.captions[1] for pair in asked]
+    assert [line["rank"] for line in lines] == expected.tolist()
+    assert lines[3]["top"][0] == gallery[scores[3].argmax()]
 
 
 def test_features_do_not_depend_on_the_company_they_keep(encoder_dir: Path) -> None:

@@ -60,18 +60,21 @@ def test_an_entry_that_another_process_made_meanwhile_is_used(tmp_path: Path) ->
 
 def test_the_longest_unused_entries_go_first_and_mapped_arrays_stay_readable(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, max_bytes=9000)
-    old = cache.get_or_make({"n": 0}, maker(0, [], size=1000))
-    cache.get_or_make({"n": 1}, maker(1, [], size=1000))
-    for age, entry in enumerate(sorted(entries(tmp_path), key=lambda path: path.stat().st_mtime)):
-        os.utime(entry, (1000 + age, 1000 + age))
+    cache.get_or_make({"n": 0}, maker(0, [], size=1000))
+    (zero,) = entries(tmp_path)
+    victim = cache.get_or_make({"n": 1}, maker(1, [], size=1000))
+    (one,) = set(entries(tmp_path)) - {zero}
+    os.utime(zero, (1000, 1000))
+    os.utime(one, (2000, 2000))
     calls: list[float] = []
-    cache.get_or_make({"n": 1}, maker(1, calls, size=1000))  # used again, so younger than n = 0
+    cache.get_or_make({"n": 0}, maker(0, calls, size=1000))  # used again, so younger than n = 1
     cache.get_or_make({"n": 2}, maker(2, calls, size=1000))
     assert calls == [2]
     assert len(entries(tmp_path)) == 2
-    assert old["pooled"].sum() == 0
+    assert victim["pooled"].sum() == 1000
     cache.get_or_make({"n": 0}, maker(0, calls, size=1000))
-    assert calls == [2, 0]
+    cache.get_or_make({"n": 1}, maker(1, calls, size=1000))
+    assert calls == [2, 1]
 
 
 def test_an_entry_larger_than_the_bound_is_still_usable(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The same service on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.context import Context
+from api.settings import ApiSettings
+from lcl_core.runs import store
+
+ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
+
+
+@pytest.fixture
+def team(tmp_path: Path, empty_postgres: str, serve: Any, house_of: Callable[..., Any]) -> Iterator[Any]:
+    """A team's deployment: its own admin key, PostgreSQL."""
+    settings = ApiSettings(
+        home=tmp_path, database_url=empty_postgres, admin_key=ADMIN_KEY, event_poll_seconds=0.02, max_inputs=8
+    )
+    context = Context(settings)
+    with serve(settings) as url:
+        yield house_of(url, tmp_path, context, ADMIN_KEY)
+    context.close()
+
+
+def test_a_runs_whole_life(team: Any) -> None:
+    run_id = team.admin.submit("pretrain", {"preset": "sample"}, name="naïve ☃", tags=["b", "a"])["id"]
+    claim = team.claim(run_id)
+    team.record(claim, *[{"step": step, "total_steps": 30, "loss": float("nan")} for step in (10, 20, 30)])
+    team.settle(claim, store.Failed({"code": "crash", "message": "nul \x00 inside"}))
+    run = team.admin.run(run_id)
+    assert (run["name"], run["tags"], run["state"]) == ("naïve ☃", ["a", "b"], "failed")
+    events = list(team.admin.events(run_id))
+    assert [event["data"].get("step") for event in events] == [10, 20, 30, None]
+    assert [line["step"] for line in team.admin.metrics(run_id, after=10)] == [20, 30]
+    assert team.admin.retry(run_id)["state"] == "queued"
+    assert team.admin.metrics(run_id) == []
+
+
+def test_one_key_makes_one_run(team: Any) -> None:
+    first = team.admin.submit("pretrain", {}, idempotency_key="once")
+    assert team.admin.submit("pretrain", {}, idempotency_key="once") == first
+
+
+def test_large_numbers_and_odd_texts_are_no_server_error(team: Any, refused: Any) -> None:
+    run_id = team.submit()
+    with team.http() as http:
+        assert http.get(f"/v1/runs/{run_id}/metrics", params={"after": 2**31 - 1, "after_id": 2**62}).status_code == 200
+        assert http.get(f"/v1/runs/{run_id}/logs", params={"offset": 2**62}).status_code == 200
+        refused(http.get(f"/v1/runs/{run_id}/metrics", params={"after": 2**31}), 422, field="after")
+        refused(http.get("/v1/runs/☃%ff"), 404, "unknown_run")
+        refused(http.get("/v1/encoders/" + "x" * 3000), 404, "unknown_encoder")
+        assert http.get("/v1/runs", params={"cursor": "run_☃"}).status_code == 200
+
+
+def test_roles_and_readiness(team: Any, refused: Any) -> None:
+    with team.http("viewer") as viewer:
+        refused(viewer.post("/v1/runs", json={"kind": "pretrain", "spec": {}}), 403, "forbidden")
+        assert viewer.get("/readyz").json()["checks"]["database"]["ok"]
+        assert 'lcl_runs{state="queued"}' in viewer.get("/metrics").text
+    assert [row["name"] for row in team.admin.datasets()] == ["sample"]

@@ -1,0 +1,46 @@
+"""Caption: a sample picture or one's own, decoded in several ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_sample_picture_is_captioned_in_three_ways(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_role("tab", name="Caption").click()
+    page.get_by_role("button", name="Use the picture").first.click()
+    cards = page.get_by_role("article")
+    expect(cards).to_have_count(3)
+    for way in ("Greedy", "Beam search", "Nucleus sampling"):
+        card = cards.filter(has=page.get_by_role("heading", name=way))
+        expect(card.locator("blockquote")).not_to_be_empty()
+        expect(card).to_contain_text("ms")
+
+
+def test_an_uploaded_picture_is_captioned_in_the_ways_that_were_chosen(
+    visitor: Any, page_url: str, png: bytes
+) -> None:
+    page = visitor.open(f"{page_url}/?tab=caption")
+    page.get_by_label("Greedy").uncheck()
+    page.get_by_label("Nucleus sampling").uncheck()
+    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": png}
+    page.locator("#tab-caption input[type=file]").set_input_files(files)
+    expect(page.get_by_role("article")).to_have_count(1)
+    expect(page.get_by_role("article")).to_contain_text("Beam search")
+
+
+def test_a_file_that_is_no_picture_is_refused_in_words(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=caption")
+    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    page.locator("#tab-caption input[type=file]").set_input_files(files)
+    expect(page.get_by_text("not a picture that can be read")).to_be_visible()
+
+
+def test_without_an_encoder_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
+    page = visitor.open(f"{empty_url}/?tab=caption")
+    expect(page.locator("#captions").get_by_text("No encoder yet")).to_be_visible()

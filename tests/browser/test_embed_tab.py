@@ -1,0 +1,84 @@
+"""Embed: the map of a collection, and vectors to take along."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_map_shows_every_picture_and_names_the_one_under_the_cursor(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_role("tab", name="Embed").click()
+    dots = page.locator("#map circle")
+    expect(dots).to_have_count(40)
+    dots.last.hover(force=True)
+    tip = page.locator(".lcl-tip")
+    expect(tip).to_be_visible()
+    assert tip.locator("span").inner_text()
+    expect(tip.locator("img")).to_have_js_property("complete", True)
+
+
+def test_a_label_is_brought_out(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=embed")
+    entry = page.locator("#map [data-legend]").first
+    count = int(entry.locator("em").inner_text())
+    entry.focus()
+    page.keyboard.press("Enter")
+    expect(entry).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#map circle:not(.lcl-pale)")).to_have_count(count)
+
+
+def test_the_map_is_coloured_by_another_label(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=embed")
+    expect(page.get_by_role("img", name="coloured by group")).to_be_visible()
+    page.get_by_label("Colour by").click()
+    page.get_by_role("option", name="subgroup").click()
+    expect(page.get_by_role("img", name="coloured by subgroup")).to_be_visible()
+
+
+def test_all_vectors_of_a_collection_are_downloaded(visitor: Any, page_url: str, world: Any) -> None:
+    page = visitor.open(f"{page_url}/?tab=embed")
+    with page.expect_download() as download:
+        page.get_by_role("link", name=".json").click()
+    rows = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    ids, vectors = world.client.vectors("drawings")
+    assert [row["name"] for row in rows] == ids
+    np.testing.assert_allclose([row["vector"] for row in rows], vectors)
+
+
+def test_vectors_of_own_pictures_are_shown_and_downloaded(
+    visitor: Any, page_url: str, world: Any, png: bytes
+) -> None:
+    page = visitor.open(f"{page_url}/?tab=embed")
+    page.get_by_text("Vectors appear here").wait_for()
+    names = ("one.png", "two.png")
+    files: Any = [{"name": name, "mimeType": "image/png", "buffer": png} for name in names]
+    page.locator("#tab-embed input[type=file]").set_input_files(files)
+    expect(page.locator("#tab-embed").get_by_text("two")).to_be_visible()
+    page.get_by_role("button", name="Embed", exact=True).click()
+    expect(page.locator("#vectors")).to_contain_text("2 × 24 numbers")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download vectors.npy").click()
+    got = np.load(io.BytesIO(Path(download.value.path()).read_bytes()), allow_pickle=False)
+    np.testing.assert_allclose(got, world.client.embed_images("tiny", [png, png]), atol=1e-5)
+
+
+def test_a_bad_picture_is_named(visitor: Any, page_url: str, png: bytes) -> None:
+    page = visitor.open(f"{page_url}/?tab=embed")
+    page.get_by_text("Vectors appear here").wait_for()
+    files: Any = [
+        {"name": "good.png", "mimeType": "image/png", "buffer": png},
+        {"name": "broken.png", "mimeType": "image/png", "buffer": b"nothing"},
+    ]
+    page.locator("#tab-embed input[type=file]").set_input_files(files)
+    expect(page.locator("#tab-embed").get_by_text("broken")).to_be_visible()
+    page.get_by_role("button", name="Embed", exact=True).click()
+    expect(page.locator("#vectors").get_by_role("alert")).to_contain_text("broken.png")

@@ -1,0 +1,148 @@
+"""Runs: submit one, watch it move, stop it and take it up again; and what a wrong spec is answered with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+def open_form(visitor: Any, url: str, kind: str = "Pre-train") -> Any:
+    page = visitor.open(f"{url}/?tab=runs")
+    page.get_by_role("button", name="New run").click()
+    page.locator("#new-run").get_by_text(kind, exact=True).click()
+    return page
+
+
+def line(step: int) -> dict[str, Any]:
+    """A line of metrics as the trainer writes it."""
+    return {
+        "time": 1.0 * step,
+        "step": step,
+        "total_steps": 100,
+        "contrastive_loss": 4 / step,
+        "generation_loss": 60 / step,
+        "images_per_s": 150.0,
+        "seconds_left": 65.0,
+    }
+
+
+def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url: str, world: Any) -> None:
+    from lcl_core.runs import store
+
+    page = open_form(visitor, page_url)
+    page.get_by_label("Name").fill("from the page")
+    page.get_by_label("Steps").fill("100")
+    verdict = page.locator("#verdict-pretrain")
+    expect(verdict).to_contain_text("The spec is valid")
+    page.locator("#submit-pretrain").click()
+    expect(verdict).to_contain_text("Submitted as run_")
+    head = page.locator("#run-head")
+    expect(head.get_by_role("heading")).to_have_text("from the page")
+    expect(head).to_contain_text("Queued")
+    run = world.client.runs(state="queued")["items"][0]
+    assert run["spec"]["steps"] == 100
+
+    claim = world.claim(run["id"])
+    world.record(claim, *[line(step) for step in range(5, 45, 5)])
+    (world.folder(run["id"]) / "log.txt").write_text("step 40 <b>loss</b>\n", encoding="utf-8")
+    expect(head).to_contain_text("step 40 of 100 · 1 min 5 s left")
+    expect(head.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "40")
+    expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5, 0.1 at step 40")).to_be_visible()
+    page.locator(".lcl-run").get_by_role("button", name="Log").click()
+    expect(page.get_by_role("log")).to_have_text("step 40 <b>loss</b>\n")
+    world.record(claim, line(50))
+    expect(page.get_by_role("img", name="Generation loss: 12 at step 5, 1.2 at step 50")).to_be_visible()
+
+    page.locator("#run-cancel").click()
+    expect(head).to_contain_text("Stopping")
+    world.settle(claim, store.Cancelled())
+    expect(head).to_contain_text("Cancelled")
+    page.locator("#run-resume").click()
+    expect(head).to_contain_text("Queued")
+    page.locator("#run-cancel").click()
+    expect(head).to_contain_text("Cancelled")
+
+
+def test_a_wrong_field_is_named_before_submitting(visitor: Any, page_url: str, world: Any) -> None:
+    before = len(world.client.runs()["items"])
+    page = open_form(visitor, page_url)
+    page.get_by_label("Learning rate").fill("-1")
+    verdict = page.locator("#verdict-pretrain")
+    expect(verdict.get_by_role("alert")).to_contain_text("optimizer.lr")
+    expect(verdict).to_contain_text("greater than 0")
+    page.locator("#submit-pretrain").click()
+    expect(verdict.get_by_role("alert")).to_contain_text("optimizer.lr")
+    page.get_by_label("Learning rate").fill("0.001")
+    expect(verdict).to_contain_text("The spec is valid")
+    assert len(world.client.runs()["items"]) == before
+
+
+def test_the_service_has_the_last_word(visitor: Any, page_url: str) -> None:
+    page = open_form(visitor, page_url, "Index")
+    page.get_by_role("button", name="Full spec (JSON)").click()
+    editor = page.locator("#new-run .cm-content")
+    expect(editor).to_contain_text('"encoder": "tiny"')
+    encoder = page.locator("#new-run").get_by_label("Encoder")
+    encoder.fill("nobody")
+    encoder.press("Enter")
+    expect(editor).to_contain_text('"encoder": "nobody"')
+    page.locator("#submit-index").click()
+    verdict = page.locator("#verdict-index").get_by_role("alert")
+    expect(verdict).to_contain_text("nobody")
+    expect(verdict.locator("code")).to_have_text("spec.encoder")
+
+
+def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
+    page = open_form(visitor, page_url)
+    page.get_by_label("Picture size").fill("96")
+    page.get_by_role("button", name="Full spec (JSON)").click()
+    editor = page.locator("#new-run .cm-content")
+    expect(editor).to_contain_text('"image_size": 96')
+    spec = {"preset": "sample", "steps": 88}
+    editor.fill(json.dumps(spec))
+    expect(page.get_by_label("Steps")).to_have_value("88")
+    editor.fill('{"steps": ')
+    expect(page.locator("#verdict-pretrain").get_by_role("alert")).to_contain_text("line 1")
+
+
+def test_a_failed_run_says_why(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.locator("#run-list").get_by_role("button", name="too large").click()
+    head = page.locator("#run-head")
+    expect(head).to_contain_text("Failed")
+    expect(head.locator(".lcl-problem")).to_contain_text("batch.tokens")
+    expect(head.locator(".lcl-problem")).to_contain_text("ran out of memory")
+    expect(page.locator("#run-retry")).to_be_visible()
+    expect(page.locator("#run-cancel")).to_be_hidden()
+
+
+def test_an_evaluation_shows_its_table(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.locator("#run-list").get_by_role("button", name="examined").click()
+    table = page.get_by_role("region", name="Result")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("IR@5")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("0.142 – 0.203")
+
+
+def test_the_list_is_filtered_by_kind(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    runs = page.locator("#run-list").get_by_role("button")
+    expect(runs.filter(has_text="too large")).to_have_count(1)
+    page.get_by_role("radio", name="Evaluate").locator("..").click()
+    expect(runs).to_have_count(1)
+    expect(runs).to_contain_text("examined")
+
+
+def test_without_runs_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
+    page = visitor.open(f"{empty_url}/?tab=runs")
+    expect(page.get_by_text("No runs yet")).to_be_visible()
+
+
+def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) -> None:
+    page = visitor.open(f"{away_url}/?tab=runs")
+    expect(page.locator("#run-list").get_by_role("alert")).to_contain_text("no answer from")

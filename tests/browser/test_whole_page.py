@@ -1,0 +1,89 @@
+"""What holds on every tab: nothing sticks out on a narrow screen, dark mode stays, keys work, encoders are listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+READY = {
+    "search": "text=What are you looking for?",
+    "caption": "text=Captions appear here",
+    "embed": "#map circle",
+    "runs": "#run-list button",
+    "encoders": "#encoders article",
+}
+
+
+@pytest.mark.parametrize("tab", READY)
+def test_nothing_sticks_out_on_a_narrow_screen(visitor: Any, page_url: str, tab: str) -> None:
+    page = visitor.open(f"{page_url}/?tab={tab}", width=390, height=844)
+    page.locator(READY[tab]).first.wait_for()
+    if tab == "runs":
+        page.get_by_role("button", name="New run").click()
+        page.locator("#submit-pretrain").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    beyond = page.evaluate(
+        "[...document.querySelectorAll('button, input, textarea, h1, h2, h3, img')]"
+        ".filter(e => e.checkVisibility() && !e.closest('.lcl-table, .lcl-log, .cm-editor, .visually-hidden'))"
+        ".filter(e => e.getBoundingClientRect().right > 391).map(e => e.outerHTML.slice(0, 120))"
+    )
+    assert beyond == []
+
+
+def test_dark_follows_the_system_and_the_switch_is_remembered(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url, scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    switch = page.get_by_role("button", name="Switch between light and dark")
+    switch.click()
+    expect(page.locator("body.dark")).to_have_count(0)
+    light = page.evaluate(background)
+    assert light != dark
+    page.reload()
+    page.get_by_role("heading", name="LCL", exact=True).wait_for()
+    expect(page.locator("body.dark")).to_have_count(0)
+    assert page.evaluate(background) == light
+
+
+def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_role("tab", name="Encoders").click()
+    card = page.get_by_role("article").filter(has=page.get_by_role("heading", name="tiny"))
+    expect(card).to_contain_text("IR@5")
+    expect(card).to_contain_text("20 × chance")
+    expect(page.get_by_role("tab")).to_have_count(5)
+
+
+def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    page.get_by_role("tab", name="Runs").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Search").focus()
+    page.keyboard.press("Enter")
+    page.get_by_placeholder("Describe a picture").focus()
+    page.keyboard.type("cake")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Search results")).to_contain_text("“cake”")
+
+
+@pytest.mark.parametrize("tab", READY)
+def test_whatever_can_be_pressed_or_filled_has_a_name(visitor: Any, page_url: str, tab: str) -> None:
+    page = visitor.open(f"{page_url}/?tab={tab}")
+    page.locator(READY[tab]).first.wait_for()
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('button, input:not([type=file]), textarea, img')]"
+        ".filter(e => e.checkVisibility() && !e.closest('.visually-hidden'))"
+        ".filter(e => !(e.getAttribute('aria-label') ?? e.getAttribute('alt') ?? e.title ?? '').trim()"
+        " && !e.innerText?.trim() && !(e.labels?.length) && e.getAttribute('alt') !== '')"
+        ".map(e => e.outerHTML.slice(0, 160))"
+    )
+    assert nameless == []
+
+
+def test_the_state_of_the_service_is_shown(visitor: Any, page_url: str) -> None:
+    page = visitor.open(page_url)
+    expect(page.locator("#service")).to_contain_text("Service not ready")  # no broker in this house
