@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     with Signals() as signals:
         try:
+            say(console, f"starting the service on {arguments.home}")
             with House(arguments.home, lambda text: say(console, text), signals.hurry) as house:
                 try:
                     return serve(house, console, arguments)
@@ -57,11 +58,12 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(house: House, console: Console, arguments: argparse.Namespace) -> int:
     """Raises: Interrupted while the demonstration runs, UserError when a part or a step of it fails."""
+    say(console, f"page  {house.page_url}\napi   {house.api_url}/docs   key in {house.key_file}")
     if arguments.command == "demo":
         demonstrate(house, console)
         if arguments.once:
             return 0
-    say(console, f"page  {house.page_url}\napi   {house.api_url}/docs   key in {house.key_file}\nCtrl-C ends it.")
+    say(console, "Ctrl-C ends it.")
     try:
         while True:
             house.check()
@@ -75,7 +77,7 @@ def demonstrate(house: House, console: Console) -> None:
     with house.client() as client, screen_on(console) as screen:
         outcome = run_demo(client, screen, house.check)
     print_report(console, outcome)
-    say(console, f"The page: {house.page_url}")
+    say(console, f"Try it on the page: {house.page_url}")
 
 
 def say(console: Console, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -11,11 +12,7 @@ from deploy.demo import Outcome
 from deploy.screen import clock
 
 Json = dict[str, Any]
-SHOWN = {
-    "IR@5": "text → image, R@5",
-    "TR@5": "image → text, R@5",
-    "acc@1": "attentive probe, top-1",
-}
+SHOWN = {"IR@5": "text → image, R@5", "TR@5": "image → text, R@5", "acc@1": "probe, top-1"}
 
 
 def print_report(console: Console, outcome: Outcome) -> None:
@@ -27,20 +24,15 @@ def print_report(console: Console, outcome: Outcome) -> None:
 
 def result_table(result: Json) -> Table:
     """The main measurements, one a line; what was not measured is a dash. ``result`` is an evaluate run's."""
-    table = Table(title="The frozen encoder on pictures by artists it never saw", title_justify="left")
-    for heading in ("test", "on", "encoder", "chance", "untrained", "choices", "pictures"):
-        table.add_column(heading, justify="left" if heading in ("test", "on") else "right")
-    for row in result["rows"]:
-        if row["metric"] in SHOWN:
-            table.add_row(
-                SHOWN[row["metric"]],
-                f"{row['split']}, {row['variant']}",
-                number(row["value"]),
-                number(row["chance"]),
-                number(row["untrained"]),
-                f"{row['candidates']:,}",
-                f"{row['count']:,}",
-            )
+    shown = [row for row in result["rows"] if row["metric"] in SHOWN]
+    splits = ", ".join(dict.fromkeys(row["split"] for row in shown))
+    title = f"The frozen encoder on {splits}: drawings by artists it never saw"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("test", "with", "encoder", "chance", "untrained", "choices"):
+        table.add_column(heading, justify="left" if heading in ("test", "with") else "right")
+    for row in shown:
+        values = (number(row[name]) for name in ("value", "chance", "untrained"))
+        table.add_row(SHOWN[row["metric"]], row["variant"], *values, f"{row['candidates']:,}")
     return table
 
 

@@ -1,10 +1,11 @@
-"""How the demonstration shows a run: a live bar on a terminal, now and then a plain line elsewhere."""
+"""How the demonstration shows a run: a live bar on a terminal, plain lines now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -39,6 +40,17 @@ def describe(run: Json) -> str:
     return " · ".join(parts)
 
 
+def ending(run: Json) -> str:
+    """How a run ended, after how long, and what it said last."""
+    parts = [str(run["state"])]
+    if run.get("started_at") and run.get("finished_at"):
+        took = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+        parts[0] += f" in {clock(took.total_seconds())}"
+    if run.get("progress"):
+        parts.append(describe(run))
+    return " · ".join(parts)
+
+
 def clock(seconds: float) -> str:
     """Minutes and seconds, as 3:07."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
@@ -52,15 +64,17 @@ class PlainScreen:
         self.console = console
         self.every = every
         self._next = 0.0
+        self._last = ""
 
     def update(self, run: Json) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self.every
-            self._print(run, describe(run))
+        text = describe(run)
+        if time.monotonic() >= self._next and text != self._last:
+            self._next, self._last = time.monotonic() + self.every, text
+            self._print(run, text)
 
     def finish(self, run: Json) -> None:
-        self._next = 0.0
-        self._print(run, f"{run['state']} · {describe(run)}")
+        self._next, self._last = 0.0, ""
+        self._print(run, ending(run))
 
     def _print(self, run: Json, text: str) -> None:
         self.console.print(f"{run['kind']:<9} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -83,6 +97,7 @@ class LiveScreen:
 
     def finish(self, run: Json) -> None:
         self.update(run)
+        self.progress.update(self._bars[run["id"]], text=ending(run))
         if run["state"] == "succeeded":
             self.progress.update(self._bars[run["id"]], completed=1, total=1)
 

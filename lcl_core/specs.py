@@ -27,7 +27,6 @@ class ModelSpec(_Spec):
 
     image_size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
     patch_size: int = Field(16, ge=2, le=128, description="side of a patch, pixels; divides image_size")
-    stem: Literal["patch", "conv"] = Field("patch", description="one strided convolution, or a stack of 3x3 ones")
     vision_width: int = Field(192, ge=16, le=4096)
     vision_layers: int = Field(6, ge=1, le=64)
     vision_head_width: int = Field(64, ge=8, le=256)
@@ -74,6 +73,22 @@ class SourceSpec(_Spec):
     weight: float = Field(1.0, gt=0, le=1000, description="share of the documents, relative to the other sources")
 
 
+class AugmentationSpec(_Spec):
+    """What happens to a training picture; the default is the authors' light random crop."""
+
+    crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
+    flip_probability: Fraction = Field(0.0, description="chance of a mirror image")
+    colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
+    grey_probability: Fraction = Field(0.0, description="chance of no colour at all")
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> AugmentationSpec:
+        low, high = self.crop_scale
+        if not 0 < low <= high:
+            raise ValueError(f"crop_scale {low}, {high}: the first must be above 0 and at most the second")
+        return self
+
+
 class DataSpec(_Spec):
     sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
@@ -81,7 +96,7 @@ class DataSpec(_Spec):
     min_images: int = Field(1, ge=1, le=255)
     piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
     image_first_probability: Fraction = Field(0.5, description="chance that an image stands before its sentence")
-    crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="area of the random crop")
+    augmentation: AugmentationSpec = AugmentationSpec()
 
 
 class BatchSpec(_Spec):
@@ -122,7 +137,7 @@ class PretrainSpec(_Spec):
     steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
     seed: int = Field(0, ge=0, lt=2**31)
     numerics: Literal["fixed", "official"] = Field("fixed", description="official: the authors' behaviour, faults too")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware multiplies it")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=100)
@@ -144,7 +159,7 @@ class ClassificationSpec(_Spec):
 
     labels: tuple[Name, ...] = Field(("subgroup",), description="keys of the corpus's labels to learn")
     train_split: Name = "train"
-    epochs: int = Field(10, ge=1, le=1000)
+    epochs: int = Field(20, ge=1, le=1000)
     lr: float = Field(1e-3, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0, le=10)
     batch_size: int = Field(128, ge=1, le=65_536)

@@ -66,7 +66,7 @@ def build_page(client: Client) -> gr.Blocks:
             places = [_built(name, tab) for name, tab in tabs.items()]
         for tab, place in zip(tabs.values(), places, strict=True):
             # Out here: whatever is made between two tabs would count as one.
-            tab.wire(page, place, [other for other in places if other is not place])
+            tab.wire(page, place)
         clock = gr.Timer(20)
         for event in (page.load, clock.tick):
             event(lambda: service_state(client), outputs=pill, **QUIET)
@@ -106,8 +106,8 @@ def _built(name: str, tab: Place) -> gr.Tab:
 
 
 def _wanted_tab(request: gr.Request) -> gr.Tabs:
-    """``?tab=runs`` opens that tab."""
-    wanted = request.query_params.get("tab", "")
+    """``?tab=embed`` opens that tab, ``?run=ID`` the one with runs."""
+    wanted = "runs" if "run" in request.query_params else request.query_params.get("tab", "")
     return gr.Tabs(selected=wanted) if wanted in PLACES else gr.skip()
 
 

@@ -25,13 +25,13 @@ class Place(Protocol):
 
     def build(self) -> None: ...
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None: ...
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None: ...
 
 
 def choose(choices: Sequence[tuple[str, str]], current: str | None) -> Any:
     """New choices for a dropdown; the current one stays while it exists, else the first is taken."""
     values = [value for _, value in choices]
-    value = current if current in values else next(iter(values), None)
+    value = current if current in values else newest(choices)
     return gr.Dropdown(choices=list(choices), value=value, interactive=bool(values))
 
 
@@ -43,6 +43,11 @@ def collection_choices(client: Client) -> list[tuple[str, str]]:
 def encoder_choices(client: Client) -> list[tuple[str, str]]:
     """(name, id) of every encoder. Raises: ApiError."""
     return [(item.get("name") or item["id"], item["id"]) for item in client.encoders()]
+
+
+def newest(choices: Sequence[tuple[str, str]]) -> str | None:
+    """What a visitor gets who is quicker than a picker's first answer."""
+    return choices[0][1] if choices else None
 
 
 def picture_input(label: str, height: int) -> gr.Image:

@@ -61,7 +61,7 @@ class Field:
     def agrees(self, in_spec: Any, in_form: Any) -> bool:
         """Do spec and form say the same? What the spec leaves out is empty in the form."""
         said = self.to_spec(in_form)
-        return said == in_spec or (not said and not in_spec and said != 0)
+        return said == in_spec or (in_spec in (None, "", []) and (said is None or said is False))
 
 
 def main_fields(kind: str) -> list[Field]:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from lcl_core.data.augment import augment
 from lcl_core.data.cache import ImageCache
 from lcl_core.data.corpus import Corpus
 from lcl_core.data.interleave import (
@@ -30,7 +31,6 @@ from lcl_core.data.order import mix64
 from lcl_core.data.pieces import PieceIndex, cut_piece, draw_sizes, drop_lead_in
 from lcl_core.data.samples import Sample, Skipped
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.data.transforms import train_transform
 from lcl_core.errors import UserError
 from lcl_core.specs import DataSpec
 
@@ -57,7 +57,7 @@ class Recipe:
         size = self.image_size
         pixels = np.empty((len(images), 3, size, size), np.float32)
         for image, out in zip(images, pixels, strict=True):
-            train_transform(image, size, draw, self.data.crop_scale, out)
+            augment(image, size, draw, self.data.augmentation, out)
         return pixels
 
 

@@ -54,9 +54,7 @@ def config_from_official(official: dict[str, Any]) -> LCLConfig:
 
 
 def config_to_official(config: LCLConfig) -> dict[str, Any]:
-    """The inverse of :func:`config_from_official`. Raises: UserError for a conv stem, which the authors lack."""
-    if config.stem != "patch":
-        raise UserError("the authors' model has no conv stem; only stem=patch can be exported", code="not_exportable")
+    """The inverse of :func:`config_from_official`."""
     official: dict[str, Any] = {
         "embed_dim": config.embed_dim,
         "vision_cfg": {

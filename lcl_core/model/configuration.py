@@ -14,7 +14,6 @@ class LCLConfig(PreTrainedConfig):
 
     Args:
         image_size, patch_size: side of the square input and of a patch, pixels.
-        stem: ``patch`` (one strided convolution, as the paper) or ``conv`` (3x3 convolutions of stride 2, then 1x1).
         vision_width, vision_layers, vision_head_width: the ViT; heads = width / head width.
         text_width, text_layers, text_heads: the causal transformer. The pooler's output and the contrastive
             space have the text tower's width, since patch tokens stand in the text stream and pooled latents are
@@ -33,7 +32,6 @@ class LCLConfig(PreTrainedConfig):
         self,
         image_size: int = 224,
         patch_size: int = 32,
-        stem: Literal["patch", "conv"] = "patch",
         vision_width: int = 768,
         vision_layers: int = 12,
         vision_head_width: int = 64,
@@ -61,7 +59,6 @@ class LCLConfig(PreTrainedConfig):
             )
         self.image_size = image_size
         self.patch_size = patch_size
-        self.stem = stem
         self.vision_width = vision_width
         self.vision_layers = vision_layers
         self.vision_head_width = vision_head_width

@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import torch
 from torch import Tensor, nn
 
 from lcl_core.model.configuration import LCLConfig
 from lcl_core.model.transformer import Transformer
-
-
-class ConvStem(nn.Sequential):
-    """Patch embedding by 3x3 convolutions of stride 2, doubling channels, then 1x1 (Xiao et al. 2021).
-
-    Small models learn faster from small data behind it than behind one strided convolution.
-    """
-
-    def __init__(self, width: int, patch_size: int) -> None:
-        halvings = int(math.log2(patch_size))
-        if 2**halvings != patch_size:
-            raise ValueError(f"a conv stem needs a patch_size that is a power of two, not {patch_size}")
-        channels = [3, *(max(width >> (halvings - i), 16) for i in range(halvings))]
-        layers: list[nn.Module] = []
-        for inside, outside in itertools.pairwise(channels):
-            layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.GroupNorm(1, outside), nn.GELU()]
-        super().__init__(*layers, nn.Conv2d(channels[-1], width, 1, bias=False))
-
-
-def patch_embedding(config: LCLConfig) -> nn.Module:
-    """[n, 3, S, S] → [n, W, S/P, S/P]."""
-    if config.stem == "conv":
-        return ConvStem(config.vision_width, config.patch_size)
-    return nn.Conv2d(3, config.vision_width, config.patch_size, config.patch_size, bias=False)
 
 
 class VisionTower(nn.Module):
@@ -42,7 +15,7 @@ class VisionTower(nn.Module):
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
         width = config.vision_width
-        self.conv1 = patch_embedding(config)
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.num_image_tokens + 1, width))
         self.ln_pre = nn.LayerNorm(width)

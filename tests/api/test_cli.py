@@ -61,13 +61,13 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
     status, out, _ = lcl(
         *("submit", "pretrain", "--spec", str(spec), "--preset", "sample", "--name", "mine"),
         *("--tag", "a", "--tag", "b"),
-        *("--set", "steps=12", "--set", "model.stem=conv", "--set", "objective.contrastive_weight=0.5"),
+        *("--set", "steps=12", "--set", "model.patch_size=8", "--set", "objective.contrastive_weight=0.5"),
     )
     assert status == 0
     run = house.admin.run(out.strip())
     assert (run["name"], run["tags"]) == ("mine", ["a", "b"])
     assert (run["spec"]["seed"], run["spec"]["steps"]) == (3, 12)
-    assert (run["spec"]["model"]["text_layers"], run["spec"]["model"]["stem"]) == (2, "conv")
+    assert (run["spec"]["model"]["text_layers"], run["spec"]["model"]["patch_size"]) == (2, 8)
     assert run["spec"]["objective"]["contrastive_weight"] == 0.5
     status, out, _ = lcl("--json", "submit", "pretrain", "--spec", "-", stdin='{"steps": 5}')
     assert json.loads(out)["spec"]["steps"] == 5

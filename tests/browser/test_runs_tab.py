@@ -94,7 +94,7 @@ def test_the_service_has_the_last_word(visitor: Any, page_url: str) -> None:
     page.locator("#submit-index").click()
     verdict = page.locator("#verdict-index").get_by_role("alert")
     expect(verdict).to_contain_text("nobody")
-    expect(verdict.locator("code")).to_have_text("spec.encoder")
+    expect(verdict.locator("code")).to_have_text("encoder")
 
 
 def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
@@ -127,6 +127,18 @@ def test_an_evaluation_shows_its_table(visitor: Any, page_url: str) -> None:
     table = page.get_by_role("region", name="Result")
     expect(table.get_by_role("row").nth(1)).to_contain_text("IR@5")
     expect(table.get_by_role("row").nth(1)).to_contain_text("0.142 – 0.203")
+
+
+def test_a_link_opens_its_run(visitor: Any, page_url: str, world: Any) -> None:
+    run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
+    page = visitor.open(f"{page_url}/?run={run['id']}")
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
+
+
+def test_a_link_to_a_run_that_is_gone_says_so(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?run=run_gone")
+    expect(page.locator("#run-head").get_by_role("alert")).to_contain_text("run_gone")
+    expect(page.locator("#run-list").get_by_role("button", name="examined")).to_be_visible()
 
 
 def test_the_list_is_filtered_by_kind(visitor: Any, page_url: str) -> None:

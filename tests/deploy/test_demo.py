@@ -12,8 +12,8 @@ from rich.console import Console
 from api.client import Client
 from deploy import demo
 from deploy.demo import Follower, Outcome, run_demo
-from deploy.report import facts, number, print_report
-from deploy.screen import LiveScreen, PlainScreen, clock, describe, screen_on
+from deploy.report import facts, number, print_report, result_table
+from deploy.screen import LiveScreen, PlainScreen, clock, describe, ending, screen_on
 from lcl_core.errors import UserError
 
 Json = dict[str, Any]
@@ -134,6 +134,26 @@ def test_plain_lines_are_few() -> None:
         screen.update({"state": "running", "kind": "pretrain", "progress": METRICS})
     screen.finish({"state": "succeeded", "kind": "pretrain", "progress": METRICS})
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["step", "succeeded"]
+
+
+def test_the_same_line_is_not_said_twice() -> None:
+    on, out = console()
+    screen = PlainScreen(on, every=0)
+    for state in ("queued", "queued", "running", "running"):
+        screen.update({"state": state, "kind": "index", "progress": None})
+    assert out.getvalue().splitlines() == ["index     waiting for the worker", "index     starting"]
+
+
+def test_the_end_says_how_long_it_took() -> None:
+    times = {"started_at": "2026-01-01T10:00:00Z", "finished_at": "2026-01-01T10:03:27.5Z"}
+    assert ending({"state": "failed", "progress": None, **times}) == "failed in 3:28"
+    assert ending({"state": "cancelled", "progress": None, "started_at": None}) == "cancelled"
+
+
+def test_the_table_fits_a_terminal() -> None:
+    on = Console(file=io.StringIO(), width=80)
+    on.print(result_table(RESULTS["evaluate"]))
+    assert "text → image, R@5" in on.file.getvalue(), "no cell is wrapped"  # type: ignore[attr-defined]
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, encoder_choices, picture_input, read_upload
+from ui.common import BUSY, QUIET, choose, encoder_choices, newest, picture_input, read_upload
 from ui.html import PICK, empty_state, esc, heading, item_url, problem
 
 GREEDY, BEAM, NUCLEUS = "Greedy", "Beam search", "Nucleus sampling"
@@ -54,7 +53,7 @@ class CaptionTab:
         self.temperature = gr.Slider(0.1, 2.0, 1.0, step=0.1, label="Temperature", info="nucleus sampling")
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="nucleus sampling")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         known = [self.encoder, self.sampled]
         tab.select(self.refresh, known, [*known, self.samples, self.results], **QUIET)
         choices = [self.prompt, self.length, self.beams, self.top_p, self.temperature, self.seed]
@@ -110,10 +109,14 @@ class CaptionTab:
         seed: float | None,
     ) -> str:
         """One card for every chosen way."""
-        if not encoder:
-            return NO_ENCODER
         if not image or not ways:
             return WAITING
+        try:
+            encoder = encoder or newest(encoder_choices(self.client))
+        except ApiError as error:
+            return problem(error.message, "The service cannot be reached")
+        if encoder is None:
+            return NO_ENCODER
         decodings: dict[str, dict[str, Any]] = {
             GREEDY: {"num_beams": 1},
             BEAM: {"num_beams": int(beams)},

@@ -12,11 +12,12 @@ import numpy as np
 
 from api.client import ApiError, Client
 from ui.charts import fingerprint, scatter_map
-from ui.common import BUSY, QUIET, choose, collection_choices, encoder_choices, read_upload
+from ui.common import BUSY, QUIET, choose, collection_choices, encoder_choices, newest, read_upload
 from ui.files import FORMATS
 from ui.html import empty_state, esc, heading, problem
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its pictures on a plane.")
+NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
 WAITING = empty_state("Vectors appear here", "Choose pictures and press “Embed”.")
 PREFERRED = ("group", "category", "subgroup")  # labels with few values make the clearest map
 MAX_FILES = 64
@@ -58,7 +59,7 @@ class EmbedTab:
                     self.vectors = gr.HTML(WAITING, apply_default_css=False, elem_id="vectors")
                     self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         drawn = [self.points, self.label, self.links, self.map]
         pickers = [self.collection, self.encoder]
         tab.select(self.refresh, pickers, [*pickers, self.map], **QUIET)
@@ -100,13 +101,14 @@ class EmbedTab:
     def embed(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
         """A table of the vectors, and the file to download."""
         hidden = gr.DownloadButton(visible=False)
-        if not encoder:
-            return empty_state("No encoder yet", "Submit a pretrain run in the Runs tab first."), hidden
         if not paths:
             return WAITING, hidden
         if len(paths) > MAX_FILES:
             return problem(f"Choose at most {MAX_FILES} pictures here; an index run embeds whole datasets."), hidden
         try:
+            encoder = encoder or newest(encoder_choices(self.client))
+            if encoder is None:
+                return NO_ENCODER, hidden
             vectors = self._vectors(encoder, paths)
         except ApiError as error:
             return problem(error.message, "The pictures were refused"), hidden

@@ -25,7 +25,7 @@ class EncodersTab:
         gr.HTML(heading("Encoders", "Every encoder that a run made or that was imported."), apply_default_css=False)
         self.cards = gr.HTML(apply_default_css=False, elem_id="encoders")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         tab.select(self.refresh, outputs=self.cards, **QUIET)
 
     def refresh(self) -> str:

@@ -27,6 +27,11 @@ from ui.tabs.run_view import (
 REFRESH_SECONDS = 2
 LOG_TAIL = 20_000  # characters kept on the page
 ALL = "all"
+# Asked of the page itself at each tick: the events of tabs may overtake each other.
+ONLY_WHEN_SEEN = """(watched, only) => {
+  const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
+  return [watched, seen ? only : null];
+}"""
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,13 @@ class RunsTab:
         with gr.Accordion("Log", open=False):
             self.log = gr.HTML(apply_default_css=False, autoscroll=True, elem_id="run-log")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
-        self.clock = gr.Timer(REFRESH_SECONDS, active=False)
-        tab.select(lambda: gr.Timer(active=True), outputs=self.clock, **QUIET)
-        for other in others:  # nothing is fetched while another tab is looked at
-            other.select(lambda: gr.Timer(active=False), outputs=self.clock, **QUIET)
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+        self.clock = gr.Timer(REFRESH_SECONDS)
         detail = [self.watched, self.head, self.cancel, self.resume, self.retry, self.curves, self.result, self.log]
         everything = [self.listing, *detail]
-        for event in (tab.select, self.clock.tick, self.only.input):
+        for event in (tab.select, self.only.input):
             event(self.refresh, [self.watched, self.only], everything, **QUIET)
+        self.clock.tick(self.tick, [self.watched, self.only], everything, js=ONLY_WHEN_SEEN, **QUIET)
         self.listing.select(self.select, [self.watched, self.only], everything, **QUIET)
         self.kind.input(self.show_form, self.kind, [form.column for form in self.forms.values()], **QUIET)
         verbs = ((self.cancel, self.client.cancel), (self.resume, self.client.resume), (self.retry, self.client.retry))
@@ -140,16 +143,26 @@ class RunsTab:
         chosen = str(event.pick)
         return self.refresh(watched if watched.id == chosen else Watched(chosen), only)
 
-    def refresh(self, watched: Watched, only: str = ALL) -> tuple[Any, ...]:
-        """List and selected run as they are now; without a selection the newest run is taken."""
+    def tick(self, watched: Watched, only: str | None) -> Any:
+        """Nothing is fetched while another tab is looked at."""
+        return gr.skip() if only is None else self.refresh(watched, only)
+
+    def refresh(self, watched: Watched, only: str = ALL, request: gr.Request | None = None) -> tuple[Any, ...]:
+        """List and selected run as they are now; at first the run of ``?run=ID`` is taken, or the newest."""
         try:
             runs = self.client.runs(kind=None if only == ALL else only)["items"]
-            if watched.id is None and runs:
-                watched = Watched(runs[0]["id"])
-            listing = draw_list(runs, watched.id)
-            return (listing, *self.detail(watched)) if watched.id else (listing, watched, NOTHING_SELECTED, *_blank())
         except ApiError as error:
-            return problem(error.message, "The runs cannot be shown"), watched, gr.skip(), *[gr.skip()] * 6
+            return problem(error.message, "The runs cannot be shown"), watched, *[gr.skip()] * 7
+        if watched.id is None:
+            wanted = request.query_params.get("run") if request else None
+            watched = Watched(wanted or (runs[0]["id"] if runs else None))
+        listing = draw_list(runs, watched.id)
+        if watched.id is None:
+            return listing, watched, NOTHING_SELECTED, *_blank()
+        try:
+            return listing, *self.detail(watched)
+        except ApiError as error:
+            return listing, watched, problem(error.message, "This run cannot be shown"), *_blank()
 
     def detail(self, watched: Watched) -> tuple[Any, ...]:
         """Fetch what is new of the selected run and draw it. Raises: ApiError."""

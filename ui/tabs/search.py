@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, collection_choices, picture_input, read_upload
+from ui.common import BUSY, QUIET, choose, collection_choices, newest, picture_input, read_upload
 from ui.html import PICK, empty_state, esc, item_url, problem
 
 TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
@@ -52,7 +52,7 @@ class SearchTab:
                 self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
         self.results = gr.HTML(INVITATION, apply_default_css=False, js_on_load=PICK, elem_id="search-results")
 
-    def wire(self, page: gr.Blocks, tab: gr.Tab, others: Sequence[gr.Tab]) -> None:
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         known = [self.collection, self.bare]
         self.asking = [self.text, self.frame, self.chips]
         for event in (page.load, tab.select):
@@ -117,8 +117,7 @@ class SearchTab:
     def ask(self, collection: str | None, about: str, target: str, k: int, **query: Any) -> str:
         """One call to the service, with the time it took there and in all."""
         try:
-            # Whoever is quicker than the picker's first answer searches the newest collection.
-            collection = collection or next((item for _, item in collection_choices(self.client)), None)
+            collection = collection or newest(collection_choices(self.client))
             if collection is None:
                 return NO_COLLECTION
             start = time.perf_counter()

@@ -57,7 +57,8 @@ def test_it_prints_one_object(files: list[str], dtype: str) -> None:
 def test_bad_files_are_named_without_a_traceback(files: list[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"items": [{"ids": [1]}]}\n{"items": [{}]}\n')
-    for arguments, place in ((["--config", "nowhere.json", *files[2:]], "nowhere.json"), ([*files[:3], str(bad)], "2:")):
+    missing, broken = ["--config", "nowhere.json", *files[2:]], [*files[:3], str(bad)]
+    for arguments, place in ((missing, "nowhere.json"), (broken, "bad.jsonl:2:")):
         done = run(*arguments)
         assert done.returncode == 2
         assert place in done.stderr

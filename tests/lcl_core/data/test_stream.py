@@ -126,7 +126,7 @@ def test_an_epoch_shows_every_document_and_the_next_shows_it_otherwise(open_stre
 
 def test_crops_are_drawn_anew(kit: Any, open_stream: Any) -> None:
     Image.linear_gradient("L").save(kit.root / "images" / "red.png")
-    stream = open_stream(PAIRS, crop_scale=(0.3, 0.9))
+    stream = open_stream(PAIRS, augmentation={"crop_scale": (0.3, 0.9)})
     reds = [stream[position] for position in range(30) if stream[position].id.endswith(":1")]
     assert len({sample.pixels.tobytes() for sample in reds}) == len(reds) == 10
 

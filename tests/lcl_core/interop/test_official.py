@@ -59,8 +59,3 @@ def test_bad_files_are_named(small_model: LCLModel, exported: Path) -> None:
     with pytest.raises(UserError, match="has shape"):
         load_official(config, weights)
 
-
-def test_a_conv_stem_cannot_be_exported(small_model: LCLModel, tmp_path: Path) -> None:
-    small_model.config.stem = "conv"
-    with pytest.raises(UserError, match="conv stem"):
-        export_official(small_model, tmp_path)

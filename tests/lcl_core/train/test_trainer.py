@@ -149,6 +149,6 @@ def test_a_diverging_run_says_what_to_change(tmp_path: Path, sample_zip: Path) -
     run_dir = prepared(tmp_path, sample_zip, optimizer={"lr": 1.0, "warmup_steps": 0}, steps=40, log_every=1)
     diverging = trainer(run_dir)
     diverging.model.lm_head[1].weight.data.mul_(float("inf"))
-    with pytest.raises(UserError, match="lower optimizer.lr"):
+    with pytest.raises(UserError, match=r"lower optimizer\.lr"):
         diverging.run()
     assert not (run_dir.artifacts / "encoder").exists()

@@ -1,0 +1,62 @@
+"""Pictures of every tab for the documentation, taken only when ``LCL_SCREENSHOTS=1``.
+
+``LCL_SCREENSHOTS_URL`` names a page to take them of (one with a trained encoder, say); without it the small
+collection of these tests is used.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(os.environ.get("LCL_SCREENSHOTS") != "1", reason="set LCL_SCREENSHOTS=1 to take screenshots"),
+]
+FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
+
+
+def search(page: Any) -> None:
+    page.get_by_role("button", name="birthday cake").click()
+    page.get_by_role("region", name="Search results").wait_for()
+
+
+def caption(page: Any) -> None:
+    page.get_by_role("button", name="Use the picture").first.click()
+    page.get_by_role("article").nth(2).wait_for()
+
+
+def embed(page: Any) -> None:
+    page.locator("#map circle").first.wait_for()
+
+
+def runs(page: Any) -> None:
+    page.locator("#run-list").get_by_role("button").filter(has_text="Pre-train").first.click()
+    page.locator("#run-head h2").wait_for()
+
+
+def encoders(page: Any) -> None:
+    page.locator("#encoders article").first.wait_for()
+
+
+SCENES = {"search": search, "caption": caption, "embed": embed, "runs": runs, "encoders": encoders}
+SIZES: dict[str, dict[str, Any]] = {
+    "": {},
+    "-dark": {"scheme": "dark"},
+    "-narrow": {"width": 390, "height": 844},
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("tab", SCENES)
+def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: str, size: str) -> None:
+    url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue("page_url")
+    page = visitor.open(f"{url.rstrip('/')}/?tab={tab}", **SIZES[size])
+    SCENES[tab](page)
+    page.wait_for_load_state("networkidle")
+    page.mouse.move(0, 0)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=FOLDER / f"{tab}{size}.png")

@@ -1,0 +1,94 @@
+"""The page as a server: it starts without a service, reports nothing to anyone, and leaves when told."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from ui.app import build_app, service_state
+from ui.settings import UiSettings
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[TestClient]:
+    from api.client import Client
+
+    with Client("http://127.0.0.1:9", "key", attempts=1) as client, TestClient(build_app(client)) as http:
+        yield http
+
+
+def test_the_page_is_served_without_a_service(http: TestClient) -> None:
+    answer = http.get("/")
+    assert answer.status_code == 200
+    assert "LCL · Latent Compression Learning" in answer.text
+    assert http.get("/healthz").json() == {"status": "ok"}
+
+
+def test_nothing_on_it_is_fetched_from_elsewhere(http: TestClient) -> None:
+    fetched = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//[^"]*"', http.get("/").text)
+    assert fetched == []
+    assert "fonts.g" not in http.get("/theme.css").text
+
+
+def test_it_offers_no_interface_of_its_own(http: TestClient) -> None:
+    info = http.get("/gradio_api/info").json()
+    assert info["named_endpoints"] == {}
+    assert http.get("/docs").status_code == 404
+    config = http.get("/config").json()
+    assert config["footer_links"] == []
+    assert not config.get("analytics_enabled")
+
+
+def test_below_another_path_it_knows_its_root() -> None:
+    from api.client import Client
+
+    settings = UiSettings(root_path="/lcl", _env_file=None)  # type: ignore[call-arg]
+    with Client("http://127.0.0.1:9", "key", attempts=1) as client, TestClient(build_app(client, settings)) as http:
+        assert http.get("/config").json()["root"].endswith("/lcl")
+
+
+def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> None:
+    assert "Service ready" in service_state(service(health={"ready": True, "checks": {}}))
+    checks = {"database": {"ok": True, "detail": "fine"}, "worker": {"ok": False, "detail": "none <here>"}}
+    partly = service_state(service(health={"ready": False, "checks": checks}))
+    assert "worker: none &lt;here&gt;" in partly
+    assert "database" not in partly
+    assert "no answer from" in service_state(service(health=away))
+
+
+def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ours = {"LCL_UI_PORT": str(port), "LCL_API_URL": "http://127.0.0.1:9", "LCL_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-m", "ui"], cwd=ROOT, env={**os.environ, **ours})
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None, "it left by itself"
+            assert time.monotonic() < deadline, "it did not start"
+            try:
+                assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,82 @@
+"""Curves, maps and strips: what they show, and that they survive odd figures."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+
+from ui.charts import MAX_POINTS, fingerprint, line_chart, scatter_map, smooth, thin, ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2.5, 5, 7.5, 10]), (0.13, 0.42, [0.2, 0.3, 0.4]), (-1, 1, [-1, -0.5, 0, 0.5, 1]), (3, 3, [3])],
+)
+def test_ticks_are_round_and_inside(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == expected
+
+
+def test_thinning_keeps_both_ends() -> None:
+    points = [(float(i), 0.0) for i in range(5000)]
+    kept = thin(points)
+    assert len(kept) == MAX_POINTS
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    assert thin(points[:7]) == points[:7]
+
+
+def test_smoothing_starts_at_the_first_value_and_leaves_a_constant_alone() -> None:
+    assert smooth([(0, 5.0), (1, 5.0)]) == [(0, pytest.approx(5)), (1, pytest.approx(5))]
+    assert smooth([(0, 3.0), (1, 9.0)])[0][1] == pytest.approx(3)
+
+
+def test_a_curve_ends_at_the_latest_value() -> None:
+    drawn = line_chart("Loss", [(10, 4.0), (20, 2.0), (30, 1.0)], 1)
+    assert 'aria-label="Loss: 4 at step 10, 1 at step 30"' in drawn
+    assert "<b>1</b>" in drawn
+    path = re.search(r'lcl-line--raw" d="M([^"]+)"', drawn)
+    assert path is not None
+    places = [tuple(map(float, pair.split())) for pair in path[1].split("L")]
+    assert [x for x, _ in places] == [0, 50, 100]
+    assert places[0][1] < places[1][1] < places[2][1]  # y grows downwards
+
+
+@pytest.mark.parametrize("points", [[], [(1, 2.0)], [(1, math.nan), (2, math.inf)]])
+def test_too_few_figures_are_waited_for(points: list[tuple[float, float]]) -> None:
+    assert "Waiting" in line_chart("Loss", points, 1)
+
+
+def test_a_flat_curve_is_drawn() -> None:
+    assert "nan" not in line_chart("Loss", [(1, 0.0), (2, 0.0)], 1)
+
+
+def point(i: int, **labels: str) -> dict[str, Any]:
+    return {"id": f"i{i}", "x": i / 40, "y": -i / 40, "caption": f"picture {i}", "labels": labels}
+
+
+def test_the_commonest_labels_get_colours_and_the_rest_share_one() -> None:
+    points = [point(i, kind=f"k{i % 15}") for i in range(30)] + [point(30), point(31, kind="k0")]
+    drawn = scatter_map("col", points, "kind")
+    assert drawn.count("<circle") == 32
+    assert drawn.count("data-legend") == 12
+    assert re.search(r"<span>k0</span><em>3</em>", drawn)
+    assert re.search(r"<span>others</span><em>9</em>", drawn)
+    assert drawn.index('data-src="media/col/i30"') < drawn.index('data-src="media/col/i0"')  # unlabelled below
+
+
+def test_a_map_without_labels_or_extent_is_drawn() -> None:
+    drawn = scatter_map("col", [{**point(0), "caption": "<b>"}], None)
+    assert "data-legend" not in drawn
+    assert 'data-name="&lt;b&gt;"' in drawn
+    view = re.search(r'viewBox="([^"]+)"', drawn)
+    assert view is not None
+    assert all(float(value) > 0 for value in view[1].split()[2:])
+
+
+def test_a_strip_has_a_bar_for_each_number_that_matters() -> None:
+    drawn = fingerprint([1.0, -0.5, 0.0])
+    assert 'viewBox="0 0 3 20"' in drawn
+    assert "M0.5 10V0.00M1.5 10V15.00" in drawn
+    assert fingerprint([])

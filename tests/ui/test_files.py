@@ -1,0 +1,72 @@
+"""Pictures and vectors that the page serves itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from ui.files import build_router
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+
+
+@pytest.fixture
+def http(service: Any) -> Callable[..., TestClient]:
+    def make(**answers: Any) -> TestClient:
+        app = FastAPI()
+        app.include_router(build_router(service(**answers)))
+        return TestClient(app)
+
+    return make
+
+
+def test_pictures_are_passed_on_with_their_type(http: Callable[..., TestClient]) -> None:
+    answer = http(item_image=PNG).get("/media/col_1/item")
+    assert answer.content == PNG
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"].startswith("private")
+
+
+def test_what_is_no_picture_is_never_a_page(http: Callable[..., TestClient]) -> None:
+    answer = http(item_image=b"<script>alert(1)</script>").get("/media/col_1/item")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
+    from api.client import ApiError
+
+    gone = http(item_image=ApiError(404, "item_not_found", "no such item")).get("/media/c/i")
+    assert (gone.status_code, gone.text) == (404, "no such item")
+    assert http(item_image=away).get("/media/c/i").status_code == 502
+    assert http(vectors=away).get("/vectors/c.npy").status_code == 502
+
+
+def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
+    client = http(vectors=(["a", "b,c"], [[0.1, -0.2], [0.3, 0.4]]))
+    matrix = np.load(io.BytesIO(client.get("/vectors/col.npy").content), allow_pickle=False)
+    np.testing.assert_allclose(matrix, [[0.1, -0.2], [0.3, 0.4]], rtol=1e-6)
+    rows = list(csv.reader(io.StringIO(client.get("/vectors/col.csv").text)))
+    assert rows == [["name", "v0", "v1"], ["a", "0.1", "-0.2"], ["b,c", "0.3", "0.4"]]
+    assert json.loads(client.get("/vectors/col.json").text)[1] == {"name": "b,c", "vector": [0.3, 0.4]}
+    assert "attachment" in client.get("/vectors/col.npy").headers["content-disposition"]
+
+
+def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
+    answer = http().get("/vectors/col.pkl")
+    assert answer.status_code == 404
+    assert "npy, csv, json" in answer.text
+
+
+def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClient]) -> None:
+    client = http(vectors=([], []))
+    assert client.get("/vectors/col.csv").text.strip() == "name"
+    assert client.get("/vectors/col.json").json() == []

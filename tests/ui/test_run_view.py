@@ -1,0 +1,79 @@
+"""How runs are drawn in each state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ui.tabs.run_view import draw_curves, draw_head, draw_list, draw_log, draw_result, fraction
+
+
+def test_a_running_run_shows_how_far_it_is(run: dict[str, Any]) -> None:
+    drawn = draw_head(run)
+    assert "step 50 of 200 · 1 min 15 s left" in drawn
+    assert 'aria-valuenow="25"' in drawn
+    assert "<dd>152</dd>" in drawn
+
+
+def test_a_queued_run_waits(run: dict[str, Any]) -> None:
+    assert "Waiting for a worker" in draw_head({**run, "state": "queued", "progress": None})
+
+
+def test_a_run_whose_length_is_unknown_has_a_busy_bar(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "progress": None})
+    assert "lcl-bar--busy" in drawn
+    assert "Starting" in drawn
+
+
+def test_a_failure_names_field_and_reason_once(run: dict[str, Any]) -> None:
+    reason = {"code": "bad_spec", "field": "steps", "message": "steps: must be <positive>"}
+    drawn = draw_head({**run, "state": "failed", "reason": reason})
+    assert "<code>steps</code>" in drawn
+    assert "must be &lt;positive&gt;" in drawn
+    assert "steps: must" not in drawn
+
+
+def test_how_long_an_ended_run_took(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "state": "succeeded", "finished_at": "2026-01-01T10:03:35Z"})
+    assert "3 min 30 s" in drawn
+    assert fraction({**run, "state": "succeeded"}) == 1.0
+
+
+def test_the_list_marks_the_selected_run_and_escapes_names(run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_2", "name": "<i>x</i>", "state": "failed"}
+    drawn = draw_list([run, other], "run_1")
+    assert drawn.count("aria-current") == 1
+    assert drawn.index("aria-current") < drawn.index("run_2")
+    assert "&lt;i&gt;x" in drawn
+    assert "No runs yet" in draw_list([], None)
+
+
+def test_curves_are_for_pre_training_only(run: dict[str, Any]) -> None:
+    points = [(10, 0.4, 6.0), (20, 0.3, 5.0)]
+    drawn = draw_curves(run, points)
+    assert "Contrastive loss: 0.4 at step 10, 0.3 at step 20" in drawn
+    assert "Generation loss: 6 at step 10, 5 at step 20" in drawn
+    assert draw_curves({**run, "kind": "index"}, points) == ""
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"encoder": {"parameters": 6_400_000, "images_seen": 33_000, "seconds": 200, "hash": "ab" * 32}}, "6.4M"),
+        ({"collection": {"name": "sample", "images": 3835, "texts": 9000, "dim": 192}}, "3,835"),
+        ({"encoder": "enc_1", "rows": [{"task": "retrieval", "metric": "IR@5", "value": 0.171, "split": "test",
+          "variant": "captions[0]", "chance": 0.0085, "untrained": 0.01, "interval": [0.14, 0.2]}]}, "0.14 – 0.2"),
+    ],
+)  # fmt: skip
+def test_results_are_shown(run: dict[str, Any], result: dict[str, Any], words: str) -> None:
+    assert words in draw_result({**run, "state": "succeeded", "result": result})
+
+
+def test_without_a_result_there_is_none(run: dict[str, Any]) -> None:
+    assert draw_result(run) == ""
+
+
+def test_a_log_is_text() -> None:
+    assert "&lt;script&gt;" in draw_log("<script>")
+    assert "empty so far" in draw_log("")

@@ -1,0 +1,114 @@
+"""From the schema to a form and back into a spec."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lcl_core.errors import UserError
+from lcl_core.specs import SPECS, parse_spec
+from ui.spec_fields import (
+    Field,
+    check,
+    from_json,
+    get_at,
+    main_fields,
+    preset_names,
+    put_at,
+    starting_spec,
+    to_json,
+)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_main_fields_exist_in_the_starting_spec(kind: str) -> None:
+    spec = starting_spec(kind)
+    for field in main_fields(kind):
+        parent, _, last = field.path.rpartition(".")
+        assert last in (get_at(spec, parent) if parent else spec)
+
+
+def test_fields_know_their_type_and_say_what_they_are() -> None:
+    fields = {field.path: field for kind in SPECS for field in main_fields(kind)}
+    assert fields["steps"].kind == "integer"
+    assert fields["optimizer.lr"].kind == "number"
+    assert fields["untrained_baseline"].kind == "boolean"
+    assert fields["tasks"].options == ("retrieval", "classification")
+    assert fields["splits"].kind == "list"
+    assert fields["source"].kind == "text"
+    assert "16 to 1,024" in fields["model.image_size"].info
+
+
+def test_every_preset_starts_valid() -> None:
+    assert preset_names("pretrain")
+    for preset in preset_names("pretrain"):
+        spec = starting_spec("pretrain", preset)
+        assert check("pretrain", to_json(spec)) == spec
+        assert parse_spec("pretrain", spec) == parse_spec("pretrain", {"preset": preset})
+
+
+def test_what_is_required_starts_empty_and_is_asked_for() -> None:
+    with pytest.raises(UserError) as caught:
+        check("index", to_json(starting_spec("index")))
+    assert caught.value.field == "encoder"
+
+
+@pytest.mark.parametrize(("text", "words"), [('{"a": ', "line 1"), ('{\n "a": 1,\n}', "line 3"), ("[1]", "object")])
+def test_broken_json_is_told_with_its_line(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        from_json(text)
+
+
+def test_values_are_put_at_dotted_paths_without_touching_the_original() -> None:
+    spec = {"data": {"sources": [{"dataset": "a"}, {"dataset": "b"}]}}
+    changed = put_at(spec, "data.sources.1.dataset", "c")
+    assert get_at(changed, "data.sources.1.dataset") == "c"
+    assert get_at(spec, "data.sources.1.dataset") == "b"
+    assert put_at({}, "optimizer.lr", 1.0) == {"optimizer": {"lr": 1.0}}
+    assert get_at(spec, "data.sources.7.dataset") is None
+    assert get_at(spec, "data.nothing.here") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_form", "in_spec"),
+    [
+        ("integer", 300.0, 300),
+        ("integer", 2.5, 2.5),  # left for the spec to refuse
+        ("number", 0.001, 0.001),
+        ("list", " a, b ,", ["a", "b"]),
+        ("list", "", None),
+        ("text", "", None),
+        ("text", "emoji", "emoji"),
+        ("boolean", False, False),
+    ],
+)
+def test_form_values_become_spec_values(kind: str, in_form: Any, in_spec: Any) -> None:
+    got = Field("x", "X", kind).to_spec(in_form)
+    assert got == in_spec
+    assert type(got) is type(in_spec)
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_spec", "in_form", "agrees"),
+    [
+        ("integer", 64, 64.0, True),
+        ("integer", 64, 65, False),
+        ("integer", None, None, True),
+        ("integer", None, 0, False),
+        ("list", ["a"], "a", True),
+        ("list", None, "", True),
+        ("list", ["a"], "", False),
+        ("boolean", None, False, True),
+        ("boolean", True, False, False),
+        ("text", "x", "y", False),
+    ],
+)
+def test_form_and_spec_agree_or_not(kind: str, in_spec: Any, in_form: Any, agrees: bool) -> None:
+    assert Field("x", "X", kind).agrees(in_spec, in_form) is agrees
+
+
+def test_json_round_trip() -> None:
+    spec = starting_spec("evaluate")
+    assert from_json(to_json(spec)) == json.loads(json.dumps(spec))

@@ -1,0 +1,167 @@
+"""The tabs' handlers against a service that answers from memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from ui.tabs.caption import CaptionTab
+from ui.tabs.embed import EmbedTab
+from ui.tabs.encoders import EncodersTab, best_figures
+from ui.tabs.runs import RunsTab, Watched
+from ui.tabs.search import IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab
+
+COLLECTION = {"id": "col_1", "name": "drawings", "images": 3}
+HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "labels": {}}
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "mine.png"
+    path.write_bytes(b"\x89PNG")
+    return str(path)
+
+
+def line(step: int) -> dict[str, Any]:
+    return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
+
+
+def test_search_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 7.4})
+    drawn = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 12)
+    assert client.asked("search") == [{"target": "images", "k": 12, "text": "ant"}]
+    assert "an &lt;ant&gt;" in drawn
+    assert "0.912" in drawn
+    assert "7 ms in the service" in drawn
+
+
+def test_search_with_a_picture_sends_its_bytes(service: Any, picture: str) -> None:
+    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
+    drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "", picture, 24)
+    assert client.asked("search") == [{"target": "texts", "k": 24, "image": b"\x89PNG"}]
+    assert 'data-pick="text:col_1:words"' in drawn
+
+
+def test_search_before_the_picker_is_filled_takes_the_newest_collection(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1}, collections=[COLLECTION])
+    assert "lcl-results" in SearchTab(client).search(TEXT_TO_IMAGES, None, "ant", None, 12)
+    assert "No collection yet" in SearchTab(service(collections=[])).search(TEXT_TO_IMAGES, None, "ant", None, 12)
+
+
+def test_search_tells_refusals_in_words(service: Any, away: Exception) -> None:
+    assert "no answer from" in SearchTab(service(search=away)).search(TEXT_TO_IMAGES, "c", "ant", None, 12)
+    nothing = SearchTab(service(search={"hits": [], "took_ms": 1})).search(TEXT_TO_IMAGES, "c", "ant", None, 12)
+    assert "Nothing found" in nothing
+
+
+def test_search_leaves_results_alone_when_the_tab_is_entered_again(service: Any) -> None:
+    tab = SearchTab(service(collections=[COLLECTION]))
+    assert tab.refresh("col_1", False)[1:] == (False, gr.skip())
+    picker, bare, shown = tab.refresh(None, True)
+    assert (picker.value, bare) == ("col_1", False)
+    assert "What are you looking for" in shown
+
+
+def test_captions_use_each_way_that_was_chosen(service: Any, picture: str) -> None:
+    client = service(caption=["a <red> car"])
+    drawn = CaptionTab(client).caption("enc", picture, ["Greedy", "Nucleus sampling"], "the", 12, 4, 0.8, 0.7, 3)
+    assert client.asked("caption") == [
+        {"max_new_tokens": 12, "prompt": "the", "num_beams": 1},
+        {"max_new_tokens": 12, "prompt": "the", "top_p": 0.8, "temperature": 0.7, "seed": 3},
+    ]
+    assert drawn.count("a &lt;red&gt; car") == 2
+
+
+def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture: str, away: Exception) -> None:
+    def caption(_: str, images: list[bytes], **decoding: Any) -> list[str]:
+        if decoding.get("num_beams") == 4:
+            raise away
+        return ["fine"]
+
+    drawn = CaptionTab(service(caption=caption)).caption(
+        "enc", picture, ["Greedy", "Beam search"], "", 12, 4, 0.8, 0.7, 3
+    )
+    assert "fine" in drawn
+    assert "no answer from" in drawn
+
+
+def test_embedding_writes_the_file_in_the_format_chosen(service: Any, picture: str) -> None:
+    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [picture], "csv")
+    assert "1 × 2 numbers" in drawn
+    file = button.value["path"] if isinstance(button.value, dict) else button.value.path
+    assert Path(file).read_bytes() == b"name,v0,v1\r\nmine.png,0.6,0.8\r\n"
+
+
+def test_embedding_names_the_file_that_was_refused(service: Any, picture: str) -> None:
+    from api.client import ApiError
+
+    refused = ApiError(422, "bad_image", "input.0: not a picture", "input.0")
+    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [picture], "npy")
+    assert "mine.png: not a picture" in drawn
+
+
+def test_of_several_variants_the_best_figure_is_shown() -> None:
+    rows = [
+        {"task": "retrieval", "split": "t", "metric": "IR@1", "value": 0.05},
+        {"task": "retrieval", "split": "t", "metric": "IR@5", "value": 0.1},
+        {"task": "retrieval", "split": "t", "metric": "IR@5", "value": 0.2},
+    ]
+    assert [(row["metric"], row["value"]) for row in best_figures(rows)] == [("IR@5", 0.2), ("IR@1", 0.05)]
+
+
+def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:
+    assert "No encoder yet" in EncodersTab(service(encoders=[])).refresh()
+    assert "no answer from" in EncodersTab(service(encoders=away)).refresh()
+
+
+def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: dict[str, Any]) -> None:
+    stored = [line(10), {"step": 15, "phase": "saving"}, line(20)]
+    client = service(
+        runs={"items": [run]},
+        run=run,
+        metrics=lambda _, after: [each for each in stored if each["step"] > after],
+        logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3},
+    )
+    tab = RunsTab(client)
+    watched = tab.refresh(Watched())[1]
+    assert [point[0] for point in watched.points] == [10, 20]
+    stored.append(line(30))
+    watched = tab.refresh(watched)[1]
+    assert [point[0] for point in watched.points] == [10, 20, 30]
+    assert watched.log == "abc"
+    assert [kwargs["after"] for kwargs in client.asked("metrics")] == [0, 20]
+
+
+def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: dict[str, Any]) -> None:
+    ended = {**run, "state": "succeeded"}
+    client = service(runs={"items": [ended]}, run=ended, metrics=[line(10)], logs={"text": "", "offset": 0})
+    tab = RunsTab(client)
+    watched = tab.refresh(Watched())[1]
+    tab.refresh(watched)
+    assert len(client.asked("metrics")) == 1
+
+
+def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[str, Any]) -> None:
+    client = service(
+        runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0}
+    )
+    old = Watched("run_1", attempt=1, points=((10, 1, 1), (90, 1, 1)), log="old", offset=3)
+    watched = RunsTab(client).refresh(old)[1]
+    assert [point[0] for point in watched.points] == [10]
+    assert watched.log == ""
+
+
+def test_buttons_fit_the_state(service: Any, run: dict[str, Any]) -> None:
+    def shown(state: str) -> list[bool]:
+        now = {**run, "state": state}
+        client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0})
+        return [button.visible for button in RunsTab(client).refresh(Watched())[3:6]]
+
+    assert shown("queued") == [True, False, False]
+    assert shown("running") == [True, False, False]
+    assert shown("cancelling") == [False, False, False]
+    assert shown("failed") == [False, True, True]
+    assert shown("succeeded") == [False, False, False]
