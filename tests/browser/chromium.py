@@ -12,14 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 DOWNLOAD_SECONDS = 300
 
 

@@ -42,6 +42,9 @@ def encoders(page: Any) -> None:
     page.locator("#encoders article").first.wait_for()
 
 
+PICTURES_ARE_THERE = """[...document.images]
+  .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
+  .every(image => image.complete && image.naturalWidth)"""
 SCENES = {"search": search, "caption": caption, "embed": embed, "runs": runs, "encoders": encoders}
 SIZES: dict[str, dict[str, Any]] = {
     "": {},
@@ -56,7 +59,7 @@ def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: st
     url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue("page_url")
     page = visitor.open(f"{url.rstrip('/')}/?tab={tab}", **SIZES[size])
     SCENES[tab](page)
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function(PICTURES_ARE_THERE)
     page.mouse.move(0, 0)
     FOLDER.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=FOLDER / f"{tab}{size}.png")
