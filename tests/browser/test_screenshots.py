@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 
 
 def search(page: Any) -> None:
-    page.get_by_role("button", name="birthday cake").click()
+    page.get_by_role("button", name="tree", exact=True).click()
     page.get_by_role("region", name="Search results").wait_for()
 
 

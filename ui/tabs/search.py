@@ -16,7 +16,7 @@ from ui.html import PICK, empty_state, esc, item_url, problem
 
 TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
 MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS]
-EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "birthday cake", "musical instrument", "house", "fish"]
+EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
 NO_COLLECTION = empty_state(
     "No collection yet",
     "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its pictures can be searched here.",
