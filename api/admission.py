@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.runs import store
-from lcl_core.specs import PretrainSpec, Spec, parse_spec
+from lcl_core.specs import AnySpec, PretrainSpec, parse_spec
 
 
-def admit(session: Session, kind: str, value: dict[str, Any]) -> Spec:
+def admit(session: Session, kind: str, value: dict[str, Any]) -> AnySpec:
     """The parsed spec, every dataset and encoder that it names being registered.
 
     Raises: Problem 422 with the dotted field of the spec.
@@ -30,7 +30,7 @@ def admit(session: Session, kind: str, value: dict[str, Any]) -> Spec:
     return spec
 
 
-def _inputs(spec: Spec) -> Iterator[tuple[str, Any, str]]:
+def _inputs(spec: AnySpec) -> Iterator[tuple[str, Any, str]]:
     """(field, how to find it, name) of everything that the spec reads."""
     if isinstance(spec, PretrainSpec):
         for place, source in enumerate(spec.data.sources):

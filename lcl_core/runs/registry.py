@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from lcl_core.errors import UserError
 from lcl_core.runs.database import now
 from lcl_core.runs.tables import Collection, Dataset, Encoder
-from lcl_core.specs import Spec, datasets_of, encoders_of
+from lcl_core.specs import AnySpec, datasets_of, encoders_of
 
 SAMPLE = "sample"
 
@@ -32,7 +32,7 @@ def located(home: Path, stored: str) -> Path:
     return Path(home).resolve() / stored
 
 
-def resolve_inputs(session: Session, spec: Spec, home: Path) -> Inputs:
+def resolve_inputs(session: Session, spec: AnySpec, home: Path) -> Inputs:
     """Find everything that a spec names.
 
     Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``missing_files``.

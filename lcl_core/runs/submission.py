@@ -16,7 +16,7 @@ from lcl_core.runs.database import now
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.states import State
 from lcl_core.runs.tables import Run, RunTag
-from lcl_core.specs import Spec, parse_spec
+from lcl_core.specs import AnySpec, parse_spec
 
 ATTEMPTS = 3  # workers that may be lost before a run counts as failed
 
@@ -24,7 +24,7 @@ ATTEMPTS = 3  # workers that may be lost before a run counts as failed
 def submit(
     session: Session,
     kind: str,
-    spec: Spec | dict[str, Any],
+    spec: AnySpec | dict[str, Any],
     name: str | None = None,
     tags: Sequence[str] = (),
     owner: str = "local",

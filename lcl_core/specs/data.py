@@ -1,0 +1,44 @@
+"""What is read, and how documents are laid out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lcl_core.specs.base import Fraction, Name, Spec
+
+
+class SourceSpec(Spec):
+    """One corpus in the mixture."""
+
+    dataset: Name = Field("sample", description="name of a registered dataset")
+    view: Literal["interleaved", "pairs"] = Field("interleaved", description="its documents, or its captioned images")
+    split: Name = Field("train", description="split of the captioned images")
+    weight: float = Field(1.0, gt=0, le=1000, description="share of the documents, relative to the other sources")
+
+
+class AugmentationSpec(Spec):
+    """What happens to a training picture; the default is the authors' light random crop."""
+
+    crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
+    flip_probability: Fraction = Field(0.0, description="chance of a mirror image")
+    colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
+    grey_probability: Fraction = Field(0.0, description="chance of no colour at all")
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> AugmentationSpec:
+        low, high = self.crop_scale
+        if not 0 < low <= high:
+            raise ValueError(f"crop_scale {low}, {high}: the first must be above 0 and at most the second")
+        return self
+
+
+class DataSpec(Spec):
+    sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
+    similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
+    max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
+    min_images: int = Field(1, ge=1, le=255)
+    piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
+    image_first_probability: Fraction = Field(0.5, description="chance that an image stands before its sentence")
+    augmentation: AugmentationSpec = AugmentationSpec()

@@ -1,0 +1,60 @@
+"""From the JSON of a request to a checked spec, and what a spec refers to."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from lcl_core.errors import UserError
+from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.index import IndexSpec
+from lcl_core.specs.pretrain import PretrainSpec
+
+Kind = Literal["pretrain", "evaluate", "index"]
+AnySpec = PretrainSpec | EvaluateSpec | IndexSpec
+SPECS: dict[str, type[PretrainSpec] | type[EvaluateSpec] | type[IndexSpec]] = {
+    "pretrain": PretrainSpec,
+    "evaluate": EvaluateSpec,
+    "index": IndexSpec,
+}
+
+
+def parse_spec(kind: str, value: Any) -> AnySpec:
+    """Validate ``value`` as a spec of ``kind``.
+
+    Raises:
+        UserError: ``unknown_kind``, or ``bad_spec`` with the dotted field and what it allows.
+    """
+    if kind not in SPECS:
+        message = f"kind {kind!r} is not known; choose from {', '.join(SPECS)}"
+        raise UserError(message, code="unknown_kind", field="kind")
+    try:
+        return SPECS[kind].model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or None
+        got = "" if first["type"] in ("missing", "value_error") else f" (got {_short(first['input'])})"
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{field or 'spec'}: {message}{got}", code="bad_spec", field=field) from None
+
+
+
+
+def datasets_of(spec: AnySpec) -> tuple[str, ...]:
+    """Names of the datasets that a spec reads, each once."""
+    if isinstance(spec, PretrainSpec):
+        return tuple(dict.fromkeys(source.dataset for source in spec.data.sources))
+    return (spec.dataset,)
+
+
+def encoders_of(spec: AnySpec) -> tuple[str, ...]:
+    """Encoders that a spec starts from."""
+    return () if isinstance(spec, PretrainSpec) else (spec.encoder,)
+
+
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,30 @@
+"""Named starting points, kept as data."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any, cast
+
+
+def presets(kind: str) -> dict[str, dict[str, Any]]:
+    """Named starting points, kept as data in ``lcl_core/presets/KIND/*.json``; each may hold a ``description``."""
+    folder = resources.files("lcl_core") / "presets" / kind
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for file in folder.iterdir():
+        if file.name.endswith(".json"):
+            preset = cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+            preset.pop("description", None)
+            found[file.name.removesuffix(".json")] = preset
+    return found
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, objects within objects too."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
