@@ -1,26 +1,43 @@
-"""Corpora as the API shows them: opened on demand, counted, checked and leafed through. Imports readers when asked."""
+"""Corpora as the API shows them: opened on demand and leafed through. Imports readers when asked."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from api.errors import Problem
+from api.statistics import examine
 from lcl_core.errors import UserError
 
 if TYPE_CHECKING:
     from lcl_core.data.corpus import Corpus
     from lcl_core.data.pairs import Pair
+    from lcl_core.data.tokenizer import Tokenizer
 
+__all__ = ["Corpora", "View", "Wanted", "confined", "examine", "image_url", "page", "picture"]
 MAX_OPEN = 8
-IMAGES_TRIED = 200
-SHOWN = 20
+IMAGE_TOKENS = 49 + 2  # what a picture takes in a row: its tokens and the marks around them
+MAX_SHOWN = 20_000  # characters of one segment
 View = Literal["interleaved", "pairs"]
 SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which documents of a corpus, and what of them."""
+
+    view: View = "interleaved"
+    offset: int = 0
+    limit: int = 20
+    split: str | None = None
+    source: str | None = None
+    tokens: bool = False
 
 
 class Corpora:
@@ -59,51 +76,25 @@ def confined(path: str, roots: Sequence[Path]) -> Path:
     return real
 
 
-def examine(corpus: Corpus) -> dict[str, Any]:
-    """Read every line and try some pictures; the corpus's figures.
+def page(corpus: Corpus, name: str, wanted: Wanted, statistics: dict[str, Any]) -> dict[str, Any]:
+    """Documents, or captioned images, with their pictures' addresses in place.
 
-    Raises:
-        UserError: with file and line of the first malformed line.
+    A document that cannot be read stands there with its ``problem``.
     """
-    names, sentences, documents = Counter[str](), 0, 0
-    for document in corpus.documents:
-        documents += 1
-        sentences += len(document["text_list"])
-        names.update(image["image_name"] for image in document["image_info"])
-    pairs = corpus.pairs()
-    labels: dict[str, Counter[str]] = {}
-    captions = 0
-    for pair in pairs:
-        names[pair.image] += 1
-        captions += len(pair.captions)
-        for label, value in pair.labels.items():
-            labels.setdefault(label, Counter())[value] += 1
+    rows: Any = corpus.documents
+    if wanted.view == "pairs":
+        rows = corpus.pairs(wanted.split, wanted.source)
+    places = range(wanted.offset, min(wanted.offset + wanted.limit, len(rows)))
+    items = [_item(name, rows, place) for place in places]
+    if wanted.tokens:
+        _measure(items)
     return {
-        "documents": documents,
-        "sentences": sentences,
-        "pairs": len(pairs),
-        "captions": captions,
-        "images": len(names),
-        "splits": corpus.splits(),
-        "labels": {
-            label: {"values": len(found), "most_common": dict(found.most_common(SHOWN))}
-            for label, found in labels.items()
-        },
-        "image_check": _try_images(corpus, sorted(names)),
+        "items": items,
+        "total": len(rows),
+        "offset": wanted.offset,
+        "splits": sorted(statistics.get("splits", {})),
+        "sources": sorted(statistics.get("sources", {})),
     }
-
-
-def page(corpus: Corpus, name: str, view: View, offset: int, limit: int) -> dict[str, Any]:
-    """Documents, or captioned images, with their pictures' addresses in place."""
-    if view == "pairs":
-        pairs = corpus.pairs()
-        rows = [pairs[place] for place in range(offset, min(offset + limit, len(pairs)))]
-        items = [_pair_item(name, offset + place, pair) for place, pair in enumerate(rows)]
-        return {"items": items, "total": len(pairs), "offset": offset}
-    documents = corpus.documents
-    places = range(offset, min(offset + limit, len(documents)))
-    items = [_document_item(name, place, documents[place]) for place in places]
-    return {"items": items, "total": len(documents), "offset": offset}
 
 
 def picture(corpus: Corpus, image: str) -> tuple[bytes, str]:
@@ -120,41 +111,61 @@ def picture(corpus: Corpus, image: str) -> tuple[bytes, str]:
     raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
 
 
-def _try_images(corpus: Corpus, names: Sequence[str]) -> dict[str, Any]:
-    """Decode some pictures, spread over all."""
-    stride = max(1, len(names) // IMAGES_TRIED)
-    tried = names[::stride][:IMAGES_TRIED]
-    bad = []
-    for name in tried:
-        try:
-            corpus.read_image(name)
-        except UserError as error:
-            bad.append(str(error))
-    return {"tried": len(tried), "unreadable": len(bad), "first": bad[:SHOWN]}
+def image_url(name: str, image: str) -> str:
+    return f"/v1/datasets/{quote(name, safe='')}/images/{quote(image)}"
 
 
-def _document_item(name: str, place: int, document: dict[str, Any]) -> dict[str, Any]:
-    """Each picture stands before the sentence it was matched to."""
-    texts, images = document["text_list"], document["image_info"]
+def _item(name: str, rows: Any, place: int) -> dict[str, Any]:
+    try:
+        row = rows[place]
+    except UserError as error:
+        return {"id": rows.place_of(place), "segments": [], "problem": str(error)}
+    return _document(name, place, row) if isinstance(row, dict) else _pair(name, place, row)
+
+
+def _document(name: str, place: int, document: dict[str, Any]) -> dict[str, Any]:
+    """A sequence as it stands; otherwise each picture before the sentence that it was matched to."""
     segments: list[dict[str, Any]] = []
-    for number, text in enumerate(texts):
-        segments += [_image(name, image) for image in images if image["matched_text_index"] == number]
-        segments.append({"text": text})
-    segments += [_image(name, image) for image in images if not 0 <= image["matched_text_index"] < len(texts)]
+    if "segments" in document:
+        for segment in document["segments"]:
+            segments.append(_text(segment["text"]) if "text" in segment else _image(name, segment["image"]))
+    else:
+        texts, images = document["text_list"], document["image_info"]
+        for number, text in enumerate(texts):
+            segments += [_match(name, image) for image in images if image["matched_text_index"] == number]
+            segments.append(_text(text))
+        segments += [_match(name, image) for image in images if not 0 <= image["matched_text_index"] < len(texts)]
     return {"id": str(document.get("id") or document.get("url") or place), "segments": segments}
 
 
-def _image(name: str, image: dict[str, Any]) -> dict[str, Any]:
-    file = image["image_name"]
-    return {"image": file, "image_url": image_url(name, file), "similarity": image["matched_sim"]}
-
-
-def _pair_item(name: str, place: int, pair: Pair) -> dict[str, Any]:
-    texts: Iterable[dict[str, Any]] = ({"text": caption} for caption in pair.captions)
-    picture_ = {"image": pair.image, "image_url": image_url(name, pair.image)}
+def _pair(name: str, place: int, pair: Pair) -> dict[str, Any]:
+    texts: Iterable[dict[str, Any]] = map(_text, pair.captions)
     facts = {"labels": pair.labels, "split": pair.split, "source": pair.source}
-    return {"id": str(place), "segments": [picture_, *texts], **facts}
+    return {"id": str(pair.extra.get("id") or place), "segments": [_image(name, pair.image), *texts], **facts}
 
 
-def image_url(name: str, image: str) -> str:
-    return f"/v1/datasets/{quote(name, safe='')}/images/{quote(image)}"
+def _text(text: str) -> dict[str, Any]:
+    return {"text": text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"}
+
+
+def _image(name: str, image: str) -> dict[str, Any]:
+    return {"image": image, "image_url": image_url(name, image)}
+
+
+def _match(name: str, image: dict[str, Any]) -> dict[str, Any]:
+    return {**_image(name, image["image_name"]), "similarity": image["matched_sim"]}
+
+
+def _measure(items: Iterable[dict[str, Any]]) -> None:
+    """Give each segment the number of tokens that it takes in a row."""
+    tokenizer = _tokenizer()
+    for item in items:
+        for segment in item["segments"]:
+            segment["tokens"] = len(tokenizer.encode(segment["text"])) if "text" in segment else IMAGE_TOKENS
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    from lcl_core.data.tokenizer import clip_tokenizer
+
+    return clip_tokenizer()

@@ -53,6 +53,7 @@ class RunView(View):
     finished_at: datetime | None
     encoder_id: str | None = None
     collection_id: str | None = None
+    inputs: dict[str, Any] | None = Field(None, description="content hash of each dataset that it reads")
 
 
 class RunPage(BaseModel):
@@ -91,8 +92,27 @@ class CorpusPath(Body):
     path: PathText = Field(description="folder or zip on the server, inside its data roots")
 
 
+class CorpusInput(CorpusPath):
+    format: Annotated[str, StringConstraints(max_length=40)] = Field("auto", description="of what lies at path")
+    options: dict[str, Any] = Field({}, description="of the format's reader")
+
+
+class Examination(Body):
+    """How a corpus is to be validated; the spec of kind validate says what each field means."""
+
+    workers: int | None = None
+    tokens: bool = True
+    similarity_threshold: float = 0.24
+    min_image_side: int = 8
+
+
+class PathExamination(CorpusInput, Examination):
+    """The same for a corpus that is not registered."""
+
+
 class Registration(CorpusPath):
     name: Name
+    new_version: bool = Field(False, description="a name that exists stands for this corpus from now on")
 
 
 class DatasetView(View):
@@ -104,6 +124,20 @@ class DatasetView(View):
     created_at: datetime
 
 
+class DatasetVersionView(View):
+    version: int
+    path: str
+    content_hash: str
+    statistics: dict[str, Any] | None
+    owner: str
+    run_id: str | None
+    created_at: datetime
+
+
+class DatasetVersionList(BaseModel):
+    items: list[DatasetVersionView]
+
+
 class DatasetList(BaseModel):
     items: list[DatasetView]
 
@@ -112,6 +146,8 @@ class DocumentPage(BaseModel):
     items: list[dict[str, Any]]
     total: int
     offset: int
+    splits: list[str] = Field([], description="that a filter can ask for")
+    sources: list[str] = Field([], description="the same")
 
 
 class EncoderView(View):

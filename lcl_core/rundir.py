@@ -142,11 +142,14 @@ class RunDir:
         os._exit(Exit.CRASH)
 
 
-def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = None) -> int:
+def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = None, *, main: bool = True) -> int:
     """The body of every ``python -m … RUN_DIR``: run ``work``, leave its result or the reason of its failure.
 
     ``work`` returns the JSON result; it raises UserError for bad input and Cancelled once it has honoured
     ``stop_requested``.
+
+    Args:
+        main: of several processes in one RUN_DIR, the one that holds the directory and leaves the result.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -154,9 +157,12 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
         return Exit.USER_ERROR
     run_dir = RunDir(arguments[0])
     try:
-        run_dir.hold()
+        if main:
+            run_dir.hold()
         run_dir.watch_signals()
-        run_dir.write_result(work(run_dir))
+        result = work(run_dir)
+        if main:
+            run_dir.write_result(result)
     except Cancelled:
         return Exit.CANCELLED
     except UserError as error:

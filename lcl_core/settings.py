@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         return self.broker_url or f"redis+socket://{self.home.resolve() / 'broker.sock'}"
 
     @property
+    def roots(self) -> list[Path]:
+        """The folders that a path in a request or a spec may lie in."""
+        return [self.home, *self.data_roots]
+
+    @property
     def runs_dir(self) -> Path:
         return self.home / "runs"
 

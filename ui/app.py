@@ -17,6 +17,7 @@ from ui.common import QUIET, Place
 from ui.html import esc
 from ui.settings import UiSettings
 from ui.tabs.caption import CaptionTab
+from ui.tabs.documents import DocumentsTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
 from ui.tabs.runs import RunsTab
@@ -29,6 +30,7 @@ PLACES: dict[str, type[Place]] = {
     "search": SearchTab,
     "caption": CaptionTab,
     "embed": EmbedTab,
+    "documents": DocumentsTab,
     "runs": RunsTab,
     "encoders": EncodersTab,
 }

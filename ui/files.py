@@ -1,4 +1,4 @@
-"""Files that the page serves itself: pictures of collections and their vectors, fetched through the API."""
+"""Files that the page serves itself: pictures of collections and corpora, and vectors, fetched through the API."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ FORMATS: dict[str, tuple[Callable[[Sequence[str], Rows], bytes], str]] = {
     "json": (as_json, "application/json"),
 }
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+NO_PICTURE = """<svg xmlns="http://www.w3.org/2000/svg" width="150" height="104" viewBox="0 0 150 104">
+<rect x="1" y="1" width="148" height="102" rx="8" fill="#fdeae7" stroke="#f3b8ae" stroke-dasharray="5 4"/>
+<path d="M58 58l12-15 10 11 6-7 11 11M58 28h39v34H58z" fill="none" stroke="#b42318" stroke-width="2.5"/>
+<path d="M52 68l51-46" stroke="#b42318" stroke-width="2.5"/>
+<text x="75" y="88" font-family="sans-serif" font-size="11.5" text-anchor="middle" fill="#b42318">cannot be read</text>
+</svg>"""
+PICTURE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
 
 
 def picture_type(data: bytes) -> str:
@@ -65,8 +72,18 @@ def build_router(client: Client) -> APIRouter:
             data = client.item_image(collection, item)
         except ApiError as error:
             return PlainTextResponse(error.message, status_code=error.status or 502)
-        headers = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
-        return Response(data, media_type=picture_type(data), headers=headers)
+        return Response(data, media_type=picture_type(data), headers=PICTURE_HEADERS)
+
+    @router.get("/corpus/{dataset}/{image:path}")
+    def corpus_picture(dataset: str, image: str) -> Response:
+        try:
+            data = client.dataset_image(dataset, image)
+        except ApiError as error:
+            if error.status not in (404, 422):
+                return PlainTextResponse(error.message, status_code=error.status or 502)
+            # a sign in its place: the document goes on around it
+            return Response(NO_PICTURE, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
+        return Response(data, media_type=picture_type(data), headers=PICTURE_HEADERS)
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:

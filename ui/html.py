@@ -68,6 +68,11 @@ def item_url(collection: str, item: str) -> str:
     return f"media/{quote(collection, safe='')}/{quote(item, safe='')}"
 
 
+def corpus_url(dataset: str, image: str) -> str:
+    """Where this page serves a corpus's picture."""
+    return f"corpus/{quote(dataset, safe='')}/{quote(image)}"
+
+
 def progress_bar(fraction: float | None, label: str) -> str:
     """A bar from 0 to 1; None: under way, extent unknown."""
     if fraction is None:

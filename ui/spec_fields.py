@@ -30,6 +30,15 @@ MAIN_FIELDS: dict[str, dict[str, str]] = {
         "untrained_baseline": "Compare with the untrained architecture",
     },
     "index": {"encoder": "Encoder", "dataset": "Dataset", "collection": "Collection", "splits": "Splits"},
+    "validate": {
+        "dataset": "Dataset",
+        "workers": "Processes",
+        "similarity_threshold": "Least similarity",
+        "min_image_side": "Least side of a picture",
+        "tokens": "Measure texts in tokens",
+    },
+    "convert": {"path": "Path", "format": "Format", "name": "Dataset to make", "shard_megabytes": "Megabytes a shard"},
+    "match": {"dataset": "Dataset", "encoder": "Encoder", "name": "Dataset to make"},
 }
 FIRST_PRESET = "sample"
 

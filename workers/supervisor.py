@@ -32,7 +32,14 @@ from workers.trainer import Trainer
 from workers.verdict import HandBack, judge
 from workers.watch import Watch
 
-MODULES = {"pretrain": "lcl_core.train", "evaluate": "lcl_core.transfer", "index": "lcl_core.serving"}
+MODULES = {
+    "pretrain": "lcl_core.train",
+    "evaluate": "lcl_core.transfer",
+    "index": "lcl_core.serving",
+    "validate": "lcl_core.data.validation",
+    "convert": "lcl_core.data.conversion",
+    "match": "lcl_core.serving.matching",
+}
 log = structlog.get_logger(__name__)
 
 
@@ -98,8 +105,10 @@ class Supervisor:
         self._await_predecessor(claim, run_dir)
         over = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
         with self._database.session() as session:
-            inputs = resolve_inputs(session, parse_spec(claim.kind, claim.spec), self._settings.home)
-            begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=over)
+            spec = parse_spec(claim.kind, claim.spec)
+            inputs = resolve_inputs(session, spec, self._settings.home, self._settings.roots)
+            read = {"datasets": inputs.dataset_hashes}
+            begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=over, inputs=read)
         if over:
             run_dir.metrics_file.unlink(missing_ok=True)
             remove_tree(run_dir.checkpoints)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.common import settings_of, show_json, show_table
+from api.cli.common import Refused, ago, set_fields, settings_of, show_json, show_table
+from api.cli.reports import show_report, worrying
+from api.cli.watch import watch_run
+from api.client import Client
 
-group = typer.Typer(help="Validate, register and look at datasets.", no_args_is_help=True)
+group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="name of the dataset")]
 Place = Annotated[str, typer.Argument(help="folder or zip on the server, inside its data roots")]
+Target = Annotated[str, typer.Argument(help="name of a dataset, or a path on the server: whatever has a slash in it")]
+Format = Annotated[str, typer.Option(help="format of what lies at the path; auto: recognised")]
+Options = Annotated[list[str] | None, typer.Option("--option", help="name=value for the format's reader; repeatable")]
+Json = dict[str, Any]
 
 
 @group.command("list")
@@ -23,27 +31,94 @@ def list_(context: typer.Context) -> None:
     if settings.as_json:
         show_json(found)
         return
-    rows = [(row["name"], row["path"], row["owner"]) for row in found]
-    show_table(("name", "path", "owner"), rows, "no datasets yet; lcl data register adds one")
+    rows = [(row["name"], (row["content_hash"] or "")[:12], ago(row["created_at"]), row["path"]) for row in found]
+    show_table(("name", "content", "registered", "path"), rows, "no datasets yet; lcl data register adds one")
 
 
 @group.command()
-def validate(context: typer.Context, path: Place) -> None:
-    """Read every line of a corpus and try some of its pictures; nothing is registered."""
+def versions(context: typer.Context, name: Name) -> None:
+    """What a name stood for, newest first."""
     settings = settings_of(context)
     with settings.client() as client:
-        report = client.validate_dataset(path)
-    _show_figures(report, settings.as_json)
-    if report["image_check"]["unreadable"]:
+        found = client.dataset_versions(name)
+    if settings.as_json:
+        show_json(found)
+        return
+    rows = [(row["version"], row["content_hash"][:12], ago(row["created_at"]), row["path"]) for row in found]
+    show_table(("version", "content", "since", "path"), rows, "nothing is known of its contents yet; lcl data stats")
+
+
+@group.command()
+def validate(
+    context: typer.Context,
+    target: Target,
+    format: Format = "auto",
+    option: Options = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="processes that decode; default: one a core")] = None,
+    words: Annotated[bool, typer.Option("--words", help="measure texts in words, which is faster")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder for report, pictures and quarantine list")] = None,
+) -> None:
+    """Read a corpus once, in parallel: counts, distributions, and what is wrong with it and where.
+
+    Exit status 1 when there is a problem other than duplicates.
+    """
+    settings = settings_of(context)
+    asked = {"workers": workers, "tokens": not words}
+    with settings.client() as client:
+        if "/" in target:
+            run = client.validate_path(target, format, set_fields({}, option or []), **asked)
+        else:
+            run = client.validate_dataset(target, **asked)
+        run = _followed(client, run, settings.as_json)
+        report = run["result"]["report"]
+        if settings.as_json:
+            show_json(report)
+        else:
+            show_report(report)
+        if out is not None:
+            _fetch(client, run, out, settings.as_json)
+    if worrying(report):
         raise typer.Exit(1)
 
 
 @group.command()
-def register(context: typer.Context, name: Name, path: Place) -> None:
-    """Validate a corpus and give it a name."""
+def convert(
+    context: typer.Context,
+    target: Target,
+    name: Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")],
+    format: Format = "auto",
+    option: Options = None,
+    shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
+) -> None:
+    """Write a corpus as tar shards with an index, and register them as a dataset."""
+    spec = {**_corpus(target, format, option), "name": name, "shard_megabytes": shard_megabytes}
+    _make(context, "convert", spec)
+
+
+@group.command()
+def match(
+    context: typer.Context,
+    target: Target,
+    encoder: Annotated[str, typer.Option(help="id or name of a registered encoder")],
+    name: Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")],
+    format: Format = "auto",
+    option: Options = None,
+) -> None:
+    """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
+    _make(context, "match", {**_corpus(target, format, option), "encoder": encoder, "name": name})
+
+
+@group.command()
+def register(
+    context: typer.Context,
+    name: Name,
+    path: Place,
+    new_version: Annotated[bool, typer.Option("--new-version", help="the name stands for this from now on")] = False,
+) -> None:
+    """Read a corpus and give it a name."""
     settings = settings_of(context)
     with settings.client() as client:
-        row = client.register_dataset(name, path)
+        row = client.register_dataset(name, path, new_version)
     if settings.as_json:
         show_json(row)
     else:
@@ -55,7 +130,16 @@ def stats(context: typer.Context, name: Name) -> None:
     """Counts of documents, pictures, captions, splits and labels."""
     settings = settings_of(context)
     with settings.client() as client:
-        _show_figures(client.dataset_statistics(name), settings.as_json)
+        figures = client.dataset_statistics(name)
+    if settings.as_json:
+        show_json(figures)
+        return
+    counts = ("documents", "sentences", "pairs", "captions", "images")
+    rows: list[tuple[object, object]] = [(count, figures[count]) for count in counts if count in figures]
+    rows += [(f"split {split}", number) for split, number in figures.get("splits", {}).items()]
+    rows += [(f"source {source}", number) for source, number in figures.get("sources", {}).items() if source]
+    rows += [(f"label {label}", f"{facts['values']} values") for label, facts in figures.get("labels", {}).items()]
+    show_table(("what", "how many"), rows, "")
 
 
 @group.command()
@@ -63,13 +147,15 @@ def preview(
     context: typer.Context,
     name: Name,
     view: Annotated[str, typer.Option(help="interleaved or pairs")] = "interleaved",
+    split: Annotated[str | None, typer.Option(help="only captioned images of this split")] = None,
+    source: Annotated[str | None, typer.Option(help="only captioned images of this source")] = None,
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
     """Some documents, their pictures in place."""
     settings = settings_of(context)
     with settings.client() as client:
-        page = client.dataset_documents(name, offset, limit, view)
+        page = client.dataset_documents(name, offset, limit, view, split, source)
     if settings.as_json:
         show_json(page)
         return
@@ -77,27 +163,66 @@ def preview(
         typer.secho(item["id"], bold=True)
         for segment in item["segments"]:
             typer.echo(_segment(segment))
+        if "problem" in item:
+            typer.secho(f"  {item['problem']}", fg="red")
         typer.echo()
     typer.echo(f"{len(page['items'])} of {page['total']}")
 
 
-def _segment(segment: dict[str, Any]) -> str:
+def _segment(segment: Json) -> str:
     if "image" in segment:
         match = f"  (similarity {segment['similarity']:.2f})" if "similarity" in segment else ""
         return f"  [{segment['image']}]{match}"
     return textwrap.fill(segment["text"], 100, initial_indent="  ", subsequent_indent="  ")
 
 
-def _show_figures(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(report)
+def _corpus(target: str, format: str, options: list[str] | None) -> Json:
+    """The part of a spec that says which corpus. Raises: Refused."""
+    if "/" not in target:
+        if format != "auto" or options:
+            raise Refused("--format and --option are for a path; a registered dataset has its own form")
+        return {"dataset": target}
+    return {"path": target, "format": format, "options": set_fields({}, options or [])}
+
+
+def _make(context: typer.Context, kind: str, spec: Json) -> None:
+    """Submit a run that makes a dataset, follow it, and tell what it made."""
+    settings = settings_of(context)
+    with settings.client() as client:
+        run = _followed(client, client.submit(kind, spec), settings.as_json)
+    made, skipped = run["result"]["dataset"], run["result"]["skipped"]
+    if settings.as_json:
+        show_json(run["result"])
         return
-    counts = ("documents", "sentences", "pairs", "captions", "images")
-    rows: list[tuple[object, object]] = [(name, report[name]) for name in counts]
-    rows += [(f"split {name}", number) for name, number in report["splits"].items()]
-    rows += [(f"label {name}", f"{facts['values']} values") for name, facts in report["labels"].items()]
-    checked = report["image_check"]
-    rows.append(("pictures tried", f"{checked['tried']}, {checked['unreadable']} unreadable"))
-    show_table(("what", "how many"), rows, "")
-    for problem in checked["first"]:
-        typer.secho(problem, fg="red", err=True)
+    typer.echo(
+        f"registered {made['name']}: {made['records']:,} records, {made['pictures']:,} images, "
+        f"{made['shards']} shards, {made['bytes'] / 1e6:,.1f} MB (sha256 {made['content_hash']})"
+    )
+    for reason, number in skipped.items():
+        typer.echo(f"  left out: {reason}  {number:,}")
+
+
+def _followed(client: Client, run: Json, silent: bool) -> Json:
+    """The run once it has succeeded; otherwise why not is told, and the exit status is 1."""
+    ended = client.wait(run["id"]) if silent else watch_run(client, run["id"])
+    if ended["state"] == "succeeded":
+        return ended
+    if silent:
+        reason = ended["reason"] or {}
+        raise Refused(f"{run['id']} {ended['state']}: {reason.get('message', 'it was stopped')}")
+    raise typer.Exit(1)
+
+
+def _fetch(client: Client, run: Json, folder: Path, silent: bool) -> None:
+    """Every artifact of the run. Raises: Refused."""
+    for artifact in client.artifacts(run["id"]):
+        target = folder / artifact["name"]
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise Refused(f"the service offers a file outside the folder: {artifact['name']}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            client.download_artifact(run["id"], artifact["name"], target)
+        except OSError as error:
+            raise Refused(f"{target} cannot be written: {error.strerror}") from error
+        if not silent:
+            typer.echo(str(target))

@@ -34,6 +34,7 @@ def describe(line: Json) -> str:
         f"contrastive {line['contrastive_loss']:.4f}" if _has(line, "contrastive_loss") else "",
         f"generation {line['generation_loss']:.4f}" if _has(line, "generation_loss") else "",
         f"{line['images_per_s']:.0f} images/s" if _has(line, "images_per_s") else "",
+        f"{line['records_per_s']:.0f} records/s" if _has(line, "records_per_s") else "",
         f"{duration(line['seconds_left'])} left" if _has(line, "seconds_left") else "",
     ]
     return "  ".join(part for part in parts if part)

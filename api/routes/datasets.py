@@ -1,28 +1,36 @@
-"""Datasets: validate, register, count, leaf through."""
+"""Datasets: register, validate, count, leaf through."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Response
+from sqlalchemy.orm import Session
 
 from api import corpora
+from api.admission import admit
 from api.context import Context
-from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
-from api.models import CorpusPath, DatasetList, DatasetView, DocumentPage, Registration
+from api.deps import Caller, ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.models import (
+    DatasetList,
+    DatasetVersionList,
+    DatasetVersionView,
+    DatasetView,
+    DocumentPage,
+    Examination,
+    PathExamination,
+    Registration,
+    RunView,
+)
+from api.views import run_view
 from lcl_core.runs import store
 from lcl_core.runs.tables import Dataset
 
+if TYPE_CHECKING:
+    from lcl_core.data.corpus import Corpus
+
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
-
-
-def _roots(context: Context) -> list[Path]:
-    return [context.settings.home, *context.settings.data_roots]
-
-
-def _place(context: Context, dataset: Dataset) -> Path:
-    return store.located(context.settings.home, dataset.path)
+Word = Annotated[str | None, Query(max_length=200)]
 
 
 @router.get("")
@@ -30,22 +38,47 @@ def page(_: Viewer, session: ReaderDep) -> DatasetList:
     return DatasetList(items=[DatasetView.model_validate(row) for row in store.list_datasets(session)])
 
 
-@router.post("/validate")
-def validate(body: CorpusPath, _: Submitter, context: ContextDep) -> dict[str, Any]:
-    """Read every line of a corpus and try some of its pictures; nothing is registered."""
-    return corpora.examine(context.corpora.get(corpora.confined(body.path, _roots(context))))
+@router.post("/validate", status_code=202)
+def validate_path(
+    body: PathExamination,
+    caller: Submitter,
+    context: ContextDep,
+    session: SessionDep,
+    after: BackgroundTasks,
+    response: Response,
+) -> RunView:
+    """Queue a run that examines what lies at a path, in whatever format; nothing is registered."""
+    return _submit(body.model_dump(), caller, context, session, after, response)
+
+
+@router.post("/{name}/validate", status_code=202)
+def validate(
+    name: str,
+    caller: Submitter,
+    context: ContextDep,
+    session: SessionDep,
+    after: BackgroundTasks,
+    response: Response,
+    body: Examination | None = None,
+) -> RunView:
+    """Queue a run that examines a dataset; its report, pictures and quarantine list are the run's artifacts."""
+    store.get_dataset(session, name)
+    spec = {"dataset": name, **(body or Examination()).model_dump()}
+    return _submit(spec, caller, context, session, after, response)
 
 
 @router.post("", status_code=201)
 def register(
     body: Registration, caller: Submitter, context: ContextDep, session: SessionDep, response: Response
 ) -> DatasetView:
-    """Validate a corpus and give it a name."""
-    path = corpora.confined(body.path, _roots(context))
+    """Read a corpus and give it a name, or make it the new version of one."""
+    path = corpora.confined(body.path, context.settings.roots)
     corpus = context.corpora.get(path)
     statistics, digest = corpora.examine(corpus), corpus.content_hash()  # before the transaction: it may take long
-    row = store.register_dataset(session, body.name, path, _roots(context), caller.owner)
-    row.statistics, row.content_hash = statistics, digest
+    row = store.register_dataset(
+        session, body.name, path, context.settings.roots, caller.owner, new_version=body.new_version
+    )
+    store.note_contents(session, row, digest, statistics, owner=caller.owner)
     response.headers["location"] = f"/v1/datasets/{row.name}"
     return DatasetView.model_validate(row)
 
@@ -53,6 +86,13 @@ def register(
 @router.get("/{name}")
 def one(name: str, _: Viewer, session: ReaderDep) -> DatasetView:
     return DatasetView.model_validate(store.get_dataset(session, name))
+
+
+@router.get("/{name}/versions")
+def versions(name: str, _: Viewer, session: ReaderDep) -> DatasetVersionList:
+    """What the name stood for, newest first; contents are known by their hash."""
+    rows = store.list_versions(session, name)
+    return DatasetVersionList(items=[DatasetVersionView.model_validate(row) for row in rows])
 
 
 @router.get("/{name}/statistics")
@@ -71,24 +111,48 @@ def documents(
     view: corpora.View = "interleaved",
     offset: Annotated[int, Query(ge=0, lt=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    split: Word = None,
+    source: Word = None,
+    tokens: bool = False,
 ) -> DocumentPage:
-    """Documents with their pictures in place, or captioned images."""
-    corpus = context.corpora.get(_place(context, store.get_dataset(session, name)))
-    return DocumentPage(**corpora.page(corpus, name, view, offset, limit))
+    """Documents with their pictures in place, or captioned images (of a split and a source).
+
+    ``tokens``: with each segment's length in CLIP tokens, 49 of them and two marks for a picture.
+    """
+    dataset = store.get_dataset(session, name)
+    wanted = corpora.Wanted(view, offset, limit, split, source, tokens)
+    return DocumentPage(**corpora.page(_open(context, dataset), name, wanted, dataset.statistics or {}))
 
 
 @router.get("/{name}/images/{image:path}", response_class=Response)
 def image(name: str, image: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
     """A picture as the corpus holds it."""
-    corpus = context.corpora.get(_place(context, store.get_dataset(session, name)))
-    data, media_type = corpora.picture(corpus, image)
+    data, media_type = corpora.picture(_open(context, store.get_dataset(session, name)), image)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
 
+def _submit(
+    spec: dict[str, Any],
+    caller: Caller,
+    context: Context,
+    session: Session,
+    after: BackgroundTasks,
+    response: Response,
+) -> RunView:
+    admitted = admit(session, "validate", spec, context.settings.roots)
+    run = store.submit(session, "validate", admitted, owner=caller.owner)
+    response.headers["location"] = f"/v1/runs/{run.id}"
+    after.add_task(context.doorbell.ring, run.id)
+    return run_view(run)
+
+
+def _open(context: Context, dataset: Dataset) -> Corpus:
+    return context.corpora.get(store.located(context.settings.home, dataset.path))
+
+
 def _count(context: Context, dataset: Dataset) -> dict[str, Any]:
-    corpus = context.corpora.get(_place(context, dataset))
+    corpus = _open(context, dataset)
     figures, digest = corpora.examine(corpus), corpus.content_hash()
     with context.database.session() as session:
-        row = store.get_dataset(session, dataset.name)
-        row.statistics, row.content_hash = figures, digest
+        store.note_contents(session, store.get_dataset(session, dataset.name), digest, figures)
     return figures

@@ -29,7 +29,7 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
-    spec = admit(session, body.kind, body.spec)
+    spec = admit(session, body.kind, body.spec, context.settings.roots)
     run = store.submit(session, body.kind, spec, body.name, body.tags, caller.owner, idempotency_key)
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(context.doorbell.ring, run.id)

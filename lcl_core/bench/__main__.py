@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lcl_core.bench import train
+from lcl_core.bench import as_shipped, decode, loader, packing, train
 from lcl_core.errors import UserError
 
-BENCHMARKS = {"train": train}
+BENCHMARKS = {
+    "train": train,
+    "as-shipped": as_shipped,
+    "decode": decode,
+    "loader": loader,
+    "packing": packing,
+}
 
 
 def main() -> int:

@@ -1,10 +1,12 @@
-"""Time of a whole training step: zero_grad, forward, loss, backward, AdamW, clamp."""
+"""Time of a whole training step: zero_grad, forward, loss, backward, gradient norm, AdamW, clamp.
+
+The documents are in memory before the clock starts. A GPU is used when there is one.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from statistics import median
@@ -13,16 +15,21 @@ from typing import Any
 import torch
 
 from lcl_core.bench.documents import read_documents, to_batches
-from lcl_core.bench.flops import step_flops
-from lcl_core.bench.peak import matmul_peak
 from lcl_core.interop.official import read_official_config
-from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
-from lcl_core.objectives.lcl import lcl
+from lcl_core.model import LCLConfig, PackedBatch
+from lcl_core.model.flops import batch_flops
+from lcl_core.objectives import get_objective
 from lcl_core.train import build_optimizer
 from lcl_core.train.build import build_model
-from lcl_core.train.device import autocast
+from lcl_core.train.device import fast_fp32_products, pick_device
+from lcl_core.train.memory import memory_gib
+from lcl_core.train.optimizer import set_learning_rate
+from lcl_core.train.peak import matmul_peak
+from lcl_core.train.ranks import Ranks
+from lcl_core.train.step import StepReport, TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_RATE = 3e-4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,74 +39,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps that count; one more warms up")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--numerics", choices=("fixed", "official"), default="fixed")
     parser.add_argument("--json", action="store_true", help="the object on one line")
 
 
 def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     config = read_official_config(options.config)
+    config.numerics = options.numerics
     batches = to_batches(read_documents(options.documents), config, options.batch_size)
-    report = measure(config, batches, options.steps, options.dtype)
-    print(json.dumps(report, indent=None if options.json else 1))
+    peak = matmul_peak(DTYPES[options.dtype], pick_device())  # of the default products, before faster ones are chosen
+    with fast_fp32_products() as fast:
+        times, first = measure(config, batches, options.steps, options.dtype)
+    report = _report(config, batches[: options.steps], times, first, peak)
+    facts = {"threads": torch.get_num_threads(), "dtype": options.dtype, "onednn_fp32": fast, "steps": len(times)}
+    print(json.dumps(report | facts, indent=None if options.json else 1))
 
 
-def measure(config: LCLConfig, batches: list[PackedBatch], steps: int, dtype: str) -> dict[str, Any]:
-    """Run one step to warm up and ``steps`` that count. Rates are over the median step."""
-    model = build_model(config, seed=0).train()
-    optimizer = build_optimizer(model, lr=3e-4)
-    run_step(model, None, batches[0], dtype)
-    times, first = [], None
+def measure(
+    config: LCLConfig, batches: list[PackedBatch], steps: int, dtype: str
+) -> tuple[list[float], StepReport]:
+    """Run one step to warm up, which leaves the weights as they are, and ``steps`` that count.
+
+    Returns: seconds of each, and what the first of them found.
+    """
+    device = pick_device()
+    model = build_model(config, seed=0).train().to(device)
+    step = TrainingStep(model, get_objective("lcl"), Ranks(), "bf16" if dtype == "bf16" else "fp32")
+    optimizer = build_optimizer(model, lr=0.0)
+    batches = [batch.to(device) for batch in batches]
+    step(optimizer, batches[:1])
+    set_learning_rate(optimizer, _RATE)
+    times, reports = [], []
     for number in range(steps):
+        _wait_for(device)
         start = time.perf_counter()
-        output = run_step(model, optimizer, batches[number % len(batches)], dtype)
+        reports.append(step(optimizer, [batches[number % len(batches)]]))
+        _wait_for(device)
         times.append(time.perf_counter() - start)
-        first = first or output
-    return _report(config, batches[:steps], times, first, dtype)
+    return times, reports[0]
 
 
-def run_step(
-    model: LCLModel, optimizer: torch.optim.Optimizer | None, batch: PackedBatch, dtype: str
-) -> LCLOutput:
-    """One training step; without an optimiser the weights stay as they are."""
-    model.zero_grad(set_to_none=True)
-    with autocast(torch.device("cpu"), "bf16" if dtype == "bf16" else "fp32"):
-        output = lcl(model, batch)
-    assert output.loss is not None
-    output.loss.backward()
-    if optimizer is not None:
-        optimizer.step()
-        model.clamp_logit_scale_()
-    return output
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _report(
-    config: LCLConfig, batches: list[PackedBatch], times: list[float], first: LCLOutput | None, dtype: str
+    config: LCLConfig, batches: list[PackedBatch], times: list[float], first: StepReport, peak: float
 ) -> dict[str, Any]:
-    assert first is not None
-    assert first.contrastive_loss is not None
-    assert first.generation_loss is not None
+    """Rates are over the median step."""
     seconds = median(times)
-    image_tokens = config.num_image_tokens
+    block = config.num_image_tokens + 2
     images = sum(len(batch.pixel_values) for batch in batches) / len(batches)
-    texts = sum(len(batch.token_ids) - len(batch.pixel_values) * (image_tokens + 2) for batch in batches)
-    flops = sum(_flops(config, batch) for batch in batches) / len(batches)
+    texts = sum(len(batch.token_ids) - len(batch.pixel_values) * block for batch in batches) / len(batches)
+    flops = sum(batch_flops(config, batch) for batch in batches) / len(batches)
     return {
         "seconds_per_step": seconds,
+        "step_seconds": times,
         "images_per_s": images / seconds,
-        "real_tokens_per_s": texts / len(batches) / seconds,
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "contrastive_loss": first.contrastive_loss.item(),
-        "generation_loss": first.generation_loss.item(),
-        "mfu_useful": flops / seconds / matmul_peak(DTYPES[dtype]),
+        "real_tokens_per_s": texts / seconds,
+        "peak_rss_gib": memory_gib(),
+        "contrastive_loss": first.losses["contrastive"].item(),
+        "generation_loss": first.losses["generation"].item(),
+        "mfu_useful": flops / seconds / peak,
         "tflop_per_step": flops / 1e12,
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
-        "steps": len(times),
+        "peak_gflops": peak / 1e9,
     }
-
-
-def _flops(config: LCLConfig, batch: PackedBatch) -> float:
-    starts = torch.nonzero(batch.positions == 0).flatten().tolist()
-    ends = [*starts[1:], len(batch.positions)]
-    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-    return step_flops(config, lengths, len(batch.pixel_values), len(batch.labels))

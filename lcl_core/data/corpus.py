@@ -6,31 +6,104 @@
     images/NAME         the pictures that both name
 
 Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``val`` and ``test*``) and
-``pairs/NAME.jsonl``.
+``pairs/NAME.jsonl``. The other form, for corpora of any size, is that of ``lcl_core.data.shards``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from lcl_core.data.checks import check_document, check_pair
-from lcl_core.data.images import MAX_IMAGE_BYTES, decode_image
+from lcl_core.data.drafts import usable_images
+from lcl_core.data.images import MAX_IMAGE_BYTES, CropNeed, decode_image
 from lcl_core.data.lines import Concatenation, JsonLines
-from lcl_core.data.pairs import DEFAULT_SPLIT, PairList
+from lcl_core.data.pairs import DEFAULT_SPLIT, PairList, Pairs
+from lcl_core.data.pieces import PieceIndex, Pieces
 from lcl_core.data.store import Store, open_store
 from lcl_core.errors import UserError
+from lcl_core.specs import DataSpec
 
+SHARD_HEADER = "index.json"
 SAMPLE_CORPUS = Path(__file__).parent / "sample" / "tiny.zip"
 
 
-class Corpus:
+class Documents(Protocol):
+    """Documents in MMC4's layout, as dictionaries, parsed as they are asked for.
+
+    One with ``segments`` ([{"text"} | {"image"}, …]) is a sequence: its texts and images stand at their true places.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Like indexing, for those who do not want its pictures next."""
+
+    def place_of(self, index: int) -> str:
+        """Where it stands, for messages and ids."""
+
+
+def count_usable(documents: Documents, data: DataSpec) -> Iterator[int]:
+    """Usable images of each document; none of one that cannot be read."""
+    for index in range(len(documents)):
+        try:
+            yield usable_images(documents.describe(index), data)
+        except UserError:
+            yield 0
+
+
+class Corpus(ABC):
     """Read through :func:`open_corpus`. Safe from several threads and after a fork."""
+
+    path: Path
+
+    @property
+    @abstractmethod
+    def documents(self) -> Documents:
+        """All documents to train on. Indexing raises UserError where one cannot be read."""
+
+    @abstractmethod
+    def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> Pairs:
+        """Captioned images of a split (or any of several) and a source; None: all."""
+
+    @abstractmethod
+    def splits(self) -> dict[str, int]:
+        """How many captioned images each split has."""
+
+    @abstractmethod
+    def image_bytes(self, name: str) -> bytes:
+        """The file as it lies there. Raises: UserError naming the file."""
+
+    @abstractmethod
+    def content_hash(self) -> str:
+        """sha256 (hex) of what the corpus holds."""
+
+    def pieces(self, data: DataSpec, piece_images: int) -> Pieces:
+        """The documents cut into pieces of at most that many images. Reads every document once."""
+        return PieceIndex(count_usable(self.documents, data), piece_images)
+
+    def image_place(self, name: str) -> str:
+        """The picture's file, for messages."""
+        return name
+
+    def read_image(self, name: str, need: CropNeed | None = None) -> Image.Image:
+        """Decoded RGB, upright, transparency over white. Raises: UserError naming the file.
+
+        ``need``: what will be cut out of it; the picture may be decoded smaller when that is enough.
+        """
+        return decode_image(self.image_bytes(name), self.image_place(name), need=need)
+
+
+class FileCorpus(Corpus):
+    """A corpus of JSON lines and pictures, in a folder or a zip."""
 
     def __init__(self, store: Store) -> None:
         self.path = store.path
@@ -91,9 +164,8 @@ class Corpus:
         """The file as it lies there. Raises: UserError naming the file."""
         return self._store.read(f"images/{name}", MAX_IMAGE_BYTES)
 
-    def read_image(self, name: str) -> Image.Image:
-        """Decoded RGB, upright, transparency over white. Raises: UserError naming the file."""
-        return decode_image(self.image_bytes(name), f"images/{name}")
+    def image_place(self, name: str) -> str:
+        return f"images/{name}"
 
     def content_hash(self) -> str:
         """sha256 (hex) over names and contents; a folder and a zip of it give the same."""
@@ -120,5 +192,13 @@ def _files_of(store: Store, stem: str, leave_out: tuple[str, ...] = ()) -> tuple
 
 
 def open_corpus(path: str | Path) -> Corpus:
-    """Open a folder or a zip. Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it."""
-    return Corpus(open_store(path))
+    """Open a folder, a zip, or shards in a folder or at any fsspec URL.
+
+    Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it.
+    """
+    if "://" in str(path) or (Path(path) / SHARD_HEADER).is_file():
+        from lcl_core.data.shards import ShardedCorpus
+        from lcl_core.data.shards.places import open_place
+
+        return ShardedCorpus(open_place(path))
+    return FileCorpus(open_store(path))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,15 +17,41 @@ MAX_IMAGE_PIXELS = 64_000_000
 # Named, so that formats which start other programs (EPS) or hide many pictures (PSD, DDS …) are never tried.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _ORIENTATION = 0x0112
+_NARROWEST_RATIO = 3 / 4
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class CropNeed:
+    """What a training transform will cut out of a picture: a random crop, resized to a square.
+
+    Attributes:
+        size: side of the square, pixels.
+        smallest_share: of the picture's area that a crop may have.
+    """
+
+    size: int
+    smallest_share: float
+
+    def reduction(self, width: int, height: int) -> int:
+        """1, 2, 4 or 8: by how much both sides may shrink so that no crop has fewer pixels than the square needs.
+
+        The narrowest crop has an aspect ratio of 3/4 or 4/3; the central one, taken when none fits, the short side.
+        """
+        narrowest = min(math.sqrt(width * height * self.smallest_share * _NARROWEST_RATIO), width, height)
+        return max(factor for factor in (1, 2, 4, 8) if factor == 1 or narrowest / factor >= self.size)
+
+
+def decode_image(
+    data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS, need: CropNeed | None = None
+) -> Image.Image:
     """Decode ``data`` into an RGB image: upright, first frame, transparency over white.
 
     Args:
         data: the whole file.
         name: the file's name, for messages only.
         max_pixels: width x height above which the picture is refused before it is decoded.
+        need: what will be cut out; a JPEG twice or more as large as that is decoded at a half, a quarter or an
+            eighth, where the decoder leaves out the frequencies instead of computing and averaging pixels.
 
     Raises:
         UserError: ``image_unreadable`` or ``image_too_large``, naming the file.
@@ -33,6 +61,8 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_giants(image, name, max_pixels)
+            if need is not None:
+                _shrink_on_load(image, need)
             return _to_rgb(_upright(image))
     except (UserError, MemoryError):
         raise
@@ -44,6 +74,13 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) 
             code="image_unreadable",
             file=name,
         ) from error
+
+
+def _shrink_on_load(image: Image.Image, need: CropNeed) -> None:
+    """Tell the JPEG decoder to give fewer pixels; other formats cannot."""
+    factor = need.reduction(*image.size)
+    if factor > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(None, (image.width // factor, image.height // factor))
 
 
 def _refuse_giants(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -97,6 +97,10 @@ class Concatenation(Sequence[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (value for part in self._parts for value in part)
 
+    def describe(self, index: int) -> dict[str, Any]:
+        """As indexing: no line holds a picture."""
+        return self[index]
+
     def place_of(self, index: int) -> str:
         """``file:line`` of an item, for messages and ids."""
         part, place = self._find(index)

@@ -12,44 +12,55 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lcl_core.data.packing import DocumentBatch, pack_documents
+from lcl_core.data.packing import Cursor, DocumentBatch, pack_documents
 from lcl_core.data.stream import Sample, SampleStream, Skipped
 from lcl_core.specs import BatchSpec
 
-_CHUNK = 32  # samples a worker sends at a time
+_CHUNK = 4  # documents a worker sends at a time: at 224 pixels some 10 MB, of which four wait in each worker
 
 
 class _Chunks(Dataset[list[Sample | Skipped]]):
-    """Item i is the chunk of the stream that starts at position i."""
+    """Item: a chunk of positions → their samples."""
 
     def __init__(self, stream: SampleStream) -> None:
         self.stream = stream
 
-    def __getitem__(self, start: int) -> list[Sample | Skipped]:
-        return [self.stream[position] for position in range(start, start + _CHUNK)]
+    def __getitem__(self, positions: tuple[int, ...]) -> list[Sample | Skipped]:
+        return [self.stream[position] for position in positions]
 
 
-class _ChunkStarts(Sampler[int]):
-    """start, start + chunk, … without end."""
+class _Positions(Sampler[tuple[int, ...]]):
+    """Those that wait, then position, position + 1, … without end, in chunks."""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self, cursor: Cursor, chunk: int) -> None:
+        self.cursor, self.chunk = cursor, chunk
 
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start, _CHUNK)
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        positions = itertools.chain(self.cursor.held, itertools.count(self.cursor.position))
+        return iter(lambda: tuple(itertools.islice(positions, self.chunk)), ())
 
 
-def load_batches(stream: SampleStream, position: int, budget: BatchSpec, workers: int) -> Iterator[DocumentBatch]:
-    """Endless batches from ``position`` on; the same whatever ``workers`` is (0: in this process)."""
+def load_batches(
+    stream: SampleStream, start: int | Cursor, budget: BatchSpec, workers: int, lookahead: int = 0
+) -> Iterator[DocumentBatch]:
+    """Endless batches from ``start`` on; the same whatever ``workers`` is (0: in this process).
+
+    Args:
+        stream: of one rank; the positions are that rank's.
+        start: a position, or the cursor of the last batch. With a look-ahead the position alone would lose the
+            documents that wait.
+        lookahead: documents that may wait for a batch that they fill; 0: none, in order.
+    """
+    cursor = Cursor(start) if isinstance(start, int) else start
     chunks: Iterable[list[Sample | Skipped]] = DataLoader(
         _Chunks(stream),
         batch_size=None,
-        sampler=_ChunkStarts(position),
+        sampler=_Positions(cursor, _CHUNK if workers else 1),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread if workers else None,
     )
-    return pack_documents(itertools.chain.from_iterable(chunks), position, budget)
+    return pack_documents(itertools.chain.from_iterable(chunks), cursor, budget, lookahead=lookahead)
 
 
 def _one_thread(_: int) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from lcl_core.data.lines import Concatenation
 
@@ -31,6 +31,20 @@ class Pair:
     split: str
     source: str
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Pairs(Protocol):
+    """Captioned images as a corpus gives them, parsed as they are asked for."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int, /) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Sequence[Pair]: ...
+    def __iter__(self) -> Iterator[Pair]: ...
+
+    def place_of(self, index: int) -> str:
+        """Where it stands, for messages and ids."""
 
 
 class PairList(Sequence[Pair]):

@@ -7,13 +7,12 @@ and positions stay arithmetic.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from lcl_core.data.interleave import Placement, images_by_sentence
-from lcl_core.errors import UserError
+from lcl_core.data.interleave import Placement
 
 
 def piece_count(images: int, piece_images: int) -> int:
@@ -62,19 +61,26 @@ def drop_lead_in(lengths: Sequence[int], lead_in: int, room: int) -> int:
     return dropped
 
 
+class Pieces(Protocol):
+    """The pieces of all documents of a corpus, numbered through."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: int, /) -> tuple[int, int]:
+        """Document and piece."""
+
+
 class PieceIndex:
     """Item number → (document, piece), over all documents of a source.
 
-    Counts the images of every document once; a malformed one counts as one piece, which the stream will skip.
+    Args:
+        images: usable images of each document; a malformed one has none, which is one piece, which the stream will
+            skip.
     """
 
-    def __init__(
-        self, documents: Sequence[dict[str, Any]], threshold: float, max_images: int, piece_images: int
-    ) -> None:
-        counts = [
-            _pieces_of(documents, number, threshold, max_images, piece_images) for number in range(len(documents))
-        ]
-        self._ends = np.cumsum(counts, dtype=np.int64)
+    def __init__(self, images: Iterable[int], piece_images: int) -> None:
+        counts = np.fromiter((piece_count(number, piece_images) for number in images), np.int64)
+        self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -82,13 +88,3 @@ class PieceIndex:
     def __getitem__(self, item: int) -> tuple[int, int]:
         document = int(np.searchsorted(self._ends, item, side="right"))
         return document, item - (int(self._ends[document - 1]) if document else 0)
-
-
-def _pieces_of(
-    documents: Sequence[dict[str, Any]], number: int, threshold: float, max_images: int, piece_images: int
-) -> int:
-    try:
-        images = len(images_by_sentence(documents[number], threshold))
-    except UserError:
-        return 1
-    return piece_count(min(images, max_images), piece_images)

@@ -16,14 +16,19 @@ class Sample:
         source: number of the source in the data spec.
         token_ids: int32 [L], no padding.
         pixels: float32 [k, 3, S, S], one image for each image block, in order.
-        unreadable: images of the document that had to be left out because they could not be read.
+        left_out: why each image that could not be read was left out, as error codes.
     """
 
     id: str
     source: int
     token_ids: np.ndarray
     pixels: np.ndarray
-    unreadable: int = 0
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def unreadable(self) -> int:
+        """Images of the document that had to be left out because they could not be read."""
+        return len(self.left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,10 @@ class Skipped:
     Attributes:
         reason: one of a few phrases, to be counted.
         detail: the particulars, such as which file could not be read.
+        left_out: as in ``Sample``.
     """
 
     id: str
     reason: str
     detail: str = ""
+    left_out: tuple[str, ...] = ()

@@ -8,7 +8,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lcl_core.model.blockwise import LONGEST_BLOCKWISE, Groups, blockwise_attention
+from lcl_core.model.packed import packed_attention, packed_kernel_takes
 from lcl_core.model.rows import place_rows, take_rows
+
+
+@dataclass(frozen=True)
+class RowMoves:
+    """From the packed sequence to padded groups laid end to end, and back.
+
+    Attributes:
+        index: [P] row of the packed sequence at each place of the groups.
+        inverse: [T] place of each packed row.
+        keep: [P, 1] 1 at tokens, 0 at padding.
+    """
+
+    index: Tensor
+    inverse: Tensor
+    keep: Tensor
+
+    def to(self, device: torch.device) -> RowMoves:
+        return RowMoves(*(x.to(device, non_blocking=True) for x in (self.index, self.inverse, self.keep)))
 
 
 @dataclass(frozen=True)
@@ -20,15 +40,15 @@ class CausalPlan:
 
     Attributes:
         groups: (documents, padded length) of each group.
-        index: [P] row of the packed sequence at each place of the groups laid end to end.
-        inverse: [T] place of each packed row.
-        keep: [P, 1] 1 at tokens, 0 at padding.
+        moves: how rows come into the groups and back; none where they lie so already, end to end.
+        ends: int32 [documents + 1] where each document of the packed sequence begins, and the last ends.
+        longest: tokens of the longest document.
     """
 
     groups: tuple[tuple[int, int], ...]
-    index: Tensor
-    inverse: Tensor
-    keep: Tensor
+    moves: RowMoves | None
+    ends: Tensor
+    longest: int
 
     @classmethod
     def from_lengths(cls, lengths: list[int], slack: float = 1.15) -> CausalPlan:
@@ -56,14 +76,17 @@ class CausalPlan:
             index.append(torch.where(real, start + padded, start).flatten())
             keep.append(real.flatten())
         flat, kept = torch.cat(index), torch.cat(keep)
+        shapes = tuple((len(group), lengths[group[0]]) for group in groups)
+        ends = torch.tensor([*starts, sum(lengths)], dtype=torch.int32)
+        if torch.equal(flat, torch.arange(sum(lengths))):
+            return cls(shapes, None, ends, max(lengths))
         inverse = torch.empty(sum(lengths), dtype=torch.long)
         inverse[flat[kept]] = torch.nonzero(kept).flatten()
-        shapes = tuple((len(group), lengths[group[0]]) for group in groups)
-        return cls(shapes, flat, inverse, kept[:, None].float())
+        return cls(shapes, RowMoves(flat, inverse, kept[:, None].float()), ends, max(lengths))
 
     def to(self, device: torch.device) -> CausalPlan:
-        move = (self.index, self.inverse, self.keep)
-        return CausalPlan(self.groups, *(tensor.to(device, non_blocking=True) for tensor in move))
+        ends = self.ends.to(device, non_blocking=True)
+        return CausalPlan(self.groups, self.moves and self.moves.to(device), ends, self.longest)
 
 
 class Attention(nn.Module):
@@ -79,21 +102,28 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, plan: CausalPlan | None, sequence_length: int) -> Tensor:
         """[T, D] → [T, D]. Without a plan, rows are sequences of ``sequence_length`` with full attention."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        mixed = self._attend(qkv, sequence_length, causal=False) if plan is None else self._attend_documents(qkv, plan)
+        if plan is None:
+            mixed = self._attend(qkv, [(len(x) // sequence_length, sequence_length)], causal=False)
+        elif packed_kernel_takes(qkv):
+            mixed = packed_attention(qkv, plan.ends, plan.longest, self.heads)
+        elif plan.moves is None:
+            mixed = self._attend(qkv, plan.groups, causal=True)
+        else:
+            moves = plan.moves
+            mixed = self._attend(take_rows(qkv, moves.index, moves.inverse), plan.groups, causal=True)
+            mixed = place_rows(mixed, moves.index, moves.inverse, moves.keep.to(qkv.dtype))
         return self.out_proj(mixed)
 
-    def _attend_documents(self, qkv: Tensor, plan: CausalPlan) -> Tensor:
-        laid_out = take_rows(qkv, plan.index, plan.inverse)
-        pieces = laid_out.split([count * length for count, length in plan.groups])
-        mixed = [
-            self._attend(piece, length, causal=True)
-            for piece, (_, length) in zip(pieces, plan.groups, strict=True)
-        ]
-        return place_rows(torch.cat(mixed), plan.index, plan.inverse, plan.keep.to(qkv.dtype))
+    def _attend(self, qkv: Tensor, groups: Groups, *, causal: bool) -> Tensor:
+        """Groups of equal-length sequences [P, 3D] → [P, D]."""
+        if qkv.device.type == "cpu" and all(length <= LONGEST_BLOCKWISE for _, length in groups):
+            return blockwise_attention(qkv, groups, self.heads, causal=causal)
+        pieces = qkv.split([count * length for count, length in groups])
+        return torch.cat(
+            [self._attend_group(piece, length, causal) for piece, (_, length) in zip(pieces, groups, strict=True)]
+        )
 
-    def _attend(self, qkv: Tensor, length: int, *, causal: bool) -> Tensor:
-        """Rows of equal-length sequences [C * length, 3D] → [C * length, D]."""
-        head_width = qkv.shape[1] // (3 * self.heads)
-        q, k, v = qkv.view(-1, length, 3, self.heads, head_width).permute(2, 0, 3, 1, 4)
+    def _attend_group(self, qkv: Tensor, length: int, causal: bool) -> Tensor:
+        q, k, v = qkv.view(-1, length, 3, self.heads, qkv.shape[1] // (3 * self.heads)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return mixed.transpose(1, 2).reshape(qkv.shape[0], -1)
+        return mixed.transpose(1, 2).reshape(len(qkv), -1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -51,31 +51,38 @@ class PackedBatch:
         pixel_values: [n, 3, S, S], images in document order.
         token_ids: [T]; ``<img>`` placeholders included.
         positions: [T], restarting at 0 in every document.
+        lengths: tokens of each document.
         plan: how attention sees the documents.
         image_slots: [n * N] flat places of the placeholders, in image order.
         pair_positions: [M] flat places of the contrastive ``<soi>``.
         pair_images: [M] the image of each.
         label_positions: [K] flat places whose output predicts the next token.
         labels: [K] that token.
+        patches: [n, N] the patches that are looked at, where the others are dropped.
     """
 
     pixel_values: Tensor
     token_ids: Tensor
     positions: Tensor
+    lengths: tuple[int, ...]
     plan: CausalPlan
     image_slots: Tensor
     pair_positions: Tensor
     pair_images: Tensor
     label_positions: Tensor
     labels: Tensor
+    patches: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        return replace(self, **moved)
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor | CausalPlan)}
+        return replace(self, **cast(Any, moved))
 
     @classmethod
-    def pack(cls, documents: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig) -> PackedBatch:
-        """Pack token id rows (long, each at its own length) and their images.
+    def pack(
+        cls, documents: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig, patches: Tensor | None = None
+    ) -> PackedBatch:
+        """Pack token id rows (long, each at its own length) and their images, or ``patches`` of them.
 
         Raises:
             UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
@@ -83,18 +90,21 @@ class PackedBatch:
         """
         layout = Layout.of(documents, config.context_length)
         starts = torch.nonzero(layout.ids == config.soi_token_id).flatten()
+        per_image = config.num_image_tokens if patches is None else patches.shape[1]
         pairs = _contrastive_pairs(layout, starts, config)
         label_positions = _label_positions(layout, config)
         return cls(
             pixel_values=pixel_values,
             token_ids=layout.ids,
             positions=layout.positions,
+            lengths=tuple(len(document) for document in documents),
             plan=layout.plan,
-            image_slots=_image_slots(layout, starts, len(pixel_values), config),
+            image_slots=_image_slots(layout, starts, len(pixel_values), per_image, config),
             pair_positions=starts[pairs],
             pair_images=pairs,
             label_positions=label_positions,
             labels=layout.ids[label_positions + 1],
+            patches=patches,
         )
 
     @classmethod
@@ -123,9 +133,8 @@ def _check_lengths(lengths: list[int], context_length: int) -> None:
         )
 
 
-def _image_slots(layout: Layout, starts: Tensor, images: int, config: LCLConfig) -> Tensor:
+def _image_slots(layout: Layout, starts: Tensor, images: int, per_image: int, config: LCLConfig) -> Tensor:
     slots = torch.nonzero(layout.ids == config.img_token_id).flatten()
-    per_image = config.num_image_tokens
     if len(slots) != images * per_image:
         raise UserError(
             f"{images} images need {images * per_image} placeholders, the documents hold {len(slots)}",

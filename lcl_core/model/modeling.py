@@ -17,7 +17,6 @@ from lcl_core.model.output import LCLOutput
 from lcl_core.model.pooler import AttentivePoolingProjection
 from lcl_core.model.text import TextTower
 from lcl_core.model.vision import VisionTower
-from lcl_core.objectives.lcl import lcl
 
 
 class LCLModel(PreTrainedModel):
@@ -57,11 +56,17 @@ class LCLModel(PreTrainedModel):
         Raises:
             UserError: placeholders do not match the images, or a document is too long.
         """
-        return lcl(self, PackedBatch.from_padded(input_ids, pixel_values, self.config))
+        from lcl_core.objectives import compute_loss, get_objective  # objectives stand on the model
 
-    def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D]."""
-        return self.pool_project(self.visual(pixel_values))
+        return compute_loss(get_objective("lcl"), self, PackedBatch.from_padded(input_ids, pixel_values, self.config))
+
+    def encode_images(self, pixel_values: Tensor, patches: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D].
+
+        Args:
+            patches: [n, N] numbers of the patches to look at; none: all.
+        """
+        return self.pool_project(self.visual(pixel_values, patches))
 
     def read_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
         """Text tower outputs [T, D] with the patch tokens [n, N, D] in the placeholders' places."""
@@ -103,6 +108,18 @@ class LCLModel(PreTrainedModel):
         context = row[: end + 1].clone()
         context[end] = self.config.soi_token_id
         return context
+
+    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False) -> None:
+        """Choose how the transformer blocks compute in training.
+
+        Args:
+            checkpointing: compute activations again in the backward pass, to keep fewer in memory.
+            compiled: compile each block; packed rows differ in length, so lengths stay symbolic.
+        """
+        for tower in (self.visual.transformer, self.text.transformer):
+            tower.checkpointing = checkpointing
+            for block in tower.blocks if compiled else ():
+                block.compile(dynamic=True)
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:

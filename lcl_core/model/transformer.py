@@ -6,31 +6,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lcl_core.model.attention import Attention, CausalPlan
-
-
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), OpenAI CLIP's approximation; used only when asked for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
-
-
-class MLP(nn.Module):
-    """W2 act(W1 x)."""
-
-    def __init__(self, width: int, hidden: int, activation: str) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, hidden)
-        self.activation = ACTIVATIONS[activation]()
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.activation(self.c_fc(x)))
+from lcl_core.model.mlp import MLP
 
 
 class Block(nn.Module):
@@ -49,11 +28,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks."""
+    """A stack of blocks.
+
+    Attributes:
+        checkpointing: keep only the inputs of blocks for the backward pass, and compute the rest again.
+    """
 
     def __init__(self, width: int, layers: int, heads: int, mlp_ratio: float, activation: str) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads, mlp_ratio, activation) for _ in range(layers))
+        self.checkpointing = False
 
     @property
     def blocks(self) -> list[Block]:
@@ -61,5 +45,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, plan: CausalPlan | None = None, sequence_length: int = 0) -> Tensor:
         for block in self.blocks:
-            x = block(x, plan, sequence_length)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, plan, sequence_length, use_reentrant=False)
+            else:
+                x = block(x, plan, sequence_length)
         return x

@@ -10,7 +10,11 @@ from lcl_core.model.transformer import Transformer
 
 
 class VisionTower(nn.Module):
-    """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped."""
+    """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped.
+
+    With ``patches`` [n, N'] only those patches are looked at (token drop, arXiv 2212.00794): attention, MLPs and the
+    document all see N' tokens an image.
+    """
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
@@ -23,10 +27,14 @@ class VisionTower(nn.Module):
         self.transformer = Transformer(width, config.vision_layers, heads, config.mlp_ratio, config.activation)
         self.ln_post = nn.LayerNorm(width)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [n, N, W], row-major
-        register = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        x = torch.cat((register, patches), dim=1) + self.positional_embedding.to(patches.dtype)
+    def forward(self, pixel_values: Tensor, patches: Tensor | None = None) -> Tensor:
+        embedded = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [n, N, W], row-major
+        positions = self.positional_embedding.to(embedded.dtype)
+        embedded = embedded + positions[1:]
+        if patches is not None:
+            embedded = embedded.gather(1, patches[:, :, None].expand(-1, -1, embedded.shape[2]))
+        register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
+        x = torch.cat((register, embedded), dim=1)
         count, length, width = x.shape
         x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length)
         # The class token is only an attention register: LCL keeps the patch tokens alone.

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from lcl_core.errors import UserError
-from lcl_core.objectives.lcl import lcl
+from lcl_core.objectives.lcl import LCL
+from lcl_core.objectives.terms import Objective
 
-if TYPE_CHECKING:
-    from lcl_core.model.batch import PackedBatch
-    from lcl_core.model.modeling import LCLModel, LCLOutput
-
-Objective = Callable[["LCLModel", "PackedBatch"], "LCLOutput"]
-OBJECTIVES: dict[str, Objective] = {"lcl": lcl}
+OBJECTIVES: dict[str, Objective] = {"lcl": LCL}
 
 
 def get_objective(name: str) -> Objective:

@@ -35,9 +35,10 @@ class Staged:
         remove_tree(self.hidden)
 
 
-def stage(source: Path, target: Path) -> Staged:
+def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
     """Copy the folder ``source`` to a hidden place beside ``target`` and flush it to disk.
 
+    ``link``: files share their bytes with the source where the disk allows it, for what is large and never changes.
     Copies that earlier attempts at the same target left unfinished are removed first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def stage(source: Path, target: Path) -> Staged:
         remove_tree(left)
     hidden = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
-        shutil.copytree(source, hidden)
+        shutil.copytree(source, hidden, copy_function=_link_or_copy if link else shutil.copy2)
         for path in hidden.rglob("*"):
             _sync(path)
         _sync(hidden)
@@ -68,6 +69,13 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(away)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
 
 
 def _sync(path: Path) -> None:

@@ -16,13 +16,21 @@ from lcl_core.runs.tables import Metric
 _ROWS_A_STATEMENT = 500
 
 
-def begin_attempt(session: Session, claim: Claim, *, encoder_id: str | None, from_scratch: bool) -> None:
+def begin_attempt(
+    session: Session,
+    claim: Claim,
+    *,
+    encoder_id: str | None,
+    from_scratch: bool,
+    inputs: dict[str, Any] | None = None,
+) -> None:
     """Note what the attempt starts from; one that starts over forgets what earlier attempts reported.
 
     Raises: StaleLease.
     """
     run = held(session, claim)
     run.encoder_id = encoder_id
+    run.inputs = inputs
     run.from_scratch = False
     if from_scratch:
         run.progress = None

@@ -1,30 +1,28 @@
-"""Datasets, encoders and collections by name, and where they lie."""
+"""Encoders and collections by name, and what a spec's names stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
-from lcl_core.runs.database import now
-from lcl_core.runs.tables import Collection, Dataset, Encoder
-from lcl_core.specs import AnySpec, datasets_of, encoders_of
-
-SAMPLE = "sample"
+from lcl_core.runs.datasets import confined, get_dataset
+from lcl_core.runs.tables import Collection, Encoder
+from lcl_core.specs import AnySpec, datasets_of, encoders_of, path_of
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a spec's names stand for: absolute paths, and the id of the encoder it starts from."""
+    """What a spec's names stand for: absolute paths, contents, and the id of the encoder it starts from."""
 
     datasets: dict[str, str]
     encoders: dict[str, str]
     encoder_id: str | None
+    dataset_hashes: dict[str, str | None]  # as registered; None where the contents were never read
 
 
 def located(home: Path, stored: str) -> Path:
@@ -32,17 +30,21 @@ def located(home: Path, stored: str) -> Path:
     return Path(home).resolve() / stored
 
 
-def resolve_inputs(session: Session, spec: AnySpec, home: Path) -> Inputs:
-    """Find everything that a spec names.
+def resolve_inputs(session: Session, spec: AnySpec, home: Path, roots: Sequence[Path] = ()) -> Inputs:
+    """Find everything that a spec names. ``roots``: the folders that a path in it may lie in.
 
-    Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``missing_files``.
+    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or ``path_forbidden``.
     """
+    path = path_of(spec)
+    if path is not None:
+        confined(path, roots)
     datasets = {name: get_dataset(session, name) for name in datasets_of(spec)}
     encoders = {name: get_encoder(session, name) for name in encoders_of(spec)}
     return Inputs(
         datasets={name: _present(home, dataset.path) for name, dataset in datasets.items()},
         encoders={name: _present(home, encoder.path) for name, encoder in encoders.items()},
         encoder_id=next((encoder.id for encoder in encoders.values()), None),
+        dataset_hashes={name: dataset.content_hash for name, dataset in datasets.items()},
     )
 
 
@@ -51,64 +53,6 @@ def _present(home: Path, stored: str) -> str:
     if not path.exists():
         raise UserError("these files are gone; register them again", code="missing_files", file=path)
     return str(path)
-
-
-def get_dataset(session: Session, name: str) -> Dataset:
-    """Raises: UserError ``unknown_dataset``."""
-    dataset = session.get(Dataset, name)
-    if dataset is None:
-        known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
-        raise UserError(
-            f"dataset {name!r} is not registered; register it, or choose from: {known}",
-            code="unknown_dataset",
-        )
-    return dataset
-
-
-def list_datasets(session: Session) -> Sequence[Dataset]:
-    return session.scalars(select(Dataset).order_by(Dataset.name)).all()
-
-
-def register_dataset(session: Session, name: str, path: str | Path, roots: Sequence[Path], owner: str) -> Dataset:
-    """Register the corpus at ``path`` (a folder or a .zip) under a new name.
-
-    ``roots`` are the folders inside which a corpus may lie, symbolic links resolved.
-
-    Raises: UserError ``dataset_exists``, ``path_forbidden`` or ``missing_files``.
-    """
-    real = Path(path).expanduser().resolve()
-    allowed = [Path(root).expanduser().resolve() for root in roots]
-    if not any(real.is_relative_to(root) for root in allowed):
-        places = ", ".join(map(str, allowed))
-        raise UserError(
-            f"{path} is outside the folders that datasets may lie in ({places}); "
-            "put it there or add its folder to LCL_DATA_ROOTS",
-            code="path_forbidden",
-            field="path",
-        )
-    if not real.exists():
-        raise UserError("there is no such file or folder", code="missing_files", field="path", file=path)
-    if session.get(Dataset, name) is not None:
-        message = f"dataset {name!r} exists already; choose another name"
-        raise UserError(message, code="dataset_exists", field="name")
-    dataset = Dataset(name=name, path=str(real), owner=owner, created_at=now(session))
-    session.add(dataset)
-    session.flush()
-    return dataset
-
-
-def ensure_sample(session: Session) -> Dataset:
-    """Register the corpus that comes with the product, or note where it lies after a new installation."""
-    # by path: importing lcl_core.data would load what only trainers need
-    path = str(Path(str(resources.files("lcl_core") / "data" / "sample" / "tiny.zip")).resolve())
-    dataset = session.get(Dataset, SAMPLE)
-    if dataset is None:
-        dataset = Dataset(name=SAMPLE, path=path, owner="lcl", created_at=now(session))
-        session.add(dataset)
-    elif dataset.path != path:
-        dataset.path = path
-    session.flush()
-    return dataset
 
 
 def get_encoder(session: Session, id_or_name: str) -> Encoder:

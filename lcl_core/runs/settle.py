@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from lcl_core.errors import UserError
 from lcl_core.runs.artifacts import Staged, remove_tree, sha256_of, stage
 from lcl_core.runs.database import Database, now
+from lcl_core.runs.datasets import note_contents, put_dataset
 from lcl_core.runs.ids import sibling_id
 from lcl_core.runs.leases import RELEASED, Claim, held
 from lcl_core.runs.plain import plain
@@ -96,10 +98,19 @@ def _finish(session: Session, run: Run, outcome: Outcome, ran_seconds: float) ->
     changes: dict[str, Any] = {"finished_at": now(session), "ran_seconds": ran_seconds, **RELEASED}
     if isinstance(outcome, Succeeded):
         move(run, State.SUCCEEDED, result=plain(outcome.result), **changes)
+        _note_what_was_read(run, outcome.result)
     elif isinstance(outcome, Failed):
         move(run, State.FAILED, reason=plain(outcome.reason), **changes)
     else:
         move(run, State.CANCELLED, **changes)
+
+
+def _note_what_was_read(run: Run, result: dict[str, Any]) -> None:
+    """The hash that the process itself found goes before the one that was registered, which may be none."""
+    name, digest = run.spec.get("dataset"), result.get("dataset_hash")
+    if isinstance(name, str) and isinstance(digest, str):
+        inputs = run.inputs or {}
+        run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), name: digest}}
 
 
 def _product_of(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _Product | None:
@@ -112,7 +123,8 @@ def _product_of(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path)
     inside = source.is_relative_to(run_dir.resolve() / "artifacts")
     if not isinstance(facts, dict) or not inside or not source.is_dir():
         raise UserError(f"the run left no {noun} among its artifacts", code="bad_result")
-    staged = stage(source, Path(home).resolve() / folder / sibling_id(prefix, claim.run_id))
+    target = Path(home).resolve() / folder / sibling_id(prefix, claim.run_id)
+    staged = stage(source, target, link=noun == "dataset")
     if noun == "encoder" and not _intact(staged.hidden, facts.get("hash")):
         staged.discard()
         raise UserError(
@@ -173,5 +185,24 @@ def _register_collection(session: Session, run: Run, product: _Product) -> str |
     return None if older is None else older.path
 
 
-_MAKES = {"pretrain": ("encoder", "enc", "encoders"), "index": ("collection", "col", "collections")}
-_REGISTER = {"pretrain": _register_encoder, "index": _register_collection}
+def _register_dataset(session: Session, run: Run, product: _Product) -> None:
+    """A new dataset, or a new version of the one of that name; older versions stay on disk."""
+    target, facts = product.staged.target, product.facts
+    dataset = put_dataset(session, run.spec["name"], f"{target.parent.name}/{target.name}", run.owner)
+    statistics = facts.get("statistics")
+    note_contents(session, dataset, str(facts["content_hash"]), plain(statistics), owner=run.owner, run_id=run.id)
+
+
+_DATASET = ("dataset", "data", "datasets")
+_MAKES = {
+    "pretrain": ("encoder", "enc", "encoders"),
+    "index": ("collection", "col", "collections"),
+    "convert": _DATASET,
+    "match": _DATASET,
+}
+_REGISTER: dict[str, Callable[[Session, Run, _Product], str | None]] = {
+    "pretrain": _register_encoder,
+    "index": _register_collection,
+    "convert": _register_dataset,
+    "match": _register_dataset,
+}

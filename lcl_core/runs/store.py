@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from lcl_core.runs.artifacts import discard_run_dir
+from lcl_core.runs.datasets import (
+    confined,
+    ensure_sample,
+    get_dataset,
+    list_datasets,
+    list_versions,
+    note_contents,
+    register_dataset,
+)
 from lcl_core.runs.leases import (
     Claim,
     StaleLease,
@@ -26,15 +35,11 @@ from lcl_core.runs.queries import (
 )
 from lcl_core.runs.registry import (
     Inputs,
-    ensure_sample,
     get_collection,
-    get_dataset,
     get_encoder,
     list_collections,
-    list_datasets,
     list_encoders,
     located,
-    register_dataset,
     resolve_inputs,
 )
 from lcl_core.runs.settle import Cancelled, Failed, Outcome, Succeeded, settle
@@ -56,6 +61,7 @@ __all__ = [
     "any_expired",
     "begin_attempt",
     "claim_next",
+    "confined",
     "count_by_state",
     "delete",
     "discard_run_dir",
@@ -71,10 +77,12 @@ __all__ = [
     "list_datasets",
     "list_encoders",
     "list_runs",
+    "list_versions",
     "list_workers",
     "located",
     "look",
     "metrics_after",
+    "note_contents",
     "record_metrics",
     "register_dataset",
     "renew",

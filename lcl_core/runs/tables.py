@@ -97,6 +97,7 @@ class Run(Base):
     result: Mapped[dict[str, Any] | None]
     encoder_id: Mapped[str | None] = mapped_column(String(40))  # the encoder it made, or the one it examined
     collection_id: Mapped[str | None] = mapped_column(String(40))
+    inputs: Mapped[dict[str, Any] | None]  # {"datasets": {name: content hash}}, as they were when it began
 
     priority: Mapped[int] = mapped_column(default=0)  # higher goes first
     attempt: Mapped[int] = mapped_column(default=0)  # 1 while the first worker is at it
@@ -146,6 +147,21 @@ class Dataset(Base):
     owner: Mapped[str] = mapped_column(String(100))
     content_hash: Mapped[str | None] = mapped_column(String(64))
     statistics: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class DatasetVersion(Base):
+    """What a dataset's name stood for from some moment on; the newest is what the dataset says now."""
+
+    __tablename__ = "dataset_version"
+
+    name: Mapped[str] = mapped_column(ForeignKey("dataset.name", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1, 2, 3 …
+    path: Mapped[str]
+    content_hash: Mapped[str] = mapped_column(String(64))
+    statistics: Mapped[dict[str, Any] | None]
+    owner: Mapped[str] = mapped_column(String(100))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]
 
 

@@ -5,13 +5,17 @@ Every field carries its meaning, unit and bounds; forms and documentation are ma
 
 from lcl_core.errors import UserError
 from lcl_core.specs.base import Name
+from lcl_core.specs.convert import ConvertSpec
 from lcl_core.specs.data import AugmentationSpec, DataSpec, SourceSpec
+from lcl_core.specs.engine import EngineSpec
 from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec
 from lcl_core.specs.index import IndexSpec
+from lcl_core.specs.match import MatchSpec
 from lcl_core.specs.model import ModelSpec, TokenizerSpec
-from lcl_core.specs.parsing import SPECS, AnySpec, Kind, datasets_of, encoders_of, parse_spec
+from lcl_core.specs.parsing import SPECS, AnySpec, Kind, datasets_of, encoders_of, parse_spec, path_of
 from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import BatchSpec, ObjectiveSpec, OptimizerSpec, PretrainSpec
+from lcl_core.specs.validate import CorpusSpec, ValidateSpec
 
 __all__ = [
     "SPECS",
@@ -19,10 +23,14 @@ __all__ = [
     "AugmentationSpec",
     "BatchSpec",
     "ClassificationSpec",
+    "ConvertSpec",
+    "CorpusSpec",
     "DataSpec",
+    "EngineSpec",
     "EvaluateSpec",
     "IndexSpec",
     "Kind",
+    "MatchSpec",
     "ModelSpec",
     "Name",
     "ObjectiveSpec",
@@ -31,8 +39,10 @@ __all__ = [
     "SourceSpec",
     "TokenizerSpec",
     "UserError",
+    "ValidateSpec",
     "datasets_of",
     "encoders_of",
     "parse_spec",
+    "path_of",
     "presets",
 ]

@@ -7,16 +7,22 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lcl_core.errors import UserError
+from lcl_core.specs.convert import ConvertSpec
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.index import IndexSpec
+from lcl_core.specs.match import MatchSpec
 from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.validate import CorpusSpec, ValidateSpec
 
-Kind = Literal["pretrain", "evaluate", "index"]
-AnySpec = PretrainSpec | EvaluateSpec | IndexSpec
-SPECS: dict[str, type[PretrainSpec] | type[EvaluateSpec] | type[IndexSpec]] = {
+Kind = Literal["pretrain", "evaluate", "index", "validate", "convert", "match"]
+AnySpec = PretrainSpec | EvaluateSpec | IndexSpec | ValidateSpec | ConvertSpec | MatchSpec
+SPECS: dict[str, type[AnySpec]] = {
     "pretrain": PretrainSpec,
     "evaluate": EvaluateSpec,
     "index": IndexSpec,
+    "validate": ValidateSpec,
+    "convert": ConvertSpec,
+    "match": MatchSpec,
 }
 
 
@@ -39,20 +45,21 @@ def parse_spec(kind: str, value: Any) -> AnySpec:
         raise UserError(f"{field or 'spec'}: {message}{got}", code="bad_spec", field=field) from None
 
 
-
-
 def datasets_of(spec: AnySpec) -> tuple[str, ...]:
     """Names of the datasets that a spec reads, each once."""
     if isinstance(spec, PretrainSpec):
         return tuple(dict.fromkeys(source.dataset for source in spec.data.sources))
-    return (spec.dataset,)
+    return () if spec.dataset is None else (spec.dataset,)
 
 
 def encoders_of(spec: AnySpec) -> tuple[str, ...]:
     """Encoders that a spec starts from."""
-    return () if isinstance(spec, PretrainSpec) else (spec.encoder,)
+    return (spec.encoder,) if isinstance(spec, EvaluateSpec | IndexSpec | MatchSpec) else ()
 
 
+def path_of(spec: AnySpec) -> str | None:
+    """The path on the server that a spec reads, which must lie in the data roots."""
+    return spec.path if isinstance(spec, CorpusSpec) else None
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from lcl_core.specs.base import Fraction, Name, Spec
 from lcl_core.specs.data import DataSpec
+from lcl_core.specs.engine import EngineSpec
 from lcl_core.specs.model import ModelSpec, TokenizerSpec
 from lcl_core.specs.presets import merged, presets
 
@@ -26,15 +27,24 @@ class ObjectiveSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """AdamW with the authors' decay groups; linear warm-up, then cosine to zero or constant."""
+    """AdamW with the authors' decay groups; linear warm-up, then the schedule."""
 
     lr: float = Field(5e-4, gt=0, le=1)
     weight_decay: float = Field(0.2, ge=0, le=10)
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: float = Field(1e-6, gt=0, le=1)
     warmup_steps: int = Field(100, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "constant_with_decay"] = Field(
+        "cosine", description="after the warm-up; cosine ends at zero, constant_with_decay goes there in decay_steps"
+    )
+    decay_steps: int = Field(0, ge=0, description="last steps in which constant_with_decay falls in a line to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
+
+    @model_validator(mode="after")
+    def _decay_belongs_to_its_schedule(self) -> OptimizerSpec:
+        if (self.schedule == "constant_with_decay") != (self.decay_steps > 0):
+            raise ValueError("decay_steps must be above 0 with schedule constant_with_decay, and 0 with any other")
+        return self
 
 
 class PretrainSpec(Spec):
@@ -47,14 +57,30 @@ class PretrainSpec(Spec):
     batch: BatchSpec = BatchSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
+    engine: EngineSpec = EngineSpec()
     steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
     seed: int = Field(0, ge=0, lt=2**31)
     numerics: Literal["fixed", "official"] = Field("fixed", description="official: the authors' behaviour, faults too")
+    patch_drop: float = Field(0.0, ge=0, le=0.9, description="share of an image's patches left out in training")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=100)
+    milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are kept for ever")
+    async_checkpoint: bool = Field(True, description="write checkpoints while the next steps run")
+    ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
     timeout_seconds: float | None = Field(None, gt=0, description="end the run as failed after this long")
+
+    @model_validator(mode="after")
+    def _official_takes_whole_batches(self) -> PretrainSpec:
+        if self.numerics == "official" and self.engine.accumulate > 1:
+            raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
+        return self
+
+    @property
+    def kept_patches(self) -> int:
+        """Patch tokens of an image that training looks at."""
+        return max(1, round(self.model.num_image_tokens * (1 - self.patch_drop)))
 
     @model_validator(mode="before")
     @classmethod

@@ -1,9 +1,13 @@
-"""``python -m lcl_core.train RUN_DIR``: pre-train as ``RUN_DIR/run.json`` says."""
+"""``python -m lcl_core.train RUN_DIR``: pre-train as ``RUN_DIR/run.json`` says.
+
+With ``engine.processes`` above 1 it starts that many ranks of itself. Started by torchrun, it is a rank.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 from lcl_core.rundir import RunDir, run_main
@@ -13,15 +17,42 @@ from lcl_core.specs import PretrainSpec, parse_spec
 def pretrain(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     spec = cast(PretrainSpec, parse_spec("pretrain", run["spec"]))
-    run_dir.append_metrics(step=0, total_steps=spec.steps, phase="preparing")
+    if _rank() == 0:
+        run_dir.append_metrics(step=0, total_steps=spec.steps, phase="preparing")
     # The heavy imports come after the spec has been checked and the page has something to show.
+    from lcl_core.train.device import pick_device
+    from lcl_core.train.parallel import process_group
     from lcl_core.train.trainer import Trainer
 
-    return Trainer(spec, run_dir, run["datasets"]).run()
+    with process_group(pick_device()):
+        return Trainer(spec, run_dir, run["datasets"]).run()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _processes(run_dir: str) -> int:
+    """How many ranks to start from here; a spec that cannot be read is reported by the one that tries to run it."""
+    if "RANK" in os.environ:
+        return 1
+    try:
+        run = RunDir(Path(run_dir)).read_run()
+        return int(run["spec"].get("engine", {}).get("processes", 1))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return 1
+
+
+def main() -> int:
+    if len(sys.argv) == 2 and (processes := _processes(sys.argv[1])) > 1:
+        from lcl_core.train.launch import launch
+
+        return launch(sys.argv[1], processes)
+    return run_main(pretrain, main=_rank() == 0)
 
 
 if __name__ == "__main__":
-    code = run_main(pretrain)
+    code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: threads of libraries must not turn a finished run into a failed one at interpreter shutdown.

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
+from lcl_core.data.order import mix64
 from lcl_core.data.packing import DocumentBatch
 from lcl_core.model import LCLConfig, PackedBatch
 
 
-def to_packed(batch: DocumentBatch, config: LCLConfig) -> PackedBatch:
-    """Pack the documents, longest first: neighbours of like length share a group in attention."""
-    samples = sorted(batch.samples, key=lambda sample: -len(sample.token_ids))
-    rows = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in samples]
-    pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
-    return PackedBatch.pack(rows, pixels, config)
+@dataclass(frozen=True)
+class Packer:
+    """Packs documents for one model.
+
+    Attributes:
+        kept_patches: patches of an image that are looked at; the documents hold as many placeholders.
+        seed: of the choice of patches.
+    """
+
+    config: LCLConfig
+    kept_patches: int
+    seed: int
+
+    def __call__(self, batch: DocumentBatch) -> PackedBatch:
+        """Pack the documents, longest first: neighbours of like length share a group in attention."""
+        samples = sorted(batch.samples, key=lambda sample: -len(sample.token_ids))
+        rows = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in samples]
+        pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
+        return PackedBatch.pack(rows, pixels, self.config, self._patches(len(pixels), batch))
+
+    def _patches(self, images: int, batch: DocumentBatch) -> Tensor | None:
+        """[images, kept] patch numbers, ascending: drawn for each batch, the same for the same place in the data."""
+        total = self.config.num_image_tokens
+        if self.kept_patches == total:
+            return None
+        draw = np.random.default_rng(mix64(self.seed, batch.next_position))
+        shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
+        return torch.from_numpy(np.sort(shuffled, axis=1))

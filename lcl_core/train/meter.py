@@ -1,8 +1,13 @@
-"""Numbers for people: means over the steps since the last line, rates, and the time that is left."""
+"""Numbers for people: means over the steps since the last line, rates, and the time that is left.
+
+What a step leaves on the device is read all at once when a line or a checkpoint is due, so that no step waits.
+"""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,71 +15,123 @@ import torch
 from torch import Tensor
 
 from lcl_core.data.packing import DocumentBatch
-from lcl_core.model import LCLOutput
+from lcl_core.errors import UserError
 from lcl_core.train.checkpoint import Progress
+from lcl_core.train.memory import memory_gib
+from lcl_core.train.ranks import Ranks
+from lcl_core.train.step import StepReport
+
+
+@dataclass
+class _Waiting:
+    """A step whose numbers are still on the device.
+
+    Attributes:
+        values: [losses by name …, correct pairs, gradient norm, finite].
+    """
+
+    step: int
+    names: list[str]
+    values: Tensor
+    pairs: int
+    documents: list[str]
 
 
 @dataclass
 class Meter:
-    """Collects device scalars without waiting for them; ``line`` reads them all at once."""
+    """Collects the steps of all ranks.
+
+    Attributes:
+        total_steps: of the run.
+        peak: FLOP/s of this rank's device, for the utilisation.
+    """
 
     total_steps: int
-    started: float = field(default_factory=time.monotonic)
-    _losses: list[Tensor] = field(default_factory=list)
+    ranks: Ranks
+    peak: float
+    _started: float = field(default_factory=time.monotonic)
+    _waiting: list[_Waiting] = field(default_factory=list)
     _steps: int = 0
+    _flops: float = 0.0
+    _data_seconds: float = 0.0
     _images: int = 0
     _tokens: int = 0
 
-    def add(self, output: LCLOutput, batch: DocumentBatch) -> None:
-        contrastive, generation = output.contrastive_loss, output.generation_loss
-        assert contrastive is not None
-        assert generation is not None
-        self._losses.append(torch.stack((contrastive, generation, in_batch_accuracy(output))).detach())
+    def add(self, step: int, report: StepReport, batches: Sequence[DocumentBatch], flops: float, waited: float) -> None:
+        """Note a step that was taken: what it read, its floating-point operations, the seconds it waited for data."""
+        names = list(report.losses)
+        values = torch.stack([*report.losses.values(), report.correct, report.norm.to(report.correct), report.finite])
+        documents = [sample.id for batch in batches for sample in batch.samples]
+        self._waiting.append(_Waiting(step, names, values.detach(), report.pairs, documents))
         self._steps += 1
-        self._images += batch.images
-        self._tokens += batch.tokens
+        self._flops += flops
+        self._data_seconds += waited
+        self._images += sum(batch.images for batch in batches)
+        self._tokens += sum(batch.tokens for batch in batches)
 
     def settle(self, progress: Progress) -> None:
-        """Move the scalars since the last line into ``progress``, so that a checkpoint carries them."""
-        if self._losses:
-            progress.pending += torch.stack(self._losses).tolist()
-            self._losses = []
+        """Read the device and move what is waiting into ``progress``, so that a checkpoint carries it.
+
+        Raises: NotANumber for a step that was not taken because a loss or the gradient was no number.
+        """
+        waiting, self._waiting = self._waiting, []
+        rows = torch.stack([step.values for step in waiting]).tolist() if waiting else []
+        everyone = self.ranks.gather(rows)
+        for number, step in enumerate(waiting):
+            shares = [rank[number] for rank in everyone]
+            *losses, correct = (sum(column) for column in zip(*(row[:-2] for row in shares), strict=True))
+            norm, finite = shares[0][-2:]
+            if not finite:
+                raise NotANumber(step.step, dict(zip(step.names, losses, strict=True)), norm, step.documents)
+            numbers = {f"{name}_loss": loss for name, loss in zip(step.names, losses, strict=True)}
+            progress.pending.append({**numbers, "in_batch_accuracy": correct / max(step.pairs, 1), "grad_norm": norm})
 
     def line(self, progress: Progress, **more: float) -> dict[str, Any]:
-        """The metric line of ``progress.step``; starts the next interval."""
+        """The metric line of ``progress.step``; starts the next interval. Raises: as ``settle``."""
         self.settle(progress)
-        seconds = time.monotonic() - self.started
-        count = len(progress.pending)
-        contrastive, generation, accuracy = (
-            sum(column) / count for column in zip(*progress.pending, strict=True)
-        )
-        left = (self.total_steps - progress.step) * seconds / self._steps
+        seconds = time.monotonic() - self._started
+        means = _means(progress.pending)
+        images, tokens = (sum(column) for column in zip(*self.ranks.gather([self._images, self._tokens]), strict=True))
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,
-            "loss": contrastive + generation,
-            "contrastive_loss": contrastive,
-            "generation_loss": generation,
-            "in_batch_accuracy": accuracy,
-            "images_per_s": self._images / seconds,
-            "tokens_per_s": self._tokens / seconds,
+            "loss": sum(value for name, value in means.items() if name.endswith("_loss")),
+            **means,
+            "images_per_s": images / seconds,
+            "tokens_per_s": tokens / seconds,
+            "mfu": self._flops / seconds / self.peak,
+            "data_wait": self._data_seconds / seconds,
+            "memory_gib": memory_gib(),
             "images_seen": progress.images_seen,
-            "seconds_left": left,
+            "seconds_left": (self.total_steps - progress.step) * seconds / max(self._steps, 1),
             "skipped": sum(progress.skipped.values()),
             **more,
         }
         progress.seconds += seconds
         progress.pending = []
-        self.started, self._steps, self._images, self._tokens = time.monotonic(), 0, 0, 0
+        self._started, self._steps, self._flops, self._data_seconds = time.monotonic(), 0, 0.0, 0.0
+        self._images = self._tokens = 0
         return {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
 
 
-def in_batch_accuracy(output: LCLOutput) -> Tensor:
-    """Share of images whose own context is the nearest in the batch (0 when it holds no pair)."""
-    images, texts = output.image_features, output.text_features
-    assert images is not None
-    assert texts is not None
-    if len(images) == 0:
-        return images.new_zeros(())
-    nearest = (images.detach() @ texts.detach().T).argmax(dim=1)
-    return (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
+class NotANumber(UserError):
+    """A step whose losses or gradient were no numbers; the weights are those before it.
+
+    Attributes:
+        facts: step, losses, gradient norm and the ids of the documents that this rank had read, as JSON.
+    """
+
+    def __init__(self, step: int, losses: Mapping[str, float], norm: float, documents: list[str]) -> None:
+        super().__init__(
+            f"the loss is no longer a number at step {step}; its documents are listed in not_a_number.json. "
+            "Lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.max_grad_norm, "
+            "and resume from the last checkpoint",
+            code="diverged",
+            field="optimizer.lr",
+        )
+        numbers = {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
+        self.facts = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else {})}

@@ -1,131 +1,199 @@
-"""The run: from a run directory to a trained encoder, through any number of interruptions."""
+"""The run: from a run directory to a trained encoder, through any number of interruptions, on any number of ranks."""
 
 from __future__ import annotations
 
-import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from lcl_core.data.loader import load_batches
 from lcl_core.data.packing import DocumentBatch
 from lcl_core.data.stream import SampleStream
-from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.model.flops import batch_flops
 from lcl_core.objectives import get_objective
-from lcl_core.rundir import RunDir
+from lcl_core.rundir import RunDir, write_json_atomically
 from lcl_core.specs import PretrainSpec
-from lcl_core.train.batches import to_packed
+from lcl_core.train.batches import Packer
 from lcl_core.train.build import build_config, build_model, build_tokenizer, open_corpora
-from lcl_core.train.checkpoint import Progress, load_newest, save_checkpoint
-from lcl_core.train.device import autocast, pick_device
+from lcl_core.train.checkpoint import Checkpointer, Progress, restore_rng, rng_tensors, training_tensors
+from lcl_core.train.device import computes_in, fast_fp32_products, pick_device
+from lcl_core.train.ema import Ema
 from lcl_core.train.export import export_encoder
-from lcl_core.train.meter import Meter
+from lcl_core.train.journal import Journal
+from lcl_core.train.meter import Meter, NotANumber
 from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from lcl_core.train.peak import matmul_peak
+from lcl_core.train.ranks import Ranks
+from lcl_core.train.step import TrainingStep
 
 
 class Trainer:
-    """One pre-training run on one device."""
+    """One pre-training run; with several processes, one of its ranks, and all make every call."""
 
     def __init__(self, spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str], workers: int = 1) -> None:
         self.spec, self.run_dir, self.workers = spec, run_dir, workers
-        self.objective = get_objective(spec.objective.name)
+        self.ranks = Ranks()
         self.device = pick_device()
         corpora = open_corpora(spec, datasets)
         self.tokenizer = build_tokenizer(spec, corpora)
         config = build_config(spec, self.tokenizer)
         self.model: LCLModel = build_model(config, spec.seed).train()
+        self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
         self.model.to(self.device)
         rates = spec.optimizer
+        # the step shards the model, so what holds its parameters comes after
+        self.step = TrainingStep(
+            self.model,
+            get_objective(spec.objective.name),
+            self.ranks,
+            spec.precision,
+            spec.engine.strategy,
+            rates.max_grad_norm,
+        )
         self.optimizer = build_optimizer(self.model, rates.lr, rates.weight_decay, rates.betas, rates.eps)
+        self.ema = None if spec.ema_decay is None else Ema(self.model, spec.ema_decay)
+        self.packer = Packer(config, spec.kept_patches, spec.seed)
         self.stream = SampleStream(
             spec.data,
             corpora,
             self.tokenizer,
-            num_image_tokens=config.num_image_tokens,
+            num_image_tokens=spec.kept_patches,
             image_size=config.image_size,
             context_length=config.context_length,
             seed=spec.seed,
             numerics=spec.numerics,
+            rank=self.ranks.rank,
+            world=self.ranks.size,
         )
         self.progress = Progress()
+        self.position = 0
         self.last_line: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one.
 
-        Returns: the run's result.
+        Returns: the run's result; empty on ranks other than the first.
         Raises: Cancelled after SIGTERM, a checkpoint being on disk; UserError for data or losses that are no good.
         """
-        restored = load_newest(self.run_dir.checkpoints, self.model, self.optimizer)
-        self.progress = restored or Progress()
-        self.run_dir.truncate_metrics(self.progress.step)
-        if self.progress.step < self.spec.steps:
-            self._train()
+        spec, engine = self.spec, self.spec.engine
+        journal = Journal(self.run_dir, engine.tensorboard) if self.ranks.rank == 0 else None
+        with Checkpointer(
+            self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every, spec.async_checkpoint
+        ) as checkpointer:
+            self._restore(checkpointer)
+            if journal:
+                self.run_dir.truncate_metrics(self.progress.step)
+            if self.progress.step < spec.steps:
+                dtype = computes_in(self.device, spec.precision)
+                meter = Meter(spec.steps, self.ranks, matmul_peak(dtype, self.device, seconds=0.2))
+                with fast_fp32_products():
+                    self._train(meter, checkpointer, journal)
+        if journal:
+            journal.close()
         processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
-        return export_encoder(self.model, processor, self.run_dir, self.spec, self.progress, self.last_line)
+        return export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line, self.ema)
 
-    def _train(self) -> None:
-        batches = load_batches(self.stream, self.progress.position, self.spec.batch, self.workers)
-        meter = Meter(self.spec.steps)
-        for batch in batches:
-            gradient_norm = self._step(batch, meter)
-            done = self.progress.step == self.spec.steps
-            if done or self.progress.step % self.spec.log_every == 0:
-                self._log(meter, gradient_norm)
-            if done or self.progress.step % self.spec.checkpoint_every == 0 or self.run_dir.stop_requested:
-                meter.settle(self.progress)
-                self._save()
+    def _restore(self, checkpointer: Checkpointer) -> None:
+        loaded = checkpointer.load_newest(training_tensors(self.model, self.optimizer, self.ema))
+        if loaded is None:
+            return
+        self.progress = Progress(**loaded.state)
+        # with another number of ranks, shares are cut anew: no document before this place is read again
+        self.position = loaded.rank_state.get("position", self.progress.position)
+        restore_rng(loaded.rank_tensors.get("rng", {}))
+
+    def _train(self, meter: Meter, checkpointer: Checkpointer, journal: Journal | None) -> None:
+        spec = self.spec
+        batches = load_batches(self.stream, self.position, spec.batch, self.workers)
+        while self.progress.step < spec.steps:
+            self._step(batches, meter)
+            done = self.progress.step == spec.steps
+            stop = self._stop_requested()
+            if done or self.progress.step % spec.log_every == 0:
+                self._log(meter, journal)
+            if done or stop or self.progress.step % spec.checkpoint_every == 0:
+                self._save(meter, checkpointer)
+            if stop:
+                checkpointer.wait()
                 self.run_dir.raise_if_stopped()
-            if done:
-                return
 
-    def _step(self, batch: DocumentBatch, meter: Meter) -> torch.Tensor:
-        """One optimiser step. Returns: the gradient's norm, still on the device."""
-        progress, rates = self.progress, self.spec.optimizer
-        set_learning_rate(self.optimizer, learning_rate(progress.step, self.spec.steps, rates))
-        packed = to_packed(batch, self.model.config).to(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.spec.precision):
-            output = self.objective(self.model, packed)
-        assert output.loss is not None
-        output.loss.backward()
-        limit = math.inf if rates.max_grad_norm is None else rates.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
-        self.model.clamp_logit_scale_()
-        meter.add(output, batch)
-        self._count(batch)
-        return norm
+    def _step(self, batches: Iterator[DocumentBatch], meter: Meter) -> None:
+        started = time.monotonic()
+        read = [next(batches) for _ in range(self.spec.engine.accumulate)]
+        waited = time.monotonic() - started
+        packed = [self.packer(batch) for batch in read]
+        flops = sum(batch_flops(self.model.config, batch) for batch in packed)
+        step = self.progress.step
+        set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
+        report = self.step(self.optimizer, [batch.to(self.device) for batch in packed])
+        if self.ema is not None:
+            self.ema.update(step)
+        self.position = read[-1].next_position
+        self._count(read)
+        meter.add(self.progress.step, report, read, flops, waited)
 
-    def _count(self, batch: DocumentBatch) -> None:
+    def _count(self, read: list[DocumentBatch]) -> None:
         progress = self.progress
         progress.step += 1
-        progress.position = batch.next_position
-        progress.images_seen += batch.images
-        progress.documents_seen += len(batch.samples)
-        progress.tokens_seen += batch.tokens
-        for reason, count in batch.skipped.items():
-            progress.skipped[reason] = progress.skipped.get(reason, 0) + count
+        skipped: dict[str, int] = {}
+        for batch in read:
+            for reason, count in batch.skipped.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+        mine = {
+            "images": sum(batch.images for batch in read),
+            "documents": sum(len(batch.samples) for batch in read),
+            "tokens": sum(batch.tokens for batch in read),
+            "position": self.position,
+            "skipped": skipped,
+        }
+        everyone = self.ranks.gather(mine)
+        progress.images_seen += sum(rank["images"] for rank in everyone)
+        progress.documents_seen += sum(rank["documents"] for rank in everyone)
+        progress.tokens_seen += sum(rank["tokens"] for rank in everyone)
+        progress.position = max(rank["position"] for rank in everyone)
+        for rank in everyone:
+            for reason, count in rank["skipped"].items():
+                progress.skipped[reason] = progress.skipped.get(reason, 0) + count
 
-    def _log(self, meter: Meter, gradient_norm: torch.Tensor) -> None:
-        line = meter.line(
-            self.progress,
-            lr=self.optimizer.param_groups[0]["lr"],
-            logit_scale=float(self.model.logit_scale.detach().exp()),
-            grad_norm=float(gradient_norm),
-        )
-        if not math.isfinite(line["loss"]) or not math.isfinite(line["grad_norm"]):
-            raise UserError(
-                f"the loss is no longer a number at step {self.progress.step}; "
-                "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.max_grad_norm",
-                code="diverged",
-                field="optimizer.lr",
+    def _stop_requested(self) -> bool:
+        """Whether any rank was asked to stop: all must leave after the same step."""
+        return any(flag for [flag] in self.ranks.gather_numbers([int(self.run_dir.stop_requested)]))
+
+    def _log(self, meter: Meter, journal: Journal | None) -> None:
+        try:
+            line = meter.line(
+                self.progress,
+                lr=self.optimizer.param_groups[0]["lr"],
+                logit_scale=float(self.model.logit_scale.detach().exp()),
             )
+        except NotANumber as error:
+            self._report(error)
+            raise
         self.last_line = line
-        self.run_dir.append_metrics(**line)
+        if journal:
+            journal.write(line)
 
-    def _save(self) -> None:
-        save_checkpoint(
-            self.run_dir.checkpoints, self.model, self.optimizer, self.progress, self.spec.keep_checkpoints
+    def _save(self, meter: Meter, checkpointer: Checkpointer) -> None:
+        try:
+            meter.settle(self.progress)
+        except NotANumber as error:
+            self._report(error)
+            raise
+        checkpointer.save(
+            self.progress.step,
+            training_tensors(self.model, self.optimizer, self.ema),
+            asdict(self.progress),
+            rank_tensors={"rng": rng_tensors()},
+            rank_state={"position": self.position},
         )
+
+    def _report(self, error: NotANumber) -> None:
+        """Leave the facts as an artifact: the documents of every rank."""
+        documents = [name for rank in self.ranks.gather(error.facts["documents"]) for name in rank]
+        if self.ranks.rank == 0:
+            self.run_dir.artifacts.mkdir(exist_ok=True)
+            write_json_atomically(
+                self.run_dir.artifacts / "not_a_number.json", {**error.facts, "documents": documents}
+            )

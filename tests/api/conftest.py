@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -73,6 +74,30 @@ class House:
         run_id = self.submit(**more)
         self.settle(self.claim(run_id), outcome or store.Failed({"code": "crash", "message": "it fell over"}))
         return run_id
+
+    def work(self, run_id: str) -> None:
+        """Do a validate or convert run as a worker's process does, in this one."""
+        from lcl_core.data.conversion.run import convert_run
+        from lcl_core.data.validation.run import validate_run
+        from lcl_core.errors import UserError
+
+        claim = self.claim(run_id)
+        spec = parse_spec(claim.kind, claim.spec)
+        with self.context.database.session() as session:
+            inputs = store.resolve_inputs(session, spec, self.home, self.context.settings.roots)
+            read = {"datasets": inputs.dataset_hashes}
+            store.begin_attempt(session, claim, encoder_id=None, from_scratch=False, inputs=read)
+        run_dir = self.run_dir(run_id)
+        run_dir.prepare({"run_id": run_id, "spec": claim.spec, "datasets": inputs.datasets})
+        do = {"validate": validate_run, "convert": convert_run}[claim.kind]
+        try:
+            outcome: store.Outcome = store.Succeeded(do(run_dir))
+        except UserError as error:
+            outcome = store.Failed(error.to_dict())
+        if run_dir.metrics_file.exists():
+            lines = run_dir.metrics_file.read_text(encoding="utf-8").splitlines()
+            self.record(claim, *(json.loads(line) for line in lines))
+        self.settle(claim, outcome)
 
     def run_dir(self, run_id: str) -> RunDir:
         run_dir = RunDir(self.home / "runs" / run_id)

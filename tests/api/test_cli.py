@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
         (("caption", "absent", "/absent.png"), "/absent.png"),
         (("embed", "absent"), "--text"),
         (("data", "validate", "/etc"), "LCL_DATA_ROOTS"),
+        (("data", "validate", "absent"), "absent"),
+        (("data", "convert", "/etc", "--name", "x"), "LCL_DATA_ROOTS"),
+        (("data", "convert", "sample", "--name", "x", "--format", "mmc4"), "registered dataset"),
+        (("data", "convert", "/etc", "--name", "x", "--option", "sides"), "field.name=value"),
+        (("data", "match", "sample", "--name", "x", "--encoder", "absent"), "absent"),
+        (("data", "versions", "absent"), "absent"),
         (("encoders", "show", "absent"), "absent"),
         (("--key", "wrong", "runs", "list"), "API key"),
         (("--url", "http://127.0.0.1:1", "runs", "cancel", "x"), "is the service up"),
@@ -201,17 +208,87 @@ def test_datasets(lcl: Any, sample_zip: Path) -> None:
     assert "[" in lcl("data", "preview", "sample", "--view", "pairs")[1]
 
 
-def test_a_corpus_is_validated_and_registered(lcl: Any, data_root: Path, pictures: dict[str, bytes]) -> None:
+@contextmanager
+def working(house: Any) -> Iterator[None]:
+    """A worker that does the next run that is queued meanwhile."""
+
+    def work() -> None:
+        while not stop.is_set():
+            queued = house.admin.runs(state="queued", limit=1)["items"]
+            if queued and queued[0]["kind"] in ("validate", "convert"):
+                house.work(queued[0]["id"])
+                return
+            stop.wait(0.02)
+
+    stop = threading.Event()
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_a_corpus_is_validated_and_registered(
+    lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes]
+) -> None:
     folder = data_root / "corpus"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(pictures["red"])
     (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
-    assert lcl("data", "validate", str(folder))[0] == 0
+    with working(house):
+        status, out, err = lcl("data", "validate", str(folder), "--words", "--workers", "0")
+    assert (status, err) == (0, "")
+    assert "1 (1 pair)" in out
+    assert "no problems" in out
     assert lcl("data", "register", "mine", str(folder))[1].startswith("registered mine (sha256 ")
+    assert "1 " in lcl("data", "versions", "mine")[1]
+    status, _, err = lcl("data", "register", "mine", str(folder))
+    assert (status, "exists already" in err) == (1, True)
+    assert lcl("data", "register", "mine", str(folder), "--new-version")[0] == 0
+
+
+def test_what_is_wrong_with_a_corpus_is_told_and_can_be_fetched(
+    lcl: Any, house: Any, data_root: Path, tmp_path: Path
+) -> None:
+    folder = data_root / "broken"
+    (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(b"broken")
-    status, _, err = lcl("data", "validate", str(folder))
+    (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+    with working(house):
+        out = str(tmp_path / "o")
+        status, _, err = lcl("data", "validate", str(folder), "--words", "--workers", "0", "--out", out)
     assert status == 1
-    assert "a.png" in err
+    assert "pairs.jsonl:1: unreadable image: a.png" in err
+    assert (tmp_path / "o" / "quarantine.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "o" / "pictures" / "problems.png").is_file()
+    with working(house):
+        status, out, _ = lcl("--json", "data", "validate", str(folder), "--words", "--workers", "0")
+    assert (status, json.loads(out)["reasons"]) == (1, {"unreadable image": 1, "no usable image": 1})
+    with working(house):
+        status, out, err = lcl("data", "convert", str(folder), "--name", "never")
+    assert status == 1
+    assert "nothing of the corpus could be converted" in err
+    with working(house):
+        status, out, err = lcl("--json", "data", "convert", str(folder), "--name", "never")
+    assert (status, out) == (1, "")
+    assert "nothing of the corpus could be converted" in err
+
+
+def test_a_corpus_is_converted(lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes]) -> None:
+    folder = data_root / "to convert"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(pictures["red"])
+    rows = [{"image": name, "captions": ["red"]} for name in ("a.png", "absent.png")]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with working(house):
+        status, out, _ = lcl("data", "convert", str(folder), "--name", "made", "--format", "native")
+    assert status == 0
+    assert "registered made: 1 records, 1 images, 1 shards" in out
+    assert "left out: file_missing  1" in out
+    assert "pairs" in lcl("data", "stats", "made")[1]
+    assert "1 of 1" in lcl("data", "preview", "made", "--view", "pairs", "--split", "train")[1]
 
 
 def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, house: Any, tmp_path: Path) -> None:

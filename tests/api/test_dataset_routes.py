@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def write_corpus(folder: Path) -> Path:
     pair = {"image": "one picture.png", "captions": ["a red square", "red"], "labels": {"colour": "red"}}
     (folder / "pairs.jsonl").write_text(json.dumps({**pair, "split": "val", "source": "made"}) + "\n")
     return folder
+
+
+def work(house: Any, run_id: str) -> dict[str, Any]:
+    """Do what a worker does with a run of the data plane; the ended run."""
+    house.work(run_id)
+    run = house.admin.run(run_id)
+    assert run["state"] == "succeeded", run["reason"]
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +92,8 @@ def test_captioned_images_can_be_leafed_through(house: Any, squares: str) -> Non
     page = house.admin.dataset_documents("squares", view="pairs")
     assert page["items"][0]["labels"] == {"colour": "red"}
     assert [segment.get("text") for segment in page["items"][0]["segments"]] == [None, "a red square", "red"]
-    assert house.admin.dataset_documents("squares", offset=5) == {"items": [], "total": 1, "offset": 5}
+    empty = house.admin.dataset_documents("squares", offset=5)
+    assert (empty["items"], empty["total"], empty["offset"]) == ([], 1, 5)
 
 
 @pytest.mark.parametrize("name", ["absent.png", "..%2Finterleaved.jsonl", "%2Fetc%2Fpasswd", "a%5Cb"])
@@ -103,6 +113,9 @@ def test_a_path_outside_the_roots_is_refused(data_root: Path, tmp_path: Path, ht
         for url, more in (("/v1/datasets/validate", {}), ("/v1/datasets", {"name": "escaped"})):
             answer = http.post(url, json={"path": str(path), **more})
             refused(answer, 422, "path_forbidden", "path")
+        for kind, more in (("validate", {}), ("convert", {"name": "x"})):
+            answer = http.post("/v1/runs", json={"kind": kind, "spec": {"path": str(path), **more}})
+            refused(answer, 422, "path_forbidden", "path")
     refused(http.post("/v1/datasets/validate", json={"path": str(data_root / "absent")}), 422, "missing_files", "path")
     refused(http.post("/v1/datasets/validate", json={"path": "nul\x00"}), 422, "bad_request", "path")
     refused(http.get("/v1/datasets/escaped"), 404, "unknown_dataset")
@@ -117,12 +130,94 @@ def test_a_broken_line_is_named_and_nothing_is_registered(data_root: Path, http:
     refused(http.get("/v1/datasets/broken"), 404, "unknown_dataset")
 
 
-def test_a_missing_picture_is_reported(house: Any, data_root: Path) -> None:
+def test_validation_is_a_run_whose_result_is_the_report(house: Any, data_root: Path, http: httpx.Client) -> None:
     folder = write_corpus(data_root / "gap")
     (folder / "images" / "one picture.png").unlink()
-    report = house.admin.validate_dataset(str(folder))
-    assert report["image_check"]["unreadable"] == 1
-    assert "one picture.png" in report["image_check"]["first"][0]
+    answer = http.post("/v1/datasets/validate", json={"path": str(folder), "tokens": False, "workers": 0})
+    assert answer.status_code == 202
+    run = answer.json()
+    assert answer.headers["location"] == f"/v1/runs/{run['id']}"
+    assert (run["kind"], run["state"], run["spec"]["path"]) == ("validate", "queued", str(folder))
+    report = work(house, run["id"])["result"]["report"]
+    assert report["reasons"] == {"missing image": 2, "no usable image": 2}
+    names = {row["name"] for row in house.admin.artifacts(run["id"])}
+    assert {"report.json", "quarantine.jsonl", "pictures/length.png"} <= names
+    listed = house.admin.artifact(run["id"], "quarantine.jsonl").decode().splitlines()
+    assert json.loads(listed[0])["detail"] == "images/one picture.png: the file is not in gap"
+    lines = house.admin.metrics(run["id"])
+    assert lines[-1]["step"] == lines[-1]["total_steps"] == 2
+
+
+def test_a_dataset_is_validated_by_its_name(house: Any, squares: str, http: httpx.Client, refused: Any) -> None:
+    run = house.admin.validate_dataset(squares, tokens=False, workers=0, min_image_side=9)
+    ended = work(house, run["id"])
+    assert ended["result"]["report"]["reasons"]["image too small"] == 2
+    assert ended["result"]["dataset_hash"] == house.admin.dataset(squares)["content_hash"]
+    assert ended["inputs"] == {"datasets": {squares: house.admin.dataset(squares)["content_hash"]}}
+    refused(http.post("/v1/datasets/absent/validate"), 404, "unknown_dataset")
+    refused(http.post(f"/v1/datasets/{squares}/validate", json={"workers": -1}), 422, "bad_spec", "workers")
+    refused(http.post(f"/v1/datasets/{squares}/validate", json={"wrokers": 1}), 422, "bad_request")
+
+
+def test_a_viewer_may_not_start_one(house: Any, squares: str, refused: Any) -> None:
+    with house.http("viewer") as http:
+        refused(http.post(f"/v1/datasets/{squares}/validate"), 403, "forbidden")
+
+
+def test_what_was_converted_is_a_dataset_in_versions(house: Any, corpus: Path, data_root: Path) -> None:
+    first = work(house, house.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
+    row = house.admin.dataset("sharded")
+    assert row["content_hash"] == first["result"]["dataset"]["content_hash"]
+    assert row["statistics"]["documents"] == row["statistics"]["pairs"] == 1
+    page = house.admin.dataset_documents("sharded")
+    assert [segment.get("text") for segment in page["items"][0]["segments"]] == ["First.", None, "Second."]
+    assert house.admin.dataset_image("sharded", page["items"][0]["segments"][1]["image"]) == picture()
+    assert house.admin.dataset_documents("sharded", view="pairs", split="val", source="made")["total"] == 1
+    assert house.admin.dataset_documents("sharded", view="pairs", split="train")["total"] == 0
+
+    work(house, house.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
+    assert len(house.admin.dataset_versions("sharded")) == 1, "the same contents"
+    other = write_corpus(data_root / "more squares")
+    (other / "pairs.jsonl").unlink()
+    second = work(house, house.admin.submit("convert", {"path": str(other), "name": "sharded"})["id"])
+    versions = house.admin.dataset_versions("sharded")
+    assert [(row["version"], row["run_id"]) for row in versions] == [(2, second["id"]), (1, first["id"])]
+    assert house.admin.dataset("sharded")["statistics"]["pairs"] == 0
+    assert all((house.home / row["path"] / "index.json").is_file() for row in versions), "older ones stay"
+
+
+def test_a_name_moves_on_when_that_is_asked_for(house: Any, data_root: Path, http: httpx.Client) -> None:
+    old, new = write_corpus(data_root / "old"), write_corpus(data_root / "new")
+    (new / "pairs.jsonl").unlink()
+    house.admin.register_dataset("moving", str(old))
+    house.admin.register_dataset("moving", str(new), new_version=True)
+    row = house.admin.dataset("moving")
+    versions = house.admin.dataset_versions("moving")
+    assert (row["path"], row["statistics"]["pairs"]) == (str(new), 0)
+    assert [(version["version"], version["path"]) for version in versions] == [(2, str(new)), (1, str(old))]
+    assert versions[0]["content_hash"] == row["content_hash"] != versions[1]["content_hash"]
+
+
+def test_a_document_that_cannot_be_read_stands_there_with_its_problem(house: Any, data_root: Path) -> None:
+    folder = write_corpus(data_root / "torn")
+    house.admin.register_dataset("torn", str(folder))
+    with (folder / "interleaved.jsonl").open("a") as file:
+        file.write('{"text_list": 3, "image_info": []}\n')
+    os.utime(folder, (1, 1))  # whoever has it open looks again
+    items = house.admin.dataset_documents("torn")["items"]
+    assert [item.get("problem", "")[:21] for item in items] == ["", "interleaved.jsonl:2: "]
+
+
+def test_segments_are_measured_when_asked(house: Any, squares: str) -> None:
+    (item,) = house.admin.dataset_documents(squares, tokens=True)["items"]
+    assert [segment["tokens"] for segment in item["segments"]] == [2, 51, 2]
+    assert "tokens" not in house.admin.dataset_documents(squares)["items"][0]["segments"][0]
+
+
+def test_filters_offer_what_there_is(house: Any, squares: str) -> None:
+    page = house.admin.dataset_documents(squares, view="pairs")
+    assert (page["splits"], page["sources"]) == (["val"], ["made"])
+    assert house.admin.dataset_documents(squares, view="pairs", split="test")["items"] == []
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 101, ".hidden"])

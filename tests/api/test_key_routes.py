@@ -30,6 +30,7 @@ NEEDS = {
         "DELETE /v1/runs/{run_id}",
         "POST /v1/datasets",
         "POST /v1/datasets/validate",
+        "POST /v1/datasets/{name}/validate",
         "POST /v1/encoders",
     },
     "admin": {"POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{prefix}"},

@@ -33,6 +33,10 @@ def embed(page: Any) -> None:
     page.locator("#map circle").first.wait_for()
 
 
+def documents(page: Any) -> None:
+    page.locator("#documents article").nth(5).wait_for()
+
+
 def runs(page: Any) -> None:
     page.locator("#run-list").get_by_role("button").filter(has_text="Pre-train").first.click()
     page.locator("#run-head h2").wait_for()
@@ -45,7 +49,14 @@ def encoders(page: Any) -> None:
 PICTURES_ARE_THERE = """[...document.images]
   .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
   .every(image => image.complete && image.naturalWidth)"""
-SCENES = {"search": search, "caption": caption, "embed": embed, "runs": runs, "encoders": encoders}
+SCENES = {
+    "search": search,
+    "caption": caption,
+    "embed": embed,
+    "documents": documents,
+    "runs": runs,
+    "encoders": encoders,
+}
 SIZES: dict[str, dict[str, Any]] = {
     "": {},
     "-dark": {"scheme": "dark"},

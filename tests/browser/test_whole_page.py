@@ -12,6 +12,7 @@ READY = {
     "search": "text=What are you looking for?",
     "caption": "text=Captions appear here",
     "embed": "#map circle",
+    "documents": "#documents article",
     "runs": "#run-list button",
     "encoders": "#encoders article",
 }
@@ -54,7 +55,7 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
     card = page.get_by_role("article").filter(has=page.get_by_role("heading", name="tiny"))
     expect(card).to_contain_text("IR@5")
     expect(card).to_contain_text("20 × chance")
-    expect(page.get_by_role("tab")).to_have_count(5)
+    expect(page.get_by_role("tab")).to_have_count(6)
 
 
 def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:

@@ -113,6 +113,22 @@ def test_an_encoder_serves(client: Client, pretrained: Json, sample_zip: Path) -
     assert isinstance(client.caption(encoder, [picture], max_new_tokens=4)[0], str)
 
 
+def test_a_dataset_is_examined_and_converted(client: Client) -> None:
+    examined = succeeded(client, client.validate_dataset("sample", workers=1))
+    report = examined["result"]["report"]
+    assert (report["documents"], report["kinds"]) == (4366, {"matched": 531, "pair": 3835})
+    assert report["quarantined"] == sum(report["reasons"].values())
+    assert client.metrics(examined["id"])[-1]["step"] == 4366
+    assert "report.json" in {row["name"] for row in client.artifacts(examined["id"])}
+
+    made = succeeded(client, client.submit("convert", {"dataset": "sample", "name": "sharded"}))
+    row = client.dataset("sharded")
+    assert row["content_hash"] == made["result"]["dataset"]["content_hash"]
+    assert made["inputs"]["datasets"] == {"sample": made["result"]["dataset_hash"]}
+    assert client.dataset_documents("sharded", limit=1)["total"] == 531
+    assert client.dataset_documents("sharded", limit=1, view="pairs")["total"] == 3835
+
+
 def test_a_bad_spec_is_refused_where_it_is_bad(client: Client) -> None:
     with pytest.raises(ApiError) as caught:
         client.submit("pretrain", {"model": {"image_size": 63}})

@@ -70,3 +70,22 @@ def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClien
     client = http(vectors=([], []))
     assert client.get("/vectors/col.csv").text.strip() == "name"
     assert client.get("/vectors/col.json").json() == []
+
+
+def test_a_corpus_picture_that_cannot_be_had_leaves_a_sign_in_its_place(
+    http: Callable[..., TestClient], away: Exception
+) -> None:
+    from api.client import ApiError
+
+    gone = http(dataset_image=ApiError(404, "unknown_image", "images/x.png: missing")).get("/corpus/sample/x.png")
+    assert (gone.status_code, gone.headers["content-type"]) == (200, "image/svg+xml")
+    assert "cannot be read" in gone.text
+    assert http(dataset_image=away).get("/corpus/sample/x.png").status_code == 502
+    asked: list[tuple[str, ...]] = []
+
+    def image(*names: str) -> bytes:
+        asked.append(names)
+        return PNG
+
+    assert http(dataset_image=image).get("/corpus/a%20b/c/d%20e.png").headers["content-type"] == "image/png"
+    assert asked == [("a b", "c/d e.png")]

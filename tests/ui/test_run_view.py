@@ -77,3 +77,21 @@ def test_without_a_result_there_is_none(run: dict[str, Any]) -> None:
 def test_a_log_is_text() -> None:
     assert "&lt;script&gt;" in draw_log("<script>")
     assert "empty so far" in draw_log("")
+
+
+def test_an_examination_shows_its_counts_and_first_problems(run: dict[str, Any]) -> None:
+    finding = {"file": "a<b>.jsonl", "line": 7, "id": "x", "reason": "unreadable image", "detail": "no <picture>"}
+    report = {"documents": 1200, "images": 3, "distinct_images": 2, "tokens": 5, "length_unit": "tokens"}
+    drawn = draw_result({**run, "result": {"report": {**report, "reasons": {"bad line": 4}, "first": [finding]}}})
+    assert "1,200" in drawn
+    assert "Bad line" in drawn
+    assert "<code>a&lt;b&gt;.jsonl:7</code> unreadable image: no &lt;picture&gt;" in drawn
+    clean = draw_result({**run, "result": {"report": {**report, "reasons": {}, "first": []}}})
+    assert "Problems" not in clean
+
+
+def test_a_converted_dataset_is_shown(run: dict[str, Any]) -> None:
+    made = {"name": "mine", "records": 12, "pictures": 30, "shards": 2, "bytes": 2_500_000, "content_hash": "c" * 64}
+    drawn = draw_result({**run, "result": {"dataset": made}})
+    assert "mine" in drawn
+    assert "2.5" in drawn

@@ -8,7 +8,14 @@ from typing import Any
 from ui.charts import line_chart
 from ui.html import ago, badge, duration, empty_state, esc, facts, number, parse_time, progress_bar
 
-KIND_WORDS = {"pretrain": "Pre-train", "evaluate": "Evaluate", "index": "Index"}
+KIND_WORDS = {
+    "pretrain": "Pre-train",
+    "evaluate": "Evaluate",
+    "index": "Index",
+    "validate": "Validate",
+    "convert": "Convert",
+    "match": "Match",
+}
 CURVES = (("contrastive_loss", "Contrastive loss"), ("generation_loss", "Generation loss"))
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
@@ -72,6 +79,10 @@ def draw_result(run: dict[str, Any]) -> str:
                 ("Id", str(run.get("collection_id") or "")),
             ],
         )
+    if report := result.get("report"):
+        return _report(report)
+    if dataset := result.get("dataset"):
+        return _dataset(dataset)
     return ""
 
 
@@ -144,6 +155,39 @@ def _figures(run: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _made(what: str, pairs: list[tuple[str, str]]) -> str:
     return f'<section class="lcl-made"><h3>{what}</h3>{facts(pairs)}</section>'
+
+
+def _report(report: dict[str, Any]) -> str:
+    """What an examination found, and the first of its problems."""
+    counts = [
+        ("Documents", number(report.get("documents"))),
+        ("Pictures", number(report.get("images"))),
+        ("Different pictures", number(report.get("distinct_images"))),
+        (str(report.get("length_unit") or "").capitalize(), number(report.get("tokens"))),
+    ]
+    reasons = [(reason.capitalize(), number(count)) for reason, count in (report.get("reasons") or {}).items()]
+    first = "".join(
+        f"<li><code>{esc(row['file'])}{':' + str(row['line']) if row['line'] else ''}</code> "
+        f"{esc(row['reason'])}: {esc(row['detail'])}</li>"
+        for row in report.get("first") or ()
+    )
+    problems = _made("Problems", reasons) if reasons else ""
+    listed = f'<ul class="lcl-findings" tabindex="0" aria-label="First problems">{first}</ul>' if first else ""
+    return _made("Report", counts) + problems + listed
+
+
+def _dataset(dataset: dict[str, Any]) -> str:
+    return _made(
+        "Dataset",
+        [
+            ("Name", str(dataset.get("name") or "")),
+            ("Records", number(dataset.get("records"))),
+            ("Pictures", number(dataset.get("pictures"))),
+            ("Shards", number(dataset.get("shards"))),
+            ("Megabytes", number(round((dataset.get("bytes") or 0) / 1e6, 1))),
+            ("Contents", str(dataset.get("content_hash") or "")[:12]),
+        ],
+    )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

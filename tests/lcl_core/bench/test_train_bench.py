@@ -13,10 +13,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcl_core.bench.documents import to_batches
-from lcl_core.bench.flops import step_flops
 from lcl_core.interop.official import config_to_official
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.objectives.lcl import lcl
+from lcl_core.model.flops import step_flops
+from lcl_core.objectives import compute_loss
+from lcl_core.objectives.lcl import LCL
 
 DOCUMENTS = [
     {"items": [{"ids": [5, 6, 7]}, {"image": 1}, {"ids": [8]}]},
@@ -68,7 +69,7 @@ def test_bad_files_are_named_without_a_traceback(files: list[str], tmp_path: Pat
 def test_counted_operations_are_those_of_the_step(small_model: LCLModel, small_config: LCLConfig) -> None:
     (batch,) = to_batches(DOCUMENTS, small_config, 2)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        lcl(small_model, batch)
+        compute_loss(LCL, small_model, batch)
     lengths = [3 + 6 + 1 + 2, 2 + 12 + 2]
     counted = step_flops(small_config, lengths, images=3, labels=len(batch.labels)) / 3
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)

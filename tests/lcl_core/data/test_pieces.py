@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from lcl_core.data.corpus import count_usable
 from lcl_core.data.interleave import Placement
 from lcl_core.data.pieces import PieceIndex, cut_piece, draw_sizes, drop_lead_in, piece_count
+from lcl_core.specs import DataSpec
 
 
 @pytest.mark.parametrize("images", range(8))
@@ -49,16 +51,22 @@ def test_lead_in_goes_only_as_far_as_it_must(lengths: list[int], lead_in: int, r
     assert drop_lead_in(lengths, lead_in, room) == dropped
 
 
-def test_items_are_pieces(kit: Any) -> None:
+def test_items_are_pieces() -> None:
+    index = PieceIndex([0, 4, 0, 6, 1], piece_images=3)
+    assert [index[item] for item in range(len(index))] == [
+        (0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0),
+    ]  # fmt: skip
+    assert len(PieceIndex([], 3)) == 0
+
+
+def test_usable_images_are_counted_as_they_are_chosen(kit: Any) -> None:
     sentences = [f"s{number}" for number in range(8)]
 
     def of(images: int) -> dict[str, Any]:
         return kit.document(sentences, *(kit.image("red.png", number) for number in range(images)))
 
     two_on_one = kit.document(sentences, kit.image("a", 0), kit.image("b", 0), kit.image("low", 3, 0.1))
-    corpus = kit.corpus([of(0), of(4), {"broken": True}, of(8), two_on_one])
-    index = PieceIndex(corpus.documents, threshold=0.24, max_images=6, piece_images=3)
-    assert [index[item] for item in range(len(index))] == [
-        (0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0),
-    ]  # fmt: skip
-    assert len(PieceIndex([], 0.24, 6, 3)) == 0
+    sequence = {**of(0), "segments": [{"image": "a"}, {"text": "x"}, {"image": "a"}]}
+    odd = {**of(3), "segments": [{"picture": 1}]}
+    corpus = kit.corpus([of(0), of(4), {"broken": True}, of(8), two_on_one, sequence, odd])
+    assert list(count_usable(corpus.documents, DataSpec())) == [0, 4, 0, 6, 1, 2, 0]

@@ -81,7 +81,12 @@ def test_bad_documents_are_refused(
 def test_plan_lays_every_row_out_once(lengths: list[int]) -> None:
     plan = CausalPlan.from_lengths(lengths)
     total = sum(lengths)
-    assert torch.equal(plan.index[plan.inverse], torch.arange(total))
-    assert int(plan.keep.sum()) == total
-    assert sum(count * length for count, length in plan.groups) == len(plan.index)
-    assert len(plan.index) <= 1.5 * total + 2
+    laid_out = sum(count * length for count, length in plan.groups)
+    assert laid_out <= 1.5 * total + 2
+    if lengths in ([3], [5, 5, 5]):
+        assert plan.moves is None  # they lie as attention wants them
+        return
+    assert plan.moves is not None
+    assert torch.equal(plan.moves.index[plan.moves.inverse], torch.arange(total))
+    assert int(plan.moves.keep.sum()) == total
+    assert len(plan.moves.index) == laid_out

@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lcl_core.interop import load_official
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives.lcl import lcl
+from lcl_core.objectives import compute_loss
+from lcl_core.objectives.lcl import LCL
 from lcl_core.train import build_optimizer
 
 CASES = ("model_a", "model_b")
@@ -94,7 +95,7 @@ def test_padded_call_equals_packed_call(
     small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
 ) -> None:
     padded = small_model(pixel_values=pixels, input_ids=pad_sequence(documents, batch_first=True))
-    packed = lcl(small_model, PackedBatch.pack(documents, pixels, small_model.config))
+    packed = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config))
     assert torch.equal(padded.loss, packed.loss)
 
 
@@ -103,8 +104,8 @@ def test_a_document_does_not_see_its_neighbours(
 ) -> None:
     changed = [documents[0].clone(), *documents[1:]]
     changed[0][1] = 77
-    before = lcl(small_model, PackedBatch.pack(documents, pixels, small_model.config)).hidden
-    after = lcl(small_model, PackedBatch.pack(changed, pixels, small_model.config)).hidden
+    before = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config)).hidden
+    after = compute_loss(LCL, small_model, PackedBatch.pack(changed, pixels, small_model.config)).hidden
     first = len(documents[0])
     assert not torch.equal(before[:first], after[:first])
     assert torch.equal(before[first:], after[first:])
@@ -117,9 +118,9 @@ def test_packed_generation_loss_is_the_mean_over_single_documents(
     total, labels = 0.0, 0
     for document, images in zip(documents, pixels.split(counts), strict=True):
         batch = PackedBatch.pack([document], images, small_model.config)
-        total += float(lcl(small_model, batch).generation_loss) * len(batch.labels)
+        total += float(compute_loss(LCL, small_model, batch).generation_loss) * len(batch.labels)
         labels += len(batch.labels)
-    packed = lcl(small_model, PackedBatch.pack(documents, pixels, small_model.config))
+    packed = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config))
     assert float(packed.generation_loss) == pytest.approx(total / labels, rel=1e-6)
 
 

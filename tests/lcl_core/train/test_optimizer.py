@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from lcl_core.errors import UserError
 from lcl_core.model import LCLModel
-from lcl_core.specs import OptimizerSpec
+from lcl_core.specs import OptimizerSpec, parse_spec
 from lcl_core.train import build_optimizer, learning_rate
 
 
@@ -31,9 +33,27 @@ def test_schedule_rises_and_falls() -> None:
     assert rates[110] == pytest.approx(0.0)
 
 
+def test_constant_then_a_line_to_zero() -> None:
+    spec = OptimizerSpec(lr=1.0, warmup_steps=10, schedule="constant_with_decay", decay_steps=20)
+    rates = [learning_rate(step, 100, spec) for step in range(101)]
+    assert rates[9:81] == [1.0] * 72
+    assert rates[:9] == pytest.approx([(step + 1) / 10 for step in range(9)])
+    assert rates[81] == pytest.approx(0.95)
+    assert rates[99] == pytest.approx(0.05)
+    assert rates[100] == 0
+
+
+@pytest.mark.parametrize("given", [{"schedule": "constant_with_decay"}, {"schedule": "cosine", "decay_steps": 5}])
+def test_decay_steps_and_their_schedule_go_together(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="decay_steps") as caught:
+        parse_spec("pretrain", {"optimizer": given})
+    assert caught.value.field == "optimizer"
+
+
 def test_schedule_matches_the_authors(golden: Path) -> None:
-    cases = [case for case in json.loads((golden / "schedule.json").read_text()) if case["kind"] == "cosine"]
-    assert cases, "the reference is empty"
+    cases = json.loads((golden / "schedule.json").read_text())
+    assert {case["kind"] for case in cases} == {"cosine", "const"}
+    names: dict[str, Literal["cosine", "constant"]] = {"cosine": "cosine", "const": "constant"}
     for case in cases:
-        spec = OptimizerSpec(lr=case["base_lr"], warmup_steps=case["warmup"])
+        spec = OptimizerSpec(lr=case["base_lr"], warmup_steps=case["warmup"], schedule=names[case["kind"]])
         assert learning_rate(case["step"], case["total"], spec) == pytest.approx(case["lr"], rel=1e-9, abs=1e-15)

@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
     "checkpoint_every": 5,
     "precision": "fp32",
 }
-VOLATILE = {"time", "images_per_s", "tokens_per_s", "seconds_left"}
+VOLATILE = {"time", "images_per_s", "tokens_per_s", "seconds_left", "mfu", "data_wait", "memory_gib"}
 
 
 def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
@@ -149,6 +149,10 @@ def test_a_diverging_run_says_what_to_change(tmp_path: Path, sample_zip: Path) -
     run_dir = prepared(tmp_path, sample_zip, optimizer={"lr": 1.0, "warmup_steps": 0}, steps=40, log_every=1)
     diverging = trainer(run_dir)
     diverging.model.lm_head[1].weight.data.mul_(float("inf"))
-    with pytest.raises(UserError, match=r"lower optimizer\.lr"):
+    with pytest.raises(UserError, match=r"Lower optimizer\.lr"):
         diverging.run()
+    facts = json.loads((run_dir.artifacts / "not_a_number.json").read_text())
+    assert facts["step"] == 1
+    assert facts["documents"]
+    assert all(name.startswith("sample:") for name in facts["documents"])
     assert not (run_dir.artifacts / "encoder").exists()

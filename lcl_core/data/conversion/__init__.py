@@ -1,0 +1,1 @@
+"""The convert run: from a corpus in any format to shards, registered as a dataset."""

@@ -1,0 +1,11 @@
+"""``python -m lcl_core.data.conversion RUN_DIR``: convert a corpus as ``RUN_DIR/run.json`` says."""
+
+from __future__ import annotations
+
+import sys
+
+from lcl_core.data.conversion.run import convert_run
+from lcl_core.rundir import run_main
+
+if __name__ == "__main__":
+    sys.exit(run_main(convert_run))

@@ -1,0 +1,41 @@
+"""The corpus that a spec names: a registered one, or what lies at a path in whatever format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lcl_core.data.corpus import open_corpus
+from lcl_core.data.readers import Reader, open_reader
+from lcl_core.errors import UserError
+from lcl_core.specs import CorpusSpec
+
+
+def open_source(spec: CorpusSpec, datasets: Mapping[str, str]) -> Any:
+    """An open corpus, or a reader. ``datasets``: paths of registered ones by name.
+
+    Raises: UserError ``unknown_dataset``, or what opening it raises.
+    """
+    if spec.dataset is not None:
+        if spec.dataset not in datasets:
+            message = f"dataset {spec.dataset!r} is not registered; register it or choose another"
+            raise UserError(message, code="unknown_dataset", field="dataset")
+        return open_corpus(datasets[spec.dataset])
+    assert spec.path is not None, "a spec names one of the two"
+    if spec.format == "auto":
+        try:
+            return open_corpus(spec.path)
+        except UserError as error:
+            if error.code != "corpus_unreadable":
+                raise
+    return _reader(spec, spec.path)
+
+
+def _reader(spec: CorpusSpec, path: str) -> Reader[Any]:
+    """Raises: UserError whose field is the spec's."""
+    try:
+        return open_reader(path, spec.format, **spec.options)
+    except UserError as error:
+        if error.code == "bad_option":
+            error.field = f"options.{error.field}"
+        raise

@@ -1,0 +1,233 @@
+"""The offset index: a header, and memory-mapped columns that are as long as the corpus.
+
+The rows are looked up with ``pread``: through a mapping, every record touched would count 64 KB of the index as
+resident memory of every worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from lcl_core.data.shards.groups import Group, Selection, count_blocks
+from lcl_core.data.shards.layout import (
+    BLOCK,
+    BLOCKS,
+    CODE,
+    FORMAT,
+    GROUPS,
+    HEADER,
+    ROW,
+    ROWS,
+    SIMILARITIES,
+    SIMILARITY,
+    START,
+    STARTS,
+    VERSION,
+)
+from lcl_core.data.shards.places import Place, damaged
+from lcl_core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar file of the corpus."""
+
+    name: str
+    bytes: int
+    sha256: str
+    records: int
+
+
+class Row(NamedTuple):
+    """Where a record lies and what it holds; see ``layout.ROW``."""
+
+    offset: int
+    length: int
+    json: int
+    text: int
+    shard: int
+    images: int
+    matches: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What ``index.json`` says.
+
+    Attributes:
+        groups: what a group code stands for, with the number of records of each.
+        files: sha256 of the index's own files, by name.
+        images, text_bytes: of all records together.
+        quarantined: what was left out when the corpus was converted, by reason.
+    """
+
+    records: int
+    shards: tuple[Shard, ...]
+    groups: tuple[tuple[Group, int], ...]
+    files: dict[str, str]
+    images: int = 0
+    text_bytes: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        groups = [{**asdict(group), "records": count} for group, count in self.groups]
+        value = {"format": FORMAT, "version": VERSION, **asdict(self), "groups": groups}
+        return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_json(text: bytes, name: str) -> Header:
+        """Raises: UserError ``corpus_unreadable`` for what is no header, or one of a newer version."""
+        try:
+            value = json.loads(text)
+            if value.pop("format") != FORMAT:
+                raise ValueError("it is of another format")
+            version = value.pop("version")
+            if version != VERSION:
+                raise ValueError(f"it has version {version}, this program reads {VERSION}; update the program")
+            value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
+            value["groups"] = tuple((Group(g["kind"], g["split"], g["source"]), g["records"]) for g in value["groups"])
+            return Header(**value)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"the index cannot be read ({error})"
+            raise UserError(message, code="corpus_unreadable", file=f"{name}/{HEADER}") from error
+
+    def content_hash(self) -> str:
+        """sha256 (hex) over the shards' and the index's own hashes."""
+        total = hashlib.sha256()
+        for digest in [*(shard.sha256 for shard in self.shards), *(self.files[name] for name in sorted(self.files))]:
+            total.update(f"{digest}\n".encode())
+        return total.hexdigest()
+
+
+class ShardIndex:
+    """Opened with a header and three mapped files, however many records there are. Safe from threads and forks."""
+
+    def __init__(self, place: Place) -> None:
+        self.header = Header.from_json(place.read(HEADER), place.name)
+        self._paths = {name: place.local_file(name, digest) for name, digest in self.header.files.items()}
+        self._rows = self._paths[ROWS].open("rb", buffering=0)
+        self._similarities = self._paths[SIMILARITIES].open("rb", buffering=0)
+        groups, records = len(self.header.groups), self.header.records
+        size = os.fstat(self._rows.fileno()).st_size
+        if size != records * ROW.itemsize:
+            raise damaged(ROWS, f"it has {size:,} bytes for {records:,} records")
+        self._codes = self._mapped(GROUPS, (records,))
+        self._blocks = self._mapped(BLOCKS, (-1, groups)) if groups else np.empty((0, 0), CODE)
+        self._starts = np.memmap(self._paths[STARTS], START, "r")
+
+    def __len__(self) -> int:
+        return self.header.records
+
+    def row(self, record: int) -> Row:
+        """Raises: IndexError."""
+        if not 0 <= record < len(self):
+            raise IndexError(record)
+        data = os.pread(self._rows.fileno(), ROW.itemsize, record * ROW.itemsize)
+        return Row(*np.frombuffer(data, ROW)[0].item())
+
+    def usable(self, block: int, threshold: float) -> np.ndarray:
+        """Sentences with a similar enough image, or images of a sequence, of each record of a block."""
+        rows = np.frombuffer(_pread(self._rows, ROW, block * BLOCK, (block + 1) * BLOCK), ROW)
+        start, end = (int(each) for each in self._starts[block : block + 2])
+        similar = np.frombuffer(_pread(self._similarities, SIMILARITY, start, end), SIMILARITY)
+        passed = np.concatenate(([0], np.cumsum(similar >= SIMILARITY.type(threshold))))
+        ends = np.cumsum(rows["matches"], dtype=np.int64)
+        return np.diff(passed[ends], prepend=0)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """All rows, mapped: for figures of the whole corpus."""
+        return np.memmap(self._paths[ROWS], ROW, "r") if len(self) else np.empty(0, ROW)
+
+    @cached_property
+    def similarities(self) -> np.ndarray:
+        """All similarities, mapped; ``rows`` says how many each record has."""
+        path = self._paths[SIMILARITIES]
+        return np.memmap(path, SIMILARITY, "r") if path.stat().st_size else np.empty(0, SIMILARITY)
+
+    def select(
+        self, kinds: Collection[str], splits: Collection[str] | None = None, source: str | None = None
+    ) -> Selection:
+        """Records of these kinds, of any of the splits and of the source; None: all."""
+        wanted = [
+            code
+            for code, (group, _) in enumerate(self.header.groups)
+            if group.kind in kinds
+            and (splits is None or group.split in splits)
+            and (source is None or group.source == source)
+        ]
+        return Selection(self._codes, self._blocks, wanted)
+
+    def _mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if self._paths[name].stat().st_size == 0:
+            return np.empty([max(length, 0) for length in shape], CODE)
+        return np.memmap(self._paths[name], CODE, "r").reshape(shape)
+
+
+def _pread(file: IO[bytes], item: np.dtype[Any], start: int, end: int) -> bytes:
+    """Items ``start`` to ``end`` of a file of such, or to its own end."""
+    return os.pread(file.fileno(), (end - start) * item.itemsize, start * item.itemsize)
+
+
+def write_index(
+    folder: Path,
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    groups: Iterable[Group],
+    shards: Iterable[Shard],
+    quarantined: dict[str, int] | None = None,
+) -> Header:
+    """Write the index below ``folder``, the header last.
+
+    Args:
+        parts: arrays of ``ROW`` and the similarities of these rows, in order of the records.
+    """
+    known = tuple(groups)
+    (folder / ROWS).parent.mkdir(parents=True, exist_ok=True)
+    records = images = text_bytes = 0
+    row_file, code_file, similarity_file = ((folder / name).open("wb") for name in (ROWS, GROUPS, SIMILARITIES))
+    with row_file, code_file, similarity_file:
+        for rows, similarities in parts:
+            row_file.write(np.ascontiguousarray(rows, ROW).tobytes())
+            code_file.write(np.ascontiguousarray(rows["group"]).tobytes())
+            similarity_file.write(np.ascontiguousarray(similarities, SIMILARITY).tobytes())
+            records += len(rows)
+            images += int(rows["images"].sum(dtype=np.int64))
+            text_bytes += int(rows["text"].sum(dtype=np.int64))
+    codes = np.memmap(folder / GROUPS, CODE, "r") if records else np.empty(0, CODE)
+    counts = count_blocks(codes, len(known))
+    (folder / BLOCKS).write_bytes(counts.tobytes())
+    (folder / STARTS).write_bytes(_starts(folder / ROWS, records).tobytes())
+    numbers = counts.sum(axis=0, dtype=np.int64).tolist() if records else [0] * len(known)
+    header = Header(
+        records,
+        tuple(shards),
+        tuple(zip(known, numbers, strict=True)),
+        {name: _sha256(folder / name) for name in (ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS)},
+        images,
+        text_bytes,
+        quarantined or {},
+    )
+    (folder / HEADER).write_text(header.to_json(), encoding="utf-8")
+    return header
+
+
+def _starts(rows_file: Path, records: int) -> np.ndarray:
+    """Where the similarities of each block start, and where the last one's end."""
+    rows = np.memmap(rows_file, ROW, "r") if records else np.empty(0, ROW)
+    counts = [rows["matches"][start : start + BLOCK].sum(dtype=np.int64) for start in range(0, records, BLOCK)]
+    return np.concatenate(([0], np.cumsum(counts))).astype(START)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

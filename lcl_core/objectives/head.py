@@ -1,0 +1,93 @@
+"""Head and cross-entropy in one: the logits of the whole vocabulary never stand in memory at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LOGIT_BYTES = 128 << 20  # of a chunk's logits
+_CACHED_ROWS = 16  # rows turned into probabilities at a time on a CPU: their fp32 copies stay in its cache
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int | None = None) -> Tensor:
+    """Summed cross-entropy of ``x @ weight.T`` against ``labels``.
+
+    Args:
+        x: [K, D] head inputs at label positions only.
+        weight: [V, D].
+        labels: [K] long.
+        chunk: rows whose logits may stand in memory at once; None: as many as 128 MiB hold.
+
+    Returns:
+        A scalar, fp32; 0 when K = 0.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    rows = chunk or max(1, _LOGIT_BYTES // (len(weight) * x.element_size()))
+    if not torch.is_grad_enabled():
+        return _sum_without_gradient(x, weight.to(x.dtype), labels, rows)
+    return _LinearCrossEntropy.apply(x, weight, labels, rows)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradient is made together with the loss, so no logits are computed twice.
+
+    Probabilities overwrite the logits they came from. The weight is rounded to the inputs' precision in here, so that
+    its gradient, summed in fp32, reaches the parameter unrounded.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, rows: int) -> Tensor:
+        loss = x.new_zeros((), dtype=torch.float32)
+        weight = weight.to(x.dtype)
+        grad_x = torch.empty_like(x)
+        grad_weight: Tensor | None = None
+        room = x.new_empty(min(rows, len(x)), len(weight))
+        for inputs, wanted, grad_inputs in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
+            logits = room[: len(inputs)]
+            torch.mm(inputs, weight.T, out=logits)
+            loss += _to_gradient(logits, wanted)
+            torch.mm(logits, weight, out=grad_inputs)
+            grad_weight = _add_product(grad_weight, logits.T, inputs)
+        ctx.grads = grad_x, torch.zeros_like(weight, dtype=torch.float32) if grad_weight is None else grad_weight
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_x, grad_weight = ctx.grads
+        del ctx.grads  # scaled in place: a second backward pass must fail, not be wrong
+        return grad_x.mul_(grad), grad_weight.mul_(grad), None, None
+
+
+def _to_gradient(logits: Tensor, labels: Tensor) -> Tensor:
+    """Overwrite logits with d loss / d logits = softmax - one-hot. Returns: the loss summed over rows, fp32."""
+    total = logits.new_zeros((), dtype=torch.float32)
+    rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+    for part, wanted in zip(logits.split(rows), labels.split(rows), strict=True):
+        p = part.float() if part.dtype != torch.float32 else part
+        label = wanted[:, None]
+        picked = p.gather(1, label)
+        largest = p.amax(1, keepdim=True)
+        mass = p.sub_(largest).exp_().sum(1, keepdim=True)
+        total += (mass.log() + largest - picked).sum()
+        p.div_(mass).scatter_add_(1, label, p.new_full(label.shape, -1.0))
+        if p is not part:
+            part.copy_(p)
+    return total
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a @ b in fp32, whatever the operands are."""
+    if total is None:
+        return (a @ b).float()
+    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+
+
+def _sum_without_gradient(x: Tensor, weight: Tensor, labels: Tensor, rows: int) -> Tensor:
+    total = x.new_zeros((), dtype=torch.float32)
+    for inputs, wanted in zip(x.split(rows), labels.split(rows), strict=True):
+        total += F.cross_entropy((inputs @ weight.T).float(), wanted, reduction="sum")
+    return total

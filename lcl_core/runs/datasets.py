@@ -1,0 +1,134 @@
+"""Datasets by name: registered, listed, and kept in versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from lcl_core.errors import UserError
+from lcl_core.runs.database import now
+from lcl_core.runs.tables import Dataset, DatasetVersion
+
+SAMPLE = "sample"
+
+
+def get_dataset(session: Session, name: str) -> Dataset:
+    """Raises: UserError ``unknown_dataset``."""
+    dataset = session.get(Dataset, name)
+    if dataset is None:
+        known = ", ".join(session.scalars(select(Dataset.name).order_by(Dataset.name).limit(20))) or "none"
+        raise UserError(
+            f"dataset {name!r} is not registered; register it, or choose from: {known}",
+            code="unknown_dataset",
+        )
+    return dataset
+
+
+def list_datasets(session: Session) -> Sequence[Dataset]:
+    return session.scalars(select(Dataset).order_by(Dataset.name)).all()
+
+
+def list_versions(session: Session, name: str) -> Sequence[DatasetVersion]:
+    """Newest first. Raises: UserError ``unknown_dataset``."""
+    get_dataset(session, name)
+    query = select(DatasetVersion).where(DatasetVersion.name == name)
+    return session.scalars(query.order_by(DatasetVersion.version.desc())).all()
+
+
+def confined(path: str | Path, roots: Sequence[Path]) -> Path:
+    """The real path, links resolved, if it exists in one of ``roots``.
+
+    Raises: UserError ``path_forbidden`` or ``missing_files``.
+    """
+    real = Path(path).expanduser().resolve()
+    allowed = [Path(root).expanduser().resolve() for root in roots]
+    if not any(real.is_relative_to(root) for root in allowed):
+        places = ", ".join(map(str, allowed))
+        raise UserError(
+            f"{path} is outside the folders that datasets may lie in ({places}); "
+            "put it there or add its folder to LCL_DATA_ROOTS",
+            code="path_forbidden",
+            field="path",
+        )
+    if not real.exists():
+        raise UserError("there is no such file or folder", code="missing_files", field="path", file=path)
+    return real
+
+
+def register_dataset(
+    session: Session, name: str, path: str | Path, roots: Sequence[Path], owner: str, *, new_version: bool = False
+) -> Dataset:
+    """Register the corpus at ``path`` (a folder or a .zip) under a new name.
+
+    Args:
+        roots: the folders inside which a corpus may lie, symbolic links resolved.
+        new_version: a name that exists stands for this corpus from now on.
+
+    Raises: UserError ``dataset_exists``, ``path_forbidden`` or ``missing_files``.
+    """
+    real = confined(path, roots)
+    if session.get(Dataset, name) is not None and not new_version:
+        message = f"dataset {name!r} exists already; choose another name, or ask for a new version of it"
+        raise UserError(message, code="dataset_exists", field="name")
+    return put_dataset(session, name, str(real), owner)
+
+
+def put_dataset(session: Session, name: str, path: str, owner: str) -> Dataset:
+    """The dataset of that name, new or moved to ``path``; of what it holds now nothing is known yet."""
+    dataset = session.get(Dataset, name)
+    if dataset is None:
+        dataset = Dataset(name=name, path=path, owner=owner, created_at=now(session))
+        session.add(dataset)
+    else:
+        dataset.path, dataset.content_hash, dataset.statistics = path, None, None
+    session.flush()
+    return dataset
+
+
+def note_contents(
+    session: Session,
+    dataset: Dataset,
+    content_hash: str,
+    statistics: dict[str, Any] | None,
+    *,
+    owner: str | None = None,
+    run_id: str | None = None,
+) -> None:
+    """Note what a dataset holds. Contents that differ from its newest version are a new one."""
+    dataset.content_hash, dataset.statistics = content_hash, statistics
+    versions = list_versions(session, dataset.name)
+    if versions and versions[0].content_hash == content_hash:
+        versions[0].path, versions[0].statistics = dataset.path, statistics
+        return
+    session.add(
+        DatasetVersion(
+            name=dataset.name,
+            version=versions[0].version + 1 if versions else 1,
+            path=dataset.path,
+            content_hash=content_hash,
+            statistics=statistics,
+            owner=owner or dataset.owner,
+            run_id=run_id,
+            created_at=now(session),
+        )
+    )
+    session.flush()
+
+
+def ensure_sample(session: Session) -> Dataset:
+    """Register the corpus that comes with the product, or note where it lies after a new installation."""
+    # by path: importing lcl_core.data would load what only trainers need
+    path = str(Path(str(resources.files("lcl_core") / "data" / "sample" / "tiny.zip")).resolve())
+    dataset = session.get(Dataset, SAMPLE)
+    if dataset is None:
+        dataset = Dataset(name=SAMPLE, path=path, owner="lcl", created_at=now(session))
+        session.add(dataset)
+    elif dataset.path != path:
+        dataset.path = path
+    session.flush()
+    return dataset

@@ -1,0 +1,1 @@
+"""The match run: images assigned to sentences by an encoder, and the result converted and registered."""

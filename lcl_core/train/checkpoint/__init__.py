@@ -1,0 +1,34 @@
+"""Checkpoints for exact resume: written beside and renamed, checksummed, the newest valid one wins.
+
+    checkpoints/step_00000100/
+      model.safetensors             the weights
+      optimizer.safetensors         first and second moments by parameter name, and the step of each
+      ema.safetensors               averaged weights, when the run keeps them
+      rng.rank_00000.safetensors    what each rank has for itself
+      state.json                    step, data position, counters
+      state.rank_00000.json         … of each rank, when there is such
+      manifest.json                 number of ranks, sha256 of the files above; written last
+
+A group with sharded tensors (FSDP2) is a folder, to which each rank writes its parts:
+
+      model/rank_00000.safetensors  local parts; the header says where each begins in the whole tensor
+
+The header is that of torch.distributed.checkpoint's safetensors files, so ``HuggingFaceStorageReader`` reads such a
+folder. Its writer is not used: it plans collectively at each save, takes no checksums, and hides a full disk's number.
+Loading cuts the parts anew for any number of ranks. Nothing is pickled.
+"""
+
+from lcl_core.train.checkpoint.checkpointer import Checkpointer, Loaded
+from lcl_core.train.checkpoint.progress import Progress
+from lcl_core.train.checkpoint.rng import restore_rng, rng_tensors
+from lcl_core.train.checkpoint.training import optimizer_tensors, training_tensors
+
+__all__ = [
+    "Checkpointer",
+    "Loaded",
+    "Progress",
+    "optimizer_tensors",
+    "restore_rng",
+    "rng_tensors",
+    "training_tensors",
+]

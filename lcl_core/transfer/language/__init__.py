@@ -1,0 +1,1 @@
+"""Caption metrics: tokens as the COCO evaluation cuts them, BLEU, ROUGE-L, CIDEr, METEOR."""

@@ -1,0 +1,100 @@
+"""Documents: leafed through with their pictures in place, filtered, and sent to be validated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
+
+
+@pytest.fixture(scope="module")
+def odd(world: Any, sample_zip: Path) -> str:
+    """A dataset with hostile words, a picture that is missing, and a document that is empty."""
+    from lcl_core.data import open_corpus
+
+    folder = world.home / "weird"
+    (folder / "images").mkdir(parents=True)
+    pair = open_corpus(sample_zip).pairs("test_vendor")[0]
+    (folder / "images" / "there.webp").write_bytes(open_corpus(sample_zip).image_bytes(pair.image))
+    images = [
+        {"image_name": name, "matched_text_index": 1, "matched_sim": 0.31} for name in ("there.webp", "absent.png")
+    ]
+    document = {"id": HOSTILE, "text_list": [HOSTILE, "Second."], "image_info": images}
+    rows = [document, {"text_list": [], "image_info": []}]
+    (folder / "interleaved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return world.client.register_dataset("weird", str(folder))["name"]
+
+
+def opened(visitor: Any, url: str, **size: Any) -> Any:
+    page = visitor.open(f"{url}/?tab=documents", **size)
+    page.locator("#documents article").first.wait_for()
+    return page
+
+
+def choose(page: Any, label: str, option: str) -> None:
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def test_documents_have_their_pictures_in_place(visitor: Any, page_url: str) -> None:
+    page = opened(visitor, page_url)
+    expect(page.locator("#documents article")).to_have_count(6)
+    expect(page.locator("#documents-place")).to_contain_text("Documents 1–6 of 531")
+    first = page.locator("#documents article").first
+    expect(first.locator("figure img").first).to_have_js_property("complete", True)
+    assert first.locator("figure img").first.evaluate("image => image.naturalWidth") > 0
+    expect(first.locator("figcaption").first).to_contain_text("similarity")
+    expect(first.locator(".lcl-row__image").first).to_be_attached()
+
+
+def test_pages_are_turned_to_and_fro(visitor: Any, page_url: str) -> None:
+    page = opened(visitor, page_url)
+    before = page.locator("#documents article h3").first.inner_text()
+    expect(page.get_by_role("button", name="Previous")).to_be_disabled()
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#documents-place")).to_contain_text("Documents 7–12 of 531")
+    page.get_by_role("button", name="Previous").click()
+    expect(page.locator("#documents-place")).to_contain_text("Documents 1–6 of 531")
+    expect(page.locator("#documents article h3").first).to_have_text(before)
+
+
+def test_captioned_images_are_filtered_by_split(visitor: Any, page_url: str) -> None:
+    page = opened(visitor, page_url)
+    page.get_by_text("Captioned images", exact=True).click()
+    expect(page.locator("#documents-place")).to_contain_text("of 3,835")
+    choose(page, "Split", "test_vendor")
+    expect(page.locator("#documents-place")).not_to_contain_text("of 3,835")
+    expect(page.locator("#documents article footer").first).to_contain_text("test_vendor")
+
+
+def test_words_of_a_corpus_stay_words(visitor: Any, page_url: str, odd: str) -> None:
+    page = opened(visitor, page_url)
+    choose(page, "Dataset", odd)
+    expect(page.locator("#documents-place")).to_contain_text("Documents 1–2 of 2")
+    expect(page.locator("#documents article p").first).to_have_text(HOSTILE)
+    expect(page.locator("#documents article h3").first).to_have_text(HOSTILE)
+    assert page.title() != "taken"
+    missing = page.get_by_role("img", name="absent.png")
+    assert missing.evaluate("image => image.complete && image.naturalWidth > 0"), "a sign stands in its place"
+    expect(page.locator("#documents article").nth(1)).to_contain_text("It is empty.")
+    page.get_by_text("Captioned images", exact=True).click()
+    expect(page.locator("#documents")).to_contain_text("No captioned images")
+
+
+def test_a_dataset_is_sent_to_be_validated(visitor: Any, page_url: str, world: Any) -> None:
+    page = opened(visitor, page_url)
+    page.get_by_role("button", name="Validate").click()
+    link = page.locator("#documents-place a")
+    expect(link).to_be_visible()
+    assert world.client.run(link.inner_text())["kind"] == "validate"
+
+
+def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) -> None:
+    page = visitor.open(f"{away_url}/?tab=documents")
+    expect(page.locator("#documents").get_by_role("alert")).to_contain_text("no answer from")

@@ -1,0 +1,90 @@
+"""Records made on the spot, and their shards."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from lcl_core.data import ImageSegment, TextSegment
+from lcl_core.data.record import BadItem, Match, Matched, Pair, Picture, Record, Sequence
+from lcl_core.data.shards import convert
+from lcl_core.errors import UserError
+
+
+def packed(colour: tuple[int, int, int], kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def refuse(name: str) -> bytes:
+    raise UserError("it is not there", code="file_missing", file=name)
+
+
+class Make:
+    """Records with one-coloured pictures. A picture's name says what it is: ``red.png``, ``gone.png``, ``bad.png``."""
+
+    COLOURS: ClassVar = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+    packed = staticmethod(packed)
+
+    @classmethod
+    def picture(cls, name: str) -> Picture:
+        stem, _, extension = name.rpartition("/")[2].partition(".")
+        if stem == "gone":
+            return Picture(name, partial(refuse, name))
+        if stem == "bad":
+            return Picture(name, lambda: b"no picture")
+        kind = {"jpg": "JPEG"}.get(extension, extension.upper())
+        return Picture(name, partial(packed, cls.COLOURS[stem.partition("-")[0]], kind))
+
+    @classmethod
+    def matched(cls, id: str, sentences: list[str], *matches: tuple[str, int, float], **more: Any) -> Record:
+        body = Matched(tuple(sentences), tuple(Match(*match) for match in matches))
+        names = dict.fromkeys(name for name, _, _ in matches)
+        return Record(id, body, tuple(cls.picture(name) for name in names), **more)
+
+    @classmethod
+    def sequence(cls, id: str, *parts: str, **more: Any) -> Record:
+        """Parts with a dot in them are pictures."""
+        segments = tuple(ImageSegment(part) if "." in part else TextSegment(part) for part in parts)
+        names = dict.fromkeys(part for part in parts if "." in part)
+        return Record(id, Sequence(segments), tuple(cls.picture(name) for name in names), **more)
+
+    @classmethod
+    def pair(cls, id: str, image: str, *captions: str, labels: dict[str, str] | None = None, **more: Any) -> Record:
+        return Record(id, Pair(image, captions, labels or {}), (cls.picture(image),), **more)
+
+    @classmethod
+    def mixed(cls) -> list[Record | BadItem]:
+        """Two matched documents, a sequence, three pairs, a bad line."""
+        return [
+            cls.matched("m0", ["a red square", "so is this"], ("red.png", 0, 0.5), ("green.jpg", 1, 0.3)),
+            cls.pair("p0", "red.png", "red", "a red square", labels={"colour": "red"}, source="s"),
+            cls.sequence("s0", "before", "blue.webp", "between", "red.png", "after", extra={"url": "u"}),
+            BadItem("lines.jsonl", 3, "the line is not JSON", "at 7"),
+            cls.pair("p1", "green.png", "green", split="val"),
+            cls.matched("m1", ["a blue square"], ("blue.png", 0, 0.9), split="val_docs"),
+            cls.pair("p2", "blue.png", "blue", source="t"),
+        ]
+
+
+@pytest.fixture
+def make() -> type[Make]:
+    return Make
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Callable[..., Path]:
+    """Convert records to a fresh folder."""
+
+    def call(records: list[Record | BadItem], name: str = "shards", **options: Any) -> Path:
+        convert(records, tmp_path / name, **options)
+        return tmp_path / name
+
+    return call

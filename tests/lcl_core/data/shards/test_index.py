@@ -1,0 +1,70 @@
+"""Selections without lists, and an index of any length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcl_core.data.pieces import PieceIndex
+from lcl_core.data.shards.groups import Group, Selection, count_blocks
+from lcl_core.data.shards.index import ShardIndex, write_index
+from lcl_core.data.shards.layout import BLOCK, CODE, ROW, SIMILARITY
+from lcl_core.data.shards.pieces import ShardPieces
+from lcl_core.data.shards.places import LocalPlace
+
+CODES = np.random.default_rng(0).integers(0, 4, 3 * BLOCK + 77).astype(CODE)
+
+
+@pytest.mark.parametrize("wanted", [[0], [1, 3], [0, 1, 2, 3], [2, 0], []])
+def test_selections_are_what_a_list_would_be(wanted: list[int]) -> None:
+    selection = Selection(CODES, count_blocks(CODES, 4), wanted)
+    expected = np.flatnonzero(np.isin(CODES, wanted)).tolist()
+    assert len(selection) == len(expected)
+    places = [*range(0, len(expected), 97), len(expected) - 1] if expected else []
+    assert [selection[place] for place in places] == [expected[place] for place in places]
+    assert all(selection[place - len(expected)] == expected[place] for place in places)
+    for outside in (len(expected), -len(expected) - 1):
+        with pytest.raises(IndexError):
+            selection[outside]
+
+
+def test_a_group_that_fills_no_block_is_found() -> None:
+    codes = np.zeros(2 * BLOCK, CODE)
+    codes[-1] = 1
+    selection = Selection(codes, count_blocks(codes, 2), [1])
+    assert (len(selection), selection[0]) == (1, 2 * BLOCK - 1)
+
+
+def test_rows_and_figures_of_a_long_index(tmp_path: Path) -> None:
+    records = 2 * BLOCK + 5
+    rows = np.zeros(records, ROW)
+    rows["offset"], rows["images"], rows["text"] = np.arange(records) * 512, 2, 10
+    rows["matches"] = 2
+    rows["group"] = np.arange(records) % 2
+    groups = [Group("pair", "train", ""), Group("matched", "train", "x")]
+    similarities = np.repeat(np.array([0.1, 0.5], SIMILARITY), records)[: 2 * records]
+    write_index(tmp_path, [(rows[:100], similarities[:200]), (rows[100:], similarities[200:])], groups, [])
+    index = ShardIndex(LocalPlace(tmp_path))
+    assert len(index) == index.header.records == records
+    assert (index.header.images, index.header.text_bytes) == (2 * records, 10 * records)
+    assert [count for _, count in index.header.groups] == [BLOCK + 3, BLOCK + 2]
+    assert index.row(records - 1).offset == (records - 1) * 512
+    assert np.array_equal(index.rows, rows)
+    assert index.select(("matched",))[7] == 15
+    usable = np.concatenate([index.usable(block, 0.3) for block in range(3)])
+    assert np.array_equal(usable, (similarities.reshape(-1, 2) >= 0.3).sum(axis=1))
+    with pytest.raises(IndexError):
+        index.row(records)
+
+
+def test_pieces_are_what_a_list_would_be() -> None:
+    counts = count_blocks(CODES, 4)
+    images = np.random.default_rng(1).integers(0, 9, len(CODES))
+    selection = Selection(CODES, counts, [1, 3])
+    pieces = ShardPieces(selection, lambda block: images[block * BLOCK : (block + 1) * BLOCK], 6, 3)
+    listed = PieceIndex((min(int(images[record]), 6) for record in np.flatnonzero(np.isin(CODES, [1, 3]))), 3)
+    assert len(pieces) == len(listed)
+    places = [*range(0, len(listed), 131), len(listed) - 1]
+    assert [pieces[place] for place in places] == [listed[place] for place in places]

@@ -1,0 +1,220 @@
+"""Odd and malformed images and paths: each has its defined result, nothing crashes, nothing hangs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lcl_core.data import open_corpus
+from lcl_core.data.validation import Limits, validate
+
+OK = None
+UNREADABLE, MISSING, FORBIDDEN = "unreadable image", "missing image", "forbidden path"
+LARGE, SMALL = "image too large", "image too small"
+LIMITS = Limits(max_image_bytes=200_000, max_image_pixels=1_000_000)
+
+
+def encoded(mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (16, 12), **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 60).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def deep_grey() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("I;16", (16, 12), 40_000).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(kind="JPEG", exif=exif)
+
+
+def animated(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes, crc: int | None = None) -> bytes:
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body) if crc is None else crc)
+
+
+def png(width: int, height: int, depth: int = 8, colour: int = 2, crc: int | None = None, more: bytes = b"") -> bytes:
+    """A PNG whose header says this, with as many black pixels as 16 x 12 of it need."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = zlib.compress(bytes(12 * (1 + 16 * 3 * depth // 8)))
+    body = chunk(b"IHDR", header, crc) + more + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bmp(width: int, height: int) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 600, 0, 0, 54) + header + bytes(600)
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.png", encoded())
+    return buffer.getvalue()
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def spoilt(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+# name: what lies in the file, and the result; a usable one with the sides of its upright picture
+FILES: dict[str, tuple[Callable[[], bytes], str | None, tuple[int, int]]] = {
+    "rgb.png": (encoded, OK, (16, 12)),
+    "grey.png": (lambda: encoded("L"), OK, (16, 12)),
+    "one-bit.png": (lambda: encoded("1"), OK, (16, 12)),
+    "palette.png": (lambda: encoded("P"), OK, (16, 12)),
+    "palette-transparent.png": (lambda: encoded("P", transparency=0), OK, (16, 12)),
+    "alpha.png": (lambda: encoded("RGBA"), OK, (16, 12)),
+    "grey-alpha.png": (lambda: encoded("LA"), OK, (16, 12)),
+    "sixteen-bit-grey.png": (deep_grey, OK, (16, 12)),
+    "sixteen-bit-colour.png": (lambda: png(16, 12, 16), OK, (16, 12)),
+    "unknown-chunk.png": (lambda: png(16, 12, more=chunk(b"abCd", b"x")), OK, (16, 12)),
+    "rgb.jpg": (lambda: encoded(kind="JPEG"), OK, (16, 12)),
+    "grey.jpg": (lambda: encoded("L", "JPEG"), OK, (16, 12)),
+    "progressive.jpg": (lambda: encoded(kind="JPEG", progressive=True), OK, (16, 12)),
+    "cmyk.jpg": (lambda: encoded("CMYK", "JPEG"), OK, (16, 12)),
+    "upside-down.jpg": (lambda: turned(3), OK, (16, 12)),
+    "on-its-side.jpg": (lambda: turned(6), OK, (12, 16)),
+    "mirrored-on-its-side.jpg": (lambda: turned(7), OK, (12, 16)),
+    "orientation-that-is-none.jpg": (lambda: turned(99), OK, (16, 12)),
+    "behind-the-end.jpg": (lambda: encoded(kind="JPEG") + b"junk" * 50, OK, (16, 12)),
+    "png-by-another-name.jpg": (encoded, OK, (16, 12)),
+    "no-extension": (encoded, OK, (16, 12)),
+    "two words ü.png": (encoded, OK, (16, 12)),
+    "animated.gif": (lambda: animated("GIF"), OK, (16, 12)),
+    "animated.webp": (lambda: animated("WEBP"), OK, (16, 12)),
+    "animated.png": (lambda: animated("PNG"), OK, (16, 12)),
+    "pages.tif": (lambda: animated("TIFF"), OK, (16, 12)),
+    "lossless-alpha.webp": (lambda: encoded("RGBA", "WEBP", lossless=True), OK, (16, 12)),
+    "plain.bmp": (lambda: encoded(kind="BMP"), OK, (16, 12)),
+    "plain.ppm": (lambda: encoded(kind="PPM"), OK, (16, 12)),
+    "cmyk.tif": (lambda: encoded("CMYK", "TIFF"), OK, (16, 12)),
+    "least-side.png": (lambda: encoded(size=(8, 900)), OK, (8, 900)),
+    "zero-byte.png": (lambda: b"", UNREADABLE, (0, 0)),
+    "one-byte.png": (lambda: b"\x89", UNREADABLE, (0, 0)),
+    "signature-alone.png": (lambda: encoded()[:8], UNREADABLE, (0, 0)),
+    "truncated.png": (lambda: half(encoded(size=(90, 90))), UNREADABLE, (0, 0)),
+    "truncated.jpg": (lambda: half(encoded(kind="JPEG", size=(90, 90))), UNREADABLE, (0, 0)),
+    "truncated.gif": (lambda: half(encoded("P", "GIF", (90, 90))), UNREADABLE, (0, 0)),
+    "truncated.webp": (lambda: half(encoded(kind="WEBP", size=(90, 90))), UNREADABLE, (0, 0)),
+    "truncated.bmp": (lambda: half(encoded(kind="BMP")), UNREADABLE, (0, 0)),
+    "truncated.tif": (lambda: half(encoded(kind="TIFF", size=(90, 90))), UNREADABLE, (0, 0)),
+    "start-mark-alone.jpg": (lambda: b"\xff\xd8\xff", UNREADABLE, (0, 0)),
+    "header-checksum.png": (lambda: png(16, 12, crc=1), UNREADABLE, (0, 0)),
+    "spoilt-pixels.png": (lambda: spoilt(encoded(), 60), UNREADABLE, (0, 0)),
+    "no-width.png": (lambda: png(0, 12), UNREADABLE, (0, 0)),
+    "too-few-pixels.png": (lambda: png(500, 500), UNREADABLE, (0, 0)),
+    "text-bomb.png": (
+        lambda: png(16, 12, more=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20)))), UNREADABLE, (0, 0)
+    ),
+    "no-height.bmp": (lambda: bmp(16, 0), UNREADABLE, (0, 0)),
+    "page.png": (lambda: b"<!doctype html><title>404 Not Found</title>", UNREADABLE, (0, 0)),
+    "drawing.svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", UNREADABLE, (0, 0)),
+    "script.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 12\n%%EndComments\n", UNREADABLE, (0, 0)),
+    "paper.pdf": (lambda: b"%PDF-1.4\n1 0 obj\n<<>>\nendobj", UNREADABLE, (0, 0)),
+    "icon.ico": (lambda: encoded("RGBA", "ICO", (32, 32)), UNREADABLE, (0, 0)),
+    "archive.png": (zipped, UNREADABLE, (0, 0)),
+    "noise.png": (lambda: bytes(range(256)) * 20, UNREADABLE, (0, 0)),
+    "zeros.jpg": (lambda: bytes(5000), UNREADABLE, (0, 0)),
+    "giant.png": (lambda: png(60_000, 60_000), LARGE, (0, 0)),
+    "giant.bmp": (lambda: bmp(40_000, 40_000), LARGE, (0, 0)),
+    "pixels-over-the-bound.png": (lambda: encoded("1", size=(2000, 600)), LARGE, (0, 0)),
+    "bytes-over-the-bound.png": (lambda: encoded() + bytes(200_000), LARGE, (0, 0)),
+    "tiny.png": (lambda: encoded(size=(7, 20)), SMALL, (7, 20)),
+    "line.png": (lambda: encoded(size=(900, 1)), SMALL, (900, 1)),
+    "dot.gif": (lambda: encoded("P", "GIF", (1, 1)), SMALL, (1, 1)),
+}
+PATHS: dict[str, str] = {
+    "absent.png": MISSING,
+    "folder": MISSING,
+    "pipe.png": MISSING,
+    "rgb.png/inside.png": UNREADABLE,
+    "x" * 300 + ".png": UNREADABLE,
+    "loop.png": UNREADABLE,
+    "out-of-the-corpus.png": FORBIDDEN,
+    "../interleaved.jsonl": FORBIDDEN,
+    "../../outside.png": FORBIDDEN,
+    "/etc/hostname": FORBIDDEN,
+    "./rgb.png": FORBIDDEN,
+    "a//rgb.png": FORBIDDEN,
+    "folder\\rgb.png": FORBIDDEN,
+    "nul\0.png": FORBIDDEN,
+    "half a \ud83d sign.png": UNREADABLE,
+    ".": FORBIDDEN,
+    "rgb.png/": FORBIDDEN,
+}
+
+
+@pytest.fixture(scope="module")
+def reasons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The reason under which each image of a corpus that has them all is listed."""
+    root = tmp_path_factory.mktemp("odd")
+    images = root / "corpus" / "images"
+    (images / "folder").mkdir(parents=True)
+    for name, (data, _, _) in FILES.items():
+        (images / name).write_bytes(data())
+    (root / "outside.png").write_bytes(encoded())
+    (images / "out-of-the-corpus.png").symlink_to(root / "outside.png")
+    (images / "loop.png").symlink_to("loop.png")
+    os.mkfifo(images / "pipe.png")
+    return examined(root / "corpus", [*FILES, *PATHS])
+
+
+def examined(folder: Path, names: list[str]) -> dict[str, str]:
+    rows = [{"image": name, "captions": [f"caption {place}"]} for place, name in enumerate(names)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    listed = folder.parent / "quarantine.jsonl"
+    report = validate(open_corpus(folder), workers=1, limits=LIMITS, quarantine=listed)
+    assert (report.documents, report.worker_deaths) == (len(names), 0)
+    found = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines()]
+    images = [row for row in found if "#" in row["id"] and row["reason"] != "duplicate image"]
+    return {names[row["line"] - 1]: row["reason"] for row in images}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_its_result(reasons: dict[str, str], name: str) -> None:
+    assert reasons.get(name) == FILES[name][1]
+
+
+@pytest.mark.parametrize("name", [name for name, (_, reason, _) in FILES.items() if reason is OK])
+def test_a_usable_one_stands_upright(tmp_path: Path, name: str) -> None:
+    data, _, size = FILES[name]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / name).write_bytes(data())
+    (tmp_path / "pairs.jsonl").write_text("")
+    image = open_corpus(tmp_path).read_image(name)
+    assert (image.mode, image.size) == ("RGB", size)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_has_its_result(reasons: dict[str, str], name: str) -> None:
+    assert reasons.get(name) == PATHS[name]
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(FILES) + len(PATHS) >= 75

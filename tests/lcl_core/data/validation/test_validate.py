@@ -1,0 +1,229 @@
+"""What an examination counts, and what it lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.data import open_corpus
+from lcl_core.data.document import ImageSegment, TextSegment
+from lcl_core.data.record import BadItem, Match, Matched, Pair, Picture, Record, Sequence
+from lcl_core.data.validation import Limits, Report, validate
+from lcl_core.errors import UserError
+
+
+def record(body: Any, pictures: dict[str, bytes], id: str = "a:1", **more: Any) -> Record:
+    loaded = tuple(Picture(name, lambda data=data: data) for name, data in pictures.items())
+    return Record(id, body, loaded, **more)
+
+
+def listed(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def picture(kit: Any, number: int, side: int = 8) -> bytes:
+    return kit.png((number, 0, 0), (side, side))
+
+
+def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit: Any, tmp_path: Path) -> None:
+    corpus = kit.corpus(
+        [kit.document(["one two", "three"], kit.image("red.png", 0, 0.3), kit.image("green.png", 1, 0.5))],
+        [kit.pair("blue.png", "a b", split="val", source="made")],
+    )
+    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    assert (report.documents, report.images, report.distinct_images) == (2, 3, 3)
+    assert report.kinds == {"matched": 1, "pair": 1}
+    assert (report.tokens, report.length_unit) == (5, "words")
+    assert report.reasons == {}
+    assert [(group.split, group.source, group.images) for group in report.groups] == [
+        ("train", "", 2),
+        ("val", "made", 1),
+    ]
+    assert report.histograms["images_per_document"].counts[1:3] == [1, 1]
+    assert report.histograms["similarity"].count == 2
+    assert report.histograms["similarity"].mean == pytest.approx(0.4)
+    assert report.image_formats == {"PNG": 3}
+    assert listed(tmp_path / "q.jsonl") == []
+
+
+def test_tokens_are_counted_by_a_tokenizer(kit: Any, tokenizer: Any) -> None:
+    corpus = kit.corpus(pairs=[kit.pair("red.png", "a red square")])
+    report = validate(corpus, workers=0, tokenizer=tokenizer)
+    assert (report.tokens, report.length_unit) == (len(tokenizer.encode("a red square")), "tokens")
+
+
+def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: Path) -> None:
+    kit.write("images/tiny.png", kit.png(size=(20, 3)))
+    kit.write("images/broken.png", b"no picture")
+    corpus = kit.corpus(
+        [
+            kit.document(["x"], kit.image("absent.png", 0), kit.image("red.png", 0)),
+            kit.document(["y"], kit.image("broken.png", 0)),
+            kit.document(["z"], kit.image("red.png", 0, 0.1)),
+            kit.document(["w"], kit.image("red.png", 7)),
+            kit.document([" ", ""]),
+            kit.document(["v"], kit.image("tiny.png", 0), kit.image("green.png", 0)),
+            {"text_list": 3, "image_info": []},
+            kit.document(["u"], kit.image("../up.png", 0), kit.image("blue.png", 0)),
+        ],
+        [kit.pair("blue.png")],
+    )
+    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    found = [(row["file"], row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")]
+    assert found == [
+        ("interleaved.jsonl", 1, "missing image"),
+        ("interleaved.jsonl", 2, "unreadable image"),
+        ("interleaved.jsonl", 2, "no usable image"),
+        ("interleaved.jsonl", 3, "no usable image"),
+        ("interleaved.jsonl", 4, "no usable image"),
+        ("interleaved.jsonl", 5, "empty document"),
+        ("interleaved.jsonl", 6, "image too small"),
+        ("interleaved.jsonl", 7, "bad line"),
+        ("interleaved.jsonl", 8, "forbidden path"),
+        ("pairs.jsonl", 1, "no text"),
+    ]
+    assert sum(report.reasons.values()) == report.quarantined == 10
+    assert report.first[0].id == "interleaved.jsonl:1#absent.png"
+    assert "20 x 3 pixels" in listed(tmp_path / "q.jsonl")[6]["detail"]
+
+
+def test_every_bad_line_of_captioned_images_is_listed(kit: Any, tmp_path: Path) -> None:
+    corpus = kit.corpus(pairs=[{"image": 3}, kit.pair("red.png", "x"), {"image": "a.png", "captions": "no list"}])
+    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    assert [row["line"] for row in listed(tmp_path / "q.jsonl")] == [1, 3]
+    assert report.documents == 1
+
+
+def test_copies_are_found_by_content_but_a_name_used_twice_is_none(kit: Any, tmp_path: Path) -> None:
+    kit.write("images/copy.png", kit.png((255, 0, 0)))
+    kit.write("images/tail.png", kit.png((255, 0, 0)) + b"\0")
+    corpus = kit.corpus(
+        pairs=[kit.pair(name, f"caption {place}") for place, name in enumerate(
+            ["red.png", "red.png", "copy.png", "tail.png", "copy.png"]
+        )] + [kit.pair("red.png", "caption 0")]
+    )  # fmt: skip
+    report = validate(corpus, workers=0, quarantine=tmp_path / "q.jsonl")
+    assert report.distinct_images == 2
+    assert report.reasons == {"duplicate image": 1, "duplicate document": 1}
+    assert [(row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")] == [
+        (3, "duplicate image"),
+        (6, "duplicate document"),
+    ]
+
+
+def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path) -> None:
+    def refuse() -> bytes:
+        raise UserError("gone", code="file_missing", file="gone.png")
+
+    def break_off() -> bytes:
+        raise OSError(5, "Input/output error")
+
+    segments = (TextSegment("look"), ImageSegment("0.png"), ImageSegment("0.png"), ImageSegment("1.png"))
+    matched = Matched(("s",), (Match("0.png", 0, 0.9),))
+    given = [
+        record(Sequence(segments), {"0.png": picture(kit, 1), "1.png": picture(kit, 2)}, "shard.tar:1", source="web"),
+        BadItem("shard.tar", 2, "not JSON", "at byte 7"),
+        record(matched, {"0.png": picture(kit, 3)}, "shard.tar:3"),
+        record(Pair("0.png", ("c",), {}), {}, "page/three.html"),
+        Record("shard.tar:5", Pair("0.png", ("c",)), (Picture("0.png", refuse),)),
+        Record("shard.tar:6", Pair("0.png", ("c",)), (Picture("0.png", break_off),)),
+        record(Pair("0.png", (), {"class": "tench"}), {"0.png": picture(kit, 4)}, "shard.tar:7"),
+    ]
+    report = validate(given, workers=0, quarantine=tmp_path / "q.jsonl")
+    assert report.kinds == {"matched": 1, "pair": 4, "sequence": 1}
+    assert report.histograms["images_per_document"].counts[2] == 1, "a picture counts once a record"
+    rows = {(row["id"], row["reason"]) for row in listed(tmp_path / "q.jsonl")}
+    assert rows == {
+        ("", "not JSON"),
+        ("page/three.html#0.png", "missing image"),
+        ("page/three.html", "no usable image"),
+        ("shard.tar:5#0.png", "missing image"),
+        ("shard.tar:5", "no usable image"),
+        ("shard.tar:6#0.png", "unreadable image"),
+        ("shard.tar:6", "no usable image"),
+    }
+    assert next(group.images for group in report.groups if group.source == "web") == 2
+
+
+def test_processes_find_what_one_finds(kit: Any, tmp_path: Path) -> None:
+    kit.write("images/broken.png", b"no picture")
+    kit.write("images/copy.png", kit.png((255, 0, 0)))
+    names = ["red.png", "copy.png", "broken.png", "green.png", "absent.png"]
+    corpus = kit.corpus(pairs=[kit.pair(names[place % 5], f"number {place % 150}") for place in range(300)])
+    alone = validate(corpus, workers=0, quarantine=tmp_path / "alone.jsonl")
+    seen: list[tuple[int, int | None]] = []
+    several = validate(
+        open_corpus(corpus.path),
+        workers=2,
+        quarantine=tmp_path / "several.jsonl",
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    own = {"seconds", "workers"}
+    assert several.model_dump(exclude=own) == alone.model_dump(exclude=own)
+    assert (tmp_path / "several.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    assert seen[-1] == (300, 300)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_what_progress_raises_ends_it_and_the_processes(kit: Any, eventually: Any) -> None:
+    import multiprocessing
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int | None) -> None:
+        raise Stop
+
+    corpus = kit.corpus(pairs=[kit.pair("red.png", "x")] * 200)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(Stop):
+        validate(corpus, workers=2, on_progress=stop)
+    eventually(lambda: set(multiprocessing.active_children()) <= before, "every process has left")
+
+
+def test_no_more_is_read_ahead_than_the_processes_need(kit: Any) -> None:
+    read = 0
+
+    def endless() -> Iterator[Record]:
+        nonlocal read
+        while True:
+            read += 1
+            yield record(Pair("0.png", (str(read),)), {"0.png": picture(kit, read % 256)}, f"f:{read}")
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int | None) -> None:
+        assert total is None
+        raise Enough
+
+    with pytest.raises(Enough):
+        validate(endless(), workers=1, on_progress=stop)
+    assert read <= 64 * 4
+
+
+def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -> None:
+    corpus = kit.corpus(pairs=[kit.pair(f"absent{place}.png", "x") for place in range(10)])
+    report = validate(corpus, workers=0, limits=Limits(max_quarantined=4), quarantine=tmp_path / "q.jsonl")
+    assert len(listed(tmp_path / "q.jsonl")) == report.quarantined == 4
+    assert report.not_listed == 16
+    assert report.reasons == {"missing image": 10, "no usable image": 10}
+
+
+def test_too_many_groups_are_put_together(kit: Any) -> None:
+    given = [
+        record(Pair("p", ("x",)), {"p": picture(kit, 1)}, f"f:{place}", source=str(place)) for place in range(1200)
+    ]
+    report = validate(given, workers=0)
+    assert len(report.groups) == 1001
+    assert report.documents == 1200
+    assert next(group.documents for group in report.groups if group.split == "(others)") == 200
+
+
+def test_a_report_is_json(kit: Any) -> None:
+    report = validate(kit.corpus(pairs=[kit.pair("red.png", "x")]), workers=0)
+    assert Report.model_validate_json(report.model_dump_json()) == report

@@ -1,0 +1,195 @@
+"""Documents: what a dataset holds, page by page, its pictures where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from ui.common import BUSY, QUIET, choose
+from ui.html import corpus_url, empty_state, esc, note, number, problem
+
+PER_PAGE = 6
+ROW_TOKENS = 2048  # the length of a row that documents are packed into
+ALL = ""
+VIEWS = [("Documents", "interleaved"), ("Captioned images", "pairs")]
+NO_DATASET = empty_state(
+    "No dataset yet", "Register one with “lcl data register NAME PATH”, or convert one with “lcl data convert”."
+)
+LOADING = '<div class="lcl-empty" role="status"><strong>Opening the dataset …</strong></div>'
+
+
+class DocumentsTab:
+    title = "Documents"
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        self.offset = gr.State(0)
+        with gr.Column(elem_classes="lcl-panel"):
+            with gr.Row(elem_classes="lcl-toolbar"):
+                self.view = gr.Radio(
+                    VIEWS, value="interleaved", label="Show", show_label=False, elem_classes="lcl-segment", scale=3
+                )
+                self.dataset = gr.Dropdown(label="Dataset", scale=2, min_width=180)
+                self.split = gr.Dropdown([("All", ALL)], value=ALL, label="Split", visible=False, min_width=130)
+                self.source = gr.Dropdown([("All", ALL)], value=ALL, label="Source", visible=False, min_width=130)
+            with gr.Row(elem_classes="lcl-pager"):
+                self.place = gr.HTML(apply_default_css=False, elem_id="documents-place")
+                self.check = gr.Button("Validate", size="sm", min_width=90, elem_id="documents-validate")
+                self.previous = gr.Button("Previous", size="sm", min_width=90, interactive=False)
+                self.next = gr.Button("Next", size="sm", min_width=90, interactive=False)
+        self.shown = gr.HTML(LOADING, apply_default_css=False, elem_id="documents")
+
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+        asked = [self.dataset, self.view, self.split, self.source]
+        told = [self.offset, self.split, self.source, self.place, self.previous, self.next, self.shown]
+        now = [*asked, self.offset]
+        tab.select(self.refresh, self.dataset, self.dataset, **QUIET).then(self.show, now, told, **QUIET)
+        for change in (self.dataset.input, self.view.input):
+            change(self.start, asked[:2], told, **BUSY)
+        for change in (self.split.input, self.source.input):
+            change(self.show, asked, told, **BUSY)
+        for button, step in ((self.previous, -PER_PAGE), (self.next, PER_PAGE)):
+            button.click(
+                lambda dataset, view, split, source, offset, step=step: self.show(
+                    dataset, view, split, source, offset + step
+                ),
+                now,
+                told,
+                **BUSY,
+            )
+        self.check.click(self.validate, self.dataset, self.place, **BUSY)
+
+    def refresh(self, current: str | None) -> Any:
+        """Datasets may have come or gone; the one on show stays."""
+        try:
+            return choose([(row["name"], row["name"]) for row in self.client.datasets()], current)
+        except ApiError:
+            return gr.skip()  # the documents' own call says it in words
+
+    def start(self, dataset: str | None, view: str) -> tuple[Any, ...]:
+        """Another dataset or view: from its beginning, unfiltered."""
+        return self.show(dataset, view, ALL, ALL, 0)
+
+    def show(self, dataset: str | None, view: str, split: str, source: str, offset: int = 0) -> tuple[Any, ...]:
+        """One page: where it starts, the filters, the words, whether there is more, and the documents."""
+        offset, pairs = max(0, int(offset)), view == "pairs"
+        where = {"split": split or None, "source": source or None} if pairs else {}
+        try:
+            dataset = dataset or next((row["name"] for row in self.client.datasets()), None)
+            if dataset is None:
+                return self._bare(NO_DATASET)
+            if pairs:
+                self.client.dataset_statistics(dataset)  # counted once: the filters are made from it
+            found = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, **where)
+        except ApiError as error:
+            return self._bare(problem(error.message, "The documents cannot be shown"))
+        items, total = found["items"], found["total"]
+        if not items:
+            return 0, *_filters(found, pairs, split, source), note("Nothing here"), *_more(0, 0), _nothing(view)
+        return (
+            offset,
+            *_filters(found, pairs, split, source),
+            draw_place(view, offset, len(items), total),
+            *_more(offset, total),
+            draw_documents(dataset, items),
+        )
+
+    def validate(self, dataset: str | None) -> str:
+        """Queue an examination; it is watched where all runs are."""
+        if not dataset:
+            return note("Choose a dataset first.")
+        try:
+            run = self.client.validate_dataset(dataset)
+        except ApiError as error:
+            return problem(error.message, "It cannot be validated")
+        return (
+            f'<p class="lcl-note" role="status">Validation is queued: '
+            f'<a href="?run={esc(run["id"])}">{esc(run["id"])}</a> in the Runs tab.</p>'
+        )
+
+    @staticmethod
+    def _bare(words: str) -> tuple[Any, ...]:
+        hidden = gr.Dropdown(visible=False)
+        return 0, hidden, hidden, "", *_more(0, 0), words
+
+
+def draw_place(view: str, offset: int, shown: int, total: int) -> str:
+    """Which of them are on show, and what the colours mean."""
+    what = "Captioned images" if view == "pairs" else "Documents"
+    return (
+        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + shown)}</b> of '
+        f'{number(total)}</span><span><i class="lcl-row__text"></i>text</span><span><i class="lcl-row__image"></i>image'
+        f"</span><span>bar: a row of {ROW_TOKENS:,} tokens</span></p>"
+    )
+
+
+def draw_documents(dataset: str, items: Sequence[dict[str, Any]]) -> str:
+    return f'<div class="lcl-docs">{"".join(_document(dataset, item) for item in items)}</div>'
+
+
+def _document(dataset: str, item: dict[str, Any]) -> str:
+    segments = item["segments"]
+    tokens = sum(segment.get("tokens", 0) for segment in segments)
+    if "problem" in item:
+        body = problem(item["problem"], "This document cannot be read")
+    else:
+        body = "".join(_segment(dataset, segment) for segment in segments) or note("It is empty.")
+    title = f"No. {int(item['id']) + 1}" if str(item["id"]).isdecimal() else item["id"]
+    facts = [item.get("split"), item.get("source"), *(item.get("labels") or {}).values()]
+    marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
+    return (
+        f'<article class="lcl-doc"><header><h3 title="{esc(title)}">{esc(title)}</h3>'
+        f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens)}"
+        f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
+        f"{f'<footer>{marks}</footer>' if marks else ''}</article>"
+    )
+
+
+def _segment(dataset: str, segment: dict[str, Any]) -> str:
+    if "text" in segment:
+        return f"<p>{esc(segment['text'])}</p>"
+    name = segment["image"]
+    similarity = segment.get("similarity")
+    below = f"<figcaption>similarity {similarity:.2f}</figcaption>" if similarity is not None else ""
+    source = esc(corpus_url(dataset, name))
+    return f'<figure><img src="{source}" alt="{esc(name)}" title="{esc(name)}" loading="lazy">{below}</figure>'
+
+
+def _row(segments: Sequence[dict[str, Any]], tokens: int) -> str:
+    """The document as it lies in a row of the model: one coloured stretch a segment."""
+    whole = max(ROW_TOKENS, tokens)
+    parts = "".join(
+        f'<i class="lcl-row__{"text" if "text" in segment else "image"}" style="width:{_percent(segment, whole)}%"></i>'
+        for segment in segments
+        if segment.get("tokens")
+    )
+    return f'<div class="lcl-row" role="img" aria-label="{tokens} tokens of {ROW_TOKENS}">{parts}</div>'
+
+
+def _percent(segment: dict[str, Any], whole: int) -> str:
+    return f"{100 * segment['tokens'] / whole:.3f}"
+
+
+def _filters(found: dict[str, Any], pairs: bool, split: str, source: str) -> tuple[Any, Any]:
+    """Offered only where there is something to choose from."""
+    made = []
+    for known, current in ((found["splits"], split), (found["sources"], source)):
+        choices = [("All", ALL), *((word, word) for word in known if word)]
+        value = current if current in known else ALL
+        made.append(gr.Dropdown(choices=choices, value=value, visible=pairs and len(choices) > 2))
+    return made[0], made[1]
+
+
+def _more(offset: int, total: int) -> tuple[Any, Any]:
+    return gr.Button(interactive=offset > 0), gr.Button(interactive=offset + PER_PAGE < total)
+
+
+def _nothing(view: str) -> str:
+    if view == "pairs":
+        return empty_state("No captioned images", "There are none of this split and source. Choose others above.")
+    return empty_state("No documents", "This dataset has captioned images only. Choose them above.")
