@@ -27,10 +27,14 @@ def examine(corpus: Corpus) -> dict[str, Any]:
     if isinstance(corpus, ShardedCorpus):
         return _figures_of_shards(corpus)
     names, sentences, documents = Counter[str](), 0, 0
-    for document in corpus.documents:
-        documents += 1
-        sentences += len(document["text_list"])
-        names.update(image["image_name"] for image in document["image_info"])
+    for documents, document in enumerate(corpus.documents, start=1):
+        try:
+            texts, images = _contents(document)
+        except UserError as error:
+            error.file = corpus.documents.place_of(documents - 1)
+            raise
+        sentences += texts
+        names.update(images)
     pairs = corpus.pairs()
     labels: dict[str, Counter[str]] = {}
     sources = Counter[str]()
@@ -55,6 +59,18 @@ def examine(corpus: Corpus) -> dict[str, Any]:
         },
         "image_check": _try_images(corpus, sorted(names)),
     }
+
+
+def _contents(document: dict[str, Any]) -> tuple[int, list[str]]:
+    """How many texts, and the names of the images. Raises: UserError for malformed segments."""
+    if "segments" not in document:
+        return len(document["text_list"]), [image["image_name"] for image in document["image_info"]]
+    from lcl_core.data.document import ImageSegment
+    from lcl_core.data.drafts import segments_of
+
+    segments = segments_of(document)
+    images = [segment.name for segment in segments if isinstance(segment, ImageSegment)]
+    return len(segments) - len(images), images
 
 
 def _figures_of_shards(corpus: ShardedCorpus) -> dict[str, Any]:

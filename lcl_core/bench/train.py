@@ -22,7 +22,7 @@ from lcl_core.objectives import get_objective
 from lcl_core.train import build_optimizer
 from lcl_core.train.build import build_model
 from lcl_core.train.device import fast_fp32_products, pick_device
-from lcl_core.train.memory import memory_gib
+from lcl_core.train.memory import keep_freed_memory, memory_gib
 from lcl_core.train.optimizer import set_learning_rate
 from lcl_core.train.peak import matmul_peak
 from lcl_core.train.ranks import Ranks
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     config = read_official_config(options.config)
     config.numerics = options.numerics
     batches = to_batches(read_documents(options.documents), config, options.batch_size)

@@ -1,7 +1,8 @@
 """A corpus: documents in MMC4's layout and captioned images, in a folder or a zip.
 
     interleaved.jsonl   a document a line: {"text_list": [...], "image_info": [{"image_name", "matched_text_index",
-                        "matched_sim"}, ...]}, other fields are ignored
+                        "matched_sim"}, ...]}, other fields are ignored; but one with "segments", [{"text"} |
+                        {"image"}, ...], is a sequence, whose texts and images stand where these say
     pairs.jsonl         a captioned image a line: {"image", "captions": [...], "labels": {...}, "split", "source"}
     images/NAME         the pictures that both name
 
@@ -12,6 +13,7 @@ Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -24,7 +26,7 @@ from lcl_core.data.checks import check_document, check_pair
 from lcl_core.data.drafts import usable_images
 from lcl_core.data.images import MAX_IMAGE_BYTES, CropNeed, decode_image
 from lcl_core.data.lines import Concatenation, JsonLines
-from lcl_core.data.pairs import DEFAULT_SPLIT, PairList, Pairs
+from lcl_core.data.pairs import PairList, Pairs
 from lcl_core.data.pieces import PieceIndex, Pieces
 from lcl_core.data.store import Store, open_store
 from lcl_core.errors import UserError
@@ -73,6 +75,11 @@ class Corpus(ABC):
     @abstractmethod
     def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> Pairs:
         """Captioned images of a split (or any of several) and a source; None: all."""
+
+    @property
+    def all_pairs(self) -> Pairs:
+        """Every captioned image. Indexing raises UserError where one cannot be read."""
+        return self.pairs()
 
     @abstractmethod
     def splits(self) -> dict[str, int]:
@@ -126,16 +133,18 @@ class FileCorpus(Corpus):
         return self._lines(self._document_files, check_document)
 
     @cached_property
-    def _pair_lines(self) -> Concatenation:
-        return self._lines(self._pair_files, check_pair)
+    def all_pairs(self) -> PairList:
+        """Every captioned image. Indexing raises UserError ``bad_line``; ``pairs`` does so for any line at once."""
+        lines = self._lines(self._pair_files, check_pair)
+        return PairList(lines, range(len(lines)))
 
     @cached_property
     def _pair_groups(self) -> list[tuple[str, str]]:
         """(split, source) of every pair line; all lines are checked on the way."""
         groups: dict[tuple[str, str], tuple[str, str]] = {}
         found = []
-        for line in self._pair_lines:
-            group = (line.get("split", DEFAULT_SPLIT), line.get("source", ""))
+        for pair in self.all_pairs:
+            group = (pair.split, pair.source)
             found.append(groups.setdefault(group, group))
         return found
 
@@ -151,7 +160,7 @@ class FileCorpus(Corpus):
             for index, (its_split, its_source) in enumerate(self._pair_groups)
             if (splits is None or its_split in splits) and (source is None or its_source == source)
         ]
-        return PairList(self._pair_lines, wanted)
+        return self.all_pairs.choose(wanted)
 
     def splits(self) -> dict[str, int]:
         """How many captioned images each split has."""
@@ -176,7 +185,8 @@ class FileCorpus(Corpus):
         total = hashlib.sha256()
         for name in self._store.names():
             if name.startswith("images/") or name in self._document_files or name in self._pair_files:
-                total.update(f"{name}\0{hashlib.sha256(self._store.buffer(name)).hexdigest()}\n".encode())
+                line = f"{name}\0{hashlib.sha256(self._store.buffer(name)).hexdigest()}\n"
+                total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes
         return total.hexdigest()
 
     def _lines(self, files: Sequence[str], check: Any) -> Concatenation:
@@ -196,7 +206,7 @@ def open_corpus(path: str | Path) -> Corpus:
 
     Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it.
     """
-    if "://" in str(path) or (Path(path) / SHARD_HEADER).is_file():
+    if "://" in str(path) or os.path.isfile(Path(path) / SHARD_HEADER):
         from lcl_core.data.shards import ShardedCorpus
         from lcl_core.data.shards.places import open_place
 

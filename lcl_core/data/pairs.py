@@ -67,6 +67,10 @@ class PairList(Sequence[Pair]):
             return PairList(self._lines, self._indices[index])
         return _to_pair(self._lines[self._indices[index]])
 
+    def choose(self, indices: Sequence[int]) -> PairList:
+        """Those at ``indices``, in that order."""
+        return PairList(self._lines, [self._indices[index] for index in indices])
+
     def place_of(self, index: int) -> str:
         """``file:line`` of a pair, for messages and ids."""
         return self._lines.place_of(self._indices[index])

@@ -16,6 +16,7 @@ import numpy as np
 from lcl_core.data.corpus import Corpus
 from lcl_core.data.drafts import Cut, Draft, MatchedDraft, draft
 from lcl_core.data.interleave import encode_document, render_pair
+from lcl_core.data.pairs import Pair
 from lcl_core.data.recipe import Recipe, codes, details
 from lcl_core.data.samples import Sample, Skipped
 from lcl_core.errors import UserError
@@ -110,7 +111,7 @@ class DocumentSource:
 
 
 class PairSource:
-    """The captioned images of one split; of several captions one is drawn each time."""
+    """The captioned or labelled images of one split; of several captions one is drawn each time."""
 
     def __init__(self, recipe: Recipe, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         self._recipe, self._number, self._dataset, self._corpus = recipe, number, spec.dataset, corpus
@@ -125,20 +126,20 @@ class PairSource:
             pair = self._pairs[item]
         except UserError as error:
             return Skipped(name, "unreadable line", str(error))
-        captions = [caption for caption in pair.captions if caption.strip()]
-        if not captions:
+        texts = texts_of(pair)
+        if not texts:
             return Skipped(name, "no caption")
         draw = self._recipe.draw(self._number, epoch, item)
-        return pair_sample(self._recipe, self._number, name, (self._dataset, self._corpus, pair.image), captions, draw)
+        return pair_sample(self._recipe, self._number, name, (self._dataset, self._corpus, pair.image), texts, draw)
 
     def measure(self, item: int) -> Size | None:
         try:
-            captions = [caption for caption in self._pairs[item].captions if caption.strip()]
+            texts = texts_of(self._pairs[item])
         except UserError:
             return None
-        if not captions:
+        if not texts:
             return None
-        return 1, len(encode_pair(self._recipe, captions, self._recipe.draw(self._number, 0, item)))
+        return 1, len(encode_pair(self._recipe, texts, self._recipe.draw(self._number, 0, item)))
 
 
 class MatchedPairSource:
@@ -182,6 +183,13 @@ class MatchedPairSource:
             return None
         placement = drafted.placements[number]
         return placement.name, drafted.sentences[placement.sentence]
+
+
+def texts_of(pair: Pair) -> list[str]:
+    """The captions; where there is none, the name of the class, or else every label."""
+    captions = [caption for caption in pair.captions if caption.strip()]
+    labels = {kind: label for kind, label in sorted(pair.labels.items()) if label.strip()}
+    return captions or ([labels["class"]] if "class" in labels else list(labels.values()))
 
 
 def pair_sample(

@@ -13,13 +13,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Protocol
 
 from lcl_core.errors import UserError
 
 MAX_TEXT_BYTES = 4 << 30
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, then the lengths of the name and of the extra field
+# what zipfile raises for a damaged directory: a version of the future, an empty name, an extra field cut short
+_ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, IndexError, struct.error)
 
 
 class Store(Protocol):
@@ -42,9 +45,9 @@ class Store(Protocol):
 def open_store(path: str | Path) -> Store:
     """Open a folder or a zip. Raises: UserError ``corpus_missing`` or ``corpus_unreadable``."""
     place = Path(path)
-    if place.is_dir():
+    if os.path.isdir(place):  # not the method of Path, which raises for names that no file can have
         return FolderStore(place)
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise UserError("there is no such folder or zip file", code="corpus_missing", file=place)
     return ZipStore(place)
 
@@ -81,7 +84,7 @@ class FolderStore:
         return iter(sorted(name.replace(os.sep, "/") for name in found))
 
     def has(self, name: str) -> bool:
-        return (self._root / safe_name(name)).is_file()
+        return os.path.isfile(self._root / safe_name(name))
 
     def read(self, name: str, max_bytes: int) -> bytes:
         with self._open(name) as file:
@@ -95,19 +98,24 @@ class FolderStore:
             size = os.fstat(file.fileno()).st_size
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
-    def _open(self, name: str) -> Any:
-        path = (self._root / safe_name(name)).resolve()
-        if not path.is_relative_to(self._root):
-            raise UserError("the link leads out of the corpus", code="bad_path", file=name)
+    @contextmanager
+    def _open(self, name: str) -> Iterator[IO[bytes]]:
+        """Raises: UserError, also for what fails while the file is open."""
+        place = self._root / safe_name(name)
         try:
+            path = place.resolve()
+            if not path.is_relative_to(self._root):
+                raise UserError("the link leads out of the corpus", code="bad_path", file=name)
             # a pipe or a device would block or never end
             if not stat.S_ISREG(path.stat().st_mode):
                 raise _missing(name, self.path)
-            return path.open("rb")
+            with path.open("rb") as file:
+                yield file
         except FileNotFoundError as error:
             raise _missing(name, self.path) from error
-        except OSError as error:
-            raise UserError(f"the file cannot be read: {error.strerror}", code="file_unreadable", file=name) from error
+        except (OSError, RuntimeError, UnicodeEncodeError) as error:  # also a loop of links, half a surrogate pair
+            detail = getattr(error, "strerror", None) or "a loop of links, or a name that no file can have"
+            raise UserError(f"the file cannot be read: {detail}", code="file_unreadable", file=name) from error
 
 
 class ZipStore:
@@ -119,8 +127,9 @@ class ZipStore:
             with zipfile.ZipFile(path) as archive:
                 entries = {info.filename: info for info in archive.infolist() if not info.is_dir()}
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except _ZIP_ERRORS as error:
             raise UserError(f"the zip cannot be read ({error})", code="corpus_unreadable", file=path) from error
+        self._size = os.fstat(self._descriptor).st_size
         wrapper = _wrapping_folder(entries)
         self._entries = {name.removeprefix(wrapper): info for name, info in entries.items()}
 
@@ -158,9 +167,10 @@ class ZipStore:
 
     def _content(self, info: zipfile.ZipInfo) -> bytes | None:
         """The unpacked bytes, or None where the entry is not what the directory says."""
-        header = os.pread(self._descriptor, _LOCAL_HEADER.size, info.header_offset)
-        if len(header) < _LOCAL_HEADER.size or info.flag_bits & 1:
+        room = self._size - _LOCAL_HEADER.size - info.compress_size
+        if not 0 <= info.header_offset <= room or info.flag_bits & 1:
             return None
+        header = os.pread(self._descriptor, _LOCAL_HEADER.size, info.header_offset)
         signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         if signature != b"PK\3\4":
             return None

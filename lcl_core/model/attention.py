@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from lcl_core.model.blockwise import LONGEST_BLOCKWISE, Groups, blockwise_attention
 from lcl_core.model.packed import packed_attention, packed_kernel_takes
 from lcl_core.model.rows import place_rows, take_rows
+from lcl_core.model.thrifty import norm_linear
+
+_LONG = 256  # tokens
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,19 @@ class CausalPlan:
 
     @classmethod
     def from_lengths(cls, lengths: list[int], slack: float = 1.15) -> CausalPlan:
-        """Plan for documents of these lengths; within a group the longest is at most ``slack`` x the shortest."""
+        """Plan for documents of these lengths.
+
+        Within a group of short documents the longest is at most ``slack`` x the shortest. Long ones fill the products
+        of attention by themselves, and are grouped only with their equals.
+        """
         starts = [0]
         for length in lengths[:-1]:
             starts.append(starts[-1] + length)
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         groups: list[list[int]] = []
         for i in order:
-            if groups and lengths[groups[-1][0]] <= max(lengths[i] * slack, lengths[i] + 2):
+            longest = lengths[i] if lengths[i] >= _LONG else max(lengths[i] * slack, lengths[i] + 2)
+            if groups and lengths[groups[-1][0]] <= longest:
                 groups[-1].append(i)
             else:
                 groups.append([i])
@@ -99,9 +107,12 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, plan: CausalPlan | None, sequence_length: int) -> Tensor:
-        """[T, D] → [T, D]. Without a plan, rows are sequences of ``sequence_length`` with full attention."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+    def forward(self, x: Tensor, norm: nn.LayerNorm, plan: CausalPlan | None, sequence_length: int) -> Tensor:
+        """Attend within norm(x), [T, D] → [T, D]; the norm is the block's.
+
+        Without a plan, rows are sequences of ``sequence_length`` with full attention.
+        """
+        qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
         if plan is None:
             mixed = self._attend(qkv, [(len(x) // sequence_length, sequence_length)], causal=False)
         elif packed_kernel_takes(qkv):

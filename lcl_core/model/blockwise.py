@@ -37,87 +37,95 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, causal: bool) -> Tensor:
         out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-        log_sums = qkv.new_empty(len(qkv), heads, dtype=torch.float32)
-        for (q, k, v), rows, sums in zip(
-            _sequences(qkv, groups, heads, 3), _rows(out, groups, heads), _rows(log_sums, groups, heads), strict=True
-        ):
-            for block in _blocks(q.shape[2], causal):
-                scores = _scores(q, k, block, causal)
-                sums[:, :, block.queries] = log_sum = scores.logsumexp(-1, keepdim=True)
-                weights = scores.sub_(log_sum).exp_().to(q.dtype)
-                rows[:, :, block.queries] = weights @ v[:, :, block.keys]
+        log_sums = []
+        for (q, k, v), (rows,) in zip(_views(qkv, groups, heads, 3), _views(out, groups, heads, 1), strict=True):
+            mixed, log_sum = _attend(_batched(q) * _scale(q), _batched(k), _batched(v), causal)
+            rows.copy_(mixed.view(rows.shape))
+            log_sums.append(log_sum)
         ctx.groups, ctx.heads, ctx.causal = groups, heads, causal
-        ctx.save_for_backward(qkv, out, log_sums)
+        ctx.save_for_backward(qkv, out, *log_sums)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        qkv, out, log_sums = ctx.saved_tensors
+        qkv, out, *log_sums = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         layout = ctx.groups, ctx.heads
-        for projections, grads, *rows in zip(
-            _sequences(qkv, *layout, 3),
-            _sequences(grad_qkv, *layout, 3),
-            _rows(grad, *layout),
-            _rows(out, *layout),
-            _rows(log_sums, *layout),
+        for parts, targets, (grad_rows,), (rows,), log_sum in zip(
+            _views(qkv, *layout, 3),
+            _views(grad_qkv, *layout, 3),
+            _views(grad.to(qkv.dtype), *layout, 1),
+            _views(out, *layout, 1),
+            log_sums,
             strict=True,
         ):
-            _backward(projections, grads, rows, ctx.causal)
+            weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
+            q, k, v = map(_batched, parts)
+            found = _gradients(q * _scale(q), k, v, _batched(grad_rows), log_sum, weighted, ctx.causal)
+            found[0].mul_(_scale(q))
+            for target, gradient in zip(targets, found, strict=True):
+                target.copy_(gradient.view(target.shape))
         return grad_qkv, None, None, None
 
 
-def _backward(
-    projections: Sequence[Tensor], grads: Sequence[Tensor], rows: Sequence[Tensor], causal: bool
-) -> None:
-    """Fill ``grads`` of the q, k, v of one group of sequences.
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Scaled queries, keys, values [B, L, d] → what they mix [B, L, d], and log sums of exp scores [B, L, 1]."""
+    mixed = torch.empty_like(q)
+    log_sums = q.new_empty(*q.shape[:2], 1, dtype=torch.float32)
+    for block in _blocks(q.shape[1], causal):
+        scores = _scores(q, k, block, causal)
+        largest = scores.amax(-1, keepdim=True)
+        mass = scores.sub_(largest).exp_().sum(-1, keepdim=True)
+        log_sums[:, block.queries] = mass.log() + largest
+        mixed[:, block.queries] = torch.bmm(scores.div_(mass).to(q.dtype), v[:, block.keys])
+    return mixed, log_sums
 
-    The last block comes first: where every key is seen it writes, and the others add.
+
+def _gradients(
+    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, log_sums: Tensor, weighted: Tensor, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v [B, L, d].
+
+    Args:
+        weighted: [B, L, 1] inner product of each output row and its gradient.
     """
-    (q, k, v), (grad_q, grad_k, grad_v), (grad, out, log_sums) = projections, grads, rows
-    row_sums = (grad * out).sum(-1, keepdim=True, dtype=torch.float32)
-    scale = q.shape[-1] ** -0.5
-    for block in reversed(_blocks(q.shape[2], causal)):
-        queries, keys = block.queries, block.keys
-        weights = _scores(q, k, block, causal).sub_(log_sums[:, :, queries]).exp_()
-        _put(grad_v[:, :, keys], weights.to(q.dtype).transpose(-1, -2) @ grad[:, :, queries], block)
-        grad_scores = (grad[:, :, queries] @ v[:, :, keys].transpose(-1, -2)).float()
-        grad_scores = grad_scores.sub_(row_sums[:, :, queries]).mul_(weights).mul_(scale).to(q.dtype)
-        grad_q[:, :, queries] = grad_scores @ k[:, :, keys]
-        _put(grad_k[:, :, keys], grad_scores.transpose(-1, -2) @ q[:, :, queries], block)
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for block in _blocks(q.shape[1], causal):
+        queries, keys = block
+        weights = _scores(q, k, block, causal).sub_(log_sums[:, queries]).exp_()
+        grad_v[:, keys].baddbmm_(weights.to(q.dtype).transpose(1, 2), grad[:, queries])
+        grad_scores = torch.bmm(grad[:, queries], v[:, keys].transpose(1, 2)).float()
+        grad_scores = grad_scores.sub_(weighted[:, queries]).mul_(weights).to(q.dtype)
+        grad_q[:, queries] = torch.bmm(grad_scores, k[:, keys])
+        grad_k[:, keys].baddbmm_(grad_scores.transpose(1, 2), q[:, queries])
+    return grad_q, grad_k, grad_v
 
 
 class _Block(NamedTuple):
     queries: slice
     keys: slice
-    last: bool
 
 
 def _blocks(length: int, causal: bool) -> list[_Block]:
+    """Blocks of queries, and the keys that each sees."""
     ends = [min(start + _BLOCK, length) for start in range(0, length, _BLOCK)]
-    return [
-        _Block(slice(number * _BLOCK, end), slice(0, end if causal else length), end == length)
-        for number, end in enumerate(ends)
-    ]
+    return [_Block(slice(i * _BLOCK, end), slice(0, end if causal else length)) for i, end in enumerate(ends)]
 
 
 def _scores(q: Tensor, k: Tensor, block: _Block, causal: bool) -> Tensor:
-    """[C, heads, queries, keys] fp32, -inf right of the diagonal."""
-    scores = ((q[:, :, block.queries] * q.shape[-1] ** -0.5) @ k[:, :, block.keys].transpose(-1, -2)).float()
+    """[B, queries, keys] fp32, -inf right of the diagonal."""
+    scores = torch.bmm(q[:, block.queries], k[:, block.keys].transpose(1, 2)).float()
     if causal:
-        square = scores[..., block.queries]
-        square.masked_fill_(torch.ones(square.shape[-2:], dtype=torch.bool).triu_(1), float("-inf"))
+        square = scores[:, :, block.queries]
+        square.masked_fill_(torch.ones(square.shape[1:], dtype=torch.bool).triu_(1), float("-inf"))
     return scores
 
 
-def _put(target: Tensor, value: Tensor, block: _Block) -> None:
-    if block.last:
-        target.copy_(value)
-    else:
-        target += value
+def _scale(q: Tensor) -> float:
+    return q.shape[-1] ** -0.5
 
 
-def _sequences(x: Tensor, groups: Groups, heads: int, parts: int) -> Iterator[tuple[Tensor, ...]]:
+def _views(x: Tensor, groups: Groups, heads: int, parts: int) -> Iterator[tuple[Tensor, ...]]:
     """[P, parts * D] → for each group the parts as views [C, heads, L, d]."""
     start = 0
     for count, length in groups:
@@ -126,5 +134,6 @@ def _sequences(x: Tensor, groups: Groups, heads: int, parts: int) -> Iterator[tu
         start += count * length
 
 
-def _rows(x: Tensor, groups: Groups, heads: int) -> Iterator[Tensor]:
-    return (part for (part,) in _sequences(x, groups, heads, 1))
+def _batched(x: Tensor) -> Tensor:
+    """[C, heads, L, d] → [C * heads, L, d], contiguous: copied once instead of by every product."""
+    return x.flatten(0, 1).contiguous()

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lcl_core.errors import UserError
 from lcl_core.model.modeling import LCLModel
+from lcl_core.model.thrifty import norm_linear
 from lcl_core.model.transformer import Block
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ class TextDecoder(PreTrainedModel, GenerationMixin):
 def _cached_block(block: Block, x: Tensor, cache: DynamicCache, layer: int) -> Tensor:
     """One pre-norm block over new tokens [B, L, D] that also see the cached ones."""
     attention = block.attn
-    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+    qkv = norm_linear(x, block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = qkv.unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
     k, v = cache.update(k, v, layer)
     # A single new token sees all that came before; a prompt sees itself causally.
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
     x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    return x + block.mlp(block.ln_2(x))
+    return x + block.mlp(x, block.ln_2)
 
 
 @torch.inference_mode()

@@ -23,8 +23,8 @@ class Block(nn.Module):
         self.mlp = MLP(width, int(width * mlp_ratio), activation)
 
     def forward(self, x: Tensor, plan: CausalPlan | None, sequence_length: int) -> Tensor:
-        x = x + self.attn(self.ln_1(x), plan, sequence_length)
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.attn(x, self.ln_1, plan, sequence_length)
+        return x + self.mlp(x, self.ln_2)
 
 
 class Transformer(nn.Module):

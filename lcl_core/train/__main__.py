@@ -21,9 +21,11 @@ def pretrain(run_dir: RunDir) -> dict[str, Any]:
         run_dir.append_metrics(step=0, total_steps=spec.steps, phase="preparing")
     # The heavy imports come after the spec has been checked and the page has something to show.
     from lcl_core.train.device import pick_device
+    from lcl_core.train.memory import keep_freed_memory
     from lcl_core.train.parallel import process_group
     from lcl_core.train.trainer import Trainer
 
+    keep_freed_memory()
     with process_group(pick_device()):
         return Trainer(spec, run_dir, run["datasets"]).run()
 

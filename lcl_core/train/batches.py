@@ -38,6 +38,6 @@ class Packer:
         total = self.config.num_image_tokens
         if self.kept_patches == total:
             return None
-        draw = np.random.default_rng(mix64(self.seed, batch.next_position))
+        draw = np.random.default_rng(mix64(self.seed, *batch.cursor.to_json()))
         shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
         return torch.from_numpy(np.sort(shuffled, axis=1))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from lcl_core.data.corpus import Corpus, open_corpus
@@ -23,7 +21,7 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
                 code="unknown_dataset",
                 field=f"data.sources.{number}.dataset",
             )
-        corpora[source.dataset] = corpora.get(source.dataset) or open_corpus(Path(paths[source.dataset]))
+        corpora[source.dataset] = corpora.get(source.dataset) or open_corpus(paths[source.dataset])
     return corpora
 
 

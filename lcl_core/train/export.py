@@ -56,6 +56,7 @@ def export_encoder(
             "documents_seen": progress.documents_seen,
             "tokens_seen": progress.tokens_seen,
             "skipped": progress.skipped,
+            "left_out": progress.left_out,
             "steps": progress.step,
             "seconds": round(progress.seconds, 2),
         },

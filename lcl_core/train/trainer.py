@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lcl_core.data.loader import load_batches
-from lcl_core.data.packing import DocumentBatch
+from lcl_core.data.packing import Cursor, DocumentBatch
 from lcl_core.data.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.flops import batch_flops
@@ -27,6 +27,7 @@ from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learnin
 from lcl_core.train.peak import matmul_peak
 from lcl_core.train.ranks import Ranks
 from lcl_core.train.step import TrainingStep
+from lcl_core.train.tally import count_read, furthest
 
 
 class Trainer:
@@ -68,7 +69,7 @@ class Trainer:
             world=self.ranks.size,
         )
         self.progress = Progress()
-        self.position = 0
+        self.cursor = Cursor()
         self.last_line: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -101,12 +102,12 @@ class Trainer:
             return
         self.progress = Progress(**loaded.state)
         # with another number of ranks, shares are cut anew: no document before this place is read again
-        self.position = loaded.rank_state.get("position", self.progress.position)
+        self.cursor = Cursor.from_json(loaded.rank_state.get("cursor", self.progress.position))
         restore_rng(loaded.rank_tensors.get("rng", {}))
 
     def _train(self, meter: Meter, checkpointer: Checkpointer, journal: Journal | None) -> None:
         spec = self.spec
-        batches = load_batches(self.stream, self.position, spec.batch, self.workers)
+        batches = load_batches(self.stream, self.cursor, spec.batch, self.workers, spec.data.packing_lookahead)
         while self.progress.step < spec.steps:
             self._step(batches, meter)
             done = self.progress.step == spec.steps
@@ -130,32 +131,10 @@ class Trainer:
         report = self.step(self.optimizer, [batch.to(self.device) for batch in packed])
         if self.ema is not None:
             self.ema.update(step)
-        self.position = read[-1].next_position
-        self._count(read)
+        self.cursor = read[-1].cursor
+        self.progress.step += 1
+        count_read(self.progress, read, self.ranks)
         meter.add(self.progress.step, report, read, flops, waited)
-
-    def _count(self, read: list[DocumentBatch]) -> None:
-        progress = self.progress
-        progress.step += 1
-        skipped: dict[str, int] = {}
-        for batch in read:
-            for reason, count in batch.skipped.items():
-                skipped[reason] = skipped.get(reason, 0) + count
-        mine = {
-            "images": sum(batch.images for batch in read),
-            "documents": sum(len(batch.samples) for batch in read),
-            "tokens": sum(batch.tokens for batch in read),
-            "position": self.position,
-            "skipped": skipped,
-        }
-        everyone = self.ranks.gather(mine)
-        progress.images_seen += sum(rank["images"] for rank in everyone)
-        progress.documents_seen += sum(rank["documents"] for rank in everyone)
-        progress.tokens_seen += sum(rank["tokens"] for rank in everyone)
-        progress.position = max(rank["position"] for rank in everyone)
-        for rank in everyone:
-            for reason, count in rank["skipped"].items():
-                progress.skipped[reason] = progress.skipped.get(reason, 0) + count
 
     def _stop_requested(self) -> bool:
         """Whether any rank was asked to stop: all must leave after the same step."""
@@ -167,6 +146,7 @@ class Trainer:
                 self.progress,
                 lr=self.optimizer.param_groups[0]["lr"],
                 logit_scale=float(self.model.logit_scale.detach().exp()),
+                **self._data_counts(),
             )
         except NotANumber as error:
             self._report(error)
@@ -175,18 +155,28 @@ class Trainer:
         if journal:
             journal.write(line)
 
+    def _data_counts(self) -> dict[str, int]:
+        """Images of each source, and what was left out for which reason, since the run began."""
+        progress, sources = self.progress, self.spec.data.sources
+        counts = {f"images.{number}.{source.dataset}": 0 for number, source in enumerate(sources)}
+        for number, images in progress.source_images.items():
+            counts[f"images.{number}.{sources[int(number)].dataset}"] = images
+        counts |= {f"skipped.{reason}": count for reason, count in sorted(progress.skipped.items())}
+        return counts | {f"left_out.{reason}": count for reason, count in sorted(progress.left_out.items())}
+
     def _save(self, meter: Meter, checkpointer: Checkpointer) -> None:
         try:
             meter.settle(self.progress)
         except NotANumber as error:
             self._report(error)
             raise
+        self.progress.position = furthest(self.cursor.position, self.ranks)
         checkpointer.save(
             self.progress.step,
             training_tensors(self.model, self.optimizer, self.ema),
             asdict(self.progress),
             rank_tensors={"rng": rng_tensors()},
-            rank_state={"position": self.position},
+            rank_state={"cursor": self.cursor.to_json()},
         )
 
     def _report(self, error: NotANumber) -> None:

@@ -21,6 +21,7 @@ from api.cli import main
 from api.cli.common import Refused, duration, set_fields
 from api.cli.watch import describe
 from lcl_core.runs import store
+from lcl_core.specs import SPECS
 
 Said = tuple[int, str, str]
 LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
@@ -108,6 +109,13 @@ def test_what_is_wrong_is_told_in_one_line(lcl: Any, arguments: tuple[str, ...],
     assert err.startswith("error: ")
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("submit",), ("runs", "list")])
+def test_the_help_names_every_kind(lcl: Any, command: tuple[str, ...]) -> None:
+    status, out, _ = lcl(*command, "--help")
+    assert status == 0
+    assert f"one of {', '.join(SPECS)}" in " ".join(out.split())
 
 
 def test_a_wrong_command_line_is_status_2(lcl: Any) -> None:

@@ -12,6 +12,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from lcl_core.data.readers import open_reader
+from lcl_core.data.shards import convert
+from lcl_core.data.shards.places import LocalPlace
+
 
 def picture(colour: str = "red") -> bytes:
     buffer = io.BytesIO()
@@ -69,6 +73,21 @@ def test_a_corpus_is_counted_and_registered(house: Any, squares: str, http: http
     assert row["statistics"]["splits"] == {"val": 1}
     assert row["statistics"]["labels"] == {"colour": {"values": 1, "most_common": {"red": 1}}}
     assert house.admin.dataset_statistics("squares") == row["statistics"]
+
+
+def test_a_sequence_is_counted_by_its_segments(house: Any, data_root: Path) -> None:
+    folder = write_corpus(data_root / "sequences")
+    (folder / "pairs.jsonl").unlink()
+    segments = [{"text": "First."}, {"image": "one picture.png"}, {"text": "Second."}, {"text": "Third."}]
+    line = {"text_list": [], "image_info": [], "segments": segments}
+    (folder / "interleaved.jsonl").write_text(json.dumps(line) + "\n")
+    house.admin.register_dataset("sequences", str(folder))
+    figures = house.admin.dataset_statistics("sequences")
+    assert (figures["documents"], figures["sentences"], figures["images"]) == (1, 3, 1)
+    with (folder / "interleaved.jsonl").open("a") as file:
+        file.write(json.dumps({**line, "segments": [{"film": "x"}]}) + "\n")
+    with pytest.raises(ApiError, match=r"interleaved\.jsonl:2.*segments"):
+        house.admin.register_dataset("torn sequences", str(folder))
 
 
 def test_a_name_is_taken_once(squares: str, corpus: Path, http: httpx.Client, refused: Any) -> None:
@@ -184,6 +203,21 @@ def test_what_was_converted_is_a_dataset_in_versions(house: Any, corpus: Path, d
     assert [(row["version"], row["run_id"]) for row in versions] == [(2, second["id"]), (1, first["id"])]
     assert house.admin.dataset("sharded")["statistics"]["pairs"] == 0
     assert all((house.home / row["path"] / "index.json").is_file() for row in versions), "older ones stay"
+
+
+def test_shards_are_registered_from_their_index_alone(
+    house: Any, corpus: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a record was read")
+
+    folder = data_root / "indexed"
+    convert(open_reader(corpus).records(), folder)
+    monkeypatch.setattr(LocalPlace, "read_range", refuse)
+    house.admin.register_dataset("indexed", str(folder))
+    figures = house.admin.dataset_statistics("indexed")
+    assert (figures["documents"], figures["pairs"], figures["images"]) == (1, 1, 2)
+    assert (figures["splits"], figures["sources"], figures["left_out"]) == ({"val": 1}, {"made": 1}, {})
 
 
 def test_a_name_moves_on_when_that_is_asked_for(house: Any, data_root: Path, http: httpx.Client) -> None:

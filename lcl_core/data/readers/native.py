@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from lcl_core.data.readers.base import Reader
 from lcl_core.data.readers.documents import Origin, image_name_problem, read_document
 from lcl_core.data.readers.loading import read_stored
 from lcl_core.data.readers.options import ReaderOptions
+from lcl_core.data.readers.segments import read_sequence
 from lcl_core.data.readers.values import BadValue, plain_json
 from lcl_core.data.record import BadItem, Pair, Picture, Record
 from lcl_core.data.store import Store, open_store
@@ -25,7 +25,8 @@ _PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
 
 
 class NativeReader(Reader[ReaderOptions]):
-    """Matched records of ``interleaved.jsonl``, Pair records of ``pairs.jsonl``, ids ``FILE:LINE``.
+    """Matched records of ``interleaved.jsonl``, Sequence records of its lines with ``segments``, Pair records of
+    ``pairs.jsonl``; ids ``FILE:LINE``.
 
     Where there are several files, ``interleaved/NAME.jsonl``, the split of a document is NAME if that is ``val`` or
     begins with ``test``, or else ``train``.
@@ -40,11 +41,11 @@ class NativeReader(Reader[ReaderOptions]):
         with path.open("rb") as file:
             if file.read(4) != b"PK\3\4":
                 return False
-        store = _open(path)
+        store = open_store(path)
         return any(_files_of(store, stem) for stem in _STEMS)
 
     def records(self) -> Iterator[Record | BadItem]:
-        store = _open(self.path)
+        store = open_store(self.path)
         files = [name for stem in _STEMS for name in _files_of(store, stem)]
         if not files:
             raise UserError(
@@ -62,7 +63,11 @@ class NativeReader(Reader[ReaderOptions]):
         def find(image: dict[str, Any]) -> Picture:
             return _picture(store, image["image_name"])
 
-        yield from read_document(line, Origin(name, number, f"{name}:{number}", _split_of(name)), find)
+        origin = Origin(name, number, f"{name}:{number}", _split_of(name))
+        if "segments" in line:
+            yield from read_sequence(line, origin, find)
+        else:
+            yield from read_document(line, origin, find)
 
     def _pair(self, store: Store, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
         problem = check_pair(line)
@@ -79,13 +84,6 @@ class NativeReader(Reader[ReaderOptions]):
             source=line.get("source", ""),
             extra={key: value for key, value in line.items() if key not in _PAIR_FIELDS},
         )
-
-
-def _open(path: Path) -> Store:
-    try:
-        return open_store(path)
-    except (NotImplementedError, LookupError, struct.error) as error:  # a version from the future, a name of no length
-        raise UserError(f"the zip cannot be read ({error})", code="corpus_unreadable", file=path) from error
 
 
 def _picture(store: Store, name: str) -> Picture:
@@ -110,9 +108,6 @@ def _objects(store: Store, name: str) -> Iterator[tuple[int, dict[str, Any]] | B
         lines = JsonLines(store.buffer(name), name, lambda value: None)
     except UserError as error:
         yield BadItem(name, 0, "unreadable file", error.message)
-        return
-    except (OSError, RuntimeError, ValueError):  # a loop of links
-        yield BadItem(name, 0, "unreadable file", "the file cannot be read")
         return
     for index in range(len(lines)):
         number = lines.line_number(index)

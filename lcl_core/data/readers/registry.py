@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +66,7 @@ def open_reader(path: str | Path, format: str = "auto", **options: Any) -> Reade
             the option.
     """
     place = Path(path)
-    if not place.exists():
+    if not os.path.exists(place):  # not the method of Path, which raises for names that no file can have
         raise UserError("there is no such file or folder", code="corpus_missing", file=place)
     if not (place.is_dir() or place.is_file()):  # a pipe or a device would block or never end
         raise UserError("it is neither a folder nor an ordinary file", code="corpus_unreadable", file=place)

@@ -102,7 +102,8 @@ def picture_names(value: Json, record: int) -> list[str]:
 def to_document(value: Json, record: int) -> Json:
     """A matched record or a sequence in MMC4's layout; a sequence has ``segments`` too, with its true order."""
     names = picture_names(value, record)
-    extra = value.get("extra", {})
+    # a field of this name that the corpus had for purposes of its own would turn a matched record into a sequence
+    extra = {key: field for key, field in value.get("extra", {}).items() if key != "segments"}
     if value["kind"] == MATCHED:
         texts = value["sentences"]
         infos = [

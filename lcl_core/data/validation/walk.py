@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lcl_core.data.pairs import PairList
+from lcl_core.data.drafts import segments_of
 from lcl_core.data.record import BadItem, Match, Matched, Pair, Record, Sequence
 from lcl_core.data.shards import ShardedCorpus
 from lcl_core.data.validation.bodies import body_of
@@ -57,7 +57,8 @@ class Readable(Protocol):
     path: Path
     documents: Any
 
-    def pairs(self) -> Any: ...
+    @property
+    def all_pairs(self) -> Any: ...
 
     def image_bytes(self, name: str) -> bytes: ...
 
@@ -78,7 +79,7 @@ def length_of(source: Source) -> int | None:
     """How many records there are to come, if that can be told beforehand."""
     if isinstance(source, ShardedCorpus):
         return len(source.index)
-    return len(source.documents) + len(_pair_list(source)) if isinstance(source, Readable) else None
+    return len(source.documents) + len(source.all_pairs) if isinstance(source, Readable) else None
 
 
 def chunks_of(items: Iterable[Item | BadItem]) -> Iterator[Chunk]:
@@ -127,26 +128,21 @@ def _of_corpus(corpus: Readable) -> Iterator[Item | BadItem]:
         try:
             yield _of_document(documents[place], documents.place_of(place))
         except UserError as error:
-            yield _bad_line(error)
+            yield _bad_line(error, documents.place_of(place))
     yield from _pairs_of(corpus)
 
 
 def _pairs_of(corpus: Readable) -> Iterator[Item | BadItem]:
     """Line by line: ``corpus.pairs()`` gives nothing at all while one of them is malformed."""
-    pairs = _pair_list(corpus)
+    pairs = corpus.all_pairs
     for place in range(len(pairs)):
         try:
             pair = pairs[place]
         except UserError as error:
-            yield _bad_line(error)
+            yield _bad_line(error, pairs.place_of(place))
         else:
             body = Pair(pair.image, pair.captions, pair.labels)
             yield Item(pairs.place_of(place), pair.split, pair.source, body)
-
-
-def _pair_list(corpus: Readable) -> Any:
-    lines = getattr(corpus, "_pair_lines", None)
-    return corpus.pairs() if lines is None else PairList(lines, range(len(lines)))
 
 
 def _of_shards(corpus: ShardedCorpus) -> Iterator[Item | BadItem]:
@@ -160,6 +156,9 @@ def _of_shards(corpus: ShardedCorpus) -> Iterator[Item | BadItem]:
 
 
 def _of_document(document: dict[str, Any], id: str) -> Item:
+    """Raises: UserError for malformed segments."""
+    if "segments" in document:
+        return Item(id, "train", "", Sequence(segments_of(document)))
     matches = tuple(
         Match(image["image_name"], image["matched_text_index"], float(image["matched_sim"]))
         for image in document["image_info"]
@@ -167,5 +166,7 @@ def _of_document(document: dict[str, Any], id: str) -> Item:
     return Item(id, "train", "", Matched(tuple(document["text_list"]), matches))
 
 
-def _bad_line(error: UserError) -> BadItem:
-    return BadItem(error.file or "", error.line or 0, "bad line", error.message)
+def _bad_line(error: UserError, id: str) -> BadItem:
+    """Of a line that is no document or pair."""
+    file, line = place_of(id)
+    return BadItem(file, line, "bad line", error.message)

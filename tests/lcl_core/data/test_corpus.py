@@ -29,6 +29,23 @@ def test_documents_and_pairs_of_a_folder_and_of_its_zip(kit: Any) -> None:
         assert corpus.image_bytes("red.png") == kit.png((255, 0, 0))
 
 
+def test_one_bad_line_spoils_no_other_pair(kit: Any) -> None:
+    corpus = kit.corpus(pairs=[kit.pair("red.png", "red"), {"image": ""}, kit.pair("blue.png", "blue", split="val")])
+    pairs = corpus.all_pairs
+    assert [len(pairs), pairs[0].captions, pairs[2].split, pairs.place_of(2)] == [3, ("red",), "val", "pairs.jsonl:3"]
+    for read in (lambda: pairs[1], lambda: corpus.pairs("val")):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert (caught.value.code, caught.value.line) == ("bad_line", 2)
+
+
+def test_a_picture_whose_name_is_no_text_has_its_place_in_the_hash(kit: Any) -> None:
+    corpus = kit.corpus([kit.document(["a"])])
+    without = corpus.content_hash()
+    kit.write("images/\udcff.png", b"")
+    assert open_corpus(kit.root).content_hash() != without
+
+
 def test_pairs_by_split_and_source(kit: Any) -> None:
     rows = [
         kit.pair(f"{number}.png", split=split, source=source)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
+import struct
 import threading
 import tracemalloc
 import zipfile
@@ -129,6 +131,129 @@ def test_what_is_no_corpus(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             open_store(tmp_path / name)
         assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "half a \ud83d sign", "nul\0"])
+def test_a_name_that_no_place_can_have(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_store(name)
+    assert caught.value.code == "corpus_missing"
+
+
+def test_a_loop_of_links_is_no_corpus(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError) as caught:
+        open_store(tmp_path / "loop")
+    assert caught.value.code == "corpus_missing"
+
+
+UNHAVABLE = {
+    "a name of 300 characters": ("x" * 300, "name too long"),
+    "a path of 6,000 characters": ("a/" * 3000 + "b", "name too long"),
+    "half a surrogate pair": ("half a \ud83d sign", "no file can have"),
+    "a loop of links": ("loop", "loop of links"),
+    "two links in a circle": ("one", "loop of links"),
+    "a folder of links in a circle": ("loop/a.png", "loop of links"),
+    "a file taken for a folder": ("pairs.jsonl/a.png", "Not a directory"),
+}
+
+
+@pytest.mark.parametrize("name", UNHAVABLE)
+def test_a_file_that_cannot_be_had_is_named(folder: Path, name: str) -> None:
+    for link, target in (("loop", "loop"), ("one", "two"), ("two", "one")):
+        (folder / link).symlink_to(target)
+    file, words = UNHAVABLE[name]
+    store = open_store(folder)
+    assert not store.has(file)
+    for read in (lambda: store.read(file, 10), lambda: store.buffer(file)):
+        with pytest.raises(UserError, match=f"(?i){words}") as caught:
+            read()
+        assert (caught.value.code, caught.value.file) == ("file_unreadable", file)
+
+
+def test_a_disk_that_fails_while_a_file_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(mmap, "mmap", fail)
+    with pytest.raises(UserError, match="Input/output error") as caught:
+        open_store(folder).buffer("images/a.png")
+    assert caught.value.code == "file_unreadable"
+
+
+# One entry "a" in a zip: local header, its byte, directory entry, end record; fields are little-endian.
+LOCAL = b"PK\3\4" + struct.pack("<5H3L2H", 20, 0, 0, 0, 33, 0, 1, 1, 1, 0) + b"a" + b"!"
+
+
+def directory(name: bytes = b"a", version: int = 20, flags: int = 0, extra: bytes = b"", offset: int = 0) -> bytes:
+    sizes = (len(name), len(extra), 0, 0, 0, 0, offset)
+    return b"PK\1\2" + struct.pack("<6H3L5H2L", version, version, flags, 0, 0, 33, 0, 1, 1, *sizes) + name + extra
+
+
+def end(entries: bytes, count: int = 1, size: int | None = None, offset: int = len(LOCAL), note: int = 0) -> bytes:
+    size = len(entries) if size is None else size
+    return b"PK\5\6" + struct.pack("<4H2LH", 0, 0, count, count, size, offset, note)
+
+
+def bare(entries: bytes, **more: int) -> bytes:
+    return LOCAL + entries + end(entries, **more)
+
+
+ZIP64 = struct.pack("<2HQ", 1, 8, 1 << 63)  # an offset of 64 bits, read where the entry's own is all ones
+UNREADABLE_ZIPS = {
+    "nothing": b"",
+    "a signature alone": b"PK\3\4",
+    "another archive": b"Rar!\x1a\7\0" + bytes(100),
+    "no end record": LOCAL + directory(),
+    "an end record cut short": bare(directory())[:-1],
+    "a directory larger than the file": bare(directory(), size=1 << 20),
+    "a directory of other bytes": bare(b"?" * 60),
+    "an entry cut short": bare(directory()[:30]),
+    "more entries than there are": bare(directory(), size=46 + 47),
+    "a version of the future": bare(directory(version=127)),
+    "an entry without a name": bare(directory(b"")),
+    "a name that is not UTF-8": bare(directory(b"\xff\xfe", flags=0x800)),
+    "an extra field cut short": bare(directory(extra=struct.pack("<2HI", 1, 4, 0), offset=0xFFFFFFFF)),
+    "an extra field longer than it is": bare(directory(extra=struct.pack("<2H", 1, 900))),
+}
+
+
+def test_the_zip_that_the_others_are_made_of(tmp_path: Path) -> None:
+    (tmp_path / "made.zip").write_bytes(bare(directory()))
+    assert open_store(tmp_path / "made.zip").has("a")
+
+
+@pytest.mark.parametrize("name", UNREADABLE_ZIPS)
+def test_a_zip_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bad.zip"
+    path.write_bytes(UNREADABLE_ZIPS[name])
+    with pytest.raises(UserError, match="the zip cannot be read") as caught:
+        open_store(path)
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
+
+
+DAMAGED_ENTRIES = {
+    "an offset past the end": bare(directory(offset=5000)),
+    "an offset before the start": bare(directory(), offset=1 << 20),
+    "an offset into another entry": bare(directory(offset=3)),
+    "an offset beyond 63 bits": bare(directory(extra=ZIP64, offset=0xFFFFFFFF)),
+    "encrypted": bare(directory(flags=1)),
+    "larger than the file": bare(directory()[:20] + struct.pack("<2L", 1 << 31, 1 << 31) + directory()[28:]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_ENTRIES)
+def test_an_entry_that_is_not_what_the_directory_says(tmp_path: Path, name: str) -> None:
+    (tmp_path / "bad.zip").write_bytes(DAMAGED_ENTRIES[name])
+    store = open_store(tmp_path / "bad.zip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            store.buffer("a")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "a")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -197,6 +197,22 @@ def test_pairs_follow_the_wrapper(open_stream: Any, tokenizer: Tokenizer) -> Non
     assert min(captions.values()) > 25
 
 
+def test_a_pair_without_a_caption_is_called_by_its_class(kit: Any, tokenizer: Tokenizer) -> None:
+    labelled = {"wnid": "n1", "class": "red"}
+    rows = [
+        kit.pair("red.png", " ", labels=labelled),
+        kit.pair("red.png", "a square", labels=labelled),
+        kit.pair("red.png", labels={"b": "square", "class": " "}),
+        kit.pair("red.png", labels={"class": ""}),
+    ]
+    spec = DataSpec(sources=({"dataset": "d", "view": "pairs"},), image_first_probability=0)
+    stream = SampleStream(spec, {"d": kit.corpus(pairs=rows)}, tokenizer, 4, 16, 100, seed=0)
+    got = sorted((stream[position] for position in range(4)), key=lambda item: item.id)
+    words = [tokenizer.decode(item.token_ids[1:-6].tolist()).strip() for item in got if isinstance(item, Sample)]
+    assert words == ["red", "a square", "square"]
+    assert (got[3].reason, [stream.measure(position) for position in range(4)].count(None)) == ("no caption", 1)
+
+
 def test_shares_of_sources(open_stream: Any) -> None:
     stream = open_stream({**INTERLEAVED, "weight": 1}, {**PAIRS, "weight": 3})
     assert Counter(stream[position].source for position in range(40)) == {0: 10, 1: 30}

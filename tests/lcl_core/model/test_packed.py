@@ -29,12 +29,13 @@ def test_it_gives_what_the_groups_give(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer = Attention(width=24, heads=3)
     torch.nn.init.normal_(layer.in_proj_weight)
+    norm = torch.nn.LayerNorm(24)
     plan = CausalPlan.from_lengths([3, 7, 5, 7])
     x = torch.randn(22, 24)
-    expected = layer(x, plan, 0)
+    expected = layer(x, norm, plan, 0)
     monkeypatch.setattr(packed, "_kernel", lambda: kernel)
     monkeypatch.setattr(attention, "packed_kernel_takes", lambda qkv: True)
-    torch.testing.assert_close(layer(x, plan, 0), expected)
+    torch.testing.assert_close(layer(x, norm, plan, 0), expected)
 
 
 def test_it_is_for_gpus_in_half_precision() -> None:

@@ -129,6 +129,30 @@ def test_a_malformed_pair_of_our_own_form(make: Any, walk: Any, name: str) -> No
     assert (bad.file, bad.line, bad.reason) == ("pairs.jsonl", 2, "bad pair")
 
 
+SEGMENTS: dict[str, tuple[Any, str]] = {
+    "no list": ("x", "bad document"),
+    "an entry that is text": (["x"], "bad document"),
+    "an entry of neither": ([{"video": "x"}], "bad document"),
+    "a text that is a number": ([{"text": 1}], "bad document"),
+    "an image that is null": ([{"image": None}], "bad document"),
+    "an image without a name": ([{"text": "x"}, {"image": ""}], "bad image reference"),
+    "an image that climbs": ([{"text": "x"}, {"image": "../x.png"}], "bad image reference"),
+    "an absolute image": ([{"text": "x"}, {"image": "/etc/passwd"}], "bad image reference"),
+    "an image with NUL": ([{"text": "x"}, {"image": "a\0.png"}], "bad image reference"),
+    "an image with a long name": ([{"text": "x"}, {"image": "x" * 2000}], "bad image reference"),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_malformed_segments_of_our_own_form(make: Any, walk: Any, name: str) -> None:
+    segments, reason = SEGMENTS[name]
+    make.jsonl("interleaved.jsonl", [{"text_list": [], "image_info": [], "segments": segments}])
+    records, (bad,) = walk(open_reader(make.root))
+    assert (bad.file, bad.line, bad.reason) == ("interleaved.jsonl", 1, reason)
+    kept = [segment.text for record in records for segment in record.body.segments]
+    assert kept == (["x"] if reason == "bad image reference" else [])
+
+
 def test_lines_of_our_own_form(make: Any, walk: Any) -> None:
     make.file("interleaved.jsonl", shard(GOOD, b"{", b"\xff", b"[]", GOOD))
     records, bad = walk(open_reader(make.root))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lcl_core.data import open_corpus
 from lcl_core.data.readers import FORMATS, open_reader, reader_class
 from lcl_core.errors import UserError
 
@@ -38,6 +39,14 @@ def test_a_pipe_is_refused_at_once(make: Any) -> None:
     with pytest.raises(UserError) as caught:
         open_reader(make.root / "docs_shard_0_v2.jsonl")
     assert caught.value.code == "corpus_unreadable"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "half a \ud83d sign", "nul\0"])
+def test_a_name_that_no_place_can_have(name: str) -> None:
+    for call in (open_reader, open_corpus):
+        with pytest.raises(UserError) as caught:
+            call(name)
+        assert caught.value.code == "corpus_missing"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Deadly:
 
     def __init__(self, path):
         self.inner = open_corpus(path)
-        self.path, self.documents, self.pairs = self.inner.path, self.inner.documents, self.inner.pairs
+        self.path, self.documents, self.all_pairs = self.inner.path, self.inner.documents, self.inner.all_pairs
 
     def __reduce__(self):
         return Deadly, (self.inner.path,)

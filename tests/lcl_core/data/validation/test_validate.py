@@ -50,6 +50,17 @@ def test_a_clean_corpus_is_counted_and_nothing_is_listed(kit: Any, tmp_path: Pat
     assert listed(tmp_path / "q.jsonl") == []
 
 
+def test_a_sequence_is_counted_by_its_segments(kit: Any, tmp_path: Path) -> None:
+    segments = [{"text": "one two"}, {"image": "red.png"}, {"text": "three"}, {"image": "absent.png"}]
+    rows = [{**kit.document([]), "segments": each} for each in (segments, [{"film": "x"}])]
+    report = validate(kit.corpus(rows), workers=0, quarantine=tmp_path / "q.jsonl")
+    assert (report.documents, report.images, report.tokens, report.kinds) == (1, 2, 3, {"sequence": 1})
+    assert [(row["line"], row["reason"]) for row in listed(tmp_path / "q.jsonl")] == [
+        (1, "missing image"),
+        (2, "bad line"),
+    ]
+
+
 def test_tokens_are_counted_by_a_tokenizer(kit: Any, tokenizer: Any) -> None:
     corpus = kit.corpus(pairs=[kit.pair("red.png", "a red square")])
     report = validate(corpus, workers=0, tokenizer=tokenizer)

@@ -1,0 +1,53 @@
+"""Runs that lose all their processes twice within an epoch end, bit by bit, as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lcl_core.rundir import Exit, RunDir
+from tests.lcl_core.train.runs import curve, finished, killed_after, prepared, trainer, weights
+
+STEPS = 60
+# a checkpoint lies now before, now after the step at which a run dies; lines come often, to die at a chosen step
+OFTEN = {"steps": STEPS, "log_every": 2, "checkpoint_every": 3}
+
+
+def assert_within_the_first_epoch(run_dir: RunDir, documents: int) -> None:
+    result = json.loads(run_dir.result_file.read_text())
+    assert 0 < result["encoder"]["documents_seen"] < documents
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_process_killed_twice(
+    tmp_path: Path, sample_zip: Path, eventually: Callable[..., None], seed: int
+) -> None:
+    alone = prepared(tmp_path / "alone", sample_zip, **OFTEN)
+    alone.write_result(trainer(alone).run())
+    run_dir = prepared(tmp_path / "killed", sample_zip, **OFTEN)
+    draw = random.Random(seed)
+    first, second = sorted(draw.sample(range(1, STEPS // 2), 2))
+    killed_after(run_dir, first, eventually, *with_workers(run_dir, 1))
+    killed_after(run_dir, second, eventually, *with_workers(run_dir, 2))
+    assert finished(run_dir, *with_workers(run_dir, 0)) == Exit.OK, run_dir.log_file.read_text()
+    assert curve(run_dir) == curve(alone)
+    assert weights(run_dir) == weights(alone)
+
+
+def with_workers(run_dir: RunDir, workers: int) -> tuple[str, ...]:
+    return "-m", "tests.lcl_core.train.worker_run", str(workers), str(run_dir.path)
+
+
+def test_two_ranks_killed_twice(tmp_path: Path, sample_zip: Path, eventually: Callable[..., None]) -> None:
+    two = {**OFTEN, "engine": {"processes": 2}}
+    alone, run_dir = (prepared(tmp_path / name, sample_zip, **two) for name in ("alone", "killed"))
+    assert finished(alone) == Exit.OK, alone.log_file.read_text()
+    for step in (5, 22):
+        killed_after(run_dir, step, eventually)
+    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert curve(run_dir) == curve(alone)
+    assert weights(run_dir) == weights(alone)

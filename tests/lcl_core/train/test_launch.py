@@ -1,0 +1,113 @@
+"""Several ranks under one process: how they leave together, and what their supervisor learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lcl_core.rundir import Exit, RunDir
+from tests.lcl_core.train.runs import finished, group, kill_group, prepared, started, steps_told
+
+# long enough that none ends by itself while a test looks at it
+ENDLESS = {"steps": 100_000, "log_every": 1, "checkpoint_every": 50_000, "engine": {"processes": 2}}
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, sample_zip: Path) -> RunDir:
+    return prepared(tmp_path, sample_zip, **ENDLESS)
+
+
+def ranks(leader: int) -> dict[int, int]:
+    """The process of each rank, by rank."""
+    found = {}
+    for pid in group(leader):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            found.update({int(word[5:]): pid for word in words if word.startswith(b"RANK=") and parent == leader})
+    return found
+
+
+def at_work(run_dir: RunDir, process: subprocess.Popen[bytes], eventually: Callable[..., None]) -> dict[int, int]:
+    """Wait for the first steps. Returns: the process of each rank."""
+    eventually(lambda: steps_told(run_dir) >= 2 or process.poll() is not None, "the first steps")
+    assert process.poll() is None, run_dir.log_file.read_text()
+    found = ranks(process.pid)
+    assert sorted(found) == [0, 1]
+    return found
+
+
+def saved_step(run_dir: RunDir) -> int:
+    [folder] = run_dir.checkpoints.glob("step_*")
+    return int(folder.name.removeprefix("step_"))
+
+
+def test_bad_input_is_told_and_no_rank_stays(run_dir: RunDir, eventually: Callable[..., None]) -> None:
+    """The first rank finds the directory busy; the other waits for it to come and would do so for ever."""
+    run_dir.hold()
+    with started(run_dir) as process:
+        assert process.wait(timeout=60) == Exit.USER_ERROR
+        eventually(lambda: not group(process.pid), "the end of the ranks")
+    assert json.loads(run_dir.error_file.read_text())["code"] == "run_dir_busy"
+
+
+def test_bad_data_is_told(tmp_path: Path, sample_zip: Path) -> None:
+    changed = {**ENDLESS, "data": {"sources": [{"dataset": "other"}]}}
+    run_dir = prepared(tmp_path, sample_zip, **changed)
+    assert finished(run_dir) == Exit.USER_ERROR
+    assert json.loads(run_dir.error_file.read_text())["field"] == "data.sources.0.dataset"
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(run_dir: RunDir, eventually: Callable[..., None]) -> None:
+    with started(run_dir) as process:
+        at_work(run_dir, process, eventually)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == Exit.CANCELLED, run_dir.log_file.read_text()
+        eventually(lambda: not group(process.pid), "the end of the ranks")
+    step = saved_step(run_dir)
+    assert step >= 2
+    run = run_dir.read_run()
+    run["spec"]["steps"] = step + 2
+    run_dir.prepare(run)
+    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert steps_told(run_dir) == step + 2
+
+
+def test_sigterm_to_one_rank_stops_both_after_the_same_step(
+    run_dir: RunDir, eventually: Callable[..., None]
+) -> None:
+    """As when one of several machines is to be given back."""
+    with started(run_dir) as process:
+        os.kill(at_work(run_dir, process, eventually)[1], signal.SIGTERM)
+        assert process.wait(timeout=60) == Exit.CANCELLED, run_dir.log_file.read_text()
+    assert saved_step(run_dir) >= 2
+    assert "Traceback" not in run_dir.log_file.read_text()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_rank_takes_the_others_along(
+    run_dir: RunDir, eventually: Callable[..., None], lost: int
+) -> None:
+    with started(run_dir) as process:
+        os.kill(at_work(run_dir, process, eventually)[lost], signal.SIGKILL)
+        # as one process alone would leave: the supervisor tries again what was ended from outside
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        eventually(lambda: not group(process.pid), "the end of the ranks and their data workers")
+    assert not run_dir.error_file.exists()
+
+
+def test_ranks_leave_with_their_launcher(run_dir: RunDir, eventually: Callable[..., None]) -> None:
+    with started(run_dir) as process:
+        found = at_work(run_dir, process, eventually)
+        process.kill()
+        process.wait()
+        eventually(lambda: not set(found.values()) & set(group(process.pid)), "the end of the ranks", seconds=10)
+        eventually(lambda: not group(process.pid), "the end of their data workers")
+        kill_group(process)
