@@ -24,7 +24,9 @@ __all__ = ["Corpora", "View", "Wanted", "confined", "examine", "image_url", "pag
 MAX_OPEN = 8
 IMAGE_TOKENS = 49 + 2  # what a picture takes in a row: its tokens and the marks around them
 MAX_SHOWN = 20_000  # characters of one segment
+CHANGING = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
 View = Literal["interleaved", "pairs"]
+Stamp = tuple[tuple[int, int], ...]
 SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
@@ -44,14 +46,14 @@ class Corpora:
     """The corpora that somebody looked at lately. Thread-safe."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[tuple[Path, int], Corpus] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, Stamp], Corpus] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, path: Path) -> Corpus:
         """Open, or opened before and unchanged since. Raises: UserError naming the file."""
         from lcl_core.data.corpus import open_corpus
 
-        key = (path, path.stat().st_mtime_ns if path.exists() else 0)
+        key = (path, _stamp(path))
         with self._lock:
             if key not in self._open:
                 self._open[key] = open_corpus(path)
@@ -59,6 +61,13 @@ class Corpora:
                     self._open.popitem(last=False)
             self._open.move_to_end(key)
             return self._open[key]
+
+
+def _stamp(path: Path) -> Stamp:
+    """Times and sizes of what changes when a corpus does. A folder's own time does not when a line is appended."""
+    places = [path, *(path / name for name in CHANGING)]
+    facts = [place.stat() for place in places if place.exists()]
+    return tuple((fact.st_mtime_ns, fact.st_size) for fact in facts)
 
 
 def confined(path: str, roots: Sequence[Path]) -> Path:

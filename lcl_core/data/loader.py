@@ -7,6 +7,9 @@ are.
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -58,10 +61,19 @@ def load_batches(
         sampler=_Positions(cursor, _CHUNK if workers else 1),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_prepare_worker if workers else None,
     )
     return pack_documents(itertools.chain.from_iterable(chunks), cursor, budget, lookahead=lookahead)
 
 
-def _one_thread(_: int) -> None:
+def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A worker whose full queue nobody reads any more would wait for ever, and hold the run directory's lock."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -59,7 +59,8 @@ class DocumentBatch:
         samples: the documents, in stream order.
         cursor: where the next batch starts.
         skipped: documents left out on the way, by reason.
-        left_out: images left out of documents on the way, by error code.
+        left_out: images that could not be read, by error code: those of the documents here, which go on without them,
+            and those of documents skipped on the way.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -82,7 +83,7 @@ class DocumentBatch:
 
     @property
     def by_source(self) -> dict[int, SourceCount]:
-        """Documents, images and tokens by the number of the source in the data spec."""
+        """Documents, images and tokens by the number of the source in the data spec; only sources that are here."""
         counts: dict[int, SourceCount] = {}
         for sample in self.samples:
             count = counts.setdefault(sample.source, SourceCount())

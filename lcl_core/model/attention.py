@@ -113,17 +113,20 @@ class Attention(nn.Module):
         Without a plan, rows are sequences of ``sequence_length`` with full attention.
         """
         qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
+        return self.out_proj(self._mix(qkv, plan, sequence_length))
+
+    @torch.compiler.disable  # each batch lays its documents out anew, and would be compiled anew
+    def _mix(self, qkv: Tensor, plan: CausalPlan | None, sequence_length: int) -> Tensor:
+        """Projections [T, 3D] → what attention mixes of the values, [T, D]."""
         if plan is None:
-            mixed = self._attend(qkv, [(len(x) // sequence_length, sequence_length)], causal=False)
-        elif packed_kernel_takes(qkv):
-            mixed = packed_attention(qkv, plan.ends, plan.longest, self.heads)
-        elif plan.moves is None:
-            mixed = self._attend(qkv, plan.groups, causal=True)
-        else:
-            moves = plan.moves
-            mixed = self._attend(take_rows(qkv, moves.index, moves.inverse), plan.groups, causal=True)
-            mixed = place_rows(mixed, moves.index, moves.inverse, moves.keep.to(qkv.dtype))
-        return self.out_proj(mixed)
+            return self._attend(qkv, [(len(qkv) // sequence_length, sequence_length)], causal=False)
+        if packed_kernel_takes(qkv):
+            return packed_attention(qkv, plan.ends, plan.longest, self.heads)
+        if plan.moves is None:
+            return self._attend(qkv, plan.groups, causal=True)
+        moves = plan.moves
+        mixed = self._attend(take_rows(qkv, moves.index, moves.inverse), plan.groups, causal=True)
+        return place_rows(mixed, moves.index, moves.inverse, moves.keep.to(qkv.dtype))
 
     def _attend(self, qkv: Tensor, groups: Groups, *, causal: bool) -> Tensor:
         """Groups of equal-length sequences [P, 3D] → [P, D]."""

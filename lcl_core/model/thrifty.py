@@ -18,11 +18,15 @@ Activation = Callable[[Tensor], Tensor]
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
     """norm(x) W^T + b of [T, W]; keeps ``x`` alone."""
+    if torch.compiler.is_compiling():  # the compiler chooses by itself what to keep
+        return F.linear(norm(x), weight, bias)
     return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
 
 
 def activated_linear(h: Tensor, activation: Activation, weight: Tensor, bias: Tensor) -> Tensor:
     """activation(h) W^T + b of [T, H]; keeps ``h`` alone."""
+    if torch.compiler.is_compiling():
+        return F.linear(activation(h), weight, bias)
     return _ActivatedLinear.apply(h, activation, weight, bias)
 
 

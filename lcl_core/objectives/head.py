@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LOGIT_BYTES = 96 << 20  # of a chunk's logits
+_LOGIT_BYTES = 64 << 20  # of a chunk's logits
 _CACHED_ROWS = 16  # rows turned into probabilities at a time on a CPU: their fp32 copies stay in its cache
 
 
@@ -19,7 +19,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int |
         x: [K, D] head inputs at label positions only.
         weight: [V, D].
         labels: [K] long.
-        chunk: rows whose logits may stand in memory at once; None: as many as 96 MiB hold.
+        chunk: rows whose logits may stand in memory at once; None: as many as 64 MiB hold.
 
     Returns:
         A scalar, fp32; 0 when K = 0.

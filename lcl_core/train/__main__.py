@@ -6,6 +6,7 @@ With ``engine.processes`` above 1 it starts that many ranks of itself. Started b
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -57,5 +58,9 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
+    if code < 0:  # a rank was killed from outside: leave as it did, so that the supervisor sees the signal
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
     # Not sys.exit: threads of libraries must not turn a finished run into a failed one at interpreter shutdown.
     os._exit(code)

@@ -15,7 +15,9 @@ import sys
 import threading
 from contextlib import suppress
 
-from lcl_core.rundir import Exit
+from lcl_core.rundir import Exit, RunDir
+
+_PATIENCE = 5.0  # seconds
 
 
 def launch(run_dir: str, processes: int) -> int:
@@ -23,8 +25,9 @@ def launch(run_dir: str, processes: int) -> int:
 
     SIGTERM is passed on. When one fails, the others, which would wait for it in vain, are killed.
 
-    Returns: the exit status of the first that failed, or 0.
+    Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
+    RunDir(run_dir).watch_signals()  # to leave when our own supervisor is gone
     port = _free_port()
     ranks = [_start(run_dir, rank, processes, port) for rank in range(processes)]
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +39,7 @@ def launch(run_dir: str, processes: int) -> int:
     for thread in threads:
         while thread.is_alive():  # in slices, so that signals are handled meanwhile
             thread.join(0.2)
-    return failures[0] if failures else Exit.OK
+    return _verdict(failures)
 
 
 def _start(run_dir: str, rank: int, processes: int, port: int) -> subprocess.Popen[bytes]:
@@ -64,8 +67,20 @@ def _await(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], 
     if status == Exit.OK:
         return
     failures.append(status)
-    if status != Exit.CANCELLED:
-        _signal_all(ranks, signal.SIGKILL)
+    if status == Exit.CANCELLED:
+        return
+    if status == Exit.CRASH:  # perhaps only because another left; that one may still be writing down why
+        for other in ranks:
+            with suppress(subprocess.TimeoutExpired):
+                other.wait(_PATIENCE)
+    _signal_all(ranks, signal.SIGKILL)
+
+
+def _verdict(failures: list[int]) -> int:
+    """The status that says most: what a user can mend, else the first."""
+    if Exit.USER_ERROR in failures:
+        return Exit.USER_ERROR
+    return failures[0] if failures else Exit.OK
 
 
 def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:

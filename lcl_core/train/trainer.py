@@ -13,7 +13,7 @@ from lcl_core.data.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.flops import batch_flops
 from lcl_core.objectives import get_objective
-from lcl_core.rundir import RunDir, write_json_atomically
+from lcl_core.rundir import Cancelled, RunDir, write_json_atomically
 from lcl_core.specs import PretrainSpec
 from lcl_core.train.batches import Packer
 from lcl_core.train.build import build_config, build_model, build_tokenizer, open_corpora
@@ -118,7 +118,7 @@ class Trainer:
                 self._save(meter, checkpointer)
             if stop:
                 checkpointer.wait()
-                self.run_dir.raise_if_stopped()
+                raise Cancelled
 
     def _step(self, batches: Iterator[DocumentBatch], meter: Meter) -> None:
         started = time.monotonic()

@@ -78,22 +78,30 @@ def steps_told(run_dir: RunDir) -> int:
 
 
 @contextmanager
-def started(run_dir: RunDir, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """``python -m lcl_core.train RUN_DIR``, or another command, in a group of its own, of which nothing stays.
 
     What it says goes to ``log.txt``.
+
+    Args:
+        supervised: it leaves when its standard input, a pipe, is closed.
     """
     # One thread by default, as in this process: sums in another order would differ in the last bit.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     program = [sys.executable, *(command or ("-m", "lcl_core.train", str(run_dir.path)))]
+    if supervised:
+        environment["LCL_SUPERVISED"] = "1"
+    stdin = subprocess.PIPE if supervised else subprocess.DEVNULL
     with run_dir.log_file.open("ab") as log:
         process = subprocess.Popen(
-            program, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            program, env=environment, stdin=stdin, stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield process
     finally:
         kill_group(process)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def finished(run_dir: RunDir, *command: str) -> int:

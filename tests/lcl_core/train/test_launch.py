@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.rundir import Exit, RunDir
-from tests.lcl_core.train.runs import finished, group, kill_group, prepared, started, steps_told
+from tests.lcl_core.train.runs import finished, group, prepared, started, steps_told
 
 # long enough that none ends by itself while a test looks at it
 ENDLESS = {"steps": 100_000, "log_every": 1, "checkpoint_every": 50_000, "engine": {"processes": 2}}
@@ -99,7 +99,7 @@ def test_a_killed_rank_takes_the_others_along(
         os.kill(at_work(run_dir, process, eventually)[lost], signal.SIGKILL)
         # as one process alone would leave: the supervisor tries again what was ended from outside
         assert process.wait(timeout=60) == -signal.SIGKILL
-        eventually(lambda: not group(process.pid), "the end of the ranks and their data workers")
+        eventually(lambda: not group(process.pid), "the end of the ranks and their data workers", seconds=20)
     assert not run_dir.error_file.exists()
 
 
@@ -108,6 +108,15 @@ def test_ranks_leave_with_their_launcher(run_dir: RunDir, eventually: Callable[.
         found = at_work(run_dir, process, eventually)
         process.kill()
         process.wait()
-        eventually(lambda: not set(found.values()) & set(group(process.pid)), "the end of the ranks", seconds=10)
-        eventually(lambda: not group(process.pid), "the end of their data workers")
-        kill_group(process)
+        eventually(lambda: not set(found.values()) & set(group(process.pid)), "the end of the ranks")
+        eventually(lambda: not group(process.pid), "the end of their data workers", seconds=20)
+    run_dir.hold()
+
+
+def test_the_launcher_leaves_with_its_supervisor(run_dir: RunDir, eventually: Callable[..., None]) -> None:
+    with started(run_dir, supervised=True) as process:
+        at_work(run_dir, process, eventually)
+        assert process.stdin is not None
+        process.stdin.close()
+        eventually(lambda: not group(process.pid), "the end of launcher and ranks", seconds=20)
+    run_dir.hold()

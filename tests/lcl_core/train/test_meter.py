@@ -34,13 +34,14 @@ def report(
     contrastive: float, generation: float, correct: float = 0, pairs: int = 4, norm: float = 1, finite: float = 1
 ) -> StepReport:
     losses = {"contrastive": torch.tensor(contrastive), "generation": torch.tensor(generation)}
-    return StepReport(losses, torch.tensor(correct), pairs, torch.tensor(norm), torch.tensor(finite))
+    right, length, taken = (torch.tensor(float(number)) for number in (correct, norm, finite))
+    return StepReport(losses, right, pairs, length, taken)
 
 
 def batch(*names: str) -> DocumentBatch:
     """Documents of three tokens and an image each."""
     pixels = np.zeros((1, 3, 2, 2), np.float32)
-    samples = [Sample(name, np.arange(3, dtype=np.int32), pixels) for name in names]
+    samples = [Sample(name, 0, np.arange(3, dtype=np.int32), pixels) for name in names]
     return DocumentBatch(samples, Cursor(len(samples)))
 
 

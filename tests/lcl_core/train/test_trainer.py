@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,52 +13,8 @@ import torch
 from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.rundir import Cancelled, Exit, RunDir
-from lcl_core.specs import PretrainSpec, parse_spec
 from lcl_core.train.trainer import Trainer
-
-TINY: dict[str, Any] = {
-    "model": {
-        "image_size": 32,
-        "vision_width": 32,
-        "vision_layers": 1,
-        "vision_head_width": 16,
-        "text_width": 32,
-        "text_layers": 1,
-        "text_heads": 2,
-    },
-    "tokenizer": {"vocab_size": 500},
-    "data": {
-        "sources": [{"view": "interleaved"}, {"view": "pairs"}],
-        "piece_images": 2,
-    },
-    "batch": {"tokens": 512, "images": 16},
-    "optimizer": {"lr": 2e-3, "warmup_steps": 2},
-    "steps": 12,
-    "log_every": 4,
-    "checkpoint_every": 5,
-    "precision": "fp32",
-}
-VOLATILE = {"time", "images_per_s", "tokens_per_s", "seconds_left", "mfu", "data_wait", "memory_gib"}
-
-
-def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
-    path.mkdir(parents=True, exist_ok=True)
-    run_dir = RunDir(path)
-    spec = {**TINY, **changes}
-    run_dir.prepare({"run_id": "run_1", "kind": "pretrain", "spec": spec, "datasets": {"sample": str(sample_zip)}})
-    return run_dir
-
-
-def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
-    run = run_dir.read_run()
-    spec = parse_spec("pretrain", run["spec"])
-    assert isinstance(spec, PretrainSpec)
-    return Trainer(spec, run_dir, run["datasets"], workers)
-
-
-def curve(run_dir: RunDir) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in VOLATILE} for line in lines if line["step"]]
+from tests.lcl_core.train.runs import curve, finished, kill_group, prepared, started, trainer, weights
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +22,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> R
     run_dir = prepared(tmp_path_factory.mktemp("undisturbed"), sample_zip)
     run_dir.write_result(trainer(run_dir).run())
     return run_dir
-
-
-def weights(run_dir: RunDir) -> str:
-    return hashlib.sha256((run_dir.artifacts / "encoder" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_the_losses_fall_and_the_encoder_loads(undisturbed: RunDir) -> None:
@@ -122,18 +69,15 @@ def test_cancelled_twice_and_resumed_is_bitwise_the_same(
     assert weights(run_dir) == weights(undisturbed)
 
 
-def test_killed_and_resumed_is_bitwise_the_same(undisturbed: RunDir, tmp_path: Path, sample_zip: Path) -> None:
+def test_killed_and_resumed_is_bitwise_the_same(
+    undisturbed: RunDir, tmp_path: Path, sample_zip: Path, eventually: Callable[..., None]
+) -> None:
     run_dir = prepared(tmp_path, sample_zip)
-    command = [sys.executable, "-m", "lcl_core.train", str(run_dir.path)]
-    # One thread, as in this process's own run: sums in another order would differ in the last bit.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (run_dir.checkpoints / "step_00000005").exists() and time.monotonic() < deadline:
-        os.sched_yield()
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert subprocess.run(command, env=environment, check=False).returncode == Exit.OK
+    with started(run_dir) as process:
+        eventually((run_dir.checkpoints / "step_00000005").exists, "the first checkpoint")
+        kill_group(process)
+        assert process.wait() == -signal.SIGKILL
+    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
     assert curve(run_dir) == curve(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
 
