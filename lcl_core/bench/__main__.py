@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lcl_core.bench import as_shipped, decode, loader, packing, train
+from lcl_core.bench import as_shipped, breakdown, decode, loader, packing, train
 from lcl_core.errors import UserError
 
 BENCHMARKS = {
     "train": train,
     "as-shipped": as_shipped,
+    "breakdown": breakdown,
     "decode": decode,
     "loader": loader,
     "packing": packing,

@@ -41,8 +41,8 @@ def files(small_config: LCLConfig, tmp_path: Path) -> list[str]:
     return ["--config", str(tmp_path / "config.json"), "--documents", str(tmp_path / "docs.jsonl")]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lcl_core.bench", "train", *arguments]
+def run(*arguments: str, name: str = "train") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lcl_core.bench", name, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -73,3 +73,11 @@ def test_counted_operations_are_those_of_the_step(small_model: LCLModel, small_c
     lengths = [3 + 6 + 1 + 2, 2 + 12 + 2]
     counted = step_flops(small_config, lengths, images=3, labels=len(batch.labels)) / 3
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the breakdown is of the CPU's operators")
+def test_the_breakdown_leaves_nothing_out(files: list[str]) -> None:
+    report = json.loads(run(*files, "--batch-size", "2", "--threads", "1", "--json", name="breakdown").stdout)
+    assert sum(report["share"].values()) == pytest.approx(1, abs=0.01)
+    assert sum(report["seconds"].values()) == pytest.approx(report["total_seconds"])
+    assert all(seconds > 0 for seconds in report["seconds"].values())
