@@ -10,17 +10,17 @@ import typer
 
 from api.cli.common import ago, read_json, set_fields, settings_of, show_json, show_table
 from api.cli.watch import FINAL, watch_run
-from lcl_core.specs import SPECS
+from lcl_core.kinds import KINDS
 
 group = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True)
-KINDS = ", ".join(SPECS)
+_KNOWN = ", ".join(KINDS)
 RunId = Annotated[str, typer.Argument(help="id of the run")]
 POLL_SECONDS = 1.0
 
 
 def submit(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help=f"one of {KINDS}")],
+    kind: Annotated[str, typer.Argument(help=f"one of {_KNOWN}")],
     spec: Annotated[str | None, typer.Option(help="JSON file with the spec; - reads standard input")] = None,
     preset: Annotated[str | None, typer.Option(help="named starting point")] = None,
     assignments: Annotated[
@@ -51,7 +51,7 @@ def submit(
 @group.command("list")
 def list_(
     context: typer.Context,
-    kind: Annotated[str | None, typer.Option(help=f"one of {KINDS}")] = None,
+    kind: Annotated[str | None, typer.Option(help=f"one of {_KNOWN}")] = None,
     state: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
     tag: Annotated[str | None, typer.Option()] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,

@@ -115,7 +115,10 @@ class Attention(nn.Module):
         qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
         return self.out_proj(self._mix(qkv, plan, sequence_length))
 
-    @torch.compiler.disable  # each batch lays its documents out anew, and would be compiled anew
+    def leave_uncompiled(self) -> None:
+        """Keep a compiler out of what depends on the layout: each batch has another, and would be compiled anew."""
+        self._mix = torch.compiler.disable(self._mix)  # type: ignore[method-assign]
+
     def _mix(self, qkv: Tensor, plan: CausalPlan | None, sequence_length: int) -> Tensor:
         """Projections [T, 3D] → what attention mixes of the values, [T, D]."""
         if plan is None:

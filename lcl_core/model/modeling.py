@@ -119,6 +119,7 @@ class LCLModel(PreTrainedModel):
         for tower in (self.visual.transformer, self.text.transformer):
             tower.checkpointing = checkpointing
             for block in tower.blocks if compiled else ():
+                block.attn.leave_uncompiled()
                 block.compile(dynamic=True)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lcl_core.errors import UserError
+from lcl_core.kinds import KINDS
 from lcl_core.specs import SPECS, EvaluateSpec, PretrainSpec, datasets_of, encoders_of, parse_spec, presets
 
 
@@ -76,3 +77,7 @@ def test_what_a_spec_reads() -> None:
 def test_the_vocabulary_needs_no_torch() -> None:
     code = "import lcl_core.specs, lcl_core.rundir, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_kinds_are_those_of_the_specs() -> None:
+    assert tuple(SPECS) == KINDS

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lcl_core.errors import UserError
 from lcl_core.rundir import Exit, RunDir
 from tests.lcl_core.train.runs import finished, group, prepared, started, steps_told
 
@@ -103,6 +104,14 @@ def test_a_killed_rank_takes_the_others_along(
     assert not run_dir.error_file.exists()
 
 
+def is_free(run_dir: RunDir) -> bool:
+    try:
+        run_dir.hold()
+    except UserError:
+        return False
+    return True
+
+
 def test_ranks_leave_with_their_launcher(run_dir: RunDir, eventually: Callable[..., None]) -> None:
     with started(run_dir) as process:
         found = at_work(run_dir, process, eventually)
@@ -110,7 +119,7 @@ def test_ranks_leave_with_their_launcher(run_dir: RunDir, eventually: Callable[.
         process.wait()
         eventually(lambda: not set(found.values()) & set(group(process.pid)), "the end of the ranks")
         eventually(lambda: not group(process.pid), "the end of their data workers", seconds=20)
-    run_dir.hold()
+    eventually(lambda: is_free(run_dir), "the directory's release")
 
 
 def test_the_launcher_leaves_with_its_supervisor(run_dir: RunDir, eventually: Callable[..., None]) -> None:
@@ -119,4 +128,4 @@ def test_the_launcher_leaves_with_its_supervisor(run_dir: RunDir, eventually: Ca
         assert process.stdin is not None
         process.stdin.close()
         eventually(lambda: not group(process.pid), "the end of launcher and ranks", seconds=20)
-    run_dir.hold()
+    eventually(lambda: is_free(run_dir), "the directory's release")
