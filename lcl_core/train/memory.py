@@ -32,14 +32,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
-
-
-def give_back_holes() -> None:
-    """Give back what lies free between blocks in use. Takes some milliseconds.
-
-    Between forward and backward pass it lowers the peak: what the forward pass needed in passing is too scattered
-    for the gradients to fit in.
-    """
-    trim = getattr(_C, "malloc_trim", None)
-    if trim is not None:
-        trim(0)

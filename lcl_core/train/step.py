@@ -15,7 +15,6 @@ from lcl_core.objectives import Objective, Pairs, Terms
 from lcl_core.objectives.contrast import Contrast, contrast
 from lcl_core.train.device import Precision, autocast
 from lcl_core.train.gradients import clip, gradient_norm
-from lcl_core.train.memory import give_back_holes
 from lcl_core.train.module import TrainingModule
 from lcl_core.train.parallel import average_unsharded, share, without_sync
 from lcl_core.train.ranks import Ranks
@@ -84,7 +83,7 @@ class TrainingStep:
         if terms.pairs is not None:
             found = self._contrast(terms.pairs, self.model.logit_scale, shares)
             losses[CONTRASTIVE], correct = found.loss, found.correct
-        self._backward(_total(losses))
+        _total(losses).backward()
         return self._shares_of(losses), correct
 
     def _several(self, batches: Sequence[PackedBatch], shares: Shares) -> tuple[dict[str, Tensor], Tensor]:
@@ -104,7 +103,7 @@ class TrainingStep:
                 part = _total(own) + cached.pull(terms.pairs, number)
                 if last:
                     part = part + cached.pull_scale(self.model.logit_scale)
-                self._backward(part)
+                part.backward()
             for name, loss in own.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach()
         return self._shares_of(losses), cached.correct
@@ -126,11 +125,6 @@ class TrainingStep:
     def _contrast(self, pairs: Pairs, logit_scale: Tensor, shares: Shares) -> Contrast:
         found = contrast(pairs.image_features, pairs.text_features, logit_scale, shares.pairs)
         return Contrast(found.loss * (pairs.weight * shares.scales[CONTRASTIVE]), found.correct)
-
-    def _backward(self, loss: Tensor) -> None:
-        if self.model.device.type == "cpu":
-            give_back_holes()
-        loss.backward()
 
     def _shares_of(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: loss.detach() / self.ranks.size for name, loss in losses.items()}
