@@ -1,4 +1,4 @@
-"""How a pre-training job computes; nothing here changes what it learns, but for the last digits."""
+"""How a pre-training job computes. ``processes`` and ``accumulate`` multiply the batch, the rest is last digits."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class TrainingStep:
         average_unsharded(self.module, self.model)
         norm = gradient_norm(self.model.parameters())
         clip(self.model.parameters(), self._limit, norm)
-        # the norm alone tells: a loss that is no number leaves no gradient that is one
+        # the norm alone tells; only the authors' mean over no pairs is no number and leaves the gradient alone
         finite = torch.isfinite(norm).float()
         self._apply(optimizer, finite)
         self.model.clamp_logit_scale_()

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, TypeGuard
 
 from lcl_core.data.readers.base import Reader
 from lcl_core.data.readers.documents import image_name_problem
-from lcl_core.data.readers.folders import corpus_files, has_files, shown
-from lcl_core.data.readers.json_arrays import Element, JsonArrays
+from lcl_core.data.readers.folders import has_files
+from lcl_core.data.readers.json_arrays import Element, JsonArrays, json_files
 from lcl_core.data.readers.named_images import NamedImages
 from lcl_core.data.readers.options import ReaderOptions
 from lcl_core.data.readers.values import BadValue
@@ -49,15 +49,8 @@ class CocoReader(Reader[CaptionOptions]):
     def records(self) -> Iterator[Record | BadItem]:
         images = NamedImages(images_folder(self.path, self.options.images))
         yield from images.problems
-        for file in corpus_files(self.path, self._is_annotations):
-            if isinstance(file, BadItem):
-                yield file
-                continue
-            arrays = JsonArrays(file, shown(file, self.path))
-            if arrays.problem is not None:
-                yield arrays.problem
-            else:
-                yield from self._file(arrays, file, images)
+        for arrays in json_files(self.path, self._is_annotations):
+            yield from (arrays,) if isinstance(arrays, BadItem) else self._file(arrays, images)
 
     def source_of(self, image: dict[str, Any]) -> str:
         """The part of the corpus that an image belongs to. Raises: BadValue."""
@@ -67,10 +60,10 @@ class CocoReader(Reader[CaptionOptions]):
     def _is_annotations(cls, name: str) -> bool:
         return cls.files.fullmatch(name) is not None
 
-    def _file(self, arrays: JsonArrays, file: Path, images: NamedImages) -> Iterator[Record | BadItem]:
+    def _file(self, arrays: JsonArrays, images: NamedImages) -> Iterator[Record | BadItem]:
         captions = _Captions(arrays.name)
         yield from captions.fill(arrays)
-        found = self.files.fullmatch(file.name)
+        found = self.files.fullmatch(arrays.path.name)
         part = found[1] if found else ""
         split = self.options.split or _split(part)
         seen: set[Id] = set()

@@ -36,17 +36,22 @@ def corpus_files(
     for path in sorted(_candidates(root, wanted), key=order):
         if path.parent == outside:
             continue
-        try:
-            real = path.resolve()
-            ordinary = real.is_file()
-        except (OSError, RuntimeError):  # a loop of links
-            real, ordinary = path, False
+        real, ordinary = real_file(path)
         if not real.is_relative_to(inside):
             yield BadItem(shown(path, root), 0, "unsafe link", "the link leads out of the folder")
         elif not ordinary:
             yield BadItem(shown(path, root), 0, "unreadable file", "it is not an ordinary file")
         else:
             yield path
+
+
+def real_file(path: Path) -> tuple[Path, bool]:
+    """Where links lead to from ``path``, and whether an ordinary file is there."""
+    try:
+        real = path.resolve()
+        return real, real.is_file()
+    except (OSError, RuntimeError):  # a loop of links
+        return path, False
 
 
 def has_files(root: Path, wanted: Callable[[str], bool]) -> bool:

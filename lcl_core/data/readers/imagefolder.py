@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from lcl_core.data.readers.base import Reader
-from lcl_core.data.readers.folders import shown
+from lcl_core.data.readers.folders import real_file, shown
 from lcl_core.data.readers.images import IMAGE_EXTENSIONS
 from lcl_core.data.readers.loading import read_file
 from lcl_core.data.readers.options import ReaderOptions
@@ -168,11 +168,7 @@ class _Walk:
         if not _is_image(entry.name):
             yield BadItem(name, 0, "not an image", f"files that end in {', '.join(sorted(IMAGE_EXTENSIONS))} are")
             return
-        try:
-            real = path.resolve()
-            ordinary = real.is_file()
-        except (OSError, RuntimeError):  # a loop of links
-            real, ordinary = path, False
+        real, ordinary = real_file(path)
         if not ordinary or not real.is_relative_to(self._inside):
             problem = "it is not an ordinary file" if not ordinary else "the link leads out of the folder"
             yield BadItem(name, 0, "unreadable file" if not ordinary else "unsafe link", problem)

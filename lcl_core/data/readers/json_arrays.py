@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lcl_core.data.readers.folders import corpus_files, shown
 from lcl_core.data.readers.values import BadValue, plain_json
 from lcl_core.data.record import BadItem
 
@@ -33,6 +34,16 @@ class Element:
     line: int
 
 
+def json_files(root: Path, wanted: Callable[[str], bool]) -> Iterator[JsonArrays | BadItem]:
+    """The corpus's files of this kind, each read; one that cannot be used is a BadItem."""
+    for file in corpus_files(root, wanted):
+        if isinstance(file, BadItem):
+            yield file
+            continue
+        arrays = JsonArrays(file, shown(file, root))
+        yield arrays if arrays.problem is None else arrays.problem
+
+
 class JsonArrays:
     """A JSON file that holds one object.
 
@@ -45,7 +56,7 @@ class JsonArrays:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self.name = name
+        self.path, self.name = path, name
         self._text = ""
         self._encoding_problem: BadItem | None = None
         self.problem = self._read(path)

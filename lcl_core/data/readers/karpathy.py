@@ -16,8 +16,8 @@ from typing import Any
 from lcl_core.data.readers.base import Reader
 from lcl_core.data.readers.coco import images_folder
 from lcl_core.data.readers.documents import image_name_problem
-from lcl_core.data.readers.folders import corpus_files, has_files, shown
-from lcl_core.data.readers.json_arrays import JsonArrays
+from lcl_core.data.readers.folders import has_files
+from lcl_core.data.readers.json_arrays import JsonArrays, json_files
 from lcl_core.data.readers.named_images import NamedImages
 from lcl_core.data.readers.options import ReaderOptions
 from lcl_core.data.readers.values import BadValue
@@ -51,18 +51,11 @@ class KarpathyReader(Reader[KarpathyOptions]):
     def records(self) -> Iterator[Record | BadItem]:
         images = NamedImages(images_folder(self.path, self.options.images))
         yield from images.problems
-        for file in corpus_files(self.path, _is_dataset):
-            if isinstance(file, BadItem):
-                yield file
-                continue
-            arrays = JsonArrays(file, shown(file, self.path))
-            if arrays.problem is not None:
-                yield arrays.problem
-            else:
-                yield from self._file(arrays, file, images)
+        for arrays in json_files(self.path, _is_dataset):
+            yield from (arrays,) if isinstance(arrays, BadItem) else self._file(arrays, images)
 
-    def _file(self, arrays: JsonArrays, file: Path, images: NamedImages) -> Iterator[Record | BadItem]:
-        found = _FILES.fullmatch(file.name)
+    def _file(self, arrays: JsonArrays, images: NamedImages) -> Iterator[Record | BadItem]:
+        found = _FILES.fullmatch(arrays.path.name)
         source = found[1].lower() if found else ""
         number = 0
         for element in arrays.elements():

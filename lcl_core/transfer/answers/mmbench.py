@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from lcl_core.transfer.answers.choices import chosen_options, undecided
 from lcl_core.transfer.answers.files import one_file, read_table, reading, refuse, unique
-from lcl_core.transfer.answers.letters import find_option
 from lcl_core.transfer.answers.question import Answered, Question, Scorer, Scores, broken_down, means, missing
 
 _LETTERS = "ABCD"
@@ -34,7 +34,7 @@ class MMBench(Scorer):
 
     def score(self, records: Iterable[Answered]) -> Scores:
         records = sorted(records, key=lambda record: int(record.question.groups["turn"]))
-        chosen = {record.question.id: _chosen(record) for record in records}
+        chosen = chosen_options(records)
         circular: dict[str, float] = {}
         vanilla: dict[str, float] = {}
         first: dict[str, Answered] = {}
@@ -49,12 +49,7 @@ class MMBench(Scorer):
         samples = broken_down("accuracy", by_head, heads, "category", "l2-category")
         samples["vanilla accuracy"] = {record.question.id: vanilla[circle] for circle, record in first.items()}
         absent = missing(records)
-        unread = [number for number, letter in chosen.items() if letter is None and number not in set(absent)]
-        return Scores(means(samples), samples, absent, unread)
-
-
-def _chosen(record: Answered) -> str | None:
-    return None if record.answer is None else find_option(record.answer, record.question.options)
+        return Scores(means(samples), samples, absent, undecided(chosen, absent))
 
 
 def _question(row: dict[str, str], file: Path, line: int) -> Question:

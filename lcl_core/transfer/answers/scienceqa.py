@@ -8,9 +8,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from lcl_core.transfer.answers.choices import choice_scores
 from lcl_core.transfer.answers.files import expect, read_json, reading, refuse, unique
-from lcl_core.transfer.answers.letters import find_option
-from lcl_core.transfer.answers.question import Answered, Question, Scorer, Scores, broken_down, means, missing
+from lcl_core.transfer.answers.question import Answered, Question, Scorer, Scores
 
 _SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 _LOWER_GRADES = 6
@@ -41,17 +41,7 @@ class ScienceQA(Scorer):
         return unique(questions, file)
 
     def score(self, records: Iterable[Answered]) -> Scores:
-        records = list(records)
-        chosen = {record.question.id: _chosen(record) for record in records}
-        correct = {each.question.id: float(chosen[each.question.id] == each.question.truth[0]) for each in records}
-        samples = broken_down("accuracy", correct, records, "subject", "grade")
-        absent = missing(records)
-        unread = [number for number, letter in chosen.items() if letter is None and number not in set(absent)]
-        return Scores(means(samples), samples, absent, unread)
-
-
-def _chosen(record: Answered) -> str | None:
-    return None if record.answer is None else find_option(record.answer, record.question.options)
+        return choice_scores(list(records), "subject", "grade")
 
 
 def _question(number: str, problem: dict[str, Any]) -> Question:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lcl_core.transfer.answers.choices import choice_scores
 from lcl_core.transfer.answers.files import one_file, read_entries, read_json, reading, refuse, unique
-from lcl_core.transfer.answers.letters import find_option
-from lcl_core.transfer.answers.question import Answered, Question, Scorer, Scores, broken_down, means, missing
+from lcl_core.transfer.answers.question import Answered, Question, Scorer, Scores
 
 _LETTERS = "ABCD"
 
@@ -27,17 +27,7 @@ class SEEDBench(Scorer):
         return unique([_question(place, entry, names, file) for place, entry in enumerate(entries)], file)
 
     def score(self, records: Iterable[Answered]) -> Scores:
-        records = list(records)
-        chosen = {record.question.id: _chosen(record) for record in records}
-        correct = {each.question.id: float(chosen[each.question.id] == each.question.truth[0]) for each in records}
-        samples = broken_down("accuracy", correct, records, "medium", "dimension")
-        absent = missing(records)
-        unread = [number for number, letter in chosen.items() if letter is None and number not in set(absent)]
-        return Scores(means(samples), samples, absent, unread)
-
-
-def _chosen(record: Answered) -> str | None:
-    return None if record.answer is None else find_option(record.answer, record.question.options)
+        return choice_scores(list(records), "medium", "dimension")
 
 
 def _question(place: int, entry: dict[str, Any], names: dict[int, str], file: Path) -> Question:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.lcl_core.train.rank_processes import run_together
 
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 
 
 def run(folder: Path, ranks: int) -> None:
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    # the loopback interface alone: the machine's name may lead elsewhere
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen([*command, str(rank), str(ranks)], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(ranks)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    run_together([[sys.executable, str(SCRIPT), str(folder), str(rank), str(ranks)] for rank in range(ranks)])
 
 
 def test_two_ranks_save_and_two_and_one_resume(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lcl_core.model import LCLConfig
+from tests.lcl_core.train.rank_processes import run_together
 
 SCRIPT = Path(__file__).with_name("joint_run.py")
 IMAGES = (1, 2, 1, 1)
@@ -27,24 +26,8 @@ DEALS = {
 def run(folder: Path, strategy: str, cuts: list[list[list[int]]]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     ranks = len(cuts)
     (folder / "meet").unlink(missing_ok=True)
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), str(rank), str(ranks), strategy, json.dumps(cuts)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    common = [str(ranks), strategy, json.dumps(cuts)]
+    run_together([[sys.executable, str(SCRIPT), str(folder), str(rank), *common] for rank in range(ranks)])
     name = f"result_{strategy}_{ranks}"
     return load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
 

@@ -1,0 +1,24 @@
+"""Processes that play the ranks of one training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+
+def run_together(commands: Sequence[Sequence[str]]) -> None:
+    """Start all, wait for all, leave none; each must succeed."""
+    # the loopback interface alone: the machine's name may lead elsewhere
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
