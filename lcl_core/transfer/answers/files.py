@@ -53,18 +53,29 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict
     Args:
         columns: those that must be there.
     """
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a picture in base64 is one field
     reader = csv.DictReader(read_text(file).splitlines(keepends=True), delimiter="\t")
-    lacking = [column for column in columns if column not in (reader.fieldnames or [])]
+    with _large_fields():
+        try:
+            lacking = [column for column in columns if column not in (reader.fieldnames or [])]
+            rows = [(reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            refuse(f"is not a table ({error})", file, reader.line_num)
     if lacking:
         refuse(f"has no column {', '.join(lacking)}; is it the official file, with tabs?", file, 1)
+    for line, row in rows:
+        if any(row[column] is None for column in columns):
+            refuse("the row is cut short", file, line)
+        yield line, {key: value or "" for key, value in row.items() if key is not None}
+
+
+@contextmanager
+def _large_fields() -> Iterator[None]:
+    """Within, a field may be as large as a picture in base64. The bound is the whole process's, so it is put back."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        for row in reader:
-            if any(row[column] is None for column in columns):
-                refuse("the row is cut short", file, reader.line_num)
-            yield reader.line_num, {key: value or "" for key, value in row.items() if key is not None}
-    except csv.Error as error:
-        refuse(f"is not a table ({error})", file, reader.line_num)
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def one_file(path: Path, pattern: str) -> Path:
