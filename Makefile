@@ -1,9 +1,9 @@
-# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | lint | clean
+# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | lint | audit | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test lint clean help
+.PHONY: setup up demo test lint audit clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -21,11 +21,15 @@ demo: setup
 	@exec .venv/bin/python -m deploy.local demo $(if $(filter-out 0 no false,$(ONCE)),--once)
 
 test: .venv/.test
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec .venv/bin/python -m pytest $(ARGS)
 
 lint: .venv/.test
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
+
+audit: .venv/.test
+	@$(PIP) pip-audit
+	@.venv/bin/python -m pip_audit --skip-editable
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -46,7 +50,8 @@ clean:
 	@$(PIP) --editable '.[service]'
 	@touch $@
 
-.venv/.test: .venv/.service
-	@echo "installing the test tools into .venv"
-	@$(PIP) --editable '.[service,test]'
-	@touch $@
+# one installation of both; what tests import is compiled when they do, and the rest of 2 GB never
+.venv/.test: pyproject.toml | .venv/.made
+	@echo "installing with the test tools into .venv (about 2 GB, a few minutes the first time)"
+	@$(PIP) --no-compile --editable '.[service,test]'
+	@touch .venv/.service $@

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from sqlalchemy.exc import SQLAlchemyError
 
-from api import logs
 from api.app import create_app
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
+from lcl_core.logs import configure_logs
 
 
 def main() -> int:
@@ -21,7 +21,6 @@ def main() -> int:
     Exit status 2: the settings are wrong; 1: the database or the home folder cannot be used. Standard error says
     which in one line.
     """
-    logs.configure()
     try:
         settings = ApiSettings()
         app = create_app(settings)
@@ -30,6 +29,7 @@ def main() -> int:
         return _complain(_words(error), 2)
     except (SQLAlchemyError, OSError) as error:
         return _complain(f"the service cannot start: {_words(error)}", 1)
+    configure_logs(settings.log_format)
     _serve(app, settings)
     return 0
 
@@ -41,7 +41,8 @@ def _serve(app: FastAPI, settings: ApiSettings) -> None:
         app,
         host=settings.api_host,
         port=settings.api_port,
-        log_level="info",
+        log_config=None,  # its lines go where ours go
+        access_log=False,  # api.middleware tells of each request
         server_header=False,
         timeout_graceful_shutdown=10,
     )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from api.errors import Problem
 from lcl_core.errors import UserError
+from lcl_core.roots import Root, confined
 from lcl_core.runs import store
-from lcl_core.specs import AnySpec, PretrainSpec, datasets_of, encoders_of, parse_spec, path_of
+from lcl_core.specs import AnySpec, dataset_fields, encoders_of, parse_spec, places_of
 
 
-def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Path]) -> AnySpec:
+def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Root]) -> AnySpec:
     """The parsed spec, every dataset and encoder that it names being registered.
 
-    ``roots``: the folders that a path in it may lie in.
+    ``roots``: what a path in it may lie in, or a URL below.
 
     Raises: Problem 422 with the dotted field of the spec.
     """
@@ -33,16 +33,11 @@ def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Pa
     return spec
 
 
-def _inputs(spec: AnySpec, roots: Sequence[Path]) -> Iterator[tuple[str, Any, str]]:
+def _inputs(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Any, str]]:
     """(field, how to find it, name) of everything that the spec reads."""
-    if isinstance(spec, PretrainSpec):
-        for place, source in enumerate(spec.data.sources):
-            yield f"data.sources.{place}.dataset", store.get_dataset, source.dataset
-        return
-    for name in datasets_of(spec):
-        yield "dataset", store.get_dataset, name
+    for field, name in dataset_fields(spec).items():
+        yield field, store.get_dataset, name
     for name in encoders_of(spec):
         yield "encoder", store.get_encoder, name
-    path = path_of(spec)
-    if path is not None:
-        yield "path", lambda _, place: store.confined(place, roots), path
+    for field, path in places_of(spec).items():
+        yield field, lambda _, path: confined(path, roots), path

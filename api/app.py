@@ -11,11 +11,11 @@ from fastapi import FastAPI
 
 import lcl_core
 from api import docs, errors
+from api.census import Census
 from api.context import Context
 from api.middleware import Envelope, Guard
 from api.routes import ROUTERS
 from api.settings import ApiSettings
-from lcl_core.runs import store
 
 MEDIA_PATHS = ("/v1/embeddings", "/v1/captions", "/v1/collections/")
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}}
@@ -40,7 +40,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.include_router(docs.router)
     app.add_middleware(Guard, limit_of=_limit_of(settings), max_depth=settings.max_json_depth)
     app.add_middleware(Envelope, observe=context.telemetry.observe)  # added last: outermost
-    context.telemetry.watch_runs(lambda: _count_runs(context))
+    context.telemetry.watch(Census(context.database))
+    context.telemetry.watch_places(context.throttle.held)
     return app
 
 
@@ -57,8 +58,3 @@ def _limit_of(settings: ApiSettings) -> Callable[[str], int]:
         return settings.max_media_body_bytes if path.startswith(MEDIA_PATHS) else settings.max_body_bytes
 
     return limit
-
-
-def _count_runs(context: Context) -> dict[str, int]:
-    with context.database.reading() as session:
-        return store.count_by_state(session)

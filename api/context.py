@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from anyio import CapacityLimiter
 
 from api import keys
 from api.corpora import Corpora
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
+from api.throttle import Throttle
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
 from lcl_core.runs.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from api.inference import Inference
+
+# Requests that write at one time. Each takes a thread while it waits for another's transaction, and the other one needs
+# a thread to get to its end: were all forty of the framework's taken, nobody would get on.
+WRITERS = 16
 
 
 class Context:
@@ -26,12 +34,15 @@ class Context:
         self.database = Database(settings.resolved_database_url)
         self.doorbell = Doorbell(settings.resolved_broker_url)
         self.telemetry = Telemetry()
+        self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
         self.corpora = Corpora()
+        self.writers = CapacityLimiter(WRITERS)
+        self.supply = store.Supply(settings)
         self._lock = threading.Lock()
         self._prepared = False
 
     def prepare(self) -> None:
-        """Bring the database up to date, make sure of a first key and of the sample corpus. Done once.
+        """Bring the database up to date, make sure of a first key and of what comes with the product. Done once.
 
         Raises: UserError ``insecure_secret``; SQLAlchemyError when the database cannot be used.
         """
@@ -42,7 +53,14 @@ class Context:
         keys.ensure_first_key(self.settings, self.database)
         with self.database.session() as session:
             store.ensure_sample(session)
+            if self.settings.welcome:
+                store.welcome(session)
         self._prepared = True
+
+    def records_of(self, run_id: str) -> Path:
+        """Where the answers of an evaluation are, if they are anywhere. Raises: UserError of the store."""
+        with self.database.reading() as session:
+            return self.supply.folder(session, f"runs/{run_id}", "artifacts/records")
 
     def inference(self) -> Inference:
         """The loaded encoders and open collections. The first call imports torch; everything before does without."""
@@ -53,7 +71,7 @@ class Context:
     def _inference(self) -> Inference:
         from api.inference import Inference
 
-        return Inference(self.settings)
+        return Inference(self.settings, self.telemetry.observe_batch)
 
     def close(self) -> None:
         if "_inference" in self.__dict__:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from api.errors import Problem
 from api.statistics import examine
 from lcl_core.errors import UserError
+from lcl_core.roots import Root
 
 if TYPE_CHECKING:
     from lcl_core.data.corpus import Corpus
     from lcl_core.data.pairs import Pair
     from lcl_core.data.tokenizer import Tokenizer
 
-__all__ = ["Corpora", "View", "Wanted", "confined", "examine", "image_url", "page", "picture"]
+__all__ = ["Corpora", "View", "Wanted", "examine", "image_url", "page", "picture"]
 MAX_OPEN = 8
+DISTANT_SECONDS = 60  # a corpus behind a URL that changed is seen after at most this
 IMAGE_TOKENS = 49 + 2  # what a picture takes in a row: its tokens and the marks around them
 MAX_SHOWN = 20_000  # characters of one segment
 CHANGING = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
@@ -46,43 +48,36 @@ class Corpora:
     """The corpora that somebody looked at lately. Thread-safe."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[tuple[Path, Stamp], Corpus] = OrderedDict()
+        self._open: OrderedDict[Root, tuple[Stamp, Corpus]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, path: Path) -> Corpus:
+    def get(self, place: Root) -> Corpus:
         """Open, or opened before and unchanged since. Raises: UserError naming the file."""
         from lcl_core.data.corpus import open_corpus
 
-        key = (path, _stamp(path))
+        stamp = _stamp(place)
         with self._lock:
-            if key not in self._open:
-                self._open[key] = open_corpus(path)
-                while len(self._open) > MAX_OPEN:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(key)
-            return self._open[key]
+            known = self._open.get(place)
+        if known is None or known[0] != stamp:
+            known = stamp, open_corpus(place)  # without the lock: a distant one may take its time
+        with self._lock:
+            self._open[place] = known
+            self._open.move_to_end(place)
+            while len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        return known[1]
 
 
-def _stamp(path: Path) -> Stamp:
-    """Times and sizes of what changes when a corpus does. A folder's own time does not when a line is appended."""
-    places = [path, *(path / name for name in CHANGING)]
-    facts = [place.stat() for place in places if place.exists()]
+def _stamp(place: Root) -> Stamp:
+    """Times and sizes of what changes when a corpus does. A folder's own time does not when a line is appended.
+
+    Behind a URL nobody is asked for every picture: it is opened anew after a while.
+    """
+    if isinstance(place, str):
+        return ((int(time.monotonic() // DISTANT_SECONDS), 0),)
+    places = [place, *(place / name for name in CHANGING)]
+    facts = [path.stat() for path in places if path.exists()]
     return tuple((fact.st_mtime_ns, fact.st_size) for fact in facts)
-
-
-def confined(path: str, roots: Sequence[Path]) -> Path:
-    """The real path, links resolved, if it lies in one of ``roots``. Raises: Problem 422."""
-    real = Path(path).expanduser().resolve()
-    allowed = [Path(root).expanduser().resolve() for root in roots]
-    if not any(real.is_relative_to(root) for root in allowed):
-        message = (
-            f"{path} is outside the folders that may be read ({', '.join(map(str, allowed))}); "
-            "put it there or add its folder to LCL_DATA_ROOTS"
-        )
-        raise Problem(422, "path_forbidden", message, field="path")
-    if not real.exists():
-        raise Problem(422, "missing_files", f"{path}: there is no such file or folder", field="path")
-    return real
 
 
 def page(corpus: Corpus, name: str, wanted: Wanted, statistics: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""An encoder's directory out of the service as a tar, and into it by copying. Only plain data files travel."""
+"""An encoder's directory, ours or another library's, out of the service as a tar and into it by copying.
+
+Only plain data files travel, and nothing of theirs is run: whose encoder it is follows from names and small JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from api.errors import Problem
+from lcl_core.errors import UserError
+from lcl_core.interop.origins import Origin, hash_of_weights, recognise
 from lcl_core.runs.artifacts import sha256_of, stage
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.tables import Encoder
 
-WEIGHTS = "model.safetensors"
-SUFFIXES = (".json", ".safetensors", ".txt")  # neither pickles nor code
+SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # neither pickles nor code
 CHUNK = 1 << 20
 MAX_HEADER = 64 << 20
 
 
 def files_of(directory: Path) -> list[Path]:
     """The regular data files of an encoder, sorted. Raises: Problem 410 when they are gone."""
-    if not (directory / WEIGHTS).is_file():
+    found = [path for path in directory.glob("*") if path.suffix in SUFFIXES and path.is_file()]
+    own = sorted(path for path in found if not path.is_symlink())
+    if not any(path.suffix == ".safetensors" for path in own):
         raise Problem(410, "missing_files", "the encoder's files are gone from the disk; import or train it again")
-    return sorted(
-        path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink()
-    )
+    return own
 
 
 def tar_size(files: list[Path]) -> int:
@@ -57,7 +61,7 @@ def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> E
 
     Raises: Problem 422 ``bad_encoder``.
     """
-    info = check(source)
+    origin, info = check(source)
     encoder_id = new_id("enc")
     waiting = encoders_dir / f".import-{encoder_id}"
     waiting.mkdir(parents=True)
@@ -69,30 +73,27 @@ def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> E
     finally:
         shutil.rmtree(waiting, ignore_errors=True)
     target = encoders_dir / encoder_id
+    hashes = {path.name: sha256_of(path) for path in files_of(target)}
     return Encoder(
         id=encoder_id,
         name=name,
         path=f"{encoders_dir.name}/{encoder_id}",
-        hash=sha256_of(target / WEIGHTS),
+        hash=hash_of_weights(target, origin.weights),
         owner=owner,
-        info=info,
+        info={**info, "files": hashes},
         created_at=datetime.now(UTC),
     )
 
 
-def check(directory: Path) -> dict[str, Any]:
-    """What the files say of themselves: {"parameters", "imported_from"}. Raises: Problem 422 ``bad_encoder``."""
-    for name in ("config.json", WEIGHTS):
-        if not (directory / name).is_file() or (directory / name).is_symlink():
-            raise _bad(f"{directory} holds no file {name} of its own; give a directory that save_pretrained wrote")
+def check(directory: Path) -> tuple[Origin, dict[str, Any]]:
+    """Whose encoder it is, and what its files say of it. Raises: Problem 422 ``bad_encoder``."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        kind = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _bad(f"{directory / 'config.json'} is not a model's configuration") from error
-    if kind != "lcl":
-        raise _bad(f"model_type is {str(kind)[:80]!r}; only 'lcl' can be imported")
-    return {"parameters": _parameters(directory / WEIGHTS), "imported_from": str(directory)}
+        origin = recognise(directory)
+    except UserError as error:
+        raise _bad(str(error)) from error
+    parameters = sum(_parameters(directory / name) for name in origin.weights)
+    said = {"kind": origin.kind, "model": origin.model, "reads": list(origin.reads), "parameters": parameters}
+    return origin, {**said, "imported_from": str(directory)}
 
 
 def _parameters(weights: Path) -> int:

@@ -26,14 +26,21 @@ STATUS_OF_CODE = {
     "unknown_dataset": 404,
     "unknown_encoder": 404,
     "unknown_kind": 404,
+    "unknown_plot": 404,
     "unknown_run": 404,
+    "unknown_study": 404,
     "dataset_exists": 409,
     "encoder_mismatch": 409,
     "forbidden_transition": 409,
     "idempotency_conflict": 409,
+    "not_extendable": 409,
+    "run_in_study": 409,
+    "run_is_awaited": 409,
     "overloaded": 429,
+    "artifacts_pending": 503,
     "encoder_unloaded": 503,
     "pool_closed": 503,
+    "store_unreachable": 503,
 }
 CODE_OF_STATUS = {
     400: "bad_request",
@@ -43,6 +50,7 @@ CODE_OF_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
     415: "unsupported_media_type",
+    429: "too_many_requests",
 }
 
 

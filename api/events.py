@@ -23,10 +23,11 @@ async def events_of(context: Context, run_id: str, after: int) -> AsyncIterator[
     """``metrics`` with the row's number as id, and ``state`` whenever the state or the attempt changed.
 
     A reader that comes back with ``Last-Event-ID`` gets the present state and the lines after that number. The
-    final state is always the last event.
+    final state is always the last event of a run; a stream that grew old ends before, and its reader comes back.
     """
     told: tuple[str, int] | None = None
-    while True:
+    end = anyio.current_time() + context.settings.event_stream_seconds
+    while anyio.current_time() < end:
         try:
             run, lines = await to_thread.run_sync(_look, context, run_id, after)
         except UserError:  # deleted meanwhile: nothing more will come
@@ -47,7 +48,7 @@ async def events_of(context: Context, run_id: str, after: int) -> AsyncIterator[
 def _look(context: Context, run_id: str, after: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The run, then its new lines: in this order a finished run's last lines cannot be missed."""
     with context.database.reading() as session:
-        run = run_view(store.get_run(session, run_id)).model_dump(mode="json", exclude={"spec", "progress"})
+        run = run_view(session, store.get_run(session, run_id)).model_dump(mode="json", exclude={"spec", "progress"})
         lines = [metric_line(row) for row in store.metrics_after(session, run_id, after, BATCH)]
     return run, lines
 

@@ -7,39 +7,27 @@ import os
 import re
 import stat
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from fastapi.responses import FileResponse
 
 from api.errors import Problem
 from api.models import Artifact, LogPiece
+from lcl_core.runs.artifacts import plain_files
 
 PIECE = 1 << 20
+FILE = "application/octet-stream"
 MAX_LISTED = 10_000
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def list_files(folder: Path) -> list[Artifact]:
     """Regular files below ``folder`` by relative name; links and hidden files are left out."""
-    found: list[Artifact] = []
-    for place, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        shown = (Path(place) / name for name in sorted(names) if not name.startswith("."))
-        found += [artifact for path in shown if (artifact := _artifact(folder, path))]
-        if len(found) >= MAX_LISTED:
-            break
-    return found[:MAX_LISTED]
-
-
-def _artifact(folder: Path, path: Path) -> Artifact | None:
-    try:
-        facts = path.lstat()
-    except FileNotFoundError:  # a file of a run at work may go at any time
-        return None
-    if not stat.S_ISREG(facts.st_mode):
-        return None
-    modified = datetime.fromtimestamp(facts.st_mtime, UTC)
-    return Artifact(name=path.relative_to(folder).as_posix(), bytes=facts.st_size, modified_at=modified)
+    return [
+        Artifact(name=name, bytes=facts.st_size, modified_at=datetime.fromtimestamp(facts.st_mtime, UTC))
+        for name, facts in islice(plain_files(folder), MAX_LISTED)
+    ]
 
 
 def confined_file(folder: Path, name: str) -> Path:
@@ -63,9 +51,8 @@ def confined_file(folder: Path, name: str) -> Path:
 def file_answer(path: Path, range_header: str | None) -> FileResponse:
     """The file as a download, whole or the one range that was asked for. Raises: Problem 400 or 416."""
     facts = path.lstat()
-    if range_header is not None:
-        _check_range(range_header, facts.st_size)
-    return FileResponse(path, filename=path.name, media_type="application/octet-stream", stat_result=facts)
+    asked_range(range_header, facts.st_size)
+    return FileResponse(path, filename=path.name, media_type=FILE, stat_result=facts)
 
 
 def read_log(file: Path, offset: int) -> LogPiece:
@@ -73,18 +60,30 @@ def read_log(file: Path, offset: int) -> LogPiece:
     try:
         with file.open("rb") as log:
             size = os.fstat(log.fileno()).st_size
-            log.seek(offset)
+            log.seek(min(offset, size))  # far behind the end some file systems refuse to read
             piece = log.read(PIECE)
     except FileNotFoundError:
         return LogPiece(text="", offset=0, size=0)
+    return log_piece(piece, offset, size)
+
+
+def log_piece(piece: bytes, offset: int, size: int) -> LogPiece:
+    """What stands at byte ``offset`` of a log of ``size`` bytes, as text."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(piece)
     pending = len(decoder.getstate()[0])  # the first bytes of a character that is not whole yet
     return LogPiece(text=text, offset=min(offset, size) + len(piece) - pending, size=size)
 
 
-def _check_range(header: str, size: int) -> None:
-    """FileResponse would answer a bad range in plain text; here it becomes an error like any other."""
+def asked_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first byte and the one after the last; None: the whole file was asked for.
+
+    FileResponse would answer a bad range in plain text; here it becomes an error like any other.
+
+    Raises: Problem 400 or 416.
+    """
+    if header is None:
+        return None
     match = RANGE.fullmatch(header.strip().lower())
     if match is None or match.groups() == ("", ""):
         raise Problem(400, "bad_range", "send one range of bytes, such as `Range: bytes=0-1023`")
@@ -94,3 +93,4 @@ def _check_range(header: str, size: int) -> None:
     if start >= size or stop < start:
         message = f"the range lies outside the file's {size} bytes"
         raise Problem(416, "range_not_satisfiable", message, headers={"content-range": f"bytes */{size}"})
+    return start, min(stop + 1, size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.settings import ApiSettings
+from lcl_core.serving.batcher import Observe
 from lcl_core.serving.collection import Collection
 from lcl_core.serving.pool import EncoderPool
 
@@ -20,8 +21,10 @@ MAX_OPEN = 16
 class Inference:
     """Thread-safe. Calls block: routes that use it are plain functions, which run beside the event loop."""
 
-    def __init__(self, settings: ApiSettings) -> None:
-        self._pool = EncoderPool(max_loaded=settings.loaded_encoders)
+    def __init__(self, settings: ApiSettings, observe: Observe) -> None:
+        self._pool = EncoderPool(
+            max_loaded=settings.loaded_encoders, observe=observe, precision=settings.inference_precision
+        )
         self._collections: OrderedDict[Path, Collection] = OrderedDict()
         self._lock = threading.Lock()
 

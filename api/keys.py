@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from api.settings import ApiSettings, weakness
 from lcl_core.errors import UserError
+from lcl_core.runs.audit import note_action
 from lcl_core.runs.database import Database
 from lcl_core.runs.tables import ApiKey
 
@@ -39,11 +40,33 @@ def find(session: Session, key: str) -> ApiKey | None:
     """The row of a valid, unexpired key, else None. Takes as long for a wrong secret as for an unknown prefix."""
     prefix, secret = _split(key)
     row = session.get(ApiKey, prefix)
-    expected = row.hash if row else "0" * 64
-    if not hmac.compare_digest(_hash(prefix, secret), expected) or row is None:
+    given, none = _hash(prefix, secret), "0" * 64
+    current = hmac.compare_digest(given, row.hash if row else none)
+    before = hmac.compare_digest(given, (row.previous_hash if row else None) or none)
+    if row is None or not (current or (before and _in_grace(row))):
         return None
     expired = row.expires is not None and row.expires <= clock()
     return None if expired else row
+
+
+def rotate(row: ApiKey, grace: timedelta) -> str:
+    """A new secret for a key that stays what it is; the one before opens for ``grace`` more. Returns: the key."""
+    secret, moment = secrets.token_urlsafe(32), clock()
+    row.previous_hash, row.previous_until = (row.hash, moment + grace) if grace else (None, None)
+    row.hash, row.rotated_at = _hash(row.prefix, secret), moment
+    return f"{row.prefix}.{secret}"
+
+
+def from_settings(settings: ApiSettings, prefix: str) -> bool:
+    """Whether that key is the one that the settings or ``$LCL_HOME/key`` make valid at every start."""
+    configured = settings.admin_key.get_secret_value()
+    if not configured and settings.key_file.exists():
+        configured = settings.key_file.read_text(encoding="ascii").strip()
+    return bool(configured) and _split(configured)[0] == prefix
+
+
+def _in_grace(row: ApiKey) -> bool:
+    return row.previous_until is not None and row.previous_until > clock()
 
 
 def clock() -> datetime:
@@ -53,6 +76,13 @@ def clock() -> datetime:
 def needs_touch(row: ApiKey) -> bool:
     """True when ``last_used`` is old enough to be worth a write."""
     return row.last_used is None or clock() - row.last_used > TOUCH_EVERY
+
+
+def touch(row: ApiKey) -> None:
+    """Note that the key is used; a secret whose grace is over is forgotten."""
+    row.last_used = clock()
+    if row.previous_hash is not None and not _in_grace(row):
+        row.previous_hash = row.previous_until = None
 
 
 def rank(role: str) -> int:
@@ -75,15 +105,21 @@ def _store(database: Database, key: str) -> None:
     for last in (False, True):
         try:
             with database.session() as session:
-                row = session.get(ApiKey, prefix)
-                if row is None:
-                    session.add(_row(prefix, secret, "admin", "admin", None))
-                else:
-                    row.hash, row.role, row.expires = _hash(prefix, secret), "admin", None
+                _put_first(session, prefix, secret)
             return
         except IntegrityError:  # another process added the row between the look and the write
             if last:
                 raise
+
+
+def _put_first(session: Session, prefix: str, secret: str) -> None:
+    row, digest = session.get(ApiKey, prefix), _hash(prefix, secret)
+    if row is None or row.hash != digest:
+        note_action(session, "admin", prefix, "keys.configure", prefix)
+    if row is None:
+        session.add(_row(prefix, secret, "admin", "admin", None))
+    else:
+        row.hash, row.role, row.expires, row.previous_hash = digest, "admin", None, None
 
 
 def _key_in_file(file: Path) -> str:

@@ -11,10 +11,12 @@ import uuid
 from collections.abc import Callable
 
 import structlog
+from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
+from api.strict_json import ambiguity_in
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,9 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
+QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
+MAX_HEADER_BYTES = 32 * 1024
+LARGE_BODY = 256 * 1024
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -49,6 +54,7 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id  # the audit log names it
         started, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
@@ -70,11 +76,26 @@ class Envelope:
                     raise
                 await _internal_error(request_id)(scope, receive, send_with_headers)
             finally:
-                self.observe(scope["method"], _route(scope), status, time.perf_counter() - started)
+                self._tell(scope, status, time.perf_counter() - started)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        """One figure and one line a request. The line has no query: what people search for is theirs."""
+        route = _route(scope)
+        self.observe(scope["method"], route, status, seconds)
+        facts = {"run": scope["path_params"]["run_id"]} if "run_id" in scope.get("path_params", {}) else {}
+        if route not in QUIET:
+            log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=round(seconds, 4),
+                **facts,
+            )
 
 
 class Guard:
-    """Refuse bodies that are too large, too deep or not UTF-8, before anything parses them.
+    """Refuse headers that are too large, and bodies that are too large, too deep or mean two things to two parsers.
 
     Args:
         app: the application inside.
@@ -94,8 +115,19 @@ class Guard:
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             await error_response(400, "bad_request", "the address holds a NUL character")(scope, receive, send)
             return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            message = f"the headers are larger than {MAX_HEADER_BYTES} bytes"
+            await error_response(431, "headers_too_large", message)(scope, receive, send)
+            return
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:  # two parsers in a row would part requests differently
+            await error_response(400, "bad_request", "send a length or chunks, not both")(scope, receive, send)
+            return
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
+            return
+        if b"authorization" not in names:  # a stranger will be told so; what he sends is not kept for that
+            await self.app(scope, _replay(b"", receive), send)
             return
         limit = self.limit_of(scope["path"])
         body = await _read(scope, receive, limit)
@@ -103,7 +135,8 @@ class Guard:
             refusal = error_response(413, "body_too_large", f"the body is larger than {limit} bytes; send less at once")
             await refusal(scope, receive, send)
             return
-        problem = self._problem(body)
+        large = len(body) > LARGE_BODY  # pictures: reading them would hold everybody else up
+        problem = await to_thread.run_sync(self._problem, body) if large else self._problem(body)
         if problem:
             await error_response(422, "bad_json", problem)(scope, receive, send)
             return
@@ -116,7 +149,9 @@ class Guard:
             body.decode("utf-8")
         except UnicodeDecodeError as error:
             return f"the body is not UTF-8 at byte {error.start}"
-        return "the body holds a NUL byte" if b"\0" in body else None  # UTF-16 and UTF-32 also end here
+        if b"\0" in body:  # UTF-16 and UTF-32 also end here
+            return "the body holds a NUL byte"
+        return ambiguity_in(body)
 
 
 def depth_of(body: bytes, enough: int) -> int:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
 
+from lcl_core.runs.submission import ATTEMPTS
 from lcl_core.specs import Kind, Name
 
-# No control characters: the database refuses NUL, and a newline has no place in a name.
-Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# No control characters: the database refuses NUL, a newline has no place in a name, and marks that turn the direction
+# of writing make a name look like another.
+PRINTED = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
+Line = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=PRINTED)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$")]
-PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=PRINTED)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Role = Literal["viewer", "submitter", "admin"]
 
 
-class Body(BaseModel):
-    """A request: a field that nobody knows is an error, not a silent no-op."""
+def _written(given: object) -> object:
+    """Pydantic would take numbers, and numbers in texts, for seconds since 1970."""
+    if isinstance(given, str) and DATE.match(given):
+        return given
+    raise ValueError("write a date and a time, such as 2030-01-01T00:00:00Z")
 
-    model_config = ConfigDict(extra="forbid")
+
+Moment = Annotated[datetime, Strict(False), BeforeValidator(_written)]
+
+
+class Body(BaseModel):
+    """A request: a field that nobody knows is an error, not a silent no-op; so is "yes" or 1 for true, or "1" for 1."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Submission(Body):
@@ -28,6 +43,10 @@ class Submission(Body):
     spec: dict[str, Any] = Field(description="as GET /v1/specs/{kind} describes", examples=[{"preset": "sample"}])
     name: Line | None = None
     tags: list[Tag] = Field([], max_length=32)
+    after: list[Reference] = Field([], max_length=32, description="ids of runs whose success it waits for")
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first")
+    resource: Literal["cpu", "gpu"] | None = Field(None, description="what a worker must offer; none: any, by kind")
+    max_attempts: int = Field(ATTEMPTS, ge=1, le=100, description="workers that may be lost before it fails")
 
 
 class View(BaseModel):
@@ -44,9 +63,15 @@ class RunView(View):
     state: str
     spec: dict[str, Any]
     reason: dict[str, Any] | None = Field(description="why it failed: code, message, field")
+    interruption: dict[str, Any] | None = Field(description="why its last attempt ended unfinished: code, message")
     progress: dict[str, Any] | None = Field(description="its last line of metrics")
+    obstacle: dict[str, Any] | None = Field(None, description="why no worker can take it: code, message")
     result: dict[str, Any] | None
     attempt: int
+    max_attempts: int
+    priority: int
+    resource: str = Field(description="cpu, gpu, or accelerator: a GPU where there is one")
+    after: list[str] = Field(description="runs whose success it waits for")
     owner: str
     created_at: datetime
     started_at: datetime | None
@@ -54,6 +79,10 @@ class RunView(View):
     encoder_id: str | None = None
     collection_id: str | None = None
     inputs: dict[str, Any] | None = Field(None, description="content hash of each dataset that it reads")
+    study_id: str | None = Field(None, description="the study that submitted it")
+    artifacts: dict[str, Any] | None = Field(
+        None, description="while its files are not in the store of artifacts yet: code artifacts_pending, message"
+    )
 
 
 class RunPage(BaseModel):
@@ -75,6 +104,7 @@ class Artifact(BaseModel):
     name: str
     bytes: int
     modified_at: datetime
+    sha256: str | None = Field(None, description="of what is in the store of artifacts")
 
 
 class ArtifactList(BaseModel):
@@ -89,7 +119,7 @@ class SpecView(BaseModel):
 
 
 class CorpusPath(Body):
-    path: PathText = Field(description="folder or zip on the server, inside its data roots")
+    path: PathText = Field(description="folder or zip on the server, or a URL of shards, inside its data roots")
 
 
 class CorpusInput(CorpusPath):
@@ -166,7 +196,9 @@ class EncoderList(BaseModel):
 
 class EncoderImport(Body):
     name: Name
-    path: PathText = Field(description="directory on the server in save_pretrained layout, inside its data roots")
+    path: PathText = Field(
+        description="directory on the server, inside its data roots: of lcl, OpenCLIP, timm or Hugging Face"
+    )
 
 
 class Comparison(BaseModel):
@@ -230,12 +262,21 @@ class MapPage(BaseModel):
     total: int = Field(description="pictures in the collection; the points are an even choice of them")
 
 
+class GpuUse(BaseModel):
+    name: str
+    utilization: float | None = Field(description="share of the time in which it computed, 0 to 1")
+    memory_used: float | None = Field(description="bytes")
+    memory_total: float | None = Field(description="bytes")
+
+
 class WorkerView(View):
     id: str
     host: str
     pid: int
     slots: int
     devices: list[Any]
+    offers: list[str] = Field(description="what runs may ask of it: cpu, gpu")
+    gpus: list[GpuUse] = Field(description="what each GPU was doing when the worker was last seen")
     started_at: datetime
     seen_at: datetime
     consumed_at: datetime | None
@@ -249,7 +290,11 @@ class WorkerList(BaseModel):
 class KeyRequest(Body):
     owner: Name
     role: Role
-    expires: datetime | None = None
+    expires: Moment | None = None
+
+
+class KeyRotation(Body):
+    grace_seconds: int = Field(86_400, ge=0, le=30 * 86_400, description="for which the old secret stays valid")
 
 
 class KeyView(View):
@@ -259,6 +304,8 @@ class KeyView(View):
     created_at: datetime
     last_used: datetime | None
     expires: datetime | None
+    rotated_at: datetime | None
+    previous_until: datetime | None = Field(description="until then the secret before the last rotation opens, too")
 
 
 class NewKey(KeyView):
@@ -267,6 +314,33 @@ class NewKey(KeyView):
 
 class KeyList(BaseModel):
     items: list[KeyView]
+
+
+class AuditView(View):
+    id: int
+    at: datetime
+    owner: str = Field(description="of the key that asked")
+    prefix: str = Field(description="of that key")
+    action: str
+    object: str = Field(description="id or name of what was changed")
+    request_id: str = Field(description="by which the service's log finds the request")
+
+
+class AuditList(BaseModel):
+    items: list[AuditView]
+    next_cursor: str | None
+
+
+class LeftoverView(View):
+    path: str = Field(description="relative to the service's home; with store/ before it, to the store of artifacts")
+    bytes: int
+    seen_at: datetime | None = Field(description="since when it is known; none: not noted yet")
+    due: bool = Field(description="its grace is over")
+
+
+class GarbageList(BaseModel):
+    items: list[LeftoverView]
+    bytes: int
 
 
 class Check(BaseModel):

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.errors import Problem
 from api.vectors import embed_query
-from lcl_core.runs import store
 from lcl_core.runs.tables import Collection, Encoder
 
 
@@ -29,9 +28,9 @@ def query_vector(
     """
     if vector is not None:
         return vector, None
-    row = _encoder_of(session, collection)
+    directory = context.supply.folder(session, _encoder_of(session, collection).path)
     session.close()  # a connection is not held while the model runs
-    encoder = context.inference().encoder(store.located(context.settings.home, row.path))
+    encoder = context.inference().encoder(directory)
     return embed_query(encoder, text, image, context.settings), encoder.hash
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 from sqlalchemy.engine import make_url
 
@@ -30,7 +32,15 @@ class ApiSettings(Settings):
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1)
     loaded_encoders: int = Field(2, ge=1, description="encoders kept in memory")
+    inference_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
+    )
     event_poll_seconds: float = Field(0.5, gt=0, le=60)
+    event_stream_seconds: float = Field(
+        900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"
+    )
+    requests_per_minute: int = Field(30_000, ge=1, description="of one key, at one process of the service")
+    requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")
 
     def check_secrets(self) -> None:
         """Raises: UserError ``insecure_secret`` for a weak admin key, and when a team's deployment has none."""

@@ -1,14 +1,15 @@
-"""Prometheus figures of this process, and of the database at the moment of the scrape."""
+"""Prometheus figures of this process: its requests, its inference, its memory. Those of the house are api.census's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Telemetry:
@@ -16,11 +17,26 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._seconds = Histogram(
             "lcl_request_seconds",
             "Time from request to answer",
             ("method", "route", "status"),
-            buckets=BUCKETS,
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._inference = Histogram(
+            "lcl_inference_seconds",
+            "Time from when an item was handed to an encoder to its answer, waiting for company included",
+            ("what",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._batch = Histogram(
+            "lcl_inference_batch_items",
+            "Items that went through an encoder together",
+            ("what",),
+            buckets=ITEMS,
             registry=self.registry,
         )
 
@@ -28,25 +44,36 @@ class Telemetry:
         """Count one request. ``status`` 0 means that the client left before an answer began."""
         self._seconds.labels(method, route, str(status)).observe(seconds)
 
-    def watch_runs(self, count: Callable[[], Mapping[str, int]]) -> None:
-        """Export ``lcl_runs`` from ``count`` ({state: number}) at every scrape."""
-        self.registry.register(_Runs(count))
+    def observe_batch(self, what: str, waited: list[float]) -> None:
+        """Count one batch of an encoder: ``waited`` has the seconds from arrival to answer of each item."""
+        self._batch.labels(what).observe(len(waited))
+        for seconds in waited:
+            self._inference.labels(what).observe(seconds)
+
+    def watch(self, collector: Collector) -> None:
+        """Export what ``collector`` finds at every scrape."""
+        self.registry.register(collector)
+
+    def watch_places(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Export ``lcl_places`` from ``count`` ({kind: number}): requests and streams under way, by valid keys."""
+        self.registry.register(_Places(count))
 
 
-class _Runs(Collector):
+class _Places(Collector):
+    """Counted at the scrape. ``count`` gives {kind: number}."""
+
     def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
-        self.count = count
+        self._count = count
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Empty family: registering must not ask the database."""
+        """Empty: registering must not count."""
         yield self._family()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = self._family()
-        for state, number in self.count().items():
-            family.add_metric((state,), number)
+        for kind, number in self._count().items():
+            family.add_metric((kind,), number)
         yield family
 
-    @staticmethod
-    def _family() -> GaugeMetricFamily:
-        return GaugeMetricFamily("lcl_runs", "Runs in the database", labels=("state",))
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("lcl_places", "Requests under way", labels=("kind",))

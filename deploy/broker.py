@@ -107,6 +107,7 @@ class EmbeddedBroker:
             "unixsocketperm": "700",
             "dir": str(self._data),
             "appendonly": "yes",
+            "appendfsync": "always",  # "everysec" answers before it writes while an earlier fsync is under way
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",

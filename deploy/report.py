@@ -12,7 +12,13 @@ from deploy.demo import Outcome
 from deploy.screen import clock
 
 Json = dict[str, Any]
-SHOWN = {"IR@5": "text → image, R@5", "TR@5": "image → text, R@5", "acc@1": "probe, top-1"}
+SHOWN = {
+    ("retrieval", "IR@5"): "text → image, R@5",
+    ("retrieval", "TR@5"): "image → text, R@5",
+    ("classification", "acc@1"): "class, top-1",
+    ("zero_shot_classification", "acc@1"): "named class, top-1",
+    ("few_shot", "acc@1"): "few-shot, top-1",
+}
 
 
 def print_report(console: Console, outcome: Outcome) -> None:
@@ -24,16 +30,22 @@ def print_report(console: Console, outcome: Outcome) -> None:
 
 def result_table(result: Json) -> Table:
     """The main measurements, one a line; what was not measured is a dash. ``result`` is an evaluate run's."""
-    shown = [row for row in result["rows"] if row["metric"] in SHOWN]
+    shown = [row for row in result["rows"] if (row["task"], row["metric"]) in SHOWN]
     splits = ", ".join(dict.fromkeys(row["split"] for row in shown))
-    title = f"The frozen encoder on {splits}: drawings by artists it never saw"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    title = f"The encoder on {splits}: drawings by artists it never saw"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("test", "with", "encoder", "chance", "untrained", "choices"):
         table.add_column(heading, justify="left" if heading in ("test", "with") else "right")
     for row in shown:
         values = (number(row[name]) for name in ("value", "chance", "untrained"))
-        table.add_row(SHOWN[row["metric"]], row["variant"], *values, f"{row['candidates']:,}")
+        choices = "–" if row["candidates"] is None else f"{row['candidates']:,}"
+        table.add_row(SHOWN[row["task"], row["metric"]], _with(row), *values, choices)
     return table
+
+
+def _with(row: Json) -> str:
+    """What was asked for, and whether the encoder was trained further for it."""
+    return f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
 
 
 def number(value: float | None) -> str:

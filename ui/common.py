@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import gradio as gr
-from PIL import Image
 
-from api.client import Client
+from api.client import ApiError, Client
+from ui.html import problem
 
-# Events are the page's own business: not offered as an API, and cheap ones skip the queue.
+Watched = TypeVar("Watched")
+
+# Events are the page's own business: not offered as an API. None goes through Gradio's queue: an event that joins it
+# while the stream of the one before is being closed is never answered. Hence words travel as HTML (ui.html.toast);
+# gr.Warning and gr.Error need the queue.
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-BUSY: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+BUSY: dict[str, Any] = QUIET | {"show_progress": "minimal"}
+
+UNREADABLE = "image_unreadable"  # the service's code for bytes that are no picture
+
+
+@dataclass
+class Selection(Generic[Watched]):
+    """What a visitor looks at: one object a visitor, kept in a ``gr.State`` and changed in place.
+
+    Events overtake each other. One that began before another choice was made sees that choice here when it ends, and
+    draws nothing over it.
+    """
+
+    watched: Watched
 
 
 class Place(Protocol):
@@ -51,9 +69,9 @@ def newest(choices: Sequence[tuple[str, str]]) -> str | None:
 
 
 def picture_input(label: str, height: int) -> gr.Image:
-    """An upload that keeps the bytes as they are, and says in words when they are no picture.
+    """An upload that keeps the bytes as they are: the service says in words when they are no picture.
 
-    Update its value only, never its properties: those make a new component, without the words.
+    Update its value only, never its properties: those make a new component, which decodes the picture first.
     """
     component = gr.Image(
         label=label,
@@ -63,22 +81,20 @@ def picture_input(label: str, height: int) -> gr.Image:
         height=height,
         elem_classes="lcl-picture",
     )
-    plain = component.preprocess
-
-    def preprocess(payload: Any) -> Any:
-        try:
-            return plain(payload)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            words = "This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF."
-            raise gr.Error(words, title="No picture", print_exception=False) from error
-
-    component.preprocess = preprocess  # type: ignore[method-assign]
+    component.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
     return component
 
 
 def read_upload(path: str) -> bytes:
     """The bytes of a file that the browser uploaded."""
     return Path(path).read_bytes()
+
+
+def refused(error: ApiError, title: str) -> str:
+    """An error of the service, as HTML; a file that is no picture in a visitor's words."""
+    if error.code == UNREADABLE:
+        return problem("This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF.", "No picture")
+    return problem(error.message, title)
 
 
 def _with_count(collection: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from api.client import ApiError, Client
+from ui.visitors import TOKEN, Visitors, act_with
 
 Rows = Sequence[Sequence[float]]
 
@@ -58,9 +59,14 @@ def picture_type(data: bytes) -> str:
     return next((kind for start, kind in PICTURES.items() if data.startswith(start)), "application/octet-stream")
 
 
-def build_router(client: Client) -> APIRouter:
+def build_router(client: Client, visitors: Visitors | None = None) -> APIRouter:
     """Routes beside the page; a refusal of the API is passed on in its own words."""
-    router = APIRouter(include_in_schema=False)
+
+    async def as_visitor(request: Request) -> None:
+        visitor = visitors.find(request.scope.get(TOKEN)) if visitors else None
+        act_with(visitor.key if visitor else None)
+
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(as_visitor)])
 
     @router.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -85,6 +91,14 @@ def build_router(client: Client) -> APIRouter:
             return Response(NO_PICTURE, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"})
         return Response(data, media_type=picture_type(data), headers=PICTURE_HEADERS)
 
+    @router.get("/study/{study}/table.{kind}")
+    def study_table(study: str, kind: str) -> Response:
+        return _passed_on(lambda: client.study_table(study, kind).encode(), f"table.{kind}")
+
+    @router.get("/study/{study}/plots/{name}.{kind}")
+    def study_plot(study: str, name: str, kind: str) -> Response:
+        return _passed_on(lambda: client.study_plot(study, name, kind), f"{name}.{kind}")
+
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
         if kind not in FORMATS:
@@ -98,3 +112,13 @@ def build_router(client: Client) -> APIRouter:
         return Response(write(ids, rows), media_type=media_type, headers=headers)
 
     return router
+
+
+def _passed_on(fetch: Callable[[], bytes], name: str) -> Response:
+    """A file of the service as a download: never shown as a page."""
+    try:
+        data = fetch()
+    except ApiError as error:
+        return PlainTextResponse(error.message, status_code=error.status or 502)
+    headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
+    return Response(data, media_type="application/octet-stream", headers=headers)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 from urllib.parse import quote
+
+MARK = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
+<rect x="3" y="5" width="14" height="14" rx="3"/><path d="M21 8h16M21 15h11"/>
+<path d="M3 26h11M3 33h16"/><circle cx="30" cy="29" r="7"/></svg>"""
+TAGLINE = "Vision encoders learned from documents of pictures and text: search, caption, embed, train."
 
 # Given to gr.HTML(js_on_load=...): a click on anything that carries data-pick tells Python which.
 PICK = """
@@ -16,8 +22,11 @@ element.addEventListener('click', (event) => {
 """
 
 STATE_WORDS = {
+    "waiting": "Waiting",
     "queued": "Queued",
     "running": "Running",
+    "pausing": "Pausing",
+    "paused": "Paused",
     "cancelling": "Stopping",
     "succeeded": "Succeeded",
     "failed": "Failed",
@@ -46,6 +55,12 @@ def problem(message: str, title: str = "That did not work") -> str:
     return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}</p></div>'
 
 
+def toast(message: str, title: str = "Not possible") -> str:
+    """A refusal that lies over the page for a while; every one is another, so that the same words appear again."""
+    words = f"<strong>{esc(title)}</strong><p>{esc(message)}</p>"
+    return f'<div class="lcl-problem lcl-toast" role="alert" data-at="{time.monotonic_ns()}">{words}</div>'
+
+
 def note(message: str) -> str:
     """One quiet line of status."""
     return f'<p class="lcl-note" role="status">{esc(message)}</p>'
@@ -66,6 +81,11 @@ def facts(pairs: list[tuple[str, str]]) -> str:
 def item_url(collection: str, item: str) -> str:
     """Where this page serves a collection's picture, relative to the page's own root."""
     return f"media/{quote(collection, safe='')}/{quote(item, safe='')}"
+
+
+def run_link(run_id: str) -> str:
+    """Leads to the run in the Runs tab."""
+    return f'<a href="?run={quote(run_id, safe="")}">{esc(run_id)}</a>'
 
 
 def corpus_url(dataset: str, image: str) -> str:

@@ -1,4 +1,4 @@
-// What the page does in the browser alone: light and dark, tips on the map, values under the cursor on curves.
+// What the page does in the browser alone: light and dark, the end of a session, tips on the map, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -30,6 +30,14 @@
     const entry = event.target.closest('[data-legend]');
     if (entry) bringOut(entry);
   });
+
+  // A session that has ended: whatever is asked next leads to signing in, and from there back to this address.
+  const ask = window.fetch;
+  window.fetch = async (...question) => {
+    const answer = await ask(...question);
+    if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
+    return answer;
+  };
 
   // The map: one label brought out, the others pale.
   function bringOut(entry) {
@@ -63,7 +71,7 @@
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {
-    const plot = event.target.closest?.('.lcl-plot');
+    const plot = event.target.closest?.('.lcl-plot[data-points]');
     document.querySelectorAll('.lcl-cursor').forEach((cursor) => cursor.parentElement !== plot && cursor.remove());
     if (!plot) return;
     const box = plot.getBoundingClientRect();

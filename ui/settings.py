@@ -7,10 +7,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class UiSettings(BaseSettings):
-    """``root_path`` is the page's path behind a gateway that serves it below another one; empty: at ``/``."""
+    """``root_path`` is the page's path behind a gateway that serves it below another one; empty: at ``/``.
 
-    model_config = SettingsConfigDict(env_prefix="LCL_UI_", extra="ignore")
+    With ``team`` (``LCL_TEAM``) visitors sign in with API keys of their own; else the page acts with the one key that
+    the client finds in its environment.
+    """
 
+    model_config = SettingsConfigDict(env_prefix="LCL_UI_", extra="ignore", populate_by_name=True)
+
+    team: bool = Field(False, validation_alias="LCL_TEAM")
+    session_hours: float = Field(12.0, gt=0, le=720, description="after which a visitor signs in again")
     host: str = "127.0.0.1"
     port: int = Field(7865, ge=0, le=65535)
     root_path: str = ""

@@ -17,6 +17,7 @@ MAIN_FIELDS: dict[str, dict[str, str]] = {
         "batch.images": "Pictures in a batch",
         "batch.tokens": "Tokens in a batch",
         "optimizer.lr": "Learning rate",
+        "objective.name": "Method",
         "objective.contrastive_weight": "Contrastive weight λ",
         "model.image_size": "Picture size",
         "seed": "Seed",
@@ -27,6 +28,7 @@ MAIN_FIELDS: dict[str, dict[str, str]] = {
         "splits": "Splits",
         "source": "Only from source",
         "tasks": "Tasks",
+        "transfer": "Transfer",
         "untrained_baseline": "Compare with the untrained architecture",
     },
     "index": {"encoder": "Encoder", "dataset": "Dataset", "collection": "Collection", "splits": "Splits"},
@@ -41,6 +43,7 @@ MAIN_FIELDS: dict[str, dict[str, str]] = {
     "match": {"dataset": "Dataset", "encoder": "Encoder", "name": "Dataset to make"},
 }
 FIRST_PRESET = "sample"
+_STAND_IN = "x"  # passes for any name while a preset is filled in
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,14 @@ def preset_names(kind: str) -> list[str]:
 
 
 def starting_spec(kind: str, preset: str | None = None) -> dict[str, Any]:
-    """Every field of a preset, or of the defaults with what is required left empty."""
-    if preset is not None:
-        return parse_spec(kind, {"preset": preset}).model_dump(mode="json")
+    """Every field of a preset, or of the defaults; what is required is left empty."""
     model: type[Any] = SPECS[kind]
-    required = {name: "" for name, field in model.model_fields.items() if field.is_required()}
-    return model.model_construct(**required).model_dump(mode="json")
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    empty = dict.fromkeys(required, "")
+    if preset is None:
+        return model.model_construct(**empty).model_dump(mode="json")
+    filled = parse_spec(kind, {**dict.fromkeys(required, _STAND_IN), "preset": preset}).model_dump(mode="json")
+    return {**filled, **empty}
 
 
 def to_json(spec: Mapping[str, Any]) -> str:

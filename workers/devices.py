@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from typing import Any
 
 import structlog
 
 log = structlog.get_logger(__name__)
 _SECONDS = 10.0
+_FIGURES = 4
+_MEBIBYTE = 1 << 20
 
 
-def device_names() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs, else one entry for the processor."""
-    return _gpus() or (f"cpu ({_cores()} cores)",)
+def devices_and_offers() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the NVIDIA GPUs, else one entry for the processor; and what runs may ask of such a machine."""
+    gpus = _gpus()
+    return (gpus, ("cpu", "gpu")) if gpus else ((f"cpu ({_cores()} cores)",), ("cpu",))
 
 
 def _cores() -> int:
@@ -24,14 +28,41 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+def gpu_use() -> list[dict[str, Any]]:
+    """What each NVIDIA GPU is doing: ``name``, ``utilization`` (0–1), ``memory_used`` and ``memory_total`` (bytes).
+
+    A figure that the driver does not give (``[N/A]`` under MIG) is None.
+    """
+    return [_use(row) for row in _asked("name,utilization.gpu,memory.used,memory.total") if len(row) == _FIGURES]
+
+
+def _use(row: list[str]) -> dict[str, Any]:
+    name, share, used, total = row
+    return {
+        "name": name,
+        "utilization": _number(share, 0.01),
+        "memory_used": _number(used, _MEBIBYTE),
+        "memory_total": _number(total, _MEBIBYTE),
+    }
+
+
+def _number(text: str, unit: float) -> float | None:
+    return float(text) * unit if text.isdecimal() else None
+
+
 def _gpus() -> tuple[str, ...]:
+    return tuple(name for (name,) in _asked("name"))
+
+
+def _asked(fields: str) -> list[list[str]]:
+    """A row for each GPU; none where there is no driver or it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
+        return []
     try:
-        query = [program, "--query-gpu=name", "--format=csv,noheader"]
+        query = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
         listed = subprocess.run(query, capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("nvidia_smi_failed", error=str(error))
-        return ()
-    return tuple(line.strip() for line in listed.stdout.splitlines() if line.strip())
+        return []
+    return [[field.strip() for field in line.split(",")] for line in listed.stdout.splitlines() if line.strip()]

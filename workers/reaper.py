@@ -12,15 +12,19 @@ from lcl_core.runs.database import UNREACHABLE, Database, now
 from lcl_core.runs.doorbell import Doorbell
 from lcl_core.runs.roster import Identity, beat
 from lcl_core.runs.store import State, any_expired, expire, waiting_since
+from workers.devices import gpu_use
 from workers.settings import WorkerSettings
 from workers.slots import Slots
+from workers.studies import drive_studies
+from workers.successors import drive_successors
 
 _RINGS_A_ROUND = 8  # a woken worker goes on to the next run by itself
 log = structlog.get_logger(__name__)
 
 
 class Reaper:
-    """Every ``reap_seconds``: take runs back whose lease ran out, and see to queued runs that nobody claimed.
+    """Every ``reap_seconds``: take runs back whose lease ran out, let those go on whose predecessors have succeeded,
+    submit what studies need next, and see to queued runs that nobody claimed.
 
     A run that waits is offered to this worker's own slots without the broker's help, and rung for so that others
     wake too. Every ``ping_seconds``: a sign of life in the database and a ping through the broker.
@@ -50,9 +54,12 @@ class Reaper:
         """One round. Raises: UNREACHABLE."""
         with self._database.reading() as session:
             lost = any_expired(session)
-            waiting = waiting_since(session, now(session) - timedelta(seconds=self._settings.reap_seconds))
+            unclaimed_since = now(session) - timedelta(seconds=self._settings.reap_seconds)
+            waiting = waiting_since(session, unclaimed_since, self._identity.offers)
         if lost:
             waiting += self._take_back()
+        waiting += drive_successors(self._database)
+        waiting += drive_studies(self._database)
         for run_id in waiting[:_RINGS_A_ROUND]:
             if not self._doorbell.ring(run_id):
                 break  # the broker is down
@@ -71,8 +78,9 @@ class Reaper:
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + self._settings.ping_seconds
+        gpus = gpu_use()  # before the transaction: a driver may take seconds to answer
         with self._database.session() as session:
-            beat(session, self._identity)
+            beat(session, self._identity, gpus)
         self._doorbell.ping(self._identity.id)
 
     def _serve(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from lcl_core.settings import Settings
 
@@ -11,7 +14,19 @@ class WorkerSettings(Settings):
     """Read from ``LCL_*``."""
 
     worker_slots: int = Field(1, ge=1, le=64, description="runs at a time")
+    worker_offers: Annotated[list[Literal["cpu", "gpu"]], NoDecode] = Field(
+        [], description="what runs may ask of it, parted by commas; empty: cpu, and gpu where there is one"
+    )
+    worker_address: str = Field(
+        "", description="by which other workers reach this machine; empty: as the database does"
+    )
+    gang_seconds: float = Field(300.0, gt=0, description="to wait for the other workers of a run of several nodes")
     watch_seconds: float = Field(0.5, gt=0, description="between two looks at a running process")
     reap_seconds: float = Field(2.0, gt=0, description="between two rounds of the reaper")
+    gc_seconds: float = Field(3600.0, gt=0, description="between two looks for folders that nothing names")
     ping_seconds: float = Field(5.0, gt=0, description="between two signs of life")
-    log_format: str = Field("auto", pattern="^(auto|json|text)$", description="auto: text on a terminal")
+
+    @field_validator("worker_offers", mode="before")
+    @classmethod
+    def _split_offers(cls, given: object) -> object:
+        return [offer.strip() for offer in given.split(",") if offer.strip()] if isinstance(given, str) else given

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import structlog
 
 from lcl_core.runs.database import UNREACHABLE, Database
-from lcl_core.runs.store import Claim, claim_next
+from lcl_core.runs.roster import Identity
+from lcl_core.runs.store import Claim, SeatClaim, claim_next
 
 log = structlog.get_logger(__name__)
 
@@ -17,20 +18,19 @@ class Slots:
     """Claims runs while it has free slots.
 
     Args:
-        work: supervises one claimed run; it hands the run back when the event is set.
+        work: supervises one claimed run, or keeps a seat at one; it hands the run back when the event is set. It
+            returns the id of a run for whose other workers it has waited in vain.
     """
 
     def __init__(
         self,
-        size: int,
+        worker: Identity,
         database: Database,
-        worker_id: str,
         lease_seconds: float,
-        work: Callable[[Claim, threading.Event], None],
+        work: Callable[[Claim | SeatClaim, threading.Event], str | None],
     ) -> None:
-        self._size = size
+        self._worker = worker
         self._database = database
-        self._worker_id = worker_id
         self._lease_seconds = lease_seconds
         self._work = work
         self._stopping = threading.Event()
@@ -42,7 +42,7 @@ class Slots:
         """Something may be queued: if a slot is free, look. Returns at once; costs nothing when called in vain."""
         with self._lock:
             self._rings += 1
-            if len(self._threads) >= self._size or self._stopping.is_set():
+            if len(self._threads) >= self._worker.slots or self._stopping.is_set():
                 return
             thread = threading.Thread(target=self._serve, name="slot")
             self._threads.add(thread)
@@ -60,11 +60,12 @@ class Slots:
             thread.join()
 
     def _serve(self) -> None:
+        given_up = None
         try:
             while not self._stopping.is_set():
                 with self._lock:
                     heard = self._rings
-                claim = self._claim()
+                claim = self._claim(given_up)
                 if claim is None:
                     with self._lock:
                         if self._rings == heard:  # nobody rang since we looked
@@ -73,21 +74,22 @@ class Slots:
                     continue
                 self.offer()  # perhaps there is work for another slot too
                 with structlog.contextvars.bound_contextvars(run=claim.run_id):
-                    self._supervise(claim)
+                    given_up = self._supervise(claim)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _claim(self) -> Claim | None:
+    def _claim(self, given_up: str | None) -> Claim | SeatClaim | None:
         try:
             with self._database.session() as session:
-                return claim_next(session, self._worker_id, self._lease_seconds)
+                return claim_next(session, self._worker.id, self._lease_seconds, self._worker.offers, given_up)
         except UNREACHABLE as error:
             log.warning("database_unreachable", error=str(error))
             return None
 
-    def _supervise(self, claim: Claim) -> None:
+    def _supervise(self, claim: Claim | SeatClaim) -> str | None:
         try:
-            self._work(claim, self._stopping)
+            return self._work(claim, self._stopping)
         except Exception:  # the slot outlives a fault of the supervisor; the run's lease runs out
             log.exception("supervisor_failed")
+            return None

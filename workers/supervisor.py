@@ -6,10 +6,12 @@ import fcntl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import structlog
 
 from lcl_core.errors import UserError
+from lcl_core.faults import fault_of
 from lcl_core.rundir import RunDir
 from lcl_core.runs.artifacts import remove_tree
 from lcl_core.runs.database import UNREACHABLE, Database
@@ -19,6 +21,7 @@ from lcl_core.runs.store import (
     Inputs,
     Outcome,
     StaleLease,
+    Supply,
     begin_attempt,
     hand_back,
     renew,
@@ -26,10 +29,16 @@ from lcl_core.runs.store import (
     settle,
 )
 from lcl_core.specs import parse_spec
+from workers.environment import devices_of
+from workers.inheritance import inherit
+from workers.inputs import Interrupted, fetched_inputs
+from workers.nodes import call_others, is_echo, verdict_of_all
 from workers.settings import WorkerSettings
+from workers.studies import drive_studies
+from workers.successors import drive_successors
 from workers.tail import MetricsTail
 from workers.trainer import Trainer
-from workers.verdict import HandBack, judge
+from workers.verdict import HandBack, judge, storage_failed
 from workers.watch import Watch
 
 MODULES = {
@@ -54,6 +63,7 @@ class Supervisor:
         self._database = database
         self._settings = settings
         self._modules = modules
+        self._supply = Supply(settings)
 
     def run(self, claim: Claim, stopping: threading.Event) -> None:
         """Work on a claimed run until it is settled, handed back, or no longer ours.
@@ -72,14 +82,17 @@ class Supervisor:
     def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
         """The verdict on one attempt, and the seconds worked on the run so far. Raises: StaleLease, UNREACHABLE."""
         try:
-            self._prepare(claim, run_dir)
-            return self._work(claim, run_dir, stopping)
+            with fetched_inputs(self._database, self._settings, self._supply, claim, stopping) as fetched:
+                self._prepare(claim, run_dir, fetched)
+                return self._work(claim, run_dir, stopping)
+        except Interrupted as interruption:
+            return HandBack(uses_attempt=False, cause=str(interruption)), claim.ran_seconds
         except (StaleLease, *UNREACHABLE):
             raise
         except UserError as error:
             verdict = Failed(error.to_dict())
         except OSError as error:
-            verdict = _storage_failed(error)
+            verdict = _storage_failed(error, run_dir.path)
         except Exception as error:  # a fault of ours: the row says so, the log has the traceback
             log.exception("supervisor_failed")
             message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
@@ -90,30 +103,36 @@ class Supervisor:
         tail = MetricsTail(run_dir.metrics_file)
         title = f"attempt {claim.attempt} on {claim.worker}"
         try:
-            with Trainer(self._modules[claim.kind], run_dir, title) as trainer:
+            more = devices_of(claim) | call_others(self._database, self._settings, claim)
+            with Trainer(self._modules[claim.kind], run_dir, title, self._settings.protocols, more) as trainer:
                 log.info("started", kind=claim.kind, attempt=claim.attempt, pid=trainer.pid)
                 watch = Watch(self._database, self._settings, claim, trainer, tail, stopping)
                 exited = watch.until_exit()
         finally:
             tail.close()
         log.info("left", status=exited.status)
-        return judge(claim, run_dir, exited), watch.ran_seconds
+        verdict = judge(claim, run_dir, exited)
+        if claim.nodes > 1 and is_echo(run_dir, exited):
+            verdict = verdict_of_all(self._database, self._settings, claim, verdict)
+        return verdict, watch.ran_seconds
 
-    def _prepare(self, claim: Claim, run_dir: RunDir) -> None:
+    def _prepare(self, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]) -> None:
         """Raises: UserError for names that stand for nothing, StaleLease, OSError."""
         run_dir.path.mkdir(parents=True, exist_ok=True)
         self._await_predecessor(claim, run_dir)
         over = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
         with self._database.session() as session:
             spec = parse_spec(claim.kind, claim.spec)
-            inputs = resolve_inputs(session, spec, self._settings.home, self._settings.roots)
+            inputs = resolve_inputs(session, spec, self._settings.home, self._settings.roots, fetched)
             read = {"datasets": inputs.dataset_hashes}
             begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=over, inputs=read)
         if over:
             run_dir.metrics_file.unlink(missing_ok=True)
             remove_tree(run_dir.checkpoints)
             remove_tree(run_dir.artifacts)
-        run_dir.prepare({**_run_json(claim, inputs), "cache": str(self._settings.home.resolve() / "cache")})
+            if claim.continues and not claim.from_scratch:
+                inherit(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
+        run_dir.prepare({**_run_json(claim, inputs), **_places(self._settings)})
 
     def _await_predecessor(self, claim: Claim, run_dir: RunDir) -> None:
         """Wait for a process of an earlier attempt that is still leaving; it holds the directory's lock."""
@@ -126,19 +145,24 @@ class Supervisor:
     def _conclude(self, claim: Claim, verdict: Outcome | HandBack, run_dir: RunDir, ran_seconds: float) -> None:
         if isinstance(verdict, HandBack):
             log.info("handed_back", cause=verdict.cause)
-            self._persist(lambda: self._hand_back(claim, verdict.uses_attempt))
+            self._persist(lambda: self._hand_back(claim, verdict))
             return
-        home = self._settings.home
         try:
-            state = self._persist(lambda: settle(self._database, claim, verdict, run_dir.path, home, ran_seconds))
+            state = self._settle(claim, verdict, run_dir, ran_seconds)
         except OSError as error:
-            failed = _storage_failed(error)
-            state = self._persist(lambda: settle(self._database, claim, failed, run_dir.path, home, ran_seconds))
+            state = self._settle(claim, _storage_failed(error, run_dir.path), run_dir, ran_seconds)
         log.info("settled", state=state)
+        drive_successors(self._database)
+        drive_studies(self._database)  # now, so that an evaluation goes before the study's next pre-training
 
-    def _hand_back(self, claim: Claim, uses_attempt: bool) -> str:
+    def _settle(self, claim: Claim, outcome: Outcome, run_dir: RunDir, ran_seconds: float) -> str:
+        """Raises: StaleLease, UNREACHABLE, OSError."""
+        place, home, holder = run_dir.path, self._settings.home, self._supply.holder
+        return self._persist(lambda: settle(self._database, claim, outcome, place, home, ran_seconds, holder))
+
+    def _hand_back(self, claim: Claim, verdict: HandBack) -> str:
         with self._database.session() as session:
-            return hand_back(session, claim, uses_attempt=uses_attempt)
+            return hand_back(session, claim, uses_attempt=verdict.uses_attempt, cause=verdict.cause)
 
     def _persist(self, write: Callable[[], str]) -> str:
         """Write, again and again while the database is away, until the lease would be long over."""
@@ -164,6 +188,11 @@ def _run_json(claim: Claim, inputs: Inputs) -> dict[str, object]:
     }
 
 
+def _places(settings: WorkerSettings) -> dict[str, object]:
+    roots = [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots]
+    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
+
+
 def _free(run_dir: RunDir) -> bool:
     """Whether no process holds the directory."""
     with (run_dir.path / ".lock").open("w") as lock:
@@ -174,7 +203,7 @@ def _free(run_dir: RunDir) -> bool:
     return True
 
 
-def _storage_failed(error: OSError) -> Failed:
-    where = f" ({error.filename})" if error.filename else ""
-    message = f"{error.strerror or error}{where}; make room or mend the folder, then resume the run"
-    return Failed({"code": "storage", "message": message})
+def _storage_failed(error: OSError, run_dir: Path) -> Failed:
+    return storage_failed(
+        fault_of(error, run_dir.parent.parent), error.filename or run_dir, error.strerror or str(error)
+    )

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -20,9 +21,20 @@ class Trainer:
 
     Its standard input stays open as long as this process lives; when it closes, the trainer leaves by itself.
     Its output is appended to the run's log, under a line that names the attempt.
+
+    Args:
+        protocols: of object storage whose credentials it gets.
+        more: environment variables that are set for it.
     """
 
-    def __init__(self, module: str, run_dir: RunDir, title: str) -> None:
+    def __init__(
+        self,
+        module: str,
+        run_dir: RunDir,
+        title: str,
+        protocols: Collection[str] = (),
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         header = f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode()
         with run_dir.log_file.open("ab") as log:
             log.write(header)
@@ -33,7 +45,7 @@ class Trainer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=scrubbed(os.environ),
+                env=scrubbed(os.environ, protocols) | dict(more or {}),
                 start_new_session=True,
             )
 

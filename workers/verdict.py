@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from lcl_core.faults import Fault
 from lcl_core.rundir import Exit, RunDir
 from lcl_core.runs.store import Cancelled, Claim, Failed, Outcome, Succeeded
 
@@ -16,13 +17,20 @@ _TAIL_BYTES = 65_536
 _LONGEST_LINE = 500
 _BATCH_FIELDS = {"pretrain": "batch.tokens and batch.images", "index": "batch_size"}
 
+_STORAGE: dict[Fault | None, tuple[str, str]] = {
+    Fault.DISK_FULL: ("no space is left where the run writes", "make room there"),
+    Fault.READ_ONLY: ("the run may not write to its folder", "make it writable"),
+}
+
 
 class Ending(Enum):
     """Why the supervisor asked a process to leave."""
 
     CANCEL = "cancel"
+    PAUSE = "pause"
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"  # the worker itself is leaving
+    NODE = "node"  # another node of the run has ended out of order, so that this one would wait for it in vain
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,12 @@ def judge(claim: Claim, run_dir: RunDir, exited: Exited) -> Outcome | HandBack:
         return _after_error_file(json.loads(run_dir.error_file.read_text(encoding="utf-8")))
     if exited.ending is Ending.CANCEL:
         return Cancelled()
+    if exited.ending is Ending.PAUSE:
+        return HandBack(uses_attempt=False, cause="it was paused")
     if exited.ending is Ending.SHUTDOWN:
         return HandBack(uses_attempt=False, cause="the worker is leaving")
+    if exited.ending is Ending.NODE:
+        return HandBack(uses_attempt=True, cause="another node of the run was lost")
     if exited.ending is Ending.TIMEOUT:
         limit = claim.spec["timeout_seconds"]
         message = f"the run took longer than its timeout_seconds of {limit:g}; raise it and resume the run"
@@ -73,6 +85,8 @@ def _after_exit(claim: Claim, run_dir: RunDir, exited: Exited) -> Outcome | Hand
         return _after_outside_kill(claim, exited.status, where)
     if exited.status == Exit.OUT_OF_MEMORY:
         return _failed("out_of_memory", f"the run ran out of memory ({words}); {_lower(claim.kind)}{where}")
+    if exited.status in (Exit.DISK_FULL, Exit.READ_ONLY):
+        return storage_failed(Fault[Exit(exited.status).name], run_dir.path)
     if exited.status == Exit.OK:
         return _failed("no_result", f"the process ended without a result{where}")
     if exited.status < 0:
@@ -94,6 +108,13 @@ def _after_outside_kill(claim: Claim, status: int, where: str) -> Outcome | Hand
 def _lower(kind: str) -> str:
     fields = _BATCH_FIELDS.get(kind)
     return f"lower {fields}, or use a machine with more memory" if fields else "use a machine with more memory"
+
+
+def storage_failed(fault: Fault | None, place: Path | str, told: str = "") -> Failed:
+    """Nothing is lost: checkpoints are renamed into place whole. ``told``: the system's words, of another fault."""
+    words, way_out = _STORAGE.get(fault, (told, "mend the folder"))
+    code = "storage" if fault is None else fault.value
+    return _failed(code, f"{words} ({place}); {way_out}, then resume the run: it goes on from its last checkpoint")
 
 
 def _failed(code: str, message: str) -> Failed:

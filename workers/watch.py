@@ -8,14 +8,14 @@ import time
 import structlog
 
 from lcl_core.runs.database import UNREACHABLE, Database
-from lcl_core.runs.store import Claim, StaleLease, State, look, record_metrics, renew
+from lcl_core.runs.store import Claim, Loss, StaleLease, State, look, losses, record_metrics, renew
 from workers.settings import WorkerSettings
 from workers.tail import MetricsTail, Unsaved
 from workers.trainer import Trainer
 from workers.verdict import Ending, Exited
 
 log = structlog.get_logger(__name__)
-_SAFETY = 0.8  # of a lease's length: by then, without a renewal, the process must be gone
+SAFETY = 0.8  # of a lease's length: by then, without a renewal, the process must be gone
 
 
 class Watch:
@@ -44,6 +44,7 @@ class Watch:
         self._started = self._renewed = time.monotonic()
         self._ending: Ending | None = None
         self._kill_at = float("inf")
+        self._losses: list[Loss] = []  # of other nodes
 
     @property
     def ran_seconds(self) -> float:
@@ -87,7 +88,7 @@ class Watch:
                 time.sleep(self._settings.watch_seconds)
 
     def _lease_is_over(self) -> bool:
-        return time.monotonic() > self._renewed + _SAFETY * self._settings.lease_seconds
+        return time.monotonic() > self._renewed + SAFETY * self._settings.lease_seconds
 
     def _exchange(self) -> State:
         """Tell the database what is new, and learn the run's state."""
@@ -95,10 +96,12 @@ class Watch:
         renewal = time.monotonic()
         if not self._unsaved and renewal < self._renewed + self._settings.heartbeat_seconds:
             with self._database.reading() as session:
+                self._losses, _ = losses(session, self._claim)
                 return look(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
                 record_metrics(session, self._claim, self._unsaved.lines, rewound=self._unsaved.rewound)
+            self._losses, _ = losses(session, self._claim)
             state = renew(session, self._claim, self._settings.lease_seconds, self.ran_seconds)
         self._unsaved = Unsaved()
         self._renewed = renewal
@@ -111,10 +114,21 @@ class Watch:
             return
         if state is State.CANCELLING:
             self._ask(Ending.CANCEL)
+        elif state is State.PAUSING:
+            self._ask(Ending.PAUSE)
         elif self._stopping.is_set():
             self._ask(Ending.SHUTDOWN)
         elif limit is not None and self.ran_seconds > limit:
             self._ask(Ending.TIMEOUT)
+        elif self._losses:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Another node has ended. If that was in order, its ranks have told ours, which leave by themselves."""
+        log.warning("node_lost", told=[loss.message for loss in self._losses])
+        self._ending = Ending.NODE
+        lost = any(loss.uses_attempt for loss in self._losses)
+        self._kill_at = time.monotonic() + (0.0 if lost else self._settings.cancel_grace_seconds)
 
     def _ask(self, ending: Ending) -> None:
         log.info("asked_to_leave", ending=ending.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,13 @@ from celery import signals
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.doorbell import Doorbell
 from lcl_core.runs.roster import Identity, leave
-from lcl_core.runs.store import ensure_sample
+from lcl_core.runs.store import Claim, SeatClaim, ensure_sample
 from workers.app import consumer_app
-from workers.devices import device_names
+from workers.carrier import Carrier
+from workers.collector import Collector
+from workers.courier import Courier
+from workers.devices import devices_and_offers
+from workers.member import Member
 from workers.reaper import Reaper
 from workers.settings import WorkerSettings
 from workers.slots import Slots
@@ -39,11 +44,13 @@ class WorkerProcess:
         self._settings = settings
         self._database = Database(settings.resolved_database_url)
         self._doorbell = Doorbell(settings.resolved_broker_url)
-        self._identity = _identity(settings.worker_slots)
-        supervisor = Supervisor(self._database, settings, modules)
-        self._slots = Slots(
-            settings.worker_slots, self._database, self._identity.id, settings.lease_seconds, supervisor.run
-        )
+        self._identity = _identity(settings)
+        self._supervisor = Supervisor(self._database, settings, modules)
+        self._member = Member(self._database, settings, modules)
+        self._slots = Slots(self._identity, self._database, settings.lease_seconds, self._work)
+        self._courier = Courier(self._database, settings)
+        self._carrier = Carrier(self._database, settings)
+        self._collector = Collector(self._database, settings)
         self._reaper = Reaper(self._database, self._doorbell, self._slots, self._identity, settings)
 
     def run(self) -> int:
@@ -51,12 +58,21 @@ class WorkerProcess:
         self._settings.home.mkdir(parents=True, exist_ok=True)
         self._await_database()
         self._reaper.start()
+        self._courier.start()
+        self._carrier.start()
+        self._collector.start()
         signals.worker_shutting_down.connect(self._on_shutdown)
-        log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices)
+        log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices, offers=self._identity.offers)
         try:
             return self._consume()
         finally:
             self._close()
+
+    def _work(self, claim: Claim | SeatClaim, stopping: threading.Event) -> str | None:
+        if isinstance(claim, SeatClaim):
+            return self._member.run(claim, stopping)
+        self._supervisor.run(claim, stopping)
+        return None
 
     def _await_database(self) -> None:
         """Bring the schema up to date as soon as the database answers."""
@@ -92,6 +108,9 @@ class WorkerProcess:
         self._slots.stop()
         self._slots.join()
         self._reaper.stop()
+        self._courier.stop()
+        self._carrier.stop()
+        self._collector.stop()
         try:
             self._reaper.round()  # ring for what was just handed back
             with self._database.session() as session:
@@ -103,6 +122,8 @@ class WorkerProcess:
         log.info("worker_ended", worker=self._identity.id)
 
 
-def _identity(slots: int) -> Identity:
-    host = socket.gethostname()
-    return Identity(f"{host}-{os.getpid()}-{secrets.token_hex(3)}", host, os.getpid(), slots, device_names())
+def _identity(settings: WorkerSettings) -> Identity:
+    host, pid = socket.gethostname(), os.getpid()
+    devices, offers = devices_and_offers()
+    offers = tuple(settings.worker_offers) or offers
+    return Identity(f"{host}-{pid}-{secrets.token_hex(3)}", host, pid, settings.worker_slots, devices, offers)

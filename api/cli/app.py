@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import common, corpora, encoders, inference, runs
+from api.cli import access, building, common, corpora, encoders, garbage, inference, runs, studies, webhooks
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
@@ -18,8 +18,14 @@ The service's address comes from --url or LCL_API_URL, the key from --key, LCL_A
 app = typer.Typer(name="lcl", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(runs.submit)
 app.add_typer(runs.group, name="runs")
+app.add_typer(studies.group, name="study")
+corpora.group.command()(building.build)
 app.add_typer(corpora.group, name="data")
 app.add_typer(encoders.group, name="encoders")
+app.add_typer(access.group, name="keys")
+app.add_typer(webhooks.group, name="webhooks")
+app.command()(access.audit)
+app.command("gc")(garbage.collect)
 app.command()(inference.search)
 app.command()(inference.caption)
 app.command()(inference.embed)

@@ -14,11 +14,21 @@ from api.cli.watch import watch_run
 from api.client import Client
 
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="name of the dataset")]
-Place = Annotated[str, typer.Argument(help="folder or zip on the server, inside its data roots")]
-Target = Annotated[str, typer.Argument(help="name of a dataset, or a path on the server: whatever has a slash in it")]
+
+
+def _name(given: str) -> str:
+    """Raises: Refused for a place."""
+    if "/" in given:
+        raise Refused(f"{given} is a place, not the name of a dataset; lcl data register NAME {given} gives it one")
+    return given
+
+
+Name = Annotated[str, typer.Argument(help="name of the dataset", callback=_name)]
+Place = Annotated[str, typer.Argument(help="folder or zip on the server, or a URL of shards, inside its data roots")]
+Target = Annotated[str, typer.Argument(help="name of a dataset; a path on the server or a URL: what has a slash in it")]
 Format = Annotated[str, typer.Option(help="format of what lies at the path; auto: recognised")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="name=value for the format's reader; repeatable")]
+To = Annotated[str | None, typer.Option(help="URL that gets the shards; default: the service's own disk")]
 Json = dict[str, Any]
 
 
@@ -60,7 +70,7 @@ def validate(
 ) -> None:
     """Read a corpus once, in parallel: counts, distributions, and what is wrong with it and where.
 
-    Exit status 1 when there is a problem other than duplicates.
+    Exit status 1 when there is a problem other than duplicates, and pictures that repeat over pages or are too small.
     """
     settings = settings_of(context)
     asked = {"workers": workers, "tokens": not words}
@@ -89,9 +99,10 @@ def convert(
     format: Format = "auto",
     option: Options = None,
     shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
+    to: To = None,
 ) -> None:
     """Write a corpus as tar shards with an index, and register them as a dataset."""
-    spec = {**_corpus(target, format, option), "name": name, "shard_megabytes": shard_megabytes}
+    spec = {**_corpus(target, format, option), "name": name, "shard_megabytes": shard_megabytes, "to": to}
     _make(context, "convert", spec)
 
 
@@ -103,9 +114,10 @@ def match(
     name: Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")],
     format: Format = "auto",
     option: Options = None,
+    to: To = None,
 ) -> None:
     """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
-    _make(context, "match", {**_corpus(target, format, option), "encoder": encoder, "name": name})
+    _make(context, "match", {**_corpus(target, format, option), "encoder": encoder, "name": name, "to": to})
 
 
 @group.command()
@@ -135,10 +147,10 @@ def stats(context: typer.Context, name: Name) -> None:
         show_json(figures)
         return
     counts = ("documents", "sentences", "pairs", "captions", "images")
-    rows: list[tuple[object, object]] = [(count, figures[count]) for count in counts if count in figures]
-    rows += [(f"split {split}", number) for split, number in figures.get("splits", {}).items()]
-    rows += [(f"source {source}", number) for source, number in figures.get("sources", {}).items() if source]
-    rows += [(f"label {label}", f"{facts['values']} values") for label, facts in figures.get("labels", {}).items()]
+    rows: list[tuple[object, object]] = [(count, f"{figures[count]:,}") for count in counts if count in figures]
+    rows += [(f"split {split}", f"{number:,}") for split, number in figures.get("splits", {}).items()]
+    rows += [(f"source {source}", f"{number:,}") for source, number in figures.get("sources", {}).items() if source]
+    rows += [(f"label {label}", f"{facts['values']:,} values") for label, facts in figures.get("labels", {}).items()]
     show_table(("what", "how many"), rows, "")
 
 
@@ -194,9 +206,10 @@ def _make(context: typer.Context, kind: str, spec: Json) -> None:
     if settings.as_json:
         show_json(run["result"])
         return
+    shards = "1 shard" if made["shards"] == 1 else f"{made['shards']:,} shards"
     typer.echo(
         f"registered {made['name']}: {made['records']:,} records, {made['pictures']:,} images, "
-        f"{made['shards']} shards, {made['bytes'] / 1e6:,.1f} MB (sha256 {made['content_hash']})"
+        f"{shards}, {made['bytes'] / 1e6:,.1f} MB (sha256 {made['content_hash']})"
     )
     for reason, number in skipped.items():
         typer.echo(f"  left out: {reason}  {number:,}")

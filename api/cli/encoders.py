@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,22 +39,22 @@ def show(context: typer.Context, encoder: Encoder) -> None:
         show_json({**row, "figures": figures})
         return
     typer.echo(f"{row['id']}  {row['name']}  sha256 {row['hash']}")
-    columns = ("task", "split", "variant", "metric", "value", "chance", "untrained")
+    columns = ("task", "split", "variant", "transfer", "metric", "value", "chance", "untrained")
     rows = [[_number(figure.get(column)) for column in columns] for figure in figures]
     show_table(columns, rows, "not evaluated yet; lcl submit evaluate does it")
 
 
 @group.command()
 def compare(context: typer.Context, left: Encoder, right: Encoder) -> None:
-    """Two encoders on the same tasks and data."""
+    """Two encoders on the same tasks and data; with paired tests where the answers of both are still there."""
     settings = settings_of(context)
     with settings.client() as client:
         found = client.compare_encoders(left, right)
     if settings.as_json:
         show_json(found)
         return
-    columns = ("task", "split", "variant", "metric", "left", "right", "difference")
-    rows = [[_number(row.get(column)) for column in columns] for row in found["rows"]]
+    columns = ("task", "split", "variant", "transfer", "metric", "left", "right", "difference", "95 %", "p")
+    rows = [[*(_number(row.get(column)) for column in columns[:8]), *_test(row)] for row in found["rows"]]
     show_table(columns, rows, "they were not evaluated on the same task and data yet")
 
 
@@ -80,7 +80,7 @@ def import_(
     name: Annotated[str, typer.Argument(help="name that it gets")],
     path: Annotated[str, typer.Argument(help="directory on the server, inside its data roots")],
 ) -> None:
-    """Copy an encoder that save_pretrained wrote into the service."""
+    """Copy an encoder into the service: one of ours, OpenCLIP's, timm's or Hugging Face's, recognised by its files."""
     settings = settings_of(context)
     with settings.client() as client:
         row = client.import_encoder(name, path)
@@ -88,6 +88,14 @@ def import_(
         show_json(row)
     else:
         typer.echo(row["id"])
+
+
+def _test(row: dict[str, Any]) -> tuple[str, str]:
+    """Interval of the difference and p-value; empty where the answers are gone."""
+    if row.get("p") is None:
+        return "", ""
+    low, high = row["interval"]
+    return f"{low:.4f} – {high:.4f}", f"{row['p']:.4f}"
 
 
 def _number(value: object) -> object:

@@ -9,19 +9,21 @@ import typer
 from api.cli.common import show_table
 
 Json = dict[str, Any]
-HARMLESS = ("duplicate image", "duplicate document")
+# duplicates, and what readers of pages leave out on purpose
+HARMLESS = ("duplicate image", "duplicate document", "small picture", "long picture", "repeated picture")
+KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "sequences"), "pair": ("pair", "pairs")}
 
 
 def worrying(report: Json) -> bool:
-    """Is there any problem but duplicates?"""
+    """Is there any problem but duplicates and icons?"""
     return any(reason not in HARMLESS for reason in report["reasons"])
 
 
 def show_report(report: Json) -> None:
     """Counts, distributions in one line each, problems, and the first of them by file and line."""
-    kinds = ", ".join(f"{number:,} {kind}" for kind, number in report["kinds"].items())
+    kinds = ", ".join(f"{number:,} {KINDS[kind][number != 1]}" for kind, number in report["kinds"].items())
     rows: list[tuple[object, object]] = [
-        ("documents", f"{report['documents']:,}" + (f" ({kinds})" if kinds else "")),
+        ("records", kinds if len(report["kinds"]) == 1 else f"{report['documents']:,}: {kinds or 'none'}"),
         ("images", f"{report['images']:,} ({report['distinct_images']:,} different contents)"),
         (report["length_unit"], f"{report['tokens']:,}"),
     ]

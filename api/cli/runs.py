@@ -28,6 +28,10 @@ def submit(
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of the run and of the encoder it makes")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="repeatable")] = None,
+    after: Annotated[list[str] | None, typer.Option(help="id of a run whose success it waits for; repeatable")] = None,
+    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
+    max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
+    resource: Annotated[str | None, typer.Option(help="cpu or gpu, which a worker must offer")] = None,
     watch: Annotated[bool, typer.Option(help="follow the run to its end")] = False,
 ) -> None:
     """Queue a run.
@@ -39,7 +43,9 @@ def submit(
     if preset is not None:
         body["preset"] = preset
     with settings.client() as client:
-        run = client.submit(kind, set_fields(body, assignments or []), name, tag)
+        spec_given = set_fields(body, assignments or [])
+        more: dict[str, Any] = {"priority": priority, "max_attempts": max_attempts, "resource": resource}
+        run = client.submit(kind, spec_given, name, tag, after=after or (), **more)
         if watch:
             _follow(client, run["id"])
         elif settings.as_json:
@@ -125,6 +131,8 @@ def _verb(name: str, words: str) -> None:
 
 
 _verb("cancel", "Stop a run; one at work writes a checkpoint first.")
+_verb("pause", "Hold a run back, its place kept; one at work writes a checkpoint first.")
+_verb("unpause", "Let a paused run go on from its last checkpoint.")
 _verb("resume", "Queue a failed or cancelled run again, to go on from its last checkpoint.")
 _verb("retry", "Queue a failed or cancelled run again, from the beginning.")
 _verb("delete", "Remove a finished run; the encoder or collection that it made stays.")

@@ -58,10 +58,10 @@ def _bar(client: Client, run_id: str) -> None:
 def _lines(client: Client, run_id: str) -> None:
     for event in client.events(run_id):
         data = event["data"]
-        if event["event"] == "state":
-            typer.echo(f"{run_id} {data['state']}")
-        else:
+        if event["event"] != "state":
             typer.echo(f"step {data.get('step', 0)}/{data.get('total_steps', '?')}  {describe(data)}".rstrip())
+        elif data["state"] not in FINAL:  # how it ended is told once, at the end
+            typer.echo(f"{run_id} {data['state']}")
 
 
 def _tell_end(run: Json) -> None:

@@ -7,13 +7,16 @@ from urllib.parse import quote
 
 from api.client.collections import CollectionCalls
 from api.client.corpora import DatasetCalls
+from api.client.garbage import GarbageCalls
 from api.client.inference import EncoderCalls
 from api.client.runs import RunCalls
+from api.client.studies import StudyCalls
+from api.client.webhooks import WebhookCalls
 
 Json = dict[str, Any]
 
 
-class Client(RunCalls, DatasetCalls, EncoderCalls, CollectionCalls):
+class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls, WebhookCalls, GarbageCalls):
     """Speaks to one service with one key. A context manager; safe to share between threads."""
 
     def health(self) -> Json:
@@ -26,9 +29,22 @@ class Client(RunCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     def keys(self) -> list[Json]:
         return self.get("/v1/keys")["items"]
 
+    def own_key(self) -> Json:
+        """Owner, role and expiry of the key that asks."""
+        return self.get("/v1/keys/mine")
+
     def create_key(self, owner: str, role: str, expires: str | None = None) -> Json:
         """``role``: viewer, submitter or admin; ``expires``: ISO time. The answer's ``key`` is shown this once."""
         return self.post("/v1/keys", {"owner": owner, "role": role, "expires": expires})
+
+    def rotate_key(self, prefix: str, grace_seconds: int | None = None) -> Json:
+        """A new secret, the answer's ``key``; the old one stays valid for the grace (the service's default: a day)."""
+        body = None if grace_seconds is None else {"grace_seconds": grace_seconds}
+        return self.post(f"/v1/keys/{quote(prefix, safe='')}/rotate", body)
+
+    def audit(self, **query: Any) -> Json:
+        """{"items", "next_cursor"}: who did what, newest first; ``query``: owner, action, object, limit, cursor."""
+        return self.get("/v1/audit", **query)
 
     def revoke_key(self, prefix: str) -> None:
         self.send("DELETE", f"/v1/keys/{quote(prefix, safe='')}")

@@ -37,7 +37,7 @@ class DatasetCalls(Transport):
         return self.post("/v1/datasets/validate", body)
 
     def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
-        """``path`` lies on the server, inside its data roots. ``new_version``: the name may exist."""
+        """``path`` lies on the server, or is a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
     def dataset_statistics(self, name: str) -> Json:

@@ -31,8 +31,8 @@ class EncoderCalls(Transport):
         """Rows of every evaluation of this encoder."""
         return self.get(f"/v1/encoders/{quote(id_or_name, safe='')}/figures")["items"]
 
-    def compare_encoders(self, left: str, right: str) -> Json:
-        return self.get("/v1/encoders/compare", left=left, right=right)
+    def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
+        return self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
 
     def import_encoder(self, name: str, path: str) -> Json:
         """``path`` is a directory on the server, as ``save_pretrained`` wrote it."""

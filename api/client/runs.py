@@ -27,9 +27,23 @@ class RunCalls(Transport):
         name: str | None = None,
         tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
+        *,
+        after: Sequence[str] = (),
+        priority: int = 0,
+        max_attempts: int | None = None,
+        resource: str | None = None,
     ) -> Json:
-        """Queue a run. A key is made when none is given, so that a repeated request never makes two runs."""
-        body = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
+        """Queue a run. A key is made when none is given, so that a repeated request never makes two runs.
+
+        Args:
+            after: ids of runs whose success it waits for.
+            priority: -100 to 100; higher goes first.
+            max_attempts: workers that may be lost before it fails.
+            resource: ``cpu`` or ``gpu``, which a worker must offer; none: any worker, by kind.
+        """
+        body: Json = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
+        given: Json = {"after": list(after), "priority": priority, "max_attempts": max_attempts, "resource": resource}
+        body |= {field: value for field, value in given.items() if value}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         return self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True).json()
 
@@ -49,6 +63,13 @@ class RunCalls(Transport):
 
     def cancel(self, run_id: str) -> Json:
         return self._verb(run_id, "cancel")
+
+    def pause(self, run_id: str) -> Json:
+        """Hold a run back; one at work writes a checkpoint first."""
+        return self._verb(run_id, "pause")
+
+    def unpause(self, run_id: str) -> Json:
+        return self._verb(run_id, "unpause")
 
     def resume(self, run_id: str) -> Json:
         """Go on from the last checkpoint of a cancelled or failed run."""

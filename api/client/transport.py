@@ -25,13 +25,18 @@ class Transport:
 
     Args:
         base_url: of the service; default ``LCL_API_URL``, else http://127.0.0.1:8765.
-        key: API key; default ``LCL_API_KEY``, else what is in ``$LCL_HOME/key``.
+        key: API key; default ``LCL_API_KEY``, else what is in ``$LCL_HOME/key``. Or what finds one for each request.
         timeout: seconds for one answer (the first inference of an encoder loads it).
         attempts: tries of a call that may be repeated.
     """
 
     def __init__(
-        self, base_url: str | None = None, key: str | None = None, *, timeout: float = 120.0, attempts: int = 4
+        self,
+        base_url: str | None = None,
+        key: str | httpx.Auth | None = None,
+        *,
+        timeout: float = 120.0,
+        attempts: int = 4,
     ) -> None:
         self.base_url = (base_url or os.environ.get("LCL_API_URL") or DEFAULT_URL).rstrip("/")
         self.attempts = attempts
@@ -39,7 +44,8 @@ class Transport:
         try:
             self._http = httpx.Client(
                 base_url=self.base_url,
-                headers={"authorization": f"Bearer {key}"} if key else {},
+                auth=key if isinstance(key, httpx.Auth) else None,
+                headers={"authorization": f"Bearer {key}"} if isinstance(key, str) else {},
                 timeout=httpx.Timeout(timeout, connect=10.0),
                 trust_env=httpx.URL(self.base_url).host not in LOOPBACK,
             )

@@ -1,16 +1,21 @@
 """One file a resource. A handler asks its dependencies, calls one function, and gives a model back."""
 
 from api.routes import (
+    audit,
     captions,
     collections,
     datasets,
     embeddings,
     encoders,
+    garbage,
     health,
     keys,
     run_files,
     runs,
     specs,
+    studies,
+    study_files,
+    webhooks,
     workers,
 )
 
@@ -20,6 +25,8 @@ ROUTERS = tuple(
         runs,
         run_files,
         specs,
+        studies,
+        study_files,
         datasets,
         encoders,
         embeddings,
@@ -27,6 +34,9 @@ ROUTERS = tuple(
         collections,
         workers,
         keys,
+        webhooks,
+        audit,
+        garbage,
         health,
     )
 )

@@ -26,7 +26,7 @@ class CaptionRequest(BaseModel):
     max_new_tokens: int = Field(24, ge=1, le=256)
     num_beams: int = Field(1, ge=1, le=16)
     top_p: float | None = Field(None, gt=0, le=1)
-    temperature: float = Field(1.0, gt=0, le=10)
+    temperature: float = Field(1.0, ge=0.001, le=10)
     seed: int = Field(0, ge=0, lt=2**31)
 
 
@@ -44,11 +44,12 @@ class CaptionResponse(BaseModel):
 @router.post("")
 def captions(body: CaptionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> CaptionResponse:
     row = store.get_encoder(session, body.model)
+    directory = context.supply.folder(session, row.path)
     session.close()  # a connection is not held while the model runs
     settings = context.settings
     check_count(body.images, settings, "images")
     check_text(body.prompt, settings, "prompt")
     images = [read_image(url, settings, f"images.{place}") for place, url in enumerate(body.images)]
-    encoder = context.inference().encoder(store.located(settings.home, row.path))
+    encoder = context.inference().encoder(directory)
     found = encoder.caption(images, **body.model_dump(exclude={"model", "images"}))
     return CaptionResponse(model=row.id, data=[Caption(index=place, caption=text) for place, text in enumerate(found)])

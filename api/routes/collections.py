@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.orm import Session
 
+from api.answers import sends
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.media import Content
@@ -50,7 +51,7 @@ class SearchResponse(BaseModel):
 def _open(context: Context, session: Session, name: str) -> tuple[Any, Any]:
     """The row and the opened collection."""
     row = store.get_collection(session, name)
-    return row, context.inference().collection(store.located(context.settings.home, row.path))
+    return row, context.inference().collection(context.supply.folder(session, row.path))
 
 
 @router.get("")
@@ -90,7 +91,7 @@ def items(
     return Items(items=[_shown(row.id, record) for record in collection.items(offset, limit)])
 
 
-@router.get("/{name}/items/{item}/image", response_class=Response)
+@router.get("/{name}/items/{item}/image", response_class=Response, responses=sends("image/*"))
 def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
     _row, collection = _open(context, session, name)
     media_type = collection.item(item)["media_type"]

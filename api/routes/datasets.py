@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from api import corpora
 from api.admission import admit
+from api.answers import PICTURES, sends
 from api.context import Context
 from api.deps import Caller, ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.models import (
@@ -23,6 +24,8 @@ from api.models import (
     RunView,
 )
 from api.views import run_view
+from lcl_core.errors import UserError
+from lcl_core.roots import confined
 from lcl_core.runs import store
 from lcl_core.runs.tables import Dataset
 
@@ -72,11 +75,15 @@ def register(
     body: Registration, caller: Submitter, context: ContextDep, session: SessionDep, response: Response
 ) -> DatasetView:
     """Read a corpus and give it a name, or make it the new version of one."""
-    path = corpora.confined(body.path, context.settings.roots)
-    corpus = context.corpora.get(path)
+    place = confined(body.path, context.settings.roots)
+    try:
+        corpus = context.corpora.get(place)
+    except UserError as error:
+        error.field = "path"
+        raise
     statistics, digest = corpora.examine(corpus), corpus.content_hash()  # before the transaction: it may take long
     row = store.register_dataset(
-        session, body.name, path, context.settings.roots, caller.owner, new_version=body.new_version
+        session, body.name, place, context.settings.roots, caller.owner, new_version=body.new_version
     )
     store.note_contents(session, row, digest, statistics, owner=caller.owner)
     response.headers["location"] = f"/v1/datasets/{row.name}"
@@ -124,7 +131,7 @@ def documents(
     return DocumentPage(**corpora.page(_open(context, dataset), name, wanted, dataset.statistics or {}))
 
 
-@router.get("/{name}/images/{image:path}", response_class=Response)
+@router.get("/{name}/images/{image:path}", response_class=Response, responses=sends(*PICTURES))
 def image(name: str, image: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
     """A picture as the corpus holds it."""
     data, media_type = corpora.picture(_open(context, store.get_dataset(session, name)), image)
@@ -143,11 +150,14 @@ def _submit(
     run = store.submit(session, "validate", admitted, owner=caller.owner)
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(context.doorbell.ring, run.id)
-    return run_view(run)
+    return run_view(session, run)
 
 
 def _open(context: Context, dataset: Dataset) -> Corpus:
-    return context.corpora.get(store.located(context.settings.home, dataset.path))
+    settings = context.settings
+    with context.database.reading() as session:
+        fetched = {dataset.path: context.supply.folder(session, dataset.path)}
+    return context.corpora.get(store.dataset_place(settings.home, dataset, settings.roots, fetched))
 
 
 def _count(context: Context, dataset: Dataset) -> dict[str, Any]:

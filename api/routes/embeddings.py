@@ -49,8 +49,9 @@ class EmbeddingResponse(BaseModel):
 def embeddings(body: EmbeddingRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
     """L2-normalised vectors; of texts and pictures in one space. ``base64`` is little-endian float32."""
     row = store.get_encoder(session, body.model)
+    directory = context.supply.folder(session, row.path)
     session.close()  # a connection is not held while the model runs
-    encoder = context.inference().encoder(store.located(context.settings.home, row.path))
+    encoder = context.inference().encoder(directory)
     items = body.input if isinstance(body.input, list) else [body.input]
     vectors, tokens = embed(encoder, items, context.settings)
     data: list[dict[str, Any]] = [

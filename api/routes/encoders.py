@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Response
 from fastapi.responses import StreamingResponse
 
-from api.comparison import compared
-from api.corpora import confined
+from api.answers import sends
+from api.comparison import compared, tested
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.encoder_files import files_of, import_encoder, tar_of, tar_size
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
 from api.views import figures
+from lcl_core.roots import confined
 from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
@@ -26,13 +30,20 @@ def page(_: Viewer, session: ReaderDep) -> EncoderList:
 
 @router.post("", status_code=201)
 def import_(
-    body: EncoderImport, caller: Submitter, context: ContextDep, session: SessionDep, response: Response
+    body: EncoderImport,
+    caller: Submitter,
+    context: ContextDep,
+    session: SessionDep,
+    after: BackgroundTasks,
+    response: Response,
 ) -> EncoderView:
     """Copy an encoder's directory on the server into the service."""
     settings = context.settings
-    source = confined(body.path, [settings.home, *settings.data_roots])
-    row = import_encoder(source, settings.encoders_dir, body.name, caller.owner)
+    row = import_encoder(Path(confined(body.path, settings.folders)), settings.encoders_dir, body.name, caller.owner)
     session.add(row)
+    if context.supply.holder is not None:
+        store.expect(session, row.path, 1, context.supply.holder)
+        after.add_task(store.carry_all, context.database, context.supply)  # there may be no worker on this home
     session.flush()
     response.headers["location"] = f"/v1/encoders/{row.id}"
     return EncoderView.model_validate(row)
@@ -40,11 +51,22 @@ def import_(
 
 @router.get("/compare")
 def compare(
-    _: Viewer, session: ReaderDep, left: Annotated[Reference, Query()], right: Annotated[Reference, Query()]
+    _: Viewer,
+    context: ContextDep,
+    session: ReaderDep,
+    left: Annotated[Reference, Query()],
+    right: Annotated[Reference, Query()],
+    paired: Annotated[bool, Query(description="test the differences, unit by unit")] = True,
 ) -> Comparison:
-    """Two encoders' figures on the same task, split and dataset, side by side."""
+    """Two encoders' figures on the same task, split and dataset, side by side.
+
+    Where both evaluations' answers are still there, each row has an ``interval`` of the difference (95 %, paired
+    bootstrap), ``p`` (sign-flip permutation, two-sided, of this row alone) and the ``units`` that both were asked.
+    """
     first, second = store.get_encoder(session, left), store.get_encoder(session, right)
     rows = compared(figures(session, first.id), figures(session, second.id))
+    if paired:
+        rows = tested(rows, context.records_of)
     views: list[Any] = [EncoderView.model_validate(row) for row in (first, second)]
     return Comparison(left=views[0], right=views[1], rows=rows)
 
@@ -61,13 +83,21 @@ def figures_(encoder: str, _: Viewer, session: ReaderDep) -> Items:
     return Items(items=figures(session, store.get_encoder(session, encoder).id))
 
 
-@router.get("/{encoder}/export", response_class=Response)
+@router.get("/{encoder}/export", response_class=Response, responses=sends("application/x-tar"))
 def export(encoder: str, _: Viewer, context: ContextDep, session: ReaderDep) -> StreamingResponse:
     """Its directory (safetensors and JSON) as a tar, ready for ``from_pretrained``."""
     row = store.get_encoder(session, encoder)
-    files = files_of(store.located(context.settings.home, row.path))
-    headers = {
-        "content-disposition": f'attachment; filename="{row.id}.tar"',
-        "content-length": str(tar_size(files)),
-    }
-    return StreamingResponse(tar_of(files, row.id), media_type="application/x-tar", headers=headers)
+    with ExitStack() as stack:
+        files = files_of(stack.enter_context(context.supply.holding(session, row.path)))
+        headers = {
+            "content-disposition": f'attachment; filename="{row.id}.tar"',
+            "content-length": str(tar_size(files)),
+        }
+        chunks = _until_sent(stack.pop_all(), tar_of(files, row.id))
+    return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
+
+
+def _until_sent(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """What was fetched from the store stays on the disk until the last byte is out, or the reader is gone."""
+    with stack:
+        yield from chunks

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from api.answers import sends
 from api.deps import ContextDep
 from api.models import Readiness
 from api.readiness import look
@@ -31,7 +32,7 @@ def ready(context: ContextDep) -> JSONResponse:
     return JSONResponse(answer, status_code=503 if failing else 200)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=sends("text/plain"))
 def metrics(context: ContextDep) -> Response:
     """Prometheus text format."""
     return Response(generate_latest(context.telemetry.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,27 +1,31 @@
-"""API keys, for admins."""
+"""API keys, for admins; and the caller's own, for everybody."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from datetime import timedelta
+
+from fastapi import APIRouter, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from api import keys
-from api.deps import Admin, ReaderDep, SessionDep
+from api.deps import Admin, ContextDep, ReaderDep, SessionDep, Viewer
 from api.errors import Problem
-from api.models import KeyList, KeyRequest, KeyView, NewKey
+from api.models import KeyList, KeyRequest, KeyRotation, KeyView, NewKey
 from lcl_core.runs.tables import ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 
 @router.post("", status_code=201)
-def create(body: KeyRequest, _: Admin, session: SessionDep) -> NewKey:
+def create(body: KeyRequest, _: Admin, session: SessionDep, response: Response) -> NewKey:
     """The key itself is in this answer and nowhere else."""
     if body.expires is not None and body.expires.tzinfo is None:
         raise Problem(422, "bad_request", "expires needs a time zone, such as 2030-01-01T00:00:00Z", field="expires")
     key, row = keys.new_key(body.owner, body.role, body.expires)
     session.add(row)
     session.flush()
+    response.headers["location"] = f"/v1/keys/{row.prefix}"
     return NewKey(key=key, **KeyView.model_validate(row).model_dump())
 
 
@@ -31,11 +35,37 @@ def page(_: Admin, session: ReaderDep) -> KeyList:
     return KeyList(items=[KeyView.model_validate(row) for row in rows])
 
 
+@router.get("/mine")
+def mine(caller: Viewer, session: ReaderDep) -> KeyView:
+    """The key that asks: whose it is and what it may."""
+    return KeyView.model_validate(_found(session, caller.prefix))
+
+
+@router.post("/{prefix}/rotate")
+def rotate(prefix: str, _: Admin, context: ContextDep, session: SessionDep, body: KeyRotation | None = None) -> NewKey:
+    """A new secret for a key; owner, role and expiry stay. The secret before opens for the grace, then no more.
+
+    A second rotation within the grace ends the first secret at once.
+    """
+    row = _found(session, prefix, lock=True)
+    if keys.from_settings(context.settings, prefix):
+        message = "this key comes from LCL_ADMIN_KEY or the file `key`; change it there and start again"
+        raise Problem(409, "configured_key", message)
+    if row.expires is not None and row.expires <= keys.clock():
+        raise Problem(409, "expired_key", "this key has expired; make a new one")
+    key = keys.rotate(row, timedelta(seconds=(body or KeyRotation()).grace_seconds))
+    return NewKey(key=key, **KeyView.model_validate(row).model_dump())
+
+
 @router.delete("/{prefix}", status_code=204)
 def revoke(prefix: str, caller: Admin, session: SessionDep) -> None:
     if prefix == caller.prefix:
         raise Problem(409, "own_key", "a key cannot revoke itself; use another admin key")
-    row = session.get(ApiKey, prefix)
+    session.delete(_found(session, prefix, lock=True))
+
+
+def _found(session: Session, prefix: str, lock: bool = False) -> ApiKey:
+    row = session.get(ApiKey, prefix, with_for_update=lock)
     if row is None:
         raise Problem(404, "unknown_key", f"there is no key {prefix!r}")
-    session.delete(row)
+    return row

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import FileResponse
 from sse_starlette.sse import EventSourceResponse
 
-from api.context import Context
+from api.answers import sends
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.events import events_of
-from api.files import confined_file, file_answer, list_files, read_log
+from api.files import FILE
 from api.models import ArtifactList, Items, LogPiece
+from api.run_files import RunFiles
 from api.views import metric_line
-from lcl_core.rundir import RunDir
 from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"])
 RowNumber = Annotated[int, Query(ge=0, lt=2**63)]
+DOWNLOAD = sends(FILE) | sends(FILE, status=206, words="The range that was asked for")
 Step = Annotated[int, Query(ge=0, lt=2**31)]  # what the column holds
-
-
-def _run_dir(context: Context, run_id: str) -> RunDir:
-    """Only for ids that the database knows: it made them, so they are safe names."""
-    return RunDir(Path(context.settings.runs_dir) / run_id)
 
 
 @router.get("/metrics")
@@ -51,10 +45,10 @@ def metrics(
 def logs(run_id: str, _: Viewer, context: ContextDep, session: ReaderDep, offset: RowNumber = 0) -> LogPiece:
     """Up to 1 MiB of the log from byte ``offset`` on."""
     store.get_run(session, run_id)
-    return read_log(_run_dir(context, run_id).log_file, offset)
+    return RunFiles(context, session, run_id).log(offset)
 
 
-@router.get("/events", response_class=EventSourceResponse)
+@router.get("/events", response_class=EventSourceResponse, responses=sends("text/event-stream"))
 def events(
     run_id: str,
     _: Viewer,
@@ -70,10 +64,10 @@ def events(
 @router.get("/artifacts")
 def artifacts(run_id: str, _: Viewer, context: ContextDep, session: ReaderDep) -> ArtifactList:
     store.get_run(session, run_id)
-    return ArtifactList(items=list_files(_run_dir(context, run_id).artifacts))
+    return ArtifactList(items=RunFiles(context, session, run_id).artifacts())
 
 
-@router.get("/artifacts/{name:path}", response_class=Response)
+@router.get("/artifacts/{name:path}", response_class=Response, responses=DOWNLOAD)
 def artifact(
     run_id: str,
     name: str,
@@ -81,7 +75,7 @@ def artifact(
     context: ContextDep,
     session: ReaderDep,
     range_: Annotated[str | None, Header(alias="range")] = None,
-) -> FileResponse:
+) -> Response:
     """Download, whole or one range of bytes."""
     store.get_run(session, run_id)
-    return file_answer(confined_file(_run_dir(context, run_id).artifacts, name), range_)
+    return RunFiles(context, session, run_id).artifact(name, range_)

@@ -7,14 +7,15 @@ from fastapi import APIRouter
 from api.deps import Viewer
 from api.errors import Problem
 from api.models import SpecView
-from lcl_core.specs import SPECS, presets
+from lcl_core.specs import SPECS, StudySpec, presets
 
+KNOWN = {**SPECS, "study": StudySpec}
 router = APIRouter(prefix="/v1/specs", tags=["specs"])
 
 
 @router.get("/{kind}")
 def one(kind: str, _: Viewer) -> SpecView:
-    """JSON schema and named starting points of a kind of run."""
-    if kind not in SPECS:
-        raise Problem(404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(SPECS)}", field="kind")
-    return SpecView(json_schema=SPECS[kind].model_json_schema(), presets=presets(kind))
+    """JSON schema and named starting points of a kind of run, or of a study."""
+    if kind not in KNOWN:
+        raise Problem(404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(KNOWN)}", field="kind")
+    return SpecView(json_schema=KNOWN[kind].model_json_schema(), presets=presets(kind))

@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from lcl_core.bench import as_shipped, breakdown, decode, loader, packing, train
+from lcl_core.bench import (
+    as_shipped,
+    breakdown,
+    captions,
+    collection,
+    decode,
+    heads,
+    loader,
+    objectives,
+    outside,
+    packing,
+    retrieval,
+    train,
+)
 from lcl_core.errors import UserError
 
 BENCHMARKS = {
     "train": train,
     "as-shipped": as_shipped,
     "breakdown": breakdown,
+    "captions": captions,
+    "collection": collection,
     "decode": decode,
+    "heads": heads,
     "loader": loader,
+    "outside": outside,
     "packing": packing,
+    "retrieval": retrieval,
+    "objectives": objectives,
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status; ``arguments``: none for those of the command line."""
     parser = argparse.ArgumentParser(prog="python -m lcl_core.bench", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
     for name, module in BENCHMARKS.items():
         module.add_arguments(names.add_parser(name, description=module.__doc__))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         BENCHMARKS[options.name].main(options)
     except UserError as error:

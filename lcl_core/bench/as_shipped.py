@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lcl_core.bench import train
 from lcl_core.bench.as_shipped_model import AsShipped, decay_groups
-from lcl_core.bench.documents import read_documents, to_batches
+from lcl_core.bench.documents import documents_of, to_batches
 from lcl_core.errors import UserError
 from lcl_core.interop.official import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
@@ -44,7 +44,8 @@ def main(options: argparse.Namespace) -> None:
             code="bad_numerics",
             field="numerics",
         )
-    config, documents = read_official_config(options.config), read_documents(options.documents)
+    config = read_official_config(options.config)
+    documents = documents_of(options.documents, config)
     report = measure(config, documents, options.batch_size, options.steps, options.dtype, options.threads)
     print(json.dumps(report, indent=None if options.json else 1))
 

@@ -14,15 +14,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lcl_core.bench import train
-from lcl_core.bench.documents import read_documents, to_batches
+from lcl_core.bench.documents import documents_of, to_batches
 from lcl_core.errors import UserError
 from lcl_core.interop.official import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
-from lcl_core.objectives import get_objective
+from lcl_core.objectives import Lcl
 from lcl_core.train import build_optimizer
 from lcl_core.train.build import build_model
 from lcl_core.train.device import fast_fp32_products, pick_device
-from lcl_core.train.memory import keep_freed_memory
+from lcl_core.train.memory import keep_few_kernels, keep_freed_memory
 from lcl_core.train.ranks import Ranks
 from lcl_core.train.step import TrainingStep
 
@@ -40,8 +40,9 @@ def main(options: argparse.Namespace) -> None:
         raise UserError("the breakdown reads operators of the CPU; hide the GPU for it", code="bad_device")
     torch.set_num_threads(options.threads)
     keep_freed_memory()
+    keep_few_kernels()
     config = read_official_config(options.config)
-    batch = to_batches(read_documents(options.documents), config, options.batch_size)[0]
+    batch = to_batches(documents_of(options.documents, config), config, options.batch_size)[0]
     with fast_fp32_products():
         operators = _profiled(config, batch, options.dtype)
     seconds = _by_part(operators, _parts(config, batch))
@@ -53,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
 
 def _profiled(config: LCLConfig, batch: PackedBatch, dtype: str) -> Iterable[Any]:
     model = build_model(config, seed=0).train()
-    step = TrainingStep(model, get_objective("lcl"), Ranks(), "bf16" if dtype == "bf16" else "fp32")
+    step = TrainingStep(model, Lcl.of(config), Ranks(), "bf16" if dtype == "bf16" else "fp32")
     optimizer = build_optimizer(model, lr=3e-4)
     step(optimizer, [batch])
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,30 @@ from torch import Tensor
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, PackedBatch
+
+_MEAN_TOKENS, _SPREAD = 415, 0.5  # of a document's text; the last sentence adds its half
+_IMAGES = (1, 2, 2, 3, 3, 3, 4, 4, 5)  # three on average
+
+
+def documents_of(path: Path | None, config: LCLConfig) -> list[dict[str, Any]]:
+    """Those of a file, or made-up ones. Raises: UserError with file and line."""
+    return made_up_documents(config.sot_token_id) if path is None else read_documents(path)
+
+
+def made_up_documents(vocabulary: int, count: int = 16, seed: int = 0) -> list[dict[str, Any]]:
+    """Documents of the mean lengths that MMC4 is published with, of random tokens below ``vocabulary``."""
+    draw = random.Random(seed)  # noqa: S311
+    return [_made_up(draw, vocabulary) for _ in range(count)]
+
+
+def _made_up(draw: random.Random, vocabulary: int) -> dict[str, Any]:
+    sentences = list[dict[str, Any]]()
+    wanted = draw.lognormvariate(math.log(_MEAN_TOKENS) - _SPREAD**2 / 2, _SPREAD)
+    while sum(len(sentence["ids"]) for sentence in sentences) < wanted:
+        sentences.append({"ids": [draw.randrange(1, vocabulary) for _ in range(draw.randint(5, 35))]})
+    for _ in range(draw.choice(_IMAGES)):
+        sentences.insert(draw.randint(0, len(sentences)), {"image": draw.randrange(1 << 31)})
+    return {"items": sentences}
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:

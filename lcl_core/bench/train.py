@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 
-from lcl_core.bench.documents import read_documents, to_batches
+from lcl_core.bench.documents import documents_of, to_batches
 from lcl_core.interop.official import read_official_config
 from lcl_core.model import LCLConfig, PackedBatch
-from lcl_core.model.flops import batch_flops
-from lcl_core.objectives import get_objective
+from lcl_core.objectives import Lcl
 from lcl_core.train import build_optimizer
 from lcl_core.train.build import build_model
 from lcl_core.train.device import fast_fp32_products, pick_device
-from lcl_core.train.memory import keep_freed_memory, memory_gib
+from lcl_core.train.memory import keep_few_kernels, keep_freed_memory, memory_gib
 from lcl_core.train.optimizer import set_learning_rate
 from lcl_core.train.peak import matmul_peak
 from lcl_core.train.ranks import Ranks
@@ -30,11 +29,19 @@ from lcl_core.train.step import StepReport, TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _RATE = 3e-4
+DEFAULT_CONFIG = Path(__file__).with_name("ViT-B-32_mmc4.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="a model JSON of the authors' form")
-    parser.add_argument("--documents", type=Path, required=True, help="benchmark documents, a JSON object a line")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        help="a model JSON of the authors' form; default: their ViT-B/32, MMC4",
+    )
+    parser.add_argument(
+        "--documents", type=Path, help="benchmark documents, a JSON object a line; default: made up, of MMC4's lengths"
+    )
     parser.add_argument("--batch-size", type=int, default=4, help="documents a step")
     parser.add_argument("--steps", type=int, default=4, help="steps that count; one more warms up")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
@@ -44,11 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()
     config = read_official_config(options.config)
     config.numerics = options.numerics
-    batches = to_batches(read_documents(options.documents), config, options.batch_size)
+    documents = documents_of(options.documents, config)
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    keep_few_kernels()
+    batches = to_batches(documents, config, options.batch_size)
     peak = matmul_peak(DTYPES[options.dtype], pick_device())  # of the default products, before faster ones are chosen
     with fast_fp32_products() as fast:
         times, first = measure(config, batches, options.steps, options.dtype)
@@ -66,7 +75,7 @@ def measure(
     """
     device = pick_device()
     model = build_model(config, seed=0).train().to(device)
-    step = TrainingStep(model, get_objective("lcl"), Ranks(), "bf16" if dtype == "bf16" else "fp32")
+    step = TrainingStep(model, Lcl.of(config), Ranks(), "bf16" if dtype == "bf16" else "fp32")
     optimizer = build_optimizer(model, lr=0.0)
     batches = [batch.to(device) for batch in batches]
     step(optimizer, batches[:1])
@@ -94,7 +103,7 @@ def _report(
     block = config.num_image_tokens + 2
     images = sum(len(batch.pixel_values) for batch in batches) / len(batches)
     texts = sum(len(batch.token_ids) - len(batch.pixel_values) * block for batch in batches) / len(batches)
-    flops = sum(batch_flops(config, batch) for batch in batches) / len(batches)
+    flops = sum(Lcl.of(config).flops(config, batch) for batch in batches) / len(batches)
     return {
         "seconds_per_step": seconds,
         "step_seconds": times,

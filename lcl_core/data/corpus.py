@@ -30,6 +30,7 @@ from lcl_core.data.pairs import PairList, Pairs
 from lcl_core.data.pieces import PieceIndex, Pieces
 from lcl_core.data.store import Store, open_store
 from lcl_core.errors import UserError
+from lcl_core.roots import is_url
 from lcl_core.specs import DataSpec
 
 SHARD_HEADER = "index.json"
@@ -206,7 +207,7 @@ def open_corpus(path: str | Path) -> Corpus:
 
     Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it.
     """
-    if "://" in str(path) or os.path.isfile(Path(path) / SHARD_HEADER):
+    if is_url(str(path)) or os.path.isfile(Path(path) / SHARD_HEADER):
         from lcl_core.data.shards import ShardedCorpus
         from lcl_core.data.shards.places import open_place
 

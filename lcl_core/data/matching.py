@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from lcl_core.data.document import ImageSegment, TextSegment
-from lcl_core.data.extras import optional
 from lcl_core.data.images import decode_image
 from lcl_core.data.record import BadItem, Match, Matched, Pair, Picture, Record
 from lcl_core.data.record import Sequence as Laid
 from lcl_core.errors import UserError
+from lcl_core.extras import optional
 
 MAX_SENTENCES = 4096  # of a document that is assigned as a whole; the matrix has images x sentences cells
 ImageFeatures = Callable[[Sequence[Image.Image]], np.ndarray]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lcl_core.data.corpus import open_corpus
 from lcl_core.data.readers import Reader, open_reader
 from lcl_core.errors import UserError
+from lcl_core.roots import confined, is_url
 from lcl_core.specs import CorpusSpec
 
 
-def open_source(spec: CorpusSpec, datasets: Mapping[str, str]) -> Any:
-    """An open corpus, or a reader. ``datasets``: paths of registered ones by name.
+def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[str] | None = None) -> Any:
+    """An open corpus, or a reader.
 
-    Raises: UserError ``unknown_dataset``, or what opening it raises.
+    Args:
+        datasets: paths of registered ones by name.
+        roots: where files that options name may lie; None: anywhere.
+
+    Raises: UserError ``unknown_dataset``, ``path_forbidden``, or what opening it raises.
     """
     if spec.dataset is not None:
         if spec.dataset not in datasets:
@@ -26,9 +32,20 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str]) -> Any:
         try:
             return open_corpus(spec.path)
         except UserError as error:
-            if error.code != "corpus_unreadable":
+            if error.code != "corpus_unreadable" or is_url(spec.path):
+                error.field = "path"
                 raise
-    return _reader(spec, spec.path)
+    reader = _reader(spec, spec.path)
+    if roots is not None:
+        _check_options(reader, [Path(root) for root in roots if not is_url(root)])
+    return reader
+
+
+def _check_options(reader: Reader[Any], roots: Sequence[Path]) -> None:
+    """Raises: UserError for an option that names a file outside ``roots``."""
+    for name, value in reader.options:
+        if isinstance(value, Path):
+            confined(value, roots, f"options.{name}")
 
 
 def _reader(spec: CorpusSpec, path: str) -> Reader[Any]:

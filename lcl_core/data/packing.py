@@ -167,12 +167,7 @@ def _in_order(reader: _Reader, budget: BatchSpec) -> Iterator[DocumentBatch]:
 def _best_fit(reader: _Reader, budget: BatchSpec, lookahead: int) -> Iterator[DocumentBatch]:
     """Batches of the documents that wait; ends with a stream that ends, without the last ones."""
     waiting: list[tuple[int, Sample]] = []
-    while True:
-        while len(waiting) < lookahead or not _enough(waiting[: len(waiting) - lookahead + 1], budget):
-            found = reader.next()
-            if found is None:
-                return
-            waiting.append(found)
+    while _gather(reader, waiting, budget, lookahead):
         chosen = choose([sample for _, sample in waiting], budget)
         samples = [waiting[number][1] for number in chosen]
         taken = set(chosen)
@@ -180,10 +175,21 @@ def _best_fit(reader: _Reader, budget: BatchSpec, lookahead: int) -> Iterator[Do
         yield reader.batch(samples, Cursor(reader.position, tuple(place for place, _ in waiting)))
 
 
-def _enough(waiting: list[tuple[int, Sample]], budget: BatchSpec) -> bool:
-    """Would these fill a batch, were they cut at will?"""
-    tokens = sum(len(sample.token_ids) for _, sample in waiting)
-    return tokens >= budget.tokens or sum(len(sample.pixels) for _, sample in waiting) >= budget.images
+def _gather(reader: _Reader, waiting: list[tuple[int, Sample]], budget: BatchSpec, lookahead: int) -> bool:
+    """Read on until those that wait, but for the last ``lookahead`` - 1, would fill a batch, were they cut at will.
+
+    Returns: False if the stream ended before.
+    """
+    tokens = images = counted = 0
+    while True:
+        for _, sample in waiting[counted : max(len(waiting) - lookahead + 1, 0)]:
+            tokens, images, counted = tokens + len(sample.token_ids), images + len(sample.pixels), counted + 1
+        if counted and (tokens >= budget.tokens or images >= budget.images):
+            return True
+        found = reader.next()
+        if found is None:
+            return False
+        waiting.append(found)
 
 
 def choose(samples: list[Sample], budget: BatchSpec) -> list[int]:

@@ -17,6 +17,7 @@ class Sample:
         token_ids: int32 [L], no padding.
         pixels: float32 [k, 3, S, S], one image for each image block, in order.
         left_out: why each image that could not be read was left out, as error codes.
+        position: where it stands in the stream of all ranks together.
     """
 
     id: str
@@ -24,6 +25,7 @@ class Sample:
     token_ids: np.ndarray
     pixels: np.ndarray
     left_out: tuple[str, ...] = ()
+    position: int = 0
 
     @property
     def unreadable(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lcl_core.data.augment import PILLOW, Cropper
@@ -93,7 +94,8 @@ class SampleStream:
     def __getitem__(self, position: int) -> Sample | Skipped:
         """The sample at ``position`` (from 0) of this rank, or why there is none."""
         place = self._place(position)
-        return self._sources[place.source].sample(place.index, place.epoch)
+        sample = self._sources[place.source].sample(place.index, place.epoch)
+        return replace(sample, position=self._whole(position)) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> Size | None:
         """Images and tokens of an item as the first epoch lays it out, its pictures not read and taken for readable."""
@@ -103,7 +105,11 @@ class SampleStream:
     def _place(self, position: int) -> Place:
         if position < 0:
             raise IndexError(position)
-        return self._mixture[position * self.world + self.rank]
+        return self._mixture[self._whole(position)]
+
+    def _whole(self, position: int) -> int:
+        """The position in the stream of all ranks together."""
+        return position * self.world + self.rank
 
 
 def _cropper(data: DataSpec) -> Cropper:

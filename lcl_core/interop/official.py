@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lcl_core.data import clip_tokenizer
 from lcl_core.errors import UserError
-from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 
 _SPECIALS = {
     "sot_token_id": "<start_of_text>",
@@ -97,7 +98,7 @@ def load_official(config_json: str | Path | dict[str, Any], weights: str | Path)
     """
     config = read_official_config(config_json)
     model = LCLModel(config)
-    problem = _mismatch(model, state := _read_weights(Path(weights)))
+    problem = _mismatch(model, state := read_weights(Path(weights)))
     if problem:
         raise UserError(problem, code="weights_mismatch", file=weights)
     model.load_state_dict(state)
@@ -114,6 +115,17 @@ def export_official(model: LCLModel, directory: str | Path) -> None:
     save_file(state, target / "weights.safetensors")
 
 
+def adopt_official(config_json: str | Path, weights: str | Path, directory: str | Path) -> None:
+    """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same.
+
+    Raises:
+        UserError: as :func:`load_official`.
+    """
+    model = load_official(config_json, weights)
+    model.save_pretrained(directory)
+    LCLProcessor(clip_tokenizer(), model.config.image_size).save_pretrained(directory)
+
+
 def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
     """The authors' model JSON, a path or the parsed object. Raises: UserError naming the file and what is wrong."""
     path = None if isinstance(config_json, dict) else Path(config_json)
@@ -127,7 +139,12 @@ def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
         raise UserError(message, code="bad_model_json", file=path) from error
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state_dict from safetensors, or from a pickle of tensors and nothing else.
+
+    Raises:
+        UserError: ``unreadable``, naming the file.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from lcl_core.errors import UserError
-from lcl_core.model.attention import CausalPlan
+from lcl_core.model.attention import CausalPlan, Plan
 from lcl_core.model.configuration import LCLConfig
+
+CONTEXT_TOKENS = 77  # of a text that stands for itself, as the authors cut it for their zero-shot tests
 
 
 class Layout(NamedTuple):
@@ -24,10 +26,10 @@ class Layout(NamedTuple):
     ids: Tensor
     positions: Tensor
     document: Tensor
-    plan: CausalPlan
+    plan: Plan
 
     @classmethod
-    def of(cls, rows: Sequence[Tensor], context_length: int) -> Layout:
+    def of(cls, rows: Sequence[Tensor], context_length: int, plan: type[Plan] = CausalPlan) -> Layout:
         """Lay long token rows, each at its own length, end to end on the host.
 
         Raises:
@@ -39,7 +41,7 @@ class Layout(NamedTuple):
             ids=torch.cat(list(rows)),
             positions=torch.cat([torch.arange(length) for length in lengths]),
             document=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
-            plan=CausalPlan.from_lengths(lengths),
+            plan=plan.from_lengths(lengths),
         )
 
 
@@ -65,7 +67,7 @@ class PackedBatch:
     token_ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
-    plan: CausalPlan
+    plan: Plan
     image_slots: Tensor
     pair_positions: Tensor
     pair_images: Tensor
@@ -75,12 +77,17 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor | CausalPlan)}
+        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor | Plan)}
         return replace(self, **cast(Any, moved))
 
     @classmethod
     def pack(
-        cls, documents: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig, patches: Tensor | None = None
+        cls,
+        documents: Sequence[Tensor],
+        pixel_values: Tensor,
+        config: LCLConfig,
+        patches: Tensor | None = None,
+        plan: type[Plan] = CausalPlan,
     ) -> PackedBatch:
         """Pack token id rows (long, each at its own length) and their images, or ``patches`` of them.
 
@@ -88,11 +95,11 @@ class PackedBatch:
             UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
                 placeholders do not match its images.
         """
-        layout = Layout.of(documents, config.context_length)
+        layout = Layout.of(documents, config.context_length, plan)
         starts = torch.nonzero(layout.ids == config.soi_token_id).flatten()
         per_image = config.num_image_tokens if patches is None else patches.shape[1]
         pairs = _contrastive_pairs(layout, starts, config)
-        label_positions = _label_positions(layout, config)
+        label_positions = label_places(layout, config)
         return cls(
             pixel_values=pixel_values,
             token_ids=layout.ids,
@@ -113,6 +120,18 @@ class PackedBatch:
         lengths = row_lengths(input_ids).tolist()
         rows = [row[:length] for row, length in zip(input_ids.cpu(), lengths, strict=True)]
         return cls.pack(rows, pixel_values, config).to(pixel_values.device)
+
+
+def as_context(row: Tensor, config: LCLConfig) -> Tensor:
+    """``sot text eot …`` → ``sot text <soi>``, as if an image came next; a copy.
+
+    What follows the first ``eot`` is dropped; of a row without one the last token becomes ``<soi>``.
+    """
+    ends = torch.nonzero(row == config.eot_token_id).flatten()
+    end = int(ends[0]) if len(ends) else len(row) - 1
+    context = row[: end + 1].clone()
+    context[end] = config.soi_token_id
+    return context
 
 
 def row_lengths(input_ids: Tensor) -> Tensor:
@@ -174,7 +193,7 @@ def _contrastive_pairs(layout: Layout, starts: Tensor, config: LCLConfig) -> Ten
     return torch.nonzero(has_context).flatten()
 
 
-def _label_positions(layout: Layout, config: LCLConfig) -> Tensor:
+def label_places(layout: Layout, config: LCLConfig) -> Tensor:
     """Places whose next token is in the same document and is neither a placeholder nor ``<eoi>``.
 
     ``official`` also never predicts id 0, which the authors take for padding.

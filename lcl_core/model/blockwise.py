@@ -18,31 +18,51 @@ LONGEST_BLOCKWISE = 1024  # tokens; beyond, PyTorch's kernel is about as fast
 _BLOCK = 128  # queries
 
 Groups = Sequence[tuple[int, int]]
+Lengths = Sequence[Tensor | None]
 
 
-def blockwise_attention(qkv: Tensor, groups: Groups, heads: int, *, causal: bool) -> Tensor:
+def blockwise_attention(
+    qkv: Tensor, groups: Groups, heads: int, *, causal: bool, lengths: Lengths | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of every sequence, heads side by side; softmax in fp32.
 
     Args:
         qkv: [P, 3D] projections of sequences laid end to end.
         groups: (sequences, their length) of each group; together they have P tokens.
+        lengths: for each group how many keys of each of its sequences may be seen, [sequences] and at least 1; none:
+            all of them.
 
     Returns:
         [P, D].
     """
-    return _Blockwise.apply(qkv, groups, heads, causal)
+    seen = lengths or [None] * len(groups)
+    sights = [_sight(heads, length, causal, keys) for (_, length), keys in zip(groups, seen, strict=True)]
+    return _Blockwise.apply(qkv, groups, heads, sights)
+
+
+class _Sight(NamedTuple):
+    """Which keys the queries of a group see.
+
+    Attributes:
+        causal: only those up to their own place.
+        beyond: [B, 1, L] true at keys that nobody sees; none where all may be seen.
+    """
+
+    causal: bool
+    beyond: Tensor | None
 
 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, causal: bool) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, sights: Sequence[_Sight]) -> Tensor:
         out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
         log_sums = []
-        for (q, k, v), (rows,) in zip(_views(qkv, groups, heads, 3), _views(out, groups, heads, 1), strict=True):
-            mixed, log_sum = _attend(_batched(q) * _scale(q), _batched(k), _batched(v), causal)
+        layout = groups, heads
+        for (q, k, v), (rows,), sight in zip(_views(qkv, *layout, 3), _views(out, *layout, 1), sights, strict=True):
+            mixed, log_sum = _attend(_batched(q) * _scale(q), _batched(k), _batched(v), sight)
             rows.copy_(mixed.view(rows.shape))
             log_sums.append(log_sum)
-        ctx.groups, ctx.heads, ctx.causal = groups, heads, causal
+        ctx.groups, ctx.heads, ctx.sights = groups, heads, sights
         ctx.save_for_backward(qkv, out, *log_sums)
         return out
 
@@ -51,29 +71,30 @@ class _Blockwise(torch.autograd.Function):
         qkv, out, *log_sums = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         layout = ctx.groups, ctx.heads
-        for parts, targets, (grad_rows,), (rows,), log_sum in zip(
+        for parts, targets, (grad_rows,), (rows,), log_sum, sight in zip(
             _views(qkv, *layout, 3),
             _views(grad_qkv, *layout, 3),
             _views(grad.to(qkv.dtype), *layout, 1),
             _views(out, *layout, 1),
             log_sums,
+            ctx.sights,
             strict=True,
         ):
             weighted = _batched((grad_rows * rows).sum(-1, keepdim=True, dtype=torch.float32))
             q, k, v = map(_batched, parts)
-            found = _gradients(q * _scale(q), k, v, _batched(grad_rows), log_sum, weighted, ctx.causal)
+            found = _gradients(q * _scale(q), k, v, _batched(grad_rows), log_sum, weighted, sight)
             found[0].mul_(_scale(q))
             for target, gradient in zip(targets, found, strict=True):
                 target.copy_(gradient.view(target.shape))
         return grad_qkv, None, None, None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def _attend(q: Tensor, k: Tensor, v: Tensor, sight: _Sight) -> tuple[Tensor, Tensor]:
     """Scaled queries, keys, values [B, L, d] → what they mix [B, L, d], and log sums of exp scores [B, L, 1]."""
     mixed = torch.empty_like(q)
     log_sums = q.new_empty(*q.shape[:2], 1, dtype=torch.float32)
-    for block in _blocks(q.shape[1], causal):
-        scores = _scores(q, k, block, causal)
+    for block in _blocks(q.shape[1], sight.causal):
+        scores = _scores(q, k, block, sight)
         largest = scores.amax(-1, keepdim=True)
         mass = scores.sub_(largest).exp_().sum(-1, keepdim=True)
         log_sums[:, block.queries] = mass.log() + largest
@@ -82,7 +103,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tens
 
 
 def _gradients(
-    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, log_sums: Tensor, weighted: Tensor, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, log_sums: Tensor, weighted: Tensor, sight: _Sight
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v [B, L, d].
 
@@ -90,9 +111,9 @@ def _gradients(
         weighted: [B, L, 1] inner product of each output row and its gradient.
     """
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for block in _blocks(q.shape[1], causal):
+    for block in _blocks(q.shape[1], sight.causal):
         queries, keys = block
-        weights = _scores(q, k, block, causal).sub_(log_sums[:, queries]).exp_()
+        weights = _scores(q, k, block, sight).sub_(log_sums[:, queries]).exp_()
         grad_v[:, keys].baddbmm_(weights.to(q.dtype).transpose(1, 2), grad[:, queries])
         grad_scores = torch.bmm(grad[:, queries], v[:, keys].transpose(1, 2)).float()
         grad_scores = grad_scores.sub_(weighted[:, queries]).mul_(weights).to(q.dtype)
@@ -112,10 +133,19 @@ def _blocks(length: int, causal: bool) -> list[_Block]:
     return [_Block(slice(i * _BLOCK, end), slice(0, end if causal else length)) for i, end in enumerate(ends)]
 
 
-def _scores(q: Tensor, k: Tensor, block: _Block, causal: bool) -> Tensor:
-    """[B, queries, keys] fp32, -inf right of the diagonal."""
+def _sight(heads: int, length: int, causal: bool, seen: Tensor | None) -> _Sight:
+    if seen is None:
+        return _Sight(causal, None)
+    beyond = torch.arange(length) >= seen.repeat_interleave(heads)[:, None]
+    return _Sight(causal, beyond[:, None])
+
+
+def _scores(q: Tensor, k: Tensor, block: _Block, sight: _Sight) -> Tensor:
+    """[B, queries, keys] fp32, -inf at keys that are not seen."""
     scores = torch.bmm(q[:, block.queries], k[:, block.keys].transpose(1, 2)).float()
-    if causal:
+    if sight.beyond is not None:
+        scores.masked_fill_(sight.beyond[:, :, block.keys], float("-inf"))
+    if sight.causal:
         square = scores[:, :, block.queries]
         square.masked_fill_(torch.ones(square.shape[1:], dtype=torch.bool).triu_(1), float("-inf"))
     return scores

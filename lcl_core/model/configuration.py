@@ -22,7 +22,8 @@ class LCLConfig(PreTrainedConfig):
         context_length: rows of the text tower's position table.
         vocab_size: tokens with the specials.
         sot, eot, img, soi, eoi token ids: start and end of text, image placeholder, start and end of image.
-        contrastive_weight, generation_weight: the loss weights; the paper's lambda is ``contrastive_weight``.
+        contrastive_weight, generation_weight: of the two losses that ``LCLModel.forward`` gives; the paper's lambda is
+            ``contrastive_weight``. Weights of other methods' losses are the training's (``ObjectiveSpec``).
         numerics: ``fixed`` mends the authors' faults, ``official`` is their behaviour to the letter.
     """
 
@@ -84,6 +85,11 @@ class LCLConfig(PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """N, the patch tokens that an image takes in the document."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        """Those that are no words: start and end of text, placeholder, start and end of image."""
+        return [self.sot_token_id, self.eot_token_id, self.img_token_id, self.soi_token_id, self.eoi_token_id]
 
     @property
     def embed_dim(self) -> int:

@@ -1,23 +1,22 @@
-"""Useful floating-point operations of a training step: what the mathematics needs, padding not counted."""
+"""Useful floating-point operations: what the mathematics needs, padding and what is computed twice not counted.
+
+The parts are of a forward pass; a training step takes three times as much, since the backward pass is two products for
+each of the forward pass's. What an objective takes together is ``Objective.flops``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lcl_core.model.batch import PackedBatch
 from lcl_core.model.configuration import LCLConfig
 
-
-def batch_flops(config: LCLConfig, batch: PackedBatch) -> float:
-    """:func:`step_flops` of a batch that lies on the host."""
-    patches = None if batch.patches is None else batch.patches.shape[1]
-    return step_flops(config, batch.lengths, len(batch.pixel_values), len(batch.labels), patches)
+STEP = 3.0  # forward passes that a training step costs
 
 
 def step_flops(
     config: LCLConfig, lengths: Sequence[int], images: int, labels: int, patches: int | None = None
 ) -> float:
-    """Forward and backward (twice the forward) of documents of these token lengths.
+    """A training step of one pass through each tower over documents of these token lengths.
 
     Args:
         lengths: tokens of each document, image tokens included.
@@ -26,14 +25,37 @@ def step_flops(
         patches: of an image that are looked at; none: all.
     """
     patches = config.num_image_tokens if patches is None else patches
-    vision = images * (patches + 1) * _block(config.vision_width, config.mlp_ratio) * config.vision_layers
-    vision += images * config.vision_layers * _full_attention(patches + 1, config.vision_width)
-    vision += images * config.num_image_tokens * 2 * 3 * config.patch_size**2 * config.vision_width
-    pool = images * patches * 2 * (2 * config.vision_width + config.text_width) * config.text_width
-    text = sum(lengths) * _block(config.text_width, config.mlp_ratio) * config.text_layers
-    text += sum(_full_attention(length, config.text_width) / 2 for length in lengths) * config.text_layers
-    head = labels * 2 * config.text_width * config.vocab_size
-    return 3.0 * (vision + pool + text + head)
+    pictures = vision_flops(config, images, patches) + pooling_flops(config, images, patches)
+    return STEP * (pictures + text_flops(config, lengths) + head_flops(config, labels))
+
+
+def vision_flops(config: LCLConfig, images: int, patches: int) -> float:
+    """The vision tower over images of which ``patches`` patches are looked at."""
+    width = config.vision_width
+    blocks = (patches + 1) * _block(width, config.mlp_ratio) + _full_attention(patches + 1, width)
+    embedding = config.num_image_tokens * 2 * 3 * config.patch_size**2 * width
+    return images * (config.vision_layers * blocks + embedding)
+
+
+def pooling_flops(
+    config: LCLConfig, images: int, patches: int, *, latents: bool = True, tokens: bool = True
+) -> float:
+    """The pooler's values and, where they are wanted, keys for the latents and projections to tokens."""
+    inputs, outputs = config.vision_width, config.text_width
+    wanted = inputs + latents * inputs + tokens * outputs
+    return images * patches * 2 * wanted * outputs
+
+
+def text_flops(config: LCLConfig, lengths: Sequence[float], *, causal: bool = True) -> float:
+    """The text tower over documents of these token lengths."""
+    width, share = config.text_width, 0.5 if causal else 1.0
+    attention = share * sum(_full_attention(length, width) for length in lengths)
+    return config.text_layers * (sum(lengths) * _block(width, config.mlp_ratio) + attention)
+
+
+def head_flops(config: LCLConfig, labels: int) -> float:
+    """Scores of the whole vocabulary at ``labels`` places."""
+    return labels * 2.0 * config.text_width * config.vocab_size
 
 
 def _block(width: int, mlp_ratio: float) -> float:
@@ -41,6 +63,6 @@ def _block(width: int, mlp_ratio: float) -> float:
     return 2 * width * width * (4 + 2 * mlp_ratio)
 
 
-def _full_attention(length: int, width: int) -> float:
+def _full_attention(length: float, width: int) -> float:
     """Scores and mixing of one sequence in one layer."""
     return 4.0 * length * length * width

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcl_core.model.thrifty import Activation, activated_linear, norm_linear
+from lcl_core.model.thrifty import Activation, norm_mlp
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -20,12 +20,12 @@ ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
 class MLP(nn.Module):
     """W2 act(W1 norm(x)); the norm is the block's."""
 
-    def __init__(self, width: int, hidden: int, activation: str) -> None:
+    def __init__(self, width: int, hidden: int, activation: str, keep_hidden: bool) -> None:
         super().__init__()
+        self.keep_hidden = keep_hidden
         self.c_fc = nn.Linear(width, hidden)
         self.activation = ACTIVATIONS[activation]
         self.c_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        hidden = norm_linear(x, norm, self.c_fc.weight, self.c_fc.bias)
-        return activated_linear(hidden, self.activation, self.c_proj.weight, self.c_proj.bias)
+        return norm_mlp(x, norm, self.c_fc, self.activation, self.c_proj, self.keep_hidden)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from lcl_core.model.batch import Layout, PackedBatch
+from lcl_core.model.batch import CONTEXT_TOKENS, Layout, PackedBatch, as_context
 from lcl_core.model.configuration import LCLConfig, Numerics
 from lcl_core.model.initialisation import initial_logit_scale, initialise
 from lcl_core.model.output import LCLOutput
 from lcl_core.model.pooler import AttentivePoolingProjection
 from lcl_core.model.text import TextTower
-from lcl_core.model.vision import VisionTower
+from lcl_core.model.vision import Blanks, VisionTower
 
 
 class LCLModel(PreTrainedModel):
@@ -56,23 +56,30 @@ class LCLModel(PreTrainedModel):
         Raises:
             UserError: placeholders do not match the images, or a document is too long.
         """
-        from lcl_core.objectives import compute_loss, get_objective  # objectives stand on the model
+        from lcl_core.objectives import Lcl, compute_loss  # objectives stand on the model
 
-        return compute_loss(get_objective("lcl"), self, PackedBatch.from_padded(input_ids, pixel_values, self.config))
+        batch = PackedBatch.from_padded(input_ids, pixel_values, self.config)
+        return compute_loss(Lcl.of(self.config), self, batch)
 
-    def encode_images(self, pixel_values: Tensor, patches: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode_images(
+        self, pixel_values: Tensor, patches: Tensor | None = None, blanks: Blanks | None = None
+    ) -> tuple[Tensor, Tensor]:
         """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D].
 
         Args:
             patches: [n, N] numbers of the patches to look at; none: all.
+            blanks: patches that are hidden.
         """
-        return self.pool_project(self.visual(pixel_values, patches))
+        return self.pool_project(self.visual(pixel_values, patches, blanks))
+
+    def embed(self, token_ids: Tensor, image_slots: Tensor, patch_tokens: Tensor) -> Tensor:
+        """Embeddings [T, D] of ids [T], with the patch tokens [n, N, D] in the slots [n * N]."""
+        embeddings = self.text.token_embedding(token_ids)
+        return embeddings.index_copy(0, image_slots, patch_tokens.flatten(0, 1).to(embeddings.dtype))
 
     def read_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
         """Text tower outputs [T, D] with the patch tokens [n, N, D] in the placeholders' places."""
-        embeddings = self.text.token_embedding(batch.token_ids)
-        flat = patch_tokens.flatten(0, 1).to(embeddings.dtype)
-        embeddings = embeddings.index_copy(0, batch.image_slots, flat)
+        embeddings = self.embed(batch.token_ids, batch.image_slots, patch_tokens)
         return self.text(embeddings, batch.positions, batch.plan)
 
     def get_patch_features(self, pixel_values: Tensor) -> Tensor:
@@ -84,7 +91,9 @@ class LCLModel(PreTrainedModel):
         latents = self.pool_project.pool(self.visual(pixel_values)).float()
         return F.normalize(latents, dim=-1) if normalize else latents
 
-    def get_text_features(self, input_ids: Tensor, context_length: int = 77, normalize: bool = True) -> Tensor:
+    def get_text_features(
+        self, input_ids: Tensor, context_length: int = CONTEXT_TOKENS, normalize: bool = True
+    ) -> Tensor:
         """Texts as contexts of an image that would come next: ``sot text <soi>``.
 
         Args:
@@ -94,20 +103,13 @@ class LCLModel(PreTrainedModel):
         Returns:
             [n, E], one row a text.
         """
-        rows = [self._as_context(row[:context_length].cpu()) for row in input_ids]
+        rows = [as_context(row[:context_length].cpu(), self.config) for row in input_ids]
         layout = Layout.of(rows, self.config.context_length)
         ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
         embeddings = self.text.token_embedding(layout.ids.to(self.device))
         hidden = self.text(embeddings, layout.positions.to(self.device), layout.plan.to(self.device))
         features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()
         return F.normalize(features, dim=-1) if normalize else features
-
-    def _as_context(self, row: Tensor) -> Tensor:
-        ends = torch.nonzero(row == self.config.eot_token_id).flatten()
-        end = int(ends[0]) if len(ends) else len(row) - 1
-        context = row[: end + 1].clone()
-        context[end] = self.config.soi_token_id
-        return context
 
     def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False) -> None:
         """Choose how the transformer blocks compute in training.

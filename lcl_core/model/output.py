@@ -18,12 +18,12 @@ class Reading(NamedTuple):
 
     Attributes:
         image_latents: [n, D] pooled latents, not normalised.
-        patch_tokens: [n, N, D] the images' tokens in the document.
+        patch_tokens: [n, N, D] the images' tokens in the document; none where the method reads texts alone.
         hidden: [T, D] the text tower's packed outputs, before any final norm.
     """
 
     image_latents: Tensor
-    patch_tokens: Tensor
+    patch_tokens: Tensor | None
     hidden: Tensor
 
 

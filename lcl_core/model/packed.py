@@ -1,4 +1,4 @@
-"""Causal attention over documents packed end to end, by PyTorch's variable-length kernel on GPUs."""
+"""Attention over documents packed end to end, by PyTorch's variable-length kernel on GPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 _HALF = (torch.bfloat16, torch.float16)
-_CAUSAL = (-1, 0)  # any number of tokens to the left, none to the right
+# any number of tokens to the left; to the right none, or any number
+_CAUSAL, _FULL = (-1, 0), (-1, -1)
 
 
 def packed_kernel_takes(qkv: Tensor) -> bool:
@@ -19,7 +20,7 @@ def packed_kernel_takes(qkv: Tensor) -> bool:
     return qkv.is_cuda and qkv.dtype in _HALF and _kernel() is not None
 
 
-def packed_attention(qkv: Tensor, ends: Tensor, longest: int, heads: int) -> Tensor:
+def packed_attention(qkv: Tensor, ends: Tensor, longest: int, heads: int, causal: bool = True) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each document.
 
     Args:
@@ -34,7 +35,8 @@ def packed_attention(qkv: Tensor, ends: Tensor, longest: int, heads: int) -> Ten
     assert kernel is not None
     q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
     # one split: a document's output must not depend on what it is packed with, to the last bit
-    mixed = kernel(q, k, v, ends, ends, longest, longest, window_size=_CAUSAL, num_splits=1)
+    window = _CAUSAL if causal else _FULL
+    mixed = kernel(q, k, v, ends, ends, longest, longest, window_size=window, num_splits=1)
     return mixed.flatten(1)
 
 

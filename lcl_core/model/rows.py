@@ -13,7 +13,7 @@ class _TakeRows(torch.autograd.Function):
 
     The general backward of indexing must add up gradients of rows taken several times. Here ``inverse`` names for
     each row of ``x`` the one place it went to, so the backward is a plain gather. Extra places (padding) may repeat
-    any row: their gradient is zero, because causal attention never reads what lies to the right of a document.
+    any row: their gradient is zero, because attention never reads what lies to the right of a document.
     """
 
     @staticmethod

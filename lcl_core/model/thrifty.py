@@ -23,11 +23,17 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> 
     return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
 
 
-def activated_linear(h: Tensor, activation: Activation, weight: Tensor, bias: Tensor) -> Tensor:
-    """activation(h) W^T + b of [T, H]; keeps ``h`` alone."""
+def norm_mlp(
+    x: Tensor, norm: nn.LayerNorm, inner: nn.Linear, activation: Activation, outer: nn.Linear, keep_hidden: bool
+) -> Tensor:
+    """W2 activation(W1 norm(x) + b1) + b2 of [T, W].
+
+    Keeps ``x`` and, with ``keep_hidden``, W1 norm(x) + b1 [T, H]; else that product too is computed again.
+    """
     if torch.compiler.is_compiling():
-        return F.linear(activation(h), weight, bias)
-    return _ActivatedLinear.apply(h, activation, weight, bias)
+        return outer(activation(inner(norm(x))))
+    layers = inner.weight, inner.bias, outer.weight, outer.bias
+    return _NormMLP.apply(x, norm.weight, norm.bias, norm.eps, activation, keep_hidden, *layers)
 
 
 class _NormLinear(torch.autograd.Function):
@@ -54,24 +60,53 @@ class _NormLinear(torch.autograd.Function):
         return grad_x, grad_gain, grad_shift, None, grad_weight, grad_bias
 
 
-class _ActivatedLinear(torch.autograd.Function):
+class _NormMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, activation: Activation, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.activation, ctx.dtype = activation, weight.dtype
-        weight = weight.to(h.dtype)
-        ctx.save_for_backward(h, weight)
-        return F.linear(activation(h), weight, bias.to(h.dtype))
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        eps: float,
+        activation: Activation,
+        keep_hidden: bool,
+        inner: Tensor,
+        inner_bias: Tensor,
+        outer: Tensor,
+        outer_bias: Tensor,
+    ) -> Tensor:
+        ctx.eps, ctx.activation, ctx.dtype = eps, activation, inner.dtype
+        inner, inner_bias, outer, outer_bias = (
+            each.to(_product_dtype(x)) for each in (inner, inner_bias, outer, outer_bias)
+        )
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
+        hidden = F.linear(normed.to(inner.dtype), inner, inner_bias)
+        kept = hidden if keep_hidden else None
+        ctx.save_for_backward(x, gain, shift, mean, rstd, inner, inner_bias, outer, kept)
+        return F.linear(activation(hidden), outer, outer_bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        h, weight = ctx.saved_tensors
-        grad = grad.to(h.dtype)
+        x, gain, shift, mean, rstd, inner, inner_bias, outer, hidden = ctx.saved_tensors
+        grad = grad.to(inner.dtype)
+        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(inner.dtype)
+        if hidden is None:
+            hidden = F.linear(normed, inner, inner_bias)
         with torch.enable_grad():
-            h = h.detach().requires_grad_()
-            activated = ctx.activation(h)
-        (grad_h,) = torch.autograd.grad(activated, h, grad @ weight)
-        grad_weight = (grad.T @ activated.detach()).to(ctx.dtype)
-        return grad_h, None, grad_weight, grad.sum(0, dtype=torch.float32).to(ctx.dtype)
+            hidden = hidden.detach().requires_grad_()
+            activated = ctx.activation(hidden)
+        (grad_hidden,) = torch.autograd.grad(activated, hidden, grad @ outer)
+        grad_outer = (grad.T @ activated.detach()).to(ctx.dtype)
+        del hidden, activated
+        grad_inner = (grad_hidden.T @ normed).to(ctx.dtype)
+        grad_inner_bias = grad_hidden.sum(0, dtype=torch.float32).to(ctx.dtype)
+        grad_outer_bias = grad.sum(0, dtype=torch.float32).to(ctx.dtype)
+        grad_normed = (grad_hidden @ inner).to(x.dtype)
+        grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
+            grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]
+        )
+        of_layers = grad_inner, grad_inner_bias, grad_outer, grad_outer_bias
+        return grad_x, grad_gain, grad_shift, None, None, None, *of_layers
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

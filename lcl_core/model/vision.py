@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -9,11 +11,23 @@ from lcl_core.model.configuration import LCLConfig
 from lcl_core.model.transformer import Transformer
 
 
+class Blanks(NamedTuple):
+    """Patches that are hidden from the tower, which sees a learned vector in their place.
+
+    Attributes:
+        places: [K] flat numbers of patches, image by image.
+        embedding: [W].
+    """
+
+    places: Tensor
+    embedding: Tensor
+
+
 class VisionTower(nn.Module):
     """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped.
 
     With ``patches`` [n, N'] only those patches are looked at (token drop, arXiv 2212.00794): attention, MLPs and the
-    document all see N' tokens an image.
+    document all see N' tokens an image. With ``blanks`` some patches are replaced before positions are added.
     """
 
     def __init__(self, config: LCLConfig) -> None:
@@ -27,8 +41,11 @@ class VisionTower(nn.Module):
         self.transformer = Transformer(width, config.vision_layers, heads, config.mlp_ratio, config.activation)
         self.ln_post = nn.LayerNorm(width)
 
-    def forward(self, pixel_values: Tensor, patches: Tensor | None = None) -> Tensor:
+    def forward(self, pixel_values: Tensor, patches: Tensor | None = None, blanks: Blanks | None = None) -> Tensor:
         embedded = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [n, N, W], row-major
+        if blanks is not None:
+            vectors = blanks.embedding.to(embedded.dtype).expand(len(blanks.places), -1)
+            embedded = embedded.flatten(0, 1).index_copy(0, blanks.places, vectors).view_as(embedded)
         positions = self.positional_embedding.to(embedded.dtype)
         embedded = embedded + positions[1:]
         if patches is not None:

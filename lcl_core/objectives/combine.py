@@ -1,4 +1,4 @@
-"""From the terms of one batch to its loss: the plain case of one process and no accumulation."""
+"""From a batch to its loss: the plain case of one process and no accumulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lcl_core.model.output import LCLOutput
 from lcl_core.objectives.contrast import contrast
-from lcl_core.objectives.terms import Objective, Terms
+from lcl_core.objectives.objective import Joint, Objective
+from lcl_core.objectives.terms import Pairs
 
 if TYPE_CHECKING:
     from lcl_core.model.batch import PackedBatch
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 def compute_loss(objective: Objective, model: LCLModel, batch: PackedBatch) -> LCLOutput:
     """Every loss of ``batch`` as the mean over its items, each already x its weight."""
-    terms = objective.terms(model, batch)
+    encoding = objective.encode(model, batch)
+    sums = objective.losses(model, batch, encoding, Joint()).sums
     counts = objective.counts(batch)
-    losses = {name: mean(term.total, counts[name], model) * term.weight for name, term in terms.sums.items()}
-    losses |= _contrastive(terms, model)
-    pairs, reading = terms.pairs, terms.reading
+    losses = {name: mean(term.total, counts[name], model) * term.weight for name, term in sums.items()}
+    pairs, reading = encoding.pairs, encoding.reading
+    if pairs is not None:
+        losses["contrastive"] = _contrastive(pairs, model)
     return LCLOutput(
         loss=torch.stack(list(losses.values())).sum(),
         losses=losses,
@@ -42,9 +45,6 @@ def mean(total: Tensor, count: int, model: LCLModel) -> Tensor:
     return total / (count if model.config.numerics == "official" else max(count, 1))
 
 
-def _contrastive(terms: Terms, model: LCLModel) -> dict[str, Tensor]:
-    if terms.pairs is None:
-        return {}
-    pairs = terms.pairs
+def _contrastive(pairs: Pairs, model: LCLModel) -> Tensor:
     total = contrast(pairs.image_features, pairs.text_features, model.logit_scale).loss
-    return {"contrastive": mean(total, len(pairs.image_features), model) * pairs.weight}
+    return mean(total, len(pairs.image_features), model) * pairs.weight

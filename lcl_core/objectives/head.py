@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LOGIT_BYTES = 64 << 20  # of a chunk's logits
+_LOGIT_BYTES = 32 << 20  # of a chunk's logits in fp32
+_HALF_LOGIT_BYTES = 192 << 20  # in half precision every chunk costs a pass over the weight's fp32 gradient: take few
 _CACHED_ROWS = 16  # rows turned into probabilities at a time on a CPU: their fp32 copies stay in its cache
 
 
@@ -19,17 +21,35 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int |
         x: [K, D] head inputs at label positions only.
         weight: [V, D].
         labels: [K] long.
-        chunk: rows whose logits may stand in memory at once; None: as many as 64 MiB hold.
+        chunk: rows whose logits may stand in memory at once; None: as many as 32 MiB hold, 192 MiB in half precision.
 
     Returns:
         A scalar, fp32; 0 when K = 0.
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    rows = chunk or max(1, _LOGIT_BYTES // (len(weight) * x.element_size()))
+    rows = chunk or _rows(x, weight)
     if not torch.is_grad_enabled():
         return _sum_without_gradient(x, weight.to(x.dtype), labels, rows)
     return _LinearCrossEntropy.apply(x, weight, labels, rows)
+
+
+@torch.no_grad()
+def count_correct(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """How many rows of ``x @ weight.T`` are largest at their label; scalar, fp32. Arguments as above."""
+    rows = _rows(x, weight)
+    correct = torch.zeros((), device=x.device)
+    for inputs, wanted in zip(x.split(rows), labels.split(rows), strict=True):
+        correct += (F.linear(inputs, weight).argmax(dim=1) == wanted).sum()
+    return correct
+
+
+def _rows(x: Tensor, weight: Tensor) -> int:
+    """Rows of a chunk: as few chunks as the logits' bytes allow, all of a size, so that none is a mere rest."""
+    allowed = _LOGIT_BYTES if x.element_size() > 2 else _HALF_LOGIT_BYTES
+    most = max(1, allowed // (len(weight) * x.element_size()))
+    chunks = max(1, math.ceil(len(x) / most))
+    return max(1, math.ceil(len(x) / chunks))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -44,15 +64,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = x.new_zeros((), dtype=torch.float32)
         weight = weight.to(x.dtype)
         grad_x = torch.empty_like(x)
-        grad_weight: Tensor | None = None
+        grad_weight = _WeightGradient(weight)
         room = x.new_empty(min(rows, len(x)), len(weight))
         for inputs, wanted, grad_inputs in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
             logits = room[: len(inputs)]
             torch.mm(inputs, weight.T, out=logits)
             loss += _to_gradient(logits, wanted)
             torch.mm(logits, weight, out=grad_inputs)
-            grad_weight = _add_product(grad_weight, logits.T, inputs)
-        ctx.grads = grad_x, torch.zeros_like(weight, dtype=torch.float32) if grad_weight is None else grad_weight
+            grad_weight.add(logits.T, inputs)
+        ctx.grads = grad_x, grad_weight.total
         return loss
 
     @staticmethod
@@ -79,11 +99,29 @@ def _to_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     return total
 
 
-def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """total + a @ b in fp32, whatever the operands are."""
-    if total is None:
-        return (a @ b).float()
-    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+class _WeightGradient:
+    """The sum of products, in fp32 whatever the operands are; ``total`` is fp32 and shaped as the weight.
+
+    Half-precision products come into one block that is used again: a new one each time would have to be cleared by the
+    system, page by page, which took as long as the product.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._sum: Tensor | None = None
+        self._product: Tensor | None = None
+        self._weight = weight
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        if a.dtype == torch.float32:
+            self._sum = a @ b if self._sum is None else self._sum.addmm_(a, b)
+            return
+        self._product = torch.empty_like(self._weight) if self._product is None else self._product
+        torch.mm(a, b, out=self._product)
+        self._sum = self._product.float() if self._sum is None else self._sum.add_(self._product)
+
+    @property
+    def total(self) -> Tensor:
+        return torch.zeros_like(self._weight, dtype=torch.float32) if self._sum is None else self._sum
 
 
 def _sum_without_gradient(x: Tensor, weight: Tensor, labels: Tensor, rows: int) -> Tensor:

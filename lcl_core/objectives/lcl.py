@@ -9,46 +9,38 @@ causal model and what comes out of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from torch import Tensor
-from torch.nn import functional as F
-
+from lcl_core.model.flops import STEP
 from lcl_core.model.output import Reading
-from lcl_core.objectives.head import linear_cross_entropy
-from lcl_core.objectives.terms import Objective, Pairs, Sum, Terms
+from lcl_core.objectives.objective import Joint, Objective
+from lcl_core.objectives.parts import context_pairs, reading_flops, token_cross_entropy
+from lcl_core.objectives.terms import Encoding, Losses, Sum
 
 if TYPE_CHECKING:
     from lcl_core.model.batch import PackedBatch
+    from lcl_core.model.configuration import LCLConfig
     from lcl_core.model.modeling import LCLModel
 
 
-def _terms(model: LCLModel, batch: PackedBatch) -> Terms:
-    latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
-    hidden = model.read_documents(batch, tokens)
-    return Terms(
-        sums={"generation": Sum(_generation(model, hidden, batch), model.config.generation_weight)},
-        pairs=_pairs(model, latents, hidden, batch),
-        reading=Reading(latents, tokens, hidden),
-    )
+class Lcl(Objective):
+    @classmethod
+    def of(cls, config: LCLConfig) -> Self:
+        """With the weights that a model's configuration names."""
+        return cls({"contrastive": config.contrastive_weight, "generation": config.generation_weight})
 
+    def counts(self, batch: PackedBatch) -> Mapping[str, int]:
+        return {"generation": len(batch.labels), "contrastive": len(batch.pair_images)}
 
-def _counts(batch: PackedBatch) -> Mapping[str, int]:
-    return {"generation": len(batch.labels), "contrastive": len(batch.pair_images)}
+    def encode(self, model: LCLModel, batch: PackedBatch) -> Encoding:
+        latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
+        hidden = model.read_documents(batch, tokens)
+        pairs = context_pairs(model, latents, hidden, batch, self.weights["contrastive"])
+        return Encoding(Reading(latents, tokens, hidden), pairs)
 
+    def losses(self, model: LCLModel, batch: PackedBatch, encoding: Encoding, joint: Joint) -> Losses:
+        total = token_cross_entropy(model, encoding.reading.hidden, batch)
+        return Losses({"generation": Sum(total, self.weights["generation"])})
 
-def _pairs(model: LCLModel, latents: Tensor, hidden: Tensor, batch: PackedBatch) -> Pairs:
-    context = model.text.contrastive_features(hidden.index_select(0, batch.pair_positions))
-    return Pairs(
-        image_features=F.normalize(latents.index_select(0, batch.pair_images).float(), dim=-1),
-        text_features=F.normalize(context.float(), dim=-1),
-        weight=model.config.contrastive_weight,
-    )
-
-
-def _generation(model: LCLModel, hidden: Tensor, batch: PackedBatch) -> Tensor:
-    inputs = model.lm_head[0](hidden.index_select(0, batch.label_positions))
-    return linear_cross_entropy(inputs, model.lm_head[1].weight, batch.labels)
-
-
-LCL = Objective(_terms, _counts)
+    def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
+        return STEP * reading_flops(config, batch)

@@ -1,18 +1,15 @@
-"""What an objective computes of a batch: sums, so that they add up over micro-batches and ranks."""
+"""What an objective computes of a batch: sums and counts, so that they add up over micro-batches and ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.utils._pytree import register_dataclass
 
-if TYPE_CHECKING:
-    from lcl_core.model.batch import PackedBatch
-    from lcl_core.model.modeling import LCLModel
-    from lcl_core.model.output import Reading
+from lcl_core.model.output import Reading
+from lcl_core.objectives.offers import Offer
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,14 @@ class Sum:
 
     total: Tensor
     weight: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A number for people, as ``total / count``: both add up. Scalars without gradient."""
+
+    total: Tensor
+    count: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,33 +48,45 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Everything a batch contributes to the loss.
+class Encoding:
+    """The first part of a forward pass, which needs this batch alone.
 
     Attributes:
-        sums: losses by name.
+        reading: what the towers made of the batch.
         pairs: the contrastive part, if the objective has one.
-        reading: what the model made of the batch.
+        offer: what the rest of the effective batch may draw from, if the objective draws.
     """
 
-    sums: Mapping[str, Sum]
-    pairs: Pairs | None
     reading: Reading
-
-
-for _type in (Sum, Pairs, Terms):  # FSDP looks for tensors in what a forward pass returns
-    register_dataclass(_type)
+    pairs: Pairs | None = None
+    offer: Offer | None = None
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A pre-training method.
+class Losses:
+    """The second part.
 
     Attributes:
-        terms: its losses of one batch.
-        counts: items that each of its sums runs over, by name, and ``contrastive`` pairs; known on the host before
-            the step.
+        sums: losses by name.
+        metrics: other numbers, by name.
     """
 
-    terms: Callable[[LCLModel, PackedBatch], Terms]
-    counts: Callable[[PackedBatch], Mapping[str, int]]
+    sums: Mapping[str, Sum]
+    metrics: Mapping[str, Ratio] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Everything a batch contributes to the loss and to the metric line.
+
+    Attributes:
+        idle: 0, with a gradient of 0 for each parameter that the objective has no use for; none where it uses all.
+    """
+
+    encoding: Encoding
+    losses: Losses
+    idle: Tensor | None = None
+
+
+for _type in (Sum, Ratio, Pairs, Offer, Encoding, Losses, Terms):  # FSDP looks for tensors in what a forward returns
+    register_dataclass(_type)

@@ -6,6 +6,8 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,20 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files below ``folder`` by relative name, with their facts; links and hidden files are left out."""
+    for place, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = Path(place) / name
+            try:
+                facts = path.lstat()
+            except FileNotFoundError:  # a file of a run at work may go at any time
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                yield path.relative_to(folder).as_posix(), facts
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Staged:
         if self.target.exists():
             remove_tree(self.target)
         self.hidden.rename(self.target)
-        _sync(self.target.parent)
+        sync(self.target.parent)
 
     def discard(self) -> None:
         """Remove the copy if it was not published."""
@@ -48,8 +64,8 @@ def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
     try:
         shutil.copytree(source, hidden, copy_function=_link_or_copy if link else shutil.copy2)
         for path in hidden.rglob("*"):
-            _sync(path)
-        _sync(hidden)
+            sync(path)
+        sync(hidden)
     except BaseException:
         remove_tree(hidden)
         raise
@@ -62,13 +78,19 @@ def discard_run_dir(runs_dir: Path, run_id: str) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, if it is there, out of sight first."""
+    """Remove a folder, if it is there, out of sight first. Several may remove the same one at once."""
     away = path.parent / f".removed-{secrets.token_hex(8)}"
     try:
         path.rename(away)
     except FileNotFoundError:
         return
-    shutil.rmtree(away)
+    shutil.rmtree(away, onerror=_unless_gone)
+
+
+def _unless_gone(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:
+    """What another has removed meanwhile is what was wanted."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -78,7 +100,8 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import ColumnElement, Connection, Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -25,23 +26,33 @@ _POSTGRES_ARGUMENTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+# connections that are kept, and further ones that a moment's need may open: together as many as the api has threads.
+# Those that are not kept are opened and closed with each transaction, which costs more than the transaction.
+_POOL = {"pool_size": 20, "max_overflow": 25}
+# of a transaction that writes: a process that hangs in one, or whose machine is gone, holds rows that others wait for
+IDLE_SECONDS = 15.0
+_TURN = "lcl.turn"  # in the facts of a connection: it holds its engine's turn to write
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: names the advisory lock on PostgreSQL
 
 
 def create_engine_for(url: str) -> Engine:
     """An engine for many processes: SQLite in WAL mode with a busy timeout, or PostgreSQL.
 
-    On SQLite a transaction begins as the execution option ``sqlite_begin`` says. ``IMMEDIATE`` takes the
-    write lock at once: a reader that becomes a writer half-way is refused by SQLite without any waiting.
+    With the execution option ``writes``, a transaction on SQLite takes the write lock at once (a reader that becomes a
+    writer half-way is refused by SQLite without any waiting), and one on PostgreSQL that does nothing for IDLE_SECONDS
+    is ended by the server.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, connect_args=_POSTGRES_ARGUMENTS, pool_pre_ping=True, max_overflow=40)
+        engine = create_engine(parsed, connect_args=_POSTGRES_ARGUMENTS, pool_pre_ping=True, **_POOL)
+        event.listen(engine, "begin", _begin_postgres)
+        event.listen(engine, "handle_error", _tell_of_a_lost_connection, retval=True)
+        return engine
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, max_overflow=40)
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    _Turns(engine)
     return engine
 
 
@@ -51,9 +62,43 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+class _Turns:
+    """The begin of SQLite's transactions; those of this process that write come one after another.
+
+    SQLite lets one write and leaves the others to ask again and again, at growing intervals: among thirty, some would
+    wait for seconds, or in vain. Here they queue, and only other processes are met in the old way.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._turn = threading.Lock()
+        event.listen(engine, "begin", self._begin)
+        event.listen(engine, "checkin", self._done)
+
+    def _begin(self, connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes")
+        if writes and _TURN not in connection.info and self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            connection.info[_TURN] = True
+        connection.exec_driver_sql(f"BEGIN {'IMMEDIATE' if writes else 'DEFERRED'}")
+
+    def _done(self, _connection: object, record: Any) -> None:
+        """The connection is back in the pool: whatever it did is committed or rolled back."""
+        if record.info.pop(_TURN, False):
+            self._turn.release()
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if connection.get_execution_options().get("writes"):
+        limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}"
+        connection.exec_driver_sql(limit)
+
+
+def _tell_of_a_lost_connection(context: ExceptionContext) -> OperationalError | None:
+    """The driver has a class of errors for each reason why the server hung up; here they are all UNREACHABLE."""
+    told = context.sqlalchemy_exception
+    if not context.is_disconnect or told is None or isinstance(told, UNREACHABLE):
+        return None
+    cause = context.original_exception
+    return OperationalError(context.statement, context.parameters, cause, connection_invalidated=True)
 
 
 @contextmanager
@@ -76,7 +121,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.engine = create_engine_for(url)
-        self._writer = self.engine.execution_options(sqlite_begin="IMMEDIATE")
+        self._writer = self.engine.execution_options(writes=True)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -137,6 +182,13 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+def moment_of(session: Session) -> ColumnElement[datetime] | datetime:
+    """``now`` for use inside a statement, where the database itself can put it in."""
+    if session.get_bind().dialect.name == "postgresql":
+        return func.clock_timestamp()
+    return datetime.now(UTC)
 
 
 def now(session: Session) -> datetime:

@@ -11,10 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
+from lcl_core.roots import Root, confined
 from lcl_core.runs.database import now
 from lcl_core.runs.tables import Dataset, DatasetVersion
 
 SAMPLE = "sample"
+SAMPLE_FILE = "lcl_core/data/sample/tiny.zip"
 
 
 def get_dataset(session: Session, name: str) -> Dataset:
@@ -40,33 +42,13 @@ def list_versions(session: Session, name: str) -> Sequence[DatasetVersion]:
     return session.scalars(query.order_by(DatasetVersion.version.desc())).all()
 
 
-def confined(path: str | Path, roots: Sequence[Path]) -> Path:
-    """The real path, links resolved, if it exists in one of ``roots``.
-
-    Raises: UserError ``path_forbidden`` or ``missing_files``.
-    """
-    real = Path(path).expanduser().resolve()
-    allowed = [Path(root).expanduser().resolve() for root in roots]
-    if not any(real.is_relative_to(root) for root in allowed):
-        places = ", ".join(map(str, allowed))
-        raise UserError(
-            f"{path} is outside the folders that datasets may lie in ({places}); "
-            "put it there or add its folder to LCL_DATA_ROOTS",
-            code="path_forbidden",
-            field="path",
-        )
-    if not real.exists():
-        raise UserError("there is no such file or folder", code="missing_files", field="path", file=path)
-    return real
-
-
 def register_dataset(
-    session: Session, name: str, path: str | Path, roots: Sequence[Path], owner: str, *, new_version: bool = False
+    session: Session, name: str, path: str | Path, roots: Sequence[Root], owner: str, *, new_version: bool = False
 ) -> Dataset:
-    """Register the corpus at ``path`` (a folder or a .zip) under a new name.
+    """Register the corpus at ``path`` (a folder, a .zip, or a URL of shards) under a new name.
 
     Args:
-        roots: the folders inside which a corpus may lie, symbolic links resolved.
+        roots: the folders inside which a corpus may lie, symbolic links resolved, and the URLs below which.
         new_version: a name that exists stands for this corpus from now on.
 
     Raises: UserError ``dataset_exists``, ``path_forbidden`` or ``missing_files``.
@@ -120,10 +102,15 @@ def note_contents(
     session.flush()
 
 
+def sample_path() -> str:
+    """Where the corpus lies that comes with the product."""
+    # by path: importing lcl_core.data would load what only trainers need
+    return str(Path(str(resources.files("lcl_core"))).parent.joinpath(SAMPLE_FILE).resolve())
+
+
 def ensure_sample(session: Session) -> Dataset:
     """Register the corpus that comes with the product, or note where it lies after a new installation."""
-    # by path: importing lcl_core.data would load what only trainers need
-    path = str(Path(str(resources.files("lcl_core") / "data" / "sample" / "tiny.zip")).resolve())
+    path = sample_path()
     dataset = session.get(Dataset, SAMPLE)
     if dataset is None:
         dataset = Dataset(name=SAMPLE, path=path, owner="lcl", created_at=now(session))

@@ -60,7 +60,8 @@ class Doorbell:
             policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
             self._app.send_task(task, arguments, expires=expires, retry=True, retry_policy=policy)
         except (OperationalError, OSError) as error:
-            log.warning("broker_unreachable", task=task, error=str(error))
+            about = {"run": arguments[0]} if task == WAKE else {}
+            log.warning("broker_unreachable", task=task, error=str(error), **about)
             return False
         return True
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, literal, select, update
-from sqlalchemy.engine import CursorResult
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from lcl_core.kinds import ANY
 from lcl_core.runs.database import now
-from lcl_core.runs.states import LEASED, State
+from lcl_core.runs.states import FINISHED, LEASED, State
 from lcl_core.runs.tables import Run
-from lcl_core.runs.verbs import move
+from lcl_core.runs.tallies import LEASE_LOSSES, RUN_DURATION, Tick, tally
+from lcl_core.runs.transitions import move
 
 RELEASED: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
+
+
+_TOLD = ("kind", "spec", "attempt", "max_attempts", "from_scratch", "ran_seconds", "continues", "resource", "nodes")
 
 
 class StaleLease(Exception):
@@ -36,57 +39,16 @@ class Claim:
     max_attempts: int
     from_scratch: bool
     ran_seconds: float
+    continues: str | None = None
+    resource: str = ANY
+    nodes: int = 1
+    node: int = 0  # of those: 0 holds the lease
+    waited_seconds: float = 0.0  # from when the run could have been taken
 
-
-def claim_next(session: Session, worker: str, lease_seconds: float = 30.0) -> Claim | None:
-    """Take the next queued run, highest priority first, then longest waiting; None when there is none.
-
-    Two workers never both win: PostgreSQL skips rows that another is taking, the update compares the state.
-    """
-    waiting = (
-        select(Run.id)
-        .where(Run.state == State.QUEUED.value)
-        .order_by(Run.priority.desc(), Run.queued_at, Run.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    while (run_id := session.scalars(waiting).one_or_none()) is not None:
-        token, moment = secrets.token_hex(16), now(session)
-        taken = session.execute(
-            update(Run)
-            .where(Run.id == run_id, Run.state == State.QUEUED.value)
-            .values(
-                state=State.RUNNING.value,
-                attempt=Run.attempt + 1,
-                started_at=_first_start(moment),
-                lease_token=token,
-                lease_owner=worker,
-                lease_expires_at=moment + timedelta(seconds=lease_seconds),
-            )
-            .execution_options(synchronize_session=False)
-        )
-        if isinstance(taken, CursorResult) and taken.rowcount == 1:
-            run = session.get_one(Run, run_id, populate_existing=True)
-            return _claim_of(run, token, worker)
-    return None
-
-
-def _first_start(moment: datetime) -> Any:
-    return func.coalesce(Run.started_at, literal(moment, Run.started_at.type))
-
-
-def _claim_of(run: Run, token: str, worker: str) -> Claim:
-    return Claim(
-        run_id=run.id,
-        token=token,
-        worker=worker,
-        kind=run.kind,
-        spec=run.spec,
-        attempt=run.attempt,
-        max_attempts=run.max_attempts,
-        from_scratch=run.from_scratch,
-        ran_seconds=run.ran_seconds,
-    )
+    @classmethod
+    def of(cls, run: Run, token: str, worker: str, **more: Any) -> Claim:
+        """What a row says, for the holder of ``token``."""
+        return cls(run_id=run.id, token=token, worker=worker, **{name: getattr(run, name) for name in _TOLD}, **more)
 
 
 def held(session: Session, claim: Claim) -> Run:
@@ -116,17 +78,21 @@ def renew(session: Session, claim: Claim, lease_seconds: float = 30.0, ran_secon
     return State(run.state)
 
 
-def hand_back(session: Session, claim: Claim, *, uses_attempt: bool = False) -> State:
-    """Give a run up unfinished, for another worker to resume. A run being cancelled ends cancelled instead.
+def hand_back(
+    session: Session, claim: Claim, *, uses_attempt: bool = False, cause: str = "the worker gave it back"
+) -> State:
+    """Give a run up unfinished, for another worker to resume. One being paused or cancelled ends so instead.
 
     ``uses_attempt`` counts the attempt as a lost worker does. Raises: StaleLease.
     """
-    run = held(session, claim)
-    if run.state == State.RUNNING and not uses_attempt:
-        run.attempt -= 1
-        move(run, State.QUEUED, **RELEASED)
+    run, moment = held(session, claim), now(session)
+    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}"}
+    if uses_attempt or run.state == State.CANCELLING:
+        _lose(run, moment)
     else:
-        _lose(run, now(session))
+        run.attempt -= 1
+        _let_go(run, moment)
+    tally(session, ticks_of_end(run))
     return State(run.state)
 
 
@@ -140,8 +106,18 @@ def expire(session: Session) -> list[Run]:
     )
     lost = list(session.scalars(query))
     for run in lost:
+        told = f"worker {run.lease_owner} was lost in attempt {run.attempt} of {run.max_attempts}"
+        run.interruption = {"code": "worker_lost", "message": told}
         _lose(run, moment)
+    tally(session, [tick for run in lost for tick in (LEASE_LOSSES.tick(kind=run.kind), *ticks_of_end(run))])
     return lost
+
+
+def ticks_of_end(run: Run) -> list[Tick]:
+    """What to count of a run that a worker has just let go: nothing, unless that was its end."""
+    if run.state not in FINISHED:
+        return []
+    return [RUN_DURATION.tick(run.ran_seconds, kind=run.kind, state=run.state)]
 
 
 def any_expired(session: Session) -> bool:
@@ -150,21 +126,19 @@ def any_expired(session: Session) -> bool:
     return session.scalars(query.limit(1)).first() is not None
 
 
-def waiting_since(session: Session, before: datetime) -> list[str]:
-    """Queued runs that nobody claimed since ``before``, in the order in which they will be claimed."""
-    query = (
-        select(Run.id)
-        .where(Run.state == State.QUEUED.value, Run.queued_at < before)
-        .order_by(Run.priority.desc(), Run.queued_at, Run.id)
-    )
-    return list(session.scalars(query.limit(100)))
+def _let_go(run: Run, moment: datetime) -> None:
+    """A run that is unfinished through no fault of its own goes back to where it came from, or is paused."""
+    if run.state == State.PAUSING:
+        move(run, State.PAUSED, **RELEASED)
+    else:
+        move(run, State.QUEUED, ready_at=moment, **RELEASED)
 
 
 def _lose(run: Run, moment: datetime) -> None:
     """What becomes of a run whose worker is gone."""
     if run.state == State.CANCELLING:
         move(run, State.CANCELLED, finished_at=moment, **RELEASED)
-    elif run.attempt >= run.max_attempts:
+    elif run.state == State.RUNNING and run.attempt >= run.max_attempts:
         reason = {
             "code": "worker_lost",
             "message": f"the worker was lost in each of {run.attempt} attempts, last {run.lease_owner}; "
@@ -172,4 +146,4 @@ def _lose(run: Run, moment: datetime) -> None:
         }
         move(run, State.FAILED, finished_at=moment, reason=reason, **RELEASED)
     else:
-        move(run, State.QUEUED, **RELEASED)
+        _let_go(run, moment)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from lcl_core.runs.leases import Claim, held
 from lcl_core.runs.plain import plain
 from lcl_core.runs.tables import Metric
+from lcl_core.runs.tallies import ATTEMPTS, CLAIM_LATENCY, tally
 
 _ROWS_A_STATEMENT = 500
 
@@ -26,6 +27,8 @@ def begin_attempt(
 ) -> None:
     """Note what the attempt starts from; one that starts over forgets what earlier attempts reported.
 
+    The attempt and how long the run had waited for it are counted here: a claim must not wait for another's count.
+
     Raises: StaleLease.
     """
     run = held(session, claim)
@@ -35,6 +38,7 @@ def begin_attempt(
     if from_scratch:
         run.progress = None
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id))
+    tally(session, [ATTEMPTS.tick(kind=run.kind), CLAIM_LATENCY.tick(claim.waited_seconds, kind=run.kind)])
 
 
 def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], *, rewound: bool = False) -> None:

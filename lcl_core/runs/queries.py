@@ -24,10 +24,10 @@ class Page:
     next_cursor: str | None
 
 
-def get_run(session: Session, run_id: str) -> Run:
-    """Raises: UserError ``unknown_run``."""
+def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
+    """``owner``: only if it is theirs; None: whoever's. Raises: UserError ``unknown_run``."""
     run = session.get(Run, run_id)
-    if run is None:
+    if run is None or owner not in (None, run.owner):
         raise unknown_run(run_id)
     return run
 
@@ -52,11 +52,13 @@ def list_runs(
     """
     if not 1 <= limit <= PAGE_LIMIT:
         raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", code="bad_limit", field="limit")
-    query = select(Run).order_by(Run.id.desc()).limit(limit + 1)
+    # of a tag's runs its own table knows the order; sorted by the run's id, all of them would be fetched first
+    key = Run.id if tag is None else RunTag.run_id
+    query = select(Run).order_by(key.desc()).limit(limit + 1)
     if cursor is not None:
         if not cursor.startswith("run_"):
             raise UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
-        query = query.where(Run.id < cursor)
+        query = query.where(key < cursor, Run.id < cursor)  # PostgreSQL does not see that both are the same
     for column, wanted in ((Run.kind, kind), (Run.state, state), (Run.owner, owner)):
         if wanted is not None:
             query = query.where(column == wanted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
-from lcl_core.runs.datasets import confined, get_dataset
-from lcl_core.runs.tables import Collection, Encoder
-from lcl_core.specs import AnySpec, datasets_of, encoders_of, path_of
+from lcl_core.roots import Root, confined, is_url
+from lcl_core.runs.datasets import SAMPLE, SAMPLE_FILE, get_dataset, sample_path
+from lcl_core.runs.tables import Collection, Dataset, Encoder
+from lcl_core.specs import AnySpec, datasets_of, encoders_of, places_of
+
+_NONE: Mapping[str, Path] = {}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a spec's names stand for: absolute paths, contents, and the id of the encoder it starts from."""
+    """What a spec's names stand for: absolute paths or URLs, contents, and the id of the encoder it starts from."""
 
     datasets: dict[str, str]
     encoders: dict[str, str]
@@ -30,29 +34,63 @@ def located(home: Path, stored: str) -> Path:
     return Path(home).resolve() / stored
 
 
-def resolve_inputs(session: Session, spec: AnySpec, home: Path, roots: Sequence[Path] = ()) -> Inputs:
-    """Find everything that a spec names. ``roots``: the folders that a path in it may lie in.
+def dataset_place(home: Path, dataset: Dataset, roots: Sequence[Root], fetched: Mapping[str, Path] = _NONE) -> Root:
+    """Where a registered dataset lies. What runs made is the service's own; so is the sample, of this installation.
+
+    Args:
+        fetched: folders by their stored path that another home holds, and where they are here.
+
+    Raises: UserError ``path_forbidden`` for what does not, or no longer, lie in one of ``roots``, links followed anew:
+        a folder may have become a link since. ``missing_files`` for what is gone.
+    """
+    if dataset.name == SAMPLE and dataset.path.endswith(SAMPLE_FILE):
+        return Path(sample_path())
+    if not os.path.isabs(dataset.path) and not is_url(dataset.path):
+        return fetched.get(dataset.path) or located(home, dataset.path)
+    return confined(dataset.path, roots, "dataset")
+
+
+def service_paths(session: Session, spec: AnySpec) -> list[str]:
+    """Stored paths of what a spec names and the service keeps itself.
+
+    Raises: UserError ``unknown_dataset`` or ``unknown_encoder``.
+    """
+    stored = [get_dataset(session, name).path for name in datasets_of(spec)]
+    stored += [get_encoder(session, name).path for name in encoders_of(spec)]
+    return [path for path in dict.fromkeys(stored) if not os.path.isabs(path) and not is_url(path)]
+
+
+def resolve_inputs(
+    session: Session, spec: AnySpec, home: Path, roots: Sequence[Root] = (), fetched: Mapping[str, Path] = _NONE
+) -> Inputs:
+    """Find everything that a spec names.
+
+    Args:
+        roots: what a path in it may lie in, or a URL below.
+        fetched: folders by their stored path that another home holds, and where they are here.
 
     Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or ``path_forbidden``.
     """
-    path = path_of(spec)
-    if path is not None:
-        confined(path, roots)
+    for field, place in places_of(spec).items():
+        confined(place, roots, field)
     datasets = {name: get_dataset(session, name) for name in datasets_of(spec)}
     encoders = {name: get_encoder(session, name) for name in encoders_of(spec)}
     return Inputs(
-        datasets={name: _present(home, dataset.path) for name, dataset in datasets.items()},
-        encoders={name: _present(home, encoder.path) for name, encoder in encoders.items()},
+        datasets={name: _present(dataset_place(home, dataset, roots, fetched)) for name, dataset in datasets.items()},
+        encoders={
+            name: _present(fetched.get(encoder.path) or located(home, encoder.path))
+            for name, encoder in encoders.items()
+        },
         encoder_id=next((encoder.id for encoder in encoders.values()), None),
         dataset_hashes={name: dataset.content_hash for name, dataset in datasets.items()},
     )
 
 
-def _present(home: Path, stored: str) -> str:
-    path = located(home, stored)
-    if not path.exists():
-        raise UserError("these files are gone; register them again", code="missing_files", file=path)
-    return str(path)
+def _present(place: Root) -> str:
+    """Whether there is anything at a URL, the run itself finds out."""
+    if isinstance(place, Path) and not place.exists():
+        raise UserError("these files are gone; register them again", code="missing_files", file=place)
+    return str(place)
 
 
 def get_encoder(session: Session, id_or_name: str) -> Encoder:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
@@ -23,17 +25,23 @@ class Identity:
     pid: int
     slots: int
     devices: tuple[str, ...]
+    offers: tuple[str, ...] = ("cpu",)
 
 
-def beat(session: Session, worker: Identity) -> None:
-    """Say that the worker is alive; the first call makes its row. Workers long unseen are forgotten."""
+def beat(session: Session, worker: Identity, gpus: Sequence[dict[str, Any]] = ()) -> None:
+    """Say that the worker is alive; the first call makes its row. Workers long unseen are forgotten.
+
+    Args:
+        gpus: what each of its GPUs is doing: name, utilization (0–1), memory_used and memory_total (bytes); a figure
+            that is not known is None.
+    """
     moment = now(session)
     row = session.get(Worker, worker.id)
     if row is None:
-        facts = {"host": worker.host, "pid": worker.pid, "slots": worker.slots, "devices": list(worker.devices)}
-        session.add(Worker(id=worker.id, started_at=moment, seen_at=moment, **facts))
+        facts = {**asdict(worker), "devices": list(worker.devices), "offers": list(worker.offers)}
+        session.add(Worker(started_at=moment, seen_at=moment, gpus=list(gpus), **facts))
     else:
-        row.seen_at = moment
+        row.seen_at, row.gpus = moment, list(gpus)
     session.execute(delete(Worker).where(Worker.seen_at < moment - FORGET_AFTER))
 
 

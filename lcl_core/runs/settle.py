@@ -15,13 +15,15 @@ from lcl_core.errors import UserError
 from lcl_core.runs.artifacts import Staged, remove_tree, sha256_of, stage
 from lcl_core.runs.database import Database, now
 from lcl_core.runs.datasets import note_contents, put_dataset
+from lcl_core.runs.deposits import expect, forget
 from lcl_core.runs.ids import sibling_id
-from lcl_core.runs.leases import RELEASED, Claim, held
+from lcl_core.runs.leases import RELEASED, Claim, held, ticks_of_end
 from lcl_core.runs.plain import plain
 from lcl_core.runs.registry import located
 from lcl_core.runs.states import State
 from lcl_core.runs.tables import Collection, Encoder, Run
-from lcl_core.runs.verbs import move
+from lcl_core.runs.tallies import QUARANTINED, Tick, tally
+from lcl_core.runs.transitions import move
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,19 @@ class Cancelled:
 Outcome = Succeeded | Failed | Cancelled
 
 
-def settle(database: Database, claim: Claim, outcome: Outcome, run_dir: Path, home: Path, ran_seconds: float) -> State:
+def settle(
+    database: Database,
+    claim: Claim,
+    outcome: Outcome,
+    run_dir: Path,
+    home: Path,
+    ran_seconds: float,
+    holder: str | None = None,
+) -> State:
     """Write the final state under the claim's token. Files are copied before the transaction, renamed in it.
+
+    Args:
+        holder: the home's id, if what lies there is to be sent to a store of artifacts.
 
     Raises: StaleLease; nothing was changed then.
     """
@@ -53,45 +66,75 @@ def settle(database: Database, claim: Claim, outcome: Outcome, run_dir: Path, ho
             product = _product_of(claim, outcome.result, run_dir, home)
         except UserError as error:
             outcome = Failed(error.to_dict())
+    end = _End(outcome, product, run_dir, home, ran_seconds, holder)
     try:
-        return _commit(database, claim, outcome, product, home, ran_seconds)
+        return _commit(database, claim, end)
     except IntegrityError:
         # another run made a collection of this name at the same moment: it is there now, and is replaced
-        return _commit(database, claim, outcome, product, home, ran_seconds)
+        return _commit(database, claim, end)
     finally:
         if product is not None:
-            product.staged.discard()
+            product.discard()
 
 
 @dataclass(frozen=True)
 class _Product:
-    """A staged folder and the facts of its row."""
+    """What a run made, the facts of its row, and what its row calls the place."""
 
-    staged: Staged
+    place: str  # relative to home, or a URL
     facts: dict[str, Any]
+    staged: Staged | None  # None: it lies at the URL already
+
+    @property
+    def id(self) -> str:
+        return self.place.rpartition("/")[2]
+
+    def publish(self) -> None:
+        if self.staged is not None:
+            self.staged.publish()
+
+    def discard(self) -> None:
+        if self.staged is not None:
+            self.staged.discard()
 
 
-def _commit(
-    database: Database,
-    claim: Claim,
-    outcome: Outcome,
-    product: _Product | None,
-    home: Path,
-    ran_seconds: float,
-) -> State:
+@dataclass(frozen=True)
+class _End:
+    outcome: Outcome
+    product: _Product | None
+    run_dir: Path
+    home: Path
+    ran_seconds: float
+    holder: str | None
+
+
+def _commit(database: Database, claim: Claim, end: _End) -> State:
     replaced: str | None = None
+    product = end.product
     with database.session() as session:
         run = held(session, claim)
-        _finish(session, run, outcome, ran_seconds)
+        _finish(session, run, end.outcome, end.ran_seconds)
         if product is not None:
             replaced = _REGISTER[run.kind](session, run, product)
+        _expect_deposits(session, run, end)
         session.flush()
+        tally(session, [*ticks_of_end(run), *_ticks_of_result(run)])
         if product is not None:
-            product.staged.publish()  # last before the commit: all that can fail has been done
+            product.publish()  # last before the commit: all that can fail has been done
         state = State(run.state)
     if replaced is not None:
-        remove_tree(located(home, replaced))
+        remove_tree(located(end.home, replaced))
     return state
+
+
+def _expect_deposits(session: Session, run: Run, end: _End) -> None:
+    """Have the store get what lies in this home now: what the run made, and the files that it shows."""
+    if end.holder is None:
+        return
+    if end.product is not None and end.product.staged is not None:
+        expect(session, end.product.place, run.attempt, end.holder)
+    if end.run_dir.is_dir():
+        expect(session, f"runs/{run.id}", run.attempt, end.holder)
 
 
 def _finish(session: Session, run: Run, outcome: Outcome, ran_seconds: float) -> None:
@@ -113,12 +156,23 @@ def _note_what_was_read(run: Run, result: dict[str, Any]) -> None:
         run.inputs = {**inputs, "datasets": {**inputs.get("datasets", {}), name: digest}}
 
 
+def _ticks_of_result(run: Run) -> list[Tick]:
+    """What the run had to leave out: a conversion counts by reason, a validation once for all."""
+    result = run.result or {}
+    skipped = result.get("skipped") or {"": (result.get("report") or {}).get("quarantined", 0)}
+    count = sum(skipped.values()) if isinstance(skipped, dict) else 0
+    return [QUARANTINED.tick(float(count), kind=run.kind)] if count else []
+
+
 def _product_of(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _Product | None:
     """Stage what a successful run made. Raises: UserError ``bad_result`` or ``artifact_corrupt``."""
     if claim.kind not in _REGISTER:
         return None
     noun, prefix, folder = _MAKES[claim.kind]
     facts = result.get(noun)
+    url = claim.spec.get("to")
+    if isinstance(url, str) and isinstance(facts, dict):
+        return _Product(url, facts, None)
     source = (run_dir / str(facts.get("path"))).resolve() if isinstance(facts, dict) else run_dir
     inside = source.is_relative_to(run_dir.resolve() / "artifacts")
     if not isinstance(facts, dict) or not inside or not source.is_dir():
@@ -131,7 +185,7 @@ def _product_of(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path)
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
             code="artifact_corrupt",
         )
-    return _Product(staged, facts)
+    return _Product(f"{folder}/{target.name}", facts, staged)
 
 
 def _intact(folder: Path, digest: Any) -> bool:
@@ -140,13 +194,12 @@ def _intact(folder: Path, digest: Any) -> bool:
 
 
 def _register_encoder(session: Session, run: Run, product: _Product) -> None:
-    target = product.staged.target
     info = {key: value for key, value in product.facts.items() if key not in ("path", "hash")}
     session.add(
         Encoder(
-            id=target.name,
-            name=run.name or target.name,
-            path=f"{target.parent.name}/{target.name}",
+            id=product.id,
+            name=run.name or product.id,
+            path=product.place,
             hash=product.facts["hash"],
             owner=run.owner,
             run_id=run.id,
@@ -154,22 +207,22 @@ def _register_encoder(session: Session, run: Run, product: _Product) -> None:
             created_at=now(session),
         )
     )
-    run.encoder_id = target.name
+    run.encoder_id = product.id
 
 
 def _register_collection(session: Session, run: Run, product: _Product) -> str | None:
     """Returns the stored path of the collection of the same name that this one replaces."""
-    target, facts = product.staged.target, product.facts
-    name = run.spec["collection"]
+    facts, name = product.facts, run.spec["collection"]
     older = session.scalars(select(Collection).where(Collection.name == name).with_for_update()).one_or_none()
     if older is not None:
         session.delete(older)
+        forget(session, older.path)
         session.flush()
     session.add(
         Collection(
-            id=target.name,
+            id=product.id,
             name=name,
-            path=f"{target.parent.name}/{target.name}",
+            path=product.place,
             encoder_id=run.encoder_id,
             encoder_hash=str(facts.get("encoder_hash", "")),
             dataset=run.spec.get("dataset"),
@@ -181,14 +234,14 @@ def _register_collection(session: Session, run: Run, product: _Product) -> str |
             created_at=now(session),
         )
     )
-    run.collection_id = target.name
+    run.collection_id = product.id
     return None if older is None else older.path
 
 
 def _register_dataset(session: Session, run: Run, product: _Product) -> None:
     """A new dataset, or a new version of the one of that name; older versions stay on disk."""
-    target, facts = product.staged.target, product.facts
-    dataset = put_dataset(session, run.spec["name"], f"{target.parent.name}/{target.name}", run.owner)
+    facts = product.facts
+    dataset = put_dataset(session, run.spec["name"], product.place, run.owner)
     statistics = facts.get("statistics")
     note_contents(session, dataset, str(facts["content_hash"]), plain(statistics), owner=run.owner, run_id=run.id)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from lcl_core.runs.artifacts import discard_run_dir
+from lcl_core.runs.audit import AuditPage, list_audit, note_action
+from lcl_core.runs.carrying import carry, carry_all
+from lcl_core.runs.claiming import claim_next
 from lcl_core.runs.datasets import (
-    confined,
     ensure_sample,
     get_dataset,
     list_datasets,
@@ -12,17 +14,19 @@ from lcl_core.runs.datasets import (
     note_contents,
     register_dataset,
 )
+from lcl_core.runs.deposits import check_there, deposit_of, expect, pending_runs
+from lcl_core.runs.garbage import Leftover, collect, list_garbage, note_garbage, remove_garbage
 from lcl_core.runs.leases import (
     Claim,
     StaleLease,
     any_expired,
-    claim_next,
     expire,
     hand_back,
     look,
     renew,
-    waiting_since,
 )
+from lcl_core.runs.obstacles import obstacles
+from lcl_core.runs.predecessors import any_due, release
 from lcl_core.runs.progress import begin_attempt, record_metrics
 from lcl_core.runs.queries import (
     Page,
@@ -33,64 +37,138 @@ from lcl_core.runs.queries import (
     list_workers,
     metrics_after,
 )
+from lcl_core.runs.queue import waiting_since
 from lcl_core.runs.registry import (
     Inputs,
+    dataset_place,
     get_collection,
     get_encoder,
     list_collections,
     list_encoders,
     located,
     resolve_inputs,
+    service_paths,
+)
+from lcl_core.runs.seats import (
+    Call,
+    Loss,
+    SeatClaim,
+    end_seat,
+    leave_seat,
+    look_at_seat,
+    losses,
+    open_meeting,
+    renew_seat,
 )
 from lcl_core.runs.settle import Cancelled, Failed, Outcome, Succeeded, settle
 from lcl_core.runs.states import ForbiddenTransition, State
+from lcl_core.runs.studies.advance import advance_study, studies_due
+from lcl_core.runs.studies.making import extend_study, make_study, plan_study
+from lcl_core.runs.studies.reading import (
+    StudyPage,
+    get_study,
+    list_studies,
+    standings,
+    study_cells,
+    study_metrics,
+    study_spec,
+)
+from lcl_core.runs.studies.verbs import cancel_study, delete_study, resume_study
 from lcl_core.runs.submission import submit
-from lcl_core.runs.verbs import delete, request_cancel, resume, retry
+from lcl_core.runs.supply import Supply
+from lcl_core.runs.verbs import delete, pause, request_cancel, resume, retry, unpause
+from lcl_core.runs.welcome import welcome
 
 __all__ = [
+    "AuditPage",
+    "Call",
     "Cancelled",
     "Claim",
     "Failed",
     "ForbiddenTransition",
     "Inputs",
+    "Leftover",
+    "Loss",
     "Outcome",
     "Page",
+    "SeatClaim",
     "StaleLease",
     "State",
+    "StudyPage",
     "Succeeded",
+    "Supply",
+    "advance_study",
+    "any_due",
     "any_expired",
     "begin_attempt",
+    "cancel_study",
+    "carry",
+    "carry_all",
+    "check_there",
     "claim_next",
-    "confined",
+    "collect",
     "count_by_state",
+    "dataset_place",
     "delete",
+    "delete_study",
+    "deposit_of",
     "discard_run_dir",
+    "end_seat",
     "ensure_sample",
+    "expect",
     "expire",
+    "extend_study",
     "figures_of",
     "get_collection",
     "get_dataset",
     "get_encoder",
     "get_run",
+    "get_study",
     "hand_back",
+    "leave_seat",
+    "list_audit",
     "list_collections",
     "list_datasets",
     "list_encoders",
+    "list_garbage",
     "list_runs",
+    "list_studies",
     "list_versions",
     "list_workers",
     "located",
     "look",
+    "look_at_seat",
+    "losses",
+    "make_study",
     "metrics_after",
+    "note_action",
     "note_contents",
+    "note_garbage",
+    "obstacles",
+    "open_meeting",
+    "pause",
+    "pending_runs",
+    "plan_study",
     "record_metrics",
     "register_dataset",
+    "release",
+    "remove_garbage",
     "renew",
+    "renew_seat",
     "request_cancel",
     "resolve_inputs",
     "resume",
+    "resume_study",
     "retry",
+    "service_paths",
     "settle",
+    "standings",
+    "studies_due",
+    "study_cells",
+    "study_metrics",
+    "study_spec",
     "submit",
+    "unpause",
     "waiting_since",
+    "welcome",
 ]

@@ -12,11 +12,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
+from lcl_core.kinds import RESOURCE_CLASS
 from lcl_core.runs.database import now
 from lcl_core.runs.ids import new_id
+from lcl_core.runs.predecessors import check_predecessors
 from lcl_core.runs.states import State
-from lcl_core.runs.tables import Run, RunTag
-from lcl_core.specs import AnySpec, parse_spec
+from lcl_core.runs.tables import Predecessor, Run, RunTag
+from lcl_core.specs import AnySpec, nodes_of, parse_spec, spec_hash
 
 ATTEMPTS = 3  # workers that may be lost before a run counts as failed
 
@@ -32,49 +34,75 @@ def submit(
     *,
     priority: int = 0,
     max_attempts: int = ATTEMPTS,
+    resource: str | None = None,
+    study_id: str | None = None,
+    continues: str | None = None,
+    after: Sequence[str] = (),
+    sight: str | None = None,
 ) -> Run:
     """Queue a run, or return the one that this owner's ``idempotency_key`` already made.
 
     The caller commits, then rings the doorbell.
 
+    Args:
+        resource: ``cpu`` or ``gpu``; None: what its kind needs.
+        study_id: the study that the run is submitted for.
+        after: runs whose success it waits for, of the owner ``sight`` (None: of anybody).
+        continues: a run that the new one goes on from, its checkpoint being what a run of this spec comes through.
+
     Raises:
-        UserError: ``unknown_kind``, ``bad_spec``; ``idempotency_conflict``: the key came with another body.
+        UserError: ``unknown_kind``, ``bad_spec``, ``unknown_predecessor``, ``predecessor_failed``;
+            ``idempotency_conflict``: the key came with another body.
     """
-    full = (parse_spec(kind, spec) if isinstance(spec, dict) else spec).model_dump(mode="json")
-    tags = sorted(set(tags))
-    body_hash = _hash({"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority})
-    if idempotency_key is not None:
-        earlier = _earlier(session, owner, idempotency_key, body_hash)
-        if earlier is not None:
-            return earlier
-    moment = now(session)
+    spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
+    full = spec.model_dump(mode="json")
+    tags, after = sorted(set(tags)), list(dict.fromkeys(after))
+    body = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
+    body_hash = hash_of(body | _unusual(after, max_attempts, resource))
+    if earlier := _earlier(session, owner, idempotency_key, body_hash):
+        return earlier
+    moment, ready = now(session), check_predecessors(session, after, sight)
     run = Run(
         id=new_id("run"),
         kind=kind,
         name=name,
         spec=full,
+        spec_hash=spec_hash(kind, spec),
         owner=owner,
         idempotency_key=idempotency_key,
         body_hash=body_hash,
-        state=State.QUEUED.value,
+        state=(State.QUEUED if ready else State.WAITING).value,
         priority=priority,
         max_attempts=max_attempts,
-        created_at=moment,
-        queued_at=moment,
+        resource=resource or RESOURCE_CLASS[kind],
+        nodes=nodes_of(spec),
+        **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
+        study_id=study_id,
+        continues=continues,
         tag_rows=[RunTag(tag=tag) for tag in tags],
+        after_rows=[Predecessor(after_id=run_id) for run_id in after],
     )
     return _insert(session, run)
 
 
+def _unusual(after: Sequence[str], max_attempts: int, resource: str | None) -> dict[str, Any]:
+    """What is not said is left out, so that requests of before there was such a thing keep their hash."""
+    chosen: dict[str, Any] = {"max_attempts": max_attempts} if max_attempts != ATTEMPTS else {}
+    chosen |= {"resource": resource} if resource else {}
+    return {"after": list(after), **chosen} if after else chosen
+
+
 def _insert(session: Session, run: Run) -> Run:
-    """Insert in a savepoint: another process may have used the same key since we looked."""
+    """Insert; with a key in a savepoint: another process may have used the same one since we looked."""
+    if run.idempotency_key is None:
+        session.add(run)
+        session.flush()
+        return run
     try:
         with session.begin_nested():
             session.add(run)
             session.flush()
     except IntegrityError:
-        if run.idempotency_key is None:
-            raise
         earlier = _earlier(session, run.owner, run.idempotency_key, run.body_hash)
         if earlier is None:
             raise
@@ -82,7 +110,9 @@ def _insert(session: Session, run: Run) -> Run:
     return run
 
 
-def _earlier(session: Session, owner: str, key: str, body_hash: str) -> Run | None:
+def _earlier(session: Session, owner: str, key: str | None, body_hash: str) -> Run | None:
+    if key is None:
+        return None
     run = session.scalars(select(Run).where(Run.owner == owner, Run.idempotency_key == key)).one_or_none()
     if run is not None and run.body_hash != body_hash:
         raise UserError(
@@ -92,5 +122,6 @@ def _earlier(session: Session, owner: str, key: str, body_hash: str) -> Run | No
     return run
 
 
-def _hash(body: dict[str, Any]) -> str:
+def hash_of(body: dict[str, Any]) -> str:
+    """By which a repeated request is known."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

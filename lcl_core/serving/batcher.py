@@ -21,6 +21,7 @@ from lcl_core.errors import UserError
 log = logging.getLogger(__name__)
 
 Run = Callable[[Any, list[Any]], Iterable[Any]]
+Observe = Callable[[Any, list[float]], None]
 
 
 class Overloaded(UserError):
@@ -57,6 +58,7 @@ class Batcher:
         max_batch: most items a call of ``run`` gets.
         max_wait: seconds that a lone request waits for company, at most.
         max_queue: most requests that wait at a time.
+        observe: called after each batch with its key and the seconds from arrival to answer of each request.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Batcher:
         max_batch: int = 64,
         max_wait: float = 0.005,
         max_queue: int = 512,
+        observe: Observe | None = None,
     ) -> None:
         self._run = run
+        self._observe = observe
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
         self._queues: dict[Hashable, deque[_Request]] = {}
         self._changed = threading.Condition()
@@ -195,7 +199,10 @@ class Batcher:
             self._settle(key, batch)
         finally:  # should the thread itself be ending, nobody is left waiting
             _fail([request for request in batch if not request.future.done()])
-        spent = (time.monotonic() - started) / len(batch)
+        ended = time.monotonic()
+        if self._observe is not None:
+            self._observe(key, [ended - request.arrived for request in batch])
+        spent = (ended - started) / len(batch)
         self._seconds_per_item = 0.8 * self._seconds_per_item + 0.2 * spent
 
     def _settle(self, key: Hashable, batch: list[_Request]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcl_core.serving.batcher import Batcher
+from lcl_core.serving.batcher import Batcher, Observe
 from lcl_core.serving.futures import failed, gather, wait_for
 from lcl_core.serving.options import CaptionOptions
 
@@ -40,7 +40,13 @@ class BatchingSession:
     """
 
     def __init__(
-        self, session: EncoderSession, *, max_batch: int = 64, max_wait: float = 0.005, max_queue: int = 512
+        self,
+        session: EncoderSession,
+        *,
+        max_batch: int = 64,
+        max_wait: float = 0.005,
+        max_queue: int = 512,
+        observe: Observe | None = None,
     ) -> None:
         self.directory = session.directory
         self.hash, self.dim = session.hash, session.dim
@@ -51,6 +57,7 @@ class BatchingSession:
             max_batch=max_batch,
             max_wait=max_wait,
             max_queue=max_queue,
+            observe=None if observe is None else _by_kind(observe),
         )
         weakref.finalize(self, self._batcher.close, wait=False)
 
@@ -125,6 +132,10 @@ class BatchingSession:
 
     def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:
         return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
+
+
+def _by_kind(observe: Observe) -> Callable[[_Job, list[float]], None]:
+    return lambda job, waited: observe(job.kind, waited)
 
 
 def _runner(session: EncoderSession) -> Callable[[_Job, list[Any]], Iterable[Any]]:

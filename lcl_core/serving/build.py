@@ -17,9 +17,10 @@ import numpy as np
 
 from lcl_core.errors import UserError
 from lcl_core.rundir import write_json_atomically
-from lcl_core.serving import layout
+from lcl_core.serving import graph, layout
 from lcl_core.serving.filters import LabelTable
-from lcl_core.serving.layout import Dtype, Manifest
+from lcl_core.serving.graph import Progress, write_graph
+from lcl_core.serving.layout import Dtype, Manifest, Target
 from lcl_core.serving.pieces import PieceWriter
 
 
@@ -103,6 +104,32 @@ class CollectionWriter:
         for row in self._checked(vectors, len(vectors)):
             self._text_vectors.append(row.tobytes())
 
+    def link(self, progress: Progress | None = None) -> None:
+        """Once all vectors are there: make the graph of each side that is too large for one pass over it.
+
+        Args:
+            progress: told how many rows more are linked; what it raises ends the making of the collection.
+
+        Raises: UserError ``missing_extra``.
+        """
+        for target, pieces, name in self._large():
+            pieces.file.flush()
+            dtype, shape = layout.NUMPY_DTYPES[self._facts["dtype"]], (pieces.count, self._facts["dim"])
+            vectors = np.memmap(self._beside / name, dtype, mode="r", shape=shape)
+            write_graph(self._beside / layout.GRAPHS[target], vectors, progress)
+
+    @property
+    def rows_to_link(self) -> int:
+        """How many ``link`` will tell of."""
+        return sum(pieces.count for _, pieces, _ in self._large())
+
+    def _large(self) -> list[tuple[Target, PieceWriter, str]]:
+        sides: list[tuple[Target, PieceWriter, str]] = [
+            ("images", self._image_vectors, layout.IMAGE_VECTORS),
+            ("texts", self._text_vectors, layout.TEXT_VECTORS),
+        ]
+        return [side for side in sides if side[1].count > graph.EXACT_ROWS]
+
     def _add(self, item: NewItem) -> None:
         key = layout.key_of(item.image)
         if key in self._item_keys:
@@ -167,10 +194,13 @@ class CollectionWriter:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             images=len(self._item_keys),
             texts=len(self._texts),
-            files={name: _facts_of(self._beside / name) for name in layout.FILES},
+            files={name: _facts_of(self._beside / name) for name in self._written()},
             **self._facts,
         )
         write_json_atomically(self._beside / layout.MANIFEST, manifest.model_dump())
+
+    def _written(self) -> list[str]:
+        return [*layout.FILES, *(name for name in layout.GRAPHS.values() if (self._beside / name).is_file())]
 
     def _save(self, name: str, array: np.ndarray) -> None:
         np.save(self._beside / name, array, allow_pickle=False)
@@ -209,6 +239,7 @@ def build_collection(
             raise UserError(f"caption {missing[0]!r} has no vector", code="bad_vector")
         if writer.texts:
             writer.add_text_vectors(np.stack([text_vectors[text] for text in writer.texts]))
+        writer.link()
 
 
 def _facts_of(path: Path) -> layout.FileFacts:

@@ -1,4 +1,6 @@
-"""A collection on disk: pictures, captions and their vectors, searched exactly. Knows no torch.
+"""A collection on disk: pictures, captions and their vectors. Knows no torch.
+
+Searched exactly; where it is so large that it was given a graph, a neighbour may be missed (``graph.py``).
 
 Everything large is memory-mapped and nothing is written, so that threads and processes share one copy.
 """
@@ -16,6 +18,7 @@ import numpy as np
 from lcl_core.errors import UserError
 from lcl_core.serving import layout
 from lcl_core.serving.filters import Labels, Where
+from lcl_core.serving.graph import Graph
 from lcl_core.serving.layout import Manifest, Target
 from lcl_core.serving.nearest import nearest
 from lcl_core.serving.pieces import Pieces
@@ -63,6 +66,11 @@ class Collection:
         self.directory = directory
         self.manifest = manifest
         self._sides = {target: self._side(*names) for target, names in layout.SIDES.items()}
+        self._graphs = {
+            target: Graph.open(directory / name, self._sides[target].vectors)
+            for target, name in layout.GRAPHS.items()
+            if name in manifest.files
+        }
         self._pictures = Pieces(directory / layout.IMAGES, self._array(layout.IMAGE_OFFSETS))
         self._starts = self._array(layout.TEXT_ITEM_STARTS)
         self._carriers = self._array(layout.TEXT_ITEM_ROWS)
@@ -123,7 +131,8 @@ class Collection:
             raise UserError(f"k must be 1 to {MAX_HITS} (got {k})", code="bad_k", field="k")
         query = self._query(vector, encoder_hash)
         rows = self._rows(target, where)
-        found, scores = nearest(side.vectors, query, k, rows)
+        graph = self._graphs.get(target)
+        found, scores = graph.nearest(query, k, rows) if graph else nearest(side.vectors, query, k, rows)
         return [
             Hit(side.id(row), float(score), self._record(target, row))
             for row, score in zip(found.tolist(), scores, strict=True)
@@ -176,7 +185,8 @@ class Collection:
     def _query(self, vector: Sequence[float] | np.ndarray, encoder_hash: str | None) -> np.ndarray:
         if encoder_hash is not None:
             self.check_encoder(encoder_hash)
-        query = np.asarray(vector, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+            query = np.asarray(vector, dtype=np.float32)
         if query.shape != (self.dim,):
             message = f"the vector has shape {query.shape}; this collection's have {self.dim} numbers"
             raise UserError(message, code="bad_vector", field="vector")

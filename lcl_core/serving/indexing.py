@@ -20,6 +20,7 @@ from lcl_core.errors import UserError
 from lcl_core.rundir import RunDir
 from lcl_core.serving.build import CollectionWriter, NewItem
 from lcl_core.serving.layout import Dtype
+from lcl_core.serving.opening import open_session
 from lcl_core.serving.pictures import gallery_bytes
 from lcl_core.serving.session import EncoderSession
 from lcl_core.specs import IndexSpec, parse_spec
@@ -39,7 +40,10 @@ def index(run_dir: RunDir) -> dict[str, Any]:
     spec = cast(IndexSpec, parse_spec("index", run["spec"]))
     corpus = open_corpus(_registered(run, "dataset", spec.dataset))
     pairs = chosen_pairs(corpus, spec)
-    session = EncoderSession(_registered(run, "encoder", spec.encoder))
+    session = open_session(_registered(run, "encoder", spec.encoder))
+    if not session.reads_texts:
+        message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
+        raise UserError(message, code="no_text_encoder", field="encoder")
     dataset_hash = corpus.content_hash()
     quarantine, progress = Quarantine(run_dir), Progress(run_dir, pairs)
     with CollectionWriter(
@@ -54,6 +58,8 @@ def index(run_dir: RunDir) -> dict[str, Any]:
         quarantine.refuse_if_all(len(pairs))
         _add_texts(writer, session, spec.batch_size, progress)
         texts = len(writer.texts)
+        progress.start("links", writer.rows_to_link)
+        writer.link(progress.advance)
     facts = {"path": "artifacts/collection", "name": spec.collection, "encoder_hash": session.hash}
     sizes = {"images": images, "texts": texts, "dim": session.dim}
     return {"collection": facts | sizes, "dataset_hash": dataset_hash, "skipped": dict(quarantine.counts)}

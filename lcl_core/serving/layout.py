@@ -11,6 +11,7 @@ COLLECTION/
   *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16
   labels.json           {label: [its values]}
   label_codes.npy       int32 [labels, images]: index into labels.json, -1 where the label is absent
+  *_graph.usearch       of a large collection: what its vectors' neighbours are looked up in (``graph.py``)
   text_item_starts.npy  int64 [texts+1] into text_item_rows.npy, int64: the pictures that carry a caption
 """
 
@@ -44,6 +45,7 @@ SIDES = {
 }
 
 Target = Literal["images", "texts"]
+GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
 Dtype = Literal["f32", "f16"]
 NUMPY_DTYPES: dict[Dtype, np.dtype] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 
@@ -92,7 +94,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise _broken(path, f"is not a collection's manifest: {error.errors()[0]['msg']}") from None
     if manifest.format_version != FORMAT_VERSION:
         raise _broken(path, f"has format version {manifest.format_version}, not {FORMAT_VERSION}")
-    for name in FILES:
+    for name in present(manifest):
         _check_size(directory / name, manifest.files.get(name))
     width = manifest.dim * NUMPY_DTYPES[manifest.dtype].itemsize
     for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, manifest.texts)):
@@ -101,9 +103,14 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def present(manifest: Manifest) -> tuple[str, ...]:
+    """Every file that the collection should hold beside its manifest."""
+    return (*FILES, *(name for name in GRAPHS.values() if name in manifest.files))
+
+
 def verify_checksums(directory: Path, manifest: Manifest) -> None:
     """Read every byte and compare. Raises: UserError ``collection_unreadable``, naming the file."""
-    for name in FILES:
+    for name in present(manifest):
         with (directory / name).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != manifest.files[name].sha256:

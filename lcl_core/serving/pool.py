@@ -7,9 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lcl_core.errors import UserError
+from lcl_core.serving.batcher import Observe
 from lcl_core.serving.batching_session import BatchingSession
+
+if TYPE_CHECKING:
+    from lcl_core.train.device import Precision
 
 Load = Callable[[Path], BatchingSession]
 Stamp = tuple[Path, int, int]
@@ -22,15 +27,23 @@ class EncoderPool:
 
     Args:
         max_loaded: at least 1.
-        device: as EncoderSession's.
-        load: makes a BatchingSession of a directory; none: an EncoderSession with the usual limits.
+        device, precision: as EncoderSession's.
+        load: makes a BatchingSession of a directory; none: of whatever encoder lies there, with the usual limits.
+        observe: told of each batch, unless ``load`` is given.
     """
 
-    def __init__(self, max_loaded: int = 2, device: str = "auto", load: Load | None = None) -> None:
+    def __init__(
+        self,
+        max_loaded: int = 2,
+        device: str = "auto",
+        load: Load | None = None,
+        observe: Observe | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         if max_loaded < 1:
             raise ValueError("max_loaded must be at least 1")
         self.max_loaded = max_loaded
-        self._load = load or _loader(device)
+        self._load = load or _loader(device, precision, observe)
         self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
@@ -108,19 +121,26 @@ class _Slot:
 
 
 def _stamp(directory: Path) -> Stamp:
+    """The directory, when its weights were last written, and their bytes."""
     path = directory.resolve()
     try:
-        facts = (path / "model.safetensors").stat()
+        facts = [file.stat() for file in path.iterdir() if file.suffix == ".safetensors"]
     except OSError as error:
-        message = f"the weights cannot be read ({error.strerror}); give the directory of a saved encoder"
-        raise UserError(message, code="encoder_unreadable", file=path) from error
-    return path, facts.st_mtime_ns, facts.st_size
+        raise _unreadable(path, error.strerror) from error
+    if not facts:
+        raise _unreadable(path, "there are none")
+    return path, max(each.st_mtime_ns for each in facts), sum(each.st_size for each in facts)
 
 
-def _loader(device: str) -> Load:
+def _unreadable(path: Path, reason: str | None) -> UserError:
+    message = f"the weights cannot be read ({reason}); give the directory of a saved encoder"
+    return UserError(message, code="encoder_unreadable", file=path)
+
+
+def _loader(device: str, precision: Precision, observe: Observe | None) -> Load:
     def load(directory: Path) -> BatchingSession:
-        from lcl_core.serving.session import EncoderSession  # imports torch: only when an encoder is wanted
+        from lcl_core.serving.opening import open_session  # imports torch: only when an encoder is wanted
 
-        return BatchingSession(EncoderSession(directory, device))
+        return BatchingSession(open_session(directory, device, precision), observe=observe)
 
     return load

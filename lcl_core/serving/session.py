@@ -16,12 +16,14 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.generation import generate_captions
 from lcl_core.serving.options import CaptionOptions
+from lcl_core.train.device import Precision, autocast
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHUNK = 256  # pictures or texts a forward pass; bounds the memory of a long list
@@ -35,6 +37,8 @@ class EncoderSession:
     Args:
         directory: what ``LCLModel.save_pretrained`` and ``LCLProcessor.save_pretrained`` wrote.
         device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: of the vectors' products: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware multiplies it.
+            Captions are written in fp32.
         warm_up: run the model once, so that the first request is as fast as the others and a damaged encoder
             is found now.
 
@@ -42,19 +46,32 @@ class EncoderSession:
         UserError: ``encoder_unreadable``, ``encoder_unhealthy``, ``bad_device``.
     """
 
-    def __init__(self, directory: str | Path, device: str = "auto", *, warm_up: bool = True) -> None:
+    def __init__(
+        self, directory: str | Path, device: str = "auto", *, precision: Precision = "fp32", warm_up: bool = True
+    ) -> None:
         self.directory = Path(directory)
         self.device = pick_device(device)
-        self.hash = weights_hash(self.directory)
-        self.model, self.processor = _load(self.directory)
-        self.model.eval().requires_grad_(False).to(self.device)
+        self.precision: Precision = precision
+        self.hash = self._open()
         if warm_up:
             self.health()
+
+    def _open(self) -> str:
+        """Read what is saved there; returns the hash of the weights."""
+        digest = weights_hash(self.directory)
+        self.model, self.processor = _load(self.directory)
+        self.model.eval().requires_grad_(False).to(self.device)
+        return digest
 
     @property
     def dim(self) -> int:
         """E, the width of the vectors."""
         return self.model.config.embed_dim
+
+    @property
+    def reads_texts(self) -> bool:
+        """Are there vectors of texts, too?"""
+        return True
 
     @property
     def image_tokens(self) -> int:
@@ -83,18 +100,22 @@ class EncoderSession:
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor) -> np.ndarray:
         """[n, 3, S, S] → f32 [n, E], L2-normalised."""
-        features = self.model.get_image_features(pixel_values=pixels.to(self.device, non_blocking=True))
-        return features.float().cpu().numpy()
+        with autocast(self.device, self.precision):
+            return _normalised(self._see(pixels.to(self.device, non_blocking=True)))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """f32 [n, E], L2-normalised: each text as the context of a picture that would come next."""
-        parts = []
-        for chunk in _chunks(texts):
-            ids = self.processor.encode_texts(list(chunk)).to(self.device)
-            features = self.model.get_text_features(input_ids=ids, context_length=self.text_limit)
-            parts.append(features.float().cpu().numpy())
+        with autocast(self.device, self.precision):
+            parts = [_normalised(self._read(chunk)) for chunk in _chunks(texts)]
         return np.concatenate(parts) if parts else self._no_vectors()
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        return self.model.get_image_features(pixel_values=pixels)
+
+    def _read(self, texts: Sequence[str]) -> Tensor:
+        ids = self.processor.encode_texts(list(texts)).to(self.device)
+        return self.model.get_text_features(input_ids=ids, context_length=self.text_limit)
 
     def caption(self, images: Sequence[Image.Image], **decoding: Any) -> list[str]:
         """One caption a picture. ``decoding``: CaptionOptions' fields. Raises: UserError ``bad_decoding``."""
@@ -116,17 +137,22 @@ class EncoderSession:
             UserError: ``encoder_unhealthy`` if what comes out is not a unit vector.
         """
         started = time.perf_counter()
-        size = self.model.config.image_size
-        grey = Image.new("RGB", (size, size), (128, 128, 128))
-        vectors = np.concatenate((self.embed_images([grey]), self.embed_texts(["a picture"])))
+        grey = Image.new("RGB", (64, 64), (128, 128, 128))
+        asked = [self.embed_images([grey]), *([self.embed_texts(["a picture"])] if self.reads_texts else [])]
+        vectors = np.concatenate(asked)
         lengths = np.linalg.norm(vectors, axis=1)
         if not np.allclose(lengths, 1, atol=1e-3):
             message = f"the encoder's vectors have lengths {lengths.tolist()}, not 1; its weights are damaged"
-            raise UserError(message, code="encoder_unhealthy", file=self.directory / WEIGHTS)
+            raise UserError(message, code="encoder_unhealthy", file=self.directory)
         return {"device": str(self.device), "milliseconds": round((time.perf_counter() - started) * 1000, 1)}
 
     def _no_vectors(self) -> np.ndarray:
         return np.empty((0, self.dim), np.float32)
+
+
+def _normalised(features: Tensor) -> np.ndarray:
+    """f32 of length 1, also where bf16 has rounded them."""
+    return F.normalize(features.float(), dim=-1).cpu().numpy()
 
 
 def pick_device(device: str) -> torch.device:

@@ -8,12 +8,16 @@ from pydantic import Field, model_validator
 
 from lcl_core.specs.base import Fraction, Name, Spec
 
+View = Literal["interleaved", "pairs", "matched_pairs"]
+Reads = Literal["documents", "pairs"]
+VIEW_GIVES: dict[View, Reads] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
+
 
 class SourceSpec(Spec):
     """One corpus in the mixture."""
 
     dataset: Name = Field("sample", description="name of a registered dataset")
-    view: Literal["interleaved", "pairs", "matched_pairs"] = Field(
+    view: View = Field(
         "interleaved", description="its documents, its captioned images, or each matched image with its sentence"
     )
     split: Name = Field("train", description="split of the captioned images")

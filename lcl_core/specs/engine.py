@@ -1,4 +1,4 @@
-"""How a pre-training job computes. ``processes`` and ``accumulate`` multiply the batch, the rest is last digits."""
+"""How a pre-training job computes. Nodes, processes and ``accumulate`` multiply the batch, the rest is last digits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from lcl_core.specs.base import Spec
 class EngineSpec(Spec):
     """Processes, memory and speed."""
 
-    processes: int = Field(1, ge=1, le=64, description="training processes on the machine, one a GPU")
+    # left out where it says nothing, so that specs of before there were nodes keep their hash
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        exclude_if=lambda nodes: nodes == 1,
+        description="machines: as many workers take the run, or none",
+    )
+    processes: int = Field(1, ge=1, le=64, description="training processes on each machine, one a GPU")
     strategy: Literal["ddp", "fsdp2"] = Field(
         "ddp", description="several processes: each holds all weights, or (fsdp2) a part of every block"
     )

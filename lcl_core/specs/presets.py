@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cache
 from importlib import resources
 from typing import Any, cast
 
 
 def presets(kind: str) -> dict[str, dict[str, Any]]:
     """Named starting points, kept as data in ``lcl_core/presets/KIND/*.json``; each may hold a ``description``."""
+    return copy.deepcopy(_read(kind))
+
+
+@cache
+def _read(kind: str) -> dict[str, dict[str, Any]]:
     folder = resources.files("lcl_core") / "presets" / kind
     if not folder.is_dir():
         return {}
@@ -19,6 +26,16 @@ def presets(kind: str) -> dict[str, dict[str, Any]]:
             preset.pop("description", None)
             found[file.name.removesuffix(".json")] = preset
     return found
+
+
+def filled(kind: str, given: Any) -> Any:
+    """``given`` laid over the preset that it names, if it names one. Raises: ValueError for a name not known."""
+    if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
+        return given  # what is no name is the field's own to refuse
+    known = presets(kind)
+    if given["preset"] not in known:
+        raise ValueError(f"preset {given['preset']!r} is not known; choose from {', '.join(sorted(known))}")
+    return merged(known[given["preset"]], given)
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from lcl_core.errors import UserError
 from lcl_core.specs.base import Fraction, Name, Spec
-from lcl_core.specs.data import DataSpec
+from lcl_core.specs.data import VIEW_GIVES, DataSpec
 from lcl_core.specs.engine import EngineSpec
 from lcl_core.specs.model import ModelSpec, TokenizerSpec
-from lcl_core.specs.presets import merged, presets
+from lcl_core.specs.objective import METHODS, ObjectiveSpec
+from lcl_core.specs.presets import filled
 
 
 class BatchSpec(Spec):
@@ -18,12 +20,6 @@ class BatchSpec(Spec):
 
     tokens: int = Field(4096, ge=64, le=4_194_304)
     images: int = Field(64, ge=1, le=65_536)
-
-
-class ObjectiveSpec(Spec):
-    name: Name = Field("lcl", description="pre-training method")
-    contrastive_weight: float = Field(0.1, ge=0, le=1000, description="lambda of the contrastive loss")
-    generation_weight: float = Field(1.0, ge=0, le=1000)
 
 
 class OptimizerSpec(Spec):
@@ -77,6 +73,23 @@ class PretrainSpec(Spec):
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
         return self
 
+    @model_validator(mode="after")
+    def _the_method_fits(self) -> PretrainSpec:
+        """Raises: UserError naming the field; a ValueError could not, since this is about several."""
+        name, method = self.objective.name, METHODS[self.objective.name]
+        if self.numerics == "official" and not method.official:
+            known = ", ".join(other for other, facts in METHODS.items() if facts.official)
+            message = f"numerics official are defined for {known} alone; take fixed for objective {name}"
+            raise UserError(f"numerics: {message}", code="bad_spec", field="numerics")
+        for number, source in enumerate(self.data.sources):
+            if VIEW_GIVES[source.view] not in method.reads:
+                views = " or ".join(view for view, gives in VIEW_GIVES.items() if gives in method.reads)
+                others = ", ".join(other for other, facts in METHODS.items() if VIEW_GIVES[source.view] in facts.reads)
+                field = f"data.sources.{number}.view"
+                message = f"objective {name} learns from {views}, not from {source.view}; or choose {others}"
+                raise UserError(f"{field}: {message}", code="bad_spec", field=field)
+        return self
+
     @property
     def kept_patches(self) -> int:
         """Patch tokens of an image that training looks at."""
@@ -85,9 +98,4 @@ class PretrainSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("preset") is None:
-            return given
-        known = presets("pretrain")
-        if given["preset"] not in known:
-            raise ValueError(f"preset {given['preset']!r} is not known; choose from {', '.join(sorted(known))}")
-        return merged(known[given["preset"]], given)
+        return filled("pretrain", given)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from lcl_core.roots import is_url
 from lcl_core.specs.base import Name, Spec
 
 
@@ -14,7 +15,10 @@ class CorpusSpec(Spec):
 
     dataset: Name | None = Field(None, description="name of a registered dataset")
     path: str | None = Field(
-        None, min_length=1, max_length=4096, description="or a file or folder on the server, inside its data roots"
+        None,
+        min_length=1,
+        max_length=4096,
+        description="or a file or folder on the server, or a URL of shards, inside its data roots",
     )
     format: str = Field("auto", max_length=40, description="format of what lies at path; auto: recognised")
     options: dict[str, Any] = Field({}, description="options of the format's reader")
@@ -23,8 +27,11 @@ class CorpusSpec(Spec):
     def _one_of_two(self) -> CorpusSpec:
         if (self.dataset is None) == (self.path is None):
             raise ValueError("name either a dataset or a path")
-        if self.dataset is not None and (self.format != "auto" or self.options):
+        foreign = self.format != "auto" or bool(self.options)
+        if self.dataset is not None and foreign:
             raise ValueError("format and options are for a path; a registered dataset has its own form")
+        if self.path is not None and is_url(self.path) and foreign:
+            raise ValueError("format and options are for files on disk; at a URL there are shards")
         return self
 
 

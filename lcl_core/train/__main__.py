@@ -1,6 +1,7 @@
 """``python -m lcl_core.train RUN_DIR``: pre-train as ``RUN_DIR/run.json`` says.
 
-With ``engine.processes`` above 1 it starts that many ranks of itself. Started by torchrun, it is a rank.
+With ``engine.processes`` or ``engine.nodes`` above 1 it starts the ranks of this machine. Started by torchrun, it is
+a rank.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ def pretrain(run_dir: RunDir) -> dict[str, Any]:
         run_dir.append_metrics(step=0, total_steps=spec.steps, phase="preparing")
     # The heavy imports come after the spec has been checked and the page has something to show.
     from lcl_core.train.device import pick_device
-    from lcl_core.train.memory import keep_freed_memory
+    from lcl_core.train.memory import keep_few_kernels, keep_freed_memory
     from lcl_core.train.parallel import process_group
     from lcl_core.train.trainer import Trainer
 
     keep_freed_memory()
+    keep_few_kernels()
     with process_group(pick_device()):
         return Trainer(spec, run_dir, run["datasets"]).run()
 
@@ -37,8 +39,6 @@ def _rank() -> int:
 
 def _processes(run_dir: str) -> int:
     """How many ranks to start from here; a spec that cannot be read is reported by the one that tries to run it."""
-    if "RANK" in os.environ:
-        return 1
     try:
         run = RunDir(Path(run_dir)).read_run()
         return int(run["spec"].get("engine", {}).get("processes", 1))
@@ -47,10 +47,12 @@ def _processes(run_dir: str) -> int:
 
 
 def main() -> int:
-    if len(sys.argv) == 2 and (processes := _processes(sys.argv[1])) > 1:
-        from lcl_core.train.launch import launch
+    processes = _processes(sys.argv[1]) if len(sys.argv) == 2 else 1
+    several = processes > 1 or int(os.environ.get("LCL_NODES", "1")) > 1
+    if several and "RANK" not in os.environ:
+        from lcl_core.train.launch import Node, launch
 
-        return launch(sys.argv[1], processes)
+        return launch(sys.argv[1], processes, Node.here())
     return run_main(pretrain, main=_rank() == 0)
 
 

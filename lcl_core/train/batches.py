@@ -11,17 +11,19 @@ from torch import Tensor
 from lcl_core.data.order import mix64
 from lcl_core.data.packing import DocumentBatch
 from lcl_core.model import LCLConfig, PackedBatch
+from lcl_core.objectives import Objective
 
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs documents for one model.
+    """Packs documents for one objective and model.
 
     Attributes:
         kept_patches: patches of an image that are looked at; the documents hold as many placeholders.
-        seed: of the choice of patches.
+        seed: of random choices: patches that are dropped, and what the objective draws.
     """
 
+    objective: Objective
     config: LCLConfig
     kept_patches: int
     seed: int
@@ -31,7 +33,8 @@ class Packer:
         samples = sorted(batch.samples, key=lambda sample: -len(sample.token_ids))
         rows = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in samples]
         pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
-        return PackedBatch.pack(rows, pixels, self.config, self._patches(len(pixels), batch))
+        keys = [mix64(self.seed, sample.position) for sample in samples]
+        return self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
 
     def _patches(self, images: int, batch: DocumentBatch) -> Tensor | None:
         """[images, kept] patch numbers, ascending: drawn for each batch, the same for the same place in the data."""

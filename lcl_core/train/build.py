@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lcl_core.data.corpus import Corpus, open_corpus
+from lcl_core.data.document import TextSegment
+from lcl_core.data.drafts import segments_of
 from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, train_bpe
 from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel
@@ -39,13 +43,23 @@ def _texts(spec: PretrainSpec, corpora: dict[str, Corpus]) -> list[str]:
         if source.view == "pairs":
             texts += [caption for pair in corpus.pairs(source.split) for caption in pair.captions]
         else:
-            texts += [text for document in corpus.documents for text in document["text_list"]]
+            texts += [text for document in corpus.documents for text in _texts_of(document)]
     return texts
 
 
+def _texts_of(document: dict[str, Any]) -> list[str]:
+    """Of a sequence, those of its segments: it need not list them a second time."""
+    if "segments" not in document:
+        return document["text_list"]
+    return [segment.text for segment in segments_of(document) if isinstance(segment, TextSegment)]
+
+
 def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
-    """The model's configuration for this spec and vocabulary."""
-    specials = tokenizer.specials
+    """The model's configuration for this spec and vocabulary.
+
+    Of the losses' weights it holds the two of :meth:`LCLModel.forward`; a loss that the method lacks has none.
+    """
+    specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
         **spec.model.model_dump(),
         vocab_size=tokenizer.vocab_size,
@@ -54,8 +68,8 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
         img_token_id=specials.img,
         soi_token_id=specials.soi,
         eoi_token_id=specials.eoi,
-        contrastive_weight=spec.objective.contrastive_weight,
-        generation_weight=spec.objective.generation_weight,
+        contrastive_weight=weights.get("contrastive", 0.0),
+        generation_weight=weights.get("generation", 0.0),
         numerics=spec.numerics,
     )
 

@@ -1,8 +1,9 @@
-"""Several training processes on this machine, as torchrun would start them, but with their exit status kept.
+"""The training processes of this machine, as torchrun would start them, but with their exit status kept.
 
 torchrun turns every failure into exit status 1 and kills after half a minute; a run's status tells its supervisor
-what happened, and its last checkpoint may take longer. On several machines, start ``-m lcl_core.train`` by torchrun:
-the processes read the same environment.
+what happened, and its last checkpoint may take longer. Of several machines each starts its own, and all meet at the
+address that their supervisors name. Without supervisors start ``-m lcl_core.train`` by torchrun: the processes read
+the same environment.
 """
 
 from __future__ import annotations
@@ -14,22 +15,47 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lcl_core.rundir import Exit, RunDir
 
 _PATIENCE = 5.0  # seconds
+_TELLING = (Exit.USER_ERROR, Exit.DISK_FULL, Exit.READ_ONLY, Exit.OUT_OF_MEMORY)
 
 
-def launch(run_dir: str, processes: int) -> int:
-    """Run ``python -m lcl_core.train RUN_DIR`` as ``processes`` ranks.
+@dataclass(frozen=True)
+class Node:
+    """This machine among those of the run, and where their ranks meet."""
+
+    number: int
+    count: int
+    host: str
+    port: int
+
+    @classmethod
+    def here(cls) -> Node:
+        """As ``LCL_NODES``, ``LCL_NODE`` and ``LCL_MEETING`` (HOST:PORT) say; without them the only one."""
+        count = int(os.environ.get("LCL_NODES", "1"))
+        if count == 1:
+            return cls(0, 1, "127.0.0.1", _free_port())
+        host, _, port = os.environ["LCL_MEETING"].rpartition(":")
+        return cls(int(os.environ["LCL_NODE"]), count, host, int(port))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all ranks are on this machine, so that they need no network."""
+        return self.host.startswith("127.")
+
+
+def launch(run_dir: str, processes: int, node: Node) -> int:
+    """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks.
 
     SIGTERM is passed on. When one fails, the others, which would wait for it in vain, are killed.
 
     Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
     RunDir(run_dir).watch_signals()  # to leave when our own supervisor is gone
-    port = _free_port()
-    ranks = [_start(run_dir, rank, processes, port) for rank in range(processes)]
+    ranks = [_start(run_dir, rank, processes, node) for rank in range(processes)]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
     failures: list[int] = []
@@ -42,16 +68,18 @@ def launch(run_dir: str, processes: int) -> int:
     return _verdict(failures)
 
 
-def _start(run_dir: str, rank: int, processes: int, port: int) -> subprocess.Popen[bytes]:
+def _start(run_dir: str, local_rank: int, processes: int, node: Node) -> subprocess.Popen[bytes]:
     place = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": processes,
+        "RANK": node.number * processes + local_rank,
+        "LOCAL_RANK": local_rank,
+        "WORLD_SIZE": node.count * processes,
         "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        "GROUP_RANK": node.number,
+        "MASTER_ADDR": node.host,
+        "MASTER_PORT": node.port,
     }
+    if node.is_local:
+        place["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
     environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": str(threads)}
     # the pipe stays open as long as this process lives: it is how a rank learns that nobody waits for it any more
@@ -78,8 +106,9 @@ def _await(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], 
 
 def _verdict(failures: list[int]) -> int:
     """The status that says most: what a user can mend, else the first."""
-    if Exit.USER_ERROR in failures:
-        return Exit.USER_ERROR
+    telling = [status for status in _TELLING if status in failures]
+    if telling:
+        return telling[0]
     return failures[0] if failures else Exit.OK
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 
@@ -12,12 +13,18 @@ _C = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _NEVER = 2**31 - 1
 _LARGE = 32 << 20  # bytes; the few blocks above are the vocabulary's, and leave holes that nothing else fills
+_PRODUCT_SHAPES = 256  # more than a step has
 
 
 def memory_gib() -> float:
     """Peak GPU memory where there is a GPU, else the process's peak resident set; GiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    return resident_gib()
+
+
+def resident_gib() -> float:
+    """The process's peak resident set, mapped files included; GiB."""
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
@@ -32,3 +39,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN remember the products of a few steps only, if called before its first one.
+
+    It generates code for every shape and keeps that of the last 1,024 shapes. Packed batches bring new shapes at each
+    step, so that this code grows by up to 50 MB a step, for little: what returns mostly returns within a step. A value
+    of ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` in the environment is left as it is.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRODUCT_SHAPES))

@@ -27,13 +27,14 @@ class _Waiting:
     """A step whose numbers are still on the device.
 
     Attributes:
-        values: [losses by name …, correct pairs, gradient norm, finite].
+        losses, metrics: names.
+        values: [losses …, totals of metrics …, their counts …, gradient norm, finite].
     """
 
     step: int
-    names: list[str]
+    losses: list[str]
+    metrics: list[str]
     values: Tensor
-    pairs: int
     documents: list[str]
 
 
@@ -59,10 +60,12 @@ class Meter:
 
     def add(self, step: int, report: StepReport, batches: Sequence[DocumentBatch], flops: float, waited: float) -> None:
         """Note a step that was taken: what it read, its floating-point operations, the seconds it waited for data."""
-        names = list(report.losses)
-        values = torch.stack([*report.losses.values(), report.correct, report.norm.to(report.correct), report.finite])
+        ratios = report.metrics.values()
+        counts = [ratio.count for ratio in ratios]
+        scalars = [*report.losses.values(), *(ratio.total for ratio in ratios), *counts, report.norm, report.finite]
+        values = torch.stack([scalar.detach().to(report.finite) for scalar in scalars])
         documents = [sample.id for batch in batches for sample in batch.samples]
-        self._waiting.append(_Waiting(step, names, values.detach(), report.pairs, documents))
+        self._waiting.append(_Waiting(step, list(report.losses), list(report.metrics), values, documents))
         self._steps += 1
         self._flops += flops
         self._data_seconds += waited
@@ -75,16 +78,17 @@ class Meter:
         Raises: NotANumber for a step that was not taken because a loss or the gradient was no number.
         """
         waiting, self._waiting = self._waiting, []
-        rows = torch.stack([step.values for step in waiting]).tolist() if waiting else []
-        everyone = self.ranks.gather(rows)
+        everyone = self.ranks.gather(_read(waiting))
         for number, step in enumerate(waiting):
             shares = [rank[number] for rank in everyone]
-            *losses, correct = (sum(column) for column in zip(*(row[:-2] for row in shares), strict=True))
+            sums = [sum(column) for column in zip(*(row[:-2] for row in shares), strict=True)]
             norm, finite = shares[0][-2:]
+            losses = dict(zip(step.losses, sums, strict=False))
             if not finite:
-                raise NotANumber(step.step, dict(zip(step.names, losses, strict=True)), norm, step.documents)
-            numbers = {f"{name}_loss": loss for name, loss in zip(step.names, losses, strict=True)}
-            progress.pending.append({**numbers, "in_batch_accuracy": correct / max(step.pairs, 1), "grad_norm": norm})
+                raise NotANumber(step.step, losses, norm, step.documents)
+            metrics = _ratios(step.metrics, sums[len(losses) :])
+            numbers = {f"{name}_loss": loss for name, loss in losses.items()}
+            progress.pending.append({**numbers, **metrics, "grad_norm": norm})
 
     def line(self, progress: Progress, **more: float) -> dict[str, Any]:
         """The metric line of ``progress.step``; starts the next interval. Raises: as ``settle``."""
@@ -133,5 +137,24 @@ class NotANumber(UserError):
         self.facts = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
 
 
+def _read(waiting: Sequence[_Waiting]) -> list[list[float]]:
+    """The values of each step, all read at once."""
+    if not waiting:
+        return []
+    numbers = iter(torch.cat([step.values for step in waiting]).tolist())
+    return [[next(numbers) for _ in range(len(step.values))] for step in waiting]
+
+
+def _ratios(names: Sequence[str], numbers: Sequence[float]) -> dict[str, float]:
+    """``numbers``: totals …, counts …; over nothing a ratio is 0."""
+    totals, counts = numbers[: len(names)], numbers[len(names) :]
+    return {name: total / max(count, 1) for name, total, count in zip(names, totals, counts, strict=True)}
+
+
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else {})}
+    """The mean of each number over the rows that have it."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in columns.items()}

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from lcl_core.model import LCLModel
     from lcl_core.specs import OptimizerSpec
 
 
 def build_optimizer(
-    model: LCLModel,
+    model: nn.Module,
     lr: float,
     weight_decay: float = 0.2,
     betas: tuple[float, float] = (0.9, 0.98),

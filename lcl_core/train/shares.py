@@ -20,10 +20,12 @@ class Shares:
         scales: by loss name, what its sum over this rank's items is multiplied with, so that the average over ranks
             (which is what DDP and FSDP make of gradients) is the mean over all items.
         pairs: contrastive pairs of each rank, all its micro-batches together.
+        widest: columns of the longest text that any of them offers to the others.
     """
 
     scales: Mapping[str, float]
     pairs: Sequence[int]
+    widest: int
 
 
 def agree(objective: Objective, batches: Sequence[PackedBatch], ranks: Ranks, official: bool) -> Shares:
@@ -37,11 +39,11 @@ def agree(objective: Objective, batches: Sequence[PackedBatch], ranks: Ranks, of
         for name, count in objective.counts(batch).items():
             own[name] = own.get(name, 0) + count
     names = sorted(own)
-    table = ranks.gather_numbers([own[name] for name in names])
+    widest = max(objective.widest(batch) for batch in batches)
+    *table, widths = zip(*ranks.gather_numbers([*(own[name] for name in names), widest]), strict=True)
     if official:
         scales = {name: 1 / own[name] if own[name] else float("nan") for name in names}
     else:
-        totals = {name: sum(row[column] for row in table) for column, name in enumerate(names)}
-        scales = {name: ranks.size / max(total, 1) for name, total in totals.items()}
-    pairs = [row[names.index(CONTRASTIVE)] for row in table] if CONTRASTIVE in own else []
-    return Shares(scales, pairs)
+        scales = {name: ranks.size / max(sum(counts), 1) for name, counts in zip(names, table, strict=True)}
+    pairs = table[names.index(CONTRASTIVE)] if CONTRASTIVE in own else []
+    return Shares(scales, pairs, max(widths))

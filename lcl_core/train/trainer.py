@@ -11,8 +11,7 @@ from lcl_core.data.loader import load_batches
 from lcl_core.data.packing import Cursor, DocumentBatch
 from lcl_core.data.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.model.flops import batch_flops
-from lcl_core.objectives import get_objective
+from lcl_core.objectives import build_objective
 from lcl_core.rundir import Cancelled, RunDir, write_json_atomically
 from lcl_core.specs import PretrainSpec
 from lcl_core.train.batches import Packer
@@ -43,19 +42,20 @@ class Trainer:
         self.model: LCLModel = build_model(config, spec.seed).train()
         self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
         self.model.to(self.device)
+        self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)
         rates = spec.optimizer
         # the step shards the model, so what holds its parameters comes after
         self.step = TrainingStep(
             self.model,
-            get_objective(spec.objective.name),
+            self.objective,
             self.ranks,
             spec.precision,
             spec.engine.strategy,
             rates.max_grad_norm,
         )
-        self.optimizer = build_optimizer(self.model, rates.lr, rates.weight_decay, rates.betas, rates.eps)
-        self.ema = None if spec.ema_decay is None else Ema(self.model, spec.ema_decay)
-        self.packer = Packer(config, spec.kept_patches, spec.seed)
+        self.optimizer = build_optimizer(self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps)
+        self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
+        self.packer = Packer(self.objective, config, spec.kept_patches, spec.seed)
         self.stream = SampleStream(
             spec.data,
             corpora,
@@ -97,7 +97,7 @@ class Trainer:
         return export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line, self.ema)
 
     def _restore(self, checkpointer: Checkpointer) -> None:
-        loaded = checkpointer.load_newest(training_tensors(self.model, self.optimizer, self.ema))
+        loaded = checkpointer.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
         if loaded is None:
             return
         self.progress = Progress(**loaded.state)
@@ -112,7 +112,7 @@ class Trainer:
             self._step(batches, meter)
             done = self.progress.step == spec.steps
             stop = self._stop_requested()
-            if done or self.progress.step % spec.log_every == 0:
+            if self._is_told(self.progress.step):
                 self._log(meter, journal)
             if done or stop or self.progress.step % spec.checkpoint_every == 0:
                 self._save(meter, checkpointer)
@@ -125,16 +125,20 @@ class Trainer:
         read = [next(batches) for _ in range(self.spec.engine.accumulate)]
         waited = time.monotonic() - started
         packed = [self.packer(batch) for batch in read]
-        flops = sum(batch_flops(self.model.config, batch) for batch in packed)
+        flops = sum(self.objective.flops(self.model.config, batch) for batch in packed)
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
-        report = self.step(self.optimizer, [batch.to(self.device) for batch in packed])
+        report = self.step(self.optimizer, [batch.to(self.device) for batch in packed], self._is_told(step + 1))
         if self.ema is not None:
             self.ema.update(step)
         self.cursor = read[-1].cursor
         self.progress.step += 1
         count_read(self.progress, read, self.ranks)
         meter.add(self.progress.step, report, read, flops, waited)
+
+    def _is_told(self, step: int) -> bool:
+        """Whether there is a metric line of ``step``."""
+        return step == self.spec.steps or step % self.spec.log_every == 0
 
     def _stop_requested(self) -> bool:
         """Whether any rank was asked to stop: all must leave after the same step."""
@@ -173,7 +177,7 @@ class Trainer:
         self.progress.position = furthest(self.cursor.position, self.ranks)
         checkpointer.save(
             self.progress.step,
-            training_tensors(self.model, self.optimizer, self.ema),
+            training_tensors(self.step.trained, self.optimizer, self.ema),
             asdict(self.progress),
             rank_tensors={"rng": rng_tensors()},
             rank_state={"cursor": self.cursor.to_json()},

@@ -18,7 +18,7 @@ from lcl_core.rundir import write_json_atomically
 
 Arrays = Mapping[str, NDArray[np.floating]]
 
-_LAYOUT = 1  # of an entry, and of what its numbers mean; raise it when either changes
+_LAYOUT = 2  # of an entry, and of what its numbers mean; raise it when either changes
 
 
 class FeatureCache:

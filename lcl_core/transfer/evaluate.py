@@ -1,27 +1,25 @@
-"""An evaluation run: every question to the encoder and to its untrained twin, answers stored, then scored."""
+"""An evaluation run: every task to the encoder and to its untrained twin, answers stored, then scored."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lcl_core import __version__
-from lcl_core.data import Corpus, open_corpus
-from lcl_core.errors import UserError
+from lcl_core.data import open_corpus
 from lcl_core.rundir import RunDir
 from lcl_core.specs import EvaluateSpec, parse_spec
-from lcl_core.transfer import classification, retrieval
 from lcl_core.transfer.cache import FeatureCache
-from lcl_core.transfer.encoder import ExamEncoder, load_encoder, untrained_twin
-from lcl_core.transfer.features import ImageFeatures, image_features, text_features
-from lcl_core.transfer.gallery import Picture
-from lcl_core.transfer.plan import PROBE_UNITS, TEXT_UNITS, Plan, make_plan
+from lcl_core.transfer.encoder import load_encoder, untrained_twin
+from lcl_core.transfer.ledger import Ledger
+from lcl_core.transfer.per_class import write_class_tables
+from lcl_core.transfer.pictures import draw_figures
 from lcl_core.transfer.progress import Progress
 from lcl_core.transfer.records import Records
 from lcl_core.transfer.scoring import score
 from lcl_core.transfer.table import write_tables
+from lcl_core.transfer.tasks import TASKS, Places, Room, Task
 
 
 def evaluate(run_dir: RunDir) -> dict[str, Any]:
@@ -36,91 +34,50 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     spec = parse_spec("evaluate", run["spec"])
     assert isinstance(spec, EvaluateSpec)
-    corpus = open_corpus(_place(run["datasets"], spec.dataset, "dataset"))
-    plan = make_plan(spec, corpus)
-    encoder = load_encoder(_place(run["encoders"], spec.encoder, "encoder"))
+    places = Places(run["datasets"], run["encoders"], spec.exclude)
+    corpus = open_corpus(places.dataset(spec.dataset))
+    tasks = [TASKS[name].plan(spec, corpus, places) for name in dict.fromkeys(spec.tasks)]
+    encoder = load_encoder(places.encoder(spec.encoder))
     run_dir.artifacts.mkdir(parents=True, exist_ok=True)
     run_dir.truncate_metrics(-1)
-    records = Records(run_dir.artifacts / "records")
-    records.start()
-    cache = FeatureCache(Path(run.get("cache") or run_dir.path / "cache") / "features")
-    exam = _Exam(spec, corpus, plan, records, cache, Progress(run_dir, plan.units(spec)))
-    exam.sit(encoder)
-    if spec.untrained_baseline:
-        exam.sit(untrained_twin(encoder))
-    rows = score(records.folder, seed=spec.seed)
+    room = Room(
+        spec=spec,
+        corpus=corpus,
+        records=Records(run_dir.artifacts / "records"),
+        cache=FeatureCache(Path(run.get("cache") or run_dir.path / "cache") / "features"),
+        progress=Progress(run_dir, _units(spec, tasks)),
+        artifacts=run_dir.artifacts,
+        choices=Ledger(run_dir.artifacts / "choice.json"),
+        curves=Ledger(run_dir.artifacts / "curves.json"),
+        patches=any(task.wants_patches for task in tasks),
+    )
+    for kept in (room.records, room.choices, room.curves):
+        kept.start()
+    for each in [encoder, untrained_twin(encoder)] if spec.untrained_baseline else [encoder]:
+        for task in tasks:
+            task.sit(room, each)
+    rows = score(room.records.folder, seed=spec.seed)
     facts = {
         "encoder": spec.encoder, "encoder_hash": encoder.weights_hash, "dataset": spec.dataset,
         "dataset_hash": corpus.content_hash(), "version": __version__, "seed": spec.seed,
+        "spec": spec.model_dump(mode="json"),
     }  # fmt: skip
-    write_tables(run_dir.artifacts, {**facts, "spec": spec.model_dump(mode="json")}, rows)
-    exam.progress.finish()
-    return {**facts, "rows": [row.to_dict() for row in rows]}
+    write_tables(run_dir.artifacts, facts, rows)
+    write_class_tables(room.records.folder, room.artifacts / "classes")
+    lacking = _illustrate(room) if spec.figures else None
+    room.progress.finish()
+    return {**facts, "rows": [row.to_dict() for row in rows], **({"figures_left_out": lacking} if lacking else {})}
 
 
-def _place(places: dict[str, str], name: str, kind: str) -> Path:
-    """Where a registered thing lies. Raises: UserError if nothing of that name was handed in."""
-    if name not in places:
-        raise UserError(
-            f"{kind} {name!r} is not registered; register it or choose another", code=f"unknown_{kind}", field=kind
-        )
-    return Path(places[name])
+def _illustrate(room: Room) -> str | None:
+    """Returns: why some figures are left out, else none."""
+    room.progress.enter("figures")
+    folder = room.artifacts / "figures"
+    return draw_figures(
+        room.records.folder, room.curves.entries, room.corpus, folder, albums=room.albums, seed=room.spec.seed
+    )
 
 
-class _Exam:
-    """The questions of a plan, for one encoder after another."""
-
-    def __init__(
-        self,
-        spec: EvaluateSpec,
-        corpus: Corpus,
-        plan: Plan,
-        records: Records,
-        cache: FeatureCache,
-        progress: Progress,
-    ) -> None:
-        self.spec = spec
-        self.corpus = corpus
-        self.plan = plan
-        self.records = records
-        self.cache = cache
-        self.progress = progress
-
-    def sit(self, encoder: ExamEncoder) -> None:
-        """Ask ``encoder`` everything and store its answers."""
-        features = {split: self._look(encoder, split, pictures) for split, pictures in self.plan.galleries.items()}
-        for split in self.plan.variants:
-            self._retrieve(encoder, split, features[split])
-        if self.plan.tasks:
-            train = self._look(encoder, self.spec.classification.train_split, self.plan.train)
-            self._classify(encoder, train, features)
-
-    def _look(self, encoder: ExamEncoder, split: str, pictures: list[Picture]) -> ImageFeatures:
-        self.progress.enter(f"{encoder.role} encoder: pictures of {split}")
-        names = [picture.image for picture in pictures]
-        patches = bool(self.plan.tasks)
-        return image_features(encoder, self.corpus, names, self.cache, patches=patches, advance=self.progress.add)
-
-    def _retrieve(self, encoder: ExamEncoder, split: str, images: ImageFeatures) -> None:
-        self.progress.enter(f"{encoder.role} encoder: retrieval on {split}")
-        texts = self.plan.texts[split]
-        features = text_features(
-            encoder, texts, self.cache, advance=lambda count: self.progress.add(TEXT_UNITS * count)
-        )
-        row_of = {text: row for row, text in enumerate(texts)}
-        for variant in self.plan.variants[split]:
-            rows = np.array([row_of[text] for text in variant.texts.texts])
-            retrieval.examine(
-                self.records, encoder.role, split, self.plan.galleries[split], variant,
-                images.pooled, features[rows],
-                on_block=lambda *_: self.progress.add(0),
-            )  # fmt: skip
-
-    def _classify(self, encoder: ExamEncoder, train: ImageFeatures, tests: dict[str, ImageFeatures]) -> None:
-        asked = {split: (self.plan.galleries[split], features) for split, features in tests.items()}
-        for task in self.plan.tasks:
-            self.progress.enter(f"{encoder.role} encoder: probe for {task.label}")
-            classification.examine(
-                self.records, encoder.role, task, self.spec.classification, self.spec.seed, train, asked,
-                on_step=lambda count: self.progress.add(PROBE_UNITS * count),
-            )  # fmt: skip
+def _units(spec: EvaluateSpec, tasks: Sequence[Task]) -> float:
+    """Work units of the whole run."""
+    return sum(task.units() for task in tasks) * (2 if spec.untrained_baseline else 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lcl_core.data import Corpus
 from lcl_core.errors import UserError
@@ -26,11 +28,11 @@ class ImageFeatures:
     """Row i is picture i.
 
     Attributes:
-        pooled: [n, E] float32 pooled latents, L2-normalised.
+        pooled: [n, E] float32 pooled latents, L2-normalised; none where the encoder has none.
         patches: [n, N, W] float16 patch features, or none if they were not asked for.
     """
 
-    pooled: NDArray[np.float32]
+    pooled: NDArray[np.float32] | None
     patches: NDArray[np.float16] | None
 
 
@@ -55,49 +57,72 @@ def image_features(
     Raises:
         UserError: a picture cannot be read (names it), or the encoder gives infinities.
     """
+    tower = encoder.tower
     facts = {
-        "kind": "images", "patches": patches, "encoder": encoder.identity, "transform": encoder.transform,
+        "kind": "images", "patches": patches, "encoder": tower.identity, "transform": tower.transform,
         "corpus": corpus.content_hash(), "images": _digest(names),
     }  # fmt: skip
     meter = _Meter(advance)
 
     def make(folder: Path) -> None:
-        config = encoder.model.config
-        pooled = _new(folder / "pooled.npy", np.float32, (len(names), config.embed_dim))
-        tokens = _new(
-            folder / "patches.npy", np.float16, (len(names), config.num_image_tokens, config.vision_width)
-        ) if patches else None  # fmt: skip
+        pooled = tokens = None
+        if tower.embed_dim is not None:
+            pooled = _new(folder / "pooled.npy", np.float32, (len(names), tower.embed_dim))
+        if patches:
+            tokens = _new(folder / "patches.npy", np.float16, (len(names), tower.tokens, tower.width))
         for start in range(0, len(names), _IMAGES_AT_ONCE):
             batch = names[start : start + _IMAGES_AT_ONCE]
             rows = slice(start, start + len(batch))
             latents, grid = encoder.embed_images([corpus.read_image(name) for name in batch])
-            pooled[rows] = _finite(latents.numpy())
+            if pooled is not None and latents is not None:
+                pooled[rows] = finite(latents.numpy())
             if tokens is not None:
-                tokens[rows] = _finite(grid.half().numpy())
+                tokens[rows] = finite(grid.half().numpy())
             meter.add(len(batch))
 
     arrays = cache.get_or_make(facts, make)
     meter.finish(len(names))
-    return ImageFeatures(arrays["pooled"], arrays.get("patches"))
+    return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
 
 def text_features(
     encoder: ExamEncoder, texts: Sequence[str], cache: FeatureCache, *, advance: Advance
 ) -> NDArray[np.float32]:
-    """[n, E] features of ``texts`` as contexts ``sot text soi``; the cache knows them by their tokens."""
-    starts = range(0, len(texts), _TEXTS_AT_ONCE)
-    batches = [encoder.processor.encode_texts(texts[start : start + _TEXTS_AT_ONCE]) for start in starts]
-    facts = {
-        "kind": "texts", "encoder": encoder.identity,
-        "tokens": _digest(str(row) for batch in batches for row in batch.tolist()),
-    }  # fmt: skip
+    """[n, E] features of ``texts``.
+
+    Raises:
+        UserError: the encoder reads no texts, or gives infinities.
+    """
+    return cached_texts(encoder.tower.identity, encoder.embed_texts, texts, cache, advance=advance)
+
+
+def cached_texts(
+    identity: Mapping[str, str],
+    embed: Callable[[Sequence[str]], Tensor],
+    texts: Sequence[str],
+    cache: FeatureCache,
+    *,
+    advance: Advance,
+) -> NDArray[np.float32]:
+    """[n, E] features of ``texts``, memory-mapped.
+
+    Args:
+        identity: what makes them features of this text encoder.
+        embed: some texts → their features on the CPU.
+
+    Raises:
+        UserError: the features are infinities.
+    """
+    facts = {"kind": "texts", "encoder": dict(identity), "texts": _digest(map(json.dumps, texts))}
     meter = _Meter(advance)
 
     def make(folder: Path) -> None:
-        out = _new(folder / "texts.npy", np.float32, (len(texts), encoder.model.config.embed_dim))
-        for start, batch in zip(starts, batches, strict=True):
-            out[start : start + len(batch)] = _finite(encoder.embed_texts(batch).numpy())
+        parts = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            batch = texts[start : start + _TEXTS_AT_ONCE]
+            parts.append(finite(embed(batch).numpy()))
             meter.add(len(batch))
+        np.save(folder / "texts.npy", np.concatenate(parts).astype(np.float32))
 
     arrays = cache.get_or_make(facts, make)
     meter.finish(len(texts))
@@ -123,7 +148,8 @@ def _new(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _finite(values: NDArray[np.floating]) -> NDArray[np.floating]:
+def finite(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The same. Raises: UserError ``encoder_not_finite`` when some are no numbers."""
     if not np.isfinite(values).all():
         raise UserError(
             "the encoder gives infinities or NaN; its training diverged (lower optimizer.lr and train again)",

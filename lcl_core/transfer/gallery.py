@@ -19,6 +19,7 @@ class Picture:
     image: str
     captions: tuple[str, ...]
     labels: dict[str, str]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def gather(pairs: Iterable[Pair]) -> list[Picture]:
     """One Picture an image name, captions in the order of the lines; a label's first value counts."""
     found: dict[str, Picture] = {}
     for pair in pairs:
-        old = found.get(pair.image, Picture(pair.image, (), {}))
-        found[pair.image] = Picture(pair.image, old.captions + tuple(pair.captions), {**pair.labels, **old.labels})
+        old = found.get(pair.image, Picture(pair.image, (), {}, pair.source))
+        captions, labels = old.captions + tuple(pair.captions), {**pair.labels, **old.labels}
+        found[pair.image] = Picture(pair.image, captions, labels, old.source)
     return list(found.values())
 
 
@@ -71,7 +73,7 @@ def texts_of(pictures: list[Picture], position: int | None) -> Texts:
     pairs = []
     for picture_row, picture in enumerate(pictures):
         for caption in picture.captions if position is None else picture.captions[position : position + 1]:
-            key = " ".join(caption.split()).casefold()
+            key = text_key(caption)
             if not key:
                 continue
             if key not in row_of:
@@ -79,3 +81,8 @@ def texts_of(pictures: list[Picture], position: int | None) -> Texts:
                 texts.append(caption)
             pairs.append((picture_row, row_of[key]))
     return Texts(tuple(texts), np.unique(np.array(pairs, np.int64).reshape(-1, 2), axis=0))
+
+
+def text_key(caption: str) -> str:
+    """What a caption says, the case of letters and runs of spaces aside; empty for one that says nothing."""
+    return " ".join(caption.split()).casefold()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Numbers = NDArray[np.float64]
+Statistic = Callable[[Numbers, Ints], Numbers]
 
 _DRAWN_AT_ONCE = 4_000_000
 
@@ -79,7 +80,7 @@ def majority_accuracy(train_counts: Ints, target: Ints, k: int) -> float:
 
 def bootstrap_interval(
     values: NDArray[np.number] | NDArray[np.bool_],
-    statistic: Callable[[Numbers, Ints], Numbers],
+    statistic: Statistic,
     *,
     seed: int,
     draws: int = 1000,
@@ -91,19 +92,24 @@ def bootstrap_interval(
     drawn: the same distribution, at the price of the distinct values instead of the queries.
 
     Args:
-        values: [Q] one number a query.
-        statistic: maps distinct values [U] (ascending) and counts [D, U] to [D] statistics: ``mean_of`` or
-            ``median_of``.
+        values: [Q] one number a query, or [Q, V] several.
+        statistic: maps values [U] (distinct, ascending) or [U, V] and counts [D, U] to [D] statistics, such as
+            ``mean_of`` or ``median_of``.
     """
-    distinct, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values, return_counts=True, axis=0)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN_AT_ONCE // len(distinct))
-    found = [
-        statistic(distinct.astype(np.float64), rng.multinomial(len(values), counts / len(values), size=size))
-        for size in _pieces(draws, at_once)
-    ]
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+
+    def drawn(size: int) -> Numbers:
+        return statistic(distinct.astype(np.float64), rng.multinomial(len(values), counts / len(values), size=size))
+
+    low, high = np.quantile(in_pieces(drawn, draws, len(distinct)), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def in_pieces(draw: Callable[[int], Numbers], draws: int, width: int) -> Numbers:
+    """[draws] numbers from ``draw``, asked for as many at once as rows of ``width`` numbers fit the memory."""
+    at_once = max(1, _DRAWN_AT_ONCE // width)
+    return np.concatenate([draw(min(at_once, draws - start)) for start in range(0, draws, at_once)])
 
 
 def mean_of(distinct: Numbers, counts: Ints) -> Numbers:
@@ -118,7 +124,3 @@ def median_of(distinct: Numbers, counts: Ints) -> Numbers:
     low = (upto > (size - 1) // 2).argmax(axis=1)
     high = (upto > size // 2).argmax(axis=1)
     return (distinct[low] + distinct[high]) / 2
-
-
-def _pieces(total: int, at_once: int) -> list[int]:
-    return [min(at_once, total - start) for start in range(0, total, at_once)]

@@ -6,10 +6,14 @@ images, M texts, E dimensions, P right (image, text) pairs, Q queries.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lcl_core.transfer.topk import RunningTop
@@ -20,7 +24,9 @@ Ints = NDArray[np.int64]
 # Two scores this close are a tie: more than a dot product of unit vectors loses to rounding, far less than a
 # difference that means anything. Without it, equal pictures would be ordered by the shape of the block.
 TIE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-12}
-_PAIRS_AT_ONCE = 65_536
+_PAIRS_AT_ONCE = 16_384
+_ROWS_AT_ONCE = 256  # of a block: what is copied stays in the cache
+_MOST_THREADS = 4  # beyond, the matrix product has the cores
 
 
 @dataclass(frozen=True)
@@ -54,43 +60,135 @@ def rank_both_ways(
     pairs: Ints,
     *,
     top: int = 5,
-    block: int = 2048,
+    block: int = 1024,
+    threads: int | None = None,
     on_block: Callable[[int, int], None] = lambda done, total: None,
 ) -> BothWays:
     """Rank every image for every text and every text for every image, by dot product.
 
     Args:
-        images: [N, E] features, L2-normalised.
+        images: [N, E] features, L2-normalised; may be memory-mapped.
         texts: [M, E] features of the same dtype (float32 or float64).
         pairs: [P, 2] right (image row, text row) pairs, each once. Several texts an image and several images
             a text are both allowed: a query is found when its best right candidate is.
         top: how many best candidates to keep for each query.
         block: side of a block of similarities.
+        threads: that count; none: one a core, at most four. The answer does not depend on it.
         on_block: called with (done, total) texts.
     """
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
-    slack = TIE[images.dtype]
-    best_of_image, best_of_text = _best_right(images, texts, pairs)
-    ahead_of_image = np.zeros(len(images), np.int64)
-    ahead_of_text = np.zeros(len(texts), np.int64)
-    top_of_image, top_of_text = RunningTop(len(images), top), RunningTop(len(texts), top)
-    for t in range(0, len(texts), block):
-        here = slice(t, min(t + block, len(texts)))
-        mine = pairs[slice(*np.searchsorted(pairs[:, 1], (here.start, here.stop)))]
-        for i in range(0, len(images), block):
-            there = slice(i, min(i + block, len(images)))
-            scores = texts[here] @ images[there].T
-            top_of_text.offer(here, scores, first=i)
-            top_of_image.offer(there, scores.T, first=t)
-            inside = mine[(mine[:, 0] >= i) & (mine[:, 0] < there.stop)]
-            scores[inside[:, 1] - t, inside[:, 0] - i] = -np.inf  # right candidates are nobody's rivals
-            ahead_of_text[here] += np.count_nonzero(scores >= best_of_text[here, None] - slack, axis=1)
-            ahead_of_image[there] += np.count_nonzero(scores >= best_of_image[None, there] - slack, axis=0)
-        on_block(here.stop, len(texts))
+    task = _Task(images, texts, pairs, *_best_right(images, texts, pairs), RunningTop(len(texts), top), block)
+    starts = range(0, len(texts), block)
+    count = max(1, min(threads or _cores(), len(starts)))
+    desks: SimpleQueue[_Desk] = SimpleQueue()
+    seats = [_Desk(task, top) for _ in range(count)]
+    for seat in seats:
+        desks.put(seat)
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for here in pool.map(lambda start: _at_a_desk(desks, start), starts):
+            on_block(here.stop, len(texts))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+    first, *others = seats
+    for other in others:
+        first.ahead_of_image += other.ahead_of_image
+        first.top_of_image.merge(other.top_of_image)
     return BothWays(
-        text_to_image=_ranks(ahead_of_text, pairs[:, 1], top_of_text, len(images)),
-        image_to_text=_ranks(ahead_of_image, pairs[:, 0], top_of_image, len(texts)),
+        text_to_image=_ranks(task.ahead_of_text, pairs[:, 1], task.top_of_text, len(images)),
+        image_to_text=_ranks(first.ahead_of_image, pairs[:, 0], first.top_of_image, len(texts)),
     )
+
+
+def _cores() -> int:
+    return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
+class _Task:
+    """What all threads share. A row of texts belongs to the one thread that has its block."""
+
+    def __init__(
+        self,
+        images: Floats,
+        texts: Floats,
+        pairs: Ints,
+        best_of_image: Floats,
+        best_of_text: Floats,
+        top_of_text: RunningTop,
+        block: int,
+    ) -> None:
+        self.images = images
+        self.texts = texts
+        self.pairs = pairs  # in the order of the texts
+        self.bar_of_image, self.bar_of_text = _bar(best_of_image), _bar(best_of_text)
+        self.top_of_text = top_of_text
+        self.ahead_of_text = np.zeros(len(texts), np.int64)
+        self.block = block
+
+
+def _bar(best: Floats) -> Floats:
+    """What a rival must reach; nobody does where there is no right candidate to be ahead of."""
+    return np.where(np.isneginf(best), np.inf, best - TIE[best.dtype]).astype(best.dtype)
+
+
+class _Desk:
+    """One thread's workspace: a block of scores, and what it has counted for the images so far.
+
+    Blocks of texts are handed out in order, so a desk too sees them in order, as RunningTop wants it.
+    """
+
+    def __init__(self, task: _Task, top: int) -> None:
+        self._task = task
+        self._scores = np.empty((task.block, task.block), task.images.dtype)
+        self.ahead_of_image = np.zeros(len(task.images), np.int64)
+        self.top_of_image = RunningTop(len(task.images), top)
+
+    def count(self, start: int) -> slice:
+        """Take the block of texts that starts there against all images."""
+        task = self._task
+        here = slice(start, min(start + task.block, len(task.texts)))
+        texts = np.require(task.texts[here], requirements="W")
+        mine = task.pairs[slice(*np.searchsorted(task.pairs[:, 1], (here.start, here.stop)))]
+        for i in range(0, len(task.images), task.block):
+            there = slice(i, min(i + task.block, len(task.images)))
+            scores = self._scores[: here.stop - start, : there.stop - i]
+            _product(texts, task.images[there], scores)
+            best_of_text, best_of_image = scores.max(axis=1), scores.max(axis=0)
+            task.top_of_text.offer(here, scores, best_of_text, first=i)
+            self.top_of_image.offer(there, scores.T, best_of_image, first=start)
+            inside = mine[(mine[:, 0] >= i) & (mine[:, 0] < there.stop)]
+            scores[inside[:, 1] - start, inside[:, 0] - i] = -np.inf  # right candidates are nobody's rivals
+            task.ahead_of_text[here] += self._ahead(scores, best_of_text, task.bar_of_text[here])
+            self.ahead_of_image[there] += self._ahead(scores.T, best_of_image, task.bar_of_image[there])
+        return here
+
+    def _ahead(self, scores: Floats, best: Floats, bar: Floats) -> Ints:
+        """How many scores of each row [R, B] are at or above its bar [R].
+
+        A row whose best is below its bar, and with a good encoder most are, has none and is not looked at.
+        """
+        rows = np.flatnonzero(best >= bar)
+        counts = np.zeros(len(bar), np.int64)
+        for some in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE)) if len(rows) else ():
+            reached = scores[some] >= bar[some, None]
+            counts[some] = reached.view(np.uint8).sum(axis=1, dtype=np.uint32)
+        return counts
+
+
+def _product(texts: Floats, images: Floats, out: Floats) -> None:
+    """[T, E] · [I, E] → ``out`` [T, I]. By torch: numpy's library shares its threads among callers, who then wait."""
+    left, right = torch.from_numpy(texts), torch.from_numpy(np.require(images, requirements="W"))
+    torch.mm(left, right.T, out=torch.from_numpy(out))
+
+
+def _at_a_desk(desks: SimpleQueue[_Desk], start: int) -> slice:
+    desk = desks.get()
+    try:
+        return desk.count(start)
+    finally:
+        desks.put(desk)
 
 
 def _best_right(images: Floats, texts: Floats, pairs: Ints) -> tuple[Floats, Floats]:

@@ -11,42 +11,47 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lcl_core.errors import UserError
 from lcl_core.rundir import write_json_atomically
 
-Direction = Literal["image_to_text", "text_to_image", "image_to_class"]
+IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_CLASS = "image_to_text", "text_to_image", "image_to_class"
 
 
 @dataclass(frozen=True)
 class Sheet:
     """The samples of one question put to one encoder.
 
-    Each sample has ``query``, ``rank`` (1-based, of the best right answer), ``right`` (how many answers are
-    right) and ``top`` (the encoder's best five answers); classification adds ``label``.
-
     Attributes:
+        task: in the words of ``EvaluateSpec.tasks``.
         variant: for retrieval the captions asked for, for classification the label key.
+        transfer: ``zero_shot``, ``frozen`` or ``full``.
+        kind: how the samples are scored, a name in ``lcl_core.transfer.scoring.registry``.
         encoder: ``trained`` or ``untrained``.
-        candidates: how many answers there were to choose from.
-        left_out: pictures not asked about, by reason.
-        train_counts: classification: training pictures of each class.
+        part: which of the variant's questions, where there are several (``image_to_text``, ``text_to_image``).
+        facts: what scoring needs beside the samples, and ``left_out``: pictures not asked about, by reason. JSON
+            values.
     """
 
     task: str
     split: str
     variant: str
-    direction: Direction
+    transfer: str
+    kind: str
     encoder: str
-    candidates: int
-    left_out: dict[str, int] = field(default_factory=dict)
-    train_counts: dict[str, int] = field(default_factory=dict)
+    part: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """The same for every encoder that was asked it."""
+        return self.task, self.split, self.variant, self.transfer, self.part
 
     @property
     def file(self) -> str:
-        words = (self.task, self.split, self.variant, self.direction, self.encoder)
-        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words) + ".jsonl"
+        words = (self.task, self.split, self.variant, self.part, self.transfer, self.encoder)
+        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words if word) + ".jsonl"
 
 
 class Records:
@@ -64,9 +69,11 @@ class Records:
 
     def add(self, sheet: Sheet, samples: Iterable[dict[str, Any]]) -> None:
         """Write a sheet whole, then list it."""
-        with (self.folder / sheet.file).open("w", encoding="utf-8") as file:
+        taken = sum(entry["file"].endswith(sheet.file) for entry in self._index)  # a label a-b and a label a_b
+        name = f"{taken + 1}-{sheet.file}" if taken else sheet.file
+        with (self.folder / name).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-        self._index.append({"file": sheet.file, **asdict(sheet)})
+        self._index.append({"file": name, **asdict(sheet)})
         write_json_atomically(self.folder / "index.json", self._index)
 
     def read(self) -> list[tuple[Sheet, list[dict[str, Any]]]]:

@@ -1,20 +1,17 @@
-"""Zero-shot image-text retrieval with the pre-trained text tower: nothing is trained.
-
-A caption is read as the context of an image to come (``sot text soi``) and compared with the pooled latents
-of all the split's pictures, and every picture with all the captions.
-"""
+"""Image-text retrieval, whoever makes the features: every caption against all the split's pictures, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from lcl_core.errors import UserError
 from lcl_core.transfer.gallery import Picture, Texts, texts_of
 from lcl_core.transfer.ranking import Floats, Ranks, rank_both_ways
-from lcl_core.transfer.records import Records, Sheet
+from lcl_core.transfer.records import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Records, Sheet
 
 MAX_POSITIONS = 5  # captions an image in COCO and Flickr30k; further ones are asked for under "all" alone
 _PRECISE_SCORES = 10**9  # up to this many similarities are made in double precision
@@ -37,10 +34,22 @@ def variants(pictures: list[Picture]) -> list[Variant]:
     return [Variant(name, texts) for name, texts in named if texts.texts]
 
 
-def examine(
+def split_variants(split: str, pictures: list[Picture]) -> list[Variant]:
+    """The same. Raises: UserError ``nothing_to_score`` if the split has no captions."""
+    found = variants(pictures)
+    if not found:
+        raise UserError(f"split {split!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
+    return found
+
+
+def texts_of_all(asked: Sequence[Variant]) -> list[str]:
+    """The texts of the variants, each once."""
+    return list(dict.fromkeys(text for each in asked for text in each.texts.texts))
+
+
+def store_ranks(
     records: Records,
-    encoder: str,
-    split: str,
+    asked: Sheet,
     pictures: list[Picture],
     variant: Variant,
     images: Floats,
@@ -53,8 +62,8 @@ def examine(
     without a caption at the variant's position is a candidate and no query.
 
     Args:
-        encoder: ``trained`` or ``untrained``.
-        images: [N, E] pooled latents of ``pictures``.
+        asked: what both sheets share: task, split, variant, transfer, encoder.
+        images: [N, E] features of ``pictures``, L2-normalised.
         texts: [M, E] features of the variant's texts.
         on_block: called with (done, total) texts, so that a long ranking can be stopped.
     """
@@ -65,10 +74,14 @@ def examine(
     silent = len(pictures) - len(found.image_to_text.query)
     left_out = {"no_caption": silent} if silent else {}
     ours, theirs = found.image_to_text, found.text_to_image
-    sheet = Sheet("retrieval", split, variant.name, "image_to_text", encoder, ours.candidates, left_out)
-    records.add(sheet, _samples(ours, names, variant.texts.texts))
-    sheet = Sheet("retrieval", split, variant.name, "text_to_image", encoder, theirs.candidates)
-    records.add(sheet, _samples(theirs, variant.texts.texts, names))
+    records.add(
+        replace(asked, part=IMAGE_TO_TEXT, facts={"candidates": ours.candidates, "left_out": left_out}),
+        _samples(ours, names, variant.texts.texts),
+    )
+    records.add(
+        replace(asked, part=TEXT_TO_IMAGE, facts={"candidates": theirs.candidates}),
+        _samples(theirs, variant.texts.texts, names),
+    )
 
 
 def _samples(ranks: Ranks, asked: Sequence[str], answers: Sequence[str]) -> Iterator[dict[str, Any]]:

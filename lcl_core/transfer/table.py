@@ -27,21 +27,23 @@ def markdown(facts: dict[str, Any], rows: list[Row]) -> str:
         f"Encoder `{facts['encoder']}` ({facts['encoder_hash'][:12]}) on `{facts['dataset']}` "
         f"({facts['dataset_hash'][:12]}), lcl {facts['version']}, seed {facts['seed']}.",
         "",
-        "| task | split | variant | metric | value | 95 % | untrained | chance | majority | n | of |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| task | split | variant | transfer | metric | value | 95 % | untrained | chance | majority | n | of |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         shown = _shown_ranks if row.metric.endswith("median rank") else _shown_share
         interval = f"{shown(row.interval[0])} – {shown(row.interval[1])}"
-        numbers = [shown(row.value), interval, shown(row.untrained), shown(row.chance), shown(row.majority)]
-        words = [row.task, row.split, row.variant, row.metric, *numbers, str(row.count), str(row.candidates)]
+        spread = "" if row.spread is None else f" ± {shown(row.spread)}"
+        numbers = [shown(row.value) + spread, interval, shown(row.untrained), shown(row.chance), shown(row.majority)]
+        counts = [str(row.count), "" if row.candidates is None else str(row.candidates)]
+        words = [row.task, row.split, row.variant, row.transfer, row.metric, *numbers, *counts]
         lines.append(f"| {' | '.join(words)} |")
     lines += [f"\nLeft out: {text}." for text in _left_out(rows)]
     return "\n".join(lines) + "\n"
 
 
 _COLUMNS = (
-    "task", "split", "variant", "metric", "value", "low", "high",
+    "task", "split", "variant", "transfer", "metric", "value", "low", "high", "spread",
     "untrained", "untrained_low", "untrained_high", "chance", "majority", "count", "candidates", "left_out",
 )  # fmt: skip
 

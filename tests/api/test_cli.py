@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -10,14 +9,13 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api.cli import main
 from api.cli.common import Refused, duration, set_fields
 from api.cli.watch import describe
 from lcl_core.runs import store
@@ -25,28 +23,6 @@ from lcl_core.specs import SPECS
 
 Said = tuple[int, str, str]
 LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
-
-
-@pytest.fixture
-def lcl(house: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """``lcl ARGUMENTS…`` in this process: exit status, standard output, standard error."""
-    monkeypatch.setenv("LCL_API_URL", house.url)
-    monkeypatch.setenv("LCL_API_KEY", house.keys["admin"])
-
-    def run(*arguments: str, stdin: str = "") -> Said:
-        monkeypatch.setattr(sys, "argv", ["lcl", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        try:
-            main()
-        except SystemExit as left:
-            status = left.code
-        else:
-            status = 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(status or 0), out, err
-
-    return run
 
 
 def ended(house: Any, outcome: store.Outcome) -> str:
@@ -75,6 +51,23 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
     assert json.loads(out)["spec"]["steps"] == 5
 
 
+def test_a_run_is_held_back_and_comes_after_another(lcl: Any, house: Any) -> None:
+    more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu")
+    _, first, _ = lcl("submit", "pretrain", "--preset", "sample", *more)
+    first = first.strip()
+    run = house.admin.run(first)
+    assert (run["priority"], run["max_attempts"], run["resource"]) == (-3, 2, "gpu")
+    _, second, _ = lcl("submit", "pretrain", "--preset", "sample", "--after", first)
+    assert house.admin.run(second.strip())["after"] == [first]
+    assert lcl("runs", "pause", first)[1] == f"{first} is paused\n"
+    assert lcl("runs", "unpause", first)[1] == f"{first} is queued\n"
+    status, _, err = lcl("runs", "unpause", first)
+    assert status == 1
+    assert "only a paused run can" in err
+    house.admin.cancel(second.strip())
+    house.admin.cancel(first)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -98,6 +91,11 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
         (("data", "convert", "/etc", "--name", "x", "--option", "sides"), "field.name=value"),
         (("data", "match", "sample", "--name", "x", "--encoder", "absent"), "absent"),
         (("data", "versions", "absent"), "absent"),
+        (("data", "build", "sample", "--out", "/absent/x"), "exists already"),
+        (("data", "build", "made", "--out", "/absent/x", "--only", "emojis"), "choose from emoji"),
+        (("data", "build", "made", "--out", "/absent/x", "--licence", "free"), "any or permissive"),
+        (("data", "preview", "s3://bucket/x"), "lcl data register NAME s3://bucket/x"),
+        (("data", "stats", "/srv/x"), "lcl data register NAME /srv/x"),
         (("encoders", "show", "absent"), "absent"),
         (("--key", "wrong", "runs", "list"), "API key"),
         (("--url", "http://127.0.0.1:1", "runs", "cancel", "x"), "is the service up"),
@@ -152,7 +150,7 @@ def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, house: Any) -> 
     status, out, _ = lcl("runs", "watch", run_id)
     assert status == 1, "a cancelled run did not succeed"
     assert "step 10/30  contrastive 2.0000  generation 3.5000  120 images/s  1 min 05 s left" in out
-    assert f"{run_id} cancelled" in out
+    assert out.count(f"{run_id} cancelled") == 1
     failed = ended(house, store.Failed({"code": "crash", "message": "it fell over"}))
     status, _, err = lcl("runs", "watch", failed)
     assert (status, err) == (1, f"error: {failed} failed: it fell over\n")
@@ -162,7 +160,7 @@ def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
     run_id = ended(house, store.Cancelled())
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "api.cli", "--url", house.url, "--key", house.keys["viewer"], "runs", "watch", run_id],
+        [sys.executable, "-m", "api.cli", "--url", house.url, "--key", house.keys["admin"], "runs", "watch", run_id],
         cwd=Path(__file__).resolve().parents[2],
         env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
         stdout=terminal,
@@ -248,13 +246,31 @@ def test_a_corpus_is_validated_and_registered(
     with working(house):
         status, out, err = lcl("data", "validate", str(folder), "--words", "--workers", "0")
     assert (status, err) == (0, "")
-    assert "1 (1 pair)" in out
+    assert " 1 pair " in out
     assert "no problems" in out
     assert lcl("data", "register", "mine", str(folder))[1].startswith("registered mine (sha256 ")
     assert "1 " in lcl("data", "versions", "mine")[1]
     status, _, err = lcl("data", "register", "mine", str(folder))
     assert (status, "exists already" in err) == (1, True)
     assert lcl("data", "register", "mine", str(folder), "--new-version")[0] == 0
+
+
+def test_a_corpus_is_built_here_and_registered(
+    lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(plan: Any, cache: Any, target: Path, say: Any) -> None:
+        assert [source.name for source in plan.sources] == ["emoji", "gimp"]
+        (target / "images").mkdir(parents=True)
+        (target / "images" / "a.png").write_bytes(pictures["red"])
+        (target / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+        say("emoji: 1 picture")
+
+    monkeypatch.setattr("lcl_core.corpora.build.build", build)
+    out = data_root / "built"
+    status, told, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
+    assert status == 0
+    assert told.startswith("emoji: 1 picture\nregistered built (sha256 ")
+    assert house.admin.dataset("built")["path"] == str(out)
 
 
 def test_what_is_wrong_with_a_corpus_is_told_and_can_be_fetched(
@@ -293,7 +309,7 @@ def test_a_corpus_is_converted(lcl: Any, house: Any, data_root: Path, pictures: 
     with working(house):
         status, out, _ = lcl("data", "convert", str(folder), "--name", "made", "--format", "native")
     assert status == 0
-    assert "registered made: 1 records, 1 images, 1 shards" in out
+    assert "registered made: 1 records, 1 images, 1 shard," in out
     assert "left out: file_missing  1" in out
     assert "pairs" in lcl("data", "stats", "made")[1]
     assert "1 of 1" in lcl("data", "preview", "made", "--view", "pairs", "--split", "train")[1]

@@ -72,6 +72,8 @@ def scripted(*script: Answer | None) -> Iterator[Server]:
         lambda client: client.run("run_1"),
         lambda client: client.submit("pretrain", {}),
         lambda client: client.search("c", vector=[1.0]),
+        lambda client: client.submit_study({}),
+        lambda client: client.extend_study("study_1", seeds=[1]),
     ],
 )
 def test_calls_without_side_effects_are_repeated(trouble: Answer | None, call: Callable[[Client], Any]) -> None:
@@ -91,6 +93,25 @@ def test_a_repeated_submission_carries_one_idempotency_key() -> None:
         assert server.requests[2][2]["idempotency-key"] not in keys
         client.submit("pretrain", {}, idempotency_key="mine")
         assert server.requests[3][2]["idempotency-key"] == "mine"
+
+
+def test_a_study_is_submitted_under_one_key_too() -> None:
+    with scripted(None, FINE) as server, Client(server.url, "k") as client:
+        client.submit_study({"preset": "table1"}, "mine")
+        assert len({request[2]["idempotency-key"] for request in server.requests}) == 1
+        assert json.loads(server.requests[1][3]) == {"spec": {"preset": "table1"}, "name": "mine"}
+
+
+def test_a_study_is_looked_at_until_it_has_ended() -> None:
+    def answer(state: str, *cells: str) -> Answer:
+        study = {"state": state, "cells": [{"state": cell} for cell in cells]}
+        return 200, {}, json.dumps(study).encode()
+
+    told: list[str] = []
+    script = [answer("queued", "queued"), answer("running", "running"), answer("running", "running")]
+    with scripted(*script, answer("failed", "failed")) as server, Client(server.url, "k") as client:
+        study = client.wait_for_study("study_1", lambda now: told.append(now["state"]), poll_seconds=0)
+        assert (study["state"], told, len(server.requests)) == ("failed", ["queued", "running", "failed"], 4)
 
 
 @pytest.mark.parametrize("trouble", [BUSY, None])

@@ -176,6 +176,8 @@ def test_a_dataset_is_validated_by_its_name(house: Any, squares: str, http: http
     refused(http.post("/v1/datasets/absent/validate"), 404, "unknown_dataset")
     refused(http.post(f"/v1/datasets/{squares}/validate", json={"workers": -1}), 422, "bad_spec", "workers")
     refused(http.post(f"/v1/datasets/{squares}/validate", json={"wrokers": 1}), 422, "bad_request")
+    for switch in ({"workers": True}, {"tokens": "yes"}, {"workers": "1"}):
+        refused(http.post(f"/v1/datasets/{squares}/validate", json=switch), 422, "bad_request", *switch)
 
 
 def test_a_viewer_may_not_start_one(house: Any, squares: str, refused: Any) -> None:

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from lcl_core.transfer.records import Records, Sheet
 
 
 def row(metric: str, value: float, **more: Any) -> dict[str, Any]:
@@ -102,6 +106,37 @@ def test_a_damaged_directory_is_not_imported(
     refused(http.get("/v1/encoders/damaged"), 404, "unknown_encoder")
 
 
+@pytest.mark.parametrize(
+    ("config", "weights", "kind", "reads"),
+    [
+        ({"model_type": "lcl"}, "model.safetensors", "lcl", ["images", "texts"]),
+        ({"model_type": "dinov2", "image_size": 32}, "model.safetensors", "huggingface", ["images"]),
+        ({"model_type": "bert", "vocab_size": 8}, "model.safetensors", "huggingface", ["texts"]),
+        ({"architecture": "vit_tiny_patch16_224"}, "model.safetensors", "timm", ["images"]),
+        (
+            {"model_cfg": {"vision_cfg": {"layers": 1}, "text_cfg": {}}}, "open_clip_model.safetensors",
+            "openclip", ["images", "texts"],
+        ),
+    ],
+)  # fmt: skip
+def test_other_libraries_encoders_are_recognised(
+    house: Any, data_root: Path, config: dict[str, Any], weights: str, kind: str, reads: list[str]
+) -> None:
+    """By their files alone: none of these could be loaded, and nothing tries."""
+    source = data_root / f"{kind}-{reads[0]}-{len(reads)}"
+    source.mkdir()
+    name = "open_clip_config.json" if kind == "openclip" else "config.json"
+    (source / name).write_text(json.dumps(config))
+    save_file({"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}, source / weights)
+    made = house.admin.import_encoder(f"foreign-{source.name}", str(source))
+    assert (made["info"]["kind"], made["info"]["reads"], made["info"]["parameters"]) == (kind, reads, 22)
+    digest = hashlib.sha256((source / weights).read_bytes()).hexdigest()
+    assert made["hash"] == digest
+    assert made["info"]["files"] == {
+        name: hashlib.sha256((source / name).read_bytes()).hexdigest(), weights: digest,
+    }  # fmt: skip
+
+
 def test_an_import_from_outside_the_roots_is_refused(http: httpx.Client, refused: Any, tmp_path: Path) -> None:
     refused(http.post("/v1/encoders", json={"name": "x", "path": str(tmp_path)}), 422, "path_forbidden", "path")
 
@@ -127,6 +162,33 @@ def test_two_encoders_are_compared_on_equal_terms(house: Any, encoder: Any, enco
     found = house.admin.compare_encoders("left", right["id"])
     assert (found["left"]["name"], found["right"]["name"]) == ("left", "right")
     assert [(r["metric"], r["left"], r["right"], r["difference"]) for r in found["rows"]] == [("IR@1", 0.25, 0.75, 0.5)]
+
+
+def answers(house: Any, run_id: str, ranks: list[int]) -> None:
+    """What a run's encoder answered, as its worker leaves it."""
+    records = Records(house.home / "runs" / run_id / "artifacts" / "records")
+    records.start()
+    sheet = Sheet(
+        "retrieval", "test", "captions[0]", "zero_shot", "ranks", "trained", part="text_to_image",
+        facts={"candidates": 9},
+    )  # fmt: skip
+    records.add(sheet, [{"query": str(n), "rank": rank, "right": 1, "top": []} for n, rank in enumerate(ranks)])
+
+
+def test_differences_are_tested_while_the_answers_are_there(house: Any, encoder_dir: Path) -> None:
+    runs = {}
+    for name, value, ranks in (("left", 0.2, [1, 9, 9, 9, 9]), ("right", 1.0, [1, 1, 1, 1, 1])):
+        made = house.admin.import_encoder(f"paired-{name}", str(encoder_dir))
+        runs[name] = house.evaluated(made["id"], [row("IR@1", value, transfer="zero_shot")])
+        answers(house, runs[name], ranks)
+    (found,) = house.admin.compare_encoders("paired-left", "paired-right")["rows"]
+    assert (found["left_run"], found["right_run"]) == (runs["left"], runs["right"])
+    assert (found["p"], found["units"]) == (2 / 16, 5)  # four of five differ, all one way
+    assert found["interval"][0] < 0.8 < found["interval"][1]
+    assert "p" not in house.admin.compare_encoders("paired-left", "paired-right", paired=False)["rows"][0]
+    index = house.home / "runs" / runs["left"] / "artifacts" / "records" / "index.json"
+    index.unlink()
+    assert "p" not in house.admin.compare_encoders("paired-left", "paired-right")["rows"][0]
 
 
 @pytest.mark.parametrize("path", ["absent", "absent/figures", "absent/export", "compare?left=absent&right=absent"])

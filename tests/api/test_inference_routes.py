@@ -174,6 +174,7 @@ def test_an_unknown_option_is_refused(
         ({"num_beams": 99}, "num_beams"),
         ({"top_p": 0}, "top_p"),
         ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e-30, "top_p": 0.5}, "temperature"),
         ({"num_beams": 2, "top_p": 0.5}, "top_p"),
         ({"seed": -1}, "seed"),
         ({"prompt": "x" * 501}, "prompt"),

@@ -25,6 +25,8 @@ NEEDS = {
     "submitter": {
         "POST /v1/runs",
         "POST /v1/runs/{run_id}/cancel",
+        "POST /v1/runs/{run_id}/pause",
+        "POST /v1/runs/{run_id}/unpause",
         "POST /v1/runs/{run_id}/resume",
         "POST /v1/runs/{run_id}/retry",
         "DELETE /v1/runs/{run_id}",
@@ -32,8 +34,25 @@ NEEDS = {
         "POST /v1/datasets/validate",
         "POST /v1/datasets/{name}/validate",
         "POST /v1/encoders",
+        "POST /v1/studies",
+        "POST /v1/studies/{study_id}/cancel",
+        "POST /v1/studies/{study_id}/extend",
+        "POST /v1/studies/{study_id}/resume",
+        "DELETE /v1/studies/{study_id}",
     },
-    "admin": {"POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{prefix}"},
+    "admin": {
+        "POST /v1/keys",
+        "GET /v1/keys",
+        "POST /v1/keys/{prefix}/rotate",
+        "DELETE /v1/keys/{prefix}",
+        "GET /v1/audit",
+        "GET /v1/garbage",
+        "POST /v1/garbage/collect",
+        "POST /v1/webhooks",
+        "GET /v1/webhooks",
+        "GET /v1/webhooks/{webhook_id}/deliveries",
+        "DELETE /v1/webhooks/{webhook_id}",
+    },
 }
 BODIES: dict[str, Any] = {
     "POST /v1/runs": {"kind": "pretrain", "spec": {}},
@@ -131,6 +150,9 @@ def test_an_expired_key_opens_nothing(house: Any, http: httpx.Client, refused: A
         refused(late.get("/v1/runs"), 401, "unauthorized")
     naive = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": "2030-01-01T00:00:00"})
     refused(naive, 422, field="expires")
+    for seconds in (1893456000, "1893456000", True):
+        since_1970 = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": seconds})
+        assert "such as 2030" in refused(since_1970, 422, field="expires")["message"]
 
 
 def test_a_key_cannot_revoke_itself(house: Any, http: httpx.Client, refused: Any) -> None:

@@ -63,3 +63,19 @@ def test_roles_and_readiness(team: Any, refused: Any) -> None:
         assert viewer.get("/readyz").json()["checks"]["database"]["ok"]
         assert 'lcl_runs{state="queued"}' in viewer.get("/metrics").text
     assert [row["name"] for row in team.admin.datasets()] == ["sample"]
+
+
+def test_a_studys_whole_life(team: Any) -> None:
+    losses = [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}]
+    spec = {"axes": [{"name": "loss", "variants": losses}], "metrics": [{"name": "IR@5", "metric": "IR@5"}]}
+    study = team.admin.submit_study({**spec, "seeds": [1, 2]}, "naïve ☃", "once")
+    assert team.admin.submit_study({**spec, "seeds": [1, 2]}, "naïve ☃", "once")["id"] == study["id"]
+    values = {(f"loss={loss}", seed): 0.1 * seed for loss in ("both", "contrastive") for seed in (1, 2)}
+    ended = team.end_study(study["id"], values)
+    assert (ended["state"], ended["counts"]) == ("succeeded", {"succeeded": 4})
+    assert ended["table"]["rows"][1]["figures"]["IR@5"]["values"] == {"1": 0.1, "2": 0.2}
+    assert team.admin.extend_study(study["id"], seeds=[3])["counts"] == {"queued": 2, "succeeded": 4}
+    assert team.admin.cancel_study(study["id"])["state"] == "cancelled"
+    assert [item["state"] for item in team.admin.studies()["items"]] == ["cancelled"]
+    team.admin.delete_study(study["id"])
+    assert team.admin.studies()["items"] == []

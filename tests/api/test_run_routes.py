@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from lcl_core.runs import store
+from lcl_core.runs.roster import Identity, beat, leave
 
 SPEC = {"preset": "sample", "steps": 7}
 
@@ -51,6 +52,7 @@ def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key:
         ({"kind": "pretrain", "spec": {"steps": 0}}, "bad_spec", "steps"),
         ({"kind": "pretrain", "spec": {"model": {"patch_size": 7}}}, "bad_spec", "model"),
         ({"kind": "pretrain", "spec": {"nonsense": 1}}, "bad_spec", "nonsense"),
+        ({"kind": "pretrain", "spec": {"objective": {"name": "clip"}}}, "bad_spec", "data.sources.0.view"),
         ({"kind": "pretrain", "spec": {"preset": "nope"}}, "bad_spec", None),
         ({"kind": "pretrain", "spec": {"optimizer": {"lr": "NaN"}}}, "bad_spec", "optimizer.lr"),
         (
@@ -109,6 +111,44 @@ def test_verbs_follow_the_state_machine(house: Any, http: httpx.Client, refused:
     refused(http.post(f"/v1/runs/{run_id}/retry"), 409, "forbidden_transition")
 
 
+def test_a_run_is_paused_and_goes_on(house: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = house.submit()
+    refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
+    assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "paused"
+    refused(http.post(f"/v1/runs/{run_id}/pause"), 409, "forbidden_transition")
+    assert http.post(f"/v1/runs/{run_id}/unpause").json()["state"] == "queued"
+    claim = house.claim(run_id)
+    assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "pausing"
+    refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
+    with house.context.database.session() as session:
+        store.hand_back(session, claim, cause="it was paused")
+    run = http.get(f"/v1/runs/{run_id}").json()
+    assert (run["state"], run["attempt"], run["interruption"]["code"]) == ("paused", 0, "handed_back")
+    with house.http("viewer") as viewer:
+        refused(viewer.post(f"/v1/runs/{run_id}/unpause"), 403, "forbidden")
+    assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
+
+
+def test_a_run_may_come_after_others(house: Any, http: httpx.Client, refused: Any) -> None:
+    first = house.submit()
+    run = post(http, after=[first], priority=7, max_attempts=5).json()
+    assert (run["state"], run["after"], run["priority"], run["max_attempts"]) == ("waiting", [first], 7, 5)
+    assert http.get("/v1/runs", params={"state": "waiting"}).json()["items"][0]["id"] == run["id"]
+    refused(post(http, after=[first, "run_none"]), 422, "unknown_predecessor", "after.1")
+    http.post(f"/v1/runs/{first}/cancel")
+    refused(post(http, after=[first]), 422, "predecessor_failed", "after.0")
+    refused(http.delete(f"/v1/runs/{first}"), 409, "run_is_awaited")
+    http.post(f"/v1/runs/{run['id']}/cancel")
+    for field, value in (
+        ("priority", 101),
+        ("max_attempts", 0),
+        ("resource", "tpu"),
+        ("after", "run_x"),
+        ("after", [""]),
+    ):
+        refused(post(http, **{field: value}), 422, "bad_request")
+
+
 def test_a_failed_run_tells_why_and_can_be_retried(house: Any, http: httpx.Client) -> None:
     reason = {"code": "corpus_unreadable", "message": "line 3 is not JSON", "field": "data.sources.0.dataset"}
     run_id = house.finished(store.Failed(reason))
@@ -152,3 +192,21 @@ def test_a_specs_schema_and_presets(http: httpx.Client, refused: Any) -> None:
     assert found["presets"]["sample"]["steps"] > 0
     assert http.get("/v1/specs/index").json()["schema"]["required"] == ["encoder", "collection"]
     refused(http.get("/v1/specs/bake"), 404, "unknown_kind")
+
+
+def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, house: Any) -> None:
+    with house.context.database.session() as session:
+        beat(session, Identity("small", "host", 1, 1, ("cpu (2 cores)",), ("cpu",)))
+    run = post(http, resource="gpu").json()
+    assert (run["state"], run["resource"], run["obstacle"]["code"]) == ("queued", "gpu", "no_resource")
+    assert run["obstacle"]["message"].startswith("no worker offers gpu; start one")
+    listed = {each["id"]: each for each in http.get("/v1/runs").json()["items"]}
+    assert listed[run["id"]]["obstacle"] == run["obstacle"]
+    other = post(http).json()
+    assert (other["resource"], other["obstacle"]) == ("accelerator", None)
+    assert http.get("/v1/workers").json()["items"][0]["offers"] == ["cpu"]
+    for each in (run, other):
+        cancelled = http.post(f"/v1/runs/{each['id']}/cancel").json()
+        assert cancelled["obstacle"] is None
+    with house.context.database.session() as session:
+        leave(session, "small")

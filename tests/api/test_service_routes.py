@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from prometheus_client.parser import text_string_to_metric_families
 
 from api import errors
 from api.app import create_app
@@ -22,6 +21,7 @@ from api.middleware import Envelope, depth_of
 from api.settings import ApiSettings
 from deploy.broker import EmbeddedBroker
 from lcl_core.runs.tables import Worker
+from tests.api.hostile.case import Case, send
 
 
 def test_healthz_asks_for_nothing(house: Any) -> None:
@@ -70,22 +70,6 @@ def _add(settings: ApiSettings, worker: Worker) -> None:
     with database.session() as session:
         session.merge(worker)
     database.dispose()
-
-
-def test_metrics_count_runs_and_requests(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
-    http.get(f"/v1/runs/{run_id}")
-    http.get("/v1/nowhere")
-    text = http.get("/metrics").text
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    states = {sample.labels["state"]: sample.value for sample in families["lcl_runs"].samples}
-    assert states["queued"] >= 1
-    assert states["running"] == 0
-    counts = [sample for sample in families["lcl_request_seconds"].samples if sample.name.endswith("_count")]
-    routes = {(sample.labels["route"], sample.labels["status"]): sample.value for sample in counts}
-    assert routes["/v1/runs/{run_id}", "200"] >= 1
-    assert routes["unmatched", "404"] >= 1
-    assert run_id not in text, "ids are no labels"
 
 
 def test_workers_are_listed(house: Any) -> None:
@@ -148,6 +132,12 @@ def test_a_body_without_a_length_is_bounded_too(http: httpx.Client, refused: Any
 
     answer = http.post("/v1/runs", content=chunks(), headers={"content-type": "application/json"})
     refused(answer, 413, "body_too_large")
+
+
+def test_what_a_stranger_sends_is_not_read(house: Any) -> None:
+    case = Case("", "", "POST /v1/embeddings", b"{", {"Content-Length": "60000000"}, key=False)
+    answer = send(house.url, case, "", {})  # answered before the other 60 MB are there
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (401, "unauthorized")
 
 
 def test_another_media_type_is_refused(http: httpx.Client, refused: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
@@ -57,3 +58,32 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.data_roots == [Path("/srv/data"), Path("/more")]
     monkeypatch.setenv("LCL_DATA_ROOTS", '["/srv/data"]')
     assert ApiSettings().data_roots == [Path("/srv/data")]
+
+
+def test_roots_are_folders_and_prefixes_of_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LCL_DATA_ROOTS", "/srv/data:s3://bucket/team/:https://data.example.org:8443/sets:/more")
+    settings = ApiSettings(home=tmp_path)
+    urls = ["s3://bucket/team", "https://data.example.org:8443/sets"]
+    assert settings.data_roots == [Path("/srv/data"), *urls, Path("/more")]
+    own = [tmp_path / name for name in ("data", "datasets", "encoders")]
+    assert settings.roots == [*own, *settings.data_roots]
+    assert settings.folders == [*own, Path("/srv/data"), Path("/more")]
+    assert settings.protocols == {"s3", "https"}
+    assert ApiSettings(home=tmp_path, data_roots=["s3://b", Path("/x")]).data_roots == ["s3://b", Path("/x")]
+
+
+@pytest.mark.parametrize("root", ["s3://", "file:///srv", "simplecache::s3://b", "s3://k:sesame@b", "s3://b/../c"])
+def test_a_root_that_could_mean_two_things_is_refused(root: str) -> None:
+    with pytest.raises(ValidationError, match="a URL among the roots") as caught:
+        ApiSettings(data_roots=[root])
+    assert "sesame" not in caught.value.errors(include_input=False)[0]["msg"]
+
+
+@pytest.mark.parametrize("root", ["/", ".", "home", "home/runs", "home/cache/x", "link"])
+def test_a_root_that_opens_the_services_home_is_refused(tmp_path: Path, root: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "..")
+    with pytest.raises(ValidationError, match=r"LCL_DATA_ROOTS: .* opens LCL_HOME"):
+        ApiSettings(home=tmp_path / "home", data_roots=[tmp_path / root])
+    beside = [tmp_path / "data", tmp_path / "home" / "incoming", "s3://b"]
+    assert ApiSettings(home=tmp_path / "home", data_roots=beside).data_roots == beside

@@ -125,13 +125,28 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventua
         except httpx.TransportError:
             return False
 
-    with api(tmp_path, free_port) as process:
+    with api(tmp_path, free_port, LCL_LOG_FORMAT="json") as process:
         eventually(answers, "the service")
         key = (tmp_path / "key").read_text().strip()
-        listed = httpx.get(f"{url}/v1/datasets", headers={"authorization": f"Bearer {key}"}, trust_env=False)
-        assert [row["name"] for row in listed.json()["items"]] == ["sample"]
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as client:
+            assert [row["name"] for row in client.get("/v1/datasets").json()["items"]] == ["sample"]
+            body = {"kind": "pretrain", "spec": {"preset": "sample"}}
+            run_id = client.post("/v1/runs", json=body, headers={"x-request-id": "mine-7"}).json()["id"]
+            client.get(f"/v1/runs/{run_id}", params={"what": "private"})
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+    (submitted,) = [line for line in lines if line["event"] == "run_submitted"]
+    assert (submitted["run"], submitted["request_id"], submitted["kind"]) == (run_id, "mine-7", "pretrain")
+    asked = [line for line in lines if line["event"] == "request" and line.get("run") == run_id]
+    assert [(line["method"], line["status"], line["path"]) for line in asked] == [("GET", 200, f"/v1/runs/{run_id}")]
+    (rang,) = [line for line in lines if line["event"] == "broker_unreachable"]
+    assert rang["run"] == run_id
+    assert key not in said
+    assert "private" not in said
+    assert not [line for line in lines if line.get("path") == "/healthz"]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def served(app: Any) -> Iterator[str]:
     """An ASGI application in a thread; its address."""
     import uvicorn
 
-    with socket.socket() as listening:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # said, so that asyncio switches Nagle's delay off
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -83,6 +83,13 @@ class World:
 
         store.settle(self.context.database, claim, outcome, self.folder(claim.run_id), self.home, 1.0)
 
+    def hand_back(self, claim: Any) -> None:
+        """Let a run go as a worker does that was told to pause it."""
+        from lcl_core.runs import store
+
+        with self.context.database.session() as session:
+            store.hand_back(session, claim, uses_attempt=False, cause="paused")
+
     def folder(self, run_id: str) -> Path:
         from lcl_core.rundir import RunDir
 
@@ -102,6 +109,32 @@ class World:
         return run_id
 
 
+    def end_cell(self, study_id: str, number: int, value: float) -> None:
+        """End both runs of a cell as workers do: the training fell to 3, and the evaluation found ``value``."""
+        from lcl_core.runs import store
+        from lcl_core.runs.tables import Metric
+
+        counts = {"images_seen": 64_000, "tokens_seen": 1_900_000, "documents_seen": 22_000}
+        with self.context.database.session() as session:
+            run = store.get_run(session, store.study_cells(session, study_id)[number].run.id)
+            run.state, run.encoder_id = "succeeded", run.id.replace("run_", "enc_")
+            run.result = {"encoder": {"seconds": 180.0 + number, **counts}, "final": {"loss": 3.0}}
+            lines = [{"step": step, "loss": 3 + 50 / step, "lr": 3e-4} for step in range(10, 501, 10)]
+            session.add_all([Metric(run_id=run.id, phase="", step=line["step"], values=line) for line in lines])
+        with self.context.database.session() as session:
+            store.advance_study(session, study_id)
+            evaluation = store.study_cells(session, study_id)[number].evaluation
+            assert evaluation is not None
+            found = {"split": "test_vendor", "value": value, "chance": 0.008, "untrained": 0.011}
+            asked = (("retrieval", "captions[0]", "IR@5"), ("retrieval", "captions[0]", "TR@5"))
+            rows = [
+                {"task": task, "variant": variant, "metric": metric, **found}
+                for task, variant, metric in (*asked, ("classification", "subgroup", "acc@1"))
+            ]
+            run = store.get_run(session, evaluation.id)
+            run.state, run.result = "succeeded", {"rows": rows}
+
+
 @pytest.fixture(scope="session")
 def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A service that holds nothing but the sample dataset."""
@@ -117,12 +150,24 @@ def world(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> Iterato
         yield world
 
 
+@pytest.fixture(scope="session")
+def study_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A service with a study ``losses``: all cells of its first seed have ended, those of the second wait."""
+    with _world(tmp_path_factory.mktemp("studies")) as world:
+        study = world.client.submit_study({"preset": "loss_ablation", "seeds": [0, 1]}, "losses")
+        values = {"contrastive": 0.16, "generation": 0.02, "both": 0.21}
+        for cell in world.client.study(study["id"])["cells"]:
+            if cell["seed"] == 0:
+                world.end_cell(study["id"], cell["number"], values[cell["labels"]["loss"]])
+        yield world
+
+
 @contextmanager
 def _world(home: Path) -> Iterator[World]:
     from api.app import create_app
     from api.settings import ApiSettings
 
-    settings = ApiSettings(home=home, data_roots=[home], _env_file=None)  # type: ignore[call-arg]
+    settings = ApiSettings(home=home, data_roots=[home / "incoming"], _env_file=None)  # type: ignore[call-arg]
     with served(create_app(settings)) as url:
         world = World(home, settings, url)
         yield world
@@ -208,6 +253,30 @@ def page_url(world: World) -> Iterator[str]:
     from ui.app import build_app
 
     with served(build_app(world.client)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def study_url(study_world: World) -> Iterator[str]:
+    from ui.app import build_app
+
+    with served(build_app(study_world.client)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def team_url(world: World) -> Iterator[str]:
+    """The same service's page for a team: one signs in."""
+    from api.client import Client
+    from ui.app import build_app
+    from ui.settings import UiSettings
+    from ui.visitors import OwnKey, Visitors
+
+    visitors = Visitors(3600)
+    with (
+        Client(world.client.base_url, OwnKey(visitors), attempts=1) as client,
+        served(build_app(client, UiSettings(team=True), visitors)) as url,
+    ):
         yield url
 
 

@@ -18,7 +18,7 @@ def odd(world: Any, sample_zip: Path) -> str:
     """A dataset with hostile words, a picture that is missing, and a document that is empty."""
     from lcl_core.data import open_corpus
 
-    folder = world.home / "weird"
+    folder = world.home / "incoming" / "weird"
     (folder / "images").mkdir(parents=True)
     pair = open_corpus(sample_zip).pairs("test_vendor")[0]
     (folder / "images" / "there.webp").write_bytes(open_corpus(sample_zip).image_bytes(pair.image))

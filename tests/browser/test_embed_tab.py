@@ -62,7 +62,7 @@ def test_vectors_of_own_pictures_are_shown_and_downloaded(
     names = ("one.png", "two.png")
     files: Any = [{"name": name, "mimeType": "image/png", "buffer": png} for name in names]
     page.locator("#tab-embed input[type=file]").set_input_files(files)
-    expect(page.locator("#tab-embed").get_by_text("two")).to_be_visible()
+    expect(page.locator("#tab-embed").get_by_text("two", exact=True)).to_be_visible()
     page.get_by_role("button", name="Embed", exact=True).click()
     expect(page.locator("#vectors")).to_contain_text("2 × 24 numbers")
     with page.expect_download() as download:

@@ -68,6 +68,46 @@ def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url
     expect(head).to_contain_text("Cancelled")
 
 
+def test_a_run_is_held_back_and_goes_on_and_one_waits_for_it(visitor: Any, page_url: str, world: Any) -> None:
+    first = world.client.submit("pretrain", {"preset": "sample"}, name="held back")["id"]
+    world.client.submit("validate", {"dataset": "sample"}, name="after it", after=[first])
+    claim = world.claim(first)
+    world.record(claim, line(20))
+    page = visitor.open(f"{page_url}/?run={first}")
+    head = page.locator("#run-head")
+    page.locator("#run-pause").click()
+    expect(head).to_contain_text("Pausing")
+    expect(page.locator("#run-pause")).to_be_hidden()
+    world.hand_back(claim)
+    expect(head).to_contain_text("from where it was: step 20 of 100.")
+    expect(page.locator("#run-cancel")).to_be_visible()
+    page.locator("#run-list").get_by_role("button", name="after it").click()
+    expect(head).to_contain_text("Waiting")
+    head.get_by_role("link", name=first).click()
+    expect(head.get_by_role("heading")).to_have_text("held back")
+    page.locator("#run-unpause").click()
+    expect(head).to_contain_text("Queued")
+    page.locator("#run-cancel").click()
+    expect(head).to_contain_text("Cancelled")
+
+
+def test_a_clone_is_the_runs_spec_in_the_form(visitor: Any, page_url: str, world: Any) -> None:
+    page = visitor.open(f"{page_url}/?tab=runs")
+    page.locator("#run-list").get_by_role("button", name="examined").click()
+    expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
+    page.locator("#run-clone").click()
+    form = page.locator("#new-run")
+    expect(form.get_by_label("Name")).to_have_value("examined")
+    expect(form.get_by_label("Encoder")).to_have_value("tiny")
+    expect(page.locator("#verdict-evaluate")).to_contain_text("The spec is valid")
+    page.locator("#submit-evaluate").click()
+    expect(page.locator("#verdict-evaluate")).to_contain_text("Submitted as run_")
+    made, original = (run for run in world.client.runs(kind="evaluate")["items"] if run["name"] == "examined")
+    assert made["spec"] == original["spec"]
+    world.client.cancel(made["id"])
+    world.client.delete(made["id"])
+
+
 def test_a_wrong_field_is_named_before_submitting(visitor: Any, page_url: str, world: Any) -> None:
     before = len(world.client.runs()["items"])
     page = open_form(visitor, page_url)

@@ -42,6 +42,10 @@ def runs(page: Any) -> None:
     page.locator("#run-head h2").wait_for()
 
 
+def studies(page: Any) -> None:
+    page.locator("#study-charts figure").first.wait_for()
+
+
 def encoders(page: Any) -> None:
     page.locator("#encoders article").first.wait_for()
 
@@ -55,6 +59,7 @@ SCENES = {
     "embed": embed,
     "documents": documents,
     "runs": runs,
+    "studies": studies,
     "encoders": encoders,
 }
 SIZES: dict[str, dict[str, Any]] = {
@@ -67,7 +72,8 @@ SIZES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("tab", SCENES)
 def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: str, size: str) -> None:
-    url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue("page_url")
+    ours = "study_url" if tab == "studies" else "page_url"
+    url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue(ours)
     page = visitor.open(f"{url.rstrip('/')}/?tab={tab}", **SIZES[size])
     SCENES[tab](page)
     page.wait_for_function(PICTURES_ARE_THERE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,19 @@ from typing import Any
 import pytest
 import yaml
 
+from api.settings import ApiSettings
+from lcl_core.settings import Settings
+from ui.settings import UiSettings
+from workers.settings import WorkerSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "LCL_ADMIN_KEY")
+EMPTY = (*SECRETS, "GRAFANA_PASSWORD")
+# What the image, or compose itself, decides; hosts of webhooks come with their overlay, which gives them a way out.
+IMAGE = {"LCL_HOME", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT", "LCL_UI_HOST", "LCL_UI_PORT"}
+READ_ELSEWHERE = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}
+SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "ui": UiSettings}
+OVERLAYS = ("gpu", "s3", "monitoring", "webhooks")
 OWN = ("api", "worker", "ui")
 EVERYBODY = (*OWN, "gateway", "postgres", "redis")
 
@@ -38,10 +50,51 @@ def test_no_start_without_secrets(secret: str) -> None:
 def test_the_example_names_every_secret_and_fills_none() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert {name: given.get(name) for name in (*SECRETS, "LCL_UI_KEY")} == dict.fromkeys((*SECRETS, "LCL_UI_KEY"), "")
-    files = [(ROOT / name).read_text(encoding="utf-8") for name in ("docker-compose.yml", "docker-compose.gpu.yml")]
+    assert {name: given.get(name) for name in EMPTY} == dict.fromkeys(EMPTY, "")
+    names = ("docker-compose.yml", *(f"docker-compose.{overlay}.yml" for overlay in OVERLAYS))
+    files = [(ROOT / name).read_text(encoding="utf-8") for name in names]
     used = set(re.findall(r"\$\{(\w+)", "".join(files)))
     assert set(given) == used - {"LCL_IMAGE"}
+
+
+def variables_of(name: str) -> set[str]:
+    """What the process of a service reads."""
+    prefix = SETTINGS[name].model_config["env_prefix"]
+    fields = SETTINGS[name].model_fields.items()
+    read = {str(field.validation_alias or f"{prefix}{name.upper()}") for name, field in fields}
+    return read | ({"LCL_API_URL"} if name == "ui" else READ_ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_setting_reaches_its_process_and_nothing_else_does(name: str) -> None:
+    assert set(SERVICES[name]["environment"]) == variables_of(name) - IMAGE - {"LCL_WEBHOOK_HOSTS"}
+
+
+def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default() -> None:
+    passed_on = {
+        variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None
+    }
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    shown = dict(line[2:].split("=", 1) for line in lines if re.match(r"# LCL_\w+=", line))
+    assert set(shown) == passed_on
+    for name in OWN:
+        prefix = str(SETTINGS[name].model_config["env_prefix"])
+        own = {variable.removeprefix(prefix).lower(): given for variable, given in shown.items()}
+        fields = SETTINGS[name].model_fields
+        read = SETTINGS[name](**{field: value for field, value in own.items() if field in fields}, _env_file=None)
+        for field in set(own) & set(fields) - {"log_format"}:  # no container has a terminal
+            assert getattr(read, field) == fields[field].default, field
+
+
+def test_every_setting_is_explained() -> None:
+    told = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("operations.md", "security.md"))
+    unknown = {variable for name in OWN for variable in variables_of(name) if f"`{variable}" not in told}
+    assert unknown <= {"LCL_DATABASE_URL", "LCL_BROKER_URL", "LCL_API_URL"}, "addresses, which compose makes"
+
+
+def test_the_page_has_no_key() -> None:
+    assert not [variable for variable in SERVICES["ui"]["environment"] if "KEY" in variable]
+    assert "LCL_TEAM=1" in (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_only_the_gateway_is_open_and_only_to_this_machine() -> None:
@@ -52,10 +105,13 @@ def test_only_the_gateway_is_open_and_only_to_this_machine() -> None:
     assert all("network_mode" not in service for service in SERVICES.values())
 
 
-@pytest.mark.parametrize("name", EVERYBODY)
+MONITORING: dict[str, dict[str, Any]] = read("docker-compose.monitoring.yml")["services"]
+
+
+@pytest.mark.parametrize("name", [*EVERYBODY, *MONITORING])
 def test_nobody_has_privileges(name: str) -> None:
-    service = SERVICES[name]
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), "a numeric user that is not root"
+    service = {**SERVICES, **MONITORING}[name]
+    assert re.fullmatch(r"[1-9]\d*:\d+", service["user"]), "a numeric user that is not root"
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
@@ -79,7 +135,8 @@ def test_data_lives_in_named_volumes() -> None:
 
 def test_the_broker_forgets_nothing_and_shows_no_password() -> None:
     command = SERVICES["redis"]["command"][-1]
-    for line in ("appendonly yes", "maxmemory-policy noeviction", 'requirepass "$$REDISCLI_AUTH"'):
+    kept = ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction", 'requirepass "$$REDISCLI_AUTH"')
+    for line in kept:
         assert line in command
     assert "redis-server -" in command, "options come by standard input"
 
@@ -94,6 +151,36 @@ def test_gpus_are_an_override() -> None:
     for name, service in read("docker-compose.gpu.yml")["services"].items():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"]), name
+
+
+def test_a_way_out_to_storage_is_an_override() -> None:
+    override = read("docker-compose.s3.yml")
+    assert set(override["services"]) == {"api", "worker"}
+    for service in override["services"].values():
+        assert service["networks"] == ["inside", "storage"]
+        roots = json.loads(re.sub(r"\$\{LCL_S3_ROOT:[^}]*\}", "s3://b/x", service["environment"]["LCL_DATA_ROOTS"]))
+        assert Settings(data_roots=roots).data_roots == [Path("/data"), "s3://b/x"]
+    text = (ROOT / "docker-compose.s3.yml").read_text(encoding="utf-8")
+    assert all(f"${{{secret}:?" in text for secret in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+
+
+def test_a_way_out_to_webhooks_is_an_override_of_the_worker() -> None:
+    services = read("docker-compose.webhooks.yml")["services"]
+    assert {name: service.get("networks") for name, service in services.items()} == {
+        "api": None,
+        "worker": ["inside", "outside"],
+    }
+    for service in services.values():
+        (variable,) = service["environment"]
+        assert variable.removeprefix("LCL_").lower() in Settings.model_fields
+
+
+def test_figures_are_an_override_and_grafana_has_a_password() -> None:
+    assert set(MONITORING) == {"prometheus", "grafana"}
+    assert "ports" not in MONITORING["prometheus"]
+    assert MONITORING["grafana"]["ports"] == ["127.0.0.1:${LCL_GRAFANA_PORT:-3000}:3000"]
+    assert MONITORING["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?")
+    assert all(service["healthcheck"]["test"][0] == "CMD" for service in MONITORING.values())
 
 
 def test_the_image_has_no_root_and_no_fixed_digest() -> None:
@@ -114,6 +201,12 @@ def test_the_builder_sees_only_what_the_image_needs() -> None:
     assert {line[1:] for line in lines if line.startswith("!")} == {
         "pyproject.toml", "README.md", "LICENSE", "NOTICE", "api", "workers", "lcl_core", "ui",
     }  # fmt: skip
+
+
+def test_the_gateway_passes_on_that_tls_was_spoken() -> None:
+    text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
+    assert "proxy_set_header X-Forwarded-Proto $outer_scheme;" in text
+    assert re.search(r"map \$http_x_forwarded_proto \$outer_scheme \{\s*default \$scheme;\s*https\s+https;", text)
 
 
 def test_the_gateway_hides_the_measurements() -> None:

@@ -27,12 +27,15 @@ METRICS = {
 }
 ENCODER = {"steps": 3000, "seconds": 201.4, "images_seen": 190000, "parameters": 6_400_000, "path": "artifacts/encoder"}
 ROW = {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "chance": 0.0085, "untrained": None}
+CLASSES = {**ROW, "metric": "acc@1", "value": 0.25, "count": 590, "candidates": 48}
 RESULTS: dict[str, Json] = {
     "pretrain": {"encoder": ENCODER},
     "evaluate": {
         "rows": [
             {**ROW, "metric": "IR@5", "value": 0.12, "count": 590, "candidates": 590},
             {**ROW, "metric": "IR@10", "value": 0.77777, "count": 590, "candidates": 590},
+            {**CLASSES, "task": "classification", "variant": "subgroup", "transfer": "full"},
+            {**CLASSES, "task": "few_shot", "variant": "subgroup, 16 shots", "transfer": "frozen"},
         ]
     },
     "index": {"collection": {"name": "sample", "images": 5900, "texts": 5900}},
@@ -89,7 +92,7 @@ def test_three_runs_one_after_the_other() -> None:
     outcome, text = demonstrate(service)
     assert service.submitted == [
         ("pretrain", {"preset": "sample"}),
-        ("evaluate", {"encoder": "enc_1", "splits": ["test_vendor"], "source": "emoji"}),
+        ("evaluate", {"preset": "sample", "encoder": "enc_1", "classification": {"transfer": ["frozen"]}}),
         ("index", {"encoder": "enc_1", "collection": "sample"}),
     ]
     assert outcome.index["state"] == "succeeded"
@@ -153,7 +156,9 @@ def test_the_end_says_how_long_it_took() -> None:
 def test_the_table_fits_a_terminal() -> None:
     on = Console(file=io.StringIO(), width=80)
     on.print(result_table(RESULTS["evaluate"]))
-    assert "text → image, R@5" in on.file.getvalue(), "no cell is wrapped"  # type: ignore[attr-defined]
+    printed = on.file.getvalue()  # type: ignore[attr-defined]
+    for cell in ("text → image, R@5", "subgroup, full", "few-shot, top-1", "subgroup, 16 shots"):
+        assert cell in printed, "no cell is wrapped"
 
 
 def test_a_terminal_gets_a_bar() -> None:

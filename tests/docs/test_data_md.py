@@ -25,6 +25,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for module in ("lxml", "markdown_it", "scipy"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
     names: dict[str, Any] = {}
     found = blocks("python")
     assert len(found) >= 12

@@ -17,33 +17,12 @@ from api.client import ApiError, Client
 from deploy.child import PROJECT
 from deploy.house import House
 from lcl_core.data import open_corpus
+from tests.small import SMALL
 
 pytestmark = pytest.mark.e2e
 Json = dict[str, Any]
 
-SMALL: Json = {
-    "model": {
-        "image_size": 32,
-        "patch_size": 16,
-        "vision_width": 32,
-        "vision_layers": 1,
-        "vision_head_width": 16,
-        "text_width": 32,
-        "text_layers": 1,
-        "text_heads": 2,
-        "context_length": 96,
-    },
-    "tokenizer": {"vocab_size": 400},
-    "data": {
-        "sources": [{"dataset": "sample", "view": "interleaved"}, {"dataset": "sample", "view": "pairs"}],
-        "piece_images": 2,
-    },
-    "batch": {"tokens": 512, "images": 8},
-    "optimizer": {"warmup_steps": 1},
-    "steps": 6,
-    "log_every": 1,
-    "checkpoint_every": 3,
-}
+EXAMINATION: Json = {"splits": ["test_vendor"], "source": "emoji", "tasks": ["retrieval"]}
 ENDLESS = {**SMALL, "steps": 1_000_000, "checkpoint_every": 1_000_000}
 
 
@@ -74,18 +53,42 @@ def test_a_run_makes_an_encoder(client: Client, pretrained: Json) -> None:
 
 
 def test_an_encoder_is_examined(client: Client, pretrained: Json) -> None:
-    spec = {
-        "encoder": pretrained["encoder_id"],
-        "splits": ["test_vendor"],
-        "source": "emoji",
-        "tasks": ["retrieval"],
-    }
-    result = succeeded(client, client.submit("evaluate", spec))["result"]
+    run = client.submit("evaluate", {"encoder": pretrained["encoder_id"], **EXAMINATION})
+    result = succeeded(client, run)["result"]
     assert result["encoder_hash"] == pretrained["result"]["encoder"]["hash"]
     row = next(row for row in result["rows"] if row["metric"] == "IR@5")
     assert 0 <= row["value"] <= 1
     assert row["untrained"] is not None
     assert 0 < row["chance"] < 0.05
+
+
+def test_a_study_fills_its_table(client: Client, pretrained: Json) -> None:
+    losses = [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}]
+    spec = {
+        "pretrain": SMALL,
+        "axes": [{"name": "loss", "variants": losses}],
+        "evaluate": EXAMINATION,
+        "metrics": [{"name": "IR@5", "metric": "IR@5", "variant": "captions[0]"}],
+        "compute": "flops",
+    }
+    assert client.plan_study(spec) == {"rows": 2, "seeds": 1, "cells": 2, "reused": 1}
+    study = client.wait_for_study(client.submit_study(spec, "losses")["id"], poll_seconds=0.2)
+    assert (study["state"], study["notes"]) == ("succeeded", [])
+    both, contrastive = study["cells"]
+    assert both["run"]["id"] == pretrained["id"], "what was there is not run again"
+    assert client.encoder("losses-contrastive-s0")["run_id"] == contrastive["run"]["id"]
+    for row in study["table"]["rows"]:
+        figure = row["figures"]["IR@5"]
+        assert 0 <= figure["mean"] <= 1
+        assert (figure["count"], figure["averaged"]) == (1, 1)
+        assert 0 < figure["chance"] < 0.05
+        assert row["compute"]["flops"] > 1e6
+        assert row["compute"]["images_seen"] > 0
+    compared = client.compare_rows(study["id"], 0, 1)["samples"]["IR@5"]
+    first, second = (row["figures"]["IR@5"]["mean"] for row in study["table"]["rows"])
+    assert compared["count"] > 500
+    assert compared["difference"] == pytest.approx(second - first)
+    assert [len(row["points"]) for row in client.study_curves(study["id"])["rows"]] == [6, 6]
 
 
 def test_from_a_run_to_a_search_hit(client: Client, pretrained: Json, sample_zip: Path) -> None:

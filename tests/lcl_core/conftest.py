@@ -56,5 +56,17 @@ def documents(image_tokens: list[int]) -> list[torch.Tensor]:
 
 @pytest.fixture
 def pixels() -> torch.Tensor:
-    """The five images of ``documents``."""
+    """The five images of ``documents``, or of ``pairs``."""
     return torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def pairs(image_tokens: list[int]) -> list[torch.Tensor]:
+    """Five pairs in either order; two have the same text."""
+    return [
+        torch.tensor([SOT, 5, 6, 7, 8, *image_tokens]),
+        torch.tensor([*image_tokens, 9, 10, 11, EOT]),
+        torch.tensor([*image_tokens, 12, 13, EOT]),
+        torch.tensor([SOT, 12, 13, *image_tokens]),
+        torch.tensor([SOT, 14, *image_tokens]),
+    ]

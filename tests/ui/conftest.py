@@ -35,7 +35,7 @@ class Service:
         return [kwargs for called, _, kwargs in self.calls if called == name]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def service() -> type[Service]:
     return Service
 

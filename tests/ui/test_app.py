@@ -54,6 +54,12 @@ def test_it_offers_no_interface_of_its_own(http: TestClient) -> None:
     assert not config.get("analytics_enabled")
 
 
+def test_no_event_goes_through_the_queue_whose_stream_may_close_before_the_answer(http: TestClient) -> None:
+    events = http.get("/config").json()["dependencies"]
+    assert events
+    assert {event["queue"] for event in events if event["backend_fn"]} == {False}
+
+
 def test_below_another_path_it_knows_its_root() -> None:
     from api.client import Client
 
@@ -92,3 +98,50 @@ def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> Non
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("path", ["/", "/theme.css", "/config", "/nowhere"])
+def test_every_answer_keeps_the_browser_at_home(http: TestClient, path: str) -> None:
+    headers = http.get(path).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert (policy["object-src"], policy["frame-ancestors"]) == ("'none'", "'none'")
+    assert not [source for source in policy.values() if "*" in source or "http" in source]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+
+
+EVIL = "https://evil.example"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7865", "lcl.example"])
+@pytest.mark.parametrize(
+    ("verb", "headers"),
+    [
+        ("POST", {"origin": EVIL}),
+        ("POST", {"origin": "null"}),
+        ("POST", {"origin": f"{EVIL}:80/lcl.example"}),
+        ("POST", {"sec-fetch-site": "cross-site"}),
+        ("POST", {"sec-fetch-site": "same-site", "origin": "http://lcl.example"}),
+        ("OPTIONS", {"origin": EVIL, "access-control-request-method": "POST"}),
+    ],
+)
+def test_another_site_cannot_act_through_it(http: TestClient, host: str, verb: str, headers: dict[str, str]) -> None:
+    answer = http.request(verb, f"http://{host}/gradio_api/queue/join", headers=headers, json={})
+    assert answer.status_code == 403
+    read = http.get(f"http://{host}/config", headers=headers)
+    for answered in (answer, read):
+        assert not [name for name in answered.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "http://lcl.example"},
+        {"origin": "https://outside.example", "x-forwarded-host": "outside.example"},
+        {"origin": "https://outside.example", "sec-fetch-site": "same-origin"},
+    ],
+)
+def test_the_page_itself_may_act(http: TestClient, headers: dict[str, str]) -> None:
+    assert http.post("http://lcl.example/gradio_api/queue/join", headers=headers, json={}).status_code == 422

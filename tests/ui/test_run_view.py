@@ -17,7 +17,30 @@ def test_a_running_run_shows_how_far_it_is(run: dict[str, Any]) -> None:
 
 
 def test_a_queued_run_waits(run: dict[str, Any]) -> None:
-    assert "Waiting for a worker" in draw_head({**run, "state": "queued", "progress": None})
+    queued = {**run, "state": "queued", "progress": None}
+    assert "Waiting for a worker" in draw_head(queued)
+    drawn = draw_head({**queued, "obstacle": {"code": "no_resource", "message": "no worker offers <gpu>"}})
+    assert "no worker offers &lt;gpu&gt;" in drawn
+    assert "Waiting for a worker" not in drawn
+
+
+def test_an_ended_run_says_what_is_not_in_the_store_yet(run: dict[str, Any]) -> None:
+    ended = {**run, "state": "succeeded"}
+    assert "lcl-note" not in draw_head(ended)
+    drawn = draw_head({**ended, "artifacts": {"code": "artifacts_pending", "message": "its files are <here>"}})
+    assert "The run has ended; its files are &lt;here&gt;." in drawn
+
+
+def test_a_waiting_run_leads_to_those_before_it(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "state": "waiting", "progress": None, "after": ["run_a", "run_b"]})
+    assert 'Comes after <a href="?run=run_a">run_a</a>, <a href="?run=run_b">run_b</a>.' in drawn
+
+
+def test_a_paused_run_says_where_it_goes_on(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "state": "paused"})
+    assert "Unpause lets it go on from where it was: step 50 of 200." in drawn
+    assert "progressbar" not in drawn
+    assert "from where it was.</p>" in draw_head({**run, "state": "paused", "progress": None})
 
 
 def test_a_run_whose_length_is_unknown_has_a_busy_bar(run: dict[str, Any]) -> None:

@@ -34,19 +34,30 @@ def test_fields_know_their_type_and_say_what_they_are() -> None:
     fields = {field.path: field for kind in SPECS for field in main_fields(kind)}
     assert fields["steps"].kind == "integer"
     assert fields["optimizer.lr"].kind == "number"
+    assert fields["objective.name"].kind == "choice"
+    assert {"lcl", "clip", "emu"} < set(fields["objective.name"].options)
+    assert fields["objective.contrastive_weight"].kind == "number"
+    assert "0 to 1,000" in fields["objective.contrastive_weight"].info
     assert fields["untrained_baseline"].kind == "boolean"
-    assert fields["tasks"].options == ("retrieval", "classification")
+    assert fields["tasks"].options[:2] == ("retrieval", "classification")
+    assert "captioning" in fields["tasks"].options
+    assert fields["transfer"].options == ("frozen", "full")
     assert fields["splits"].kind == "list"
     assert fields["source"].kind == "text"
     assert "16 to 1,024" in fields["model.image_size"].info
 
 
-def test_every_preset_starts_valid() -> None:
-    assert preset_names("pretrain")
-    for preset in preset_names("pretrain"):
-        spec = starting_spec("pretrain", preset)
-        assert check("pretrain", to_json(spec)) == spec
-        assert parse_spec("pretrain", spec) == parse_spec("pretrain", {"preset": preset})
+@pytest.mark.parametrize(
+    ("kind", "preset", "required"),
+    [(kind, preset, given) for kind, given in (("pretrain", {}), ("evaluate", {"encoder": "enc_1"}))
+     for preset in preset_names(kind)],
+)  # fmt: skip
+def test_every_preset_starts_valid_but_for_what_is_required(kind: str, preset: str, required: dict[str, str]) -> None:
+    empty = starting_spec(kind, preset)
+    assert all(empty[name] == "" for name in required)
+    spec = {**empty, **required}
+    assert check(kind, to_json(spec)) == spec
+    assert parse_spec(kind, spec) == parse_spec(kind, {"preset": preset, **required})
 
 
 def test_what_is_required_starts_empty_and_is_asked_for() -> None:

@@ -8,9 +8,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from ui.common import Selection
+from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.caption import CaptionTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab, best_figures
+from ui.tabs.run_actions import ACTIONS
+from ui.tabs.run_form import SpecForm
 from ui.tabs.runs import RunsTab, Watched
 from ui.tabs.search import IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab
 
@@ -126,12 +130,13 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
         logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3},
     )
     tab = RunsTab(client)
-    watched = tab.refresh(Watched())[1]
-    assert [point[0] for point in watched.points] == [10, 20]
+    selection = Selection(Watched())
+    tab.refresh(selection)
+    assert [point[0] for point in selection.watched.points] == [10, 20]
     stored.append(line(30))
-    watched = tab.refresh(watched)[1]
-    assert [point[0] for point in watched.points] == [10, 20, 30]
-    assert watched.log == "abc"
+    tab.refresh(selection)
+    assert [point[0] for point in selection.watched.points] == [10, 20, 30]
+    assert selection.watched.log == "abc"
     assert [kwargs["after"] for kwargs in client.asked("metrics")] == [0, 20]
 
 
@@ -139,9 +144,36 @@ def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: d
     ended = {**run, "state": "succeeded"}
     client = service(runs={"items": [ended]}, run=ended, metrics=[line(10)], logs={"text": "", "offset": 0})
     tab = RunsTab(client)
-    watched = tab.refresh(Watched())[1]
-    tab.refresh(watched)
+    selection = Selection(Watched())
+    tab.refresh(selection)
+    tab.refresh(selection)
     assert len(client.asked("metrics")) == 1
+
+
+def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
+    selection = Selection(Watched("run_1"))
+
+    def chosen_meanwhile(_: str, after: int) -> list[Any]:
+        selection.watched = Watched("run_2")
+        return []
+
+    client = service(runs={"items": [run]}, run=run, metrics=chosen_meanwhile, logs={"text": "", "offset": 0})
+    drawn = RunsTab(client).refresh(selection)
+    assert selection.watched.id == "run_2"
+    assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
+
+
+def test_fields_of_a_form_write_into_the_spec_together(service: Any) -> None:
+    form = SpecForm(service(), "pretrain")
+    spec = starting_spec("pretrain", "sample")
+    values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
+    text, _ = form.write_fields(to_json(spec), *values)
+    assert from_json(text) == spec
+    first, second = [i for i, field in enumerate(form.fields) if field.kind == "integer"][:2]
+    values[first], values[second] = 3.0, 5.0
+    text, _ = form.write_fields(to_json(spec), *values)
+    assert [get_at(from_json(text), form.fields[i].path) for i in (first, second)] == [3, 5]
+    assert form.write_fields("{", *values)[0] == gr.skip()
 
 
 def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[str, Any]) -> None:
@@ -149,19 +181,58 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
         runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0}
     )
     old = Watched("run_1", attempt=1, points=((10, 1, 1), (90, 1, 1)), log="old", offset=3)
-    watched = RunsTab(client).refresh(old)[1]
-    assert [point[0] for point in watched.points] == [10]
-    assert watched.log == ""
+    selection = Selection(old)
+    RunsTab(client).refresh(selection)
+    assert [point[0] for point in selection.watched.points] == [10]
+    assert selection.watched.log == ""
 
 
-def test_buttons_fit_the_state(service: Any, run: dict[str, Any]) -> None:
-    def shown(state: str) -> list[bool]:
-        now = {**run, "state": state}
-        client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0})
-        return [button.visible for button in RunsTab(client).refresh(Watched())[3:6]]
+@pytest.mark.parametrize(
+    ("state", "fitting"),
+    [
+        ("waiting", ["Pause", "Cancel", "Clone"]),
+        ("queued", ["Pause", "Cancel", "Clone"]),
+        ("running", ["Pause", "Cancel", "Clone"]),
+        ("pausing", ["Cancel", "Clone"]),
+        ("paused", ["Unpause", "Cancel", "Clone"]),
+        ("cancelling", ["Clone"]),
+        ("succeeded", ["Clone"]),
+        ("failed", ["Resume", "Start anew", "Clone"]),
+        ("cancelled", ["Resume", "Start anew", "Clone"]),
+    ],
+)
+def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fitting: list[str]) -> None:
+    now = {**run, "state": state, "after": ["run_0"]}
+    client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0})
+    words = [*(action.words for action in ACTIONS), "Clone"]
+    buttons = RunsTab(client).refresh(Selection(Watched()))[2 : 2 + len(words)]
+    assert [name for name, button in zip(words, buttons, strict=True) if button.visible] == fitting
 
-    assert shown("queued") == [True, False, False]
-    assert shown("running") == [True, False, False]
-    assert shown("cancelling") == [False, False, False]
-    assert shown("failed") == [False, True, True]
-    assert shown("succeeded") == [False, False, False]
+
+def test_buttons_are_shown_where_the_service_takes_them() -> None:
+    """The state machine is the service's; what it refuses is not offered, and nothing that it takes is missing."""
+    from lcl_core.runs.states import ALLOWED, State
+
+    def sources(target: State) -> set[str]:
+        return {state.value for state in State if target in ALLOWED[state]}
+
+    offered = {action.verb: set(action.states) for action in ACTIONS}
+    assert offered["cancel"] == (sources(State.CANCELLED) | sources(State.CANCELLING)) - {"cancelling"}
+    assert offered["unpause"] == {"paused"}
+    assert offered["pause"] == (sources(State.PAUSED) | sources(State.PAUSING)) - {"pausing"}
+    assert offered["resume"] == offered["retry"] == {"failed", "cancelled"}
+
+
+def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(service: Any, run: dict[str, Any]) -> None:
+    spec = {**starting_spec("pretrain", "sample"), "steps": 77}
+    tab = RunsTab(service(run={**run, "spec": spec}))
+    drawer, kind, *filled, refusal = tab.clone(Selection(Watched("run_1")))
+    assert (drawer.open, kind, refusal) == (True, "pretrain", "")
+    form = tab.forms["pretrain"]
+    column, text, verdict, name, preset, *values = filled[: 5 + len(form.fields)]
+    assert (column.visible, from_json(text), name, preset) == (True, spec, "first", "sample")
+    assert "The spec is valid" in verdict
+    assert dict(zip((field.path for field in form.fields), values, strict=True))["steps"] == 77
+    others = filled[5 + len(form.fields) :]
+    assert {type(part) for part in others if part != gr.skip()} == {gr.Column}
+    assert not any(part.visible for part in others if part != gr.skip())

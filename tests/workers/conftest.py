@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.broker import EmbeddedBroker
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
+from lcl_core.runs.doorbell import Doorbell
+from lcl_core.specs import StudySpec, parse_as
+from tests.workers.crew import Crew
+from tests.workers.desk import Desk
 from workers.settings import WorkerSettings
 
 HERE = Path(__file__).parent
@@ -29,6 +35,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerSettings:
     on_postgres = getattr(request, "param", "sqlite") == "postgresql"
     return WorkerSettings(
         home=tmp_path / "home",
+        data_roots=[HERE],
         database_url=request.getfixturevalue("empty_postgres") if on_postgres else "",
         lease_seconds=20.0,
         heartbeat_seconds=0.2,
@@ -57,6 +64,19 @@ def queue(database: Database) -> Callable[..., str]:
         spec = {"steps": steps, "checkpoint_every": facts.pop("checkpoint_every", 5), **facts.pop("spec", {})}
         with database.session() as session:
             return store.submit(session, "pretrain", spec, **facts).id
+
+    return submit
+
+
+@pytest.fixture
+def study(database: Database) -> Callable[..., str]:
+    """Submit a study of the toy, with one row and seed unless told otherwise; returns its id."""
+
+    def submit(**changes: Any) -> str:
+        base = {"steps": 3, "checkpoint_every": 1, "optimizer": {"schedule": "constant"}}
+        spec = {"pretrain": base, "metrics": [{"name": "steps", "metric": "steps"}], **changes}
+        with database.session() as session:
+            return store.make_study(session, parse_as(StudySpec, spec)).id
 
     return submit
 
@@ -95,3 +115,28 @@ def alive() -> Callable[[int], bool]:
         return status.rpartition(")")[2].split()[0] != "Z"
 
     return look
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with tempfile.TemporaryDirectory(prefix="lcl-") as folder, EmbeddedBroker(Path(folder)) as broker:
+        yield broker
+
+
+@pytest.fixture
+def doorbell(broker: EmbeddedBroker) -> Iterator[Doorbell]:
+    doorbell = Doorbell(broker.url)
+    yield doorbell
+    doorbell.close()
+
+
+@pytest.fixture
+def crew(settings: WorkerSettings, modules: dict[str, str], broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Crew]:
+    crew = Crew(settings, broker, tmp_path)
+    yield crew
+    crew.end()
+
+
+@pytest.fixture
+def desk(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> Desk:
+    return Desk(database, settings, modules)

@@ -38,5 +38,21 @@ def test_what_a_process_needs_goes_along(name: str) -> None:
     assert scrubbed({name: "x"})[name] == "x"
 
 
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "s3"),
+        ("AWS_SESSION_TOKEN", "s3"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "gs"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "abfs"),
+        ("FSSPEC_S3_SECRET", "s3"),
+    ],
+)
+def test_credentials_of_storage_go_along_where_it_is_used(name: str, protocol: str) -> None:
+    assert scrubbed({name: "x"}, {protocol, "https"})[name] == "x"
+    assert name not in scrubbed({name: "x"}, {"https", "ftp"})
+    assert "LCL_ADMIN_KEY" not in scrubbed({"LCL_ADMIN_KEY": "x"}, {protocol})
+
+
 def test_the_process_knows_that_it_is_watched() -> None:
     assert scrubbed({})["LCL_SUPERVISED"] == "1"

@@ -57,7 +57,7 @@ def reaper(database: Database, bell: Any, board: Any, settings: WorkerSettings) 
 
 def age(database: Database, run_id: str) -> None:
     with database.session() as session:
-        store.get_run(session, run_id).queued_at = now(session) - timedelta(minutes=1)
+        store.get_run(session, run_id).ready_at = now(session) - timedelta(minutes=1)
 
 
 def test_a_run_that_nobody_claimed_is_rung_for_and_offered(
@@ -101,3 +101,35 @@ def test_it_shows_signs_of_life(
         (worker,) = store.list_workers(session)
     assert (worker.id, worker.host, worker.pid, worker.devices) == ("worker-1", "host", 7, ["cpu"])
     assert worker.seen_at > worker.started_at
+
+
+def test_what_a_study_needs_next_is_queued_and_rung_for(
+    reaper: Reaper, bell: Bell, board: Board, database: Database, study: Callable[..., str]
+) -> None:
+    study_id = study()
+    with database.session() as session:
+        run = store.get_run(session, store.study_cells(session, study_id)[0].run.id)
+        run.state, run.encoder_id = "succeeded", "enc_1"
+    reaper.round()
+    reaper.round()
+    with database.reading() as session:
+        (evaluation,) = store.list_runs(session, kind="evaluate").items
+    assert (bell.rung, board.offers) == ([evaluation.id], 1)
+    assert (evaluation.state, evaluation.spec["encoder"]) == ("queued", "enc_1")
+
+
+def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
+    reaper: Reaper,
+    bell: Bell,
+    board: Board,
+    database: Database,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+) -> None:
+    good, bad = queue(), queue()
+    after_good, after_bad = queue(after=[good]), queue(after=[bad])
+    with database.session() as session:
+        store.get_run(session, good).state, store.get_run(session, bad).state = "succeeded", "failed"
+    reaper.round()
+    assert (bell.rung, board.offers) == ([after_good], 1)
+    assert (run_of(after_good).state, run_of(after_bad).state) == ("queued", "cancelled")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
+from lcl_core.runs.roster import Identity
 from workers.slots import Slots
 
 Eventually = Callable[..., None]
@@ -41,6 +43,10 @@ class Work:
         self._go.release(count)
 
 
+def worker(slots: int, offers: tuple[str, ...] = ("cpu",)) -> Identity:
+    return Identity("worker-1", "host", 1, slots, ("cpu",), offers)
+
+
 @pytest.fixture
 def work(database: Database) -> Work:
     return Work(database)
@@ -48,7 +54,7 @@ def work(database: Database) -> Work:
 
 @pytest.fixture
 def slots(database: Database, work: Work) -> Iterator[Slots]:
-    slots = Slots(2, database, "worker-1", 30.0, work)
+    slots = Slots(worker(2), database, 30.0, work)
     yield slots
     slots.stop()
     slots.join()
@@ -113,8 +119,20 @@ def test_a_fault_of_the_supervisor_does_not_cost_the_slot(
         seen.append(claim.run_id)
         raise ZeroDivisionError
 
-    slots = Slots(1, database, "worker-1", 30.0, fail)
+    slots = Slots(worker(1), database, 30.0, fail)
     runs = [queue(), queue()]
     slots.offer()
     eventually(lambda: seen == runs)
     slots.join()
+
+
+def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(
+    database: Database, queue: Callable[..., str], run_of: Callable[[str], Any], eventually: Eventually
+) -> None:
+    seen: list[str] = []
+    slots = Slots(worker(1), database, 30.0, lambda claim, stopping: seen.append(claim.run_id))
+    for_a_gpu, for_anybody = queue(resource="gpu", priority=9), queue()
+    slots.offer()
+    eventually(lambda: seen == [for_anybody])
+    slots.join()
+    assert run_of(for_a_gpu).state == "queued"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,54 +9,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from lcl_core.rundir import RunDir
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
+from tests.workers.desk import Desk
 from workers.settings import WorkerSettings
-from workers.supervisor import Supervisor
 
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
 Steps = Callable[[str], list[int]]
 Eventually = Callable[..., None]
-
-
-class Desk:
-    """Supervises claimed runs, here or in a thread."""
-
-    def __init__(self, database: Database, settings: WorkerSettings, modules: dict[str, str]) -> None:
-        self.database = database
-        self.settings = settings
-        self.stopping = threading.Event()
-        self._supervisor = Supervisor(database, settings, modules)
-        self._thread: threading.Thread | None = None
-
-    def claim(self) -> store.Claim:
-        with self.database.session() as session:
-            claimed = store.claim_next(session, "desk", self.settings.lease_seconds)
-        assert claimed is not None
-        return claimed
-
-    def work(self) -> None:
-        self._supervisor.run(self.claim(), self.stopping)
-
-    def start(self) -> store.Claim:
-        claimed = self.claim()
-        self._thread = threading.Thread(target=self._supervisor.run, args=(claimed, self.stopping))
-        self._thread.start()
-        return claimed
-
-    def join(self) -> None:
-        assert self._thread is not None
-        self._thread.join()
-
-    def run_dir(self, run_id: str) -> RunDir:
-        return RunDir(self.settings.runs_dir / run_id)
-
-
-@pytest.fixture
-def desk(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> Desk:
-    return Desk(database, settings, modules)
 
 
 def test_a_run_succeeds(
@@ -66,12 +26,14 @@ def test_a_run_succeeds(
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://user:password@host/db")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LCL_HOME", "/somewhere")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     run_id = queue(steps=12, name="toy")
     desk.work()
     run = run_of(run_id)
     assert (run.state, run.attempt, run.reason) == ("succeeded", 1, None)
     final = run.result["final"]
-    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, "LCL_HOME": "/somewhere"}
+    kept = {"LCL_HOME": "/somewhere", "CUDA_VISIBLE_DEVICES": "1"}
+    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, **kept}
     assert list(final["inputs"][0]) == ["sample"]
     assert steps_of(run_id) == list(range(1, 13))
     assert (run.progress["step"], run.progress["total_steps"]) == (12, 12)
@@ -88,6 +50,7 @@ def test_a_run_succeeds(
     [
         ("crash@1", "crash", "RuntimeError: the toy broke"),
         ("memory", "out_of_memory", "batch.tokens"),
+        ("hungry@1", "out_of_memory", "MemoryError"),
         ("silent", "no_result", "without a result"),
         ("segfault", "crash", "SIGSEGV"),
         ("user_error", "bad_thing", "no such thing"),
@@ -124,6 +87,61 @@ def test_a_folder_that_cannot_be_written_fails_the_run(desk: Desk, queue: Queue,
     assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "storage")
 
 
+def test_a_run_that_continues_another_begins_with_its_checkpoint(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps
+) -> None:
+    parent = queue(steps=6, checkpoint_every=5)
+    desk.work()
+    heir = queue(steps=9, checkpoint_every=5, continues=parent)
+    desk.work()
+    run = run_of(heir)
+    assert (run.state, run.result["final"]["start"], steps_of(heir)) == ("succeeded", 5, list(range(1, 10)))
+    assert steps_of(parent) == list(range(1, 7))
+    orphan = queue(steps=4, continues="run_gone")
+    desk.work()
+    assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
+
+
+def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
+    desk: Desk,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOY", "helper@999")
+    monkeypatch.setenv("TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
+    run_id = queue(steps=400, checkpoint_every=1000, max_attempts=1)
+    desk.start()
+    eventually(lambda: len(steps_of(run_id)) >= 3)
+    with desk.database.session() as session:
+        store.pause(session, run_id)
+    desk.join()
+    run, done = run_of(run_id), len(steps_of(run_id))
+    assert (run.state, run.attempt, run.lease_token) == ("paused", 0, None)
+    assert "paused" in run.interruption["message"]
+    assert done < 400
+    with desk.database.session() as session:
+        store.unpause(session, run_id)
+    monkeypatch.setenv("TOY_SECONDS", "0")
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.result["final"]["start"]) == ("succeeded", 1, done)
+    assert steps_of(run_id) == list(range(1, 401))
+
+
+def test_a_run_that_comes_after_another_goes_on_as_soon_as_that_has_succeeded(
+    desk: Desk, queue: Queue, run_of: RunOf
+) -> None:
+    first = queue()
+    second = queue(after=[first])
+    desk.work()
+    assert (run_of(first).state, run_of(second).state) == ("succeeded", "queued")
+    desk.work()
+    assert run_of(second).state == "succeeded"
+
+
 def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     desk: Desk,
     queue: Queue,
@@ -132,8 +150,9 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TOY", "helper@99")
-    run_id = queue(steps=40, checkpoint_every=1000)
+    monkeypatch.setenv("TOY", "helper@999")
+    monkeypatch.setenv("TOY_SECONDS", "0.05")  # long enough for a busy machine to ask before the end
+    run_id = queue(steps=400, checkpoint_every=1000)
     desk.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
     with desk.database.session() as session:
@@ -141,13 +160,14 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     desk.join()
     assert run_of(run_id).state == "cancelled"
     done = len(steps_of(run_id))
-    assert done < 40
+    assert done < 400
     with desk.database.session() as session:
         store.resume(session, run_id)
+    monkeypatch.setenv("TOY_SECONDS", "0")
     desk.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"]) == ("succeeded", done)
-    assert steps_of(run_id) == list(range(1, 41))
+    assert steps_of(run_id) == list(range(1, 401))
 
 
 def test_retry_starts_over(

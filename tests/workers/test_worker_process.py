@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,78 +15,12 @@ from deploy.broker import EmbeddedBroker
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
 from lcl_core.runs.doorbell import Doorbell
-from workers.settings import WorkerSettings
+from tests.workers.crew import Crew
 
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
 Steps = Callable[[str], list[int]]
 Eventually = Callable[..., None]
-ENTRY = """
-from workers.logs import configure_logs
-from workers.settings import WorkerSettings
-from workers.worker import WorkerProcess
-
-configure_logs("json")
-WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
-"""
-
-
-class Crew:
-    """Starts workers; whatever still lives at the end of the test is killed."""
-
-    def __init__(self, settings: WorkerSettings, broker: EmbeddedBroker, logs: Path) -> None:
-        self._environment = {
-            **os.environ,
-            "LCL_HOME": str(settings.home),
-            "LCL_DATABASE_URL": settings.database_url,
-            "LCL_BROKER_URL": broker.url,
-            "LCL_LEASE_SECONDS": "2",
-            "LCL_HEARTBEAT_SECONDS": "0.3",
-            "LCL_WATCH_SECONDS": "0.05",
-            "LCL_REAP_SECONDS": "0.3",
-            "LCL_PING_SECONDS": "0.3",
-        }
-        self._logs = logs
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
-        with self.log(len(self.started)).open("wb") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-c", ENTRY],
-                env={**self._environment, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self.started.append(worker)
-        return worker
-
-    def log(self, number: int) -> Path:
-        return self._logs / f"worker-{number}.log"
-
-    def end(self) -> None:
-        for worker in self.started:
-            worker.kill()
-            worker.wait()
-
-
-@pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    with tempfile.TemporaryDirectory(prefix="lcl-") as folder, EmbeddedBroker(Path(folder)) as broker:
-        yield broker
-
-
-@pytest.fixture
-def doorbell(broker: EmbeddedBroker) -> Iterator[Doorbell]:
-    doorbell = Doorbell(broker.url)
-    yield doorbell
-    doorbell.close()
-
-
-@pytest.fixture
-def crew(settings: WorkerSettings, modules: dict[str, str], broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Crew]:
-    crew = Crew(settings, broker, tmp_path)
-    yield crew
-    crew.end()
 
 
 @pytest.fixture
@@ -223,6 +155,48 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_two_workers_run_a_halving_to_its_end(
+    crew: Crew, doorbell: Doorbell, database: Database, study: Callable[..., str], eventually: Eventually
+) -> None:
+    rates = {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}}
+    judge = {"validation": {"splits": ["val"]}, "metric": {"name": "steps", "metric": "steps"}}
+    search = {"kind": "halving", "trials": 2, "parameters": rates, "rungs": [3, 5], "keep": 0.5, **judge}
+    study_id = study(search=search)
+    for _ in range(2):
+        crew.start()
+
+    def state() -> str:
+        with database.reading() as session:
+            return store.standings(session, [store.get_study(session, study_id)])[study_id].state
+
+    eventually(lambda: state() not in ("queued", "running"), "the study's end")
+    assert state() == "succeeded"
+    with database.reading() as session:
+        cells = store.study_cells(session, study_id)
+        runs = store.list_runs(session).items
+    first, promoted, finalist = cells[0], cells[2], cells[3]
+    assert [(cell.labels["trial"], cell.rung) for cell in cells] == [("t01", 0), ("t02", 0), ("t01", 1), ("t01", 2)]
+    assert (promoted.run.continues, promoted.run.result["final"]["start"]) == (first.run.id, 3)
+    assert finalist.run.id == promoted.run.id
+    assert finalist.evaluation is not None
+    assert len(runs) == 7, "three pre-trainings, three validations and one evaluation"
+
+
+def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
+    crew: Crew, database: Database, queue: Queue, run_of: RunOf, eventually: Eventually
+) -> None:
+    crew.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0")
+    choosy, modest = queue(resource="gpu", priority=9), queue(resource="cpu")
+    eventually(lambda: run_of(modest).state == "succeeded")
+    assert run_of(modest).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "", "another run may need the GPU"
+    with database.reading() as session:
+        assert store.obstacles(session, [run_of(choosy)])[choosy]["message"].startswith("no worker offers gpu")
+    crew.start(LCL_WORKER_OFFERS="gpu")
+    eventually(lambda: run_of(choosy).state == "succeeded")
+    assert run_of(choosy).attempt == 1
+
+
 def test_a_worker_ends_in_order_while_the_broker_is_down(
     crew: Crew, broker: EmbeddedBroker, database: Database, consuming: Callable[[int], None]
 ) -> None:
@@ -244,7 +218,11 @@ def test_the_worker_process_never_imports_torch() -> None:
 
 @pytest.mark.parametrize(
     ("environment", "words"),
-    [({"LCL_WORKER_SLOTS": "none"}, "LCL_WORKER_SLOTS"), ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home")],
+    [
+        ({"LCL_WORKER_SLOTS": "none"}, "LCL_WORKER_SLOTS"),
+        ({"LCL_WORKER_OFFERS": "cpu,tpu"}, "LCL_WORKER_OFFERS"),
+        ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home"),
+    ],
 )
 def test_a_bad_setting_is_one_line(environment: dict[str, str], words: str) -> None:
     command = [sys.executable, "-m", "workers"]

@@ -20,6 +20,7 @@ from lcl_core.errors import UserError
 from lcl_core.rundir import Cancelled, RunDir, run_main, write_json_atomically
 
 WEIGHTS = b"toy weights"
+SHOWN = ("LCL_DATABASE_URL", "RANK", "LCL_HOME", "CUDA_VISIBLE_DEVICES")  # of its environment, in its result
 
 
 def misbehave(kind: str) -> None:
@@ -29,6 +30,8 @@ def misbehave(kind: str) -> None:
         raise UserError("no such thing", code="bad_thing", field="data", file="corpus.jsonl", line=3)
     if kind == "memory":
         raise MemoryError("CUDA out of memory")
+    if kind == "hungry":
+        bytearray(1 << 55)
     if kind == "silent":
         os._exit(0)
     if kind == "segfault":
@@ -79,8 +82,10 @@ def work(run_dir: RunDir) -> dict[str, Any]:
         if run_dir.stop_requested:
             save(run_dir, step)
             raise Cancelled
-    environment = {name: os.environ.get(name) for name in ("LCL_DATABASE_URL", "RANK", "LCL_HOME")}
+    environment = {name: os.environ.get(name) for name in SHOWN}
     facts = {"environment": environment, "inputs": [run["datasets"], run["encoders"]], "start": start}
+    if run["kind"] == "evaluate":
+        return {"rows": [{"metric": "steps", "value": steps}], "final": facts}
     return {"encoder": write_encoder(run_dir), "final": facts}
 
 

@@ -10,8 +10,8 @@ import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, encoder_choices, newest, picture_input, read_upload
-from ui.html import PICK, empty_state, esc, heading, item_url, problem
+from ui.common import BUSY, QUIET, UNREADABLE, choose, encoder_choices, newest, picture_input, read_upload, refused
+from ui.html import PICK, empty_state, esc, heading, item_url, problem, toast
 
 GREEDY, BEAM, NUCLEUS = "Greedy", "Beam search", "Nucleus sampling"
 WAYS = [GREEDY, BEAM, NUCLEUS]
@@ -43,6 +43,7 @@ class CaptionTab:
                     self._build_choices()
                 self.go = gr.Button("Write captions", variant="primary")
             with gr.Column(scale=6, min_width=300):
+                self.refusal = gr.HTML(apply_default_css=False)
                 self.results = gr.HTML(WAITING, apply_default_css=False, elem_id="captions")
 
     def _build_choices(self) -> None:
@@ -60,7 +61,7 @@ class CaptionTab:
         asked = [self.encoder, self.image, self.ways, *choices]
         for event in (self.go.click, self.image.upload, self.prompt.submit):
             event(self.caption, asked, self.results, **BUSY)
-        self.samples.select(self.take_sample, outputs=self.image, **QUIET).then(
+        self.samples.select(self.take_sample, outputs=[self.image, self.refusal], **BUSY).then(
             self.caption, asked, self.results, **BUSY
         )
 
@@ -88,13 +89,13 @@ class CaptionTab:
         )
         return f'<p class="lcl-note">or one of these</p><ul class="lcl-samples">{items}</ul>'
 
-    def take_sample(self, event: gr.EventData) -> Any:
+    def take_sample(self, event: gr.EventData) -> tuple[Any, Any]:
+        """The picture, and nothing to say; or the picture as it is, and why."""
         place, _, item = str(event.pick).partition(":")
         try:
-            return Image.open(io.BytesIO(self.client.item_image(place, item)))
+            return Image.open(io.BytesIO(self.client.item_image(place, item))), ""
         except ApiError as error:
-            gr.Warning(error.message)
-            return gr.skip()
+            return gr.skip(), toast(error.message, "The picture cannot be fetched")
 
     def caption(
         self,
@@ -124,16 +125,22 @@ class CaptionTab:
         }
         shared = {"max_new_tokens": int(length), **({"prompt": prompt} if prompt.strip() else {})}
         data = read_upload(image)
-        cards = "".join(self._card(encoder, data, way, {**shared, **decodings[way]}) for way in WAYS if way in ways)
+        try:
+            cards = "".join(self._card(encoder, data, way, {**shared, **decodings[way]}) for way in WAYS if way in ways)
+        except ApiError as error:
+            return refused(error, "No caption can be written")
         return heading("Captions", "The same picture, decoded in different ways.") + (
             f'<div class="lcl-captions" role="status">{cards}</div>'
         )
 
     def _card(self, encoder: str, data: bytes, way: str, decoding: dict[str, Any]) -> str:
+        """One way's words, or why it has none. Raises: ApiError for what is no picture, which no way can mend."""
         start = time.perf_counter()
         try:
             words = self.client.caption(encoder, [data], **decoding)[0].strip()
         except ApiError as error:
+            if error.code == UNREADABLE:
+                raise
             return problem(error.message, way)
         took = f"{1000 * (time.perf_counter() - start):.0f} ms"
         said = f"<blockquote>{esc(words)}</blockquote>" if words else "<blockquote><em>no words</em></blockquote>"

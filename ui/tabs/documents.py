@@ -9,7 +9,7 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from ui.common import BUSY, QUIET, choose
-from ui.html import corpus_url, empty_state, esc, note, number, problem
+from ui.html import corpus_url, empty_state, esc, note, number, problem, run_link
 
 PER_PAGE = 6
 ROW_TOKENS = 2048  # the length of a row that documents are packed into
@@ -109,7 +109,7 @@ class DocumentsTab:
             return problem(error.message, "It cannot be validated")
         return (
             f'<p class="lcl-note" role="status">Validation is queued: '
-            f'<a href="?run={esc(run["id"])}">{esc(run["id"])}</a> in the Runs tab.</p>'
+            f"{run_link(run['id'])} in the Runs tab.</p>"
         )
 
     @staticmethod

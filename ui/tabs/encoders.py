@@ -59,10 +59,10 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
 
 
 def best_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each task, split and metric the best variant; accuracies and recalls at 5 first."""
-    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+    """Of each task, split, transfer and metric the best variant; accuracies and recalls at 5 first."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = (row["task"], row["split"], row["metric"])
+        key = (row["task"], row["split"], row.get("transfer"), row["metric"])
         if key not in best or row["value"] > best[key]["value"]:
             best[key] = row
     ranked = sorted(best.values(), key=lambda row: (not row["metric"].endswith(("@5", "accuracy")), row["task"]))

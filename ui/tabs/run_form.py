@@ -55,24 +55,36 @@ class SpecForm:
                 self.verdict = gr.HTML(verdict, apply_default_css=False, elem_id=f"verdict-{self.kind}")
                 self.submit = gr.Button("Submit run", variant="primary", elem_id=f"submit-{self.kind}")
 
+    @property
+    def parts(self) -> list[Any]:
+        """What ``fill`` and ``put_aside`` write."""
+        return [self.column, self.editor, self.verdict, self.name, self.preset, *self.inputs]
+
     def wire(self) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
         self.preset.input(self.take_preset, self.preset, [self.editor, self.verdict, *self.inputs], **QUIET)
         self.editor.input(
             self.read_editor, self.editor, [self.verdict, *self.inputs], trigger_mode="always_last", **QUIET
         )
-        for field, component in zip(self.fields, self.inputs, strict=True):
-            component.input(
-                lambda text, value, field=field: self.write_field(text, field, value),
-                [self.editor, component],
-                [self.editor, self.verdict],
-                trigger_mode="always_last",
-                **QUIET,
-            )
+        # One event for all fields: two would overtake each other, and the older answer could be written last.
+        gr.on(
+            [component.input for component in self.inputs],
+            self.write_fields, [self.editor, *self.inputs], [self.editor, self.verdict],
+            trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
 
     def take_preset(self, preset: str) -> tuple[Any, ...]:
         spec = starting_spec(self.kind, preset)
         return to_json(spec), self.judge(to_json(spec)), *self._shown(spec)
+
+    def fill(self, spec: dict[str, Any], name: str | None) -> list[Any]:
+        """Show the form with that spec."""
+        text = to_json(spec)
+        return [gr.Column(visible=True), text, self.judge(text), name or "", spec.get("preset"), *self._shown(spec)]
+
+    def put_aside(self) -> list[Any]:
+        """Another form is shown; what stands in this one stays."""
+        return [gr.Column(visible=False), *[gr.skip()] * (4 + len(self.fields))]
 
     def read_editor(self, text: str) -> tuple[Any, ...]:
         """Fields follow the editor while it holds JSON at all."""
@@ -82,13 +94,16 @@ class SpecForm:
             shown = [gr.skip()] * len(self.fields)
         return self.judge(text), *shown
 
-    def write_field(self, text: str, field: Field, value: Any) -> tuple[Any, str]:
-        """The editor follows a field; JSON that is broken is left to be mended."""
+    def write_fields(self, text: str, *values: Any) -> tuple[Any, str]:
+        """The editor follows the fields; JSON that is broken is left to be mended."""
         try:
-            text = to_json(put_at(from_json(text), field.path, field.to_spec(value)))
+            spec = from_json(text)
+            for field, value in zip(self.fields, values, strict=True):
+                if not field.agrees(get_at(spec, field.path), value):
+                    spec = put_at(spec, field.path, field.to_spec(value))
         except (UserError, IndexError):
             return gr.skip(), self.judge(text)
-        return text, self.judge(text)
+        return to_json(spec), self.judge(to_json(spec))
 
     def judge(self, text: str) -> str:
         """A line that says whether the spec is valid, and if not where and why."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ui.charts import line_chart
-from ui.html import ago, badge, duration, empty_state, esc, facts, number, parse_time, progress_bar
+from ui.html import ago, badge, duration, empty_state, esc, facts, number, parse_time, progress_bar, run_link
 
 KIND_WORDS = {
     "pretrain": "Pre-train",
@@ -19,7 +19,8 @@ KIND_WORDS = {
 CURVES = (("contrastive_loss", "Contrastive loss"), ("generation_loss", "Generation loss"))
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
-MOVING = ("queued", "running", "cancelling")
+PAUSED = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
+MOVING = ("waiting", "queued", "running", "pausing", "cancelling")
 
 
 def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
@@ -103,7 +104,7 @@ def fraction(run: dict[str, Any]) -> float | None:
 
 def _row(run: dict[str, Any], selected: bool) -> str:
     kind = KIND_WORDS.get(run["kind"], run["kind"])
-    bar = progress_bar(fraction(run), "progress") if run["state"] in ("running", "cancelling") else ""
+    bar = progress_bar(fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
     current = ' aria-current="true"' if selected else ""
     return (
         f'<li><button type="button" data-pick="{esc(run["id"])}"{current}>'
@@ -114,9 +115,15 @@ def _row(run: dict[str, Any], selected: bool) -> str:
 
 def _progress(run: dict[str, Any]) -> str:
     if run["state"] == "queued":
-        return '<p class="lcl-note">Waiting for a worker.</p>'
+        obstacle = run.get("obstacle") or {}
+        return f'<p class="lcl-note">{esc(obstacle.get("message") or "Waiting for a worker.")}</p>'
+    if run["state"] == "waiting":
+        return f'<p class="lcl-note">Comes after {", ".join(map(run_link, run.get("after") or []))}.</p>'
+    if run["state"] == "paused":
+        return f'<p class="lcl-note">{PAUSED}{_reached(run)}</p>'
     if run["state"] not in MOVING:
-        return ""
+        note = (run.get("artifacts") or {}).get("message")
+        return f'<p class="lcl-note">The run has ended; {esc(note)}.</p>' if note else ""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     parts = [
@@ -126,6 +133,13 @@ def _progress(run: dict[str, Any]) -> str:
     ]
     words = " · ".join(part for part in parts if part) or "Starting"
     return f'<div class="lcl-progress">{progress_bar(fraction(run), words)}<p>{esc(words)}</p></div>'
+
+
+def _reached(run: dict[str, Any]) -> str:
+    """Where a run that is held back goes on."""
+    progress = run.get("progress") or {}
+    step, total = progress.get("step"), progress.get("total_steps")
+    return f": step {number(step)} of {number(total)}." if step and total else "."
 
 
 def _reason(run: dict[str, Any]) -> str:
@@ -192,7 +206,7 @@ def _dataset(dataset: dict[str, Any]) -> str:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     body = "".join(_table_row(row) for row in rows)
-    names = ("Task", "Split", "Variant", "Metric", "Value (95 %)", "Chance", "Untrained")
+    names = ("Task", "Split", "Variant", "Transfer", "Metric", "Value (95 %)", "Chance", "Untrained")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return (
         f'<div class="lcl-table" tabindex="0" role="region" aria-label="Result"><table><thead><tr>{head}</tr></thead>'
@@ -203,7 +217,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 def _table_row(row: dict[str, Any]) -> str:
     low, high = row.get("interval") or (None, None)
     interval = f" <small>{number(low, 3)} – {number(high, 3)}</small>" if low is not None else ""
-    words = "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in ("task", "split", "variant", "metric"))
+    words = "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in ("task", "split", "variant", "transfer", "metric"))
     figures = (number(row.get("chance"), 2), number(row.get("untrained"), 2))
     return (
         f"<tr>{words}<td><b>{number(row.get('value'), 3)}</b>{interval}</td>"

@@ -1,4 +1,4 @@
-"""Runs: submit one, watch them live, stop them and take them up again."""
+"""Runs: submit one, watch them live, hold them, stop them and take them up again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from lcl_core.specs import UserError
-from ui.common import BUSY, QUIET
-from ui.html import PICK, problem
+from ui.common import BUSY, QUIET, Selection
+from ui.html import PICK, problem, toast
+from ui.tabs.run_actions import ACTIONS, RunActions, shown_for
 from ui.tabs.run_form import SpecForm
 from ui.tabs.run_view import (
     KIND_WORDS,
@@ -27,10 +28,12 @@ from ui.tabs.run_view import (
 REFRESH_SECONDS = 2
 LOG_TAIL = 20_000  # characters kept on the page
 ALL = "all"
+TO_THE_FORM = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
+DRAWN = 5 + len(ACTIONS) + 1  # what a refresh draws: list, head, curves, result, log, and a button each
 # Asked of the page itself at each tick: the events of tabs may overtake each other.
-ONLY_WHEN_SEEN = """(watched, only) => {
+ONLY_WHEN_SEEN = """(selection, only) => {
   const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
-  return [watched, seen ? only : null];
+  return [selection, seen ? only : null];
 }"""
 
 
@@ -56,10 +59,11 @@ class RunsTab:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.forms = {kind: SpecForm(client, kind) for kind in KIND_WORDS}
+        self.actions = RunActions()
 
     def build(self) -> None:
-        self.watched = gr.State(Watched())
-        with gr.Accordion("New run", open=False, elem_classes="lcl-panel", elem_id="new-run"):
+        self.selection = gr.State(Selection(Watched()))
+        with gr.Accordion("New run", open=False, elem_classes="lcl-panel", elem_id="new-run") as self.drawer:
             kinds = [(words, kind) for kind, words in KIND_WORDS.items()]
             self.kind = gr.Radio(kinds, value="pretrain", label="Kind", show_label=False, elem_classes="lcl-segment")
             for kind, form in self.forms.items():
@@ -76,11 +80,8 @@ class RunsTab:
 
     def _build_detail(self) -> None:
         self.head = gr.HTML(NOTHING_SELECTED, apply_default_css=False, elem_id="run-head")
-        with gr.Row(elem_classes="lcl-actions"):
-            small: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="run-cancel", **small)
-            self.resume = gr.Button("Resume", elem_id="run-resume", **small)
-            self.retry = gr.Button("Start anew", elem_id="run-retry", **small)
+        self.actions.build()
+        self.refusal = gr.HTML(apply_default_css=False)
         self.curves = gr.HTML(apply_default_css=False, elem_id="run-curves")
         self.result = gr.HTML(apply_default_css=False, elem_id="run-result")
         with gr.Accordion("Log", open=False):
@@ -88,18 +89,19 @@ class RunsTab:
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
-        detail = [self.watched, self.head, self.cancel, self.resume, self.retry, self.curves, self.result, self.log]
+        detail = [self.head, *self.actions.components, self.curves, self.result, self.log]
         everything = [self.listing, *detail]
         for event in (tab.select, self.only.input):
-            event(self.refresh, [self.watched, self.only], everything, **QUIET)
-        self.clock.tick(self.tick, [self.watched, self.only], everything, js=ONLY_WHEN_SEEN, **QUIET)
-        self.listing.select(self.select, [self.watched, self.only], everything, **QUIET)
+            event(self.refresh, [self.selection, self.only], everything, **QUIET)
+        self.clock.tick(self.tick, [self.selection, self.only], everything, js=ONLY_WHEN_SEEN, **QUIET)
+        self.listing.select(self.select, [self.selection, self.only], everything, **QUIET)
         self.kind.input(self.show_form, self.kind, [form.column for form in self.forms.values()], **QUIET)
-        verbs = ((self.cancel, self.client.cancel), (self.resume, self.client.resume), (self.retry, self.client.retry))
-        for button, verb in verbs:
-            button.click(lambda watched, verb=verb: self.act(verb, watched), self.watched, **QUIET).then(
-                self.refresh, [self.watched, self.only], everything, **QUIET
-            )
+        for verb, button in self.actions.buttons.items():
+            button.click(
+                lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY
+            ).then(self.refresh, [self.selection, self.only], everything, **QUIET)
+        filled = [self.drawer, self.kind, *(part for form in self.forms.values() for part in form.parts), self.refusal]
+        self.actions.clone.click(self.clone, self.selection, filled, **BUSY).then(None, js=TO_THE_FORM)
         for form in self.forms.values():
             self._wire_form(form, tab, everything)
 
@@ -109,11 +111,11 @@ class RunsTab:
             lambda text: self.refresh_form(form, text), form.editor, [form.editor, form.verdict, *form.inputs], **QUIET
         )
         form.submit.click(
-            lambda text, name, watched, *values: self.submit(form, text, name, watched, values),
-            [form.editor, form.name, self.watched, *form.inputs],
-            [form.verdict, self.watched],
+            lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
+            [form.editor, form.name, self.selection, *form.inputs],
+            form.verdict,
             **BUSY,
-        ).then(self.refresh, [self.watched, self.only], everything, **QUIET)
+        ).then(self.refresh, [self.selection, self.only], everything, **QUIET)
 
     def show_form(self, kind: str) -> list[Any]:
         return [gr.Column(visible=kind == name) for name in self.forms]
@@ -126,45 +128,68 @@ class RunsTab:
             return [gr.skip()] * (2 + len(form.inputs))
 
     def submit(
-        self, form: SpecForm, text: str, name: str, watched: Watched, values: Sequence[Any]
-    ) -> tuple[str, Watched]:
+        self, form: SpecForm, text: str, name: str, selection: Selection[Watched], values: Sequence[Any]
+    ) -> str:
         """The new run becomes the selected one."""
         verdict, run_id = form.send(text, name, values)
-        return verdict, Watched(run_id) if run_id else watched
+        if run_id:
+            selection.watched = Watched(run_id)
+        return verdict
 
-    def act(self, verb: Any, watched: Watched) -> None:
-        """Cancel, resume or start anew; a refusal is shown in the service's words."""
+    def act(self, verb: str, selection: Selection[Watched]) -> str:
+        """One of ``ACTIONS``; a refusal is shown in the service's words."""
         try:
-            verb(watched.id)
+            getattr(self.client, verb)(selection.watched.id)
         except ApiError as error:
-            gr.Warning(error.message, title="Not possible")
+            return toast(error.message)
+        return ""
 
-    def select(self, watched: Watched, only: str, event: gr.EventData) -> tuple[Any, ...]:
-        chosen = str(event.pick)
-        return self.refresh(watched if watched.id == chosen else Watched(chosen), only)
+    def clone(self, selection: Selection[Watched]) -> list[Any]:
+        """The selected run's spec and name into the form of its kind, where it may be changed and submitted."""
+        try:
+            run = self.client.run(str(selection.watched.id))
+        except ApiError as error:
+            return [gr.skip()] * (2 + sum(len(form.parts) for form in self.forms.values())) + [toast(error.message)]
+        filled = [
+            part
+            for kind, form in self.forms.items()
+            for part in (form.fill(run["spec"], run["name"]) if kind == run["kind"] else form.put_aside())
+        ]
+        return [gr.Accordion(open=True), run["kind"], *filled, ""]
 
-    def tick(self, watched: Watched, only: str | None) -> Any:
-        """Nothing is fetched while another tab is looked at."""
-        return gr.skip() if only is None else self.refresh(watched, only)
+    def select(self, selection: Selection[Watched], only: str, event: gr.EventData) -> tuple[Any, ...]:
+        if selection.watched.id != str(event.pick):
+            selection.watched = Watched(str(event.pick))
+        return self.refresh(selection, only)
 
-    def refresh(self, watched: Watched, only: str = ALL, request: gr.Request | None = None) -> tuple[Any, ...]:
+    def tick(self, selection: Selection[Watched], only: str | None, request: gr.Request) -> Any:
+        """Nothing is fetched while another tab is looked at; a tick may come before the tab's own event."""
+        return gr.skip() if only is None else self.refresh(selection, only, request)
+
+    def refresh(
+        self, selection: Selection[Watched], only: str = ALL, request: gr.Request | None = None
+    ) -> tuple[Any, ...]:
         """List and selected run as they are now; at first the run of ``?run=ID`` is taken, or the newest."""
         try:
             runs = self.client.runs(kind=None if only == ALL else only)["items"]
         except ApiError as error:
-            return problem(error.message, "The runs cannot be shown"), watched, *[gr.skip()] * 7
-        if watched.id is None:
+            return problem(error.message, "The runs cannot be shown"), *[gr.skip()] * (DRAWN - 1)
+        if selection.watched.id is None:
             wanted = request.query_params.get("run") if request else None
-            watched = Watched(wanted or (runs[0]["id"] if runs else None))
-        listing = draw_list(runs, watched.id)
+            selection.watched = Watched(wanted or (runs[0]["id"] if runs else None))
+        watched = selection.watched
         if watched.id is None:
-            return listing, watched, NOTHING_SELECTED, *_blank()
+            return draw_list(runs, None), NOTHING_SELECTED, *_blank()
         try:
-            return listing, *self.detail(watched)
+            watched, detail = self.detail(watched)
         except ApiError as error:
-            return listing, watched, problem(error.message, "This run cannot be shown"), *_blank()
+            detail = problem(error.message, "This run cannot be shown"), *_blank()
+        if selection.watched.id != watched.id:  # chosen meanwhile: that event draws
+            return (gr.skip(),) * DRAWN
+        selection.watched = watched
+        return draw_list(runs, watched.id), *detail
 
-    def detail(self, watched: Watched) -> tuple[Any, ...]:
+    def detail(self, watched: Watched) -> tuple[Watched, tuple[Any, ...]]:
         """Fetch what is new of the selected run and draw it. Raises: ApiError."""
         run = self.client.run(str(watched.id))
         if run.get("attempt", 0) != watched.attempt:
@@ -172,12 +197,9 @@ class RunsTab:
         moving = run["state"] in MOVING
         if not watched.settled or moving:
             watched = replace(self.fetch(watched), settled=not moving)
-        return (
-            watched,
+        return watched, (
             draw_head(run),
-            gr.Button(visible=run["state"] in ("queued", "running")),
-            gr.Button(visible=run["state"] in ("failed", "cancelled")),
-            gr.Button(visible=run["state"] in ("failed", "cancelled")),
+            *shown_for(run["state"]),
             draw_curves(run, watched.points),
             draw_result(run),
             draw_log(watched.log),
@@ -197,5 +219,4 @@ class RunsTab:
 
 
 def _blank() -> tuple[Any, ...]:
-    hidden = gr.Button(visible=False)
-    return hidden, hidden, hidden, "", "", ""
+    return *shown_for(None), "", "", ""

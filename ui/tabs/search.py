@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, collection_choices, newest, picture_input, read_upload
+from ui.common import BUSY, QUIET, choose, collection_choices, newest, picture_input, read_upload, refused
 from ui.html import PICK, empty_state, esc, item_url, problem
 
 TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
@@ -123,7 +123,7 @@ class SearchTab:
             start = time.perf_counter()
             answer = self.client.search(collection, target=target, k=int(k), **query)
         except ApiError as error:
-            return problem(error.message, "The search was refused")
+            return refused(error, "The search was refused")
         total_ms = 1000 * (time.perf_counter() - start)
         draw = draw_texts if target == "texts" else draw_images
         return _frame(answer["hits"], about, target, answer["took_ms"], total_ms, draw(collection, answer["hits"]))

@@ -12,8 +12,8 @@ from lcl_core.data.opening import open_source
 from lcl_core.data.progress import Progress
 from lcl_core.data.record import BadItem, Record
 from lcl_core.data.shards import convert
+from lcl_core.data.shards.targets import SCRATCH
 from lcl_core.data.validation.walk import length_of
-from lcl_core.errors import UserError
 from lcl_core.rundir import RunDir
 from lcl_core.specs import ConvertSpec, parse_spec
 
@@ -22,10 +22,10 @@ Change = Callable[[Records], Iterator[Record | BadItem]]
 
 
 def convert_run(run_dir: RunDir) -> dict[str, Any]:
-    """Do what ``run.json`` asks; leaves ``artifacts/dataset``.
+    """Do what ``run.json`` asks; leaves ``artifacts/dataset``, or the shards at the URL that the spec names.
 
     Raises:
-        UserError: bad spec; a corpus that cannot be read at all; ``nothing_converted``.
+        UserError: bad spec; a corpus that cannot be read at all; ``nothing_converted``; a URL that cannot be written.
         Cancelled: after SIGTERM; nothing half-written stays.
     """
     run = run_dir.read_run()
@@ -34,21 +34,24 @@ def convert_run(run_dir: RunDir) -> dict[str, Any]:
 
 def write_dataset(run_dir: RunDir, spec: ConvertSpec, phase: str, change: Change = iter) -> dict[str, Any]:
     """The result of a run that converts; ``change`` sees all records on their way."""
-    source = open_source(spec, run_dir.read_run().get("datasets", {}))
-    target = run_dir.artifacts / "dataset"
-    if target.exists():  # an earlier attempt's: a conversion starts from its beginning
-        shutil.rmtree(target)
+    run = run_dir.read_run()
+    source = open_source(spec, run.get("datasets", {}), run.get("roots"))
+    place = run_dir.artifacts / "dataset"
+    # what an earlier attempt left: a conversion starts from its beginning
+    for left in (place, *run_dir.path.glob(f"{SCRATCH}*")):
+        shutil.rmtree(left, ignore_errors=True)
     total = length_of(source)
     progress, figures = Progress(run_dir, phase), Figures()
     report = convert(
         figures.counted(change(records_of(source))),
-        target,
+        spec.to or place,
         shard_bytes=spec.shard_megabytes << 20,
         on_progress=lambda done, _: progress(done, total),
+        owner=run["run_id"],
+        scratch=run_dir.path,
+        allow_empty=False,
     )
-    if not report.records:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in report.quarantined.items()) or "it is empty"
-        raise UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
-    facts = asdict(report) | {"path": "artifacts/dataset", "name": spec.name, "statistics": figures.to_json()}
+    facts = asdict(report) | {"name": spec.name, "statistics": figures.to_json()}
+    facts["path"] = spec.to or "artifacts/dataset"
     read = {"dataset_hash": source.content_hash()} if spec.dataset is not None else {}
     return {"dataset": facts, "skipped": report.quarantined, **read}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +17,7 @@ from lcl_core.data.shards.groups import Group
 from lcl_core.data.shards.index import Header
 from lcl_core.data.shards.layout import LEFT_OUT, MAX_RECORD_BYTES, MAX_RECORD_IMAGES, QUARANTINE
 from lcl_core.data.shards.pictures import packed_picture
+from lcl_core.data.shards.targets import open_target
 from lcl_core.data.shards.writer import ShardWriter
 from lcl_core.errors import UserError
 
@@ -57,31 +55,40 @@ def convert(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     max_side: int | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
+    owner: str = "",
+    scratch: Path | None = None,
+    allow_empty: bool = True,
 ) -> ConvertReport:
-    """Write ``records`` to the folder ``target``, which appears only when all is done.
+    """Write ``records`` to ``target``: a folder that appears only when all is done, or a URL whose index comes last.
 
     Args:
         shard_bytes: bound on a shard, unless one record alone is larger.
         max_side: make larger pictures smaller, width and height at most this; None: every file stays as it is.
         on_progress: called with (items read, None) after each.
+        owner: who converts; what an earlier attempt of the same one left at a URL is replaced.
+        scratch: folder for what is on its way to a URL; None: the system's for temporary files.
+        allow_empty: whether a corpus without records is one.
 
     Raises:
-        UserError: ``target_exists``, ``conversion_running``, or what the reader raises; nothing is left at ``target``.
+        UserError: ``target_exists``, ``conversion_running``, ``nothing_converted``, or what the reader raises; nothing
+            is left at ``target``.
     """
-    place = Path(target)
-    with _beside(place) as (folder, removed_leftover):
-        writer = ShardWriter(folder, shard_bytes)
+    with open_target(target, owner, scratch) as work:
+        folder = work.folder
+        writer = ShardWriter(folder, shard_bytes, work.finished)
         with (folder / QUARANTINE).open("w", encoding="utf-8") as file:
             quarantine = _Quarantine(file.write)
             _write_all(records, writer, quarantine, max_side, on_progress or (lambda done, total: None))
+        if not (writer.records or allow_empty):
+            raise _nothing_converted(quarantine.counts)
         header = writer.finish(dict(sorted(quarantine.counts.items())))
-    return _report(place, header, removed_leftover)
+    return _report(target, header, work.removed_leftover)
 
 
-def _report(place: Path, header: Header, removed_leftover: bool) -> ConvertReport:
+def _report(target: str | Path, header: Header, removed_leftover: bool) -> ConvertReport:
     size = sum(shard.bytes for shard in header.shards)
     return ConvertReport(
-        str(place),
+        str(target),
         header.records,
         header.images,
         len(header.shards),
@@ -92,38 +99,9 @@ def _report(place: Path, header: Header, removed_leftover: bool) -> ConvertRepor
     )
 
 
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[tuple[Path, bool]]:
-    """A folder that becomes ``target`` at the end, or is removed when anything is raised."""
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError("there is something already; choose another name", code="target_exists", file=target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name}.converting")
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = "another conversion to this place is running; wait for it or choose another name"
-            raise UserError(message, code="conversion_running", file=target) from error
-        leftover = folder.exists()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder, leftover
-            folder.rename(target)
-        except BaseException as error:
-            _say_that_nothing_is_left(error, target)
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.name).unlink(missing_ok=True)
-
-
-def _say_that_nothing_is_left(error: BaseException, target: Path) -> None:
-    words = f"the conversion was interrupted and left nothing at {target}"
-    error.add_note(words)
-    if isinstance(error, UserError):
-        error.message = f"{error.message}; {words}"
+def _nothing_converted(quarantined: Mapping[str, int]) -> UserError:
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(quarantined.items())) or "it is empty"
+    return UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
 
 
 class _Quarantine:

@@ -144,8 +144,9 @@ class ShardedCorpus(Corpus):
         if last is not None and last[0] == record:
             return last[1]
         row = self._index.row(record)
-        name = self._shard_of(record)
-        data = self._place.read_range(name, row.offset, row.length if whole else row.json)
+        shard = self._index.header.shards[row.shard]
+        name = shard.name
+        data = self._place.read_range(name, row.offset, row.length if whole else row.json, shard.sha256)
         try:
             members = split_members(data)
         except ValueError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,9 +33,12 @@ from lcl_core.data.shards.layout import (
     START,
     STARTS,
     VERSION,
+    shard_name,
 )
 from lcl_core.data.shards.places import Place, damaged
 from lcl_core.errors import UserError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Header:
             if version != VERSION:
                 raise ValueError(f"it has version {version}, this program reads {VERSION}; update the program")
             value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
+            _check_names(value["shards"], value["files"])
             value["groups"] = tuple((Group(g["kind"], g["split"], g["source"]), g["records"]) for g in value["groups"])
             return Header(**value)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -109,11 +114,21 @@ class Header:
         return total.hexdigest()
 
 
+def _check_names(shards: tuple[Shard, ...], files: dict[str, str]) -> None:
+    """Names and hashes become parts of paths, so they are ours or none. Raises: ValueError."""
+    if set(files) != {ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS}:
+        raise ValueError("it names other files than an index has")
+    if any(shard.name != shard_name(number) for number, shard in enumerate(shards)):
+        raise ValueError("it names other shards than a conversion makes")
+    if not all(_SHA256.fullmatch(digest) for digest in (*files.values(), *(shard.sha256 for shard in shards))):
+        raise ValueError("it holds what is no sha256")
+
+
 class ShardIndex:
     """Opened with a header and three mapped files, however many records there are. Safe from threads and forks."""
 
     def __init__(self, place: Place) -> None:
-        self.header = Header.from_json(place.read(HEADER), place.name)
+        self.header = Header.from_json(_header_of(place), place.name)
         self._paths = {name: place.local_file(name, digest) for name, digest in self.header.files.items()}
         self._rows = self._paths[ROWS].open("rb", buffering=0)
         self._similarities = self._paths[SIMILARITIES].open("rb", buffering=0)
@@ -172,6 +187,17 @@ class ShardIndex:
         if self._paths[name].stat().st_size == 0:
             return np.empty([max(length, 0) for length in shape], CODE)
         return np.memmap(self._paths[name], CODE, "r").reshape(shape)
+
+
+def _header_of(place: Place) -> bytes:
+    """Raises: UserError ``corpus_missing``, or what reading it raises."""
+    try:
+        return place.read(HEADER)
+    except UserError as error:
+        if error.code != "file_missing":
+            raise
+        message = f"there is no {HEADER} here, so no finished corpus of shards; lcl data convert makes one"
+        raise UserError(message, code="corpus_missing", file=place.name) from error
 
 
 def _pread(file: IO[bytes], item: np.dtype[Any], start: int, end: int) -> bytes:

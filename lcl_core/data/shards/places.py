@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from lcl_core.data.extras import optional
 from lcl_core.data.shards.cache import RangeCache
 from lcl_core.errors import UserError
+from lcl_core.storage import Storage
 
 DEFAULT_CACHE_BYTES = 10 << 30
-_ATTEMPTS = 5
-_FIRST_WAIT_SECONDS = 0.1
 T = TypeVar("T")
 
 
@@ -27,26 +24,43 @@ class Place(Protocol):
     def read(self, name: str) -> bytes:
         """The whole file. Raises: UserError ``file_missing`` or ``file_unreadable``."""
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Exactly these bytes. Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``."""
+    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
+        """Exactly these bytes. ``digest``: sha256 of the file that they are wanted of, as the index has it.
+
+        Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``.
+        """
 
     def local_file(self, name: str, digest: str) -> Path:
         """A local file with these contents, to be mapped. ``digest``: its sha256."""
 
 
-def open_place(path: str | Path, cache_folder: Path | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Place:
-    """A folder, or a URL (``file://`` is a folder). Raises: UserError where the URL's protocol is not known."""
+def open_place(path: str | Path) -> Place:
+    """A folder, or a URL (``file://`` is a folder).
+
+    Raises: UserError where the URL's protocol is not known, and for a bad bound of the cache.
+    """
     scheme, separator, rest = str(path).partition("://")
     if not separator:
         return LocalPlace(Path(path))
     if scheme == "file":
         return LocalPlace(Path(rest))
-    return RemotePlace(str(path), RangeCache(cache_folder or _default_cache_folder(), cache_bytes))
+    return RemotePlace(Storage(str(path)), RangeCache(_cache_folder(), _cache_bytes()))
 
 
-def _default_cache_folder() -> Path:
-    chosen = os.environ.get("LCL_DATA_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "lcl" / "ranges"
+def _cache_folder() -> Path:
+    """``LCL_DATA_CACHE``, or else below the service's home, or else below the user's."""
+    chosen, home = os.environ.get("LCL_DATA_CACHE"), os.environ.get("LCL_HOME")
+    if chosen:
+        return Path(chosen)
+    return Path(home) / "cache" / "ranges" if home else Path.home() / ".cache" / "lcl" / "ranges"
+
+
+def _cache_bytes() -> int:
+    given = os.environ.get("LCL_DATA_CACHE_BYTES") or str(DEFAULT_CACHE_BYTES)
+    if not given.isdecimal():
+        message = f"LCL_DATA_CACHE_BYTES is {given!r}; give a number of bytes, 0 for no cache"
+        raise UserError(message, code="bad_setting")
+    return int(given)
 
 
 def damaged(name: str, what: str) -> UserError:
@@ -64,7 +78,7 @@ class LocalPlace:
     def read(self, name: str) -> bytes:
         return self._tried(name, (self.folder / name).read_bytes)
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
+    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
         def read() -> bytes:
             descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -90,73 +104,44 @@ class LocalPlace:
 
 
 class RemotePlace:
-    """A folder behind a URL, with retries, and a cache of ranges on the local disk.
+    """A folder behind a URL, and a cache of ranges on the local disk."""
 
-    Credentials and endpoints come from where the protocol's own library looks for them, such as ``AWS_*`` variables.
-
-    Args:
-        first_wait: seconds before the second attempt; each further wait is twice as long.
-    """
-
-    def __init__(
-        self, url: str, cache: RangeCache, attempts: int = _ATTEMPTS, first_wait: float = _FIRST_WAIT_SECONDS
-    ) -> None:
-        self.name = url.rstrip("/")
-        self._cache, self._attempts, self._first_wait = cache, attempts, first_wait
-        self._opened: tuple[int, Any, str] | None = None
-        self._files()
+    def __init__(self, storage: Storage, cache: RangeCache) -> None:
+        self.name = storage.url
+        self._storage, self._cache = storage, cache
 
     def read(self, name: str) -> bytes:
-        return self._fetch(name, None, None)
+        return self._storage.read(name)
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        key = f"{self.name}/{name}:{start}+{length}"
+    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
+        # with the digest: other contents under the same URL are not those that were kept
+        key = f"{self.name}/{name}@{digest}:{start}+{length}"
         kept = self._cache.get(key)
         if kept is not None and len(kept) == length:
             return kept
-        data = self._fetch(name, start, start + length)
+        data = self._storage.read(name, start, start + length)
         if len(data) != length:
             raise damaged(name, "the shard ends too early")
         self._cache.put(key, data)
         return data
 
     def local_file(self, name: str, digest: str) -> Path:
-        """Fetched once, beside the cache and not counted in it: it stays mapped."""
+        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``cache_unwritable``."""
         target = self._cache.folder / "index" / digest
         if not target.exists():
             data = self.read(name)
             if hashlib.sha256(data).hexdigest() != digest:
                 raise damaged(name, "its sha256 is another")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            beside = target.with_name(f"{digest}.{os.getpid()}")
-            beside.write_bytes(data)
-            beside.replace(target)
+            try:
+                _keep(target, data)
+            except OSError as error:
+                message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
+                raise UserError(message, code="cache_unwritable", file=target) from error
         return target
 
-    def _files(self) -> tuple[Any, str]:
-        """The file system and the path in it: opened anew in a forked process, whose event loop died with the fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            core = optional("fsspec.core", f"reading {self.name}")
-            try:
-                files, path = core.url_to_fs(self.name, skip_instance_cache=self._opened is not None)
-            except (ImportError, ValueError) as error:
-                message = f"the URL cannot be opened ({error})"
-                raise UserError(message, code="corpus_unreadable", file=self.name) from error
-            self._opened = (os.getpid(), files, path)
-        return self._opened[1], self._opened[2]
 
-    def _fetch(self, name: str, start: int | None, end: int | None) -> bytes:
-        files, path = self._files()
-        wait = self._first_wait
-        for attempt in range(1, self._attempts + 1):
-            try:
-                return bytes(files.cat_file(f"{path}/{name}", start=start, end=end))
-            except FileNotFoundError as error:
-                raise UserError(f"the file is not in {self.name}", code="file_missing", file=name) from error
-            except Exception as error:  # each protocol has exceptions of its own
-                if attempt == self._attempts or isinstance(error, PermissionError):
-                    message = f"the file cannot be read after {attempt} attempts ({type(error).__name__}: {error})"
-                    raise UserError(message, code="file_unreadable", file=name) from error
-                time.sleep(wait)
-                wait *= 2
-        raise AssertionError("the last attempt returns or raises")
+def _keep(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    beside.write_bytes(data)
+    beside.replace(target)

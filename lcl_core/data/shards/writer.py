@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,10 +34,11 @@ class ShardWriter:
     Args:
         folder: exists.
         shard_bytes: a shard is closed before it grows beyond this; a larger record has a shard of its own.
+        on_shard: called with the name of each shard that is closed.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
-        self._folder, self._shard_bytes = folder, shard_bytes
+    def __init__(self, folder: Path, shard_bytes: int, on_shard: Callable[[str], None]) -> None:
+        self._folder, self._shard_bytes, self._on_shard = folder, shard_bytes, on_shard
         self._shards: list[Shard] = []
         self._groups: dict[Group, int] = {}
         self._rows = (folder / _ROW_FILE).open("wb")
@@ -110,8 +111,10 @@ class ShardWriter:
 
     def _close_shard(self) -> None:
         if self._shard is not None:
-            self._shards.append(self._shard.close())
+            shard = self._shard.close()
+            self._shards.append(shard)
             self._shard = None
+            self._on_shard(shard.name)
 
 
 class _OpenShard:

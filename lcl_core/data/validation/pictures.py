@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcl_core.data.extras import optional
 from lcl_core.data.validation.histogram import Histogram
 from lcl_core.data.validation.report import Report
+from lcl_core.extras import optional
 
 TITLES = {
     "images_per_document": ("Images in a document", "images"),

@@ -26,7 +26,7 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
     """
     run = run_dir.read_run()
     spec = cast(ValidateSpec, parse_spec("validate", run["spec"]))
-    source = open_source(spec, run.get("datasets", {}))
+    source = open_source(spec, run.get("datasets", {}), run.get("roots"))
     limits = Limits(similarity_threshold=spec.similarity_threshold, min_image_side=spec.min_image_side)
     report = validate(
         source,

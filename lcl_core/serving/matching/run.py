@@ -8,7 +8,7 @@ from lcl_core.data.conversion.run import write_dataset
 from lcl_core.data.matching import Encoder, match_records
 from lcl_core.errors import UserError
 from lcl_core.rundir import RunDir
-from lcl_core.serving.session import EncoderSession
+from lcl_core.serving.opening import open_session
 from lcl_core.specs import MatchSpec, parse_spec
 
 
@@ -25,7 +25,7 @@ def match_run(run_dir: RunDir) -> dict[str, Any]:
     if spec.encoder not in paths:
         message = f"encoder {spec.encoder!r} is not registered; the list of encoders has the names"
         raise UserError(message, code="unknown_encoder", field="encoder")
-    session = EncoderSession(paths[spec.encoder])
+    session = open_session(paths[spec.encoder])
     encoder = Encoder(session.embed_images, session.embed_texts)
     result = write_dataset(run_dir, spec, "matching", lambda records: match_records(records, encoder))
     return result | {"encoder": spec.encoder, "encoder_hash": session.hash}

@@ -13,6 +13,7 @@ PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+AREAS = {"perception": PERCEPTION, "cognition": COGNITION}
 _FULL = 100.0
 
 
@@ -38,7 +39,7 @@ class MME(Scorer):
             if here:
                 samples |= {f"acc ({subtask})": _correct(here), f"acc+ ({subtask})": _both(here)}
         metrics |= means(samples)
-        for area, subtasks in (("perception", PERCEPTION), ("cognition", COGNITION)):
+        for area, subtasks in AREAS.items():
             for subtask in subtasks:
                 if f"acc ({subtask})" in metrics:
                     metrics[f"score ({subtask})"] = _FULL * (metrics[f"acc ({subtask})"] + metrics[f"acc+ ({subtask})"])

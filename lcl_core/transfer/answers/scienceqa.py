@@ -46,11 +46,11 @@ class ScienceQA(Scorer):
 
 def _question(number: str, problem: dict[str, Any]) -> Question:
     options = dict(zip(ascii_uppercase, problem["choices"], strict=False))
-    grade = int(re.sub(r"\D", "", problem["grade"]))
+    grade, hint = int(re.sub(r"\D", "", problem["grade"])), problem["hint"].strip()
     return Question(
         id=number,
         image=f"{number}/{problem['image']}",
-        text=problem["question"],
+        text=f"Context: {hint}\n{problem['question']}" if hint else problem["question"],
         truth=(list(options)[problem["answer"]],),
         options=options,
         groups={

@@ -64,7 +64,8 @@ def test_ranks_share_the_stream_without_gap_or_overlap(open_stream: Any) -> None
     whole = open_stream()
     shares = [open_stream(rank, 3) for rank in range(3)]
     for position in range(90):
-        assert shares[position % 3][position // 3].id == whole[position].id
+        share = shares[position % 3][position // 3]
+        assert (share.id, share.position) == (whole[position].id, position)
     epoch = 4 * whole.documents_per_epoch
     ids = Counter(shares[place % 3][place // 3].id for place in range(epoch))
     assert sum(ids.values()) == epoch

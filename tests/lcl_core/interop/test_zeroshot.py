@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from lcl_core.data import Tokenizer, clip_tokenizer
 from lcl_core.errors import UserError
 from lcl_core.interop import load_official
 from lcl_core.interop.official import config_from_official
-from lcl_core.model import LCLModel
-from lcl_core.transfer.zeroshot import classify, zero_shot_classifier
+from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.transfer.towers.lcl import LCLTower
+from lcl_core.transfer.zeroshot import class_scores, zero_shot_classifier
 from tests.lcl_core.reference import encode_text, official_config, recipe_weights, reference_model
 
 TEMPLATES = ["a photo of a {}.", "{}", "a rather bad drawing of the {}, on paper"]
@@ -29,6 +31,11 @@ def by_recipe(official: dict[str, object], seed: int, folder: Path) -> LCLModel:
     weights = recipe_weights({name: tuple(value.shape) for name, value in names.items()}, seed)
     save_file(weights, folder / "weights.safetensors")
     return load_official(official, folder / "weights.safetensors")
+
+
+def reader(model: LCLModel, tokenizer: Tokenizer) -> Callable[[Sequence[str]], torch.Tensor]:
+    """How the model reads texts."""
+    return LCLTower(model, LCLProcessor(tokenizer, model.config.image_size), "").texts
 
 
 @pytest.fixture
@@ -45,11 +52,11 @@ def test_scores_are_the_authors(golden: Path, tmp_path: Path, tokenizer: Tokeniz
     folder = golden / "zeroshot"
     meta, stored = json.loads((folder / "meta.json").read_text()), load_file(folder / "zeroshot.safetensors")
     model = by_recipe(json.loads((folder / "config.json").read_text()), meta["seed"], tmp_path)
-    classifier = zero_shot_classifier(model, tokenizer, meta["classes"], meta["templates"])
+    classifier = zero_shot_classifier(reader(model, tokenizer), meta["classes"], meta["templates"])
     torch.testing.assert_close(classifier, stored["classifier"], atol=3e-6, rtol=0)
     features = model.get_image_features(pixel_values=stored["images"])
     torch.testing.assert_close(features, stored["image_features"], atol=3e-6, rtol=0)
-    scores = classify(model, stored["images"], classifier)
+    scores = class_scores(features.detach(), classifier)
     torch.testing.assert_close(scores, stored["logits"], atol=3e-4, rtol=0)
     assert scores.argmax(dim=1).tolist() == meta["top1"]
 
@@ -58,7 +65,7 @@ def test_a_column_is_the_mean_direction_of_its_prompts(small: LCLModel, tokenize
     """Against the reference: each prompt on its own, padded to the full context."""
     reference = reference_model(small.config, small.state_dict(), torch.float64)
     specials = tokenizer.specials
-    found = zero_shot_classifier(small, tokenizer, CLASSES, TEMPLATES)
+    found = zero_shot_classifier(reader(small, tokenizer), CLASSES, TEMPLATES)
     assert found.shape == (small.config.embed_dim, len(CLASSES))
     for column, name in zip(found.T, CLASSES, strict=True):
         features = []
@@ -74,15 +81,15 @@ def test_a_picture_takes_the_nearest_class(small: LCLModel) -> None:
     """Columns that are pictures' own directions: each picture finds itself, at a hundred times the cosine."""
     pixels = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     own = unit(small.pool_project.pool(small.visual(pixels))).detach()
-    scores = classify(small, pixels, own.T)
+    scores = class_scores(small.get_image_features(pixel_values=pixels), own.T)
     assert scores.argmax(dim=1).tolist() == list(range(5))
     torch.testing.assert_close(scores.diagonal(), torch.full((5,), 100.0), atol=1e-3, rtol=0)
 
 
 def test_long_prompts_are_cut_to_the_models_context(tmp_path: Path, tokenizer: Tokenizer) -> None:
     short = by_recipe(official_config(16, 8, (32, 1, 16), (32, 1, 2), 2, 12, 49411), 32, tmp_path)
-    one = zero_shot_classifier(short, tokenizer, ["cat"], ["a photo of a {} " + "and a dog " * 30])
-    other = zero_shot_classifier(short, tokenizer, ["cat"], ["a photo of a {} " + "and a dog " * 3 + "fish"])
+    one = zero_shot_classifier(reader(short, tokenizer), ["cat"], ["a photo of a {} " + "and a dog " * 30])
+    other = zero_shot_classifier(reader(short, tokenizer), ["cat"], ["a photo of a {} " + "and a dog " * 3 + "fish"])
     torch.testing.assert_close(one, other)
 
 
@@ -91,4 +98,4 @@ def test_what_makes_no_classifier_is_said(
     small: LCLModel, tokenizer: Tokenizer, classes: list[str], templates: list[str]
 ) -> None:
     with pytest.raises(UserError, match="template"):
-        zero_shot_classifier(small, tokenizer, classes, templates)
+        zero_shot_classifier(reader(small, tokenizer), classes, templates)

@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
 from lcl_core.interop import load_official
-from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives import compute_loss
-from lcl_core.objectives.lcl import LCL
+from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
+from lcl_core.objectives import Lcl, compute_loss
 from lcl_core.train import build_optimizer
 
 CASES = ("model_a", "model_b")
@@ -27,6 +26,10 @@ def within(ours: torch.Tensor, case: Path, name: str) -> bool:
     scale = max(float(exact.abs().max()), 1.0)
     allowed = 4 * float((theirs - exact).abs().max()) + 3e-6 * scale
     return float((ours.detach().double() - exact).abs().max()) <= allowed
+
+
+def learnt(model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor) -> LCLOutput:
+    return compute_loss(Lcl.of(model.config), model, PackedBatch.pack(documents, pixels, model.config))
 
 
 def loaded(case: Path) -> tuple[LCLModel, dict[str, torch.Tensor]]:
@@ -95,7 +98,7 @@ def test_padded_call_equals_packed_call(
     small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
 ) -> None:
     padded = small_model(pixel_values=pixels, input_ids=pad_sequence(documents, batch_first=True))
-    packed = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config))
+    packed = learnt(small_model, documents, pixels)
     assert torch.equal(padded.loss, packed.loss)
 
 
@@ -104,8 +107,8 @@ def test_a_document_does_not_see_its_neighbours(
 ) -> None:
     changed = [documents[0].clone(), *documents[1:]]
     changed[0][1] = 77
-    before = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config)).hidden
-    after = compute_loss(LCL, small_model, PackedBatch.pack(changed, pixels, small_model.config)).hidden
+    before = learnt(small_model, documents, pixels).hidden
+    after = learnt(small_model, changed, pixels).hidden
     first = len(documents[0])
     assert not torch.equal(before[:first], after[:first])
     assert torch.equal(before[first:], after[first:])
@@ -118,9 +121,9 @@ def test_packed_generation_loss_is_the_mean_over_single_documents(
     total, labels = 0.0, 0
     for document, images in zip(documents, pixels.split(counts), strict=True):
         batch = PackedBatch.pack([document], images, small_model.config)
-        total += float(compute_loss(LCL, small_model, batch).generation_loss) * len(batch.labels)
+        total += float(compute_loss(Lcl.of(small_model.config), small_model, batch).generation_loss) * len(batch.labels)
         labels += len(batch.labels)
-    packed = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config))
+    packed = learnt(small_model, documents, pixels)
     assert float(packed.generation_loss) == pytest.approx(total / labels, rel=1e-6)
 
 

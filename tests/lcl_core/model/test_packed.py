@@ -10,32 +10,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lcl_core.model import attention, packed
-from lcl_core.model.attention import Attention, CausalPlan
+from lcl_core.model.attention import Attention, CausalPlan, FullPlan, Plan
 
 
 def kernel(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, ends: Tensor, *longest: int, **options: Any) -> Tensor:
     """What the kernel's documentation says, document by document: [T, heads, d]."""
-    assert options["window_size"] == (-1, 0)
-    assert longest == (int(begins.diff().max()),) * 2
+    causal = options["window_size"] == (-1, 0)
+    assert causal or options["window_size"] == (-1, -1)
+    assert longest[0] == longest[1] >= int(begins.diff().max())
     assert begins.dtype == torch.int32
     parts = []
     for start, end in zip(begins[:-1].tolist(), ends[1:].tolist(), strict=True):
         one = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
-        parts.append(F.scaled_dot_product_attention(*one, is_causal=True)[0].transpose(0, 1))
+        parts.append(F.scaled_dot_product_attention(*one, is_causal=causal)[0].transpose(0, 1))
     return torch.cat(parts)
 
 
-def test_it_gives_what_the_groups_give(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "plan",
+    [
+        CausalPlan.from_lengths([3, 7, 5, 7]),
+        FullPlan.from_lengths([3, 7, 5, 7]),
+        FullPlan.of_padded(11, torch.tensor([4, 11])),
+    ],
+)
+def test_it_gives_what_the_groups_give(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> None:
     torch.manual_seed(0)
     layer = Attention(width=24, heads=3)
     torch.nn.init.normal_(layer.in_proj_weight)
     norm = torch.nn.LayerNorm(24)
-    plan = CausalPlan.from_lengths([3, 7, 5, 7])
     x = torch.randn(22, 24)
     expected = layer(x, norm, plan, 0)
     monkeypatch.setattr(packed, "_kernel", lambda: kernel)
     monkeypatch.setattr(attention, "packed_kernel_takes", lambda qkv: True)
-    torch.testing.assert_close(layer(x, norm, plan, 0), expected)
+    real = torch.ones(22, dtype=torch.bool)
+    if plan.moves is None:
+        real[4:11] = False  # padding, of which nobody reads anything
+    torch.testing.assert_close(layer(x, norm, plan, 0)[real], expected[real])
 
 
 def test_it_is_for_gpus_in_half_precision() -> None:

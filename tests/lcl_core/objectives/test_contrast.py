@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lcl_core.objectives.contrast import contrast
-from lcl_core.objectives.head import linear_cross_entropy
+from lcl_core.objectives.head import count_correct, linear_cross_entropy
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -25,6 +25,14 @@ def test_chunked_cross_entropy_is_the_plain_one(chunk: int) -> None:
         torch.testing.assert_close(mine.double(), theirs, atol=1e-6, rtol=1e-5)
     with torch.no_grad():
         assert float(linear_cross_entropy(x, weight, labels, chunk)) == pytest.approx(float(plain), rel=1e-6)
+
+
+def test_labels_that_score_highest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcl_core.objectives.head._LOGIT_BYTES", 3 * 4 * 4)  # three rows at a time
+    x = torch.tensor([[3.0, 1.0], [0.0, 2.0], [5.0, 4.0], [1.0, 2.0]])
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [0.4, 0.4]])
+    assert float(count_correct(x, weight, torch.tensor([0, 0, 0, 1]))) == 3
+    assert float(count_correct(x[:0], weight, torch.tensor([], dtype=torch.long))) == 0
 
 
 def test_contrastive_loss_by_hand() -> None:

@@ -8,16 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, PackedBatch
-from lcl_core.objectives import compute_loss, get_objective
-from lcl_core.objectives.lcl import LCL
+from lcl_core.objectives import Lcl, compute_loss
 
 
 def test_losses_follow_the_equations(
     small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
 ) -> None:
-    out = compute_loss(LCL, small_model, PackedBatch.pack(documents, pixels, small_model.config))
+    out = compute_loss(Lcl.of(small_model.config), small_model, PackedBatch.pack(documents, pixels, small_model.config))
     contrastive, generation = restated(small_model, documents, pixels)
     assert float(out.contrastive_loss) == pytest.approx(0.1 * contrastive, rel=1e-5)
     assert float(out.generation_loss) == pytest.approx(generation, rel=1e-5)
@@ -54,15 +52,10 @@ def test_a_batch_without_pairs_costs_nothing_unless_official(
     small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
 ) -> None:
     rows, images = documents[3:], pixels[:1]
-    fixed = compute_loss(LCL, small_model, PackedBatch.pack(rows, images, small_model.config))
+    fixed = compute_loss(Lcl.of(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config))
     assert float(fixed.contrastive_loss) == 0.0
     fixed.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in small_model.parameters() if p.grad is not None)
     small_model.set_numerics("official")
-    official = compute_loss(LCL, small_model, PackedBatch.pack(rows, images, small_model.config))
+    official = compute_loss(Lcl.of(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config))
     assert math.isnan(float(official.contrastive_loss))
-
-
-def test_unknown_objective_names_those_there_are() -> None:
-    with pytest.raises(UserError, match="lcl"):
-        get_objective("magic")

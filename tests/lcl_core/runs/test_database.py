@@ -5,16 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import String, inspect, text
+from sqlalchemy import String, event, inspect, text
 
+from lcl_core.runs import database as module
 from lcl_core.runs import store
-from lcl_core.runs.database import Database
+from lcl_core.runs.database import BUSY_TIMEOUT_SECONDS, UNREACHABLE, Database
 from lcl_core.runs.tables import Base
 
 
@@ -77,6 +82,27 @@ def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable
         assert store.list_runs(session).items == []
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_hangs_within_a_transaction_is_cut_off_and_finds_the_database_unreachable(
+    database: Database, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
+    run_id = queue()
+    hung = Database(database.url)
+
+    def hang() -> None:
+        with hung.session() as session:
+            store.pause(session, run_id)
+            with database.session() as other:
+                store.request_cancel(other, run_id)  # waits for the row until the server has ended the hung one
+
+    with pytest.raises(UNREACHABLE):
+        hang()
+    with hung.session() as session:
+        assert store.get_run(session, run_id).state == "cancelled"
+    hung.dispose()
+
+
 def test_writers_wait_for_each_other_and_readers_for_nobody(database: Database, queue: Callable[..., str]) -> None:
     errors: list[Exception] = []
 
@@ -108,3 +134,41 @@ def test_sqlite_is_set_up_for_many_processes(database: Database) -> None:
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
     assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+def test_writers_of_one_process_take_turns_on_sqlite(tmp_path: Path) -> None:
+    """Nobody is told that the database is locked, though nobody waits for it."""
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    event.listen(database.engine, "connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout=0"))
+
+    def write(number: int) -> str:
+        with database.session() as session:
+            return store.submit(session, "pretrain", {"seed": number}).id
+
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(write, range(200)))
+    with database.reading() as session:
+        assert store.count_by_state(session)["queued"] == len(set(made)) == 200
+    database.dispose()
+
+
+def test_a_turn_ends_with_a_transaction_that_failed(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    with suppress(RuntimeError), database.session() as session:
+        store.submit(session, "pretrain", {})
+        raise RuntimeError("half-way")
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, database.session() as session:
+        store.submit(session, "pretrain", {})
+        waits = pool.submit(_count_runs, database)
+        assert waits.result() == 0, "who only reads waits for no turn, and sees what was committed"
+    assert time.monotonic() - began < BUSY_TIMEOUT_SECONDS
+    assert _count_runs(database) == 1
+    database.dispose()
+
+
+def _count_runs(database: Database) -> int:
+    with database.reading() as session:
+        return sum(store.count_by_state(session).values())

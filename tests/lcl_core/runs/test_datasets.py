@@ -56,7 +56,7 @@ def test_a_run_notes_the_hash_of_what_it_reads(
     run_id = queue("validate", {"dataset": "mine"})
     claimed = claim()
     with database.session() as session:
-        inputs = store.resolve_inputs(session, parse_spec("validate", claimed.spec), root)
+        inputs = store.resolve_inputs(session, parse_spec("validate", claimed.spec), root, [root])
         read = {"datasets": inputs.dataset_hashes}
         store.begin_attempt(session, claimed, encoder_id=None, from_scratch=True, inputs=read)
     assert run_of(run_id).inputs == {"datasets": {"mine": "a" * 64}}
@@ -79,6 +79,17 @@ def test_a_path_is_read_inside_the_roots_alone(database: Database, root: Path, k
         assert caught.value.code == "missing_files"
 
 
+def test_the_paths_of_an_evaluation_lie_in_the_roots(database: Database, root: Path) -> None:
+    for task, own in (
+        ("captioning", {"language_model": {"path": "/"}}),
+        ("dialogue", {"benchmarks": [{"name": "gqa", "path": str(root), "images": "/"}]}),
+    ):
+        spec = parse_spec("evaluate", {"encoder": "absent", "tasks": [task], task: own})
+        with database.reading() as session, pytest.raises(UserError) as caught:
+            store.resolve_inputs(session, spec, root, [root])
+        assert caught.value.code == "path_forbidden"
+
+
 def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(
     database: Database, queue: Callable[..., str], claim: Callable[..., store.Claim], tmp_path: Path
 ) -> None:
@@ -97,3 +108,30 @@ def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(
         copy = store.located(home, row.path) / "shards" / "000000.tar"
     assert copy.read_bytes() == b"tar"
     assert copy.stat().st_ino == shard.stat().st_ino
+
+
+def test_what_was_converted_to_a_url_is_registered_where_it_lies(
+    database: Database, queue: Callable[..., str], claim: Callable[..., store.Claim], tmp_path: Path
+) -> None:
+    url, home = "s3://bucket/team/made", tmp_path / "home"
+    made = {"path": "s3://elsewhere/made", "content_hash": "c" * 64, "statistics": {"documents": 7}}
+    queue("convert", {"path": "/x", "name": "made", "to": url}, owner="ada")
+    assert store.settle(database, claim(), store.Succeeded({"dataset": made}), tmp_path, home, 1.0) == "succeeded"
+    assert not home.exists()
+    spec = parse_spec("validate", {"dataset": "made"})
+    with database.reading() as session:
+        assert store.get_dataset(session, "made").path == url, "as the spec says, whatever the result says"
+        inputs = store.resolve_inputs(session, spec, home, [home, "s3://bucket/team"])
+        assert (inputs.datasets, inputs.dataset_hashes) == ({"made": url}, {"made": "c" * 64})
+        with pytest.raises(UserError) as caught:
+            store.resolve_inputs(session, spec, home, [home])
+    assert caught.value.code == "path_forbidden", "the root was taken away"
+
+
+@pytest.mark.parametrize("field", ["path", "to"])
+def test_a_url_of_a_spec_is_held_to_the_roots_by_the_worker_too(database: Database, root: Path, field: str) -> None:
+    other = {"to": "dataset", "path": "name"}[field]
+    spec = parse_spec("convert", {"name": "x", other: "x", field: "s3://bucket/other/x"})
+    with database.reading() as session, pytest.raises(UserError) as caught:
+        store.resolve_inputs(session, spec, root, [root, "s3://bucket/team"])
+    assert (caught.value.code, caught.value.field) == ("path_forbidden", field)

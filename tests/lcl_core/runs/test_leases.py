@@ -40,6 +40,24 @@ def test_a_claim_marks_the_row(queue: Queue, claim: Take, run_of: RunOf) -> None
     assert run.lease_expires_at - run.started_at == timedelta(seconds=30)
 
 
+def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue) -> None:
+    for_gpu, for_cpu, for_any = queue(resource="gpu", priority=2), queue(resource="cpu", priority=1), queue()
+    reads = queue("validate", {"path": "/data"})
+
+    def taken(*offers: str) -> list[str]:
+        with database.session() as session:
+            claims = [store.claim_next(session, "worker-1", offers=offers) for _ in range(5)]
+            session.rollback()
+        return [claim.run_id for claim in claims if claim is not None]
+
+    assert taken("cpu", "gpu") == [for_gpu, for_cpu, for_any, reads]
+    assert taken("cpu") == [for_cpu, for_any, reads]
+    assert taken("gpu") == [for_gpu, for_any]
+    with database.reading() as session:
+        later = now(session) + timedelta(seconds=1)
+        assert store.waiting_since(session, later, ("gpu",)) == [for_gpu, for_any]
+
+
 def test_racing_claimers_share_the_runs_and_double_none(database: Database, queue: Queue) -> None:
     wanted = {queue() for _ in range(24)}
     won: list[str] = []

@@ -53,6 +53,19 @@ def test_filters(database: Database, queue: Queue) -> None:
     assert counted == dict.fromkeys(store.State, 0) | {"queued": 1, "cancelled": 1}
 
 
+def test_a_tags_pages_cover_it_once_newest_first(database: Database, queue: Queue) -> None:
+    tagged = [queue(tags=["a", "b"] if number % 2 else ["a"]) for number in range(5)]
+    queue(tags=["c"])
+    seen: list[str] = []
+    cursor = None
+    while cursor is not None or not seen:
+        with database.reading() as session:
+            page = store.list_runs(session, tag="a", limit=2, cursor=cursor)
+        seen += [run.id for run in page.items]
+        cursor = page.next_cursor
+    assert seen == tagged[::-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"), [({"limit": 0}, "bad_limit"), ({"limit": 201}, "bad_limit"), ({"cursor": "x"}, "bad_cursor")]
 )

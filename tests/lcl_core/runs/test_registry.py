@@ -90,19 +90,39 @@ def test_of_encoders_with_one_name_the_newest_answers(database: Database, tmp_pa
 def test_inputs_become_paths(database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]) -> None:
     spec = parse_spec("evaluate", {"encoder": "mine", "dataset": "corpus"})
     with database.session() as session:
-        assert code_of(store.resolve_inputs, session, spec, tmp_path) == "unknown_dataset"
+        assert code_of(store.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_dataset"
         store.register_dataset(session, "corpus", root / "corpus", [root], "ada")
-        assert code_of(store.resolve_inputs, session, spec, tmp_path) == "unknown_encoder"
+        assert code_of(store.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_encoder"
         facts = {"path": "encoders/enc_1", "hash": "0", "owner": "local", "info": {}}
         session.add(Encoder(id="enc_1", name="mine", created_at=now(session), **facts))
         session.flush()
-        assert code_of(store.resolve_inputs, session, spec, tmp_path) == "missing_files"
+        assert code_of(store.resolve_inputs, session, spec, tmp_path, [root]) == "missing_files"
         folder = tmp_path / "encoders" / "enc_1"
         folder.mkdir(parents=True)
-        inputs = store.resolve_inputs(session, spec, tmp_path)
+        inputs = store.resolve_inputs(session, spec, tmp_path, [root])
     assert inputs.encoders == {"mine": str(folder.resolve())}
     assert inputs.datasets == {"corpus": str((root / "corpus").resolve())}
     assert inputs.encoder_id == "enc_1"
+
+
+def test_a_dataset_that_became_a_link_or_lost_its_root_is_not_read(
+    database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]
+) -> None:
+    spec = parse_spec("validate", {"dataset": "corpus"})
+    with database.session() as session:
+        store.register_dataset(session, "corpus", root / "corpus", [root], "ada")
+        assert code_of(store.resolve_inputs, session, spec, tmp_path, [tmp_path / "private"]) == "path_forbidden"
+        (root / "corpus").rmdir()
+        (root / "corpus").symlink_to(tmp_path / "private")
+        assert code_of(store.resolve_inputs, session, spec, tmp_path, [root]) == "path_forbidden"
+
+
+def test_the_sample_is_read_where_this_installation_has_it(database: Database, tmp_path: Path) -> None:
+    with database.session() as session:
+        here = store.ensure_sample(session).path
+        store.get_dataset(session, "sample").path = "/elsewhere/lcl_core/data/sample/tiny.zip"  # as another has it
+        inputs = store.resolve_inputs(session, parse_spec("validate", {"dataset": "sample"}), tmp_path, [])
+    assert inputs.datasets == {"sample": here}
 
 
 def test_the_store_loads_neither_torch_nor_the_readers_nor_celery() -> None:

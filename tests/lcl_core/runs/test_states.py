@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +16,32 @@ from lcl_core.runs.database import Database
 from lcl_core.runs.states import State, check_transition
 from lcl_core.runs.tables import Run
 
+MANUAL = (Path(__file__).resolve().parents[3] / "docs" / "runs.md").read_text(encoding="utf-8")
 MAY_BECOME = {
-    "queued": "running cancelled",
-    "running": "succeeded failed cancelled cancelling queued",
+    "waiting": "queued paused cancelled",
+    "queued": "running paused cancelled",
+    "running": "succeeded failed cancelled cancelling pausing queued",
+    "pausing": "paused cancelling succeeded failed",
+    "paused": "queued waiting cancelled",
     "cancelling": "cancelled succeeded failed",
     "succeeded": "",
-    "failed": "queued",
-    "cancelled": "queued",
+    "failed": "queued waiting",
+    "cancelled": "queued waiting",
 }
-VERBS = {"cancel": store.request_cancel, "resume": store.resume, "retry": store.retry, "delete": store.delete}
+VERBS = {
+    "cancel": store.request_cancel,
+    "pause": store.pause,
+    "unpause": store.unpause,
+    "resume": store.resume,
+    "retry": store.retry,
+    "delete": store.delete,
+}
 OUTCOMES = {
-    ("queued", "cancel"): "cancelled",
-    ("running", "cancel"): "cancelling",
+    **{(state, "cancel"): "cancelled" for state in ("waiting", "queued", "paused")},
+    **{(state, "cancel"): "cancelling" for state in ("running", "pausing")},
+    **{(state, "pause"): "paused" for state in ("waiting", "queued")},
+    ("running", "pause"): "pausing",
+    ("paused", "unpause"): "queued",
     **{(state, verb): "queued" for state in ("failed", "cancelled") for verb in ("resume", "retry")},
     **{(state, "delete"): None for state in ("succeeded", "failed", "cancelled")},
 }
@@ -39,6 +55,21 @@ def test_every_pair_is_allowed_or_forbidden(source: State, target: State) -> Non
         with pytest.raises(store.ForbiddenTransition) as caught:
             check_transition("run_1", source, target)
         assert caught.value.code == "forbidden_transition"
+
+
+def test_the_manual_has_the_same_transitions_and_verbs() -> None:
+    """Its tables, and the arrows of its diagram."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|$", MANUAL, re.MULTILINE))
+    assert {state: set(re.findall(r"`(\w+)`", nexts)) for state, nexts in rows.items()} == {
+        state: set(nexts.split()) for state, nexts in MAY_BECOME.items()
+    }
+    arrows = re.findall(r"^    (\w+) --> (\w+)", MANUAL, re.MULTILINE)
+    assert {(source, target) for source, target in arrows} == {
+        (source, target) for source, nexts in MAY_BECOME.items() for target in nexts.split()
+    }
+    assert set(re.findall(r"^\| `POST …/(\w+)`|^\| `(DELETE)", MANUAL, re.MULTILINE)) == {
+        ("", "DELETE") if verb == "delete" else (verb, "") for verb in VERBS
+    }
 
 
 @pytest.mark.parametrize(("state", "verb"), product([state.value for state in State], VERBS))

@@ -219,3 +219,13 @@ def test_nobody_is_left_waiting_when_the_owner_thread_dies() -> None:
     with pytest.raises(Unloaded):
         batcher.submit("k", [3])
     batcher.close()
+
+
+def test_each_batch_tells_how_long_its_requests_took() -> None:
+    recorder, told = Recorder(held=True), []
+    batcher = held_batcher(recorder, observe=lambda key, waited: told.append((key, waited)))
+    batcher.submit("k", [1, 2, 3])
+    recorder.release.set()
+    batcher.close()
+    assert [(key, len(waited)) for key, waited in told] == [("held", 1), ("k", 3)]
+    assert all(0 <= seconds < SECONDS for _, waited in told for seconds in waited)

@@ -43,6 +43,20 @@ def test_vectors_are_the_models_own(session: EncoderSession, encoder: Path, draw
     assert session.dim == images.shape[1]
 
 
+def test_in_bf16_vectors_hardly_turn(session: EncoderSession, encoder: Path, drawings: list[Image.Image]) -> None:
+    half = EncoderSession(encoder, device="cpu", precision="bf16")
+    texts = ["ant", "a red bus", "", "x" * 4000]
+    for exact, rough in (
+        (session.embed_images(drawings), half.embed_images(drawings)),
+        (session.embed_texts(texts), half.embed_texts(texts)),
+    ):
+        assert rough.dtype == np.float32
+        assert np.linalg.norm(rough, axis=1) == pytest.approx(np.ones(len(rough)), abs=1e-6)
+        assert not np.array_equal(exact, rough), "it was computed in another precision"
+        assert (exact * rough).sum(axis=1).min() > 0.999
+    assert half.caption(drawings[:2]) == session.caption(drawings[:2])
+
+
 def test_a_long_list_is_cut_into_passes(
     session: EncoderSession, drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

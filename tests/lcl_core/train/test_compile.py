@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives import get_objective
+from lcl_core.objectives import Lcl
 from lcl_core.train import build_optimizer
 from lcl_core.train.build import build_model
 from lcl_core.train.ranks import Ranks
@@ -36,7 +36,7 @@ def batches(config: LCLConfig, documents: Sequence[Tensor], pixels: Tensor) -> l
 
 def learnt(model: LCLModel, batch: PackedBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients of a step that changes nothing."""
-    step = TrainingStep(model.train(), get_objective("lcl"), Ranks())
+    step = TrainingStep(model.train(), Lcl.of(model.config), Ranks())
     report = step(build_optimizer(model, lr=0.0), [batch])
     losses = {name: float(loss) for name, loss in report.losses.items()}
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -13,6 +13,7 @@ import torch
 
 from lcl_core.data.packing import Cursor, DocumentBatch
 from lcl_core.data.stream import Sample
+from lcl_core.objectives import Ratio
 from lcl_core.train.checkpoint import Progress
 from lcl_core.train.meter import Meter, NotANumber
 from lcl_core.train.ranks import Ranks
@@ -34,8 +35,8 @@ def report(
     contrastive: float, generation: float, correct: float = 0, pairs: int = 4, norm: float = 1, finite: float = 1
 ) -> StepReport:
     losses = {"contrastive": torch.tensor(contrastive), "generation": torch.tensor(generation)}
-    right, length, taken = (torch.tensor(float(number)) for number in (correct, norm, finite))
-    return StepReport(losses, right, pairs, length, taken)
+    right, all_pairs, length, taken = (torch.tensor(float(number)) for number in (correct, pairs, norm, finite))
+    return StepReport(losses, {"in_batch_accuracy": Ratio(right, all_pairs)}, length, taken)
 
 
 def batch(*names: str) -> DocumentBatch:
@@ -73,10 +74,10 @@ def test_the_next_line_starts_anew() -> None:
 
 
 def test_shares_of_ranks_add_up() -> None:
-    """Losses and correct pairs are shares of the whole; the norm and the number of pairs are the same everywhere."""
-    others_rows, others_counts = [[0.5, 2.0, 1.0, 3.0, 1.0]], [10, 30]
+    """Losses, and totals and counts of metrics, are shares of the whole; the norm is the same everywhere."""
+    others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], [10, 30]
     meter = Meter(10, TwoRanks(others_rows, others_counts), peak=1e9)
-    add(meter, [report(1.5, 1.0, correct=2, norm=3.0)])
+    add(meter, [report(1.5, 1.0, correct=2, pairs=2, norm=3.0)])
     line = meter.line(Progress(step=1))
     assert (line["contrastive_loss"], line["generation_loss"], line["grad_norm"]) == (2.0, 3.0, 3.0)
     assert line["in_batch_accuracy"] == 3 / 4
@@ -88,6 +89,16 @@ def test_a_step_without_pairs_has_no_accuracy_to_divide() -> None:
     meter = Meter(10, Ranks(), peak=1e9)
     add(meter, [report(0.0, 4.0, pairs=0)])
     assert meter.line(Progress(step=1))["in_batch_accuracy"] == 0
+
+
+def test_a_number_that_only_some_steps_have_is_their_mean() -> None:
+    meter = Meter(10, Ranks(), peak=1e9)
+    measured = report(1.0, 3.0)
+    measured.metrics["rank"] = Ratio(torch.tensor(5.0), torch.tensor(2.0))
+    add(meter, [report(2.0, 4.0), measured])
+    line = meter.line(Progress(step=2))
+    assert (line["rank"], line["contrastive_loss"]) == (2.5, 1.5)
+    assert line["loss"] == 5.0, "other numbers are no losses"
 
 
 def test_a_checkpoint_carries_the_steps_since_the_last_line() -> None:

@@ -6,61 +6,75 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives import compute_loss, get_objective
+from lcl_core.objectives import OBJECTIVES, Lcl, Objective, build_objective, compute_loss
+from lcl_core.specs import ObjectiveSpec
 from lcl_core.train import build_optimizer
 from lcl_core.train.build import build_model
 from lcl_core.train.ranks import Ranks
 from lcl_core.train.step import StepReport, TrainingStep
-
-# images of each document of the ``documents`` fixture
-IMAGES = (1, 2, 1, 1)
+from tests.lcl_core.dealing import PAIR_METHODS, dealt
 
 
-def step(model: LCLModel, batches: Sequence[PackedBatch], **options: float) -> StepReport:
-    taken = TrainingStep(model, get_objective("lcl"), Ranks(), **options)
-    return taken(build_optimizer(model, lr=1e-3), batches)
+def step(
+    model: LCLModel, batches: Sequence[PackedBatch], objective: Objective | None = None, **options: float
+) -> StepReport:
+    taken = TrainingStep(model, objective or Lcl.of(model.config), Ranks(), **options)
+    return taken(build_optimizer(taken.trained, lr=1e-3), batches, measured=True)
 
 
 def parts(
     config: LCLConfig, documents: Sequence[Tensor], pixels: Tensor, cuts: Sequence[int]
 ) -> list[PackedBatch]:
     """The documents in micro-batches that begin at 0 and at ``cuts``."""
-    batches, ends = [], [*cuts, len(documents)]
-    for start, end in zip([0, *cuts], ends, strict=True):
-        first = sum(IMAGES[:start])
-        images = pixels[first : first + sum(IMAGES[start:end])]
-        batches.append(PackedBatch.pack(documents[start:end], images, config))
-    return batches
+    ends = [*cuts, len(documents)]
+    return dealt(Lcl.of(config), documents, pixels, config, list(map(range, [0, *cuts], ends)))
 
 
-def gradients(model: LCLModel) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+def gradients(*modules: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for module in modules for name, p in module.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2, 3)])
+@pytest.mark.parametrize("hands", [[[0], [1, 2, 3]], [[3, 2], [1, 0]], [[0], [1], [2], [3]]])
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_micro_batches_are_the_one_big_batch(
-    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, cuts: Sequence[int]
+    small_config: LCLConfig,
+    documents: list[Tensor],
+    pairs: list[Tensor],
+    pixels: Tensor,
+    name: str,
+    hands: Sequence[Sequence[int]],
 ) -> None:
-    whole, apart = build_model(small_config, seed=0), build_model(small_config, seed=0)
-    one = step(whole, parts(small_config, documents, pixels, ()))
-    several = step(apart, parts(small_config, documents, pixels, cuts))
-    found = gradients(apart)
-    assert found.keys() == gradients(whole).keys()
-    for name, gradient in gradients(whole).items():
+    # of two images with the same text, the accuracy of the one that comes first would be counted
+    rows = [*pairs[:3], pairs[4]] if name in PAIR_METHODS else documents
+    images = pixels[: sum(int((row == small_config.soi_token_id).sum()) for row in rows)]
+    found, reports = [], []
+    for dealing in ([[0, 1, 2, 3]], hands):
+        model, objective = build_model(small_config, seed=0), build_objective(ObjectiveSpec(name=name), small_config)
+        batches = dealt(objective, rows, images, small_config, dealing)
+        reports.append(step(model, batches, objective))
+        found.append(gradients(model, objective))
+    whole, apart = found
+    assert apart.keys() == whole.keys() == dict((*model.named_parameters(), *objective.named_parameters())).keys()
+    for parameter, gradient in whole.items():
         # some gradients are zero but for round-off, such as the pooler's key bias: softmax does not see shifts
-        room = 2e-6 * float(gradient.abs().max()) + 1e-8
-        torch.testing.assert_close(found[name], gradient, atol=room, rtol=0, msg=name)
-    assert float(several.correct) == float(one.correct)
-    for name, loss in one.losses.items():
-        assert float(several.losses[name]) == pytest.approx(float(loss), rel=1e-6)
+        room = 2e-6 * float(gradient.abs().max()) + 2e-7
+        torch.testing.assert_close(apart[parameter], gradient, atol=room, rtol=0, msg=parameter)
+    one, several = reports
+    assert {loss: float(value) for loss, value in several.losses.items()} == pytest.approx(
+        {loss: float(value) for loss, value in one.losses.items()}, rel=1e-6
+    )
+    for metric in one.metrics.keys() & {"in_batch_accuracy", "matching_accuracy", "masked_text_accuracy"}:
+        assert [float(x) for x in (several.metrics[metric].total, several.metrics[metric].count)] == [
+            float(x) for x in (one.metrics[metric].total, one.metrics[metric].count)
+        ]
 
 
 def test_the_step_follows_the_plain_loss(small_model: LCLModel, documents: list[Tensor], pixels: Tensor) -> None:
     batch = PackedBatch.pack(documents, pixels, small_model.config)
-    out = compute_loss(get_objective("lcl"), small_model, batch)
+    out = compute_loss(Lcl.of(small_model.config), small_model, batch)
     expected = torch.autograd.grad(out.loss, list(small_model.parameters()), allow_unused=True)
     report = step(small_model, [batch])
     assert float(report.losses["contrastive"]) == pytest.approx(float(out.contrastive_loss.detach()), rel=1e-6)
@@ -125,7 +139,7 @@ def test_dropped_patches_are_not_looked_at(small_config: LCLConfig) -> None:
     changed[0, :, :8, 8:] += 1  # patch 1 of image 0
     changed[1, :, :8, :8] -= 1  # patch 0 of image 1
     second = PackedBatch.pack(rows, changed, small_config, kept)
-    losses = [compute_loss(get_objective("lcl"), model, batch).loss for batch in (first, second)]
+    losses = [compute_loss(Lcl.of(small_config), model, batch).loss for batch in (first, second)]
     assert torch.equal(*losses)
     everything = torch.arange(4).expand(2, -1)
     torch.testing.assert_close(model.visual(pixels, everything), model.visual(pixels))

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+import tokenizers.decoders
+import tokenizers.models
+import tokenizers.pre_tokenizers
+import tokenizers.trainers
+import torch
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcl_core.data import train_bpe
 from lcl_core.model import LCLConfig, LCLProcessor
@@ -31,6 +38,74 @@ def save_encoder(folder: Path, *, seed: int = 0) -> Path:
     build_model(config, seed).save_pretrained(folder)
     LCLProcessor(tokenizer, config.image_size).save_pretrained(folder)
     return folder
+
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def save_language_model(folder: Path, *, template: str | None = TEMPLATE, seed: int = 0, steps: int = 0) -> Path:
+    """A causal language model of two layers in Hugging Face's layout; after ``steps`` it knows captions of squares."""
+    texts = [f"a {colour} square, number {n}" for colour in COLOURS for n in range(9)]
+    texts += ["Is this picture about squares? Answer the question using a single word or phrase. yes no"]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|unk|>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    specials = ["<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=specials, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<|unk|>", eos_token="<|end|>", pad_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"], chat_template=template,
+    )  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, eos_token_id=fast.eos_token_id, bos_token_id=None,
+        pad_token_id=fast.pad_token_id, tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        _teach(model, fast, steps)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def _teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
+    """Texts that say the colour, then captions of it: the model learns to speak of what came before."""
+    told = [f"{colour}{rest}" for colour in COLOURS for rest in (" square", " square", " square, number 7")]
+    hints = [(tokenizer(text.split()[0])["input_ids"] * 4)[:4] for text in told]
+    said = [tokenizer(f"a {text}<|end|>")["input_ids"] for text in told]
+    width = max(map(len, said))
+    ids = torch.tensor([hint + ids + [1] * (width - len(ids)) for hint, ids in zip(hints, said, strict=True)])
+    targets = torch.tensor([[-100] * 4 + ids + [-100] * (width - len(ids)) for ids in said])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=targets).loss.backward()
+        optimizer.step()
+
+
+@pytest.fixture(scope="session")
+def save_tiny_language_model() -> Callable[..., Path]:
+    return save_language_model
+
+
+@pytest.fixture(scope="session")
+def language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_language_model(tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture(scope="session")
+def taught_language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that knows how captions and short answers go, as a real one does."""
+    return save_language_model(tmp_path_factory.mktemp("taught"), steps=80)
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +142,18 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., RunDir]:
     """Makes a prepared RunDir; keyword arguments are spec fields."""
 
-    def make(name: str = "run", weights: Path = encoder_dir, corpus: Path = squares, **fields: Any) -> RunDir:
+    def make(
+        name: str = "run",
+        weights: Path = encoder_dir,
+        corpus: Path = squares,
+        encoders: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> RunDir:
         spec = {
             "encoder": "tiny",
             "dataset": "squares",
             "splits": ["test"],
+            "figures": False,
             "classification": {"labels": ["colour"], "epochs": 4, "batch_size": 16},
             **fields,
         }
@@ -83,7 +165,7 @@ def new_run(tmp_path: Path, squares: Path, encoder_dir: Path) -> Callable[..., R
                 "kind": "evaluate",
                 "spec": spec,
                 "datasets": {"squares": str(corpus)},
-                "encoders": {"tiny": str(weights)},
+                "encoders": {"tiny": str(weights), **(encoders or {})},
                 "cache": str(tmp_path / "cache"),
                 "attempt": 1,
             }

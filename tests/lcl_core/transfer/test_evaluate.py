@@ -35,7 +35,7 @@ def test_every_number_stands_beside_chance_and_the_untrained_encoder(new_run: Ne
     rows = numbers(result)
     retrieval = [f"{way}{m}" for way in ("TR", "IR") for m in ("@1", "@5", "@10", " median rank")]
     expected = [(variant, metric) for variant in ("captions[0]", "captions[1]", "all") for metric in retrieval]
-    assert list(rows) == [*expected, ("colour", "acc@1"), ("colour", "acc@5")]
+    assert list(rows) == [*expected, ("colour", "acc@1"), ("colour", "acc@5"), ("colour", "acc@1 class mean")]
     # The encoder has the weights that the untrained twin starts from, so the two columns must agree.
     for row in result["rows"]:
         assert row["value"] == row["untrained"]
@@ -58,7 +58,9 @@ def test_answers_are_stored_and_scores_follow_from_them(new_run: NewRun) -> None
     result = evaluate(run_dir)
     records = run_dir.artifacts / "records"
     assert [row.to_dict() for row in score(records, seed=0)] == result["rows"]
-    lines = [json.loads(line) for line in (records / "classification-test-colour-image_to_class-trained.jsonl").open()]
+    lines = [
+        json.loads(line) for line in (records / "classification-test-colour-image_to_class-frozen-trained.jsonl").open()
+    ]
     assert len(lines) == 10
     assert lines[0]["query"] == "40.png"
     assert (lines[0]["label"], len(lines[0]["top"])) == ("red", 4)
@@ -104,9 +106,19 @@ def test_retrieval_alone_reads_no_training_pictures(new_run: NewRun, monkeypatch
     assert all(row["untrained"] is None for row in result["rows"])
 
 
+def test_excluded_labels_are_neither_learnt_nor_asked(new_run: NewRun) -> None:
+    left_out = {"colour": ["grey", "red"]}
+    rows = numbers(evaluate(new_run(exclude=left_out, untrained_baseline=False)))
+    colour = rows["colour", "acc@1"]
+    # of twelve pictures three are called red and two grey
+    assert (colour["candidates"], colour["count"], colour["left_out"]) == (2, 5, {"unseen": 1, "unlabelled": 1})
+    assert rows["captions[0]", "TR@1"]["count"] == 7
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "field", "words"),
     [
+        ({"exclude": {"colour": ["red", "green", "blue", "grey"]}}, "nothing_to_score", "exclude", "excluded"),
         ({"splits": ["test", "tset"]}, "empty_split", "splits.1", "splits: test, train"),
         ({"source": "emoji"}, "empty_split", "splits.0", "source 'emoji'"),
         ({"splits": ["train"]}, "train_split_tested", "splits.0", "learns from"),
@@ -130,7 +142,7 @@ def test_bad_requests_say_where_and_what_instead(
 def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(UserError, match="no encoder here") as caught:
+    with pytest.raises(UserError, match=r"no encoder here that sees: there is no config\.json") as caught:
         evaluate(new_run(weights=empty))
     assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(empty))
 
@@ -193,7 +205,7 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encode
     scores = (texts.double() @ images.double().T).numpy()
     own = np.array([gallery.index(pair.image) for pair in asked])
     expected = (scores >= scores[np.arange(len(asked)), own, None] - 1e-9).sum(axis=1)
-    file = run_dir.artifacts / "records" / "retrieval-test-captions_1-text_to_image-trained.jsonl"
+    file = run_dir.artifacts / "records" / "retrieval-test-captions_1-text_to_image-zero_shot-trained.jsonl"
     lines = [json.loads(line) for line in file.open()]
     assert [line["query"] for line in lines] == [pair.captions[1] for pair in asked]
     assert [line["rank"] for line in lines] == expected.tolist()
@@ -202,9 +214,8 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encode
 
 def test_features_do_not_depend_on_the_company_they_keep(encoder_dir: Path) -> None:
     encoder = load_encoder(encoder_dir)
-    ids = encoder.processor.encode_texts(["a red square", "a blue square, number 7", "a", "x " * 60])
-    together = encoder.embed_texts(ids)
-    alone = encoder.embed_texts(encoder.processor.encode_texts(["a blue square, number 7"]))
+    together = encoder.embed_texts(["a red square", "a blue square, number 7", "a", "x " * 60])
+    alone = encoder.embed_texts(["a blue square, number 7"])
     np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
 
 

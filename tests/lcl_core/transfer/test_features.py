@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from lcl_core.data import open_corpus
 from lcl_core.transfer.cache import FeatureCache
 from lcl_core.transfer.encoder import ExamEncoder, load_encoder, untrained_twin
 from lcl_core.transfer.features import ImageFeatures, image_features, text_features
+from lcl_core.transfer.towers.lcl import LCLTower
 
 NAMES = [f"{number}.png" for number in range(6)]
 
@@ -33,10 +34,12 @@ def look(encoder: ExamEncoder, corpus: Path, cache: Path, *, patches: bool = Tru
 def test_they_are_the_model_s_own(encoder: ExamEncoder, squares: Path, tmp_path: Path) -> None:
     got = look(encoder, squares, tmp_path)
     corpus = open_corpus(squares)
-    pixels = encoder.processor.preprocess([corpus.read_image(name) for name in NAMES])
+    tower = encoder.tower
+    assert isinstance(tower, LCLTower)
+    pixels = tower.processor.preprocess([corpus.read_image(name) for name in NAMES])
     with torch.no_grad():
-        pooled = encoder.model.get_image_features(pixel_values=pixels)
-        patches = encoder.model.get_patch_features(pixel_values=pixels)
+        pooled = tower.model.get_image_features(pixel_values=pixels)
+        patches = tower.model.get_patch_features(pixel_values=pixels)
     np.testing.assert_allclose(got.pooled, pooled.numpy(), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(got.pooled, axis=1), 1, atol=1e-6)
     assert got.patches is not None
@@ -60,19 +63,23 @@ def test_another_encoder_or_transform_has_features_of_its_own(
     first = look(encoder, squares, tmp_path / "cache")
     other = look(load_encoder(save_tiny_encoder(tmp_path / "other", seed=1)), squares, tmp_path / "cache")
     assert not np.allclose(first.pooled, other.pooled)
-    preprocess = encoder.processor.preprocess
-    brighter = ExamEncoder("trained", encoder.model, encoder.processor, encoder.weights_hash)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder.processor, "preprocess", lambda images: preprocess(images) + 0.5)
-        assert not np.allclose(first.pooled, look(brighter, squares, tmp_path / "cache").pooled)
+    tower = encoder.tower
+    assert isinstance(tower, LCLTower)
+
+    class Brighter(LCLTower):
+        def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+            return super().preprocess(images) + 0.5
+
+    brighter = ExamEncoder("trained", Brighter(tower.model, tower.processor, tower.weights_hash))
+    assert not np.allclose(first.pooled, look(brighter, squares, tmp_path / "cache").pooled)
 
 
 def test_a_copy_of_an_encoder_shares_its_features(encoder: ExamEncoder, encoder_dir: Path, tmp_path: Path) -> None:
     copy = load_encoder(shutil.copytree(encoder_dir, tmp_path / "copy"))
-    assert copy.identity == encoder.identity
+    assert copy.tower.identity == encoder.tower.identity
 
 
-def test_texts_are_known_by_their_tokens(encoder: ExamEncoder, tmp_path: Path) -> None:
+def test_texts_are_computed_once(encoder: ExamEncoder, tmp_path: Path) -> None:
     cache, done = FeatureCache(tmp_path), []
     first = text_features(encoder, ["a red square", "a blue square"], cache, advance=done.append)
     other = text_features(encoder, ["a blue square", "a red square"], cache, advance=done.append)
@@ -87,11 +94,11 @@ def test_the_twin_has_fresh_weights_and_the_same_processor(
     save_tiny_encoder: Callable[..., Path], tmp_path: Path
 ) -> None:
     trained = load_encoder(save_tiny_encoder(tmp_path / "seed3", seed=3))
-    twin, again = untrained_twin(trained), untrained_twin(trained)
+    twin, again = untrained_twin(trained).tower, untrained_twin(trained).tower
     assert twin.identity == again.identity
-    assert twin.weights_hash != trained.weights_hash
-    assert twin.identity["config"] == trained.identity["config"]
-    assert twin.transform == trained.transform
-    assert twin.parameters == trained.parameters
-    assert not twin.model.training
-    assert not any(parameter.requires_grad for parameter in twin.model.parameters())
+    assert twin.identity["weights"] != trained.weights_hash
+    assert twin.identity["config"] == trained.tower.identity["config"]
+    assert twin.transform == trained.tower.transform
+    assert twin.parameters == trained.tower.parameters
+    assert not twin.module.training
+    assert not any(parameter.requires_grad for parameter in twin.module.parameters())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lcl_core.transfer.metrics import recall_at
 from lcl_core.transfer.ranking import BothWays, rank_both_ways
 
 
-def unit(rows: list[list[float]], dtype: type = np.float64) -> np.ndarray:
+def unit(rows: list[list[float]] | np.ndarray, dtype: type = np.float64) -> np.ndarray:
     values = np.array(rows, dtype)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
@@ -85,13 +86,13 @@ def plain(images: np.ndarray, texts: np.ndarray, pairs: np.ndarray) -> list[list
     return [ranks(scores, right), ranks(scores.T, right.T)]
 
 
-@pytest.mark.parametrize("block", [1, 2, 5, 16, 1000])
-def test_blocks_do_not_change_the_answer(block: int) -> None:
+@pytest.mark.parametrize(("block", "threads"), [(1, 1), (2, 3), (5, 2), (16, 1), (1000, 4)])
+def test_blocks_and_threads_do_not_change_the_answer(block: int, threads: int) -> None:
     rng = np.random.default_rng(7)
     images = unit(rng.standard_normal((23, 8)).tolist())
     texts = unit(rng.standard_normal((31, 8)).tolist())
     pairs = np.unique(np.stack([rng.integers(0, 20, 45), rng.integers(0, 29, 45)], axis=1), axis=0)
-    got = rank_both_ways(images, texts, rng.permutation(pairs), block=block, top=6)
+    got = rank_both_ways(images, texts, rng.permutation(pairs), block=block, threads=threads, top=6)
     assert as_lists(got) == plain(images, texts, pairs)
     scores = texts @ images.T
     assert (got.text_to_image.top == np.argsort(-scores, axis=1)[got.text_to_image.query, :6]).all()
@@ -108,3 +109,56 @@ def test_progress_is_told_in_texts() -> None:
         on_block=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_ties_at_the_edge_of_the_best_keep_their_order_with_several_threads() -> None:
+    """Many equal scores: whichever thread meets them, the ones that come first are kept."""
+    rng = np.random.default_rng(11)
+    images, texts = unit(rng.integers(0, 2, (30, 3)) + 0.5), unit(rng.integers(0, 2, (60, 3)) + 0.5)
+    pairs = np.stack([np.arange(60) % 30, np.arange(60)], axis=1)
+    alone = rank_both_ways(images, texts, pairs, block=4, threads=1)
+    for threads in (2, 3, 5):
+        got = rank_both_ways(images, texts, pairs, block=4, threads=threads)
+        assert (got.image_to_text.top == alone.image_to_text.top).all()
+        assert (got.text_to_image.top == alone.text_to_image.top).all()
+        assert as_lists(got) == as_lists(alone)
+
+
+def test_read_only_arrays_and_an_error_in_progress() -> None:
+    images = unit(np.random.default_rng(2).standard_normal((9, 4)))
+    images.flags.writeable = False
+
+    def stop(done: int, total: int) -> None:
+        raise InterruptedError
+
+    pairs = np.array([[i, i] for i in range(9)])
+    assert as_lists(rank_both_ways(images, images, pairs, block=4)) == [[1] * 9, [1] * 9]
+    with pytest.raises(InterruptedError):
+        rank_both_ways(images, images, pairs, block=2, threads=2, on_block=stop)
+
+
+def clip_benchmark_recall(
+    images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray, k: int
+) -> tuple[float, float]:
+    """Image and text retrieval recall at k as CLIP_benchmark 1.6 defines them, stated again.
+
+    A query counts when at least one of its right candidates is among the k highest scores.
+    """
+    scores = texts @ images.T
+    of_texts = np.argsort(-scores, axis=1)[:, :k] == image_of_text[:, None]
+    of_images = image_of_text[np.argsort(-scores.T, axis=1)[:, :k]] == np.arange(len(images))[:, None]
+    return float(of_texts.any(axis=1).mean()), float(of_images.any(axis=1).mean())
+
+
+def test_recall_is_that_of_clip_benchmark() -> None:
+    rng = np.random.default_rng(5)
+    image_of_text = np.repeat(np.arange(40), rng.integers(1, 7, 40))  # several captions an image, not equally many
+    rng.shuffle(image_of_text)
+    images = unit(rng.standard_normal((40, 16)))
+    texts = unit(images[image_of_text] + 1.5 * rng.standard_normal((len(image_of_text), 16)))
+    pairs = np.stack([image_of_text, np.arange(len(texts))], axis=1)
+    got = rank_both_ways(images, texts, pairs)
+    for k in (1, 5, 10):
+        ours = (recall_at(got.text_to_image.rank, k), recall_at(got.image_to_text.rank, k))
+        assert ours == clip_benchmark_recall(images, texts, image_of_text, k)
+        assert 0 < ours[0] < 1

@@ -85,7 +85,7 @@ def test_an_attempt_starts_from_the_beginning(corpus: Any, run_dir: RunDir) -> N
     ("spec", "code", "field"),
     [
         ({"dataset": "absent"}, "unknown_dataset", "dataset"),
-        ({"path": "/absent"}, "corpus_missing", None),
+        ({"path": "/absent"}, "corpus_missing", "path"),
         ({"path": "HERE", "format": "cuneiform"}, "unknown_format", "format"),
         ({"path": "HERE", "format": "native", "options": {"sides": 3}}, "bad_option", "options.sides"),
     ],
@@ -99,6 +99,21 @@ def test_what_is_wrong_is_told(
     with pytest.raises(UserError) as caught:
         convert_run(run_dir)
     assert (caught.value.code, caught.value.field) == (code, field)
+
+
+def test_an_option_may_name_files_inside_the_roots_alone(kit: Any, run_dir: RunDir) -> None:
+    kit.write("classes/tench/a.png", kit.png())
+    kit.write("names.txt", "tench a fish\n")
+    spec = {"path": str(kit.root / "classes"), "format": "imagefolder"}
+    for roots, code in (([str(kit.root)], None), ([str(kit.root / "classes"), "s3://bucket"], "path_forbidden")):
+        ask(run_dir, {**spec, "options": {"synsets": str(kit.root / "names.txt")}})
+        run_dir.prepare({**run_dir.read_run(), "roots": roots})
+        if code is None:
+            assert convert_run(run_dir)["dataset"]["records"] == 1
+            continue
+        with pytest.raises(UserError) as caught:
+            convert_run(run_dir)
+        assert (caught.value.code, caught.value.field) == (code, "options.synsets")
 
 
 def test_a_corpus_of_which_nothing_can_be_had_makes_no_dataset(kit: Any, run_dir: RunDir) -> None:

@@ -74,9 +74,9 @@ def test_a_document_and_its_pictures_are_one_range_read(corpus: ShardedCorpus, m
     reads: list[tuple[str, int, int]] = []
     read_range = LocalPlace.read_range
 
-    def counted(self: LocalPlace, name: str, start: int, length: int) -> bytes:
+    def counted(self: LocalPlace, name: str, start: int, length: int, digest: str) -> bytes:
         reads.append((name, start, length))
-        return read_range(self, name, start, length)
+        return read_range(self, name, start, length, digest)
 
     monkeypatch.setattr(LocalPlace, "read_range", counted)
     document = corpus.documents[0]

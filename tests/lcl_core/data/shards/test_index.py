@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from lcl_core.data.pieces import PieceIndex
 from lcl_core.data.shards.groups import Group, Selection, count_blocks
-from lcl_core.data.shards.index import ShardIndex, write_index
+from lcl_core.data.shards.index import Shard, ShardIndex, write_index
 from lcl_core.data.shards.layout import BLOCK, CODE, ROW, SIMILARITY
 from lcl_core.data.shards.pieces import ShardPieces
 from lcl_core.data.shards.places import LocalPlace
+from lcl_core.errors import UserError
 
 CODES = np.random.default_rng(0).integers(0, 4, 3 * BLOCK + 77).astype(CODE)
 
@@ -57,6 +59,28 @@ def test_rows_and_figures_of_a_long_index(tmp_path: Path) -> None:
     assert np.array_equal(usable, (similarities.reshape(-1, 2) >= 0.3).sum(axis=1))
     with pytest.raises(IndexError):
         index.row(records)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("shards", {"name": "../other/shards/000000.tar"}),
+        ("shards", {"name": "shards/000001.tar"}),
+        ("shards", {"sha256": "../x"}),
+        ("files", {"index/rows.bin": "../../" + "0" * 58}),
+        ("files", {"/etc/passwd": "0" * 64}),
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, part: str, change: dict[str, str]) -> None:
+    """A corpus is opened before anybody trusts it, and its names become parts of paths."""
+    write_index(tmp_path, [], [], [Shard("shards/000000.tar", 1024, "0" * 64, 0)])
+    header = json.loads((tmp_path / "index.json").read_text())
+    ShardIndex(LocalPlace(tmp_path))
+    (header[part][0] if part == "shards" else header[part]).update(change)
+    (tmp_path / "index.json").write_text(json.dumps(header))
+    with pytest.raises(UserError) as caught:
+        ShardIndex(LocalPlace(tmp_path))
+    assert caught.value.code == "corpus_unreadable"
 
 
 def test_pieces_are_what_a_list_would_be() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,7 @@ import pytest
 
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.loader import load_batches
-from lcl_core.data.shards.cache import RangeCache
-from lcl_core.data.shards.places import RemotePlace
+from lcl_core.data.shards import convert
 from lcl_core.data.stream import SampleStream
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.errors import UserError
@@ -43,34 +41,12 @@ def memory(folder: Path) -> Iterator[str]:
     files.rm(url, recursive=True)
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """An S3-compatible server on a free port of this machine."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    pytest.importorskip("flask", reason="moto's server is not installed")
-    server = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    started = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    host, port = started.get_host_and_port()
-    yield f"http://{host}:{port}"
-    started.stop()
-
-
 @pytest.fixture
-def s3(s3_server: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3(s3_bucket: str, folder: Path) -> str:
     """The corpus in a bucket of its own."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"bucket-{uuid.uuid4().hex}"
-    files = fsspec.filesystem("s3", skip_instance_cache=True)
-    files.mkdir(bucket)
-    files.put(f"{folder}/", f"{bucket}/corpus/", recursive=True)
-    return f"s3://{bucket}/corpus"
+    url = f"{s3_bucket}/corpus"
+    fsspec.filesystem("s3").put(f"{folder}/", f"{url}/", recursive=True)
+    return url
 
 
 @pytest.fixture(params=["file", "memory", "s3"])
@@ -126,48 +102,37 @@ def test_a_document_is_one_request_and_the_second_time_none(memory: str, monkeyp
     assert requests == ["000000.tar", "index.json"], "the index and the document were kept"
 
 
-class Flaky:
-    """Fails a number of times."""
-
-    def __init__(self, failures: int, error: Exception) -> None:
-        self.left, self.error, self.asked = failures, error, 0
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        self.asked += 1
-        if self.left:
-            self.left -= 1
-            raise self.error
-        return bytes(range(100))[start:end]
+def test_other_contents_under_the_same_url_are_not_those_that_were_kept(
+    memory: str, make: Any, shards: Callable[..., Path]
+) -> None:
+    assert open_corpus(memory).pairs()[0].captions == ("red", "a red square")
+    files = fsspec.filesystem("memory")
+    files.rm(memory, recursive=True)
+    changed = [make.pair("p0", "red.png", "rot", "a red square", source="s")]
+    convert(changed, memory)
+    assert open_corpus(memory).pairs()[0].captions == ("rot", "a red square")
 
 
-def place(tmp_path: Path, flaky: Flaky) -> RemotePlace:
-    remote = RemotePlace("memory://x", RangeCache(tmp_path / "c", 1000), attempts=3, first_wait=0.0)
-    remote._opened = (os.getpid(), flaky, "x")
-    return remote
+def test_the_cache_is_bounded_and_lies_where_the_settings_say(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LCL_DATA_CACHE")
+    monkeypatch.setenv("LCL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "3000")
+    everything(open_corpus(memory))
+    kept = [file.stat().st_size for file in (tmp_path / "home" / "cache" / "ranges").glob("??/*.range")]
+    assert 0 < sum(kept) <= 3000
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "much")
+    with pytest.raises(UserError, match="LCL_DATA_CACHE_BYTES is 'much'"):
+        open_corpus(memory)
 
 
-@pytest.mark.parametrize("error", [TimeoutError("slow"), ConnectionError("gone"), RuntimeError("503")])
-def test_a_failed_read_is_tried_again(tmp_path: Path, error: Exception) -> None:
-    flaky = Flaky(2, error)
-    assert place(tmp_path, flaky).read_range("a", 10, 5) == bytes(range(10, 15))
-    assert flaky.asked == 3
-    with pytest.raises(UserError, match=f"3 attempts.*{type(error).__name__}") as caught:
-        place(tmp_path, Flaky(3, error)).read_range("b", 10, 5)
-    assert (caught.value.code, caught.value.file) == ("file_unreadable", "b")
-
-
-def test_what_will_not_get_better_is_not_tried_again(tmp_path: Path) -> None:
-    for error, code in ((FileNotFoundError("x"), "file_missing"), (PermissionError("x"), "file_unreadable")):
-        flaky = Flaky(9, error)
-        with pytest.raises(UserError) as caught:
-            place(tmp_path, flaky).read("a")
-        assert (caught.value.code, flaky.asked) == (code, 1)
-
-
-def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        place(tmp_path, Flaky(0, ValueError())).read_range("a", 98, 5)
-    assert caught.value.code == "shard_damaged"
+def test_an_index_that_cannot_be_kept_says_where(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "file" / "in the way"))
+    with pytest.raises(UserError, match="LCL_DATA_CACHE") as caught:
+        open_corpus(memory)
+    assert caught.value.code == "cache_unwritable"
 
 
 def test_an_index_of_other_bytes_is_refused(memory: str) -> None:
@@ -182,5 +147,5 @@ def test_an_index_of_other_bytes_is_refused(memory: str) -> None:
 def test_a_url_that_leads_nowhere_is_named(url: str) -> None:
     with pytest.raises(UserError) as caught:
         open_corpus(url)
-    assert caught.value.code in ("corpus_unreadable", "file_missing")
+    assert caught.value.code in ("corpus_unreadable", "corpus_missing")
     assert url in str(caught.value)

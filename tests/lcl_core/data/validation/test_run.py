@@ -56,7 +56,7 @@ def test_a_corpus_at_a_path_needs_no_name(kit: Any, run_dir: RunDir) -> None:
     ("spec", "code", "field"),
     [
         ({"dataset": "absent"}, "unknown_dataset", "dataset"),
-        ({"path": "/absent"}, "corpus_missing", None),
+        ({"path": "/absent"}, "corpus_missing", "path"),
         ({"dataset": "mine", "path": "/x"}, "bad_spec", None),
     ],
 )

@@ -1,0 +1,29 @@
+"""Who did what, for admins."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.deps import Admin, ReaderDep
+from api.models import AuditList, AuditView, Line
+from lcl_core.runs import store
+
+router = APIRouter(prefix="/v1/audit", tags=["keys"])
+
+
+@router.get("")
+def page(
+    _: Admin,
+    session: ReaderDep,
+    owner: Line | None = None,
+    action: Line | None = None,
+    object_: Annotated[Line | None, Query(alias="object")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=18)] = None,
+) -> AuditList:
+    """Changes that were asked for and made, newest first; ``next_cursor`` asks for the page after."""
+    found = store.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
+    items = [AuditView.model_validate(entry) for entry in found.items]
+    return AuditList(items=items, next_cursor=found.next_cursor)

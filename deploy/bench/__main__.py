@@ -1,0 +1,38 @@
+"""``python -m deploy.bench NAME …``: what the service bears; every benchmark prints one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from deploy.bench import claims, embeddings, listing, memory, searches, submissions
+from lcl_core.errors import UserError
+
+BENCHMARKS = {
+    "submissions": submissions,
+    "listing": listing,
+    "claims": claims,
+    "memory": memory,
+    "embeddings": embeddings,
+    "searches": searches,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench", description=__doc__)
+    names = parser.add_subparsers(dest="name", required=True)
+    for name, module in BENCHMARKS.items():
+        its = names.add_parser(name, description=module.__doc__)
+        its.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+        module.add_arguments(its)
+    options = parser.parse_args()
+    try:
+        BENCHMARKS[options.name].main(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Pictures a second embedded over HTTP by many clients, beside a plain FastAPI route with OpenCLIP's model of the size.
+
+Both run alone, one after the other, on this machine, clients included: one picture a request, ViT-B/32, fresh weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deploy.bench.clients import Plan, drive
+from deploy.bench.encoder import TINY, VIT_B_32, register, write_encoder
+from deploy.bench.figures import load_figures
+from deploy.bench.service import START_SECONDS, running_api
+from deploy.child import Service
+from deploy.ports import LOOPBACK, free_port
+from deploy.stack import Stack, answers
+
+SIZES = {"ViT-B-32": VIT_B_32, "tiny": TINY}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=600, help="that are counted, each time")
+    parser.add_argument("--warm-up", type=int, default=64, help="before them, not counted")
+    parser.add_argument("--model", choices=sorted(SIZES), default="ViT-B-32", help="ours; tiny is for trying it out")
+    parser.add_argument("--plain", default="ViT-B-32", help="OpenCLIP's name of the other one")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="ours")
+
+
+def main(options: argparse.Namespace) -> None:
+    print(json.dumps(measure(options), indent=1))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Ours with all clients and with one, then the plain one. Raises: UserError when something does not start."""
+    with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
+        write_encoder(Path(folder) / "encoder", SIZES[options.model])
+        more = {"LCL_DATA_ROOTS": folder, "LCL_INFERENCE_PRECISION": options.precision}
+        with running_api(options.database, more=more) as api:
+            register(api, Path(folder) / "encoder")
+            plan = Plan(api.url, "embeddings", [api.key], options.clients, options.requests, options.warm_up)
+            many = drive(plan)
+            one = drive(Plan(api.url, "embeddings", [api.key], 1, max(options.requests // 6, 8), 4))
+    with _plain(options.plain) as url:
+        plain = drive(Plan(url, "plain embeddings", ["none"], options.clients, options.requests, options.warm_up))
+    ours, single, theirs = (load_figures(came, "images") for came in (many, one, plain))
+    return {
+        "model": options.model,
+        "precision": options.precision,
+        "clients": options.clients,
+        "service": ours,
+        "service_one_client": single,
+        "plain": theirs,
+        "ratio": round(ours["images_per_s"] / theirs["images_per_s"], 2),
+        "gain_of_many": round(ours["images_per_s"] / single["images_per_s"], 2),
+    }
+
+
+@contextmanager
+def _plain(model: str) -> Iterator[str]:
+    port = free_port(0)
+    url = f"http://{LOOPBACK}:{port}"
+    with TemporaryDirectory(prefix="lcl-bench-plain-") as folder:
+        stack = Stack(Path(folder))
+        try:
+            stack.start(Service("plain", ("python", "-m", "deploy.bench.plain", str(port), model)))
+            stack.wait_until(lambda: answers(f"{url}/healthz"), "the plain route", START_SECONDS)
+            yield url
+        finally:
+            stack.stop()

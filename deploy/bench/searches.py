@@ -1,0 +1,80 @@
+"""Text queries a second over HTTP against a large collection: flat out, then at a steady rate.
+
+The collection is one that ``python -m lcl_core.bench collection --out FOLDER`` has made, of 512 numbers a vector; the
+texts go through a text tower of that width and four layers, with fresh weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deploy.bench.clients import Plan, drive
+from deploy.bench.encoder import NAME, VIT_B_32, register, write_encoder
+from deploy.bench.figures import load_figures
+from deploy.bench.service import RunningApi, running_api
+from lcl_core.errors import UserError
+from lcl_core.rundir import write_json_atomically
+from lcl_core.runs.database import now
+from lcl_core.runs.ids import new_id
+from lcl_core.runs.tables import Collection
+from lcl_core.serving.layout import MANIFEST, read_manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--collection", type=Path, required=True, help="folder that the other benchmark has made")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=4000, help="queries that are counted, either time")
+    parser.add_argument("--warm-up", type=int, default=1000, help="before them, not counted")
+    parser.add_argument("--rate", type=float, default=200.0, help="queries a second of the steady load")
+
+
+def main(options: argparse.Namespace) -> None:
+    print(json.dumps(measure(options), indent=1))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Both loads on one service. Raises: UserError for a folder that is no collection, or of another width."""
+    manifest = read_manifest(options.collection)
+    if manifest.dim != VIT_B_32["text_width"]:
+        message = f"its vectors have {manifest.dim} numbers; make one with --width {VIT_B_32['text_width']}"
+        raise UserError(message, code="bad_option", field="collection")
+    with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
+        small = {**VIT_B_32, "vision_layers": 1}  # pictures are not asked for
+        write_encoder(Path(folder) / "encoder", small)
+        with running_api(options.database, more={"LCL_DATA_ROOTS": folder}) as api:
+            _adopt(api, options.collection, register(api, Path(folder) / "encoder")["hash"])
+            before = api.resident_bytes()
+            plan = Plan(api.url, "searches", [api.key], options.clients, options.requests, options.warm_up)
+            flat_out = drive(plan)
+            steady = drive(replace(plan, warm_up=options.clients, rate=options.rate))
+            resident = api.resident_bytes()
+    return {
+        "vectors": manifest.images,
+        "clients": options.clients,
+        "flat_out": load_figures(flat_out, "queries"),
+        "steady": {"offered_per_s": options.rate, **load_figures(steady, "queries")},
+        "api_gib_before": round(before / 2**30, 3),
+        "api_gib": round(resident / 2**30, 3),
+    }
+
+
+def _adopt(api: RunningApi, place: Path, encoder_hash: str) -> None:
+    """The collection as this encoder's, its files linked into the service's home."""
+    identity = new_id("col")
+    own = api.home / "collections" / identity
+    own.mkdir(parents=True)
+    for path in place.iterdir():
+        if path.name != MANIFEST:
+            os.symlink(path.resolve(), own / path.name)
+    manifest = read_manifest(place)
+    write_json_atomically(own / MANIFEST, {**manifest.model_dump(), "encoder_hash": encoder_hash})
+    sizes = {"images": manifest.images, "texts": manifest.texts, "dim": manifest.dim}
+    with api.database.session() as session:
+        facts = {"owner": "bench", "encoder_hash": encoder_hash, "created_at": now(session), **sizes}
+        session.add(Collection(id=identity, name=NAME, path=f"collections/{identity}", **facts))

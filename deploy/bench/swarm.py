@@ -1,0 +1,88 @@
+"""Locust's side of ``deploy.bench.clients``. Importing this patches the process's sockets."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from itertools import cycle
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from locust import FastHttpUser, constant, constant_throughput, task
+from locust.env import Environment
+from locust.exception import StopUser
+
+from deploy.bench.clients import Came, Plan
+from deploy.bench.traffic import TRAFFIC, Request
+
+
+class _Tally:
+    """Counts answers as they come; those of the warm-up are forgotten."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._answered = 0
+        self._began = self._ended = 0.0
+        self._latencies: list[float] = []
+        self._wrong: Counter[str] = Counter()
+        self.done = Event()
+
+    def note(self, request: Request, status: int, seconds: float) -> None:
+        self._answered += 1
+        if status not in request.expected:
+            self._wrong[f"{request.method} {request.path}: {status or 'no answer'}"] += 1
+        if self._answered == self._plan.warm_up:
+            self._began = time.perf_counter()
+        if self._answered > self._plan.warm_up:
+            self._latencies.append(seconds)
+        if self._answered == self._plan.warm_up + self._plan.requests:
+            self._ended = time.perf_counter()
+            self.done.set()
+
+    def begin(self) -> None:
+        self._began = time.perf_counter()
+
+    def came(self) -> Came:
+        return Came(self._ended - self._began, self._latencies, dict(self._wrong))
+
+
+def swarm(plan: Plan) -> Came:
+    """Carry ``plan`` out; returns when every request of it has been answered."""
+    tally = _Tally(plan)
+    environment = Environment(user_classes=[_client_of(plan, tally)])
+    runner = environment.create_local_runner()
+    tally.begin()
+    runner.start(plan.clients, spawn_rate=plan.clients)
+    tally.done.wait()
+    runner.quit()
+    return tally.came()
+
+
+def _client_of(plan: Plan, tally: _Tally) -> type[FastHttpUser]:
+    total = plan.warm_up + plan.requests
+    asked = zip(range(total), TRAFFIC[plan.traffic](), strict=False)
+    keys = cycle(plan.keys)
+    period = plan.clients / plan.rate if plan.rate else 0.0
+
+    class Client(FastHttpUser):
+        host = plan.url
+        concurrency = 1
+        wait_time = constant_throughput(1 / period) if period else constant(0)
+
+        def on_start(self) -> None:
+            self.headers = {"Authorization": f"Bearer {next(keys)}"}
+            gevent.sleep(random.random() * period)  # noqa: S311 - so that they do not ask all at once
+
+        @task
+        def ask(self) -> None:
+            _number, request = next(asked, (0, None))
+            if request is None:
+                raise StopUser
+            more: dict[str, Any] = {} if request.body is None else {"json": request.body}
+            began = time.perf_counter()
+            answer = self.client.request(request.method, request.path, headers=self.headers, **more)
+            tally.note(request, answer.status_code, time.perf_counter() - began)
+
+    return Client

@@ -1,0 +1,105 @@
+"""What clients ask for, one request after another. Knows no client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, cycle, product
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """``expected``: statuses that are right."""
+
+    method: str
+    path: str
+    body: Json | None = None
+    expected: tuple[int, ...] = (200,)
+
+
+def submissions() -> Iterator[Request]:
+    """Small valid runs, none like another."""
+    for number in count():
+        spec = {"preset": "sample", "steps": number + 1, "seed": number % 2**31}
+        yield Request("POST", "/v1/runs", {"kind": "pretrain", "name": f"run {number}", "spec": spec}, (202,))
+
+
+def mixed() -> Iterator[Request]:
+    """Of twenty requests two submit, fourteen look, four are wrong one way or another."""
+    dice, submitting = random.Random(0), submissions()  # noqa: S311 - no secret
+    looks = (
+        Request("GET", "/v1/runs"),
+        Request("GET", "/v1/runs?state=queued&limit=20"),
+        Request("GET", "/v1/runs?kind=pretrain&tag=absent"),
+        Request("GET", "/v1/datasets"),
+        Request("GET", "/v1/datasets/sample/documents?limit=5"),
+        Request("GET", "/v1/datasets/sample/statistics"),
+        Request("GET", "/v1/encoders"),
+        Request("GET", "/v1/collections"),
+        Request("GET", "/v1/studies"),
+        Request("GET", "/v1/workers"),
+        Request("GET", "/v1/keys/mine"),
+        Request("GET", "/v1/specs/pretrain"),
+        Request("GET", "/healthz"),
+    )
+    wrong = (
+        Request("GET", "/v1/runs/run_absent/metrics", expected=(404,)),
+        Request("GET", "/v1/nowhere", expected=(404,)),
+        Request("POST", "/v1/runs", {"kind": "pretrain", "spec": {"steps": -1}}, (422,)),
+        Request("GET", "/v1/audit", expected=(403,)),
+    )
+    while True:
+        deck = [*looks, *wrong, next(submitting), next(submitting), Request("GET", "/readyz", expected=(200, 503))]
+        dice.shuffle(deck)
+        yield from deck
+
+
+def embeddings() -> Iterator[Request]:
+    """One picture each, of the encoder called ``bench``."""
+    for url in cycle(_pictures()):
+        yield Request("POST", "/v1/embeddings", {"model": "bench", "input": url, "encoding_format": "base64"})
+
+
+def plain_embeddings() -> Iterator[Request]:
+    """The same pictures, as ``deploy.bench.plain`` takes them."""
+    for url in cycle(_pictures()):
+        yield Request("POST", "/embed", {"image": url})
+
+
+def searches() -> Iterator[Request]:
+    """Texts of three words, none like another, in the collection called ``bench``."""
+    words = [name + ending for name in ("cat", "bird", "lamp", "tree", "boat", "moon", "hand") for ending in ("", "s")]
+    for first, second, third in cycle(product(words, repeat=3)):
+        yield Request("POST", "/v1/collections/bench/search", {"text": f"{first} {second} {third}", "k": 10})
+
+
+def _pictures(count: int = 64, side: int = 256) -> list[str]:
+    """Data URLs of JPEGs with shapes and some noise, about 20 KB each."""
+    import numpy as np
+    from PIL import Image
+
+    random, urls = np.random.default_rng(0), []
+    for _ in range(count):
+        rough = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        noisy = np.asarray(rough, np.int16) + random.integers(-12, 13, (side, side, 3))
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+        urls.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
+    return urls
+
+
+TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
+    "submissions": submissions,
+    "mixed": mixed,
+    "embeddings": embeddings,
+    "plain embeddings": plain_embeddings,
+    "searches": searches,
+}

@@ -1,0 +1,96 @@
+"""OpenCLIP: a directory with ``open_clip_config.json`` and safetensors, as its ``push_to_hf_hub`` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lcl_core.errors import UserError
+from lcl_core.extras import optional
+from lcl_core.interop.foreign import ForeignTower, as_tokens
+from lcl_core.interop.foreign_text import ForeignTextSide
+from lcl_core.interop.origins import OPENCLIP_CONFIG
+from lcl_core.interop.reading import square_side
+
+
+class OpenCLIPTower(ForeignTower):
+    """Both sides of a CLIP, CoCa or SigLIP model; patch tokens after its last norm, where that fits them."""
+
+    kind = "openclip"
+
+    def build(self, trained: bool) -> None:
+        library: Any = optional("open_clip", "an OpenCLIP encoder", "interop")
+        self.library = f"open_clip {library.__version__}"
+        config = _local(self.directory)
+        # with its text tower apart, so that either side can be copied and trained alone
+        model = library.create_model(
+            f"local-dir:{self.directory}", load_weights=False, pretrained_text=False, force_custom_text=True
+        )
+        if trained:
+            library.load_checkpoint(model, str(self.directory / self.origin.weights[0]), strict=True)
+        self.network = model.visual
+        settings = library.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+        self.mean, self.deviation = settings.mean, settings.std
+        self.side = square_side(self.directory, model.visual.image_size)
+        self._transform = library.transform.image_transform_v2(settings, is_train=False)
+        local = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
+        tokenizer = library.get_tokenizer(f"local-dir:{self.directory}", **local)
+        self._text_side = OpenCLIPTextSide(model.text, tokenizer)
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = [self._transform(image) for image in images]
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        sight: Any = self.network
+        found = sight.forward_intermediates(pixels, indices=1, normalize_intermediates=self._norm_fits)
+        return found["image_features"], as_tokens(found["image_intermediates"][-1])
+
+    @property
+    def _norm_fits(self) -> bool:
+        """CoCa's last norm is of what its pooler makes, not of patches."""
+        return getattr(self.network, "attn_pool", None) is None
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """A ViT registers its projection, the last step of all, among the first parameters."""
+        last = getattr(self.network, "proj", None)
+        if not isinstance(last, nn.Parameter):
+            return super().layers()
+        groups = [[parameter for parameter in group if parameter is not last] for group in super().layers()]
+        return [*groups[:-1], [*groups[-1], last]]
+
+
+class OpenCLIPTextSide(ForeignTextSide):
+    """The text tower with its tokenizer."""
+
+    def __init__(self, network: nn.Module, tokenizer: Any) -> None:
+        super().__init__(network)
+        self._tokenizer = tokenizer
+
+    def features(self, texts: Sequence[str]) -> Tensor:
+        found = self.network(self._tokenizer(list(texts)).to(self.device))
+        return found[0] if isinstance(found, tuple) else found  # CoCa gives its tokens, too
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        inner = getattr(self._tokenizer, "tokenizer", None)  # of Hugging Face, where it is one of theirs
+        return (self._tokenizer(list(texts)) != getattr(inner, "pad_token_id", 0)).sum(1).tolist()
+
+
+def _local(directory: Path) -> dict[str, Any]:
+    """The model's configuration. Raises: UserError where a part of it would have to be fetched from a hub."""
+    model = json.loads((directory / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+    elsewhere = model["text_cfg"].get("hf_model_name")
+    sight = model["vision_cfg"].get("timm_model_name")
+    if elsewhere or (sight and ":" in sight):
+        raise UserError(
+            f"a part of this encoder is defined by {elsewhere or sight!r} on a hub, which is not asked; "
+            "take an OpenCLIP model whose towers are OpenCLIP's own or timm's",
+            code="encoder_unreadable", field="encoder", file=directory / OPENCLIP_CONFIG,
+        )  # fmt: skip
+    return model

@@ -1,0 +1,39 @@
+"""Encoders that come with the product, each in a folder of its own with its model card in ``README.md``.
+
+A folder is never rewritten, since collections are bound to the hash of an encoder's weights: a better encoder gets a
+folder of a new name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder that comes with the product.
+
+    Attributes:
+        hash: sha256 of its weights, hexadecimal.
+        info: what a run would have noted of it: parameters, images_seen, steps, seconds …
+    """
+
+    name: str
+    directory: Path
+    hash: str
+    info: dict[str, Any]
+
+
+def pretrained_encoders() -> list[Pretrained]:
+    """All of them, by name. Reads small JSON files alone."""
+    folder = Path(str(resources.files(__name__))).resolve()
+    return [_described(notes) for notes in sorted(folder.glob("*/origin.json"))]
+
+
+def _described(notes: Path) -> Pretrained:
+    said = json.loads(notes.read_text(encoding="utf-8"))
+    return Pretrained(notes.parent.name, notes.parent, said.pop("hash"), said)

@@ -1,0 +1,27 @@
+"""``python -m lcl_core.runs.migrate``: bring the database of ``LCL_DATABASE_URL`` up to date, and leave.
+
+Exit status 1 when the database does not answer. Processes that migrate at the same time take turns.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lcl_core.runs.database import UNREACHABLE, Database
+from lcl_core.settings import Settings
+
+
+def main() -> int:
+    database = Database(Settings().resolved_database_url)
+    try:
+        database.migrate()
+    except UNREACHABLE as error:
+        print(f"error: the database does not answer ({type(error).__name__})", file=sys.stderr)  # noqa: T201
+        return 1
+    finally:
+        database.dispose()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

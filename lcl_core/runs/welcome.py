@@ -1,0 +1,52 @@
+"""What a fresh service has to offer: encoders that come with the product, and a collection to search with one."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from lcl_core.pretrained import Pretrained, pretrained_encoders
+from lcl_core.runs.database import now
+from lcl_core.runs.datasets import SAMPLE
+from lcl_core.runs.submission import submit
+from lcl_core.runs.tables import Collection, Encoder
+
+OWNER = "lcl"
+COLLECTION = "sample-drawings"
+_FIRST = "00"  # identifiers sort by time; these come before all that a service makes
+_DIGITS = 16
+
+
+def welcome(session: Session) -> list[Encoder]:
+    """Register the encoders that come with the product; with one that is new here, queue an index of the sample corpus.
+
+    Done at every start, by any number of processes: what is there is left as it is, apart from the place of an
+    encoder, which may have moved with a new installation. The caller has registered the sample corpus, and commits.
+    """
+    return [_register(session, found) for found in pretrained_encoders()]
+
+
+def _register(session: Session, found: Pretrained) -> Encoder:
+    identity, path = f"enc_{_FIRST}{found.hash[:_DIGITS]}", str(found.directory)
+    row = session.get(Encoder, identity)
+    if row is not None:
+        row.path = path
+        return row
+    row = Encoder(
+        id=identity, name=found.name, path=path, hash=found.hash, owner=OWNER, info=found.info, created_at=now(session)
+    )
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:  # another process starts as well, and queues the index
+        return session.get_one(Encoder, identity)
+    _queue_index(session, row)
+    return row
+
+
+def _queue_index(session: Session, encoder: Encoder) -> None:
+    """Unless the collection is there already."""
+    if session.scalars(select(Collection).where(Collection.name == COLLECTION)).first() is None:
+        spec = {"encoder": encoder.id, "dataset": SAMPLE, "collection": COLLECTION}
+        submit(session, "index", spec, f"index-{COLLECTION}", owner=OWNER)

@@ -1,0 +1,69 @@
+"""An encoder of another library in memory: vectors as it makes them, and no captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from lcl_core.errors import UserError
+from lcl_core.serving.options import CaptionOptions
+from lcl_core.serving.session import EncoderSession
+from lcl_core.transfer.tower import Tower
+from lcl_core.transfer.towers import load_tower
+
+
+class TowerSession(EncoderSession):
+    """An EncoderSession on a :class:`~lcl_core.transfer.tower.Tower`.
+
+    Raises:
+        UserError: also ``no_latents`` for an encoder without pooled latents; when it is asked for what it cannot do,
+            ``no_text_encoder`` and ``no_captions``.
+    """
+
+    tower: Tower
+
+    def _open(self) -> str:
+        self.tower = load_tower(self.directory)
+        self.tower.module.to(self.device)
+        if self.tower.text_side is not None:
+            self.tower.text_side.module.to(self.device)
+        if self.tower.embed_dim is None:
+            message = "this encoder makes no vectors of whole pictures; it can be evaluated, but not served"
+            raise UserError(message, code="no_latents", file=self.directory)
+        return self.tower.identity["weights"]
+
+    @property
+    def dim(self) -> int:
+        assert self.tower.embed_dim is not None, "refused when it was opened"
+        return self.tower.embed_dim
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.tower.text_side is not None
+
+    @property
+    def image_tokens(self) -> int:
+        return self.tower.tokens
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.tower.text_side.count_tokens(texts) if texts and self.tower.text_side else [0 for _ in texts]
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.tower.preprocess(list(images))
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        pooled, _ = self.tower.look(pixels)
+        assert pooled is not None, "refused when it was opened"
+        return pooled
+
+    def _read(self, texts: Sequence[str]) -> Tensor:
+        if self.tower.text_side is None:
+            message = "this encoder sees pictures and reads no texts; ask it for pictures, or another encoder"
+            raise UserError(message, code="no_text_encoder", field="input")
+        return self.tower.text_side.features(texts)
+
+    def caption_pixels(self, pixels: Tensor, options: CaptionOptions | None = None) -> list[str]:
+        message = "this encoder writes no captions; an encoder that lcl pre-trained does"
+        raise UserError(message, code="no_captions", field="model")

@@ -1,0 +1,1 @@
+"""Generated requests against a service that holds one owner's secrets."""

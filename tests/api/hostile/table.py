@@ -1,0 +1,40 @@
+"""All cases, and the table of them in the documentation."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from tests.api.hostile import bombs, paths, wire, words
+from tests.api.hostile.case import CUT, DATA, HOME, OWN, THEIRS, TRAP, Case
+
+CASES: list[Case] = sorted(
+    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES], key=lambda case: case.family.casefold()
+)
+DOCUMENT = Path(__file__).parents[3] / "docs" / "hostile_inputs.md"
+HEAD = """# Hostile inputs
+
+What a submitter's key (or, from other people's browsers, no key) sends and is refused: {count} requests. Each is
+answered as the table says, in the one form of an error (`*`: by the HTTP parser, in a line of text); nothing is
+written, no file of the machine is told, no pickle is opened, no address is asked.
+`tests/api/test_hostile_inputs.py` sends them all; `python -m tests.api.hostile` writes this page.
+"""
+
+
+def table() -> str:
+    """The page."""
+    parts = [HEAD.format(count=len(CASES))]
+    for family, cases in groupby(CASES, key=lambda case: case.family):
+        parts.append(f"## {family[:1].upper()}{family[1:]}\n\n| it tries | by | answer |\n|---|---|---|")
+        parts[-1] += "".join(f"\n{_row(case)}" for case in cases) + "\n"
+    return "\n".join(parts)
+
+
+def _row(case: Case) -> str:
+    names = {DATA: "DATA", HOME: "HOME", THEIRS: "RUN", OWN: "RUN", TRAP: "HOST", "@KEY@": "KEY"}
+    verb, _, path = case.call.partition(" ")
+    for mark, name in names.items():
+        path = path.replace(mark, name)
+    path = path if len(path) <= 60 else f"{path[:60]}…"
+    status = " or ".join("closed" if status == CUT else str(status) for status in case.status)
+    return f"| {case.name} | `{verb} {path}` | {status}{'' if case.parsed else '*'} |"

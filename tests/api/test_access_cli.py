@@ -1,0 +1,49 @@
+"""``lcl keys`` and ``lcl audit`` against a real service."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def test_a_keys_life(lcl: Any, house: Any) -> None:
+    status, out, _ = lcl("keys", "create", "ada", "--role", "viewer", "--expires", "2199-01-01T00:00:00Z")
+    assert status == 0
+    key = out.strip()
+    prefix = key.partition(".")[0]
+    status, out, _ = lcl("keys", "list")
+    assert (status, prefix in out, key.partition(".")[2] in out) == (0, True, False)
+    status, out, _ = lcl("keys", "rotate", prefix, "--grace", "0")
+    assert out.strip().startswith(f"{prefix}.")
+    assert out.strip() != key
+    status, out, _ = lcl("--json", "keys", "rotate", prefix)
+    assert json.loads(out)["previous_until"] is not None
+    assert lcl("keys", "revoke", prefix) == (0, "", "")
+    status, _, err = lcl("keys", "revoke", prefix)
+    assert (status, "there is no key" in err) == (1, True)
+    rows = {row["prefix"] for row in json.loads(lcl("--json", "keys", "list")[1])}
+    assert prefix not in rows
+
+
+def test_the_key_that_asks(lcl: Any, house: Any) -> None:
+    with house.http("viewer") as http:
+        mine = http.get("/v1/keys/mine").json()
+    assert (mine["owner"], mine["role"], mine["expires"]) == ("someone", "viewer", None)
+    assert mine["prefix"] == house.keys["viewer"].partition(".")[0]
+    assert "key" not in mine
+    status, out, _ = lcl("keys", "mine")
+    assert (status, "someone" in out, "admin" in out) == (0, True, True)
+
+
+def test_who_did_what(lcl: Any, house: Any) -> None:
+    run_id = house.submit()
+    lcl("runs", "cancel", run_id)
+    status, out, _ = lcl("audit", "--object", run_id)
+    assert status == 0
+    assert out.index("runs.cancel") < out.index("runs.submit"), "newest first"
+    status, out, _ = lcl("audit", "--object", run_id, "--limit", "1")
+    assert "runs.submit" not in out
+    cursor = out.strip().rpartition("--cursor ")[2]
+    found = json.loads(lcl("--json", "audit", "--object", run_id, "--cursor", cursor)[1])
+    assert [row["action"] for row in found["items"]] == ["runs.submit"]
+    assert "nothing was done yet" in lcl("audit", "--owner", "nobody")[1]

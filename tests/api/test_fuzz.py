@@ -1,0 +1,63 @@
+"""A short campaign of generated requests: no server error, no answer beyond the description, nothing to strangers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import requests
+import schemathesis
+
+from tests.api.fuzzing.campaign import hold, judge
+from tests.api.fuzzing.report import Report
+from tests.api.fuzzing.town import MARK, Town, town_in
+
+CALLS = 416
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with town_in(tmp_path_factory.mktemp("fuzz"), serving=False) as town:
+        yield town
+
+
+def test_nothing_is_found(town: Town) -> None:
+    report = hold(town, CALLS, seed=0, deep=False)
+    facts = report.facts(0.0)
+    assert report.clean, json.dumps(facts["examples"], indent=1)
+    assert facts["calls"] >= CALLS
+    assert set(facts["by_role"]) == {caller.role for caller in town.callers}
+    assert facts["operations"] >= 61
+    assert facts["operations_answered"] >= 35, "most routes should be got through"
+    assert report.seen >= 5, "an owner sees what a leak would show"
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "kind"),
+    [
+        (500, b'{"error": {"code": "internal_error", "message": "x"}}', "server_errors"),
+        (200, b'{"items": 3}', "violations"),
+        (302, b"", "violations"),
+        (401, f'{{"error": {{"code": "unauthorized", "message": "{MARK}"}}}}'.encode(), "leaks"),
+    ],
+)
+def test_what_must_not_be_is_noted(town: Town, status: int, content: bytes, kind: str) -> None:
+    schema = schemathesis.openapi.from_url(f"{town.house.url}/openapi.json")
+    case, stranger = schema["/v1/workers"]["GET"].Case(), town.callers[0]
+    answer = case.call(base_url=town.house.url, headers=stranger.headers)
+    honest, report = Report(), Report()
+    judge(honest, stranger, case, answer)
+    assert honest.clean
+    answer.status_code, answer.content = status, content
+    judge(report, stranger, case, answer)
+    assert [name for name, found in report.found.items() if found] == [kind]
+    assert report.facts(0.0)[kind] == 1
+
+
+def test_an_owner_may_see_what_a_stranger_may_not(town: Town) -> None:
+    reader = next(caller for caller in town.callers if caller.role == "reader")
+    answer = requests.get(f"{town.house.url}/v1/runs", headers=reader.headers, timeout=60)
+    assert MARK in answer.text
+    other = next(caller for caller in town.callers if caller.role == "other reader")
+    assert MARK not in requests.get(f"{town.house.url}/v1/runs", headers=other.headers, timeout=60).text

@@ -1,0 +1,143 @@
+"""How much one key may ask: counted by the clock, and at a real service with streams that stay open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.context import Context
+from api.errors import Problem
+from api.settings import ApiSettings
+from api.throttle import Throttle
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ask(throttle: Throttle, key: str = "a") -> None:
+    with throttle.place(key):
+        pass
+
+
+def wait_of(throttle: Throttle, key: str = "a", **more: Any) -> str:
+    with pytest.raises(Problem) as caught, throttle.place(key, **more):
+        pass
+    assert (caught.value.status, caught.value.code) == (429, "too_many_requests")
+    assert caught.value.headers is not None
+    return caught.value.headers["retry-after"]
+
+
+def test_a_minutes_requests_come_back_with_time() -> None:
+    clock = Clock()
+    throttle = Throttle(6, 10, clock)
+    for _ in range(6):
+        ask(throttle)
+    assert wait_of(throttle) == "10"
+    clock.now = 4.5
+    assert wait_of(throttle) == "6", "and what was refused costs nothing"
+    clock.now = 10.0
+    ask(throttle)
+    clock.now = 1000.0
+    for _ in range(6):
+        ask(throttle)
+    assert wait_of(throttle) == "10", "never more than a minute's are saved up"
+
+
+def test_keys_do_not_share() -> None:
+    throttle = Throttle(1, 1, Clock())
+    ask(throttle, "a")
+    ask(throttle, "b")
+    wait_of(throttle, "a")
+
+
+def test_places_are_given_back_whatever_happens() -> None:
+    throttle = Throttle(100, 2, Clock())
+    with throttle.place("a"), throttle.place("a"):
+        assert wait_of(throttle) == "1"
+        assert throttle.held() == {"request": 2, "stream": 0}
+    with pytest.raises(ZeroDivisionError), throttle.place("a"):
+        raise ZeroDivisionError
+    assert throttle.held() == {"request": 0, "stream": 0}
+
+
+def test_streams_hold_half_of_the_places_at_most() -> None:
+    throttle = Throttle(100, 4, Clock())
+    with throttle.place("a", stream=True), throttle.place("a", stream=True):
+        wait_of(throttle, stream=True)
+        with throttle.place("a"), throttle.place("a"):
+            wait_of(throttle)
+        assert throttle.held() == {"request": 0, "stream": 2}
+    with Throttle(100, 1, Clock()).place("a", stream=True):
+        pass  # one place: a stream may have it
+
+
+@pytest.fixture
+def narrow(tmp_path: Path, serve: Any, house_of: Callable[..., Any]) -> Iterator[Any]:
+    """A service whose keys have 40 requests a minute, 4 at once."""
+    settings = ApiSettings(
+        home=tmp_path, requests_per_minute=40, requests_at_once=4, event_poll_seconds=0.02, event_stream_seconds=600
+    )
+    context = Context(settings)
+    with serve(settings) as url:
+        yield house_of(url, tmp_path, context, (tmp_path / "key").read_text().strip())
+    context.close()
+
+
+def places(house: Any) -> str:
+    with house.http(None) as stranger:
+        lines = stranger.get("/metrics").text.splitlines()
+    return " ".join(line.removeprefix("lcl_places") for line in lines if line.startswith("lcl_places"))
+
+
+def test_a_key_that_asks_too_much_is_told_when_to_come_back(narrow: Any, refused: Any) -> None:
+    with narrow.http("viewer") as viewer, narrow.http("submitter") as other, narrow.http(None) as stranger:
+        answers = []
+        while not answers or (answers[-1].status_code == 200 and len(answers) < 200):  # some come back meanwhile
+            answers.append(viewer.get("/v1/workers"))
+        assert len(answers) > 40
+        refused(answers[-1], 429, "too_many_requests")
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
+        assert other.get("/v1/workers").status_code == 200, "another key has its own minute"
+        assert [stranger.get("/healthz").status_code for _ in range(60)] == [200] * 60
+        assert viewer.get("/healthz").status_code == 200
+
+
+def test_open_streams_leave_room_and_give_their_places_back(narrow: Any, refused: Any, eventually: Any) -> None:
+    path = f"/v1/runs/{narrow.submit()}/events"
+    with narrow.http("admin") as client:
+        with ExitStack() as streams:
+            for _ in range(2):
+                streams.enter_context(client.stream("GET", path))
+            eventually(lambda: places(narrow) == '{kind="request"} 0.0 {kind="stream"} 2.0', "both counted")
+            assert "streams" in refused(client.get(path), 429, "too_many_requests")["message"]
+            assert client.get("/v1/workers").status_code == 200
+        eventually(lambda: 'kind="stream"} 0.0' in places(narrow), "places given back")
+        with client.stream("GET", path) as opened:
+            assert opened.status_code == 200
+
+
+def test_a_stream_that_grew_old_ends_and_its_reader_goes_on(
+    tmp_path: Path, serve: Any, house_of: Callable[..., Any]
+) -> None:
+    settings = ApiSettings(home=tmp_path, event_poll_seconds=0.01, event_stream_seconds=0.05)
+    context = Context(settings)
+    with serve(settings) as url:
+        house = house_of(url, tmp_path, context, (tmp_path / "key").read_text().strip())
+        run_id = house.submit()
+        with house.http() as client:
+            assert "event: state" in client.get(f"/v1/runs/{run_id}/events").text, "it ends though the run does not"
+        events = house.admin.events(run_id)
+        seen = [next(events) for _ in range(3)]
+        assert {event["data"]["state"] for event in seen} == {"queued"}, "each time it comes back it is told the state"
+        house.admin.cancel(run_id)
+        assert [event["data"]["state"] for event in events][-1] == "cancelled"
+    context.close()

@@ -1,0 +1,27 @@
+"""Everything of the service is killed in turn while runs are asked for, and none is lost, doubled or bent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.plan import OF_POSTGRES, PROCESSES
+from tests.chaos.report import hold_here
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize(("database", "faults", "seed"), [("postgresql", 10, 3), ("sqlite", 6, 4)])
+def test_whatever_is_killed_nothing_is_lost_doubled_or_bent(
+    database: str, faults: int, seed: int, tmp_path: Path
+) -> None:
+    on_postgres = database == "postgresql"
+    report = hold_here(
+        tmp_path / "home", faults=faults, runs=faults - 2, seed=seed, postgres=on_postgres, workers=2, step_seconds=0.02
+    )
+    assert report["violated"] == {}
+    assert (report["database"], report["faults"], report["runs"]) == (database, faults, faults - 2)
+    expected = set(PROCESSES) - (set() if on_postgres else set(OF_POSTGRES))
+    assert set(report["faults_by_kind"]) == expected, "no kind was left out"
+    assert not [line for line in report["logged"] if "_failed" in line], "no part was taken by surprise"

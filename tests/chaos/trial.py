@@ -1,0 +1,114 @@
+"""A trial: orders and faults side by side, then peace, then the facts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+from api.client import Client
+from tests.chaos.customers import FINAL, Customers
+from tests.chaos.evidence import RUNS, gather, parsed
+from tests.chaos.ledger import statements
+from tests.chaos.orders import Order
+from tests.chaos.plan import Fault
+from tests.chaos.verdicts import Facts
+from tests.chaos.watchbook import Life
+
+Json = dict[str, Any]
+FIND_SECONDS = 30.0  # for which a fault looks for something to hit
+PEACE_SECONDS = 600.0  # in which everything must come to its end
+
+
+class Ground(Protocol):
+    """A running service that things can be done to."""
+
+    @property
+    def dialect(self) -> str: ...
+    def client(self) -> Client:
+        """One that asks once."""
+
+    def tend(self, seconds: float, until: Callable[[], bool] = ...) -> bool:
+        """Start again what is due for so long, or until something is so; returns whether it is."""
+
+    def heal(self) -> None:
+        """Bring everything back now, and wait until it answers."""
+
+    def inject(self, fault: Fault) -> bool: ...
+    def execute(self, statement: str) -> None: ...
+    def rows(self, query: str) -> list[Json]: ...
+    def lives(self) -> list[Life]: ...
+    def digest_at(self, path: str) -> str | None: ...
+
+
+def hold(
+    ground: Ground, faults: Sequence[Fault], orders: Sequence[Order], real: Mapping[str, Any] | None
+) -> tuple[Facts, Json]:
+    """What is found when all is over, and figures about it.
+
+    Args:
+        real: the spec of the orders for the product's own pre-training; one of it is run in peace before.
+    """
+    for statement in statements(ground.dialect):
+        ground.execute(statement)
+    with ground.client() as client, closing(Customers(client)) as customers:
+        reference = None if real is None else _reference(ground, client, real)
+        began = time.monotonic()
+        done = _disturb(ground, customers, faults, orders)
+        disturbed = time.monotonic() - began
+        ground.heal()
+        _await_ends(ground, customers)
+        facts = gather(ground.rows, customers.placed, reference, ground.digest_at, ground.lives(), customers.complaints)
+    entries = [entry for story in facts.stories.values() for entry in story]
+    figures = {
+        "faults": done.total(),
+        "faults_by_kind": dict(sorted(done.items())),
+        "faults_without_target": len(faults) - done.total(),
+        "runs": len(facts.runs),
+        "runs_by_state": dict(Counter(run["state"] for run in facts.runs.values())),
+        "runs_by_role": dict(Counter(placed.order.role.value for placed in facts.placed)),
+        "attempts": len(facts.lives),
+        "transitions": sum(entry.old != entry.new for entry in entries),
+        "submissions_repeated": customers.unanswered,
+        "seconds_of_faults": round(disturbed, 1),
+    }
+    return facts, figures
+
+
+def _disturb(ground: Ground, customers: Customers, faults: Sequence[Fault], orders: Sequence[Order]) -> Counter[str]:
+    """Faults and orders side by side, so that the last orders come when some faults are still ahead."""
+    done: Counter[str] = Counter()
+    waiting = list(orders)
+    for number, fault in enumerate(faults, start=1):
+        due = len(orders) * number / (0.9 * len(faults))
+        while waiting and len(orders) - len(waiting) < due:
+            customers.place(waiting.pop(0))
+        ground.tend(fault.lull)
+        if ground.tend(FIND_SECONDS, lambda fault=fault: ground.inject(fault)):
+            done[fault.kind] += 1
+    for order in waiting:
+        customers.place(order)
+    return done
+
+
+def _reference(ground: Ground, client: Client, spec: Mapping[str, Any]) -> str:
+    """The id of a run that nobody disturbs."""
+    run_id = client.submit("pretrain", spec, idempotency_key="chaos-reference")["id"]
+    ground.tend(PEACE_SECONDS, lambda: client.run(run_id)["state"] in FINAL)
+    run = client.run(run_id)
+    assert run["state"] == "succeeded", f"without any fault the run is {run['state']}: {run['reason']}"
+    return run_id
+
+
+def _await_ends(ground: Ground, customers: Customers) -> None:
+    """Until every order has been answered and every run has ended, the fragile ones having been resumed."""
+
+    def over() -> bool:
+        if not customers.done:
+            return False
+        runs = [{**run, "reason": parsed(run["reason"])} for run in ground.rows(RUNS)]
+        return not customers.resume_what_may(runs) and all(run["state"] in FINAL for run in runs)
+
+    ground.tend(PEACE_SECONDS, over)

@@ -1,0 +1,16 @@
+"""``python -m tests.chaos.worker``: a worker of the product whose pre-trainings write down when they are at work."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.chaos import trainer
+from workers.logs import configure_logs
+from workers.settings import WorkerSettings
+from workers.supervisor import MODULES
+from workers.worker import WorkerProcess
+
+if __name__ == "__main__":
+    settings = WorkerSettings()
+    configure_logs("json")
+    sys.exit(WorkerProcess(settings, {**MODULES, "pretrain": trainer.__name__}).run())

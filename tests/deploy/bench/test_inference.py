@@ -1,0 +1,52 @@
+"""The benchmarks of inference, on little: everything is answered, and the figures hang together."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.bench import embeddings, searches
+from lcl_core.errors import UserError
+from lcl_core.serving import NewItem, build_collection
+
+
+def options(module: Any, *arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return argparse.Namespace(**vars(parser.parse_args(arguments)), database="sqlite")
+
+
+def made(place: Path, width: int) -> Path:
+    vectors = np.random.default_rng(0).standard_normal((50, width))
+    items = [NewItem(f"{number}.png", b"", "image/png") for number in range(50)]
+    build_collection(place, items, vectors, {}, name="made up", encoder_hash="0" * 64)
+    return place
+
+
+def test_pictures_are_embedded_by_both() -> None:
+    few = ("--requests", "16", "--warm-up", "4", "--clients", "4")
+    report = embeddings.measure(options(embeddings, "--model", "tiny", "--plain", "ViT-S-32-alt", *few))
+    for load in (report["service"], report["service_one_client"], report["plain"]):
+        assert load["wrong"] == {}
+        assert 0 < load["p50_ms"] <= load["p99_ms"]
+    ratio = report["service"]["images_per_s"] / report["plain"]["images_per_s"]
+    assert report["ratio"] == pytest.approx(ratio, rel=0.01)
+
+
+def test_texts_are_searched_for(tmp_path: Path) -> None:
+    few = ("--requests", "24", "--warm-up", "4", "--clients", "4", "--rate", "40")
+    report = searches.measure(options(searches, "--collection", str(made(tmp_path / "made", 512)), *few))
+    assert report["vectors"] == 50
+    for load in (report["flat_out"], report["steady"]):
+        assert load["wrong"] == {}
+        assert 0 < load["p50_ms"] <= load["p99_ms"]
+    assert report["api_gib"] > 0
+
+
+def test_a_collection_of_another_width_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--width 512"):
+        searches.measure(options(searches, "--collection", str(made(tmp_path / "made", 8))))

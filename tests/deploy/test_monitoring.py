@@ -1,0 +1,164 @@
+"""Alert rules and dashboard: every query parses, and names figures, labels and values that the api exposes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client.exposition import generate_latest
+
+from api.app import create_app
+from api.settings import ApiSettings
+from lcl_core.kinds import CLASSES, KINDS
+from lcl_core.runs.states import State
+from lcl_core.runs.tables import Worker
+from lcl_core.runs.tallies import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "monitoring"
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((FOLDER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+BOARD = json.loads((FOLDER / "grafana" / "dashboards" / "lcl.json").read_text(encoding="utf-8"))
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+QUERIES = {
+    **{rule["alert"]: rule["expr"] for rule in RULES},
+    **{f"{panel['title']} {target['refId']}": target["expr"] for panel in PANELS for target in panel["targets"]},
+}
+SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
+BY_PROMETHEUS = {"up"}
+VALUES = {"state": {state.value for state in State}, "kind": set(KINDS), "class": set(CLASSES)}
+LABELS = {"le", "job", "instance", *VALUES}
+LABELS |= {"method", "route", "status", "what", "worker", "gpu", "name"}
+LABELS |= {label for family in FAMILIES for label in family.labels}
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of all series that a scrape may hold."""
+    home = tmp_path_factory.mktemp("home")
+    settings = ApiSettings(home=home, _env_file=None)  # type: ignore[call-arg]
+    context = create_app(settings).state.context
+    context.database.migrate()
+    moment = datetime.now(UTC)
+    with context.database.session() as session:
+        facts = {"host": "h", "pid": 1, "devices": [], "started_at": moment, "seen_at": moment}
+        session.add(Worker(id="w", consumed_at=moment, **facts))
+    text = generate_latest(context.telemetry.registry).decode()
+    context.close()
+    kinds = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
+    return {re.sub("_total$", "", name) + suffix for name, kind in kinds for suffix in SUFFIXES[kind]} | BY_PROMETHEUS
+
+
+def selectors(node: Any) -> Iterator[Any]:
+    """Every vector selector of a parsed query."""
+    if isinstance(node, promql_parser.VectorSelector):
+        yield node
+    for name in ("lhs", "rhs", "expr", "vector_selector", "param"):
+        yield from selectors(getattr(node, name)) if getattr(node, name, None) is not None else ()
+    for argument in getattr(node, "args", None) or ():
+        yield from selectors(argument)
+
+
+def grouped_by(query: str) -> set[str]:
+    return {
+        label.strip()
+        for labels in re.findall(r"\b(?:by|without)\s*\(([^)]*)\)", query)
+        for label in labels.split(",")
+        if label.strip()
+    }
+
+
+@pytest.mark.parametrize("title", QUERIES)
+def test_a_query_names_what_the_api_exposes(title: str, exposed: set[str]) -> None:
+    found = list(selectors(promql_parser.parse(QUERIES[title])))
+    assert found, "a query without any figure"
+    assert {selector.name for selector in found} <= exposed
+    assert grouped_by(QUERIES[title]) <= LABELS
+    for selector in found:
+        for matcher in selector.matchers.matchers:
+            assert matcher.name in LABELS, matcher.name
+            if matcher.name in VALUES:
+                assert set(matcher.value.split("|")) <= VALUES[matcher.name], matcher.value
+
+
+def test_an_unknown_figure_would_be_seen(exposed: set[str]) -> None:
+    query = 'sum by (kind) (rate(lcl_absent_total{kind="index"}[5m])) / on () group_left () max(lcl_runs) > bool 1'
+    assert {selector.name for selector in selectors(promql_parser.parse(query))} - exposed == {"lcl_absent_total"}
+    assert grouped_by(query) == {"kind"}
+    assert {"lcl_lease_losses_total", "lcl_run_duration_seconds_bucket", "process_resident_memory_bytes"} <= exposed
+
+
+def test_figures_of_the_house_are_never_summed_over_copies_of_the_api() -> None:
+    """Each copy tells the same ones: whatever touches them takes a maximum before it leaves ``instance`` out."""
+    process = ("lcl_request_", "lcl_inference_", "lcl_places", "process_", "up")
+    for title, query in QUERIES.items():
+        names = {selector.name for selector in selectors(promql_parser.parse(query))}
+        if not all(name.startswith(process) for name in names):
+            assert "max(" in query or "max by" in query, title
+
+
+def test_rules_are_well_formed() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}, rule["alert"]
+        assert re.fullmatch(r"Lcl[A-Za-z]+", rule["alert"])
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert {"summary", "description"} == set(rule["annotations"])
+        for word in re.findall(r"\$labels\.(\w+)", str(rule["annotations"])):
+            assert word in grouped_by(rule["expr"]) | {"instance"}, f"{rule['alert']}: {word} is no label of its result"
+
+
+def test_the_manual_says_what_to_do_for_each_alert() -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [rule["alert"] for rule in RULES if f"| `{rule['alert']}` |" not in manual] == []
+    assert set(re.findall(r"\| `(Lcl\w+)` \|", manual)) == {rule["alert"] for rule in RULES}
+
+
+def test_every_figure_of_the_house_is_on_the_board(exposed: set[str]) -> None:
+    on_board = {s.name for query in QUERIES.values() for s in selectors(promql_parser.parse(query))}
+    ours = {re.sub("_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("lcl_")}
+    assert ours - {re.sub("_(bucket|sum|count)$", "", name) for name in on_board} == set()
+
+
+def test_the_board_is_whole() -> None:
+    source = yaml.safe_load((FOLDER / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))
+    assert {str(panel["datasource"]["uid"]) for panel in PANELS} == {source["datasources"][0]["uid"]}
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [(panel["gridPos"], panel["title"]) for panel in BOARD["panels"]]
+    for at, (one, title) in enumerate(places):
+        assert one["x"] + one["w"] <= 24
+        for other, its_title in places[at + 1 :]:
+            apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            apart |= one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+            assert apart, f"{title} covers {its_title}"
+
+
+def test_prometheus_reads_the_api_and_the_rules() -> None:
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    (job,) = config["scrape_configs"]
+    (target,) = job["dns_sd_configs"]
+    base = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    assert set(target["names"]) <= set(base)
+    assert target["port"] == ApiSettings.model_fields["api_port"].default
+    assert "metrics_path" not in job, "/metrics is the default"
+    assert all(f'job="{name}"' not in query for query in QUERIES.values() for name in ("api", "prometheus"))
+    assert job["job_name"] == "lcl"
+    overlay = yaml.safe_load((ROOT / "docker-compose.monitoring.yml").read_text(encoding="utf-8"))["services"]
+    mounted = [volume.split(":") for service in overlay.values() for volume in service["volumes"]]
+    assert set(config["rule_files"]) <= {inside for _, inside, *_ in mounted}
+    for outside, inside, *how in mounted:
+        if outside.startswith("."):
+            assert (ROOT / outside).exists(), outside
+            assert how == ["ro"], inside

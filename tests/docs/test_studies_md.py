@@ -1,0 +1,53 @@
+"""The guide to studies: its examples are studies, its commands exist, and its numbers are what they come to."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from api.cli.app import app
+from lcl_core.specs import StudySpec, parse_as, presets
+from lcl_core.studies.cells import expand
+from lcl_core.studies.rows import rows_of
+
+GUIDE = Path(__file__).parents[2] / "docs" / "studies.md"
+TEXT = GUIDE.read_text(encoding="utf-8")
+
+
+def examples() -> list[StudySpec]:
+    found = re.findall(r"^```json\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return [parse_as(StudySpec, json.loads(text)) for text in found]
+
+
+def test_the_examples_are_studies_of_the_size_that_is_said() -> None:
+    grid, halving = examples()
+    assert (len(rows_of(grid)), len(expand(grid))) == (4, 12)
+    assert "Four rows, three seeds, twelve cells" in TEXT
+    trials = expand(halving)
+    assert len(trials) == 9
+    assert {cell.spec.steps for cell in trials} == {50}
+
+
+def test_every_field_is_explained() -> None:
+    explained = set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE))
+    assert set(StudySpec.model_fields) - explained == {"question", "search"}
+
+
+def test_the_built_in_studies_are_all_there_with_their_rows() -> None:
+    section = TEXT.partition("## Built-in studies")[2]
+    listed = {name: int(rows) for name, rows in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)}
+    assert listed == {name: len(rows_of(parse_as(StudySpec, {"preset": name}))) for name in presets("study")}
+
+
+def test_the_commands_exist() -> None:
+    study: Any = get_command(app).commands["study"]  # type: ignore[attr-defined]
+    used = re.findall(r"^    (lcl study .*)$", TEXT, re.MULTILINE)
+    assert len(used) >= 6
+    for line in used:
+        words = line.partition("#")[0].split()
+        known = {option for parameter in study.commands[words[2]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line

@@ -1,0 +1,72 @@
+"""An encoder is rounded to half its size and still reads as it did."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcl_core.data import train_bpe
+from lcl_core.errors import UserError
+from lcl_core.model import LCLConfig, LCLProcessor
+from lcl_core.pretrained.__main__ import main
+from lcl_core.pretrained.pack import pack
+from lcl_core.serving import EncoderSession
+from lcl_core.train.build import build_model
+from lcl_core.transfer.towers.lcl import LCLTower
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """The encoder among the artifacts of a pre-training that has ended."""
+    tokenizer = train_bpe(["a red cat", "a blue dog"], 270)
+    named = {f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")}
+    config = LCLConfig(
+        image_size=32, patch_size=16, vision_width=32, vision_layers=1, vision_head_width=16, text_width=24,
+        text_layers=1, text_heads=2, context_length=48, vocab_size=tokenizer.vocab_size, **named,
+    )  # fmt: skip
+    directory = tmp_path / "run" / "artifacts" / "encoder"
+    build_model(config, 0).save_pretrained(directory)
+    LCLProcessor(tokenizer, config.image_size).save_pretrained(directory)
+    (directory / "training.json").write_text('{"steps": 3}')
+    facts = {"parameters": 1, "images_seen": 2, "steps": 3, "hash": "…", "skipped": 0}
+    (tmp_path / "run" / "result.json").write_text(json.dumps({"encoder": facts}))
+    return directory
+
+
+def test_half_the_bytes_give_nearly_the_same_vectors(encoder: Path, tmp_path: Path) -> None:
+    digest = pack(encoder, tmp_path / "small", {"steps": 3})
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "small", encoder)]
+    assert sizes[0] < 0.6 * sizes[1]
+    whole, small = EncoderSession(encoder), EncoderSession(tmp_path / "small")
+    assert small.hash == digest
+    picture = Image.new("RGB", (40, 40), (200, 30, 30))
+    np.testing.assert_allclose(small.embed_images([picture]), whole.embed_images([picture]), atol=0.02)
+    np.testing.assert_allclose(small.embed_texts(["a cat"]), whole.embed_texts(["a cat"]), atol=0.02)
+    tower = LCLTower.load(tmp_path / "small")
+    assert {str(weight.dtype) for weight in tower.model.parameters()} == {"torch.float32"}
+
+
+def test_the_command_packs_a_run(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pretrained", str(tmp_path / "run"), str(tmp_path / "drawer")])
+    assert main() == 0
+    told = json.loads((tmp_path / "drawer" / "origin.json").read_text())
+    assert told == {"hash": capsys.readouterr().out.strip(), "parameters": 1, "images_seen": 2, "steps": 3}
+    assert main() == 1
+    assert "name another folder" in capsys.readouterr().err
+    (tmp_path / "run" / "result.json").unlink()
+    assert main() == 1
+    assert "result.json" in capsys.readouterr().err
+
+
+def test_what_is_no_encoder_is_refused_and_nothing_written(encoder: Path, tmp_path: Path) -> None:
+    (encoder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not the directory of an encoder"):
+        pack(encoder, tmp_path / "small", {})
+    assert not (tmp_path / "small").exists()

@@ -1,0 +1,68 @@
+"""Encoders of other libraries are served as their towers answer, and refuse what they cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcl_core.errors import UserError
+from lcl_core.serving import EncoderPool, EncoderSession
+from lcl_core.serving.opening import open_session
+from lcl_core.serving.tower_session import TowerSession
+from lcl_core.transfer.towers import load_tower
+from tests.lcl_core.interop.foreign import save_huggingface
+
+TEXTS = ["a red bus", "blue", "the end of the picture of a red bus of a blue bus of the end"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_huggingface(tmp_path_factory.mktemp("clip"), "clip")
+
+
+@pytest.fixture(scope="module")
+def sight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_huggingface(tmp_path_factory.mktemp("vit"), "vit")
+
+
+def test_vectors_are_the_towers_own(pair: Path, drawings: list[Image.Image]) -> None:
+    session, tower = open_session(pair, device="cpu"), load_tower(pair)
+    pooled, _ = tower.look(tower.preprocess(drawings))
+    words = tower.texts(TEXTS)
+    assert pooled is not None
+    assert words is not None
+    np.testing.assert_allclose(session.embed_images(drawings), pooled.numpy(), atol=1e-6)
+    np.testing.assert_allclose(session.embed_texts(TEXTS), words.numpy(), atol=1e-6)
+    assert (session.dim, session.image_tokens, session.reads_texts) == (20, 16, True)
+    assert session.hash == tower.identity["weights"]
+    assert session.count_tokens(TEXTS) == [5, 3, 12]
+    assert session.embed_images([]).shape == session.embed_texts([]).shape == (0, 20)
+
+
+def test_ours_and_theirs_are_told_apart(encoder: Path, sight: Path) -> None:
+    assert type(open_session(encoder, device="cpu")) is EncoderSession
+    assert type(open_session(sight, device="cpu")) is TowerSession
+
+
+def test_a_pool_holds_both(encoder: Path, sight: Path, drawings: list[Image.Image]) -> None:
+    pool = EncoderPool(max_loaded=2, device="cpu")
+    try:
+        assert pool.get(sight).embed_images(drawings[:2]).shape == (2, 32)
+        assert pool.get(encoder).embed_images(drawings[:2]).shape == (2, 24)
+        assert pool.get(sight) is pool.get(sight)
+    finally:
+        pool.close()
+
+
+def test_what_it_cannot_do_is_refused(sight: Path, drawings: list[Image.Image]) -> None:
+    session = open_session(sight, device="cpu")
+    assert not session.reads_texts
+    with pytest.raises(UserError) as caught:
+        session.embed_texts(["a"])
+    assert caught.value.code == "no_text_encoder"
+    with pytest.raises(UserError) as caught:
+        session.caption(drawings[:1])
+    assert caught.value.code == "no_captions"

@@ -1,0 +1,70 @@
+"""Small studies, and cells whose runs found what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lcl_core.specs import StudySpec, parse_as
+from lcl_core.studies.facts import CellFacts, RunFacts
+
+Json = dict[str, Any]
+METRIC = {"name": "IR@5", "metric": "IR@5"}
+LOSSES = {
+    "name": "loss",
+    "variants": [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}],
+}
+
+
+@pytest.fixture
+def study_of() -> Callable[..., StudySpec]:
+    """A study of two losses with one seed, changed as asked."""
+
+    def make(**changes: Any) -> StudySpec:
+        return parse_as(StudySpec, {"axes": [LOSSES], "metrics": [METRIC], "pretrain": {"steps": 10}, **changes})
+
+    return make
+
+
+@pytest.fixture
+def halving_of(study_of: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
+    """A halving over four rates, judged on val, changed as asked."""
+
+    def make(**changes: Any) -> StudySpec:
+        search = {
+            "kind": "halving",
+            "trials": 4,
+            "parameters": {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}},
+            "rungs": [10, 30],
+            "keep": 0.5,
+            "validation": {"splits": ["val"]},
+            "metric": METRIC,
+            **changes,
+        }
+        return study_of(axes=[], search=search, evaluate={"splits": ["test"]})
+
+    return make
+
+
+def row(value: float, **more: Any) -> Json:
+    """A row of an evaluation."""
+    return {"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": "IR@5", "value": value, **more}
+
+
+@pytest.fixture
+def cell_of() -> Callable[..., CellFacts]:
+    """A cell; with ``value`` its evaluation has succeeded with that IR@5, otherwise its pre-training is queued."""
+
+    def make(number: int, value: float | None = None, seed: int = 0, rung: int = 0, **more: Any) -> CellFacts:
+        facts = {"labels": {"loss": "both"}, "parameters": {}, **more}
+        state = facts.pop("state", "queued" if value is None else "succeeded")
+        encoder = facts.pop("encoder", {"seconds": 10.0, "images_seen": 100})
+        rows = facts.pop("rows", None if value is None else [row(value)])
+        result = {"encoder": encoder, "final": facts.pop("final", {})} if state == "succeeded" else {}
+        run = RunFacts(f"run_{number}", state, result, facts.pop("spec", {"steps": 10}))
+        evaluation = None if rows is None else RunFacts(f"eval_{number}", "succeeded", {"rows": rows})
+        return CellFacts(number=number, seed=seed, rung=rung, run=run, evaluation=evaluation, **facts)
+
+    return make

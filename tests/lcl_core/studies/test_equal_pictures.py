@@ -1,0 +1,45 @@
+"""Built-in studies compare methods under equal pictures seen: the picture budget is what fills a batch."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from lcl_core.data.loader import load_batches
+from lcl_core.data.packing import Cursor
+from lcl_core.data.stream import SampleStream
+from lcl_core.specs import StudySpec, parse_as
+from lcl_core.studies.cells import Cell, expand
+from lcl_core.train.build import build_tokenizer, open_corpora
+
+ROWS = {cell.labels["data"]: cell for cell in expand(parse_as(StudySpec, {"preset": "data_ablation"}))}
+
+
+@pytest.mark.parametrize("data", ["pairs", "interleaved", "both"])
+def test_every_step_reads_as_many_pictures_whatever_the_data(data: str, sample_zip: Path) -> None:
+    spec = ROWS[data].spec
+    corpora = open_corpora(spec, {"sample": str(sample_zip)})
+    stream = SampleStream(
+        spec.data,
+        corpora,
+        build_tokenizer(spec, corpora),
+        num_image_tokens=spec.kept_patches,
+        image_size=spec.model.image_size,
+        context_length=spec.model.context_length,
+        seed=spec.seed,
+        numerics=spec.numerics,
+        rank=0,
+        world=1,
+    )
+    batches = load_batches(stream, Cursor(), spec.batch, 0, spec.data.packing_lookahead)
+    assert [batch.images for batch in islice(batches, 3)] == [spec.batch.images] * 3 == [128] * 3
+
+
+def test_table_1_reads_the_same_two_views() -> None:
+    def data(cell: Cell) -> object:
+        return cell.spec.data, cell.spec.batch
+
+    cells = expand(parse_as(StudySpec, {"preset": "table1"}))
+    assert {data(cell) for cell in cells} == {data(ROWS["pairs"]), data(ROWS["interleaved"])}

@@ -1,0 +1,53 @@
+"""How a study stands follows from its runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from lcl_core.studies.states import cell_state, counted, study_state
+
+
+@pytest.mark.parametrize(
+    ("run", "evaluation", "cancelled", "state"),
+    [
+        ("queued", None, False, "queued"),
+        ("running", None, False, "running"),
+        ("cancelling", None, True, "cancelling"),
+        ("failed", None, False, "failed"),
+        ("cancelled", None, False, "cancelled"),
+        ("succeeded", None, False, "running"),
+        ("succeeded", None, True, "cancelled"),
+        ("succeeded", "queued", False, "running"),
+        ("succeeded", "running", False, "running"),
+        ("succeeded", "failed", False, "failed"),
+        ("succeeded", "cancelled", True, "cancelled"),
+        ("succeeded", "succeeded", True, "succeeded"),
+    ],
+)
+def test_a_cell_between_its_two_runs_is_running(run: str, evaluation: str | None, cancelled: bool, state: str) -> None:
+    assert cell_state(run, evaluation, cancelled=cancelled) == state
+
+
+@pytest.mark.parametrize(
+    ("counts", "cancelled", "more", "state"),
+    [
+        ({"queued": 3}, False, False, "queued"),
+        ({"queued": 2, "succeeded": 1}, False, False, "running"),
+        ({"queued": 1, "failed": 1}, False, False, "running"),
+        ({"running": 3}, False, False, "running"),
+        ({"succeeded": 3}, False, False, "succeeded"),
+        ({"succeeded": 3}, False, True, "running"),
+        ({"succeeded": 2, "failed": 1}, False, False, "failed"),
+        ({"succeeded": 2, "cancelled": 1}, False, False, "failed"),
+        ({"cancelled": 2, "succeeded": 1}, True, False, "cancelled"),
+        ({"cancelling": 1, "cancelled": 2}, True, False, "cancelling"),
+        ({"running": 1, "cancelled": 2}, True, False, "cancelled"),
+        ({"succeeded": 2}, True, True, "cancelled"),
+    ],
+)
+def test_a_study_stands_as_its_cells_do(counts: dict[str, int], cancelled: bool, more: bool, state: str) -> None:
+    assert study_state(counts, cancelled=cancelled, more_to_come=more) == state
+
+
+def test_states_are_counted_in_one_order() -> None:
+    assert list(counted(["failed", "queued", "failed"]).items()) == [("queued", 1), ("failed", 2)]

@@ -1,0 +1,143 @@
+"""A whole table from runs that found what is known beforehand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lcl_core.specs import StudySpec
+from lcl_core.studies.facts import CellFacts
+from lcl_core.studies.formats import FORMATS, as_csv, as_json, as_markdown
+from lcl_core.studies.table import build_table
+
+Json = dict[str, Any]
+VALUES = {"both": (0.20, 0.22, 0.24), "contrastive": (0.15, 0.18, 0.19)}
+COST = {"both": 20.0, "contrastive": 10.0}
+
+
+@pytest.fixture
+def study(study_of: Callable[..., StudySpec]) -> StudySpec:
+    return study_of(seeds=[0, 1, 2])
+
+
+@pytest.fixture
+def cells(cell_of: Callable[..., CellFacts]) -> list[CellFacts]:
+    made = []
+    for seed in range(3):
+        for loss, values in VALUES.items():
+            encoder = {"seconds": COST[loss], "images_seen": 64, "tokens_seen": 640, "documents_seen": 10}
+            rows = [{"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": "IR@5",
+                     "value": values[seed], "chance": 0.01, "untrained": 0.02}]  # fmt: skip
+            facts = {"labels": {"loss": loss}, "encoder": encoder, "rows": rows}
+            made.append(cell_of(len(made), values[seed], seed=seed, **facts))
+    return made
+
+
+def test_a_row_sums_up_its_seeds(study: StudySpec, cells: list[CellFacts]) -> None:
+    table = build_table(study, cells)
+    assert [row["labels"] for row in table["rows"]] == [{"loss": "both"}, {"loss": "contrastive"}]
+    both = table["rows"][0]
+    figure = both["figures"]["IR@5"]
+    assert (figure["mean"], figure["sd"], figure["count"]) == (pytest.approx(0.22), pytest.approx(0.02), 3)
+    half = 4.302653 * 0.02 / math.sqrt(3)
+    assert figure["interval"] == pytest.approx((0.22 - half, 0.22 + half))
+    assert figure["values"] == {"0": 0.20, "1": 0.22, "2": 0.24}
+    assert (figure["chance"], figure["untrained"], figure["averaged"]) == (0.01, 0.02, 1)
+    assert (both["seeds"], both["cells"], both["states"]) == ([0, 1, 2], [0, 2, 4], {"succeeded": 3})
+    assert (both["compute"]["seconds"], both["compute"]["images_seen"]) == (20.0, 64.0)
+    assert both["compute"]["flops"] > 0
+    assert both["compute"]["parameters"] is None
+
+
+def test_rows_are_compared_with_the_baseline_over_their_seeds(study: StudySpec, cells: list[CellFacts]) -> None:
+    """Differences -.05, -.04, -.05: mean -.046667, sd .0057735, t = -14."""
+    table = build_table(study, cells)
+    (found,) = table["comparisons"]["IR@5"]
+    assert (table["baseline"], found["row"], found["count"]) == (0, 1, 3)
+    assert found["difference"] == pytest.approx(-0.14 / 3)
+    assert found["t"] == pytest.approx(-14)
+    assert found["p"] == found["p_holm"] == pytest.approx(1 - 14 / math.sqrt(14**2 + 2))
+
+
+def test_the_baseline_may_be_named(study: StudySpec, cells: list[CellFacts]) -> None:
+    named = study.model_copy(update={"baseline": {"loss": "contrastive"}})
+    table = build_table(named, cells)
+    (found,) = table["comparisons"]["IR@5"]
+    assert (table["baseline"], found["row"], found["difference"] > 0) == (1, 0, True)
+
+
+def test_front_and_law_run_over_the_cost(study: StudySpec, cells: list[CellFacts]) -> None:
+    table = build_table(study, cells)
+    assert table["pareto"]["IR@5"] == [1, 0]
+    law = table["fits"]["IR@5"]
+    assert law["exponent"] == pytest.approx(math.log(0.22 / (0.52 / 3)) / math.log(2))
+    dearer = [CellFacts(**vars(cell)) for cell in cells if cell.labels["loss"] == "both"]
+    assert build_table(study, dearer)["fits"]["IR@5"] is None
+
+
+def test_a_table_fills_as_cells_end(study: StudySpec, cells: list[CellFacts], cell_of: Any) -> None:
+    waiting = [cell_of(cell.number, seed=cell.seed, labels=cell.labels) for cell in cells]
+    empty = build_table(study, waiting)
+    assert [row["states"] for row in empty["rows"]] == [{"queued": 3}] * 2
+    assert empty["rows"][0]["figures"] == {}
+    assert (empty["comparisons"]["IR@5"], empty["pareto"]["IR@5"], empty["fits"]["IR@5"]) == ([], [], None)
+    partly = build_table(study, [*cells[:3], *waiting[3:]])
+    assert partly["rows"][0]["figures"]["IR@5"]["count"] == 2
+    contrastive = partly["rows"][1]["figures"]["IR@5"]
+    assert (contrastive["mean"], contrastive["sd"], contrastive["interval"]) == (0.15, None, None)
+    (found,) = partly["comparisons"]["IR@5"]
+    assert (found["count"], found["p"]) == (1, None)
+
+
+def test_a_halving_reports_its_finalists_and_how_trials_were_ranked(
+    halving_of: Callable[..., StudySpec], cell_of: Any
+) -> None:
+    study = halving_of()
+    trials = [
+        cell_of(n, value, rung=rung, labels={"trial": f"t0{trial}"}, parameters={"optimizer.lr": 0.1 * trial})
+        for n, (trial, rung, value) in enumerate([(1, 0, 0.1), (2, 0, 0.2), (2, 1, 0.3), (2, 2, 0.4)])
+    ]
+    table = build_table(study, trials)
+    assert (table["axes"], table["parameters"]) == (["trial"], ["optimizer.lr"])
+    assert [metric["name"] for metric in table["metrics"]] == ["IR@5", "validation IR@5"]
+    found = [
+        (row["labels"]["trial"], row["rung"], {head: figure["mean"] for head, figure in row["figures"].items()})
+        for row in table["rows"]
+    ]
+    assert found == [
+        ("t01", 0, {"validation IR@5": 0.1}),
+        ("t02", 0, {"validation IR@5": 0.2}),
+        ("t02", 1, {"validation IR@5": 0.3}),
+        ("t02", 2, {"IR@5": 0.4}),
+    ]
+    assert "| t02 | 0.2 | 2 | 1 | 100 | 0.4 |  |" in as_markdown(table, "a halving")
+
+
+def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellFacts]) -> None:
+    table = build_table(study, cells)
+    assert json.loads(as_json(table, "what?"))["rows"] == json.loads(json.dumps(table["rows"]))
+    lines = list(csv.DictReader(io.StringIO(as_csv(table, "what?"))))
+    assert [(line["loss"], line["metric"], line["count"]) for line in lines] == [
+        ("both", "IR@5", "3"),
+        ("contrastive", "IR@5", "3"),
+    ]
+    assert float(lines[0]["mean"]) == pytest.approx(0.22)
+    assert float(lines[0]["low"]) == pytest.approx(table["rows"][0]["figures"]["IR@5"]["interval"][0])
+    assert (lines[0]["seconds"], lines[0]["parameters"], lines[0]["steps"]) == ("20.0", "", "10")
+    text = as_markdown(table, "what?")
+    assert text.startswith("**what?**\n")
+    assert "| both | 3 | 64 | 0.22 ± 0.02 (0.17 – 0.27) |" in text
+    assert "IR@5 against both, paired over seeds:" in text
+    assert set(FORMATS) == {"json", "csv", "md"}
+
+
+def test_an_empty_table_is_written_too(study: StudySpec, cell_of: Any) -> None:
+    table = build_table(study, [cell_of(0)])
+    assert "| both | 1 |  |  |" in as_markdown(table, "t")
+    assert len(as_csv(table, "t").splitlines()) == 2

@@ -1,0 +1,31 @@
+"""Pictures held out: a seeded tenth, apart from those that teach."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lcl_core.transfer.holdout import split_off
+from lcl_core.transfer.labels import Labelled
+
+
+def teachers(count: int) -> Labelled:
+    rows = np.arange(count) * 3
+    return Labelled(rows, rows % 5, {})
+
+
+def test_a_tenth_is_held_out_and_nobody_is_lost() -> None:
+    held, taught = split_off(teachers(40), seed=1)
+    assert (len(held), len(taught)) == (4, 36)
+    assert sorted([*held.rows, *taught.rows]) == teachers(40).rows.tolist()
+    assert (held.classes == held.rows % 5).all()
+    assert (taught.classes == taught.rows % 5).all()
+
+
+def test_the_seed_decides_who() -> None:
+    first, again, other = (split_off(teachers(40), seed=seed)[0].rows.tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_few_pictures_still_spare_one() -> None:
+    held, taught = split_off(teachers(3), seed=0)
+    assert (len(held), len(taught)) == (1, 2)

@@ -1,0 +1,120 @@
+"""A worker that shares only database and store with the one that made an encoder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.rundir import RunDir
+from lcl_core.runs import store
+from lcl_core.runs.database import Database
+from tests.workers.desk import Desk
+from tests.workers.toy_run import WEIGHTS
+from workers import inputs
+from workers.carrier import Carrier
+from workers.settings import WorkerSettings
+
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+
+
+@pytest.fixture
+def here(settings: WorkerSettings) -> WorkerSettings:
+    """The machine that makes the encoder."""
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    return settings
+
+
+@pytest.fixture
+def there(here: WorkerSettings, tmp_path: Path) -> WorkerSettings:
+    """Another one, on the same database."""
+    url = here.resolved_database_url
+    return here.model_copy(update={"home": tmp_path / "other", "database_url": url})
+
+
+@pytest.fixture
+def encoder(database: Database, here: WorkerSettings, modules: dict[str, str], queue: Queue, run_of: RunOf) -> str:
+    """Made, and not sent yet."""
+    run_id = queue()
+    Desk(database, here, modules).work()
+    assert run_of(run_id).state == "succeeded"
+    return str(run_of(run_id).encoder_id)
+
+
+@pytest.fixture
+def examine(database: Database, encoder: str) -> Callable[[], str]:
+    def submit() -> str:
+        with database.session() as session:
+            return store.submit(session, "evaluate", {"encoder": encoder, "dataset": "sample"}).id
+
+    return submit
+
+
+def read_by(settings: WorkerSettings, run_id: str) -> Path:
+    run = RunDir(settings.runs_dir / run_id).read_run()
+    (place,) = run["encoders"].values()
+    return Path(place)
+
+
+def test_it_reads_what_another_has_made(
+    database: Database,
+    here: WorkerSettings,
+    there: WorkerSettings,
+    modules: dict[str, str],
+    examine: Callable[[], str],
+    run_of: RunOf,
+) -> None:
+    run_id = examine()
+    carrier = Carrier(database, here)
+    carrier.start()
+    Desk(database, there, modules).work()  # waits for what is on its way
+    carrier.stop()
+    assert run_of(run_id).state == "succeeded", run_of(run_id).reason
+    place = read_by(there, run_id)
+    assert place.is_relative_to(there.home / "cache" / "artifacts")
+    assert (place / "model.safetensors").read_bytes() == WEIGHTS
+    assert not (there.home / "encoders").exists()
+
+
+def test_what_does_not_come_ends_the_run_with_a_word(
+    database: Database,
+    there: WorkerSettings,
+    modules: dict[str, str],
+    examine: Callable[[], str],
+    run_of: RunOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "_PATIENCE_SECONDS", 0.3)
+    run_id = examine()
+    Desk(database, there, modules).work()
+    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "artifacts_pending")
+
+
+@pytest.mark.parametrize("how", ["shutdown", "cancel", "pause"])
+def test_who_waits_can_be_called_away(
+    database: Database,
+    there: WorkerSettings,
+    modules: dict[str, str],
+    examine: Callable[[], str],
+    run_of: RunOf,
+    eventually: Callable[..., None],
+    how: str,
+) -> None:
+    there.heartbeat_seconds = 0.05
+    run_id = examine()
+    desk = Desk(database, there, modules)
+    desk.start()
+    eventually(lambda: run_of(run_id).state == "running", "the claim")
+    if how == "shutdown":
+        desk.stopping.set()
+    else:
+        with database.session() as session:
+            {"cancel": store.request_cancel, "pause": store.pause}[how](session, run_id)
+    desk.join()
+    run = run_of(run_id)
+    assert run.state == {"shutdown": "queued", "cancel": "cancelled", "pause": "paused"}[how]
+    assert not (there.runs_dir / run_id / "run.json").exists(), "it had not begun"

@@ -1,0 +1,195 @@
+"""How studies are drawn: the list, and the pieces of the selected one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ui.html import STATE_WORDS, ago, badge, empty_state, esc, number, progress_bar, run_link
+from ui.study_charts import row_colour, row_name
+
+Json = Mapping[str, Any]
+NO_STUDIES = empty_state("No studies yet", "Open “New study” and start a built-in one; its table fills here.")
+NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to see its table and charts.")
+MOVING = ("waiting", "queued", "running", "pausing", "cancelling")
+TABLES, PLOTS = ("md", "csv", "json"), ("rows", "pareto", "scaling", "curves")
+
+
+def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
+    """Newest first; each is a button that selects it."""
+    if not studies:
+        return NO_STUDIES
+    return f'<ul class="lcl-runs">{"".join(_item(study, study["id"] == selected) for study in studies)}</ul>'
+
+
+def draw_study_head(study: Json) -> str:
+    """Name, question, state, and how many cells have ended."""
+    done, total = study["counts"].get("succeeded", 0), sum(study["counts"].values())
+    line = f"{study['id']} · submitted {ago(study['created_at'])} · {study['owner']}"
+    question = f'<p class="lcl-question">{esc(study["question"])}</p>' if study["question"] else ""
+    return (
+        f'<header class="lcl-run__head"><div><h2>{esc(study["name"] or "Study")}</h2><p>{esc(line)}</p></div>'
+        f'{badge(study["state"])}</header>{question}<div class="lcl-progress">'
+        f"{progress_bar(done / max(total, 1), 'cells that succeeded')}<p>{esc(_counts(study))}</p></div>"
+    )
+
+
+def draw_table(study: Json, head: str) -> str:
+    """The table so far: every figure as mean, deviation and interval, and ``head`` against the baseline."""
+    table = study["table"]
+    rungs = any(row["rung"] is not None for row in table["rows"])
+    baseline = None if table["baseline"] is None else table["rows"][table["baseline"]]
+    axes = [*table["axes"], *table["parameters"], *(["rung"] if rungs else [])]
+    heads = [metric["name"] for metric in table["metrics"]]
+    against = [] if baseline is None or len(table["rows"]) < 2 else [f"{head} against {row_name(baseline)}"]
+    names = [*(axes or ["row"]), "cells", "pictures", *heads, *against]
+    header = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
+    best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
+    compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
+    body = "".join(
+        _row(study, place, rungs, best, [_compared(compared.get(place), place == table["baseline"])] if against else [])
+        for place in range(len(table["rows"]))
+    )
+    return (
+        '<div class="lcl-table lcl-table--study" tabindex="0" role="region" aria-label="Table of the study"><table>'
+        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+        '<p class="lcl-note">Mean ± standard deviation over seeds; below, Student’s 95 % interval. '
+        "p-values are paired over seeds and adjusted for being several (Holm).</p>"
+    )
+
+
+def draw_notes(study: Json) -> str:
+    """What failed, and what a reader should know."""
+    failed = [
+        (run, cell)
+        for cell in study["cells"]
+        for run in (cell["run"], cell["evaluation"])
+        if run is not None and run["state"] == "failed"
+    ]
+    problems = "".join(
+        f"<li>{run_link(run['id'])} {esc(' '.join(cell['labels'].values()))} seed {cell['seed']}: "
+        f"{esc((run['reason'] or {}).get('message', 'no reason was given'))}</li>"
+        for run, cell in failed
+    )
+    shown = f'<div class="lcl-problem" role="status"><ul>{problems}</ul></div>' if problems else ""
+    return shown + "".join(f'<p class="lcl-note">{esc(note)}</p>' for note in study["notes"])
+
+
+def draw_links(study: Json) -> str:
+    """The table and the plots as files."""
+    place = f"study/{quote(study['id'], safe='')}"
+    tables = "".join(f'<a href="{place}/table.{kind}" download>table.{kind}</a>' for kind in TABLES)
+    plots = "".join(f'<a href="{place}/plots/{name}.svg" download>{name}.svg</a>' for name in PLOTS)
+    return f'<div class="lcl-links"><span>Download</span>{tables}{plots}</div>'
+
+
+def draw_cells(study: Json) -> str:
+    """Every cell with its runs; a link opens the run."""
+    rows = "".join(
+        f"<tr><td>{esc(' '.join(cell['labels'].values()) or 'all')}</td><td>{cell['seed']}</td>"
+        f"<td>{badge(cell['state'])}</td><td>{run_link(cell['run']['id'])}{_progress(cell['run'])}</td>"
+        f"<td>{run_link(cell['evaluation']['id']) if cell['evaluation'] else ''}"
+        f"{_progress(cell['evaluation']) if cell['evaluation'] else ''}</td></tr>"
+        for cell in study["cells"]
+    )
+    heads = "".join(
+        f'<th scope="col">{name}</th>' for name in ("Row", "Seed", "State", "Pre-training", "Evaluation")
+    )
+    return (
+        '<div class="lcl-table" tabindex="0" role="region" aria-label="Cells"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _item(study: Json, selected: bool) -> str:
+    total, done = sum(study["counts"].values()), study["counts"].get("succeeded", 0)
+    bar = progress_bar(done / max(total, 1), "progress") if study["state"] in MOVING else ""
+    current = ' aria-current="true"' if selected else ""
+    return (
+        f'<li><button type="button" data-pick="{esc(study["id"])}"{current}>'
+        f"<span><b>{esc(study['name'] or 'Study')}</b>"
+        f"<small>{done} of {total} · {ago(study['created_at'])}</small></span>"
+        f"{badge(study['state'])}{bar}</button></li>"
+    )
+
+
+def _counts(study: Json) -> str:
+    return " · ".join(f"{count} {STATE_WORDS[state].lower()}" for state, count in study["counts"].items())
+
+
+def _row(study: Json, place: int, rungs: bool, best: Mapping[str, int | None], against: list[str]) -> str:
+    table = study["table"]
+    row = table["rows"][place]
+    labels = [row["labels"].get(axis, "") for axis in table["axes"]]
+    drawn = [number(row["parameters"].get(name)) for name in table["parameters"]]
+    words = [*labels, *drawn, *([str(row["rung"])] if rungs else [])] or ["all"]
+    dot = f'<i class="lcl-dot {row_colour(place)}" aria-hidden="true"></i>'
+    first = f'<th scope="row">{dot}{esc(words[0])}</th>' + "".join(f"<td>{esc(word)}</td>" for word in words[1:])
+    figures = "".join(_figure(row["figures"].get(head), best[head] == place) for head in best)
+    seen = row["compute"]["images_seen"]
+    seen_words = "–" if seen is None else number(round(seen))
+    return f"<tr>{first}<td>{_dots(study, row)}</td><td>{seen_words}</td>{figures}{''.join(against)}</tr>"
+
+
+def _dots(study: Json, row: Json) -> str:
+    """One dot a cell, coloured by its state; said in words too."""
+    cells = [cell for cell in study["cells"] if cell["number"] in row["cells"]]
+    words = ", ".join(f"{count} {STATE_WORDS[state].lower()}" for state, count in row["states"].items())
+    dots = "".join(
+        f'<i class="lcl-cell lcl-cell--{esc(cell["state"])}" title="seed {cell["seed"]}: '
+        f'{esc(STATE_WORDS[cell["state"]].lower())}"></i>'
+        for cell in cells
+    )
+    return f'<span class="lcl-cells" role="img" aria-label="{esc(words)}">{dots}</span>'
+
+
+def _figure(figure: Json | None, best: bool) -> str:
+    if figure is None:
+        return '<td class="lcl-figure"><span aria-label="not yet">–</span></td>'
+    mean = _fixed(figure["mean"])
+    shown = f"<b>{mean}</b>" if best else f"<span>{mean}</span>"
+    if figure["sd"] is None:
+        return f'<td class="lcl-figure">{shown}<small>one seed</small></td>'
+    low, high = figure["interval"]
+    return (
+        f'<td class="lcl-figure">{shown} <em>± {_fixed(figure["sd"])}</em>'
+        f"<small>{_fixed(low)} to {_fixed(high)}</small></td>"
+    )
+
+
+def _compared(comparison: Json | None, is_baseline: bool) -> str:
+    if is_baseline:
+        return '<td class="lcl-figure"><small>baseline</small></td>'
+    if comparison is None:
+        return '<td class="lcl-figure"><span aria-label="not yet">–</span></td>'
+    p = comparison["p_holm"]
+    chance = "no test: fewer than two pairs" if p is None else f"p {'< .001' if p < 0.001 else f'= {p:.3f}'}"
+    difference = ("+" if comparison["difference"] > 0 else "") + _fixed(comparison["difference"])
+    return f'<td class="lcl-figure"><span>{difference}</span><small>{esc(chance)}</small></td>'
+
+
+def _fixed(value: float) -> str:
+    """Three decimals, so that figures below each other compare; large numbers as everywhere."""
+    return f"{value:.3f}".replace("-", "−") if abs(value) < 100 else number(value)
+
+
+def _best(table: Json, metric: Json) -> int | None:
+    """The row with the best mean, when there are several."""
+    means = [
+        (row["figures"][metric["name"]]["mean"], place)
+        for place, row in enumerate(table["rows"])
+        if metric["name"] in row["figures"]
+    ]
+    if len(means) < 2:
+        return None
+    return (max if metric["better"] == "higher" else min)(means)[1]
+
+
+
+def _progress(run: Json) -> str:
+    """How far a run at work is."""
+    progress = run["progress"] or {}
+    if run["state"] != "running" or not progress.get("total_steps"):
+        return "" if run["state"] == "succeeded" else f" <small>{esc(STATE_WORDS[run['state']].lower())}</small>"
+    return f" <small>step {number(progress.get('step', 0))} of {number(progress['total_steps'])}</small>"

@@ -1,0 +1,103 @@
+"""Who is signed in, and with whose key each call to the service is made.
+
+Sessions live in this process, as everything does that a visitor leaves on the page: no browser ever holds an API key,
+signing out ends a session for good, and a restart asks everybody to sign in again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import httpx
+from gradio.context import LocalContext
+
+MOST = 10_000  # sessions; the oldest give way
+TOKEN = "lcl.session"  # noqa: S105 -- where the gate leaves it in a request's scope
+
+_key: ContextVar[str | None] = ContextVar("lcl_key", default=None)
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody who came with a key of the service; ``until`` is a moment of the sessions' clock."""
+
+    key: str = field(repr=False)
+    owner: str
+    role: str
+    until: float
+
+
+class Visitors:
+    """The open sessions. Safe to share between threads.
+
+    Args:
+        seconds: after which a session ends, however busy it is.
+        most: sessions kept at a time.
+    """
+
+    def __init__(self, seconds: float, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self.most = most
+        self.clock = clock
+        self._open: dict[str, Visitor] = {}  # in the order of their end
+        self._lock = threading.Lock()
+
+    def enter(self, key: str, owner: str, role: str) -> str:
+        """Open a session. Returns: its token, which the browser keeps."""
+        token, now = secrets.token_urlsafe(32), self.clock()
+        with self._lock:
+            self._open = {other: visitor for other, visitor in self._open.items() if visitor.until > now}
+            while len(self._open) >= self.most:
+                del self._open[next(iter(self._open))]
+            self._open[token] = Visitor(key, owner, role, now + self.seconds)
+        return token
+
+    def find(self, token: str | None) -> Visitor | None:
+        """Whose session that is, unless it has ended."""
+        visitor = self._open.get(token or "")
+        return visitor if visitor and visitor.until > self.clock() else None
+
+    def leave(self, token: str | None) -> None:
+        """End a session; one that is not there has ended already."""
+        with self._lock:
+            self._open.pop(token or "", None)
+
+    def turn_out(self, key: str) -> None:
+        """End every session of a key that the service refuses."""
+        with self._lock:
+            self._open = {token: visitor for token, visitor in self._open.items() if visitor.key != key}
+
+    def present(self) -> Visitor | None:
+        """Whose event of the page is being worked on; None outside of events."""
+        event = LocalContext.request.get(None)
+        return self.find(event.request.scope.get(TOKEN)) if event is not None and event.request is not None else None
+
+
+class OwnKey(httpx.Auth):
+    """Gives each call the key of the visitor whose event or request it serves; without one, none.
+
+    Events run on threads of Gradio's, far from the request that asked for them, and bring that request along;
+    the page's own routes say who acts by ``act_with``.
+    """
+
+    def __init__(self, visitors: Visitors) -> None:
+        self.visitors = visitors
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        visitor = self.visitors.present()
+        key = visitor.key if visitor else _key.get()
+        if key:
+            request.headers["authorization"] = f"Bearer {key}"
+        response = yield request
+        if key and response.status_code == httpx.codes.UNAUTHORIZED:  # revoked or expired meanwhile
+            self.visitors.turn_out(key)
+
+
+def act_with(key: str | None) -> None:
+    """Whatever this request still asks of the service is asked with ``key``."""
+    _key.set(key)
