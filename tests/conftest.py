@@ -46,7 +46,7 @@ def sample_zip() -> Path:
 def eventually() -> Callable[..., None]:
     """Wait until a condition holds; fail at a deadline that is generous for a busy machine."""
 
-    def wait(condition: Callable[[], object], what: str = "the condition", seconds: float = 60.0) -> None:
+    def wait(condition: Callable[[], object], what: str = "the condition", seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not come true within {seconds:g} s"

@@ -46,7 +46,7 @@ class House:
     def http(self, role: str | None = "admin") -> httpx.Client:
         """A bare client with a key of ``role``; None: without any."""
         headers = {"authorization": f"Bearer {self.keys[role]}"} if role else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=180, trust_env=False)
 
     def submit(self, **more: Any) -> str:
         return self.admin.submit("pretrain", {"preset": "sample"}, **more)["id"]

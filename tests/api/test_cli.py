@@ -177,7 +177,7 @@ def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
             break
         shown += piece
     os.close(controller)
-    assert process.wait(60) == 1
+    assert process.wait(180) == 1
     assert b"\xe2\x94\x81" in shown, "a bar"
     assert b"10/30" in shown
     assert b"contrastive 2.0000" in shown

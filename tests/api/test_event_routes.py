@@ -41,7 +41,7 @@ def test_events_come_while_the_run_is_at_work(house: Any) -> None:
 
     def wait_for(event: tuple[str, Any]) -> None:
         with moved:
-            assert moved.wait_for(lambda: event in seen, timeout=30), f"{event} is not among {seen}"
+            assert moved.wait_for(lambda: event in seen, timeout=180), f"{event} is not among {seen}"
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -57,7 +57,7 @@ def test_what_must_not_be_is_noted(town: Town, status: int, content: bytes, kind
 
 def test_an_owner_may_see_what_a_stranger_may_not(town: Town) -> None:
     reader = next(caller for caller in town.callers if caller.role == "reader")
-    answer = requests.get(f"{town.house.url}/v1/runs", headers=reader.headers, timeout=60)
+    answer = requests.get(f"{town.house.url}/v1/runs", headers=reader.headers, timeout=180)
     assert MARK in answer.text
     other = next(caller for caller in town.callers if caller.role == "other reader")
-    assert MARK not in requests.get(f"{town.house.url}/v1/runs", headers=other.headers, timeout=60).text
+    assert MARK not in requests.get(f"{town.house.url}/v1/runs", headers=other.headers, timeout=180).text

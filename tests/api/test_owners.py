@@ -91,7 +91,7 @@ def keys(house: Any) -> dict[str, str]:
 
 def client(house: Any, key: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=house.url, headers=headers, timeout=60, trust_env=False)
+    return httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
 
 
 def ask(caller: httpx.Client, which: str, ids: dict[str, str]) -> httpx.Response:

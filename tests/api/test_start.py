@@ -28,7 +28,7 @@ def python(code: str, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -134,7 +134,7 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventua
             run_id = client.post("/v1/runs", json=body, headers={"x-request-id": "mine-7"}).json()["id"]
             client.get(f"/v1/runs/{run_id}", params={"what": "private"})
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
         assert process.returncode in (0, -signal.SIGTERM)
     lines = [json.loads(line) for line in said.splitlines()]
     assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
@@ -197,6 +197,6 @@ def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Calla
 
 def test_a_refusal_is_the_exit_status_of_the_process(tmp_path: Path, free_port: int) -> None:
     with api(tmp_path, free_port, LCL_TEAM="1") as process:
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=180)
     assert process.returncode == 2
     assert told.startswith("error: LCL_ADMIN_KEY is not set")

@@ -20,7 +20,7 @@ def runs(path: str | None) -> bool:
     if not path or not os.access(path, os.X_OK):
         return False
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=False)
+        done = subprocess.run([path, "--version"], capture_output=True, timeout=180, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

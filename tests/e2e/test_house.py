@@ -162,7 +162,7 @@ def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> N
         train_at(launcher, home)
         assert {"workers", "api", "ui", "lcl_core.train"} <= {module for _, module in processes_of(home)}
         launcher.send_signal(how)
-        assert launcher.wait(60) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
+        assert launcher.wait(180) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
         poll(lambda: not processes_of(home), "the end of every process")
     finally:
         launcher.kill()

@@ -114,7 +114,7 @@ def test_the_process_leaves_with_its_supervisor(run_dir: RunDir) -> None:
     try:
         assert process.stdout.readline() == b"ready\n"
         process.stdin.close()
-        assert process.wait(timeout=20) == Exit.CRASH
+        assert process.wait(timeout=180) == Exit.CRASH
     finally:
         process.kill()
         process.wait()
@@ -141,7 +141,7 @@ def test_a_group_of_its_own_leaves_with_it(run_dir: RunDir) -> None:
     try:
         assert process.stdout.readline() == b"1\n"
         process.stdin.close()
-        assert process.wait(timeout=20) == -signal.SIGKILL
+        assert process.wait(timeout=180) == -signal.SIGKILL
         assert process.stdout.read() == b"", "the child holds this pipe open for as long as it lives"
     finally:
         process.kill()

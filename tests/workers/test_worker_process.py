@@ -143,7 +143,7 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     crew.start()
     consuming(2)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(60) == 0
+    assert first.wait(180) == 0
     eventually(lambda: run_of(run_id).state == "succeeded")
     run = run_of(run_id)
     assert (run.attempt, run.result["final"]["start"] > 0) == (1, True)
@@ -204,7 +204,7 @@ def test_a_worker_ends_in_order_while_the_broker_is_down(
     consuming(1)
     broker.stop()
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 0
+    assert worker.wait(180) == 0
     with database.reading() as session:
         assert store.list_workers(session) == []
 

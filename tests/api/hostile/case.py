@@ -64,7 +64,7 @@ def send(url: str, case: Case, key: str, places: Mapping[str, str]) -> Answer:
 
 
 def _exchange(url: str, verb: str, request: bytes) -> Answer:
-    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=60) as line:
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=180) as line:
         line.sendall(request)
         answer = HTTPResponse(line, method=verb)
         answer.begin()

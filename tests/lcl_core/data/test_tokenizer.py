@@ -57,7 +57,7 @@ def test_clip_needs_no_network_and_no_other_package() -> None:
         "assert not {'torch', 'transformers', 'open_clip', 'torchvision'} & set(sys.modules), 'too much imported'\n"
         "assert 'ftfy' not in sys.modules and 'regex' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=180, cwd=Path(__file__).parents[3])
 
 
 @pytest.mark.parametrize("text", WRITTEN_SPECIALS)

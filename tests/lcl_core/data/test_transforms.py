@@ -146,4 +146,4 @@ def test_reference_pixels(golden: Path) -> None:
 
 def test_no_torchvision() -> None:
     code = "import sys, lcl_core.data.transforms; assert not {'torch', 'torchvision'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=180, cwd=Path(__file__).parents[3])

@@ -75,7 +75,7 @@ def test_a_process_makes_a_collection_of_a_split(
 ) -> None:
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val", "test"])
     process = start(run_dir)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == Exit.OK, output
     result = json.loads(run_dir.result_file.read_text())
     pairs = [*sample.pairs("val"), *sample.pairs("test")]
@@ -146,7 +146,7 @@ def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -
     (corpus / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a"]}\n')
     run_dir = prepare(tmp_path / "run", corpus, encoder)
     process = start(run_dir)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == Exit.USER_ERROR, output
     error = json.loads(run_dir.error_file.read_text())
     assert error["code"] == "no_readable_image"
@@ -196,7 +196,7 @@ def test_sigterm_ends_the_process_as_cancelled(tmp_path: Path, sample_zip: Path,
     process = start(run_dir)
     until(lambda: run_dir.metrics_file.exists() or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == Exit.CANCELLED, output
     assert list(run_dir.artifacts.iterdir()) == []
     assert not run_dir.result_file.exists()

@@ -27,7 +27,7 @@ class CountingLoader:
 
     def __call__(self, directory: Path) -> BatchingSession:
         self.loads.append(directory)
-        assert self.release.wait(30)
+        assert self.release.wait(180)
         return BatchingSession(EncoderSession(directory, device="cpu", warm_up=False))
 
 

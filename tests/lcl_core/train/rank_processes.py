@@ -19,7 +19,7 @@ def run_together(commands: Sequence[Sequence[str]]) -> None:
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
     finally:
         for process in processes:

@@ -107,7 +107,7 @@ def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterato
 def finished(run_dir: RunDir, *command: str) -> int:
     """The exit status of the command that ``started`` runs."""
     with started(run_dir, *command) as process:
-        return process.wait(timeout=120)
+        return process.wait(timeout=240)
 
 
 def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *command: str) -> None:

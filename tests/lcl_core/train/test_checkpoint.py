@@ -247,7 +247,7 @@ def before_writing(monkeypatch: pytest.MonkeyPatch, action: Callable[[], Any]) -
 
 def test_what_changes_after_save_does_not_leak_in(saver: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = threading.Event()
-    before_writing(monkeypatch, lambda: changed.wait(60))
+    before_writing(monkeypatch, lambda: changed.wait(180))
     tensors, state = groups(1), {"list": [1]}
     saver.save(1, tensors, state)
     tensors["model"]["w"].add_(1)
@@ -262,7 +262,7 @@ def test_what_changes_after_save_does_not_leak_in(saver: Checkpointer, monkeypat
 
 def test_the_next_save_waits_for_the_one_before(saver: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
-    before_writing(monkeypatch, lambda: waiting.wait(60))
+    before_writing(monkeypatch, lambda: waiting.wait(180))
     wait, found = saver.wait, []
 
     def observed() -> None:
@@ -319,7 +319,7 @@ def test_a_full_disk_loses_nothing(
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("killed_saves.py")), str(tmp_path / "checkpoints")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) > 5

@@ -18,7 +18,7 @@ def test_it_goes_on_exactly_once_there_is_room(
     with started(run_dir) as process:
         eventually(lambda: steps_told(run_dir) > 7, "the first checkpoint")
         small_disk.fill()
-        assert process.wait(timeout=120) == Exit.DISK_FULL
+        assert process.wait(timeout=240) == Exit.DISK_FULL
     assert list(run_dir.checkpoints.glob("step_*")), "the checkpoints of before are there"
     small_disk.make_room()
     run_dir.prepare(run_dir.read_run())

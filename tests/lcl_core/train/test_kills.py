@@ -77,5 +77,5 @@ def test_data_workers_leave_with_their_trainer(
         assert len(group(process.pid)) == 3
         process.kill()
         process.wait()
-        eventually(lambda: not group(process.pid), "the end of the data workers", seconds=20)
-    eventually(lambda: is_free(run_dir), "the release of the directory", seconds=20)
+        eventually(lambda: not group(process.pid), "the end of the data workers")
+    eventually(lambda: is_free(run_dir), "the release of the directory")

@@ -54,7 +54,7 @@ def test_bad_input_is_told_and_no_rank_stays(run_dir: RunDir, eventually: Callab
     """The first rank finds the directory busy; the other waits for it to come and would do so for ever."""
     run_dir.hold()
     with started(run_dir) as process:
-        assert process.wait(timeout=60) == Exit.USER_ERROR
+        assert process.wait(timeout=180) == Exit.USER_ERROR
         eventually(lambda: not group(process.pid), "the end of the ranks")
     assert json.loads(run_dir.error_file.read_text())["code"] == "run_dir_busy"
 
@@ -70,7 +70,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(run_dir: RunDir, eventu
     with started(run_dir) as process:
         at_work(run_dir, process, eventually)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == Exit.CANCELLED, run_dir.log_file.read_text()
+        assert process.wait(timeout=180) == Exit.CANCELLED, run_dir.log_file.read_text()
         eventually(lambda: not group(process.pid), "the end of the ranks")
     step = saved_step(run_dir)
     assert step >= 2
@@ -87,7 +87,7 @@ def test_sigterm_to_one_rank_stops_both_after_the_same_step(
     """As when one of several machines is to be given back."""
     with started(run_dir) as process:
         os.kill(at_work(run_dir, process, eventually)[1], signal.SIGTERM)
-        assert process.wait(timeout=60) == Exit.CANCELLED, run_dir.log_file.read_text()
+        assert process.wait(timeout=180) == Exit.CANCELLED, run_dir.log_file.read_text()
     assert saved_step(run_dir) >= 2
     assert "Traceback" not in run_dir.log_file.read_text()
 
@@ -99,8 +99,8 @@ def test_a_killed_rank_takes_the_others_along(
     with started(run_dir) as process:
         os.kill(at_work(run_dir, process, eventually)[lost], signal.SIGKILL)
         # as one process alone would leave: the supervisor tries again what was ended from outside
-        assert process.wait(timeout=60) == -signal.SIGKILL
-        eventually(lambda: not group(process.pid), "the end of the ranks and their data workers", seconds=20)
+        assert process.wait(timeout=180) == -signal.SIGKILL
+        eventually(lambda: not group(process.pid), "the end of the ranks and their data workers")
     assert not run_dir.error_file.exists()
 
 
@@ -118,7 +118,7 @@ def test_ranks_leave_with_their_launcher(run_dir: RunDir, eventually: Callable[.
         process.kill()
         process.wait()
         eventually(lambda: not set(found.values()) & set(group(process.pid)), "the end of the ranks")
-        eventually(lambda: not group(process.pid), "the end of their data workers", seconds=20)
+        eventually(lambda: not group(process.pid), "the end of their data workers")
     eventually(lambda: is_free(run_dir), "the directory's release")
 
 
@@ -127,5 +127,5 @@ def test_the_launcher_leaves_with_its_supervisor(run_dir: RunDir, eventually: Ca
         at_work(run_dir, process, eventually)
         assert process.stdin is not None
         process.stdin.close()
-        eventually(lambda: not group(process.pid), "the end of launcher and ranks", seconds=20)
+        eventually(lambda: not group(process.pid), "the end of launcher and ranks")
     eventually(lambda: is_free(run_dir), "the directory's release")

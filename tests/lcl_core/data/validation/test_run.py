@@ -91,7 +91,7 @@ def test_as_a_process_it_leaves_with_a_result_and_on_sigterm_without(kit: Any, r
         while not run_dir.metrics_file.exists():
             assert process.poll() is None, "it left by itself"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == Exit.CANCELLED
+        assert process.wait(180) == Exit.CANCELLED
     finally:
         process.kill()
         process.wait()
