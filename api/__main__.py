@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from fastapi import FastAPI
@@ -37,6 +38,8 @@ def main() -> int:
 def _serve(app: FastAPI, settings: ApiSettings) -> None:
     import uvicorn
 
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: to look through it again would hold up all requests for a moment
     uvicorn.run(
         app,
         host=settings.api_host,

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api import keys
+from api.callers import Callers
 from api.corpora import Corpora
+from api.ringer import Ringer
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
 from api.throttle import Throttle
+from api.transactions import LANES
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
 from lcl_core.runs.doorbell import Doorbell
@@ -33,10 +36,13 @@ class Context:
         self.settings = settings
         self.database = Database(settings.resolved_database_url)
         self.doorbell = Doorbell(settings.resolved_broker_url)
+        self.ringer = Ringer(self.doorbell)
         self.telemetry = Telemetry()
         self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
         self.corpora = Corpora()
+        self.callers = Callers()
         self.writers = CapacityLimiter(WRITERS)
+        self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()
         self._prepared = False
@@ -76,5 +82,6 @@ class Context:
     def close(self) -> None:
         if "_inference" in self.__dict__:
             self._inference.close()
+        self.ringer.close()
         self.doorbell.close()
         self.database.dispose()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
 from api import keys
+from api.callers import Caller
 from api.context import Context
 from api.errors import Problem
+from api.transactions import RequestSession, end
 from lcl_core.runs import store
 from lcl_core.runs.tables import ApiKey
 
@@ -33,37 +35,24 @@ ContextDep = Annotated[Context, Depends(get_context)]
 
 async def get_session(context: ContextDep, request: Request, response: Response) -> AsyncIterator[Session]:
     """A transaction that writes, and with it who asked for what: kept together or not at all."""
-    async with context.writers, _left_in_a_thread(_noting(context, request, response)) as session:
+    note = partial(_note, request=request, response=response)
+    async with context.writers, _ended(RequestSession(context.database.writer, context.writing, note)) as session:
         yield session
 
 
 async def get_reader(context: ContextDep) -> AsyncIterator[Session]:
-    async with _left_in_a_thread(context.database.reading()) as session:
+    async with _ended(RequestSession(context.database.engine, context.reading, None)) as session:
         yield session
-
-
-@contextmanager
-def _noting(context: Context, request: Request, response: Response) -> Iterator[Session]:
-    with context.database.session() as session:
-        yield session
-        _note(session, request, response)
 
 
 @asynccontextmanager
-async def _left_in_a_thread(sessions: AbstractContextManager[Session]) -> AsyncIterator[Session]:
-    """A session entered at once, since that asks nothing of the database, and left where waiting holds up nobody.
-
-    Its end needs no place among the framework's threads: all may be taken by others that wait for just this end.
-    """
-    own = CapacityLimiter(1)
-    session = sessions.__enter__()
+async def _ended(session: RequestSession) -> AsyncIterator[Session]:
     try:
         yield session
-    except BaseException as error:
-        if not await to_thread.run_sync(sessions.__exit__, type(error), error, error.__traceback__, limiter=own):
-            raise
-    else:
-        await to_thread.run_sync(sessions.__exit__, None, None, None, limiter=own)
+    except BaseException:
+        await end(session, session.abandon)
+        raise
+    await end(session, session.settle)
 
 
 # Scope "function": committed before the answer leaves, so that whoever got a 202 finds the row.
@@ -71,24 +60,12 @@ SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 ReaderDep = Annotated[Session, Depends(get_reader, scope="function")]
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Whose key came with the request."""
-
-    owner: str
-    role: str
-    prefix: str
-
-    @property
-    def sees(self) -> str | None:
-        """Whose runs and studies: its owner's; None: everybody's, which is an admin's sight."""
-        return None if self.role == "admin" else self.owner
-
-
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer KEY`")
 
 
-def current_key(context: ContextDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+async def current_key(
+    context: ContextDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
     """Raises: Problem 401."""
     if given is None:
         raise Problem(
@@ -98,13 +75,22 @@ def current_key(context: ContextDep, given: Annotated[HTTPAuthorizationCredentia
             "the file `key` of its home folder",
             headers=CHALLENGE,
         )
+    if known := context.callers.known(given.credentials, keys.clock()):
+        return known
+    return await to_thread.run_sync(_look_up, context, given.credentials)
+
+
+def _look_up(context: Context, key: str) -> Caller:
+    changes = context.callers.changes
     with context.database.reading() as session:
-        row = keys.find(session, given.credentials)
+        row = keys.find(session, key)
     if row is None:
         raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=CHALLENGE)
     if keys.needs_touch(row):
         _touch(context, row.prefix)
-    return Caller(row.owner, row.role, row.prefix)
+    caller = Caller(row.owner, row.role, row.prefix)
+    context.callers.note(key, caller, changes, keys.next_change(row))
+    return caller
 
 
 async def placed(

@@ -69,6 +69,11 @@ def _in_grace(row: ApiKey) -> bool:
     return row.previous_until is not None and row.previous_until > clock()
 
 
+def next_change(row: ApiKey) -> datetime | None:
+    """Until when what ``find`` found stays true without another look, for either secret; None: no end is known."""
+    return min((end for end in (row.expires, row.previous_until) if end is not None and end > clock()), default=None)
+
+
 def clock() -> datetime:
     return datetime.now(UTC)
 

@@ -21,7 +21,8 @@ def run_view(session: Session, run: Run) -> RunView:
 def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
     """With each queued run, why no worker can take it, if so; with one that has ended, what keeps its files."""
     found = store.obstacles(session, runs)
-    pending = store.pending_runs(session, [run.id for run in runs])
+    begun = [run.id for run in runs if run.started_at is not None]
+    pending = store.pending_runs(session, begun) if begun else {}
     return [_view(run, found.get(run.id), _on_its_way(pending[run.id]) if run.id in pending else None) for run in runs]
 
 

@@ -16,6 +16,7 @@ from api.deps import ContextDep, ReaderDep, Viewer
 from api.media import Content
 from api.models import CollectionDetail, CollectionList, CollectionMap, CollectionView, Items, Line, VectorPage
 from api.search import query_vector
+from api.transactions import brief
 from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -55,6 +56,7 @@ def _open(context: Context, session: Session, name: str) -> tuple[Any, Any]:
 
 
 @router.get("")
+@brief
 def page(_: Viewer, session: ReaderDep) -> CollectionList:
     """Newest first."""
     return CollectionList(items=[CollectionView.model_validate(row) for row in store.list_collections(session)])

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from api import corpora
 from api.admission import admit
 from api.answers import PICTURES, sends
+from api.callers import Caller
 from api.context import Context
-from api.deps import Caller, ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.models import (
     DatasetList,
     DatasetVersionList,
@@ -23,6 +24,7 @@ from api.models import (
     Registration,
     RunView,
 )
+from api.transactions import brief
 from api.views import run_view
 from lcl_core.errors import UserError
 from lcl_core.roots import confined
@@ -37,6 +39,7 @@ Word = Annotated[str | None, Query(max_length=200)]
 
 
 @router.get("")
+@brief
 def page(_: Viewer, session: ReaderDep) -> DatasetList:
     return DatasetList(items=[DatasetView.model_validate(row) for row in store.list_datasets(session)])
 
@@ -91,11 +94,13 @@ def register(
 
 
 @router.get("/{name}")
+@brief
 def one(name: str, _: Viewer, session: ReaderDep) -> DatasetView:
     return DatasetView.model_validate(store.get_dataset(session, name))
 
 
 @router.get("/{name}/versions")
+@brief
 def versions(name: str, _: Viewer, session: ReaderDep) -> DatasetVersionList:
     """What the name stood for, newest first; contents are known by their hash."""
     rows = store.list_versions(session, name)
@@ -149,7 +154,7 @@ def _submit(
     admitted = admit(session, "validate", spec, context.settings.roots)
     run = store.submit(session, "validate", admitted, owner=caller.owner)
     response.headers["location"] = f"/v1/runs/{run.id}"
-    after.add_task(context.doorbell.ring, run.id)
+    after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)
 
 

@@ -15,6 +15,7 @@ from api.comparison import compared, tested
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.encoder_files import files_of, import_encoder, tar_of, tar_size
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
+from api.transactions import brief
 from api.views import figures
 from lcl_core.roots import confined
 from lcl_core.runs import store
@@ -23,6 +24,7 @@ router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
 
 
 @router.get("")
+@brief
 def page(_: Viewer, session: ReaderDep) -> EncoderList:
     """Newest first."""
     return EncoderList(items=[EncoderView.model_validate(row) for row in store.list_encoders(session)])
@@ -72,6 +74,7 @@ def compare(
 
 
 @router.get("/{encoder}")
+@brief
 def one(encoder: str, _: Viewer, session: ReaderDep) -> EncoderView:
     """By id, or the newest of a name."""
     return EncoderView.model_validate(store.get_encoder(session, encoder))

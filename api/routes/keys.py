@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fastapi import APIRouter, Response
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from api import keys
+from api.context import Context
 from api.deps import Admin, ContextDep, ReaderDep, SessionDep, Viewer
 from api.errors import Problem
 from api.models import KeyList, KeyRequest, KeyRotation, KeyView, NewKey
+from api.transactions import brief
 from lcl_core.runs.tables import ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -36,6 +38,7 @@ def page(_: Admin, session: ReaderDep) -> KeyList:
 
 
 @router.get("/mine")
+@brief
 def mine(caller: Viewer, session: ReaderDep) -> KeyView:
     """The key that asks: whose it is and what it may."""
     return KeyView.model_validate(_found(session, caller.prefix))
@@ -47,7 +50,7 @@ def rotate(prefix: str, _: Admin, context: ContextDep, session: SessionDep, body
 
     A second rotation within the grace ends the first secret at once.
     """
-    row = _found(session, prefix, lock=True)
+    row = _changing(context, session, prefix)
     if keys.from_settings(context.settings, prefix):
         message = "this key comes from LCL_ADMIN_KEY or the file `key`; change it there and start again"
         raise Problem(409, "configured_key", message)
@@ -58,10 +61,17 @@ def rotate(prefix: str, _: Admin, context: ContextDep, session: SessionDep, body
 
 
 @router.delete("/{prefix}", status_code=204)
-def revoke(prefix: str, caller: Admin, session: SessionDep) -> None:
+def revoke(prefix: str, caller: Admin, context: ContextDep, session: SessionDep) -> None:
     if prefix == caller.prefix:
         raise Problem(409, "own_key", "a key cannot revoke itself; use another admin key")
-    session.delete(_found(session, prefix, lock=True))
+    session.delete(_changing(context, session, prefix))
+
+
+def _changing(context: Context, session: Session, prefix: str) -> ApiKey:
+    """The key's row, for this transaction alone; once it is committed nothing known of keys counts any more."""
+    row = _found(session, prefix, lock=True)
+    event.listen(session, "after_commit", lambda _: context.callers.forget())
+    return row
 
 
 def _found(session: Session, prefix: str, lock: bool = False) -> ApiKey:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from api.admission import admit
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.models import RunPage, RunView, Submission, Tag
+from api.transactions import brief
 from api.views import run_view, run_views
 from lcl_core.runs import store
 from lcl_core.runs.states import State
@@ -21,6 +22,7 @@ IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\
 
 
 @router.post("", status_code=202)
+@brief
 def submit(
     body: Submission,
     caller: Submitter,
@@ -47,12 +49,13 @@ def submit(
         sight=caller.sees,
     )
     response.headers["location"] = f"/v1/runs/{run.id}"
-    after.add_task(context.doorbell.ring, run.id)
+    after.add_task(context.ringer.ring, [run.id])
     log.info("run_submitted", run=run.id, kind=run.kind, owner=run.owner)
     return run_view(session, run)
 
 
 @router.get("")
+@brief
 def page(
     caller: Viewer,
     session: ReaderDep,
@@ -70,47 +73,54 @@ def page(
 
 
 @router.get("/{run_id}")
+@brief
 def one(run_id: str, _: Viewer, session: ReaderDep) -> RunView:
     return run_view(session, store.get_run(session, run_id))
 
 
 @router.post("/{run_id}/cancel")
+@brief
 def cancel(run_id: str, _: Submitter, session: SessionDep) -> RunView:
     """A run that nobody works on is cancelled at once; a running one writes a checkpoint first."""
     return run_view(session, store.request_cancel(session, run_id))
 
 
 @router.post("/{run_id}/pause")
+@brief
 def pause(run_id: str, _: Submitter, session: SessionDep) -> RunView:
     """Hold a run back, its place kept; a running one writes a checkpoint first and is ``pausing`` until then."""
     return run_view(session, store.pause(session, run_id))
 
 
 @router.post("/{run_id}/unpause")
+@brief
 def unpause(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> RunView:
     """Let a paused run go on from its last checkpoint."""
     run = store.unpause(session, run_id)
-    after.add_task(context.doorbell.ring, run.id)
+    after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)
 
 
 @router.post("/{run_id}/resume")
+@brief
 def resume(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, to go on from its last checkpoint."""
     run = store.resume(session, run_id)
-    after.add_task(context.doorbell.ring, run.id)
+    after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)
 
 
 @router.post("/{run_id}/retry")
+@brief
 def retry(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, from the beginning."""
     run = store.retry(session, run_id)
-    after.add_task(context.doorbell.ring, run.id)
+    after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)
 
 
 @router.delete("/{run_id}", status_code=204)
+@brief
 def delete(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> None:
     """Remove a finished run and its folder; the encoder or collection that it made stays."""
     store.delete(session, run_id)

@@ -7,17 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
-from api.context import Context
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.routes.runs import IdempotencyKey
 from api.studies import admit_study, study_detail, study_view
 from api.study_models import StudyDetail, StudyPage, StudyPlan, StudySubmission, StudyView
+from api.transactions import brief
 from lcl_core.runs import store
 from lcl_core.runs.tables import Study
 from lcl_core.specs import AdditionSpec
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
-RINGS = 8  # a woken worker goes on to the next run by itself
 
 
 @router.post("", status_code=202)
@@ -37,7 +36,7 @@ def submit(
     spec = admit_study(session, body.spec, context.settings.roots)
     study = store.make_study(session, spec, body.name, caller.owner, idempotency_key)
     response.headers["location"] = f"/v1/studies/{study.id}"
-    after.add_task(_ring, context, [cell.run.id for cell in store.study_cells(session, study.id)])
+    after.add_task(context.ringer.ring, [cell.run.id for cell in store.study_cells(session, study.id)])
     return _view(session, study)
 
 
@@ -49,6 +48,7 @@ def plan(body: StudySubmission, caller: Viewer, context: ContextDep, session: Re
 
 
 @router.get("")
+@brief
 def page(
     caller: Viewer,
     session: ReaderDep,
@@ -78,7 +78,7 @@ def cancel(study_id: str, _: Submitter, session: SessionDep) -> StudyView:
 def resume(study_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> StudyView:
     """Queue its failed and cancelled runs again, each to go on from its last checkpoint; what succeeded stays."""
     study = store.get_study(session, study_id)
-    after.add_task(_ring, context, store.resume_study(session, study))
+    after.add_task(context.ringer.ring, store.resume_study(session, study))
     return _view(session, study)
 
 
@@ -95,7 +95,7 @@ def extend(
     study = store.get_study(session, study_id)
     runs = store.extend_study(session, study, body)
     admit_study(session, study.spec, context.settings.roots)
-    after.add_task(_ring, context, [run.id for run in runs])
+    after.add_task(context.ringer.ring, [run.id for run in runs])
     return _view(session, study)
 
 
@@ -103,11 +103,6 @@ def extend(
 def delete(study_id: str, _: Submitter, session: SessionDep) -> None:
     """Remove an ended study; its runs, and the encoders they made, stay."""
     store.delete_study(session, store.get_study(session, study_id))
-
-
-def _ring(context: Context, run_ids: list[str]) -> None:
-    """Wake workers; the first ring that is not heard says that the broker is down."""
-    all(context.doorbell.ring(run_id) for run_id in run_ids[:RINGS])
 
 
 def _view(session: Session, study: Study) -> StudyView:

@@ -6,12 +6,14 @@ from fastapi import APIRouter
 
 from api.deps import ReaderDep, Viewer
 from api.models import WorkerList, WorkerView
+from api.transactions import brief
 from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
 
 @router.get("")
+@brief
 def page(_: Viewer, session: ReaderDep) -> WorkerList:
     """Workers that are or lately were alive, with their devices and current run."""
     return WorkerList(items=[WorkerView.model_validate(row) for row in store.list_workers(session)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from itertools import cycle
@@ -10,7 +9,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from locust import FastHttpUser, constant, constant_throughput, task
+from locust import FastHttpUser, constant, task
 from locust.env import Environment
 from locust.exception import StopUser
 
@@ -63,26 +62,34 @@ def swarm(plan: Plan) -> Came:
 def _client_of(plan: Plan, tally: _Tally) -> type[FastHttpUser]:
     total = plan.warm_up + plan.requests
     asked = zip(range(total), TRAFFIC[plan.traffic](), strict=False)
-    keys = cycle(plan.keys)
-    period = plan.clients / plan.rate if plan.rate else 0.0
+    keys, first = cycle(plan.keys), time.perf_counter()
 
     class Client(FastHttpUser):
         host = plan.url
         concurrency = 1
-        wait_time = constant_throughput(1 / period) if period else constant(0)
+        wait_time = constant(0)
 
         def on_start(self) -> None:
             self.headers = {"Authorization": f"Bearer {next(keys)}"}
-            gevent.sleep(random.random() * period)  # noqa: S311 - so that they do not ask all at once
 
         @task
         def ask(self) -> None:
-            _number, request = next(asked, (0, None))
+            number, request = next(asked, (0, None))
             if request is None:
                 raise StopUser
             more: dict[str, Any] = {} if request.body is None else {"json": request.body}
-            began = time.perf_counter()
+            began = _due(first + number / plan.rate) if plan.rate else time.perf_counter()
             answer = self.client.request(request.method, request.path, headers=self.headers, **more)
             tally.note(request, answer.status_code, time.perf_counter() - began)
 
     return Client
+
+
+def _due(moment: float) -> float:
+    """Wait for the moment at which a request is due, and return it: latency counts from there.
+
+    Clients that each kept to a pace of their own would, after the first wait for one another, ask all at once ever
+    after; and the time that a request waits for a client to be free would be nobody's.
+    """
+    gevent.sleep(max(0.0, moment - time.perf_counter()))
+    return moment

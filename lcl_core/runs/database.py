@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, ExceptionContext, create_engine, event, func, make_url, select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -26,34 +39,63 @@ _POSTGRES_ARGUMENTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# connections that are kept, and further ones that a moment's need may open: together as many as the api has threads.
-# Those that are not kept are opened and closed with each transaction, which costs more than the transaction.
-_POOL = {"pool_size": 20, "max_overflow": 25}
+# connections that are kept, and further ones that a moment's need may open: of readers and writers together as many as
+# the api has threads. Those that are not kept are opened and closed with each transaction, which costs more than it.
+_POOL = {"pool_size": 12, "max_overflow": 11}
+# a connection that was in use a moment ago is taken as it is, any other is tried first
+_TRIED_AFTER_SECONDS = 1.0
 # of a transaction that writes: a process that hangs in one, or whose machine is gone, holds rows that others wait for
 IDLE_SECONDS = 15.0
 _TURN = "lcl.turn"  # in the facts of a connection: it holds its engine's turn to write
+_USED = "lcl.used"  # there as well: when it was given back
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: names the advisory lock on PostgreSQL
 
 
-def create_engine_for(url: str) -> Engine:
-    """An engine for many processes: SQLite in WAL mode with a busy timeout, or PostgreSQL.
+def create_engines_for(url: str) -> tuple[Engine, Engine]:
+    """Engines for many processes, one to read and one to write: SQLite in WAL mode with a busy timeout, or PostgreSQL.
 
-    With the execution option ``writes``, a transaction on SQLite takes the write lock at once (a reader that becomes a
-    writer half-way is refused by SQLite without any waiting), and one on PostgreSQL that does nothing for IDLE_SECONDS
-    is ended by the server.
+    A writer's transaction on SQLite takes the write lock at once (a reader that becomes a writer half-way is refused by
+    SQLite without any waiting), and one on PostgreSQL that does nothing for IDLE_SECONDS is ended by the server.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed, connect_args=_POSTGRES_ARGUMENTS, pool_pre_ping=True, **_POOL)
-        event.listen(engine, "begin", _begin_postgres)
-        event.listen(engine, "handle_error", _tell_of_a_lost_connection, retval=True)
-        return engine
+        reader, writer = _postgres(parsed), _postgres(parsed)
+        event.listen(writer, "connect", _limit_idleness)
+        return reader, writer
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
     _Turns(engine)
+    return engine, engine.execution_options(writes=True)
+
+
+def _postgres(url: URL) -> Engine:
+    engine = create_engine(url, connect_args=_POSTGRES_ARGUMENTS, **_POOL)
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", partial(_try_if_idle, engine))
+    event.listen(engine, "handle_error", _tell_of_a_lost_connection, retval=True)
     return engine
+
+
+def _limit_idleness(connection: Any, _record: object) -> None:
+    """Not among the connection's options: poolers between here and the server refuse what they do not know there."""
+    connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}")
+    connection.commit()
+
+
+def _note_use(_connection: object, record: Any) -> None:
+    record.info[_USED] = time.monotonic()
+
+
+def _try_if_idle(engine: Engine, connection: Any, record: Any, _fairy: object) -> None:
+    """Raises: InvalidatePoolError, by which the pool opens new connections: the server hung up meanwhile."""
+    if time.monotonic() - record.info.get(_USED, time.monotonic()) < _TRIED_AFTER_SECONDS:
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError from error
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -86,12 +128,6 @@ class _Turns:
             self._turn.release()
 
 
-def _begin_postgres(connection: Connection) -> None:
-    if connection.get_execution_options().get("writes"):
-        limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}"
-        connection.exec_driver_sql(limit)
-
-
 def _tell_of_a_lost_connection(context: ExceptionContext) -> OperationalError | None:
     """The driver has a class of errors for each reason why the server hung up; here they are all UNREACHABLE."""
     told = context.sqlalchemy_exception
@@ -120,13 +156,12 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = create_engine_for(url)
-        self._writer = self.engine.execution_options(writes=True)
+        self.engine, self.writer = create_engines_for(url)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction that may write: committed at the end, rolled back by an exception."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with Session(self.writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -159,7 +194,7 @@ class Database:
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         with (
             self._file_lock(),
-            self._writer.connect() as connection,
+            self.writer.connect() as connection,
             _foreign_keys_off(connection),
             connection.begin(),
         ):
@@ -182,6 +217,7 @@ class Database:
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+        self.writer.dispose()
 
 
 def moment_of(session: Session) -> ColumnElement[datetime] | datetime:

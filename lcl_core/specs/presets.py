@@ -32,10 +32,10 @@ def filled(kind: str, given: Any) -> Any:
     """``given`` laid over the preset that it names, if it names one. Raises: ValueError for a name not known."""
     if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
         return given  # what is no name is the field's own to refuse
-    known = presets(kind)
+    known = _read(kind)
     if given["preset"] not in known:
         raise ValueError(f"preset {given['preset']!r} is not known; choose from {', '.join(sorted(known))}")
-    return merged(known[given["preset"]], given)
+    return merged(copy.deepcopy(known[given["preset"]]), given)
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

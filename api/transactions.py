@@ -1,0 +1,89 @@
+"""The transaction of a request, and how it comes to its end with as few ways to a thread and back as can be."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+# Brief requests that run at one time. More would only take the interpreter from one another, and each step costs
+# more the more there are.
+LANES = 3
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+
+
+class RequestSession(Session):
+    """Asks nothing of the database before its first statement; ends once, by ``settle`` or ``abandon``.
+
+    Args:
+        engine: of readers or of writers.
+        lane: what a brief endpoint waits for instead of one of the framework's threads.
+        last_words: what a transaction that writes adds right before it is committed; None: it only reads.
+    """
+
+    def __init__(self, engine: Engine, lane: CapacityLimiter, last_words: Callable[[Session], None] | None) -> None:
+        super().__init__(engine, expire_on_commit=False)
+        self.lane = lane
+        self._last_words = last_words
+        self._over = False
+
+    @property
+    def needs_an_end(self) -> bool:
+        """Whether ``settle`` or ``abandon`` would ask something of the database."""
+        return not self._over and (self._last_words is not None or self.in_transaction())
+
+    def settle(self) -> None:
+        """Keep what was written, with the last words or not at all; give the connection back."""
+        try:
+            if self._last_words is not None and not self._over:
+                self._last_words(self)
+                self.commit()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Undo what is not kept; give the connection back."""
+        self._over = True
+        self.close()
+
+
+def brief(endpoint: Callable[P, Answer]) -> Callable[P, Awaitable[Answer]]:
+    """An endpoint with a ``session`` that only asks the database: all of it, to the commit, at one go in one thread.
+
+    For what is asked often. Others run in the framework's threads, where they may take their time.
+    """
+
+    @functools.wraps(endpoint)
+    async def in_one_go(*args: P.args, **kwargs: P.kwargs) -> Answer:
+        session: Any = kwargs["session"]
+        step = functools.partial(endpoint, *args, **kwargs)
+        return await to_thread.run_sync(_whole, session, step, limiter=session.lane)
+
+    return in_one_go
+
+
+def _whole(session: RequestSession, endpoint: Callable[[], Answer]) -> Answer:
+    try:
+        answer = endpoint()
+        session.settle()
+        return answer
+    except BaseException:
+        session.abandon()
+        raise
+
+
+async def end(session: RequestSession, step: Callable[[], None]) -> None:
+    """Do the last ``step`` of a session where waiting holds up nobody, if there is anything left to do.
+
+    It needs no place among the framework's threads: all may be taken by others that wait for just this end.
+    """
+    if session.needs_an_end:
+        await to_thread.run_sync(step, limiter=CapacityLimiter(1))
+    else:
+        session.abandon()
