@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Requests that write at one time. Each takes a thread while it waits for another's transaction, and the other one needs
 # a thread to get to its end: were all forty of the framework's taken, nobody would get on.
 WRITERS = 16
+# Threads that read what encoders are asked, and that search. The models run in threads of their own.
+INFERRING = 8
 
 
 class Context:
@@ -43,6 +45,7 @@ class Context:
         self.callers = Callers()
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
+        self.inferring = CapacityLimiter(INFERRING)
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()
         self._prepared = False

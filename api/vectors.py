@@ -1,9 +1,13 @@
-"""From the items of a request to vectors."""
+"""From the items of a request to vectors: read in one of few threads, awaited while the model runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from anyio import CapacityLimiter, to_thread
 
 from api.errors import Problem
 from api.media import Input, TextPart, check_count, check_text, image_of, read_image
@@ -13,10 +17,10 @@ if TYPE_CHECKING:
     from lcl_core.serving.batching_session import BatchingSession
 
 
-def embed(encoder: BatchingSession, items: Sequence[Input], settings: ApiSettings) -> tuple[list[Any], int]:
-    """One f32 [E] an item, in order, and the tokens that the model read.
+def submit(encoder: BatchingSession, items: Sequence[Input], settings: ApiSettings) -> tuple[list[Future[Any]], int]:
+    """Read the items and queue them: a future f32 [E] of each, in order, and the tokens that the model reads.
 
-    Raises: Problem 422 naming the item that is at fault, before anything is computed.
+    Raises: Problem 422 naming the item that is at fault, before anything is queued.
     """
     check_count(items, settings, "input")
     images: dict[int, Any] = {}
@@ -28,19 +32,22 @@ def embed(encoder: BatchingSession, items: Sequence[Input], settings: ApiSetting
             images[place] = read_image(url, settings, field)
         else:
             texts[place] = check_text(item.text if isinstance(item, TextPart) else str(item), settings, field)
-    vectors: dict[int, Any] = {}
-    if texts:
-        vectors.update(zip(texts, encoder.embed_texts(list(texts.values())), strict=True))
-    if images:
-        vectors.update(zip(images, encoder.embed_images(list(images.values())), strict=True))
     tokens = sum(encoder.count_tokens(list(texts.values()))) + len(images) * encoder.image_tokens
-    return [vectors[place] for place in range(len(items))], tokens
+    futures: dict[int, Future[Any]] = {}
+    if texts:
+        futures.update(zip(texts, encoder.submit_texts(list(texts.values())), strict=True))
+    if images:
+        futures.update(zip(images, encoder.submit_images(list(images.values())), strict=True))
+    return [futures[place] for place in range(len(items))], tokens
 
 
-def embed_query(encoder: BatchingSession, text: str | None, image: str | None, settings: ApiSettings) -> Any:
+async def embed_query(
+    encoder: BatchingSession, text: str | None, image: str | None, settings: ApiSettings, lane: CapacityLimiter
+) -> Any:
     """f32 [E] of the one text or picture of a search. Raises: Problem 422."""
     if image is not None:
-        return encoder.embed_images([read_image(image, settings, "image")])[0]
+        picture = await to_thread.run_sync(partial(read_image, image, settings, "image"), limiter=lane)
+        return (await encoder.embed_images_async([picture]))[0]
     if text is None:
         raise Problem(422, "bad_query", "give text, image or vector", field="text")
-    return encoder.embed_texts([check_text(text, settings, "text")])[0]
+    return (await encoder.embed_texts_async([check_text(text, settings, "text")]))[0]

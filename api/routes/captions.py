@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import ContextDep, ReaderDep, Viewer
+from api.encoders import open_encoder
 from api.media import Content, check_count, check_text, read_image
 from api.models import Reference
-from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/captions", tags=["inference"])
 
@@ -43,13 +43,12 @@ class CaptionResponse(BaseModel):
 
 @router.post("")
 def captions(body: CaptionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> CaptionResponse:
-    row = store.get_encoder(session, body.model)
-    directory = context.supply.folder(session, row.path)
-    session.close()  # a connection is not held while the model runs
+    identity, encoder = open_encoder(context, session, body.model)
     settings = context.settings
     check_count(body.images, settings, "images")
     check_text(body.prompt, settings, "prompt")
     images = [read_image(url, settings, f"images.{place}") for place, url in enumerate(body.images)]
-    encoder = context.inference().encoder(directory)
     found = encoder.caption(images, **body.model_dump(exclude={"model", "images"}))
-    return CaptionResponse(model=row.id, data=[Caption(index=place, caption=text) for place, text in enumerate(found)])
+    return CaptionResponse(
+        model=identity, data=[Caption(index=place, caption=text) for place, text in enumerate(found)]
+    )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy.orm import Session
 
 from api.answers import sends
-from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.media import Content
 from api.models import CollectionDetail, CollectionList, CollectionMap, CollectionView, Items, Line, VectorPage
-from api.search import query_vector
+from api.search import open_collection, open_for_search
 from api.transactions import brief
+from api.vectors import embed_query
 from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -49,12 +50,6 @@ class SearchResponse(BaseModel):
     took_ms: float
 
 
-def _open(context: Context, session: Session, name: str) -> tuple[Any, Any]:
-    """The row and the opened collection."""
-    row = store.get_collection(session, name)
-    return row, context.inference().collection(context.supply.folder(session, row.path))
-
-
 @router.get("")
 @brief
 def page(_: Viewer, session: ReaderDep) -> CollectionList:
@@ -65,18 +60,32 @@ def page(_: Viewer, session: ReaderDep) -> CollectionList:
 @router.get("/{name}")
 def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> CollectionDetail:
     """By id or name, with the labels that a filter can ask for."""
-    row, collection = _open(context, session, name)
+    row, collection = open_collection(context, session, name)
     return CollectionDetail(**CollectionView.model_validate(row).model_dump(), labels=collection.label_values())
 
 
 @router.post("/{name}/search")
-def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> SearchResponse:
+async def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     started = time.perf_counter()
-    row, collection = _open(context, session, name)
-    vector, encoder_hash = query_vector(context, session, row, body.text, body.image, body.vector)
-    found = collection.search(vector, body.k, body.target, body.where or None, encoder_hash=encoder_hash)
-    hits = [{"id": hit.id, "score": hit.score, **_shown(row.id, hit.metadata)} for hit in found]
+    lane, encodes = context.inferring, body.vector is None
+    searched = await to_thread.run_sync(open_for_search, context, session, name, encodes, limiter=lane)
+    vector: Any = body.vector
+    encoder = searched.encoder
+    if encoder is not None:
+        vector = await embed_query(encoder, body.text, body.image, context.settings, lane)
+    look = partial(
+        searched.collection.search,
+        vector,
+        body.k,
+        body.target,
+        body.where or None,
+        encoder_hash=None if encoder is None else encoder.hash,
+    )
+    hits = [
+        {"id": hit.id, "score": hit.score, **_shown(searched.id, hit.metadata)}
+        for hit in await to_thread.run_sync(look, limiter=lane)
+    ]
     return SearchResponse(hits=hits, took_ms=round((time.perf_counter() - started) * 1000, 2))
 
 
@@ -89,13 +98,13 @@ def items(
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Items:
-    row, collection = _open(context, session, name)
+    row, collection = open_collection(context, session, name)
     return Items(items=[_shown(row.id, record) for record in collection.items(offset, limit)])
 
 
 @router.get("/{name}/items/{item}/image", response_class=Response, responses=sends("image/*"))
 def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
-    _row, collection = _open(context, session, name)
+    _row, collection = open_collection(context, session, name)
     media_type = collection.item(item)["media_type"]
     headers = {"cache-control": "private, max-age=3600"}
     return Response(collection.image_bytes(item), media_type=media_type, headers=headers)
@@ -112,7 +121,7 @@ def vectors(
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> VectorPage:
     """Ids and their vectors, row-aligned, page by page."""
-    _row, collection = _open(context, session, name)
+    _row, collection = open_collection(context, session, name)
     ids, rows = collection.vectors(target)
     chosen = slice(offset, offset + limit)
     return VectorPage(ids=ids[chosen], vectors=rows[chosen].tolist(), total=len(ids), offset=offset)
@@ -129,7 +138,7 @@ def map_(
     """The pictures on a plane (principal components); of many, ``limit`` spread evenly."""
     from api.maps import map_points  # numpy: only when a map is drawn
 
-    _row, collection = _open(context, session, name)
+    _row, collection = open_collection(context, session, name)
     return CollectionMap(points=map_points(collection, limit), total=len(collection))
 
 

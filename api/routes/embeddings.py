@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import Future
 from typing import Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
+from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
+from api.encoders import open_encoder
 from api.media import Input
 from api.models import Reference
-from api.vectors import embed
-from lcl_core.runs import store
+from api.vectors import submit
 
 router = APIRouter(prefix="/v1/embeddings", tags=["inference"])
 
@@ -46,20 +50,29 @@ class EmbeddingResponse(BaseModel):
 
 
 @router.post("", response_model=EmbeddingResponse)
-def embeddings(body: EmbeddingRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
+async def embeddings(body: EmbeddingRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
     """L2-normalised vectors; of texts and pictures in one space. ``base64`` is little-endian float32."""
-    row = store.get_encoder(session, body.model)
-    directory = context.supply.folder(session, row.path)
-    session.close()  # a connection is not held while the model runs
-    encoder = context.inference().encoder(directory)
+    from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
+
+    lane = context.inferring
+    identity, submitted, tokens = await to_thread.run_sync(_begin, context, session, body, limiter=lane)
+    vectors = await gather(submitted)
+    return await to_thread.run_sync(_answer, identity, vectors, tokens, body.encoding_format, limiter=lane)
+
+
+def _begin(context: Context, session: Session, body: EmbeddingRequest) -> tuple[str, list[Future[Any]], int]:
+    identity, encoder = open_encoder(context, session, body.model)
     items = body.input if isinstance(body.input, list) else [body.input]
-    vectors, tokens = embed(encoder, items, context.settings)
+    return identity, *submit(encoder, items, context.settings)
+
+
+def _answer(identity: str, vectors: list[Any], tokens: int, form: str) -> JSONResponse:
     data: list[dict[str, Any]] = [
-        {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
+        {"object": "embedding", "index": index, "embedding": _encoded(vector, form)}
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return JSONResponse({"object": "list", "data": data, "model": row.id, "usage": usage})
+    return JSONResponse({"object": "list", "data": data, "model": identity, "usage": usage})
 
 
 def _encoded(vector: Any, form: str) -> list[float] | str:
