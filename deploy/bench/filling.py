@@ -37,7 +37,7 @@ def fill(database: Database, rows: int, owners: list[str], seed: int = 0) -> Non
         for number in range(start, min(start + AT_ONCE, rows)):
             run = _run(dice, said, owners, moment + timedelta(seconds=number))
             runs.append(run)
-            tags += [{"run_id": run["id"], "tag": tag} for tag in _tags(number)]
+            tags += [{"run_id": run["id"], "tag": tag, "owner": run["owner"]} for tag in _tags(number)]
         with database.session() as session:
             session.execute(insert(Run), runs)
             session.execute(insert(RunTag), tags)

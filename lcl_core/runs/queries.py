@@ -53,13 +53,13 @@ def list_runs(
     if not 1 <= limit <= PAGE_LIMIT:
         raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", code="bad_limit", field="limit")
     # of a tag's runs its own table knows the order; sorted by the run's id, all of them would be fetched first
-    key = Run.id if tag is None else RunTag.run_id
+    key, whose = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
     query = select(Run).order_by(key.desc()).limit(limit + 1)
     if cursor is not None:
         if not cursor.startswith("run_"):
             raise UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
         query = query.where(key < cursor, Run.id < cursor)  # PostgreSQL does not see that both are the same
-    for column, wanted in ((Run.kind, kind), (Run.state, state), (Run.owner, owner)):
+    for column, wanted in ((Run.kind, kind), (Run.state, state), (whose, owner)):
         if wanted is not None:
             query = query.where(column == wanted)
     if tag is not None:

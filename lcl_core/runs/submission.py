@@ -79,7 +79,7 @@ def submit(
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
         continues=continues,
-        tag_rows=[RunTag(tag=tag) for tag in tags],
+        tag_rows=[RunTag(tag=tag, owner=owner) for tag in tags],
         after_rows=[Predecessor(after_id=run_id) for run_id in after],
     )
     return _insert(session, run)

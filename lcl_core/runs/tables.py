@@ -45,10 +45,14 @@ __all__ = [
 
 
 class RunTag(Base):
+    """``owner`` is the run's: an owner's page of a tag is read in order, and no one else's runs are looked at."""
+
     __tablename__ = "run_tag"
+    __table_args__ = (Index("ix_run_tag_tag_owner_run_id", "tag", "owner", "run_id"),)
 
     tag: Mapped[str] = mapped_column(String(100), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, index=True)
+    owner: Mapped[str] = mapped_column(String(100))
 
 
 class Predecessor(Base):
@@ -130,7 +134,7 @@ class Run(Base):
     after: AssociationProxy[list[str]] = association_proxy(
         "after_rows", "after_id", creator=lambda run_id: Predecessor(after_id=run_id)
     )
-    tags: AssociationProxy[list[str]] = association_proxy("tag_rows", "tag", creator=lambda tag: RunTag(tag=tag))
+    tags: AssociationProxy[list[str]] = association_proxy("tag_rows", "tag")
 
 
 class Metric(Base):
