@@ -26,6 +26,7 @@ SIZES = {"ViT-B-32": VIT_B_32, "tiny": TINY}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--few", type=int, default=5, help="clients of another load: what batches gain at low latency")
     parser.add_argument("--requests", type=int, default=600, help="that are counted, each time")
     parser.add_argument("--warm-up", type=int, default=64, help="before them, not counted")
     parser.add_argument("--model", choices=sorted(SIZES), default="ViT-B-32", help="ours; tiny is for trying it out")
@@ -38,7 +39,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours with all clients and with one, then the plain one. Raises: UserError when something does not start."""
+    """Ours with all clients, a few and one, then the plain one. Raises: UserError when something does not start."""
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
         write_encoder(Path(folder) / "encoder", SIZES[options.model])
         more = {"LCL_DATA_ROOTS": folder, "LCL_INFERENCE_PRECISION": options.precision}
@@ -46,19 +47,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             register(api, Path(folder) / "encoder")
             plan = Plan(api.url, "embeddings", [api.key], options.clients, options.requests, options.warm_up)
             many = drive(plan)
+            few = drive(Plan(api.url, "embeddings", [api.key], options.few, max(options.requests // 3, 8), 8))
             one = drive(Plan(api.url, "embeddings", [api.key], 1, max(options.requests // 6, 8), 4))
     with _plain(options.plain) as url:
         plain = drive(Plan(url, "plain embeddings", ["none"], options.clients, options.requests, options.warm_up))
-    ours, single, theirs = (load_figures(came, "images") for came in (many, one, plain))
+    ours, some, single, theirs = (load_figures(came, "images") for came in (many, few, one, plain))
     return {
         "model": options.model,
         "precision": options.precision,
         "clients": options.clients,
         "service": ours,
+        "few": options.few,
+        "service_few_clients": some,
         "service_one_client": single,
         "plain": theirs,
         "ratio": round(ours["images_per_s"] / theirs["images_per_s"], 2),
         "gain_of_many": round(ours["images_per_s"] / single["images_per_s"], 2),
+        "gain_of_few": round(some["images_per_s"] / single["images_per_s"], 2),
+        "few_p99_by_one_p50": round(some["p99_ms"] / single["p50_ms"], 2),
     }
 
 

@@ -28,9 +28,9 @@ def made(place: Path, width: int) -> Path:
 
 
 def test_pictures_are_embedded_by_both() -> None:
-    few = ("--requests", "16", "--warm-up", "4", "--clients", "4")
+    few = ("--requests", "16", "--warm-up", "4", "--clients", "4", "--few", "2")
     report = embeddings.measure(options(embeddings, "--model", "tiny", "--plain", "ViT-S-32-alt", *few))
-    for load in (report["service"], report["service_one_client"], report["plain"]):
+    for load in (report["service"], report["service_few_clients"], report["service_one_client"], report["plain"]):
         assert load["wrong"] == {}
         assert 0 < load["p50_ms"] <= load["p99_ms"]
     ratio = report["service"]["images_per_s"] / report["plain"]["images_per_s"]
