@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from lcl_core.bench.train import DEFAULT_CONFIG
 from lcl_core.errors import UserError
 from lcl_core.interop.official import read_official_config
+from lcl_core.model.caching import RoomyCache
 from lcl_core.model.generation import TextDecoder
 from lcl_core.train.build import build_model
 from lcl_core.train.device import pick_device
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def _written(decoder: TextDecoder, prefix: Tensor, tokens: int, keeping: bool) -> Tensor:
     """Ids [images, tokens]; without ``keeping`` every token reads all that came before anew."""
-    cache = DynamicCache()
+    cache = RoomyCache()
     seen, new, ids = prefix, prefix, []
     for _ in range(tokens):
         output = decoder(inputs_embeds=new, cache=cache) if keeping else decoder(inputs_embeds=seen)

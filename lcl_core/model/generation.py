@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lcl_core.errors import UserError
+from lcl_core.model.caching import RoomyCache
 from lcl_core.model.modeling import LCLModel
 from lcl_core.model.thrifty import norm_linear
 from lcl_core.model.transformer import Block
@@ -41,9 +42,7 @@ class TextDecoder(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
 
     def __init__(self, model: LCLModel) -> None:
-        super().__init__(
-            DecoderConfig(vocab_size=model.config.vocab_size, num_hidden_layers=model.config.text_layers)
-        )
+        super().__init__(DecoderConfig(vocab_size=model.config.vocab_size, num_hidden_layers=model.config.text_layers))
         self.text = model.text
         self.lm_head = model.lm_head
         self.eval()
@@ -52,11 +51,11 @@ class TextDecoder(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: Cache | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """[B, L] ids or [B, L, D] embeddings → logits [B, 1, V] of the last place."""
-        cache = DynamicCache() if cache is None else cache
+        cache = RoomyCache() if cache is None else cache
         x = self.text.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
         start = cache.get_seq_length()
         x = x + self.text.positional_embedding[start : start + x.shape[1]]
@@ -65,7 +64,7 @@ class TextDecoder(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=self.lm_head(x[:, -1:]).float(), cache=cache)
 
 
-def _cached_block(block: Block, x: Tensor, cache: DynamicCache, layer: int) -> Tensor:
+def _cached_block(block: Block, x: Tensor, cache: Cache, layer: int) -> Tensor:
     """One pre-norm block over new tokens [B, L, D] that also see the cached ones."""
     attention = block.attn
     qkv = norm_linear(x, block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
@@ -119,7 +118,9 @@ def generate_captions(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         everything = prefix.new_ones(prefix.shape[:2], dtype=torch.long)
-        ids = decoder.generate(inputs_embeds=prefix, attention_mask=everything, generation_config=config)
+        ids = decoder.generate(
+            inputs_embeds=prefix, attention_mask=everything, generation_config=config, cache=RoomyCache()
+        )
     return [processor.decode(row.tolist()) for row in ids]
 
 
