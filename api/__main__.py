@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import create_app
+from api.context import Context
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
 from lcl_core.logs import configure_logs
+from lcl_core.runs.database import UNREACHABLE
+
+AGAIN_SECONDS = 0.5
 
 
 def main() -> int:
-    """Serve until a signal.
+    """Serve until a signal. A PostgreSQL that does not answer yet is waited for.
 
     Exit status 2: the settings are wrong; 1: the database or the home folder cannot be used. Standard error says
     which in one line.
@@ -25,7 +31,7 @@ def main() -> int:
     try:
         settings = ApiSettings()
         app = create_app(settings)
-        app.state.context.prepare()
+        _prepare(app.state.context, settings)
     except (ValidationError, SettingsError, UserError) as error:
         return _complain(_words(error), 2)
     except (SQLAlchemyError, OSError) as error:
@@ -33,6 +39,24 @@ def main() -> int:
     configure_logs(settings.log_format)
     _serve(app, settings)
     return 0
+
+
+def _prepare(context: Context, settings: ApiSettings) -> None:
+    """Whoever starts us again when we give up does so after longer and longer: it is better to be there already.
+
+    Raises: as Context.prepare.
+    """
+    deadline = time.monotonic() + settings.database_patience_seconds
+    said = ""
+    while True:
+        try:
+            return context.prepare()
+        except UNREACHABLE as error:
+            if make_url(settings.resolved_database_url).get_backend_name() == "sqlite" or time.monotonic() >= deadline:
+                raise
+            if said != (said := f"waiting for the database: {_words(error)}"):
+                print(said, file=sys.stderr, flush=True)  # noqa: T201
+        time.sleep(AGAIN_SECONDS)
 
 
 def _serve(app: FastAPI, settings: ApiSettings) -> None:

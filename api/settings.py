@@ -24,6 +24,9 @@ class ApiSettings(Settings):
     api_port: int = Field(8765, ge=0, le=65_535)
     team: bool = False
     admin_key: SecretStr = SecretStr("")
+    database_patience_seconds: float = Field(
+        60, ge=0, le=3600, description="how long a start waits for a PostgreSQL that does not answer"
+    )
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body, bytes")
     max_media_body_bytes: int = Field(64 * 2**20, ge=1024, description="the same where images are sent, bytes")
     max_json_depth: int = Field(64, ge=4, le=500)

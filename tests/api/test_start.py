@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 from api.__main__ import main
+from deploy.stack import answers
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
@@ -189,10 +191,23 @@ def test_bad_settings_are_refused_in_one_line(
 
 def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Callable[..., str], free_port: int) -> None:
     url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
-    told = refused_start(1, LCL_DATABASE_URL=url)
+    told = refused_start(1, LCL_DATABASE_URL=url, LCL_DATABASE_PATIENCE_SECONDS="0")
     assert "the service cannot start" in told
     assert "s3cret" not in told
     assert "cannot start" in refused_start(1, LCL_DATABASE_URL="sqlite:////proc/none/lcl.db")
+
+
+def test_a_database_that_is_late_is_waited_for(
+    tmp_path: Path, free_port: int, empty_postgres: str, eventually: Callable[..., None]
+) -> None:
+    server = make_url(empty_postgres)
+    late = server.set(query={**server.query, "host": str(tmp_path)}).render_as_string(hide_password=False)
+    [socket] = Path(str(server.query["host"])).glob(".s.PGSQL.*[0-9]")
+    with api(tmp_path / "home", free_port, LCL_DATABASE_URL=late) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("waiting for the database: ")
+        (tmp_path / socket.name).symlink_to(socket)
+        eventually(lambda: answers(f"http://127.0.0.1:{free_port}/healthz"), "the api")
 
 
 def test_a_refusal_is_the_exit_status_of_the_process(tmp_path: Path, free_port: int) -> None:

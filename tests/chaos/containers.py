@@ -92,8 +92,8 @@ class ComposeGround:
         """Raises: RuntimeError when the service is not ready after HEAL_SECONDS."""
         if not self.tend(HEAL_SECONDS, self._undone):
             raise RuntimeError(f"docker did not undo what was done to {sorted(self._due)}: {self._refusal}")
-        # not --wait: that gives up at once where somebody is still called unhealthy for what was done to it
-        self._compose("up", "--detach", "--no-recreate", "--scale", f"worker={self._workers}")
+        if not self.tend(HEAL_SECONDS, self._all_up):
+            raise RuntimeError(f"docker did not start everything again: {self._refusal}")
         if not self.tend(HEAL_SECONDS, self._ready):
             raise RuntimeError(f"not ready {HEAL_SECONDS:.0f} s after the last fault; unwell: {self.unwell()}")
 
@@ -147,6 +147,15 @@ class ComposeGround:
         """Names of those that run."""
         given = self._compose("ps", "--format", "{{.Name}}", "--status", "running", service)
         return sorted(given.split())
+
+    def _all_up(self) -> bool:
+        """Start what has ended. Refused while somebody is still called unhealthy for what was done to it."""
+        try:
+            self._compose("up", "--detach", "--no-recreate", "--scale", f"worker={self._workers}")
+        except RuntimeError as error:
+            self._refusal = str(error)
+            return False
+        return True
 
     def _ready(self) -> bool:
         try:
