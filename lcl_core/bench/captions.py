@@ -23,7 +23,7 @@ from lcl_core.train.device import pick_device
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="a model's JSON of the authors' form")
-    parser.add_argument("--images", type=int, default=4, help="captioned together")
+    parser.add_argument("--images", type=int, default=8, help="captioned together")
     parser.add_argument("--tokens", type=int, default=64, help="of each caption")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
