@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,19 @@ Json = dict[str, Any]
 COLOURS = ("red", "green", "blue", "white")
 
 
-def save_encoder(directory: Path, seed: int = 0) -> Path:
+def save_encoder(
+    directory: Path,
+    seed: int = 0,
+    texts: Sequence[str] = ("a red square", "a blue circle", "green triangles on white"),
+    vocab_size: int = 280,
+    context_length: int = 48,
+) -> Path:
     """An encoder with fresh weights, as a run saves it: 32-pixel pictures, vectors of 24 numbers."""
     from lcl_core.data.tokenizer import train_bpe
     from lcl_core.model import LCLConfig, LCLProcessor
     from lcl_core.train.build import build_model
 
-    tokenizer = train_bpe(["a red square", "a blue circle", "green triangles on white"], vocab_size=280)
+    tokenizer = train_bpe(texts, vocab_size=vocab_size)
     config = LCLConfig(
         image_size=32,
         patch_size=16,
@@ -33,7 +39,7 @@ def save_encoder(directory: Path, seed: int = 0) -> Path:
         text_width=24,
         text_layers=1,
         text_heads=2,
-        context_length=48,
+        context_length=context_length,
         vocab_size=tokenizer.vocab_size,
         **{f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")},
     )

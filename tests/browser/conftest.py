@@ -177,10 +177,12 @@ def _world(home: Path) -> Iterator[World]:
 def _furnish(world: World, sample_zip: Path) -> None:
     from lcl_core.data import open_corpus
     from lcl_core.runs import store
+    from tests.api.wares import save_encoder
 
     corpus = open_corpus(sample_zip)
     pairs = list(corpus.pairs("test_vendor"))[:PICTURES]
-    folder = _save_encoder(world.home / "incoming", [caption for pair in pairs for caption in pair.captions])
+    captions = [caption for pair in pairs for caption in pair.captions]
+    folder = save_encoder(world.home / "incoming", texts=captions, vocab_size=400, context_length=64)
     encoder = world.client.import_encoder("tiny", str(folder))
     rows = [
         {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "metric": "IR@5", "value": 0.171,
@@ -193,31 +195,6 @@ def _furnish(world: World, sample_zip: Path) -> None:
     world.finish("evaluate", {"encoder": "tiny"}, store.Succeeded(result), encoder["id"], name="examined")
     reason = {"code": "out_of_memory", "message": "the trainer ran out of memory", "field": "batch.tokens"}
     world.finish("pretrain", {"preset": "sample"}, store.Failed(reason), name="too large")
-
-
-def _save_encoder(folder: Path, texts: list[str]) -> Path:
-    """Fresh weights in the layout of a run's encoder: 32-pixel pictures, vectors of 24 numbers."""
-    from lcl_core.data import train_bpe
-    from lcl_core.model import LCLConfig, LCLProcessor
-    from lcl_core.train.build import build_model
-
-    tokenizer = train_bpe(texts, vocab_size=400)
-    config = LCLConfig(
-        image_size=32,
-        patch_size=16,
-        vision_width=32,
-        vision_layers=1,
-        vision_head_width=16,
-        text_width=24,
-        text_layers=1,
-        text_heads=2,
-        context_length=64,
-        vocab_size=tokenizer.vocab_size,
-        **{f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")},
-    )
-    build_model(config, 0).save_pretrained(folder)
-    LCLProcessor(tokenizer, config.image_size).save_pretrained(folder)
-    return folder
 
 
 def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any]) -> None:
