@@ -24,13 +24,14 @@ class _RoomyLayer(DynamicLayer):
         """Add tokens [B, H, n, D]. Returns: all keys and values, [B, H, L + n, D]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         self.keys, self.values = _extended(self.keys, key_states), _extended(self.values, value_states)
         return self.keys, self.values
 
 
-def _extended(kept: Tensor, new: Tensor) -> Tensor:
+def _extended(kept: Tensor | None, new: Tensor) -> Tensor:
     """``kept`` and behind it ``new``: in its own storage if that has room, else in a longer one."""
+    if kept is None or kept.numel() == 0:
+        kept = new[:, :, :0]
     length = kept.shape[2] + new.shape[2]
     if not kept.shape[2] or _places(kept) < length:
         batch, heads, _, width = new.shape

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PICTURES = 40
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 OPENINGS = 3
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 Json = dict[str, Any]
 
 
