@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from lcl_core.data import Corpus
+from lcl_core.data.pairs import Pair
 from lcl_core.errors import UserError
 from lcl_core.rundir import Cancelled, Exit, RunDir
 from lcl_core.serving import Collection, EncoderSession
-from lcl_core.serving.indexing import dtype_for, index
+from lcl_core.serving.indexing import Progress, dtype_for, index
 
 
 def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> RunDir:
@@ -111,8 +112,18 @@ def test_progress_counts_up_to_the_total(tmp_path: Path, sample_zip: Path, encod
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
     assert rows[-1]["step"] == rows[-1]["total_steps"] == rows[0]["total_steps"]
     assert rows[-1]["seconds_left"] == 0
-    assert rows[0]["seconds_left"] > 0
     assert rows[0]["images_per_s"] > 0
+
+
+def test_what_is_left_is_told_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: moment)
+    run_dir = RunDir(tmp_path)
+    pairs = [Pair(f"{number}.png", ("a bird", f"bird {number}"), {}, "train", "") for number in range(5)]
+    progress = Progress(run_dir, pairs)
+    moment += 2
+    progress.advance(4)  # of five pictures and six captions
+    assert [metrics(run_dir)[-1][name] for name in ("total_steps", "seconds_left", "images_per_s")] == [11, 3.5, 2.0]
 
 
 def test_unreadable_pictures_are_set_aside_with_their_reasons(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
