@@ -23,7 +23,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from lcl_core.runs.artifacts import remove_tree
-from lcl_core.runs.database import Database, now
+from lcl_core.runs.database import Database, insert_into, now
 from lcl_core.runs.deposits import named_places
 from lcl_core.runs.depot import Depot
 from lcl_core.runs.home import home_id
@@ -74,10 +74,11 @@ def note_garbage(session: Session, home: Path, grace_seconds: float, stored: Sto
     moment = now(session)
     for where, paths in _unnamed_in_all(session, home, stored).items():
         known = set(session.scalars(select(Garbage.path).where(Garbage.home == where)))
-        for path in known.difference(paths):
+        for path in sorted(known.difference(paths)):  # in one order everywhere: two never wait for each other crosswise
             session.execute(delete(Garbage).where(Garbage.home == where, Garbage.path == path))
-        session.add_all(Garbage(home=where, path=path, seen_at=moment) for path in paths if path not in known)
-    session.flush()
+        if new := [{"home": where, "path": path, "seen_at": moment} for path in sorted(paths) if path not in known]:
+            # another may have noted the same since we looked
+            session.execute(insert_into(session, Garbage).on_conflict_do_nothing(), new)
     return list_garbage(session, home, grace_seconds, stored)
 
 

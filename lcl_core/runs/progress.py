@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import delete
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from lcl_core.runs.database import insert_into
 from lcl_core.runs.leases import Claim, held
 from lcl_core.runs.plain import plain
 from lcl_core.runs.tables import Metric
@@ -63,9 +63,8 @@ def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any
 
 
 def _upsert(session: Session, rows: list[dict[str, Any]]) -> None:
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        statement = insert(Metric).values(rows[start : start + _ROWS_A_STATEMENT])
+        statement = insert_into(session, Metric).values(rows[start : start + _ROWS_A_STATEMENT])
         session.execute(
             statement.on_conflict_do_update(
                 index_elements=["run_id", "phase", "step"], set_={"values": statement.excluded["values"]}

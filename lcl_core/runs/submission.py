@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from lcl_core.errors import UserError
 from lcl_core.kinds import RESOURCE_CLASS
 from lcl_core.runs.database import now
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.predecessors import check_predecessors
+from lcl_core.runs.repeats import earlier, hash_of
 from lcl_core.runs.states import State
 from lcl_core.runs.tables import Predecessor, Run, RunTag
 from lcl_core.specs import AnySpec, nodes_of, parse_spec, spec_hash
@@ -59,8 +56,8 @@ def submit(
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
     body = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
     body_hash = hash_of(body | _unusual(after, max_attempts, resource))
-    if earlier := _earlier(session, owner, idempotency_key, body_hash):
-        return earlier
+    if repeated := earlier(session, Run, owner, idempotency_key, body_hash):
+        return repeated
     moment, ready = now(session), check_predecessors(session, after, sight)
     run = Run(
         id=new_id("run"),
@@ -103,25 +100,8 @@ def _insert(session: Session, run: Run) -> Run:
             session.add(run)
             session.flush()
     except IntegrityError:
-        earlier = _earlier(session, run.owner, run.idempotency_key, run.body_hash)
-        if earlier is None:
+        repeated = earlier(session, Run, run.owner, run.idempotency_key, run.body_hash)
+        if repeated is None:
             raise
-        return earlier
+        return repeated
     return run
-
-
-def _earlier(session: Session, owner: str, key: str | None, body_hash: str) -> Run | None:
-    if key is None:
-        return None
-    run = session.scalars(select(Run).where(Run.owner == owner, Run.idempotency_key == key)).one_or_none()
-    if run is not None and run.body_hash != body_hash:
-        raise UserError(
-            f"Idempotency-Key {key!r} was used before with another body, for run {run.id}; use a new key",
-            code="idempotency_conflict",
-        )
-    return run
-
-
-def hash_of(body: dict[str, Any]) -> str:
-    """By which a repeated request is known."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

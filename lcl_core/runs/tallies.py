@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from lcl_core.runs.database import insert_into
 from lcl_core.runs.tally_table import Tally
 
 INFINITE = "+Inf"
@@ -80,12 +80,11 @@ def tally(session: Session, ticks: Iterable[Tick]) -> None:
         found[1] += tick.value
     if not sums:
         return
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     rows = [
         {"name": name, "labels": labels, "bound": bound, "count": count, "total": total}
         for (name, labels, bound), (count, total) in sorted(sums.items())
     ]
-    statement = insert(Tally).values(rows)
+    statement = insert_into(session, Tally).values(rows)
     more = {"count": Tally.count + statement.excluded.count, "total": Tally.total + statement.excluded.total}
     session.execute(statement.on_conflict_do_update(index_elements=["name", "labels", "bound"], set_=more))
 

@@ -61,7 +61,7 @@ def told(crew: Crew) -> str:
     return "\n".join(crew.log(number).read_text()[-3000:] for number in range(len(crew.started)))
 
 
-def test_a_lost_node_ends_the_attempt_for_all_and_the_run_goes_on(
+def test_a_lost_node_ends_the_attempt_for_all_and_the_run_goes_on_exactly(
     crew: Crew,
     settings: WorkerSettings,
     submit: Callable[..., str],
@@ -82,6 +82,10 @@ def test_a_lost_node_ends_the_attempt_for_all_and_the_run_goes_on(
     eventually(lambda: run_of(run_id).state == "succeeded", "the second attempt")
     run = run_of(run_id)
     assert (run.attempt, trained(steps_of(run_id))) == (2, list(range(1, 61)))
+    undisturbed = submit()
+    eventually(lambda: run_of(undisturbed).state == "succeeded", "a run that is left alone")
+    assert run_of(undisturbed).attempt == 1, told(crew)
+    assert run_of(undisturbed).result["encoder"]["hash"] == run.result["encoder"]["hash"]
     log = settings.runs_dir / run_id / "artifacts" / "log-1.txt"
     assert "node 1 of 2" in log.read_text()
 

@@ -9,15 +9,14 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from lcl_core.errors import UserError
 from lcl_core.runs.database import now
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.plain import plain
+from lcl_core.runs.repeats import earlier, hash_of
 from lcl_core.runs.states import ForbiddenTransition
 from lcl_core.runs.studies.reading import study_cells, study_spec
 from lcl_core.runs.studies.reuse import Wanted, reusable, runs_for
 from lcl_core.runs.studies.turns import take_turn
-from lcl_core.runs.submission import hash_of
 from lcl_core.runs.tables import Run, Study, StudyCell
 from lcl_core.specs import AdditionSpec, StudySpec
 from lcl_core.studies.additions import extended
@@ -44,9 +43,8 @@ def make_study(
     full = plain(spec.model_dump(mode="json"))
     body_hash = hash_of({"spec": full, "name": name})
     take_turn(session)
-    earlier = _earlier(session, owner, idempotency_key, body_hash)
-    if earlier is not None:
-        return earlier
+    if repeated := earlier(session, Study, owner, idempotency_key, body_hash):
+        return repeated
     study = Study(
         id=new_id("study"),
         name=name,
@@ -132,15 +130,3 @@ def run_name(study: Study, labels: dict[str, str], seed: int) -> str:
 
 def _place(order: list[str]) -> Any:
     return lambda axis: order.index(axis) if axis in order else len(order)
-
-
-def _earlier(session: Session, owner: str, key: str | None, body_hash: str) -> Study | None:
-    if key is None:
-        return None
-    study = session.scalars(select(Study).where(Study.owner == owner, Study.idempotency_key == key)).one_or_none()
-    if study is not None and study.body_hash != body_hash:
-        raise UserError(
-            f"Idempotency-Key {key!r} was used before with another body, for study {study.id}; use a new key",
-            code="idempotency_conflict",
-        )
-    return study

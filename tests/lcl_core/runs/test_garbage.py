@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from lcl_core.runs import store
 from lcl_core.runs.artifacts import stage
@@ -172,3 +174,23 @@ def test_several_collect_at_once(database: Database, home: Path) -> None:
     assert errors == []
     store.collect(database, home, 0.0)
     assert list((home / "runs").glob("run_*")) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_another_is_just_noting_is_noted_once(
+    database: Database, home: Path, eventually: Callable[..., None]
+) -> None:
+    place = put(home, f"runs/{new_id('run')}")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    def somebody_waits() -> bool:
+        with database.reading() as session:
+            return bool(session.execute(waiting).scalar_one())
+
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as session:
+            store.note_garbage(session, home, 3600)
+            collecting = other.submit(store.collect, database, home, 3600)
+            eventually(somebody_waits, "the other's wait for this transaction")
+        assert collecting.result(180) == []
+    assert paths(database, home) == {place: False}

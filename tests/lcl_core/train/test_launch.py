@@ -92,9 +92,12 @@ def test_sigterm_to_one_rank_stops_both_after_the_same_step(
     assert "Traceback" not in run_dir.log_file.read_text()
 
 
-def test_a_killed_rank_takes_the_others_along(run_dir: RunDir, eventually: Callable[..., None]) -> None:
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_rank_takes_the_others_along(
+    run_dir: RunDir, eventually: Callable[..., None], lost: int
+) -> None:
     with started(run_dir) as process:
-        os.kill(at_work(run_dir, process, eventually)[1], signal.SIGKILL)
+        os.kill(at_work(run_dir, process, eventually)[lost], signal.SIGKILL)
         # as one process alone would leave: the supervisor tries again what was ended from outside
         assert process.wait(timeout=180) == -signal.SIGKILL
         eventually(lambda: not group(process.pid), "the end of the ranks and their data workers")

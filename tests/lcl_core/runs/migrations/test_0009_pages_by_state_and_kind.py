@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect
 
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
+from tests.lcl_core.runs.migrations.plans import check_read_in_order
 
 NAME = "ix_run_state_kind_id"
 
@@ -30,13 +31,4 @@ def test_back_and_forth(database: Database, queue: Callable[..., str]) -> None:
 
 def test_a_page_of_a_state_and_kind_is_read_from_it(database: Database) -> None:
     query = "SELECT id FROM run WHERE state = 'failed' AND kind = 'index' ORDER BY id DESC LIMIT 51"
-    with database.engine.connect() as connection:
-        if database.engine.dialect.name == "postgresql":
-            connection.execute(text("SET enable_seqscan = off"))  # an empty table would be read whole
-            plan = connection.execute(text(f"EXPLAIN {query}"))
-        else:
-            plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))
-        told = str(plan.fetchall())
-    assert NAME in told
-    assert "sort" not in told.lower()
-    assert "temp b-tree" not in told.lower()
+    check_read_in_order(database, query, NAME)

@@ -8,6 +8,7 @@ from sqlalchemy import inspect, text
 
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
+from tests.lcl_core.runs.migrations.plans import check_read_in_order
 
 NAME = "ix_run_tag_tag_owner_run_id"
 
@@ -49,13 +50,4 @@ def test_an_owners_page_of_a_tag_is_read_from_the_index(database: Database) -> N
         "SELECT run_id FROM run_tag WHERE tag = 'nightly' AND owner = 'ada' AND run_id < 'run_5' "
         "ORDER BY run_id DESC LIMIT 51"
     )
-    with database.engine.connect() as connection:
-        if database.engine.dialect.name == "postgresql":
-            connection.execute(text("SET enable_seqscan = off"))  # an empty table would be read whole
-            plan = connection.execute(text(f"EXPLAIN {query}"))
-        else:
-            plan = connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))
-        told = str(plan.fetchall())
-    assert NAME in told
-    assert "sort" not in told.lower()
-    assert "temp b-tree" not in told.lower()
+    check_read_in_order(database, query, NAME)
