@@ -19,7 +19,7 @@ MAX_OPEN = 16
 
 
 class Inference:
-    """Thread-safe. Calls block: routes that use it are plain functions, which run beside the event loop."""
+    """Thread-safe. Calls block: routes make them in threads, beside the event loop."""
 
     def __init__(self, settings: ApiSettings, observe: Observe) -> None:
         self._pool = EncoderPool(
