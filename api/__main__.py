@@ -18,6 +18,7 @@ from api.settings import ApiSettings
 from lcl_core.errors import UserError
 from lcl_core.logs import configure_logs
 from lcl_core.runs.database import UNREACHABLE
+from lcl_core.settings import misconfiguration
 
 AGAIN_SECONDS = 0.5
 
@@ -78,8 +79,7 @@ def _serve(app: FastAPI, settings: ApiSettings) -> None:
 def _words(error: Exception) -> str:
     """What is wrong, in one line, without a secret."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"LCL_{'_'.join(str(part) for part in first['loc'][:1]).upper()}: {first['msg']}"
+        return misconfiguration(error)
     return str(error).splitlines()[0]
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from api.client import ApiError
@@ -23,6 +24,7 @@ from deploy.report import print_report
 from deploy.screen import screen_on
 from deploy.signals import Interrupted, Signals
 from lcl_core.errors import UserError
+from lcl_core.settings import misconfiguration
 
 WATCH_SECONDS = 0.5
 INTERRUPTED = 130
@@ -42,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Interrupted:
             say(console, "stopped before it was done")
             return INTERRUPTED
-        except (UserError, ApiError) as error:
-            say(Console(stderr=True, highlight=False), f"error: {error}")
+        except (UserError, ApiError, ValidationError) as error:
+            words = misconfiguration(error) if isinstance(error, ValidationError) else error
+            say(Console(stderr=True, highlight=False), f"error: {words}")
             return 1
 
 

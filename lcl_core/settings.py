@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from lcl_core.roots import SETTING, Root, checked_root, overlaps, parse_roots, url_problem
@@ -15,6 +15,13 @@ OPEN_FOLDERS = ("data", "datasets", "encoders")  # of home: a request may name w
 CLOSED_FOLDERS = ("cache", "collections", "logs", "runs")  # and never what lies in these
 
 SHORTEST_SECRET = 24
+
+
+def misconfiguration(error: ValidationError) -> str:
+    """The first of what is wrong with settings, in one line: the variable and what it must be. Shows no value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    return f"LCL_{str(first['loc'][0]).upper()}: {said}" if first["loc"] else said  # what lies in none names its own
 
 
 class Settings(BaseSettings):

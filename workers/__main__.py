@@ -6,6 +6,7 @@ import sys
 
 from pydantic import ValidationError
 
+from lcl_core.settings import misconfiguration
 from workers.logs import configure_logs
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
@@ -17,8 +18,7 @@ def main() -> None:
         configure_logs(settings.log_format)
         sys.exit(WorkerProcess(settings).run())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        sys.exit(f"error: LCL_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+        sys.exit(f"error: {misconfiguration(error)}")
     except OSError as error:
         sys.exit(f"error: {error}")
 
