@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from deploy.bench import claims, embeddings, listing, memory, searches, submissions
+from deploy.bench import claims, embeddings, inferences, listing, memory, searches, submissions
 from lcl_core.errors import UserError
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": memory,
     "embeddings": embeddings,
     "searches": searches,
+    "inferences": inferences,
 }
 
 

@@ -16,6 +16,10 @@ VIT_B_32: dict[str, Any] = {
     **{"image_size": 224, "patch_size": 32, "vision_width": 768, "vision_layers": 12},
     **{"text_width": 512, "text_layers": 4, "text_heads": 8, "context_length": 128},
 }
+DRAWINGS: dict[str, Any] = {
+    **{"image_size": 64, "patch_size": 16, "vision_width": 192, "vision_layers": 6},
+    **{"text_width": 192, "text_layers": 4, "text_heads": 3, "context_length": 256},
+}
 TINY: dict[str, Any] = {
     **{"image_size": 32, "patch_size": 16, "vision_width": 32, "vision_layers": 1, "vision_head_width": 16},
     **{"text_width": 32, "text_layers": 1, "text_heads": 2, "context_length": 64},

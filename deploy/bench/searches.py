@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from deploy.bench.adoption import adopt
 from deploy.bench.clients import Plan, drive
-from deploy.bench.encoder import NAME, VIT_B_32, register, write_encoder
+from deploy.bench.encoder import VIT_B_32, register, write_encoder
 from deploy.bench.figures import load_figures
-from deploy.bench.service import RunningApi, running_api
+from deploy.bench.service import running_api
 from lcl_core.errors import UserError
-from lcl_core.rundir import write_json_atomically
-from lcl_core.runs.database import now
-from lcl_core.runs.ids import new_id
-from lcl_core.runs.tables import Collection
-from lcl_core.serving.layout import MANIFEST, read_manifest
+from lcl_core.serving.layout import read_manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +44,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         small = {**VIT_B_32, "vision_layers": 1}  # pictures are not asked for
         write_encoder(Path(folder) / "encoder", small)
         with running_api(options.database, more={"LCL_DATA_ROOTS": folder}) as api:
-            _adopt(api, options.collection, register(api, Path(folder) / "encoder")["hash"])
+            adopt(api, options.collection, register(api, Path(folder) / "encoder")["hash"])
             before = api.resident_bytes()
             plan = Plan(api.url, "searches", [api.key], options.clients, options.requests, options.warm_up)
             flat_out = drive(plan)
@@ -62,19 +58,3 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "api_gib_before": round(before / 2**30, 3),
         "api_gib": round(resident / 2**30, 3),
     }
-
-
-def _adopt(api: RunningApi, place: Path, encoder_hash: str) -> None:
-    """The collection as this encoder's, its files linked into the service's home."""
-    identity = new_id("col")
-    own = api.home / "collections" / identity
-    own.mkdir(parents=True)
-    for path in place.iterdir():
-        if path.name != MANIFEST:
-            os.symlink(path.resolve(), own / path.name)
-    manifest = read_manifest(place)
-    write_json_atomically(own / MANIFEST, {**manifest.model_dump(), "encoder_hash": encoder_hash})
-    sizes = {"images": manifest.images, "texts": manifest.texts, "dim": manifest.dim}
-    with api.database.session() as session:
-        facts = {"owner": "bench", "encoder_hash": encoder_hash, "created_at": now(session), **sizes}
-        session.add(Collection(id=identity, name=NAME, path=f"collections/{identity}", **facts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, cycle, product
@@ -96,10 +97,45 @@ def _pictures(count: int = 64, side: int = 256) -> list[str]:
     return urls
 
 
+def inferences() -> Iterator[Request]:
+    """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds a picture that is none."""
+    dice, words, bad = random.Random(0), searches(), cycle(_bad_pictures())  # noqa: S311 - no secret
+    pictures = _pictures()
+    while True:
+        four, alone = dice.sample(pictures, 4), dice.choice(pictures)
+        deck = [
+            *(_embed(picture) for picture in dice.sample(pictures, 6)),
+            *(_embed(dice.sample(pictures, 4)) for _ in range(2)),
+            *(_embed(f"a drawing of {dice.randrange(10**6)} things") for _ in range(4)),
+            *(next(words) for _ in range(4)),
+            Request("POST", "/v1/collections/bench/search", {"image": alone, "k": 10}),
+            Request("POST", "/v1/captions", {"model": "bench", "images": [alone], "max_new_tokens": 8}),
+            _embed([*four[:3], "among pictures a text"]),
+            _embed([*four[:2], next(bad), four[3]], (422,)),
+        ]
+        dice.shuffle(deck)
+        yield from deck
+
+
+def _embed(what: str | list[str], expected: tuple[int, ...] = (200,)) -> Request:
+    return Request("POST", "/v1/embeddings", {"model": "bench", "input": what}, expected)
+
+
+def _bad_pictures() -> list[str]:
+    """No picture, half of one, one of 900 million pixels, no base64."""
+    whole = base64.b64decode(_pictures(1)[0].partition(",")[2])
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    vast = header + zlib.crc32(header[12:]).to_bytes(4, "big")
+    start = "data:image/png;base64,"
+    contents = (b"these are only words", whole[: len(whole) // 3], vast)
+    return [*(start + base64.b64encode(content).decode() for content in contents), start + "%%%"]
+
+
 TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
     "submissions": submissions,
     "mixed": mixed,
     "embeddings": embeddings,
     "plain embeddings": plain_embeddings,
     "searches": searches,
+    "inferences": inferences,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.bench import embeddings, searches
+from deploy.bench import embeddings, inferences, searches
 from lcl_core.errors import UserError
 from lcl_core.serving import NewItem, build_collection
 
@@ -50,3 +50,10 @@ def test_texts_are_searched_for(tmp_path: Path) -> None:
 def test_a_collection_of_another_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--width 512"):
         searches.measure(options(searches, "--collection", str(made(tmp_path / "made", 8))))
+
+
+def test_bad_pictures_are_refused_among_good_ones() -> None:
+    few = ("--model", "tiny", "--first", "40", "--requests", "100", "--clients", "4")
+    report = inferences.measure(options(inferences, *few))
+    assert (report["of_them_bad"], report["wrong"]) == (5, {})
+    assert report["resident_mib"][0] > 0
