@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -73,17 +74,24 @@ def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> No
 
 
 @pytest.mark.parametrize("tab", READY)
-def test_whatever_can_be_pressed_or_filled_has_a_name(visitor: Any, page_url: str, tab: str) -> None:
+def test_axe_finds_nothing_serious_in_light_and_dark(visitor: Any, page_url: str, tab: str) -> None:
     page = visitor.open(f"{page_url}/?tab={tab}")
     page.locator(READY[tab]).first.wait_for()
-    nameless = page.evaluate(
-        "[...document.querySelectorAll('button, input:not([type=file]), textarea, img')]"
-        ".filter(e => e.checkVisibility() && !e.closest('.visually-hidden'))"
-        ".filter(e => !(e.getAttribute('aria-label') ?? e.getAttribute('alt') ?? e.title ?? '').trim()"
-        " && !e.innerText?.trim() && !(e.labels?.length) && e.getAttribute('alt') !== '')"
-        ".map(e => e.outerHTML.slice(0, 160))"
-    )
-    assert nameless == []
+    found = serious(page, "light")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    page.locator("body.dark").wait_for()
+    assert [*found, *serious(page, "dark")] == []
+
+
+def serious(page: Any, scheme: str) -> list[str]:
+    """Findings of axe that are serious or critical, each with where it is and what to do."""
+    results = Axe().run(page).response
+    return [
+        f"{scheme}: {finding['id']}: {node['target']}: {node['failureSummary']}"
+        for finding in results["violations"]
+        if finding["impact"] in ("serious", "critical")
+        for node in finding["nodes"]
+    ]
 
 
 def test_the_state_of_the_service_is_shown(visitor: Any, page_url: str) -> None:
