@@ -1,4 +1,7 @@
-"""``python -m lcl_core.interop NAME …``: makes a directory that can be imported out of what is not one yet."""
+"""``python -m lcl_core.interop NAME …``: makes a directory that can be imported out of what is not one yet.
+
+``export FORMAT ENCODER DIR`` goes the other way: an encoder of ours in a format of others.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lcl_core.errors import UserError
+from lcl_core.interop.exports import FORMATS, export
 
 
 def main() -> int:
@@ -22,6 +26,10 @@ def main() -> int:
     official = names.add_parser("official", help="a checkpoint of the authors of LCL, as an encoder of ours")
     official.add_argument("config", type=Path, help="their model JSON")
     official.add_argument("weights", type=Path, help="their state_dict, .safetensors or .pt")
+    leaving = names.add_parser("export", help="an encoder of ours, in a format of others")
+    carried = "; ".join(f"{name}: {each.carries}" for name, each in FORMATS.items())
+    leaving.add_argument("format", choices=FORMATS, help=carried)
+    leaving.add_argument("encoder", type=Path, help="directory of the encoder")
     for each in names.choices.values():
         each.add_argument("target", type=Path, help="directory to write")
     options = parser.parse_args()
@@ -51,7 +59,11 @@ def _official(options: argparse.Namespace) -> None:
     adopt_official(options.config, options.weights, options.target)
 
 
-_MAKE: dict[str, Callable[[argparse.Namespace], None]] = {"timm": _timm, "official": _official}
+def _export(options: argparse.Namespace) -> None:
+    export(options.format, options.encoder, options.target)
+
+
+_MAKE: dict[str, Callable[[argparse.Namespace], None]] = {"timm": _timm, "official": _official, "export": _export}
 
 
 if __name__ == "__main__":

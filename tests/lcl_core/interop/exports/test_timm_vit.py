@@ -1,0 +1,31 @@
+"""The tower as timm's: the same patch tokens from the same pictures, loaded by timm and by our own importer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lcl_core.interop.exports import export
+from lcl_core.interop.timm_hub import TimmTower
+from tests.lcl_core.interop.exports.conftest import Sample
+
+timm = pytest.importorskip("timm")
+
+
+@torch.inference_mode()
+def test_patch_tokens_and_transform_are_the_encoders(sample: Sample, tmp_path: Path) -> None:
+    export("timm", sample.directory, tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    pixels = torch.stack([transform(picture) for picture in sample.pictures])
+    torch.testing.assert_close(pixels, sample.pixels, atol=1e-5, rtol=0)
+    features = model.forward_features(sample.pixels)
+    expected = sample.model.get_patch_features(sample.pixels)
+    torch.testing.assert_close(features[:, model.num_prefix_tokens :], expected, atol=2e-5, rtol=1e-5)
+    tower = TimmTower.load(tmp_path / "out")
+    pooled, patches = tower.see(tower.preprocess(sample.pictures))
+    torch.testing.assert_close(patches, expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(pooled, expected.mean(1), atol=2e-5, rtol=1e-5)
+    assert "not" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
