@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from api import keys
 from api.callers import Callers
 from api.corpora import Corpora
+from api.exports import Exporter
 from api.ringer import Ringer
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
@@ -43,6 +44,7 @@ class Context:
         self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
         self.corpora = Corpora()
         self.callers = Callers()
+        self.exporter = Exporter(settings)
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
         self.inferring = CapacityLimiter(INFERRING)

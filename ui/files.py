@@ -1,4 +1,4 @@
-"""Files that the page serves itself: pictures of collections and corpora, and vectors, fetched through the API."""
+"""Files that the page serves itself, fetched through the API: pictures, vectors, studies' tables, encoders."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.background import BackgroundTask
 
 from api.client import ApiError, Client
 from ui.visitors import TOKEN, Visitors, act_with
@@ -98,6 +102,16 @@ def build_router(client: Client, visitors: Visitors | None = None) -> APIRouter:
     @router.get("/study/{study}/plots/{name}.{kind}")
     def study_plot(study: str, name: str, kind: str) -> Response:
         return _passed_on(lambda: client.study_plot(study, name, kind), f"{name}.{kind}")
+
+    @router.get("/encoder/{encoder}/{format}.tar")
+    def exported(encoder: str, format: str) -> Response:
+        folder = Path(mkdtemp(prefix="lcl-"))
+        forget = BackgroundTask(rmtree, folder, ignore_errors=True)
+        try:
+            file = client.export_encoder(encoder, folder / "encoder.tar", format)
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502, background=forget)
+        return FileResponse(file, media_type="application/x-tar", filename=f"{encoder}-{format}.tar", background=forget)
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:

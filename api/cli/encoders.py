@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from api.cli.common import Refused, ago, settings_of, show_json, show_table
+from api.cli.progress import bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
 Encoder = Annotated[str, typer.Argument(help="id or name of the encoder")]
+
+
+class Form(StrEnum):
+    """What an encoder can leave as."""
+
+    lcl = "lcl"
+    huggingface = "huggingface"
+    openclip = "openclip"
+    timm = "timm"
+    onnx = "onnx"
 
 
 @group.command("list")
@@ -63,12 +75,13 @@ def export(
     context: typer.Context,
     encoder: Encoder,
     file: Annotated[Path | None, typer.Argument(help="tar file to write; default ENCODER.tar")] = None,
+    format: Annotated[Form, typer.Option(help="lcl: as it is; else rewritten for others")] = Form.lcl,
 ) -> None:
-    """Download an encoder's directory as a tar; unpacked, it is what from_pretrained reads."""
+    """Download an encoder's directory as a tar; unpacked, it is what from_pretrained, or the other library, reads."""
     target = file or Path(f"{Path(encoder).name}.tar")
     try:
-        with settings_of(context).client() as client:
-            client.export_encoder(encoder, target)
+        with settings_of(context).client() as client, bar(target.name, unit="bytes") as tell:
+            client.export_encoder(encoder, target, format.value, tell)
     except OSError as error:
         raise Refused(f"{target} cannot be written: {error.strerror}") from error
     typer.echo(str(target))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from api.client.transport import Transport
+from api.client.transport import Progress, Transport
 
 Json = dict[str, Any]
 SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
@@ -38,9 +38,17 @@ class EncoderCalls(Transport):
         """``path`` is a directory on the server, as ``save_pretrained`` wrote it."""
         return self.post("/v1/encoders", {"name": name, "path": path})
 
-    def export_encoder(self, id_or_name: str, path: str | Path) -> Path:
-        """Write the encoder's directory as a tar file to ``path``."""
-        return self.download(f"/v1/encoders/{quote(id_or_name, safe='')}/export", path)
+    def export_encoder(
+        self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None
+    ) -> Path:
+        """Write the encoder's directory as a tar file to ``path``.
+
+        Args:
+            format: ``lcl`` as it is, else rewritten: ``huggingface``, ``timm``, ``onnx``; ApiError 422 says why not.
+            on_progress: gets the bytes so far, and of how many.
+        """
+        query = {} if format == "lcl" else {"format": format}
+        return self.download(f"/v1/encoders/{quote(id_or_name, safe='')}/export", path, on_progress, params=query)
 
     def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
         return self._embed(encoder, list(texts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from api.client.errors import ApiError
 
 DEFAULT_URL = "http://127.0.0.1:8765"
 BUSY = (429, 502, 503, 504)
+Progress = Callable[[int, int | None], None]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -119,14 +120,20 @@ class Transport:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
-    def download(self, path: str, file: str | Path) -> Path:
-        """GET into ``file``, which appears only when it is whole."""
+    def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
+        """GET into ``file``, which appears only when it is whole.
+
+        Args:
+            on_progress: gets the bytes so far, and how many there will be (None: nobody knows), again and again.
+        """
         target = Path(file)
         beside = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with self.stream(path) as response, beside.open("wb") as out:
+            with self.stream(path, **options) as response, beside.open("wb") as out:
                 for chunk in response.iter_bytes(1 << 20):
                     out.write(chunk)
+                    if on_progress is not None:
+                        on_progress(out.tell(), announced_length(response))
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
@@ -135,6 +142,12 @@ class Transport:
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__
         return ApiError(0, "unreachable", f"no answer from {self.base_url} ({reason}); is the service up?")
+
+
+def announced_length(response: httpx.Response) -> int | None:
+    """Bytes of the body, where the service says how many."""
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdigit() else None
 
 
 def _key_from_home() -> str | None:

@@ -13,7 +13,8 @@ from fastapi.responses import StreamingResponse
 from api.answers import sends
 from api.comparison import compared, tested
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
-from api.encoder_files import files_of, import_encoder, tar_of, tar_size
+from api.encoder_files import import_encoder, tar_of, tar_size
+from api.exports import AS_IT_IS, CARRIED, ExportFormat
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
 from api.transactions import brief
 from api.views import figures
@@ -87,16 +88,27 @@ def figures_(encoder: str, _: Viewer, session: ReaderDep) -> Items:
 
 
 @router.get("/{encoder}/export", response_class=Response, responses=sends("application/x-tar"))
-def export(encoder: str, _: Viewer, context: ContextDep, session: ReaderDep) -> StreamingResponse:
-    """Its directory (safetensors and JSON) as a tar, ready for ``from_pretrained``."""
+def export(
+    encoder: str,
+    _: Viewer,
+    context: ContextDep,
+    session: ReaderDep,
+    format: Annotated[ExportFormat, Query(description=CARRIED)] = AS_IT_IS,
+) -> StreamingResponse:
+    """Its directory as a tar: as it is, ready for ``from_pretrained``, or rewritten in a format of others.
+
+    What a format cannot hold is refused with the reason (422 ``not_expressible``). Others' encoders leave as they are.
+    """
     row = store.get_encoder(session, encoder)
+    name = row.id if format == AS_IT_IS else f"{row.id}-{format}"
     with ExitStack() as stack:
-        files = files_of(stack.enter_context(context.supply.holding(session, row.path)))
+        directory = stack.enter_context(context.supply.holding(session, row.path))
+        files = stack.enter_context(context.exporter.files(directory, format))
         headers = {
-            "content-disposition": f'attachment; filename="{row.id}.tar"',
+            "content-disposition": f'attachment; filename="{name}.tar"',
             "content-length": str(tar_size(files)),
         }
-        chunks = _until_sent(stack.pop_all(), tar_of(files, row.id))
+        chunks = _until_sent(stack.pop_all(), tar_of(files, name))
     return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
 
 

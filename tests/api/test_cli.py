@@ -329,6 +329,11 @@ def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, house: Any, 
     file = tmp_path / "out.tar"
     assert lcl("encoders", "export", "tiny", str(file))[1] == f"{file}\n"
     assert tarfile.is_tarfile(file)
+    assert lcl("encoders", "export", "tiny", str(file), "--format", "huggingface")[1] == f"{file}\n"
+    with tarfile.open(file) as archive:
+        assert any(name.endswith("modeling_lcl.py") for name in archive.getnames())
+    status, _, err = lcl("encoders", "export", "tiny", str(file), "--format", "openclip")
+    assert (status, "class token" in err) == (1, True)
     status, _, err = lcl("encoders", "export", "tiny", "/absent/out.tar")
     assert (status, "cannot be written" in err) == (1, True)
 

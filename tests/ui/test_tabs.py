@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ui.common import Selection
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.caption import CaptionTab
 from ui.tabs.embed import EmbedTab
-from ui.tabs.encoders import EncodersTab, best_figures
+from ui.tabs.encoders import EncodersTab, best_figures, draw_encoder, draw_exports
 from ui.tabs.run_actions import ACTIONS
 from ui.tabs.run_form import SpecForm
 from ui.tabs.runs import RunsTab, Watched
@@ -119,6 +120,15 @@ def test_of_several_variants_the_best_figure_is_shown() -> None:
 def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:
     assert "No encoder yet" in EncodersTab(service(encoders=[])).refresh()
     assert "no answer from" in EncodersTab(service(encoders=away)).refresh()
+
+
+def test_an_encoder_offers_the_formats_that_can_hold_it() -> None:
+    ours = draw_exports("enc/1", "lcl")
+    assert re.findall(r'href="([^"]+)"', ours) == [
+        f"encoder/enc%2F1/{name}.tar" for name in ("lcl", "huggingface", "timm", "onnx")
+    ]  # fmt: skip
+    assert re.findall(r'href="([^"]+)"', draw_exports("enc_2", "openclip")) == ["encoder/enc_2/lcl.tar"]
+    assert 'href="encoder/e/onnx.tar"' in draw_encoder({"id": "e", "info": {}}, [])
 
 
 def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -12,6 +13,8 @@ from ui.common import QUIET
 from ui.html import ago, empty_state, esc, facts, heading, number, problem
 
 SHOWN = 4
+# What one of ours can leave as, and what visitors call that. Others' leave as they are.
+EXPORTS = {"lcl": "as it is", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
 
 
@@ -54,8 +57,16 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
     name = encoder.get("name") or encoder["id"]
     return (
         f'<article class="lcl-encoder"><header><h3>{esc(name)}</h3><code>{esc(encoder["id"])}</code></header>'
-        f"{facts(listed)}{below}</article>"
+        f"{facts(listed)}{below}{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
     )
+
+
+def draw_exports(encoder: str, kind: str) -> str:
+    """Its files as tars, in each format that can hold it."""
+    place = f"encoder/{quote(encoder, safe='')}"
+    formats = EXPORTS if kind == "lcl" else {"lcl": "as it is"}
+    links = "".join(f'<a href="{place}/{name}.tar" download>{words}</a>' for name, words in formats.items())
+    return f'<div class="lcl-links lcl-exports"><span>Export</span>{links}</div>'
 
 
 def best_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

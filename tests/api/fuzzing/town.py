@@ -139,6 +139,7 @@ class Town:
             ("/v1/encoders/", "encoder"): encoders,
             ("/v1/encoders/", "left"): encoders,
             ("/v1/encoders/", "right"): encoders,
+            ("/v1/encoders/{encoder}/export", "format"): ["lcl", "openclip"],  # the others each take a process
             ("/v1/specs/", "kind"): ["pretrain", "study", "absent"],
             ("/v1/runs/", "name"): ["report.json", "absent.json"],
             ("/v1/studies/", "name"): ["rows", "pareto", "scaling", "curves", "absent"],
