@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import access, building, common, corpora, encoders, garbage, inference, runs, studies, webhooks
+from api.cli import access, building, common, corpora, encoders, folder, garbage, inference, runs, studies, webhooks
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
@@ -29,6 +29,7 @@ app.command("gc")(garbage.collect)
 app.command()(inference.search)
 app.command()(inference.caption)
 app.command()(inference.embed)
+app.command()(folder.embed_folder)
 
 
 @app.callback()

@@ -3,9 +3,13 @@
 >>> with Client() as client:
 ...     run = client.submit("pretrain", {"preset": "sample"})
 ...     run = client.wait(run["id"])
+
+``AsyncClient`` has the same calls, to be awaited.
 """
 
+from api.client.aio import AsyncClient
 from api.client.client import Client
 from api.client.errors import ApiError
+from api.client.pictures import Skipped
 
-__all__ = ["ApiError", "Client"]
+__all__ = ["ApiError", "AsyncClient", "Client", "Skipped"]

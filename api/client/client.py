@@ -8,7 +8,7 @@ from urllib.parse import quote
 from api.client.collections import CollectionCalls
 from api.client.corpora import DatasetCalls
 from api.client.garbage import GarbageCalls
-from api.client.inference import EncoderCalls
+from api.client.pictures import PictureCalls
 from api.client.runs import RunCalls
 from api.client.studies import StudyCalls
 from api.client.webhooks import WebhookCalls
@@ -16,8 +16,8 @@ from api.client.webhooks import WebhookCalls
 Json = dict[str, Any]
 
 
-class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls, WebhookCalls, GarbageCalls):
-    """Speaks to one service with one key. A context manager; safe to share between threads."""
+class Client(RunCalls, StudyCalls, DatasetCalls, PictureCalls, CollectionCalls, WebhookCalls, GarbageCalls):
+    """Speaks to one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:
         """What ``/readyz`` says: {"ready": bool, "checks": {name: {"ok", "detail"}}}, also when not ready."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import httpx
 
+from api.client.blocking import sleep, write
 from api.client.errors import ApiError
 
 DEFAULT_URL = "http://127.0.0.1:8765"
@@ -129,15 +129,19 @@ class Transport:
         target = Path(file)
         beside = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with self.stream(path, **options) as response, beside.open("wb") as out:
-                for chunk in response.iter_bytes(1 << 20):
-                    out.write(chunk)
-                    if on_progress is not None:
-                        on_progress(out.tell(), announced_length(response))
+            with beside.open("wb") as out:
+                self._pour(path, out, on_progress, options)
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
         return target
+
+    def _pour(self, path: str, out: IO[bytes], on_progress: Progress | None, options: dict[str, Any]) -> None:
+        with self.stream(path, **options) as response:
+            for chunk in response.iter_bytes(1 << 20):
+                write(out, chunk)
+                if on_progress is not None:
+                    on_progress(out.tell(), announced_length(response))
 
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__
@@ -162,4 +166,4 @@ def _key_from_home() -> str | None:
 def pause(attempt: int, retry_after: str | None = None) -> None:
     """Doubling waits with jitter, at most five seconds; the service's own wish goes first."""
     wished = float(retry_after) if retry_after and retry_after.isdigit() else 0.1 * 2**attempt
-    time.sleep(min(wished, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
+    sleep(min(wished, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311

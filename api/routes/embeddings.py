@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
+from api.errors import Problem
 from api.media import Input
 from api.models import Reference
 from api.vectors import submit
@@ -28,6 +29,7 @@ class EmbeddingRequest(BaseModel):
     model: Reference = Field(description="id or name of an encoder")
     input: Input | list[Input] = Field(description="texts, and pictures as data URLs", examples=["a red bird"])
     encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, description="numbers in a vector; only as many as the encoder gives")
     user: str | None = Field(None, max_length=200, description="accepted for OpenAI's clients; not kept")
 
 
@@ -62,6 +64,9 @@ async def embeddings(body: EmbeddingRequest, _: Viewer, context: ContextDep, ses
 
 def _begin(context: Context, session: Session, body: EmbeddingRequest) -> tuple[str, list[Future[Any]], int]:
     identity, encoder = open_encoder(context, session, body.model)
+    if body.dimensions not in (None, encoder.dim):
+        message = f"this encoder's vectors have {encoder.dim} numbers, and it has not learnt to do with fewer"
+        raise Problem(422, "bad_dimensions", f"{message}; leave dimensions out", field="dimensions")
     items = body.input if isinstance(body.input, list) else [body.input]
     return identity, *submit(encoder, items, context.settings)
 

@@ -157,13 +157,19 @@ def test_a_bad_input_is_refused(http: httpx.Client, encoder: Any, refused: Any, 
     ("more", "field"),
     [
         ({"encoding_format": "hex"}, "encoding_format"),
-        ({"dimensions": 5}, "dimensions"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"colour": "red"}, "colour"),
     ],
 )
-def test_an_unknown_option_is_refused(
+def test_an_option_that_is_unknown_or_wrong_is_refused(
     http: httpx.Client, encoder: Any, refused: Any, more: dict[str, Any], field: str
 ) -> None:
     refused(ask(http, "x", **more), 422, "bad_request", field)
+
+
+def test_vectors_are_not_cut(http: httpx.Client, encoder: Any, refused: Any) -> None:
+    assert len(ask(http, "x", dimensions=24).json()["data"][0]["embedding"]) == 24
+    assert "24 numbers" in refused(ask(http, "x", dimensions=8), 422, "bad_dimensions", "dimensions")["message"]
 
 
 @pytest.mark.parametrize(
