@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from api.client.derivation import TARGET, all_derived, derived, tidied
-from api.client.waiting import Waiting
+from api.client.derivation.files import TARGET, all_derived, derived, tidied
+from api.client.derivation.waiting import Waiting
 
 ROOT = '''"""Words."""
 
@@ -29,7 +29,7 @@ class Transport:
 
 def from_source(calls: str) -> str:
     """The derived form of a module of calls on a small transport."""
-    lines = ['"""Words."""', "", "import time", "from collections.abc import Iterator", ""]
+    lines = ['"""Words."""', "", "import time", "from collections.abc import Generator, Iterator", ""]
     head = "\n".join([*lines, "from api.client.transport import Transport", "", "", ""])
     made = derived("calls", Waiting({"transport": ROOT, "calls": head + calls}))
     assert made is not None
@@ -72,12 +72,14 @@ def test_what_waits_is_awaited_however_far_down() -> None:
 
 def test_streams_are_read_piece_by_piece() -> None:
     made = from_source(
+        'Lines = Generator["Line", None, None]  # said once\n\n\n'
+        "Line = str\n\n\n"
         "class Calls(Transport):\n"
         "    def lines(self) -> Iterator[str]:\n"
         "        with self.stream('x') as response:\n"
         "            yield from upper(response.iter_lines())\n"
         "            yield from ('a', 'b')\n\n"
-        "    def same(self) -> Iterator[str]:\n"
+        "    def same(self) -> Lines:\n"
         "        return self.lines()\n\n"
         "    def first(self) -> str:\n"
         "        for line in self.same():\n"
@@ -93,7 +95,9 @@ def test_streams_are_read_piece_by_piece() -> None:
         "async with aclosing(upper(response.aiter_lines())) as pieces:\n"
         "                async for each in pieces:\n                    yield each",
         'for each in ("a", "b"):\n                yield each',
-        "    def same(self) -> AsyncGenerator[str]:\n        return self.lines()",
+        'Lines = AsyncGenerator["Line"]  # said once\n',
+        "from api.client.calls import Line\n",
+        "    def same(self) -> Lines:\n        return self.lines()",
         "        async with aclosing(self.same()) as pieces:\n"
         "            async for line in pieces:\n                return line\n",
         "async def upper(lines: AsyncIterator[str]) -> AsyncGenerator[str]:\n    async for line in lines:",

@@ -1,7 +1,7 @@
 """Which functions of the plain client wait: for ``api.client.derivation``.
 
 A function waits when it calls something that does. There are two ways: a *coroutine* gives its value at the end, a
-*stream* (whatever is said to give an ``Iterator``) piece by piece.
+*stream* (whatever yields, or hands on what does) piece by piece.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ STREAMS = {
 }
 RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 _WORDS = {"Iterator": "AsyncIterator", "contextmanager": "asynccontextmanager"}
+_GIVING = ("Iterator", "Generator")  # how the plain client says that something is a stream
 _ROOT = "Transport"
 _TWINS = ("blocking",)  # files that are written by hand for both
-_NOT_CALLS = ("__init__", "derivation", "waiting", "errors")
+_NOT_CALLS = ("__init__", "errors")
 
 
 def sources(folder: Path) -> dict[str, str]:
@@ -52,6 +53,7 @@ class Waiting:
         self.foreign_names = {"httpx.Client": "httpx.AsyncClient"}
         trees = {name: ast.parse(source) for name, source in text.items()}
         self._home = {node.name: name for name, tree in trees.items() for node in _definitions(tree)}
+        self._aliases = {each.id for tree in trees.values() for node in tree.body for each in _named(node)}
         self._classes = _below_root([node for tree in trees.values() for node in tree.body])
         self._coroutines, self._streams = set(COROUTINES), set(STREAMS)
         functions = list(self._functions(trees))
@@ -77,6 +79,8 @@ class Waiting:
             return False
         if isinstance(node, ast.ClassDef):
             return node.name in self._classes
+        if _named(node):
+            return True
         return isinstance(node, Function) and node.name in self._coroutines | self._streams
 
     def new_name(self, name: str) -> str:
@@ -85,7 +89,7 @@ class Waiting:
     def home_of(self, module: str, name: str) -> str:
         """The module from which the asynchronous client imports a name."""
         here, _, stem = module.rpartition(".")
-        waits = name in self._classes | self._coroutines | self._streams
+        waits = name in self._classes | self._aliases | self._coroutines | self._streams
         return f"{here}.aio.{stem}" if here == "api.client" and waits else module
 
     def streams_among(self, node: Function) -> set[str]:
@@ -109,10 +113,14 @@ class Waiting:
             for node in tree.body:
                 if isinstance(node, Function):
                     if module in _TWINS:
-                        (self._streams if _is_iterator(node.returns) else self._coroutines).add(node.name)
+                        (self._streams if _yields(node) else self._coroutines).add(node.name)
                     yield node.name, node
                 elif isinstance(node, ast.ClassDef) and node.name in self._classes:
                     yield from ((_key(each, in_class=True), each) for each in node.body if isinstance(each, Function))
+
+    def _hands_on(self, node: Function) -> bool:
+        given = [each.value for each in ast.walk(node) if isinstance(each, ast.Return)]
+        return any(isinstance(each, ast.Call) and ast.unparse(each.func) in self._streams for each in given)
 
     def _spread(self, functions: list[tuple[str, Function]]) -> bool:
         """One step further up the callers; False: nothing new."""
@@ -121,7 +129,7 @@ class Waiting:
             called = {ast.unparse(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
             waits = bool(called & (self._coroutines | self._streams)) or bool(self.streams_among(node))
             if (waits or node.name in RENAMED) and key not in self._coroutines | self._streams:
-                (self._streams if _is_iterator(node.returns) else self._coroutines).add(key)
+                (self._streams if _yields(node) or self._hands_on(node) else self._coroutines).add(key)
         return len(self._coroutines) + len(self._streams) > known
 
 
@@ -146,6 +154,20 @@ def _key(node: Function, in_class: bool) -> str:
 
 def _placed(node: Function, above: Sequence[ast.AST]) -> str:
     return _key(node, bool(above) and isinstance(above[-1], ast.ClassDef))
+
+
+def piece_of(annotation: ast.expr | None) -> ast.expr | None:
+    """What a stream of that type gives; None: it is no stream's type."""
+    if not isinstance(annotation, ast.Subscript) or ast.unparse(annotation.value) not in _GIVING:
+        return None
+    return annotation.slice.elts[0] if isinstance(annotation.slice, ast.Tuple) else annotation.slice
+
+
+def _named(node: ast.stmt) -> list[ast.Name]:
+    """The name that a statement gives to a type of streams, if it does."""
+    if not isinstance(node, ast.Assign) or piece_of(node.value) is None:
+        return []
+    return [each for each in node.targets if isinstance(each, ast.Name)]
 
 
 def _is_iterator(annotation: ast.expr | None) -> bool:
