@@ -14,7 +14,7 @@ from ui.html import ago, empty_state, esc, facts, heading, number, problem
 
 SHOWN = 4
 # What one of ours can leave as, and what visitors call that. Others' leave as they are.
-EXPORTS = {"lcl": "as it is", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
+EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
 
 
