@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, PlainTextResponse, Response
-from starlette.background import BackgroundTask
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from api.client import ApiError, Client
 from ui.visitors import TOKEN, Visitors, act_with
@@ -105,13 +102,15 @@ def build_router(client: Client, visitors: Visitors | None = None) -> APIRouter:
 
     @router.get("/encoder/{encoder}/{format}.tar")
     def exported(encoder: str, format: str) -> Response:
-        folder = Path(mkdtemp(prefix="lcl-"))
-        forget = BackgroundTask(rmtree, folder, ignore_errors=True)
-        try:
-            file = client.export_encoder(encoder, folder / "encoder.tar", format)
-        except ApiError as error:
-            return PlainTextResponse(error.message, status_code=error.status or 502, background=forget)
-        return FileResponse(file, media_type="application/x-tar", filename=f"{encoder}-{format}.tar", background=forget)
+        with ExitStack() as stack:
+            try:
+                archive = stack.enter_context(client.encoder_archive(encoder, format))
+            except ApiError as error:
+                return PlainTextResponse(error.message, status_code=error.status or 502)
+            headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
+            headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
+            chunks = _until_sent(stack.pop_all(), archive.iter_bytes())
+        return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
@@ -126,6 +125,11 @@ def build_router(client: Client, visitors: Visitors | None = None) -> APIRouter:
         return Response(write(ids, rows), media_type=media_type, headers=headers)
 
     return router
+
+
+def _until_sent(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with stack:
+        yield from chunks
 
 
 def _passed_on(fetch: Callable[[], bytes], name: str) -> Response:

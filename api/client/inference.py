@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import httpx
 
 from api.client.transport import Progress, Transport
 
@@ -49,6 +52,13 @@ class EncoderCalls(Transport):
         """
         query = {} if format == "lcl" else {"format": format}
         return self.download(f"/v1/encoders/{quote(id_or_name, safe='')}/export", path, on_progress, params=query)
+
+    @contextmanager
+    def encoder_archive(self, id_or_name: str, format: str = "lcl") -> Iterator[httpx.Response]:
+        """The same tar as it comes, kept nowhere."""
+        query = {} if format == "lcl" else {"format": format}
+        with self.stream(f"/v1/encoders/{quote(id_or_name, safe='')}/export", params=query) as response:
+            yield response
 
     def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
         return self._embed(encoder, list(texts))

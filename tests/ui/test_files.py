@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
@@ -99,21 +100,22 @@ def test_a_study_is_downloaded_and_never_shown_as_a_page(http: Callable[..., Tes
     assert http(study_table=away).get("/study/study_1/table.csv").status_code == 502
 
 
-def test_encoders_leave_as_files_that_are_not_kept(
-    http: Callable[..., TestClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_encoders_are_passed_on_as_they_come(http: Callable[..., TestClient]) -> None:
+    open_now: list[str] = []
 
-    def export(encoder: str, file: Path, form: str) -> Path:
+    @contextmanager
+    def archive(encoder: str, form: str) -> Iterator[httpx.Response]:
         if form == "openclip":
             raise ApiError(422, "not_expressible", "OpenCLIP cannot hold it", "format")
-        file.write_bytes(f"{encoder} {form}".encode())
-        return file
+        open_now.append(form)
+        yield httpx.Response(200, content=f"{encoder} {form}".encode(), headers={"server": "another"})
+        open_now.remove(form)
 
-    client = http(export_encoder=export)
+    client = http(encoder_archive=archive)
     answer = client.get("/encoder/enc_1/onnx.tar")
     assert (answer.status_code, answer.content) == (200, b"enc_1 onnx")
     assert 'filename="enc_1-onnx.tar"' in answer.headers["content-disposition"]
+    assert answer.headers["content-length"] == "10"
+    assert open_now == []
     refused = client.get("/encoder/enc_1/openclip.tar")
     assert (refused.status_code, refused.text) == (422, "OpenCLIP cannot hold it")
-    assert list(tmp_path.iterdir()) == []

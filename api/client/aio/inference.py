@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import httpx
 
 from api.client.aio.transport import AsyncTransport
 from api.client.inference import Json, data_url
@@ -42,6 +45,13 @@ class AsyncEncoderCalls(AsyncTransport):
         """
         query = {} if format == "lcl" else {"format": format}
         return await self.download(f"/v1/encoders/{quote(id_or_name, safe='')}/export", path, on_progress, params=query)
+
+    @asynccontextmanager
+    async def encoder_archive(self, id_or_name: str, format: str = "lcl") -> AsyncGenerator[httpx.Response]:
+        """The same tar as it comes, kept nowhere."""
+        query = {} if format == "lcl" else {"format": format}
+        async with self.stream(f"/v1/encoders/{quote(id_or_name, safe='')}/export", params=query) as response:
+            yield response
 
     async def embed_texts(self, encoder: str, texts: Sequence[str]) -> list[list[float]]:
         return await self._embed(encoder, list(texts))

@@ -10,11 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.extras import optional
 from lcl_core.interop.exports.source import lay_card, read_config, read_weights
+from lcl_core.interop.origins import CONFIG, WEIGHTS
+from lcl_core.rundir import write_json_atomically
 
 if TYPE_CHECKING:
     from lcl_core.model import LCLConfig
@@ -47,19 +49,23 @@ patches = model.forward_features(transform(picture)[None])[:, model.num_prefix_t
 
 
 def write(directory: Path, target: Path) -> None:
-    """What ``timm.models.save_for_hf`` writes, and a README.
+    """What ``timm.models.save_for_hf`` writes of such a network, and a README. Needs no timm.
 
     Raises:
-        UserError: ``encoder_unreadable``, ``missing_extra``.
+        UserError: ``encoder_unreadable``.
     """
-    library: Any = optional("timm", "a timm encoder", "interop")
     config = read_config(directory)
-    weights = read_weights(directory, config)
+    save_file(_renamed(read_weights(directory, config)), target / WEIGHTS, metadata={"format": "pt"})
     settings = _settings(config)
-    network = library.create_model(_ARCHITECTURES[config.activation], pretrained=False, **settings)
-    network.load_state_dict(_renamed(weights), strict=True)
-    network.pretrained_cfg = {**network.pretrained_cfg, **_transform(config)}
-    library.models.save_for_hf(network, target, model_args=settings, safe_serialization=True)
+    described = {
+        "architecture": _ARCHITECTURES[config.activation],
+        "num_classes": 0,
+        "num_features": config.vision_width,
+        "global_pool": settings["global_pool"],
+        "model_args": settings,
+        "pretrained_cfg": _transform(config),
+    }
+    write_json_atomically(target / CONFIG, described)
     lay_card(target, "A vision tower for timm", _WORDS, _RECIPE)
 
 
@@ -79,16 +85,19 @@ def _settings(config: LCLConfig) -> dict[str, Any]:
 
 def _transform(config: LCLConfig) -> dict[str, Any]:
     return {
-        "input_size": (3, config.image_size, config.image_size),
+        "tag": "lcl",
+        "custom_load": False,
+        "input_size": [3, config.image_size, config.image_size],
         "fixed_input_size": True,
         "interpolation": "bicubic",
         "crop_pct": 1.0,
         "crop_mode": "center",
-        "mean": CLIP_MEAN,
-        "std": CLIP_STD,
+        "mean": list(CLIP_MEAN),
+        "std": list(CLIP_STD),
         "num_classes": 0,
-        "hf_hub_id": None,
-        "url": "",
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
     }
 
 

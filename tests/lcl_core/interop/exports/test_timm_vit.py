@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lcl_core.interop.exports import export
 from lcl_core.interop.timm_hub import TimmTower
@@ -29,3 +31,18 @@ def test_patch_tokens_and_transform_are_the_encoders(sample: Sample, tmp_path: P
     torch.testing.assert_close(patches, expected, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(pooled, expected.mean(1), atol=2e-5, rtol=1e-5)
     assert "not" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_is_what_timm_itself_would_write(sample: Sample, tmp_path: Path) -> None:
+    export("timm", sample.directory, tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    timm.models.save_for_hf(model, tmp_path / "theirs", safe_serialization=True)
+    ours, theirs = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("out", "theirs"))
+    side = theirs["model_args"].pop("img_size")
+    assert side in (32, [32, 32])
+    assert {**theirs["model_args"], "img_size": 32, "in_chans": 3} == {**ours.pop("model_args"), "in_chans": 3}
+    del theirs["model_args"]
+    assert theirs == ours
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("out", "theirs")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
