@@ -57,6 +57,10 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
     card = page.get_by_role("article").filter(has=page.get_by_role("heading", name="tiny"))
     expect(card).to_contain_text("IR@5")
     expect(card).to_contain_text("20 × chance")
+    with page.expect_download() as waiting:
+        card.get_by_role("link", name="transformers").click()
+    assert waiting.value.suggested_filename.endswith("-huggingface.tar")
+    assert waiting.value.failure() is None
     expect(page.get_by_role("tab")).to_have_count(7)
 
 
