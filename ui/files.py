@@ -102,15 +102,7 @@ def build_router(client: Client, visitors: Visitors | None = None) -> APIRouter:
 
     @router.get("/encoder/{encoder}/{format}.tar")
     def exported(encoder: str, format: str) -> Response:
-        with ExitStack() as stack:
-            try:
-                archive = stack.enter_context(client.encoder_archive(encoder, format))
-            except ApiError as error:
-                return PlainTextResponse(error.message, status_code=error.status or 502)
-            headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
-            headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
-            chunks = _until_sent(stack.pop_all(), archive.iter_bytes())
-        return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
+        return _archive(client, encoder, format)
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
@@ -125,6 +117,19 @@ def build_router(client: Client, visitors: Visitors | None = None) -> APIRouter:
         return Response(write(ids, rows), media_type=media_type, headers=headers)
 
     return router
+
+
+def _archive(client: Client, encoder: str, format: str) -> Response:
+    """An encoder's tar as it comes."""
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(client.encoder_archive(encoder, format))
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502)
+        headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
+        headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
+        chunks = _until_sent(stack.pop_all(), archive.iter_bytes())
+    return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
 
 
 def _until_sent(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
