@@ -12,7 +12,7 @@ from anyio import CapacityLimiter
 from api import keys
 from api.callers import Callers
 from api.corpora import Corpora
-from api.exports import Exporter
+from api.encoder_exports import Exporter
 from api.ringer import Ringer
 from api.settings import ApiSettings
 from api.telemetry import Telemetry

@@ -13,8 +13,8 @@ from fastapi.responses import StreamingResponse
 from api.answers import sends
 from api.comparison import compared, tested
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.encoder_exports import AS_IT_IS, CARRIED, ExportFormat
 from api.encoder_files import import_encoder, tar_of, tar_size
-from api.exports import AS_IT_IS, CARRIED, ExportFormat
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
 from api.transactions import brief
 from api.views import figures

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from api.encoder_exports import Exporter
 from api.errors import Problem
-from api.exports import Exporter
 from lcl_core.errors import UserError
 from lcl_core.transfer.records import Records, Sheet
 
