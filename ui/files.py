@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.client import ApiError, Client
 from ui.visitors import TOKEN, Visitors, act_with
@@ -128,13 +129,21 @@ def _archive(client: Client, encoder: str, format: str) -> Response:
             return PlainTextResponse(error.message, status_code=error.status or 502)
         headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
         headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
-        chunks = _until_sent(stack.pop_all(), archive.iter_bytes())
-    return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
+        return _Held(archive.iter_bytes(), stack.pop_all(), headers)
 
 
-def _until_sent(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    with stack:
-        yield from chunks
+class _Held(StreamingResponse):
+    """Ends the request to the service when the last byte is out, or when the browser is gone."""
+
+    def __init__(self, chunks: Iterator[bytes], holds: ExitStack, headers: Mapping[str, str]) -> None:
+        super().__init__(chunks, media_type="application/x-tar", headers=headers)
+        self._holds = holds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._holds.close()
 
 
 def _passed_on(fetch: Callable[[], bytes], name: str) -> Response:

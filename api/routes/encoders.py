@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
-from fastapi.responses import StreamingResponse
 
 from api.answers import sends
 from api.comparison import compared, tested
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.encoder_exports import AS_IT_IS, CARRIED, ExportFormat
 from api.encoder_files import import_encoder, tar_of, tar_size
+from api.held import HeldResponse
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
 from api.transactions import brief
 from api.views import figures
@@ -94,7 +93,7 @@ def export(
     context: ContextDep,
     session: ReaderDep,
     format: Annotated[ExportFormat, Query(description=CARRIED)] = AS_IT_IS,
-) -> StreamingResponse:
+) -> HeldResponse:
     """Its directory as a tar: as it is, ready for ``from_pretrained``, or rewritten in a format of others.
 
     What a format cannot hold is refused with the reason (422 ``not_expressible``). Others' encoders leave as they are.
@@ -108,11 +107,5 @@ def export(
             "content-disposition": f'attachment; filename="{name}.tar"',
             "content-length": str(tar_size(files)),
         }
-        chunks = _until_sent(stack.pop_all(), tar_of(files, name))
-    return StreamingResponse(chunks, media_type="application/x-tar", headers=headers)
-
-
-def _until_sent(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """What was fetched from the store stays on the disk until the last byte is out, or the reader is gone."""
-    with stack:
-        yield from chunks
+        # what was fetched from the store, or made, stays on the disk until then
+        return HeldResponse(tar_of(files, name), stack.pop_all(), media_type="application/x-tar", headers=headers)

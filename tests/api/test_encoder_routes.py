@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from api.encoder_exports import Exporter
 from api.errors import Problem
@@ -130,6 +130,21 @@ def test_copies_are_counted_and_taken_away(house: Any, encoder: Any, monkeypatch
     with pytest.raises(UserError, match="class token"), exporter.files(own, "openclip"):
         pytest.fail("this cannot be made")
     assert exporter._places.acquire(blocking=False), "the place is free again"
+
+
+def test_a_reader_who_goes_leaves_nothing_behind(
+    house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, eventually: Any
+) -> None:
+    """More than fits between the two: the service is in the middle of it when it hears."""
+    source = data_root / "heavy"
+    shutil.copytree(encoder_dir, source)
+    weights = load_file(source / "model.safetensors")
+    save_file({**weights, "ballast": np.zeros(24 << 20, np.float32)}, source / "model.safetensors")
+    house.admin.import_encoder("heavy", str(source))
+    with http.stream("GET", "/v1/encoders/heavy/export?format=huggingface") as answer:
+        next(answer.iter_raw(1 << 16))
+        assert len(left_over(house)) == 1
+    eventually(lambda: left_over(house) == [], "the copy's end")
 
 
 def test_an_encoder_of_others_leaves_as_it_came(house: Any, http: httpx.Client, data_root: Path, refused: Any) -> None:
