@@ -216,8 +216,9 @@ class CollectionView(View):
     owner: str
     run_id: str | None
     images: int
-    texts: int
+    texts: int = Field(description="distinct captions; in the list, those of the last index run")
     dim: int
+    changes: int = Field(description="pictures added, replaced and removed one by one, ever")
     created_at: datetime
 
 

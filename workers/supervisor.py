@@ -24,6 +24,7 @@ from lcl_core.runs.store import (
     Supply,
     begin_attempt,
     hand_back,
+    handed_collections,
     renew,
     resolve_inputs,
     settle,
@@ -132,7 +133,8 @@ class Supervisor:
             remove_tree(run_dir.artifacts)
             if claim.continues and not claim.from_scratch:
                 inherit(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
-        run_dir.prepare({**_run_json(claim, inputs), **_places(self._settings)})
+        collections = handed_collections(self._database, spec, run_dir.path, self._settings.home, fetched)
+        run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_places(self._settings)})
 
     def _await_predecessor(self, claim: Claim, run_dir: RunDir) -> None:
         """Wait for a process of an earlier attempt that is still leaving; it holds the directory's lock."""

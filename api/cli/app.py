@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from api.cli import access, building, common, corpora, encoders, garbage, inference, runs, studies, webhooks
+from api.cli import (
+    access,
+    building,
+    collections,
+    common,
+    corpora,
+    encoders,
+    garbage,
+    inference,
+    runs,
+    studies,
+    webhooks,
+)
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
@@ -22,6 +34,7 @@ app.add_typer(studies.group, name="study")
 corpora.group.command()(building.build)
 app.add_typer(corpora.group, name="data")
 app.add_typer(encoders.group, name="encoders")
+app.add_typer(collections.group, name="collections")
 app.add_typer(access.group, name="keys")
 app.add_typer(webhooks.group, name="webhooks")
 app.command()(access.audit)

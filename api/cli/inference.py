@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.common import Refused, read_file, settings_of, show_json, show_table
+from api.cli.common import Refused, pairs_of, read_file, settings_of, show_json, show_table
 
 BATCH = 64
 Pictures = Annotated[list[Path], typer.Argument(help="picture files")]
@@ -22,6 +22,7 @@ def search(
     target: Annotated[str, typer.Option(help="images or texts")] = "images",
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="hits")] = 10,
     where: Annotated[list[str] | None, typer.Option(help="label=value; repeatable")] = None,
+    offset: Annotated[int, typer.Option(min=0, max=9000, help="hits to leave out")] = 0,
 ) -> None:
     """The nearest pictures or texts of a collection.
 
@@ -30,10 +31,10 @@ def search(
     if (text is None) == (image is None):
         raise Refused("give either a text or --image FILE")
     settings = settings_of(context)
-    wanted = dict(_pair(given) for given in where or [])
+    wanted = dict(pairs_of("--where", where))
     picture = None if image is None else read_file(image)
     with settings.client() as client:
-        found = client.search(collection, text=text, image=picture, target=target, k=k, where=wanted)
+        found = client.search(collection, text=text, image=picture, target=target, k=k, where=wanted, offset=offset)
     if settings.as_json:
         show_json(found)
         return
@@ -98,13 +99,6 @@ def embed(
     except OSError as error:
         raise Refused(f"{out} cannot be written: {error.strerror}") from error
     typer.echo(f"{len(vectors)} vectors in {out}")
-
-
-def _pair(given: str) -> tuple[str, str]:
-    label, equals, value = given.partition("=")
-    if not equals:
-        raise Refused(f"--where {given!r}: write it as label=value")
-    return label, value
 
 
 def _labels(hit: dict[str, object]) -> str:

@@ -6,6 +6,7 @@
 """
 
 from api.client.client import Client
+from api.client.collections import NewItem
 from api.client.errors import ApiError
 
-__all__ = ["ApiError", "Client"]
+__all__ = ["ApiError", "Client", "NewItem"]

@@ -15,7 +15,7 @@ from api.answers import sends
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.media import Content
 from api.models import CollectionDetail, CollectionList, CollectionMap, CollectionView, Items, Line, VectorPage
-from api.search import open_collection, open_for_search
+from api.search import open_collection, open_for_search, picture_of
 from api.transactions import brief
 from api.vectors import embed_query
 from lcl_core.runs import store
@@ -35,6 +35,7 @@ class SearchRequest(BaseModel):
     vector: list[float] | None = Field(None, max_length=16_384)
     target: Target = "images"
     k: int = Field(20, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
     where: dict[Line, Line | list[Line]] = Field({}, max_length=32, description="{label: value or values}")
 
     @model_validator(mode="after")
@@ -61,7 +62,9 @@ def page(_: Viewer, session: ReaderDep) -> CollectionList:
 def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> CollectionDetail:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(context, session, name)
-    return CollectionDetail(**CollectionView.model_validate(row).model_dump(), labels=collection.label_values())
+    facts = CollectionView.model_validate(row).model_dump()
+    counts = {"images": collection.count("images"), "texts": collection.count("texts")}
+    return CollectionDetail(**{**facts, **counts}, labels=collection.label_values())
 
 
 @router.post("/{name}/search")
@@ -77,14 +80,14 @@ async def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep,
     look = partial(
         searched.collection.search,
         vector,
-        body.k,
+        body.offset + body.k,
         body.target,
         body.where or None,
         encoder_hash=None if encoder is None else encoder.hash,
     )
     hits = [
         {"id": hit.id, "score": hit.score, **_shown(searched.id, hit.metadata)}
-        for hit in await to_thread.run_sync(look, limiter=lane)
+        for hit in (await to_thread.run_sync(look, limiter=lane))[body.offset :]
     ]
     return SearchResponse(hits=hits, took_ms=round((time.perf_counter() - started) * 1000, 2))
 
@@ -104,10 +107,9 @@ def items(
 
 @router.get("/{name}/items/{item}/image", response_class=Response, responses=sends("image/*"))
 def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
-    _row, collection = open_collection(context, session, name)
-    media_type = collection.item(item)["media_type"]
-    headers = {"cache-control": "private, max-age=3600"}
-    return Response(collection.image_bytes(item), media_type=media_type, headers=headers)
+    """The picture as kept. Under the same id another one may follow, so a browser asks again after some minutes."""
+    data, media_type = picture_of(context, session, name, item)
+    return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
 @router.get("/{name}/vectors")
@@ -122,9 +124,9 @@ def vectors(
 ) -> VectorPage:
     """Ids and their vectors, row-aligned, page by page."""
     _row, collection = open_collection(context, session, name)
-    ids, rows = collection.vectors(target)
-    chosen = slice(offset, offset + limit)
-    return VectorPage(ids=ids[chosen], vectors=rows[chosen].tolist(), total=len(ids), offset=offset)
+    total = collection.count(target)
+    ids, rows = collection.at(target, range(total)[offset : offset + limit])
+    return VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset)
 
 
 @router.get("/{name}/map")
