@@ -14,7 +14,7 @@ import numpy as np
 
 from lcl_core.serving import layout
 from lcl_core.serving.collection import Collection, Hit, not_found
-from lcl_core.serving.filters import Labels, LabelTable, Where, check_labels
+from lcl_core.serving.filters import Labels, Where, check_labels
 from lcl_core.serving.layout import Target
 from lcl_core.serving.nearest import nearest
 from lcl_core.serving.overlay import Added, Overlay
@@ -31,9 +31,9 @@ class _Half:
     places: dict[str, int]  # by id: place in ids
 
     @classmethod
-    def of(cls, shown: np.ndarray, ids: list[str], vectors: list[np.ndarray], dim: int) -> _Half:
+    def of(cls, shown: np.ndarray, ids: list[str], vectors: Sequence[bytes], dim: int) -> _Half:
         rows = None if shown.all() else np.flatnonzero(shown)
-        stacked = np.stack(vectors) if vectors else np.empty((0, dim), np.float32)
+        stacked = np.frombuffer(b"".join(vectors), "<f4").reshape(len(ids), dim)
         return cls(shown, rows, ids, stacked, {identity: place for place, identity in enumerate(ids)})
 
     @property
@@ -49,11 +49,7 @@ class ChangedCollection(Collection):
         vars(self).update(vars(base))
         self.overlay = overlay
         self._added: list[Added] = list(overlay.added.values())
-        table = LabelTable()
-        for added in self._added:
-            record = added.record
-            table.add({"split": record["split"], "source": record["source"], **record["labels"]})
-        self._added_labels = Labels(table.values(), table.codes())
+        self._added_labels = Labels.of([added.labels for added in self._added])
         images = self._images()
         self._links = _Links.of(self._added, self._sides["texts"].rows)
         self._halves: dict[str, _Half] = {"images": images, "texts": self._texts(images)}
@@ -193,7 +189,7 @@ class _Links:
     new_carriers: np.ndarray  # int64 [b]
     keys: list[int]  # of the new texts
     texts: list[str]
-    vectors: list[np.ndarray]
+    vectors: list[bytes]
 
     @classmethod
     def of(cls, added: Sequence[Added], rows_of: Any) -> _Links:

@@ -24,6 +24,19 @@ class Labels:
         self._codes = codes
         self._rows = {label: row for row, label in enumerate(values)}
 
+    @classmethod
+    def of(cls, pictures: Sequence[Mapping[str, str]]) -> Labels:
+        """From each picture's {label: value}."""
+        values: dict[str, dict[str, int]] = {}
+        codes: dict[str, list[int]] = {}
+        for at, labels in enumerate(pictures):
+            for label, value in labels.items():
+                if label not in values:
+                    values[label], codes[label] = {}, [-1] * len(pictures)
+                codes[label][at] = values[label].setdefault(value, len(values[label]))
+        rows = np.array(list(codes.values()), dtype=np.int32).reshape(len(codes), len(pictures))
+        return cls({label: list(known) for label, known in values.items()}, rows)
+
     def fits(self, where: Where) -> np.ndarray:
         """bool [n]: the pictures that carry, for every label in ``where``, its value or one of its values.
 

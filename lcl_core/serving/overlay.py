@@ -6,33 +6,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from lcl_core.serving import layout
 from lcl_core.serving.changes import Change, texts_of
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A picture of the overlay, its captions' numbers worked out once."""
+    """A picture of the overlay, and what can be worked out of it once for all states that have it.
+
+    Vectors stay bytes: to join ten thousand of them takes a few milliseconds, to stack as many arrays a hundred.
+    """
 
     record: dict[str, Any]
     key: int  # the number inside its id
+    labels: dict[str, str]  # what a filter can ask for
     texts: tuple[str, ...]
     text_keys: tuple[int, ...]
-    vector: np.ndarray  # f32 [E]
-    text_vectors: np.ndarray  # f32 [len(texts), E]
+    vector: bytes  # f32 [E]
+    text_vectors: tuple[bytes, ...]  # one for each of texts
 
     @classmethod
     def of(cls, change: Change, record: dict[str, Any]) -> Added:
-        vector, texts = np.frombuffer(change.vector, "<f4"), texts_of(record)
+        texts, width = texts_of(record), len(change.vector)
         return cls(
             record=record,
             key=int(change.item.removeprefix(layout.ITEM_PREFIX), 16),
+            labels={"split": record["split"], "source": record["source"], **record["labels"]},
             texts=texts,
             text_keys=tuple(map(layout.key_of, texts)),
-            vector=vector,
-            text_vectors=np.frombuffer(change.text_vectors, "<f4").reshape(len(texts), len(vector)),
+            vector=change.vector,
+            text_vectors=tuple(change.text_vectors[at * width : (at + 1) * width] for at in range(len(texts))),
         )
 
 

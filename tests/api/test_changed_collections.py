@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from anyio import to_thread
 
+from api import additions
 from api.client import ApiError, Client
 from lcl_core.runs import store
 from lcl_core.runs.tables import Encoder
@@ -291,3 +293,21 @@ def test_its_owner_may_delete_it(house: Any, squares: Json) -> None:
     with Client(house.url, key, attempts=1) as owner:
         owner.delete_collection(squares["id"])
         assert owner.collections() == []
+
+
+def test_a_fold_while_pictures_are_embedded_loses_nothing(
+    house: Any, http: httpx.Client, squares: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed, folds = additions._text_vectors, [fold]
+
+    async def meanwhile(*given: Any) -> Any:
+        while folds:
+            await to_thread.run_sync(folds.pop(), house, squares)
+        return await embed(*given)
+
+    monkeypatch.setattr(additions, "_text_vectors", meanwhile)
+    older = house.admin.collection("squares")["run_id"]
+    assert add(http, {"image": url(BLACK), "name": "black.png"}).status_code == 201
+    assert house.admin.collection("squares")["run_id"] != older
+    assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+    assert house.admin.collection("squares")["images"] == 5
