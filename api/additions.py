@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.collection_models import Additions, NewPicture
 from api.context import Context
+from api.deps import Writing
 from api.errors import Problem
 from api.media import bytes_of, check_count, check_text, decoded
 from api.search import Searched, open_collection, open_for_search
@@ -39,9 +41,11 @@ class _Read:
 
 
 async def add(
-    context: Context, reader: Session, writer: Session, name: str, body: Additions, owner: str, key: str | None
+    context: Context, reader: Session, writing: Writing, name: str, body: Additions, owner: str, key: str | None
 ) -> tuple[list[str], Collection]:
     """The ids, and the collection's row. Nothing is written unless everything is good. Ends ``reader``.
+
+    No turn to write is held while the encoder runs.
 
     Args:
         owner: who asks; ``key``: by which a repetition is known.
@@ -63,10 +67,9 @@ async def add(
     texts = await _text_vectors(encoder, [picture.record for picture in found])
     pictures = [_picture(each, vector, texts) for each, vector in zip(found, vectors, strict=True)]
 
-    def keep() -> tuple[list[str], Collection]:
-        return _keep(context, reader, writer, searched, pictures, replace=body.replace, request=request)
-
-    return await to_thread.run_sync(keep)
+    async with writing() as writer:
+        keep = partial(_keep, context, reader, writer, searched, pictures, replace=body.replace, request=request)
+        return await to_thread.run_sync(keep)
 
 
 def _begin(

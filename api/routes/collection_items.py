@@ -9,7 +9,7 @@ from api.additions import add as add_pictures
 from api.additions import remove as remove_picture
 from api.answers import sends
 from api.collection_models import Added, Additions
-from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer, WritingDep
 from api.errors import Problem
 from api.exports import lines_of
 from api.routes.collections import Target
@@ -28,15 +28,15 @@ async def add(
     body: Additions,
     caller: Submitter,
     context: ContextDep,
-    reader: ReaderDep,
-    session: SessionDep,
+    session: ReaderDep,
+    writing: WritingDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Added:
     """Embed pictures with the collection's own encoder and keep them: all of a call, or none.
 
     The next search of every process finds them. The same Idempotency-Key and body give the same answer for a day.
     """
-    ids, row = await add_pictures(context, reader, session, name, body, caller.owner, idempotency_key)
+    ids, row = await add_pictures(context, session, writing, name, body, caller.owner, idempotency_key)
     return Added(ids=ids, images=row.images)
 
 
