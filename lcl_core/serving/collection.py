@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from lcl_core.errors import UserError
-from lcl_core.serving import layout
+from lcl_core.serving import duplicates, layout
 from lcl_core.serving.filters import Labels, Where
 from lcl_core.serving.graph import Graph
 from lcl_core.serving.layout import Manifest, Target
+from lcl_core.serving.mixture import unit
 from lcl_core.serving.nearest import nearest
 from lcl_core.serving.pieces import Pieces
 
@@ -138,6 +139,26 @@ class Collection:
             for row, score in zip(found.tolist(), scores, strict=True)
         ]
 
+    def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[np.ndarray]:
+        """Rows of every group of pictures that cosines from ``threshold`` on link, the largest group first.
+
+        Every pair is looked at, or where there is a graph each picture's nearest. Raises: as ``duplicates.groups``.
+        """
+        graph = self._graphs.get("images")
+        return duplicates.groups(
+            self._sides["images"].vectors, threshold, graph.neighbours if graph else None, seconds
+        )
+
+    def group(self, rows: np.ndarray) -> list[Hit]:
+        """The pictures of these rows; ``score`` is the cosine to the first of them."""
+        side = self._sides["images"]
+        vectors = side.vectors[rows].astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return [
+            Hit(side.id(row), float(score), self._record("images", row))
+            for row, score in zip(rows.tolist(), vectors @ vectors[0], strict=True)
+        ]
+
     def check_encoder(self, encoder_hash: str) -> None:
         """Raises: UserError ``encoder_mismatch`` if vectors of this encoder do not belong here."""
         if encoder_hash != self.encoder_hash:
@@ -185,15 +206,7 @@ class Collection:
     def _query(self, vector: Sequence[float] | np.ndarray, encoder_hash: str | None) -> np.ndarray:
         if encoder_hash is not None:
             self.check_encoder(encoder_hash)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-            query = np.asarray(vector, dtype=np.float32)
-        if query.shape != (self.dim,):
-            message = f"the vector has shape {query.shape}; this collection's have {self.dim} numbers"
-            raise UserError(message, code="bad_vector", field="vector")
-        length = float(np.linalg.norm(query))
-        if not np.isfinite(length) or length == 0:
-            raise UserError("the vector is all zero, or not finite", code="bad_vector", field="vector")
-        return query / length
+        return unit(vector, self.dim)
 
     def _record(self, target: str, row: int) -> dict[str, Any]:
         side = self._sides[target]
