@@ -50,6 +50,10 @@ class CollectionCalls(Transport):
         path = f"/v1/collections/{quote(collection, safe='')}/duplicates"
         return self.get(path, threshold=threshold, offset=offset, limit=limit)
 
+    def item(self, collection: str, item_id: str) -> Json:
+        """A picture's record: captions, labels, split, source, image_url."""
+        return self.get(f"/v1/collections/{quote(collection, safe='')}/items/{quote(item_id, safe='')}")
+
     def item_image(self, collection: str, item_id: str) -> bytes:
         path = f"/v1/collections/{quote(collection, safe='')}/items/{quote(item_id)}/image"
         return self.send("GET", path).content

@@ -124,6 +124,13 @@ def items(
     return Items(items=[_shown(row.id, record) for record in collection.items(offset, limit)])
 
 
+@router.get("/{name}/items/{item}")
+def item(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> dict[str, Any]:
+    """A picture's record: captions, labels, split, source, and where the picture itself is."""
+    row, collection = open_collection(context, session, name)
+    return _shown(row.id, collection.item(item))
+
+
 @router.get("/{name}/items/{item}/image", response_class=Response, responses=sends("image/*"))
 def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
     _row, collection = open_collection(context, session, name)

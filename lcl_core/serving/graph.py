@@ -80,7 +80,7 @@ class Graph:
 
     def neighbours(self, queries: np.ndarray, k: int) -> np.ndarray:
         """Rows int64 [b, k] near to each of ``queries`` f32 [b, E] of length 1; -1 where fewer were found."""
-        matches = self._index.search(queries, k, threads=_threads())
+        matches: Any = self._index.search(queries, k, threads=_threads())
         found = np.asarray(matches.keys, dtype=np.int64).reshape(len(queries), -1)
         counts = np.asarray(matches.counts).reshape(-1, 1)
         return np.where(np.arange(found.shape[1]) < counts, found, -1)

@@ -34,6 +34,7 @@ def test_a_picture_finds_itself_first(house: Any, collection: Any, pictures: dic
     assert best["labels"] == {"hue": "b"}
     assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
     assert house.admin.item_image("squares", best["id"]) == pictures["blue"]
+    assert house.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
 
 
 def test_the_pictures_address_works_and_may_be_kept(
@@ -184,6 +185,7 @@ def test_an_unknown_collection_is_404(http: httpx.Client, refused: Any, path: st
 
 @pytest.mark.parametrize("item", ["img_0000000000000000", "img_x", "..%2Fmanifest.json", "txt_0000000000000000"])
 def test_an_unknown_item_is_404(http: httpx.Client, collection: Any, refused: Any, item: str) -> None:
+    refused(http.get(f"/v1/collections/squares/items/{item}"), 404)
     refused(http.get(f"/v1/collections/squares/items/{item}/image"), 404)
 
 
