@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter
@@ -21,7 +21,7 @@ class Duplicates:
 
     def __init__(self) -> None:
         self.lane = CapacityLimiter(1)
-        self._found: WeakKeyDictionary[Collection, tuple[float, list[Any]]] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[Collection, tuple[float, list[list[str]]]] = WeakKeyDictionary()
 
     def page(
         self, collection: Collection, threshold: float, seconds: float, places: slice
@@ -30,8 +30,8 @@ class Duplicates:
 
         Raises: UserError ``too_large``.
         """
-        asked, groups = self._found.get(collection, (None, []))
+        asked, groups = self._found.get(collection, (-1.0, []))
         if asked != threshold:
             groups = collection.duplicates(threshold, seconds)
             self._found[collection] = threshold, groups
-        return [(len(rows), collection.group(rows[:SHOWN])) for rows in groups[places]], len(groups)
+        return [(len(ids), collection.group(ids[:SHOWN])) for ids in groups[places]], len(groups)

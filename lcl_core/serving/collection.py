@@ -139,24 +139,22 @@ class Collection:
             for row, score in zip(found.tolist(), scores, strict=True)
         ]
 
-    def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[np.ndarray]:
-        """Rows of every group of pictures that cosines from ``threshold`` on link, the largest group first.
+    def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
+        """Ids of every group of pictures that cosines from ``threshold`` on link, the largest group first.
 
         Every pair is looked at, or where there is a graph each picture's nearest. Raises: as ``duplicates.groups``.
         """
+        ids, vectors = self.vectors("images")
         graph = self._graphs.get("images")
-        return duplicates.groups(
-            self._sides["images"].vectors, threshold, graph.neighbours if graph else None, seconds
-        )
+        linked = graph is not None and vectors is self._sides["images"].vectors  # the very rows that it links
+        found = duplicates.groups(vectors, threshold, graph.neighbours if graph and linked else None, seconds)
+        return [[ids[place] for place in group.tolist()] for group in found]
 
-    def group(self, rows: np.ndarray) -> list[Hit]:
-        """The pictures of these rows; ``score`` is the cosine to the first of them."""
-        side = self._sides["images"]
-        vectors = side.vectors[rows].astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    def group(self, ids: Sequence[str]) -> list[Hit]:
+        """These pictures; ``score`` is the cosine to the first of them. Raises: ``item_not_found``."""
+        vectors = [unit(self.vector(each), self.dim) for each in ids]
         return [
-            Hit(side.id(row), float(score), self._record("images", row))
-            for row, score in zip(rows.tolist(), vectors @ vectors[0], strict=True)
+            Hit(each, float(vector @ vectors[0]), self.item(each)) for each, vector in zip(ids, vectors, strict=True)
         ]
 
     def check_encoder(self, encoder_hash: str) -> None:

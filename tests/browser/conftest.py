@@ -120,7 +120,7 @@ class World:
         ]  # fmt: skip
         facts = {"encoder": encoder["name"], "encoder_hash": encoder["hash"], "dataset_hash": "0" * 64}
         outcome = store.Succeeded({**facts, "rows": rows})
-        return self.finish("evaluate", {"encoder": encoder["id"]}, outcome, encoder["id"], name=name)
+        return self.finish("evaluate", {"encoder": encoder["name"]}, outcome, encoder["id"], name=name)
 
     def end_cell(self, study_id: str, number: int, value: float) -> None:
         """End both runs of a cell as workers do: the training fell to 3, and the evaluation found ``value``."""

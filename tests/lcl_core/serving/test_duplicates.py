@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lcl_core.errors import UserError
-from lcl_core.serving import duplicates, graph
+from lcl_core.serving import Collection, CollectionWriter, NewItem, duplicates, graph, layout
 from lcl_core.serving.duplicates import groups
 
 
@@ -76,6 +76,22 @@ def test_it_gives_up_when_its_time_is_over() -> None:
     with pytest.raises(UserError, match="were not found within 0 seconds") as caught:
         groups(np.ones((10, 4), np.float32), 0.9, seconds=0)
     assert caught.value.code == "too_large"
+
+
+def test_a_collection_names_the_pictures_of_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clusters(60, 16, 0.1).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for rows, folder in ((100_000, "exact"), (10, "linked")):
+        monkeypatch.setattr(graph, "EXACT_ROWS", rows)
+        with CollectionWriter(tmp_path / folder, name="n", encoder_hash="0" * 64, dataset_hash="", dim=16) as writer:
+            writer.add_items([NewItem(f"{row}.png", b"", "image/png") for row in range(60)], vectors)
+            writer.link()
+        assert (tmp_path / folder / layout.GRAPHS["images"]).exists() == (folder == "linked")
+        made = Collection.open(tmp_path / folder)
+        found = [made.group(ids) for ids in made.duplicates(0.9)]
+        names = [[int(hit.metadata["image"].removesuffix(".png")) for hit in hits] for hits in found]
+        assert names == plain(vectors, 0.9)
+        assert [hit.score for hit in found[0]] == pytest.approx((vectors @ vectors[names[0][0]])[names[0]], abs=1e-5)
 
 
 def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path: Path) -> None:
