@@ -243,6 +243,21 @@ class CollectionMap(BaseModel):
     total: int
 
 
+class DuplicateGroup(BaseModel):
+    size: int = Field(description="pictures that it holds")
+    items: list[dict[str, Any]] = Field(
+        description="the first 100 of them, each with its score: the cosine to the first"
+    )
+
+
+class DuplicatePage(BaseModel):
+    groups: list[DuplicateGroup] = Field(description="the largest first")
+    total: int = Field(description="groups in all")
+    offset: int
+    threshold: float
+    took_ms: float
+
+
 class VectorPage(BaseModel):
     ids: list[str]
     vectors: list[list[float]]

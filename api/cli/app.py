@@ -40,6 +40,7 @@ app.add_typer(webhooks.group, name="webhooks")
 app.command()(access.audit)
 app.command("gc")(garbage.collect)
 app.command()(inference.search)
+app.command()(inference.duplicates)
 app.command()(inference.caption)
 app.command()(inference.embed)
 

@@ -97,13 +97,13 @@ def set_fields(spec: Json, assignments: Sequence[str]) -> Json:
     return spec
 
 
-def pairs_of(option: str, given: Sequence[str] | None) -> list[tuple[str, str]]:
-    """``label=value`` of a repeatable option. Raises: Refused."""
+def pairs_of(option: str, given: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
+    """What a repeatable option says, each of this form. Raises: Refused."""
     found = []
     for each in given or ():
         label, equals, value = each.partition("=")
         if not equals:
-            raise Refused(f"{option} {each!r}: write it as label=value")
+            raise Refused(f"{option} {each!r}: write it as {form}")
         found.append((label, value))
     return found
 

@@ -50,20 +50,35 @@ class CollectionCalls(Transport):
         text: str | None = None,
         image: bytes | None = None,
         vector: Sequence[float] | None = None,
+        item: str | None = None,
+        weights: Mapping[str, float] | None = None,
         target: str = "images",
         k: int = 20,
-        where: Mapping[str, str] | None = None,
+        where: Mapping[str, str | Sequence[str]] | None = None,
         offset: int = 0,
     ) -> Json:
-        """Nearest items to one text, image or vector, best first: {"hits": […], "took_ms"}.
+        """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms"}.
 
-        ``offset``: hits to leave out, which earlier pages had.
+        Args:
+            item: id of a picture or text of the collection.
+            offset: hits to leave out, which earlier pages had.
+            weights: of several, how much each counts, by name: 1 where nothing is said; less than 0: away from it.
         """
-        query = {"text": text, "image": None if image is None else data_url(image), "vector": vector}
+        picture = None if image is None else data_url(image)
+        query = {"text": text, "image": picture, "vector": vector, "item": item, "weights": weights}
         given = {key: value for key, value in query.items() if value is not None}
         body = {**given, "target": target, "k": k, "where": dict(where or {})}
         body |= {"offset": offset} if offset else {}
         return self.post(f"{_of(collection)}/search", body, repeatable=True)
+
+    def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
+        """Groups of near-duplicates, the largest first: {"groups": [{"size", "items"}], "total"}."""
+        path = f"/v1/collections/{quote(collection, safe='')}/duplicates"
+        return self.get(path, threshold=threshold, offset=offset, limit=limit)
+
+    def item(self, collection: str, item_id: str) -> Json:
+        """A picture's record: captions, labels, split, source, image_url."""
+        return self.get(f"/v1/collections/{quote(collection, safe='')}/items/{quote(item_id, safe='')}")
 
     def item_image(self, collection: str, item_id: str) -> bytes:
         path = f"{_of(collection)}/items/{quote(item_id)}/image"

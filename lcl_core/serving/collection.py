@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from lcl_core.errors import UserError
-from lcl_core.serving import layout
+from lcl_core.serving import duplicates, layout
 from lcl_core.serving.filters import Labels, Where, check_labels
 from lcl_core.serving.graph import Graph
 from lcl_core.serving.layout import Manifest, Target
+from lcl_core.serving.mixture import unit
 from lcl_core.serving.nearest import nearest
 from lcl_core.serving.pieces import Pieces
 
@@ -147,6 +148,24 @@ class Collection:
             raise UserError(f"k must be 1 to {MAX_HITS} (got {k})", code="bad_k", field="k")
         return self._best(target, self._query(vector, encoder_hash), k, where)
 
+    def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
+        """Ids of every group of pictures that cosines from ``threshold`` on link, the largest group first.
+
+        Every pair is looked at, or where there is a graph each picture's nearest. Raises: as ``duplicates.groups``.
+        """
+        ids, vectors = self.vectors("images")
+        graph = self._graphs.get("images")
+        linked = graph is not None and vectors is self._sides["images"].vectors  # the very rows that it links
+        found = duplicates.groups(vectors, threshold, graph.neighbours if graph and linked else None, seconds)
+        return [[ids[place] for place in group.tolist()] for group in found]
+
+    def group(self, ids: Sequence[str]) -> list[Hit]:
+        """These pictures; ``score`` is the cosine to the first of them. Raises: ``item_not_found``."""
+        vectors = [unit(self.vector(each), self.dim) for each in ids]
+        return [
+            Hit(each, float(vector @ vectors[0]), self.item(each)) for each, vector in zip(ids, vectors, strict=True)
+        ]
+
     def check_encoder(self, encoder_hash: str) -> None:
         """Raises: UserError ``encoder_mismatch`` if vectors of this encoder do not belong here."""
         if encoder_hash != self.encoder_hash:
@@ -241,15 +260,7 @@ class Collection:
     def _query(self, vector: Sequence[float] | np.ndarray, encoder_hash: str | None) -> np.ndarray:
         if encoder_hash is not None:
             self.check_encoder(encoder_hash)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-            query = np.asarray(vector, dtype=np.float32)
-        if query.shape != (self.dim,):
-            message = f"the vector has shape {query.shape}; this collection's have {self.dim} numbers"
-            raise UserError(message, code="bad_vector", field="vector")
-        length = float(np.linalg.norm(query))
-        if not np.isfinite(length) or length == 0:
-            raise UserError("the vector is all zero, or not finite", code="bad_vector", field="vector")
-        return query / length
+        return unit(vector, self.dim)
 
     def _record(self, target: str, row: int) -> dict[str, Any]:
         side = self._sides[target]

@@ -276,6 +276,18 @@ def test_the_pages_of_a_search_are_one_list(house: Any, http: httpx.Client, refu
     refused(http.post(f"{PATH}/search", json={"text": "x", "offset": 9001}), 422, "bad_request", "offset")
 
 
+def test_near_duplicates_are_those_of_now(house: Any, squares: Json, pictures: dict[str, bytes]) -> None:
+    red = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    assert house.admin.duplicates("squares", threshold=0.99999)["total"] == 0
+    (again,) = house.admin.add_items("squares", [{"image": pictures["red"]}])["ids"]
+    (group,) = house.admin.duplicates("squares", threshold=0.99999)["groups"]
+    assert [item["id"] for item in group["items"]] == [red, again]
+    (hit,) = house.admin.search("squares", item=again, k=1)["hits"]
+    assert hit["id"] in (red, again)
+    house.admin.remove_item("squares", red)
+    assert house.admin.duplicates("squares", threshold=0.99999)["total"] == 0
+
+
 def test_a_collection_goes_with_its_folder(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
     key = house.admin.create_key("a-stranger", "submitter")["key"]
     with Client(house.url, key, attempts=1) as stranger, pytest.raises(ApiError) as caught:

@@ -50,6 +50,11 @@ def encoders(page: Any) -> None:
     page.locator("#encoders article").first.wait_for()
 
 
+def compare(page: Any) -> None:
+    page.get_by_role("button", name="tree", exact=True).last.click()
+    page.get_by_role("region", name="Results of both").wait_for()
+
+
 PICTURES_ARE_THERE = """[...document.images]
   .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
   .every(image => image.complete && image.naturalWidth)"""
@@ -61,6 +66,7 @@ SCENES = {
     "runs": runs,
     "studies": studies,
     "encoders": encoders,
+    "compare": compare,
 }
 SIZES: dict[str, dict[str, Any]] = {
     "": {},

@@ -17,6 +17,7 @@ READY = {
     "runs": "#run-list button",
     "studies": "text=No studies yet",
     "encoders": "#encoders article",
+    "compare": "text=No figures in common",
 }
 
 
@@ -57,7 +58,7 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
     card = page.get_by_role("article").filter(has=page.get_by_role("heading", name="tiny"))
     expect(card).to_contain_text("IR@5")
     expect(card).to_contain_text("20 × chance")
-    expect(page.get_by_role("tab")).to_have_count(7)
+    expect(page.get_by_role("tab")).to_have_count(8)
 
 
 def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:
