@@ -49,6 +49,8 @@ class Inference:
         with self._lock:
             if directory not in self._collections:
                 self._collections[directory] = _Open(Collection.open(directory))
+                for gone in [other for other in self._collections if not other.is_dir()]:
+                    del self._collections[gone]  # folded or replaced: its mapped files still fill the disk
                 while len(self._collections) > MAX_OPEN:
                     self._collections.popitem(last=False)
             self._collections.move_to_end(directory)

@@ -73,6 +73,7 @@ class RunDir:
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
+        self.changes = self.path / "changes"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()

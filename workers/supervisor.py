@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -133,7 +134,7 @@ class Supervisor:
             remove_tree(run_dir.artifacts)
             if claim.continues and not claim.from_scratch:
                 inherit(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
-        collections = handed_collections(self._database, spec, run_dir.path, self._settings.home, fetched)
+        collections = handed_collections(self._database, spec, run_dir.changes, self._settings.home, fetched)
         run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_places(self._settings)})
 
     def _await_predecessor(self, claim: Claim, run_dir: RunDir) -> None:
@@ -149,6 +150,7 @@ class Supervisor:
             log.info("handed_back", cause=verdict.cause)
             self._persist(lambda: self._hand_back(claim, verdict))
             return
+        shutil.rmtree(run_dir.changes, ignore_errors=True)  # handed over for this attempt alone
         try:
             state = self._settle(claim, verdict, run_dir, ran_seconds)
         except OSError as error:

@@ -17,18 +17,18 @@ _NONE: Mapping[str, Path] = {}
 
 
 def handed_collections(
-    database: Database, spec: AnySpec, run_dir: Path, home: Path, fetched: Mapping[str, Path] = _NONE
+    database: Database, spec: AnySpec, changes: Path, home: Path, fetched: Mapping[str, Path] = _NONE
 ) -> dict[str, dict[str, Any]]:
     """By name: {"id", "stored": its path there, "path", "changes": directory, "through": the last change in it}.
 
     Args:
+        changes: where to write what has changed.
         fetched: folders by their stored path that another home holds, and where they are here.
 
     Raises: UserError ``unknown_collection``, ``collection_changed``; OSError.
     """
     found = {}
     for name in collections_of(spec):
-        changes = run_dir / "changes"
         remove_tree(changes)  # an earlier attempt's
         with database.reading() as session:
             row = get_collection(session, name)

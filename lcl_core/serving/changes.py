@@ -7,7 +7,6 @@ the last change counts. To a run they are handed over as two files in a director
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ class HandedChanges:
     """What ChangesWriter left in ``directory``, pictures and all. Raises: UserError ``changes_unreadable``."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory, self._blob = directory, directory / _BYTES
+        self._blob = directory / _BYTES
         self._pictures: dict[str, tuple[int, int]] = {}
         self.changes: list[Change] = []
         try:
@@ -94,10 +93,6 @@ class HandedChanges:
         """The bytes of these added pictures."""
         with self._blob.open("rb") as blob:
             return [_cut(blob, *self._pictures[item]) for item in items]
-
-    def discard(self) -> None:
-        """Remove the files: they were of use to this run alone."""
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _cut(blob: Any, start: int, size: int) -> bytes:

@@ -42,9 +42,6 @@ class Existing:
     def check_encoder(self, encoder_hash: str) -> None:
         """Raises: UserError ``encoder_mismatch``."""
 
-    def discard(self) -> None:
-        """All of it is in the new collection: what was handed over is of no more use."""
-
     def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> int:
         """Add all pictures, their vectors to the bit; how many. Raises: whatever ``progress`` raises."""
         return 0
@@ -81,9 +78,6 @@ class ExistingCollection(Existing):
                 f"{encoder_hash[:12]}; name that one, or make the collection anew with mode replace"
             )
             raise UserError(message, code="encoder_mismatch", field="encoder")
-
-    def discard(self) -> None:
-        self._handed.discard()
 
     def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> int:
         total = len(self)

@@ -65,7 +65,6 @@ def index(run_dir: RunDir) -> dict[str, Any]:
         texts = len(writer.texts)
         progress.start("links", writer.rows_to_link)
         writer.link(progress.advance)
-    existing.discard()
     facts = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": session.hash}
     sizes = {"images": kept + added, "texts": texts, "dim": session.dim}
     made = {"collection": {**facts, **sizes, **existing.facts}, "skipped": dict(quarantine.counts)}

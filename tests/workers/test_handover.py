@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lcl_core.rundir import RunDir
 from lcl_core.runs import store
@@ -14,12 +15,29 @@ from lcl_core.runs.database import Database, now
 from lcl_core.runs.tables import Collection, Encoder
 from lcl_core.serving import Change, HandedChanges, build_collection
 from tests.workers.desk import Desk
+from workers import supervisor
 from workers.settings import WorkerSettings
+from workers.trainer import Trainer
 
 
 def test_the_directory_and_what_has_changed_since(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], run_of: Callable[[str], Any]
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    run_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    seen: list[tuple[list[Change], list[bytes]]] = []
+
+    class Looks(Trainer):
+        """Begins as every process does, once it has been seen what lies there for it."""
+
+        def __init__(self, module: str, run_dir: RunDir, *more: Any) -> None:
+            handed = HandedChanges(run_dir.changes)
+            seen.append((handed.changes, handed.pictures(["img_1"])))
+            super().__init__(module, run_dir, *more)
+
+    monkeypatch.setattr(supervisor, "Trainer", Looks)
     place = settings.home / "collections" / "col_1"
     (settings.home / "encoders" / "enc_1").mkdir(parents=True)
     build_collection(place, [], np.empty((0, 4)), {}, name="few", encoder_hash="e" * 64)
@@ -41,9 +59,10 @@ def test_the_directory_and_what_has_changed_since(
     assert reason["message"] == "the run left no collection among its artifacts", "the toy makes none"
     handed = RunDir(settings.runs_dir / run_id).read_run()["collections"]["few"]
     assert (handed["path"], handed["stored"], handed["through"]) == (str(place), "collections/col_1", 1)
-    changes = HandedChanges(Path(handed["changes"]))
-    assert [change.record for change in changes.changes] == [record]
-    assert changes.pictures(["img_1"]) == [b"bytes"]
+    ((changes, pictures),) = seen
+    assert [change.record for change in changes] == [record]
+    assert pictures == [b"bytes"]
+    assert not Path(handed["changes"]).exists(), "it was for this attempt alone"
 
 
 def test_a_collection_that_is_gone_ends_the_run_with_a_word(

@@ -175,7 +175,7 @@ class Fold:
         self.run_dir = home / "runs" / queue("index", spec)
         self.run_dir.mkdir(parents=True)
         self.claim = claim()
-        handed = store.handed_collections(database, parse_spec("index", spec), self.run_dir, home)
+        handed = store.handed_collections(database, parse_spec("index", spec), self.run_dir / "changes", home)
         self.handed = handed["few"]
 
     def end(self, names: tuple[str, ...]) -> str:
