@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.axe import serious
+
 pytestmark = pytest.mark.browser
 
 
@@ -15,7 +17,7 @@ def both(page: Any) -> Any:
 
 
 def test_the_same_words_go_to_both_and_a_hit_to_both_again(visitor: Any, page_url: str) -> None:
-    page = visitor.open(f"{page_url}/?tab=compare")
+    page = visitor.open(f"{page_url}/?tab=compare", scheme="dark")
     expect(page.get_by_label("Encoder on the left")).to_have_value("plain")
     expect(page.get_by_label("Encoder on the right")).to_have_value("tiny")
     page.get_by_placeholder("What should both look for?").fill("ant")
@@ -26,6 +28,7 @@ def test_the_same_words_go_to_both_and_a_hit_to_both_again(visitor: Any, page_ur
     marked = page.get_by_role("region", name="plain", exact=True).get_by_role("button", name="of tiny")
     shared = int(both(page).locator("b").first.inner_text().split()[0])
     expect(marked).to_have_count(shared)
+    assert serious(page, "dark") == []
     hit = page.get_by_role("region", name="tiny", exact=True).get_by_role("button").nth(1)
     words = hit.locator(".lcl-card__words").inner_text().partition(". ")[2]
     hit.focus()

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.axe import serious
+
 pytestmark = pytest.mark.browser
 
 
@@ -52,6 +54,7 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     assert detail(page).locator("img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     expect(detail(page).get_by_role("button", name="Look at it")).to_have_count(8)
     expect(detail(page).get_by_role("button", name="Find its pictures")).to_have_count(4)
+    assert serious(page, "light") == []
     page.keyboard.press("Escape")
     expect(detail(page)).to_have_count(0)
     expect(hit).to_be_focused()
@@ -91,7 +94,9 @@ def test_words_are_added_to_a_picture_and_weighed(visitor: Any, page_url: str) -
     detail(page).get_by_role("button", name="Add words").click()
     expect(page.get_by_text("A picture, and words about it")).to_be_visible()
     expect(page.get_by_role("radio", name="Text + image")).to_be_checked()
-    page.get_by_placeholder("Describe a picture").fill("red")
+    expect(page.get_by_placeholder("Describe a picture")).to_be_focused()
+    assert serious(page, "light") == []
+    page.keyboard.type("red")
     page.keyboard.press("Enter")
     expect(results(page)).to_contain_text("closest to your picture and “red”")
     both = results(page).locator(".lcl-score > span").all_inner_texts()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
+
+from tests.browser.axe import serious
 
 pytestmark = pytest.mark.browser
 READY = {
@@ -82,17 +83,6 @@ def test_axe_finds_nothing_serious_in_light_and_dark(visitor: Any, page_url: str
     page.get_by_role("button", name="Switch between light and dark").click()
     page.locator("body.dark").wait_for()
     assert [*found, *serious(page, "dark")] == []
-
-
-def serious(page: Any, scheme: str) -> list[str]:
-    """Findings of axe that are serious or critical, each with where it is and what to do."""
-    results = Axe().run(page).response
-    return [
-        f"{scheme}: {finding['id']}: {node['target']}: {node['failureSummary']}"
-        for finding in results["violations"]
-        if finding["impact"] in ("serious", "critical")
-        for node in finding["nodes"]
-    ]
 
 
 def test_the_state_of_the_service_is_shown(visitor: Any, page_url: str) -> None:

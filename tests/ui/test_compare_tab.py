@@ -9,7 +9,7 @@ import pytest
 
 from api.client import ApiError
 from ui.tabs.compare import PICTURE, WORDS, CompareTab
-from ui.tabs.compare_view import draw_figures
+from ui.tabs.compare_view import INVITATION, draw_figures
 
 OLD, NEW = ({"id": f"enc_{name}", "name": name, "hash": name[0] * 64} for name in ("old", "new"))
 COLLECTIONS = [
@@ -55,22 +55,28 @@ def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, an
 
 def test_at_first_the_two_newest_are_taken_and_choices_stay(service: Any, answers: dict[str, Any]) -> None:
     tab = CompareTab(service(**answers))
-    left, right, dataset, shown = tab.refresh(None, None, None)
-    assert (left.value, right.value, dataset.value) == ("enc_old", "enc_new", "sample")
-    assert "Ask both" in shown
-    assert tab.refresh("enc_old", "enc_new", "sample")[3] == gr.skip()
-    assert "The same encoder twice" in tab.refresh("enc_new", "enc_new", "sample")[3]
+    left, right, dataset, bare, shown = tab.refresh(None, None, None)
+    assert (left.value, right.value, dataset.value, bare) == ("enc_old", "enc_new", "sample", False)
+    assert shown == gr.skip(), "somebody may have asked already"
+    assert tab.refresh("enc_old", "enc_new", "sample", True)[3:] == (False, INVITATION)
+    assert "The same encoder twice" in tab.refresh("enc_new", "enc_new", "sample")[4]
+    left, right, *_ = tab.refresh("enc_new", "enc_gone", "sample")
+    assert (left.value, right.value) == ("enc_new", "enc_old")
+
+
+def test_who_is_quicker_than_the_pickers_is_answered(service: Any, answers: dict[str, Any]) -> None:
+    assert "2 of 3" in CompareTab(service(**answers)).search(None, None, None, WORDS, "ant", None)
 
 
 def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[str, Any], away: Exception) -> None:
     lonely = CompareTab(service(encoders=[NEW], collections=COLLECTIONS))
-    assert "Two encoders are needed" in lonely.refresh(None, None, None)[3]
+    assert "Two encoders are needed" in lonely.refresh(None, None, None)[4]
     assert "Two encoders are needed" in lonely.search("enc_new", None, None, WORDS, "x", None)
     without = CompareTab(service(**{**answers, "collections": COLLECTIONS[:1]}))
-    for drawn in (without.refresh(None, None, None)[3], without.search("enc_old", "enc_new", None, WORDS, "x", None)):
+    for drawn in (without.refresh(None, None, None)[4], without.search("enc_old", "enc_new", None, WORDS, "x", None)):
         assert "lcl submit index --set encoder=enc_old --set dataset=sample --set collection=sample-old" in drawn
         assert "encoder=enc_new" not in drawn
-    assert "no answer from" in CompareTab(service(encoders=away)).refresh(None, None, None)[3]
+    assert "no answer from" in CompareTab(service(encoders=away)).refresh(None, None, None)[4]
     nothing = CompareTab(service(**answers))
     assert "Ask both" in nothing.search("enc_old", "enc_new", None, PICTURE, "words are not asked", None)
 

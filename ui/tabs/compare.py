@@ -18,6 +18,7 @@ EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 SHOWN = 12  # pictures a side
 SAMPLE = "sample"  # the dataset that every service has
 Json = dict[str, Any]
+Sides = tuple[Json, Json]
 
 
 class CompareTab:
@@ -27,6 +28,7 @@ class CompareTab:
         self.client = client
 
     def build(self) -> None:
+        self.bare = gr.State(False)  # the pane says that something is missing, or no service
         with gr.Column(elem_classes="lcl-panel"):
             title = heading("Compare two encoders", "The same query to both, in collections of the same dataset.")
             gr.HTML(title, apply_default_css=False)
@@ -54,11 +56,12 @@ class CompareTab:
         sides = [self.left, self.right]
         pickers = [*sides, self.dataset]
         query = [*pickers, self.mode, self.text, self.image]
-        tab.select(self.refresh, pickers, [*pickers, self.results], **QUIET).then(
+        known = [*pickers, self.bare]
+        tab.select(self.refresh, known, [*known, self.results], **QUIET).then(
             self.draw_figures, sides, self.figures, **QUIET
         )
         for side in sides:
-            side.input(self.refresh, pickers, [*pickers, self.results], **QUIET).then(
+            side.input(self.refresh, known, [*known, self.results], **QUIET).then(
                 self.search, query, self.results, **BUSY
             ).then(self.draw_figures, sides, self.figures, **QUIET)
         for event in (self.go.click, self.text.submit, self.image.upload, self.dataset.input):
@@ -70,28 +73,28 @@ class CompareTab:
             )
         self.results.select(self.follow, pickers, self.results, **BUSY)
 
-    def refresh(self, left: str | None, right: str | None, dataset: str | None) -> tuple[Any, ...]:
+    def refresh(self, left: str | None, right: str | None, dataset: str | None, bare: bool = False) -> tuple[Any, ...]:
         """Encoders and collections may have come or gone; results that are on show stay."""
         try:
             encoders, collections = self.client.encoders(), self.client.collections()
         except ApiError as error:
-            return gr.skip(), gr.skip(), gr.skip(), problem(error.message, "The service cannot be reached")
+            words = problem(error.message, "The service cannot be reached")
+            return gr.skip(), gr.skip(), gr.skip(), bare or not left, gr.skip() if left else words
         choices = _choices(encoders)
-        ids = [value for _, value in choices]
-        if len(ids) < 2:
-            return choose(choices, left), choose(choices, right), choose([], None), TOO_FEW
-        first = left if left in ids else next(each for each in reversed(ids[:2]) if each != right)
-        second = right if right in ids else next(each for each in ids if each != first)
-        known = {each["id"]: each for each in encoders}
-        shared = _datasets(known[first], known[second], collections)
-        names = list(shared) or [dataset or SAMPLE]
+        sides = _sides(left, right, encoders)
+        if sides is None:
+            return choose(choices, left), choose(choices, right), choose([], None), True, TOO_FEW
+        names = _datasets(*sides, collections) or [dataset or SAMPLE]
         picked = dataset if dataset in names else names[0]
-        pickers = choose(choices, first), choose(choices, second), choose([(name, name) for name in names], picked)
+        pickers = [choose(choices, side["id"]) for side in sides]
+        shown: Any = INVITATION if bare else gr.skip()
         try:
-            self._pair(first, second, picked)
+            _asked_in(sides, picked, collections)
         except _Missing as missing:
-            return *pickers, missing.drawn
-        return *pickers, gr.skip() if (left, right) == (first, second) else INVITATION
+            bare, shown = True, missing.drawn
+        else:
+            bare = False
+        return *pickers, choose([(name, name) for name in names], picked), bare, shown
 
     def switch(self, mode: str) -> tuple[Any, Any, Any]:
         words = mode == WORDS
@@ -139,21 +142,13 @@ class CompareTab:
         title = heading("Figures of both", "What both were examined on, from the newest evaluation of each.")
         return title + draw_figures([found["left"], found["right"]], found["rows"], figures)
 
-    def _pair(self, left: str | None, right: str | None, dataset: str | None) -> tuple[list[Json], list[str]]:
+    def _pair(self, left: str | None, right: str | None, dataset: str | None) -> tuple[Sides, list[str]]:
         """Both encoders, and the collection to ask each in. Raises: ApiError; _Missing."""
-        known = {each["id"]: each for each in self.client.encoders()}
-        encoders = [known[each] for each in (left, right) if each in known]
-        if len(encoders) < 2:
+        sides, collections = _sides(left, right, self.client.encoders()), self.client.collections()
+        if sides is None:
             raise _Missing(TOO_FEW)
-        if left == right:
-            raise _Missing(SAME)
-        collections = self.client.collections()
-        wanted = dataset or next(iter(_datasets(encoders[0], encoders[1], collections)), SAMPLE)
-        own = [_collections_of(each, collections).get(wanted) for each in encoders]
-        missing = [each for each, collection in zip(encoders, own, strict=True) if collection is None]
-        if missing:
-            raise _Missing(no_collection(missing, wanted))
-        return encoders, [str(collection) for collection in own]
+        wanted = dataset or next(iter(_datasets(*sides, collections)), SAMPLE)
+        return sides, _asked_in(sides, wanted, collections)
 
 
 class _Missing(Exception):
@@ -177,7 +172,29 @@ def _collections_of(encoder: Json, collections: Sequence[Json]) -> dict[str, str
     return {each["dataset"]: each["id"] for each in reversed(own)}
 
 
-def _datasets(left: Json, right: Json, collections: Sequence[Json]) -> dict[str, tuple[str, str]]:
-    """{dataset: the collections of both}, where both have one."""
-    first, second = _collections_of(left, collections), _collections_of(right, collections)
-    return {name: (first[name], second[name]) for name in first if name in second}
+def _datasets(left: Json, right: Json, collections: Sequence[Json]) -> list[str]:
+    """Those of which both have a collection."""
+    other = _collections_of(right, collections)
+    return [name for name in _collections_of(left, collections) if name in other]
+
+
+def _sides(left: str | None, right: str | None, encoders: Sequence[Json]) -> Sides | None:
+    """The encoders that were chosen; for one that was not, or is gone, the newest that is not the other."""
+    known = {each["id"]: each for each in encoders}
+    if len(known) < 2:
+        return None
+    newest, second = list(known)[:2]
+    last = right if right in known else newest if newest != left else second
+    first = left if left in known else second if second != last else newest
+    return known[str(first)], known[str(last)]
+
+
+def _asked_in(sides: Sides, dataset: str, collections: Sequence[Json]) -> list[str]:
+    """The collection of each encoder. Raises: _Missing."""
+    if sides[0]["id"] == sides[1]["id"]:
+        raise _Missing(SAME)
+    own = [_collections_of(each, collections).get(dataset) for each in sides]
+    missing = [each for each, collection in zip(sides, own, strict=True) if collection is None]
+    if missing:
+        raise _Missing(no_collection(missing, dataset))
+    return [str(collection) for collection in own]

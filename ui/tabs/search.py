@@ -24,7 +24,8 @@ STEPS = [12, 24, 48, 96]
 LOOK = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
-  document.querySelector('#search-results .lcl-results__head'))?.focus(), 30))"""
+  document.querySelector('#search-results .lcl-results__head') ??
+  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
 
 
 Chosen = tuple[list[str], int, Asked | None]  # labels, results wanted, the search that is on show
@@ -218,7 +219,8 @@ class SearchTab:
 
     def _mix(self, collection: str, item: str, _: Chosen) -> dict[Any, Any]:
         """The picture is there; the words are to be typed."""
-        return self._anew(BOTH, Found(NOTHING_TO_MIX)) | {self.image: self._picture(collection, item)}
+        asking = {self.text: gr.Textbox("", visible=True), self.image: self._picture(collection, item)}
+        return self._anew(BOTH, Found(NOTHING_TO_MIX)) | asking
 
     def _only(self, _: str, choice: str, chosen: Chosen) -> dict[Any, Any]:
         """The search that is on show, only among pictures with this label."""
