@@ -11,11 +11,11 @@ from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.roots import Root, confined
 from lcl_core.runs import store
-from lcl_core.specs import AnySpec, dataset_fields, encoders_of, parse_spec, places_of
+from lcl_core.specs import AnySpec, collections_of, dataset_fields, encoders_of, parse_spec, places_of
 
 
 def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Root]) -> AnySpec:
-    """The parsed spec, every dataset and encoder that it names being registered.
+    """The parsed spec, everything that it reads being registered.
 
     ``roots``: what a path in it may lie in, or a URL below.
 
@@ -30,7 +30,20 @@ def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Ro
             look_up(session, name)
         except UserError as error:
             raise Problem(422, error.code, error.message, field=field) from error
+    _check_encoder(session, spec)
     return spec
+
+
+def _check_encoder(session: Session, spec: AnySpec) -> None:
+    """Raises: Problem 409 when a collection is to be added to with another encoder than its own."""
+    for name in collections_of(spec):
+        row, encoder = store.get_collection(session, name), store.get_encoder(session, encoders_of(spec)[0])
+        if row.encoder_hash != encoder.hash:
+            message = (
+                f"collection {row.name!r} was made with encoder {row.encoder_hash[:12]}, {encoder.name!r} is "
+                f"{encoder.hash[:12]}; name that one, or make the collection anew with mode replace"
+            )
+            raise Problem(409, "encoder_mismatch", message, field="encoder")
 
 
 def _inputs(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Any, str]]:
@@ -39,5 +52,7 @@ def _inputs(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Any, st
         yield field, store.get_dataset, name
     for name in encoders_of(spec):
         yield "encoder", store.get_encoder, name
+    for name in collections_of(spec):
+        yield "collection", store.get_collection, name
     for field, path in places_of(spec).items():
         yield field, lambda _, path: confined(path, roots), path

@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from api import keys
 from api.callers import Callers
 from api.corpora import Corpora
+from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
 from api.ringer import Ringer
 from api.settings import ApiSettings
@@ -48,6 +49,7 @@ class Context:
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
         self.inferring = CapacityLimiter(INFERRING)
+        self.duplicates = Duplicates()
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()
         self._prepared = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -33,10 +33,30 @@ async def get_context(request: Request) -> Context:  # not worth the way to a th
 ContextDep = Annotated[Context, Depends(get_context)]
 
 
-async def get_session(context: ContextDep, request: Request, response: Response) -> AsyncIterator[Session]:
-    """A transaction that writes, and with it who asked for what: kept together or not at all."""
+Writing = Callable[[], AbstractAsyncContextManager[Session]]
+
+
+async def get_writing(context: ContextDep, request: Request, response: Response) -> Writing:
+    """How a route begins a transaction that writes, once it has all that it will write; kept at the block's end.
+
+    With it is kept who asked for what: together or not at all. For a route that does long work before.
+    """
     note = partial(_note, request=request, response=response)
-    async with context.writers, _ended(RequestSession(context.database.writer, context.writing, note)) as session:
+
+    @asynccontextmanager
+    async def writing() -> AsyncIterator[Session]:
+        async with context.writers, _ended(RequestSession(context.database.writer, context.writing, note)) as session:
+            yield session
+
+    return writing
+
+
+WritingDep = Annotated[Writing, Depends(get_writing)]
+
+
+async def get_session(writing: WritingDep) -> AsyncIterator[Session]:
+    """The same for the time of the whole route."""
+    async with writing() as session:
         yield session
 
 

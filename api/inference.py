@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.settings import ApiSettings
 from lcl_core.serving.batcher import Observe
+from lcl_core.serving.changed import ChangedCollection
+from lcl_core.serving.changes import Change
 from lcl_core.serving.collection import Collection
+from lcl_core.serving.overlay import Overlay
 from lcl_core.serving.pool import EncoderPool
 
 if TYPE_CHECKING:
     from lcl_core.serving.batching_session import BatchingSession
 
 MAX_OPEN = 16
+Load = Callable[[int], Sequence[Change]]
 
 
 class Inference:
@@ -25,22 +31,54 @@ class Inference:
         self._pool = EncoderPool(
             max_loaded=settings.loaded_encoders, observe=observe, precision=settings.inference_precision
         )
-        self._collections: OrderedDict[Path, Collection] = OrderedDict()
+        self._collections: OrderedDict[Path, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
     def encoder(self, directory: Path) -> BatchingSession:
         """The encoder of a directory; the first call for it loads it. Raises: UserError."""
         return self._pool.get(directory)
 
-    def collection(self, directory: Path) -> Collection:
-        """An opened collection. A directory never changes: indexing again makes another. Raises: UserError."""
+    def collection(self, directory: Path, changes: int = 0, load: Load | None = None) -> Collection:
+        """An opened collection with at least its first ``changes`` changes. A directory itself never changes.
+
+        Args:
+            load: asked for the changes above a number, where some are missing.
+
+        Raises: UserError, whatever ``load`` raises.
+        """
         with self._lock:
             if directory not in self._collections:
-                self._collections[directory] = Collection.open(directory)
+                self._collections[directory] = _Open(Collection.open(directory))
+                for gone in [other for other in self._collections if not other.is_dir()]:
+                    del self._collections[gone]  # folded or replaced: its mapped files still fill the disk
                 while len(self._collections) > MAX_OPEN:
                     self._collections.popitem(last=False)
             self._collections.move_to_end(directory)
-            return self._collections[directory]
+            opened = self._collections[directory]
+        return opened.after(changes, load)
 
     def close(self) -> None:
         self._pool.close()
+
+
+class _Open:
+    """A collection and the newest state of it that this process knows. Of one collection one thread loads at a time."""
+
+    def __init__(self, base: Collection) -> None:
+        self._base = base
+        self._overlay = Overlay()
+        self._now = base
+        self._lock = threading.Lock()
+
+    def after(self, changes: int, load: Load | None) -> Collection:
+        if self._overlay.number >= changes or load is None:  # the overlay is set last: the state is that far at least
+            return self._now
+        with self._lock:
+            if self._overlay.number < changes:
+                found = load(self._overlay.number)
+                overlay = self._overlay.after(found)
+                if found:
+                    self._now = ChangedCollection(self._base, overlay)
+                # those that were folded into this directory count, but are not there to be seen
+                self._overlay = replace(overlay, number=max(overlay.number, changes))
+            return self._now

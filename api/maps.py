@@ -14,12 +14,13 @@ def map_points(collection: Any, limit: int) -> list[dict[str, Any]]:
 
     The axes are those of the chosen pictures' vectors; x and y lie in [-1, 1].
     """
-    ids, vectors = collection.vectors("images")
-    if not ids:
+    total = collection.count("images")
+    if not total:
         return []
-    chosen = np.unique(np.linspace(0, len(ids) - 1, num=min(limit, len(ids))).round().astype(int))
-    points = project(np.asarray(vectors)[chosen])
-    return [_point(collection.item(ids[row]), place) for row, place in zip(chosen, points, strict=True)]
+    chosen = np.unique(np.linspace(0, total - 1, num=min(limit, total)).round().astype(int))
+    points = project(collection.at("images", chosen)[1])
+    items = (collection.record("images", place) for place in chosen.tolist())
+    return [_point(item, place) for item, place in zip(items, points, strict=True)]
 
 
 def _point(item: dict[str, Any], place: np.ndarray) -> dict[str, Any]:

@@ -70,16 +70,21 @@ def read_image(url: str, settings: ApiSettings, field: str) -> Image:
 
     Raises: Problem 422 naming the item.
     """
+    return decoded(bytes_of(url, settings, field), settings, field)
+
+
+def decoded(data: bytes, settings: ApiSettings, field: str) -> Image:
+    """The picture of a file's bytes as RGB. Raises: Problem 422 naming the item."""
     from lcl_core.data.images import decode_image
 
-    data = _bytes_of(url, settings, field)
     try:
         return decode_image(data, field, max_pixels=settings.max_image_pixels)
     except UserError as error:
         raise Problem(422, error.code, f"{field}: {error.message}", field=field) from error
 
 
-def _bytes_of(url: str, settings: ApiSettings, field: str) -> bytes:
+def bytes_of(url: str, settings: ApiSettings, field: str) -> bytes:
+    """The bytes of a data URL, within bounds. Raises: Problem 422 naming the item."""
     head, comma, body = url.partition(",")
     if not comma or not head.startswith(IMAGE_URL) or not head.endswith(";base64"):
         message = f"{field}: send the picture itself as `data:image/png;base64,…`; addresses are not fetched"

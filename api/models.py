@@ -216,8 +216,9 @@ class CollectionView(View):
     owner: str
     run_id: str | None
     images: int
-    texts: int
+    texts: int = Field(description="distinct captions; in the list, those of the last index run")
     dim: int
+    changes: int = Field(description="pictures added, replaced and removed one by one, ever")
     created_at: datetime
 
 
@@ -240,6 +241,21 @@ class Point(BaseModel):
 class CollectionMap(BaseModel):
     points: list[Point] = Field(description="two principal components, within [-1, 1]")
     total: int
+
+
+class DuplicateGroup(BaseModel):
+    size: int = Field(description="pictures that it holds")
+    items: list[dict[str, Any]] = Field(
+        description="the first 100 of them, each with its score: the cosine to the first"
+    )
+
+
+class DuplicatePage(BaseModel):
+    groups: list[DuplicateGroup] = Field(description="the largest first")
+    total: int = Field(description="groups in all")
+    offset: int
+    threshold: float
+    took_ms: float
 
 
 class VectorPage(BaseModel):

@@ -40,6 +40,9 @@ class ApiSettings(Settings):
     )
     max_export_bytes: int = Field(8 << 30, ge=0, description="of an encoder that is rewritten in a format of others")
     export_seconds: float = Field(300, gt=0, le=3600, description="after which such a rewriting is given up")
+    duplicates_seconds: float = Field(
+        90, gt=0, le=3600, description="after which a search for near-duplicates gives up"
+    )
     event_poll_seconds: float = Field(0.5, gt=0, le=60)
     event_stream_seconds: float = Field(
         900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyio import CapacityLimiter, to_thread
-
-from api.errors import Problem
 from api.media import Input, TextPart, check_count, check_text, image_of, read_image
 from api.settings import ApiSettings
 
@@ -39,15 +35,3 @@ def submit(encoder: BatchingSession, items: Sequence[Input], settings: ApiSettin
     if images:
         futures.update(zip(images, encoder.submit_images(list(images.values())), strict=True))
     return [futures[place] for place in range(len(items))], tokens
-
-
-async def embed_query(
-    encoder: BatchingSession, text: str | None, image: str | None, settings: ApiSettings, lane: CapacityLimiter
-) -> Any:
-    """f32 [E] of the one text or picture of a search. Raises: Problem 422."""
-    if image is not None:
-        picture = await to_thread.run_sync(partial(read_image, image, settings, "image"), limiter=lane)
-        return (await encoder.embed_images_async([picture]))[0]
-    if text is None:
-        raise Problem(422, "bad_query", "give text, image or vector", field="text")
-    return (await encoder.embed_texts_async([check_text(text, settings, "text")]))[0]

@@ -2,7 +2,9 @@
 
     RUN_DIR/
       run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
+                       "collections"?: {name: {"id", "stored", "path", "changes": directory, "through"}},
                        "cache"?: directory for what several runs can share, "roots"?: [where files may lie]}
+      changes/         in:  what was added to, and removed from, a collection that an index run adds to
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: the process's stdout and stderr (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
@@ -71,6 +73,7 @@ class RunDir:
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
+        self.changes = self.path / "changes"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()

@@ -21,6 +21,7 @@ from ui.login import build_login, draw_visitor
 from ui.origins import OwnOrigin
 from ui.settings import UiSettings
 from ui.tabs.caption import CaptionTab
+from ui.tabs.compare import CompareTab
 from ui.tabs.documents import DocumentsTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab
@@ -40,8 +41,11 @@ PLACES: dict[str, type[Place]] = {
     "runs": RunsTab,
     "studies": StudiesTab,
     "encoders": EncodersTab,
+    "compare": CompareTab,
 }
-LINKS = {"run": "runs", "study": "studies"}  # what an address names -> the tab that shows it
+LINKS = {  # what an address names -> the tab that shows it
+    "run": "runs", "study": "studies", "collection": "search", "q": "search", "item": "search",
+}  # fmt: skip
 HEADER = f'<header class="lcl-header">{MARK}<div><h1>LCL</h1><p>{TAGLINE}</p></div></header>'
 THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-label="Switch between light and dark">
 <svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="8.5"/>
@@ -122,9 +126,9 @@ def _built(name: str, tab: Place) -> gr.Tab:
 
 
 def _wanted_tab(request: gr.Request) -> gr.Tabs:
-    """``?tab=embed`` opens that tab, ``?run=ID`` the one with runs, ``?study=ID`` the one with studies."""
-    linked = next((tab for name, tab in LINKS.items() if name in request.query_params), None)
-    wanted = linked or request.query_params.get("tab", "")
+    """``?tab=embed`` opens that tab; without one ``?run=ID`` the one with runs, ``?item=ID`` the one that searches …"""
+    linked = next((tab for name, tab in LINKS.items() if name in request.query_params), "")
+    wanted = request.query_params.get("tab", linked)
     return gr.Tabs(selected=wanted) if wanted in PLACES else gr.skip()
 
 

@@ -1,4 +1,5 @@
-// What the page does in the browser alone: light and dark, the end of a session, tips on the map, values on curves.
+// What the page does in the browser alone: light and dark, the end of a session, which picture is looked at, tips on the
+// map, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -29,6 +30,17 @@
     }
     const entry = event.target.closest('[data-legend]');
     if (entry) bringOut(entry);
+    const card = event.target.closest('.lcl-card[data-pick]');
+    if (card) {
+      document.querySelectorAll('.lcl-card[aria-current]').forEach((other) => other.removeAttribute('aria-current'));
+      card.setAttribute('aria-current', 'true');
+    }
+  });
+
+  // The picture that is looked at: Escape puts it away, unless something that is typed into or opened takes the key.
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape' || event.target.closest('input, textarea, [role="listbox"]')) return;
+    document.querySelector('.lcl-detail [data-pick="close:"]')?.click();
   });
 
   // A session that has ended: whatever is asked next leads to signing in, and from there back to this address.

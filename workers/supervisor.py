@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from lcl_core.runs.store import (
     Supply,
     begin_attempt,
     hand_back,
+    handed_collections,
     renew,
     resolve_inputs,
     settle,
@@ -132,7 +134,8 @@ class Supervisor:
             remove_tree(run_dir.artifacts)
             if claim.continues and not claim.from_scratch:
                 inherit(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
-        run_dir.prepare({**_run_json(claim, inputs), **_places(self._settings)})
+        collections = handed_collections(self._database, spec, run_dir.changes, self._settings.home, fetched)
+        run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_places(self._settings)})
 
     def _await_predecessor(self, claim: Claim, run_dir: RunDir) -> None:
         """Wait for a process of an earlier attempt that is still leaving; it holds the directory's lock."""
@@ -147,6 +150,7 @@ class Supervisor:
             log.info("handed_back", cause=verdict.cause)
             self._persist(lambda: self._hand_back(claim, verdict))
             return
+        shutil.rmtree(run_dir.changes, ignore_errors=True)  # handed over for this attempt alone
         try:
             state = self._settle(claim, verdict, run_dir, ran_seconds)
         except OSError as error:

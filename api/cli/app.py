@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from api.cli import access, building, common, corpora, encoders, folder, garbage, inference, runs, studies, webhooks
+from api.cli import (
+    access,
+    building,
+    collections,
+    common,
+    corpora,
+    encoders,
+    folder,
+    garbage,
+    inference,
+    runs,
+    studies,
+    webhooks,
+)
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
@@ -22,11 +35,13 @@ app.add_typer(studies.group, name="study")
 corpora.group.command()(building.build)
 app.add_typer(corpora.group, name="data")
 app.add_typer(encoders.group, name="encoders")
+app.add_typer(collections.group, name="collections")
 app.add_typer(access.group, name="keys")
 app.add_typer(webhooks.group, name="webhooks")
 app.command()(access.audit)
 app.command("gc")(garbage.collect)
 app.command()(inference.search)
+app.command()(inference.duplicates)
 app.command()(inference.caption)
 app.command()(inference.embed)
 app.command()(folder.embed_folder)

@@ -97,6 +97,17 @@ def set_fields(spec: Json, assignments: Sequence[str]) -> Json:
     return spec
 
 
+def pairs_of(option: str, given: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
+    """What a repeatable option says, each of this form. Raises: Refused."""
+    found = []
+    for each in given or ():
+        label, equals, value = each.partition("=")
+        if not equals:
+            raise Refused(f"{option} {each!r}: write it as {form}")
+        found.append((label, value))
+    return found
+
+
 def ago(moment: str | None) -> str:
     """An ISO time as how long ago it was."""
     if moment is None:

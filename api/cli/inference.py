@@ -1,4 +1,4 @@
-"""``lcl search``, ``lcl caption``, ``lcl embed``."""
+"""``lcl search``, ``lcl duplicates``, ``lcl caption``, ``lcl embed``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.common import Refused, read_file, settings_of, show_json, show_table
+from api.cli.common import Refused, pairs_of, read_file, settings_of, show_json, show_table
 
 BATCH = 64
 Pictures = Annotated[list[Path], typer.Argument(help="picture files")]
@@ -18,22 +18,39 @@ def search(
     context: typer.Context,
     collection: Annotated[str, typer.Argument(help="id or name of the collection")],
     text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
-    image: Annotated[Path | None, typer.Option(help="a picture to look for instead")] = None,
+    image: Annotated[Path | None, typer.Option(help="a picture to look for")] = None,
+    item: Annotated[str | None, typer.Option(help="id of an item, whose neighbours are looked for")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="text=, image= or item=NUMBER: how much it counts; repeatable")
+    ] = None,
     target: Annotated[str, typer.Option(help="images or texts")] = "images",
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="hits")] = 10,
     where: Annotated[list[str] | None, typer.Option(help="label=value; repeatable")] = None,
+    offset: Annotated[int, typer.Option(min=0, max=9000, help="hits to leave out")] = 0,
 ) -> None:
-    """The nearest pictures or texts of a collection.
+    """The nearest pictures or texts of a collection to a text, a picture, an item, or to several of them together.
 
-    Example: lcl search sample "a red bird" -k 5
+    Examples: lcl search sample "a red bird" -k 5;
+    lcl search sample "red" --image bird.png --weight text=0.5
     """
-    if (text is None) == (image is None):
-        raise Refused("give either a text or --image FILE")
+    if text is None and image is None and item is None:
+        raise Refused("give a text, --image FILE or --item ID")
     settings = settings_of(context)
-    wanted = dict(_pair(given) for given in where or [])
+    wanted = dict(pairs_of("--where", where))
+    weights = {name: _number(name, value) for name, value in pairs_of("--weight", weight, "text=0.5")}
     picture = None if image is None else read_file(image)
     with settings.client() as client:
-        found = client.search(collection, text=text, image=picture, target=target, k=k, where=wanted)
+        found = client.search(
+            collection,
+            text=text,
+            image=picture,
+            item=item,
+            weights=weights or None,
+            target=target,
+            k=k,
+            where=wanted,
+            offset=offset,
+        )
     if settings.as_json:
         show_json(found)
         return
@@ -41,6 +58,28 @@ def search(
         (f"{hit['score']:.4f}", hit["id"], hit.get("text", hit.get("caption")), _labels(hit)) for hit in found["hits"]
     ]
     show_table(("score", "id", "text", "labels"), rows, "nothing fits")
+
+
+def duplicates(
+    context: typer.Context,
+    collection: Annotated[str, typer.Argument(help="id or name of the collection")],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="cosine from which on two are linked")] = 0.95,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="groups")] = 20,
+    offset: Annotated[int, typer.Option(min=0, help="groups to pass over")] = 0,
+) -> None:
+    """Groups of pictures of a collection that are nearly the same, the largest first."""
+    settings = settings_of(context)
+    with settings.client() as client:
+        found = client.duplicates(collection, threshold=threshold, offset=offset, limit=limit)
+    if settings.as_json:
+        show_json(found)
+        return
+    rows = [
+        (offset + place, group["size"], f"{item['score']:.4f}", item["id"], item["caption"])
+        for place, group in enumerate(found["groups"], start=1)
+        for item in group["items"]
+    ]
+    show_table(("group", "size", "score", "id", "text"), rows, "none is that near to another")
 
 
 def caption(
@@ -100,11 +139,12 @@ def embed(
     typer.echo(f"{len(vectors)} vectors in {out}")
 
 
-def _pair(given: str) -> tuple[str, str]:
-    label, equals, value = given.partition("=")
-    if not equals:
-        raise Refused(f"--where {given!r}: write it as label=value")
-    return label, value
+def _number(name: str, value: str) -> float:
+    """Raises: Refused."""
+    try:
+        return float(value)
+    except ValueError:
+        raise Refused(f"--weight '{name}={value}': {value!r} is no number") from None
 
 
 def _labels(hit: dict[str, object]) -> str:

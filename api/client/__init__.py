@@ -9,7 +9,8 @@
 
 from api.client.aio import AsyncClient
 from api.client.client import Client
+from api.client.collections import NewItem
 from api.client.errors import ApiError
 from api.client.pictures import Skipped
 
-__all__ = ["ApiError", "AsyncClient", "Client", "Skipped"]
+__all__ = ["ApiError", "AsyncClient", "Client", "NewItem", "Skipped"]

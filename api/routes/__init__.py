@@ -3,6 +3,7 @@
 from api.routes import (
     audit,
     captions,
+    collection_items,
     collections,
     datasets,
     embeddings,
@@ -32,6 +33,7 @@ ROUTERS = tuple(
         embeddings,
         captions,
         collections,
+        collection_items,
         workers,
         keys,
         webhooks,

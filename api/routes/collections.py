@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
 from api.answers import sends
 from api.deps import ContextDep, ReaderDep, Viewer
-from api.media import Content
-from api.models import CollectionDetail, CollectionList, CollectionMap, CollectionView, Items, Line, VectorPage
-from api.search import open_collection, open_for_search
+from api.models import (
+    CollectionDetail,
+    CollectionList,
+    CollectionMap,
+    CollectionView,
+    DuplicateGroup,
+    DuplicatePage,
+    Items,
+    Line,
+    VectorPage,
+)
+from api.queries import Question, embed_question, mixed
+from api.search import open_collection, open_for_search, picture_of
 from api.transactions import brief
-from api.vectors import embed_query
 from lcl_core.runs import store
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -25,24 +33,13 @@ Target = Literal["images", "texts"]
 Offset = Annotated[int, Query(ge=0, lt=2**53)]
 
 
-class SearchRequest(BaseModel):
-    """Exactly one of text, image and vector."""
+class SearchRequest(Question):
+    """At least one of text, image, vector and item; of several the weighted sum of their directions."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    text: Content | None = None
-    image: Content | None = Field(None, description="a picture as a data URL")
-    vector: list[float] | None = Field(None, max_length=16_384)
     target: Target = "images"
     k: int = Field(20, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
     where: dict[Line, Line | list[Line]] = Field({}, max_length=32, description="{label: value or values}")
-
-    @model_validator(mode="after")
-    def _one_query(self) -> Self:
-        given = [name for name in ("text", "image", "vector") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of text, image and vector (got {', '.join(given) or 'none'})")
-        return self
 
 
 class SearchResponse(BaseModel):
@@ -61,32 +58,61 @@ def page(_: Viewer, session: ReaderDep) -> CollectionList:
 def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> CollectionDetail:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(context, session, name)
-    return CollectionDetail(**CollectionView.model_validate(row).model_dump(), labels=collection.label_values())
+    facts = CollectionView.model_validate(row).model_dump()
+    counts = {"images": collection.count("images"), "texts": collection.count("texts")}
+    return CollectionDetail(**{**facts, **counts}, labels=collection.label_values())
 
 
 @router.post("/{name}/search")
 async def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     started = time.perf_counter()
-    lane, encodes = context.inferring, body.vector is None
-    searched = await to_thread.run_sync(open_for_search, context, session, name, encodes, limiter=lane)
-    vector: Any = body.vector
-    encoder = searched.encoder
-    if encoder is not None:
-        vector = await embed_query(encoder, body.text, body.image, context.settings, lane)
-    look = partial(
-        searched.collection.search,
-        vector,
-        body.k,
-        body.target,
-        body.where or None,
-        encoder_hash=None if encoder is None else encoder.hash,
-    )
+    lane = context.inferring
+    searched = await to_thread.run_sync(open_for_search, context, session, name, body.encodes, limiter=lane)
+    encoder, collection = searched.encoder, searched.collection
+    embedded = await embed_question(body, encoder, context.settings, lane)
+
+    def look() -> list[Any]:
+        vector = mixed(body, embedded, collection)
+        made_by = None if encoder is None else encoder.hash
+        count = body.offset + body.k
+        return collection.search(vector, count, body.target, body.where or None, encoder_hash=made_by)
+
     hits = [
         {"id": hit.id, "score": hit.score, **_shown(searched.id, hit.metadata)}
-        for hit in await to_thread.run_sync(look, limiter=lane)
+        for hit in (await to_thread.run_sync(look, limiter=lane))[body.offset :]
     ]
     return SearchResponse(hits=hits, took_ms=round((time.perf_counter() - started) * 1000, 2))
+
+
+@router.get("/{name}/duplicates")
+async def duplicates(
+    name: str,
+    _: Viewer,
+    context: ContextDep,
+    session: ReaderDep,
+    threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
+    offset: Offset = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> DuplicatePage:
+    """Groups of pictures that are linked, directly or through others; the largest first.
+
+    Every pair is compared; in a collection with a graph each picture with its 32 nearest, so that a link may be missed.
+    """
+    started = time.perf_counter()
+    searched = await to_thread.run_sync(open_for_search, context, session, name, False)
+    seconds, places = context.settings.duplicates_seconds, slice(offset, offset + limit)
+    found, total = await to_thread.run_sync(
+        context.duplicates.page, searched.collection, threshold, seconds, places, limiter=context.duplicates.lane
+    )
+    groups = [
+        DuplicateGroup(
+            size=size, items=[{"score": hit.score, **_shown(searched.id, hit.metadata)} for hit in hits]
+        )
+        for size, hits in found
+    ]
+    took_ms = round((time.perf_counter() - started) * 1000, 2)
+    return DuplicatePage(groups=groups, total=total, offset=offset, threshold=threshold, took_ms=took_ms)
 
 
 @router.get("/{name}/items")
@@ -102,12 +128,18 @@ def items(
     return Items(items=[_shown(row.id, record) for record in collection.items(offset, limit)])
 
 
+@router.get("/{name}/items/{item}")
+def item(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> dict[str, Any]:
+    """A picture's record: captions, labels, split, source, and where the picture itself is."""
+    row, collection = open_collection(context, session, name)
+    return _shown(row.id, collection.item(item))
+
+
 @router.get("/{name}/items/{item}/image", response_class=Response, responses=sends("image/*"))
 def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
-    _row, collection = open_collection(context, session, name)
-    media_type = collection.item(item)["media_type"]
-    headers = {"cache-control": "private, max-age=3600"}
-    return Response(collection.image_bytes(item), media_type=media_type, headers=headers)
+    """The picture as kept. Under the same id another one may follow, so a browser asks again after some minutes."""
+    data, media_type = picture_of(context, session, name, item)
+    return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
 @router.get("/{name}/vectors")
@@ -122,9 +154,9 @@ def vectors(
 ) -> VectorPage:
     """Ids and their vectors, row-aligned, page by page."""
     _row, collection = open_collection(context, session, name)
-    ids, rows = collection.vectors(target)
-    chosen = slice(offset, offset + limit)
-    return VectorPage(ids=ids[chosen], vectors=rows[chosen].tolist(), total=len(ids), offset=offset)
+    total = collection.count(target)
+    ids, rows = collection.at(target, range(total)[offset : offset + limit])
+    return VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset)
 
 
 @router.get("/{name}/map")

@@ -14,7 +14,7 @@ from lcl_core.errors import UserError
 from lcl_core.roots import Root, confined, is_url
 from lcl_core.runs.datasets import SAMPLE, SAMPLE_FILE, get_dataset, sample_path
 from lcl_core.runs.tables import Collection, Dataset, Encoder
-from lcl_core.specs import AnySpec, datasets_of, encoders_of, places_of
+from lcl_core.specs import AnySpec, collections_of, datasets_of, encoders_of, places_of
 
 _NONE: Mapping[str, Path] = {}
 
@@ -51,12 +51,13 @@ def dataset_place(home: Path, dataset: Dataset, roots: Sequence[Root], fetched: 
 
 
 def service_paths(session: Session, spec: AnySpec) -> list[str]:
-    """Stored paths of what a spec names and the service keeps itself.
+    """Stored paths of what a spec reads and the service keeps itself.
 
-    Raises: UserError ``unknown_dataset`` or ``unknown_encoder``.
+    Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``unknown_collection``.
     """
     stored = [get_dataset(session, name).path for name in datasets_of(spec)]
     stored += [get_encoder(session, name).path for name in encoders_of(spec)]
+    stored += [get_collection(session, name).path for name in collections_of(spec)]
     return [path for path in dict.fromkeys(stored) if not os.path.isabs(path) and not is_url(path)]
 
 
@@ -116,11 +117,13 @@ def get_collection(session: Session, id_or_name: str) -> Collection:
     query = select(Collection).where(or_(Collection.id == id_or_name, Collection.name == id_or_name))
     found = session.scalars(query.order_by((Collection.id == id_or_name).desc()).limit(1)).one_or_none()
     if found is None:
-        raise UserError(
-            f"collection {id_or_name!r} does not exist; the list of collections has the names, or index one",
-            code="unknown_collection",
-        )
+        raise unknown_collection(id_or_name)
     return found
+
+
+def unknown_collection(id_or_name: str) -> UserError:
+    message = f"collection {id_or_name!r} does not exist; the list of collections has the names, or index one"
+    return UserError(message, code="unknown_collection")
 
 
 def list_collections(session: Session) -> Sequence[Collection]:

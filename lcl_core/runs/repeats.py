@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
-from lcl_core.runs.tables import Run, Study
+from lcl_core.runs.tables import Addition, Run, Study
 
-Made = TypeVar("Made", Run, Study)
+Made = TypeVar("Made", Addition, Run, Study)
 
 
 def earlier(session: Session, table: type[Made], owner: str, key: str | None, body_hash: str) -> Made | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
 from lcl_core.runs.artifacts import Staged, remove_tree, sha256_of, stage
+from lcl_core.runs.changes import fold
 from lcl_core.runs.database import Database, now
 from lcl_core.runs.datasets import note_contents, put_dataset
 from lcl_core.runs.deposits import expect, forget
+from lcl_core.runs.handover import made_anew
 from lcl_core.runs.ids import sibling_id
 from lcl_core.runs.leases import RELEASED, Claim, held, ticks_of_end
 from lcl_core.runs.plain import plain
@@ -72,6 +74,8 @@ def settle(
     except IntegrityError:
         # another run made a collection of this name at the same moment: it is there now, and is replaced
         return _commit(database, claim, end)
+    except UserError as error:  # what was made belongs nowhere any more
+        return _commit(database, claim, replace(end, outcome=Failed(error.to_dict()), product=None))
     finally:
         if product is not None:
             product.discard()
@@ -213,6 +217,8 @@ def _register_encoder(session: Session, run: Run, product: _Product) -> None:
 def _register_collection(session: Session, run: Run, product: _Product) -> str | None:
     """Returns the stored path of the collection of the same name that this one replaces."""
     facts, name = product.facts, run.spec["collection"]
+    if run.spec.get("mode") == "add":
+        return _add_to_collection(session, run, product)
     older = session.scalars(select(Collection).where(Collection.name == name).with_for_update()).one_or_none()
     if older is not None:
         session.delete(older)
@@ -236,6 +242,35 @@ def _register_collection(session: Session, run: Run, product: _Product) -> str |
     )
     run.collection_id = product.id
     return None if older is None else older.path
+
+
+def _add_to_collection(session: Session, run: Run, product: _Product) -> str:
+    """Give the collection its new directory; changes that are in it go, later ones stay. Returns: the older path.
+
+    Raises: UserError ``collection_changed``.
+    """
+    facts = product.facts
+    row = session.scalars(select(Collection).where(Collection.id == facts.get("id")).with_for_update()).one_or_none()
+    if row is None or row.path != facts.get("base"):
+        raise made_anew(run.spec["collection"])
+    older, row.path = row.path, product.place
+    forget(session, older)
+    left = list(fold(session, row, int(facts["through"])))
+    row.images = int(facts["images"]) + _difference(left, product)
+    row.texts = int(facts["texts"])
+    row.encoder_id, row.run_id = run.encoder_id, run.id
+    run.collection_id = row.id
+    return older
+
+
+def _difference(left: list[tuple[str, bool]], product: _Product) -> int:
+    """By how many pictures the changes that stay make the new directory's more, or fewer."""
+    if not left or product.staged is None:
+        return 0
+    from lcl_core.serving.collection import Collection as Directory  # numpy: only when there is something to compare
+
+    holds = Directory.open(product.staged.hidden).in_directory
+    return sum(there - holds(item) for item, there in left)
 
 
 def _register_dataset(session: Session, run: Run, product: _Product) -> None:

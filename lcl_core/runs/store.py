@@ -5,6 +5,18 @@ from __future__ import annotations
 from lcl_core.runs.artifacts import discard_run_dir
 from lcl_core.runs.audit import AuditPage, list_audit, note_action
 from lcl_core.runs.carrying import carry, carry_all
+from lcl_core.runs.changes import (
+    Moved,
+    Opened,
+    Picture,
+    Request,
+    add_pictures,
+    changes_since,
+    delete_collection,
+    picture_of,
+    remove_picture,
+    repeated,
+)
 from lcl_core.runs.claiming import claim_next
 from lcl_core.runs.datasets import (
     ensure_sample,
@@ -16,6 +28,7 @@ from lcl_core.runs.datasets import (
 )
 from lcl_core.runs.deposits import check_there, deposit_of, expect, pending_runs
 from lcl_core.runs.garbage import Leftover, collect, list_garbage, note_garbage, remove_garbage
+from lcl_core.runs.handover import handed_collections
 from lcl_core.runs.leases import (
     Claim,
     StaleLease,
@@ -49,6 +62,7 @@ from lcl_core.runs.registry import (
     resolve_inputs,
     service_paths,
 )
+from lcl_core.runs.repeats import hash_of
 from lcl_core.runs.seats import (
     Call,
     Loss,
@@ -89,14 +103,19 @@ __all__ = [
     "Inputs",
     "Leftover",
     "Loss",
+    "Moved",
+    "Opened",
     "Outcome",
     "Page",
+    "Picture",
+    "Request",
     "SeatClaim",
     "StaleLease",
     "State",
     "StudyPage",
     "Succeeded",
     "Supply",
+    "add_pictures",
     "advance_study",
     "any_due",
     "any_expired",
@@ -104,12 +123,14 @@ __all__ = [
     "cancel_study",
     "carry",
     "carry_all",
+    "changes_since",
     "check_there",
     "claim_next",
     "collect",
     "count_by_state",
     "dataset_place",
     "delete",
+    "delete_collection",
     "delete_study",
     "deposit_of",
     "discard_run_dir",
@@ -125,6 +146,8 @@ __all__ = [
     "get_run",
     "get_study",
     "hand_back",
+    "handed_collections",
+    "hash_of",
     "leave_seat",
     "list_audit",
     "list_collections",
@@ -148,13 +171,16 @@ __all__ = [
     "open_meeting",
     "pause",
     "pending_runs",
+    "picture_of",
     "plan_study",
     "record_metrics",
     "register_dataset",
     "release",
     "remove_garbage",
+    "remove_picture",
     "renew",
     "renew_seat",
+    "repeated",
     "request_cancel",
     "resolve_inputs",
     "resume",

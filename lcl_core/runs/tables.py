@@ -12,6 +12,7 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 from lcl_core.kinds import ANY
 from lcl_core.runs.audit_tables import AuditEntry
 from lcl_core.runs.base import Base
+from lcl_core.runs.change_table import Addition, CollectionChange
 from lcl_core.runs.deposit_table import Deposit
 from lcl_core.runs.garbage_table import Garbage
 from lcl_core.runs.seat_table import Seat
@@ -21,10 +22,12 @@ from lcl_core.runs.tally_table import Tally
 from lcl_core.runs.webhook_tables import Delivery, Webhook
 
 __all__ = [
+    "Addition",
     "ApiKey",
     "AuditEntry",
     "Base",
     "Collection",
+    "CollectionChange",
     "Dataset",
     "DatasetVersion",
     "Delivery",
@@ -210,9 +213,10 @@ class Collection(Base):
     dataset: Mapped[str | None] = mapped_column(String(100))
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
-    images: Mapped[int]
-    texts: Mapped[int]
+    images: Mapped[int]  # changes included
+    texts: Mapped[int]  # of the directory
     dim: Mapped[int]
+    changes: Mapped[int] = mapped_column(default=0)  # how many there ever were; who has seen so many has seen all
     created_at: Mapped[datetime]
 
 

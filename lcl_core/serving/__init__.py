@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from lcl_core.serving.batcher import Batcher, Overloaded, Unloaded
     from lcl_core.serving.batching_session import BatchingSession
     from lcl_core.serving.build import CollectionWriter, NewItem, build_collection
+    from lcl_core.serving.changed import ChangedCollection
+    from lcl_core.serving.changes import Change, ChangesWriter, HandedChanges
     from lcl_core.serving.collection import Collection, Hit
     from lcl_core.serving.options import CaptionOptions
+    from lcl_core.serving.overlay import Overlay
     from lcl_core.serving.pool import EncoderPool
     from lcl_core.serving.projection import project
     from lcl_core.serving.session import EncoderSession
@@ -19,12 +22,17 @@ _HOMES = {
     "Batcher": "batcher",
     "BatchingSession": "batching_session",
     "CaptionOptions": "options",
+    "Change": "changes",
+    "ChangedCollection": "changed",
+    "ChangesWriter": "changes",
     "Collection": "collection",
     "CollectionWriter": "build",
     "EncoderPool": "pool",
     "EncoderSession": "session",
+    "HandedChanges": "changes",
     "Hit": "collection",
     "NewItem": "build",
+    "Overlay": "overlay",
     "Overloaded": "batcher",
     "Unloaded": "batcher",
     "build_collection": "build",
@@ -34,12 +42,17 @@ __all__ = [
     "Batcher",
     "BatchingSession",
     "CaptionOptions",
+    "Change",
+    "ChangedCollection",
+    "ChangesWriter",
     "Collection",
     "CollectionWriter",
     "EncoderPool",
     "EncoderSession",
+    "HandedChanges",
     "Hit",
     "NewItem",
+    "Overlay",
     "Overloaded",
     "Unloaded",
     "build_collection",

@@ -88,20 +88,26 @@ class CollectionWriter:
                 pieces.file.close()
             shutil.rmtree(self._beside, ignore_errors=True)
 
-    def add_items(self, items: Sequence[NewItem], vectors: np.ndarray) -> None:
+    def add_items(self, items: Sequence[NewItem], vectors: np.ndarray, *, unit: bool = False) -> None:
         """Add pictures with their vectors [len(items), E].
+
+        Args:
+            unit: they are of length 1, and kept to the bit: those of another collection stay what they are.
 
         Raises:
             UserError: ``bad_vector``; ``duplicate_item`` for a name that is there already.
         """
-        rows = self._checked(vectors, len(items))
+        rows = self._checked(vectors, len(items), unit)
         for item, row in zip(items, rows, strict=True):
             self._add(item)
             self._image_vectors.append(row.tobytes())
 
-    def add_text_vectors(self, vectors: np.ndarray) -> None:
-        """Add the vectors [m, E] of the next m captions of ``texts``. Raises: UserError ``bad_vector``."""
-        for row in self._checked(vectors, len(vectors)):
+    def add_text_vectors(self, vectors: np.ndarray, *, unit: bool = False) -> None:
+        """Add the vectors [m, E] of the next m captions of ``texts``; ``unit``: as of ``add_items``.
+
+        Raises: UserError ``bad_vector``.
+        """
+        for row in self._checked(vectors, len(vectors), unit):
             self._text_vectors.append(row.tobytes())
 
     def link(self, progress: Progress | None = None) -> None:
@@ -154,7 +160,7 @@ class CollectionWriter:
         )
         self._images.append(item.data)
 
-    def _checked(self, vectors: np.ndarray, count: int) -> np.ndarray:
+    def _checked(self, vectors: np.ndarray, count: int, unit: bool) -> np.ndarray:
         rows = np.asarray(vectors, dtype=np.float32)
         if rows.shape != (count, self._facts["dim"]):
             message = f"vectors of shape {rows.shape} where ({count}, {self._facts['dim']}) was expected"
@@ -162,7 +168,7 @@ class CollectionWriter:
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise UserError("a vector is all zero or not finite; the encoder is damaged", code="bad_vector")
-        return (rows / lengths).astype(layout.NUMPY_DTYPES[self._facts["dtype"]])
+        return (rows if unit else rows / lengths).astype(layout.NUMPY_DTYPES[self._facts["dtype"]])
 
     def _finish(self) -> None:
         if self._text_vectors.count != len(self._texts):

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from lcl_core.errors import UserError
-from lcl_core.serving import layout
-from lcl_core.serving.filters import Labels, Where
+from lcl_core.serving import duplicates, layout
+from lcl_core.serving.filters import Labels, Where, check_labels
 from lcl_core.serving.graph import Graph
 from lcl_core.serving.layout import Manifest, Target
+from lcl_core.serving.mixture import unit
 from lcl_core.serving.nearest import nearest
 from lcl_core.serving.pieces import Pieces
 
@@ -50,13 +51,29 @@ class _Side:
 
     def row(self, given: str) -> int:
         """The row of an id. Raises: UserError ``item_not_found``."""
+        key = self.key(given)
+        row = -1 if key is None else int(self.rows(np.array([key], dtype=np.uint64))[0])
+        if row < 0:
+            raise not_found(given)
+        return row
+
+    def key(self, given: str) -> int | None:
+        """The number inside an id, if it is of this side's form."""
         digits = given.removeprefix(self.prefix)
-        if given.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef"):
-            key = np.uint64(int(digits, 16))
-            at = int(np.searchsorted(self.keys, key, sorter=self.by_key))
-            if at < len(self.keys) and self.keys[self.by_key[at]] == key:
-                return int(self.by_key[at])
-        raise UserError(f"the collection holds no item {given!r}", code="item_not_found", field="id")
+        ours = given.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
+        return int(digits, 16) if ours else None
+
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """int64 [m]: the row of each of ``keys`` uint64 [m], -1 where there is none."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, dtype=np.int64)
+        at = np.searchsorted(self.keys, keys, sorter=self.by_key)
+        rows = self.by_key[np.minimum(at, len(self.keys) - 1)]
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+
+def not_found(given: str) -> UserError:
+    return UserError(f"the collection holds no item {given!r}", code="item_not_found", field="id")
 
 
 class Collection:
@@ -126,16 +143,27 @@ class Collection:
         Raises:
             UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``unknown_label``.
         """
-        side = self._target(target)
+        self._target(target)
         if not 1 <= k <= MAX_HITS:
             raise UserError(f"k must be 1 to {MAX_HITS} (got {k})", code="bad_k", field="k")
-        query = self._query(vector, encoder_hash)
-        rows = self._rows(target, where)
-        graph = self._graphs.get(target)
-        found, scores = graph.nearest(query, k, rows) if graph else nearest(side.vectors, query, k, rows)
+        return self._best(target, self._query(vector, encoder_hash), k, where)
+
+    def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
+        """Ids of every group of pictures that cosines from ``threshold`` on link, the largest group first.
+
+        Every pair is looked at, or where there is a graph each picture's nearest. Raises: as ``duplicates.groups``.
+        """
+        ids, vectors = self.vectors("images")
+        graph = self._graphs.get("images")
+        linked = graph is not None and vectors is self._sides["images"].vectors  # the very rows that it links
+        found = duplicates.groups(vectors, threshold, graph.neighbours if graph and linked else None, seconds)
+        return [[ids[place] for place in group.tolist()] for group in found]
+
+    def group(self, ids: Sequence[str]) -> list[Hit]:
+        """These pictures; ``score`` is the cosine to the first of them. Raises: ``item_not_found``."""
+        vectors = [unit(self.vector(each), self.dim) for each in ids]
         return [
-            Hit(side.id(row), float(score), self._record(target, row))
-            for row, score in zip(found.tolist(), scores, strict=True)
+            Hit(each, float(vector @ vectors[0]), self.item(each)) for each, vector in zip(ids, vectors, strict=True)
         ]
 
     def check_encoder(self, encoder_hash: str) -> None:
@@ -150,50 +178,89 @@ class Collection:
 
     def item(self, item_id: str) -> dict[str, Any]:
         """A picture: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
-        return self._record("images", self._sides["images"].row(item_id))
+        return self._record("images", self._row("images", item_id))
 
     def items(self, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
         """The records of one page, in the order they were added."""
-        return [self._record("images", row) for row in range(len(self))[offset : offset + limit]]
+        return [self.record("images", place) for place in range(len(self))[offset : offset + limit]]
 
     def image_bytes(self, item_id: str) -> bytes:
         """The picture as kept, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``."""
-        return self._pictures.piece(self._sides["images"].row(item_id))
+        return self._pictures.piece(self._row("images", item_id))
+
+    def is_added(self, item_id: str) -> bool:
+        """Whether this picture's bytes are not in the directory, see ``changed.py``."""
+        return False
 
     def vector(self, item_id: str) -> np.ndarray:
         """f32 [E] of a picture or a text, to search for its neighbours. Raises: ``item_not_found``."""
-        side = self._sides["texts" if item_id.startswith(layout.TEXT_PREFIX) else "images"]
-        return np.asarray(side.vectors[side.row(item_id)], dtype=np.float32)
+        target: Target = "texts" if item_id.startswith(layout.TEXT_PREFIX) else "images"
+        return np.asarray(self._sides[target].vectors[self._row(target, item_id)], dtype=np.float32)
 
     def vectors(self, target: Target = "images") -> tuple[list[str], np.ndarray]:
         """All ids and their memory-mapped vectors [n, E], row-aligned. Raises: ``unknown_target``."""
         side = self._target(target)
         return [side.id(row) for row in range(len(side.keys))], side.vectors
 
+    def count(self, target: Target = "images") -> int:
+        """How many pictures, or texts. Raises: ``unknown_target``."""
+        return len(self._target(target).keys)
+
+    def at(self, target: Target, places: Sequence[int]) -> tuple[list[str], np.ndarray]:
+        """Ids and vectors [m, E] at these places, 0 to ``count(target)`` - 1, in the order they were added."""
+        side = self._target(target)
+        return [side.id(place) for place in places], side.vectors[np.asarray(places, dtype=np.int64)]
+
+    def record(self, target: Target, place: int) -> dict[str, Any]:
+        """What belongs to a place, as a hit's ``metadata``."""
+        return self._record(target, place)
+
+    def in_directory(self, item_id: str) -> bool:
+        """Whether the directory holds this picture, whatever became of it since."""
+        side = self._sides["images"]
+        key = side.key(item_id)
+        return key is not None and int(side.rows(np.array([key], dtype=np.uint64))[0]) >= 0
+
     def label_values(self) -> dict[str, list[str]]:
         """{label: its values}: what ``where`` can ask for."""
         return self._labels.values
 
+    def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[Hit]:
+        """The hits of a search whose question has been examined; ``query`` f32 [E] of length 1."""
+        side = self._sides[target]
+        found, scores = self._nearest(target, query, k, self._rows(target, where))
+        return [
+            Hit(side.id(row), float(score), self._record(target, row))
+            for row, score in zip(found.tolist(), scores, strict=True)
+        ]
+
+    def _nearest(
+        self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the directory and their scores, best first. ``rows``: those to choose from, ascending; none: all."""
+        graph = self._graphs.get(target)
+        return graph.nearest(query, k, rows) if graph else nearest(self._sides[target].vectors, query, k, rows)
+
+    def _row(self, target: Target, item_id: str) -> int:
+        """Raises: ``item_not_found``."""
+        return self._sides[target].row(item_id)
+
     def _rows(self, target: Target, where: Where | None) -> np.ndarray | None:
         if not where:
             return None
+        check_labels(where, self._labels.values)
         fits = self._labels.fits(where)
-        if target == "texts":  # every text has a carrier, so no group is empty
-            fits = np.logical_or.reduceat(fits[self._carriers], self._starts[:-1])
-        return np.flatnonzero(fits)
+        return np.flatnonzero(self._carried(fits) if target == "texts" else fits)
+
+    def _carried(self, pictures: np.ndarray) -> np.ndarray:
+        """bool [texts]: those that one of these pictures carries; ``pictures`` bool [n]."""
+        # every text has a carrier, so no group is empty
+        return np.logical_or.reduceat(pictures[self._carriers], self._starts[:-1])
 
     def _query(self, vector: Sequence[float] | np.ndarray, encoder_hash: str | None) -> np.ndarray:
         if encoder_hash is not None:
             self.check_encoder(encoder_hash)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-            query = np.asarray(vector, dtype=np.float32)
-        if query.shape != (self.dim,):
-            message = f"the vector has shape {query.shape}; this collection's have {self.dim} numbers"
-            raise UserError(message, code="bad_vector", field="vector")
-        length = float(np.linalg.norm(query))
-        if not np.isfinite(length) or length == 0:
-            raise UserError("the vector is all zero, or not finite", code="bad_vector", field="vector")
-        return query / length
+        return unit(vector, self.dim)
 
     def _record(self, target: str, row: int) -> dict[str, Any]:
         side = self._sides[target]

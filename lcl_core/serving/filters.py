@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,24 +24,49 @@ class Labels:
         self._codes = codes
         self._rows = {label: row for row, label in enumerate(values)}
 
+    @classmethod
+    def of(cls, pictures: Sequence[Mapping[str, str]]) -> Labels:
+        """From each picture's {label: value}."""
+        values: dict[str, dict[str, int]] = {}
+        codes: dict[str, list[int]] = {}
+        for at, labels in enumerate(pictures):
+            for label, value in labels.items():
+                if label not in values:
+                    values[label], codes[label] = {}, [-1] * len(pictures)
+                codes[label][at] = values[label].setdefault(value, len(values[label]))
+        rows = np.array(list(codes.values()), dtype=np.int32).reshape(len(codes), len(pictures))
+        return cls({label: list(known) for label, known in values.items()}, rows)
+
     def fits(self, where: Where) -> np.ndarray:
         """bool [n]: the pictures that carry, for every label in ``where``, its value or one of its values.
 
-        A value that no picture has fits nothing.
-
-        Raises:
-            UserError: ``unknown_label``, with the labels that there are.
+        A label or a value that no picture has fits nothing.
         """
         allowed = np.ones(self._codes.shape[1], dtype=bool)
         for label, wanted in where.items():
             if label not in self._rows:
-                known = ", ".join(sorted(self.values)) or "none"
-                message = f"label {label!r} is not known in this collection; its labels: {known}"
-                raise UserError(message, code="unknown_label", field=f"where.{label}")
+                return np.zeros_like(allowed)
             chosen = {wanted} if isinstance(wanted, str) else set(wanted)
             codes = [code for code, value in enumerate(self.values[label]) if value in chosen]
             allowed &= np.isin(self._codes[self._rows[label]], codes)
         return allowed
+
+    def values_of(self, pictures: np.ndarray) -> dict[str, list[str]]:
+        """{label: its values} that some of these pictures have; ``pictures`` bool [n]."""
+        found = {}
+        for label, row in self._rows.items():
+            counts = np.bincount(self._codes[row][pictures] + 1, minlength=len(self.values[label]) + 1)[1:]
+            found[label] = [value for value, count in zip(self.values[label], counts, strict=True) if count]
+        return {label: values for label, values in found.items() if values}
+
+
+def check_labels(where: Where, known: Iterable[str]) -> None:
+    """Raises: UserError ``unknown_label``, with the labels that there are."""
+    labels = sorted(known)
+    for label in where:
+        if label not in labels:
+            message = f"label {label!r} is not known in this collection; its labels: {', '.join(labels) or 'none'}"
+            raise UserError(message, code="unknown_label", field=f"where.{label}")
 
 
 class LabelTable:

@@ -78,6 +78,13 @@ class Graph:
                 return nearest(self._vectors, query, k, rows)
         return found[:k], scores[:k]
 
+    def neighbours(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Rows int64 [b, k] near to each of ``queries`` f32 [b, E] of length 1; -1 where fewer were found."""
+        matches: Any = self._index.search(queries, k, threads=_threads())
+        found = np.asarray(matches.keys, dtype=np.int64).reshape(len(queries), -1)
+        counts = np.asarray(matches.counts).reshape(-1, 1)
+        return np.where(np.arange(found.shape[1]) < counts, found, -1)
+
     def _walk(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         matches = self._index.search(query, k * _OVER if self._rough else k)
         found = np.asarray(matches.keys, dtype=np.int64)

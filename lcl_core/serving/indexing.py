@@ -19,6 +19,7 @@ from lcl_core.data.images import decode_image
 from lcl_core.errors import UserError
 from lcl_core.rundir import RunDir
 from lcl_core.serving.build import CollectionWriter, NewItem
+from lcl_core.serving.existing import NOTHING, Existing, open_existing
 from lcl_core.serving.layout import Dtype
 from lcl_core.serving.opening import open_session
 from lcl_core.serving.pictures import gallery_bytes
@@ -33,36 +34,42 @@ def index(run_dir: RunDir) -> dict[str, Any]:
     """Do what ``run.json`` asks; leaves ``artifacts/collection`` and, if any, ``artifacts/quarantine.jsonl``.
 
     Raises:
-        UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``.
+        UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``.
         Cancelled: between two batches after SIGTERM; nothing half-written stays.
     """
     run = run_dir.read_run()
     spec = cast(IndexSpec, parse_spec("index", run["spec"]))
-    corpus = open_corpus(_registered(run, "dataset", spec.dataset))
-    pairs = chosen_pairs(corpus, spec)
+    existing = open_existing(run, spec)
+    corpus = None if spec.dataset is None else open_corpus(_registered(run, "dataset", spec.dataset))
+    pairs = [] if corpus is None else [pair for pair in chosen_pairs(corpus, spec) if pair.image not in existing]
     session = open_session(_registered(run, "encoder", spec.encoder))
     if not session.reads_texts:
         message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
         raise UserError(message, code="no_text_encoder", field="encoder")
-    dataset_hash = corpus.content_hash()
-    quarantine, progress = Quarantine(run_dir), Progress(run_dir, pairs)
+    existing.check_encoder(session.hash)
+    dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
+    quarantine, progress = Quarantine(run_dir), Progress(run_dir, pairs, existing)
     with CollectionWriter(
         run_dir.artifacts / "collection",
-        name=spec.collection,
+        name=existing.name or spec.collection,
         encoder_hash=session.hash,
         dataset_hash=dataset_hash,
         dim=session.dim,
-        dtype=dtype_for(len(pairs), session.dim),
+        dtype=dtype_for(len(existing) + len(pairs), session.dim),
     ) as writer:
-        images = _add_images(writer, corpus, pairs, session, spec.batch_size, quarantine, progress)
+        kept = existing.copy_into(writer, progress.advance)
+        progress.start("images", progress.left)
+        added = _add_images(writer, corpus, pairs, session, spec.batch_size, quarantine, progress) if corpus else 0
         quarantine.refuse_if_all(len(pairs))
-        _add_texts(writer, session, spec.batch_size, progress)
+        _add_texts(writer, existing, session, spec.batch_size, progress)
         texts = len(writer.texts)
         progress.start("links", writer.rows_to_link)
         writer.link(progress.advance)
-    facts = {"path": "artifacts/collection", "name": spec.collection, "encoder_hash": session.hash}
-    sizes = {"images": images, "texts": texts, "dim": session.dim}
-    return {"collection": facts | sizes, "dataset_hash": dataset_hash, "skipped": dict(quarantine.counts)}
+    facts = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": session.hash}
+    sizes = {"images": kept + added, "texts": texts, "dim": session.dim}
+    made = {"collection": {**facts, **sizes, **existing.facts}, "skipped": dict(quarantine.counts)}
+    counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
+    return {**made, **counts, "dataset_hash": dataset_hash}
 
 
 def _registered(run: dict[str, Any], kind: str, name: str) -> str:
@@ -122,15 +129,24 @@ class Quarantine:
 
 
 class Progress:
-    """Writes a metrics line a batch and honours a stop request. A step is a picture or a distinct caption."""
+    """Writes a metrics line a batch and honours a stop request. A step is a picture or a distinct caption.
 
-    def __init__(self, run_dir: RunDir, pairs: Sequence[Pair]) -> None:
+    Of what ``existing`` holds, too: that is copied, which is far quicker than to embed it.
+    """
+
+    def __init__(self, run_dir: RunDir, pairs: Sequence[Pair], existing: Existing = NOTHING) -> None:
         self._run_dir = run_dir
         self._done = 0
         texts = {caption for pair in pairs for caption in pair.captions if caption.strip()}
-        self._total = len(pairs) + len(texts)
+        self._total = len(existing) + len(pairs) + existing.texts + len(texts)
         self._started = time.monotonic()
-        self._phase, self._phase_started, self._phase_done = "images", self._started, 0
+        phase = "kept" if len(existing) else "images"
+        self._phase, self._phase_started, self._phase_done = phase, self._started, 0
+
+    @property
+    def left(self) -> int:
+        """Steps to go, as far as is known."""
+        return self._total - self._done
 
     def start(self, phase: str, steps: int) -> None:
         """``steps``: how many are left now that the earlier phases are over."""
@@ -186,12 +202,17 @@ def _add_images(
     return added
 
 
-def _add_texts(writer: CollectionWriter, session: EncoderSession, size: int, progress: Progress) -> None:
+def _add_texts(
+    writer: CollectionWriter, existing: Existing, session: EncoderSession, size: int, progress: Progress
+) -> None:
     texts = writer.texts
     progress.start("texts", len(texts))
     for start in range(0, len(texts), size):
         chunk = texts[start : start + size]
-        writer.add_text_vectors(session.embed_texts(chunk))
+        vectors, new = existing.text_vectors(chunk, session.dim)
+        if new:
+            vectors[new] = session.embed_texts([chunk[at] for at in new])
+        writer.add_text_vectors(vectors, unit=True)  # as the session gives them
         progress.advance(len(chunk))
 
 

@@ -18,14 +18,15 @@ MEDIA_TYPES = {
 }
 
 
-def gallery_bytes(raw: bytes, decoded: Image.Image) -> tuple[bytes, str]:
+def gallery_bytes(raw: bytes, decoded: Image.Image, most: int = MAX_COPIED_BYTES) -> tuple[bytes, str]:
     """Bytes and media type to keep: ``raw`` itself when it is small and a browser draws it, else a WebP.
 
     Args:
         raw: the file as the corpus holds it, already known to decode.
         decoded: the same picture as RGB.
+        most: bytes above which it is not small.
     """
-    if len(raw) <= MAX_COPIED_BYTES:
+    if len(raw) <= most:
         with Image.open(io.BytesIO(raw)) as header:  # reads the header only
             if header.format in MEDIA_TYPES:
                 return raw, MEDIA_TYPES[header.format]

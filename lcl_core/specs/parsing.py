@@ -73,6 +73,11 @@ def encoders_of(spec: AnySpec) -> tuple[str, ...]:
     return (spec.encoder,) if isinstance(spec, IndexSpec | MatchSpec) else ()
 
 
+def collections_of(spec: AnySpec) -> tuple[str, ...]:
+    """Collections that a spec reads: the one that it adds to."""
+    return (spec.collection,) if isinstance(spec, IndexSpec) and spec.mode == "add" else ()
+
+
 def nodes_of(spec: AnySpec) -> int:
     """Workers that the run takes, all or none."""
     return spec.engine.nodes if isinstance(spec, PretrainSpec) else 1

@@ -85,7 +85,8 @@ class House:
             read = {"datasets": inputs.dataset_hashes}
             store.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False, inputs=read)
         run_dir = self.run_dir(run_id)
-        facts = {"datasets": inputs.datasets, "encoders": inputs.encoders}
+        facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders}
+        facts["collections"] = store.handed_collections(self.context.database, spec, run_dir.changes, self.home)
         facts["roots"] = [str(root) for root in self.context.settings.roots]
         run_dir.prepare({"run_id": run_id, "spec": claim.spec, **facts})
         module, name = WORK[claim.kind]

@@ -10,9 +10,11 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from api.deps import get_session
+from api.client.inference import data_url
+from api.deps import get_writing
 from api.routes import ROUTERS
 from lcl_core.runs import store
+from tests.api.wares import make_collection, pictures_by_colour, png
 
 ONLY_LOOK = {
     "POST /v1/collections/{name}/search",
@@ -28,7 +30,7 @@ def routes() -> list[APIRoute]:
 
 
 def writes(dependant: Dependant) -> bool:
-    return dependant.call is get_session or any(map(writes, dependant.dependencies))
+    return dependant.call is get_writing or any(map(writes, dependant.dependencies))
 
 
 def actions() -> set[str]:
@@ -75,7 +77,13 @@ def live(house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encode
     done["datasets.validate"] = ok(http.post("/v1/datasets/audited/validate"))["id"]
     done["datasets.validate_path"] = ok(http.post("/v1/datasets/validate", json={"path": corpus["path"]}))["id"]
     imported = {"name": "audited", "path": str(encoder_dir)}
-    done["encoders.import"] = ok(http.post("/v1/encoders", json=imported))["id"]
+    encoder = ok(http.post("/v1/encoders", json=imported))
+    done["encoders.import"] = encoder["id"]
+    make_collection(house, encoder, encoder_dir, pictures_by_colour())
+    added = ok(http.post("/v1/collections/squares/items", json={"items": [{"image": data_url(png("black"))}]}))
+    ok(http.delete(f"/v1/collections/squares/items/{added['ids'][0]}"))
+    ok(http.delete("/v1/collections/squares"))
+    done |= dict.fromkeys(("collections.add", "collections.remove", "collections.delete"), "squares")
     hook = {"url": "https://hooks.example.org/lcl"}
     done["webhooks.create"] = done["webhooks.remove"] = ok(http.post("/v1/webhooks", json=hook))["id"]
     ok(http.delete(f"/v1/webhooks/{done['webhooks.remove']}"))

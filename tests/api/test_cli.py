@@ -82,6 +82,8 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, house: Any) -> Non
         (("search", "absent", "x"), "absent"),
         (("search", "absent"), "--image"),
         (("search", "absent", "x", "--where", "colour"), "label=value"),
+        (("search", "absent", "x", "--weight", "text"), "text=0.5"),
+        (("search", "absent", "x", "--weight", "text=much"), "no number"),
         (("caption", "absent", "/absent.png"), "/absent.png"),
         (("embed", "absent"), "--text"),
         (("data", "validate", "/etc"), "LCL_DATA_ROOTS"),
@@ -349,6 +351,14 @@ def test_search_caption_and_embed(
     assert "hue=r" in out
     texts = json.loads(lcl("--json", "search", "squares", "a red square", "--target", "texts", "-k", "1")[1])
     assert texts["hits"][0]["text"] == "a red square"
+    status, out, err = lcl("search", "squares", "a red square", "--image", str(red), "--weight", "text=-0.5", "-k", "4")
+    assert (status, err) == (0, "")
+    assert "a red square" in out
+    item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    assert item in lcl("search", "squares", "--item", item, "-k", "1")[1]
+    assert "weights.image" in lcl("search", "squares", "red", "--weight", "image=2")[2]
+    assert "none is that near" in lcl("duplicates", "squares", "--threshold", "1")[1]
+    assert "square" in lcl("duplicates", "squares", "--threshold", "0")[1]
     expected = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=4)
     assert lcl("caption", "tiny", str(red), "--max-new-tokens", "4")[1] == f"{red}\t{expected[0]}\n"
     lines = lcl("embed", "tiny", str(red), "--text", "a red square")[1].splitlines()

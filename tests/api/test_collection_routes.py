@@ -34,6 +34,7 @@ def test_a_picture_finds_itself_first(house: Any, collection: Any, pictures: dic
     assert best["labels"] == {"hue": "b"}
     assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
     assert house.admin.item_image("squares", best["id"]) == pictures["blue"]
+    assert house.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
 
 
 def test_the_pictures_address_works_and_may_be_kept(
@@ -68,6 +69,63 @@ def test_a_vector_searches_without_an_encoder(house: Any, collection: Any) -> No
         assert house.admin.search("squares", vector=row, k=1)["hits"][0]["id"] == item
 
 
+def test_an_item_finds_its_neighbours_and_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
+    by_bytes = house.admin.search("squares", image=pictures["blue"])["hits"]
+    by_item = house.admin.search("squares", item=by_bytes[0]["id"])["hits"]
+    assert [hit["id"] for hit in by_item] == [hit["id"] for hit in by_bytes]
+    text = house.admin.search("squares", text="a blue square", target="texts", k=1)["hits"][0]
+    assert house.admin.search("squares", item=text["id"], target="texts", k=1)["hits"][0]["id"] == text["id"]
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_directions(
+    house: Any, collection: Any, pictures: dict[str, bytes]
+) -> None:
+    client, words = house.admin, "a red square"
+    item = client.search("squares", image=pictures["white"], k=1)["hits"][0]["id"]
+    (red,), (blue,) = client.embed_texts("tiny", [words]), client.embed_images("tiny", [pictures["blue"]])
+    rows = dict(zip(*client.vectors("squares"), strict=True))
+    given = [0.0] * 23 + [7.0]  # its length does not count
+    weights = {"text": 0.5, "image": 1.0, "item": -0.25, "vector": 0.1}
+    total = 0.5 * np.array(red) + np.array(blue) - 0.25 * np.array(rows[item]) + 0.1 * np.eye(24)[23]
+    found = client.search("squares", text=words, image=pictures["blue"], item=item, vector=given, weights=weights)
+    expected = {name: float(np.dot(row, total) / np.linalg.norm(total)) for name, row in rows.items()}
+    assert {hit["id"]: hit["score"] for hit in found["hits"]} == pytest.approx(expected, abs=1e-5)
+    away = client.search("squares", item=item, weights={"item": -1})["hits"]
+    assert away[-1]["id"] == item
+
+
+def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(
+    house: Any, http: httpx.Client, refused: Any, collection: Any, pictures: dict[str, bytes]
+) -> None:
+    item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    row = dict(zip(*house.admin.vectors("squares"), strict=True))[item]
+    body = {"item": item, "vector": row, "weights": {"item": -3, "vector": 3}}
+    assert "cancels out" in refused(search(http, **body), 422, "zero_query", "weights")["message"]
+    refused(search(http, item="img_0000000000000000"), 404, "item_not_found", "item")
+    refused(search(http, item="../manifest.json"), 404, "item_not_found", "item")
+
+
+def test_near_duplicates_come_in_groups_and_pages(
+    house: Any, http: httpx.Client, refused: Any, collection: Any
+) -> None:
+    ids, rows = house.admin.vectors("squares")
+    near = np.array(rows) @ np.array(rows).T
+    left, right = sorted(divmod(int(np.triu(near, 1).argmax()), 4))
+    found = house.admin.duplicates("squares", threshold=float(near[left, right]) - 1e-5)
+    (group,) = found["groups"]
+    assert (found["total"], group["size"], found["offset"]) == (1, 2, 0)
+    assert [item["id"] for item in group["items"]] == [ids[left], ids[right]]
+    assert [item["score"] for item in group["items"]] == pytest.approx([1.0, near[left, right]], abs=1e-5)
+    assert http.get(group["items"][0]["image_url"]).status_code == 200
+    beyond = house.admin.duplicates("squares", threshold=found["threshold"], offset=1)
+    assert (beyond["groups"], beyond["total"]) == ([], 1)
+    assert house.admin.duplicates("squares", threshold=1.0)["total"] == 0
+    path = "/v1/collections/squares/duplicates"
+    refused(http.get(path, params={"threshold": 1.5}), 422, "bad_request", "threshold")
+    refused(http.get(path, params={"limit": 0}), 422, "bad_request", "limit")
+    refused(http.get("/v1/collections/absent/duplicates"), 404, "unknown_collection")
+
+
 def test_vectors_and_items_come_in_pages(http: httpx.Client, collection: Any) -> None:
     page = http.get("/v1/collections/squares/vectors", params={"target": "texts", "offset": 3, "limit": 5}).json()
     assert (len(page["ids"]), page["total"], page["offset"]) == (1, 4, 3)
@@ -89,7 +147,13 @@ def test_the_map_lies_within_its_bounds(house: Any, collection: Any) -> None:
     ("body", "code", "field"),
     [
         ({}, "bad_request", None),
-        ({"text": "x", "vector": [1.0]}, "bad_request", None),
+        ({"text": "x", "vector": [1.0]}, "bad_vector", "vector"),
+        ({"weights": {"text": 1}}, "bad_request", None),
+        ({"text": "x", "weights": {"image": 1}}, "bad_query", "weights.image"),
+        ({"text": "x", "weights": {"text": 1e6}}, "bad_request", "weights.text"),
+        ({"text": "x", "weights": {"words": 1}}, "bad_request", "weights.words"),
+        ({"text": "x", "weights": {"text": 0}}, "zero_query", "weights"),
+        ({"text": "x", "item": ""}, "bad_request", "item"),
         ({"text": ""}, "bad_request", "text"),
         ({"text": "x" * 501}, "text_too_long", "text"),
         ({"text": "x", "k": 0}, "bad_request", "k"),
@@ -121,6 +185,7 @@ def test_an_unknown_collection_is_404(http: httpx.Client, refused: Any, path: st
 
 @pytest.mark.parametrize("item", ["img_0000000000000000", "img_x", "..%2Fmanifest.json", "txt_0000000000000000"])
 def test_an_unknown_item_is_404(http: httpx.Client, collection: Any, refused: Any, item: str) -> None:
+    refused(http.get(f"/v1/collections/squares/items/{item}"), 404)
     refused(http.get(f"/v1/collections/squares/items/{item}/image"), 404)
 
 

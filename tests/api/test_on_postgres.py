@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from api.client import Client
 from api.context import Context
 from api.settings import ApiSettings
 from lcl_core.runs import store
+from tests.api.wares import make_collection, pictures_by_colour, png, save_encoder
 
 ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
 
@@ -79,3 +81,27 @@ def test_a_studys_whole_life(team: Any) -> None:
     assert [item["state"] for item in team.admin.studies()["items"]] == ["cancelled"]
     team.admin.delete_study(study["id"])
     assert team.admin.studies()["items"] == []
+
+
+def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any) -> None:
+    pictures = pictures_by_colour()
+    encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
+    encoder = team.admin.import_encoder("tiny", str(encoder_dir))
+    row = make_collection(team, encoder, encoder_dir, pictures)
+    black = png("black")
+    given = {"image": black, "name": "naïve ☃", "captions": ["night\nand day"], "labels": {"hue": "k"}}
+    (identity,) = team.admin.add_items("squares", [given], idempotency_key="once")["ids"]
+    assert team.admin.add_items("squares", [given], idempotency_key="once")["ids"] == [identity]
+    with serve(team.context.settings) as address, Client(address, team.keys["viewer"]) as other:
+        (hit,) = other.search("squares", image=black, k=1, where={"hue": "k"})["hits"]
+        assert (hit["id"], hit["captions"]) == (identity, ["night\nand day"])
+        assert other.item_image("squares", identity) == black
+        spec = {"encoder": encoder["id"], "collection": "squares", "mode": "add", "dataset": None}
+        run_id = team.admin.submit("index", spec)["id"]
+        team.work(run_id)
+        assert team.admin.run(run_id)["state"] == "succeeded"
+        assert other.search("squares", image=black, k=1)["hits"][0]["id"] == identity
+        team.admin.remove_item("squares", identity)
+        assert len(other.search("squares", image=black)["hits"]) == 4
+    team.admin.delete_collection(row["id"])
+    assert team.admin.collections() == []

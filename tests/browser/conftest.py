@@ -108,6 +108,19 @@ class World:
         self.settle(claim, outcome)
         return run_id
 
+    def examine(self, encoder: Json, recall: float, name: str = "examined") -> str:
+        """An evaluation of an encoder that found this IR@5."""
+        from lcl_core.runs import store
+
+        rows = [
+            {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "metric": "IR@5", "value": recall,
+             "chance": 0.0085, "untrained": 0.0102, "count": 590, "interval": [0.142, 0.203]},
+            {"task": "classification", "split": "test_vendor", "variant": "subgroup", "metric": "accuracy",
+             "value": 0.417, "chance": 0.031, "untrained": 0.142, "count": 590, "interval": [0.378, 0.457]},
+        ]  # fmt: skip
+        facts = {"encoder": encoder["name"], "encoder_hash": encoder["hash"], "dataset_hash": "0" * 64}
+        outcome = store.Succeeded({**facts, "rows": rows})
+        return self.finish("evaluate", {"encoder": encoder["name"]}, outcome, encoder["id"], name=name)
 
     def end_cell(self, study_id: str, number: int, value: float) -> None:
         """End both runs of a cell as workers do: the training fell to 3, and the evaluation found ``value``."""
@@ -144,7 +157,7 @@ def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> Iterator[World]:
-    """A service with an encoder named ``tiny``, a collection ``drawings``, and runs in several states."""
+    """Encoders ``plain`` and ``tiny``, a collection of each, the newest ``drawings``, and runs in several states."""
     with _world(tmp_path_factory.mktemp("home")) as world:
         _furnish(world, sample_zip)
         yield world
@@ -182,22 +195,17 @@ def _furnish(world: World, sample_zip: Path) -> None:
     corpus = open_corpus(sample_zip)
     pairs = list(corpus.pairs("test_vendor"))[:PICTURES]
     captions = [caption for pair in pairs for caption in pair.captions]
-    folder = save_encoder(world.home / "incoming", texts=captions, vocab_size=400, context_length=64)
-    encoder = world.client.import_encoder("tiny", str(folder))
-    rows = [
-        {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "metric": "IR@5", "value": 0.171,
-         "chance": 0.0085, "untrained": 0.0102, "count": 590, "interval": [0.142, 0.203]},
-        {"task": "classification", "split": "test_vendor", "variant": "subgroup", "metric": "accuracy",
-         "value": 0.417, "chance": 0.031, "untrained": 0.142, "count": 590, "interval": [0.378, 0.457]},
-    ]  # fmt: skip
-    result = {"encoder": "tiny", "encoder_hash": encoder["hash"], "dataset_hash": "0" * 64, "rows": rows}
-    _index(world, encoder, folder, corpus, pairs)
-    world.finish("evaluate", {"encoder": "tiny"}, store.Succeeded(result), encoder["id"], name="examined")
+    for seed, name, collection in ((1, "plain", "plain-drawings"), (0, "tiny", "drawings")):
+        sizes = {"vocab_size": 400, "context_length": 64}
+        folder = save_encoder(world.home / "incoming" / name, seed, texts=captions, **sizes)
+        encoder = world.client.import_encoder(name, str(folder))
+        _index(world, encoder, folder, corpus, pairs, collection)
+    world.examine(encoder, 0.171)
     reason = {"code": "out_of_memory", "message": "the trainer ran out of memory", "field": "batch.tokens"}
     world.finish("pretrain", {"preset": "sample"}, store.Failed(reason), name="too large")
 
 
-def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any]) -> None:
+def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any], name: str) -> None:
     """What an index run of these pictures makes, registered as a worker registers it."""
     from lcl_core.runs import store
     from lcl_core.serving import EncoderSession, NewItem, build_collection
@@ -208,7 +216,7 @@ def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: l
         for pair in pairs
     ]
     texts = list(dict.fromkeys(caption for pair in pairs for caption in pair.captions))
-    run_id = world.client.submit("index", {"encoder": "tiny", "collection": "drawings"})["id"]
+    run_id = world.client.submit("index", {"encoder": encoder["id"], "collection": name})["id"]
     claim = world.claim(run_id)
     with world.context.database.session() as database_session:
         store.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
@@ -217,10 +225,10 @@ def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: l
         items,
         session.embed_images([corpus.read_image(pair.image) for pair in pairs]),
         dict(zip(texts, session.embed_texts(texts), strict=True)),
-        name="drawings",
+        name=name,
         encoder_hash=encoder["hash"],
     )
-    facts = {"path": "artifacts/collection", "name": "drawings", "encoder_hash": encoder["hash"]}
+    facts = {"path": "artifacts/collection", "name": name, "encoder_hash": encoder["hash"]}
     facts |= {"images": len(items), "texts": len(texts), "dim": 24}
     world.settle(claim, store.Succeeded({"collection": facts}))
 

@@ -20,8 +20,11 @@ FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 
 
 def search(page: Any) -> None:
-    page.get_by_role("button", name="tree", exact=True).click()
+    page.get_by_role("button", name="tree", exact=True).first.click()
     page.get_by_role("region", name="Search results").wait_for()
+    if page.viewport_size["width"] > 720:  # on a narrow screen the picture would lie over the results
+        page.locator("#search-results .lcl-card").first.click()
+        page.get_by_role("region", name="Chosen picture").wait_for()
 
 
 def caption(page: Any) -> None:
@@ -50,6 +53,12 @@ def encoders(page: Any) -> None:
     page.locator("#encoders article").first.wait_for()
 
 
+def compare(page: Any) -> None:
+    page.get_by_placeholder("What should both look for?").wait_for()
+    page.get_by_role("button", name="tree", exact=True).last.click()
+    page.get_by_role("region", name="Results of both").wait_for()
+
+
 PICTURES_ARE_THERE = """[...document.images]
   .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
   .every(image => image.complete && image.naturalWidth)"""
@@ -61,6 +70,7 @@ SCENES = {
     "runs": runs,
     "studies": studies,
     "encoders": encoders,
+    "compare": compare,
 }
 SIZES: dict[str, dict[str, Any]] = {
     "": {},

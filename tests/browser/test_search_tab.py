@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.axe import serious
+
 pytestmark = pytest.mark.browser
 
 
@@ -34,16 +36,98 @@ def test_an_example_searches_at_once(visitor: Any, page_url: str) -> None:
     expect(page.get_by_placeholder("Describe a picture")).to_have_value("red apple")
 
 
-def test_a_hit_leads_to_its_neighbours_by_keyboard(visitor: Any, page_url: str) -> None:
+def detail(page: Any) -> Any:
+    return page.get_by_role("region", name="Chosen picture")
+
+
+def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("button", name="house").click()
     hit = results(page).get_by_role("button").nth(2)
     words = hit.locator(".lcl-card__words").inner_text()
     hit.focus()
     page.keyboard.press("Enter")
+    heading = detail(page).get_by_role("heading", level=2)
+    expect(heading).to_have_text(words)
+    expect(heading).to_be_focused()
+    expect(hit).to_have_attribute("aria-current", "true")
+    assert detail(page).locator("img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    expect(detail(page).get_by_role("button", name="Look at it")).to_have_count(8)
+    expect(detail(page).get_by_role("button", name="Find its pictures")).to_have_count(4)
+    assert serious(page, "light") == []
+    page.keyboard.press("Escape")
+    expect(detail(page)).to_have_count(0)
+    expect(hit).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(heading).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(detail(page).get_by_role("button", name="Close")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
     expect(results(page)).to_contain_text("closest to this picture")
     expect(results(page).get_by_role("button").first).to_contain_text(words)  # a picture is its own nearest
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
+
+
+def test_a_label_of_a_picture_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?collection=drawings&q=house")
+    expect(page.get_by_placeholder("Describe a picture")).to_have_value("house")
+    expect(results(page).get_by_role("listitem")).to_have_count(24)
+    results(page).get_by_role("button").first.click()
+    label = detail(page).get_by_role("button", name="Only pictures with subgroup")
+    words = label.get_attribute("aria-label").removeprefix("Only pictures with subgroup ")
+    label.click()
+    chosen = page.locator("#search-where")
+    expect(chosen).to_contain_text(f"subgroup: {words}")
+    expect(results(page).get_by_role("listitem")).not_to_have_count(24)
+    few = results(page).get_by_role("listitem").count()
+    results(page).get_by_role("button").last.click()
+    expect(detail(page)).to_contain_text(f"subgroup {words}")
+    chosen.get_by_role("button", name="Clear").click()
+    expect(results(page).get_by_role("listitem")).to_have_count(24)
+    assert few < 24
+
+
+def test_words_are_added_to_a_picture_and_weighed(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?collection=drawings&q=house")
+    results(page).get_by_role("button").first.click()
+    detail(page).get_by_role("button", name="Add words").click()
+    expect(page.get_by_text("A picture, and words about it")).to_be_visible()
+    expect(page.get_by_role("radio", name="Text + image")).to_be_checked()
+    expect(page.get_by_placeholder("Describe a picture")).to_be_focused()
+    assert serious(page, "light") == []
+    page.keyboard.type("red")
+    page.keyboard.press("Enter")
+    expect(results(page)).to_contain_text("closest to your picture and “red”")
+    both = results(page).locator(".lcl-score > span").all_inner_texts()
+    slider = page.get_by_role("slider", name="How much the words count")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(results(page)).to_contain_text("your picture away from “red”")
+    assert results(page).locator(".lcl-score > span").all_inner_texts() != both
+
+
+def test_more_is_shown_below_what_is_there(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?collection=drawings&q=dog")
+    first = results(page).get_by_role("button").first.inner_text()
+    more = page.get_by_role("button", name="Show more")
+    more.click()
+    expect(results(page).get_by_role("listitem")).to_have_count(40)  # all that there are
+    assert results(page).get_by_role("button").first.inner_text() == first
+    expect(more).to_be_hidden()
+
+
+def test_an_address_leads_to_a_picture_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
+    item = world.client.search("drawings", text="dog", k=1)["hits"][0]
+    page = visitor.open(f"{page_url}/?collection=drawings&item={item['id']}", width=390, height=844)
+    expect(detail(page).get_by_role("heading", level=2)).to_have_text(item["caption"])
+    box = detail(page).bounding_box()
+    assert (box["x"], box["width"]) == (0, 390)
+    assert box["y"] + box["height"] == pytest.approx(844, abs=1), "it lies at the bottom, over the rest"
+    detail(page).get_by_role("button", name="Similar texts").click()
+    expect(results(page)).to_contain_text("texts closest to this picture")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(detail(page)).to_have_count(0)
 
 
 def test_an_uploaded_picture_finds_texts_and_a_text_its_pictures(visitor: Any, page_url: str, png: bytes) -> None:

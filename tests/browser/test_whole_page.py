@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
+
+from tests.browser.axe import serious
 
 pytestmark = pytest.mark.browser
 READY = {
@@ -17,6 +18,7 @@ READY = {
     "runs": "#run-list button",
     "studies": "text=No studies yet",
     "encoders": "#encoders article",
+    "compare": "text=No figures in common",
 }
 
 
@@ -61,7 +63,7 @@ def test_encoders_are_listed_with_their_figures(visitor: Any, page_url: str) -> 
         card.get_by_role("link", name="transformers").click()
     assert waiting.value.suggested_filename.endswith("-huggingface.tar")
     assert waiting.value.failure() is None
-    expect(page.get_by_role("tab")).to_have_count(7)
+    expect(page.get_by_role("tab")).to_have_count(8)
 
 
 def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> None:
@@ -85,17 +87,6 @@ def test_axe_finds_nothing_serious_in_light_and_dark(visitor: Any, page_url: str
     page.get_by_role("button", name="Switch between light and dark").click()
     page.locator("body.dark").wait_for()
     assert [*found, *serious(page, "dark")] == []
-
-
-def serious(page: Any, scheme: str) -> list[str]:
-    """Findings of axe that are serious or critical, each with where it is and what to do."""
-    results = Axe().run(page).response
-    return [
-        f"{scheme}: {finding['id']}: {node['target']}: {node['failureSummary']}"
-        for finding in results["violations"]
-        if finding["impact"] in ("serious", "critical")
-        for node in finding["nodes"]
-    ]
 
 
 def test_the_state_of_the_service_is_shown(visitor: Any, page_url: str) -> None:

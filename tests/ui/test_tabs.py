@@ -17,10 +17,6 @@ from ui.tabs.encoders import EncodersTab, best_figures, draw_encoder, draw_expor
 from ui.tabs.run_actions import ACTIONS
 from ui.tabs.run_form import SpecForm
 from ui.tabs.runs import RunsTab, Watched
-from ui.tabs.search import IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab
-
-COLLECTION = {"id": "col_1", "name": "drawings", "images": 3}
-HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "labels": {}}
 
 
 @pytest.fixture
@@ -32,42 +28,6 @@ def picture(tmp_path: Path) -> str:
 
 def line(step: int) -> dict[str, Any]:
     return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
-
-
-def test_search_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 7.4})
-    drawn = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 12)
-    assert client.asked("search") == [{"target": "images", "k": 12, "text": "ant"}]
-    assert "an &lt;ant&gt;" in drawn
-    assert "0.912" in drawn
-    assert "7 ms in the service" in drawn
-
-
-def test_search_with_a_picture_sends_its_bytes(service: Any, picture: str) -> None:
-    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
-    drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "", picture, 24)
-    assert client.asked("search") == [{"target": "texts", "k": 24, "image": b"\x89PNG"}]
-    assert 'data-pick="text:col_1:words"' in drawn
-
-
-def test_search_before_the_picker_is_filled_takes_the_newest_collection(service: Any) -> None:
-    client = service(search={"hits": [HIT], "took_ms": 1}, collections=[COLLECTION])
-    assert "lcl-results" in SearchTab(client).search(TEXT_TO_IMAGES, None, "ant", None, 12)
-    assert "No collection yet" in SearchTab(service(collections=[])).search(TEXT_TO_IMAGES, None, "ant", None, 12)
-
-
-def test_search_tells_refusals_in_words(service: Any, away: Exception) -> None:
-    assert "no answer from" in SearchTab(service(search=away)).search(TEXT_TO_IMAGES, "c", "ant", None, 12)
-    nothing = SearchTab(service(search={"hits": [], "took_ms": 1})).search(TEXT_TO_IMAGES, "c", "ant", None, 12)
-    assert "Nothing found" in nothing
-
-
-def test_search_leaves_results_alone_when_the_tab_is_entered_again(service: Any) -> None:
-    tab = SearchTab(service(collections=[COLLECTION]))
-    assert tab.refresh("col_1", False)[1:] == (False, gr.skip())
-    picker, bare, shown = tab.refresh(None, True)
-    assert (picker.value, bare) == ("col_1", False)
-    assert "What are you looking for" in shown
 
 
 def test_captions_use_each_way_that_was_chosen(service: Any, picture: str) -> None:

@@ -1,28 +1,34 @@
-"""Search: words or a picture in, pictures or texts out, each with its score; a hit leads to its neighbours."""
+"""Search: words, a picture or both in, pictures or texts out, each with its score; a hit is looked at, and leads on."""
 
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose, collection_choices, newest, picture_input, read_upload, refused
-from ui.html import PICK, empty_state, esc, item_url, problem
+from ui.common import BUSY, QUIET, choose, collection_choices, newest, picture_input, read_upload
+from ui.html import PICK, problem
+from ui.tabs.search_view import INVITATION, NO_COLLECTION, NO_PICTURE, NOTHING_TO_MIX, label_choice
+from ui.tabs.searches import Asked, Found, Searches, where_of
 
 TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
-MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS]
+BOTH = "Text + image"
+MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
+EMPTY = {TEXT_TO_IMAGES: INVITATION, IMAGE_TO_IMAGES: NO_PICTURE, IMAGE_TO_TEXTS: NO_PICTURE, BOTH: NOTHING_TO_MIX}
 EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
-NO_COLLECTION = empty_state(
-    "No collection yet",
-    "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its pictures can be searched here.",
-)
-INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with a picture.")
-NO_PICTURE = empty_state("Which picture?", "Drop one above, paste it, or choose it from your files.")
+STEPS = [12, 24, 48, 96]
+LOOK = """() => requestAnimationFrame(() => setTimeout(() => (
+  document.querySelector('#search-detail h2') ??
+  document.querySelector('#search-results [aria-current]') ??
+  document.querySelector('#search-results .lcl-results__head') ??
+  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
+
+
+Chosen = tuple[list[str], int, Asked | None]  # labels, results wanted, the search that is on show
 
 
 class SearchTab:
@@ -30,16 +36,27 @@ class SearchTab:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self.searches = Searches(client)
+        self.ways: dict[str, Callable[[str, str, Chosen], dict[Any, Any]]] = {
+            "image": self._look,
+            "text": self._pictures_of,
+            "near": self._neighbours,
+            "texts": self._texts,
+            "mix": self._mix,
+            "label": self._only,
+            "close": lambda *_: {self.detail: ""},
+        }
 
     def build(self) -> None:
         self.bare = gr.State(False)  # the pane says that there is no collection, or no service
+        self.asked = gr.State(None)
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.mode = gr.Radio(
                     MODES, value=MODES[0], label="Search with", show_label=False, elem_classes="lcl-segment", scale=3
                 )
                 self.collection = gr.Dropdown(label="Collection", scale=2, min_width=200)
-                self.k = gr.Dropdown([12, 24, 48, 96], value=24, label="Results", scale=1, min_width=90)
+                self.k = gr.Dropdown(STEPS, value=24, label="Results", scale=1, min_width=90)
             with gr.Row(elem_classes="lcl-query"):
                 self.text = gr.Textbox(
                     "",
@@ -48,135 +65,188 @@ class SearchTab:
                 with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
                     self.image = picture_input("Picture to search with", height=190)
                 self.go = gr.Button("Search", variant="primary", scale=1, min_width=120)
-            with gr.Row(elem_classes="lcl-chips") as self.chips:
-                self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
-        self.results = gr.HTML(INVITATION, apply_default_css=False, js_on_load=PICK, elem_id="search-results")
+            with gr.Row(elem_classes="lcl-narrowing"):
+                with gr.Column(visible=False, scale=3, min_width=260) as self.balance:
+                    self.words = gr.Slider(
+                        -100, 100, 50, step=5, label="How much the words count, %", info="below 0: away from them",
+                        elem_id="search-words",
+                    )  # fmt: skip
+                with gr.Row(elem_classes="lcl-chips") as self.chips:
+                    self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
+                self.where = gr.Dropdown(
+                    [], multiselect=True, label="Only pictures with", elem_id="search-where", visible=False, scale=2,
+                    min_width=220,
+                )  # fmt: skip
+        with gr.Row(equal_height=False, elem_classes="lcl-found"):
+            self.results = gr.HTML(INVITATION, apply_default_css=False, js_on_load=PICK, elem_id="search-results")
+            self.detail = gr.HTML(apply_default_css=False, js_on_load=PICK, elem_id="search-detail")
+        self.more = gr.Button("Show more", visible=False, elem_id="search-more", elem_classes="lcl-more")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
-        known = [self.collection, self.bare]
-        self.asking = [self.text, self.frame, self.chips]
-        for event in (page.load, tab.select):
-            event(self.refresh, known, [*known, self.results], **QUIET)
-        self.mode.input(self.switch, self.mode, [*self.asking, self.results], **QUIET)
-        query = [self.mode, self.collection, self.text, self.image, self.k]
+        self.asking = [self.text, self.frame, self.balance, self.chips]
+        self.found = [self.results, self.asked, self.more]
+        query = [self.mode, self.collection, self.text, self.image, self.words, self.where, self.k]
+        known = [self.collection, self.bare, self.where]
+        page.load(self.refresh, known, [*known, self.results], **QUIET).then(
+            self.open_link, self.k, [self.collection, self.text, *self.found, self.detail], **QUIET
+        )
+        tab.select(self.refresh, known, [*known, self.results], **QUIET)
+        self.mode.input(self.switch, self.mode, [*self.asking, *self.found], **QUIET)
         for event in (self.go.click, self.text.submit, self.image.upload):
-            event(self.search, query, self.results, **BUSY)
-        for event in (self.k.input, self.collection.input):
-            event(self.search_again, query, self.results, **BUSY)
+            event(self.search, query, self.found, **BUSY)
+        self.k.input(self.search_again, query, self.found, **BUSY)
+        self.where.change(self.narrow, [self.where, self.asked], self.found, **BUSY)
+        self.words.change(self.search_again, query, self.found, trigger_mode="always_last", **BUSY)
+        self.collection.input(self.move, query, [self.where, *self.found], **BUSY)
         for button, words in zip(self.examples, EXAMPLES, strict=True):
             button.click(lambda words=words: words, outputs=self.text, **QUIET).then(
-                self.search, query, self.results, **BUSY
+                self.search, query, self.found, **BUSY
             )
-        shown = [self.mode, *self.asking, self.image, self.results]
-        self.results.select(self.follow, self.k, shown, **BUSY)
+        self.more.click(self.show_more, self.asked, self.found, **BUSY)
+        shown = [self.mode, *self.asking, self.image, self.where, *self.found, self.detail]
+        for pane in (self.results, self.detail):
+            pane.select(self.follow, [self.where, self.k, self.asked], shown, **BUSY).then(None, js=LOOK)
 
-    def refresh(self, current: str | None, bare: bool) -> tuple[Any, bool, Any]:
+    def refresh(self, current: str | None, bare: bool, where: Sequence[str] | None = None) -> tuple[Any, ...]:
         """Collections may have come or gone; results that are on show stay."""
         try:
             choices = collection_choices(self.client)
         except ApiError as error:
             words = problem(error.message, "The service cannot be reached")
-            return gr.skip(), bare or not current, gr.skip() if current else words
+            return gr.skip(), bare or not current, gr.skip(), gr.skip() if current else words
         if not choices:
-            return choose([], None), True, NO_COLLECTION
-        return choose(choices, current), False, INVITATION if bare else gr.skip()
+            return choose([], None), True, gr.skip(), NO_COLLECTION
+        chosen = current if current in dict(choices).values() else newest(choices)
+        return choose(choices, chosen), False, self.labels(chosen, where)[0], INVITATION if bare else gr.skip()
+
+    def labels(self, collection: str | None, where: Sequence[str] | None) -> tuple[Any, list[str]]:
+        """What a collection's pictures can be chosen by; and of what was chosen that which is there."""
+        try:
+            labels = self.searches.pickable(str(collection))
+        except ApiError:
+            return gr.skip(), list(where or ())
+        choices = [(f"{name}: {value}", label_choice(name, value)) for name in labels for value in sorted(labels[name])]
+        known = {value for _, value in choices}
+        kept = [value for value in where or () if value in known]
+        return gr.Dropdown(choices=choices, value=kept, multiselect=True, visible=bool(choices)), kept
+
+    def open_link(self, k: int, request: gr.Request) -> tuple[Any, ...]:
+        """``?collection=NAME&q=words`` opens with what the words find, ``?collection=NAME&item=ID`` with a picture."""
+        wanted, words, item, tab = (request.query_params.get(name, "") for name in ("collection", "q", "item", "tab"))
+        if not (words.strip() or item) or tab not in ("", "search"):
+            return (gr.skip(),) * 6
+        try:
+            known = self.client.collections()
+        except ApiError:
+            return (gr.skip(),) * 6  # which is said already
+        named = [each["id"] for each in known if wanted in ("", each["id"], each["name"])]
+        if not named:
+            lost = problem(f"There is no collection {wanted!r}.", "This address leads nowhere")
+            return gr.skip(), gr.skip(), lost, None, gr.skip(), gr.skip()
+        found: tuple[Any, ...] = (gr.skip(),) * 3
+        if words.strip():
+            found = _shown(self.searches.ask(named[0], f"“{words.strip()}”", "images", k, text=words.strip()))
+        return named[0], words.strip(), *found, self.searches.look(named[0], item) if item else gr.skip()
 
     def switch(self, mode: str) -> tuple[Any, ...]:
-        """Ask with words or with a picture."""
-        return *_asking(mode), INVITATION if mode == TEXT_TO_IMAGES else NO_PICTURE
+        """Ask with words, with a picture, or with both."""
+        return *_asking(mode), *_shown(Found(EMPTY[mode]))
 
-    def search(self, mode: str, collection: str | None, text: str, image: str | None, k: int) -> str:
-        """The results as HTML, or in words why there are none."""
-        words = text.strip()
-        if mode == TEXT_TO_IMAGES:
-            return self.ask(collection, f"“{words}”", "images", k, text=words) if words else INVITATION
-        if not image:
-            return NO_PICTURE
+    def search(
+        self, mode: str, collection: str | None, text: str, image: str | None, words: float, where: list[str], k: int
+    ) -> tuple[Any, ...]:
+        """The results, or in words why there are none."""
+        said = text.strip() if mode in (TEXT_TO_IMAGES, BOTH) else ""
+        picture = image if mode != TEXT_TO_IMAGES else None
+        if not (said or picture):
+            return _shown(Found(EMPTY[mode]))
+        query: dict[str, Any] = {"text": said} if said else {}
+        if picture:
+            query["image"] = read_upload(picture)
+        if said and picture:
+            query["weights"] = {"text": words / 100, "image": 1 - abs(words) / 100}
+        about = [*(["your picture"] if picture else []), *([f"“{said}”"] if said else [])]
         target = "texts" if mode == IMAGE_TO_TEXTS else "images"
-        return self.ask(collection, "your picture", target, k, image=read_upload(image))
+        joined = (" away from " if words < 0 else " and ").join(about)
+        return _shown(self.searches.ask(collection, joined, target, k, where_of(where), **query))
 
-    def search_again(self, mode: str, collection: str | None, text: str, image: str | None, k: int) -> Any:
-        """After a change of collection or count: only when there is something to look for."""
-        asked = text.strip() if mode == TEXT_TO_IMAGES else image
-        return self.search(mode, collection, text, image, k) if asked else gr.skip()
+    def search_again(
+        self, mode: str, collection: str | None, text: str, image: str | None, words: float, where: list[str], k: int
+    ) -> tuple[Any, ...]:
+        """After a change of collection, labels, balance or count: only when there is something to look for."""
+        found = self.search(mode, collection, text, image, words, where, k)
+        return found if found[0] != EMPTY[mode] else (gr.skip(),) * 3
 
-    def follow(self, k: int, event: gr.EventData) -> tuple[Any, ...]:
-        """A picture was chosen: show its neighbours. A text was chosen: show the pictures it finds."""
-        kind, collection, value = str(event.pick).split(":", 2)
-        if kind == "text":
-            _, frame, chips = _asking(TEXT_TO_IMAGES)
-            shown = self.ask(collection, f"“{value}”", "images", k, text=value)
-            return TEXT_TO_IMAGES, gr.Textbox(value, visible=True), frame, chips, gr.skip(), shown
+    def move(
+        self, mode: str, collection: str | None, text: str, image: str | None, words: float, where: list[str], k: int
+    ) -> tuple[Any, ...]:
+        """Another collection: its labels, and what it holds of what was looked for."""
+        picker, kept = self.labels(collection, where)
+        return picker, *self.search_again(mode, collection, text, image, words, kept, k)
+
+    def narrow(self, where: list[str], asked: Asked | None) -> tuple[Any, ...]:
+        """The search that is on show, among the pictures with other labels than before."""
+        if asked is None or asked.where == where_of(where):
+            return (gr.skip(),) * 3
+        return _shown(self.searches.only(asked, where_of(where)))
+
+    def show_more(self, asked: Asked | None) -> tuple[Any, ...]:
+        return _shown(self.searches.more(asked)) if asked else (gr.skip(),) * 3
+
+    def follow(self, where: list[str], k: int, asked: Asked | None, event: gr.EventData) -> dict[Any, Any]:
+        """What was pressed in the results, or beside the picture that is looked at."""
+        kind, collection, value = (*str(event.pick).split(":", 2), "", "")[:3]
         try:
-            data = self.client.item_image(collection, value)
+            return self.ways[kind](collection, value, (where, k, asked))
         except ApiError as error:
-            return *[gr.skip()] * 5, problem(error.message)
-        shown = self.ask(collection, "this picture", "images", k, image=data)
-        return IMAGE_TO_IMAGES, *_asking(IMAGE_TO_IMAGES), Image.open(io.BytesIO(data)), shown
+            return {self.results: problem(error.message)}
 
-    def ask(self, collection: str | None, about: str, target: str, k: int, **query: Any) -> str:
-        """One call to the service, with the time it took there and in all."""
-        try:
-            collection = collection or newest(collection_choices(self.client))
-            if collection is None:
-                return NO_COLLECTION
-            start = time.perf_counter()
-            answer = self.client.search(collection, target=target, k=int(k), **query)
-        except ApiError as error:
-            return refused(error, "The search was refused")
-        total_ms = 1000 * (time.perf_counter() - start)
-        draw = draw_texts if target == "texts" else draw_images
-        return _frame(answer["hits"], about, target, answer["took_ms"], total_ms, draw(collection, answer["hits"]))
+    def _look(self, collection: str, item: str, _: Chosen) -> dict[Any, Any]:
+        return {self.detail: self.searches.look(collection, item)}
+
+    def _pictures_of(self, collection: str, words: str, chosen: Chosen) -> dict[Any, Any]:
+        """What a text finds, as if one had typed it."""
+        found = self.searches.ask(collection, f"“{words}”", "images", chosen[1], where_of(chosen[0]), text=words)
+        return self._anew(TEXT_TO_IMAGES, found) | {self.text: gr.Textbox(words, visible=True)}
+
+    def _neighbours(self, collection: str, item: str, chosen: Chosen) -> dict[Any, Any]:
+        found = self.searches.ask(collection, "this picture", "images", chosen[1], where_of(chosen[0]), item=item)
+        return self._anew(IMAGE_TO_IMAGES, found) | {self.image: self._picture(collection, item)}
+
+    def _texts(self, collection: str, item: str, chosen: Chosen) -> dict[Any, Any]:
+        found = self.searches.ask(collection, "this picture", "texts", chosen[1], where_of(chosen[0]), item=item)
+        return self._anew(IMAGE_TO_TEXTS, found) | {self.image: self._picture(collection, item)}
+
+    def _mix(self, collection: str, item: str, _: Chosen) -> dict[Any, Any]:
+        """The picture is there; the words are to be typed."""
+        asking = {self.text: gr.Textbox("", visible=True), self.image: self._picture(collection, item)}
+        return self._anew(BOTH, Found(NOTHING_TO_MIX)) | asking
+
+    def _only(self, _: str, choice: str, chosen: Chosen) -> dict[Any, Any]:
+        """The search that is on show, only among pictures with this label."""
+        labels, asked = [*chosen[0], *([] if choice in chosen[0] else [choice])], chosen[2]
+        found = _shown(self.searches.only(asked, where_of(labels))) if asked else (gr.skip(),) * 3
+        return {self.where: labels, **dict(zip(self.found, found, strict=True)), self.detail: ""}
+
+    def _anew(self, mode: str, found: Found) -> dict[Any, Any]:
+        """The form and the results as if one had asked in this mode."""
+        asking = dict(zip(self.asking, _asking(mode), strict=True))
+        return {self.mode: mode, **asking, **dict(zip(self.found, _shown(found), strict=True)), self.detail: ""}
+
+    def _picture(self, collection: str, item: str) -> Image.Image:
+        """Raises: ApiError."""
+        return Image.open(io.BytesIO(self.client.item_image(collection, item)))
 
 
-def _asking(mode: str) -> tuple[Any, Any, Any]:
-    """What is visible of the text box, the picture and the examples."""
-    words = mode == TEXT_TO_IMAGES
-    return gr.Textbox(visible=words), gr.Column(visible=not words), gr.Row(visible=words)
-
-
-def draw_images(collection: str, hits: Sequence[dict[str, Any]]) -> str:
-    """A grid of pictures, best first."""
-    return f'<ol class="lcl-grid">{"".join(_picture(collection, hit) for hit in hits)}</ol>'
-
-
-def draw_texts(collection: str, hits: Sequence[dict[str, Any]]) -> str:
-    """A ranked list of texts."""
-    rows = "".join(_text(collection, hit["text"], hit["score"]) for hit in hits)
-    return f'<ol class="lcl-texts">{rows}</ol>'
-
-
-def _text(collection: str, words: str, score: float) -> str:
+def _asking(mode: str) -> tuple[Any, Any, Any, Any]:
+    """What is visible of the text box, the picture, the balance of both, and the examples."""
+    words, picture = mode in (TEXT_TO_IMAGES, BOTH), mode != TEXT_TO_IMAGES
     return (
-        f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" '
-        f'aria-label="{esc(words)}, score {score:.2f}. Find its pictures"><span>{esc(words)}</span>{_score(score)}'
-        "</button></li>"
-    )
+        gr.Textbox(visible=words), gr.Column(visible=picture), gr.Column(visible=mode == BOTH),
+        gr.Row(visible=mode == TEXT_TO_IMAGES),
+    )  # fmt: skip
 
 
-def _picture(collection: str, hit: dict[str, Any]) -> str:
-    words = hit.get("caption") or hit["id"]
-    source = esc(item_url(collection, hit["id"]))
-    return (
-        f'<li><button type="button" class="lcl-card" data-pick="image:{esc(collection)}:{esc(hit["id"])}" '
-        f'title="Show its neighbours" aria-label="{esc(words)}, score {hit["score"]:.2f}. Show its neighbours">'
-        f'<img src="{source}" alt="" loading="lazy" decoding="async">'
-        f'<span class="lcl-card__words">{esc(words)}</span>{_score(hit["score"])}</button></li>'
-    )
-
-
-def _score(score: float) -> str:
-    """Cosine similarity as a bar (negative: empty) and a figure."""
-    width = round(100 * min(1.0, max(0.0, score)))
-    return f'<span class="lcl-score"><i><b style="width:{width}%"></b></i><span>{score:.3f}</span></span>'
-
-
-def _frame(hits: Sequence[Any], about: str, target: str, took_ms: float, total_ms: float, inside: str) -> str:
-    if not hits:
-        return empty_state("Nothing found", "The collection holds nothing that fits. Try other words.")
-    what = "texts" if target == "texts" else "pictures"
-    return (
-        f'<section class="lcl-results" aria-label="Search results"><p class="lcl-results__head" role="status">'
-        f"<b>{len(hits)} {what}</b> closest to {esc(about)}<span>{took_ms:.0f} ms in the service · "
-        f"{total_ms:.0f} ms in all</span></p>{inside}</section>"
-    )
+def _shown(found: Found) -> tuple[Any, ...]:
+    """The results, what was asked, and the button for more."""
+    return found.drawn, found.asked, gr.Button(visible=found.more)

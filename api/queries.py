@@ -1,0 +1,92 @@
+"""What a search asks for: words, a picture, a vector and an item, each with its weight; as one vector."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from anyio import CapacityLimiter, to_thread
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from api.errors import Problem
+from api.media import Content, check_text, read_image
+from api.settings import ApiSettings
+from lcl_core.errors import UserError
+
+if TYPE_CHECKING:
+    from lcl_core.serving.batching_session import BatchingSession
+    from lcl_core.serving.collection import Collection
+
+PARTS = ("text", "image", "vector", "item")
+Weight = Annotated[float, Field(ge=-100, le=100)]
+
+
+class Weights(BaseModel):
+    """How much each part counts; 1 where nothing is said. Less than 0: away from it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Weight | None = None
+    image: Weight | None = None
+    vector: Weight | None = None
+    item: Weight | None = None
+
+    def given(self) -> dict[str, float]:
+        return self.model_dump(exclude_none=True)
+
+
+class Question(BaseModel):
+    """At least one of text, image, vector and item; of several the weighted sum of their directions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Content | None = None
+    image: Content | None = Field(None, description="a picture as a data URL")
+    vector: list[float] | None = Field(None, max_length=16_384)
+    item: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="id of a picture or text of the collection"
+    )
+    weights: Weights = Weights()
+
+    @model_validator(mode="after")
+    def _some_part(self) -> Self:
+        if all(getattr(self, name) is None for name in PARTS):
+            raise ValueError("give at least one of text, image, vector and item")
+        return self
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder is needed to answer it."""
+        return self.text is not None or self.image is not None
+
+
+async def embed_question(
+    question: Question, encoder: BatchingSession | None, settings: ApiSettings, lane: CapacityLimiter
+) -> dict[str, Any]:
+    """f32 [E] of the text and of the picture, by name, where there are such. Raises: Problem 422."""
+    for name in question.weights.given():
+        if getattr(question, name) is None:
+            message = f"weights.{name}: there is no {name} in the query that it could weigh"
+            raise Problem(422, "bad_query", message, field=f"weights.{name}")
+    found: dict[str, Any] = {}
+    if question.text is not None and encoder is not None:
+        found["text"] = (await encoder.embed_texts_async([check_text(question.text, settings, "text")]))[0]
+    if question.image is not None and encoder is not None:
+        picture = await to_thread.run_sync(partial(read_image, question.image, settings, "image"), limiter=lane)
+        found["image"] = (await encoder.embed_images_async([picture]))[0]
+    return found
+
+
+def mixed(question: Question, embedded: dict[str, Any], collection: Collection) -> Any:
+    """f32 [E] of length 1: all parts in one. Raises: UserError naming the part, or ``zero_query``."""
+    from lcl_core.serving.mixture import mix  # numpy: not at start-up
+
+    parts = dict(embedded)
+    if question.vector is not None:
+        parts["vector"] = question.vector
+    if question.item is not None:
+        try:
+            parts["item"] = collection.vector(question.item)
+        except UserError as error:
+            raise UserError(error.message, code=error.code, field="item") from error
+    return mix(parts, question.weights.given(), collection.dim)

@@ -1,0 +1,150 @@
+"""How searches are drawn: pictures, texts, and the one picture that was chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ui.html import empty_state, esc, item_url
+
+Json = Mapping[str, Any]
+NO_COLLECTION = empty_state(
+    "No collection yet",
+    "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its pictures can be searched here.",
+)
+INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with a picture.")
+NO_PICTURE = empty_state("Which picture?", "Drop one above, paste it, or choose it from your files.")
+NOTHING_TO_MIX = empty_state(
+    "A picture, and words about it",
+    "Drop a picture and say what should be different: “red”, “in winter”. The slider says how much the words count.",
+)
+NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
+
+
+def draw_found(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:
+    """The hits under one line that says what they are.
+
+    Args:
+        link: address that shows the same search again, if there is one.
+    """
+    if not hits:
+        return NOTHING_FOUND
+    what = "texts" if target == "texts" else "pictures"
+    inside = (draw_texts if target == "texts" else draw_images)(collection, hits)
+    again = f'<a href="{esc(link)}">link</a>' if link else ""
+    return (
+        f'<section class="lcl-results" aria-label="Search results"><p class="lcl-results__head" role="status" '
+        f'tabindex="-1"><b>{len(hits)} {what}</b> closest to {esc(about)}{again}<span>{times}</span></p>'
+        f"{inside}</section>"
+    )
+
+
+def draw_images(collection: str, hits: Sequence[Json]) -> str:
+    """A grid of pictures, best first."""
+    return f'<ol class="lcl-grid">{"".join(_picture(collection, hit) for hit in hits)}</ol>'
+
+
+def draw_texts(collection: str, hits: Sequence[Json]) -> str:
+    """A ranked list of texts."""
+    rows = "".join(_text(collection, hit["text"], hit["score"]) for hit in hits)
+    return f'<ol class="lcl-texts">{rows}</ol>'
+
+
+def draw_detail(
+    collection: str, item: Json, near: Sequence[Json], texts: Sequence[Json], pickable: Collection[str]
+) -> str:
+    """One picture, large, with all that is known of it and what is closest to it.
+
+    Args:
+        pickable: labels that pictures can be chosen by.
+    """
+    captions = [str(caption) for caption in item.get("captions", [])]
+    title, more = (captions[0], captions[1:]) if captions else (str(item["id"]), [])
+    pick = f"{collection}:{item['id']}"
+    labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
+    around = "".join(_thumb(collection, hit) for hit in near)
+    return (
+        f'<section class="lcl-detail" aria-label="Chosen picture"><header><h2 tabindex="-1">{esc(title)}</h2>'
+        '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
+        f'<img class="lcl-detail__picture" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
+        f'<p class="lcl-detail__ways">{_way("near", pick, "Neighbours")}{_way("texts", pick, "Similar texts")}'
+        f'{_way("mix", pick, "Add words …")}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
+        f"{_list('Also called', more)}"
+        + (f'<h3>Nearest to it</h3><ul class="lcl-samples">{around}</ul>' if around else "")
+        + (f"<h3>Texts nearest to it</h3>{draw_texts(collection, texts)}" if texts else "")
+        + _labels(collection, labels, pickable)
+        + "</section>"
+    )
+
+
+def link_to(collection: str, **what: str) -> str:
+    """An address of this page: ``q`` leads to the pictures that words find, ``item`` to one picture."""
+    rest = "".join(f"&{name}={quote(value, safe='')}" for name, value in what.items())
+    return f"?collection={quote(collection, safe='')}{rest}"
+
+
+def label_choice(label: str, value: str) -> str:
+    """A label and its value as one value of a picker."""
+    return json.dumps([label, value], ensure_ascii=False)
+
+
+def _text(collection: str, words: str, score: float) -> str:
+    return (
+        f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" '
+        f'aria-label="{esc(words)}, score {score:.2f}. Find its pictures"><span>{esc(words)}</span>{_score(score)}'
+        "</button></li>"
+    )
+
+
+def _picture(collection: str, hit: Json) -> str:
+    words = hit.get("caption") or hit["id"]
+    source = esc(item_url(collection, hit["id"]))
+    return (
+        f'<li><button type="button" class="lcl-card" data-pick="image:{esc(collection)}:{esc(hit["id"])}" '
+        f'title="Look at it" aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
+        f'<img src="{source}" alt="" loading="lazy" decoding="async">'
+        f'<span class="lcl-card__words">{esc(words)}</span>{_score(hit["score"])}</button></li>'
+    )
+
+
+def _thumb(collection: str, hit: Json) -> str:
+    words = hit.get("caption") or hit["id"]
+    return (
+        f'<li><button type="button" data-pick="image:{esc(collection)}:{esc(hit["id"])}" title="{esc(words)}" '
+        f'aria-label="{esc(words)}, score {hit["score"]:.2f}. Look at it">'
+        f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy"></button></li>'
+    )
+
+
+def _way(kind: str, pick: str, words: str) -> str:
+    return f'<button type="button" data-pick="{kind}:{esc(pick)}">{words}</button>'
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{esc(line)}</li>" for line in lines)
+    return f'<h3>{title}</h3><ul class="lcl-detail__lines">{items}</ul>' if items else ""
+
+
+def _labels(collection: str, labels: Json, pickable: Collection[str]) -> str:
+    """Those that pictures can be chosen by are buttons that let only such pictures through."""
+    chips = "".join(
+        f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, str(value)))}" '
+        f'title="Only such pictures" aria-label="Only pictures with {esc(name)} {esc(value)}">{_label(name, value)}'
+        "</button></li>"
+        if name in pickable
+        else f"<li><span>{_label(name, value)}</span></li>"
+        for name, value in labels.items()
+    )
+    return f'<ul class="lcl-labels">{chips}</ul>' if chips else ""
+
+
+def _label(name: str, value: Any) -> str:
+    return f"<i>{esc(name)}</i> {esc(value)}"
+
+
+def _score(score: float) -> str:
+    """Cosine similarity as a bar (negative: empty) and a figure."""
+    width = round(100 * min(1.0, max(0.0, score)))
+    return f'<span class="lcl-score"><i><b style="width:{width}%"></b></i><span>{score:.3f}</span></span>'
