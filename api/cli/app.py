@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import access, building, common, corpora, encoders, garbage, inference, runs, studies, webhooks
+from api.cli import access, building, common, corpora, encoders, garbage, inference, runs, studies, webhooks, writing
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
@@ -27,7 +27,8 @@ app.add_typer(webhooks.group, name="webhooks")
 app.command()(access.audit)
 app.command("gc")(garbage.collect)
 app.command()(inference.search)
-app.command()(inference.caption)
+app.command()(writing.caption)
+app.command("continue")(writing.continue_)
 app.command()(inference.embed)
 
 

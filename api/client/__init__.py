@@ -7,5 +7,6 @@
 
 from api.client.client import Client
 from api.client.errors import ApiError
+from api.client.writing import Piece
 
-__all__ = ["ApiError", "Client"]
+__all__ = ["ApiError", "Client", "Piece"]

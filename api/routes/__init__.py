@@ -1,9 +1,11 @@
 """One file a resource. A handler asks its dependencies, calls one function, and gives a model back."""
 
 from api.routes import (
+    attention,
     audit,
     captions,
     collections,
+    continuations,
     datasets,
     embeddings,
     encoders,
@@ -31,6 +33,8 @@ ROUTERS = tuple(
         encoders,
         embeddings,
         captions,
+        continuations,
+        attention,
         collections,
         workers,
         keys,

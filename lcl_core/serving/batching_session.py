@@ -108,6 +108,10 @@ class BatchingSession:
         page = self._session.lay(parts)
         return self._batcher.submit(_Job("continuations", options, object()), [(page, reader or Reader())])[0]
 
+    def box(self, image: Image) -> tuple[float, float, float, float]:
+        """As EncoderSession's."""
+        return self._session.box(image)
+
     def submit_attention(self, images: Sequence[Image]) -> list[Future[Any]]:
         """Futures of f32 [heads, rows, columns]. Raises: as ``submit_images``."""
         return self._submit_pixels(_Job("attention"), images)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
+from lcl_core.data.transforms import eval_box
 from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.prefixes import caption_prefix, document_prefix
@@ -145,6 +146,10 @@ class EncoderSession:
         """A continuation as ``write_captions`` writes captions, of one row."""
         prefix = document_prefix(self.model, page.ids, page.pixels.to(self.device))
         return write_texts(self.model, self.processor, prefix, options, [options.seed], [reader])
+
+    def box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """The part of a picture that the model sees: left, top, right, bottom as shares of its width and height."""
+        return eval_box(image, self.model.config.image_size)
 
     @torch.inference_mode()
     def attend(self, pixels: Tensor) -> np.ndarray:

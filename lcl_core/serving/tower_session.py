@@ -76,9 +76,16 @@ class TowerSession(EncoderSession):
     ) -> Iterator[Written]:
         raise _silent()
 
+    def box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        raise _aloof()
+
     def attend(self, pixels: Tensor) -> np.ndarray:
-        message = "this encoder pools patches in its own way; an encoder that lcl pre-trained shows its attention"
-        raise UserError(message, code="no_attention", field="model")
+        raise _aloof()
+
+
+def _aloof() -> UserError:
+    message = "this encoder pools patches in its own way; an encoder that lcl pre-trained shows its attention"
+    return UserError(message, code="no_attention", field="model")
 
 
 def _silent() -> UserError:
