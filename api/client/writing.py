@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from api.client.runs import parse_events
 from api.client.transport import Transport
 
 Json = dict[str, Any]
+Pieces = Generator["Piece", None, None]  # closing it ends the writing
 SILENCE_SECONDS = 60.0  # the service pings every 15 s
 
 
@@ -32,8 +33,8 @@ class Piece:
 
 
 class WritingCalls(Transport):
-    def stream_captions(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> Iterator[Piece]:
-        """Captions as they are written; ``decoding`` as ``caption``'s. Closing the iterator ends the writing.
+    def stream_captions(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> Pieces:
+        """Captions as they are written; ``decoding`` as ``caption``'s.
 
         Raises: ApiError, also on the way.
         """
@@ -47,11 +48,11 @@ class WritingCalls(Transport):
         """
         return self.post("/v1/continuations", _document(encoder, document, decoding), repeatable=True)["text"]
 
-    def stream_continuation(self, encoder: str, document: Sequence[str | bytes], **decoding: Any) -> Iterator[Piece]:
-        """``continue_document`` as it is written. Closing the iterator ends the writing. Raises: ApiError."""
+    def stream_continuation(self, encoder: str, document: Sequence[str | bytes], **decoding: Any) -> Pieces:
+        """``continue_document`` as it is written. Raises: ApiError."""
         return self._pieces("/v1/continuations", _document(encoder, document, decoding), 1)
 
-    def _pieces(self, path: str, body: Json, missing: int) -> Iterator[Piece]:
+    def _pieces(self, path: str, body: Json, missing: int) -> Pieces:
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
         with self.stream(path, "POST", json={**body, "stream": True}, timeout=timeout) as response:
             for event in parse_events(response.iter_lines()):
