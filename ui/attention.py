@@ -1,4 +1,4 @@
-"""Where an encoder looks, drawn over the picture: what weighs little lies in the dark."""
+"""Where an encoder looks, drawn over the picture: grey, and warm where much weight lies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from ui.html import esc, heading
 
 SIDE = 280  # pixels of the picture
-SMOOTH = 8  # pixels of a patch in the shade
-DARKEST = 0.82
+SMOOTH = 8  # pixels of a patch in the glow
+GLOW, STRONGEST = (234, 88, 12), 0.8  # orange, which neither black nor white pictures hide
 Weights = Sequence[Sequence[float]]
 
 
@@ -33,7 +33,7 @@ def _figure(weights: Weights, name: str) -> str:
     words = f"{name}: most weight {place_of(weights)}"
     return (
         f'<figure title="{esc(words)}"><div role="img" aria-label="{esc(words)}">'
-        f'<img src="{_shade(weights)}" alt=""></div><figcaption>{esc(name)}</figcaption></figure>'
+        f'<img src="{_glow(weights)}" alt=""></div><figcaption>{esc(name)}</figcaption></figure>'
     )
 
 
@@ -50,23 +50,28 @@ def _spread(weights: Weights) -> str:
     """How much of the picture the encoder attends to."""
     largest_first = -np.sort(-np.asarray(weights).ravel())
     half = int(np.searchsorted(largest_first.cumsum(), largest_first.sum() / 2)) + 1
-    return f"Half of the weight lies on {half} of {largest_first.size} patches; the darker a patch, the less it counts."
+    return f"Half of the weight lies on {half} of {largest_first.size} patches; the warmer a patch, the more it counts."
 
 
 def _seen(image: bytes, box: Sequence[float]) -> str:
+    """That part of the picture, without its colours, over white."""
     with Image.open(io.BytesIO(image)) as opened:
         picture = ImageOps.exif_transpose(opened).convert("RGBA")
     left, top, right, bottom = box
     width, height = picture.size
     part = (left * width, top * height, right * width, bottom * height)
-    return _data_url(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=part), "webp")
+    square = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=part)
+    white = Image.new("RGBA", square.size, "white")
+    return _data_url(Image.alpha_composite(white, square).convert("L").convert("RGB"), "webp")
 
 
-def _shade(weights: Weights) -> str:
+def _glow(weights: Weights) -> str:
     grid = np.asarray(weights, np.float32)
-    dark = (255 * DARKEST * (1 - grid / grid.max())).astype(np.uint8)
-    alpha = Image.fromarray(dark).resize((grid.shape[1] * SMOOTH, grid.shape[0] * SMOOTH), Image.Resampling.BICUBIC)
-    return _data_url(Image.merge("LA", (Image.new("L", alpha.size, 8), alpha)), "png")
+    size = (grid.shape[1] * SMOOTH, grid.shape[0] * SMOOTH)
+    alpha = Image.fromarray((255 * STRONGEST * grid / grid.max()).astype(np.uint8))
+    glow = Image.new("RGBA", size, GLOW)
+    glow.putalpha(alpha.resize(size, Image.Resampling.BICUBIC))
+    return _data_url(glow, "png")
 
 
 def _data_url(image: Image.Image, kind: str) -> str:
