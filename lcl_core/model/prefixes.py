@@ -69,6 +69,11 @@ def document_prefix(model: LCLModel, ids: Sequence[int], pixel_values: Tensor) -
     return _embedded(model, ids, model.encode_images(pixel_values)[1])[None]
 
 
+def room(model: LCLModel, prefix: Tensor, wanted: int) -> int:
+    """How many of the ``wanted`` tokens fit behind embeddings [n, L, D]."""
+    return min(wanted, model.config.context_length - prefix.shape[1])
+
+
 def _embedded(model: LCLModel, ids: Sequence[int], patch_tokens: Tensor) -> Tensor:
     token_ids = torch.tensor(ids, device=model.device)
     slots = torch.nonzero(token_ids == model.config.img_token_id).flatten()

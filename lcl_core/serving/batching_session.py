@@ -39,8 +39,8 @@ class BatchingSession:
     ``embed_images`` blocks, ``embed_images_async`` is awaited, ``submit_images`` gives one future an item, so
     that a bad item fails alone. Pictures are prepared in the caller's thread, so that the owner thread has
     only the model to run. Texts are written a token at a time, side by side, and batches of vectors are made in
-    between; only a beam search is not interrupted. All raise Overloaded when the queue is full and Unloaded
-    after ``close``. When nobody holds it any longer, its thread finishes what waits and leaves.
+    between. All raise Overloaded when the queue is full and Unloaded after ``close``. When nobody holds it any longer,
+    its thread finishes what waits and leaves.
     """
 
     def __init__(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.model.generation import search_beams, write
+from lcl_core.model.beams import search_beams
+from lcl_core.model.generation import write
 from lcl_core.model.spelling import Spelling
 from lcl_core.serving.readers import Reader
 
@@ -30,18 +31,11 @@ def write_texts(
 ) -> Iterator[Written]:
     """After embeddings [n, L, D]: step by step, which texts are complete, as (row, text).
 
-    Readers are told the pieces. A row whose reader has left is complete with what there is. Beams are searched in one
-    step, since which beginning wins is known at the end alone.
+    Readers are told the pieces: of a beam search one, since which beginning wins is known at the end alone. A row whose
+    reader has left is complete with what there is.
     """
-    if all(reader.has_left for reader in readers):
-        yield [(row, "") for row in range(len(readers))]
-        return
     if options.num_beams > 1:
-        found = search_beams(model, prefix, options.max_new_tokens, options.num_beams)
-        texts = [processor.decode(ids) for ids in found]
-        for reader, text in zip(readers, texts, strict=True):
-            reader.tell(text)
-        yield list(enumerate(texts))
+        yield from _search(model, processor, prefix, options, readers)
         return
     open_rows = {row: Spelling(processor) for row in range(len(readers))}
     for ids in write(model, prefix, options.max_new_tokens, options.top_p, options.temperature, seeds):
@@ -53,6 +47,21 @@ def write_texts(
         if not open_rows:
             return
     yield _close(open_rows, readers, list(open_rows))
+
+
+def _search(
+    model: LCLModel, processor: LCLProcessor, prefix: Tensor, options: CaptionOptions, readers: Sequence[Reader]
+) -> Iterator[Written]:
+    missing = set(range(len(readers)))
+    for found in search_beams(model, prefix, options.max_new_tokens, options.num_beams):
+        texts = {row: processor.decode(ids) for row, ids in found if row in missing}
+        for row, text in texts.items():
+            readers[row].tell(text)
+        texts |= {row: "" for row in missing - texts.keys() if readers[row].has_left}
+        missing -= texts.keys()
+        yield list(texts.items())
+        if not missing:
+            return
 
 
 def _close(open_rows: dict[int, Spelling], readers: Sequence[Reader], rows: Sequence[int]) -> Written:

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -88,5 +89,7 @@ def test_where_the_encoder_looks_is_drawn_over_the_picture(visitor: Any, page_ur
     expect(page.get_by_role("img", name="Mean of the heads: most weight")).to_be_visible()
     expect(page.get_by_role("list", name="Each head").get_by_role("img")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = Axe().run(page).response["violations"]
+    assert [finding["id"] for finding in found if finding["impact"] in ("serious", "critical")] == []
     page.get_by_label("Show where the encoder looks").uncheck()
     expect(page.get_by_role("img", name="Mean of the heads")).to_have_count(0)

@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 from lcl_core.data import train_bpe
 from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
-from lcl_core.model.generation import TextDecoder, generate_captions, write
+from lcl_core.model.decoder import TextDecoder
+from lcl_core.model.generation import generate_captions, write
 from lcl_core.model.prefixes import caption_prefix
 from lcl_core.train.build import build_model
 

@@ -10,7 +10,7 @@ from lcl_core.data.document import Document, ImageSegment, TextSegment
 from lcl_core.data.interleave import encode_document
 from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
-from lcl_core.model.generation import TextDecoder
+from lcl_core.model.decoder import TextDecoder
 from lcl_core.model.prefixes import caption_ids, caption_prefix, check_room, document_ids, document_prefix
 from lcl_core.train.build import build_model
 

@@ -110,6 +110,19 @@ def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
     assert shared.embed_texts(["bus"]).shape == (1, alone.dim)
 
 
+def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(
+    alone: EncoderSession, drawings: list[Image.Image]
+) -> None:
+    options, readers = CaptionOptions(num_beams=3, max_new_tokens=30), [Reader(), Reader()]
+    steps = alone.write_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
+    assert next(steps) == []
+    readers[1].has_left = True
+    assert next(steps) == [(1, "")]
+    readers[0].has_left = True
+    assert next(steps) == [(0, "")]
+    assert list(steps) == []
+
+
 def test_a_reader_that_breaks_breaks_nobody_elses_caption(
     shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image]
 ) -> None:
