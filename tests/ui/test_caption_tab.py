@@ -7,6 +7,7 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,14 @@ def test_a_place_is_told_in_words(at: tuple[int, int], words: str) -> None:
     weights = [[0.1] * 3 for _ in range(3)]
     weights[at[0]][at[1]] = 0.9
     assert place_of(weights) == words
+
+
+def test_the_service_is_asked_as_the_visitor_whose_event_it_is(service: Any, picture: str) -> None:
+    visitor = ContextVar("visitor", default="nobody")
+
+    def who(*_: Any, **__: Any) -> Iterator[Piece]:
+        yield Piece(0, visitor.get(), whole=True)
+
+    visitor.set("ada")  # as Gradio keeps the request that an event came with
+    tab = CaptionTab(service(stream_captions=who))
+    assert "ada" in written(tab, Selection(None), "enc", picture, ["Greedy"], "", "", *CHOICES)
