@@ -17,7 +17,7 @@ from api.middleware import Envelope, Guard
 from api.routes import ROUTERS
 from api.settings import ApiSettings
 
-MEDIA_PATHS = ("/v1/embeddings", "/v1/captions", "/v1/collections/")
+MEDIA_PATHS = ("/v1/embeddings", "/v1/captions", "/v1/continuations", "/v1/attention", "/v1/collections/")
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}}
 
 

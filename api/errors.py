@@ -39,6 +39,7 @@ STATUS_OF_CODE = {
     "run_in_study": 409,
     "run_is_awaited": 409,
     "overloaded": 429,
+    "deadline_exceeded": 504,
     "artifacts_pending": 503,
     "encoder_unloaded": 503,
     "pool_closed": 503,
@@ -94,9 +95,20 @@ def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """The JSON form; what cannot be encoded (a lone surrogate that the caller sent) is replaced."""
+    return JSONResponse({"error": _facts(code, message, field)}, status_code=status, headers=headers)
+
+
+def facts_of(error: BaseException) -> dict[str, str]:
+    """What is told of an error once the answer has begun, when no status can tell it any more."""
+    if isinstance(error, UserError):
+        return _facts(error.code, str(error), error.field)
+    log.error("answer broke off", exc_info=error)
+    return _facts("internal_error", "something broke inside the service; its log tells more", None)
+
+
+def _facts(code: str, message: str, field: str | None) -> dict[str, str]:
     facts = {"code": code, "message": message, **({"field": field} if field else {})}
-    safe = {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in facts.items()}
-    return JSONResponse({"error": safe}, status_code=status, headers=headers)
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in facts.items()}
 
 
 def status_of(error: UserError) -> int:

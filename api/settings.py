@@ -43,6 +43,9 @@ class ApiSettings(Settings):
     duplicates_seconds: float = Field(
         90, gt=0, le=3600, description="after which a search for near-duplicates gives up"
     )
+    writing_seconds: float = Field(
+        120, gt=0, le=3600, description="after which captions and continuations that are not written end with an error"
+    )
     event_poll_seconds: float = Field(0.5, gt=0, le=60)
     event_stream_seconds: float = Field(
         900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"

@@ -20,6 +20,7 @@ from api.cli import (
     runs,
     studies,
     webhooks,
+    writing,
 )
 from api.client import ApiError
 
@@ -42,7 +43,8 @@ app.command()(access.audit)
 app.command("gc")(garbage.collect)
 app.command()(inference.search)
 app.command()(inference.duplicates)
-app.command()(inference.caption)
+app.command()(writing.caption)
+app.command("continue")(writing.continue_)
 app.command()(inference.embed)
 app.command()(folder.embed_folder)
 

@@ -1,4 +1,4 @@
-"""``lcl search``, ``lcl duplicates``, ``lcl caption``, ``lcl embed``."""
+"""``lcl search``, ``lcl duplicates``, ``lcl embed``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 from api.cli.common import Refused, pairs_of, read_file, settings_of, show_json, show_table
 
 BATCH = 64
-Pictures = Annotated[list[Path], typer.Argument(help="picture files")]
 
 
 def search(
@@ -80,31 +79,6 @@ def duplicates(
         for item in group["items"]
     ]
     show_table(("group", "size", "score", "id", "text"), rows, "none is that near to another")
-
-
-def caption(
-    context: typer.Context,
-    encoder: Annotated[str, typer.Argument(help="id or name of the encoder")],
-    images: Pictures,
-    prompt: Annotated[str, typer.Option(help="text that the caption continues")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=256)] = 24,
-    num_beams: Annotated[int, typer.Option(min=1, max=16)] = 1,
-    top_p: Annotated[float | None, typer.Option(help="sample from this much of the probability")] = None,
-    temperature: Annotated[float, typer.Option()] = 1.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Describe pictures."""
-    settings = settings_of(context)
-    decoding = {"prompt": prompt, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
-    sampling = {"top_p": top_p, "temperature": temperature, "seed": seed}
-    data = [read_file(image) for image in images]
-    with settings.client() as client:
-        found = client.caption(encoder, data, **decoding, **sampling)
-    if settings.as_json:
-        show_json([{"file": str(file), "caption": words} for file, words in zip(images, found, strict=True)])
-        return
-    for file, words in zip(images, found, strict=True):
-        typer.echo(f"{file}\t{words}")
 
 
 def embed(

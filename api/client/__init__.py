@@ -12,5 +12,6 @@ from api.client.client import Client
 from api.client.collections import NewItem
 from api.client.errors import ApiError
 from api.client.pictures import Skipped
+from api.client.writing import Piece
 
-__all__ = ["ApiError", "AsyncClient", "Client", "NewItem", "Skipped"]
+__all__ = ["ApiError", "AsyncClient", "Client", "NewItem", "Piece", "Skipped"]

@@ -12,11 +12,21 @@ from api.client.pictures import PictureCalls
 from api.client.runs import RunCalls
 from api.client.studies import StudyCalls
 from api.client.webhooks import WebhookCalls
+from api.client.writing import WritingCalls
 
 Json = dict[str, Any]
 
 
-class Client(RunCalls, StudyCalls, DatasetCalls, PictureCalls, CollectionCalls, WebhookCalls, GarbageCalls):
+class Client(
+    RunCalls,
+    StudyCalls,
+    DatasetCalls,
+    PictureCalls,
+    WritingCalls,
+    CollectionCalls,
+    WebhookCalls,
+    GarbageCalls,
+):
     """Speaks to one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:

@@ -66,8 +66,13 @@ class EncoderCalls(Transport):
     def embed_images(self, encoder: str, images: Sequence[bytes]) -> list[list[float]]:
         return self._embed(encoder, [data_url(image) for image in images])
 
+    def attention(self, encoder: str, images: Sequence[bytes], *, heads: bool = True) -> list[Json]:
+        """{"grid", "box", "mean", "heads"} of each picture: how much each patch weighs in its vector."""
+        body = {"model": encoder, "images": [data_url(image) for image in images], "heads": heads}
+        return self.post("/v1/attention", body, repeatable=True)["data"]
+
     def caption(self, encoder: str, images: Sequence[bytes], **decoding: Any) -> list[str]:
-        """``decoding``: prompt, max_new_tokens, num_beams, top_p, temperature, seed."""
+        """``decoding``: prompt, context, max_new_tokens, num_beams, top_p, temperature, seed."""
         body = {"model": encoder, "images": [data_url(image) for image in images], **decoding}
         answer = self.post("/v1/captions", body, repeatable=True)
         return [item["caption"] for item in answer["data"]]

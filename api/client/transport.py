@@ -109,10 +109,10 @@ class Transport:
         return self.send("POST", path, json=body, repeatable=repeatable).json()
 
     @contextmanager
-    def stream(self, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """GET whose body is read as it comes. Raises: ApiError."""
+    def stream(self, path: str, method: str = "GET", **options: Any) -> Iterator[httpx.Response]:
+        """A call whose answer is read as it comes. Raises: ApiError."""
         try:
-            with self._http.stream("GET", path, **options) as response:
+            with self._http.stream(method, path, **options) as response:
                 if response.is_error:
                     response.read()
                     raise ApiError.of(response)

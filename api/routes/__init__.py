@@ -1,10 +1,12 @@
 """One file a resource. A handler asks its dependencies, calls one function, and gives a model back."""
 
 from api.routes import (
+    attention,
     audit,
     captions,
     collection_items,
     collections,
+    continuations,
     datasets,
     embeddings,
     encoders,
@@ -32,6 +34,8 @@ ROUTERS = tuple(
         encoders,
         embeddings,
         captions,
+        continuations,
+        attention,
         collections,
         collection_items,
         workers,

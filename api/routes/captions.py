@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+from sse_starlette.sse import EventSourceResponse
 
+from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.media import Content, check_count, check_text, read_image
-from api.models import Reference
+from api.writing import STREAMS, Audience, Decoding
+
+if TYPE_CHECKING:
+    from lcl_core.serving.readers import Reader
 
 router = APIRouter(prefix="/v1/captions", tags=["inference"])
 
 
-class CaptionRequest(BaseModel):
-    """Greedy unless ``num_beams`` or ``top_p`` says otherwise."""
+class CaptionRequest(Decoding):
+    """Greedy unless ``num_beams`` or ``top_p`` says otherwise. Picture i is drawn with ``seed`` + i."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    model: Reference = Field(description="id or name of an encoder")
     images: list[Content] = Field(description="pictures as data URLs")
     prompt: str = Field("", max_length=10_000, description="text that the caption continues")
-    max_new_tokens: int = Field(24, ge=1, le=256)
-    num_beams: int = Field(1, ge=1, le=16)
-    top_p: float | None = Field(None, gt=0, le=1)
-    temperature: float = Field(1.0, ge=0.001, le=10)
-    seed: int = Field(0, ge=0, lt=2**31)
+    context: str = Field("", max_length=10_000, description="text before the picture")
 
 
 class Caption(BaseModel):
@@ -41,14 +43,28 @@ class CaptionResponse(BaseModel):
     data: list[Caption]
 
 
-@router.post("")
-def captions(body: CaptionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> CaptionResponse:
-    identity, encoder = open_encoder(context, session, body.model)
+@router.post("", response_model=CaptionResponse, responses=STREAMS)
+async def captions(body: CaptionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> Any:
+    """What the text tower says about each picture; with ``stream`` while it says it."""
+    check_count(body.images, context.settings, "images")
+    seconds, lane = context.settings.writing_seconds, context.inferring
+    audience = Audience(len(body.images), seconds, pieces=body.stream, field="images")
+    identity, texts = await to_thread.run_sync(_begin, context, session, body, audience.readers, limiter=lane)
+    if body.stream:
+        return EventSourceResponse(audience.events(texts, lambda index, text: {"index": index, "caption": text}))
+    found = [Caption(index=index, caption=text) for index, text in enumerate(await audience.whole(texts))]
+    return CaptionResponse(model=identity, data=found)
+
+
+def _begin(
+    context: Context, session: Session, body: CaptionRequest, readers: Sequence[Reader]
+) -> tuple[str, list[Future[Any]]]:
+    from lcl_core.serving.options import CaptionOptions
+
     settings = context.settings
-    check_count(body.images, settings, "images")
+    identity, encoder = open_encoder(context, session, body.model)
     check_text(body.prompt, settings, "prompt")
+    check_text(body.context, settings, "context")
+    options = CaptionOptions(**body.model_dump(exclude={"model", "images", "stream"}))
     images = [read_image(url, settings, f"images.{place}") for place, url in enumerate(body.images)]
-    found = encoder.caption(images, **body.model_dump(exclude={"model", "images"}))
-    return CaptionResponse(
-        model=identity, data=[Caption(index=place, caption=text) for place, text in enumerate(found)]
-    )
+    return identity, encoder.submit_captions(images, options, readers)

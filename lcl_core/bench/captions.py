@@ -16,7 +16,7 @@ from lcl_core.bench.train import DEFAULT_CONFIG
 from lcl_core.errors import UserError
 from lcl_core.interop.official import read_official_config
 from lcl_core.model.caching import RoomyCache
-from lcl_core.model.generation import TextDecoder
+from lcl_core.model.decoder import TextDecoder
 from lcl_core.train.build import build_model
 from lcl_core.train.device import pick_device
 

@@ -129,13 +129,7 @@ def encode_document(
 ) -> tuple[list[int], list[str]] | None:
     """Rules 7-10: ``sot``, texts and image blocks, ``eot``, cut to ``context_length``; None: too few images."""
     specials = tok.specials
-    block = image_block(tok, num_image_tokens)
-    neutralise = numerics == "fixed"
-    ids = [specials.sot]
-    for segment in document.segments:
-        ids += block if isinstance(segment, ImageSegment) else tok.encode(segment.text, neutralise)
-        if len(ids) >= context_length:  # the rest would be cut away
-            break
+    ids = open_document(document, tok, num_image_tokens, context_length, numerics)  # the rest would be cut away
     ids.append(specials.eot)
     if len(ids) > context_length:
         ids = [*ids[: context_length - 1], specials.eot]
@@ -147,6 +141,19 @@ def encode_document(
     if starts < min_images:
         return None
     return ids, list(document.images[:starts])
+
+
+def open_document(
+    document: Document, tok: Tokenizer, num_image_tokens: int, enough: int, numerics: Numerics = "fixed"
+) -> list[int]:
+    """Rules 7 and 8: ``sot``, texts and image blocks, and no end; what comes after ``enough`` ids may be left out."""
+    block = image_block(tok, num_image_tokens)
+    ids = [tok.specials.sot]
+    for segment in document.segments:
+        ids += block if isinstance(segment, ImageSegment) else tok.encode(segment.text, numerics == "fixed")
+        if len(ids) >= enough:
+            break
+    return ids
 
 
 def image_block(tok: Tokenizer, num_image_tokens: int) -> list[int]:

@@ -80,14 +80,25 @@ def train_transform(
 
 def eval_transform(image: Image.Image, size: int) -> np.ndarray:
     """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
-    width, height = image.size
-    long = max(size, int(size * max(image.size) / min(image.size)))
-    resized = (size, long) if width <= height else (long, size)
-    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
-    if long > _LONGEST_STRIP * size:
+    resized, (left, top) = _resized(image.size, size)
+    if max(resized) > _LONGEST_STRIP * size:
         return normalise(_square_of_strip(image, size, resized, (left, top)))
     square = image.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     return normalise(square)
+
+
+def eval_box(image: Image.Image, size: int) -> tuple[float, float, float, float]:
+    """The part that ``eval_transform`` shows: left, top, right, bottom as shares of the width and the height."""
+    (width, height), (left, top) = _resized(image.size, size)
+    return left / width, top / height, (left + size) / width, (top + size) / height
+
+
+def _resized(picture: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height when the shortest side has ``size`` pixels, and the central square's corner in it."""
+    width, height = picture
+    long = max(size, int(size * max(picture) / min(picture)))
+    resized = (size, long) if width <= height else (long, size)
+    return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
 
 
 def _square_of_strip(image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]) -> Image.Image:

@@ -1,7 +1,8 @@
 """Dynamic batching: one owner thread runs what many clients ask for. Knows no torch.
 
 Requests with equal keys may share a batch. A batch starts when it is full or when its oldest request has
-waited ``max_wait`` seconds; while one batch runs the next one gathers, so a busy server never waits.
+waited ``max_wait`` seconds; while one batch runs the next one gathers, so a busy server never waits. Long work comes
+in steps: between two of them a batch of the others has its turn, and several long ones go on side by side.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from lcl_core.errors import UserError
+from lcl_core.serving.steps import Request, UnderWay
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +42,15 @@ class Unloaded(UserError):
         super().__init__("the encoder was unloaded; send the request again", code="encoder_unloaded")
 
 
-@dataclass(slots=True)
-class _Request:
-    item: Any
-    future: Future[Any] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
-
-
 class Batcher:
     """Owns one thread and a bounded queue.
 
     Args:
         run: ``run(key, items) -> results``, row-aligned; called in the owner thread only. If it raises for
             several items, they are tried again in halves, so that a bad one fails alone.
+        in_steps: keys for which ``run`` gives an iterator instead, as UnderWay wants it.
         name: shown in the thread's name.
-        max_batch: most items a call of ``run`` gets.
+        max_batch: most items a call of ``run`` gets, and most items of work in steps that is under way.
         max_wait: seconds that a lone request waits for company, at most.
         max_queue: most requests that wait at a time.
         observe: called after each batch with its key and the seconds from arrival to answer of each request.
@@ -65,6 +60,7 @@ class Batcher:
         self,
         run: Run,
         *,
+        in_steps: Callable[[Any], bool] = lambda key: False,
         name: str = "encoder",
         max_batch: int = 64,
         max_wait: float = 0.005,
@@ -72,12 +68,14 @@ class Batcher:
         observe: Observe | None = None,
     ) -> None:
         self._run = run
+        self._in_steps = in_steps
         self._observe = observe
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
-        self._queues: dict[Hashable, deque[_Request]] = {}
+        self._queues: dict[Hashable, deque[Request]] = {}
         self._changed = threading.Condition()
         self._waiting = 0
-        self._closing = False
+        self._under_way = UnderWay(run, self._tell)  # the owner thread's alone
+        self._closing = self._dropping = False
         self._seconds_per_item = 0.0
         self._thread = threading.Thread(target=self._own, name=f"lcl-{name}", daemon=True)
         self._thread.start()
@@ -103,7 +101,7 @@ class Batcher:
 
         Raises: as ``check_room``.
         """
-        requests = [_Request(item) for item in items]
+        requests = [Request(item) for item in items]
         with self._changed:
             self._check_room(len(requests))
             if requests:
@@ -119,6 +117,7 @@ class Batcher:
         """
         with self._changed:
             self._closing = True
+            self._dropping = self._dropping or not drain
             dropped = [] if drain else self._take_all()
             self._changed.notify_all()
         _fail(dropped)
@@ -142,13 +141,13 @@ class Batcher:
             self._waiting -= len(queue) - len(kept)
             self._replace(key, kept)
 
-    def _replace(self, key: Hashable, queue: deque[_Request]) -> None:
+    def _replace(self, key: Hashable, queue: deque[Request]) -> None:
         if queue:
             self._queues[key] = queue
         else:
             del self._queues[key]
 
-    def _take_all(self) -> list[_Request]:
+    def _take_all(self) -> list[Request]:
         requests = [request for queue in self._queues.values() for request in queue]
         self._queues.clear()
         self._waiting = 0
@@ -156,34 +155,43 @@ class Batcher:
 
     def _own(self) -> None:
         try:
-            while (taken := self._next_batch()) is not None:
-                self._run_batch(*taken)
+            while (taken := self._next_batch()) is not None or self._under_way:
+                if taken is not None:
+                    self._run_batch(*taken)
                 del taken  # or the last batch's pixels would stay until the next one comes
+                if self._dropping:
+                    self._under_way.drop(Unloaded())
+                self._under_way.advance()
         finally:
             with self._changed:
                 self._closing = True
                 left = self._take_all()
             _fail(left)
+            self._under_way.drop(Unloaded())
 
-    def _next_batch(self) -> tuple[Hashable, list[_Request]] | None:
-        """Wait for the next batch; None when closed and empty."""
+    def _next_batch(self) -> tuple[Hashable, list[Request]] | None:
+        """Wait for the next batch, but not while work is under way; None: there is none, or closed and empty."""
         with self._changed:
             while True:
-                if not self._queues:
-                    if self._closing:
+                room = self.max_batch - len(self._under_way)
+                ready = [key for key in self._queues if room > 0 or not self._in_steps(key)]
+                if not ready:
+                    if self._closing or self._under_way:
                         return None
                     self._changed.wait()
                     continue
-                key = min(self._queues, key=lambda key: self._queues[key][0].arrived)
+                key = min(ready, key=lambda key: self._queues[key][0].arrived)
                 queue = self._queues[key]
                 left = queue[0].arrived + self.max_wait - time.monotonic()
                 if len(queue) >= self.max_batch or left <= 0 or self._closing:
-                    return key, self._pop(key, queue)
+                    return key, self._pop(key, queue, room if self._in_steps(key) else self.max_batch)
+                if self._under_way:
+                    return None
                 self._changed.wait(left)
 
-    def _pop(self, key: Hashable, queue: deque[_Request]) -> list[_Request]:
-        batch: list[_Request] = []
-        while queue and len(batch) < self.max_batch:
+    def _pop(self, key: Hashable, queue: deque[Request], most: int) -> list[Request]:
+        batch: list[Request] = []
+        while queue and len(batch) < most:
             request = queue.popleft()
             self._waiting -= 1
             if request.future.set_running_or_notify_cancel():
@@ -191,21 +199,27 @@ class Batcher:
         self._replace(key, queue)
         return batch
 
-    def _run_batch(self, key: Hashable, batch: list[_Request]) -> None:
+    def _run_batch(self, key: Hashable, batch: list[Request]) -> None:
         if not batch:
+            return
+        if self._in_steps(key):
+            self._under_way.begin(key, batch)
             return
         started = time.monotonic()
         try:
             self._settle(key, batch)
         finally:  # should the thread itself be ending, nobody is left waiting
             _fail([request for request in batch if not request.future.done()])
+        self._tell(key, batch, started)
+
+    def _tell(self, key: Hashable, batch: list[Request], started: float) -> None:
         ended = time.monotonic()
         if self._observe is not None:
             self._observe(key, [ended - request.arrived for request in batch])
         spent = (ended - started) / len(batch)
         self._seconds_per_item = 0.8 * self._seconds_per_item + 0.2 * spent
 
-    def _settle(self, key: Hashable, batch: list[_Request]) -> None:
+    def _settle(self, key: Hashable, batch: list[Request]) -> None:
         """Run the batch; on failure halve it until the bad item stands alone."""
         try:
             results = list(self._run(key, [request.item for request in batch]))
@@ -224,7 +238,7 @@ class Batcher:
             request.future.set_result(result)
 
 
-def _fail(requests: list[_Request]) -> None:
+def _fail(requests: list[Request]) -> None:
     for request in requests:
         if request.future.running() or request.future.set_running_or_notify_cancel():
             request.future.set_exception(Unloaded())

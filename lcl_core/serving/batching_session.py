@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +14,14 @@ import numpy as np
 from lcl_core.serving.batcher import Batcher, Observe
 from lcl_core.serving.futures import failed, gather, wait_for
 from lcl_core.serving.options import CaptionOptions
+from lcl_core.serving.readers import Reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lcl_core.serving.session import EncoderSession
+
+_WRITING = ("captions", "continuations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class _Job:
 
     kind: str
     options: CaptionOptions | None = None
-    alone: object = None  # sampling depends on the companions: each request keeps to itself
+    alone: object = None  # documents differ in length: each keeps to itself
 
 
 class BatchingSession:
@@ -35,8 +38,9 @@ class BatchingSession:
 
     ``embed_images`` blocks, ``embed_images_async`` is awaited, ``submit_images`` gives one future an item, so
     that a bad item fails alone. Pictures are prepared in the caller's thread, so that the owner thread has
-    only the model to run. All raise Overloaded when the queue is full and Unloaded after ``close``. When
-    nobody holds it any longer, its thread finishes what waits and leaves.
+    only the model to run. Texts are written a token at a time, side by side, and batches of vectors are made in
+    between. All raise Overloaded when the queue is full and Unloaded after ``close``. When nobody holds it any longer,
+    its thread finishes what waits and leaves.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class BatchingSession:
         self._session = session
         self._batcher = Batcher(
             _runner(session),
+            in_steps=lambda job: job.kind in _WRITING,
             name=session.directory.name,
             max_batch=max_batch,
             max_wait=max_wait,
@@ -83,10 +88,33 @@ class BatchingSession:
         """Futures of f32 [E]. Raises: as ``submit_images``."""
         return self._batcher.submit(_Job("texts"), texts)
 
-    def submit_captions(self, images: Sequence[Image], options: CaptionOptions) -> list[Future[Any]]:
-        """Futures of str. Raises: as ``submit_images``."""
-        alone = object() if options.sampled else None
-        return self._submit_pixels(_Job("captions", options, alone), images)
+    def submit_captions(
+        self, images: Sequence[Image], options: CaptionOptions, readers: Sequence[Reader] | None = None
+    ) -> list[Future[Any]]:
+        """Futures of str. ``readers``: one an image, told of its caption's pieces. Raises: as ``submit_images``."""
+        job = _Job("captions", replace(options, seed=0))  # each item has its own
+        readers = readers or [Reader() for _ in images]
+        orders = [(options.seed + place, reader) for place, reader in enumerate(readers)]
+        return self._submit_pixels(job, images, orders)
+
+    def submit_continuation(
+        self, parts: Sequence[str | Image], options: CaptionOptions, reader: Reader | None = None
+    ) -> Future[Any]:
+        """A future of the str that comes after texts and pictures.
+
+        Raises: as ``submit_images``; UserError ``document_too_long``, or what is wrong with a picture.
+        """
+        self._batcher.check_room()
+        page = self._session.lay(parts)
+        return self._batcher.submit(_Job("continuations", options, object()), [(page, reader or Reader())])[0]
+
+    def box(self, image: Image) -> tuple[float, float, float, float]:
+        """As EncoderSession's."""
+        return self._session.box(image)
+
+    def submit_attention(self, images: Sequence[Image]) -> list[Future[Any]]:
+        """Futures of f32 [heads, rows, columns]. Raises: as ``submit_images``."""
+        return self._submit_pixels(_Job("attention"), images)
 
     def embed_images(self, images: Sequence[Image]) -> np.ndarray:
         """f32 [n, E], L2-normalised. Raises: as ``submit_images``, or the first bad item's error."""
@@ -118,13 +146,17 @@ class BatchingSession:
         """Take no more requests, finish those that wait (or fail them with Unloaded), stop the thread."""
         self._batcher.close(drain=drain)
 
-    def _submit_pixels(self, job: _Job, images: Sequence[Image]) -> list[Future[Any]]:
+    def _submit_pixels(
+        self, job: _Job, images: Sequence[Image], orders: Sequence[Any] | None = None
+    ) -> list[Future[Any]]:
+        """``orders``: what goes with each picture."""
         self._batcher.check_room(len(images))
         prepared: dict[int, Any] = {}
         bad: dict[int, Future[Any]] = {}
         for at, image in enumerate(images):
             try:
-                prepared[at] = self._session.preprocess([image])[0]
+                pixels = self._session.preprocess([image])[0]
+                prepared[at] = pixels if orders is None else (pixels, *orders[at])
             except Exception as error:  # a broken picture fails alone, in its own future
                 bad[at] = failed(error)
         good = dict(zip(prepared, self._batcher.submit(job, list(prepared.values())), strict=True))
@@ -142,10 +174,22 @@ def _runner(session: EncoderSession) -> Callable[[_Job, list[Any]], Iterable[Any
     """What the owner thread calls. It holds the encoder but not the BatchingSession, which may be dropped."""
     import torch
 
+    def captions(job: _Job, orders: list[Any]) -> Iterator[Any]:
+        pixels, seeds, readers = zip(*orders, strict=True)
+        assert job.options is not None
+        return session.write_captions(torch.stack(pixels), job.options, seeds, readers)
+
+    def continuations(job: _Job, orders: list[Any]) -> Iterator[Any]:
+        ((page, reader),) = orders
+        assert job.options is not None
+        return session.write_on(page, job.options, reader)
+
     runs: dict[str, Callable[[_Job, list[Any]], Iterable[Any]]] = {
         "images": lambda job, pixels: session.embed_pixels(torch.stack(pixels)),
         "texts": lambda job, texts: session.embed_texts(texts),
-        "captions": lambda job, pixels: session.caption_pixels(torch.stack(pixels), job.options),
+        "attention": lambda job, pixels: session.attend(torch.stack(pixels)),
+        "captions": captions,
+        "continuations": continuations,
         "health": lambda job, probes: [session.health() for _ in probes],
     }
     return lambda job, items: runs[job.kind](job, items)

@@ -1,4 +1,4 @@
-"""How captions are decoded. Knows no torch."""
+"""How captions and continuations are decoded. Knows no torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ class CaptionOptions:
 
     Args:
         prompt: text that the caption continues.
+        context: text before the picture.
         max_new_tokens: length at most, 1 to 256 tokens.
         num_beams: 1 to 16.
         top_p: probability mass of the nucleus, above 0 to 1.
         temperature: of the sampling, above 0 to 10.
-        seed: of the sampling; the same seed and pictures give the same captions.
+        seed: of the sampling; the same seed and pictures give the same captions. Picture i of a list is drawn with
+            ``seed`` + i.
 
     Raises:
         UserError: ``bad_decoding``, naming the field.
     """
 
     prompt: str = ""
+    context: str = ""
     max_new_tokens: int = 24
     num_beams: int = 1
     top_p: float | None = None

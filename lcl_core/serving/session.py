@@ -1,13 +1,10 @@
-"""One encoder in memory: pictures and texts to vectors, pictures to captions."""
+"""One encoder in memory: pictures and texts to vectors, pictures and documents to text."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
+from lcl_core.data.transforms import eval_box
 from lcl_core.errors import UserError
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.model.generation import generate_captions
+from lcl_core.model.prefixes import caption_prefix, document_prefix
 from lcl_core.serving.options import CaptionOptions
+from lcl_core.serving.pages import Page, lay_page
+from lcl_core.serving.readers import Reader
+from lcl_core.serving.writing import Written, write_texts
 from lcl_core.train.device import Precision, autocast
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHUNK = 256  # pictures or texts a forward pass; bounds the memory of a long list
-_SAMPLING = threading.Lock()  # torch has one generator for all threads, and sampling seeds it
 TEXT_CONTEXT = 77  # tokens of a query, as the paper's encode_text
 
 
@@ -120,15 +120,43 @@ class EncoderSession:
     def caption(self, images: Sequence[Image.Image], **decoding: Any) -> list[str]:
         """One caption a picture. ``decoding``: CaptionOptions' fields. Raises: UserError ``bad_decoding``."""
         options = CaptionOptions(**decoding)
-        parts = [self.caption_pixels(self.preprocess(chunk), options) for chunk in _chunks(images)]
-        return [caption for part in parts for caption in part]
+        found: list[str] = []
+        for chunk in _chunks(images):
+            seeds = range(options.seed + len(found), options.seed + len(found) + len(chunk))
+            found += _in_order(self.write_captions(self.preprocess(chunk), options, seeds, [Reader() for _ in chunk]))
+        return found
+
+    def continue_document(self, parts: Sequence[str | Image.Image], **decoding: Any) -> str:
+        """What comes after texts and pictures. Raises: UserError ``bad_decoding``, ``document_too_long``."""
+        options = CaptionOptions(**decoding)
+        return _in_order(self.write_on(self.lay(parts), options, Reader()))[0]
+
+    def lay(self, parts: Sequence[str | Image.Image]) -> Page:
+        """A document as the model reads it, on the CPU. Raises: UserError ``document_too_long``."""
+        return lay_page(self.model.config, self.processor, parts)
+
+    def write_captions(
+        self, pixels: Tensor, options: CaptionOptions, seeds: Sequence[int], readers: Sequence[Reader]
+    ) -> Iterator[Written]:
+        """[n, 3, S, S] → step by step, which captions are complete. Raises: UserError ``prompt_too_long``."""
+        prefix = caption_prefix(self.model, self.processor, pixels.to(self.device), options.prompt, options.context)
+        return write_texts(self.model, self.processor, prefix, options, seeds, readers)
+
+    def write_on(self, page: Page, options: CaptionOptions, reader: Reader) -> Iterator[Written]:
+        """A continuation as ``write_captions`` writes captions, of one row."""
+        prefix = document_prefix(self.model, page.ids, page.pixels.to(self.device))
+        return write_texts(self.model, self.processor, prefix, options, [options.seed], [reader])
+
+    def box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """The part of a picture that the model sees: left, top, right, bottom as shares of its width and height."""
+        return eval_box(image, self.model.config.image_size)
 
     @torch.inference_mode()
-    def caption_pixels(self, pixels: Tensor, options: CaptionOptions | None = None) -> list[str]:
-        """[n, 3, S, S] → n captions."""
-        options = options or CaptionOptions()
-        with _SAMPLING if options.sampled else nullcontext():
-            return generate_captions(self.model, self.processor, pixels.to(self.device), **asdict(options))
+    def attend(self, pixels: Tensor) -> np.ndarray:
+        """[n, 3, S, S] → f32 [n, heads, rows, columns]: how much each patch weighs in the vector; heads sum to 1."""
+        weights = self.model.pool_project.attention(self.model.visual(pixels.to(self.device)))
+        side = self.model.config.image_size // self.model.config.patch_size
+        return weights.unflatten(2, (side, side)).float().cpu().numpy()
 
     def health(self) -> dict[str, Any]:
         """Run both towers on a grey picture and a word; milliseconds and device.
@@ -199,6 +227,11 @@ def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
         message = f"the weights do not belong to config.json ({len(names)} names differ, first {names[0]!r})"
         raise UserError(message, code="encoder_unreadable", file=directory / WEIGHTS)
     return model, processor
+
+
+def _in_order(steps: Iterator[Written]) -> list[str]:
+    """The texts of all rows, when all steps have been made."""
+    return [text for _, text in sorted(row for written in steps for row in written)]
 
 
 def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -1,15 +1,19 @@
-"""An encoder of another library in memory: vectors as it makes them, and no captions."""
+"""An encoder of another library in memory: vectors as it makes them, and no texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from lcl_core.errors import UserError
 from lcl_core.serving.options import CaptionOptions
+from lcl_core.serving.pages import Page
+from lcl_core.serving.readers import Reader
 from lcl_core.serving.session import EncoderSession
+from lcl_core.serving.writing import Written
 from lcl_core.transfer.tower import Tower
 from lcl_core.transfer.towers import load_tower
 
@@ -19,7 +23,7 @@ class TowerSession(EncoderSession):
 
     Raises:
         UserError: also ``no_latents`` for an encoder without pooled latents; when it is asked for what it cannot do,
-            ``no_text_encoder`` and ``no_captions``.
+            ``no_text_encoder``, ``no_captions`` and ``no_attention``.
     """
 
     tower: Tower
@@ -64,6 +68,26 @@ class TowerSession(EncoderSession):
             raise UserError(message, code="no_text_encoder", field="input")
         return self.tower.text_side.features(texts)
 
-    def caption_pixels(self, pixels: Tensor, options: CaptionOptions | None = None) -> list[str]:
-        message = "this encoder writes no captions; an encoder that lcl pre-trained does"
-        raise UserError(message, code="no_captions", field="model")
+    def lay(self, parts: Sequence[str | Image.Image]) -> Page:
+        raise _silent()
+
+    def write_captions(
+        self, pixels: Tensor, options: CaptionOptions, seeds: Sequence[int], readers: Sequence[Reader]
+    ) -> Iterator[Written]:
+        raise _silent()
+
+    def box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        raise _aloof()
+
+    def attend(self, pixels: Tensor) -> np.ndarray:
+        raise _aloof()
+
+
+def _aloof() -> UserError:
+    message = "this encoder pools patches in its own way; an encoder that lcl pre-trained shows its attention"
+    return UserError(message, code="no_attention", field="model")
+
+
+def _silent() -> UserError:
+    message = "this encoder writes no text; an encoder that lcl pre-trained does"
+    return UserError(message, code="no_captions", field="model")

@@ -1,10 +1,12 @@
-"""Caption: a sample picture or one's own, decoded in several ways."""
+"""Caption: a sample picture or one's own, decoded in several ways while one looks; and where the encoder looks."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -44,3 +46,50 @@ def test_a_file_that_is_no_picture_is_refused_in_words(visitor: Any, page_url: s
 def test_without_an_encoder_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
     page = visitor.open(f"{empty_url}/?tab=caption")
     expect(page.locator("#captions").get_by_text("No encoder yet")).to_be_visible()
+
+
+def test_words_appear_while_they_are_written(
+    visitor: Any, page_url: str, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcl_core.model.spelling import Spelling
+
+    on, steps = threading.Event(), iter(("half a", " caption", ""))
+
+    def add(self: Spelling, token: int) -> str:
+        piece = next(steps, "")
+        self.ended = not piece
+        assert piece != " caption" or on.wait(60)
+        return piece
+
+    monkeypatch.setattr(Spelling, "add", add)
+    monkeypatch.setattr(Spelling, "rest", lambda self: "")
+    monkeypatch.setattr(Spelling, "text", "half a caption")
+    page = visitor.open(f"{page_url}/?tab=caption")
+    page.get_by_label("Beam search").uncheck()
+    page.get_by_label("Nucleus sampling").uncheck()
+    page.get_by_label("Text before the picture").fill("once upon a time")
+    page.get_by_role("button", name="Use the picture").first.click()
+    card = page.get_by_role("article")
+    expect(card.locator("blockquote")).to_have_text("half a")
+    expect(card).to_contain_text("writing …")
+    expect(page.locator(".lcl-captions")).to_have_attribute("aria-busy", "true")
+    page.get_by_role("tab", name="Embed").click()  # the page stays usable
+    expect(page.locator("#map circle").first).to_be_visible()
+    page.get_by_role("tab", name="Caption").click()
+    on.set()
+    expect(card.locator("blockquote")).to_have_text("half a caption")
+    expect(page.locator(".lcl-captions")).to_have_attribute("aria-busy", "false")
+
+
+def test_where_the_encoder_looks_is_drawn_over_the_picture(visitor: Any, page_url: str) -> None:
+    page = visitor.open(f"{page_url}/?tab=caption", width=390, height=844)
+    page.get_by_role("button", name="Use the picture").first.click()
+    expect(page.get_by_role("article")).to_have_count(3)
+    page.get_by_label("Show where the encoder looks").check()
+    expect(page.get_by_role("img", name="Mean of the heads: most weight")).to_be_visible()
+    expect(page.get_by_role("list", name="Each head").get_by_role("img")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = Axe().run(page).response["violations"]
+    assert [finding["id"] for finding in found if finding["impact"] in ("serious", "critical")] == []
+    page.get_by_label("Show where the encoder looks").uncheck()
+    expect(page.get_by_role("img", name="Mean of the heads")).to_have_count(0)

@@ -28,8 +28,10 @@ def search(page: Any) -> None:
 
 
 def caption(page: Any) -> None:
+    page.get_by_label("Show where the encoder looks").check()
     page.get_by_role("button", name="Use the picture").first.click()
-    page.get_by_role("article").nth(2).wait_for()
+    page.locator(".lcl-captions[aria-busy=false]").wait_for()
+    page.locator(".lcl-look").wait_for()
 
 
 def embed(page: Any) -> None:

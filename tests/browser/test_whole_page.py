@@ -86,6 +86,7 @@ def test_axe_finds_nothing_serious_in_light_and_dark(visitor: Any, page_url: str
     found = serious(page, "light")
     page.get_by_role("button", name="Switch between light and dark").click()
     page.locator("body.dark").wait_for()
+    page.wait_for_function("!document.getAnimations().some(each => each instanceof CSSTransition)")  # colours change
     assert [*found, *serious(page, "dark")] == []
 
 

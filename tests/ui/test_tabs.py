@@ -11,7 +11,6 @@ import pytest
 
 from ui.common import Selection
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
-from ui.tabs.caption import CaptionTab
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab, best_figures, draw_encoder, draw_exports
 from ui.tabs.run_actions import ACTIONS
@@ -30,27 +29,6 @@ def line(step: int) -> dict[str, Any]:
     return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
 
 
-def test_captions_use_each_way_that_was_chosen(service: Any, picture: str) -> None:
-    client = service(caption=["a <red> car"])
-    drawn = CaptionTab(client).caption("enc", picture, ["Greedy", "Nucleus sampling"], "the", 12, 4, 0.8, 0.7, 3)
-    assert client.asked("caption") == [
-        {"max_new_tokens": 12, "prompt": "the", "num_beams": 1},
-        {"max_new_tokens": 12, "prompt": "the", "top_p": 0.8, "temperature": 0.7, "seed": 3},
-    ]
-    assert drawn.count("a &lt;red&gt; car") == 2
-
-
-def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture: str, away: Exception) -> None:
-    def caption(_: str, images: list[bytes], **decoding: Any) -> list[str]:
-        if decoding.get("num_beams") == 4:
-            raise away
-        return ["fine"]
-
-    drawn = CaptionTab(service(caption=caption)).caption(
-        "enc", picture, ["Greedy", "Beam search"], "", 12, 4, 0.8, 0.7, 3
-    )
-    assert "fine" in drawn
-    assert "no answer from" in drawn
 
 
 def test_embedding_writes_the_file_in_the_format_chosen(service: Any, picture: str) -> None:

@@ -13,6 +13,7 @@ from api.client.aio.pictures import AsyncPictureCalls
 from api.client.aio.runs import AsyncRunCalls
 from api.client.aio.studies import AsyncStudyCalls
 from api.client.aio.webhooks import AsyncWebhookCalls
+from api.client.aio.writing import AsyncWritingCalls
 from api.client.client import Json
 
 
@@ -21,6 +22,7 @@ class AsyncClient(
     AsyncStudyCalls,
     AsyncDatasetCalls,
     AsyncPictureCalls,
+    AsyncWritingCalls,
     AsyncCollectionCalls,
     AsyncWebhookCalls,
     AsyncGarbageCalls,

@@ -106,10 +106,10 @@ class AsyncTransport:
         return (await self.send("POST", path, json=body, repeatable=repeatable)).json()
 
     @asynccontextmanager
-    async def stream(self, path: str, **options: Any) -> AsyncGenerator[httpx.Response]:
-        """GET whose body is read as it comes. Raises: ApiError."""
+    async def stream(self, path: str, method: str = "GET", **options: Any) -> AsyncGenerator[httpx.Response]:
+        """A call whose answer is read as it comes. Raises: ApiError."""
         try:
-            async with self._http.stream("GET", path, **options) as response:
+            async with self._http.stream(method, path, **options) as response:
                 if response.is_error:
                     await response.aread()
                     raise ApiError.of(response)

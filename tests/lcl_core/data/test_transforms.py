@@ -19,6 +19,7 @@ from lcl_core.data.transforms import (
     CLIP_MEAN,
     CLIP_STD,
     crop_and_resize,
+    eval_box,
     eval_transform,
     normalise,
     random_box,
@@ -65,6 +66,15 @@ def test_evaluation_takes_the_centre() -> None:
     image.paste((0, 0, 255), (10, 0, 20, 10))
     blue = eval_transform(image, 10)
     assert np.allclose(blue[0, :, 3:7], normalise(Image.new("RGB", (4, 10), (0, 0, 255)))[0])
+
+
+@pytest.mark.parametrize("shape", [(30, 10), (10, 30), (97, 61), (8, 8)])
+def test_the_box_is_the_part_that_evaluation_shows(shape: tuple[int, int]) -> None:
+    ramp = Image.radial_gradient("L").resize(shape).convert("RGB")
+    left, top, right, bottom = eval_box(ramp, 16)
+    box = (left * ramp.width, top * ramp.height, right * ramp.width, bottom * ramp.height)
+    shown = normalise(ramp.resize((16, 16), Image.Resampling.BICUBIC, box=box))
+    assert np.abs(shown - eval_transform(ramp, 16)).max() <= 4 * ONE_LEVEL
 
 
 def test_a_hair_thin_picture_gives_the_same_square_without_its_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -9,7 +11,9 @@ from transformers import GenerationConfig
 from lcl_core.data import train_bpe
 from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
-from lcl_core.model.generation import TextDecoder, caption_prefix, generate_captions
+from lcl_core.model.decoder import TextDecoder
+from lcl_core.model.generation import generate_captions, write
+from lcl_core.model.prefixes import caption_prefix
 from lcl_core.train.build import build_model
 
 
@@ -91,6 +95,38 @@ def test_sampling_is_reproducible_and_leaves_the_global_generator_alone(
     assert first == generate_captions(model, processor, pixels, max_new_tokens=6, top_p=0.95, seed=1)
     assert first != generate_captions(model, processor, pixels, max_new_tokens=6, top_p=0.95, seed=2)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_one_draws_as_transformers_do(model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor) -> None:
+    model.lm_head[1].weight.data.div_(20)
+    prefix = caption_prefix(model, processor, pixels[:1])
+    torch.manual_seed(5)
+    config = GenerationConfig(
+        max_new_tokens=9, do_sample=True, top_p=0.8, top_k=0, temperature=1.5, bos_token_id=0, pad_token_id=0
+    )
+    theirs = TextDecoder(model).generate(inputs_embeds=prefix, generation_config=config)[0].tolist()
+    assert [int(ids) for ids in write(model, prefix, 9, 0.8, 1.5, [5])] == theirs
+
+
+def test_a_drawn_caption_does_not_depend_on_its_company(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
+) -> None:
+    model.lm_head[1].weight.data.div_(20)
+    together = generate_captions(model, processor, pixels, max_new_tokens=6, top_p=0.95, seed=3)
+    alone = [
+        generate_captions(model, processor, image, max_new_tokens=6, top_p=0.95, seed=3 + place)[0]
+        for place, image in enumerate(pixels.split(1))
+    ]
+    assert together == alone
+
+
+def test_no_more_is_written_than_there_is_room_for(
+    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
+) -> None:
+    prefix = caption_prefix(model, processor, pixels[:2])
+    room = model.config.context_length - prefix.shape[1]
+    assert len(list(write(model, prefix, 10_000))) == room
+    assert len(list(islice(write(model, prefix, 10_000), 3))) == 3
 
 
 def test_a_prompt_is_continued_and_a_long_one_refused(

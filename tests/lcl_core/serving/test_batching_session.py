@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lcl_core.errors import UserError
+from lcl_core.model.spelling import Spelling
 from lcl_core.serving import BatchingSession, CaptionOptions, EncoderSession, Overloaded, Unloaded
+from lcl_core.serving.readers import Reader
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,88 @@ def test_sampled_captions_do_not_depend_on_company(
     expected = alone.caption(drawings[:1], top_p=0.9, temperature=3.0, seed=7, max_new_tokens=8)
     futures = [shared.submit_captions([drawings[0]], options)[0] for _ in range(4)]
     assert [future.result(30) for future in futures] == expected * 4
+
+
+def test_pieces_are_told_while_a_caption_is_written(
+    shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image]
+) -> None:
+    for decoding in ({}, {"top_p": 0.9, "temperature": 3.0, "seed": 7}, {"num_beams": 3}):
+        told: list[list[str]] = [[], [], []]
+        readers = [Reader(pieces.append) for pieces in told]
+        options = CaptionOptions(max_new_tokens=12, **decoding)
+        futures = shared.submit_captions(drawings[:3], options, readers)
+        captions = [future.result(30) for future in futures]
+        assert ["".join(pieces) for pieces in told] == captions
+        assert captions == alone.caption(drawings[:3], max_new_tokens=12, **decoding)
+        assert max(map(len, told)) > 1 or "num_beams" in decoding
+
+
+def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
+    shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spelling, "ended", property(lambda _: False, lambda *_: None), raising=False)  # no end comes
+    told, on, heard = [], threading.Event(), threading.Event()
+
+    def hear(piece: str) -> None:
+        told.append(piece)
+        heard.set()
+        assert on.wait(30)
+
+    reader = Reader(hear)
+    (future,) = shared.submit_captions(drawings[:1], CaptionOptions(max_new_tokens=256), [reader])
+    assert heard.wait(30)
+    vector = shared.submit_texts(["ant"])[0]
+    reader.has_left = True
+    on.set()
+    assert vector.result(30).shape == (alone.dim,)
+    assert future.result(30).startswith(told[0])
+    assert len(told) == 1, "it was not written to its end"
+    assert shared.embed_texts(["bus"]).shape == (1, alone.dim)
+
+
+def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(
+    alone: EncoderSession, drawings: list[Image.Image]
+) -> None:
+    options, readers = CaptionOptions(num_beams=3, max_new_tokens=30), [Reader(), Reader()]
+    steps = alone.write_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
+    assert next(steps) == []
+    readers[1].has_left = True
+    assert next(steps) == [(1, "")]
+    readers[0].has_left = True
+    assert next(steps) == [(0, "")]
+    assert list(steps) == []
+
+
+def test_a_reader_that_breaks_breaks_nobody_elses_caption(
+    shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image]
+) -> None:
+    def hear(piece: str) -> None:
+        raise RuntimeError("the loop is closed")
+
+    futures = shared.submit_captions(drawings[:2], CaptionOptions(max_new_tokens=6), [Reader(hear), Reader()])
+    assert futures[1].result(30) == alone.caption(drawings[:2], max_new_tokens=6)[1]
+
+
+def test_a_document_goes_on(shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image]) -> None:
+    parts = ["an ant", drawings[0], "and", drawings[1]]
+    told: list[str] = []
+    future = shared.submit_continuation(parts, CaptionOptions(max_new_tokens=6), Reader(told.append))
+    expected = alone.continue_document(parts, max_new_tokens=6)
+    assert future.result(30) == expected == "".join(told)
+    assert alone.continue_document(["an ant"], max_new_tokens=6, num_beams=2) is not None
+    with pytest.raises(UserError) as caught:
+        shared.submit_continuation(["an ant", None], CaptionOptions())  # type: ignore[list-item]
+    assert (caught.value.code, caught.value.field) == ("image_unreadable", "document.1")
+    with pytest.raises(UserError) as caught:
+        shared.submit_continuation(drawings * 2, CaptionOptions())
+    assert caught.value.code == "document_too_long"
+
+
+def test_attention_is_asked_for(shared: BatchingSession, alone: EncoderSession, drawings: list[Image.Image]) -> None:
+    grids = [future.result(30) for future in shared.submit_attention(drawings[:2])]
+    assert np.stack(grids) == pytest.approx(alone.attend(alone.preprocess(drawings[:2])), abs=1e-6)
+    assert grids[0].shape == (2, 2, 2)
+    assert grids[0].sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_a_picture_that_cannot_be_prepared_fails_alone(

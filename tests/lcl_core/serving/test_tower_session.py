@@ -66,3 +66,9 @@ def test_what_it_cannot_do_is_refused(sight: Path, drawings: list[Image.Image]) 
     with pytest.raises(UserError) as caught:
         session.caption(drawings[:1])
     assert caught.value.code == "no_captions"
+    with pytest.raises(UserError) as caught:
+        session.continue_document(["a"])
+    assert caught.value.code == "no_captions"
+    with pytest.raises(UserError) as caught:
+        session.attend(session.preprocess(drawings[:1]))
+    assert caught.value.code == "no_attention"

@@ -1,0 +1,76 @@
+"""Where an encoder looks: how much each patch of a picture weighs in its vector."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from api.context import Context
+from api.deps import ContextDep, ReaderDep, Viewer
+from api.encoders import open_encoder
+from api.media import Content, check_count, read_image
+from api.models import Reference
+
+router = APIRouter(prefix="/v1/attention", tags=["inference"])
+DIGITS = 6
+
+
+class AttentionRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: Reference = Field(description="id or name of an encoder")
+    images: list[Content] = Field(description="pictures as data URLs")
+    heads: bool = Field(True, description="also the weights of each head")
+
+
+class Attention(BaseModel):
+    """Rows of patches from the top, each from the left; all weights of a head sum to 1."""
+
+    index: int
+    grid: list[int] = Field(description="rows and columns of patches")
+    box: list[float] = Field(description="the part of the picture that is seen: left, top, right, bottom, 0 to 1")
+    mean: list[list[float]] = Field(description="mean of the heads")
+    heads: list[list[list[float]]] | None = None
+
+
+class AttentionResponse(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Attention]
+
+
+@router.post("", response_model=AttentionResponse, response_model_exclude_none=True)
+async def attention(body: AttentionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
+    """Weights of the attentive pooling, by which patches are mixed into a picture's vector."""
+    from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
+
+    lane = context.inferring
+    identity, boxes, submitted = await to_thread.run_sync(_begin, context, session, body, limiter=lane)
+    weights = await gather(submitted)
+    return await to_thread.run_sync(_answer, identity, boxes, weights, body.heads, limiter=lane)
+
+
+def _begin(
+    context: Context, session: Session, body: AttentionRequest
+) -> tuple[str, list[list[float]], list[Future[Any]]]:
+    settings = context.settings
+    check_count(body.images, settings, "images")
+    identity, encoder = open_encoder(context, session, body.model)
+    images = [read_image(url, settings, f"images.{place}") for place, url in enumerate(body.images)]
+    return identity, [list(encoder.box(image)) for image in images], encoder.submit_attention(images)
+
+
+def _answer(identity: str, boxes: list[list[float]], weights: list[Any], with_heads: bool) -> JSONResponse:
+    data: list[dict[str, Any]] = []
+    for index, (box, each) in enumerate(zip(boxes, weights, strict=True)):
+        heads = each.astype("f8")
+        row = {"index": index, "grid": list(heads.shape[1:]), "box": [round(edge, DIGITS) for edge in box]}
+        row["mean"] = heads.mean(0).round(DIGITS).tolist()
+        data.append(row | ({"heads": heads.round(DIGITS).tolist()} if with_heads else {}))
+    return JSONResponse({"object": "list", "data": data, "model": identity})
