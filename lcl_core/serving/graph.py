@@ -22,7 +22,7 @@ EXACT_ROWS = 100_000  # up to here one pass over all vectors is fast enough, and
 HALF_ROWS = 10_000_000  # beyond, the graph's own vectors are int8 and what it finds is compared again
 MAX_FOUND = 1_000  # asked for more, one pass is no slower
 LINKS = 16  # of a node on each level, twice that on the lowest
-BREADTH_BUILDING, BREADTH_SEARCHING = 128, 128  # candidates kept while a node is linked; while a query walks
+BREADTH_BUILDING, BREADTH_SEARCHING = 128, 64  # candidates kept while a node is linked; while a query walks
 _OVER = 4  # int8: so many candidates for each answer
 _CHUNK_ROWS = 10_000
 

@@ -23,8 +23,9 @@ from lcl_core.model.prefixes import caption_prefix, document_prefix
 from lcl_core.serving.options import CaptionOptions
 from lcl_core.serving.pages import Page, lay_page
 from lcl_core.serving.readers import Reader
+from lcl_core.serving.rounding import with_rounded_products
 from lcl_core.serving.writing import Written, write_texts
-from lcl_core.train.device import Precision, autocast
+from lcl_core.train.device import Precision, autocast, computes_in
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHUNK = 256  # pictures or texts a forward pass; bounds the memory of a long list
@@ -61,6 +62,8 @@ class EncoderSession:
         digest = weights_hash(self.directory)
         self.model, self.processor = _load(self.directory)
         self.model.eval().requires_grad_(False).to(self.device)
+        halves = computes_in(self.device, self.precision) == torch.bfloat16
+        self._towers = with_rounded_products(self.model) if halves else self.model
         return digest
 
     @property
@@ -111,11 +114,11 @@ class EncoderSession:
         return np.concatenate(parts) if parts else self._no_vectors()
 
     def _see(self, pixels: Tensor) -> Tensor:
-        return self.model.get_image_features(pixel_values=pixels)
+        return self._towers.get_image_features(pixel_values=pixels)
 
     def _read(self, texts: Sequence[str]) -> Tensor:
         ids = self.processor.encode_texts(list(texts)).to(self.device)
-        return self.model.get_text_features(input_ids=ids, context_length=self.text_limit)
+        return self._towers.get_text_features(input_ids=ids, context_length=self.text_limit)
 
     def caption(self, images: Sequence[Image.Image], **decoding: Any) -> list[str]:
         """One caption a picture. ``decoding``: CaptionOptions' fields. Raises: UserError ``bad_decoding``."""
