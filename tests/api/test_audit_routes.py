@@ -20,6 +20,8 @@ ONLY_LOOK = {
     "POST /v1/collections/{name}/search",
     "POST /v1/embeddings",
     "POST /v1/captions",
+    "POST /v1/continuations",
+    "POST /v1/attention",
     "POST /v1/studies/plan",
 }
 STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}

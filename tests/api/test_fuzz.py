@@ -13,7 +13,7 @@ from tests.api.fuzzing.campaign import hold, judge
 from tests.api.fuzzing.report import Report
 from tests.api.fuzzing.town import MARK, Town, town_in
 
-CALLS = 416
+CALLS = 480
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def test_nothing_is_found(town: Town) -> None:
     assert report.clean, json.dumps(facts["examples"], indent=1)
     assert facts["calls"] >= CALLS
     assert set(facts["by_role"]) == {caller.role for caller in town.callers}
-    assert facts["operations"] >= 61
-    assert facts["operations_answered"] > facts["operations"] / 2, "most routes should be got through"
+    assert facts["operations"] >= 75
+    assert facts["operations_answered"] >= 35, "most routes should be got through"
     assert report.seen >= 5, "an owner sees what a leak would show"
 
 

@@ -39,6 +39,9 @@ NEEDS = {
         "POST /v1/studies/{study_id}/extend",
         "POST /v1/studies/{study_id}/resume",
         "DELETE /v1/studies/{study_id}",
+        "POST /v1/collections/{name}/items",
+        "DELETE /v1/collections/{name}/items/{item}",
+        "DELETE /v1/collections/{name}",
     },
     "admin": {
         "POST /v1/keys",
