@@ -140,7 +140,9 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
 def _loader(device: str, precision: Precision, observe: Observe | None) -> Load:
     def load(directory: Path) -> BatchingSession:
         from lcl_core.serving.opening import open_session  # imports torch: only when an encoder is wanted
+        from lcl_core.train.memory import keep_few_kernels
 
+        keep_few_kernels()  # every batch has another shape
         return BatchingSession(open_session(directory, device, precision), observe=observe)
 
     return load
