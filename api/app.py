@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -18,7 +17,6 @@ from api.routes import ROUTERS
 from api.settings import ApiSettings
 
 MEDIA_PATHS = ("/v1/embeddings", "/v1/captions", "/v1/continuations", "/v1/attention", "/v1/collections/")
-REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": errors.ErrorBody}, "5XX": {"model": errors.ErrorBody}}
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
@@ -31,13 +29,11 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         docs_url=None,  # FastAPI's own pages load from a CDN; api.docs serves one that does not
         redoc_url=None,
         lifespan=_lifespan,
-        responses=REFUSALS,
     )
     app.state.context = context
     errors.install(app)
-    for router in ROUTERS:
-        app.include_router(router)
-    app.include_router(docs.router)
+    for router in (*ROUTERS, docs.router):
+        app.router.routes.extend(router.routes)  # FastAPI looks into included routers anew with each request, twice
     app.add_middleware(Guard, limit_of=_limit_of(settings), max_depth=settings.max_json_depth)
     app.add_middleware(Envelope, observe=context.telemetry.observe)  # added last: outermost
     context.telemetry.watch(Census(context.database))

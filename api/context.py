@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 # Requests that write at one time. Each takes a thread while it waits for another's transaction, and the other one needs
 # a thread to get to its end: were all forty of the framework's taken, nobody would get on.
 WRITERS = 16
-# Threads that read what encoders are asked, and that search. The models run in threads of their own.
+# Threads that read what encoders are asked. The models run in threads of their own.
 INFERRING = 8
+# Threads that search: nearly all wait for the text's vector, and as many texts as wait share one batch.
+SEARCHING = 64
 
 
 class Context:
@@ -48,7 +50,7 @@ class Context:
         self.exporter = Exporter(settings)
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
-        self.inferring = CapacityLimiter(INFERRING)
+        self.inferring, self.searching = CapacityLimiter(INFERRING), CapacityLimiter(SEARCHING)
         self.duplicates = Duplicates()
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()

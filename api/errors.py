@@ -91,6 +91,10 @@ class ErrorBody(BaseModel):
     error: ErrorFacts
 
 
+# What every route may answer, for its description.
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
+
+
 def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:

@@ -29,7 +29,10 @@ class Inference:
 
     def __init__(self, settings: ApiSettings, observe: Observe) -> None:
         self._pool = EncoderPool(
-            max_loaded=settings.loaded_encoders, observe=observe, precision=settings.inference_precision
+            max_loaded=settings.loaded_encoders,
+            observe=observe,
+            precision=settings.inference_precision,
+            texts_apart=settings.texts_apart,
         )
         self._collections: OrderedDict[Path, _Open] = OrderedDict()
         self._lock = threading.Lock()

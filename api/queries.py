@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from api.errors import Problem
@@ -60,9 +58,7 @@ class Question(BaseModel):
         return self.text is not None or self.image is not None
 
 
-async def embed_question(
-    question: Question, encoder: BatchingSession | None, settings: ApiSettings, lane: CapacityLimiter
-) -> dict[str, Any]:
+def embed_question(question: Question, encoder: BatchingSession | None, settings: ApiSettings) -> dict[str, Any]:
     """f32 [E] of the text and of the picture, by name, where there are such. Raises: Problem 422."""
     for name in question.weights.given():
         if getattr(question, name) is None:
@@ -70,10 +66,9 @@ async def embed_question(
             raise Problem(422, "bad_query", message, field=f"weights.{name}")
     found: dict[str, Any] = {}
     if question.text is not None and encoder is not None:
-        found["text"] = (await encoder.embed_texts_async([check_text(question.text, settings, "text")]))[0]
+        found["text"] = encoder.embed_texts([check_text(question.text, settings, "text")])[0]
     if question.image is not None and encoder is not None:
-        picture = await to_thread.run_sync(partial(read_image, question.image, settings, "image"), limiter=lane)
-        found["image"] = (await encoder.embed_images_async([picture]))[0]
+        found["image"] = encoder.embed_images([read_image(question.image, settings, "image")])[0]
     return found
 
 

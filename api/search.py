@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.context import Context
@@ -92,8 +91,7 @@ def open_for_search(context: Context, session: Session, name: str, encodes: bool
 
 
 def _encoder_of(session: Session, collection: Row) -> Encoder:
-    query = select(Encoder).where(Encoder.hash == collection.encoder_hash).order_by(Encoder.id.desc()).limit(1)
-    row = session.scalars(query).one_or_none()
+    row = store.encoder_with(session, collection.encoder_hash)
     if row is None:
         message = (
             f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"

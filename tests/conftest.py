@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["LCL_WELCOME"] = "false"
 # what auto chooses depends on the machine
 os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
+# else a process would come in the midst of whatever test asks much
+os.environ["LCL_TEXTS_APART"] = "false"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

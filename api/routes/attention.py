@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
+from api.errors import REFUSALS
 from api.media import Content, check_count, read_image
 from api.models import Reference
 
-router = APIRouter(prefix="/v1/attention", tags=["inference"])
+router = APIRouter(prefix="/v1/attention", tags=["inference"], responses=REFUSALS)
 DIGITS = 6
 
 

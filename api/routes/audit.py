@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.deps import Admin, ReaderDep
+from api.errors import REFUSALS
 from api.models import AuditList, AuditView, Line
 from lcl_core.runs import store
 
-router = APIRouter(prefix="/v1/audit", tags=["keys"])
+router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=REFUSALS)
 
 
 @router.get("")

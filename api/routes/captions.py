@@ -15,13 +15,14 @@ from sse_starlette.sse import EventSourceResponse
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
+from api.errors import REFUSALS
 from api.media import Content, check_count, check_text, read_image
 from api.writing import STREAMS, Audience, Decoding
 
 if TYPE_CHECKING:
     from lcl_core.serving.readers import Reader
 
-router = APIRouter(prefix="/v1/captions", tags=["inference"])
+router = APIRouter(prefix="/v1/captions", tags=["inference"], responses=REFUSALS)
 
 
 class CaptionRequest(Decoding):

@@ -10,7 +10,7 @@ from api.additions import remove as remove_picture
 from api.answers import sends
 from api.collection_models import Added, Additions
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer, WritingDep
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.exports import lines_of
 from api.routes.collections import Target
 from api.routes.runs import IdempotencyKey
@@ -18,7 +18,7 @@ from api.search import open_collection
 from lcl_core.runs import store
 from lcl_core.runs.artifacts import remove_tree
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=REFUSALS)
 LINES = "application/x-ndjson"
 
 

@@ -11,7 +11,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from api.answers import sends
+from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
+from api.errors import REFUSALS
 from api.models import (
     CollectionDetail,
     CollectionList,
@@ -28,7 +30,7 @@ from api.search import open_collection, open_for_search, picture_of
 from api.transactions import brief
 from lcl_core.runs import store
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=REFUSALS)
 Target = Literal["images", "texts"]
 Offset = Annotated[int, Query(ge=0, lt=2**53)]
 
@@ -64,25 +66,24 @@ def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Collec
 
 
 @router.post("/{name}/search")
-async def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> SearchResponse:
+async def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
+    # all of it in one thread, since each way to a thread and back costs the event loop more than what it does there
+    lane = context.inferring if body.image is not None else context.searching
+    return await to_thread.run_sync(_search, name, body, context, limiter=lane)
+
+
+def _search(name: str, body: SearchRequest, context: Context) -> SearchResponse:
     started = time.perf_counter()
-    lane = context.inferring
-    searched = await to_thread.run_sync(open_for_search, context, session, name, body.encodes, limiter=lane)
+    with context.database.reading() as session:
+        searched = open_for_search(context, session, name, body.encodes)
     encoder, collection = searched.encoder, searched.collection
-    embedded = await embed_question(body, encoder, context.settings, lane)
-
-    def look() -> list[Any]:
-        vector = mixed(body, embedded, collection)
-        made_by = None if encoder is None else encoder.hash
-        count = body.offset + body.k
-        return collection.search(vector, count, body.target, body.where or None, encoder_hash=made_by)
-
-    hits = [
-        {"id": hit.id, "score": hit.score, **_shown(searched.id, hit.metadata)}
-        for hit in (await to_thread.run_sync(look, limiter=lane))[body.offset :]
-    ]
-    return SearchResponse(hits=hits, took_ms=round((time.perf_counter() - started) * 1000, 2))
+    vector = mixed(body, embed_question(body, encoder, context.settings), collection)
+    made_by = None if encoder is None else encoder.hash
+    count = body.offset + body.k
+    hits = collection.search(vector, count, body.target, body.where or None, encoder_hash=made_by)[body.offset :]
+    shown = [{"id": hit.id, "score": hit.score, **_shown(searched.id, hit.metadata)} for hit in hits]
+    return SearchResponse(hits=shown, took_ms=round((time.perf_counter() - started) * 1000, 2))
 
 
 @router.get("/{name}/duplicates")

@@ -14,7 +14,7 @@ from sse_starlette.sse import EventSourceResponse
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.media import IMAGE_URL, Content, check_count, check_text, read_image
 from api.settings import ApiSettings
 from api.writing import STREAMS, Audience, Decoding
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lcl_core.serving.readers import Reader
 
-router = APIRouter(prefix="/v1/continuations", tags=["inference"])
+router = APIRouter(prefix="/v1/continuations", tags=["inference"], responses=REFUSALS)
 
 
 class Picture(BaseModel):

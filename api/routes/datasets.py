@@ -13,6 +13,7 @@ from api.answers import PICTURES, sends
 from api.callers import Caller
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.errors import REFUSALS
 from api.models import (
     DatasetList,
     DatasetVersionList,
@@ -34,7 +35,7 @@ from lcl_core.runs.tables import Dataset
 if TYPE_CHECKING:
     from lcl_core.data.corpus import Corpus
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], responses=REFUSALS)
 Word = Annotated[str | None, Query(max_length=200)]
 
 

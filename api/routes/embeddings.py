@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.media import Input
 from api.models import Reference
 from api.vectors import submit
 
-router = APIRouter(prefix="/v1/embeddings", tags=["inference"])
+router = APIRouter(prefix="/v1/embeddings", tags=["inference"], responses=REFUSALS)
 
 
 class EmbeddingRequest(BaseModel):

@@ -13,6 +13,7 @@ from api.comparison import compared, tested
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.encoder_exports import AS_IT_IS, CARRIED, ExportFormat
 from api.encoder_files import import_encoder, tar_of, tar_size
+from api.errors import REFUSALS
 from api.held import HeldResponse
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
 from api.transactions import brief
@@ -20,7 +21,7 @@ from api.views import figures
 from lcl_core.roots import confined
 from lcl_core.runs import store
 
-router = APIRouter(prefix="/v1/encoders", tags=["encoders"])
+router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=REFUSALS)
 
 
 @router.get("")

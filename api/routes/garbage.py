@@ -6,10 +6,11 @@ from fastapi import APIRouter, BackgroundTasks
 
 from api.context import Context
 from api.deps import Admin, ContextDep, ReaderDep, SessionDep
+from api.errors import REFUSALS
 from api.models import GarbageList, LeftoverView
 from lcl_core.runs import store
 
-router = APIRouter(prefix="/v1/garbage", tags=["garbage"])
+router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=REFUSALS)
 
 
 @router.get("")

@@ -8,10 +8,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.answers import sends
 from api.deps import ContextDep
+from api.errors import REFUSALS
 from api.models import Readiness
 from api.readiness import look
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], responses=REFUSALS)
 
 
 @router.get("/healthz")

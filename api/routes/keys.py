@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from api import keys
 from api.context import Context
 from api.deps import Admin, ContextDep, ReaderDep, SessionDep, Viewer
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.models import KeyList, KeyRequest, KeyRotation, KeyView, NewKey
 from api.transactions import brief
 from lcl_core.runs.tables import ApiKey
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=REFUSALS)
 
 
 @router.post("", status_code=201)

@@ -9,6 +9,7 @@ from sse_starlette.sse import EventSourceResponse
 
 from api.answers import sends
 from api.deps import ContextDep, ReaderDep, Viewer
+from api.errors import REFUSALS
 from api.events import events_of
 from api.files import FILE
 from api.models import ArtifactList, Items, LogPiece
@@ -16,7 +17,7 @@ from api.run_files import RunFiles
 from api.views import metric_line
 from lcl_core.runs import store
 
-router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"])
+router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"], responses=REFUSALS)
 RowNumber = Annotated[int, Query(ge=0, lt=2**63)]
 DOWNLOAD = sends(FILE) | sends(FILE, status=206, words="The range that was asked for")
 Step = Annotated[int, Query(ge=0, lt=2**31)]  # what the column holds

@@ -9,6 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 
 from api.admission import admit
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.errors import REFUSALS
 from api.models import RunPage, RunView, Submission, Tag
 from api.transactions import brief
 from api.views import run_view, run_views
@@ -17,7 +18,7 @@ from lcl_core.runs.states import State
 from lcl_core.specs import Kind
 
 log = structlog.get_logger(__name__)
-router = APIRouter(prefix="/v1/runs", tags=["runs"])
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=REFUSALS)
 IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 

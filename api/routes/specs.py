@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.deps import Viewer
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.models import SpecView
 from lcl_core.specs import SPECS, StudySpec, presets
 
 KNOWN = {**SPECS, "study": StudySpec}
-router = APIRouter(prefix="/v1/specs", tags=["specs"])
+router = APIRouter(prefix="/v1/specs", tags=["specs"], responses=REFUSALS)
 
 
 @router.get("/{kind}")

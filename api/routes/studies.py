@@ -8,6 +8,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.errors import REFUSALS
 from api.routes.runs import IdempotencyKey
 from api.studies import admit_study, study_detail, study_view
 from api.study_models import StudyDetail, StudyPage, StudyPlan, StudySubmission, StudyView
@@ -16,7 +17,7 @@ from lcl_core.runs import store
 from lcl_core.runs.tables import Study
 from lcl_core.specs import AdditionSpec
 
-router = APIRouter(prefix="/v1/studies", tags=["studies"])
+router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=REFUSALS)
 
 
 @router.post("", status_code=202)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from api.answers import sends
 from api.deps import ContextDep, ReaderDep, Viewer
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.studies import compared_rows, study_table, title_of
 from api.study_models import Curves, RowComparison
 from lcl_core.runs import store
@@ -17,7 +17,7 @@ from lcl_core.studies.curves import values_of
 from lcl_core.studies.formats import FORMATS
 from lcl_core.studies.plots import KINDS, PLOTS, Material, draw
 
-router = APIRouter(prefix="/v1/studies/{study_id}", tags=["studies"])
+router = APIRouter(prefix="/v1/studies/{study_id}", tags=["studies"], responses=REFUSALS)
 Head = Annotated[str | None, Query(max_length=60, description="head of a column; none: the first")]
 Value = Annotated[str, Query(max_length=100, description="what of the metric lines is drawn")]
 RowNumber = Annotated[int, Query(ge=0, lt=10_000)]

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.deps import Admin, ContextDep, ReaderDep, SessionDep
-from api.errors import Problem
+from api.errors import REFUSALS, Problem
 from api.webhook_models import DeliveryList, DeliveryView, NewWebhook, WebhookList, WebhookRequest, WebhookView
 from lcl_core.runs.database import now
 from lcl_core.runs.ids import new_id
@@ -18,7 +18,7 @@ from lcl_core.runs.tables import Webhook
 from lcl_core.webhooks import check_url, master_secret, secret_of
 
 log = structlog.get_logger(__name__)
-router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=REFUSALS)
 
 
 @router.post("", status_code=201)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.deps import ReaderDep, Viewer
+from api.errors import REFUSALS
 from api.models import WorkerList, WorkerView
 from api.transactions import brief
 from lcl_core.runs import store
 
-router = APIRouter(prefix="/v1/workers", tags=["workers"])
+router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=REFUSALS)
 
 
 @router.get("")

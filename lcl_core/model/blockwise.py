@@ -37,6 +37,8 @@ def blockwise_attention(
     """
     seen = lengths or [None] * len(groups)
     sights = [_sight(heads, length, causal, keys) for (_, length), keys in zip(groups, seen, strict=True)]
+    if not torch.is_grad_enabled():  # nothing to keep
+        return _mix(qkv, groups, heads, sights)[0]
     return _Blockwise.apply(qkv, groups, heads, sights)
 
 
@@ -55,13 +57,7 @@ class _Sight(NamedTuple):
 class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, groups: Groups, heads: int, sights: Sequence[_Sight]) -> Tensor:
-        out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-        log_sums = []
-        layout = groups, heads
-        for (q, k, v), (rows,), sight in zip(_views(qkv, *layout, 3), _views(out, *layout, 1), sights, strict=True):
-            mixed, log_sum = _attend(_batched(q) * _scale(q), _batched(k), _batched(v), sight)
-            rows.copy_(mixed.view(rows.shape))
-            log_sums.append(log_sum)
+        out, log_sums = _mix(qkv, groups, heads, sights)
         ctx.groups, ctx.heads, ctx.sights = groups, heads, sights
         ctx.save_for_backward(qkv, out, *log_sums)
         return out
@@ -87,6 +83,18 @@ class _Blockwise(torch.autograd.Function):
             for target, gradient in zip(targets, found, strict=True):
                 target.copy_(gradient.view(target.shape))
         return grad_qkv, None, None, None
+
+
+def _mix(qkv: Tensor, groups: Groups, heads: int, sights: Sequence[_Sight]) -> tuple[Tensor, list[Tensor]]:
+    """[P, D], and of each group the log sums of exp scores."""
+    out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+    log_sums = []
+    layout = groups, heads
+    for (q, k, v), (rows,), sight in zip(_views(qkv, *layout, 3), _views(out, *layout, 1), sights, strict=True):
+        mixed, log_sum = _attend(_batched(q) * _scale(q), _batched(k), _batched(v), sight)
+        rows.copy_(mixed.view(rows.shape))
+        log_sums.append(log_sum)
+    return out, log_sums
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, sight: _Sight) -> tuple[Tensor, Tensor]:

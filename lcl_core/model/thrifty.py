@@ -18,7 +18,7 @@ Activation = Callable[[Tensor], Tensor]
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
     """norm(x) W^T + b of [T, W]; keeps ``x`` alone."""
-    if torch.compiler.is_compiling():  # the compiler chooses by itself what to keep
+    if _keeps_nothing():
         return F.linear(norm(x), weight, bias)
     return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
 
@@ -30,7 +30,7 @@ def norm_mlp(
 
     Keeps ``x`` and, with ``keep_hidden``, W1 norm(x) + b1 [T, H]; else that product too is computed again.
     """
-    if torch.compiler.is_compiling():
+    if _keeps_nothing():
         return outer(activation(inner(norm(x))))
     layers = inner.weight, inner.bias, outer.weight, outer.bias
     return _NormMLP.apply(x, norm.weight, norm.bias, norm.eps, activation, keep_hidden, *layers)
@@ -107,6 +107,11 @@ class _NormMLP(torch.autograd.Function):
         )
         of_layers = grad_inner, grad_inner_bias, grad_outer, grad_outer_bias
         return grad_x, grad_gain, grad_shift, None, None, None, *of_layers
+
+
+def _keeps_nothing() -> bool:
+    """Whether there is no backward pass, or a compiler chooses by itself what to keep for it."""
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
@@ -17,6 +17,14 @@ from lcl_core.runs.tables import Collection, Dataset, Encoder
 from lcl_core.specs import AnySpec, collections_of, datasets_of, encoders_of, places_of
 
 _NONE: Mapping[str, Path] = {}
+# Asked with every search, and dearer to build than to run.
+_COLLECTION = (
+    select(Collection)
+    .where(or_(Collection.id == bindparam("wanted"), Collection.name == bindparam("wanted")))
+    .order_by((Collection.id == bindparam("wanted")).desc())
+    .limit(1)
+)
+_MADE_BY = select(Encoder).where(Encoder.hash == bindparam("wanted")).order_by(Encoder.id.desc()).limit(1)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ def get_encoder(session: Session, id_or_name: str) -> Encoder:
     return found
 
 
+def encoder_with(session: Session, weights_hash: str) -> Encoder | None:
+    """The newest encoder with these weights."""
+    return session.scalars(_MADE_BY, {"wanted": weights_hash}).one_or_none()
+
+
 def list_encoders(session: Session) -> Sequence[Encoder]:
     """Newest first."""
     return session.scalars(select(Encoder).order_by(Encoder.id.desc())).all()
@@ -114,8 +127,7 @@ def list_encoders(session: Session) -> Sequence[Encoder]:
 
 def get_collection(session: Session, id_or_name: str) -> Collection:
     """Raises: UserError ``unknown_collection``."""
-    query = select(Collection).where(or_(Collection.id == id_or_name, Collection.name == id_or_name))
-    found = session.scalars(query.order_by((Collection.id == id_or_name).desc()).limit(1)).one_or_none()
+    found = session.scalars(_COLLECTION, {"wanted": id_or_name}).one_or_none()
     if found is None:
         raise unknown_collection(id_or_name)
     return found

@@ -54,6 +54,7 @@ from lcl_core.runs.queue import waiting_since
 from lcl_core.runs.registry import (
     Inputs,
     dataset_place,
+    encoder_with,
     get_collection,
     get_encoder,
     list_collections,
@@ -134,6 +135,7 @@ __all__ = [
     "delete_study",
     "deposit_of",
     "discard_run_dir",
+    "encoder_with",
     "end_seat",
     "ensure_sample",
     "expect",

@@ -15,6 +15,7 @@ from lcl_core.serving.batcher import Batcher, Observe
 from lcl_core.serving.futures import failed, gather, wait_for
 from lcl_core.serving.options import CaptionOptions
 from lcl_core.serving.readers import Reader
+from lcl_core.serving.texts_apart import TextsApart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +42,9 @@ class BatchingSession:
     only the model to run. Texts are written a token at a time, side by side, and batches of vectors are made in
     between. All raise Overloaded when the queue is full and Unloaded after ``close``. When nobody holds it any longer,
     its thread finishes what waits and leaves.
+
+    Args:
+        texts_apart: read texts in a process of their own while many are asked for; on the CPU alone.
     """
 
     def __init__(
@@ -51,12 +55,13 @@ class BatchingSession:
         max_wait: float = 0.005,
         max_queue: int = 512,
         observe: Observe | None = None,
+        texts_apart: bool = False,
     ) -> None:
         self.directory = session.directory
         self.hash, self.dim = session.hash, session.dim
         self._session = session
         self._batcher = Batcher(
-            _runner(session),
+            _runner(session, texts_apart),
             in_steps=lambda job: job.kind in _WRITING,
             name=session.directory.name,
             max_batch=max_batch,
@@ -170,9 +175,11 @@ def _by_kind(observe: Observe) -> Callable[[_Job, list[float]], None]:
     return lambda job, waited: observe(job.kind, waited)
 
 
-def _runner(session: EncoderSession) -> Callable[[_Job, list[Any]], Iterable[Any]]:
+def _runner(session: EncoderSession, texts_apart: bool) -> Callable[[_Job, list[Any]], Iterable[Any]]:
     """What the owner thread calls. It holds the encoder but not the BatchingSession, which may be dropped."""
     import torch
+
+    reader = TextsApart(session) if texts_apart and session.device.type == "cpu" else session
 
     def captions(job: _Job, orders: list[Any]) -> Iterator[Any]:
         pixels, seeds, readers = zip(*orders, strict=True)
@@ -186,7 +193,7 @@ def _runner(session: EncoderSession) -> Callable[[_Job, list[Any]], Iterable[Any
 
     runs: dict[str, Callable[[_Job, list[Any]], Iterable[Any]]] = {
         "images": lambda job, pixels: session.embed_pixels(torch.stack(pixels)),
-        "texts": lambda job, texts: session.embed_texts(texts),
+        "texts": lambda job, texts: reader.embed_texts(texts),
         "attention": lambda job, pixels: session.attend(torch.stack(pixels)),
         "captions": captions,
         "continuations": continuations,

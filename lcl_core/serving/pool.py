@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ class EncoderPool:
         device, precision: as EncoderSession's.
         load: makes a BatchingSession of a directory; none: of whatever encoder lies there, with the usual limits.
         observe: told of each batch, unless ``load`` is given.
+        texts_apart: as BatchingSession's.
     """
 
     def __init__(
@@ -39,11 +42,12 @@ class EncoderPool:
         load: Load | None = None,
         observe: Observe | None = None,
         precision: Precision = "fp32",
+        texts_apart: bool = False,
     ) -> None:
         if max_loaded < 1:
             raise ValueError("max_loaded must be at least 1")
         self.max_loaded = max_loaded
-        self._load = load or _loader(device, precision, observe)
+        self._load = load or _loader(device, precision, observe, texts_apart)
         self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
@@ -137,12 +141,20 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
     return UserError(message, code="encoder_unreadable", file=path)
 
 
-def _loader(device: str, precision: Precision, observe: Observe | None) -> Load:
+def _loader(device: str, precision: Precision, observe: Observe | None, texts_apart: bool) -> Load:
     def load(directory: Path) -> BatchingSession:
         from lcl_core.serving.opening import open_session  # imports torch: only when an encoder is wanted
         from lcl_core.train.memory import keep_few_kernels
 
         keep_few_kernels()  # every batch has another shape
-        return BatchingSession(open_session(directory, device, precision), observe=observe)
+        _keep_modules()
+        return BatchingSession(open_session(directory, device, precision), observe=observe, texts_apart=texts_apart)
 
     return load
+
+
+@cache
+def _keep_modules() -> None:
+    """What was imported stays: to look through all of PyTorch for garbage would hold everybody up for half a second."""
+    gc.collect()
+    gc.freeze()

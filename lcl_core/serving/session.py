@@ -66,6 +66,11 @@ class EncoderSession:
         self._towers = with_rounded_products(self.model) if halves else self.model
         return digest
 
+    def drop_vision(self) -> None:
+        """Give the memory of what only pictures need back: ``embed_texts`` alone works from then on."""
+        for model in {self.model, self._towers}:  # one and the same in fp32
+            del model.visual
+
     @property
     def dim(self) -> int:
         """E, the width of the vectors."""

@@ -38,6 +38,9 @@ class TowerSession(EncoderSession):
             raise UserError(message, code="no_latents", file=self.directory)
         return self.tower.identity["weights"]
 
+    def drop_vision(self) -> None:
+        """Nothing: in another library's module both sides may hang together."""
+
     @property
     def dim(self) -> int:
         assert self.tower.embed_dim is not None, "refused when it was opened"

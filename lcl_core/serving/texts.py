@@ -1,0 +1,50 @@
+"""``python -m lcl_core.serving.texts DIRECTORY PRECISION``: the other side of ``texts_apart``.
+
+Standard input: length and JSON of a list of texts, again and again; standard output: a line end once the encoder is
+loaded, then for each list its rows, their width and f32 vectors. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from lcl_core.serving.opening import open_session
+from lcl_core.serving.session import EncoderSession
+from lcl_core.serving.texts_apart import FAILED, HELLO, LENGTH, SHAPE
+from lcl_core.train.device import Precision
+from lcl_core.train.memory import keep_few_kernels
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the service, with which this ends
+    directory, precision = sys.argv[1:]
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
+    keep_few_kernels()  # every batch has another shape
+    session = open_session(Path(directory), "cpu", cast(Precision, precision))
+    session.drop_vision()
+    answers.write(HELLO)
+    while head := sys.stdin.buffer.read(LENGTH.size):
+        answer(session, sys.stdin.buffer.read(*LENGTH.unpack(head)), answers)
+
+
+def answer(session: EncoderSession, asked: bytes, answers: BinaryIO) -> None:
+    try:
+        vectors = session.embed_texts(json.loads(asked))
+    except Exception as error:  # the service's own session says it where it belongs
+        log.warning("texts could not be read: %r", error)
+        answers.write(SHAPE.pack(FAILED, 0))
+        return
+    answers.write(SHAPE.pack(*vectors.shape) + vectors.tobytes())
+
+
+if __name__ == "__main__":
+    main()
