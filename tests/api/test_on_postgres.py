@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from api.client import Client
 from api.context import Context
@@ -27,6 +28,14 @@ def team(tmp_path: Path, empty_postgres: str, serve: Any, house_of: Callable[...
     with serve(settings) as url:
         yield house_of(url, tmp_path, context, ADMIN_KEY)
     context.close()
+
+
+def tables(team: Any) -> dict[str, bool]:
+    """By the beginning of their names, those that hold vectors: whether both are there."""
+    with team.context.database.reading() as session:
+        query = text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'vec_%'")
+        found = [name.rpartition("_")[0] for name in session.scalars(query)]
+    return {name: found.count(name) == 2 for name in found}
 
 
 def test_a_runs_whole_life(team: Any) -> None:
@@ -83,11 +92,16 @@ def test_a_studys_whole_life(team: Any) -> None:
     assert team.admin.studies()["items"] == []
 
 
-def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any) -> None:
+@pytest.mark.parametrize("index", ["files", "pgvector"])
+def test_a_collection_that_changes(
+    team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None], index: str
+) -> None:
     pictures = pictures_by_colour()
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
     encoder = team.admin.import_encoder("tiny", str(encoder_dir))
-    row = make_collection(team, encoder, encoder_dir, pictures)
+    submitted = team.admin.submit("index", {"encoder": "tiny", "collection": "squares", "index": index})
+    assert team.admin.cancel(submitted["id"])["state"] == "cancelled"
+    row = make_collection(team, encoder, encoder_dir, pictures, index)
     black = png("black")
     given = {"image": black, "name": "naïve ☃", "captions": ["night\nand day"], "labels": {"hue": "k"}}
     (identity,) = team.admin.add_items("squares", [given], idempotency_key="once")["ids"]
@@ -100,8 +114,10 @@ def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any) -> Non
         run_id = team.admin.submit("index", spec)["id"]
         team.work(run_id)
         assert team.admin.run(run_id)["state"] == "succeeded"
+        assert tables(team) == ({} if index == "files" else {team.admin.collection("squares")["vectors"]: True})
         assert other.search("squares", image=black, k=1)["hits"][0]["id"] == identity
         team.admin.remove_item("squares", identity)
         assert len(other.search("squares", image=black)["hits"]) == 4
     team.admin.delete_collection(row["id"])
     assert team.admin.collections() == []
+    eventually(lambda: not tables(team), "the removal of the tables, which comes after the answer")
