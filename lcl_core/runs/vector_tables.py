@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import ARRAY, Column, Connection, Index, Integer, MetaData, String, Table, cast, func, select, text
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import DropTable
 from sqlalchemy.types import UserDefinedType
@@ -163,7 +163,7 @@ def _index_of(table: Table) -> Index:
 
 
 def _copy(connection: Connection, table: Table, directory: Directory, target: Literal["images", "texts"]) -> None:
-    """Raises: DBAPIError, as a statement does that goes through the engine."""
+    """Raises: OperationalError that says whether the connection is lost, as of a statement that the engine sends."""
     driver, faults = connection.connection.driver_connection, connection.dialect.loaded_dbapi.Error
     assert driver is not None
     total = directory.count(target)
@@ -175,7 +175,7 @@ def _copy(connection: Connection, table: Table, directory: Directory, target: Li
                 copy.write(_lines(places, *directory.at(target, places)))
             copy.write(b"\xff\xff")
     except faults as error:
-        raise DBAPIError("COPY", None, error, connection_invalidated=driver.closed) from error
+        raise OperationalError("COPY", None, error, connection_invalidated=driver.closed) from error
 
 
 def _lines(places: Sequence[int], ids: Sequence[str], vectors: np.ndarray) -> bytes:

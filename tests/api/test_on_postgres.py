@@ -92,16 +92,12 @@ def test_a_studys_whole_life(team: Any) -> None:
     assert team.admin.studies()["items"] == []
 
 
-@pytest.mark.parametrize("index", ["files", "pgvector"])
-def test_a_collection_that_changes(
-    team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None], index: str
-) -> None:
+def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None]) -> None:
+    """In its files first; then PostgreSQL searches it."""
     pictures = pictures_by_colour()
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
     encoder = team.admin.import_encoder("tiny", str(encoder_dir))
-    submitted = team.admin.submit("index", {"encoder": "tiny", "collection": "squares", "index": index})
-    assert team.admin.cancel(submitted["id"])["state"] == "cancelled"
-    row = make_collection(team, encoder, encoder_dir, pictures, index)
+    row = make_collection(team, encoder, encoder_dir, pictures)
     black = png("black")
     given = {"image": black, "name": "naïve ☃", "captions": ["night\nand day"], "labels": {"hue": "k"}}
     (identity,) = team.admin.add_items("squares", [given], idempotency_key="once")["ids"]
@@ -111,10 +107,11 @@ def test_a_collection_that_changes(
         assert (hit["id"], hit["captions"]) == (identity, ["night\nand day"])
         assert other.item_image("squares", identity) == black
         spec = {"encoder": encoder["id"], "collection": "squares", "mode": "add", "dataset": None}
+        spec["index"] = "pgvector"
         run_id = team.admin.submit("index", spec)["id"]
         team.work(run_id)
         assert team.admin.run(run_id)["state"] == "succeeded"
-        assert tables(team) == ({} if index == "files" else {team.admin.collection("squares")["vectors"]: True})
+        assert tables(team) == {team.admin.collection("squares")["vectors"]: True}
         assert other.search("squares", image=black, k=1)["hits"][0]["id"] == identity
         team.admin.remove_item("squares", identity)
         assert len(other.search("squares", image=black)["hits"]) == 4

