@@ -11,7 +11,7 @@ from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.roots import Root, confined
 from lcl_core.runs import store
-from lcl_core.specs import AnySpec, collections_of, dataset_fields, encoders_of, parse_spec, places_of
+from lcl_core.specs import AnySpec, IndexSpec, collections_of, dataset_fields, encoders_of, parse_spec, places_of
 
 
 def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Root]) -> AnySpec:
@@ -19,7 +19,7 @@ def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Ro
 
     ``roots``: what a path in it may lie in, or a URL below.
 
-    Raises: Problem 422 with the dotted field of the spec.
+    Raises: Problem 422 with the dotted field of the spec; UserError ``pgvector_unavailable``.
     """
     try:
         spec = parse_spec(kind, value)
@@ -31,6 +31,8 @@ def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Ro
         except UserError as error:
             raise Problem(422, error.code, error.message, field=field) from error
     _check_encoder(session, spec)
+    if isinstance(spec, IndexSpec) and spec.index == "pgvector":
+        store.require_pgvector(session)
     return spec
 
 

@@ -14,6 +14,7 @@ from lcl_core.serving.batcher import Observe
 from lcl_core.serving.changed import ChangedCollection
 from lcl_core.serving.changes import Change
 from lcl_core.serving.collection import Collection
+from lcl_core.serving.elsewhere import Ask
 from lcl_core.serving.overlay import Overlay
 from lcl_core.serving.pool import EncoderPool
 
@@ -41,17 +42,20 @@ class Inference:
         """The encoder of a directory; the first call for it loads it. Raises: UserError."""
         return self._pool.get(directory)
 
-    def collection(self, directory: Path, changes: int = 0, load: Load | None = None) -> Collection:
+    def collection(
+        self, directory: Path, changes: int = 0, load: Load | None = None, ask: Ask | None = None
+    ) -> Collection:
         """An opened collection with at least its first ``changes`` changes. A directory itself never changes.
 
         Args:
             load: asked for the changes above a number, where some are missing.
+            ask: who looks up neighbours; none: they are looked up in the files.
 
         Raises: UserError, whatever ``load`` raises.
         """
         with self._lock:
             if directory not in self._collections:
-                self._collections[directory] = _Open(Collection.open(directory))
+                self._collections[directory] = _Open(Collection.open(directory, ask=ask))
                 for gone in [other for other in self._collections if not other.is_dir()]:
                     del self._collections[gone]  # folded or replaced: its mapped files still fill the disk
                 while len(self._collections) > MAX_OPEN:

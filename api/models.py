@@ -219,6 +219,9 @@ class CollectionView(View):
     texts: int = Field(description="distinct captions; in the list, those of the last index run")
     dim: int
     changes: int = Field(description="pictures added, replaced and removed one by one, ever")
+    vectors: str | None = Field(
+        description="where PostgreSQL searches: its tables VECTORS_images and VECTORS_texts; null: files are searched"
+    )
     created_at: datetime
 
 

@@ -43,7 +43,8 @@ def open_collection(context: Context, session: Session, name: str) -> tuple[Row,
         load = partial(store.changes_since, session, row.id, row.path)
         try:
             directory = context.supply.folder(session, row.path)
-            return row, context.inference().collection(directory, row.changes, load)
+            ask = store.Neighbours(context.database, row.vectors, row.dim) if row.vectors else None
+            return row, context.inference().collection(directory, row.changes, load, ask)
         except store.Moved:
             session.close()
         except UserError as error:

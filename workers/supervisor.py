@@ -34,6 +34,7 @@ from lcl_core.specs import parse_spec
 from workers.environment import devices_of
 from workers.inheritance import inherit
 from workers.inputs import Interrupted, fetched_inputs
+from workers.keeping import kept_lease
 from workers.nodes import call_others, is_echo, verdict_of_all
 from workers.settings import WorkerSettings
 from workers.studies import drive_studies
@@ -162,7 +163,8 @@ class Supervisor:
     def _settle(self, claim: Claim, outcome: Outcome, run_dir: RunDir, ran_seconds: float) -> str:
         """Raises: StaleLease, UNREACHABLE, OSError."""
         place, home, holder = run_dir.path, self._settings.home, self._supply.holder
-        return self._persist(lambda: settle(self._database, claim, outcome, place, home, ran_seconds, holder))
+        with kept_lease(self._database, self._settings, claim):  # what was made may be large
+            return self._persist(lambda: settle(self._database, claim, outcome, place, home, ran_seconds, holder))
 
     def _hand_back(self, claim: Claim, verdict: HandBack) -> str:
         with self._database.session() as session:

@@ -43,6 +43,8 @@ def show(context: typer.Context, collection: Collection) -> None:
         show_json(row)
         return
     typer.echo(f"{row['id']}  {row['name']}  {row['images']} pictures, {row['texts']} texts, {row['dim']} numbers each")
+    if row["vectors"]:
+        typer.echo(f"searched by PostgreSQL in {row['vectors']}_images and {row['vectors']}_texts")
     typer.echo(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     rows = [(label, len(values), ", ".join(values[:8])) for label, values in row["labels"].items()]
     show_table(("label", "values", "such as"), rows, "its pictures have no labels")

@@ -55,6 +55,7 @@ def delete(name: str, caller: Submitter, context: ContextDep, session: SessionDe
             403, "forbidden", f"collection {row.name!r} is {row.owner}'s: its owner or an admin may delete it"
         )
     store.delete_collection(session, row)
+    after.add_task(store.drop_vectors, context.database, row.vectors)
     after.add_task(remove_tree, store.located(context.settings.home, row.path))
 
 

@@ -27,7 +27,8 @@ def collect(_: Admin, context: ContextDep, session: SessionDep, after: Backgroun
     noted = store.note_garbage(session, settings.home, settings.gc_grace_seconds, stored)
     depot = None if stored is None else context.supply.depot
     due = [leftover for leftover in noted if leftover.due]
-    after.add_task(store.remove_garbage, settings.home, [leftover.path for leftover in due], depot)
+    paths = [leftover.path for leftover in due]
+    after.add_task(store.remove_garbage, context.database, settings.home, paths, depot)
     return _listed(due)
 
 

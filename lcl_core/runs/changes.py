@@ -172,7 +172,7 @@ def fold(session: Session, row: Collection, through: int) -> list[tuple[str, boo
 
 
 def delete_collection(session: Session, row: Collection) -> None:
-    """With its changes. Its folder is the caller's to remove, after the commit."""
+    """With its changes. Its folder and its tables of vectors are the caller's to remove, after the commit."""
     forget(session, row.path)
     session.delete(row)
     session.flush()

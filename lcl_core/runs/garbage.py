@@ -3,7 +3,8 @@
 Only folders that the service itself names are looked at: ``runs/run_…``, ``encoders/enc_…``, ``collections/col_…``,
 ``datasets/data_…``, and the hidden ones in which such a folder is made or removed. One is removed after a grace in
 which the same database has known it for garbage: a service that was pointed at a wrong database does no harm at once.
-In the store of artifacts it is the places that no deposit names, ``store/runs/run_…/ATTEMPT`` and the like.
+In the store of artifacts it is the places that no deposit names, ``store/runs/run_…/ATTEMPT`` and the like; in the
+database itself the tables of vectors that no collection names, ``tables/vec_…``.
 
 What a run made is garbage only when the run cannot make it again: it has succeeded, or it is gone. So nothing that is
 found to be unnamed is named later, and no lock is needed between looking and removing.
@@ -29,6 +30,7 @@ from lcl_core.runs.depot import Depot
 from lcl_core.runs.home import home_id
 from lcl_core.runs.states import State
 from lcl_core.runs.tables import Collection, Dataset, DatasetVersion, Encoder, Garbage, Run
+from lcl_core.runs.vector_tables import drop_vectors, unnamed_vectors
 
 _FOLDERS = {"runs": "run", "encoders": "enc", "collections": "col", "datasets": "data"}
 _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
@@ -37,12 +39,12 @@ _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
 Stored = Mapping[str, int] | None
 
 
-_STORE = "store/"  # how the paths of what lies there begin
+_STORE, _TABLES = "store/", "tables/"  # how the paths of what lies there begin
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder that no row names."""
+    """A folder, or tables with the vectors of a collection, that no row names."""
 
     path: str  # relative to home
     bytes: int  # that its removal frees: files that are linked elsewhere too are not counted
@@ -66,7 +68,8 @@ def list_garbage(session: Session, home: Path, grace_seconds: float, stored: Sto
             size = (stored or {})[path] if where == "" else _bytes(Path(home) / path)
             shown = f"{_STORE}{path}" if where == "" else path
             found.append(Leftover(shown, size, seen_at, seen_at is not None and seen_at <= latest))
-    return found
+    # they are rows of this very database, so that no wrong one can have been asked: no grace
+    return found + [Leftover(_TABLES + name, size, None, True) for name, size in unnamed_vectors(session).items()]
 
 
 def note_garbage(session: Session, home: Path, grace_seconds: float, stored: Stored = None) -> list[Leftover]:
@@ -82,13 +85,15 @@ def note_garbage(session: Session, home: Path, grace_seconds: float, stored: Sto
     return list_garbage(session, home, grace_seconds, stored)
 
 
-def remove_garbage(home: Path, paths: Iterable[str], depot: Depot | None = None) -> None:
+def remove_garbage(database: Database, home: Path, paths: Iterable[str], depot: Depot | None = None) -> None:
     """Remove folders that ``note_garbage`` has called due. What another is removing meanwhile is passed over.
 
     Raises: OSError; UserError ``store_unreachable``.
     """
     for path in paths:
-        if not path.startswith(_STORE):
+        if path.startswith(_TABLES):
+            drop_vectors(database, path.removeprefix(_TABLES))
+        elif not path.startswith(_STORE):
             remove_tree(Path(home) / path)
         elif depot is not None:
             depot.remove(path.removeprefix(_STORE))
@@ -103,7 +108,7 @@ def collect(
     """
     with database.session() as session:
         due = [found for found in note_garbage(session, home, grace_seconds, stored) if found.due]
-    remove_garbage(home, [found.path for found in due], depot)
+    remove_garbage(database, home, [found.path for found in due], depot)
     return due
 
 

@@ -19,7 +19,8 @@ _NONE: Mapping[str, Path] = {}
 def handed_collections(
     database: Database, spec: AnySpec, changes: Path, home: Path, fetched: Mapping[str, Path] = _NONE
 ) -> dict[str, dict[str, Any]]:
-    """By name: {"id", "stored": its path there, "path", "changes": directory, "through": the last change in it}.
+    """By name: {"id", "stored": its path there, "path", "changes": directory, "through": the last change in it,
+    "index": what searches it}.
 
     Args:
         changes: where to write what has changed.
@@ -40,7 +41,8 @@ def handed_collections(
         if not place.is_dir():
             raise made_anew(name)
         place_of = {"path": str(place), "changes": str(changes)}
-        found[name] = {"id": row.id, "stored": row.path, "through": through, **place_of}
+        facts = {"id": row.id, "stored": row.path, "through": through}
+        found[name] = {**facts, **place_of, "index": "pgvector" if row.vectors else "files"}
     return found
 
 

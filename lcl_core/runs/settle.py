@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -19,13 +19,14 @@ from lcl_core.runs.datasets import note_contents, put_dataset
 from lcl_core.runs.deposits import expect, forget
 from lcl_core.runs.handover import made_anew
 from lcl_core.runs.ids import sibling_id
-from lcl_core.runs.leases import RELEASED, Claim, held, ticks_of_end
+from lcl_core.runs.leases import RELEASED, Claim, held, look, ticks_of_end
 from lcl_core.runs.plain import plain
 from lcl_core.runs.registry import located
 from lcl_core.runs.states import State
 from lcl_core.runs.tables import Collection, Encoder, Run
 from lcl_core.runs.tallies import QUARANTINED, Tick, tally
 from lcl_core.runs.transitions import move
+from lcl_core.runs.vector_tables import drop_vectors, write_vectors
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def settle(
     holder: str | None = None,
 ) -> State:
     """Write the final state under the claim's token. Files are copied before the transaction, renamed in it.
+
+    The vectors of a collection that PostgreSQL is to search are written in that transaction; meanwhile the caller keeps
+    the lease.
 
     Args:
         holder: the home's id, if what lies there is to be sent to a store of artifacts.
@@ -88,6 +92,7 @@ class _Product:
     place: str  # relative to home, or a URL
     facts: dict[str, Any]
     staged: Staged | None  # None: it lies at the URL already
+    vectors: str | None = None  # how the names of its tables begin, if it has some
 
     @property
     def id(self) -> str:
@@ -102,6 +107,13 @@ class _Product:
             self.staged.discard()
 
 
+class _Replaced(NamedTuple):
+    """What no row names any more."""
+
+    path: str
+    vectors: str | None
+
+
 @dataclass(frozen=True)
 class _End:
     outcome: Outcome
@@ -113,9 +125,11 @@ class _End:
 
 
 def _commit(database: Database, claim: Claim, end: _End) -> State:
-    replaced: str | None = None
+    replaced: _Replaced | None = None
     product = end.product
     with database.session() as session:
+        if product is not None and product.facts.get("index") == "pgvector":
+            product = _with_tables(session, claim, product)  # takes long: before a row is locked that others wait for
         run = held(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if product is not None:
@@ -127,8 +141,16 @@ def _commit(database: Database, claim: Claim, end: _End) -> State:
             product.publish()  # last before the commit: all that can fail has been done
         state = State(run.state)
     if replaced is not None:
-        remove_tree(located(end.home, replaced))
+        remove_tree(located(end.home, replaced.path))
+        drop_vectors(database, replaced.vectors)
     return state
+
+
+def _with_tables(session: Session, claim: Claim, product: _Product) -> _Product:
+    """Raises: StaleLease; UserError as ``write_vectors``."""
+    assert product.staged is not None, "a collection is made in the run's own folder"
+    look(session, claim)
+    return replace(product, vectors=write_vectors(session, product.staged.hidden))
 
 
 def _expect_deposits(session: Session, run: Run, end: _End) -> None:
@@ -214,8 +236,8 @@ def _register_encoder(session: Session, run: Run, product: _Product) -> None:
     run.encoder_id = product.id
 
 
-def _register_collection(session: Session, run: Run, product: _Product) -> str | None:
-    """Returns the stored path of the collection of the same name that this one replaces."""
+def _register_collection(session: Session, run: Run, product: _Product) -> _Replaced | None:
+    """Returns what the collection of the same name leaves that this one replaces."""
     facts, name = product.facts, run.spec["collection"]
     if run.spec.get("mode") == "add":
         return _add_to_collection(session, run, product)
@@ -237,15 +259,16 @@ def _register_collection(session: Session, run: Run, product: _Product) -> str |
             images=int(facts.get("images", 0)),
             texts=int(facts.get("texts", 0)),
             dim=int(facts.get("dim", 0)),
+            vectors=product.vectors,
             created_at=now(session),
         )
     )
     run.collection_id = product.id
-    return None if older is None else older.path
+    return None if older is None else _Replaced(older.path, older.vectors)
 
 
-def _add_to_collection(session: Session, run: Run, product: _Product) -> str:
-    """Give the collection its new directory; changes that are in it go, later ones stay. Returns: the older path.
+def _add_to_collection(session: Session, run: Run, product: _Product) -> _Replaced:
+    """Give the collection its new directory; changes that are in it go, later ones stay. Returns: the older one.
 
     Raises: UserError ``collection_changed``.
     """
@@ -253,8 +276,9 @@ def _add_to_collection(session: Session, run: Run, product: _Product) -> str:
     row = session.scalars(select(Collection).where(Collection.id == facts.get("id")).with_for_update()).one_or_none()
     if row is None or row.path != facts.get("base"):
         raise made_anew(run.spec["collection"])
-    older, row.path = row.path, product.place
-    forget(session, older)
+    older = _Replaced(row.path, row.vectors)
+    row.path, row.vectors = product.place, product.vectors
+    forget(session, older.path)
     left = list(fold(session, row, int(facts["through"])))
     row.images = int(facts["images"]) + _difference(left, product)
     row.texts = int(facts["texts"])
@@ -288,7 +312,7 @@ _MAKES = {
     "convert": _DATASET,
     "match": _DATASET,
 }
-_REGISTER: dict[str, Callable[[Session, Run, _Product], str | None]] = {
+_REGISTER: dict[str, Callable[[Session, Run, _Product], _Replaced | None]] = {
     "pretrain": _register_encoder,
     "index": _register_collection,
     "convert": _register_dataset,

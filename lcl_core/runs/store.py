@@ -39,6 +39,7 @@ from lcl_core.runs.leases import (
     renew,
 )
 from lcl_core.runs.obstacles import obstacles
+from lcl_core.runs.pgvector import require_pgvector
 from lcl_core.runs.predecessors import any_due, release
 from lcl_core.runs.progress import begin_attempt, record_metrics
 from lcl_core.runs.queries import (
@@ -91,6 +92,7 @@ from lcl_core.runs.studies.reading import (
 from lcl_core.runs.studies.verbs import cancel_study, delete_study, resume_study
 from lcl_core.runs.submission import submit
 from lcl_core.runs.supply import Supply
+from lcl_core.runs.vector_tables import Neighbours, drop_vectors
 from lcl_core.runs.verbs import delete, pause, request_cancel, resume, retry, unpause
 from lcl_core.runs.welcome import welcome
 
@@ -105,6 +107,7 @@ __all__ = [
     "Leftover",
     "Loss",
     "Moved",
+    "Neighbours",
     "Opened",
     "Outcome",
     "Page",
@@ -135,6 +138,7 @@ __all__ = [
     "delete_study",
     "deposit_of",
     "discard_run_dir",
+    "drop_vectors",
     "encoder_with",
     "end_seat",
     "ensure_sample",
@@ -184,6 +188,7 @@ __all__ = [
     "renew_seat",
     "repeated",
     "request_cancel",
+    "require_pgvector",
     "resolve_inputs",
     "resume",
     "resume_study",

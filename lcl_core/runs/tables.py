@@ -216,6 +216,8 @@ class Collection(Base):
     images: Mapped[int]  # changes included
     texts: Mapped[int]  # of the directory
     dim: Mapped[int]
+    # where PostgreSQL searches: how the names of its tables begin; None: the api does, in the directory
+    vectors: Mapped[str | None] = mapped_column(String(40))
     changes: Mapped[int] = mapped_column(default=0)  # how many there ever were; who has seen so many has seen all
     created_at: Mapped[datetime]
 

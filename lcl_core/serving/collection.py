@@ -1,6 +1,7 @@
 """A collection on disk: pictures, captions and their vectors. Knows no torch.
 
-Searched exactly; where it is so large that it was given a graph, a neighbour may be missed (``graph.py``).
+Searched exactly; where it is so large that it was given a graph, a neighbour may be missed (``graph.py``), and where
+somebody else is asked for the nearest (``elsewhere.py``).
 
 Everything large is memory-mapped and nothing is written, so that threads and processes share one copy.
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 from lcl_core.errors import UserError
 from lcl_core.serving import duplicates, layout
+from lcl_core.serving.elsewhere import Ask, Elsewhere
 from lcl_core.serving.filters import Labels, Where, check_labels
 from lcl_core.serving.graph import Graph
 from lcl_core.serving.layout import Manifest, Target
@@ -79,7 +81,7 @@ def not_found(given: str) -> UserError:
 class Collection:
     """Open with ``Collection.open(directory)``; every method may be called from any thread."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, ask: Ask | None = None) -> None:
         self.directory = directory
         self.manifest = manifest
         self._sides = {target: self._side(*names) for target, names in layout.SIDES.items()}
@@ -88,6 +90,9 @@ class Collection:
             for target, name in layout.GRAPHS.items()
             if name in manifest.files
         }
+        self._searched: dict[Target, Graph | Elsewhere] = {**self._graphs}
+        if ask is not None:
+            self._searched = {name: Elsewhere(ask, name, self._sides[name].vectors) for name in layout.TARGETS}
         self._pictures = Pieces(directory / layout.IMAGES, self._array(layout.IMAGE_OFFSETS))
         self._starts = self._array(layout.TEXT_ITEM_STARTS)
         self._carriers = self._array(layout.TEXT_ITEM_ROWS)
@@ -95,8 +100,11 @@ class Collection:
         self._labels = Labels(names, self._array(layout.LABEL_CODES))
 
     @classmethod
-    def open(cls, directory: str | Path, *, verify: bool = False) -> Collection:
+    def open(cls, directory: str | Path, *, verify: bool = False, ask: Ask | None = None) -> Collection:
         """Open for reading; sizes are checked always, every byte's checksum only with ``verify``.
+
+        Args:
+            ask: who looks up neighbours; none: they are looked up in the files.
 
         Raises:
             UserError: ``collection_unreadable``, naming the file.
@@ -105,7 +113,7 @@ class Collection:
         manifest = layout.read_manifest(path)
         if verify:
             layout.verify_checksums(path, manifest)
-        return cls(path, manifest)
+        return cls(path, manifest, ask)
 
     @property
     def name(self) -> str:
@@ -238,8 +246,8 @@ class Collection:
         self, target: Target, query: np.ndarray, k: int, rows: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the directory and their scores, best first. ``rows``: those to choose from, ascending; none: all."""
-        graph = self._graphs.get(target)
-        return graph.nearest(query, k, rows) if graph else nearest(self._sides[target].vectors, query, k, rows)
+        searched = self._searched.get(target)
+        return searched.nearest(query, k, rows) if searched else nearest(self._sides[target].vectors, query, k, rows)
 
     def _row(self, target: Target, item_id: str) -> int:
         """Raises: ``item_not_found``."""

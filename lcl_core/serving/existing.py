@@ -25,12 +25,14 @@ class Existing:
 
     Attributes:
         facts: what the run's result says of it, by which it is known where the new directory belongs.
+        index: what searches it, ``files`` or ``pgvector``.
     """
 
     name = ""
     dataset_hash = ""
     texts = 0
     facts: Mapping[str, Any] = {}
+    index = "files"
 
     def __len__(self) -> int:
         return 0
@@ -54,12 +56,14 @@ class Existing:
 class ExistingCollection(Existing):
     """A collection with the changes that were handed over to the run."""
 
-    def __init__(self, collection: ChangedCollection, handed: HandedChanges, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, collection: ChangedCollection, handed: HandedChanges, facts: Mapping[str, Any], index: str
+    ) -> None:
         self._collection = collection
         self._handed = handed
         self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
         self.texts = collection.count("texts")
-        self.facts = facts
+        self.facts, self.index = facts, index
 
     def __len__(self) -> int:
         return len(self._collection)
@@ -120,7 +124,7 @@ def open_existing(run: Mapping[str, Any], spec: IndexSpec) -> Existing:
     handed = HandedChanges(Path(given["changes"]))
     collection = ChangedCollection(Collection.open(given["path"]), Overlay().after(handed.changes))
     facts = {"id": given["id"], "base": given["stored"], "through": given["through"]}
-    return ExistingCollection(collection, handed, facts)
+    return ExistingCollection(collection, handed, facts, given["index"])
 
 
 def _item(record: Mapping[str, Any], data: bytes) -> NewItem:

@@ -27,6 +27,7 @@ from lcl_core.serving.session import EncoderSession
 from lcl_core.specs import IndexSpec, parse_spec
 
 LARGE_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
+MOST_NUMBERS = 4000  # of a vector that pgvector indexes
 READERS = min(4, os.cpu_count() or 1)
 
 
@@ -34,7 +35,8 @@ def index(run_dir: RunDir) -> dict[str, Any]:
     """Do what ``run.json`` asks; leaves ``artifacts/collection`` and, if any, ``artifacts/quarantine.jsonl``.
 
     Raises:
-        UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``.
+        UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
+            ``vector_too_wide``.
         Cancelled: between two batches after SIGTERM; nothing half-written stays.
     """
     run = run_dir.read_run()
@@ -47,6 +49,7 @@ def index(run_dir: RunDir) -> dict[str, Any]:
         message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
         raise UserError(message, code="no_text_encoder", field="encoder")
     existing.check_encoder(session.hash)
+    index = _index_of(spec, existing, session.dim)
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
     quarantine, progress = Quarantine(run_dir), Progress(run_dir, pairs, existing)
     with CollectionWriter(
@@ -63,13 +66,23 @@ def index(run_dir: RunDir) -> dict[str, Any]:
         quarantine.refuse_if_all(len(pairs))
         _add_texts(writer, existing, session, spec.batch_size, progress)
         texts = len(writer.texts)
-        progress.start("links", writer.rows_to_link)
-        writer.link(progress.advance)
+        if index == "files":
+            progress.start("links", writer.rows_to_link)
+            writer.link(progress.advance)
     facts = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": session.hash}
-    sizes = {"images": kept + added, "texts": texts, "dim": session.dim}
+    sizes = {"images": kept + added, "texts": texts, "dim": session.dim, "index": index}
     made = {"collection": {**facts, **sizes, **existing.facts}, "skipped": dict(quarantine.counts)}
     counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
     return {**made, **counts, "dataset_hash": dataset_hash}
+
+
+def _index_of(spec: IndexSpec, existing: Existing, dim: int) -> str:
+    """``files`` or ``pgvector``. Raises: UserError ``vector_too_wide``."""
+    found = existing.index if spec.index == "auto" else spec.index
+    if found == "pgvector" and dim > MOST_NUMBERS:
+        message = f"pgvector indexes vectors of up to {MOST_NUMBERS} numbers, these have {dim}; set index to files"
+        raise UserError(message, code="vector_too_wide", field="index")
+    return found
 
 
 def _registered(run: dict[str, Any], kind: str, name: str) -> str:

@@ -45,6 +45,7 @@ SIDES = {
 }
 
 Target = Literal["images", "texts"]
+TARGETS: tuple[Target, ...] = ("images", "texts")
 GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
 Dtype = Literal["f32", "f16"]
 NUMPY_DTYPES: dict[Dtype, np.dtype] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}

@@ -23,6 +23,11 @@ class IndexSpec(Spec):
         description="replace: an older collection of that name goes; add: it keeps what it holds, embedded once and "
         "not again, takes in what was added and removed since, and gets what the dataset has besides",
     )
+    index: Literal["auto", "files", "pgvector"] = Field(
+        "auto",
+        description="what searches it: files, the api in the collection's own files; pgvector, PostgreSQL with that "
+        "extension; auto: what it has been, in mode add, else files",
+    )
     batch_size: int = Field(256, ge=1, le=4096)
     timeout_seconds: float | None = Field(None, gt=0)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from api.cli import collections
+from lcl_core.runs import store
 from tests.api.wares import png
 
 
@@ -37,6 +38,12 @@ def test_pictures_come_and_go(
     shown = lcl("collections", "show", "squares")[1]
     assert "7 pictures, 5 texts" in shown
     assert "by" in shown
+    assert "searched by PostgreSQL" not in shown
+    with house.context.database.session() as session:
+        store.get_collection(session, "squares").vectors = "vec_1"
+    assert "searched by PostgreSQL in vec_1_images and vec_1_texts" in lcl("collections", "show", "squares")[1]
+    with house.context.database.session() as session:
+        store.get_collection(session, "squares").vectors = None
     assert "squares" in lcl("collections", "list")[1]
     assert json.loads(lcl("--json", "collections", "list")[1])[0]["changes"] == 3
 

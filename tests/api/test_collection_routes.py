@@ -198,3 +198,11 @@ def test_without_its_encoder_only_vectors_search(
     assert search(http, vector=[1.0] + [0.0] * 23).status_code == 200
     house.admin.import_encoder("same-weights", str(encoder_dir))
     assert search(http, text="x").status_code == 200
+
+
+def test_what_this_database_cannot_search_is_refused_at_once(
+    house: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
+) -> None:
+    assert collection["vectors"] is None
+    spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
+    refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "pgvector_unavailable", "index")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from api.client import Client
 from api.context import Context
@@ -27,6 +28,14 @@ def team(tmp_path: Path, empty_postgres: str, serve: Any, house_of: Callable[...
     with serve(settings) as url:
         yield house_of(url, tmp_path, context, ADMIN_KEY)
     context.close()
+
+
+def tables(team: Any) -> dict[str, bool]:
+    """By the beginning of their names, those that hold vectors: whether both are there."""
+    with team.context.database.reading() as session:
+        query = text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'vec_%'")
+        found = [name.rpartition("_")[0] for name in session.scalars(query)]
+    return {name: found.count(name) == 2 for name in found}
 
 
 def test_a_runs_whole_life(team: Any) -> None:
@@ -83,7 +92,8 @@ def test_a_studys_whole_life(team: Any) -> None:
     assert team.admin.studies()["items"] == []
 
 
-def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any) -> None:
+def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None]) -> None:
+    """In its files first; then PostgreSQL searches it."""
     pictures = pictures_by_colour()
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
     encoder = team.admin.import_encoder("tiny", str(encoder_dir))
@@ -97,11 +107,14 @@ def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any) -> Non
         assert (hit["id"], hit["captions"]) == (identity, ["night\nand day"])
         assert other.item_image("squares", identity) == black
         spec = {"encoder": encoder["id"], "collection": "squares", "mode": "add", "dataset": None}
+        spec["index"] = "pgvector"
         run_id = team.admin.submit("index", spec)["id"]
         team.work(run_id)
         assert team.admin.run(run_id)["state"] == "succeeded"
+        assert tables(team) == {team.admin.collection("squares")["vectors"]: True}
         assert other.search("squares", image=black, k=1)["hits"][0]["id"] == identity
         team.admin.remove_item("squares", identity)
         assert len(other.search("squares", image=black)["hits"]) == 4
     team.admin.delete_collection(row["id"])
     assert team.admin.collections() == []
+    eventually(lambda: not tables(team), "the removal of the tables, which comes after the answer")

@@ -47,7 +47,7 @@ class Desk:
         datasets = {}
         if numbers is not None:
             datasets["pictures"] = str(write_corpus(self.place / f"{name}-corpus", self.sample, numbers))
-        facts = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7}
+        facts = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7, "index": "pgvector"}
         facts["changes"] = str(run_dir.path / "changes")
         run_dir.prepare(
             {
@@ -112,6 +112,7 @@ def test_only_what_is_new_is_embedded(desk: Desk, embedded: dict[str, int]) -> N
     names = [record["image"] for record in newer.items(0, 100)]
     assert names == [*(f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)), "hand.webp", *(f"{n}.webp" for n in (8, 9, 10))]
     facts = {"id": "col_1", "base": "collections/col_1", "through": 7, "images": 11, "texts": newer.count("texts")}
+    facts["index"] = "pgvector"  # as it was
     assert facts.items() <= result["collection"].items()
     assert (result["kept"], result["added"]) == (8, 3)
     known = {older.record("texts", place)["text"] for place in range(older.count("texts"))} | {"added by hand"}

@@ -19,7 +19,7 @@ from lcl_core.data import Corpus
 from lcl_core.data.pairs import Pair
 from lcl_core.errors import UserError
 from lcl_core.rundir import Cancelled, Exit, RunDir
-from lcl_core.serving import Collection, EncoderSession
+from lcl_core.serving import Collection, EncoderSession, graph, indexing
 from lcl_core.serving.indexing import Progress, dtype_for, index
 
 
@@ -89,6 +89,7 @@ def test_a_process_makes_a_collection_of_a_split(
         "images": len(pairs),
         "texts": len({caption for pair in pairs for caption in pair.captions}),
         "dim": session.dim,
+        "index": "files",
     }
     assert result["skipped"] == {}
     assert collection.manifest.dataset_hash == sample.content_hash()
@@ -173,11 +174,19 @@ def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -
         ({"batch_size": 0}, "bad_spec", "batch_size"),
         ({"encoder": "stranger"}, "unknown_encoder", "encoder"),
         ({"dataset": "stranger"}, "unknown_dataset", "dataset"),
+        ({"index": "pgvector"}, "vector_too_wide", "index"),
     ],
 )
 def test_bad_questions_name_their_field(
-    tmp_path: Path, sample_zip: Path, encoder: Path, change: dict[str, Any], code: str, field: str
+    tmp_path: Path,
+    sample_zip: Path,
+    encoder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    code: str,
+    field: str,
 ) -> None:
+    monkeypatch.setattr(indexing, "MOST_NUMBERS", 8)
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, **change)
     with pytest.raises(UserError) as caught:
         index(run_dir)
@@ -223,6 +232,17 @@ def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder:
     assert len((run_dir.artifacts / "quarantine.jsonl").read_text().splitlines()) == 1
     assert result["skipped"] == {"image_unreadable": 1}
     assert np.array_equal(first, Collection.open(run_dir.artifacts / "collection").vectors()[1])
+
+
+@pytest.mark.parametrize("searched_by", ["files", "pgvector"])
+def test_who_is_searched_elsewhere_needs_no_graph(
+    tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
+) -> None:
+    monkeypatch.setattr(graph, "EXACT_ROWS", 2)
+    run_dir = prepare(tmp_path / "run", write_corpus(tmp_path / "corpus", sample, {}), encoder, index=searched_by)
+    assert index(run_dir)["collection"]["index"] == searched_by
+    found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]
+    assert len(found) == (2 if searched_by == "files" else 0)
 
 
 def test_many_vectors_are_kept_in_half_the_bytes() -> None:
