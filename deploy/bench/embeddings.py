@@ -18,7 +18,7 @@ from typing import Any
 from deploy.bench.clients import Plan, drive
 from deploy.bench.encoder import TINY, VIT_B_32, register, write_encoder
 from deploy.bench.figures import load_figures
-from deploy.bench.infinity import SETTINGS, Installed, installed, running_infinity
+from deploy.bench.infinity import SETTINGS, USUAL, Installed, installed, running_infinity
 from deploy.bench.service import START_SECONDS, running_api
 from deploy.child import Service
 from deploy.ports import LOOPBACK, free_port
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", default="ViT-B-32", help="OpenCLIP's name of the other one")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="ours")
     parser.add_argument("--infinity", metavar="PYTHON", help="one that has infinity-emb: infinity is measured too")
-    parser.add_argument("--infinity-settings", nargs="+", choices=sorted(SETTINGS), default=sorted(SETTINGS))
+    parser.add_argument("--infinity-settings", nargs="+", choices=sorted(SETTINGS), default=USUAL)
     parser.add_argument("--infinity-batches", nargs="+", type=int, default=[8, 32], help="pictures at most in one")
 
 

@@ -48,10 +48,12 @@ class Setting:
 
 
 SETTINGS = {
-    "float32": Setting(("--dtype", "float32")),
-    "int8": Setting(("--dtype", "int8")),
-    "bfloat16": Setting(("--dtype", "auto"), bfloat16=True),
+    "float32": Setting(("--dtype", "float32", "--no-compile")),
+    "int8": Setting(("--dtype", "int8", "--no-compile")),
+    "bfloat16": Setting(("--dtype", "auto", "--no-compile"), bfloat16=True),
+    "bfloat16-compiled": Setting(("--dtype", "auto", "--compile"), bfloat16=True),
 }
+USUAL = ("float32", "int8", "bfloat16")  # compiling takes minutes, for each size of batches anew
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,15 @@ def running_infinity(infinity: Installed, setting: Setting, batch_size: int) -> 
                 "bench",
             ),
             *("--engine", "torch", "--device", "cpu", "--batch-size", str(batch_size), "--no-bettertransformer"),
-            *("--no-compile", "--host", LOOPBACK, "--port", str(port), "--log-level", "error", *setting.options),
+            *("--host", LOOPBACK, "--port", str(port), "--log-level", "error", *setting.options),
         )
         # Nothing is asked of a hub nor told to anybody, and what it keeps goes with the folder.
-        environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "HF_HOME": f"{folder}/home"}
+        environment = {
+            "HF_HUB_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HOME": f"{folder}/home",
+            "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled",
+        }
         stack, url = Stack(Path(folder) / "logs"), f"http://{LOOPBACK}:{port}"
         try:
             stack.start(Service("infinity", command, environment))
