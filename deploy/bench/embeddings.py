@@ -1,6 +1,7 @@
 """Pictures a second embedded over HTTP by many clients, beside a plain FastAPI route with OpenCLIP's model of the size.
 
-Both run alone, one after the other, on this machine, clients included: one picture a request, ViT-B/32, fresh weights.
+With ``--infinity PYTHON`` infinity serves a CLIP of the size too (``deploy.bench.infinity`` says how to install it).
+Each runs alone, one after the other, on this machine, clients included: one picture a request, ViT-B/32, fresh weights.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from deploy.bench.clients import Plan, drive
 from deploy.bench.encoder import TINY, VIT_B_32, register, write_encoder
 from deploy.bench.figures import load_figures
+from deploy.bench.infinity import SETTINGS, USUAL, Installed, installed, running_infinity
 from deploy.bench.service import START_SECONDS, running_api
 from deploy.child import Service
 from deploy.ports import LOOPBACK, free_port
@@ -32,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=sorted(SIZES), default="ViT-B-32", help="ours; tiny is for trying it out")
     parser.add_argument("--plain", default="ViT-B-32", help="OpenCLIP's name of the other one")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="ours")
+    parser.add_argument("--infinity", metavar="PYTHON", help="one that has infinity-emb: infinity is measured too")
+    parser.add_argument("--infinity-settings", nargs="+", choices=sorted(SETTINGS), default=USUAL)
+    parser.add_argument("--infinity-batches", nargs="+", type=int, default=[8, 32], help="pictures at most in one")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -39,7 +45,8 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours with all clients, a few and one, then the plain one. Raises: UserError when something does not start."""
+    """Ours with all clients, a few and one, then the others. Raises: UserError when something does not start."""
+    infinity = installed(options.infinity) if options.infinity else None  # first: minutes go by before it is asked
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
         write_encoder(Path(folder) / "encoder", SIZES[options.model])
         more = {"LCL_DATA_ROOTS": folder, "LCL_INFERENCE_PRECISION": options.precision}
@@ -52,6 +59,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with _plain(options.plain) as url:
         plain = drive(Plan(url, "plain embeddings", ["none"], options.clients, options.requests, options.warm_up))
     ours, some, single, theirs = (load_figures(came, "images") for came in (many, few, one, plain))
+    beside = _beside_infinity(options, infinity, ours["images_per_s"]) if infinity else {}
     return {
         "model": options.model,
         "precision": options.precision,
@@ -65,6 +73,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "gain_of_many": round(ours["images_per_s"] / single["images_per_s"], 2),
         "gain_of_few": round(some["images_per_s"] / single["images_per_s"], 2),
         "few_p99_by_one_p50": round(some["p99_ms"] / single["p50_ms"], 2),
+        **beside,
+    }
+
+
+def _beside_infinity(options: argparse.Namespace, infinity: Installed, ours: float) -> dict[str, Any]:
+    """infinity's figures in each setting, and ours by those of its fastest."""
+    loads: list[dict[str, Any]] = []
+    for name, pictures in product(options.infinity_settings, options.infinity_batches):
+        with running_infinity(infinity, SETTINGS[name], pictures) as url:
+            plan = Plan(url, "infinity embeddings", ["none"], options.clients, options.requests, options.warm_up)
+            load = load_figures(drive(plan), "images")
+        ratio = round(ours / load["images_per_s"], 2)
+        loads.append({"setting": name, "batch": pictures, **load, "ratio": ratio})
+    return {
+        "infinity": loads,
+        "infinity_versions": infinity.versions,
+        "ratio_infinity": min(load["ratio"] for load in loads),
     }
 
 

@@ -73,6 +73,13 @@ def plain_embeddings() -> Iterator[Request]:
         yield Request("POST", "/embed", {"image": url})
 
 
+def infinity_embeddings() -> Iterator[Request]:
+    """The same pictures, as infinity's service takes them."""
+    more = {"model": "bench", "modality": "image", "encoding_format": "base64"}
+    for url in cycle(_pictures()):
+        yield Request("POST", "/embeddings", {"input": url, **more})
+
+
 def searches() -> Iterator[Request]:
     """Texts of three words, none like another, in the collection called ``bench``."""
     words = [name + ending for name in ("cat", "bird", "lamp", "tree", "boat", "moon", "hand") for ending in ("", "s")]
@@ -136,6 +143,7 @@ TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
     "mixed": mixed,
     "embeddings": embeddings,
     "plain embeddings": plain_embeddings,
+    "infinity embeddings": infinity_embeddings,
     "searches": searches,
     "inferences": inferences,
 }
