@@ -38,6 +38,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(Envelope, observe=context.telemetry.observe)  # added last: outermost
     context.telemetry.watch(Census(context.database))
     context.telemetry.watch_places(context.throttle.held)
+    context.telemetry.watch_encoders(context.encoder_bytes)
     return app
 
 

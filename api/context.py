@@ -82,6 +82,11 @@ class Context:
         with self._lock:
             return self._inference
 
+    def encoder_bytes(self) -> int:
+        """Memory that encoders take. Imports nothing: before the first of them there is none."""
+        loaded: Inference | None = self.__dict__.get("_inference")
+        return loaded.encoder_bytes if loaded else 0
+
     @cached_property
     def _inference(self) -> Inference:
         from api.inference import Inference

@@ -14,7 +14,7 @@ SHOWN = 100  # pictures of one group
 
 
 class Duplicates:
-    """Finds in one thread at a time: it takes all processors, and a page that waited finds what was found for another.
+    """Finds in one thread at a time: it keeps a processor busy, and a page that waited has what was found for another.
 
     Of each open collection the groups of the threshold that was asked for last are kept.
     """

@@ -5,9 +5,7 @@ Only plain data files travel, and nothing of theirs is run: whose encoder it is 
 
 from __future__ import annotations
 
-import json
 import shutil
-import struct
 import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,13 +15,13 @@ from typing import Any
 from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.interop.origins import Origin, hash_of_weights, recognise
+from lcl_core.interop.sizes import numbers_in
 from lcl_core.runs.artifacts import sha256_of, stage
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.tables import Encoder
 
 SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # neither pickles nor code
 CHUNK = 1 << 20
-MAX_HEADER = 64 << 20
 
 
 def files_of(directory: Path) -> list[Path]:
@@ -89,34 +87,11 @@ def check(directory: Path) -> tuple[Origin, dict[str, Any]]:
     """Whose encoder it is, and what its files say of it. Raises: Problem 422 ``bad_encoder``."""
     try:
         origin = recognise(directory)
+        parameters = sum(sum(numbers_in(directory / name).values()) for name in origin.weights)
     except UserError as error:
         raise _bad(str(error)) from error
-    parameters = sum(_parameters(directory / name) for name in origin.weights)
     said = {"kind": origin.kind, "model": origin.model, "reads": list(origin.reads), "parameters": parameters}
     return origin, {**said, "imported_from": str(directory)}
-
-
-def _parameters(weights: Path) -> int:
-    """Numbers in a safetensors file, from its header alone."""
-    try:
-        with weights.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("header too long")
-            header = json.loads(file.read(length))
-        total, end = 0, 0
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for side in tensor["shape"]:
-                    count *= int(side)
-                total += count
-                end = max(end, int(tensor["data_offsets"][1]))
-        if 8 + length + end != weights.stat().st_size:
-            raise ValueError("cut short")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad(f"{weights} is not a whole safetensors file ({error})") from error
-    return total
 
 
 def _padded(size: int) -> int:

@@ -30,13 +30,18 @@ class Inference:
 
     def __init__(self, settings: ApiSettings, observe: Observe) -> None:
         self._pool = EncoderPool(
-            max_loaded=settings.loaded_encoders,
+            max_bytes=settings.encoder_memory_bytes,
             observe=observe,
             precision=settings.inference_precision,
             texts_apart=settings.texts_apart,
         )
         self._collections: OrderedDict[Path, _Open] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def encoder_bytes(self) -> int:
+        """Memory that encoders take."""
+        return self._pool.loaded_bytes
 
     def encoder(self, directory: Path) -> BatchingSession:
         """The encoder of a directory; the first call for it loads it. Raises: UserError."""

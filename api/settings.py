@@ -34,7 +34,7 @@ class ApiSettings(Settings):
     max_image_pixels: int = Field(40_000_000, ge=1)
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1)
-    loaded_encoders: int = Field(2, ge=1, description="encoders kept in memory")
+    encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
     inference_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )

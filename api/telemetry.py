@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -57,6 +57,11 @@ class Telemetry:
     def watch_places(self, count: Callable[[], Mapping[str, int]]) -> None:
         """Export ``lcl_places`` from ``count`` ({kind: number}): requests and streams under way, by valid keys."""
         self.registry.register(_Places(count))
+
+    def watch_encoders(self, count: Callable[[], int]) -> None:
+        """Export ``lcl_encoder_memory_bytes`` from ``count``: what the weights of loaded encoders take."""
+        gauge = Gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", registry=self.registry)
+        gauge.set_function(count)
 
 
 class _Places(Collector):

@@ -66,4 +66,6 @@ def export(
     """What it holds now, changes included, a JSON object a line: the record, ``encoder_hash`` and ``vector``."""
     row, collection = open_collection(context, session, name)
     headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
+    # Nothing is held for it, as an encoder's files are: what it reads is in memory or mapped since it was opened, and
+    # stays readable though the folder be removed or replaced meanwhile.
     return StreamingResponse(lines_of(collection, target), media_type=LINES, headers=headers)

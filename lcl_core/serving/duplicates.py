@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from lcl_core.errors import UserError
 
 BLOCK_ROWS = 1024  # a block's cosines with another's are 4 MB
-SKETCH = 64  # numbers of each vector that are compared with all others; the rest only where these leave it open
+SKETCHES = (64, 128, 256)  # numbers of each vector that may be compared with all others, before the whole ones are
 NEIGHBOURS = 32  # looked at of each row where there is a graph
 _ROUNDING, _SCREENED = 1e-6, 1e-5  # what float32 may be off in a cosine, and in what is compared before that
 _SAMPLED = 8192  # rows that the sketch's axes are taken from
+_TRIED = 512  # of them, each with as many others, to learn what sketches leave open
 _NUMBERS = 2**20  # of the vectors that are compared pair by pair at one time: they stay in the cache
-_MANY = 1 / 16  # of the pairs of two blocks: comparing them all is then quicker than one by one
+_SINGLY = 256  # times as long does a pair take that is compared by itself as one in a product of two blocks
 
 Pairs = tuple[np.ndarray, np.ndarray]
 Neighbours = Callable[[np.ndarray, int], np.ndarray]  # f32 [b, E], k -> rows int64 [b, k], -1 where there are fewer
@@ -36,6 +38,15 @@ def groups(
     Raises:
         UserError: ``too_large`` when the time is over.
     """
+    # One thread makes all products. Several would wait for each other at each of thousands of blocks: that took twice
+    # the processors' time, and six times as long where others used them too.
+    with threadpool_limits(1, user_api="blas"):
+        return _groups(vectors, threshold, neighbours, seconds)
+
+
+def _groups(
+    vectors: np.ndarray, threshold: float, neighbours: Neighbours | None, seconds: float
+) -> list[np.ndarray]:
     deadline = time.monotonic() + seconds
     rows, forest = _Rows(vectors), Forest(len(vectors))
     size = max(1, _NUMBERS // vectors.shape[1])
@@ -109,37 +120,59 @@ class _Rows:
         """f32 [m]: of each pair."""
         return np.einsum("me,me->m", self.directions(left), self.directions(right))
 
-    def sketches(self) -> np.ndarray:
-        """f32 [n, at most SKETCH + 1] whose dot products are no less than the cosines.
+    def sketches(self, limit: float) -> np.ndarray:
+        """f32 [n, numbers + 1] whose dot products are no less than the cosines.
 
         The coordinates along the axes that hold most of the vectors, and the length of what lies outside them: two
-        rests have at most the product of their lengths in common. Where E is small, the directions themselves.
+        rests have at most the product of their lengths in common. As many axes as make the comparison of all pairs
+        with ``limit`` quickest. Where E is small, the directions themselves.
         """
-        if self._vectors.shape[1] <= SKETCH + 1:
+        sizes = [size for size in SKETCHES if size + 1 < self._vectors.shape[1]]
+        if not sizes or len(self) < 2:
             return self.directions(slice(None))
         sample = self.directions(np.linspace(0, len(self) - 1, num=min(_SAMPLED, len(self))).astype(np.int64))
-        axes = np.linalg.eigh(sample.T @ sample)[1][:, -SKETCH:].astype(np.float32)
-        sketches = np.empty((len(self), SKETCH + 1), np.float32)
+        axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1].astype(np.float32)
+        size = min(sizes, key=_costs(sample, axes, limit).__getitem__)
+        sketches = np.empty((len(self), size + 1), np.float32)
         for block in self.blocks():
-            inside = self.directions(block) @ axes
-            sketches[block, :-1] = inside
-            sketches[block, -1] = np.sqrt(np.maximum(0.0, 1.0 - np.square(inside).sum(1)))
+            sketches[block] = _sketched(self.directions(block) @ axes[:, :size])
         return sketches
+
+
+def _sketched(inside: np.ndarray) -> np.ndarray:
+    """Coordinates [m, k] of directions along some axes, and the length of the rest → [m, k + 1]."""
+    rest = np.sqrt(np.maximum(0.0, 1.0 - np.square(inside).sum(1, keepdims=True)))
+    return np.concatenate([inside, rest], axis=1)
+
+
+def _costs(sample: np.ndarray, axes: np.ndarray, limit: float) -> dict[int, float]:
+    """Multiplications a pair, by the size of the sketch: its own, and those for the pairs that it leaves open."""
+    turned = sample[:: max(1, len(sample) // (2 * _TRIED))] @ axes
+    some, others = turned[::2], turned[1::2]
+    width, close = axes.shape[1], some @ others.T >= limit  # which no sketch rules out
+    costs: dict[int, float] = {}
+    for size in (size for size in SKETCHES if size < width):
+        reach = _sketched(some[:, :size]) @ _sketched(others[:, :size]).T >= limit
+        costs[size] = size + width * min(1.0, _SINGLY * float(np.mean(reach & ~close)))
+    return costs
 
 
 def _all(rows: _Rows, limit: float, forest: Forest) -> Iterator[Pairs]:
     """Of each two blocks the pairs that may be linked and are not known to belong together."""
-    sketches = rows.sketches()
+    sketches = rows.sketches(limit)
     numbers = np.arange(len(rows))
+    bounds = np.empty((min(BLOCK_ROWS, len(rows)),) * 2, np.float32)  # once: new memory costs as much as the product
     for ours in rows.blocks():
         for theirs in rows.blocks(ours.start):
-            reach = sketches[ours] @ sketches[theirs].T >= limit
+            room = bounds[: ours.stop - ours.start, : theirs.stop - theirs.start]
+            reach = np.matmul(sketches[ours], sketches[theirs].T, out=room) >= limit
             if ours == theirs:
                 reach = np.triu(reach, 1)
-            if reach.any():
+            many = reach.size / _SINGLY
+            if np.count_nonzero(reach) > many:  # of few pairs those that are together already are left out later
                 reach &= forest.roots(numbers[ours])[:, None] != forest.roots(numbers[theirs])
-            if np.count_nonzero(reach) > _MANY * reach.size:
-                reach &= rows.directions(ours) @ rows.directions(theirs).T >= limit
+                if np.count_nonzero(reach) > many:
+                    reach &= np.matmul(rows.directions(ours), rows.directions(theirs).T, out=room) >= limit
             left, right = np.divmod(np.flatnonzero(reach), reach.shape[1])  # a fifth of the time of np.nonzero
             yield left + ours.start, right + theirs.start
 

@@ -1,4 +1,4 @@
-"""The encoders in memory: loaded on demand, once; the least recently used leaves first. Knows no torch."""
+"""The encoders in memory, within a budget: loaded on demand, once; the least recently used leaves. Knows no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from lcl_core.errors import UserError
 from lcl_core.serving.batcher import Observe
@@ -19,36 +20,41 @@ if TYPE_CHECKING:
     from lcl_core.train.device import Precision
 
 Load = Callable[[Path], BatchingSession]
+Measure = Callable[[Path], int]
 Stamp = tuple[Path, int, int]
+DEFAULT_BYTES = 4 << 30
 
 
 class EncoderPool:
-    """Thread-safe. At most ``max_loaded`` encoders stay; one that leaves lives until its last user lets go.
+    """Thread-safe. Encoders of at most ``max_bytes`` together stay; one that leaves lives until its last user lets go.
 
-    An encoder whose weights were replaced on disk is loaded anew at the next ``get``.
+    Room is made before an encoder is loaded. One whose weights were replaced on disk is loaded anew at the next
+    ``get``.
 
     Args:
-        max_loaded: at least 1.
+        max_bytes: of their weights; an encoder that alone takes more is refused.
         device, precision: as EncoderSession's.
         load: makes a BatchingSession of a directory; none: of whatever encoder lies there, with the usual limits.
+        measure: bytes that an encoder is going to take; none: as ``footprint.memory_of`` has it.
         observe: told of each batch, unless ``load`` is given.
         texts_apart: as BatchingSession's.
     """
 
     def __init__(
         self,
-        max_loaded: int = 2,
+        max_bytes: int = DEFAULT_BYTES,
         device: str = "auto",
         load: Load | None = None,
+        measure: Measure | None = None,
         observe: Observe | None = None,
         precision: Precision = "fp32",
         texts_apart: bool = False,
     ) -> None:
-        if max_loaded < 1:
-            raise ValueError("max_loaded must be at least 1")
-        self.max_loaded = max_loaded
+        self.max_bytes = max_bytes
         self._load = load or _loader(device, precision, observe, texts_apart)
+        self._measure = measure or _measurer(device, precision)
         self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
+        self._alive: WeakKeyDictionary[BatchingSession, int] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -58,16 +64,26 @@ class EncoderPool:
         with self._lock:
             return [stamp[0] for stamp, slot in self._slots.items() if slot.session is not None]
 
+    @property
+    def loaded_bytes(self) -> int:
+        """Of all encoders in memory, also of those that had to leave and somebody still uses."""
+        with self._lock:
+            return sum(list(self._alive.values()))
+
     def get(self, directory: str | Path) -> BatchingSession:
         """The encoder of ``directory``, loaded if need be; callers that come meanwhile wait for that load.
 
         Raises:
-            UserError: as EncoderSession; a later ``get`` tries again. ``pool_closed`` after ``close``.
+            UserError: as EncoderSession; a later ``get`` tries again. ``encoder_too_large`` for one that is larger than
+                the budget, ``pool_closed`` after ``close``.
         """
         stamp = _stamp(Path(directory))
         slot = self._slot(stamp)
         try:
-            return slot.load(self._load, stamp[0])
+            session = slot.load(self._load, stamp[0])
+            with self._lock:
+                self._alive[session] = slot.bytes
+            return session
         except BaseException:
             with self._lock:
                 if self._slots.get(stamp) is slot:
@@ -89,22 +105,45 @@ class EncoderPool:
 
     def _slot(self, stamp: Stamp) -> _Slot:
         with self._lock:
-            if self._closed:
-                raise UserError("the service is closing; send the request again", code="pool_closed")
-            if stamp not in self._slots:
-                for other in [other for other in self._slots if other[0] == stamp[0]]:
-                    del self._slots[other]
-                while len(self._slots) >= self.max_loaded:
-                    self._slots.popitem(last=False)
-                self._slots[stamp] = _Slot()
+            found = self._known(stamp)
+        if found is not None:
+            return found
+        size = self._size(stamp[0])
+        with self._lock:
+            return self._known(stamp) or self._place(stamp, size)
+
+    def _known(self, stamp: Stamp) -> _Slot | None:
+        if self._closed:
+            raise UserError("the service is closing; send the request again", code="pool_closed")
+        if stamp in self._slots:
             self._slots.move_to_end(stamp)
-            return self._slots[stamp]
+        return self._slots.get(stamp)
+
+    def _place(self, stamp: Stamp, size: int) -> _Slot:
+        """A new encoder's place, for which others leave."""
+        for other in [other for other in self._slots if other[0] == stamp[0]]:
+            del self._slots[other]
+        while self._slots and size + sum(slot.bytes for slot in self._slots.values()) > self.max_bytes:
+            self._slots.popitem(last=False)
+        self._slots[stamp] = _Slot(size)
+        return self._slots[stamp]
+
+    def _size(self, directory: Path) -> int:
+        size = self._measure(directory)
+        if size > self.max_bytes:
+            message = (
+                f"this encoder takes {size:,} bytes of memory, and all together may take {self.max_bytes:,}; "
+                "LCL_ENCODER_MEMORY_BYTES gives them more"
+            )
+            raise UserError(message, code="encoder_too_large", file=directory)
+        return size
 
 
 class _Slot:
     """One encoder's place: the first caller loads, the others wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.bytes = size
         self.session: BatchingSession | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -158,3 +197,12 @@ def _keep_modules() -> None:
     """What was imported stays: to look through all of PyTorch for garbage would hold everybody up for half a second."""
     gc.collect()
     gc.freeze()
+
+
+def _measurer(device: str, precision: Precision) -> Measure:
+    def measure(directory: Path) -> int:
+        from lcl_core.serving.footprint import memory_of  # imports torch
+
+        return memory_of(directory, device, precision)
+
+    return measure

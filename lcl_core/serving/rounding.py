@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import torch
-from torch import nn
 
 from lcl_core.model import LCLModel
-from lcl_core.model.transformer import Block
+
+_PRODUCTS = re.compile(
+    r"(visual|text)\.transformer\.resblocks\.\d+\.(attn\.(in_proj_|out_proj\.)|mlp\.(c_fc|c_proj)\.)(weight|bias)"
+)
 
 
 def with_rounded_products(model: LCLModel) -> LCLModel:
@@ -17,26 +20,14 @@ def with_rounded_products(model: LCLModel) -> LCLModel:
     Autocast rounds the weights of each product each time; for a few short texts that is more work than the product.
     What is not rounded (embeddings, norms, head) is the same memory in both.
     """
-    rounded = {id(weight) for block in _blocks(model) for weight in _multiplied(block)}
-    shared = {id(weight): weight for weight in model.parameters() if id(weight) not in rounded}
+    shared = {id(weight): weight for name, weight in model.named_parameters() if not is_rounded(name)}
     twin = copy.deepcopy(model, shared)
-    for block in _blocks(twin):
-        for weight in _multiplied(block):
+    for name, weight in twin.named_parameters():
+        if is_rounded(name):
             weight.data = weight.data.to(torch.bfloat16)
     return twin
 
 
-def _blocks(model: LCLModel) -> list[Block]:
-    return [*model.visual.transformer.blocks, *model.text.transformer.blocks]
-
-
-def _multiplied(block: Block) -> list[nn.Parameter]:
-    """Weights and biases of a block's four products."""
-    attention, mlp = block.attn, block.mlp
-    return [
-        attention.in_proj_weight,
-        attention.in_proj_bias,
-        *attention.out_proj.parameters(),
-        *mlp.c_fc.parameters(),
-        *mlp.c_proj.parameters(),
-    ]
+def is_rounded(name: str) -> bool:
+    """Is the parameter, or tensor of a saved encoder, a weight or bias of a block's four products?"""
+    return _PRODUCTS.fullmatch(name) is not None

@@ -145,7 +145,10 @@ def test_artifacts_on_their_way_to_the_store_are_counted(house: Any, http: httpx
 
 
 @pytest.mark.usefixtures("encoder")
-def test_inference_tells_its_latency_and_its_batches(http: httpx.Client, eventually: Any) -> None:
+def test_inference_tells_its_latency_its_batches_and_its_memory(
+    http: httpx.Client, encoder_dir: Path, eventually: Any
+) -> None:
+    assert one(scrape(http)["lcl_encoder_memory_bytes"], "lcl_encoder_memory_bytes") == 0
     assert http.post("/v1/embeddings", json={"model": "tiny", "input": ["a", "b"]}).status_code == 200
 
     def counted() -> float:  # a batch is counted just after its answers left
@@ -155,6 +158,8 @@ def test_inference_tells_its_latency_and_its_batches(http: httpx.Client, eventua
     eventually(lambda: counted() == 2)
     batches = scrape(http)["lcl_inference_batch_items"]
     assert one(batches, "lcl_inference_batch_items_sum", what="texts") == 2
+    on_disk = (encoder_dir / "model.safetensors").stat().st_size
+    assert one(scrape(http)["lcl_encoder_memory_bytes"], "lcl_encoder_memory_bytes") >= 0.9 * on_disk
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -35,7 +35,7 @@ class Request:
 def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 7.4})
     drawn, asked, more = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 50, [], 12)
-    assert client.asked("search") == [{"target": "images", "k": 12, "text": "ant"}]
+    assert client.asked("search") == [{"target": "images", "k": 12, "offset": 0, "text": "ant"}]
     assert "an &lt;ant&gt;" in drawn
     assert "0.912" in drawn
     assert "7 ms in the service" in drawn
@@ -46,7 +46,7 @@ def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
 def test_a_pictures_bytes_are_sent(service: Any, picture: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
     drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", picture, 50, [], 24)[0]
-    assert client.asked("search") == [{"target": "texts", "k": 24, "image": b"\x89PNG"}]
+    assert client.asked("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
     assert 'data-pick="text:col_1:words"' in drawn
     assert "?collection" not in drawn, "an address cannot carry a picture"
 
@@ -66,7 +66,7 @@ def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> Non
     tab = SearchTab(client)
     tab.search(BOTH, "col_1", "red", None, 50, [], 24)
     tab.search(BOTH, "col_1", " ", picture, 50, [], 24)
-    assert [set(asked) - {"target", "k"} for asked in client.asked("search")] == [{"text"}, {"image"}]
+    assert [set(asked) - {"target", "k", "offset"} for asked in client.asked("search")] == [{"text"}, {"image"}]
     assert "A picture, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
     assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
 
@@ -90,7 +90,8 @@ def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(servi
     tab = SearchTab(client)
     asked = tab.searches.ask("col_1", "this picture", "images", 12, item="i1").asked
     drawn, narrowed, _ = tab.narrow([RED], asked)
-    assert client.asked("search")[1] == {"target": "images", "k": 12, "item": "i1", "where": {"hue": ["red"]}}
+    wanted = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
+    assert client.asked("search")[1] == wanted
     assert "closest to this picture" in drawn
     assert tab.narrow([RED], narrowed) == tab.narrow([], None) == (gr.skip(),) * 3
 
@@ -102,17 +103,49 @@ def test_another_collection_keeps_the_labels_that_it_has(service: Any) -> None:
     assert asked.where == client.asked("search")[0]["where"] == {"hue": ["red"]}
 
 
-def test_more_is_asked_for_in_steps_while_there_is_more(service: Any) -> None:
-    def search(_: str, k: int, **__: Any) -> dict[str, Any]:
-        return {"hits": [{**HIT, "id": f"i{place}"} for place in range(min(k, 30))], "took_ms": 1}
+def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any) -> None:
+    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
+        return {"hits": [{**HIT, "id": f"i{place}"} for place in range(30)[offset : offset + k]], "took_ms": 1}
+
+    client = service(search=search)
+    tab = SearchTab(client)
+    drawn, asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
+    assert ("12 pictures" in drawn, more.visible) == (True, True)
+    for shown, last in ((24, False), (30, True)):
+        drawn, asked, more = tab.show_more(asked)
+        assert (f"{shown} pictures" in drawn, more.visible) == (True, not last)
+        assert [f"col_1:i{place}" in drawn for place in (0, shown - 1)] == [True, True]
+        assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
+    assert [(page["offset"], page["k"]) for page in client.asked("search")] == [(0, 12), (12, 12), (24, 12)]
+    assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.asked("search"))
+    drawn, asked, _ = tab.narrow([BLUE], asked)
+    assert "12 pictures" in drawn, "other labels begin anew"
+    assert (client.asked("search")[-1]["offset"], len(asked.hits)) == (0, 12)
+
+
+def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
+    found = [f"i{place}" for place in range(30)]
+
+    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
+        return {"hits": [{**HIT, "id": item} for item in found[offset : offset + k]], "took_ms": 1}
 
     tab = SearchTab(service(search=search))
-    drawn, asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)
-    assert ("12 pictures" in drawn, more.visible) == (True, True)
-    drawn, asked, more = tab.show_more(asked)
-    assert ("24 pictures" in drawn, asked.k, more.visible) == (True, 24, True)
-    drawn, asked, more = tab.show_more(asked)
-    assert ("30 pictures" in drawn, more.visible) == (True, False)
+    asked = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
+    found.insert(0, "new")
+    drawn, asked, _ = tab.show_more(asked)
+    assert "23 pictures" in drawn
+    assert [hit["id"] for hit in asked.hits] == found[1:24]
+
+
+def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
+    client = service(search=lambda _, k, offset, **__: {
+        "hits": [{**HIT, "id": f"i{place}"} for place in range(offset, offset + k)], "took_ms": 1
+    })  # fmt: skip
+    tab = SearchTab(client)
+    asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
+    assert more.visible
+    drawn, _, more = tab.show_more(asked)
+    assert ("1000 pictures" in drawn, more.visible, client.asked("search")[1]["k"]) == (True, False, 400)
 
 
 def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any) -> None:

@@ -13,7 +13,7 @@ from ui.common import collection_choices, newest, refused
 from ui.html import problem
 from ui.tabs.search_view import NO_COLLECTION, draw_detail, draw_found, link_to
 
-MOST = 1000  # that the service gives
+MOST = 1000  # shown of one search
 AROUND, TEXTS_OF_IT = 8, 4  # shown beside a picture
 VALUES = 300  # of a label; one with more (the name of each picture, say) is no help in a picker
 
@@ -22,15 +22,16 @@ Where = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A search as it was made, so that more of it can be asked for."""
+    """A search as it was made and what it has found so far, so that more of it can be asked for."""
 
     collection: str | None
     about: str
     target: str
-    k: int
-    step: int
+    k: int  # hits a page
     where: Where
     query: dict[str, Any] = field(repr=False)  # what goes to the service
+    offset: int = 0  # where the next page begins
+    hits: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
     @property
     def link(self) -> str:
@@ -61,15 +62,15 @@ class Searches:
             return Found(problem(error.message, "The service cannot be reached"))
         if collection is None:
             return Found(NO_COLLECTION)
-        return self._ask(Asked(collection, about, target, int(k), int(k), where or {}, query))
+        return self._ask(Asked(collection, about, target, int(k), where or {}, query))
 
     def more(self, asked: Asked) -> Found:
         """As many again, below those that are there."""
-        return self._ask(replace(asked, k=min(MOST, asked.k + asked.step)))
+        return self._ask(asked)
 
     def only(self, asked: Asked, where: Where) -> Found:
         """The same search among other pictures."""
-        return self._ask(replace(asked, where=where, k=asked.step))
+        return self._ask(replace(asked, where=where, offset=0, hits=()))
 
     def look(self, collection: str, item: str) -> str:
         """A picture large, with what is near it; or why it cannot be shown."""
@@ -87,17 +88,21 @@ class Searches:
         return {name: values for name, values in labels.items() if len(values) <= VALUES}
 
     def _ask(self, asked: Asked) -> Found:
+        """The next page of a search, below those that are there."""
         start = time.perf_counter()
         query: dict[str, Any] = asked.query | ({"where": asked.where} if asked.where else {})
+        k = min(asked.k, MOST - asked.offset)
         try:
-            answer = self.client.search(str(asked.collection), target=asked.target, k=asked.k, **query)
+            answer = self.client.search(str(asked.collection), target=asked.target, k=k, offset=asked.offset, **query)
         except ApiError as error:
             return Found(refused(error, "The search was refused"))
         total_ms = 1000 * (time.perf_counter() - start)
         times = f"{answer['took_ms']:.0f} ms in the service · {total_ms:.0f} ms in all"
-        hits = answer["hits"]
+        shown = {hit["id"] for hit in asked.hits}  # pictures that came in meanwhile push some onto the next page
+        hits = (*asked.hits, *(hit for hit in answer["hits"] if hit["id"] not in shown))
         drawn = draw_found(str(asked.collection), hits, asked.about, asked.target, times, asked.link)
-        return Found(drawn, asked, len(hits) == asked.k < MOST)
+        offset = asked.offset + k
+        return Found(drawn, replace(asked, offset=offset, hits=hits), len(answer["hits"]) == k and offset < MOST)
 
 
 def where_of(choices: Sequence[str] | None) -> Where:

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator
 
-from lcl_core.data import Corpus
-from lcl_core.specs import ClassificationSpec, EvaluateSpec, Transfer
+from lcl_core.specs import Transfer
 from lcl_core.transfer.answering import class_samples
-from lcl_core.transfer.course import Course, course_units
 from lcl_core.transfer.encoder import ExamEncoder
 from lcl_core.transfer.records import IMAGE_TO_CLASS, Sheet
-from lcl_core.transfer.syllabus import Lesson, Syllabus, plan_syllabus
-from lcl_core.transfer.tasks.base import Places, Room, Task
+from lcl_core.transfer.syllabus import Lesson
+from lcl_core.transfer.tasks.base import Room
+from lcl_core.transfer.tasks.lessons import LessonsTask
 
-FIELD = "classification"
 
-
-@dataclass(frozen=True)
-class Classification(Task):
-    """Attentive pooling and a linear layer (paper, transfer heads (a)), frozen or full."""
+class Classification(LessonsTask):
+    """One head a label key, which learns from all pictures that have it."""
 
     name = "classification"
 
-    spec: ClassificationSpec
-    transfer: tuple[Transfer, ...]
-    syllabus: Syllabus
+    def courses(self) -> Iterator[int]:
+        return (len(lesson.key.train) for lesson in self.syllabus.lessons)
 
-    @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, places: Places) -> Self:
-        syllabus = plan_syllabus(spec.classification, spec, corpus, places, field=FIELD)
-        return cls(spec.classification, spec.protocols(spec.classification), syllabus)
-
-    @property
-    def wants_patches(self) -> bool:
-        return "frozen" in self.transfer
-
-    def units(self) -> float:
-        teachers = [len(lesson.key.train) for lesson in self.syllabus.lessons]
-        learnt = sum(course_units(self.spec, transfer, count) for transfer in self.transfer for count in teachers)
-        return self.syllabus.pictures * len(self.transfer) + learnt
-
-    def sit(self, room: Room, encoder: ExamEncoder) -> None:
-        for transfer in self.transfer:
-            for lesson in self.syllabus.lessons:
-                self._sit(room, encoder, transfer, lesson)
-
-    def _sit(self, room: Room, encoder: ExamEncoder, transfer: Transfer, lesson: Lesson) -> None:
+    def teach(self, room: Room, encoder: ExamEncoder, transfer: Transfer, lesson: Lesson) -> None:
         key, seed = lesson.key, room.spec.seed
-        about = {"task": self.name, "variant": key.label}
-        course = Course(
-            room, encoder, transfer, self.spec.train_split, self.syllabus.train, len(key.classes), FIELD, about
-        )
+        course = self.course(room, encoder, transfer, lesson, key.label)
         spec = course.choose(self.spec, lesson.holdout, seed=seed)
         room.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {key.label}")
         graduate = course.learn(spec, key.train, seed=seed)

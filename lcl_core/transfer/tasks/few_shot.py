@@ -4,60 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from lcl_core.data import Corpus
-from lcl_core.specs import EvaluateSpec, FewShotSpec, Transfer
+from lcl_core.specs import FewShotSpec, Transfer
 from lcl_core.transfer.answering import Predictions
-from lcl_core.transfer.course import Course, course_units
 from lcl_core.transfer.encoder import ExamEncoder
 from lcl_core.transfer.gallery import Picture
 from lcl_core.transfer.labels import LabelKey, Labelled
 from lcl_core.transfer.records import IMAGE_TO_CLASS, Sheet
 from lcl_core.transfer.shots import draw_orders, few
-from lcl_core.transfer.syllabus import Lesson, Syllabus, plan_syllabus
-from lcl_core.transfer.tasks.base import Places, Room, Task
-
-FIELD = "few_shot"
+from lcl_core.transfer.syllabus import Lesson
+from lcl_core.transfer.tasks.base import Room
+from lcl_core.transfer.tasks.lessons import LessonsTask
 
 
 @dataclass(frozen=True)
-class FewShot(Task):
+class FewShot(LessonsTask):
     """The head of classification on 1, 4, 16 … pictures a class; each number is a mean over seeded draws."""
 
     name = "few_shot"
 
     spec: FewShotSpec
-    transfer: tuple[Transfer, ...]
-    syllabus: Syllabus
 
-    @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, places: Places) -> Self:
-        syllabus = plan_syllabus(spec.few_shot, spec, corpus, places, field=FIELD)
-        return cls(spec.few_shot, spec.protocols(spec.few_shot), syllabus)
+    def courses(self) -> Iterator[int]:
+        for lesson in self.syllabus.lessons:
+            for shots in self.spec.shots:
+                yield from [len(lesson.key.classes) * shots] * self.spec.draws
 
-    @property
-    def wants_patches(self) -> bool:
-        return "frozen" in self.transfer
+    def teach(self, room: Room, encoder: ExamEncoder, transfer: Transfer, lesson: Lesson) -> None:
+        for shots in self.spec.shots:
+            self._teach(room, encoder, transfer, lesson, shots)
 
-    def units(self) -> float:
-        taught = [len(lesson.key.classes) * shots for lesson in self.syllabus.lessons for shots in self.spec.shots]
-        learnt = sum(course_units(self.spec, transfer, count) for transfer in self.transfer for count in taught)
-        return self.syllabus.pictures * len(self.transfer) + learnt * self.spec.draws
-
-    def sit(self, room: Room, encoder: ExamEncoder) -> None:
-        for transfer in self.transfer:
-            for lesson in self.syllabus.lessons:
-                for shots in self.spec.shots:
-                    self._sit(room, encoder, transfer, lesson, shots)
-
-    def _sit(self, room: Room, encoder: ExamEncoder, transfer: Transfer, lesson: Lesson, shots: int) -> None:
+    def _teach(self, room: Room, encoder: ExamEncoder, transfer: Transfer, lesson: Lesson, shots: int) -> None:
         key, seed = lesson.key, room.spec.seed
         variant = f"{key.label}, {shots} shot{'s' if shots > 1 else ''}"
-        about = {"task": self.name, "variant": variant}
-        course = Course(
-            room, encoder, transfer, self.spec.train_split, self.syllabus.train, len(key.classes), FIELD, about
-        )
+        course = self.course(room, encoder, transfer, lesson, variant)
         teachers = key.train if lesson.holdout is None else lesson.holdout.teachers
         orders = draw_orders(teachers, self.spec.draws, seed)
         holdout = None if lesson.holdout is None else lesson.holdout.taught_by(few(teachers, orders[0], shots))

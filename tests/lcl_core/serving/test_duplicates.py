@@ -39,7 +39,7 @@ def clusters(rows: int, width: int, noise: float, seed: int = 0) -> np.ndarray:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "BLOCK_ROWS", 32)
-    monkeypatch.setattr(duplicates, "SKETCH", 8)
+    monkeypatch.setattr(duplicates, "SKETCHES", (8, 16))
     monkeypatch.setattr(duplicates, "_NUMBERS", 200)
     monkeypatch.setattr(duplicates, "_SAMPLED", 100)
 
@@ -65,6 +65,11 @@ def test_a_chain_is_one_group_and_equal_ones_are_linked_at_the_top() -> None:
     rest = np.random.default_rng(1).normal(size=(60, 512)).astype(np.float16)
     rest[50] = rest[3]
     assert [group.tolist() for group in groups(rest, 1.0)] == [[3, 50]]
+
+
+def test_as_many_numbers_are_compared_first_as_leave_little_open() -> None:
+    rows = duplicates._Rows(np.random.default_rng(0).normal(size=(2000, 512)).astype(np.float16))
+    assert [rows.sketches(limit).shape[1] - 1 for limit in (0.97, 0.8, 0.6)] == [64, 128, 256]
 
 
 @pytest.mark.parametrize("rows", [0, 1])

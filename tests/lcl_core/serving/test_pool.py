@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from lcl_core.errors import UserError
 from lcl_core.serving import BatchingSession, EncoderPool, EncoderSession
+from lcl_core.serving.footprint import memory_of
 
 
 class CountingLoader:
@@ -37,8 +39,9 @@ def loader() -> CountingLoader:
 
 
 @pytest.fixture
-def pool(loader: CountingLoader) -> Iterator[EncoderPool]:
-    pool = EncoderPool(max_loaded=2, load=loader)
+def pool(loader: CountingLoader, encoder: Path) -> Iterator[EncoderPool]:
+    """With room for two of the encoders, which are all of one size, but not for three."""
+    pool = EncoderPool(3 * memory_of(encoder, "cpu") - 1, device="cpu", load=loader)
     yield pool
     pool.close()
 
@@ -64,6 +67,39 @@ def test_the_least_recently_used_leaves(pool: EncoderPool, loader: CountingLoade
     assert pool.loaded == [third.resolve(), second.resolve()]
     assert held.embed_texts(["still here"]).shape == (1, held.dim), "who holds it may go on"
     assert len(loader.loads) == 4
+
+
+def test_as_many_leave_as_the_next_needs_room_for(loader: CountingLoader, encoders: list[Path]) -> None:
+    small, other, large = (path.resolve() for path in encoders)
+    sizes = {small: 2, other: 3, large: 6}
+    pool = EncoderPool(max_bytes=8, load=loader, measure=sizes.__getitem__)
+    held = pool.get(small)
+    pool.get(other)
+    assert pool.loaded_bytes == 5
+    pool.get(large)
+    assert pool.loaded == [large], "the small one beside it would have fitted, but is the least recently used"
+    gc.collect()
+    assert pool.loaded_bytes == 6 + 2, "what is held is still in memory"
+    del held
+    gc.collect()
+    assert pool.loaded_bytes == 6
+    pool.get(small)
+    assert pool.loaded == [large, small]
+    pool.close()
+
+
+def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(
+    loader: CountingLoader, encoders: list[Path]
+) -> None:
+    size = memory_of(encoders[0], "cpu")
+    pool = EncoderPool(size, device="cpu", load=loader)
+    pool.get(encoders[0])
+    pool.max_bytes = size - 1
+    with pytest.raises(UserError, match=f"takes {size:,} .* may take {size - 1:,}; LCL_ENCODER_MEMORY_BYTES") as caught:
+        pool.get(encoders[1])
+    assert (caught.value.code, caught.value.file) == ("encoder_too_large", str(encoders[1].resolve()))
+    assert pool.loaded == loader.loads == [encoders[0].resolve()]
+    pool.close()
 
 
 def test_a_failed_load_is_told_and_tried_again(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lcl_core.errors import UserError
 from lcl_core.serving import EncoderPool, EncoderSession
+from lcl_core.serving.footprint import memory_of
 from lcl_core.serving.opening import open_session
 from lcl_core.serving.tower_session import TowerSession
 from lcl_core.transfer.towers import load_tower
@@ -48,13 +49,24 @@ def test_ours_and_theirs_are_told_apart(encoder: Path, sight: Path) -> None:
 
 
 def test_a_pool_holds_both(encoder: Path, sight: Path, drawings: list[Image.Image]) -> None:
-    pool = EncoderPool(max_loaded=2, device="cpu")
+    pool = EncoderPool(device="cpu")
     try:
         assert pool.get(sight).embed_images(drawings[:2]).shape == (2, 32)
         assert pool.get(encoder).embed_images(drawings[:2]).shape == (2, 24)
         assert pool.get(sight) is pool.get(sight)
+        assert pool.loaded_bytes == memory_of(sight) + memory_of(encoder)
     finally:
         pool.close()
+
+
+@pytest.mark.parametrize("name", ["pair", "sight"])
+def test_its_size_is_known_before(name: str, request: pytest.FixtureRequest) -> None:
+    directory: Path = request.getfixturevalue(name)
+    tower = load_tower(directory)
+    modules = [tower.module, *([tower.text_side.module] if tower.text_side else [])]
+    weights = {id(weight): weight for module in modules for weight in module.parameters()}
+    taken = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    assert taken <= memory_of(directory, "cpu", "bf16") <= 1.01 * taken, "autocast keeps no second copy of these"
 
 
 def test_what_it_cannot_do_is_refused(sight: Path, drawings: list[Image.Image]) -> None:
