@@ -46,18 +46,24 @@ def _rows(found: Json) -> list[tuple[str, str]]:
     seconds, memory, samples, step = (found[name] for name in ("seconds", "memory_bytes", "samples", "per_step"))
     return [
         ("time", f"{duration(seconds['expected'])} ({_span(seconds, duration)}), {SURE[found['certainty']]}"),
-        (f"peak memory ({found['device']}, a process)", f"{short(memory['expected'])}B ({_span(memory, short)})"),
+        (f"peak memory ({found['device']}, a process)", f"{size(memory['expected'])} ({_span(memory, size)})"),
         ("parameters", f"{found['parameters']:,}"),
         ("useful operations", f"{short(found['flops'])}FLOP ({short(found['flops_per_step'])} a step)"),
         ("pictures", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
         ("documents", f"{samples['documents']:,.0f} ({step['documents']:,.0f} a step)"),
         ("tokens", f"{samples['tokens']:,.0f} ({step['tokens']:,.0f} a step)"),
-        ("disk", f"{short(found['disk_bytes'])}B ({short(found['checkpoint_bytes'])} a checkpoint)"),
+        ("disk", f"{size(found['disk_bytes'])} ({size(found['checkpoint_bytes'])} a checkpoint)"),
     ]
 
 
 def _span(found: Json, words: Any) -> str:
     return f"{words(found['low'])} to {words(found['high'])}"
+
+
+def size(count: float) -> str:
+    """Bytes: ``1.5 GiB``, ``73.4 MiB``."""
+    unit, word = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:,.3g} {word}" if count < 1000 * unit else f"{count / unit:,.0f} {word}"
 
 
 def short(value: float) -> str:

@@ -23,7 +23,9 @@ Certainty = Literal["measured", "scaled", "assumed"]
 # Useful FLOP/s of a process where no run has shown any: about what two cores of a server or one large GPU do.
 ASSUMED_RATE = {"cpu": 1e11, "gpu": 5e13}
 ASSUMED_START = 15.0  # seconds
-PROCESS = {"cpu": round(0.55 * GIB), "gpu": round(0.25 * GIB)}  # bytes beside what is counted: libraries, workspaces
+# Bytes beside what is counted: libraries, kernels, holes in the heap. On a processor they grow for about so many steps.
+PROCESS = {"cpu": round(0.8 * GIB), "gpu": round(0.25 * GIB)}
+SETTLED = 100
 _BLIND, _BLIND_MEMORY = 4.0, 1.5  # factor that an assumption may be off by
 _SURE, _SURE_MEMORY = 1.15, 1.1  # the same of what was measured
 _DRIFT, _DRIFT_MEMORY = 0.4, 0.5  # and how it grows with the distance
@@ -92,7 +94,8 @@ def forecast(spec: PretrainSpec, pasts: Sequence[Past], device: Literal["cpu", "
     ranks = processes(spec)
     checkpoint = state_bytes(setup.parameters, spec.ema_decay is not None)
     parts = _parts(setup, device)
-    memory, correction = _memory(sum(parts.values()), likes, device)
+    full_grown = [like for like in likes if like.past.memory and like.past.steps >= min(SETTLED, spec.steps)]
+    memory, correction = _memory(sum(parts.values()), full_grown[:1], device)
     per_step = _per_step(spec, mix).times(ranks * spec.engine.accumulate)
     return Forecast(
         certainty=_certainty(likes),
@@ -107,7 +110,7 @@ def forecast(spec: PretrainSpec, pasts: Sequence[Past], device: Literal["cpu", "
         samples=per_step.times(spec.steps),
         checkpoint_bytes=checkpoint,
         disk_bytes=_disk(spec, checkpoint),
-        basis=[rate_words(likes, device, ASSUMED_RATE[device]), mix.because, memory_words(likes, correction)],
+        basis=[rate_words(likes, device, ASSUMED_RATE[device]), mix.because, memory_words(full_grown[:1], correction)],
         runs=[like.past.run_id for like in likes],
     )
 
@@ -149,11 +152,11 @@ def _parts(setup: Setup, device: str) -> dict[str, int]:
     }
 
 
-def _memory(counted: int, likes: Sequence[Like], device: str) -> tuple[Range, float | None]:
-    """And by what the count was multiplied, as the nearest run showed: less, the farther off it is."""
-    told = next((like for like in likes if like.past.memory), None)
-    if told is None:
-        return Range(counted, counted / _BLIND_MEMORY, counted * _BLIND_MEMORY), None
+def _memory(counted: int, nearest: Sequence[Like], device: str) -> tuple[Range, float]:
+    """And by what the count was multiplied, as the nearest run showed, if there is any: less, the farther off it is."""
+    if not nearest:
+        return Range(counted, counted / _BLIND_MEMORY, counted * _BLIND_MEMORY), 1.0
+    (told,) = nearest
     own = sum(_parts(told.setup, device).values())
     correction = math.exp(math.log(told.past.memory / own) / (1 + told.distance))
     found, doubt = counted * correction, _SURE_MEMORY + _DRIFT_MEMORY * told.distance

