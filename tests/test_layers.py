@@ -48,11 +48,15 @@ LAWS = {
         ("lcl_core/studies",),
         (*HEAVY, *FRAMEWORKS, "httpx", "structlog", "pydantic_settings", *LARGE, "lcl_core.runs", "lcl_core.settings"),
     ),
+    "costs and forecasts know neither torch nor service": Law(
+        ("lcl_core/costs", "lcl_core/forecast"),
+        (*HEAVY, *FRAMEWORKS, "httpx", "numpy", *LARGE, "lcl_core.runs", "lcl_core.settings"),
+    ),
     "serving knows no database": Law(("lcl_core/serving",), (*FRAMEWORKS, "lcl_core.runs")),
     "the page talks to the client alone": Law(
         ("ui",),
         ("api", "workers", "deploy", "lcl_core", "sqlalchemy", "celery", "redis"),
-        but=("api.client", "lcl_core.specs"),
+        but=("api.client", "lcl_core.specs", "lcl_core.settings.misconfiguration"),
     ),
     "workers never import torch": Law(("workers",), HEAVY),
     "the api starts without torch": Law(

@@ -83,19 +83,23 @@
 
   // Curves: the value nearest to the cursor.
   document.addEventListener('pointermove', (event) => {
-    const plot = event.target.closest?.('.lcl-plot[data-points]');
+    const plot = event.target.closest?.('.lcl-plot[data-points], .lcl-plot[data-series]');
     document.querySelectorAll('.lcl-cursor').forEach((cursor) => cursor.parentElement !== plot && cursor.remove());
     if (!plot) return;
     const box = plot.getBoundingClientRect();
     const [low, high, bottom, top] = plot.dataset.frame.split(',').map(Number);
     const step = low + (high - low) * (event.clientX - box.left) / box.width;
-    const points = plot.dataset.points.split(';').map((pair) => pair.split(',').map(Number));
-    const [x, y] = points.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best));
+    const nearest = (points) => points.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best));
+    const reaches = ({ points }) => step <= points.at(-1)[0] + (high - low) / 100;
+    const series = plot.dataset.series && JSON.parse(plot.dataset.series);
+    const [x, y] = series ? [Math.round(Math.max(low, step)), top] : nearest(plot.dataset.points.split(';').map((pair) => pair.split(',').map(Number)));
     const cursor = plot.querySelector('.lcl-cursor') ?? plot.appendChild(Object.assign(document.createElement('div'), { className: 'lcl-cursor' }));
     const left = (x - low) / (high - low);
     cursor.style.left = `${100 * left}%`;
     cursor.style.setProperty('--y', `${100 * (top - y) / (top - bottom)}%`);
-    cursor.dataset.side = left > 0.6 ? 'left' : 'right';
-    cursor.dataset.words = `step ${x}: ${y}`;
+    cursor.dataset.side = left > (series ? 0.45 : 0.6) ? 'left' : 'right';
+    cursor.dataset.words = series
+      ? [`${plot.dataset.over} ${x.toLocaleString('en')}`, ...series.filter(reaches).map(({ name, points }) => `${name}: ${nearest(points)[1]}`)].join('\n')
+      : `step ${x}: ${y}`;
   });
 })();

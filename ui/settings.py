@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,3 +24,10 @@ class UiSettings(BaseSettings):
     root_path: str = ""
     max_upload: str = "32mb"
     forwarded_allow_ips: str = "127.0.0.1"
+
+    @field_validator("max_upload")
+    @classmethod
+    def _is_a_size(cls, given: str) -> str:
+        if not re.fullmatch(r"[1-9]\d* ?[kmgt]?b", given, re.IGNORECASE | re.ASCII):
+            raise ValueError("must be a size such as 32mb")
+        return given

@@ -14,6 +14,7 @@ from api.cli import (
     common,
     corpora,
     encoders,
+    estimates,
     folder,
     garbage,
     inference,
@@ -31,6 +32,7 @@ The service's address comes from --url or LCL_API_URL, the key from --key, LCL_A
 
 app = typer.Typer(name="lcl", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(runs.submit)
+app.command()(estimates.estimate)
 app.add_typer(runs.group, name="runs")
 app.add_typer(studies.group, name="study")
 corpora.group.command()(building.build)

@@ -97,6 +97,12 @@ def set_fields(spec: Json, assignments: Sequence[str]) -> Json:
     return spec
 
 
+def spec_of(path: str | None, preset: str | None, assignments: Sequence[str] | None) -> Json:
+    """What a file, a preset's name and ``--set`` say together. Raises: Refused."""
+    spec = read_json(path) if path else {}
+    return set_fields(spec | ({} if preset is None else {"preset": preset}), assignments or ())
+
+
 def pairs_of(option: str, given: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
     """What a repeatable option says, each of this form. Raises: Refused."""
     found = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.common import ago, read_json, set_fields, settings_of, show_json, show_table
+from api.cli.common import ago, settings_of, show_json, show_table, spec_of
 from api.cli.watch import FINAL, watch_run
 from lcl_core.kinds import KINDS
 
@@ -39,11 +39,8 @@ def submit(
     Example: lcl submit pretrain --preset sample --set steps=500 --watch
     """
     settings = settings_of(context)
-    body: dict[str, Any] = read_json(spec) if spec else {}
-    if preset is not None:
-        body["preset"] = preset
     with settings.client() as client:
-        spec_given = set_fields(body, assignments or [])
+        spec_given = spec_of(spec, preset, assignments)
         more: dict[str, Any] = {"priority": priority, "max_attempts": max_attempts, "resource": resource}
         run = client.submit(kind, spec_given, name, tag, after=after or (), **more)
         if watch:

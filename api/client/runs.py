@@ -126,6 +126,14 @@ class RunCalls(Transport):
         """{"schema": JSON schema, "presets": {name: spec}}."""
         return self.get(f"/v1/specs/{quote(kind, safe='')}")
 
+    def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> Json:
+        """What a run of ``spec`` would take: seconds, memory, operations, disk; nothing is queued.
+
+        Raises: ApiError as ``submit``, and ``not_estimated`` for a kind other than pretrain.
+        """
+        body: Json = {"spec": dict(spec)} | ({"resource": resource} if resource else {})
+        return self.send("POST", f"/v1/specs/{quote(kind, safe='')}/estimate", json=body, repeatable=True).json()
+
     def _verb(self, run_id: str, verb: str) -> Json:
         return self.post(f"/v1/runs/{quote(run_id, safe='')}/{verb}")
 

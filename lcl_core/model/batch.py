@@ -17,8 +17,6 @@ from lcl_core.errors import UserError
 from lcl_core.model.attention import CausalPlan, Plan
 from lcl_core.model.configuration import LCLConfig
 
-CONTEXT_TOKENS = 77  # of a text that stands for itself, as the authors cut it for their zero-shot tests
-
 
 class Layout(NamedTuple):
     """Token rows end to end: [T] ids, positions that restart per row, row numbers, and how attention sees them."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from lcl_core.model.batch import CONTEXT_TOKENS, Layout, PackedBatch, as_context
+from lcl_core.costs.methods import CONTEXT_TOKENS
+from lcl_core.model.batch import Layout, PackedBatch, as_context
 from lcl_core.model.configuration import LCLConfig, Numerics
 from lcl_core.model.initialisation import initial_logit_scale, initialise
 from lcl_core.model.output import LCLOutput

@@ -24,15 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lcl_core.costs import methods
+from lcl_core.costs.flops import STEP
 from lcl_core.model.attention import FullPlan
 from lcl_core.model.batch import PackedBatch
-from lcl_core.model.flops import STEP
 from lcl_core.model.output import Reading
 from lcl_core.model.vision import Blanks
 from lcl_core.objectives.head import count_correct
 from lcl_core.objectives.masking import masked_blocks, masked_places
 from lcl_core.objectives.objective import Joint, Objective
-from lcl_core.objectives.parts import CONTRASTING, POOLING, head_inputs, reading_flops, token_cross_entropy
+from lcl_core.objectives.parts import CONTRASTING, POOLING, head_inputs, load_of, token_cross_entropy
 from lcl_core.objectives.terms import Encoding, Losses, Ratio, Sum
 
 if TYPE_CHECKING:
@@ -156,8 +157,7 @@ class Beit3(Objective):
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
         assert isinstance(batch, MaskedBatch)
-        restoring = len(batch.restored) * 2 * config.text_width * 3 * config.patch_size**2
-        return STEP * (reading_flops(config, batch, latents=False, causal=False) + restoring)
+        return STEP * methods.beit3(config, load_of(config, batch, len(batch.restored)))
 
 
 def _patch_pixels(pixel_values: Tensor, side: int) -> Tensor:

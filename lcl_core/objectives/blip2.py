@@ -28,13 +28,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from lcl_core.costs import methods
+from lcl_core.costs.flops import STEP
 from lcl_core.model.attention import FullPlan
 from lcl_core.model.batch import PackedBatch
-from lcl_core.model.flops import STEP, text_flops
 from lcl_core.objectives.coca import Coca
 from lcl_core.objectives.negatives import Negatives, draw_negatives
 from lcl_core.objectives.objective import Joint
 from lcl_core.objectives.offers import Offer
+from lcl_core.objectives.parts import load_of
 from lcl_core.objectives.terms import Encoding, Losses, Ratio, Sum
 
 if TYPE_CHECKING:
@@ -161,9 +163,7 @@ class Blip2(Coca):
         return logits.view(rows, -1, 2).mean(dim=1)
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        # a negative text counts as long as the image's own
-        rows = batch.lengths[: len(batch.pixel_values)] * 3
-        return super().flops(config, batch) + STEP * text_flops(config, rows, causal=False)
+        return STEP * methods.blip2(config, load_of(config, batch))
 
 
 def _matching(batch: PackedBatch) -> MatchingBatch:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lcl_core.costs.methods import CONTEXT_TOKENS
 from lcl_core.errors import UserError
-from lcl_core.model.batch import CONTEXT_TOKENS, Layout, PackedBatch, as_context, label_places
+from lcl_core.model.batch import Layout, PackedBatch, as_context, label_places
 from lcl_core.model.configuration import LCLConfig
 
 

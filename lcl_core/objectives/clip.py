@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lcl_core.model.flops import STEP
+from lcl_core.costs import methods
+from lcl_core.costs.flops import STEP
 from lcl_core.model.output import Reading
 from lcl_core.objectives.captions import pack_pairs
 from lcl_core.objectives.objective import Joint, Objective
-from lcl_core.objectives.parts import PREDICTING, context_pairs, reading_flops
+from lcl_core.objectives.parts import PREDICTING, context_pairs, load_of
 from lcl_core.objectives.terms import Encoding, Losses
 
 if TYPE_CHECKING:
@@ -51,4 +52,4 @@ class Clip(Objective):
         return Losses({})
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return STEP * reading_flops(config, batch, tokens=False)
+        return STEP * methods.clip(config, load_of(config, batch))

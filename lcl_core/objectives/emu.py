@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 
-from lcl_core.model.flops import STEP
+from lcl_core.costs import methods
+from lcl_core.costs.flops import STEP
 from lcl_core.objectives.flamingo import Flamingo
 from lcl_core.objectives.objective import Joint
+from lcl_core.objectives.parts import load_of
 from lcl_core.objectives.spread import spread_metrics
 from lcl_core.objectives.terms import Encoding, Losses, Sum
 
@@ -56,5 +58,4 @@ class Emu(Flamingo):
         return (predicted.float() - tokens.flatten(0, 1).float()).square().mean(dim=1).sum()
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        regression = len(batch.image_slots) * 2 * config.text_width**2
-        return super().flops(config, batch) + STEP * regression
+        return STEP * methods.emu(config, load_of(config, batch))

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
-from lcl_core.model.flops import STEP
+from lcl_core.costs import methods
+from lcl_core.costs.flops import STEP
 from lcl_core.model.output import Reading
 from lcl_core.objectives.objective import Joint, Objective
-from lcl_core.objectives.parts import context_pairs, reading_flops, token_cross_entropy
+from lcl_core.objectives.parts import context_pairs, load_of, token_cross_entropy
 from lcl_core.objectives.terms import Encoding, Losses, Sum
 
 if TYPE_CHECKING:
@@ -43,4 +44,4 @@ class Lcl(Objective):
         return Losses({"generation": Sum(total, self.weights["generation"])})
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return STEP * reading_flops(config, batch)
+        return STEP * methods.reading(config, load_of(config, batch))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.model.flops import head_flops, pooling_flops, text_flops, vision_flops
+from lcl_core.costs.methods import Load
 from lcl_core.objectives.head import linear_cross_entropy
 from lcl_core.objectives.terms import Pairs
 
@@ -45,13 +45,7 @@ def head_inputs(model: LCLModel, hidden: Tensor, batch: PackedBatch) -> Tensor:
     return model.lm_head[0](hidden.index_select(0, batch.label_positions))
 
 
-def reading_flops(
-    config: LCLConfig, batch: PackedBatch, *, latents: bool = True, tokens: bool = True, causal: bool = True
-) -> float:
-    """A forward pass over all rows of ``batch`` and its labels. ``latents``, ``tokens``: what the pooler gives."""
-    images = len(batch.pixel_values)
+def load_of(config: LCLConfig, batch: PackedBatch, restored: int = 0) -> Load:
+    """What a batch that lies on the host makes a forward pass compute. ``restored``: hidden patches to predict."""
     patches = config.num_image_tokens if batch.patches is None else batch.patches.shape[1]
-    pictures = vision_flops(config, images, patches)
-    pooling = pooling_flops(config, images, patches, latents=latents, tokens=tokens)
-    text = text_flops(config, batch.lengths, causal=causal) + head_flops(config, len(batch.labels))
-    return pictures + pooling + text
+    return Load(len(batch.pixel_values), patches, batch.lengths, len(batch.labels), restored)

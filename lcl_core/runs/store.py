@@ -39,6 +39,7 @@ from lcl_core.runs.leases import (
     renew,
 )
 from lcl_core.runs.obstacles import obstacles
+from lcl_core.runs.outlook import outlook
 from lcl_core.runs.pgvector import require_pgvector
 from lcl_core.runs.predecessors import any_due, release
 from lcl_core.runs.progress import begin_attempt, record_metrics
@@ -175,6 +176,7 @@ __all__ = [
     "note_garbage",
     "obstacles",
     "open_meeting",
+    "outlook",
     "pause",
     "pending_runs",
     "picture_of",

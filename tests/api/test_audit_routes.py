@@ -23,6 +23,7 @@ ONLY_LOOK = {
     "POST /v1/continuations",
     "POST /v1/attention",
     "POST /v1/studies/plan",
+    "POST /v1/specs/{kind}/estimate",
 }
 STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
 

@@ -64,6 +64,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/encoders": {"name": "x", "path": "/x"},
     "POST /v1/keys": {"owner": "x", "role": "viewer"},
     "POST /v1/embeddings": {"model": "x", "input": "x"},
+    "POST /v1/specs/{kind}/estimate": {"spec": {}},
     "POST /v1/captions": {"model": "x", "images": []},
     "POST /v1/collections/{name}/search": {"text": "x"},
 }

@@ -77,7 +77,10 @@ def test_a_bad_submission_names_its_field(
     http: httpx.Client, refused: Any, body: dict[str, Any], code: str, field: str | None
 ) -> None:
     before = http.get("/v1/runs").json()["items"]
-    refused(http.post("/v1/runs", json=body), 422, code, field)
+    facts = refused(http.post("/v1/runs", json=body), 422, code, field)
+    if body.keys() == {"kind", "spec"} and body["kind"] == "pretrain":
+        asked = http.post("/v1/specs/pretrain/estimate", json={"spec": body["spec"]})
+        assert refused(asked, 422, code, field) == facts, "an estimate is refused in the same words"
     assert http.get("/v1/runs").json()["items"] == before
 
 

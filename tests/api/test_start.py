@@ -88,6 +88,8 @@ async def main():
             for path in paths:
                 answer = await client.get(path)
                 assert answer.status_code == 200, (path, answer.text)
+            answer = await client.post("/v1/specs/pretrain/estimate", json={"spec": {"preset": "sample"}})
+            assert answer.status_code == 200, answer.text
 
 asyncio.run(main())
 """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+
+from tests.browser.axe import serious
 
 pytestmark = pytest.mark.browser
 
@@ -137,6 +140,61 @@ def test_the_service_has_the_last_word(visitor: Any, page_url: str) -> None:
     expect(verdict.locator("code")).to_have_text("encoder")
 
 
+def test_what_a_run_would_take_is_told_before_it_is_submitted(visitor: Any, page_url: str, world: Any) -> None:
+    before = len(world.client.runs()["items"])
+    page = open_form(visitor, page_url)
+    estimate = page.get_by_role("region", name="Estimate")
+    expect(estimate).to_contain_text("6.41 M")
+    expect(estimate).to_contain_text("64 k (128 a step)")
+    page.get_by_label("Steps").fill("1000")
+    expect(estimate).to_contain_text("128 k (128 a step)")
+    page.get_by_label("Picture size").fill("128")
+    expect(estimate).not_to_contain_text("6.41 M")
+    estimate.get_by_text("What this rests on").click()
+    expect(estimate).to_contain_text("Counted: weights")
+    dataset = page.locator("#new-run").get_by_label("Dataset")
+    dataset.fill("nowhere")
+    dataset.press("Enter")
+    place = page.locator("#estimate-pretrain")
+    expect(place).to_contain_text("No estimate: ")
+    expect(place).to_contain_text("nowhere")
+    assert len(world.client.runs()["items"]) == before
+
+
+def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_url: str, world: Any) -> None:
+    claims = {}
+    for name, steps in (("left", 40), ("right", 60)):
+        run_id = world.client.submit("pretrain", {"preset": "sample"}, name=name)["id"]
+        claims[name] = world.claim(run_id)
+        world.record(claims[name], *[line(step) | {"images_seen": 64 * step} for step in range(5, steps + 5, 5)])
+    page = visitor.open(f"{page_url}/?run={claims['left'].run_id}", scheme="dark")
+    expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5")).to_be_visible()
+    expect(page.get_by_label("Metric")).to_be_hidden()
+    box = page.get_by_label("Compare with")
+    box.focus()
+    box.press_sequentially("right")
+    box.press("Enter")
+    chart = page.get_by_role("img", name="Loss over steps. left")
+    told = re.compile(r"left · \w+: 12\.8 at 5, 1\.6 at 40; right .*1\.067 at 60")
+    expect(chart).to_have_attribute("aria-label", told)
+    key = page.get_by_role("list", name="Runs in the chart").get_by_role("listitem")
+    expect(key).to_have_count(2)
+    expect(key.nth(1)).to_contain_text("Running")
+    world.record(claims["right"], line(80) | {"images_seen": 64 * 80})
+    expect(chart).to_have_attribute("aria-label", re.compile(r"0\.8 at 80$"))
+    page.get_by_role("radio", name="Pictures", exact=True).press("Space")
+    expect(page.get_by_role("img", name="Loss over pictures seen. left")).to_have_attribute(
+        "aria-label", re.compile(r"0\.8 at 5,120$")
+    )
+    page.locator(".lcl-overlay .lcl-plot").hover()
+    expect(page.locator(".lcl-overlay .lcl-cursor")).to_have_attribute("data-words", re.compile("left .*\nright "))
+    assert serious(page, "dark") == []
+    page.locator("#compare-with").get_by_role("button", name=re.compile("Remove")).first.click()
+    expect(page.get_by_role("img", name="Contrastive loss: 0.8 at step 5")).to_be_visible()
+    for claim in claims.values():
+        world.client.cancel(claim.run_id)
+
+
 def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
     page = open_form(visitor, page_url)
     page.get_by_label("Picture size").fill("96")
@@ -161,18 +219,13 @@ def test_a_failed_run_says_why(visitor: Any, page_url: str) -> None:
     expect(page.locator("#run-cancel")).to_be_hidden()
 
 
-def test_an_evaluation_shows_its_table(visitor: Any, page_url: str) -> None:
-    page = visitor.open(f"{page_url}/?tab=runs")
-    page.locator("#run-list").get_by_role("button", name="examined").click()
-    table = page.get_by_role("region", name="Result")
-    expect(table.get_by_role("row").nth(1)).to_contain_text("IR@5")
-    expect(table.get_by_role("row").nth(1)).to_contain_text("0.142 – 0.203")
-
-
-def test_a_link_opens_its_run(visitor: Any, page_url: str, world: Any) -> None:
+def test_a_link_opens_its_run_and_an_evaluation_shows_its_table(visitor: Any, page_url: str, world: Any) -> None:
     run = next(run for run in world.client.runs()["items"] if run["name"] == "examined")
     page = visitor.open(f"{page_url}/?run={run['id']}")
     expect(page.locator("#run-head").get_by_role("heading")).to_have_text("examined")
+    table = page.get_by_role("region", name="Result")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("IR@5")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("0.142 – 0.203")
 
 
 def test_a_link_to_a_run_that_is_gone_says_so(visitor: Any, page_url: str) -> None:

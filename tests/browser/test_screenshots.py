@@ -47,6 +47,24 @@ def runs(page: Any) -> None:
     page.locator("#run-head h2").wait_for()
 
 
+def estimate(page: Any) -> None:
+    page.get_by_role("button", name="New run").click()
+    page.get_by_role("region", name="Estimate").get_by_text("What this rests on").click()
+    page.get_by_role("region", name="Estimate").scroll_into_view_if_needed()
+
+
+def overlay(page: Any) -> None:
+    runs(page)
+    box = page.get_by_label("Compare with")
+    for place in (1, 2):
+        box.click()
+        page.get_by_role("option").nth(place).click()
+    page.locator("#run-head h2").click()  # the list goes away
+    page.get_by_role("option").first.wait_for(state="detached")
+    page.locator(".lcl-overlay").wait_for()
+    page.locator(".lcl-overlay").scroll_into_view_if_needed()
+
+
 def studies(page: Any) -> None:
     page.locator("#study-charts figure").first.wait_for()
 
@@ -70,6 +88,8 @@ SCENES = {
     "embed": embed,
     "documents": documents,
     "runs": runs,
+    "runs-estimate": estimate,
+    "runs-compared": overlay,
     "studies": studies,
     "encoders": encoders,
     "compare": compare,
@@ -86,7 +106,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: str, size: str) -> None:
     ours = "study_url" if tab == "studies" else "page_url"
     url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue(ours)
-    page = visitor.open(f"{url.rstrip('/')}/?tab={tab}", **SIZES[size])
+    page = visitor.open(f"{url.rstrip('/')}/?tab={tab.partition('-')[0]}", **SIZES[size])
     SCENES[tab](page)
     page.wait_for_function(PICTURES_ARE_THERE)
     page.mouse.move(0, 0)

@@ -67,3 +67,32 @@ def run() -> dict[str, Any]:
         "started_at": "2026-01-01T10:00:05Z",
         "finished_at": None,
     }
+
+
+@pytest.fixture
+def estimate() -> dict[str, Any]:
+    """What the service says of the sample preset after a run of it."""
+    return {
+        "certainty": "measured",
+        "device": "cpu",
+        "seconds": {"expected": 210.0, "low": 190.0, "high": 240.0},
+        "memory_bytes": {"expected": 1.5 * 2**30, "low": 1.4 * 2**30, "high": 1.6 * 2**30},
+        "memory_parts": {
+            "weights": 25_645_060,
+            "gradients": 25_645_060,
+            "moments": 51_290_120,
+            "average": 0,
+            "copies": 76_935_180,
+            "activations": 240_730_112,
+            "process": 590_558_003,
+        },
+        "parameters": 6_411_265,
+        "flops_per_step": 7.68e10,
+        "flops": 3.84e13,
+        "per_step": {"documents": 115.6, "images": 128.0, "tokens": 3184.0},
+        "samples": {"documents": 57_812.5, "images": 64_000.0, "tokens": 1_592_000.0},
+        "checkpoint_bytes": 76_935_180,
+        "disk_bytes": 179_515_420,
+        "basis": ["Time: 183 GFLOP/s of useful operations a process, as measured by run_1.", "Documents: <some>."],
+        "runs": ["run_1"],
+    }

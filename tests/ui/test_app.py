@@ -17,6 +17,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from ui.__main__ import main
 from ui.app import build_app, service_state
 from ui.settings import UiSettings
 
@@ -98,6 +99,26 @@ def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> Non
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LCL_UI_PORT", "many", "LCL_UI_PORT: Input should be a valid integer"),
+        ("LCL_UI_PORT", "70000", "LCL_UI_PORT: Input should be less than or equal to 65535"),
+        ("LCL_UI_SESSION_HOURS", "0", "LCL_UI_SESSION_HOURS: "),
+        ("LCL_UI_MAX_UPLOAD", "much", "LCL_UI_MAX_UPLOAD: must be a size such as 32mb"),
+        ("LCL_TEAM", "perhaps", "LCL_TEAM: "),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {said}")
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", ["/", "/theme.css", "/config", "/nowhere"])

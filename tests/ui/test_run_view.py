@@ -73,11 +73,23 @@ def test_the_list_marks_the_selected_run_and_escapes_names(run: dict[str, Any]) 
 
 
 def test_curves_are_for_pre_training_only(run: dict[str, Any]) -> None:
-    points = [(10, 0.4, 6.0), (20, 0.3, 5.0)]
-    drawn = draw_curves(run, points)
+    lines = [
+        {"step": step, "contrastive_loss": contrastive, "generation_loss": generation}
+        for step, contrastive, generation in ((10, 0.4, 6.0), (20, 0.3, 5.0))
+    ]
+    drawn = draw_curves(run, lines)
     assert "Contrastive loss: 0.4 at step 10, 0.3 at step 20" in drawn
     assert "Generation loss: 6 at step 10, 5 at step 20" in drawn
-    assert draw_curves({**run, "kind": "index"}, points) == ""
+    assert draw_curves({**run, "kind": "index"}, lines) == ""
+
+
+def test_the_losses_of_any_method_are_drawn(run: dict[str, Any]) -> None:
+    lines = [{"step": step, "masked_text_loss": 9 / step, "masked_image_loss": 1.0} for step in (1, 2, 3)]
+    drawn = draw_curves(run, lines)
+    assert "Masked text loss: 9 at step 1, 3 at step 3" in drawn
+    assert "Masked image loss" in drawn
+    assert "Generation" not in drawn
+    assert draw_curves(run, []).count("Waiting for the first figures") == 2
 
 
 @pytest.mark.parametrize(

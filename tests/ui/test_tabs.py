@@ -9,13 +9,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from ui.common import Selection
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.embed import EmbedTab
 from ui.tabs.encoders import EncodersTab, best_figures, draw_encoder, draw_exports
 from ui.tabs.run_actions import ACTIONS
 from ui.tabs.run_form import SpecForm
-from ui.tabs.runs import RunsTab, Watched
+from ui.tabs.runs import Chosen, RunsTab, Watched
 
 
 @pytest.fixture
@@ -78,12 +77,12 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
         logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3},
     )
     tab = RunsTab(client)
-    selection = Selection(Watched())
+    selection = Chosen(Watched())
     tab.refresh(selection)
-    assert [point[0] for point in selection.watched.points] == [10, 20]
+    assert [each["step"] for each in selection.watched.lines] == [10, 20]
     stored.append(line(30))
     tab.refresh(selection)
-    assert [point[0] for point in selection.watched.points] == [10, 20, 30]
+    assert [each["step"] for each in selection.watched.lines] == [10, 20, 30]
     assert selection.watched.log == "abc"
     assert [kwargs["after"] for kwargs in client.asked("metrics")] == [0, 20]
 
@@ -92,14 +91,14 @@ def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: d
     ended = {**run, "state": "succeeded"}
     client = service(runs={"items": [ended]}, run=ended, metrics=[line(10)], logs={"text": "", "offset": 0})
     tab = RunsTab(client)
-    selection = Selection(Watched())
+    selection = Chosen(Watched())
     tab.refresh(selection)
     tab.refresh(selection)
     assert len(client.asked("metrics")) == 1
 
 
 def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
-    selection = Selection(Watched("run_1"))
+    selection = Chosen(Watched("run_1"))
 
     def chosen_meanwhile(_: str, after: int) -> list[Any]:
         selection.watched = Watched("run_2")
@@ -111,15 +110,15 @@ def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: 
     assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
 
 
-def test_fields_of_a_form_write_into_the_spec_together(service: Any) -> None:
-    form = SpecForm(service(), "pretrain")
+def test_fields_of_a_form_write_into_the_spec_together(service: Any, estimate: dict[str, Any]) -> None:
+    form = SpecForm(service(estimate=estimate), "pretrain")
     spec = starting_spec("pretrain", "sample")
     values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
-    text, _ = form.write_fields(to_json(spec), *values)
+    text, *_ = form.write_fields(to_json(spec), *values)
     assert from_json(text) == spec
     first, second = [i for i, field in enumerate(form.fields) if field.kind == "integer"][:2]
     values[first], values[second] = 3.0, 5.0
-    text, _ = form.write_fields(to_json(spec), *values)
+    text, *_ = form.write_fields(to_json(spec), *values)
     assert [get_at(from_json(text), form.fields[i].path) for i in (first, second)] == [3, 5]
     assert form.write_fields("{", *values)[0] == gr.skip()
 
@@ -128,10 +127,10 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
     client = service(
         runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0}
     )
-    old = Watched("run_1", attempt=1, points=((10, 1, 1), (90, 1, 1)), log="old", offset=3)
-    selection = Selection(old)
+    old = Watched("run_1", attempt=1, lines=(line(10), line(90)), log="old", offset=3)
+    selection = Chosen(old)
     RunsTab(client).refresh(selection)
-    assert [point[0] for point in selection.watched.points] == [10]
+    assert [each["step"] for each in selection.watched.lines] == [10]
     assert selection.watched.log == ""
 
 
@@ -153,7 +152,7 @@ def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fi
     now = {**run, "state": state, "after": ["run_0"]}
     client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0})
     words = [*(action.words for action in ACTIONS), "Clone"]
-    buttons = RunsTab(client).refresh(Selection(Watched()))[2 : 2 + len(words)]
+    buttons = RunsTab(client).refresh(Chosen(Watched()))[3 : 3 + len(words)]
     assert [name for name, button in zip(words, buttons, strict=True) if button.visible] == fitting
 
 
@@ -171,16 +170,19 @@ def test_buttons_are_shown_where_the_service_takes_them() -> None:
     assert offered["resume"] == offered["retry"] == {"failed", "cancelled"}
 
 
-def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(service: Any, run: dict[str, Any]) -> None:
+def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(
+    service: Any, run: dict[str, Any], estimate: dict[str, Any]
+) -> None:
     spec = {**starting_spec("pretrain", "sample"), "steps": 77}
-    tab = RunsTab(service(run={**run, "spec": spec}))
-    drawer, kind, *filled, refusal = tab.clone(Selection(Watched("run_1")))
+    tab = RunsTab(service(run={**run, "spec": spec}, estimate=estimate))
+    drawer, kind, *filled, refusal = tab.clone(Chosen(Watched("run_1")))
     assert (drawer.open, kind, refusal) == (True, "pretrain", "")
     form = tab.forms["pretrain"]
-    column, text, verdict, name, preset, *values = filled[: 5 + len(form.fields)]
+    column, name, preset, text, verdict, estimated, *values = filled[: 6 + len(form.fields)]
     assert (column.visible, from_json(text), name, preset) == (True, spec, "first", "sample")
     assert "The spec is valid" in verdict
+    assert "This run would take" in estimated
     assert dict(zip((field.path for field in form.fields), values, strict=True))["steps"] == 77
-    others = filled[5 + len(form.fields) :]
+    others = filled[6 + len(form.fields) :]
     assert {type(part) for part in others if part != gr.skip()} == {gr.Column}
     assert not any(part.visible for part in others if part != gr.skip())

@@ -10,7 +10,7 @@ import gradio as gr
 from api.client import ApiError, Client
 from lcl_core.specs import UserError
 from ui.common import QUIET
-from ui.html import esc
+from ui.html import esc, note
 from ui.spec_fields import (
     FIRST_PRESET,
     Field,
@@ -23,7 +23,9 @@ from ui.spec_fields import (
     starting_spec,
     to_json,
 )
+from ui.tabs.estimate_view import WHEN_VALID, draw_estimate
 
+ESTIMATED = ("pretrain",)  # kinds of which the service says beforehand what they take
 NAMED = {"encoder": "encoders", "dataset": "datasets"}  # last part of a path -> what the service lists for it
 
 
@@ -35,6 +37,7 @@ class SpecForm:
         self.kind = kind
         self.fields = main_fields(kind)
         self.presets = preset_names(kind)
+        self.estimates: list[Any] = []
 
     def build(self, visible: bool) -> None:
         spec = starting_spec(self.kind, FIRST_PRESET if FIRST_PRESET in self.presets else None)
@@ -50,6 +53,8 @@ class SpecForm:
                 self.editor = gr.Code(
                     to_json(spec), language="json", label="Spec", interactive=True, lines=12, max_lines=22, buttons=[]
                 )
+            if self.kind in ESTIMATED:
+                self.estimates = [gr.HTML(apply_default_css=False, elem_id=f"estimate-{self.kind}")]
             with gr.Row(elem_classes="lcl-submit"):
                 verdict = self.judge(to_json(spec))
                 self.verdict = gr.HTML(verdict, apply_default_css=False, elem_id=f"verdict-{self.kind}")
@@ -58,33 +63,40 @@ class SpecForm:
     @property
     def parts(self) -> list[Any]:
         """What ``fill`` and ``put_aside`` write."""
-        return [self.column, self.editor, self.verdict, self.name, self.preset, *self.inputs]
+        return [self.column, self.name, self.preset, *self.shown]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What shows the spec, and what follows from it."""
+        return [self.editor, self.verdict, *self.estimates, *self.inputs]
+
+    @property
+    def width(self) -> int:
+        """How many ``shown`` are."""
+        return 2 + (self.kind in ESTIMATED) + len(self.fields)
 
     def wire(self) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
-        self.preset.input(self.take_preset, self.preset, [self.editor, self.verdict, *self.inputs], **QUIET)
-        self.editor.input(
-            self.read_editor, self.editor, [self.verdict, *self.inputs], trigger_mode="always_last", **QUIET
-        )
+        self.preset.input(self.take_preset, self.preset, self.shown, **QUIET)
+        self.editor.input(self.read_editor, self.editor, self.shown[1:], trigger_mode="always_last", **QUIET)
         # One event for all fields: two would overtake each other, and the older answer could be written last.
         gr.on(
             [component.input for component in self.inputs],
-            self.write_fields, [self.editor, *self.inputs], [self.editor, self.verdict],
+            self.write_fields, [self.editor, *self.inputs], [self.editor, self.verdict, *self.estimates],
             trigger_mode="always_last", **QUIET,
         )  # fmt: skip
 
     def take_preset(self, preset: str) -> tuple[Any, ...]:
         spec = starting_spec(self.kind, preset)
-        return to_json(spec), self.judge(to_json(spec)), *self._shown(spec)
+        return self._as_a_whole(spec)
 
     def fill(self, spec: dict[str, Any], name: str | None) -> list[Any]:
         """Show the form with that spec."""
-        text = to_json(spec)
-        return [gr.Column(visible=True), text, self.judge(text), name or "", spec.get("preset"), *self._shown(spec)]
+        return [gr.Column(visible=True), name or "", spec.get("preset"), *self._as_a_whole(spec)]
 
     def put_aside(self) -> list[Any]:
         """Another form is shown; what stands in this one stays."""
-        return [gr.Column(visible=False), *[gr.skip()] * (4 + len(self.fields))]
+        return [gr.Column(visible=False), *[gr.skip()] * (2 + self.width)]
 
     def read_editor(self, text: str) -> tuple[Any, ...]:
         """Fields follow the editor while it holds JSON at all."""
@@ -92,9 +104,9 @@ class SpecForm:
             shown = self._shown(from_json(text))
         except UserError:
             shown = [gr.skip()] * len(self.fields)
-        return self.judge(text), *shown
+        return *self._said(text), *shown
 
-    def write_fields(self, text: str, *values: Any) -> tuple[Any, str]:
+    def write_fields(self, text: str, *values: Any) -> tuple[Any, ...]:
         """The editor follows the fields; JSON that is broken is left to be mended."""
         try:
             spec = from_json(text)
@@ -102,8 +114,8 @@ class SpecForm:
                 if not field.agrees(get_at(spec, field.path), value):
                     spec = put_at(spec, field.path, field.to_spec(value))
         except (UserError, IndexError):
-            return gr.skip(), self.judge(text)
-        return to_json(spec), self.judge(to_json(spec))
+            return gr.skip(), *self._said(text)
+        return to_json(spec), *self._said(to_json(spec))
 
     def judge(self, text: str) -> str:
         """A line that says whether the spec is valid, and if not where and why."""
@@ -113,10 +125,20 @@ class SpecForm:
             return bad_verdict(error.field, error.message)
         return '<p class="lcl-verdict lcl-verdict--good" role="status">The spec is valid.</p>'
 
+    def estimate(self, text: str) -> str:
+        """What a run of the spec would take; the service looks further than the spec alone, and may say no too."""
+        try:
+            spec = check(self.kind, text)
+            return draw_estimate(self.client.estimate(self.kind, spec))
+        except UserError:
+            return WHEN_VALID
+        except ApiError as error:
+            return note(f"No estimate: {error.message}")
+
     def refresh(self, text: str) -> list[Any]:
         """Pickers offer what the service has; a required name that is still empty takes the newest.
 
-        Returns: updates for the editor, the verdict and every input. Raises: ApiError, UserError.
+        Returns: updates for all of ``shown``. Raises: ApiError, UserError.
         """
         spec = before = from_json(text)
         offers = {"encoders": _names(self.client.encoders()), "datasets": _names(self.client.datasets())}
@@ -133,8 +155,8 @@ class SpecForm:
                 updates.append(gr.skip())
             spec = put_at(spec, field.path, value)
         if spec == before:  # whoever is typing meanwhile is not disturbed
-            return [gr.skip(), gr.skip(), *updates]
-        return [to_json(spec), self.judge(to_json(spec)), *updates]
+            return [gr.skip(), gr.skip(), *self._estimated(text), *updates]
+        return [to_json(spec), *self._said(to_json(spec)), *updates]
 
     def send(self, text: str, name: str, values: Sequence[Any]) -> tuple[str, str | None]:
         """Submit. Returns the verdict and the new run's id, or None when it was refused."""
@@ -148,6 +170,18 @@ class SpecForm:
             return bad_verdict(error.field, error.message), None
         words = f"Submitted as {run['id']}. Its progress is shown below."
         return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(words)}</p>', run["id"]
+
+    def _as_a_whole(self, spec: dict[str, Any]) -> tuple[Any, ...]:
+        """For ``shown``."""
+        text = to_json(spec)
+        return text, *self._said(text), *self._shown(spec)
+
+    def _said(self, text: str) -> list[str]:
+        """The verdict, and what the kind is estimated at."""
+        return [self.judge(text), *self._estimated(text)]
+
+    def _estimated(self, text: str) -> list[str]:
+        return [self.estimate(text)] if self.kind in ESTIMATED else []
 
     def _shown(self, spec: dict[str, Any]) -> list[Any]:
         return [field.to_form(get_at(spec, field.path)) for field in self.fields]

@@ -7,6 +7,8 @@ from typing import Any
 
 from ui.charts import line_chart
 from ui.html import ago, badge, duration, empty_state, esc, facts, number, parse_time, progress_bar, run_link
+from ui.overlay_chart import METRICS, points_of
+from ui.tabs.comparison import MOVING
 
 KIND_WORDS = {
     "pretrain": "Pre-train",
@@ -16,11 +18,10 @@ KIND_WORDS = {
     "convert": "Convert",
     "match": "Match",
 }
-CURVES = (("contrastive_loss", "Contrastive loss"), ("generation_loss", "Generation loss"))
+CURVES = ("contrastive_loss", "generation_loss")  # that are waited for
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
-MOVING = ("waiting", "queued", "running", "pausing", "cancelling")
 
 
 def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
@@ -42,13 +43,14 @@ def draw_head(run: dict[str, Any]) -> str:
     )
 
 
-def draw_curves(run: dict[str, Any], points: Sequence[tuple[float, ...]]) -> str:
-    """Both losses of a pre-training run; ``points``: (step, contrastive, generation)."""
+def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+    """The losses of a pre-training run, those that its method has; ``lines``: of its metrics."""
     if run["kind"] != "pretrain":
         return ""
+    told = [name for name in METRICS if name.endswith("_loss") and any(line.get(name) is not None for line in lines)]
     charts = (
-        line_chart(title, [(point[0], point[column]) for point in points], column)
-        for column, (_, title) in enumerate(CURVES, start=1)
+        line_chart(METRICS[name], points_of(lines, name, "step"), colour)
+        for colour, name in enumerate(told or CURVES, start=1)
     )
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 

@@ -128,6 +128,16 @@ class AsyncRunCalls(AsyncTransport):
         """{"schema": JSON schema, "presets": {name: spec}}."""
         return await self.get(f"/v1/specs/{quote(kind, safe='')}")
 
+    async def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> Json:
+        """What a run of ``spec`` would take: seconds, memory, operations, disk; nothing is queued.
+
+        Raises: ApiError as ``submit``, and ``not_estimated`` for a kind other than pretrain.
+        """
+        body: Json = {"spec": dict(spec)} | ({"resource": resource} if resource else {})
+        return (
+            await self.send("POST", f"/v1/specs/{quote(kind, safe='')}/estimate", json=body, repeatable=True)
+        ).json()
+
     async def _verb(self, run_id: str, verb: str) -> Json:
         return await self.post(f"/v1/runs/{quote(run_id, safe='')}/{verb}")
 

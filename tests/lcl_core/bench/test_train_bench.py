@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lcl_core.bench import train
 from lcl_core.bench.__main__ import main
 from lcl_core.bench.documents import documents_of, made_up_documents, to_batches
+from lcl_core.costs.flops import step_flops
 from lcl_core.interop.official import config_to_official, read_official_config
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.model.flops import step_flops
 from lcl_core.objectives import Lcl, compute_loss
 
 DOCUMENTS = [

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lcl_core.costs.flops import head_flops, text_flops
 from lcl_core.data.sources import VIEWS
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.model.flops import head_flops, text_flops
 from lcl_core.objectives import OBJECTIVES, Objective, build_objective, compute_loss
 from lcl_core.specs import METHODS, VIEW_GIVES, MethodName, ObjectiveSpec
 from lcl_core.train import build_optimizer

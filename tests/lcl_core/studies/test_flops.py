@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from lcl_core.costs.flops import step_flops
+from lcl_core.costs.sizes import CLIP_TOKENS
 from lcl_core.model import LCLConfig
-from lcl_core.model.flops import step_flops
 from lcl_core.specs import PretrainSpec, parse_spec
-from lcl_core.studies.flops import CLIP_TOKENS, training_flops
+from lcl_core.studies.flops import training_flops
 
 
 @pytest.mark.parametrize(("changes", "patches"), [({}, None), ({"patch_drop": 0.5}, 8)])

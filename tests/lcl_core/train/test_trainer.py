@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from lcl_core.errors import UserError
+from lcl_core.forecast import forecast, past_of
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.rundir import Cancelled, Exit, RunDir
+from lcl_core.specs import PretrainSpec, parse_spec
+from lcl_core.studies.flops import training_flops
 from lcl_core.train.trainer import Trainer
 from tests.lcl_core.train.runs import curve, finished, kill_group, prepared, started, trainer, weights
 
@@ -36,6 +39,25 @@ def test_the_losses_fall_and_the_encoder_loads(undisturbed: RunDir) -> None:
     result = json.loads(undisturbed.result_file.read_text())["encoder"]
     assert result["hash"] == weights(undisturbed)
     assert result["steps"] == 12
+
+
+def test_the_run_is_what_would_be_forecast_of_it(undisturbed: RunDir) -> None:
+    spec, result = undisturbed.read_run()["spec"], json.loads(undisturbed.result_file.read_text())
+    encoder, parsed = result["encoder"], parse_spec("pretrain", spec)
+    assert isinstance(parsed, PretrainSpec)
+    past = past_of("run_1", spec, "cpu", None, result, encoder["seconds"])
+    assert past is not None
+    found = forecast(parsed, [past])
+    assert found.certainty == "measured"
+    assert found.parameters == encoder["parameters"]
+    for name in ("documents", "images", "tokens"):
+        assert getattr(found.samples, name) == pytest.approx(encoder[f"{name}_seen"], rel=0.02)
+    counted = training_flops(parsed, encoder["images_seen"], encoder["tokens_seen"], encoder["documents_seen"])
+    assert found.flops == pytest.approx(counted, rel=0.05)
+    assert found.seconds.low < encoder["seconds"] < found.seconds.high
+    newest = max(undisturbed.checkpoints.iterdir())
+    files = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+    assert found.checkpoint_bytes == pytest.approx(files, rel=0.1)
 
 
 class _StopAt(RunDir):

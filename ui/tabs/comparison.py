@@ -1,0 +1,140 @@
+"""Several runs in one chart: which ones, by what, over what; what was fetched of each is kept and read on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from ui.common import QUIET, Selection, Watched
+from ui.html import problem
+from ui.overlay_chart import AXES, LINES, METRICS, Series, overlay_chart, points_of
+
+Run = Mapping[str, Any]
+Lines = tuple[dict[str, Any], ...]
+MOVING = ("waiting", "queued", "running", "pausing", "cancelling")
+FIRST_METRIC, FIRST_AXIS = "loss", "step"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The lines of metrics that are known of a run.
+
+    Attributes:
+        settled: it had ended when they were last read.
+    """
+
+    attempt: int = 0
+    lines: Lines = ()
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a visitor wants to see beside the selected run."""
+
+    others: Sequence[str] = ()
+    metric: str = FIRST_METRIC
+    axis: str = FIRST_AXIS
+
+
+@dataclass
+class RunSelection(Selection[Watched]):
+    """The selected run, what is asked, the curves of those beside it by id, and what can be chosen: (words, id)."""
+
+    question: Question = Question()
+    curves: dict[str, Curve] = field(default_factory=dict)
+    choices: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Comparison:
+    """The choices above the chart."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        with gr.Row(elem_classes="lcl-beside"):
+            self.others = gr.Dropdown(
+                [], value=[], multiselect=True, max_choices=LINES - 1, label="Compare with", elem_id="compare-with",
+                scale=3, min_width=220, visible=False,
+            )  # fmt: skip
+            metrics = [(words, metric) for metric, words in METRICS.items()]
+            self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
+            axes = [(words.split()[0], axis) for axis, words in AXES.items()]
+            self.axis = gr.Radio(
+                axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
+            )
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a ``Question`` is made of."""
+        return [self.others, self.metric, self.axis]
+
+    def wire(self) -> None:
+        """Metric and axis are asked for once there is something to compare."""
+        self.others.input(
+            lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
+            self.others, [self.metric, self.axis], **QUIET,
+        )  # fmt: skip
+
+    def offer(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
+        """An update of what can be chosen, once there are two; none while nothing is new: open lists are left alone."""
+        listed = [(name_of(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
+        here = {run_id for _, run_id in listed}
+        choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
+        if not listed or choices == selection.choices:
+            return gr.skip()
+        selection.choices = choices
+        return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
+
+    def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
+        """The selected run first, if it is a pre-training, then the others in the order of their choice."""
+        question = selection.question
+        series = [_series(run, lines, question)] if run["kind"] == "pretrain" else []
+        known, complaints = {str(each["id"]): each for each in listed}, ""
+        for run_id in (each for each in question.others if each != run["id"]):
+            try:
+                other = known.get(run_id) or self.client.run(run_id)
+                curve = self.read(run_id, other, selection.curves.get(run_id, Curve()))
+            except ApiError as error:
+                complaints += problem(error.message, "A run cannot be compared")
+                continue
+            selection.curves[run_id] = curve
+            series.append(_series(other, curve.lines, question))
+        return overlay_chart(question.metric, question.axis, series) + complaints
+
+    def read(self, run_id: str, run: Run, curve: Curve) -> Curve:
+        """What is new of a run; nothing is asked once it has ended. Raises: ApiError."""
+        attempt, moving = run.get("attempt") or 0, run["state"] in MOVING
+        if attempt != curve.attempt:
+            curve = Curve(attempt)
+        if curve.settled and not moving:
+            return curve
+        new = kept(self.client.metrics(run_id, after=last_step(curve.lines)))
+        return replace(curve, lines=curve.lines + new, settled=not moving)
+
+
+def kept(lines: Sequence[Mapping[str, Any]]) -> Lines:
+    """Of lines that tell a loss, what can be drawn."""
+    return tuple(
+        {name: value for name, value in line.items() if name in METRICS or name in AXES or name.endswith("_loss")}
+        for line in lines
+        if any(name.endswith("loss") and value is not None for name, value in line.items())
+    )
+
+
+def last_step(lines: Lines) -> int:
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def name_of(run: Run) -> str:
+    """Its name, with the end of its id: names need not differ."""
+    return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
+
+
+def _series(run: Run, lines: Lines, question: Question) -> Series:
+    return Series(name_of(run), str(run["state"]), points_of(lines, question.metric, question.axis))
