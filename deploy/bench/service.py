@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -25,12 +26,13 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunningApi:
-    """Where it answers, a key of its admin, its home, and the database behind it."""
+    """Where it answers, a key of its admin, its home, the database behind it, and its process."""
 
     url: str
     key: str
     home: Path
     database: Database
+    pid: int
 
     def keys(self, owners: int) -> list[str]:
         """A new submitter's key for each of so many owners, as a team has several."""
@@ -38,8 +40,8 @@ class RunningApi:
             return [admin.create_key(f"owner-{number}", "submitter")["key"] for number in range(owners)]
 
     def resident_bytes(self) -> int:
-        """Resident memory of the process."""
-        return int(self._figure("process_resident_memory_bytes"))
+        """Resident memory of the process and of those that it has started, where encoders read texts."""
+        return sum(_resident_bytes(pid) for pid in (self.pid, *_started_by(self.pid)))
 
     def cpu_seconds(self) -> float:
         """Processor time that the process has used so far."""
@@ -83,9 +85,19 @@ def running_api(kind: str, name: str = "api", more: Mapping[str, str] | None = N
         }
         stack, address, database = Stack(Path(folder) / "logs"), f"http://{LOOPBACK}:{port}", Database(url)
         try:
-            stack.start(Service(name, ("python", "-m", "api"), environment))
+            child = stack.start(Service(name, ("python", "-m", "api"), environment))
             stack.wait_until(lambda: answers(f"{address}/healthz"), "the api", START_SECONDS)
-            yield RunningApi(address, key, Path(folder), database)
+            yield RunningApi(address, key, Path(folder), database, child.process.pid)
         finally:
             stack.stop()
             database.dispose()
+
+
+def _started_by(pid: int) -> list[int]:
+    lists = Path("/proc", str(pid), "task").glob("*/children")
+    return [int(each) for listed in lists for each in listed.read_text(encoding="ascii").split()]
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = Path("/proc", str(pid), "statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

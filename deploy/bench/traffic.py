@@ -67,6 +67,13 @@ def embeddings() -> Iterator[Request]:
         yield Request("POST", "/v1/embeddings", {"model": "bench", "input": url, "encoding_format": "base64"})
 
 
+def text_embeddings() -> Iterator[Request]:
+    """One text each, as ``searches`` have them, of the encoder called ``bench``."""
+    for search in searches():
+        assert search.body is not None, "they are texts"
+        yield Request("POST", "/v1/embeddings", {"model": "bench", "input": search.body["text"]})
+
+
 def plain_embeddings() -> Iterator[Request]:
     """The same pictures, as ``deploy.bench.plain`` takes them."""
     for url in cycle(_pictures()):
@@ -142,6 +149,7 @@ TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
     "submissions": submissions,
     "mixed": mixed,
     "embeddings": embeddings,
+    "text embeddings": text_embeddings,
     "plain embeddings": plain_embeddings,
     "infinity embeddings": infinity_embeddings,
     "searches": searches,
