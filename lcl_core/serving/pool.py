@@ -183,9 +183,9 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
 def _loader(device: str, precision: Precision, observe: Observe | None, texts_apart: bool) -> Load:
     def load(directory: Path) -> BatchingSession:
         from lcl_core.serving.opening import open_session  # imports torch: only when an encoder is wanted
-        from lcl_core.train.memory import keep_few_kernels
+        from lcl_core.train.memory import SERVED_SHAPES, keep_few_kernels
 
-        keep_few_kernels()  # every batch has another shape
+        keep_few_kernels(SERVED_SHAPES)
         _keep_modules()
         return BatchingSession(open_session(directory, device, precision), observe=observe, texts_apart=texts_apart)
 

@@ -18,7 +18,7 @@ from lcl_core.serving.opening import open_session
 from lcl_core.serving.session import EncoderSession
 from lcl_core.serving.texts_apart import FAILED, HELLO, LENGTH, SHAPE
 from lcl_core.train.device import Precision
-from lcl_core.train.memory import keep_few_kernels
+from lcl_core.train.memory import SERVED_SHAPES, keep_few_kernels
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def main() -> None:
     directory, precision = sys.argv[1:]
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
-    keep_few_kernels()  # every batch has another shape
+    keep_few_kernels(SERVED_SHAPES)
     session = open_session(Path(directory), "cpu", cast(Precision, precision))
     session.drop_vision()
     answers.write(HELLO)

@@ -14,6 +14,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _NEVER = 2**31 - 1
 _LARGE = 32 << 20  # bytes; the few blocks above are the vocabulary's, and leave holes that nothing else fills
 _PRODUCT_SHAPES = 256  # more than a step has
+SERVED_SHAPES = 64  # of requests hardly two are alike
 
 
 def memory_gib() -> float:
@@ -41,11 +42,12 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
-def keep_few_kernels() -> None:
-    """Let oneDNN remember the products of a few steps only, if called before its first one.
+def keep_few_kernels(shapes: int = _PRODUCT_SHAPES) -> None:
+    """Let PyTorch and oneDNN remember the products of so many ``shapes`` only, if called before the first product.
 
-    It generates code for every shape and keeps that of the last 1,024 shapes. Packed batches bring new shapes at each
-    step, so that this code grows by up to 50 MB a step, for little: what returns mostly returns within a step. A value
-    of ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` in the environment is left as it is.
+    oneDNN generates code for every shape; both keep what belongs to the last 1,024 of them, some 2 MB a shape. Packed
+    batches bring new shapes each time, so that this grows for hours, for little: what returns mostly returns within a
+    step. Values of these variables that are in the environment already are left as they are.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRODUCT_SHAPES))
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, str(shapes))
