@@ -189,6 +189,14 @@ def test_an_unknown_item_is_404(http: httpx.Client, collection: Any, refused: An
     refused(http.get(f"/v1/collections/squares/items/{item}/image"), 404)
 
 
+def test_what_this_database_cannot_search_is_refused_at_once(
+    house: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
+) -> None:
+    assert collection["vectors"] is None
+    spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
+    refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "pgvector_unavailable", "index")
+
+
 def test_without_its_encoder_only_vectors_search(
     house: Any, http: httpx.Client, refused: Any, collection: Any, encoder: Any, encoder_dir: Path
 ) -> None:
@@ -198,11 +206,3 @@ def test_without_its_encoder_only_vectors_search(
     assert search(http, vector=[1.0] + [0.0] * 23).status_code == 200
     house.admin.import_encoder("same-weights", str(encoder_dir))
     assert search(http, text="x").status_code == 200
-
-
-def test_what_this_database_cannot_search_is_refused_at_once(
-    house: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
-) -> None:
-    assert collection["vectors"] is None
-    spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
-    refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "pgvector_unavailable", "index")
