@@ -17,18 +17,11 @@ CLOSED_FOLDERS = ("cache", "collections", "logs", "runs")  # and never what lies
 SHORTEST_SECRET = 24
 
 
-def misconfiguration(error: ValidationError, prefix: str = "LCL_") -> str:
-    """The first of what is wrong with settings, in one line: the variable and what it must be. Shows no value.
-
-    Args:
-        prefix: of the variables of these settings, but for those that have a whole name of their own.
-    """
+def misconfiguration(error: ValidationError) -> str:
+    """The first of what is wrong with settings, in one line: the variable and what it must be. Shows no value."""
     first = error.errors(include_url=False, include_input=False)[0]
     said = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # what lies in none names its own
-        return said
-    name = str(first["loc"][0]).upper()
-    return f"{name if name.startswith('LCL_') else prefix + name}: {said}"
+    return f"LCL_{str(first['loc'][0]).upper()}: {said}" if first["loc"] else said  # what lies in none names its own
 
 
 class Settings(BaseSettings):

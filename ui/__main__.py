@@ -22,13 +22,12 @@ def main() -> int:
     """
     from pydantic import ValidationError
 
-    from lcl_core.settings import misconfiguration
-    from ui.settings import UiSettings
+    from ui.settings import UiSettings, told
 
     try:
         settings = UiSettings()
     except ValidationError as error:
-        print(f"error: {misconfiguration(error, 'LCL_UI_')}", file=sys.stderr)  # noqa: T201
+        print(f"error: {told(error)}", file=sys.stderr)  # noqa: T201
         return 2
     _serve(settings)
     return 0

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import re
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "LCL_UI_"
+
+
+def told(error: ValidationError) -> str:
+    """The first of what is wrong with the settings, in one line: the variable and what it must be. Shows no value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]).upper()
+    variable = name if name.startswith("LCL_") else PREFIX + name
+    return f"{variable}: {first['msg'].removeprefix('Value error, ')}"
 
 
 class UiSettings(BaseSettings):
@@ -15,7 +25,7 @@ class UiSettings(BaseSettings):
     the client finds in its environment.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LCL_UI_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True)
 
     team: bool = Field(False, validation_alias="LCL_TEAM")
     session_hours: float = Field(12.0, gt=0, le=720, description="after which a visitor signs in again")
