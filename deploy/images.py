@@ -1,7 +1,8 @@
 """Which container images are deployed: each by version and by the digest of its content. ``make pin-images``.
 
-A tag is moved by whoever owns it; a digest is the SHA-256 of what it stood for. The references stand where they are used,
-in the compose files and in the Dockerfile, each as the default of a variable ``…_IMAGE`` that ``.env`` may set otherwise.
+A tag is moved by whoever owns it; a digest is the SHA-256 of what it stood for. The references stand where they are
+used, in the compose files and in the Dockerfile, each as the default of a variable ``…_IMAGE`` that ``.env`` may set
+otherwise.
 """
 
 from __future__ import annotations
