@@ -1,13 +1,20 @@
-# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | lint | audit | clean
+# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | lint | audit | sbom | lock [UPGRADE=1] | pin-images | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
-# the interpreter; otherwise the first one below that is new enough and can make virtual environments.
+# the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
+# is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test lint audit clean help
+.PHONY: setup up demo test lint audit sbom lock pin-images clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install
+# Each file is compared with its SHA-256 in the lock file, and nothing beside the lock file is installed.
+LOCKED := $(PIP) --require-hashes --no-deps
+# Then the project itself. All that pip still has to fetch is torch, whose build depends on the machine, and what that
+# build brings. setuptools is the locked one, which is why its build is not isolated.
+PROJECT := PYTHONWARNINGS=ignore $(PIP) --no-build-isolation $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+COMPILE := .venv/bin/uv pip compile --quiet $(if $(filter-out 0 no false,$(UPGRADE)),--upgrade) pyproject.toml --group build
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -29,9 +36,29 @@ lint: .venv/.test
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 
+# Asks PyPI for known vulnerabilities of what the lock file names, and of the torch that is installed. Ends with an error
+# where PyPI cannot say.
+AUDIT := .venv/bin/python -m pip_audit --strict --disable-pip --progress-spinner off
 audit: .venv/.test
-	@$(PIP) pip-audit
-	@.venv/bin/python -m pip_audit --skip-editable
+	@$(AUDIT) --require-hashes --requirement requirements/test.lock
+	@.venv/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch").partition("+")[0])' \
+	  | $(AUDIT) --no-deps --requirement /dev/stdin
+
+# The libraries of the service as CycloneDX, with versions and hashes. No network is needed.
+sbom: .venv/.test
+	@mkdir -p build
+	@.venv/bin/cyclonedx-py requirements requirements/service.lock --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON --output-file build/sbom.cdx.json
+	@echo build/sbom.cdx.json
+
+# Versions stay as they are wherever pyproject.toml still admits them; UPGRADE=1 takes the newest.
+lock: .venv/.test
+	@$(COMPILE) --extra service --extra test --group supply-chain --output-file requirements/test.lock
+	@$(COMPILE) --extra service --constraint requirements/test.lock --output-file requirements/service.lock
+
+# Needs Docker with buildx, and an image registry.
+pin-images: .venv/.made
+	@.venv/bin/python -m deploy.images
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -47,13 +74,15 @@ clean:
 	echo "Install one (Debian: apt install python3-venv) or say make PYTHON=/path/to/python." >&2; \
 	exit 1
 
-.venv/.service: pyproject.toml | .venv/.made
+.venv/.service: pyproject.toml requirements/service.lock | .venv/.made
 	@echo "installing into .venv (about 2 GB, a few minutes the first time)"
-	@$(PIP) --editable '.[service]'
+	@$(LOCKED) --only-binary :all: --requirement requirements/service.lock
+	@$(PROJECT) --editable '.[service]'
 	@touch $@
 
 # one installation of both; what tests import is compiled when they do, and the rest of 2 GB never
-.venv/.test: pyproject.toml | .venv/.made
+.venv/.test: pyproject.toml requirements/service.lock requirements/test.lock | .venv/.made
 	@echo "installing with the test tools into .venv (about 2 GB, a few minutes the first time)"
-	@$(PIP) --no-compile --editable '.[service,test]'
+	@$(LOCKED) --no-compile --requirement requirements/test.lock
+	@$(PROJECT) --no-compile --editable '.[service,test]'
 	@touch .venv/.service $@

@@ -1,11 +1,11 @@
 """What the product stands on: bounded, and no version that is known to be dangerous to a service like this one.
 
-The table is read without a network. ``make audit`` asks the advisories' own service about everything installed.
+The table is read without a network, for what is installed, admitted, and locked (``test_lock.py``). ``make audit`` asks
+PyPI's advisories about every locked library.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,18 +69,6 @@ def test_every_dependency_is_bounded_and_comes_from_the_index() -> None:
         assert requirement.url is None, f"{requirement.name}: comes from an address of its own"
         if requirement.name not in UNBOUNDED:
             assert _from(requirement) > Version("0"), f"{requirement.name}: say from which version on"
-
-
-def test_the_images_are_named_by_a_version() -> None:
-    files = [*ROOT.glob("docker-compose*.yml"), *(ROOT / "deploy").rglob("*Dockerfile*")]
-    named = [
-        (file.name, name)
-        for file in files
-        for name in re.findall(r"^\s*(?:image:|FROM)\s+(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    ]
-    assert len(named) >= 3
-    loose = [name for name in named if not name[1].startswith("${LCL_IMAGE") and not re.search(r":v?[0-9]", name[1])]
-    assert not loose, f"whatever is newest would be run: {loose}"
 
 
 def _from(requirement: Requirement) -> Version:

@@ -109,6 +109,38 @@ MONITORING: dict[str, dict[str, Any]] = read("docker-compose.monitoring.yml")["s
 
 
 @pytest.mark.parametrize("name", [*EVERYBODY, *MONITORING])
+def test_nobody_takes_the_whole_machine(name: str) -> None:
+    """Memory, CPUs, processes, and what lies in folders that are memory."""
+    service = {**SERVICES, **MONITORING}[name]
+    assert re.fullmatch(r"\d+[mg]|\$\{LCL_\w+_MEMORY:-\d+g\}", str(service["mem_limit"]))
+    assert re.fullmatch(r"1|\$\{LCL_\w+_CPUS:-0\}", str(service["cpus"])), "a number above the machine's is refused"
+    assert service["cpu_shares"] >= 256
+    assert 0 < service["pids_limit"] <= 8192
+    for folder in service.get("tmpfs", ()):
+        size = re.search(r"size=(\d+)([mg])", folder)
+        assert size, f"{folder} may grow to half of the machine's memory"
+        assert int(size[1]) * {"m": 1, "g": 1024}[size[2]] < megabytes(service["mem_limit"])
+
+
+def megabytes(limit: str) -> int:
+    found = re.search(r"(\d+)([mg])\}?$", limit)
+    assert found
+    return int(found[1]) * {"m": 1, "g": 1024}[found[2]]
+
+
+def test_the_worker_yields_first() -> None:
+    shares = {name: SERVICES[name]["cpu_shares"] for name in EVERYBODY}
+    assert shares["worker"] == min(shares.values())
+    assert shares["gateway"] == shares["postgres"] == shares["redis"] == max(shares.values())
+
+
+def test_the_broker_refuses_more_before_it_is_killed() -> None:
+    given = re.search(r"maxmemory (\d+)mb", SERVICES["redis"]["command"][-1])
+    assert given
+    assert int(given[1]) * 2 <= megabytes(SERVICES["redis"]["mem_limit"]), "a rewrite of its file copies it"
+
+
+@pytest.mark.parametrize("name", [*EVERYBODY, *MONITORING])
 def test_nobody_has_privileges(name: str) -> None:
     service = {**SERVICES, **MONITORING}[name]
     assert re.fullmatch(r"[1-9]\d*:\d+", service["user"]), "a numeric user that is not root"
@@ -183,23 +215,37 @@ def test_figures_are_an_override_and_grafana_has_a_password() -> None:
     assert all(service["healthcheck"]["test"][0] == "CMD" for service in MONITORING.values())
 
 
-def test_the_image_has_no_root_and_no_fixed_digest() -> None:
-    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    lines = text.splitlines()
+def test_the_image_has_no_root_and_installs_from_the_lock() -> None:
+    lines = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert not lines[0].startswith("# syntax=")
-    assert "@sha256" not in text
     last_user = [line for line in lines if line.startswith("USER")][-1]
     assert last_user == "USER lcl"
-    libraries = next(i for i, line in enumerate(lines) if "pip install --quiet '/build[service]'" in line)
+    locked = next(i for i, line in enumerate(lines) if "--requirement /build/requirements/service.lock" in line)
+    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(lines[locked].split())
+    project = next(i for i, line in enumerate(lines) if "'/build[service]'" in line)
     source = next(i for i, line in enumerate(lines) if "target=/source" in line)
-    assert libraries < source, "the libraries' layer does not depend on the source"
+    assert locked < project < source, "the libraries' layers do not depend on the source"
+    installing = [line for line in lines if "pip install" in line]
+    assert len(installing) == 3
+    assert all("--require-hashes" in line or "--no-build-isolation" in line for line in installing), "setuptools too"
+    assert any("pip check" in line for line in lines)
+
+
+def test_what_builds_the_image_comes_from_env() -> None:
+    build = SERVICES["api"]["build"]
+    text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert set(build["args"]) == set(re.findall(r"^ARG (\w+)=", text, re.MULTILINE))
+    for argument in build["args"]:
+        assert f"\n# {argument}=\n" in example, "with an empty value compose would pass an empty one on"
 
 
 def test_the_builder_sees_only_what_the_image_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     assert {line[1:] for line in lines if line.startswith("!")} == {
-        "pyproject.toml", "README.md", "LICENSE", "NOTICE", "api", "workers", "lcl_core", "ui",
+        "pyproject.toml", "requirements/service.lock", "README.md", "LICENSE", "NOTICE",
+        "api", "workers", "lcl_core", "ui",
     }  # fmt: skip
 
 
@@ -214,3 +260,26 @@ def test_the_gateway_hides_the_measurements() -> None:
     assert re.search(r"location = /metrics \{\s*return 404;", text)
     for door in ("/v1/", "healthz|readyz"):
         assert re.search(rf"location [^{{]*{re.escape(door)}[^}}]*\$api;", text), door
+
+
+def test_the_gateway_bounds_what_a_stranger_takes() -> None:
+    """What these lines do is tried in test_gateway.py, where nginx is installed."""
+    text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
+    everywhere, _, server = text.partition("server {")
+    for line in ("limit_conn address 256;", "limit_conn everybody 2048;", "client_header_timeout 15s;",
+                 "client_body_timeout 20s;", "send_timeout 30s;", "proxy_max_temp_file_size 0;"):  # fmt: skip
+        assert line in everywhere, line
+    doors = re.findall(r"location ([^{]+) \{([^}]*)\}", server)
+    for name, said in doors:
+        if "proxy_pass" in said:
+            assert "limit_req zone=" in said, name
+        if "limit_conn" in said:
+            repeated = ("limit_conn address 256;", "limit_conn everybody 2048;")
+            assert all(line in said for line in repeated), f"{name} has lost the limits from above"
+    sizes = {name: re.findall(r"client_max_body_size (\w+);", said) for name, said in doors}
+    assert sizes["/"] == ["1m"]
+    assert sizes["= /gradio_api/upload"] == [UiSettings.model_fields["max_upload"].default.removesuffix("b")]
+    assert sizes["/v1/"] == [], "as everywhere: 2m"
+    assert [name for name, size in sizes.items() if size == ["64m"]] == [
+        "~ ^/v1/(embeddings|captions|continuations|attention|encoders|collections)(/|$)"
+    ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import pytest
@@ -25,6 +27,7 @@ OBJECTS: list[dict[str, Any]] = [
     for found in yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))
 ]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
@@ -89,12 +92,29 @@ def test_no_setting_comes_from_the_cluster_itself(name: str) -> None:
 @pytest.mark.parametrize("name", PODS)
 def test_a_pod_asks_for_what_it_needs(name: str) -> None:
     only = container(name)
-    assert {"cpu", "memory"} <= set(only["resources"]["requests"])
-    assert "memory" in only["resources"]["limits"]
+    assert {"cpu", "memory", "ephemeral-storage"} <= set(only["resources"]["requests"])
+    assert {"memory", "ephemeral-storage"} <= set(only["resources"]["limits"])
     if name != "migrate":
         assert {"startupProbe", "readinessProbe"} <= set(only)
     assert ("livenessProbe" in only) is (name in ("api", "ui")), "a worker's probes ask the database"
     assert only["image"] == KUSTOMIZE["images"][0]["name"]
+
+
+def gibibytes(quantity: str) -> float:
+    return int(quantity[:-2]) / {"Gi": 1, "Mi": 1024}[quantity[-2:]]
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_cannot_fill_its_node(name: str) -> None:
+    """What it writes into empty folders is bounded, and all of them together by what the container may take."""
+    folders = [volume["emptyDir"] for volume in PODS[name]["spec"]["volumes"] if "emptyDir" in volume]
+    assert folders
+    assert all("sizeLimit" in folder for folder in folders)
+    limits = container(name)["resources"]["limits"]
+    on_disk = sum(gibibytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") != "Memory")
+    in_memory = sum(gibibytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") == "Memory")
+    assert on_disk < gibibytes(limits["ephemeral-storage"])
+    assert in_memory < gibibytes(limits["memory"])
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "ui"])
@@ -109,7 +129,7 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
     mounted = {mount["mountPath"]: mount for mount in container(name)["volumeMounts"]}
-    assert set(mounted) - {"/tmp", "/dev/shm"} == inside
+    assert set(mounted) - {"/tmp", "/dev/shm", AUTHORITY} == inside
     assert all(mounted[path].get("readOnly") for path in inside if path == "/data")
     assert {mount["name"] for mount in mounted.values()} == {volume["name"] for volume in PODS[name]["spec"]["volumes"]}
 
@@ -145,7 +165,20 @@ def test_the_example_of_secrets_names_what_is_referred_to_and_fills_none() -> No
     }
     assert referred == {("lcl-secrets", key) for key in given}
     assert all(value == "" or ":PASSWORD@" in value for value in given.values())
+    database, broker = urlsplit(given["LCL_DATABASE_URL"]), urlsplit(given["LCL_BROKER_URL"])
+    assert parse_qs(database.query) == {"sslmode": ["verify-full"], "sslrootcert": [f"{AUTHORITY}/ca.crt"]}
+    assert broker.scheme == "rediss"
+    assert parse_qs(broker.query) == {"ssl_cert_reqs": ["required"], "ssl_ca_certs": [f"{AUTHORITY}/ca.crt"]}
     assert not of_kind("Secret"), "no secret lies among the manifests"
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "migrate"])
+def test_who_checks_certificates_is_given_the_authoritys(name: str) -> None:
+    """Optional: a server whose certificate a public authority signed needs none."""
+    mounts = {mount["name"]: mount for mount in container(name)["volumeMounts"]}
+    assert mounts["ca"] == {"name": "ca", "mountPath": AUTHORITY, "readOnly": True}
+    (volume,) = [volume for volume in PODS[name]["spec"]["volumes"] if volume["name"] == "ca"]
+    assert volume["secret"] == {"secretName": "lcl-ca", "optional": True}
 
 
 def test_services_lead_to_their_pods() -> None:
@@ -160,16 +193,46 @@ def test_services_lead_to_their_pods() -> None:
     assert environment("ui")["LCL_API_URL"]["value"] == COMPOSE["ui"]["environment"]["LCL_API_URL"]
 
 
+def doors() -> dict[str, tuple[str, str]]:
+    """Ingress and service of each path."""
+    found = {}
+    for name, spec in of_kind("Ingress").items():
+        (rule,) = spec["rules"]
+        assert (rule["host"], spec["tls"]) == ("lcl.example.org", [{"hosts": [rule["host"]], "secretName": "lcl-tls"}])
+        for each in rule["http"]["paths"]:
+            assert each["path"] not in found
+            found[each["path"]] = (name, each["backend"]["service"]["name"])
+            service = of_kind("Service")[each["backend"]["service"]["name"]]
+            assert each["backend"]["service"]["port"]["name"] == service["ports"][0]["name"]
+    return found
+
+
 def test_the_door_is_the_gateways() -> None:
-    (rule,) = of_kind("Ingress")["gateway"]["rules"]
-    paths = {each["path"]: each["backend"]["service"]["name"] for each in rule["http"]["paths"]}
     gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
-    for path in paths:
-        assert path.strip("/").replace(".", r"\.") in gateway
-    assert {path for path, service in paths.items() if service == "ui"} == {"/"}
-    assert "/metrics" not in paths
-    ports = {service["ports"][0]["name"] for service in of_kind("Service").values()}
-    assert {each["backend"]["service"]["port"]["name"] for each in rule["http"]["paths"]} <= ports
+    for path in doors():
+        assert path.strip("/").replace(".", r"\.") in gateway or path in gateway
+    assert {path for path, (_, service) in doors().items() if service == "ui"} == {"/", "/gradio_api/upload"}
+    assert "/metrics" not in doors()
+
+
+def test_the_door_bounds_what_a_stranger_takes_as_the_gateway_does() -> None:
+    gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
+    prefix = "nginx.ingress.kubernetes.io/"
+    given = {
+        found["metadata"]["name"]: {
+            name.removeprefix(prefix): value for name, value in found["metadata"]["annotations"].items()
+        }
+        for found in OBJECTS
+        if found["kind"] == "Ingress"
+    }
+    for path, (name, _) in doors().items():
+        door = given[name]
+        assert int(door["limit-connections"]) <= 256
+        assert f"rate={door['limit-rps']}r/s" in gateway
+        assert f"burst={int(door['limit-rps']) * int(door['limit-burst-multiplier'])}" in gateway
+        largest = {"/": "1m", "/gradio_api/upload": "32m"}.get(path, "64m")
+        assert door["proxy-body-size"] == largest
+        assert f"client_max_body_size {largest};" in gateway
 
 
 def test_the_network_is_closed_but_for_what_is_named() -> None:
@@ -183,8 +246,36 @@ def test_the_network_is_closed_but_for_what_is_named() -> None:
         assert chosen == expected.get(name, chosen)
         for rule in (*policy.get("ingress", ()), *policy.get("egress", ())):
             assert rule["ports"], f"{name} opens every port"
+            peers = rule.get("from", rule.get("to"))
+            assert peers, f"{name} opens every address"
+            assert all(peer for peer in peers), f"{name} opens every address"
     open_to = {rule["port"] for name in ("to-api", "to-ui") for rule in policies[name]["ingress"][0]["ports"]}
     assert open_to == {container(name)["ports"][0]["containerPort"] for name in ("api", "ui")}
+
+
+def test_who_leaves_goes_to_named_pods() -> None:
+    for name, policy in of_kind("NetworkPolicy").items():
+        for peer in (peer for rule in policy.get("egress", ()) for peer in rule["to"]):
+            assert peer["podSelector"]["matchLabels"], f"{name} lets into every pod of a namespace"
+
+
+def test_servers_outside_the_cluster_are_an_overlay_of_addresses() -> None:
+    overlay = yaml.safe_load((FOLDER / "managed" / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert overlay["resources"] == [".."]
+    (patch,) = overlay["patches"]
+    patches = list(yaml.safe_load_all((FOLDER / "managed" / patch["path"]).read_text(encoding="utf-8")))
+    ports = {}
+    for found in patches:
+        name = found["metadata"]["name"]
+        assert (found["kind"], found["metadata"]["namespace"]) == ("NetworkPolicy", KUSTOMIZE["namespace"])
+        (rule,) = found["spec"]["egress"]
+        ((_, address),) = [*rule["to"][0].items()]
+        assert ip_network(address["cidr"]).num_addresses == 1, "one server, not a network"
+        ports[name] = rule["ports"]
+        assert rule["ports"] == of_kind("NetworkPolicy")[name]["egress"][0]["ports"]
+        merged = {**found, "spec": {**of_kind("NetworkPolicy")[name], **found["spec"]}}
+        kubernetes_validate.validate(merged, VERSIONS[-1], strict=True)
+    assert set(ports) == {"to-database", "to-broker"}
 
 
 def test_claims_are_there_and_shared() -> None:
@@ -220,4 +311,6 @@ def test_gpus_are_an_overlay_of_the_worker() -> None:
 def test_the_namespace_refuses_privileges() -> None:
     (namespace,) = [found for found in OBJECTS if found["kind"] == "Namespace"]
     assert namespace["metadata"]["name"] == KUSTOMIZE["namespace"]
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    labels = namespace["metadata"]["labels"]
+    for mode in ("enforce", "audit", "warn"):
+        assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    for name in ("Makefile", "pyproject.toml"):
+    (tmp_path / "requirements").mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements/service.lock", "requirements/test.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -41,8 +43,34 @@ def test_nothing_is_done_twice(clone: Path) -> None:
     done = make(clone, "setup")
     assert done.returncode == 0, done.stderr
     assert "install" not in done.stdout
-    os.utime(clone / "pyproject.toml")
-    assert "pip" in make(clone, "-n", "setup").stdout
+    for name, goal in (("pyproject.toml", "setup"), ("requirements/service.lock", "setup"),
+                       ("requirements/test.lock", "lint")):  # fmt: skip
+        for stamp in (".made", ".service", ".test"):
+            os.utime(clone / ".venv" / stamp)
+        os.utime(clone / name, (time.time() + 1, time.time() + 1))
+        assert "pip" in make(clone, "-n", goal).stdout, name
+        os.utime(clone / name, (0, 0))
+        assert "pip" not in make(clone, "-n", goal).stdout, name
+
+
+@pytest.mark.parametrize(("goal", "locks"), [("setup", ["service"]), ("test", ["test"])])
+def test_libraries_are_installed_from_the_lock_with_hashes(clone: Path, goal: str, locks: list[str]) -> None:
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / ".made").touch()
+    plan = [line for line in make(clone, "-n", goal).stdout.splitlines() if "-m pip" in line]
+    assert len(plan) == 2
+    assert [name for name in ("service", "test") if f"requirements/{name}.lock" in plan[0]] == locks
+    assert {"--require-hashes", "--no-deps"} <= set(plan[0].split())
+    assert "--no-build-isolation" in plan[1].split(), "what builds the project is locked too"
+
+
+def test_torch_may_come_from_an_index_of_its_own(clone: Path) -> None:
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / ".made").touch()
+    plan = make(clone, "-n", "setup", "TORCH_INDEX=https://index.test/cpu").stdout.splitlines()
+    locked, project = (line for line in plan if "-m pip" in line)
+    assert "index" not in locked
+    assert "--index-url https://index.test/cpu" in project
 
 
 @pytest.mark.parametrize(("once", "given"), [("1", True), ("0", False), ("", False)])
