@@ -53,6 +53,8 @@ class PrintedAddress:
         token: empty: whoever opens the page gets a session.
     """
 
+    open_to_all: tuple[str, ...] = ()
+
     def __init__(self, visitors: Visitors, token: str) -> None:
         self.visitors = visitors
         self.token = token

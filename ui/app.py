@@ -131,7 +131,7 @@ def _guard(app: FastAPI, page: gr.Blocks, sessions: Visitors, files: SessionFile
     app.add_middleware(
         EventFiles, files=files, visitors=sessions, events=events, forget=lambda name: _forget(page, name)
     )
-    app.add_middleware(PageRoutes)
+    app.add_middleware(PageRoutes, sign_in=isinstance(entry, SignIn))
     app.add_middleware(Gate, visitors=sessions, entry=entry)
 
 

@@ -12,13 +12,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ui.visitors import TOKEN, Visitors
 
 COOKIE = "lcl_session"
-OPEN = ("/healthz", "/login", "/signed-in")
+OPEN = ("/healthz", "/signed-in")
 SIGN_IN = {"x-lcl-sign-in": "1"}  # by which the page's script knows that its session has ended
 PORT = re.compile(r":([0-9]{1,5})$", re.ASCII)
 
 
 class Entry(Protocol):
-    """How one comes by a session."""
+    """How one comes by a session. ``open_to_all``: paths that lead there."""
+
+    open_to_all: tuple[str, ...]
 
     def answer(self, request: Request) -> Response:
         """To whoever asks for something without one."""
@@ -41,7 +43,7 @@ class Gate:
         self.entry = entry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in OPEN:
+        if scope["type"] == "lifespan" or scope["path"] in (*OPEN, *self.entry.open_to_all):
             await self.app(scope, receive, send)
             return
         token = session_token(HTTPConnection(scope))
@@ -56,6 +58,8 @@ class Gate:
 
 class SignIn:
     """In a team: whoever opens the page is sent to ``login``, with what the address asked for."""
+
+    open_to_all: tuple[str, ...] = ("/login",)
 
     def answer(self, request: Request) -> Response:
         if is_opening(request.scope):

@@ -30,6 +30,12 @@ class UploadBounds:
     total: int = 1024 * MIB
     at_once: int = 4  # requests of one session
 
+    def file_too_large(self) -> UploadRefused:
+        return UploadRefused(413, f"A file is too large. {_at_most(self.file)} each.")
+
+    def request_too_large(self) -> UploadRefused:
+        return UploadRefused(413, f"These files are too large together. {_at_most(self.request)} at a time.")
+
 
 class UploadRefused(Exception):
     """``status`` is HTTP's; the words are for the visitor."""
@@ -118,7 +124,7 @@ class SessionFiles:
     def _reserve(self, session: str, key: str, size: int) -> None:
         bounds = self.bounds
         if size > bounds.request:
-            raise UploadRefused(413, f"These files are too large together. {_at_most(bounds.request)} at a time.")
+            raise bounds.request_too_large()
         with self._lock:
             under_way = self._arriving.get(session, [])
             of_key = sum(sum(sizes) for other, sizes in self._arriving.items() if self._keys.get(other) == key)

@@ -28,7 +28,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from ui.files import picture_type
-from ui.session_files import SessionFiles, UploadRefused
+from ui.session_files import SessionFiles, UploadBounds, UploadRefused
 from ui.visitors import TOKEN, Visitors
 
 PREFIX = "/gradio_api"
@@ -91,7 +91,6 @@ async def _received(shared: _Uploads, request: Request, upload_id: str) -> list[
     """The paths of the files, which are the session's from then on. Raises: UploadRefused."""
     session, key = shared.who(request)
     bounds = shared.files.bounds
-    limit = bounds.request + OVERHEAD
     declared = request.headers.get("content-length", "")
     size = max(0, int(declared) - OVERHEAD) if declared.isascii() and declared.isdigit() else bounds.request
     progress = FileUploadProgress() if upload_id else None
@@ -102,7 +101,7 @@ async def _received(shared: _Uploads, request: Request, upload_id: str) -> list[
         try:
             parser = GradioMultiPartParser(
                 request.headers,
-                _bounded(request, limit, bounds.request),
+                _bounded(request, bounds),
                 max_files=MOST_FILES,
                 max_fields=MOST_FIELDS,
                 upload_dir=folder,
@@ -113,14 +112,14 @@ async def _received(shared: _Uploads, request: Request, upload_id: str) -> list[
             form = await parser.parse()
             return [_kept(shared, session, key, item) for item in form.getlist("files") if isinstance(item, UploadFile)]
         except MultiPartException as error:
-            raise _refusal(error, bounds.file) from error
+            raise _refusal(error, bounds) from error
         except (ClientDisconnect, KeyError, AttributeError) as error:  # no content type; a field where files belong
             raise UploadRefused(400, "The upload was broken off.") from error
         finally:
             shared.under_way.pop((session, upload_id), None)
 
 
-async def _bounded(request: Request, limit: int, files: int) -> AsyncGenerator[bytes, None]:
+async def _bounded(request: Request, bounds: UploadBounds) -> AsyncGenerator[bytes, None]:
     """The body as it comes, counted and timed. Raises: UploadRefused, ClientDisconnect."""
     read, until = 0, time.monotonic() + UPLOAD_SECONDS
     chunks = request.stream()
@@ -133,9 +132,8 @@ async def _bounded(request: Request, limit: int, files: int) -> AsyncGenerator[b
         if chunk is None:
             return
         read += len(chunk)
-        if read > limit:
-            megabytes = files / 2**20
-            raise UploadRefused(413, f"These files are too large together. At most {megabytes:,.0f} MB at a time.")
+        if read > bounds.request + OVERHEAD:
+            raise bounds.request_too_large()
         yield chunk
 
 
@@ -163,9 +161,9 @@ def _kept(shared: _Uploads, session: str, key: str, item: UploadFile) -> str:
     return str(target)
 
 
-def _refusal(error: MultiPartException, most: int) -> UploadRefused:
-    if "maximum allowed size" in error.message and "File" in error.message:
-        return UploadRefused(413, f"A file is too large. At most {most / 2**20:,.0f} MB each.")
+def _refusal(error: MultiPartException, bounds: UploadBounds) -> UploadRefused:
+    if error.message.startswith("File size exceeded"):
+        return bounds.file_too_large()
     if "Too many files" in error.message:
         return UploadRefused(413, f"These are too many files. At most {MOST_FILES} at a time.")
     return UploadRefused(400, "The upload could not be read. Try again.")

@@ -39,8 +39,8 @@ def page(service: Any, team: bool, hosts: str = "") -> Any:
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:7865", "127.0.0.1.evil.example:7865", "127.0.0.1:7866", "localhost:80", "localhost",
-        "127.0.0.1", "[::2]:7865", "0.0.0.0:7865", "", "127.0.0.1:7865,evil.example", "evil.example@127.0.0.1:7865",
+        "evil.example", "evil.example:7865", "127.0.0.1.evil.example:7865", "127.0.0.1:7866", "localhost:80",
+        "localhost", "127.0.0.1", "[::2]:7865", "0.0.0.0:7865", "", "127.0.0.1:7865,evil.example", "evil.example@127.0.0.1:7865",
         "127.0.0.1:7865@evil.example", "127.0.0.1:007865x", "2130706433:7865",
     ],
 )  # fmt: skip
@@ -89,7 +89,8 @@ def test_a_websocket_under_another_name_is_closed(one_machine: Any) -> None:
 
 def test_the_settings_name_more(service: Any) -> None:
     app = page(service, team=False, hosts="lcl.example, 10.0.0.5:8080,[fe80::1]:9000")
-    for host in ("lcl.example", "lcl.example:7865", "LCL.example:443", "10.0.0.5:8080", "[fe80::1]:9000", "127.0.0.1:7865"):
+    own = "127.0.0.1:7865"
+    for host in ("lcl.example", "lcl.example:7865", "LCL.example:443", "10.0.0.5:8080", "[fe80::1]:9000", own):
         assert answered(app, host)[0] == 401, host
     for host in ("sub.lcl.example", "10.0.0.5:8081", "10.0.0.5", "[fe80::1]"):
         assert answered(app, host)[0] == 403, host
