@@ -40,8 +40,8 @@ def page(service: Any, team: bool, hosts: str = "") -> Any:
     "host",
     [
         "evil.example", "evil.example:7865", "127.0.0.1.evil.example:7865", "127.0.0.1:7866", "localhost:80",
-        "localhost", "127.0.0.1", "[::2]:7865", "0.0.0.0:7865", "", "127.0.0.1:7865,evil.example", "evil.example@127.0.0.1:7865",
-        "127.0.0.1:7865@evil.example", "127.0.0.1:007865x", "2130706433:7865",
+        "localhost", "127.0.0.1", "[::2]:7865", "0.0.0.0:7865", "", "127.0.0.1:7865,evil.example",
+        "evil.example@127.0.0.1:7865", "127.0.0.1:7865@evil.example", "127.0.0.1:007865x", "2130706433:7865",
     ],
 )  # fmt: skip
 def test_another_name_is_refused(one_machine: Any, host: str, path: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,10 @@ class Team:
 
 
 @pytest.fixture
-def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setattr(module, "OVERHEAD", 2 * KIB)
-    yield Team(tmp_path / "uploads")
+    return Team(tmp_path / "uploads")
 
 
 async def send(browser: Browser, *sizes: int, field: str = "files", chunks: int = 0) -> tuple[int, str]:
@@ -294,7 +294,8 @@ def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkey
         vic, bob = await team.browser("vic"), await team.browser("bob")
         body, headers = multipart({"mine.bin": bytes(4 * KIB)})
         upload = asyncio.create_task(vic.ask("POST", "/gradio_api/upload?upload_id=u1", body, headers))
-        told = await asyncio.gather(*(each.ask("GET", "/gradio_api/upload_progress?upload_id=u1") for each in (vic, bob)))
+        address = "/gradio_api/upload_progress?upload_id=u1"
+        told = await asyncio.gather(*(each.ask("GET", address) for each in (vic, bob)))
         assert (await upload)[0] == 200
         assert [status for status, _, _ in told] == [200, 200]
         assert all(body.endswith(b'data: {"msg": "done"}\n\n') for _, body, _ in told)
