@@ -21,7 +21,7 @@ from ui.visitors import Visitors
 PARAMETER = "token"
 SECONDS = 30 * 86_400.0  # of a session; it ends with the page's process all the same
 STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-WRONG = "This token is not that of the service. Copy it anew."
+WRONG = "This is not the token of the service. Copy it again."
 # A link on another site's page does not bring the cookie along; asked from here it comes, and the link goes on.
 SCRIPT = """
 const dark = (() => { try { return localStorage.getItem('lcl-theme'); } catch { return null; } })();
@@ -35,14 +35,14 @@ PAGE = """<!doctype html>
 <header class="lcl-header">{mark}<div><h1>LCL</h1><p>{tagline}</p></div></header>
 <form method="get" action="./">
 <p><strong>Open the page with the address that was printed when the service started.</strong></p>
-<p class="lcl-note"><code>make up</code> and <code>make demo</code> print it. It ends with
-<code>/?token=…</code>, so that nobody else on this machine can use the service.</p>
-<label for="token">Token</label>
+<p class="lcl-note"><code>make up</code> and <code>make demo</code> print it. It ends with <code>/?token=…</code>,
+so that nobody else on this machine can use the service.</p>
+<label for="token">Or enter the token</label>
 <input id="token" name="token" type="password" autocomplete="off" spellcheck="false" autocapitalize="none"
  required maxlength="256" autofocus aria-describedby="hint{described}"{invalid}>
 {hidden}{problem}<button>Open</button>
-<p class="lcl-note" id="hint">It is also in the file <code>{name}</code> of the service's folder: with
-<code>make</code>, <code>cat .lcl/{name}</code> shows it.</p>
+<p class="lcl-note" id="hint">It is in the file <code>{name}</code> of the service's folder: after <code>make up</code>,
+<code>cat .lcl/{name}</code> shows it.</p>
 </form></main><script>{script}</script></body></html>"""
 
 

@@ -107,7 +107,8 @@ def build_app(client: Client, settings: UiSettings | None = None, visitors: Visi
     """
     settings = settings or UiSettings()
     sessions = visitors or Visitors(SECONDS)
-    files = SessionFiles(Path(get_upload_folder()), settings.upload_bounds)
+    root = Path(get_upload_folder())
+    files = SessionFiles(root, settings.upload_bounds, is_open=lambda session: sessions.find(session) is not None)
     page = build_page(client, visitors)
     app = FastAPI(
         title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _sweeping(sessions)

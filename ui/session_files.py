@@ -12,7 +12,7 @@ import shutil
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +50,13 @@ class SessionFiles:
 
     Args:
         root: folder below which all of them lie, in folders with names that nobody can guess.
+        is_open: whether a session has not ended.
     """
 
-    def __init__(self, root: Path, bounds: UploadBounds) -> None:
+    def __init__(self, root: Path, bounds: UploadBounds, is_open: Callable[[str], bool]) -> None:
         self.root = root
         self.bounds = bounds
+        self.is_open = is_open
         self._keys: dict[str, str] = {}  # session -> its key
         self._files: dict[str, dict[str, int]] = {}  # session -> path -> bytes, oldest first
         self._holders: Counter[str] = Counter()  # path -> sessions that hold it
@@ -70,8 +72,9 @@ class SessionFiles:
         Raises: UploadRefused 413 (request too large), 429 (too many at once), 507 (no room).
         """
         self._reserve(session, key, size)
-        folder = self.fresh_folder()
+        folder = self.root / secrets.token_hex(16)
         try:
+            folder.mkdir(mode=0o700, parents=True)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -87,11 +90,17 @@ class SessionFiles:
         return folder
 
     def keep(self, session: str, key: str, path: Path) -> None:
-        """From now on the file is this session's. Ignored when it is no regular file below the root."""
+        """From now on the file is this session's.
+
+        Ignored when it is no regular file below the root; deleted when the session has ended meanwhile.
+        """
         size = _size_of(path)
         if size is None or not path.resolve().is_relative_to(self.root.resolve()):
             return
         with self._lock:
+            if not self.is_open(session):
+                self._delete(str(path))
+                return
             self._keys[session] = key
             files = self._files.setdefault(session, {})
             if str(path) not in files:
@@ -153,6 +162,10 @@ class SessionFiles:
         """The lock is held."""
         del self._files[session][path]
         self._holders[path] -= 1
+        self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        """Unless a session holds it. The lock is held."""
         if self._holders[path] > 0:
             return
         del self._holders[path]

@@ -37,6 +37,7 @@ OVERHEAD = 256 * 1024  # bytes of a request besides its files
 DRAINED = 512 * 2**20  # bytes of a refused request that are read and forgotten
 SILENCE_SECONDS, UPLOAD_SECONDS = 30.0, 900.0
 TRACKED_SECONDS, LOOK_SECONDS, BEAT_SECONDS = 3.0, 0.05, 15.0
+NO_SPACE = "The page cannot write the file: its disk is full or not writable. Try again later."
 NOT_YOURS = "There is no such file among those of your session."
 
 
@@ -62,7 +63,11 @@ def build_uploads(files: SessionFiles, visitors: Visitors) -> APIRouter:
     @router.post(f"{PREFIX}/upload")
     async def upload(request: Request, upload_id: str = "") -> Response:
         try:
-            return Response(json.dumps(await _received(shared, request, upload_id[:64])), media_type="application/json")
+            try:
+                paths = await _received(shared, request, upload_id[:64])
+            except OSError as error:
+                raise UploadRefused(507, NO_SPACE) from error
+            return Response(json.dumps(paths), media_type="application/json")
         except UploadRefused as refused:
             await _drain(request)
             headers = {"retry-after": "10"} if refused.status == 429 else {}

@@ -23,12 +23,12 @@ def test_the_printed_address_opens_the_page_and_loses_its_token(visitor: Any, aw
 def test_without_it_the_page_says_where_it_is_and_takes_the_token(visitor: Any, away_url: str) -> None:
     page = visitor.open(f"{away_url}/?tab=encoders", token=None)
     expect(page.get_by_text("Open the page with the address that was printed")).to_be_visible()
-    expect(page.get_by_label("Token")).to_be_focused()
+    expect(page.get_by_label("Or enter the token")).to_be_focused()
     page.keyboard.type("not-the-token-of-the-tests")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("not that of the service")
+    expect(page.get_by_role("alert")).to_contain_text("not the token of the service")
     visitor.complaints.clear()  # the browser notes the answers' 401
-    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_label("Or enter the token").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("tab", name="Encoders")).to_have_attribute("aria-selected", "true")
     assert TOKEN not in page.url

@@ -364,3 +364,19 @@ def test_one_session_keeps_the_state_of_so_many_pages(walk: Walk) -> None:
         assert not any(name.endswith("-page0") for name in made)
 
     asyncio.run(ask())
+
+
+def test_so_many_events_of_a_session_at_once(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ui import event_files
+
+    monkeypatch.setattr(event_files, "MOST_AT_ONCE", 3)
+
+    async def ask() -> list[int]:
+        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
+        number, values = next((n, v) for n, v in walk.events.items() if v)
+        answers = await asyncio.gather(*(vic.run(number, values) for _ in range(5)), bob.run(number, values))
+        assert (await vic.run(number, values))[0] == 200
+        return [status for status, _ in answers]
+
+    *vic, bob = asyncio.run(ask())
+    assert (sorted(vic), bob) == ([200, 200, 200, 429, 429], 200)

@@ -233,6 +233,41 @@ def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch:
     asyncio.run(ask())
 
 
+def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = module._bounded
+
+    async def signing_out_meanwhile(*args: Any) -> AsyncIterator[bytes]:
+        async for chunk in bounded(*args):
+            yield chunk
+        team.visitors.turn_out("vic")
+
+    monkeypatch.setattr(module, "_bounded", signing_out_meanwhile)
+
+    async def ask() -> None:
+        browser = await team.browser()
+        assert (await send(browser, KIB))[0] == 200
+        assert files_below(team.root) == {}
+        assert (await send(browser, KIB))[0] == 401
+
+    asyncio.run(ask())
+
+
+def test_a_disk_that_takes_no_more_is_told_in_words(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        team.root.parent.mkdir(exist_ok=True)
+        team.root.write_text("a file where the folder should be")
+        for _ in range(uploads_at_once() + 1):  # a refusal holds no place
+            status, words = await send(browser, KIB)
+            assert (status, words.startswith("The page cannot write the file")) == (507, True)
+
+    asyncio.run(ask())
+
+
+def uploads_at_once() -> int:
+    return UiSettings(_env_file=None).upload_bounds.at_once  # type: ignore[call-arg]
+
+
 def test_files_in_another_field_are_not_kept(team: Team) -> None:
     async def ask() -> None:
         browser = await team.browser()
