@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+
+from pydantic import TypeAdapter
 
 from api.client import Client
 from deploy.broker import EmbeddedBroker
@@ -15,10 +18,22 @@ from deploy.ports import LOOPBACK, free_port
 from deploy.stack import Stack, answers, never
 from lcl_core.errors import UserError
 from lcl_core.settings import Settings
+from ui.token_file import kept_token, with_token
 
 API_PORT, UI_PORT = 8765, 7865
 START_SECONDS = 120.0
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+
+
+def page_token(home: Path) -> str:
+    """What opens the page: the one of ``LCL_UI_TOKEN``, else the one that is kept in ``home``.
+
+    Empty in a team, where one signs in, and where ``LCL_UI_TOKEN`` is set and empty.
+    """
+    if TypeAdapter(bool).validate_python(os.environ.get("LCL_TEAM") or False):
+        return ""
+    given = os.environ.get("LCL_UI_TOKEN")
+    return kept_token(home) if given is None else given
 
 
 class House:
@@ -47,7 +62,7 @@ class House:
         self._ports = ports
         self._broker: EmbeddedBroker | None = None
         self._lock: IO[str] | None = None
-        self.api_url = self.page_url = ""
+        self.api_url = self.page_url = self._page_token = ""
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,6 +82,11 @@ class House:
     @property
     def key_file(self) -> Path:
         return self.home / "key"
+
+    @property
+    def page_address(self) -> str:
+        """What opens the page: on one machine with the token, without which it answers nothing."""
+        return with_token(self.page_url, self._page_token)
 
     def client(self) -> Client:
         """A client with the key that the api made at its first start."""
@@ -106,9 +126,10 @@ class House:
         self.stack.start(Service("worker", ("python", "-m", "workers"), shared, grace=grace))
         self._wait(lambda: answers(f"{self.api_url}/healthz"), "the api")
         page = {**QUIET, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
-        page |= {"LCL_UI_HOST": LOOPBACK, "LCL_UI_PORT": str(ui_port)}
+        self._page_token = page_token(self.home)
+        page |= {"LCL_UI_HOST": LOOPBACK, "LCL_UI_PORT": str(ui_port), "LCL_UI_TOKEN": self._page_token}
         self.stack.start(Service("ui", ("python", "-m", "ui"), page, grace=5))
-        self._wait(lambda: answers(self.page_url), "the page")
+        self._wait(lambda: answers(f"{self.page_url}/healthz"), "the page")
         self._wait(lambda: answers(f"{self.api_url}/readyz"), "the worker")
 
     def _start_broker(self) -> str:

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(house: House, console: Console, arguments: argparse.Namespace) -> int:
     """Raises: Interrupted while the demonstration runs, UserError when a part or a step of it fails."""
-    say(console, f"page  {house.page_url}\napi   {house.api_url}/docs   key in {house.key_file}")
+    say(console, f"page  {house.page_address}\napi   {house.api_url}/docs   key in {house.key_file}")
     if arguments.command == "demo":
         demonstrate(house, console)
         if arguments.once:
@@ -80,7 +80,7 @@ def demonstrate(house: House, console: Console) -> None:
     with house.client() as client, screen_on(console) as screen:
         outcome = run_demo(client, screen, house.check)
     print_report(console, outcome)
-    say(console, f"Try it on the page: {house.page_url}")
+    say(console, f"Try it on the page: {house.page_address}")
 
 
 def say(console: Console, text: str) -> None:

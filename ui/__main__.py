@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def main() -> int:
     except ValidationError as error:
         print(f"error: {told(error)}", file=sys.stderr)  # noqa: T201
         return 2
+    try:
+        settings = _with_own_token(settings)
+    except OSError as error:
+        print(f"error: LCL_HOME: the page's token cannot be kept there: {error}", file=sys.stderr)  # noqa: T201
+        return 2
     _serve(settings)
     return 0
 
@@ -36,20 +42,37 @@ def main() -> int:
 def _serve(settings: UiSettings) -> None:
     import uvicorn
 
-    from api.client import Client
-    from ui.app import build_app
-    from ui.visitors import OwnKey, Visitors
+    with tempfile.TemporaryDirectory(prefix="lcl-page-") as folder:  # 0700: other users of the machine stay out
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        from api.client import Client
+        from ui.app import build_app
+        from ui.visitors import OwnKey, Visitors
 
-    visitors = Visitors(settings.session_hours * 3600) if settings.team else None
-    with Client(key=OwnKey(visitors) if visitors else None, attempts=2) as client:
-        uvicorn.run(
-            build_app(client, settings, visitors),
-            host=settings.host,
-            port=settings.port,
-            forwarded_allow_ips=settings.forwarded_allow_ips,
-            log_level="warning",
-            timeout_graceful_shutdown=3,
-        )
+        visitors = Visitors(settings.session_hours * 3600) if settings.team else None
+        with Client(key=OwnKey(visitors) if visitors else None, attempts=2) as client:
+            app = build_app(client, settings, visitors)
+            uvicorn.run(
+                app,
+                host=settings.host,
+                port=settings.port,
+                forwarded_allow_ips=settings.forwarded_allow_ips,
+                log_level="warning",
+                timeout_graceful_shutdown=3,
+            )
+
+
+def _with_own_token(settings: UiSettings) -> UiSettings:
+    """Started alone on one machine: take the token of the home folder, and print the address that it makes.
+
+    Whoever gave the token in the settings, as the launcher does, prints the address; this output may be a log.
+    """
+    from ui.token_file import default_home, kept_token, with_token
+
+    if settings.team or settings.token is not None:
+        return settings
+    token = kept_token(default_home())
+    print(f"page  {with_token(f'http://127.0.0.1:{settings.port}', token)}", flush=True)  # noqa: T201
+    return settings.model_copy(update={"token": token})
 
 
 if __name__ == "__main__":

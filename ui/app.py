@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 # Before gradio is imported: nothing is reported to anyone and nothing is fetched.
@@ -10,15 +13,21 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
-from ui import files
+from ui.access_token import SECONDS, PrintedAddress, build_signed_in
 from ui.common import QUIET, Place
-from ui.gate import Gate
+from ui.event_files import EventFiles
+from ui.files import build_router
+from ui.gate import Entry, Gate, SignIn
 from ui.headers import PageHeaders
+from ui.host_check import HostCheck, parse_hosts
 from ui.html import MARK, TAGLINE, esc
 from ui.login import build_login, draw_visitor
 from ui.origins import OwnOrigin
+from ui.page_routes import PageRoutes
+from ui.session_files import SessionFiles
 from ui.settings import UiSettings
 from ui.tabs.caption import CaptionTab
 from ui.tabs.compare import CompareTab
@@ -29,10 +38,13 @@ from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.studies import StudiesTab
 from ui.theme import build_theme
+from ui.token_file import default_home, kept_token
+from ui.uploads import build_uploads
 from ui.visitors import Visitors
 
 HERE = Path(__file__).parent
 TITLE = "LCL · Latent Compression Learning"
+SWEEP_SECONDS = 60.0
 PLACES: dict[str, type[Place]] = {
     "search": SearchTab,
     "caption": CaptionTab,
@@ -90,20 +102,45 @@ def build_page(client: Client, visitors: Visitors | None = None) -> gr.Blocks:
 def build_app(client: Client, settings: UiSettings | None = None, visitors: Visitors | None = None) -> FastAPI:
     """The page as an ASGI application, with the files it serves beside it.
 
-    With ``visitors`` one signs in first; ``client`` must then ask with their keys (``OwnKey``).
+    With ``visitors`` (a team) one signs in first; ``client`` must then ask with their keys (``OwnKey``). Without, the
+    page opens with the token of the settings; ``None`` there is the one that is kept in the home folder.
     """
     settings = settings or UiSettings()
-    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(files.build_router(client, visitors))
+    sessions = visitors or Visitors(SECONDS)
+    root = Path(get_upload_folder())
+    files = SessionFiles(root, settings.upload_bounds, is_open=lambda session: sessions.find(session) is not None)
+    page = build_page(client, visitors)
+    app = FastAPI(
+        title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _sweeping(sessions)
+    )
+    app.include_router(build_router(client, visitors))
+    app.include_router(build_signed_in(sessions))
+    app.include_router(build_uploads(files, sessions))
     if visitors:
         app.include_router(build_login(client, visitors))
-        app.add_middleware(Gate, visitors=visitors)
-    app.add_middleware(OwnOrigin)
+    _guard(app, page, sessions, files, SignIn() if visitors else PrintedAddress(sessions, _token(settings)))
+    hosts = parse_hosts(settings.hosts)
+    app.add_middleware(OwnOrigin, hosts=hosts)
+    app.add_middleware(HostCheck, hosts=hosts, any_host=visitors is not None)
     app.add_middleware(PageHeaders)
+    return _mounted(app, page, settings)
+
+
+def _guard(app: FastAPI, page: gr.Blocks, sessions: Visitors, files: SessionFiles, entry: Entry) -> None:
+    """From within: what events may bring along, which routes there are, who may ask at all."""
+    events = {number for number, event in page.fns.items() if event.fn is not None}
+    app.add_middleware(
+        EventFiles, files=files, visitors=sessions, events=events, forget=lambda name: _forget(page, name)
+    )
+    app.add_middleware(PageRoutes, sign_in=isinstance(entry, SignIn))
+    app.add_middleware(Gate, visitors=sessions, entry=entry)
+
+
+def _mounted(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
-        build_page(client, visitors),
+        page,
         path="/",
         root_path=settings.root_path or None,
         theme=build_theme(),
@@ -117,6 +154,37 @@ def build_app(client: Client, settings: UiSettings | None = None, visitors: Visi
         max_file_size=settings.max_upload,
         show_error=False,
     )
+    # Gradio looks whether an event's file was uploaded only in a page that was launched, which mounting does not say.
+    page.has_launched = True
+    return app
+
+
+@asynccontextmanager
+async def _sweeping(sessions: Visitors) -> AsyncIterator[None]:
+    """While the page is served, sessions whose time is over end, and their files with them."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.to_thread(sessions.sweep)
+
+    task = asyncio.create_task(sweep())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _forget(page: gr.Blocks, name: str) -> None:
+    """Drop what Gradio keeps for one open page."""
+    holder = page.state_holder
+    with holder.lock:
+        holder.session_data.pop(name, None)
+        holder.time_last_used.pop(name, None)
+
+
+def _token(settings: UiSettings) -> str:
+    return settings.token if settings.token is not None else kept_token(default_home())
 
 
 def _built(name: str, tab: Place) -> gr.Tab:

@@ -32,8 +32,14 @@ HEADERS = {
 }
 
 
+TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
+
+
 class PageHeaders:
-    """Adds ``HEADERS`` to every answer that does not say otherwise. Plain ASGI: streams go through unbuffered."""
+    """Adds ``HEADERS`` to every answer that does not say otherwise, and ``TLS_HEADERS`` where the visitor came by TLS.
+
+    Plain ASGI: streams go through unbuffered.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -42,7 +48,7 @@ class PageHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in (HEADERS | (TLS_HEADERS if scope["scheme"] == "https" else {})).items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qs
@@ -10,11 +11,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from api.client import ApiError, Client
-from ui.gate import COOKIE, with_query
+from ui.gate import session_token, set_session, with_query
 from ui.html import MARK, TAGLINE, esc
 from ui.visitors import Visitors, act_with
 
 LONGEST_FORM = 4096  # bytes
+SENDABLE = re.compile(r"[!-~]+", re.ASCII)  # what a header can hold; no key has anything else
 STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 EMPTY = "Enter your API key."
 UNKNOWN = "This key opens nothing: it is unknown, revoked or expired."
@@ -48,34 +50,32 @@ def build_login(client: Client, visitors: Visitors) -> APIRouter:
 
     @router.get("/login")
     def form(request: Request) -> Response:
-        if visitors.find(request.cookies.get(COOKIE)):
+        if visitors.find(session_token(request)):
             return _to("./", request)
         return draw_form(request)
-
-    @router.get("/signed-in")
-    def signed_in(request: Request) -> bool:
-        return visitors.find(request.cookies.get(COOKIE)) is not None
 
     @router.post("/login")
     def sign_in(request: Request, key: Annotated[str | None, Depends(_given_key)]) -> Response:
         if not key:
             return draw_form(request, 422, TOO_LONG if key is None else EMPTY)
+        if not SENDABLE.fullmatch(key):
+            return draw_form(request, 401, UNKNOWN)
         act_with(key)
         try:
             mine = client.own_key()
         except ApiError as error:
             return draw_form(request, *_refusal(error))
-        visitors.leave(request.cookies.get(COOKIE))
+        visitors.leave(session_token(request))
         answer = _to("./", request)
         token = visitors.enter(key, mine["owner"], mine["role"])
-        _set_cookie(answer, request, token, int(visitors.seconds))
+        set_session(answer, request, token, int(visitors.seconds))
         return answer
 
     @router.post("/logout")
     def sign_out(request: Request) -> Response:
-        visitors.leave(request.cookies.get(COOKIE))
+        visitors.leave(session_token(request))
         answer = RedirectResponse("login", 303)
-        _set_cookie(answer, request, "", 0)
+        set_session(answer, request, "", 0)
         return answer
 
     return router
@@ -126,9 +126,3 @@ def _refusal(error: ApiError) -> tuple[int, str]:
 
 def _to(path: str, request: Request) -> RedirectResponse:
     return RedirectResponse(with_query(path, request.scope), 303)
-
-
-def _set_cookie(answer: Response, request: Request, token: str, seconds: int) -> None:
-    """No script reads it, no other site sends it, and where TLS was spoken it is never sent without."""
-    secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, token, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict")

@@ -5,24 +5,34 @@ Gradio, served under a name of its own, answers every site that asks as if it we
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui.host_check import Name, parse_host
+
 LOOKING = ("GET", "HEAD")
 REFUSAL = "this was asked by another site; open the page itself"
 
 
 class OwnOrigin:
-    """Refuses what another site's page would change, and invites none to read. Plain ASGI."""
+    """Refuses what another site's page would change, and invites none to read. Plain ASGI.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        hosts: names of the page besides the one that a request says in ``Host``.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[Name] = ()) -> None:
         self.app = app
+        self.hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in LOOKING and is_foreign(Headers(scope=scope)):
+        if scope["type"] == "http" and scope["method"] not in LOOKING and is_foreign(
+            Headers(scope=scope), self.hosts
+        ):
             await PlainTextResponse(REFUSAL, 403)(scope, receive, send)
             return
 
@@ -36,10 +46,10 @@ class OwnOrigin:
         await self.app(scope, receive, send_uninviting if scope["type"] == "http" else send)
 
 
-def is_foreign(headers: Headers) -> bool:
+def is_foreign(headers: Headers, hosts: Collection[Name] = ()) -> bool:
     """Whether a browser says that another site asks. It says so where the connection is safe; else the origin tells.
 
-    Programs, which say neither, are their own masters.
+    Programs, which say neither, are their own masters. ``X-Forwarded-Host`` is not asked: anybody can send it.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:
@@ -47,4 +57,6 @@ def is_foreign(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return False
-    return urlsplit(origin).netloc not in (headers.get("host"), headers.get("x-forwarded-host"))
+    netloc = urlsplit(origin).netloc
+    name = parse_host(netloc)
+    return netloc != headers.get("host") and not (name and (name in hosts or (name[0], None) in hosts))

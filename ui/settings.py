@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ui.host_check import parse_hosts
+from ui.session_files import UploadBounds
+from ui.token_file import RULE, TOKEN
+
 PREFIX = "LCL_UI_"
+SIZE = re.compile(r"([1-9][0-9]*) ?([kmgt]?)b", re.IGNORECASE | re.ASCII)
 
 
 def told(error: ValidationError) -> str:
     """The first of what is wrong with the settings, in one line: the variable and what it must be. Shows no value."""
     first = error.errors(include_url=False, include_input=False)[0]
+    if not first["loc"]:  # several settings together, which the words name
+        return first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0]).upper()
     variable = name if name.startswith("LCL_") else PREFIX + name
     return f"{variable}: {first['msg'].removeprefix('Value error, ')}"
@@ -32,12 +39,53 @@ class UiSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(7865, ge=0, le=65535)
     root_path: str = ""
-    max_upload: str = "32mb"
+    hosts: str = Field("", description="names that the page is reached by, besides those of the loopback")
+    token: str | None = Field(None, description="opens the page on one machine; None: the one in the home folder")
+    max_upload: str = Field("32mb", description="of one file")
+    max_upload_request: str = Field("256mb", description="of all files of one request")
+    session_uploads: str = Field("512mb", description="kept of one key; older ones give way")
+    all_uploads: str = Field("1gb", description="kept of everybody")
     forwarded_allow_ips: str = "127.0.0.1"
 
-    @field_validator("max_upload")
+    @field_validator("max_upload", "max_upload_request", "session_uploads", "all_uploads")
     @classmethod
     def _is_a_size(cls, given: str) -> str:
-        if not re.fullmatch(r"[1-9]\d* ?[kmgt]?b", given, re.IGNORECASE | re.ASCII):
+        if not SIZE.fullmatch(given):
             raise ValueError("must be a size such as 32mb")
         return given
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, given: str) -> str:
+        parse_hosts(given)
+        return given
+
+    @field_validator("token")
+    @classmethod
+    def _is_a_token(cls, given: str | None) -> str | None:
+        if given and not TOKEN.fullmatch(given):
+            raise ValueError(RULE)
+        return given
+
+    @model_validator(mode="after")
+    def _fit_into_each_other(self) -> UiSettings:
+        bounds = self.upload_bounds
+        if not bounds.file <= bounds.request <= bounds.session <= bounds.total:
+            raise ValueError(
+                "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, LCL_UI_SESSION_UPLOADS and LCL_UI_ALL_UPLOADS: "
+                "each must be at least the one before it"
+            )
+        return self
+
+    @property
+    def upload_bounds(self) -> UploadBounds:
+        sizes = (self.max_upload, self.max_upload_request, self.session_uploads, self.all_uploads)
+        return UploadBounds(*map(_bytes, sizes))
+
+
+def _bytes(size: str) -> int:
+    """``32mb`` -> 33554432."""
+    found = SIZE.fullmatch(size)
+    if found is None:
+        raise ValueError(f"{size!r} is no size")
+    return int(found[1]) * 1024 ** " kmgt".index((found[2] or " ").lower())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 import httpx
 from gradio.context import LocalContext
 
-MOST = 10_000  # sessions; the oldest give way
+MOST = 10_000  # sessions; the oldest of the key with the most of them gives way
+MOST_OF_KEY = 100  # sessions of one key; its own oldest gives way
 TOKEN = "lcl.session"  # noqa: S105 -- where the gate leaves it in a request's scope
 
 _key: ContextVar[str | None] = ContextVar("lcl_key", default=None)
@@ -38,23 +40,34 @@ class Visitors:
     Args:
         seconds: after which a session ends, however busy it is.
         most: sessions kept at a time.
+        most_of_key: sessions of one key kept at a time, so that one key cannot push out the others.
     """
 
-    def __init__(self, seconds: float, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        most: int = MOST,
+        most_of_key: int = MOST_OF_KEY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.seconds = seconds
         self.most = most
+        self.most_of_key = most_of_key
         self.clock = clock
+        self.on_end: list[Callable[[str], None]] = []  # called with the token of each session that has ended
         self._open: dict[str, Visitor] = {}  # in the order of their end
         self._lock = threading.Lock()
 
     def enter(self, key: str, owner: str, role: str) -> str:
         """Open a session. Returns: its token, which the browser keeps."""
-        token, now = secrets.token_urlsafe(32), self.clock()
+        self.sweep()
+        token = secrets.token_urlsafe(32)
         with self._lock:
-            self._open = {other: visitor for other, visitor in self._open.items() if visitor.until > now}
-            while len(self._open) >= self.most:
-                del self._open[next(iter(self._open))]
-            self._open[token] = Visitor(key, owner, role, now + self.seconds)
+            gone = self._giving_way(key)
+            for other in gone:
+                del self._open[other]
+            self._open[token] = Visitor(key, owner, role, self.clock() + self.seconds)
+        self._tell(gone)
         return token
 
     def find(self, token: str | None) -> Visitor | None:
@@ -64,13 +77,38 @@ class Visitors:
 
     def leave(self, token: str | None) -> None:
         """End a session; one that is not there has ended already."""
-        with self._lock:
-            self._open.pop(token or "", None)
+        self._end(lambda other, _: other == token)
 
     def turn_out(self, key: str) -> None:
         """End every session of a key that the service refuses."""
+        self._end(lambda _, visitor: visitor.key == key)
+
+    def sweep(self) -> None:
+        """Forget the sessions whose time is over."""
+        now = self.clock()
+        self._end(lambda _, visitor: visitor.until <= now)
+
+    def _giving_way(self, key: str) -> list[str]:
+        """Sessions that end so that one more of this key may open. The lock is held."""
+        own = [token for token, visitor in self._open.items() if visitor.key == key]
+        if len(own) >= self.most_of_key:
+            return own[: len(own) - self.most_of_key + 1]
+        if len(self._open) < self.most:
+            return []
+        fullest = Counter(visitor.key for visitor in self._open.values()).most_common(1)[0][0]
+        return [next(token for token, visitor in self._open.items() if visitor.key == fullest)]
+
+    def _end(self, is_over: Callable[[str, Visitor], bool]) -> None:
         with self._lock:
-            self._open = {token: visitor for token, visitor in self._open.items() if visitor.key != key}
+            gone = [token for token, visitor in self._open.items() if is_over(token, visitor)]
+            for token in gone:
+                del self._open[token]
+        self._tell(gone)
+
+    def _tell(self, gone: list[str]) -> None:
+        for token in gone:
+            for told in self.on_end:
+                told(token)
 
     def present(self) -> Visitor | None:
         """Whose event of the page is being worked on; None outside of events."""

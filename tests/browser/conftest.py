@@ -22,7 +22,16 @@ PICTURES = 40
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 OPENINGS = 3
 PATIENCE_MS = 60_000
+TOKEN = "the-token-of-the-tests"  # opens the pages of one machine
 Json = dict[str, Any]
+
+
+def one_machine(client: Any) -> Any:
+    """The page of a service on one machine, which opens with ``TOKEN``."""
+    from ui.app import build_app
+    from ui.settings import UiSettings
+
+    return build_app(client, UiSettings(team=False, token=TOKEN))
 
 
 @contextmanager
@@ -235,17 +244,13 @@ def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: l
 
 @pytest.fixture(scope="session")
 def page_url(world: World) -> Iterator[str]:
-    from ui.app import build_app
-
-    with served(build_app(world.client)) as url:
+    with served(one_machine(world.client)) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def study_url(study_world: World) -> Iterator[str]:
-    from ui.app import build_app
-
-    with served(build_app(study_world.client)) as url:
+    with served(one_machine(study_world.client)) as url:
         yield url
 
 
@@ -267,9 +272,7 @@ def team_url(world: World) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def empty_url(empty_world: World) -> Iterator[str]:
-    from ui.app import build_app
-
-    with served(build_app(empty_world.client)) as url:
+    with served(one_machine(empty_world.client)) as url:
         yield url
 
 
@@ -277,12 +280,11 @@ def empty_url(empty_world: World) -> Iterator[str]:
 def away_url() -> Iterator[str]:
     """The page of a service that is not there."""
     from api.client import Client
-    from ui.app import build_app
 
     with socket.socket() as nobody:  # bound, not listening: the port refuses
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-        with Client(f"http://127.0.0.1:{port}", "key", attempts=1) as client, served(build_app(client)) as url:
+        with Client(f"http://127.0.0.1:{port}", "key", attempts=1) as client, served(one_machine(client)) as url:
             yield url
 
 
@@ -308,13 +310,18 @@ class Visitor:
         self.stack = stack
         self.complaints: list[str] = []
 
-    def open(self, url: str, width: int = 1280, height: int = 900, scheme: str = "light") -> Any:
+    def open(
+        self, url: str, width: int = 1280, height: int = 900, scheme: str = "light", token: str | None = TOKEN
+    ) -> Any:
+        """A fresh browser at that address; with ``token`` it has been at the printed address before."""
         size: Any = {"width": width, "height": height}
         context = self.browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
         self.stack.callback(context.close)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
         origin = url.split("?")[0].rstrip("/")
+        if token:
+            context.request.get(f"{origin}/?token={token}")
         page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))
         page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
         page.on("request", lambda request: self._look(request.url, origin))

@@ -1,7 +1,7 @@
 """Pictures of every tab for the documentation, taken only when ``LCL_SCREENSHOTS=1``.
 
-``LCL_SCREENSHOTS_URL`` names a page to take them of (one with a trained encoder, say); without it the small
-collection of these tests is used.
+``LCL_SCREENSHOTS_URL`` names a page to take them of (one with a trained encoder, say), as its launcher printed it;
+without it the small collection of these tests is used.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ SIZES: dict[str, dict[str, Any]] = {
 def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: str, size: str) -> None:
     ours = "study_url" if tab == "studies" else "page_url"
     url = os.environ.get("LCL_SCREENSHOTS_URL") or request.getfixturevalue(ours)
-    page = visitor.open(f"{url.rstrip('/')}/?tab={tab.partition('-')[0]}", **SIZES[size])
+    root, _, token = url.partition("/?token=")
+    page = visitor.open(
+        f"{root.rstrip('/')}/?tab={tab.partition('-')[0]}", **SIZES[size], **({"token": token} if token else {})
+    )
     SCENES[tab](page)
     page.wait_for_function(PICTURES_ARE_THERE)
     page.mouse.move(0, 0)

@@ -20,6 +20,7 @@ SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "LCL_ADMIN_KEY")
 EMPTY = (*SECRETS, "GRAFANA_PASSWORD")
 # What the image, or compose itself, decides; hosts of webhooks come with their overlay, which gives them a way out.
 IMAGE = {"LCL_HOME", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT", "LCL_UI_HOST", "LCL_UI_PORT"}
+ONE_MACHINE = {"LCL_UI_TOKEN"}  # a team signs in
 READ_ELSEWHERE = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "ui": UiSettings}
 OVERLAYS = ("gpu", "s3", "monitoring", "webhooks")
@@ -67,7 +68,7 @@ def variables_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_setting_reaches_its_process_and_nothing_else_does(name: str) -> None:
-    assert set(SERVICES[name]["environment"]) == variables_of(name) - IMAGE - {"LCL_WEBHOOK_HOSTS"}
+    assert set(SERVICES[name]["environment"]) == variables_of(name) - IMAGE - ONE_MACHINE - {"LCL_WEBHOOK_HOSTS"}
 
 
 def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,26 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
 
 
-@pytest.fixture(scope="module")
-def http() -> Iterator[TestClient]:
+ADDRESS, TOKEN = "http://127.0.0.1:7865", "the-token-of-the-tests"
+
+
+@contextmanager
+def opened(**settings: Any) -> Iterator[TestClient]:
+    """The page of a service that is not there, opened with its printed address."""
     from api.client import Client
 
-    with Client("http://127.0.0.1:9", "key", attempts=1) as client, TestClient(build_app(client)) as http:
+    given = UiSettings(token=TOKEN, _env_file=None, **settings)  # type: ignore[call-arg]
+    with (
+        Client("http://127.0.0.1:9", "key", attempts=1) as client,
+        TestClient(build_app(client, given), ADDRESS) as http,
+    ):
+        assert http.get(f"/?token={TOKEN}").status_code == 200
+        yield http
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[TestClient]:
+    with opened() as http:
         yield http
 
 
@@ -62,10 +78,7 @@ def test_no_event_goes_through_the_queue_whose_stream_may_close_before_the_answe
 
 
 def test_below_another_path_it_knows_its_root() -> None:
-    from api.client import Client
-
-    settings = UiSettings(root_path="/lcl", _env_file=None)  # type: ignore[call-arg]
-    with Client("http://127.0.0.1:9", "key", attempts=1) as client, TestClient(build_app(client, settings)) as http:
+    with opened(root_path="/lcl") as http:
         assert http.get("/config").json()["root"].endswith("/lcl")
 
 
@@ -108,6 +121,11 @@ def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> Non
         ("LCL_UI_PORT", "70000", "LCL_UI_PORT: Input should be less than or equal to 65535"),
         ("LCL_UI_SESSION_HOURS", "0", "LCL_UI_SESSION_HOURS: "),
         ("LCL_UI_MAX_UPLOAD", "much", "LCL_UI_MAX_UPLOAD: must be a size such as 32mb"),
+        ("LCL_UI_MAX_UPLOAD", "1gb", "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, "),
+        ("LCL_UI_ALL_UPLOADS", "1mb", "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, "),
+        ("LCL_UI_HOSTS", "http://lcl.example", "LCL_UI_HOSTS: must be hosts such as lcl.example.org"),
+        ("LCL_UI_HOSTS", "*", "LCL_UI_HOSTS: must be hosts such as lcl.example.org"),
+        ("LCL_UI_TOKEN", "short", "LCL_UI_TOKEN: must be 16 to 256 letters, digits"),
         ("LCL_TEAM", "perhaps", "LCL_TEAM: "),
     ],
 )
@@ -135,34 +153,44 @@ def test_every_answer_keeps_the_browser_at_home(http: TestClient, path: str) -> 
 EVIL = "https://evil.example"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:7865", "lcl.example"])
 @pytest.mark.parametrize(
     ("verb", "headers"),
     [
         ("POST", {"origin": EVIL}),
         ("POST", {"origin": "null"}),
-        ("POST", {"origin": f"{EVIL}:80/lcl.example"}),
+        ("POST", {"origin": f"{EVIL}:80/127.0.0.1:7865"}),
+        ("POST", {"origin": EVIL, "x-forwarded-host": "evil.example"}),
+        ("POST", {"origin": "http://localhost:7865"}),
         ("POST", {"sec-fetch-site": "cross-site"}),
-        ("POST", {"sec-fetch-site": "same-site", "origin": "http://lcl.example"}),
+        ("POST", {"sec-fetch-site": "same-site", "origin": ADDRESS}),
         ("OPTIONS", {"origin": EVIL, "access-control-request-method": "POST"}),
     ],
 )
-def test_another_site_cannot_act_through_it(http: TestClient, host: str, verb: str, headers: dict[str, str]) -> None:
-    answer = http.request(verb, f"http://{host}/gradio_api/queue/join", headers=headers, json={})
+def test_another_site_cannot_act_through_it(http: TestClient, verb: str, headers: dict[str, str]) -> None:
+    answer = http.request(verb, "/gradio_api/run/predict", headers=headers, json={})
     assert answer.status_code == 403
-    read = http.get(f"http://{host}/config", headers=headers)
+    read = http.get("/config", headers=headers)
     for answered in (answer, read):
         assert not [name for name in answered.headers if name.startswith("access-control-")]
 
 
 @pytest.mark.parametrize(
     "headers",
-    [
-        {},
-        {"origin": "http://lcl.example"},
-        {"origin": "https://outside.example", "x-forwarded-host": "outside.example"},
-        {"origin": "https://outside.example", "sec-fetch-site": "same-origin"},
-    ],
+    [{}, {"origin": ADDRESS}, {"origin": "https://outside.example", "sec-fetch-site": "same-origin"}],
 )
 def test_the_page_itself_may_act(http: TestClient, headers: dict[str, str]) -> None:
-    assert http.post("http://lcl.example/gradio_api/queue/join", headers=headers, json={}).status_code == 422
+    assert http.post("/gradio_api/run/predict", headers=headers, json={}).status_code == 422
+
+
+def test_a_name_of_the_settings_may_act_behind_a_proxy_that_writes_another_host() -> None:
+    with opened(hosts="outside.example") as http:
+        for origin, status in (("https://outside.example", 422), (EVIL, 403)):
+            answer = http.post("/gradio_api/run/predict", headers={"origin": origin}, json={})
+            assert answer.status_code == status
+
+
+def test_tls_is_asked_for_again_where_it_was_spoken(http: TestClient) -> None:
+    assert "strict-transport-security" not in http.get("/healthz").headers
+    with opened(hosts="lcl.example") as outside:
+        headers = outside.get("https://lcl.example/healthz").headers
+    assert headers["strict-transport-security"] == "max-age=31536000"

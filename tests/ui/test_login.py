@@ -120,8 +120,12 @@ def test_the_cookie_is_for_this_site_alone_and_no_key(browser: Any) -> None:
     assert {"httponly", "samesite=strict", "path=/", "max-age=3600"} <= words
     assert "secure" not in words
     assert "key-ada" not in made
+    assert made.startswith(f"{COOKIE}=")
     secure = sign_in(browser("https"), "key-ada").headers["set-cookie"]
-    assert "secure" in {word.strip().lower() for word in secure.split(";")}
+    words = {word.strip().lower() for word in secure.split(";")}
+    assert {"secure", "path=/"} <= words
+    assert not any(word.startswith("domain=") for word in words)
+    assert secure.startswith(f"__Host-{COOKIE}=")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,10 @@ def test_the_cookie_is_for_this_site_alone_and_no_key(browser: Any) -> None:
         ("", 422, "Enter your API key"),
         ("  ", 422, "Enter your API key"),
         ("key-<mallory>", 401, "unknown, revoked or expired"),
+        ("key-mallory\r\nX-Other: 1", 401, "unknown, revoked or expired"),
+        ("key-mallory\x00", 401, "unknown, revoked or expired"),
+        ("key mallory", 401, "unknown, revoked or expired"),
+        ("key-mallory-ключ", 401, "unknown, revoked or expired"),
         ("x" * 5000, 422, "too long"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from ui.visitors import OwnKey, Visitors, act_with
+from ui.visitors import MOST_OF_KEY, OwnKey, Visitors, act_with
 
 
 class Clock:
@@ -58,6 +58,42 @@ def test_the_oldest_sessions_give_way_after_those_that_have_ended(clock: Clock) 
     fourth = visitors.enter("key", "ada", "viewer")
     clock.now += 2
     assert [visitors.find(token) is not None for token in (third, late, fourth)] == [False, True, True]
+
+
+def test_one_key_pushes_out_its_own_sessions_alone(clock: Clock) -> None:
+    visitors = Visitors(60, clock=clock)
+    bob = visitors.enter("key-b", "bob", "viewer")
+    many = [visitors.enter("key-a", "ada", "viewer") for _ in range(10_000)]
+    assert visitors.find(bob) is not None
+    assert sum(visitors.find(token) is not None for token in many) == MOST_OF_KEY
+    assert visitors.find(many[-1]) is not None
+    assert visitors.find(many[0]) is None
+
+
+def test_where_there_is_no_room_the_key_with_most_sessions_makes_it(clock: Clock) -> None:
+    visitors = Visitors(60, most=3, clock=clock)
+    bob, ada = visitors.enter("key-b", "bob", "viewer"), visitors.enter("key-a", "ada", "viewer")
+    again = visitors.enter("key-a", "ada", "viewer")
+    cleo = visitors.enter("key-c", "cleo", "viewer")
+    assert [visitors.find(token) is not None for token in (bob, ada, again, cleo)] == [True, False, True, True]
+
+
+def test_whatever_ends_a_session_is_told(clock: Clock) -> None:
+    visitors, ended = Visitors(60, most_of_key=2, clock=clock), list[str]()
+    visitors.on_end.append(ended.append)
+    tokens = [visitors.enter("key-a", "ada", "viewer") for _ in range(3)]
+    assert ended == tokens[:1]
+    visitors.leave(tokens[1])
+    visitors.leave(tokens[1])
+    visitors.leave("made-up")
+    assert ended == tokens[:2]
+    visitors.turn_out("key-b")
+    visitors.turn_out("key-a")
+    assert ended == tokens
+    late = visitors.enter("key-b", "bob", "viewer")
+    clock.now += 60
+    visitors.sweep()
+    assert ended == [*tokens, late]
 
 
 def asked(visitors: Visitors, status: int = 200) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
 from ui.charts import fingerprint, scatter_map
@@ -114,7 +115,9 @@ class EmbedTab:
             return problem(error.message, "The pictures were refused"), hidden
         names = [Path(path).name for path in paths]
         write, _ = FORMATS[kind]
-        file = Path(tempfile.mkdtemp(prefix="lcl-")) / f"vectors.{kind}"
+        # where Gradio keeps what it serves: it makes no copy, and the file goes when its session ends
+        file = Path(get_upload_folder()) / secrets.token_hex(16) / f"vectors.{kind}"
+        file.parent.mkdir(mode=0o700, parents=True)
         file.write_bytes(write(names, vectors))
         return draw_vectors(names, vectors), gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True)
 

@@ -1,0 +1,341 @@
+"""Uploads: bounded by file, request, key and in all; deleted with their session; nothing is left of what broke off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.ui.walking import Browser, EveryService, files_below, multipart
+from ui import uploads as module
+from ui.app import build_app
+from ui.settings import UiSettings
+from ui.visitors import OwnKey, Visitors
+
+KIB = 1024
+TOKEN = "the-token-of-the-tests"
+SMALL = {"max_upload": "8kb", "max_upload_request": "20kb", "session_uploads": "40kb", "all_uploads": "60kb"}
+
+
+class Team:
+    """A team's page with small bounds; each key is its own owner's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.now = 0.0
+        self.visitors = Visitors(3600, clock=lambda: self.now)
+        settings = UiSettings(team=True, **SMALL, _env_file=None)  # type: ignore[call-arg,arg-type]
+        self.app = build_app(EveryService(self._mine), settings, self.visitors)  # type: ignore[arg-type]
+
+    def _mine(self) -> Any:
+        request = httpx.Request("GET", "http://service")
+        next(OwnKey(self.visitors).auth_flow(request))
+        return {"owner": request.headers["authorization"], "role": "viewer"}
+
+    async def browser(self, key: str = "vic") -> Browser:
+        browser = Browser(self.app)
+        await browser.sign_in(key)
+        return browser
+
+    def kept(self) -> int:
+        """Bytes on the disk."""
+        return sum(Path(path).stat().st_size for path in files_below(self.root))
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr(module, "OVERHEAD", 2 * KIB)
+    return Team(tmp_path / "uploads")
+
+
+async def send(browser: Browser, *sizes: int, field: str = "files", chunks: int = 0) -> tuple[int, str]:
+    """Files of these sizes in one request; in so many chunks without a length, if that is asked for."""
+    body, headers = multipart({f"{place}.bin": bytes(size) for place, size in enumerate(sizes)}, field)
+    if chunks:
+        return await dripped(browser, body, headers, chunks)
+    status, answer, _ = await browser.ask("POST", "/gradio_api/upload", body, headers)
+    return status, answer.decode()
+
+
+async def dripped(browser: Browser, body: bytes, headers: dict[str, str], chunks: int) -> tuple[int, str]:
+    """The body in pieces; the first of 0 pieces hangs up after a half."""
+    size = -(-len(body) // abs(chunks))
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    app = browser.app
+
+    async def with_pieces(scope: Any, receive: Any, send: Any) -> None:
+        left = iter(pieces if chunks > 0 else pieces[:-1])
+
+        async def receive_piece() -> Any:
+            piece = next(left, None)
+            if piece is None:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": piece, "more_body": chunks < 0 or piece is not pieces[-1]}
+
+        kept = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
+        await app({**scope, "headers": [*kept, (b"transfer-encoding", b"chunked")]}, receive_piece, send)
+
+    dripping = Browser(with_pieces)
+    dripping.cookies = browser.cookies
+    status, answer, _ = await dripping.ask("POST", "/gradio_api/upload", body, headers)
+    return status, answer.decode()
+
+
+def test_a_file_that_is_too_large_is_refused_and_nothing_of_it_kept(team: Team) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        for chunks in (0, 5):
+            status, words = await send(browser, 9 * KIB, chunks=chunks)
+            assert (status, words) == (413, "A file is too large. At most 8,192 bytes each.")
+            assert (await send(browser, 1, 9 * KIB, chunks=chunks))[0] == 413
+        assert team.kept() == 0
+        assert (await send(browser, 8 * KIB))[0] == 200
+
+    asyncio.run(ask())
+
+
+def test_all_files_of_a_request_are_bounded_together(team: Team) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        for chunks in (0, 7):
+            status, words = await send(browser, *[7 * KIB] * 4, chunks=chunks)
+            assert (status, "too large together" in words) == (413, True)
+            assert "20,480 bytes" in words
+        assert team.kept() == 0
+        assert (await send(browser, *[6 * KIB] * 3))[0] == 200
+
+    asyncio.run(ask())
+
+
+def test_a_length_that_is_too_large_is_refused_before_anything_is_written(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(module, "GradioMultiPartParser", lambda *args, **kwargs: made.append(args))
+
+    async def ask() -> int:
+        return (await send(await team.browser(), *[8 * KIB] * 9))[0]
+
+    assert (asyncio.run(ask()), made) == (413, [])
+
+
+def test_older_files_of_a_key_give_way_in_all_of_its_sessions(team: Team) -> None:
+    async def ask() -> None:
+        browsers = [await team.browser("vic") for _ in range(3)]
+        [first] = json.loads((await send(browsers[0], 8 * KIB))[1])
+        for browser in browsers * 3:
+            assert (await send(browser, 8 * KIB))[0] == 200
+        assert team.kept() <= 40 * KIB
+        assert (await browsers[0].ask("GET", f"/gradio_api/file={first}"))[0] == 404
+
+    asyncio.run(ask())
+
+
+def test_one_key_cannot_fill_the_page_for_the_others(team: Team) -> None:
+    async def ask() -> None:
+        vic, bob, eve = [await team.browser(key) for key in ("vic", "bob", "eve")]
+        for _ in range(4):
+            assert (await send(vic, 8 * KIB, 8 * KIB))[0] == 200
+        assert (await send(bob, 8 * KIB, 8 * KIB))[0] == 200
+        status, words = await send(eve, 8 * KIB, 8 * KIB)
+        assert (status, words) == (507, "The page has no room for more files at the moment. Try again later.")
+        await vic.ask("POST", "/logout")
+        assert (await send(eve, 8 * KIB, 8 * KIB))[0] == 200
+        assert team.kept() <= 60 * KIB
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ending", ["signing out", "time", "a revoked key", "signing in anew"])
+def test_the_files_of_a_session_end_with_it(team: Team, ending: str) -> None:
+    async def ask() -> None:
+        vic, bob = await team.browser("vic"), await team.browser("bob")
+        await send(vic, KIB, KIB)
+        await send(bob, KIB)
+        assert team.kept() == 3 * KIB
+        if ending == "signing out":
+            await vic.ask("POST", "/logout")
+        elif ending == "signing in anew":
+            await vic.sign_in("vic")
+        elif ending == "a revoked key":
+            team.visitors.turn_out("vic")
+        else:
+            team.now += 3600
+            team.visitors.sweep()
+        assert team.kept() == (0 if ending == "time" else KIB)
+        assert not [folder for folder in team.root.iterdir() if not any(folder.iterdir())]
+
+    asyncio.run(ask())
+
+
+def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fifth is refused while four are under way, and let in afterwards."""
+    go_on, waiting = asyncio.Event(), asyncio.Semaphore(0)
+    bounded = module._bounded
+
+    async def held(*args: Any) -> AsyncIterator[bytes]:
+        waiting.release()
+        await go_on.wait()
+        async for chunk in bounded(*args):
+            yield chunk
+
+    monkeypatch.setattr(module, "_bounded", held)
+
+    async def ask() -> None:
+        browser = await team.browser()
+        under_way = [asyncio.create_task(send(browser, KIB)) for _ in range(4)]
+        for _ in under_way:
+            await waiting.acquire()
+        status, words = await send(browser, KIB)
+        assert (status, words.startswith("Too many uploads at once")) == (429, True)
+        go_on.set()
+        assert [(await task)[0] for task in under_way] == [200] * 4
+        assert (await send(browser, KIB))[0] == 200
+
+    asyncio.run(ask())
+
+
+def test_of_an_upload_that_breaks_off_nothing_is_left(team: Team) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        status, words = await send(browser, 8 * KIB, 8 * KIB, chunks=-4)
+        assert (status, words) == (400, "The upload was broken off.")
+        assert files_below(team.root) == {}
+        assert (await send(browser, 8 * KIB))[0] == 200
+
+    asyncio.run(ask())
+
+
+def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.05)
+
+    async def ask() -> None:
+        browser = await team.browser()
+        app = browser.app
+
+        async def silent(scope: Any, receive: Any, send: Any) -> None:
+            async def nothing() -> Any:
+                await asyncio.Event().wait()
+
+            await app(scope, nothing, send)
+
+        quiet = Browser(silent)
+        quiet.cookies = browser.cookies
+        assert (await send(quiet, KIB))[0] == 408
+        assert files_below(team.root) == {}
+
+    asyncio.run(ask())
+
+
+def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = module._bounded
+
+    async def signing_out_meanwhile(*args: Any) -> AsyncIterator[bytes]:
+        async for chunk in bounded(*args):
+            yield chunk
+        team.visitors.turn_out("vic")
+
+    monkeypatch.setattr(module, "_bounded", signing_out_meanwhile)
+
+    async def ask() -> None:
+        browser = await team.browser()
+        assert (await send(browser, KIB))[0] == 200
+        assert files_below(team.root) == {}
+        assert (await send(browser, KIB))[0] == 401
+
+    asyncio.run(ask())
+
+
+def test_a_disk_that_takes_no_more_is_told_in_words(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        team.root.parent.mkdir(exist_ok=True)
+        team.root.write_text("a file where the folder should be")
+        for _ in range(uploads_at_once() + 1):  # a refusal holds no place
+            status, words = await send(browser, KIB)
+            assert (status, words.startswith("The page cannot write the file")) == (507, True)
+
+    asyncio.run(ask())
+
+
+def uploads_at_once() -> int:
+    return UiSettings(_env_file=None).upload_bounds.at_once  # type: ignore[call-arg]
+
+
+def test_files_in_another_field_are_not_kept(team: Team) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        assert await send(browser, KIB, field="other") == (200, "[]")
+        assert files_below(team.root) == {}
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"", {}),
+        (b"x", {"content-type": "text/plain"}),
+        (b"x", {"content-type": "multipart/form-data"}),
+        (b"x", {"content-type": "multipart/form-data; boundary=edge"}),
+        (multipart({"x": b"y"})[0].replace(b'; filename="x"', b""), multipart({})[1]),
+        (multipart({"x": b"y"})[0].replace(b"\r\n\r\n", b"\r\nh: " + b"x" * 9000 + b"\r\n\r\n"), multipart({})[1]),
+    ],
+)
+def test_what_is_no_upload_is_refused_or_empty(team: Team, body: bytes, headers: dict[str, str]) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        status, words, _ = await browser.ask("POST", "/gradio_api/upload?upload_id=u", body, headers)
+        assert (status, words) == (200, b"[]") or status == 400
+        assert files_below(team.root) == {}
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("x y.png", "x y.png"),
+        ("../../etc/passwd", "passwd"),
+        ("..", "file"),
+        (".", "file"),
+        ("", "file"),
+        ("a/b\\\\c.png", "bc.png"),
+        ("ü" * 300 + ".png", None),
+    ],
+)
+def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str | None) -> None:
+    async def ask() -> None:
+        browser = await team.browser()
+        path = Path(await browser.upload(name, b"data"))
+        assert path.parent.parent == team.root
+        assert path.read_bytes() == b"data"
+        assert kept is None or path.name == kept
+        assert path.parent.stat().st_mode & 0o077 == 0
+
+    asyncio.run(ask())
+
+
+def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TRACKED_SECONDS", 0.2)
+
+    async def ask() -> None:
+        vic, bob = await team.browser("vic"), await team.browser("bob")
+        body, headers = multipart({"mine.bin": bytes(4 * KIB)})
+        upload = asyncio.create_task(vic.ask("POST", "/gradio_api/upload?upload_id=u1", body, headers))
+        address = "/gradio_api/upload_progress?upload_id=u1"
+        told = await asyncio.gather(*(each.ask("GET", address) for each in (vic, bob)))
+        assert (await upload)[0] == 200
+        assert [status for status, _, _ in told] == [200, 200]
+        assert all(body.endswith(b'data: {"msg": "done"}\n\n') for _, body, _ in told)
+        assert b"mine.bin" not in told[1][1]
+
+    asyncio.run(ask())
+
+

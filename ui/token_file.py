@@ -1,0 +1,50 @@
+"""The token that opens the page on one machine, kept beside the service's key. Imports nothing heavy: the launcher
+prints the address with it before anything else runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+NAME = "page-token"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{16,256}", re.ASCII)
+RULE = "must be 16 to 256 letters, digits, - or _ (or empty: whoever reaches the page may use it)"
+
+
+def default_home() -> Path:
+    """``LCL_HOME``, else ``~/.lcl``: where the client finds its key, too."""
+    return Path(os.environ.get("LCL_HOME") or Path.home() / ".lcl")
+
+
+def kept_token(home: Path) -> str:
+    """The token in ``home``; made, readable by its owner alone, where there is none or where it is malformed.
+
+    Raises: OSError when ``home`` cannot be written.
+    """
+    file = home / NAME
+    try:
+        token = file.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        token = ""
+    if TOKEN.fullmatch(token):
+        file.chmod(0o600)
+        return token
+    return _made(file)
+
+
+def _made(file: Path) -> str:
+    """Written beside and moved into place, so that nobody reads half of it."""
+    token = secrets.token_urlsafe(32)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = file.with_name(f"{NAME}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+        out.write(token + "\n")
+    beside.replace(file)
+    return token
+
+
+def with_token(address: str, token: str) -> str:
+    """The address that opens the page; without a token as it is."""
+    return f"{address}/?token={token}" if token else address
