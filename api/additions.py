@@ -16,6 +16,7 @@ from api.collection_models import Additions, NewPicture
 from api.context import Context
 from api.deps import Writing
 from api.errors import Problem
+from api.image_reading import read_images
 from api.media import bytes_of, check_count, check_text, decoded
 from api.search import Searched, open_collection, open_for_search
 from api.settings import ApiSettings
@@ -59,10 +60,17 @@ async def add(
     request, done = await to_thread.run_sync(_begin, reader, name, body, owner, key, limiter=lane)
     if done is not None:
         return done
-    searched = await to_thread.run_sync(open_for_search, context, reader, name, True, limiter=lane)
-    encoder = searched.encoder
-    assert encoder is not None, "it was asked for"
-    found = await to_thread.run_sync(_read, body.items, encoder, settings, limiter=lane)
+    urls = {f"items.{place}.image": item.image for place, item in enumerate(body.items)}
+
+    def begin() -> tuple[BatchingSession, Searched]:
+        searched = open_for_search(context, reader, name, True)
+        assert searched.encoder is not None, "it was asked for"
+        return searched.encoder, searched
+
+    def read(encoder: BatchingSession, searched: Searched) -> tuple[BatchingSession, Searched, list[_Read]]:
+        return encoder, searched, _read(body.items, encoder, settings)
+
+    encoder, searched, found = await read_images(context, owner, urls, begin, read)
     vectors = await gather([picture.vector for picture in found])
     texts = await _text_vectors(encoder, [picture.record for picture in found])
     pictures = [_picture(each, vector, texts) for each, vector in zip(found, vectors, strict=True)]
@@ -143,8 +151,9 @@ def _read(items: Sequence[NewPicture], encoder: BatchingSession, settings: ApiSe
             message = f"{field}: the same name, or without names the same picture, as items.{names[name]}"
             raise Problem(422, "duplicate_item", message, field=f"{field}.name")
         names[name] = place
-        data, media_type = gallery_bytes(raw, picture, KEPT_BYTES)
         (vector,) = encoder.submit_images([picture])
+        data, media_type = gallery_bytes(raw, picture, KEPT_BYTES)
+        del raw, picture  # before the next one is decoded
         found.append(_Read(_record(item, name, media_type), data, vector))
     return found
 

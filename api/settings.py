@@ -32,6 +32,13 @@ class ApiSettings(Settings):
     max_json_depth: int = Field(64, ge=4, le=500)
     max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
     max_image_pixels: int = Field(40_000_000, ge=1)
+    max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
+    image_memory_bytes: int = Field(
+        480 << 20, ge=16 << 20, description="in which large images are decoded, of all requests at one time"
+    )
+    image_wait_seconds: float = Field(
+        30, gt=0, le=3600, description="for which a request with large images waits for that memory"
+    )
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1)
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
