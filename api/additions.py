@@ -76,7 +76,7 @@ async def add(
     pictures = [_picture(each, vector, texts) for each, vector in zip(found, vectors, strict=True)]
 
     async with writing() as writer:
-        keep = partial(_keep, context, reader, writer, searched, pictures, replace=body.replace, request=request)
+        keep = partial(_keep, context, reader, writer, searched, pictures, owner, replace=body.replace, request=request)
         return await to_thread.run_sync(keep)
 
 
@@ -111,12 +111,16 @@ def _keep(
     writer: Session,
     searched: Searched,
     pictures: Sequence[store.Picture],
+    owner: str,
     **how: Any,
 ) -> tuple[list[str], Collection]:
     """Where the directory was folded while the encoder ran, the vectors are good still: names are compared anew."""
     opened = store.Opened(searched.id, searched.path, searched.collection.in_directory)
     for _ in range(_TRIES):
         try:
+            ids = store.repeated(writer, how["request"])
+            if ids is None:
+                context.quotas.keep_addition(writer, owner, opened.id, sum(map(_size, pictures)))
             return store.add_pictures(writer, opened, pictures, searched.collection.encoder_hash, **how)
         except store.Moved:
             writer.rollback()
@@ -190,6 +194,11 @@ def _picture(found: _Read, vector: Any, texts: dict[str, Any]) -> store.Picture:
     more = b"".join(_bytes(texts[text]) for text in texts_of(found.record))
     change = Change(0, found.record["id"], found.record, _bytes(vector), more)
     return store.Picture(change, found.data)
+
+
+def _size(picture: store.Picture) -> int:
+    """Bytes that it takes in the database, its record aside."""
+    return len(picture.data) + len(picture.change.vector) + len(picture.change.text_vectors)
 
 
 def _bytes(vector: Any) -> bytes:

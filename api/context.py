@@ -15,6 +15,7 @@ from api.corpora import Corpora
 from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
 from api.pixel_budget import PixelBudget
+from api.quotas import Quotas
 from api.ringer import Ringer
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
@@ -48,6 +49,7 @@ class Context:
         self.ringer = Ringer(self.doorbell)
         self.telemetry = Telemetry()
         self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
+        self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
         self.corpora = Corpora()
         self.callers = Callers()
         self.exporter = Exporter(settings)

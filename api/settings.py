@@ -58,6 +58,12 @@ class ApiSettings(Settings):
     event_stream_seconds: float = Field(
         900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"
     )
+    queued_runs_per_owner: int = Field(
+        10_000, ge=0, description="runs of one owner that are not finished; 0: any number"
+    )
+    bytes_per_owner: int = Field(
+        1 << 40, ge=0, description="that one owner keeps: runs, and what they made, imported or added; 0: any number"
+    )
     requests_per_minute: int = Field(30_000, ge=1, description="of one key, at one process of the service")
     requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")
 
