@@ -16,6 +16,7 @@ from api.collection_models import Additions, NewPicture
 from api.context import Context
 from api.deps import Writing
 from api.errors import Problem
+from api.image_reading import read_images
 from api.media import bytes_of, check_count, check_text, decoded
 from api.search import Searched, open_collection, open_for_search
 from api.settings import ApiSettings
@@ -59,16 +60,23 @@ async def add(
     request, done = await to_thread.run_sync(_begin, reader, name, body, owner, key, limiter=lane)
     if done is not None:
         return done
-    searched = await to_thread.run_sync(open_for_search, context, reader, name, True, limiter=lane)
-    encoder = searched.encoder
-    assert encoder is not None, "it was asked for"
-    found = await to_thread.run_sync(_read, body.items, encoder, settings, limiter=lane)
+    urls = {f"items.{place}.image": item.image for place, item in enumerate(body.items)}
+
+    def begin() -> tuple[BatchingSession, Searched]:
+        searched = open_for_search(context, reader, name, True)
+        assert searched.encoder is not None, "it was asked for"
+        return searched.encoder, searched
+
+    def read(encoder: BatchingSession, searched: Searched) -> tuple[BatchingSession, Searched, list[_Read]]:
+        return encoder, searched, _read(body.items, encoder, settings)
+
+    encoder, searched, found = await read_images(context, owner, urls, begin, read)
     vectors = await gather([picture.vector for picture in found])
     texts = await _text_vectors(encoder, [picture.record for picture in found])
     pictures = [_picture(each, vector, texts) for each, vector in zip(found, vectors, strict=True)]
 
     async with writing() as writer:
-        keep = partial(_keep, context, reader, writer, searched, pictures, replace=body.replace, request=request)
+        keep = partial(_keep, context, reader, writer, searched, pictures, owner, replace=body.replace, request=request)
         return await to_thread.run_sync(keep)
 
 
@@ -103,12 +111,16 @@ def _keep(
     writer: Session,
     searched: Searched,
     pictures: Sequence[store.Picture],
+    owner: str,
     **how: Any,
 ) -> tuple[list[str], Collection]:
     """Where the directory was folded while the encoder ran, the vectors are good still: names are compared anew."""
     opened = store.Opened(searched.id, searched.path, searched.collection.in_directory)
     for _ in range(_TRIES):
         try:
+            ids = store.repeated(writer, how["request"])
+            if ids is None:
+                context.quotas.keep_addition(writer, owner, opened.id, sum(map(_size, pictures)))
             return store.add_pictures(writer, opened, pictures, searched.collection.encoder_hash, **how)
         except store.Moved:
             writer.rollback()
@@ -143,8 +155,9 @@ def _read(items: Sequence[NewPicture], encoder: BatchingSession, settings: ApiSe
             message = f"{field}: the same name, or without names the same picture, as items.{names[name]}"
             raise Problem(422, "duplicate_item", message, field=f"{field}.name")
         names[name] = place
-        data, media_type = gallery_bytes(raw, picture, KEPT_BYTES)
         (vector,) = encoder.submit_images([picture])
+        data, media_type = gallery_bytes(raw, picture, KEPT_BYTES)
+        del raw, picture  # before the next one is decoded
         found.append(_Read(_record(item, name, media_type), data, vector))
     return found
 
@@ -181,6 +194,11 @@ def _picture(found: _Read, vector: Any, texts: dict[str, Any]) -> store.Picture:
     more = b"".join(_bytes(texts[text]) for text in texts_of(found.record))
     change = Change(0, found.record["id"], found.record, _bytes(vector), more)
     return store.Picture(change, found.data)
+
+
+def _size(picture: store.Picture) -> int:
+    """Bytes that it takes in the database, its record aside."""
+    return len(picture.data) + len(picture.change.vector) + len(picture.change.text_vectors)
 
 
 def _bytes(vector: Any) -> bytes:

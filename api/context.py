@@ -14,6 +14,8 @@ from api.callers import Callers
 from api.corpora import Corpora
 from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
+from api.pixel_budget import PixelBudget
+from api.quotas import Quotas
 from api.ringer import Ringer
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 WRITERS = 16
 # Threads that read what encoders are asked. The models run in threads of their own.
 INFERRING = 8
+# Threads that decode large images, for which they have been lent memory.
+DECODING = 8
 # Threads that search: nearly all wait for the text's vector, and as many texts as wait share one batch.
 SEARCHING = 64
 
@@ -45,12 +49,15 @@ class Context:
         self.ringer = Ringer(self.doorbell)
         self.telemetry = Telemetry()
         self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
+        self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
         self.corpora = Corpora()
         self.callers = Callers()
         self.exporter = Exporter(settings)
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
         self.inferring, self.searching = CapacityLimiter(INFERRING), CapacityLimiter(SEARCHING)
+        self.pixel_budget = PixelBudget(settings.image_memory_bytes, settings.image_wait_seconds)
+        self.decoding = CapacityLimiter(DECODING)
         self.duplicates = Duplicates()
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()

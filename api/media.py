@@ -1,10 +1,11 @@
-"""Texts and pictures in a request, bounded before anything is decoded."""
+"""Texts and images in a request, bounded before anything is decoded."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -15,6 +16,8 @@ from lcl_core.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from lcl_core.data.image_headers import Declared
 
 # The constraint also refuses lone surrogates, which no tokenizer takes.
 Content = Annotated[str, StringConstraints(min_length=1, max_length=100_000_000)]
@@ -77,8 +80,22 @@ def decoded(data: bytes, settings: ApiSettings, field: str) -> Image:
     """The picture of a file's bytes as RGB. Raises: Problem 422 naming the item."""
     from lcl_core.data.images import decode_image
 
-    try:
+    with _named(field):
         return decode_image(data, field, max_pixels=settings.max_image_pixels)
+
+
+def header_of(data: bytes, settings: ApiSettings, field: str) -> Declared:
+    """Size of the image and the memory that decoding it takes. Raises: Problem 422 naming the item."""
+    from lcl_core.data.images import image_header
+
+    with _named(field):
+        return image_header(data, field, max_pixels=settings.max_image_pixels)
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    try:
+        yield
     except UserError as error:
         raise Problem(422, error.code, f"{field}: {error.message}", field=field) from error
 

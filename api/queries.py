@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from api.errors import Problem
-from api.media import Content, check_text, read_image
+from api.media import Content, check_text
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
 
@@ -58,18 +58,19 @@ class Question(BaseModel):
         return self.text is not None or self.image is not None
 
 
-def embed_question(question: Question, encoder: BatchingSession | None, settings: ApiSettings) -> dict[str, Any]:
-    """f32 [E] of the text and of the picture, by name, where there are such. Raises: Problem 422."""
+def check_weights(question: Question) -> None:
+    """Raises: Problem 422 for a weight of what is not there."""
     for name in question.weights.given():
         if getattr(question, name) is None:
             message = f"weights.{name}: there is no {name} in the query that it could weigh"
             raise Problem(422, "bad_query", message, field=f"weights.{name}")
-    found: dict[str, Any] = {}
-    if question.text is not None and encoder is not None:
-        found["text"] = encoder.embed_texts([check_text(question.text, settings, "text")])[0]
-    if question.image is not None and encoder is not None:
-        found["image"] = encoder.embed_images([read_image(question.image, settings, "image")])[0]
-    return found
+
+
+def embed_text(question: Question, encoder: BatchingSession | None, settings: ApiSettings) -> dict[str, Any]:
+    """f32 [E] of the text, by its name, if there is one. Raises: Problem 422."""
+    if question.text is None or encoder is None:
+        return {}
+    return {"text": encoder.embed_texts([check_text(question.text, settings, "text")])[0]}
 
 
 def mixed(question: Question, embedded: dict[str, Any], collection: Collection) -> Any:

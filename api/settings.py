@@ -32,6 +32,13 @@ class ApiSettings(Settings):
     max_json_depth: int = Field(64, ge=4, le=500)
     max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
     max_image_pixels: int = Field(40_000_000, ge=1)
+    max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
+    image_memory_bytes: int = Field(
+        480 << 20, ge=16 << 20, description="in which large images are decoded, of all requests at one time"
+    )
+    image_wait_seconds: float = Field(
+        30, gt=0, le=3600, description="for which a request with large images waits for that memory"
+    )
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1)
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
@@ -50,6 +57,12 @@ class ApiSettings(Settings):
     event_poll_seconds: float = Field(0.5, gt=0, le=60)
     event_stream_seconds: float = Field(
         900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"
+    )
+    queued_runs_per_owner: int = Field(
+        10_000, ge=0, description="runs of one owner that are not finished; 0: any number"
+    )
+    bytes_per_owner: int = Field(
+        1 << 40, ge=0, description="that one owner keeps: runs, and what they made, imported or added; 0: any number"
     )
     requests_per_minute: int = Field(30_000, ge=1, description="of one key, at one process of the service")
     requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")

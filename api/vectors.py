@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from api.media import Input, TextPart, check_count, check_text, image_of, read_image
+from api.media import Input, TextPart, check_text, image_of, read_image
 from api.settings import ApiSettings
 
 if TYPE_CHECKING:
     from lcl_core.serving.batching_session import BatchingSession
 
 
-def submit(encoder: BatchingSession, items: Sequence[Input], settings: ApiSettings) -> tuple[list[Future[Any]], int]:
+def image_urls(items: Sequence[Input]) -> dict[str, str]:
+    """Data URLs of the images among the items, by their field."""
+    found = ((f"input.{place}", image_of(item)) for place, item in enumerate(items))
+    return {field: url for field, url in found if url is not None}
+
+
+def submit(
+    encoder: BatchingSession, items: Sequence[Input], urls: Mapping[str, str], settings: ApiSettings
+) -> tuple[list[Future[Any]], int]:
     """Read the items and queue them: a future f32 [E] of each, in order, and the tokens that the model reads.
+
+    Args:
+        urls: as ``image_urls`` has them.
 
     Raises: Problem 422 naming the item that is at fault, before anything is queued.
     """
-    check_count(items, settings, "input")
     images: dict[int, Any] = {}
     texts: dict[int, str] = {}
     for place, item in enumerate(items):
         field = f"input.{place}"
-        url = image_of(item)
-        if url is not None:
-            images[place] = read_image(url, settings, field)
+        if field in urls:
+            images[place] = encoder.prepare(read_image(urls[field], settings, field))
         else:
             texts[place] = check_text(item.text if isinstance(item, TextPart) else str(item), settings, field)
     tokens = sum(encoder.count_tokens(list(texts.values()))) + len(images) * encoder.image_tokens

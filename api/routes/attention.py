@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter
@@ -15,8 +17,13 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS
+from api.image_reading import read_images
 from api.media import Content, check_count, read_image
 from api.models import Reference
+from api.settings import ApiSettings
+
+if TYPE_CHECKING:
+    from lcl_core.serving.batching_session import BatchingSession
 
 router = APIRouter(prefix="/v1/attention", tags=["inference"], responses=REFUSALS)
 DIGITS = 6
@@ -47,24 +54,35 @@ class AttentionResponse(BaseModel):
 
 
 @router.post("", response_model=AttentionResponse, response_model_exclude_none=True)
-async def attention(body: AttentionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
+async def attention(body: AttentionRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
     """Weights of the attentive pooling, by which patches are mixed into a picture's vector."""
     from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
 
-    lane = context.inferring
-    identity, boxes, submitted = await to_thread.run_sync(_begin, context, session, body, limiter=lane)
+    urls = {f"images.{place}": url for place, url in enumerate(body.images)}
+    begin = partial(_begin, context, session, body)
+    read = partial(_read, context.settings, urls)
+    identity, boxes, submitted = await read_images(context, caller.owner, urls, begin, read)
     weights = await gather(submitted)
-    return await to_thread.run_sync(_answer, identity, boxes, weights, body.heads, limiter=lane)
+    return await to_thread.run_sync(_answer, identity, boxes, weights, body.heads, limiter=context.inferring)
 
 
-def _begin(
-    context: Context, session: Session, body: AttentionRequest
-) -> tuple[str, list[list[float]], list[Future[Any]]]:
-    settings = context.settings
-    check_count(body.images, settings, "images")
+def _begin(context: Context, session: Session, body: AttentionRequest) -> tuple[BatchingSession, str]:
+    check_count(body.images, context.settings, "images")
     identity, encoder = open_encoder(context, session, body.model)
-    images = [read_image(url, settings, f"images.{place}") for place, url in enumerate(body.images)]
-    return identity, [list(encoder.box(image)) for image in images], encoder.submit_attention(images)
+    encoder.check_room(len(body.images))
+    return encoder, identity
+
+
+def _read(
+    settings: ApiSettings, urls: Mapping[str, str], encoder: BatchingSession, identity: str
+) -> tuple[str, list[list[float]], list[Future[Any]]]:
+    boxes, images = [], []
+    for field, url in urls.items():
+        image = read_image(url, settings, field)
+        boxes.append(list(encoder.box(image)))
+        images.append(encoder.prepare(image))
+        del image  # before the next one is decoded
+    return identity, boxes, encoder.submit_attention(images)
 
 
 def _answer(identity: str, boxes: list[list[float]], weights: list[Any], with_heads: bool) -> JSONResponse:

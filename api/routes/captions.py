@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from anyio import to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
@@ -16,10 +16,14 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS
+from api.image_reading import read_images
 from api.media import Content, check_count, check_text, read_image
+from api.settings import ApiSettings
 from api.writing import STREAMS, Audience, Decoding
 
 if TYPE_CHECKING:
+    from lcl_core.serving.batching_session import BatchingSession
+    from lcl_core.serving.options import CaptionOptions
     from lcl_core.serving.readers import Reader
 
 router = APIRouter(prefix="/v1/captions", tags=["inference"], responses=REFUSALS)
@@ -45,12 +49,14 @@ class CaptionResponse(BaseModel):
 
 
 @router.post("", response_model=CaptionResponse, responses=STREAMS)
-async def captions(body: CaptionRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> Any:
+async def captions(body: CaptionRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> Any:
     """What the text tower says about each picture; with ``stream`` while it says it."""
     check_count(body.images, context.settings, "images")
-    seconds, lane = context.settings.writing_seconds, context.inferring
-    audience = Audience(len(body.images), seconds, pieces=body.stream, field="images")
-    identity, texts = await to_thread.run_sync(_begin, context, session, body, audience.readers, limiter=lane)
+    audience = Audience(len(body.images), context.settings.writing_seconds, pieces=body.stream, field="images")
+    urls = {f"images.{place}": url for place, url in enumerate(body.images)}
+    begin = partial(_begin, context, session, body)
+    read = partial(_read, context.settings, urls, audience.readers)
+    identity, texts = await read_images(context, caller.owner, urls, begin, read)
     if body.stream:
         return EventSourceResponse(audience.events(texts, lambda index, text: {"index": index, "caption": text}))
     found = [Caption(index=index, caption=text) for index, text in enumerate(await audience.whole(texts))]
@@ -58,8 +64,8 @@ async def captions(body: CaptionRequest, _: Viewer, context: ContextDep, session
 
 
 def _begin(
-    context: Context, session: Session, body: CaptionRequest, readers: Sequence[Reader]
-) -> tuple[str, list[Future[Any]]]:
+    context: Context, session: Session, body: CaptionRequest
+) -> tuple[BatchingSession, tuple[str, CaptionOptions]]:
     from lcl_core.serving.options import CaptionOptions
 
     settings = context.settings
@@ -67,5 +73,17 @@ def _begin(
     check_text(body.prompt, settings, "prompt")
     check_text(body.context, settings, "context")
     options = CaptionOptions(**body.model_dump(exclude={"model", "images", "stream"}))
-    images = [read_image(url, settings, f"images.{place}") for place, url in enumerate(body.images)]
+    encoder.check_room(len(body.images))
+    return encoder, (identity, options)
+
+
+def _read(
+    settings: ApiSettings,
+    urls: Mapping[str, str],
+    readers: Sequence[Reader],
+    encoder: BatchingSession,
+    begun: tuple[str, CaptionOptions],
+) -> tuple[str, list[Future[Any]]]:
+    identity, options = begun
+    images = [encoder.prepare(read_image(url, settings, field)) for field, url in urls.items()]
     return identity, encoder.submit_captions(images, options, readers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from anyio import to_thread
@@ -14,6 +15,8 @@ from api.answers import sends
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.errors import REFUSALS
+from api.image_reading import read_images
+from api.media import read_image
 from api.models import (
     CollectionDetail,
     CollectionList,
@@ -25,10 +28,13 @@ from api.models import (
     Line,
     VectorPage,
 )
-from api.queries import Question, embed_question, mixed
-from api.search import open_collection, open_for_search, picture_of
+from api.queries import Question, check_weights, embed_text, mixed
+from api.search import Searched, open_collection, open_for_search, picture_of
 from api.transactions import brief
 from lcl_core.runs import store
+
+if TYPE_CHECKING:
+    from lcl_core.serving.batching_session import BatchingSession
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=REFUSALS)
 Target = Literal["images", "texts"]
@@ -66,19 +72,57 @@ def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Collec
 
 
 @router.post("/{name}/search")
-async def search(name: str, body: SearchRequest, _: Viewer, context: ContextDep) -> SearchResponse:
+async def search(name: str, body: SearchRequest, caller: Viewer, context: ContextDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     # all of it in one thread, since each way to a thread and back costs the event loop more than what it does there
-    lane = context.inferring if body.image is not None else context.searching
-    return await to_thread.run_sync(_search, name, body, context, limiter=lane)
+    if body.image is None:
+        return await to_thread.run_sync(_search, name, body, context, limiter=context.searching)
+    return await _search_by_image(name, body, body.image, caller.owner, context)
 
 
 def _search(name: str, body: SearchRequest, context: Context) -> SearchResponse:
     started = time.perf_counter()
+    searched = _opened(name, body, context)
+    return _found(body, context, searched, embed_text(body, searched.encoder, context.settings), started)
+
+
+async def _search_by_image(
+    name: str, body: SearchRequest, url: str, owner: str, context: Context
+) -> SearchResponse:
+    from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
+
+    started = time.perf_counter()
+
+    def begin() -> tuple[BatchingSession, Searched]:
+        searched = _opened(name, body, context)
+        assert searched.encoder is not None, "it was asked for"
+        return searched.encoder, searched
+
+    def read(encoder: BatchingSession, searched: Searched) -> tuple[Searched, list[Future[Any]]]:
+        return searched, encoder.submit_images([encoder.prepare(read_image(url, context.settings, "image"))])
+
+    searched, submitted = await read_images(context, owner, {"image": url}, begin, read)
+    (vector,) = await gather(submitted)
+
+    def rest() -> SearchResponse:
+        embedded = embed_text(body, searched.encoder, context.settings)
+        return _found(body, context, searched, {**embedded, "image": vector}, started)
+
+    return await to_thread.run_sync(rest, limiter=context.searching)
+
+
+def _opened(name: str, body: SearchRequest, context: Context) -> Searched:
     with context.database.reading() as session:
         searched = open_for_search(context, session, name, body.encodes)
+    check_weights(body)
+    return searched
+
+
+def _found(
+    body: SearchRequest, context: Context, searched: Searched, embedded: dict[str, Any], started: float
+) -> SearchResponse:
     encoder, collection = searched.encoder, searched.collection
-    vector = mixed(body, embed_question(body, encoder, context.settings), collection)
+    vector = mixed(body, embedded, collection)
     made_by = None if encoder is None else encoder.hash
     count = body.offset + body.k
     hits = collection.search(vector, count, body.target, body.where or None, encoder_hash=made_by)[body.offset :]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from anyio import to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
@@ -15,13 +16,14 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS, Problem
+from api.image_reading import read_images
 from api.media import IMAGE_URL, Content, check_count, check_text, read_image
 from api.settings import ApiSettings
 from api.writing import STREAMS, Audience, Decoding
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from lcl_core.serving.batching_session import BatchingSession
+    from lcl_core.serving.options import CaptionOptions
     from lcl_core.serving.readers import Reader
 
 router = APIRouter(prefix="/v1/continuations", tags=["inference"], responses=REFUSALS)
@@ -46,31 +48,57 @@ class ContinuationResponse(BaseModel):
 
 
 @router.post("", response_model=ContinuationResponse, responses=STREAMS)
-async def continuations(body: ContinuationRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> Any:
+async def continuations(body: ContinuationRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> Any:
     """The text that goes on from a document, which is read as in training; with ``stream`` while it is written."""
     check_count(body.document, context.settings, "document")
     audience = Audience(1, context.settings.writing_seconds, pieces=body.stream)
-    (reader,), lane = audience.readers, context.inferring
-    identity, text = await to_thread.run_sync(_begin, context, session, body, reader, limiter=lane)
+    (reader,) = audience.readers
+    urls = {_field(place): part.image for place, part in enumerate(body.document) if isinstance(part, Picture)}
+    begin = partial(_begin, context, session, body)
+    read = partial(_read, context.settings, body.document, reader)
+    identity, text = await read_images(context, caller.owner, urls, begin, read)
     if body.stream:
         return EventSourceResponse(audience.events([text], lambda index, text: {"index": index, "text": text}))
     return ContinuationResponse(model=identity, text=(await audience.whole([text]))[0])
 
 
-def _begin(context: Context, session: Session, body: ContinuationRequest, reader: Reader) -> tuple[str, Future[Any]]:
+def _field(place: int) -> str:
+    """Of an image in the document."""
+    return f"document.{place}.image"
+
+
+def _begin(
+    context: Context, session: Session, body: ContinuationRequest
+) -> tuple[BatchingSession, tuple[str, CaptionOptions]]:
     from lcl_core.serving.options import CaptionOptions
 
     identity, encoder = open_encoder(context, session, body.model)
     options = CaptionOptions(**body.model_dump(exclude={"model", "document", "stream"}))
-    parts = [_read(part, context.settings, f"document.{place}") for place, part in enumerate(body.document)]
+    for place, part in enumerate(body.document):
+        if isinstance(part, str):
+            _check(part, context.settings, f"document.{place}")
+    encoder.check_room(1)
+    return encoder, (identity, options)
+
+
+def _read(
+    settings: ApiSettings,
+    document: Sequence[str | Picture],
+    reader: Reader,
+    encoder: BatchingSession,
+    begun: tuple[str, CaptionOptions],
+) -> tuple[str, Future[Any]]:
+    identity, options = begun
+    parts = [
+        part if isinstance(part, str) else encoder.prepare(read_image(part.image, settings, _field(place)))
+        for place, part in enumerate(document)
+    ]
     return identity, encoder.submit_continuation(parts, options, reader)
 
 
-def _read(part: str | Picture, settings: ApiSettings, field: str) -> str | Image:
+def _check(part: str, settings: ApiSettings, field: str) -> None:
     """Raises: Problem 422 naming the part."""
-    if isinstance(part, Picture):
-        return read_image(part.image, settings, f"{field}.image")
     if part.startswith(IMAGE_URL):
         message = f'{field}: this is a picture, sent as a text; send it as {{"image": "data:image/…"}}'
         raise Problem(422, "bad_document", message, field=field)
-    return check_text(part, settings, field)
+    check_text(part, settings, field)

@@ -86,6 +86,7 @@ def register(
         error.field = "path"
         raise
     statistics, digest = corpora.examine(corpus), corpus.content_hash()  # before the transaction: it may take long
+    context.quotas.check_bytes(session, caller.owner)
     row = store.register_dataset(
         session, body.name, place, context.settings.roots, caller.owner, new_version=body.new_version
     )
@@ -153,7 +154,8 @@ def _submit(
     response: Response,
 ) -> RunView:
     admitted = admit(session, "validate", spec, context.settings.roots)
-    run = store.submit(session, "validate", admitted, owner=caller.owner)
+    with context.quotas.more_runs(session, caller.owner, 1):
+        run = store.submit(session, "validate", admitted, owner=caller.owner)
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)

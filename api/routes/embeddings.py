@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter
@@ -16,9 +18,13 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS, Problem
-from api.media import Input
+from api.image_reading import read_images
+from api.media import Input, check_count
 from api.models import Reference
-from api.vectors import submit
+from api.vectors import image_urls, submit
+
+if TYPE_CHECKING:
+    from lcl_core.serving.batching_session import BatchingSession
 
 router = APIRouter(prefix="/v1/embeddings", tags=["inference"], responses=REFUSALS)
 
@@ -52,23 +58,32 @@ class EmbeddingResponse(BaseModel):
 
 
 @router.post("", response_model=EmbeddingResponse)
-async def embeddings(body: EmbeddingRequest, _: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
+async def embeddings(body: EmbeddingRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
     """L2-normalised vectors; of texts and pictures in one space. ``base64`` is little-endian float32."""
     from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
 
-    lane = context.inferring
-    identity, submitted, tokens = await to_thread.run_sync(_begin, context, session, body, limiter=lane)
+    items = body.input if isinstance(body.input, list) else [body.input]
+    urls = image_urls(items)
+    begin = partial(_begin, context, session, body, items, len(urls))
+
+    def read(encoder: BatchingSession, identity: str) -> tuple[str, list[Future[Any]], int]:
+        return identity, *submit(encoder, items, urls, context.settings)
+
+    identity, submitted, tokens = await read_images(context, caller.owner, urls, begin, read)
     vectors = await gather(submitted)
-    return await to_thread.run_sync(_answer, identity, vectors, tokens, body.encoding_format, limiter=lane)
+    return await to_thread.run_sync(_answer, identity, vectors, tokens, body.encoding_format, limiter=context.inferring)
 
 
-def _begin(context: Context, session: Session, body: EmbeddingRequest) -> tuple[str, list[Future[Any]], int]:
+def _begin(
+    context: Context, session: Session, body: EmbeddingRequest, items: Sequence[Input], images: int
+) -> tuple[BatchingSession, str]:
     identity, encoder = open_encoder(context, session, body.model)
     if body.dimensions not in (None, encoder.dim):
         message = f"this encoder's vectors have {encoder.dim} numbers, and it has not learnt to do with fewer"
         raise Problem(422, "bad_dimensions", f"{message}; leave dimensions out", field="dimensions")
-    items = body.input if isinstance(body.input, list) else [body.input]
-    return identity, *submit(encoder, items, context.settings)
+    check_count(items, context.settings, "input")
+    encoder.check_room(images)
+    return encoder, identity
 
 
 def _answer(identity: str, vectors: list[Any], tokens: int, form: str) -> JSONResponse:

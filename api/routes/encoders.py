@@ -16,6 +16,7 @@ from api.encoder_files import import_encoder, tar_of, tar_size
 from api.errors import REFUSALS
 from api.held import HeldResponse
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
+from api.quotas import encoder_bytes
 from api.transactions import brief
 from api.views import figures
 from lcl_core.roots import confined
@@ -42,8 +43,12 @@ def import_(
 ) -> EncoderView:
     """Copy an encoder's directory on the server into the service."""
     settings = context.settings
-    row = import_encoder(Path(confined(body.path, settings.folders)), settings.encoders_dir, body.name, caller.owner)
+    source = Path(confined(body.path, settings.folders))
+    size = encoder_bytes(source)
+    context.quotas.check_bytes(session, caller.owner, size)  # before it is copied
+    row = import_encoder(source, settings.encoders_dir, body.name, caller.owner)
     session.add(row)
+    context.quotas.keep(session, caller.owner, row.path, size)
     if context.supply.holder is not None:
         store.expect(session, row.path, 1, context.supply.holder)
         after.add_task(store.carry_all, context.database, context.supply)  # there may be no worker on this home

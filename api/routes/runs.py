@@ -35,20 +35,21 @@ def submit(
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
     spec = admit(session, body.kind, body.spec, context.settings.roots)
-    run = store.submit(
-        session,
-        body.kind,
-        spec,
-        body.name,
-        body.tags,
-        caller.owner,
-        idempotency_key,
-        priority=body.priority,
-        max_attempts=body.max_attempts,
-        resource=body.resource,
-        after=body.after,
-        sight=caller.sees,
-    )
+    with context.quotas.more_runs(session, caller.owner, 1):
+        run = store.submit(
+            session,
+            body.kind,
+            spec,
+            body.name,
+            body.tags,
+            caller.owner,
+            idempotency_key,
+            priority=body.priority,
+            max_attempts=body.max_attempts,
+            resource=body.resource,
+            after=body.after,
+            sight=caller.sees,
+        )
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(context.ringer.ring, [run.id])
     log.info("run_submitted", run=run.id, kind=run.kind, owner=run.owner)
@@ -106,7 +107,8 @@ def unpause(run_id: str, _: Submitter, context: ContextDep, session: SessionDep,
 @brief
 def resume(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, to go on from its last checkpoint."""
-    run = store.resume(session, run_id)
+    with context.quotas.more_runs(session, store.get_run(session, run_id).owner, 1):
+        run = store.resume(session, run_id)
     after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)
 
@@ -115,7 +117,8 @@ def resume(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, 
 @brief
 def retry(run_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, from the beginning."""
-    run = store.retry(session, run_id)
+    with context.quotas.more_runs(session, store.get_run(session, run_id).owner, 1):
+        run = store.retry(session, run_id)
     after.add_task(context.ringer.ring, [run.id])
     return run_view(session, run)
 

@@ -35,7 +35,8 @@ def submit(
     The owner's runs of the same spec that are there already are taken over. The evaluations follow by themselves.
     """
     spec = admit_study(session, body.spec, context.settings.roots)
-    study = store.make_study(session, spec, body.name, caller.owner, idempotency_key)
+    with context.quotas.more_runs(session, caller.owner):
+        study = store.make_study(session, spec, body.name, caller.owner, idempotency_key)
     response.headers["location"] = f"/v1/studies/{study.id}"
     after.add_task(context.ringer.ring, [cell.run.id for cell in store.study_cells(session, study.id)])
     return _view(session, study)
@@ -79,7 +80,9 @@ def cancel(study_id: str, _: Submitter, session: SessionDep) -> StudyView:
 def resume(study_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> StudyView:
     """Queue its failed and cancelled runs again, each to go on from its last checkpoint; what succeeded stays."""
     study = store.get_study(session, study_id)
-    after.add_task(context.ringer.ring, store.resume_study(session, study))
+    with context.quotas.more_runs(session, study.owner):
+        runs = store.resume_study(session, study)
+    after.add_task(context.ringer.ring, runs)
     return _view(session, study)
 
 
@@ -94,7 +97,8 @@ def extend(
 ) -> StudyView:
     """Add seeds, variants of its axes, or trials of a random search. What it has is not run again."""
     study = store.get_study(session, study_id)
-    runs = store.extend_study(session, study, body)
+    with context.quotas.more_runs(session, study.owner):
+        runs = store.extend_study(session, study, body)
     admit_study(session, study.spec, context.settings.roots)
     after.add_task(context.ringer.ring, [run.id for run in runs])
     return _view(session, study)

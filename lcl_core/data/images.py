@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
+from lcl_core.data.image_headers import (
+    FORMATS,
+    ORIENTATION,
+    Declared,
+    Malformed,
+    before_opening,
+    check_exif,
+    declared_of,
+)
 from lcl_core.errors import UserError
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 64_000_000
-# JPEG stands for MPO too, which Pillow has no opener of its own for (naming it raises KeyError).
-# Named, so that formats which start other programs (EPS) or hide many pictures (PSD, DDS …) are never tried.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-_ORIENTATION = 0x0112
+PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # of all unpacked texts of a PNG; Pillow's own bound is 64 MiB
 _NARROWEST_RATIO = 3 / 4
+_STRIP_BYTES = 1 << 20  # converted at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +65,46 @@ def decode_image(
     Raises:
         UserError: ``image_unreadable`` or ``image_too_large``, naming the file.
     """
-    if not data:
-        raise UserError("the image file is empty", code="image_unreadable", file=name)
-    try:
+    with _readable(data, name, max_pixels):
+        early = before_opening(data)
+        if early is not None:
+            _refuse_giants(early, name, max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_giants(image, name, max_pixels)
+            if early is not None and image.width * image.height > early.pixels:
+                raise Malformed("its headers contradict one another")
             if need is not None:
                 _shrink_on_load(image, need)
             return _to_rgb(_upright(image))
+
+
+def image_header(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Declared:
+    """What ``decode_image`` would decode, and the memory that it would take; no pixel is read.
+
+    Raises:
+        UserError: as ``decode_image``, as far as the header tells.
+    """
+    with _readable(data, name, max_pixels):
+        declared = declared_of(data)
+        _refuse_giants(declared, name, max_pixels)
+        return declared
+
+
+@contextmanager
+def _readable(data: bytes, name: str, max_pixels: int) -> Iterator[None]:
+    """Give whatever decoders raise the one form of an error."""
+    if not data:
+        raise UserError("the image file is empty", code="image_unreadable", file=name)
+    try:
+        yield
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, max_pixels) from error
     except Exception as error:  # decoders meet malformed bytes with any exception type
+        said = str(error) if isinstance(error, Malformed) else type(error).__name__
         raise UserError(
-            f"the image cannot be decoded ({type(error).__name__}); replace the file or leave it out",
+            f"the image cannot be decoded ({said}); replace the file or leave it out",
             code="image_unreadable",
             file=name,
         ) from error
@@ -83,7 +117,7 @@ def _shrink_on_load(image: Image.Image, need: CropNeed) -> None:
         image.draft(None, (image.width // factor, image.height // factor))
 
 
-def _refuse_giants(image: Image.Image, name: str, max_pixels: int) -> None:
+def _refuse_giants(image: Image.Image | Declared, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise _too_large(name, max_pixels)
 
@@ -95,21 +129,48 @@ def _too_large(name: str, max_pixels: int) -> UserError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn the picture as its EXIF orientation says."""
-    if image.getexif().get(_ORIENTATION, 1) == 1:
+    """Turn the image as its EXIF orientation says."""
+    image.load()  # some formats have their EXIF behind the pixels
+    check_exif(image)
+    if image.getexif().get(ORIENTATION, 1) == 1:
         return image
     return ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any image, strip by strip: beside the image and the result only one strip is in memory."""
+    convert = _converter(image)
+    if convert is None:
+        if image.format not in ("WEBP", "AVIF"):
+            return image
+        convert = Image.Image.copy  # their decoders keep canvases of the same size as long as the image lives
+    found = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_BYTES // (4 * image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        converted = convert(strip)
+        found.paste(converted, (0, top))
+        found.info = converted.info
+    return found
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """How a strip of the image becomes RGB; None: it is RGB already."""
     if image.mode.startswith("I"):
-        return _from_deep_grey(image)
+        return _from_deep_grey
     if image.has_transparency_data:
-        colour = image.convert("RGBA")
-        white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, colour).convert("RGB")
-    # convert() of an RGB image still copies, which also loads the pixels before the file closes
+        return _over_white
+    return None if image.mode == "RGB" else _opaque
+
+
+def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    colour = image.convert("RGBA")
+    white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, colour).convert("RGB")
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:

@@ -26,6 +26,7 @@ from lcl_core.runs.deposits import forget
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.registry import unknown_collection
 from lcl_core.runs.repeats import earlier
+from lcl_core.runs.stored_bytes import forget_additions
 from lcl_core.runs.tables import Addition, Collection, CollectionChange
 from lcl_core.serving.changes import Change, ChangesWriter
 
@@ -165,6 +166,7 @@ def fold(session: Session, row: Collection, through: int) -> list[tuple[str, boo
     Returns: of the changes that stay, the picture's id and whether it is there after them.
     """
     session.execute(delete(_Row).where(_Row.collection_id == row.id, _Row.number <= through))
+    forget_additions(session, row.id)
     old = Addition.created_at < now(session) - REPEATS_KEPT
     session.execute(delete(Addition).where(Addition.collection_id == row.id, old))
     left = select(_Row.item, _Row.vector.is_not(None)).where(_Row.collection_id == row.id)
@@ -174,6 +176,7 @@ def fold(session: Session, row: Collection, through: int) -> list[tuple[str, boo
 def delete_collection(session: Session, row: Collection) -> None:
     """With its changes. Its folder and its tables of vectors are the caller's to remove, after the commit."""
     forget(session, row.path)
+    forget_additions(session, row.id)
     session.delete(row)
     session.flush()
 

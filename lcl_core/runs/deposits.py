@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from lcl_core.errors import UserError
 from lcl_core.runs.database import now
 from lcl_core.runs.ids import sibling_id
+from lcl_core.runs.stored_bytes import forget_bytes
 from lcl_core.runs.tables import Deposit
 
 Files = dict[str, dict[str, Any]]  # {name: {"bytes", "sha256", "modified_at"}}
@@ -102,8 +103,9 @@ def note_failed(session: Session, task: Task, error: str) -> None:
 
 
 def forget(session: Session, path: str) -> None:
-    """The folder is nobody's any more; its objects in the store are garbage."""
+    """The folder is nobody's any more; its objects in the store are garbage, and its bytes count for nobody."""
     session.execute(delete(Deposit).where(Deposit.path == path))
+    forget_bytes(session, path)
 
 
 def deposit_of(session: Session, path: str) -> Deposit | None:

@@ -23,6 +23,7 @@ from lcl_core.runs.leases import RELEASED, Claim, held, look, ticks_of_end
 from lcl_core.runs.plain import plain
 from lcl_core.runs.registry import located
 from lcl_core.runs.states import State
+from lcl_core.runs.stored_bytes import folder_bytes, forget_additions, note_bytes
 from lcl_core.runs.tables import Collection, Encoder, Run
 from lcl_core.runs.tallies import QUARANTINED, Tick, tally
 from lcl_core.runs.transitions import move
@@ -127,6 +128,7 @@ class _End:
 def _commit(database: Database, claim: Claim, end: _End) -> State:
     replaced: _Replaced | None = None
     product = end.product
+    sizes = _Sizes.of(end)  # read from the disk before a row is locked
     with database.session() as session:
         if product is not None and product.facts.get("index") == "pgvector":
             product = _with_tables(session, claim, product)  # takes long: before a row is locked that others wait for
@@ -135,6 +137,7 @@ def _commit(database: Database, claim: Claim, end: _End) -> State:
         if product is not None:
             replaced = _REGISTER[run.kind](session, run, product)
         _expect_deposits(session, run, end)
+        _note_bytes(session, run, end, sizes)
         session.flush()
         tally(session, [*ticks_of_end(run), *_ticks_of_result(run)])
         if product is not None:
@@ -144,6 +147,24 @@ def _commit(database: Database, claim: Claim, end: _End) -> State:
         remove_tree(located(end.home, replaced.path))
         drop_vectors(database, replaced.vectors)
     return state
+
+
+class _Sizes(NamedTuple):
+    """Bytes of what the run made, and of its own folder without what both share."""
+
+    product: int
+    run_dir: int
+
+    @classmethod
+    def of(cls, end: _End) -> _Sizes:
+        staged = end.product.staged if end.product is not None else None
+        return cls(folder_bytes(staged.hidden) if staged is not None else 0, folder_bytes(end.run_dir, shared=False))
+
+
+def _note_bytes(session: Session, run: Run, end: _End, sizes: _Sizes) -> None:
+    if end.product is not None and end.product.staged is not None:
+        note_bytes(session, end.product.place, run.owner, sizes.product)
+    note_bytes(session, f"runs/{run.id}", run.owner, sizes.run_dir)
 
 
 def _with_tables(session: Session, claim: Claim, product: _Product) -> _Product:
@@ -245,6 +266,7 @@ def _register_collection(session: Session, run: Run, product: _Product) -> _Repl
     if older is not None:
         session.delete(older)
         forget(session, older.path)
+        forget_additions(session, older.id)
         session.flush()
     session.add(
         Collection(

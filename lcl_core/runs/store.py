@@ -79,6 +79,7 @@ from lcl_core.runs.seats import (
 )
 from lcl_core.runs.settle import Cancelled, Failed, Outcome, Succeeded, settle
 from lcl_core.runs.states import ForbiddenTransition, State
+from lcl_core.runs.stored_bytes import bytes_of, note_addition, note_bytes, unfinished_runs_of, usage_by_owner
 from lcl_core.runs.studies.advance import advance_study, studies_due
 from lcl_core.runs.studies.making import extend_study, make_study, plan_study
 from lcl_core.runs.studies.reading import (
@@ -125,6 +126,7 @@ __all__ = [
     "any_due",
     "any_expired",
     "begin_attempt",
+    "bytes_of",
     "cancel_study",
     "carry",
     "carry_all",
@@ -172,6 +174,8 @@ __all__ = [
     "make_study",
     "metrics_after",
     "note_action",
+    "note_addition",
+    "note_bytes",
     "note_contents",
     "note_garbage",
     "obstacles",
@@ -203,7 +207,9 @@ __all__ = [
     "study_metrics",
     "study_spec",
     "submit",
+    "unfinished_runs_of",
     "unpause",
+    "usage_by_owner",
     "waiting_since",
     "welcome",
 ]

@@ -17,6 +17,7 @@ from lcl_core.runs.deposit_table import Deposit
 from lcl_core.runs.garbage_table import Garbage
 from lcl_core.runs.seat_table import Seat
 from lcl_core.runs.states import State
+from lcl_core.runs.stored_bytes_table import StoredBytes
 from lcl_core.runs.study_tables import Study, StudyCell
 from lcl_core.runs.tally_table import Tally
 from lcl_core.runs.webhook_tables import Delivery, Webhook
@@ -39,6 +40,7 @@ __all__ = [
     "Run",
     "RunTag",
     "Seat",
+    "StoredBytes",
     "Study",
     "StudyCell",
     "Tally",

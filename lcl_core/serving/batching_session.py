@@ -14,6 +14,8 @@ import numpy as np
 from lcl_core.serving.batcher import Batcher, Observe
 from lcl_core.serving.futures import failed, gather, wait_for
 from lcl_core.serving.options import CaptionOptions
+from lcl_core.serving.out_of_memory import guarded, memory_errors
+from lcl_core.serving.prepared import Prepared
 from lcl_core.serving.readers import Reader
 from lcl_core.serving.texts_apart import TextsApart
 
@@ -38,10 +40,11 @@ class BatchingSession:
     """Three ways to ask, each for images, texts and captions.
 
     ``embed_images`` blocks, ``embed_images_async`` is awaited, ``submit_images`` gives one future an item, so
-    that a bad item fails alone. Pictures are prepared in the caller's thread, so that the owner thread has
-    only the model to run. Texts are written a token at a time, side by side, and batches of vectors are made in
-    between. All raise Overloaded when the queue is full and Unloaded after ``close``. When nobody holds it any longer,
-    its thread finishes what waits and leaves.
+    that a bad item fails alone. Images are prepared in the caller's thread, so that the owner thread has only the
+    model to run; whoever decodes one after the other prepares each at once (``prepare``) and drops it. Texts are
+    written a token at a time, side by side, and batches of vectors are made in between. All raise Overloaded when the
+    queue is full and Unloaded after ``close``. When nobody holds it any longer, its thread finishes what waits and
+    leaves.
 
     Args:
         texts_apart: read texts in a process of their own while many are asked for; on the CPU alone.
@@ -85,7 +88,25 @@ class BatchingSession:
         """How many tokens of each text the model reads, start and end included."""
         return self._session.count_tokens(texts)
 
-    def submit_images(self, images: Sequence[Image]) -> list[Future[Any]]:
+    @property
+    def preparing_bytes(self) -> int:
+        """Bytes that ``prepare`` takes for each pixel of an image, beside the image itself."""
+        return self._session.preparing_bytes
+
+    def check_room(self, count: int) -> None:
+        """Say before images are decoded what ``submit_images`` would say of so many. Raises: as it does."""
+        self._batcher.check_room(count)
+
+    def prepare(self, image: Image) -> Prepared:
+        """What the encoder reads of an image. Raises: MemoryError; any other failure is the image's own."""
+        try:
+            return Prepared(self._session.preprocess([image])[0])
+        except MemoryError:
+            raise
+        except Exception as error:
+            return Prepared(None, error)
+
+    def submit_images(self, images: Sequence[Image | Prepared]) -> list[Future[Any]]:
         """Futures of f32 [E]. Raises: Overloaded, Unloaded, UserError ``too_many_items``."""
         return self._submit_pixels(_Job("images"), images)
 
@@ -94,7 +115,7 @@ class BatchingSession:
         return self._batcher.submit(_Job("texts"), texts)
 
     def submit_captions(
-        self, images: Sequence[Image], options: CaptionOptions, readers: Sequence[Reader] | None = None
+        self, images: Sequence[Image | Prepared], options: CaptionOptions, readers: Sequence[Reader] | None = None
     ) -> list[Future[Any]]:
         """Futures of str. ``readers``: one an image, told of its caption's pieces. Raises: as ``submit_images``."""
         job = _Job("captions", replace(options, seed=0))  # each item has its own
@@ -103,7 +124,7 @@ class BatchingSession:
         return self._submit_pixels(job, images, orders)
 
     def submit_continuation(
-        self, parts: Sequence[str | Image], options: CaptionOptions, reader: Reader | None = None
+        self, parts: Sequence[str | Image | Prepared], options: CaptionOptions, reader: Reader | None = None
     ) -> Future[Any]:
         """A future of the str that comes after texts and pictures.
 
@@ -117,7 +138,7 @@ class BatchingSession:
         """As EncoderSession's."""
         return self._session.box(image)
 
-    def submit_attention(self, images: Sequence[Image]) -> list[Future[Any]]:
+    def submit_attention(self, images: Sequence[Image | Prepared]) -> list[Future[Any]]:
         """Futures of f32 [heads, rows, columns]. Raises: as ``submit_images``."""
         return self._submit_pixels(_Job("attention"), images)
 
@@ -152,18 +173,18 @@ class BatchingSession:
         self._batcher.close(drain=drain)
 
     def _submit_pixels(
-        self, job: _Job, images: Sequence[Image], orders: Sequence[Any] | None = None
+        self, job: _Job, images: Sequence[Image | Prepared], orders: Sequence[Any] | None = None
     ) -> list[Future[Any]]:
         """``orders``: what goes with each picture."""
         self._batcher.check_room(len(images))
         prepared: dict[int, Any] = {}
         bad: dict[int, Future[Any]] = {}
         for at, image in enumerate(images):
-            try:
-                pixels = self._session.preprocess([image])[0]
-                prepared[at] = pixels if orders is None else (pixels, *orders[at])
-            except Exception as error:  # a broken picture fails alone, in its own future
-                bad[at] = failed(error)
+            ready = image if isinstance(image, Prepared) else self.prepare(image)
+            if ready.error is not None:
+                bad[at] = failed(ready.error)
+            else:
+                prepared[at] = ready.pixels if orders is None else (ready.pixels, *orders[at])
         good = dict(zip(prepared, self._batcher.submit(job, list(prepared.values())), strict=True))
         return [good[at] if at in good else bad[at] for at in range(len(images))]
 
@@ -199,4 +220,10 @@ def _runner(session: EncoderSession, texts_apart: bool) -> Callable[[_Job, list[
         "continuations": continuations,
         "health": lambda job, probes: [session.health() for _ in probes],
     }
-    return lambda job, items: runs[job.kind](job, items)
+
+    def run(job: _Job, items: list[Any]) -> Iterable[Any]:
+        with memory_errors():
+            found = runs[job.kind](job, items)
+        return guarded(found) if job.kind in _WRITING else found
+
+    return run

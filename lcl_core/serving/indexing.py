@@ -250,6 +250,7 @@ def _read(corpus: Corpus, pair: Pair, session: EncoderSession) -> _Picture:
     """Raises: UserError for a picture that cannot be read."""
     raw = corpus.image_bytes(pair.image)
     decoded = decode_image(raw, f"images/{pair.image}")
+    pixels = session.preprocess([decoded])[0]
     data, media_type = gallery_bytes(raw, decoded)
     item = NewItem(
         image=pair.image,
@@ -260,4 +261,4 @@ def _read(corpus: Corpus, pair: Pair, session: EncoderSession) -> _Picture:
         split=pair.split,
         source=pair.source,
     )
-    return _Picture(item, session.preprocess([decoded])[0])
+    return _Picture(item, pixels)

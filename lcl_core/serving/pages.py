@@ -12,6 +12,7 @@ from torch import Tensor
 from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLProcessor
 from lcl_core.model.prefixes import check_room, document_ids
+from lcl_core.serving.prepared import Prepared
 
 FIELD = "document"  # what requests call it
 
@@ -29,8 +30,8 @@ class Page:
     pixels: Tensor
 
 
-def lay_page(config: LCLConfig, processor: LCLProcessor, parts: Sequence[str | Image.Image]) -> Page:
-    """Lay texts and pictures out as training does interleaved documents.
+def lay_page(config: LCLConfig, processor: LCLProcessor, parts: Sequence[str | Image.Image | Prepared]) -> Page:
+    """Lay texts and images out as training does interleaved documents.
 
     Raises:
         UserError: ``document_too_long``; ``image_unreadable`` naming the part.
@@ -41,9 +42,15 @@ def lay_page(config: LCLConfig, processor: LCLProcessor, parts: Sequence[str | I
     return Page(ids, torch.cat([processor.preprocess([]), *pictures]))
 
 
-def _prepared(processor: LCLProcessor, image: Image.Image, place: int) -> Tensor:
+def _prepared(processor: LCLProcessor, image: Image.Image | Prepared, place: int) -> Tensor:
     try:
-        return processor.preprocess([image])
+        if isinstance(image, Image.Image):
+            return processor.preprocess([image])
+        if image.pixels is not None:
+            return image.pixels.unsqueeze(0)
+        raise image.error or ValueError("no pixels")
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises whatever a broken picture makes it
         message = f"the picture cannot be read ({error}); send another"
         raise UserError(message, code="image_unreadable", field=f"{FIELD}.{place}") from error

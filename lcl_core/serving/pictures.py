@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 from PIL import Image
 
@@ -30,8 +31,22 @@ def gallery_bytes(raw: bytes, decoded: Image.Image, most: int = MAX_COPIED_BYTES
         with Image.open(io.BytesIO(raw)) as header:  # reads the header only
             if header.format in MEDIA_TYPES:
                 return raw, MEDIA_TYPES[header.format]
-    small = decoded.copy()
-    small.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    size = _fitted(*decoded.size)
+    # as Image.thumbnail does it, but without a copy of the whole first
+    small = decoded.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0) if size != decoded.size else decoded
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return buffer.getvalue(), "image/webp"
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """The same sides within MAX_SIDE, of the two that come into question the one nearer to the same ratio."""
+    if max(width, height) <= MAX_SIDE:
+        return width, height
+    ratio = width / height
+    if ratio >= 1:
+        exact = MAX_SIDE / ratio
+        sides = (math.floor(exact), math.ceil(exact))
+        return MAX_SIDE, max(1, min(sides, key=lambda side: abs(ratio - MAX_SIDE / side) if side else 0))
+    exact = MAX_SIDE * ratio
+    return max(1, min((math.floor(exact), math.ceil(exact)), key=lambda side: abs(ratio - side / MAX_SIDE))), MAX_SIDE

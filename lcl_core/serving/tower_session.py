@@ -11,11 +11,14 @@ from torch import Tensor
 from lcl_core.errors import UserError
 from lcl_core.serving.options import CaptionOptions
 from lcl_core.serving.pages import Page
+from lcl_core.serving.prepared import Prepared
 from lcl_core.serving.readers import Reader
 from lcl_core.serving.session import EncoderSession
 from lcl_core.serving.writing import Written
 from lcl_core.transfer.tower import Tower
 from lcl_core.transfer.towers import load_tower
+
+_PREPARING_BYTES = 16  # a pixel: other libraries copy the image, as RGB and as arrays, before they shrink it
 
 
 class TowerSession(EncoderSession):
@@ -57,6 +60,10 @@ class TowerSession(EncoderSession):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.tower.text_side.count_tokens(texts) if texts and self.tower.text_side else [0 for _ in texts]
 
+    @property
+    def preparing_bytes(self) -> int:
+        return _PREPARING_BYTES
+
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         return self.tower.preprocess(list(images))
 
@@ -71,7 +78,7 @@ class TowerSession(EncoderSession):
             raise UserError(message, code="no_text_encoder", field="input")
         return self.tower.text_side.features(texts)
 
-    def lay(self, parts: Sequence[str | Image.Image]) -> Page:
+    def lay(self, parts: Sequence[str | Image.Image | Prepared]) -> Page:
         raise _silent()
 
     def write_captions(

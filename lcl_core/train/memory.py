@@ -42,6 +42,17 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
+def give_back_freed_memory() -> None:
+    """Give the pages that are free in every thread's heap back to the system.
+
+    The C library itself gives back what lies at the end of a heap only: after large images most would stay. Without
+    glibc nothing happens.
+    """
+    trim = getattr(_C, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def keep_few_kernels(shapes: int = _PRODUCT_SHAPES) -> None:
     """Let PyTorch and oneDNN remember the products of so many ``shapes`` only, if called before the first product.
 

@@ -1,0 +1,232 @@
+"""What a header is charged is what decoding takes: measured in a process of its own, format by format."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcl_core.data.image_headers import MAX_EXIF_BYTES, MAX_JPEG_SCANS, MAX_TIFF_VALUES
+from lcl_core.data.images import decode_image, image_header
+from lcl_core.errors import UserError
+
+SIDE = 2_400
+SLACK = 16_000_000  # bytes that do not grow with the image: strips, tables, the allocator's rounding
+MEASURE = """
+import json, sys
+from pathlib import Path
+from lcl_core.data.images import decode_image, image_header
+
+def resident(line):
+    return int(Path("/proc/self/status").read_text().partition(line + ":")[2].split()[0]) * 1024
+
+found = {}
+for file in sorted(Path(sys.argv[1]).iterdir()):
+    data = file.read_bytes()
+    decode_image(Path(sys.argv[2]).read_bytes(), "warm")
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    charged = image_header(data, file.name).bytes
+    opened = resident("VmHWM") - before
+    decode_image(data, file.name)
+    found[file.name] = [charged, opened, resident("VmHWM") - before]
+print(json.dumps(found))
+"""
+
+
+def scene(side: int) -> Image.Image:
+    levels = np.random.default_rng(0).integers(0, 255, (side // 40, side // 40, 3), dtype=np.uint8)
+    return Image.fromarray(levels).resize((side, side))
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    image.putalpha(77)
+    return image
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = 6
+    return exif
+
+
+Drawn = Callable[[Image.Image], Image.Image]
+
+
+def same(image: Image.Image) -> Image.Image:
+    return image
+
+
+def grey16(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
+
+
+ZOO: dict[str, tuple[Drawn, str, dict[str, Any]]] = {
+    "png": (same, "PNG", {}),
+    "png of grey": (lambda image: image.convert("L"), "PNG", {}),
+    "png of 16-bit grey": (grey16, "PNG", {}),
+    "png with alpha": (with_alpha, "PNG", {}),
+    "png of grey with alpha": (lambda image: with_alpha(image).convert("LA"), "PNG", {}),
+    "png with a palette": (lambda image: image.quantize(64), "PNG", {}),
+    "png with a transparent entry": (lambda image: image.quantize(64), "PNG", {"transparency": 3}),
+    "png with a transparent colour": (same, "PNG", {"transparency": (1, 2, 3)}),
+    "png of two levels": (lambda image: image.convert("1"), "PNG", {}),
+    "png turned": (same, "PNG", {"exif": turned()}),
+    "png animated": (same, "PNG", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))], "disposal": 1}),
+    "jpeg": (same, "JPEG", {}),
+    "jpeg progressive": (same, "JPEG", {"progressive": True, "subsampling": 0}),
+    "jpeg of grey": (lambda image: image.convert("L"), "JPEG", {}),
+    "jpeg of cmyk": (lambda image: image.convert("CMYK"), "JPEG", {}),
+    "jpeg of cmyk progressive": (lambda image: image.convert("CMYK"), "JPEG", {"progressive": True}),
+    "jpeg turned": (same, "JPEG", {"exif": turned()}),
+    "webp": (same, "WEBP", {"method": 0}),
+    "webp lossless": (same, "WEBP", {"lossless": True, "method": 0, "quality": 0}),
+    "webp with alpha": (with_alpha, "WEBP", {"method": 0}),
+    "gif": (lambda image: image.quantize(64), "GIF", {}),
+    "gif disposed of": (lambda image: image.quantize(64), "GIF", {"transparency": 3, "disposal": 2}),
+    "bmp": (same, "BMP", {}),
+    "bmp of grey": (lambda image: image.convert("L"), "BMP", {}),
+    "ppm": (same, "PPM", {}),
+    "tiff": (same, "TIFF", {}),
+    "tiff packed": (same, "TIFF", {"compression": "tiff_lzw"}),
+    "tiff in one strip": (same, "TIFF", {"compression": "tiff_lzw", "tiffinfo": {278: SIDE}}),
+    "tiff of cmyk": (lambda image: image.convert("CMYK"), "TIFF", {"compression": "tiff_lzw"}),
+    "tiff of 16-bit grey": (grey16, "TIFF", {"compression": "tiff_lzw", "tiffinfo": {278: SIDE}}),
+    "avif": (same, "AVIF", {"speed": 10}),
+    "avif in full colour": (same, "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+    "avif with alpha": (with_alpha, "AVIF", {"speed": 10}),
+}
+
+
+def made(name: str, side: int) -> bytes:
+    draw, kind, options = ZOO[name]
+    buffer = io.BytesIO()
+    draw(scene(side)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+def test_no_format_takes_more_than_its_header_is_charged(tmp_path: Path) -> None:
+    folder, warm = tmp_path / "zoo", tmp_path / "warm"
+    folder.mkdir()
+    warm.write_bytes(made("png", 40))
+    for name in ZOO:
+        (folder / name).write_bytes(made(name, SIDE))
+    command = [sys.executable, "-c", MEASURE, str(folder), str(warm)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
+    assert set(said) == set(ZOO)
+    too_much = {name: figures for name, figures in said.items() if figures[2] > figures[0] + SLACK}
+    assert not too_much, "charged, opened, decoded"
+    early = {name: figures for name, figures in said.items() if figures[1] > SLACK}
+    assert not early, "a header alone takes memory"
+
+
+def _before(image: Image.Image) -> Image.Image:
+    """The conversion of the whole image at once."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        return Image.fromarray(levels.astype(np.uint8), mode="L").convert("RGB")
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", colour.size, (255, 255, 255, 255)), colour).convert("RGB")
+    return image.convert("RGB")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_strips_give_the_pixels_of_the_whole(name: str) -> None:
+    data = made(name, 1_480)  # several strips, the last one shorter
+    with Image.open(io.BytesIO(data)) as image:
+        whole = _before(image)
+    found = decode_image(data, name)
+    assert (found.mode, found.size) == ("RGB", whole.size)
+    assert found.tobytes() == whole.tobytes()
+    header = image_header(data, name)
+    assert {header.width, header.height} == set(whole.size)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def refused(data: bytes, code: str, words: str = ".") -> None:
+    for read in (image_header, decode_image):
+        with pytest.raises(UserError, match=words) as caught:
+            read(data, "x")
+        assert caught.value.code == code
+
+
+def test_an_animation_that_fills_its_canvas_when_opened_is_refused_first() -> None:
+    """Pillow fills width x height x 4 bytes for a disposed frame before it looks at the size."""
+    frame = struct.pack(">IIIIIHHBB", 0, 30_000, 30_000, 0, 0, 1, 1, 1, 0)
+    data = b"\x89PNG\r\n\x1a\n" + png_header(30_000, 30_000) + chunk(b"acTL", struct.pack(">II", 2, 0))
+    refused(data + chunk(b"fcTL", frame) + chunk(b"IDAT", zlib.compress(b"")), "image_too_large")
+
+
+def test_a_gif_whose_frame_reaches_beyond_its_screen_is_as_large_as_the_frame() -> None:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"\x21\xf9\x04\x08\0\0\0\0"
+    refused(screen + b"\x2c" + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\x02\0;", "image_too_large")
+
+
+def test_of_two_png_headers_the_larger_one_counts() -> None:
+    data = b"\x89PNG\r\n\x1a\n" + png_header(8, 8) + png_header(60_000, 60_000) + chunk(b"IDAT", zlib.compress(b""))
+    refused(data, "image_too_large")
+
+
+def test_a_jpeg_of_many_scans_is_refused() -> None:
+    data = made("jpeg progressive", 80)
+    scan = data.index(b"\xff\xda")
+    refused(data[:scan] + (data[scan:-2] * (MAX_JPEG_SCANS + 1)) + data[-2:], "image_unreadable", "scans")
+
+
+def test_a_tiff_that_lists_more_strips_than_memory_bears_is_refused() -> None:
+    count = MAX_TIFF_VALUES + 1
+    entry = struct.pack("<HHII", 273, 4, count, 64)
+    data = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + bytes(40 + 4 * count)
+    refused(data, "image_unreadable", "values")
+
+
+def test_a_tile_larger_than_its_image_is_charged() -> None:
+    buffer = io.BytesIO()
+    scene(80).save(buffer, "TIFF", compression="tiff_lzw", tiffinfo={278: 80})
+    plain = image_header(buffer.getvalue(), "x").bytes
+    data = bytearray(buffer.getvalue())
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    tags = {
+        struct.unpack_from(f"{order}H", data, at + 2 + 12 * number)[0]: at + 2 + 12 * number for number in range(count)
+    }
+    struct.pack_into(f"{order}HHII", data, tags[278], 322, 4, 1, 50_000)  # rows a strip → width of a tile
+    assert image_header(bytes(data), "x").bytes > plain + 50_000 * 80 * 3
+
+
+def test_exif_that_is_larger_than_any_camera_writes_is_refused() -> None:
+    buffer = io.BytesIO()
+    scene(80).save(buffer, "WEBP", exif=b"Exif\0\0" + bytes(MAX_EXIF_BYTES + 1))
+    refused(buffer.getvalue(), "image_unreadable", "EXIF")
+
+
+def test_texts_of_a_png_that_unpack_to_much_are_refused() -> None:
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000)))
+    data = made("png", 40)
+    with pytest.raises(UserError) as caught:
+        decode_image(data[:33] + text * 9 + data[33:], "x")
+    assert caught.value.code == "image_unreadable"
