@@ -65,8 +65,8 @@ def telling_damage(row: Encoder, directory: Path) -> Iterator[None]:
         log.error("encoder_damaged", encoder=row.id, error=str(error))
         reason = _without_paths(error, directory)
         way_out = (
-            f"an admin can restore them from a backup, {row.owner} or an admin can import the encoder again and "
-            "delete this one"
+            f"an admin can restore them from a backup; its owner ({row.owner}) or an admin can import the encoder "
+            "again and delete this one"
         )
         if error.code == CHANGED:
             raise Problem(409, CHANGED, f"encoder {row.name!r} ({row.id}): {reason}; {way_out}") from error

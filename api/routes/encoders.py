@@ -16,7 +16,7 @@ from api.comparison import compared, tested
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer, WritingDep
 from api.encoder_exports import AS_IT_IS, CARRIED, ExportFormat
-from api.encoder_files import Prepared, discard, prepare, tar_of, tar_size
+from api.encoder_files import Prepared, discard, files_of, prepare, tar_of, tar_size
 from api.encoders import telling_damage
 from api.errors import REFUSALS
 from api.held import HeldResponse
@@ -146,6 +146,7 @@ def export(
     with ExitStack() as stack:
         directory = stack.enter_context(context.supply.holding(session, row.path))
         with telling_damage(row, directory):
+            files_of(directory)
             check_unchanged(store.registered_files(row), hashes_of(directory))
             files = stack.enter_context(context.exporter.files(directory, format))
         headers = {

@@ -114,7 +114,12 @@ class Collection:
         manifest = layout.read_manifest(path)
         if verify:
             check_all(path, manifest)
-        return cls(path, manifest, ask)
+        try:
+            return cls(path, manifest, ask)
+        except (ValueError, LookupError) as error:  # no JSON, or no array, any more
+            check_all(path, manifest)  # names the file
+            message = f"the collection cannot be read ({error}); make it again with an index run"
+            raise UserError(message, code="collection_unreadable", file=path) from error
 
     @property
     def name(self) -> str:

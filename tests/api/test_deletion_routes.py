@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lcl_core.pretrained import pretrained_encoders
 from lcl_core.runs import store
 from lcl_core.runs.tables import Collection, Run
 from tests.api.wares import make_collection
@@ -50,8 +51,6 @@ def test_an_encoder_goes_with_its_files(
     folder = house.home / "encoders" / made["id"]
     asked = {"model": made["id"], "input": "a red square"}
     assert clients["bob"].post("/v1/embeddings", json=asked).status_code == 200
-    loaded = house.context  # the service's own pool is of another context; what it answers counts
-    assert loaded is not None
     refused(clients["carl"].delete(f"/v1/encoders/{made['id']}"), 403, "forbidden")
     message = refused(clients["bob"].delete(f"/v1/encoders/{made['id']}"), 403, "forbidden")["message"]
     assert "alice" in message
@@ -60,7 +59,7 @@ def test_an_encoder_goes_with_its_files(
     refused(clients[who].delete(f"/v1/encoders/{made['id']}"), 404, "unknown_encoder")
     refused(clients["bob"].post("/v1/embeddings", json=asked), 404, "unknown_encoder")
     eventually(lambda: not folder.exists(), "the end of its files")
-    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".removed-")]
+    eventually(lambda: not list(folder.parent.glob(".removed-*")), "the end of what was hidden first")
 
 
 @pytest.mark.parametrize("state", ["queued", "paused", "running"])
@@ -114,7 +113,12 @@ def test_an_encoder_that_a_collection_was_made_with_stays(
     assert clients["alice"].delete(f"/v1/encoders/{made['id']}").status_code == 204
 
 
-def test_what_comes_with_the_product_stays(house: Any, clients: Any, refused: Refused) -> None:
+def test_what_comes_with_the_product_stays(
+    house: Any, clients: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house.context.settings, "welcome", True)
+    with house.context.database.session() as session:
+        store.welcome(session)
     shipped = next(row for row in house.admin.encoders() if row["owner"] == "lcl")
     refused(clients["alice"].delete(f"/v1/encoders/{shipped['id']}"), 403, "forbidden")
     message = refused(clients["root"].delete(f"/v1/encoders/{shipped['id']}"), 409, "in_product")["message"]
@@ -122,6 +126,12 @@ def test_what_comes_with_the_product_stays(house: Any, clients: Any, refused: Re
     refused(clients["alice"].delete("/v1/datasets/sample"), 403, "forbidden")
     refused(clients["root"].delete("/v1/datasets/sample"), 409, "in_product")
     assert house.admin.dataset("sample")["owner"] == "lcl"
+    files = Path(pretrained_encoders()[0].directory)
+    monkeypatch.setattr(house.context.settings, "welcome", False)
+    (run,) = [row for row in house.admin.runs()["items"] if row["owner"] == "lcl"]
+    house.admin.cancel(run["id"])
+    assert clients["root"].delete(f"/v1/encoders/{shipped['id']}").status_code == 204, "it is not registered again"
+    assert (files / "model.safetensors").is_file(), "the installation's files are not the service's to remove"
 
 
 @pytest.fixture

@@ -104,6 +104,8 @@ def test_a_datasets_name_is_its_first_owners(
 def test_what_comes_with_the_product_is_an_admins_to_replace(
     house: Any, clients: Any, hers: Json, refused: Refused, data_root: Path
 ) -> None:
+    with house.context.database.session() as session:
+        store.welcome(session)
     shipped = next(row["name"] for row in house.admin.encoders() if row["owner"] == "lcl")
     body = {"name": shipped, "path": hers["path"]}
     refused(clients["alice"].post("/v1/encoders", json=body), 409, "name_taken", "name")
