@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api import keys
+from api.body_budget import BodyBudget
 from api.callers import Callers
 from api.corpora import Corpora
 from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
+from api.long_reads import LongReads
+from api.maps import Maps
 from api.ringer import Ringer
+from api.run_feeds import RunFeeds
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
 from api.throttle import Throttle
@@ -31,6 +35,12 @@ if TYPE_CHECKING:
 WRITERS = 16
 # Threads that read what encoders are asked. The models run in threads of their own.
 INFERRING = 8
+# Threads that look keys up which were not seen within the last second: strangers' made-up ones among them.
+AUTHENTICATING = 4
+# Threads that check large bodies before they are parsed.
+CHECKING = 2
+# Threads that work on what takes long, of each kind: none of them takes those that all other requests share.
+DRAWING, EXPORTING, READING_CORPORA, FOLLOWING, PROBING = 2, 8, 8, 4, 2
 # Threads that search: nearly all wait for the text's vector, and as many texts as wait share one batch.
 SEARCHING = 64
 
@@ -44,14 +54,24 @@ class Context:
         self.doorbell = Doorbell(settings.resolved_broker_url)
         self.ringer = Ringer(self.doorbell)
         self.telemetry = Telemetry()
-        self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
+        self.throttle = Throttle(
+            settings.requests_per_minute, settings.requests_at_once, settings.streams_at_once
+        )
+        self.bodies = BodyBudget(settings.body_bytes_at_once)
         self.corpora = Corpora()
         self.callers = Callers()
         self.exporter = Exporter(settings)
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
         self.inferring, self.searching = CapacityLimiter(INFERRING), CapacityLimiter(SEARCHING)
+        self.authenticating, self.checking = CapacityLimiter(AUTHENTICATING), CapacityLimiter(CHECKING)
+        self.drawing, self.exporting = CapacityLimiter(DRAWING), CapacityLimiter(EXPORTING)
+        self.reading_corpora = CapacityLimiter(READING_CORPORA)
+        self.following, self.probing = CapacityLimiter(FOLLOWING), CapacityLimiter(PROBING)
+        self.long_reads = LongReads()
+        self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)
         self.duplicates = Duplicates()
+        self.maps = Maps()
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()
         self._prepared = False

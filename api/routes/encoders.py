@@ -6,20 +6,24 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Query, Response
+from sqlalchemy.orm import Session
 
-from api.answers import sends
+from api.answers import chunks_in, sends
 from api.comparison import compared, tested
-from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.context import Context
+from api.deps import ContextDep, ReaderDep, Submitter, Viewer, WritingDep
 from api.encoder_exports import AS_IT_IS, CARRIED, ExportFormat
 from api.encoder_files import import_encoder, tar_of, tar_size
 from api.errors import REFUSALS
 from api.held import HeldResponse
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
-from api.transactions import brief
+from api.transactions import brief, in_lane
 from api.views import figures
 from lcl_core.roots import confined
 from lcl_core.runs import store
+from lcl_core.runs.tables import Encoder
 
 router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=REFUSALS)
 
@@ -32,27 +36,37 @@ def page(_: Viewer, session: ReaderDep) -> EncoderList:
 
 
 @router.post("", status_code=201)
-def import_(
+async def import_(
     body: EncoderImport,
     caller: Submitter,
     context: ContextDep,
-    session: SessionDep,
+    writing: WritingDep,
     after: BackgroundTasks,
     response: Response,
 ) -> EncoderView:
     """Copy an encoder's directory on the server into the service."""
+    row = await context.long_reads.run(caller.owner, _copied, context, body, caller.owner)
+
+    def keep(session: Session) -> EncoderView:
+        session.add(row)
+        if context.supply.holder is not None:
+            store.expect(session, row.path, 1, context.supply.holder)
+            after.add_task(store.carry_all, context.database, context.supply)  # there may be no worker on this home
+        session.flush()
+        response.headers["location"] = f"/v1/encoders/{row.id}"
+        return EncoderView.model_validate(row)
+
+    async with writing() as session:  # not before: its turn is everybody's
+        return await to_thread.run_sync(keep, session)
+
+
+def _copied(context: Context, body: EncoderImport, owner: str) -> Encoder:
     settings = context.settings
-    row = import_encoder(Path(confined(body.path, settings.folders)), settings.encoders_dir, body.name, caller.owner)
-    session.add(row)
-    if context.supply.holder is not None:
-        store.expect(session, row.path, 1, context.supply.holder)
-        after.add_task(store.carry_all, context.database, context.supply)  # there may be no worker on this home
-    session.flush()
-    response.headers["location"] = f"/v1/encoders/{row.id}"
-    return EncoderView.model_validate(row)
+    return import_encoder(Path(confined(body.path, settings.folders)), settings.encoders_dir, body.name, owner)
 
 
 @router.get("/compare")
+@in_lane("exporting")
 def compare(
     _: Viewer,
     context: ContextDep,
@@ -88,6 +102,7 @@ def figures_(encoder: str, _: Viewer, session: ReaderDep) -> Items:
 
 
 @router.get("/{encoder}/export", response_class=Response, responses=sends("application/x-tar"))
+@in_lane("exporting")
 def export(
     encoder: str,
     _: Viewer,
@@ -109,4 +124,5 @@ def export(
             "content-length": str(tar_size(files)),
         }
         # what was fetched from the store, or made, stays on the disk until then
-        return HeldResponse(tar_of(files, name), stack.pop_all(), media_type="application/x-tar", headers=headers)
+        chunks = chunks_in(context.exporting, tar_of(files, name))
+        return HeldResponse(chunks, stack.pop_all(), media_type="application/x-tar", headers=headers)

@@ -17,8 +17,9 @@ from fastapi import FastAPI
 
 from api import errors
 from api.app import create_app
-from api.middleware import Envelope, depth_of
+from api.middleware import Envelope
 from api.settings import ApiSettings
+from api.strict_json import depth_of
 from deploy.broker import EmbeddedBroker
 from lcl_core.runs.tables import Worker
 from tests.api.hostile.case import Case, send
@@ -175,11 +176,11 @@ def test_a_database_that_is_away_is_no_server_error(tmp_path: Path, free_port: i
     assert ask(app, "/healthz", {}).status_code == 200
 
 
-def test_an_unexpected_error_shows_its_number_alone() -> None:
+def test_an_unexpected_error_shows_its_number_alone(tmp_path: Path) -> None:
     app = FastAPI()
     errors.install(app)
     seen: list[tuple[str, str, int]] = []
-    app.add_middleware(Envelope, observe=lambda method, route, status, _: seen.append((method, route, status)))
+    app.add_middleware(Envelope, observe=lambda *told: seen.append(told[:3]), home=tmp_path)
 
     @app.get("/broken")
     def broken() -> None:
