@@ -35,8 +35,9 @@ async def authenticate(context: Context, authorization: str | None) -> Caller:
             "the file `key` of its home folder",
             headers=CHALLENGE,
         )
-    known = context.callers.known(key, keys.clock())
-    return known or await to_thread.run_sync(_look_up, context, key, limiter=context.authenticating)
+    if known := context.callers.known(key, keys.clock()):
+        return known
+    return await to_thread.run_sync(_look_up, context, key, limiter=context.authenticating)
 
 
 def _look_up(context: Context, key: str) -> Caller:

@@ -170,7 +170,8 @@ def _headers_of(error: UserError) -> Mapping[str, str] | None:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
+    status, message = error.status_code, str(error.detail)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if status == 404:
         slash = "; addresses here end without a slash" if request.url.path.endswith("/") else ""
         message = f"there is nothing at this address{slash}; /docs names all there are"

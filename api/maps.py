@@ -26,6 +26,7 @@ class Maps:
 
     def json_of(self, collection: Collection, limit: int) -> bytes:
         """A ``CollectionMap`` of at most ``limit`` pictures."""
+        limit = min(limit, collection.count("images"))
         with self._lock:
             known = self._drawn.get(collection, {}).get(limit)
         if known is not None:

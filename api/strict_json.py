@@ -1,4 +1,4 @@
-"""JSON that every parser reads alike: no name twice in an object, no NaN, no number beyond what others hold, not deep."""
+"""JSON that every parser reads alike: no name twice in an object, no NaN, no number too large, no endless nesting."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def in_lane(name: str) -> Callable[[Callable[P, Answer]], Callable[P, Awaitable[
     def decorate(endpoint: Callable[P, Answer]) -> Callable[P, Awaitable[Answer]]:
         @functools.wraps(endpoint)
         async def in_its_lane(*args: P.args, **kwargs: P.kwargs) -> Answer:
-            context: Any = kwargs["context"]
-            return await to_thread.run_sync(functools.partial(endpoint, *args, **kwargs), limiter=getattr(context, name))
+            lane: CapacityLimiter = getattr(kwargs["context"], name)
+            return await to_thread.run_sync(functools.partial(endpoint, *args, **kwargs), limiter=lane)
 
         return in_its_lane
 

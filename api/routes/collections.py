@@ -157,6 +157,7 @@ def vectors(
 ) -> Response:
     """Ids and their vectors, row-aligned, page by page."""
     _row, collection = open_collection(context, session, name)
+    session.close()
     total = collection.count(target)
     ids, rows = collection.at(target, range(total)[offset : offset + limit])
     return json_of(VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset))
@@ -173,6 +174,7 @@ def map_(
 ) -> Response:
     """The pictures on a plane (principal components); of many, ``limit`` spread evenly."""
     _row, collection = open_collection(context, session, name)
+    session.close()  # its connection is not held while the map is drawn
     return Response(context.maps.json_of(collection, limit), media_type="application/json")
 
 

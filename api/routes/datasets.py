@@ -113,6 +113,7 @@ def versions(name: str, _: Viewer, session: ReaderDep) -> DatasetVersionList:
 def statistics(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> dict[str, Any]:
     """Counts of documents, pictures, captions, splits and labels; made at the first call where they are missing."""
     dataset = store.get_dataset(session, name)
+    session.close()  # its connection is not held while files are read
     return dataset.statistics or _count(context, dataset)
 
 
@@ -135,6 +136,7 @@ def documents(
     ``tokens``: with each segment's length in CLIP tokens, 49 of them and two marks for a picture.
     """
     dataset = store.get_dataset(session, name)
+    session.close()
     wanted = corpora.Wanted(view, offset, limit, split, source, tokens)
     return json_of(DocumentPage(**corpora.page(_open(context, dataset), name, wanted, dataset.statistics or {})))
 
@@ -143,7 +145,9 @@ def documents(
 @in_lane("reading_corpora")
 def image(name: str, image: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
     """A picture as the corpus holds it."""
-    data, media_type = corpora.picture(_open(context, store.get_dataset(session, name)), image)
+    dataset = store.get_dataset(session, name)
+    session.close()
+    data, media_type = corpora.picture(_open(context, dataset), image)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
 
 

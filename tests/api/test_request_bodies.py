@@ -1,4 +1,4 @@
-"""Bodies: whose they are is known before they are read, they arrive in time, and the process keeps few bytes of them."""
+"""Bodies: whose they are is known before they are read, they arrive in time, and few bytes of them are kept."""
 
 from __future__ import annotations
 
