@@ -122,9 +122,7 @@ REASONS = {
     507: "A disk of the service is full or read-only",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    **{status: {"model": ErrorBody, "description": words} for status, words in REASONS.items()},
-    "4XX": {"model": ErrorBody},
-    "5XX": {"model": ErrorBody},
+    status: {"model": ErrorBody, "description": words} for status, words in REASONS.items()
 }
 
 

@@ -336,11 +336,19 @@ def test_the_description_covers_every_call_and_its_errors(house: Any) -> None:
         described = stranger.get("/openapi.json").json()
     for path, operations in described["paths"].items():
         for verb, operation in operations.items():
-            refusal = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
-            assert refusal == {"$ref": "#/components/schemas/ErrorBody"}, f"{verb} {path}"
+            for status in map(str, errors.REASONS):
+                refusal = operation["responses"][status]["content"]["application/json"]["schema"]
+                assert refusal == {"$ref": "#/components/schemas/ErrorBody"}, f"{verb} {path} {status}"
             if path.startswith("/v1/"):
                 assert operation["security"] == [{"HTTPBearer": []}], f"{verb} {path}"
     assert "HTTPValidationError" not in json.dumps(described)
+
+
+def test_every_status_that_an_error_may_have_is_described() -> None:
+    given = {*errors.STATUS_OF_CODE.values(), *errors.CODE_OF_STATUS}
+    for file in (Path(errors.__file__).parent).rglob("*.py"):
+        given |= {int(status) for status in re.findall(r"(?:Problem|error_response)\(\s*(\d{3})", file.read_text())}
+    assert given - errors.REASONS.keys() == set()
 
 
 def test_many_writers_at_once_are_all_served(house: Any) -> None:
