@@ -1,7 +1,7 @@
 """The HTTP server: uvicorn on h11, with bounds on connections and a strict reading of request heads.
 
-h11 reads some things that other servers in a row read differently: header lines that go on in the next line, and lines
-that end with a line feed alone. Both are refused here.
+h11 reads some things that other servers in a row read differently: header lines that go on in the next line, lines that
+end with a line feed alone, control characters, and a length that is said twice. They are refused here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from api.settings import ApiSettings
 
 END_OF_HEAD = re.compile(rb"\n\r?\n")
 LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a line feed alone; a line that goes on in the next one
+CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+LENGTH = re.compile(rb"\ncontent-length:([^\r\n]*)", re.IGNORECASE)
 CODES = {400: "bad_request", 431: "headers_too_large", 501: "not_implemented", 503: "overloaded"}
 
 
@@ -48,10 +50,21 @@ class StrictConnection(h11.Connection):
         if self.their_state is h11.IDLE:
             received = self.trailing_data[0]
             end = END_OF_HEAD.search(received)
-            if end is not None and LENIENT.search(received, 0, end.end()):
-                message = "each line of a request's head ends with CR and LF, and no header goes on in the next line"
-                raise h11.RemoteProtocolError(message)
+            problem = None if end is None else _problem_in(received[: end.end()])
+            if problem is not None:
+                raise h11.RemoteProtocolError(problem)
         return super().next_event()
+
+
+def _problem_in(head: bytes) -> str | None:
+    if LENIENT.search(head):
+        return "each line of a request's head ends with CR and LF, and no header goes on in the next line"
+    if CONTROL.search(head):
+        return "a request's head holds no control characters"
+    lengths = LENGTH.findall(head)
+    if len(lengths) > 1 or (lengths and b"," in lengths[0]):
+        return "the length of the body is said twice"
+    return None
 
 
 class BoundedProtocol(H11Protocol):

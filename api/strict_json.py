@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 MAX_DIGITS = 20  # of a whole number: more than 64 bits
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -21,6 +22,8 @@ def problem_in(body: bytes, max_depth: int) -> str | None:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
         return f"the body is not UTF-8 at byte {error.start}"
+    if body.startswith(BYTE_ORDER_MARK):
+        return "the body begins with a byte order mark; send it without"
     if b"\0" in body:  # UTF-16 and UTF-32 also end here
         return "the body holds a NUL byte"
     return ambiguity_in(body)
