@@ -80,9 +80,10 @@ def test_a_drivers_error_is_told_apart(tmp_path: Path) -> None:
     assert "database server" in found[1]
     with sqlite3.connect(tmp_path / "a.db") as connection:
         connection.execute("CREATE TABLE a (b)")
-    with sqlite3.connect(f"file:{tmp_path / 'a.db'}?mode=ro", uri=True) as connection:
-        with pytest.raises(sqlite3.OperationalError) as caught:
-            connection.execute("INSERT INTO a VALUES (1)")
+    reader = sqlite3.connect(f"file:{tmp_path / 'a.db'}?mode=ro", uri=True)
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        reader.execute("INSERT INTO a VALUES (1)")
+    reader.close()
     found = fault_of_database(caught.value, [tmp_path])
     assert found is not None
     assert (found[0], str(tmp_path) in found[1]) == (Fault.READ_ONLY, True)

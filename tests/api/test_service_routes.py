@@ -241,7 +241,7 @@ def test_who_wishes_to_end_is_let_go(end: type[BaseException], tmp_path: Path) -
     ("error", "status", "code"),
     [
         (MemoryError(), 503, "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 503, "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 503, "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), 507, "disk_full"),
         (OSError(errno.EROFS, "Read-only file system", "/data/x"), 507, "read_only"),
         (OSError(errno.EIO, "Input/output error"), 500, "internal_error"),

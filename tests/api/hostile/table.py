@@ -9,7 +9,8 @@ from tests.api.hostile import bombs, framing, parameters, paths, wire, words
 from tests.api.hostile.case import CUT, DATA, HOME, OWN, THEIRS, TRAP, Case
 
 CASES: list[Case] = sorted(
-    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES, *framing.CASES, *parameters.CASES], key=lambda case: case.family.casefold()
+    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES, *framing.CASES, *parameters.CASES],
+    key=lambda case: case.family.casefold(),
 )
 DOCUMENT = Path(__file__).parents[3] / "docs" / "hostile_inputs.md"
 HEAD = """# Hostile inputs
