@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 import time
+from contextlib import suppress
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -21,6 +23,7 @@ from lcl_core.runs.database import UNREACHABLE
 from lcl_core.settings import misconfiguration
 
 AGAIN_SECONDS = 0.5
+OTHER_FILES = 512  # that may be open beside the connections: of the database, of downloads, of encoders
 
 
 def main() -> int:
@@ -62,18 +65,36 @@ def _prepare(context: Context, settings: ApiSettings) -> None:
 
 def _serve(app: FastAPI, settings: ApiSettings) -> None:
     import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
+
+    from api.http_server import server_config
 
     gc.collect()
     gc.freeze()  # what is loaded by now stays: to look through it again would hold up all requests for a moment
-    uvicorn.run(
+    _raise_file_limit(settings.max_connections)
+    config = server_config(
         app,
+        settings,
         host=settings.api_host,
         port=settings.api_port,
         log_config=None,  # its lines go where ours go
         access_log=False,  # api.middleware tells of each request
-        server_header=False,
         timeout_graceful_shutdown=10,
     )
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _raise_file_limit(connections: int) -> None:
+    """Each connection is an open file; what is read and written comes on top. As far as the machine allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _words(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import to_thread
@@ -12,11 +12,10 @@ import lcl_core
 from api import docs, errors
 from api.census import Census
 from api.context import Context
-from api.middleware import Envelope, Guard
+from api.middleware import Envelope, HeaderGuard
+from api.request_bodies import AuthenticatedBodies
 from api.routes import ROUTERS
 from api.settings import ApiSettings
-
-MEDIA_PATHS = ("/v1/embeddings", "/v1/captions", "/v1/continuations", "/v1/attention", "/v1/collections/")
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
@@ -28,16 +27,19 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         version=lcl_core.__version__,
         docs_url=None,  # FastAPI's own pages load from a CDN; api.docs serves one that does not
         redoc_url=None,
+        redirect_slashes=False,  # the address to redirect to would be made of the request's own Host
         lifespan=_lifespan,
     )
     app.state.context = context
     errors.install(app)
     for router in (*ROUTERS, docs.router):
         app.router.routes.extend(router.routes)  # FastAPI looks into included routers anew with each request, twice
-    app.add_middleware(Guard, limit_of=_limit_of(settings), max_depth=settings.max_json_depth)
-    app.add_middleware(Envelope, observe=context.telemetry.observe)  # added last: outermost
+    app.add_middleware(AuthenticatedBodies, context=context)
+    app.add_middleware(HeaderGuard)
+    app.add_middleware(Envelope, observe=context.telemetry.observe, home=settings.home)  # added last: outermost
     context.telemetry.watch(Census(context.database))
     context.telemetry.watch_places(context.throttle.held)
+    context.telemetry.watch_bodies(lambda: context.bodies.held)
     context.telemetry.watch_encoders(context.encoder_bytes)
     return app
 
@@ -49,9 +51,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await to_thread.run_sync(context.close)
 
-
-def _limit_of(settings: ApiSettings) -> Callable[[str], int]:
-    def limit(path: str) -> int:
-        return settings.max_media_body_bytes if path.startswith(MEDIA_PATHS) else settings.max_body_bytes
-
-    return limit

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api import keys
+from api.body_budget import BodyBudget
 from api.callers import Callers
 from api.corpora import Corpora
 from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
+from api.long_reads import LongReads
+from api.maps import Maps
 from api.pixel_budget import PixelBudget
 from api.quotas import Quotas
 from api.ringer import Ringer
+from api.run_feeds import RunFeeds
 from api.settings import ApiSettings
 from api.telemetry import Telemetry
 from api.throttle import Throttle
@@ -35,6 +39,12 @@ WRITERS = 16
 INFERRING = 8
 # Threads that decode large images, for which they have been lent memory.
 DECODING = 8
+# Threads that look keys up which were not seen within the last second: strangers' made-up ones among them.
+AUTHENTICATING = 4
+# Threads that check large bodies before they are parsed.
+CHECKING = 2
+# Threads that work on what takes long, of each kind: none of them takes those that all other requests share.
+DRAWING, EXPORTING, READING_CORPORA, FOLLOWING, PROBING = 2, 8, 8, 4, 2
 # Threads that search: nearly all wait for the text's vector, and as many texts as wait share one batch.
 SEARCHING = 64
 
@@ -48,8 +58,11 @@ class Context:
         self.doorbell = Doorbell(settings.resolved_broker_url)
         self.ringer = Ringer(self.doorbell)
         self.telemetry = Telemetry()
-        self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
+        self.throttle = Throttle(
+            settings.requests_per_minute, settings.requests_at_once, settings.streams_at_once
+        )
         self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
+        self.bodies = BodyBudget(settings.body_bytes_at_once)
         self.corpora = Corpora()
         self.callers = Callers()
         self.exporter = Exporter(settings)
@@ -58,7 +71,14 @@ class Context:
         self.inferring, self.searching = CapacityLimiter(INFERRING), CapacityLimiter(SEARCHING)
         self.pixel_budget = PixelBudget(settings.image_memory_bytes, settings.image_wait_seconds)
         self.decoding = CapacityLimiter(DECODING)
+        self.authenticating, self.checking = CapacityLimiter(AUTHENTICATING), CapacityLimiter(CHECKING)
+        self.drawing, self.exporting = CapacityLimiter(DRAWING), CapacityLimiter(EXPORTING)
+        self.reading_corpora = CapacityLimiter(READING_CORPORA)
+        self.following, self.probing = CapacityLimiter(FOLLOWING), CapacityLimiter(PROBING)
+        self.long_reads = LongReads()
+        self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)
         self.duplicates = Duplicates()
+        self.maps = Maps()
         self.supply = store.Supply(settings)
         self._lock = threading.Lock()
         self._prepared = False

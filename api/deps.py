@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import Depends, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
@@ -17,11 +17,10 @@ from api import keys
 from api.callers import Caller
 from api.context import Context
 from api.errors import Problem
+from api.throttle import Slot
 from api.transactions import RequestSession, end
 from lcl_core.runs import store
-from lcl_core.runs.tables import ApiKey
 
-CHALLENGE = {"www-authenticate": "Bearer"}
 # What belongs to an owner, by the name that every route gives its id in the path.
 OWNED: dict[str, Callable[..., object]] = {"run_id": store.get_run, "study_id": store.get_study}
 
@@ -83,46 +82,20 @@ ReaderDep = Annotated[Session, Depends(get_reader, scope="function")]
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer KEY`")
 
 
-async def current_key(
-    context: ContextDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
-    """Raises: Problem 401."""
-    if given is None:
-        raise Problem(
-            401,
-            "unauthorized",
-            "send an API key: `Authorization: Bearer KEY`; the embedded default keeps one in "
-            "the file `key` of its home folder",
-            headers=CHALLENGE,
-        )
-    if known := context.callers.known(given.credentials, keys.clock()):
-        return known
-    return await to_thread.run_sync(_look_up, context, given.credentials)
+async def current_caller(request: Request, _described: Annotated[object, Depends(_bearer)]) -> Caller:
+    """Whom ``api.request_bodies`` found before the body was read. Of a stream the slot counts as one from here on.
+
+    Raises: whatever kept the request from going on: Problem 401 or 429, SQLAlchemyError.
+    """
+    if (refusal := getattr(request.state, "refusal", None)) is not None:
+        raise refusal
+    slot: Slot = request.state.slot
+    if request.scope["route"].response_class is EventSourceResponse:
+        slot.become_stream()
+    return slot.caller
 
 
-def _look_up(context: Context, key: str) -> Caller:
-    changes = context.callers.changes
-    with context.database.reading() as session:
-        row = keys.find(session, key)
-    if row is None:
-        raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=CHALLENGE)
-    if keys.needs_touch(row):
-        _touch(context, row.prefix)
-    caller = Caller(row.owner, row.role, row.prefix)
-    context.callers.note(key, caller, changes, keys.next_change(row))
-    return caller
-
-
-async def placed(
-    caller: Annotated[Caller, Depends(current_key)], request: Request, context: ContextDep
-) -> AsyncIterator[Caller]:
-    """Hold one of the key's places until the answer is out. Raises: Problem 429."""
-    stream = request.scope["route"].response_class is EventSourceResponse
-    with context.throttle.place(caller.prefix, stream=stream):
-        yield caller
-
-
-CurrentKey = Annotated[Caller, Depends(placed)]
+CurrentKey = Annotated[Caller, Depends(current_caller)]
 
 
 def require(role: str) -> Callable[..., Awaitable[Caller]]:
@@ -136,7 +109,6 @@ def require(role: str) -> Callable[..., Awaitable[Caller]]:
             raise Problem(403, "forbidden", f"this needs a key with the role {role}; yours is {caller.role}")
         if caller.sees is not None and OWNED.keys() & request.path_params.keys():
             await to_thread.run_sync(check_sight, context, caller, request.path_params)
-        request.state.caller = caller
         return caller
 
     return allowed
@@ -159,15 +131,9 @@ def check_sight(context: Context, caller: Caller, named: Mapping[str, Any]) -> N
 
 def _note(session: Session, request: Request, response: Response) -> None:
     """The object is what the answer's Location names, else what the request's path does."""
-    route, caller = request.scope["route"], request.state.caller
+    route, caller = request.scope["route"], request.state.slot.caller
     made = response.headers.get("location", "").rpartition("/")[2]
     object_id = made or next(iter(request.path_params.values()), "")
     action = f"{route.tags[0]}.{route.name.rstrip('_')}"
     store.note_action(session, caller.owner, caller.prefix, action, object_id, request.state.request_id)
 
-
-def _touch(context: Context, prefix: str) -> None:
-    with context.database.session() as session:
-        row = session.get(ApiKey, prefix)
-        if row is not None:
-            keys.touch(row)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -14,8 +16,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
+from api.disk_check import fault_of_database, folders_of, words_of
 from lcl_core.errors import UserError
+from lcl_core.faults import Fault, fault_of
+from lcl_core.specs.messages import words_for
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +66,11 @@ CODE_OF_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
     415: "unsupported_media_type",
+    416: "range_not_satisfiable",
     429: "too_many_requests",
 }
+# pydantic's, of a body that was not parsed
+UNREAD = ("model_attributes_type", "dict_type", "model_type", "list_type", "missing")
 
 
 class Problem(UserError):
@@ -98,8 +107,30 @@ class ErrorBody(BaseModel):
     error: ErrorFacts
 
 
-# What every route may answer, for its description.
-REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
+# What a route may answer instead of what was asked for, for its description.
+REASONS = {
+    400: "The request is malformed: its address, headers, cursor, range, or JSON",
+    401: "No valid API key came along",
+    403: "The key's role does not allow it",
+    404: "There is no such thing, or not for this key",
+    405: "The address does not take this method",
+    408: "The body did not arrive in time",
+    409: "It contradicts what is there",
+    410: "What it needs is gone from the disk",
+    413: "The body is too large",
+    415: "The body's encoding is not read",
+    416: "The range lies outside the file",
+    422: "The request says something that cannot be done; `field` names it",
+    429: "The key, or its owner, asks too much at once; `Retry-After` says when to come back",
+    431: "The headers are too large",
+    500: "Something broke inside the service; its log tells more under the request id",
+    503: "The service is overloaded or lacks its database, memory or store for now; try again",
+    504: "It was not done within the time that the settings give it",
+    507: "A disk of the service is full or read-only",
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": words} for status, words in REASONS.items()
+}
 
 
 def error_response(
@@ -142,21 +173,50 @@ def _headers_of(error: UserError) -> Mapping[str, str] | None:
     return None if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = CODE_OF_STATUS.get(error.status_code, "http_error")
-    return error_response(error.status_code, code, str(error.detail), headers=error.headers)
+    status, message = error.status_code, str(error.detail)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if status == 404:
+        slash = "; addresses here end without a slash" if request.url.path.endswith("/") else ""
+        message = f"there is nothing at this address{slash}; /docs names all there are"
+    elif status == 405:
+        allowed = _methods_at(request)
+        headers["allow"] = ", ".join(allowed)
+        message = f"{request.method} does nothing at this address; it takes {' and '.join(allowed)} (/docs tells more)"
+    code = CODE_OF_STATUS.get(status, "http_error")
+    return error_response(status, code, message, headers=headers)
 
 
-async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+def _methods_at(request: Request) -> list[str]:
+    """What may be asked at the request's address, over all routes."""
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = dict(error.errors()[0])
+    first: dict[str, Any] = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
         return error_response(400, "bad_json", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
+    if location == ["body"] and first["type"] in UNREAD and "json" not in request.headers.get("content-type", ""):
+        given = request.headers.get("content-type", "no Content-Type")[:100]
+        message = f"send JSON with the header Content-Type: application/json (this request says {given})"
+        return error_response(422, "bad_request", message)
     field = ".".join(location[1:]) or None
-    message = first["msg"].removeprefix("Value error, ")
-    return error_response(422, "bad_request", f"{field or location[0]}: {message}", field)
+    model = _body_model(request) if location[0] == "body" else None
+    return error_response(422, "bad_request", f"{field or location[0]}: {words_for(first, model)}", field)
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """The model of the route's body, where there is one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    kind = getattr(getattr(field, "field_info", None), "annotation", None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 async def _conflict(_: Request, error: Exception) -> JSONResponse:
@@ -165,10 +225,28 @@ async def _conflict(_: Request, error: Exception) -> JSONResponse:
     return error_response(409, "conflict", "somebody made the same thing at this moment; look, then try again")
 
 
-async def _database_away(_: Request, error: Exception) -> JSONResponse:
-    log.error("database_away", error=str(getattr(error, "orig", error)))
+async def _database_away(request: Request, error: Exception) -> JSONResponse:
+    reason = getattr(error, "orig", error)
+    log.error("database_away", error=str(reason))
+    folders = folders_of(request.app.state.context.settings)
+    if found := await to_thread.run_sync(fault_of_database, reason, folders, limiter=CapacityLimiter(1)):
+        fault, words = found
+        return error_response(507, fault.value, words)
     message = "the database does not answer; try again in a few seconds"
     return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
+
+
+def fault_response(error: BaseException, request_id: str, home: Path) -> JSONResponse:
+    """The answer to what nobody caught: what the machine lacks, else 500 with the number that finds it in the log."""
+    fault = fault_of(error, home)
+    if fault is Fault.OUT_OF_MEMORY:
+        message = f"the service ran out of memory; send less at once, or try again (request id {request_id})"
+        return error_response(503, fault.value, message, headers={"retry-after": "5"})
+    folder = getattr(error, "filename", None) or home
+    if fault is not None and (words := words_of(fault, folder)):
+        return error_response(507, fault.value, f"{words} (request id {request_id})")
+    message = f"something broke inside the service; its log tells more under request id {request_id}"
+    return error_response(500, "internal_error", message)
 
 
 def install(app: FastAPI) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 
 from anyio import CancelScope, CapacityLimiter, to_thread
@@ -18,7 +18,7 @@ class HeldResponse(StreamingResponse):
     """
 
     def __init__(
-        self, chunks: Iterator[bytes], holds: ExitStack, *, media_type: str, headers: Mapping[str, str]
+        self, chunks: AsyncIterator[bytes], holds: ExitStack, *, media_type: str, headers: Mapping[str, str]
     ) -> None:
         super().__init__(chunks, media_type=media_type, headers=headers)
         self._holds = holds

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-import numpy as np
+from api.models import CollectionMap
 
-from lcl_core.serving import project
+if TYPE_CHECKING:
+    from lcl_core.serving.collection import Collection
+
+KEPT = 4  # maps of one open collection, of different sizes
+
+
+class Maps:
+    """Maps that were drawn of open collections, as JSON. Thread-safe.
+
+    A collection that changes is opened as another object, so that what is kept here stays true.
+    """
+
+    def __init__(self) -> None:
+        self._drawn: WeakKeyDictionary[Collection, dict[int, bytes]] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def json_of(self, collection: Collection, limit: int) -> bytes:
+        """A ``CollectionMap`` of at most ``limit`` pictures."""
+        limit = min(limit, collection.count("images"))
+        with self._lock:
+            known = self._drawn.get(collection, {}).get(limit)
+        if known is not None:
+            return known
+        drawn = CollectionMap(points=map_points(collection, limit), total=len(collection)).model_dump_json().encode()
+        with self._lock:
+            maps = self._drawn.setdefault(collection, {})
+            maps[limit] = drawn
+            if len(maps) > KEPT:
+                del maps[next(iter(maps))]
+        return drawn
 
 
 def map_points(collection: Any, limit: int) -> list[dict[str, Any]]:
@@ -14,6 +45,10 @@ def map_points(collection: Any, limit: int) -> list[dict[str, Any]]:
 
     The axes are those of the chosen pictures' vectors; x and y lie in [-1, 1].
     """
+    import numpy as np
+
+    from lcl_core.serving import project
+
     total = collection.count("images")
     if not total:
         return []
@@ -23,7 +58,7 @@ def map_points(collection: Any, limit: int) -> list[dict[str, Any]]:
     return [_point(item, place) for item, place in zip(items, points, strict=True)]
 
 
-def _point(item: dict[str, Any], place: np.ndarray) -> dict[str, Any]:
+def _point(item: dict[str, Any], place: Any) -> dict[str, Any]:
     caption = next(iter(item.get("captions", [])), "")
     labels = {name: str(value) for name, value in item.get("labels", {}).items()}
     return {"id": item["id"], "x": float(place[0]), "y": float(place[1]), "caption": caption, "labels": labels}

@@ -1,22 +1,22 @@
-"""What surrounds every request: its id, headers, time, the last net under errors, and bounds on what comes in.
+"""What surrounds every request: its id, headers, time, the answer to any error, and what its own headers may be.
 
 Plain ASGI classes: Starlette's function middleware would buffer streams.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
-from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import error_response
-from api.strict_json import ambiguity_in
+from api.errors import error_response, fault_response
 
 log = structlog.get_logger(__name__)
 
@@ -30,24 +30,29 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
+ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)  # of the process, or of this request
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 MAX_HEADER_BYTES = 32 * 1024
-LARGE_BODY = 256 * 1024
-STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-BRACKET = re.compile(rb"[\[\]{}]")
+SINGLE_HEADERS = frozenset(
+    (b"authorization", b"content-length", b"content-type", b"host", b"idempotency-key", b"last-event-id", b"range")
+)
 
 
 class Envelope:
-    """Request id, security headers, latency, and 500 without a traceback.
+    """Request id, security headers, latency, and an answer without a traceback whatever is raised inside.
+
+    Caught is all that is not somebody's wish to end: a panic of a library in Rust is no ``Exception``.
 
     Args:
         app: the application inside.
         observe: called with (method, route template, status, seconds) after each request.
+        home: the folder that the service writes to, named when it takes nothing any more.
     """
 
-    def __init__(self, app: ASGIApp, observe: Observer) -> None:
+    def __init__(self, app: ASGIApp, observe: Observer, home: Path) -> None:
         self.app = app
         self.observe = observe
+        self.home = home
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,11 +75,13 @@ class Envelope:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_headers)
-            except Exception:  # the process boundary: logged in full, told in one line
+            except ENDS:
+                raise
+            except BaseException as error:  # the process boundary: logged in full, told in one line
                 log.exception("request failed", method=scope["method"], path=scope["path"])
                 if status:  # half an answer is out: only a broken connection tells the client
                     raise
-                await _internal_error(request_id)(scope, receive, send_with_headers)
+                await fault_response(error, request_id, self.home)(scope, receive, send_with_headers)
             finally:
                 self._tell(scope, status, time.perf_counter() - started)
 
@@ -94,117 +101,41 @@ class Envelope:
             )
 
 
-class Guard:
-    """Refuse headers that are too large, and bodies that are too large, too deep or mean two things to two parsers.
+class HeaderGuard:
+    """Refuse what is wrong with a request's address and headers, whoever sends it.
 
     Args:
         app: the application inside.
-        limit_of: largest body in bytes for a request path.
-        max_depth: deepest nesting of JSON.
     """
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int], max_depth: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.limit_of = limit_of
-        self.max_depth = max_depth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-            await error_response(400, "bad_request", "the address holds a NUL character")(scope, receive, send)
-            return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-            message = f"the headers are larger than {MAX_HEADER_BYTES} bytes"
-            await error_response(431, "headers_too_large", message)(scope, receive, send)
-            return
-        names = {name for name, _ in scope["headers"]}
-        if {b"content-length", b"transfer-encoding"} <= names:  # two parsers in a row would part requests differently
-            await error_response(400, "bad_request", "send a length or chunks, not both")(scope, receive, send)
-            return
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            await self.app(scope, receive, send)
-            return
-        if b"authorization" not in names:  # a stranger will be told so; what he sends is not kept for that
-            await self.app(scope, _replay(b"", receive), send)
-            return
-        limit = self.limit_of(scope["path"])
-        body = await _read(scope, receive, limit)
-        if body is None:
-            refusal = error_response(413, "body_too_large", f"the body is larger than {limit} bytes; send less at once")
-            await refusal(scope, receive, send)
-            return
-        large = len(body) > LARGE_BODY  # pictures: reading them would hold everybody else up
-        problem = await to_thread.run_sync(self._problem, body) if large else self._problem(body)
-        if problem:
-            await error_response(422, "bad_json", problem)(scope, receive, send)
-            return
-        await self.app(scope, _replay(body, receive), send)
-
-    def _problem(self, body: bytes) -> str | None:
-        if depth_of(body, self.max_depth) > self.max_depth:
-            return f"the body is nested deeper than {self.max_depth} levels"
-        try:
-            body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return f"the body is not UTF-8 at byte {error.start}"
-        if b"\0" in body:  # UTF-16 and UTF-32 also end here
-            return "the body holds a NUL byte"
-        return ambiguity_in(body)
+        refusal = _refusal_of(scope) if scope["type"] == "http" else None
+        await (refusal or self.app)(scope, receive, send)
 
 
-def depth_of(body: bytes, enough: int) -> int:
-    """Nesting of brackets outside strings; counting stops above ``enough``."""
-    if body.count(b"[") + body.count(b"{") <= enough:
-        return 0
-    depth = deepest = 0
-    for bracket in BRACKET.finditer(STRING.sub(b"", body)):
-        depth += 1 if bracket.group() in b"[{" else -1
-        deepest = max(deepest, depth)
-        if deepest > enough:
-            break
-    return deepest
-
-
-async def _read(scope: Scope, receive: Receive, limit: int) -> bytes | None:
-    """The whole body, or None when it is larger than ``limit`` bytes."""
-    declared = Headers(scope=scope).get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        return None
-    body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > limit:
-            return None
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return bytes(body)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that hands out ``body`` once, then what really follows (the disconnect)."""
-    handed_out = False
-
-    async def replay() -> Message:
-        nonlocal handed_out
-        if handed_out:
-            return await receive()
-        handed_out = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+def _refusal_of(scope: Scope) -> ASGIApp | None:
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        return error_response(400, "bad_request", "the address holds a NUL character")
+    size, names = 0, set()
+    for name, value in scope["headers"]:
+        size += len(name) + len(value)
+        if name in names and name in SINGLE_HEADERS:  # two parsers in a row would each believe another one
+            return error_response(400, "bad_request", f"send the header {name.decode('ascii')} once")
+        names.add(name)
+    if size > MAX_HEADER_BYTES:
+        return error_response(431, "headers_too_large", f"the headers are larger than {MAX_HEADER_BYTES} bytes")
+    if {b"content-length", b"transfer-encoding"} <= names:  # two parsers in a row would part requests differently
+        return error_response(400, "bad_request", "send a length or chunks, not both")
+    return None
 
 
 def _request_id(scope: Scope) -> str:
     """The caller's ``X-Request-Id`` when it is harmless, else a new one."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _internal_error(request_id: str) -> ASGIApp:
-    message = f"something broke inside the service; its log tells more under request id {request_id}"
-    return error_response(500, "internal_error", message)
 
 
 def _route(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""Does a submitted run get done? Asked of the database, the broker and the workers' own marks."""
+"""Does a submitted run get done? Asked of the database, the disk, the broker and the workers' own marks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
+from api.disk_check import folders_of, problem_of
 from api.models import Check
 from lcl_core.runs import store
 from lcl_core.runs.database import now
@@ -27,7 +28,13 @@ def look(context: Context) -> dict[str, Check]:
         worker = Check(ok=False, detail="cannot be known without the database")
     rang = context.doorbell.ping("api")
     broker = Check(ok=rang, detail="takes messages" if rang else "does not answer")
-    return {"database": database, "broker": broker, "worker": worker}
+    return {"database": database, "disk": _disk(context), "broker": broker, "worker": worker}
+
+
+def _disk(context: Context) -> Check:
+    """A small file was written where the service writes; a database that answers may be on a disk that is full."""
+    problems = [problem for folder in folders_of(context.settings) if (problem := problem_of(folder)) is not None]
+    return Check(ok=not problems, detail="; ".join(problems) or "takes files")
 
 
 def _worker(context: Context) -> Check:

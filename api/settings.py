@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from sqlalchemy.engine import make_url
 
 from lcl_core.errors import UserError
@@ -29,6 +29,18 @@ class ApiSettings(Settings):
     )
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body, bytes")
     max_media_body_bytes: int = Field(64 * 2**20, ge=1024, description="the same where images are sent, bytes")
+    body_bytes_at_once: int = Field(
+        256 * 2**20, ge=2048, description="of all request bodies that one process keeps; one key may hold half of them"
+    )
+    body_seconds: float = Field(
+        30, gt=0, le=3600, description="in which a request body arrives; each megabyte that has come adds one second"
+    )
+    head_seconds: float = Field(
+        15, gt=0, le=3600, description="in which a connection sends the head of its next request, else it is closed"
+    )
+    max_connections: int = Field(
+        1000, ge=4, description="at one process; a further one takes the place of the one that has been idle longest"
+    )
     max_json_depth: int = Field(64, ge=4, le=500)
     max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
     max_image_pixels: int = Field(40_000_000, ge=1)
@@ -66,6 +78,17 @@ class ApiSettings(Settings):
     )
     requests_per_minute: int = Field(30_000, ge=1, description="of one key, at one process of the service")
     requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")
+    streams_at_once: int = Field(128, ge=1, description="event streams of one owner, over all keys of that owner")
+
+    @model_validator(mode="after")
+    def _each_body_fits(self) -> Self:
+        largest = max(self.max_body_bytes, self.max_media_body_bytes)
+        if self.body_bytes_at_once < 2 * largest:
+            raise ValueError(
+                f"LCL_BODY_BYTES_AT_ONCE must be at least {2 * largest}: one key may hold half of it, and the largest "
+                "body (LCL_MAX_BODY_BYTES, LCL_MAX_MEDIA_BODY_BYTES) must fit into that half"
+            )
+        return self
 
     def check_secrets(self) -> None:
         """Raises: UserError ``insecure_secret`` for a weak admin key, and when a team's deployment has none."""

@@ -58,6 +58,11 @@ class Telemetry:
         """Export ``lcl_places`` from ``count`` ({kind: number}): requests and streams under way, by valid keys."""
         self.registry.register(_Places(count))
 
+    def watch_bodies(self, count: Callable[[], int]) -> None:
+        """Export ``lcl_body_bytes`` from ``count``: what the bodies of requests under way take."""
+        gauge = Gauge("lcl_body_bytes", "Bytes of request bodies that are kept", registry=self.registry)
+        gauge.set_function(count)
+
     def watch_encoders(self, count: Callable[[], int]) -> None:
         """Export ``lcl_encoder_memory_bytes`` from ``count``: what the weights of loaded encoders take."""
         gauge = Gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", registry=self.registry)

@@ -1,28 +1,51 @@
 """How much one key may ask: so many requests a minute, and so many at once.
 
-A request holds a place from its authentication to the end of its answer. A stream of events holds one for as long as
-it is open, which the settings bound, and streams together at most half of a key's places: whoever leaves streams open
-can still make ordinary calls. Each process of the service counts for itself.
+A request holds a slot from its authentication, before its body is read, to the end of its answer. A stream of events
+holds one for as long as it is open, which the settings bound. Streams together hold at most half of a key's slots, so
+that whoever leaves streams open can still make ordinary calls, and the streams of one owner are bounded over all keys.
+Each process of the service counts for itself.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
+from api.callers import Caller
 from api.errors import Problem
 
 
 @dataclass
 class _Usage:
-    """Of one key: what is left of its minute, and who holds places (True: streams)."""
+    """Of one key: what is left of its minute, and how many slots it holds, streams among them."""
 
     left: float
     seen: float
-    places: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    slots: int = 0
+    streams: int = 0
+
+
+class Slot:
+    """What a request holds while it is under way. Given back at the end of the ``with`` block."""
+
+    def __init__(self, throttle: Throttle, caller: Caller) -> None:
+        self._throttle = throttle
+        self.caller = caller
+        self.stream = False
+
+    def become_stream(self) -> None:
+        """Count as a stream from now on. Raises: Problem 429 ``too_many_requests``; then it stays what it was."""
+        self._throttle._make_stream(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._throttle._leave(self)
 
 
 class Throttle:
@@ -31,48 +54,64 @@ class Throttle:
     Args:
         per_minute: requests that a key may make, all of them in one moment if it likes.
         at_once: requests of a key that may be under way.
+        streams_at_once: streams of one owner that may be open, over all keys.
         clock: seconds that only grow.
     """
 
-    def __init__(self, per_minute: int, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_minute: int, at_once: int, streams_at_once: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._per_minute = per_minute
         self._at_once = at_once
+        self._streams_at_once = streams_at_once
         self._clock = clock
         self._usage: dict[str, _Usage] = {}
+        self._streams: Counter[str] = Counter()  # by owner
         self._lock = threading.Lock()
 
-    @contextmanager
-    def place(self, key: str, *, stream: bool = False) -> Iterator[None]:
-        """Hold a place for a request of ``key``. Raises: Problem 429 ``too_many_requests``."""
-        usage = self._enter(key, stream)
-        try:
-            yield
-        finally:
-            with self._lock:
-                usage.places[stream] -= 1
-
-    def held(self) -> dict[str, int]:
-        """How many places are taken now, over all keys."""
-        with self._lock:
-            each = [usage.places for usage in self._usage.values()]
-        return {"request": sum(places[False] for places in each), "stream": sum(places[True] for places in each)}
-
-    def _enter(self, key: str, stream: bool) -> _Usage:
+    def enter(self, caller: Caller) -> Slot:
+        """Take a slot for a request. Raises: Problem 429 ``too_many_requests``."""
         with self._lock:
             now = self._clock()
-            usage = self._usage.setdefault(key, _Usage(self._per_minute, now))
+            usage = self._usage.setdefault(caller.prefix, _Usage(self._per_minute, now))
             rate = self._per_minute / 60
             usage.left = min(self._per_minute, usage.left + (now - usage.seen) * rate)
             usage.seen = now
             if usage.left < 1:
                 raise _refused(f"more than {self._per_minute} requests in a minute", (1 - usage.left) / rate)
-            if sum(usage.places.values()) >= self._at_once:
+            if usage.slots >= self._at_once:
                 raise _refused(f"{self._at_once} requests of this key are under way", 1)
-            if stream and usage.places[True] >= max(1, self._at_once // 2):
-                raise _refused(f"{usage.places[True]} streams of this key are open; close some", 1)
             usage.left -= 1
-            usage.places[stream] += 1
-            return usage
+            usage.slots += 1
+        return Slot(self, caller)
+
+    def held(self) -> dict[str, int]:
+        """How many slots are taken now, over all keys."""
+        with self._lock:
+            usages = list(self._usage.values())
+        streams = sum(usage.streams for usage in usages)
+        return {"request": sum(usage.slots for usage in usages) - streams, "stream": streams}
+
+    def _make_stream(self, slot: Slot) -> None:
+        with self._lock:
+            usage, owner = self._usage[slot.caller.prefix], slot.caller.owner
+            if usage.streams >= max(1, self._at_once // 2):
+                raise _refused(f"{usage.streams} streams of this key are open; close some", 1)
+            if self._streams[owner] >= self._streams_at_once:
+                raise _refused(f"{self._streams[owner]} streams of {owner}'s keys are open; close some", 1)
+            usage.streams += 1
+            self._streams[owner] += 1
+            slot.stream = True
+
+    def _leave(self, slot: Slot) -> None:
+        with self._lock:
+            usage, owner = self._usage[slot.caller.prefix], slot.caller.owner
+            usage.slots -= 1
+            if slot.stream:
+                usage.streams -= 1
+                self._streams[owner] -= 1
+                if not self._streams[owner]:
+                    del self._streams[owner]
 
 
 def _refused(what: str, seconds: float) -> Problem:

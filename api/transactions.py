@@ -68,6 +68,24 @@ def brief(endpoint: Callable[P, Answer]) -> Callable[P, Awaitable[Answer]]:
     return in_one_go
 
 
+def in_lane(name: str) -> Callable[[Callable[P, Answer]], Callable[P, Awaitable[Answer]]]:
+    """An endpoint with a ``context`` that works in one of that context's threads of a kind, such as ``drawing``.
+
+    For what may take long: were it to take the framework's threads, no other request would get one. Its answer is best
+    a finished ``Response``, since the event loop makes one of anything else.
+    """
+
+    def decorate(endpoint: Callable[P, Answer]) -> Callable[P, Awaitable[Answer]]:
+        @functools.wraps(endpoint)
+        async def in_its_lane(*args: P.args, **kwargs: P.kwargs) -> Answer:
+            lane: CapacityLimiter = getattr(kwargs["context"], name)
+            return await to_thread.run_sync(functools.partial(endpoint, *args, **kwargs), limiter=lane)
+
+        return in_its_lane
+
+    return decorate
+
+
 def _whole(session: RequestSession, endpoint: Callable[[], Answer]) -> Answer:
     try:
         answer = endpoint()

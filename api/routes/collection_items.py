@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from api.additions import add as add_pictures
 from api.additions import remove as remove_picture
-from api.answers import sends
+from api.answers import chunks_in, sends
 from api.callers import check_owner
 from api.collection_models import Added, Additions
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer, WritingDep
@@ -16,6 +16,7 @@ from api.exports import lines_of
 from api.routes.collections import Target
 from api.routes.runs import IdempotencyKey
 from api.search import open_collection
+from api.transactions import in_lane
 from lcl_core.runs import store
 from lcl_core.runs.artifacts import remove_tree
 
@@ -58,6 +59,7 @@ def delete(name: str, caller: Submitter, context: ContextDep, session: SessionDe
 
 
 @router.get("/{name}/export", response_class=Response, responses=sends(LINES))
+@in_lane("exporting")
 def export(
     name: str, _: Viewer, context: ContextDep, session: ReaderDep, target: Target = "images"
 ) -> StreamingResponse:
@@ -66,4 +68,5 @@ def export(
     headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
     # Nothing is held for it, as an encoder's files are: what it reads is in memory or mapped since it was opened, and
     # stays readable though the folder be removed or replaced meanwhile.
-    return StreamingResponse(lines_of(collection, target), media_type=LINES, headers=headers)
+    lines = chunks_in(context.exporting, lines_of(collection, target))
+    return StreamingResponse(lines, media_type=LINES, headers=headers)

@@ -11,7 +11,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from api.answers import sends
+from api.answers import json_of, sends
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.errors import REFUSALS
@@ -30,7 +30,7 @@ from api.models import (
 )
 from api.queries import Question, check_weights, embed_text, mixed
 from api.search import Searched, open_collection, open_for_search, picture_of
-from api.transactions import brief
+from api.transactions import brief, in_lane
 from lcl_core.runs import store
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ async def duplicates(
     Every pair is compared; in a collection with a graph each picture with its 32 nearest, so that a link may be missed.
     """
     started = time.perf_counter()
-    searched = await to_thread.run_sync(open_for_search, context, session, name, False)
+    lane = context.drawing
+    searched = await to_thread.run_sync(open_for_search, context, session, name, False, limiter=lane)
     seconds, places = context.settings.duplicates_seconds, slice(offset, offset + limit)
     found, total = await to_thread.run_sync(
         context.duplicates.page, searched.collection, threshold, seconds, places, limiter=context.duplicates.lane
@@ -187,7 +188,8 @@ def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderD
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
-@router.get("/{name}/vectors")
+@router.get("/{name}/vectors", response_model=VectorPage)
+@in_lane("exporting")
 def vectors(
     name: str,
     _: Viewer,
@@ -196,27 +198,28 @@ def vectors(
     target: Target = "images",
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-) -> VectorPage:
+) -> Response:
     """Ids and their vectors, row-aligned, page by page."""
     _row, collection = open_collection(context, session, name)
+    session.close()
     total = collection.count(target)
     ids, rows = collection.at(target, range(total)[offset : offset + limit])
-    return VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset)
+    return json_of(VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset))
 
 
-@router.get("/{name}/map")
+@router.get("/{name}/map", response_model=CollectionMap)
+@in_lane("drawing")
 def map_(
     name: str,
     _: Viewer,
     context: ContextDep,
     session: ReaderDep,
     limit: Annotated[int, Query(ge=1, le=5000)] = 2000,
-) -> CollectionMap:
+) -> Response:
     """The pictures on a plane (principal components); of many, ``limit`` spread evenly."""
-    from api.maps import map_points  # numpy: only when a map is drawn
-
     _row, collection = open_collection(context, session, name)
-    return CollectionMap(points=map_points(collection, limit), total=len(collection))
+    session.close()  # its connection is not held while the map is drawn
+    return Response(context.maps.json_of(collection, limit), media_type="application/json")
 
 
 def _shown(collection_id: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
 from api import corpora
 from api.admission import admit
-from api.answers import PICTURES, sends
+from api.answers import PICTURES, json_of, sends
 from api.callers import Caller, check_owner
 from api.context import Context
-from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
+from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer, WritingDep
 from api.errors import REFUSALS
 from api.models import (
     DatasetList,
@@ -25,10 +26,10 @@ from api.models import (
     Registration,
     RunView,
 )
-from api.transactions import brief
+from api.transactions import brief, in_lane
 from api.views import run_view
 from lcl_core.errors import UserError
-from lcl_core.roots import confined
+from lcl_core.roots import Root, confined
 from lcl_core.runs import store
 from lcl_core.runs.artifacts import remove_tree
 from lcl_core.runs.tables import Dataset
@@ -76,25 +77,24 @@ def validate(
 
 
 @router.post("", status_code=201)
-def register(
-    body: Registration, caller: Submitter, context: ContextDep, session: SessionDep, response: Response
+async def register(
+    body: Registration, caller: Submitter, context: ContextDep, writing: WritingDep, response: Response
 ) -> DatasetView:
     """Read a corpus and give it a name, or make it the new version of one of the caller's own."""
-    place = confined(body.path, context.settings.roots)
-    try:
-        corpus = context.corpora.get(place)
-    except UserError as error:
-        error.field = "path"
-        raise
-    statistics, digest = corpora.examine(corpus), corpus.content_hash()  # before the transaction: it may take long
-    store.check_name(session, "dataset", body.name, caller.owner, admin=caller.sees is None)
-    context.quotas.check_bytes(session, caller.owner)
-    row = store.register_dataset(
-        session, body.name, place, context.settings.roots, caller.owner, new_version=body.new_version
-    )
-    store.note_contents(session, row, digest, statistics, owner=caller.owner)
-    response.headers["location"] = f"/v1/datasets/{row.name}"
-    return DatasetView.model_validate(row)
+    place, statistics, digest = await context.long_reads.run(caller.owner, _read, context, body.path)
+
+    def keep(session: Session) -> DatasetView:
+        store.check_name(session, "dataset", body.name, caller.owner, admin=caller.sees is None)
+        context.quotas.check_bytes(session, caller.owner)
+        row = store.register_dataset(
+            session, body.name, place, context.settings.roots, caller.owner, new_version=body.new_version
+        )
+        store.note_contents(session, row, digest, statistics, owner=caller.owner)
+        response.headers["location"] = f"/v1/datasets/{row.name}"
+        return DatasetView.model_validate(row)
+
+    async with writing() as session:  # not before: its turn is everybody's
+        return await to_thread.run_sync(keep, session)
 
 
 @router.get("/{name}")
@@ -124,13 +124,16 @@ def versions(name: str, _: Viewer, session: ReaderDep) -> DatasetVersionList:
 
 
 @router.get("/{name}/statistics")
+@in_lane("reading_corpora")
 def statistics(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> dict[str, Any]:
     """Counts of documents, pictures, captions, splits and labels; made at the first call where they are missing."""
     dataset = store.get_dataset(session, name)
+    session.close()  # its connection is not held while files are read
     return dataset.statistics or _count(context, dataset)
 
 
-@router.get("/{name}/documents")
+@router.get("/{name}/documents", response_model=DocumentPage)
+@in_lane("reading_corpora")
 def documents(
     name: str,
     _: Viewer,
@@ -142,21 +145,36 @@ def documents(
     split: Word = None,
     source: Word = None,
     tokens: bool = False,
-) -> DocumentPage:
+) -> Response:
     """Documents with their pictures in place, or captioned images (of a split and a source).
 
     ``tokens``: with each segment's length in CLIP tokens, 49 of them and two marks for a picture.
     """
     dataset = store.get_dataset(session, name)
+    session.close()
     wanted = corpora.Wanted(view, offset, limit, split, source, tokens)
-    return DocumentPage(**corpora.page(_open(context, dataset), name, wanted, dataset.statistics or {}))
+    return json_of(DocumentPage(**corpora.page(_open(context, dataset), name, wanted, dataset.statistics or {})))
 
 
 @router.get("/{name}/images/{image:path}", response_class=Response, responses=sends(*PICTURES))
+@in_lane("reading_corpora")
 def image(name: str, image: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
     """A picture as the corpus holds it."""
-    data, media_type = corpora.picture(_open(context, store.get_dataset(session, name)), image)
+    dataset = store.get_dataset(session, name)
+    session.close()
+    data, media_type = corpora.picture(_open(context, dataset), image)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=3600"})
+
+
+def _read(context: Context, path: str) -> tuple[Root, dict[str, Any], str]:
+    """Where the corpus lies, its counts and the hash of its contents. Raises: UserError."""
+    place = confined(path, context.settings.roots)
+    try:
+        corpus = context.corpora.get(place)
+    except UserError as error:
+        error.field = "path"
+        raise
+    return place, corpora.examine(corpus), corpus.content_hash()
 
 
 def _submit(

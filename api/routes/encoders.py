@@ -10,7 +10,7 @@ from anyio import CancelScope, to_thread
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
-from api.answers import sends
+from api.answers import chunks_in, sends
 from api.callers import Caller, check_owner
 from api.comparison import compared, tested
 from api.context import Context
@@ -22,7 +22,7 @@ from api.errors import REFUSALS
 from api.held import HeldResponse
 from api.models import Comparison, EncoderImport, EncoderList, EncoderView, Items, Reference
 from api.quotas import encoder_bytes
-from api.transactions import brief
+from api.transactions import brief, in_lane
 from api.views import figures
 from lcl_core.interop.identity import check_unchanged, hashes_of
 from lcl_core.roots import confined
@@ -53,11 +53,9 @@ async def import_(
     The weights of an encoder that is known come with the very files that are registered of it. Who owns that encoder,
     and an admin, may import them with others by ``allow_twin``.
     """
-    settings = context.settings
-    source = Path(confined(body.path, settings.folders))
-    prepared = await to_thread.run_sync(_prepared, context, source, caller.owner)  # no turn to write is held meanwhile
+    prepared = await context.long_reads.run(caller.owner, _prepared, context, body.path, caller.owner)
     try:
-        async with writing() as session:
+        async with writing() as session:  # not before: its turn is everybody's
             view = await to_thread.run_sync(_register, prepared, session, body, caller, context)
             response.headers["location"] = f"/v1/encoders/{view.id}"
     except BaseException:
@@ -69,7 +67,8 @@ async def import_(
     return view
 
 
-def _prepared(context: Context, source: Path, owner: str) -> Prepared:
+def _prepared(context: Context, path: str, owner: str) -> Prepared:
+    source = Path(confined(path, context.settings.folders))
     with context.database.reading() as session:
         context.quotas.check_bytes(session, owner, encoder_bytes(source))  # before anything is copied
     return prepare(source, context.settings.encoders_dir)
@@ -88,6 +87,7 @@ def _register(
 
 
 @router.get("/compare")
+@in_lane("exporting")
 def compare(
     _: Viewer,
     context: ContextDep,
@@ -137,6 +137,7 @@ def figures_(encoder: str, _: Viewer, session: ReaderDep) -> Items:
 
 
 @router.get("/{encoder}/export", response_class=Response, responses=sends("application/x-tar"))
+@in_lane("exporting")
 def export(
     encoder: str,
     _: Viewer,
@@ -162,4 +163,5 @@ def export(
             "content-length": str(tar_size(files)),
         }
         # what was fetched from the store, or made, stays on the disk until then
-        return HeldResponse(tar_of(files, name), stack.pop_all(), media_type="application/x-tar", headers=headers)
+        chunks = chunks_in(context.exporting, tar_of(files, name))
+        return HeldResponse(chunks, stack.pop_all(), media_type="application/x-tar", headers=headers)

@@ -43,6 +43,15 @@ ALLOWED: dict[State, frozenset[State]] = {
 }
 LEASED = frozenset({State.RUNNING, State.PAUSING, State.CANCELLING})  # some worker holds the run
 FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+# what would be done to a run that is to go into a state, where the state's own name does not say it
+DONE_TO_IT = {
+    State.QUEUED: "queued again",
+    State.RUNNING: "started",
+    State.PAUSING: "paused",
+    State.CANCELLING: "cancelled",
+    State.WAITING: "made to wait",
+    State.SUCCEEDED: "finished",
+}
 UNCLAIMED = frozenset(State) - LEASED - FINISHED  # nobody holds it yet, or any more
 
 
@@ -59,4 +68,4 @@ class ForbiddenTransition(UserError):
 def check_transition(run_id: str, source: str, target: State) -> None:
     """Raises: ForbiddenTransition unless ``source`` may become ``target``."""
     if target not in ALLOWED[State(source)]:
-        raise ForbiddenTransition(run_id, source, target.value)
+        raise ForbiddenTransition(run_id, source, DONE_TO_IT.get(target, target.value))

@@ -12,6 +12,7 @@ from lcl_core.specs.convert import ConvertSpec
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.index import IndexSpec
 from lcl_core.specs.match import MatchSpec
+from lcl_core.specs.messages import words_for
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.validate import CorpusSpec, ValidateSpec
 
@@ -25,6 +26,8 @@ SPECS: dict[str, type[AnySpec]] = {
     "convert": ConvertSpec,
     "match": MatchSpec,
 }
+
+VALUELESS = ("missing", "value_error", "extra_forbidden")  # errors that the value given says nothing about
 
 AnyModel = TypeVar("AnyModel", bound=Spec)
 
@@ -46,11 +49,10 @@ def parse_as(model: type[AnyModel], value: Any) -> AnyModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or None
-        got = "" if first["type"] in ("missing", "value_error") else f" (got {_short(first['input'])})"
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{field or 'spec'}: {message}{got}", code="bad_spec", field=field) from None
+        got = "" if first["type"] in VALUELESS else f" (got {_short(first['input'])})"
+        raise UserError(f"{field or 'spec'}: {words_for(first, model)}{got}", code="bad_spec", field=field) from None
 
 
 def datasets_of(spec: AnySpec) -> tuple[str, ...]:

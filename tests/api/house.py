@@ -17,6 +17,7 @@ import uvicorn
 from api.app import create_app
 from api.client import Client
 from api.context import Context
+from api.http_server import server_config
 from api.settings import ApiSettings
 from lcl_core.rundir import RunDir
 from lcl_core.runs import store
@@ -149,7 +150,7 @@ def served(settings: ApiSettings) -> Iterator[str]:
     """Serve an application in a thread; its address."""
     listening = socket.socket(proto=socket.IPPROTO_TCP)  # said, so that asyncio switches Nagle's delay off
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+    config = server_config(create_app(settings), settings, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

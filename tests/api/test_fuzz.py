@@ -39,6 +39,7 @@ def test_nothing_is_found(town: Town) -> None:
         (500, b'{"error": {"code": "internal_error", "message": "x"}}', "server_errors"),
         (200, b'{"items": 3}', "violations"),
         (302, b"", "violations"),
+        (418, b'{"error": {"code": "teapot", "message": "x"}}', "violations"),
         (401, f'{{"error": {{"code": "unauthorized", "message": "{MARK}"}}}}'.encode(), "leaks"),
     ],
 )

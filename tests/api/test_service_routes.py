@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import threading
@@ -17,10 +18,13 @@ from fastapi import FastAPI
 
 from api import errors
 from api.app import create_app
-from api.middleware import Envelope, depth_of
+from api.middleware import Envelope
 from api.settings import ApiSettings
+from api.strict_json import depth_of
 from deploy.broker import EmbeddedBroker
 from lcl_core.runs.tables import Worker
+from lcl_core.specs import SPECS
+from lcl_core.specs.messages import PATTERNS
 from tests.api.hostile.case import Case, send
 
 
@@ -175,11 +179,11 @@ def test_a_database_that_is_away_is_no_server_error(tmp_path: Path, free_port: i
     assert ask(app, "/healthz", {}).status_code == 200
 
 
-def test_an_unexpected_error_shows_its_number_alone() -> None:
+def test_an_unexpected_error_shows_its_number_alone(tmp_path: Path) -> None:
     app = FastAPI()
     errors.install(app)
     seen: list[tuple[str, str, int]] = []
-    app.add_middleware(Envelope, observe=lambda method, route, status, _: seen.append((method, route, status)))
+    app.add_middleware(Envelope, observe=lambda *told: seen.append(told[:3]), home=tmp_path)
 
     @app.get("/broken")
     def broken() -> None:
@@ -192,6 +196,120 @@ def test_an_unexpected_error_shows_its_number_alone() -> None:
     assert "42" not in answer.text
     assert answer.headers["x-request-id"] == "find-me"
     assert seen == [("GET", "/broken", 500)]
+
+
+class Panic(BaseException):
+    """As a library in Rust raises when it panics: no Exception."""
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_panic_is_answered_in_the_one_form(threaded: bool, tmp_path: Path) -> None:
+    app = FastAPI()
+    seen: list[Any] = []
+    app.add_middleware(Envelope, observe=lambda *told: seen.append(told[:3]), home=tmp_path)
+
+    def panic() -> None:
+        raise Panic("byte index 3 is not a character")
+
+    async def panic_at_once() -> None:
+        panic()
+
+    app.get("/broken")(panic if threaded else panic_at_once)
+    answer = ask(app, "/broken", {"x-request-id": "find-me"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert "find-me" in answer.json()["error"]["message"]
+    assert "byte index" not in answer.text
+    assert seen == [("GET", "/broken", 500)]
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_who_wishes_to_end_is_let_go(end: type[BaseException], tmp_path: Path) -> None:
+    async def leave(*_: Any) -> None:
+        raise end
+
+    async def nothing(_: Any) -> None:
+        pytest.fail("nobody answers")
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    call = Envelope(leave, lambda *_: None, tmp_path)(scope, leave, nothing)
+    with pytest.raises(end):
+        call.send(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (MemoryError(), 503, "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 503, "out_of_memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), 507, "disk_full"),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), 507, "read_only"),
+        (OSError(errno.EIO, "Input/output error"), 500, "internal_error"),
+    ],
+)
+def test_what_the_machine_lacks_is_said(error: Exception, status: int, code: str, tmp_path: Path) -> None:
+    app = FastAPI()
+    app.add_middleware(Envelope, observe=lambda *_: None, home=tmp_path)
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise error
+
+    answer = ask(app, "/broken", {"x-request-id": "find-me"})
+    assert answer.status_code == status
+    assert answer.json()["error"]["code"] == code
+    assert "find-me" in answer.json()["error"]["message"]
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_an_address_with_a_slash_behind_it_leads_nowhere(http: httpx.Client, refused: Any) -> None:
+    answer = http.get("/v1/runs/", headers={"host": "evil.example"}, follow_redirects=False)
+    assert "without a slash" in refused(answer, 404, "not_found")["message"]
+    assert "location" not in answer.headers
+
+
+def test_a_method_that_is_not_there_is_told_those_that_are(http: httpx.Client, refused: Any) -> None:
+    answer = http.put("/v1/runs")
+    assert "GET and POST" in refused(answer, 405, "method_not_allowed")["message"]
+    assert answer.headers["allow"] == "GET, POST"
+    assert "/docs" in refused(http.get("/v1/nowhere"), 404, "not_found")["message"]
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"]
+)
+def test_a_form_is_told_what_to_send(http: httpx.Client, refused: Any, media_type: str) -> None:
+    answer = http.post("/v1/runs", content=b"kind=pretrain", headers={"content-type": media_type})
+    message = refused(answer, 422, "bad_request")["message"]
+    assert "Content-Type: application/json" in message
+    assert media_type in message
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"kind": "pretrain", "spec": {"stepz": 3}}, "stepz", "did you mean 'steps'?"),
+        ({"kind": "pretrain", "spec": {"optimizer": {"learning": 3}}}, "optimizer.learning", "there are "),
+        ({"kind": "pretrain", "spec": {}, "tag": ["a"]}, "tag", "did you mean 'tags'?"),
+        ({"kind": "pretrain", "spec": {}, "tags": ["-a"]}, "tags.0", "a tag starts with a letter or digit"),
+        ({"kind": "validate", "spec": {"dataset": "../x"}}, "dataset", "a name starts with a letter or digit"),
+    ],
+)
+def test_what_is_wrong_with_a_submission_is_said_in_words(
+    http: httpx.Client, refused: Any, body: dict[str, Any], field: str, words: str
+) -> None:
+    message = refused(http.post("/v1/runs", json=body), 422, field=field)["message"]
+    assert words in message
+    assert "pattern" not in message
+    assert "Extra inputs" not in message
+
+
+def test_every_pattern_of_the_description_has_words(house: Any) -> None:
+    with house.http(None) as stranger:
+        described = stranger.get("/openapi.json").text
+    specs = json.dumps([model.model_json_schema() for model in SPECS.values()])
+    patterns = {json.loads(found) for found in re.findall(r'"pattern":\s*("(?:[^"\\]|\\.)*")', described + specs)}
+    assert patterns - PATTERNS.keys() == set()
 
 
 def test_the_documentation_loads_nothing_from_elsewhere(house: Any) -> None:
@@ -218,11 +336,19 @@ def test_the_description_covers_every_call_and_its_errors(house: Any) -> None:
         described = stranger.get("/openapi.json").json()
     for path, operations in described["paths"].items():
         for verb, operation in operations.items():
-            refusal = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
-            assert refusal == {"$ref": "#/components/schemas/ErrorBody"}, f"{verb} {path}"
+            for status in map(str, errors.REASONS):
+                refusal = operation["responses"][status]["content"]["application/json"]["schema"]
+                assert refusal == {"$ref": "#/components/schemas/ErrorBody"}, f"{verb} {path} {status}"
             if path.startswith("/v1/"):
                 assert operation["security"] == [{"HTTPBearer": []}], f"{verb} {path}"
     assert "HTTPValidationError" not in json.dumps(described)
+
+
+def test_every_status_that_an_error_may_have_is_described() -> None:
+    given = {*errors.STATUS_OF_CODE.values(), *errors.CODE_OF_STATUS}
+    for file in (Path(errors.__file__).parent).rglob("*.py"):
+        given |= {int(status) for status in re.findall(r"(?:Problem|error_response)\(\s*(\d{3})", file.read_text())}
+    assert given - errors.REASONS.keys() == set()
 
 
 def test_many_writers_at_once_are_all_served(house: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api.callers import Caller
 from api.context import Context
 from api.errors import Problem
 from api.settings import ApiSettings
@@ -23,13 +24,24 @@ class Clock:
         return self.now
 
 
+STREAMS = 100  # of an owner
+
+
+@contextmanager
+def slot(throttle: Throttle, key: str = "a", *, owner: str = "ada", stream: bool = False) -> Iterator[None]:
+    with throttle.enter(Caller(owner, "viewer", key)) as held:
+        if stream:
+            held.become_stream()
+        yield
+
+
 def ask(throttle: Throttle, key: str = "a") -> None:
-    with throttle.place(key):
+    with slot(throttle, key):
         pass
 
 
 def wait_of(throttle: Throttle, key: str = "a", **more: Any) -> str:
-    with pytest.raises(Problem) as caught, throttle.place(key, **more):
+    with pytest.raises(Problem) as caught, slot(throttle, key, **more):
         pass
     assert (caught.value.status, caught.value.code) == (429, "too_many_requests")
     assert caught.value.headers is not None
@@ -38,7 +50,7 @@ def wait_of(throttle: Throttle, key: str = "a", **more: Any) -> str:
 
 def test_a_minutes_requests_come_back_with_time() -> None:
     clock = Clock()
-    throttle = Throttle(6, 10, clock)
+    throttle = Throttle(6, 10, STREAMS, clock)
     for _ in range(6):
         ask(throttle)
     assert wait_of(throttle) == "10"
@@ -53,31 +65,41 @@ def test_a_minutes_requests_come_back_with_time() -> None:
 
 
 def test_keys_do_not_share() -> None:
-    throttle = Throttle(1, 1, Clock())
+    throttle = Throttle(1, 1, STREAMS, Clock())
     ask(throttle, "a")
     ask(throttle, "b")
     wait_of(throttle, "a")
 
 
 def test_places_are_given_back_whatever_happens() -> None:
-    throttle = Throttle(100, 2, Clock())
-    with throttle.place("a"), throttle.place("a"):
+    throttle = Throttle(100, 2, STREAMS, Clock())
+    with slot(throttle, "a"), slot(throttle, "a"):
         assert wait_of(throttle) == "1"
         assert throttle.held() == {"request": 2, "stream": 0}
-    with pytest.raises(ZeroDivisionError), throttle.place("a"):
+    with pytest.raises(ZeroDivisionError), slot(throttle, "a"):
         raise ZeroDivisionError
     assert throttle.held() == {"request": 0, "stream": 0}
 
 
 def test_streams_hold_half_of_the_places_at_most() -> None:
-    throttle = Throttle(100, 4, Clock())
-    with throttle.place("a", stream=True), throttle.place("a", stream=True):
+    throttle = Throttle(100, 4, STREAMS, Clock())
+    with slot(throttle, "a", stream=True), slot(throttle, "a", stream=True):
         wait_of(throttle, stream=True)
-        with throttle.place("a"), throttle.place("a"):
+        with slot(throttle, "a"), slot(throttle, "a"):
             wait_of(throttle)
         assert throttle.held() == {"request": 0, "stream": 2}
-    with Throttle(100, 1, Clock()).place("a", stream=True):
-        pass  # one place: a stream may have it
+    with slot(Throttle(100, 1, STREAMS, Clock()), stream=True):
+        pass  # one slot: a stream may have it
+
+
+def test_streams_of_one_owner_are_bounded_over_all_keys() -> None:
+    throttle = Throttle(100, 10, 3, Clock())
+    with slot(throttle, "a", stream=True), slot(throttle, "b", stream=True), slot(throttle, "c", stream=True):
+        wait_of(throttle, "d", stream=True)
+        with slot(throttle, "e", owner="bob", stream=True), slot(throttle, "d"):
+            assert throttle.held() == {"request": 1, "stream": 4}
+    with slot(throttle, "d", stream=True):
+        assert throttle.held() == {"request": 0, "stream": 1}
 
 
 @pytest.fixture

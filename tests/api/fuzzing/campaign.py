@@ -36,7 +36,6 @@ CHECKS: list[Any] = [
 ]
 AT_ONCE = 40  # requests of one kind to one operation, after which the next is asked
 READY = "/readyz"  # says 503 on purpose where no worker is
-UNPARSED = b"Invalid HTTP request received."  # the HTTP parser's own refusal, before any code of the service's
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 
@@ -87,6 +86,7 @@ def _ask_everything(
 def _kinds_of(description: Json) -> list[_Kind]:
     config = schemathesis.Config()
     config.projects.default.generation.update(with_security_parameters=False)
+    config.projects.default.checks.negative_data_rejection.expected_statuses = refusals_of(description)
     schema = schemathesis.openapi.from_dict(description, config=config)
     operations = [found.ok() for found in schema.get_all_operations()]
     return [
@@ -95,6 +95,12 @@ def _kinds_of(description: Json) -> list[_Kind]:
         for mode in MODES
         if mode == GenerationMode.POSITIVE or operation.body or operation.query or operation.headers
     ]
+
+
+def refusals_of(description: Json) -> list[str]:
+    """Every status by which the description says that a request may be refused."""
+    answers = (operation["responses"] for path in description["paths"].values() for operation in path.values())
+    return sorted({status for described in answers for status in described if status.startswith(("4", "5"))})
 
 
 def _ask_one(kind: _Kind, ask: Callable[[Case], None], share: int, seed: int) -> None:
@@ -127,8 +133,7 @@ def judge(report: Report, caller: Caller, case: Case, answer: Response) -> None:
     }
     if status >= 500 and not (status == 503 and case.path == READY):
         report.note("server_errors", (label, str(status)), example)
-    if answer.content != UNPARSED:
-        _check(report, case, answer, example)
+    _check(report, case, answer, example)
     if MARK.encode() in answer.content or MARK in str(answer.headers):
         report.seen += caller.sees
         if not caller.sees:

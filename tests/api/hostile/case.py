@@ -28,7 +28,8 @@ class Case:
         body: bytes as they are, else JSON.
         status: the refusals that are right.
         key: whether a submitter's key goes along.
-        parsed: whether the service's own code sees it; if not, the HTTP parser refuses it in plain text.
+        raw: the whole request as it is, instead of what the others make of it.
+        ends: the sending half is closed after it.
     """
 
     family: str
@@ -38,7 +39,8 @@ class Case:
     headers: Mapping[str, str] = field(default_factory=dict)
     status: tuple[int, ...] = (422,)
     key: bool = True
-    parsed: bool = True
+    raw: str | None = None
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Answer:
 def send(url: str, case: Case, key: str, places: Mapping[str, str]) -> Answer:
     """The case as bytes on a socket: no client tidies its address, headers or body."""
     verb, _, path = _filled(case.call, places).partition(" ")
+    if case.raw is not None:
+        return _sent(url, verb, _filled(case.raw, {**places, "@SENDER@": key}).encode("latin-1"), case.ends)
     body = case.body if isinstance(case.body, bytes) else _filled(json.dumps(case.body), places).encode()
     body = b"" if case.body is None else body
     headers = {"Host": "lcl", "Connection": "close", **({"Authorization": f"Bearer {key}"} if case.key else {})}
@@ -58,15 +62,21 @@ def send(url: str, case: Case, key: str, places: Mapping[str, str]) -> Answer:
         headers |= {"Content-Type": JSON, "Content-Length": str(len(body))}
     headers |= case.headers
     head = "".join(f"{name}: {_filled(value, places)}\r\n" for name, value in headers.items() if value != "-")
+    return _sent(url, verb, f"{verb} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body, case.ends)
+
+
+def _sent(url: str, verb: str, request: bytes, ends: bool) -> Answer:
     try:
-        return _exchange(url, verb, f"{verb} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
-    except ConnectionError:  # hung up on while it still spoke
+        return _exchange(url, verb, request, ends)
+    except ConnectionError:  # hung up on while it still spoke, or without an answer
         return Answer(CUT, {}, b"")
 
 
-def _exchange(url: str, verb: str, request: bytes) -> Answer:
+def _exchange(url: str, verb: str, request: bytes, ends: bool) -> Answer:
     with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=180) as line:
         line.sendall(request)
+        if ends:
+            line.shutdown(socket.SHUT_WR)
         answer = HTTPResponse(line, method=verb)
         answer.begin()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())

@@ -5,18 +5,27 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
-from tests.api.hostile import bombs, owners, paths, wire, words
+from tests.api.hostile import bombs, framing, owners, parameters, paths, wire, words
 from tests.api.hostile.case import CUT, DATA, ENCODER, HOME, OWN, THEIRS, TRAP, Case
 
 CASES: list[Case] = sorted(
-    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES, *owners.CASES], key=lambda case: case.family.casefold()
+    [
+        *paths.CASES,
+        *bombs.CASES,
+        *wire.CASES,
+        *words.CASES,
+        *framing.CASES,
+        *parameters.CASES,
+        *owners.CASES,
+    ],
+    key=lambda case: case.family.casefold(),
 )
 DOCUMENT = Path(__file__).parents[3] / "docs" / "hostile_inputs.md"
 HEAD = """# Hostile inputs
 
 What a submitter's key (or, from other people's browsers, no key) sends and is refused: {count} requests. Each is
-answered as the table says, in the one form of an error (`*`: by the HTTP parser, in a line of text); nothing is
-written, no file of the machine is told, no pickle is opened, no address is asked.
+answered as the table says, in the one form of an error; nothing is written, no file of the machine is told, no pickle
+is opened, no address is asked.
 `tests/api/test_hostile_inputs.py` sends them all; `python -m tests.api.hostile` writes this page.
 """
 
@@ -37,4 +46,4 @@ def _row(case: Case) -> str:
         path = path.replace(mark, name)
     path = path if len(path) <= 60 else f"{path[:60]}…"
     status = " or ".join("closed" if status == CUT else str(status) for status in case.status)
-    return f"| {case.name} | `{verb} {path}` | {status}{'' if case.parsed else '*'} |"
+    return f"| {case.name} | `{verb} {path}` | {status} |"
