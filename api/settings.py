@@ -22,8 +22,9 @@ class ApiSettings(Settings):
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(8765, ge=0, le=65_535)
-    team: bool = False
+    api_socket: int | None = Field(None, ge=3, description="inherited socket that listens already, in place of a port")
     admin_key: SecretStr = SecretStr("")
+    key_pepper: SecretStr = Field(SecretStr(""), description="enters the hash of the admin key; empty: a file in home")
     database_patience_seconds: float = Field(
         60, ge=0, le=3600, description="how long a start waits for a PostgreSQL that does not answer"
     )
