@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
-from api import keys
 from api.callers import Callers
+from api.configured_key import ConfiguredKey, ensure_first_key
 from api.corpora import Corpora
 from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
@@ -47,6 +47,7 @@ class Context:
         self.throttle = Throttle(settings.requests_per_minute, settings.requests_at_once)
         self.corpora = Corpora()
         self.callers = Callers()
+        self.configured_key: ConfiguredKey | None = None  # known once it is prepared
         self.exporter = Exporter(settings)
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
@@ -65,7 +66,7 @@ class Context:
             return
         self.settings.check_secrets()
         self.database.migrate()
-        keys.ensure_first_key(self.settings, self.database)
+        self.configured_key = ensure_first_key(self.settings, self.database)
         with self.database.session() as session:
             store.ensure_sample(session)
             if self.settings.welcome:

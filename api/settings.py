@@ -61,6 +61,9 @@ class ApiSettings(Settings):
         problem = weakness(configured)
         if problem and (configured or self.team):
             raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
+        pepper = self.key_pepper.get_secret_value()
+        if pepper and (problem := weakness(pepper) or ("is shorter than 32 characters" if len(pepper) < 32 else None)):
+            raise UserError(f"LCL_KEY_PEPPER {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
         password = make_url(self.resolved_database_url).password
         if self.team and password is not None and _is_default(str(password)):
             raise UserError(

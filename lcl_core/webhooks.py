@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lcl_core.errors import UserError
+from lcl_core.secret_file import kept_secret
 
 FRESH_SECONDS = 300.0
 _PORTS = {"https": 443, "http": 80}
@@ -44,18 +45,7 @@ def master_secret(configured: str, home: Path) -> bytes:
     """
     if configured:
         return configured.encode()
-    file = home / "webhook.key"
-    if not file.exists():
-        beside = file.with_name(f".webhook.{os.getpid()}.{time.monotonic_ns()}")
-        beside.touch(mode=0o600)
-        beside.write_bytes(os.urandom(32).hex().encode())
-        try:
-            os.link(beside, file)  # whole or not at all, and only once
-        except FileExistsError:
-            pass
-        finally:
-            beside.unlink()
-    return file.read_bytes()
+    return kept_secret(home / "webhook.key", lambda: os.urandom(32).hex()).encode()
 
 
 def secret_of(master: bytes, webhook_id: str) -> str:
