@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     artifacts: str = Field("", description="URL of the store that all machines share; empty: home alone")
     artifacts_cache_bytes: int = Field(10 << 30, ge=0, description="of what was fetched from there and is not in use")
 
-    webhook_hosts: Annotated[list[str], NoDecode] = Field([], description="host or host:port, parted by commas")
+    webhook_hosts: Annotated[list[str], NoDecode] = Field(
+        [], description="HOST or HOST:PORT, with http:// before it where a team lets it be http; parted by commas"
+    )
     webhook_secret: SecretStr = Field(SecretStr(""), description="empty: a key file in home")
 
     @field_validator("database_url")

@@ -17,13 +17,15 @@ FRESH_SECONDS = 300.0
 _PORTS = {"https": 443, "http": 80}
 
 
-def check_url(url: str, hosts: Collection[str]) -> None:
-    """Let pass what is http(s) on one of ``hosts`` (``name`` or ``name:port``).
-
-    Raises: UserError ``webhook_forbidden``.
+def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> None:
+    """Let pass what is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol before it.
 
     Without a port a host stands for its protocol's own. Names are compared as they are written: what a name resolves
     to is the business of whoever put it into the list.
+
+    Args:
+        https_only: http is let pass only to hosts that the list names with ``http://``.
+    Raises: UserError ``webhook_forbidden``.
     """
     try:
         parts = urlsplit(url)
@@ -32,10 +34,18 @@ def check_url(url: str, hosts: Collection[str]) -> None:
         raise _forbidden(f"{url!r} is no address ({error})") from error
     if parts.scheme not in _PORTS or not name or parts.username is not None or "\\" in url:
         raise _forbidden("an address begins with https:// or http:// and a host, without a name or password before it")
-    allowed = {host.lower() for host in hosts}
+    allowed = {host.lower().rstrip("/") for host in hosts}
     standard = port in (None, _PORTS[parts.scheme])
-    if f"{name}:{port or _PORTS[parts.scheme]}" not in allowed and not (standard and name in allowed):
+    names = {f"{name}:{port or _PORTS[parts.scheme]}", *((name,) if standard else ())}
+    if allowed & {f"{parts.scheme}://{each}" for each in names}:
+        return
+    if not allowed & names:
         raise _forbidden(f"the host {name!r} is not among those that LCL_WEBHOOK_HOSTS allows")
+    if https_only and parts.scheme == "http":
+        raise _forbidden(
+            f"http sends what is told of runs unencrypted: give an https address, or let LCL_WEBHOOK_HOSTS name "
+            f"http://{parts.netloc}"
+        )
 
 
 def master_secret(configured: str, home: Path) -> bytes:

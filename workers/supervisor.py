@@ -35,6 +35,7 @@ from workers.environment import devices_of
 from workers.inheritance import inherit
 from workers.inputs import Interrupted, fetched_inputs
 from workers.keeping import kept_lease
+from workers.logs import log_database_error
 from workers.nodes import call_others, is_echo, verdict_of_all
 from workers.settings import WorkerSettings
 from workers.studies import drive_studies
@@ -80,7 +81,7 @@ class Supervisor:
         except StaleLease:
             log.warning("lease_lost")
         except UNREACHABLE as error:
-            log.error("database_unreachable", error=str(error))  # the lease runs out, the reaper takes over
+            log_database_error(error)  # the lease runs out, the reaper takes over
 
     def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
         """The verdict on one attempt, and the seconds worked on the run so far. Raises: StaleLease, UNREACHABLE."""
@@ -179,7 +180,7 @@ class Supervisor:
             except UNREACHABLE as error:
                 if time.monotonic() > deadline:
                     raise
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
                 time.sleep(self._settings.watch_seconds)
 
 

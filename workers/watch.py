@@ -9,6 +9,7 @@ import structlog
 
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.store import Claim, Loss, StaleLease, State, look, losses, record_metrics, renew
+from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 from workers.tail import MetricsTail, Unsaved
 from workers.trainer import Trainer
@@ -69,7 +70,7 @@ class Watch:
             self._trainer.kill()
             raise
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
             if self._lease_is_over():
                 # others may take the run over any moment now: nothing may write beside them
                 self._trainer.kill()
@@ -82,7 +83,7 @@ class Watch:
                 self._exchange()
                 return
             except UNREACHABLE as error:
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
                 if self._lease_is_over():
                     raise StaleLease(self._claim.run_id) from error
                 time.sleep(self._settings.watch_seconds)
