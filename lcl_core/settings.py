@@ -64,6 +64,14 @@ class Settings(BaseSettings):
         scheme, separator, _ = given.partition("://")
         if given and (not separator or scheme not in DATABASES):
             raise ValueError(f"only {' and '.join(DATABASES)} are supported, as in postgresql+psycopg://USER@HOST/NAME")
+        if given:
+            from sqlalchemy import make_url
+            from sqlalchemy.exc import ArgumentError
+
+            try:
+                make_url(given)
+            except (ArgumentError, ValueError):  # their words may hold the password
+                raise ValueError("is no address such as postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME") from None
         return given
 
     @model_validator(mode="after")
