@@ -110,7 +110,7 @@ class Supervisor:
             more = devices_of(claim) | call_others(self._database, self._settings, claim)
             with Trainer(self._modules[claim.kind], run_dir, title, self._settings.protocols, more) as trainer:
                 log.info("started", kind=claim.kind, attempt=claim.attempt, pid=trainer.pid)
-                watch = Watch(self._database, self._settings, claim, trainer, tail, stopping)
+                watch = Watch(self._database, self._settings, claim, trainer, run_dir, tail, stopping)
                 exited = watch.until_exit()
         finally:
             tail.close()
