@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -18,8 +20,10 @@ from api.app import create_app
 from api.context import Context
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
+from lcl_core.home_folder import open_home, private_umask
 from lcl_core.logs import configure_logs
 from lcl_core.runs.database import UNREACHABLE
+from lcl_core.setting_names import check_names
 from lcl_core.settings import misconfiguration
 
 AGAIN_SECONDS = 0.5
@@ -33,16 +37,20 @@ def main() -> int:
     which in one line.
     """
     try:
+        for warning in check_names(os.environ):
+            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
         settings = ApiSettings()
+        settings.check_secrets()
+        open_home(settings.home)
         app = create_app(settings)
         _prepare(app.state.context, settings)
+        sockets = _inherited(settings.api_socket)
     except (ValidationError, SettingsError, UserError) as error:
-        return _complain(_words(error), 2)
+        return _complain(_words(error), 1 if getattr(error, "code", "") == "home_unusable" else 2)
     except (SQLAlchemyError, OSError) as error:
         return _complain(f"the service cannot start: {_words(error)}", 1)
     configure_logs(settings.log_format)
-    _serve(app, settings)
-    return 0
+    return _serve(app, settings, sockets)
 
 
 def _prepare(context: Context, settings: ApiSettings) -> None:
@@ -63,7 +71,22 @@ def _prepare(context: Context, settings: ApiSettings) -> None:
         time.sleep(AGAIN_SECONDS)
 
 
-def _serve(app: FastAPI, settings: ApiSettings) -> None:
+def _inherited(number: int | None) -> list[socket.socket] | None:
+    """The socket that the launcher listens on, so that nobody else gets its port while we are not there.
+
+    Raises: UserError ``bad_setting`` when there is no such socket.
+    """
+    if number is None:
+        return None
+    try:
+        os.set_inheritable(number, False)
+        return [socket.socket(fileno=number)]
+    except OSError as error:
+        raise UserError(f"LCL_API_SOCKET: {number} is no inherited socket", code="bad_setting") from error
+
+
+def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | None) -> int:
+    """Returns: the exit status; 3 when the port cannot be had."""
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
 
@@ -83,9 +106,8 @@ def _serve(app: FastAPI, settings: ApiSettings) -> None:
     )
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
-        server.run()
-    if not server.started:
-        sys.exit(STARTUP_FAILURE)
+        server.run(sockets)
+    return 0 if server.started else STARTUP_FAILURE
 
 
 def _raise_file_limit(connections: int) -> None:
@@ -110,4 +132,5 @@ def _complain(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    private_umask()
     sys.exit(main())

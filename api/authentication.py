@@ -43,7 +43,7 @@ async def authenticate(context: Context, authorization: str | None) -> Caller:
 def _look_up(context: Context, key: str) -> Caller:
     changes = context.callers.changes
     with context.database.reading() as session:
-        row = keys.find(session, key)
+        row = keys.find(session, key, context.configured_key)
     if row is None:
         raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=CHALLENGE)
     if keys.needs_touch(row):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
-from api import keys
 from api.body_budget import BodyBudget
 from api.callers import Callers
+from api.configured_key import ConfiguredKey, ensure_first_key
 from api.corpora import Corpora
 from api.duplicates import Duplicates
 from api.encoder_exports import Exporter
@@ -65,6 +65,7 @@ class Context:
         self.bodies = BodyBudget(settings.body_bytes_at_once)
         self.corpora = Corpora()
         self.callers = Callers()
+        self.configured_key: ConfiguredKey | None = None  # known once it is prepared
         self.exporter = Exporter(settings)
         self.writers = CapacityLimiter(WRITERS)
         self.writing, self.reading = CapacityLimiter(LANES), CapacityLimiter(LANES)  # of brief requests
@@ -92,7 +93,7 @@ class Context:
             return
         self.settings.check_secrets()
         self.database.migrate()
-        keys.ensure_first_key(self.settings, self.database)
+        self.configured_key = ensure_first_key(self.settings, self.database)
         with self.database.session() as session:
             store.ensure_sample(session)
             if self.settings.welcome:

@@ -63,7 +63,9 @@ class RunView(View):
     state: str
     spec: dict[str, Any]
     reason: dict[str, Any] | None = Field(description="why it failed: code, message, field")
-    interruption: dict[str, Any] | None = Field(description="why its last attempt ended unfinished: code, message")
+    interruption: dict[str, Any] | None = Field(
+        description="why its last attempt ended unfinished, and what the present one found damaged: code, message"
+    )
     progress: dict[str, Any] | None = Field(description="its last line of metrics")
     obstacle: dict[str, Any] | None = Field(None, description="why no worker can take it: code, message")
     result: dict[str, Any] | None

@@ -22,8 +22,9 @@ class ApiSettings(Settings):
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(8765, ge=0, le=65_535)
-    team: bool = False
+    api_socket: int | None = Field(None, ge=3, description="inherited socket that listens already, in place of a port")
     admin_key: SecretStr = SecretStr("")
+    key_pepper: SecretStr = Field(SecretStr(""), description="enters the hash of the admin key; empty: a file in home")
     database_patience_seconds: float = Field(
         60, ge=0, le=3600, description="how long a start waits for a PostgreSQL that does not answer"
     )
@@ -96,6 +97,9 @@ class ApiSettings(Settings):
         problem = weakness(configured)
         if problem and (configured or self.team):
             raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
+        pepper = self.key_pepper.get_secret_value()
+        if pepper and (problem := weakness(pepper) or ("is shorter than 32 characters" if len(pepper) < 32 else None)):
+            raise UserError(f"LCL_KEY_PEPPER {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
         password = make_url(self.resolved_database_url).password
         if self.team and password is not None and _is_default(str(password)):
             raise UserError(

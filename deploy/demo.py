@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
-from api.client import Client
+from api.client import ApiError, Client
 from lcl_core.errors import UserError
 
 Json = dict[str, Any]
 POLL_SECONDS = 0.5
 FINAL = ("succeeded", "failed", "cancelled")
 LOG_TAIL = 15
+AWAY = (0, 502, 503, 504)  # statuses of an api that cannot be reached, or whose database cannot
 
 
 class Screen(Protocol):
@@ -37,7 +40,7 @@ def run_demo(client: Client, screen: Screen, check: Callable[[], None]) -> Outco
     """Three runs, one after the other.
 
     Args:
-        check: called at every look; raises when a part of the service has died.
+        check: called at every look; starts again what has died, and raises when that is given up.
 
     Raises:
         UserError: ``demo_failed`` with the run's reason, when one did not succeed.
@@ -61,16 +64,31 @@ class Follower:
     check: Callable[[], None]
 
     def __call__(self, kind: str, spec: Json) -> Json:
-        run = self.client.submit(kind, spec, name=f"demo-{kind}", tags=["demo"])
+        facts: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
+        run = self._answered(partial(self.client.submit, kind, spec, **facts))
         while run["state"] not in FINAL:
             self.check()
             self.screen.update(run)
             time.sleep(POLL_SECONDS)
-            run = self.client.run(run["id"])
+            run = self._answered(partial(self.client.run, run["id"]))
         self.screen.finish(run)
         if run["state"] != "succeeded":
             raise UserError(self._why(run), code="demo_failed")
         return run
+
+    def _answered(self, call: Callable[[], Json]) -> Json:
+        """What ``call`` returns; while the api is being started again it is made anew.
+
+        Raises: what ``check`` raises; ApiError of an api that is there and refuses.
+        """
+        while True:
+            try:
+                return call()
+            except ApiError as error:
+                if error.status not in AWAY or error.code == "unsendable":
+                    raise
+            self.check()
+            time.sleep(POLL_SECONDS)
 
     def _why(self, run: Json) -> str:
         reason = (run.get("reason") or {}).get("message", "no reason was given")

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from api.client import ApiError
@@ -24,9 +23,10 @@ from deploy.report import print_report
 from deploy.screen import screen_on
 from deploy.signals import Interrupted, Signals
 from lcl_core.errors import UserError
-from lcl_core.settings import misconfiguration
+from lcl_core.home_folder import private_umask
 
 WATCH_SECONDS = 0.5
+CALL_SECONDS = 20.0
 INTERRUPTED = 130
 
 
@@ -44,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Interrupted:
             say(console, "stopped before it was done")
             return INTERRUPTED
-        except (UserError, ApiError, ValidationError) as error:
-            words = misconfiguration(error) if isinstance(error, ValidationError) else error
-            say(Console(stderr=True, highlight=False), f"error: {words}")
+        except (UserError, ApiError) as error:
+            say(Console(stderr=True, highlight=False), f"error: {error}")
             return 1
 
 
@@ -61,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(house: House, console: Console, arguments: argparse.Namespace) -> int:
     """Raises: Interrupted while the demonstration runs, UserError when a part or a step of it fails."""
-    say(console, f"page  {house.page_address}\napi   {house.api_url}/docs   key in {house.key_file}")
+    key = f"key in {house.key_file}" if house.key_file.exists() else "key: LCL_ADMIN_KEY"
+    say(console, f"page  {house.page_address}\napi   {house.api_url}/docs   {key}")
     if arguments.command == "demo":
         demonstrate(house, console)
         if arguments.once:
@@ -77,8 +77,9 @@ def serve(house: House, console: Console, arguments: argparse.Namespace) -> int:
 
 
 def demonstrate(house: House, console: Console) -> None:
-    with house.client() as client, screen_on(console) as screen:
-        outcome = run_demo(client, screen, house.check)
+    # calls are short and tried once: nobody starts again what has died while one waits for an answer
+    with house.client(CALL_SECONDS, attempts=1) as client, screen_on(console) as screen:
+        outcome = run_demo(client, screen, house.require_all)
     print_report(console, outcome)
     say(console, f"Try it on the page: {house.page_address}")
 
@@ -88,4 +89,5 @@ def say(console: Console, text: str) -> None:
 
 
 if __name__ == "__main__":
+    private_umask()
     sys.exit(main())

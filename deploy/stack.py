@@ -57,9 +57,9 @@ class Stack:
             self.children.pop().stop(self._hurry)
 
 
-def answers(url: str) -> bool:
-    """True when ``url`` answers 200."""
+def answers(url: str, seconds: float = 5.0) -> bool:
+    """True when ``url`` answers 200 within ``seconds``."""
     try:
-        return httpx.get(url, timeout=5.0, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=seconds, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False

@@ -26,6 +26,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM)
 # of errors that carry no number: safetensors' and torch's; CUDA says "out of memory", torch's CPU allocator the last
 _WORDS = {
     "no space left on device": Fault.DISK_FULL,
+    "database or disk is full": Fault.DISK_FULL,  # SQLite's
     "disk quota exceeded": Fault.DISK_FULL,
     "read-only file system": Fault.READ_ONLY,
     "out of memory": Fault.OUT_OF_MEMORY,

@@ -12,6 +12,7 @@
       artifacts/       out: files offered for download
       artifacts/encoder/  out: the encoder that a pretrain run made (``save_pretrained`` layout)
       artifacts/collection/  out: the collection that an index run made
+      notice.json      out: {"code", "message"}: what the attempt came upon and got over, such as a damaged checkpoint
       result.json      out: written last, atomically: the run succeeded and this is its result
       error.json       out: a UserError's facts: the run failed and a retry cannot help
 
@@ -75,6 +76,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
         self.changes = self.path / "changes"
+        self.notice_file = self.path / "notice.json"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()
@@ -84,7 +86,7 @@ class RunDir:
         """Make the directory ready for an attempt: what a previous attempt concluded is removed."""
         self.artifacts.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        for stale in (self.result_file, self.error_file):
+        for stale in (self.result_file, self.error_file, self.notice_file):
             stale.unlink(missing_ok=True)
         write_json_atomically(self.run_file, run)
 
@@ -112,6 +114,10 @@ class RunDir:
         beside = self.metrics_file.with_suffix(".tmp")
         beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         beside.replace(self.metrics_file)
+
+    def write_notice(self, code: str, message: str) -> None:
+        """Tell whoever supervises the run of something that does not end it."""
+        write_json_atomically(self.notice_file, {"code": code, "message": message})
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json_atomically(self.result_file, result)

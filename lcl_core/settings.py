@@ -15,6 +15,7 @@ OPEN_FOLDERS = ("data", "datasets", "encoders")  # of home: a request may name w
 CLOSED_FOLDERS = ("cache", "collections", "logs", "runs")  # and never what lies in these
 
 SHORTEST_SECRET = 24
+DATABASES = ("sqlite", "postgresql+psycopg")
 
 
 def misconfiguration(error: ValidationError) -> str:
@@ -37,19 +38,50 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".lcl")
     database_url: str = ""
     broker_url: str = ""
+    team: bool = Field(False, description="several people use it: secrets are required, and each has a key")
     data_roots: Annotated[list[Root], NoDecode] = []
-    lease_seconds: float = 30.0
-    heartbeat_seconds: float = 10.0
-    cancel_grace_seconds: float = 30.0
-    gc_grace_seconds: float = Field(86_400.0, ge=0, description="for which a folder that nothing names is kept")
+    lease_seconds: float = Field(30.0, gt=0, le=86_400, description="after which a silent worker counts as lost")
+    heartbeat_seconds: float = Field(10.0, gt=0, le=86_400, description="between two signs of life of a run's worker")
+    cancel_grace_seconds: float = Field(30.0, ge=0, le=86_400, description="in which a stopped run may save its state")
+    gc_grace_seconds: float = Field(
+        86_400.0, ge=0, le=10**9, description="for which a folder that nothing names is kept"
+    )
     welcome: bool = True
     log_format: str = Field("auto", pattern="^(auto|json|text)$", description="auto: text on a terminal, else json")
 
     artifacts: str = Field("", description="URL of the store that all machines share; empty: home alone")
     artifacts_cache_bytes: int = Field(10 << 30, ge=0, description="of what was fetched from there and is not in use")
 
-    webhook_hosts: Annotated[list[str], NoDecode] = Field([], description="host or host:port, parted by commas")
+    webhook_hosts: Annotated[list[str], NoDecode] = Field(
+        [], description="HOST or HOST:PORT, with http:// before it where a team lets it be http; parted by commas"
+    )
     webhook_secret: SecretStr = Field(SecretStr(""), description="empty: a key file in home")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, given: str) -> str:
+        """SQLAlchemy knows more, but their drivers are not installed, and our statements are not meant for them."""
+        scheme, separator, _ = given.partition("://")
+        if given and (not separator or scheme not in DATABASES):
+            raise ValueError(f"only {' and '.join(DATABASES)} are supported, as in postgresql+psycopg://USER@HOST/NAME")
+        if given:
+            from sqlalchemy import make_url
+            from sqlalchemy.exc import ArgumentError
+
+            try:
+                make_url(given)
+            except (ArgumentError, ValueError):  # their words may hold the password
+                raise ValueError("is no address such as postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME") from None
+        return given
+
+    @model_validator(mode="after")
+    def _lease_outlives_missed_heartbeats(self) -> Self:
+        if self.heartbeat_seconds >= self.lease_seconds / 2:
+            raise ValueError(
+                f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be below half of LCL_LEASE_SECONDS "
+                f"({self.lease_seconds:g}): one sign of life that is late must not cost a run its worker"
+            )
+        return self
 
     @field_validator("webhook_hosts", mode="before")
     @classmethod

@@ -11,18 +11,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lcl_core.errors import UserError
+from lcl_core.secret_file import kept_secret
 
 FRESH_SECONDS = 300.0
 _PORTS = {"https": 443, "http": 80}
 
 
-def check_url(url: str, hosts: Collection[str]) -> None:
-    """Let pass what is http(s) on one of ``hosts`` (``name`` or ``name:port``).
-
-    Raises: UserError ``webhook_forbidden``.
+def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> None:
+    """Let pass what is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol before it.
 
     Without a port a host stands for its protocol's own. Names are compared as they are written: what a name resolves
     to is the business of whoever put it into the list.
+
+    Args:
+        https_only: http is let pass only to hosts that the list names with ``http://``.
+    Raises: UserError ``webhook_forbidden``.
     """
     try:
         parts = urlsplit(url)
@@ -31,10 +34,18 @@ def check_url(url: str, hosts: Collection[str]) -> None:
         raise _forbidden(f"{url!r} is no address ({error})") from error
     if parts.scheme not in _PORTS or not name or parts.username is not None or "\\" in url:
         raise _forbidden("an address begins with https:// or http:// and a host, without a name or password before it")
-    allowed = {host.lower() for host in hosts}
+    allowed = {host.lower().rstrip("/") for host in hosts}
     standard = port in (None, _PORTS[parts.scheme])
-    if f"{name}:{port or _PORTS[parts.scheme]}" not in allowed and not (standard and name in allowed):
+    names = {f"{name}:{port or _PORTS[parts.scheme]}", *((name,) if standard else ())}
+    if allowed & {f"{parts.scheme}://{each}" for each in names}:
+        return
+    if not allowed & names:
         raise _forbidden(f"the host {name!r} is not among those that LCL_WEBHOOK_HOSTS allows")
+    if https_only and parts.scheme == "http":
+        raise _forbidden(
+            f"http sends what is told of runs unencrypted: give an https address, or let LCL_WEBHOOK_HOSTS name "
+            f"http://{parts.netloc}"
+        )
 
 
 def master_secret(configured: str, home: Path) -> bytes:
@@ -44,18 +55,7 @@ def master_secret(configured: str, home: Path) -> bytes:
     """
     if configured:
         return configured.encode()
-    file = home / "webhook.key"
-    if not file.exists():
-        beside = file.with_name(f".webhook.{os.getpid()}.{time.monotonic_ns()}")
-        beside.touch(mode=0o600)
-        beside.write_bytes(os.urandom(32).hex().encode())
-        try:
-            os.link(beside, file)  # whole or not at all, and only once
-        except FileExistsError:
-            pass
-        finally:
-            beside.unlink()
-    return file.read_bytes()
+    return kept_secret(home / "webhook.key", lambda: os.urandom(32).hex()).encode()
 
 
 def secret_of(master: bytes, webhook_id: str) -> str:

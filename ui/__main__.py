@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 import tempfile
 from typing import TYPE_CHECKING
@@ -50,15 +52,27 @@ def _serve(settings: UiSettings) -> None:
 
         visitors = Visitors(settings.session_hours * 3600) if settings.team else None
         with Client(key=OwnKey(visitors) if visitors else None, attempts=2) as client:
-            app = build_app(client, settings, visitors)
-            uvicorn.run(
-                app,
+            config = uvicorn.Config(
+                build_app(client, settings, visitors),
                 host=settings.host,
                 port=settings.port,
                 forwarded_allow_ips=settings.forwarded_allow_ips,
                 log_level="warning",
                 timeout_graceful_shutdown=3,
             )
+            server = uvicorn.Server(config)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run(_inherited(settings.socket))
+    if not server.started:
+        sys.exit(3)  # the port cannot be had
+
+
+def _inherited(number: int | None) -> list[socket.socket] | None:
+    """The socket that the launcher listens on, so that nobody else gets its port while we are not there."""
+    if number is None:
+        return None
+    os.set_inheritable(number, False)
+    return [socket.socket(fileno=number)]
 
 
 def _with_own_token(settings: UiSettings) -> UiSettings:

@@ -38,6 +38,7 @@ class UiSettings(BaseSettings):
     session_hours: float = Field(12.0, gt=0, le=720, description="after which a visitor signs in again")
     host: str = "127.0.0.1"
     port: int = Field(7865, ge=0, le=65535)
+    socket: int | None = Field(None, ge=3, description="inherited socket that listens already, in place of a port")
     root_path: str = ""
     hosts: str = Field("", description="names that the page is reached by, besides those of the loopback")
     token: str | None = Field(None, description="opens the page on one machine; None: the one in the home folder")

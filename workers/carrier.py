@@ -8,6 +8,7 @@ import structlog
 
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.store import Supply, carry
+from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -40,7 +41,7 @@ class Carrier:
                 if carry(self._database, self._supply):
                     continue  # perhaps there is more
             except UNREACHABLE as error:
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
             except Exception:  # one folder that cannot be sent must not keep the others
                 log.exception("carrier_round_failed")
             self._stopping.wait(self._settings.reap_seconds)

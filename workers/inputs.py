@@ -15,6 +15,7 @@ from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.store import Claim, State, Supply, renew, service_paths
 from lcl_core.runs.tables import Deposit
 from lcl_core.specs import parse_spec
+from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 from workers.watch import SAFETY
 
@@ -84,7 +85,7 @@ class _Errand:
             with self._database.session() as session:
                 state = renew(session, self._claim, self._settings.lease_seconds)
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
             if now > self._renewed + SAFETY * self._settings.lease_seconds:
                 raise
             return

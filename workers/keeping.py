@@ -10,6 +10,7 @@ import structlog
 
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.store import Claim, StaleLease, renew
+from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -36,4 +37,4 @@ def _renew(database: Database, settings: WorkerSettings, claim: Claim, over: thr
         except StaleLease:
             return  # the block has just settled the run, or another has taken it over
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)

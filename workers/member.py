@@ -22,6 +22,7 @@ from lcl_core.runs.store import (
     renew_seat,
 )
 from workers.environment import devices_of
+from workers.logs import log_database_error
 from workers.nodes import environment_of
 from workers.settings import WorkerSettings
 from workers.trainer import Trainer
@@ -52,7 +53,7 @@ class Member:
         except StaleLease:
             log.info("seat_lost")
         except UNREACHABLE as error:
-            log.error("database_unreachable", error=str(error))  # the seat runs out
+            log_database_error(error)  # the seat runs out
             return None
         self._leave(seat)
         return seat.run_id
@@ -88,7 +89,7 @@ class Member:
             with self._database.session() as session:
                 leave_seat(session, seat)
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
 
 
 class _Keeper:
@@ -137,7 +138,7 @@ class _Keeper:
             with self._database.reading() as session:
                 return look_at_seat(session, self._seat)
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
             if started > self._renewed + SAFETY * self._settings.lease_seconds:
                 raise StaleLease(self._seat.run_id) from error
             return None

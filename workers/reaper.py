@@ -13,6 +13,7 @@ from lcl_core.runs.doorbell import Doorbell
 from lcl_core.runs.roster import Identity, beat
 from lcl_core.runs.store import State, any_expired, expire, waiting_since
 from workers.devices import gpu_use
+from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 from workers.slots import Slots
 from workers.studies import drive_studies
@@ -89,7 +90,7 @@ class Reaper:
                 self._beat()
                 self.round()
             except UNREACHABLE as error:
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
             except Exception:  # the net must hold whatever happens to one round
                 log.exception("reaper_round_failed")
             self._stopping.wait(self._settings.reap_seconds)

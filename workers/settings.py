@@ -20,11 +20,13 @@ class WorkerSettings(Settings):
     worker_address: str = Field(
         "", description="by which other workers reach this machine; empty: as the database does"
     )
-    gang_seconds: float = Field(300.0, gt=0, description="to wait for the other workers of a run of several nodes")
-    watch_seconds: float = Field(0.5, gt=0, description="between two looks at a running process")
-    reap_seconds: float = Field(2.0, gt=0, description="between two rounds of the reaper")
-    gc_seconds: float = Field(3600.0, gt=0, description="between two looks for folders that nothing names")
-    ping_seconds: float = Field(5.0, gt=0, description="between two signs of life")
+    gang_seconds: float = Field(
+        300.0, gt=0, le=86_400, description="to wait for the other workers of a run of several nodes"
+    )
+    watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two looks at a running process")
+    reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
+    gc_seconds: float = Field(3600.0, gt=0, le=86_400, description="between two looks for folders that nothing names")
+    ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
 
     @field_validator("worker_offers", mode="before")
     @classmethod

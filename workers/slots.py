@@ -10,6 +10,7 @@ import structlog
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.roster import Identity
 from lcl_core.runs.store import Claim, SeatClaim, claim_next
+from workers.logs import log_database_error
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class Slots:
             with self._database.session() as session:
                 return claim_next(session, self._worker.id, self._lease_seconds, self._worker.offers, given_up)
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
             return None
 
     def _supervise(self, claim: Claim | SeatClaim) -> str | None:

@@ -35,6 +35,7 @@ from workers.environment import devices_of
 from workers.inheritance import inherit
 from workers.inputs import Interrupted, fetched_inputs
 from workers.keeping import kept_lease
+from workers.logs import log_database_error
 from workers.nodes import call_others, is_echo, verdict_of_all
 from workers.settings import WorkerSettings
 from workers.studies import drive_studies
@@ -80,7 +81,7 @@ class Supervisor:
         except StaleLease:
             log.warning("lease_lost")
         except UNREACHABLE as error:
-            log.error("database_unreachable", error=str(error))  # the lease runs out, the reaper takes over
+            log_database_error(error)  # the lease runs out, the reaper takes over
 
     def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
         """The verdict on one attempt, and the seconds worked on the run so far. Raises: StaleLease, UNREACHABLE."""
@@ -109,7 +110,7 @@ class Supervisor:
             more = devices_of(claim) | call_others(self._database, self._settings, claim)
             with Trainer(self._modules[claim.kind], run_dir, title, self._settings.protocols, more) as trainer:
                 log.info("started", kind=claim.kind, attempt=claim.attempt, pid=trainer.pid)
-                watch = Watch(self._database, self._settings, claim, trainer, tail, stopping)
+                watch = Watch(self._database, self._settings, claim, trainer, run_dir, tail, stopping)
                 exited = watch.until_exit()
         finally:
             tail.close()
@@ -179,7 +180,7 @@ class Supervisor:
             except UNREACHABLE as error:
                 if time.monotonic() > deadline:
                     raise
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
                 time.sleep(self._settings.watch_seconds)
 
 

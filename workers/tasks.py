@@ -8,6 +8,7 @@ from celery import Celery
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.doorbell import PING, WAKE
 from lcl_core.runs.roster import consumed
+from workers.logs import log_database_error
 from workers.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -29,4 +30,4 @@ def register_tasks(app: Celery, slots: Slots, database: Database, worker_id: str
             with database.session() as session:
                 consumed(session, worker_id)
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error), sender=sender)
+            log_database_error(error, sender=sender)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from typing import Any
 
 import structlog
 
+from lcl_core.rundir import RunDir
 from lcl_core.runs.database import UNREACHABLE, Database
-from lcl_core.runs.store import Claim, Loss, StaleLease, State, look, losses, record_metrics, renew
+from lcl_core.runs.store import Claim, Loss, StaleLease, State, look, losses, note_interruption, record_metrics, renew
+from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 from workers.tail import MetricsTail, Unsaved
 from workers.trainer import Trainer
@@ -31,6 +35,7 @@ class Watch:
         settings: WorkerSettings,
         claim: Claim,
         trainer: Trainer,
+        run_dir: RunDir,
         tail: MetricsTail,
         stopping: threading.Event,
     ) -> None:
@@ -38,6 +43,8 @@ class Watch:
         self._settings = settings
         self._claim = claim
         self._trainer = trainer
+        self._run_dir = run_dir
+        self._noticed = False
         self._tail = tail
         self._unsaved = Unsaved()
         self._stopping = stopping
@@ -69,7 +76,7 @@ class Watch:
             self._trainer.kill()
             raise
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
             if self._lease_is_over():
                 # others may take the run over any moment now: nothing may write beside them
                 self._trainer.kill()
@@ -82,7 +89,7 @@ class Watch:
                 self._exchange()
                 return
             except UNREACHABLE as error:
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
                 if self._lease_is_over():
                     raise StaleLease(self._claim.run_id) from error
                 time.sleep(self._settings.watch_seconds)
@@ -94,18 +101,30 @@ class Watch:
         """Tell the database what is new, and learn the run's state."""
         self._unsaved.take(self._tail)
         renewal = time.monotonic()
-        if not self._unsaved and renewal < self._renewed + self._settings.heartbeat_seconds:
+        notice = self._notice()
+        if not self._unsaved and not notice and renewal < self._renewed + self._settings.heartbeat_seconds:
             with self._database.reading() as session:
                 self._losses, _ = losses(session, self._claim)
                 return look(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
                 record_metrics(session, self._claim, self._unsaved.lines, rewound=self._unsaved.rewound)
+            if notice:
+                note_interruption(session, self._claim, notice)
             self._losses, _ = losses(session, self._claim)
             state = renew(session, self._claim, self._settings.lease_seconds, self.ran_seconds)
         self._unsaved = Unsaved()
         self._renewed = renewal
+        self._noticed |= bool(notice)
         return state
+
+    def _notice(self) -> dict[str, Any]:
+        """What the process says that it came upon, until the database has it."""
+        if self._noticed or not self._run_dir.notice_file.exists():
+            return {}
+        notice: dict[str, Any] = json.loads(self._run_dir.notice_file.read_text(encoding="utf-8"))
+        log.warning("run_notice", **notice)
+        return notice
 
     def _decide(self, state: State) -> None:
         """Ask the process to leave, once, if somebody wants that."""

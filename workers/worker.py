@@ -22,6 +22,7 @@ from workers.carrier import Carrier
 from workers.collector import Collector
 from workers.courier import Courier
 from workers.devices import devices_and_offers
+from workers.logs import log_database_error
 from workers.member import Member
 from workers.reaper import Reaper
 from workers.settings import WorkerSettings
@@ -83,7 +84,7 @@ class WorkerProcess:
                     ensure_sample(session)
                 return
             except UNREACHABLE as error:
-                log.warning("database_unreachable", error=str(error))
+                log_database_error(error)
                 time.sleep(_RETRY_SECONDS)
 
     def _consume(self) -> int:
@@ -116,7 +117,7 @@ class WorkerProcess:
             with self._database.session() as session:
                 leave(session, self._identity.id)
         except UNREACHABLE as error:
-            log.warning("database_unreachable", error=str(error))
+            log_database_error(error)
         self._doorbell.close()
         self._database.dispose()
         log.info("worker_ended", worker=self._identity.id)

@@ -51,7 +51,7 @@ def rotate(prefix: str, _: Admin, context: ContextDep, session: SessionDep, body
     A second rotation within the grace ends the first secret at once.
     """
     row = _changing(context, session, prefix)
-    if keys.from_settings(context.settings, prefix):
+    if row.configured:
         message = "this key comes from LCL_ADMIN_KEY or the file `key`; change it there and start again"
         raise Problem(409, "configured_key", message)
     if row.expires is not None and row.expires <= keys.clock():

@@ -26,7 +26,7 @@ def create(
     body: WebhookRequest, caller: Admin, context: ContextDep, session: SessionDep, response: Response
 ) -> NewWebhook:
     """The secret by which its messages are signed is in this answer and nowhere else."""
-    check_url(body.url, context.settings.webhook_hosts)
+    check_url(body.url, context.settings.webhook_hosts, https_only=context.settings.team)
     events = sorted(set(body.events))
     row = Webhook(id=new_id("hook"), url=body.url, events=events, owner=caller.owner, created_at=now(session))
     session.add(row)

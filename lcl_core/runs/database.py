@@ -29,6 +29,8 @@ from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from lcl_core.runs.sqlite_errors import in_words
+
 # what a database that is away, restarting or overrun raises; later it may well answer
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -67,6 +69,8 @@ def create_engines_for(url: str) -> tuple[Engine, Engine]:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **_POOL)
     event.listen(engine, "connect", _configure_sqlite)
+    if parsed.database:
+        event.listen(engine, "handle_error", partial(in_words, parsed.database), retval=True)
     _Turns(engine)
     return engine, engine.execution_options(writes=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from lcl_core.runs.database import UNREACHABLE, Database
+from lcl_core.runs.sqlite_errors import DatabaseDamaged
 from lcl_core.settings import Settings
 
 
@@ -17,6 +18,9 @@ def main() -> int:
         database.migrate()
     except UNREACHABLE as error:
         print(f"error: the database does not answer ({type(error).__name__})", file=sys.stderr)  # noqa: T201
+        return 1
+    except DatabaseDamaged as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     finally:
         database.dispose()

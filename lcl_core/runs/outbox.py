@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -49,8 +49,12 @@ def announce(session: Session, run: Run) -> None:
         session.add(row)
 
 
-def take(session: Session, most: int = 5) -> list[Parcel]:
-    """Messages that are due, for the caller to send within a minute; nobody else gets them meanwhile."""
+def take(session: Session, most: int = 5, webhooks: Collection[str] | None = None) -> list[Parcel]:
+    """Messages that are due, for the caller to send within a minute; nobody else gets them meanwhile.
+
+    Args:
+        webhooks: ids of those whose messages are wanted; default all.
+    """
     moment = now(session)
     query = (
         select(Delivery, Webhook.url)
@@ -60,6 +64,8 @@ def take(session: Session, most: int = 5) -> list[Parcel]:
         .limit(most)
         .with_for_update(of=Delivery, skip_locked=True)
     )
+    if webhooks is not None:
+        query = query.where(Delivery.webhook_id.in_(webhooks))
     parcels = []
     for row, url in session.execute(query).tuples():
         row.attempts += 1
@@ -68,10 +74,16 @@ def take(session: Session, most: int = 5) -> list[Parcel]:
     return parcels
 
 
-def any_to_send(session: Session) -> bool:
-    """Whether ``take`` would find something; only reads."""
-    query = select(Delivery.id).where(Delivery.done_at.is_(None), Delivery.next_at <= now(session))
-    return session.scalars(query.limit(1)).first() is not None
+def due_webhooks(session: Session) -> list[tuple[str, str]]:
+    """Id and address of each webhook that ``take`` would find messages of, the longest due first; only reads."""
+    query = (
+        select(Webhook.id, Webhook.url)
+        .join(Delivery, Delivery.webhook_id == Webhook.id)
+        .where(Delivery.done_at.is_(None), Delivery.next_at <= now(session))
+        .group_by(Webhook.id, Webhook.url)
+        .order_by(func.min(Delivery.next_at))
+    )
+    return [(webhook_id, url) for webhook_id, url in session.execute(query).tuples()]
 
 
 def note_sent(session: Session, parcel: Parcel, error: str | None) -> None:

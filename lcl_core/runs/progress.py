@@ -41,6 +41,13 @@ def begin_attempt(
     tally(session, [ATTEMPTS.tick(kind=run.kind), CLAIM_LATENCY.tick(claim.waited_seconds, kind=run.kind)])
 
 
+def note_interruption(session: Session, claim: Claim, notice: dict[str, Any]) -> None:
+    """Say in the run's row what its attempt came upon, beside why the attempt before ended. Raises: StaleLease."""
+    run = held(session, claim)
+    before = f"{run.interruption['message']}; " if run.interruption else ""
+    run.interruption = {"code": notice["code"], "message": f"{before}{notice['message']}"}
+
+
 def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], *, rewound: bool = False) -> None:
     """Copy metric lines to the database; the last one becomes the run's progress.
 

@@ -53,7 +53,7 @@ from lcl_core.runs.obstacles import obstacles
 from lcl_core.runs.outlook import outlook
 from lcl_core.runs.pgvector import require_pgvector
 from lcl_core.runs.predecessors import any_due, release
-from lcl_core.runs.progress import begin_attempt, record_metrics
+from lcl_core.runs.progress import begin_attempt, note_interruption, record_metrics
 from lcl_core.runs.queries import (
     Page,
     count_by_state,
@@ -199,6 +199,7 @@ __all__ = [
     "note_contents",
     "note_files",
     "note_garbage",
+    "note_interruption",
     "obstacles",
     "open_meeting",
     "outlook",

@@ -242,6 +242,8 @@ class ApiKey(Base):
     previous_hash: Mapped[str | None] = mapped_column(String(128))
     previous_until: Mapped[datetime | None]  # when the secret before stops to open anything
     rotated_at: Mapped[datetime | None]
+    # the settings made it: the next start with other settings removes it, and its hash is ConfiguredKey's
+    configured: Mapped[bool] = mapped_column(default=False)
 
 
 class Worker(Base):

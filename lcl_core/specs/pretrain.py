@@ -61,6 +61,9 @@ class PretrainSpec(Spec):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
+    checkpoint_minutes: float | None = Field(
+        5.0, gt=0, le=10_080, description="minutes after which one is written before that; none: by steps alone"
+    )
     keep_checkpoints: int = Field(2, ge=1, le=100)
     milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are kept for ever")
     async_checkpoint: bool = Field(True, description="write checkpoints while the next steps run")

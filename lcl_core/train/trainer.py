@@ -16,7 +16,7 @@ from lcl_core.rundir import Cancelled, RunDir, write_json_atomically
 from lcl_core.specs import PretrainSpec
 from lcl_core.train.batches import Packer
 from lcl_core.train.build import build_config, build_model, build_tokenizer, open_corpora
-from lcl_core.train.checkpoint import Checkpointer, Progress, restore_rng, rng_tensors, training_tensors
+from lcl_core.train.checkpoint import Checkpointer, Loaded, Progress, restore_rng, rng_tensors, training_tensors
 from lcl_core.train.device import computes_in, fast_fp32_products, pick_device
 from lcl_core.train.ema import Ema
 from lcl_core.train.export import export_encoder
@@ -71,6 +71,7 @@ class Trainer:
         self.progress = Progress()
         self.cursor = Cursor()
         self.last_line: dict[str, Any] = {}
+        self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one.
@@ -98,6 +99,8 @@ class Trainer:
 
     def _restore(self, checkpointer: Checkpointer) -> None:
         loaded = checkpointer.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
+        if checkpointer.passed_over and self.ranks.rank == 0:
+            self.run_dir.write_notice("checkpoint_damaged", _damage_in_words(checkpointer.passed_over, loaded))
         if loaded is None:
             return
         self.progress = Progress(**loaded.state)
@@ -107,14 +110,15 @@ class Trainer:
 
     def _train(self, meter: Meter, checkpointer: Checkpointer, journal: Journal | None) -> None:
         spec = self.spec
+        self._saved_at = time.monotonic()
         batches = load_batches(self.stream, self.cursor, spec.batch, self.workers, spec.data.packing_lookahead)
         while self.progress.step < spec.steps:
             self._step(batches, meter)
             done = self.progress.step == spec.steps
-            stop = self._stop_requested()
+            stop, overdue = self._asked()
             if self._is_told(self.progress.step):
                 self._log(meter, journal)
-            if done or stop or self.progress.step % spec.checkpoint_every == 0:
+            if done or stop or overdue or self.progress.step % spec.checkpoint_every == 0:
                 self._save(meter, checkpointer)
             if stop:
                 checkpointer.wait()
@@ -140,9 +144,15 @@ class Trainer:
         """Whether there is a metric line of ``step``."""
         return step == self.spec.steps or step % self.spec.log_every == 0
 
-    def _stop_requested(self) -> bool:
-        """Whether any rank was asked to stop: all must leave after the same step."""
-        return any(flag for [flag] in self.ranks.gather_numbers([int(self.run_dir.stop_requested)]))
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether any rank was asked to stop, and whether the clock of any says that a checkpoint is due.
+
+        All must leave, or save, after the same step. When it is saved changes nothing of the training.
+        """
+        minutes = self.spec.checkpoint_minutes
+        overdue = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        answers = self.ranks.gather_numbers([int(self.run_dir.stop_requested), int(overdue)])
+        return any(stop for stop, _ in answers), any(due for _, due in answers)
 
     def _log(self, meter: Meter, journal: Journal | None) -> None:
         try:
@@ -182,6 +192,7 @@ class Trainer:
             rank_tensors={"rng": rng_tensors()},
             rank_state={"cursor": self.cursor.to_json()},
         )
+        self._saved_at = time.monotonic()
 
     def _report(self, error: NotANumber) -> None:
         """Leave the facts as an artifact: the documents of every rank."""
@@ -191,3 +202,11 @@ class Trainer:
             write_json_atomically(
                 self.run_dir.artifacts / "not_a_number.json", {**error.facts, "documents": documents}
             )
+
+
+def _damage_in_words(passed_over: list[tuple[str, str]], loaded: Loaded | None) -> str:
+    """What was found damaged, and what the run did then."""
+    damaged = "; ".join(f"checkpoint {name} is damaged ({reason})" for name, reason in passed_over)
+    if loaded is None:
+        return f"{damaged}; none was whole, so the run began anew"
+    return f"{damaged}; the run went on from that of step {loaded.step}"

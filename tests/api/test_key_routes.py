@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy import select
 
 from api import keys
+from api.configured_key import ConfiguredKey, ensure_first_key
 from api.routes import ROUTERS
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
@@ -169,41 +170,40 @@ def test_an_unknown_role_is_refused(http: httpx.Client, refused: Any) -> None:
     refused(http.post("/v1/keys", json={"owner": "x", "role": "root"}), 422, "bad_request", "role")
 
 
-def first_key(home: Path, **more: Any) -> tuple[Database, ApiSettings]:
+def first_key(home: Path, **more: Any) -> tuple[Database, ApiSettings, ConfiguredKey]:
     settings = ApiSettings(home=home, **more)
     database = Database(settings.resolved_database_url)
     database.migrate()
-    keys.ensure_first_key(settings, database)
-    return database, settings
+    return database, settings, ensure_first_key(settings, database)
 
 
-def role_of(database: Database, key: str) -> str | None:
+def role_of(database: Database, key: str, configured: ConfiguredKey) -> str | None:
     with database.reading() as session:
-        row = keys.find(session, key)
+        row = keys.find(session, key, configured)
         return None if row is None else row.role
 
 
 def test_the_embedded_default_keeps_one_admin_key(tmp_path: Path) -> None:
-    database, settings = first_key(tmp_path)
+    database, settings, configured = first_key(tmp_path)
     file = settings.key_file
     key = file.read_text().strip()
     assert file.stat().st_mode & 0o777 == 0o600
-    assert role_of(database, key) == "admin"
+    assert role_of(database, key, configured) == "admin"
     file.chmod(0o644)
-    keys.ensure_first_key(settings, database)
+    configured = ensure_first_key(settings, database)
+    assert role_of(database, key, configured) == "admin"
     assert (file.read_text().strip(), file.stat().st_mode & 0o777) == (key, 0o600), "the next start keeps it, closed"
     assert [path.name for path in tmp_path.glob(".key*")] == []
     database.dispose()
 
 
 def test_a_kept_key_counts_in_a_new_database(tmp_path: Path) -> None:
-    database, settings = first_key(tmp_path)
+    database, settings, configured = first_key(tmp_path)
     key = settings.key_file.read_text().strip()
     with database.session() as session:
         session.delete(session.get_one(ApiKey, key.partition(".")[0]))
-    assert role_of(database, key) is None
-    keys.ensure_first_key(settings, database)
-    assert role_of(database, key) == "admin"
+    assert role_of(database, key, configured) is None
+    assert role_of(database, key, ensure_first_key(settings, database)) == "admin"
     database.dispose()
 
 
@@ -212,10 +212,11 @@ def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
     database = Database(settings.resolved_database_url)
     database.migrate()
     gate = threading.Barrier(6)
+    found: list[ConfiguredKey] = []
 
     def start() -> None:
         gate.wait()
-        keys.ensure_first_key(settings, database)
+        found.append(ensure_first_key(settings, database))
 
     threads = [threading.Thread(target=start) for _ in range(6)]
     for thread in threads:
@@ -224,7 +225,8 @@ def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
         thread.join()
     with database.reading() as session:
         assert len(session.scalars(select(ApiKey)).all()) == 1
-    assert role_of(database, settings.key_file.read_text().strip()) == "admin"
+    key = settings.key_file.read_text().strip()
+    assert [role_of(database, key, configured) for configured in found] == ["admin"] * 6
     database.dispose()
 
 
@@ -237,10 +239,11 @@ def test_a_damaged_key_file_is_told(tmp_path: Path) -> None:
 
 def test_a_teams_key_comes_from_its_settings_and_rotates(tmp_path: Path) -> None:
     first, second = "4f0c9a7be1d2835c6a8e7f10", "0a1b2c3d4e5f60718293a4b5"
-    database, _ = first_key(tmp_path, team=True, admin_key=first)
-    assert role_of(database, first) == "admin"
+    database, _, before = first_key(tmp_path, team=True, admin_key=first)
+    assert role_of(database, first, before) == "admin"
     assert not (tmp_path / "key").exists()
     database.dispose()
-    database, _ = first_key(tmp_path, team=True, admin_key=second)
-    assert (role_of(database, first), role_of(database, second)) == (None, "admin")
+    database, _, after = first_key(tmp_path, team=True, admin_key=second)
+    assert (role_of(database, first, after), role_of(database, second, after)) == (None, "admin")
+    assert role_of(database, first, before) is None, "nor at a process that was started before"
     database.dispose()

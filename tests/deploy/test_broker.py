@@ -1,4 +1,4 @@
-"""The embedded broker: private, durable, and gone with its parent."""
+"""The embedded broker: private, in memory alone, and gone with its parent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from deploy.broker import EmbeddedBroker
+from deploy.child import ChildDied
 from lcl_core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,34 +39,59 @@ def test_it_listens_on_a_private_socket_alone(home: Path) -> None:
         assert stat.S_IMODE((home / "broker").stat().st_mode) == 0o700
         with client(broker) as server:
             assert server.config_get("port") == {"port": "0"}
-            kept = server.config_get("append*")
-            assert (kept["appendonly"], kept["appendfsync"]) == ("yes", "always")
+            assert (server.config_get("appendonly"), server.config_get("save")) == ({"appendonly": "no"}, {"save": ""})
     assert not broker.socket.exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_restart_loses_nothing(home: Path, how: signal.Signals, eventually: Callable[..., None]) -> None:
-    wanted = [str(number) for number in range(500)]
-    broker = EmbeddedBroker(home)
-    broker.start()
-    with client(broker) as server:
-        for item in wanted:
-            server.rpush("queue", item)
-    assert broker.pid is not None
-    os.kill(broker.pid, how)
+def test_after_its_death_it_starts_again_on_the_same_socket(
+    home: Path, how: signal.Signals, eventually: Callable[..., None]
+) -> None:
+    deep = home / ("a" * 60) / ("b" * 60)  # such that the socket lies elsewhere
+    for place in (home, deep):
+        broker = EmbeddedBroker(place)
+        broker.start()
+        address = broker.url
+        assert broker.pid is not None
+        os.kill(broker.pid, how)
+        eventually(lambda broker=broker: is_dead(broker))
+        broker.start()
+        with client(broker) as server:
+            assert server.ping()
+        assert broker.url == address
+        broker.stop()
 
-    def gone() -> bool:
-        try:
-            broker.check()
-        except UserError:
-            return True
-        return False
 
-    eventually(gone)
-    broker.start()
-    with client(broker) as server:
-        assert server.lrange("queue", 0, -1) == wanted
-    broker.stop()
+def is_dead(broker: EmbeddedBroker) -> bool:
+    try:
+        broker.check()
+    except ChildDied:
+        return True
+    return False
+
+
+def test_it_writes_no_messages_to_the_disk(home: Path) -> None:
+    old = home / "broker" / "appendonlydir"
+    old.mkdir(parents=True)
+    (old / "appendonly.aof.1.incr.aof").write_bytes(b"torn by a full disk")
+    with EmbeddedBroker(home) as broker, client(broker) as server:
+        server.rpush("queue", *range(1000))
+    assert [path.name for path in (home / "broker").iterdir()] == ["broker.log"], "that of earlier versions went too"
+
+
+def test_a_full_disk_does_not_end_it(small_disk: Any) -> None:
+    with EmbeddedBroker(small_disk.path) as broker, client(broker) as server:
+        small_disk.fill()
+        for number in range(2000):
+            server.rpush("queue", f"{number:01000}")
+        broker.check()
+        assert server.llen("queue") == 2000
+        assert broker.pid is not None
+        os.kill(broker.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
+        broker.start()
+        assert server.ping(), "it starts on a full disk, too"
+        small_disk.make_room()
 
 
 def test_a_second_broker_in_the_same_home_is_refused(home: Path) -> None:
@@ -94,7 +121,7 @@ def test_a_home_with_a_long_path_works_too(home: Path) -> None:
         private = broker.socket.parent
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert not private.exists()
-    assert (deep / "broker" / "appendonlydir").is_dir()
+    assert (deep / "broker" / "broker.log").is_file()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from api.client import Client
+from api.client import ApiError, Client
 from deploy import demo
 from deploy.demo import Follower, Outcome, run_demo
 from deploy.report import facts, number, print_report, result_table
@@ -119,6 +119,46 @@ def test_a_dead_part_ends_it() -> None:
     follow = Follower(cast(Client, ScriptedService({})), PlainScreen(on), check)
     with pytest.raises(UserError, match="worker was killed"):
         follow("pretrain", {})
+
+
+def test_an_api_that_is_being_started_again_is_waited_for() -> None:
+    class Away(ScriptedService):
+        """The first try of every call fails, as while the api is down."""
+
+        calls = 0
+
+        def submit(self, kind: str, spec: Json, **facts: Any) -> Json:
+            keys.add(facts["idempotency_key"])
+            self.calls += 1
+            if self.calls == 1:
+                raise ApiError(0, "unreachable", "no service answers")
+            return super().submit(kind, spec, **facts)
+
+        def run(self, kind: str) -> Json:
+            self.calls += 1
+            if self.calls % 2 == 0:
+                raise ApiError(503, "unavailable", "the database does not answer")
+            return super().run(kind)
+
+    keys: set[str] = set()
+    on, _ = console()
+    service, checks = Away({}), [0]
+    follow = Follower(cast(Client, service), PlainScreen(on), lambda: checks.append(1))
+    assert follow("pretrain", {})["state"] == "succeeded"
+    assert len(keys) == 1, "the submission is repeated under one key"
+    assert service.calls > 5
+    assert sum(checks) > service.calls / 2, "what has died can be started again meanwhile"
+
+
+@pytest.mark.parametrize(("status", "code"), [(422, "bad_spec"), (0, "unsendable")])
+def test_a_refusal_is_not_waited_out(status: int, code: str) -> None:
+    class Refusing(ScriptedService):
+        def submit(self, kind: str, spec: Json, **_: Any) -> Json:
+            raise ApiError(status, code, "no")
+
+    on, _ = console()
+    with pytest.raises(ApiError):
+        Follower(cast(Client, Refusing({})), PlainScreen(on), lambda: None)("pretrain", {})
 
 
 def test_progress_in_words() -> None:

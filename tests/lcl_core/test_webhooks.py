@@ -60,6 +60,24 @@ def test_nothing_else_may(url: str) -> None:
     assert (caught.value.code, caught.value.field) == ("webhook_forbidden", "url")
 
 
+@pytest.mark.parametrize("url", ["http://hooks.example.org/", "http://127.0.0.1:9000/", "http://chat.internal:8443/"])
+def test_a_team_sends_over_https_unless_the_list_says_http(url: str) -> None:
+    with pytest.raises(UserError, match="unencrypted") as caught:
+        check_url(url, HOSTS, https_only=True)
+    assert caught.value.code == "webhook_forbidden"
+    check_url(url, [*HOSTS, url], https_only=True)
+    check_url(url.replace("http:", "https:"), HOSTS, https_only=True)
+    with pytest.raises(UserError, match="not among"):
+        check_url("http://other.example.org", [url], https_only=True)
+
+
+def test_a_protocol_in_the_list_holds_for_that_protocol_alone() -> None:
+    check_url("https://hooks.example.org:443/a", ["HTTPS://hooks.example.org"])
+    for url in ("http://hooks.example.org/", "https://hooks.example.org:8443/"):
+        with pytest.raises(UserError, match="not among"):
+            check_url(url, ["https://hooks.example.org"])
+
+
 def test_without_a_list_nobody_is_told() -> None:
     with pytest.raises(UserError, match="LCL_WEBHOOK_HOSTS"):
         check_url("https://hooks.example.org/", Settings().webhook_hosts)

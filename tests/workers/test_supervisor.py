@@ -102,6 +102,23 @@ def test_a_run_that_continues_another_begins_with_its_checkpoint(
     assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
 
 
+def test_a_damaged_checkpoint_is_told_in_the_row(
+    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queue(steps=9, checkpoint_every=5)
+    monkeypatch.setenv("TOY", "killed@6")
+    desk.work()
+    first = run_of(run_id).interruption["message"]
+    assert "ended from outside by SIGKILL" in first
+    (desk.run_dir(run_id).checkpoints / "state.json").write_text("torn")
+    monkeypatch.delenv("TOY")
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.result["final"]["start"], steps_of(run_id)) == ("succeeded", 0, list(range(1, 10)))
+    told = f"{first}; the toy's checkpoint is damaged; the run began anew"
+    assert run.interruption == {"code": "checkpoint_damaged", "message": told}
+
+
 def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
     desk: Desk,
     queue: Queue,

@@ -49,7 +49,11 @@ def save(run_dir: RunDir, step: int) -> None:
 
 def resume_step(run_dir: RunDir) -> int:
     state = run_dir.checkpoints / "state.json"
-    step = json.loads(state.read_text())["step"] if state.exists() else 0
+    try:
+        step = json.loads(state.read_text())["step"] if state.exists() else 0
+    except ValueError:
+        run_dir.write_notice("checkpoint_damaged", "the toy's checkpoint is damaged; the run began anew")
+        step = 0
     run_dir.truncate_metrics(step)
     return step
 

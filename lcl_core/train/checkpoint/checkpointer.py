@@ -31,7 +31,6 @@ class Loaded:
         state: the JSON that was saved.
         tensors: the groups that were not filled in place, whole, on the CPU.
         rank_tensors, rank_state: what this rank saved for itself; empty when the number of ranks has changed.
-        passed_over: (name, reason) of newer checkpoints that are damaged.
     """
 
     step: int
@@ -39,7 +38,6 @@ class Loaded:
     tensors: dict[str, dict[str, Tensor]]
     rank_tensors: dict[str, dict[str, Tensor]]
     rank_state: dict[str, Any]
-    passed_over: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,16 @@ class Checkpointer:
         keep: the newest so many stay.
         milestone_every: checkpoints of steps that this divides stay for ever.
         asynchronous: write in a background thread. The copy to CPU memory is taken before ``save`` returns.
+
+    Attributes:
+        passed_over: (name, reason) of the checkpoints that the last reading found damaged, the newest first.
     """
 
     def __init__(
         self, folder: Path, keep: int = 2, milestone_every: int | None = None, asynchronous: bool = True
     ) -> None:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
+        self.passed_over: list[tuple[str, str]] = []
         self._ranks = Ranks()
         self._writer_name: str = self._ranks.gather(folders.writer_name())[0]
         self._staging = Staging()
@@ -159,7 +161,7 @@ class Checkpointer:
         folders.prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
 
     def load_newest(self, into: Groups | None = None) -> Loaded | None:
-        """Read the newest checkpoint that is whole; damaged ones are named on standard error and passed over.
+        """Read the newest checkpoint that is whole; damaged ones are passed over and named on standard error.
 
         Args:
             into: tensors, by group and name, that are filled in place. They may be sharded otherwise than when they
@@ -168,18 +170,18 @@ class Checkpointer:
         Raises: UserError naming the tensors when the checkpoint does not fit ``into``.
         """
         self.wait()
-        passed_over: list[tuple[str, str]] = []
+        self.passed_over = []
         for name in self._ranks.gather([path.name for path in folders.newest_first(self.folder)])[0]:
             path = self.folder / name
             if problem := damage(path, self._ranks):
-                passed_over.append((name, problem))
+                self.passed_over.append((name, problem))
                 if self._ranks.rank == 0:
                     print(f"checkpoint {name} is passed over: {problem}", file=sys.stderr)  # noqa: T201
                 continue
-            return self._read(path, into or {}, passed_over)
+            return self._read(path, into or {})
         return None
 
-    def _read(self, path: Path, into: Groups, passed_over: list[tuple[str, str]]) -> Loaded:
+    def _read(self, path: Path, into: Groups) -> Loaded:
         manifest = Manifest.read(path)
         stored = {group: StoredGroup(files) for group, files in manifest.groups(path).items()}
         for group, targets in into.items():
@@ -195,7 +197,6 @@ class Checkpointer:
             tensors={group: found.whole() for group, found in stored.items() if group not in into},
             rank_tensors={group: StoredGroup([file]).whole() for group, file in own.items()},
             rank_state=_json(rank_state) if same and rank_state.exists() else {},
-            passed_over=passed_over,
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lcl_core.runs import store
 from lcl_core.runs.database import Database, now
-from lcl_core.runs.outbox import ATTEMPTS, Parcel, any_to_send, last_deliveries, note_sent, pending, take, wait_after
+from lcl_core.runs.outbox import ATTEMPTS, Parcel, due_webhooks, last_deliveries, note_sent, pending, take, wait_after
 from lcl_core.runs.tables import Delivery, Webhook
 from lcl_core.runs.tallies import read_tallies
 
@@ -106,7 +106,7 @@ def test_a_message_is_one_takers_at_a_time_and_anothers_when_that_is_gone(databa
 def test_what_fails_is_tried_after_ever_longer_waits_and_then_given_up(database: Database, told: str) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         with database.reading() as session:
-            assert any_to_send(session)
+            assert due_webhooks(session)
         (parcel,) = due(database)
         assert parcel.attempt == attempt
         note(database, parcel, "x" * 900)

@@ -45,7 +45,7 @@ def there(folder: Path) -> int:
     with Checkpointer(folder, asynchronous=False) as checkpointer:
         loaded = checkpointer.load_newest()
     assert loaded is not None
-    assert not loaded.passed_over
+    assert not checkpointer.passed_over
     assert loaded.state == {"step": loaded.step}
     assert all((tensors["w"] == loaded.step).all() for tensors in loaded.tensors.values())
     assert not list(folder.glob(".*"))

@@ -192,8 +192,8 @@ def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path: Path, capsys:
         loaded = saver.load_newest()
         assert loaded is not None
         assert loaded.step == 1
-        assert [name for name, _ in loaded.passed_over] == ["step_00000003", "step_00000002"]
-        assert loaded.passed_over[0][1] == "checksum of ema.safetensors does not match"
+        assert [name for name, _ in saver.passed_over] == ["step_00000003", "step_00000002"]
+        assert saver.passed_over[0][1] == "checksum of ema.safetensors does not match"
         assert "step_00000003 is passed over: checksum" in capsys.readouterr().err
         saver.save(2, groups(2), {"step": 2})
     assert names(tmp_path) == ["step_00000002"]

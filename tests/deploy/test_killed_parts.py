@@ -1,0 +1,70 @@
+"""Whatever part of the service is killed, it is started again and answers as before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.client import Client
+from deploy.house import House
+from deploy.stack import answers
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def house(said: list[str]) -> Iterator[House]:
+    with (
+        tempfile.TemporaryDirectory(prefix="lcl-") as folder,
+        House(Path(folder), said.append, ports=(0, 0)) as house,
+    ):
+        yield house
+
+
+def works(house: House) -> bool:
+    house.check()
+    return answers(f"{house.api_url}/readyz") and answers(f"{house.page_url}/healthz")
+
+
+@pytest.mark.parametrize("part", ["broker", "api", "worker", "ui"])
+def test_a_killed_part_is_started_again(
+    house: House, said: list[str], part: str, eventually: Callable[..., None]
+) -> None:
+    before, others = house.pids(), {name: pid for name, pid in house.pids().items() if name != part}
+    said.clear()
+    os.kill(before[part], signal.SIGKILL)
+    eventually(lambda: house.check() or house.pids()[part] not in (None, before[part]), f"another process of {part}")
+    eventually(lambda: works(house), "the service")
+    assert {name: pid for name, pid in house.pids().items() if name != part} == others, "the other parts went on"
+    assert len(said) == 2, said
+    assert said[0].startswith(f"{part} was killed by SIGKILL")
+    assert "\n" not in said[0]
+    assert said[1] == f"{part} is started again"
+
+
+def test_runs_that_were_queued_before_the_broker_died_are_worked_on(
+    house: House, eventually: Callable[..., None]
+) -> None:
+    with house.client() as client:
+        runs = [queued(client) for _ in range(3)]
+        os.kill(house.pids()["broker"], signal.SIGKILL)
+        late = queued(client)
+        eventually(lambda: works(house), "the service")
+        for run in (*runs, late):
+            eventually(lambda run=run: client.run(run["id"])["state"] in ("succeeded", "failed"), "the end of a run")
+        assert [client.run(run["id"])["reason"] for run in (*runs, late)] == [None] * 4
+
+
+def queued(client: Client) -> dict[str, Any]:
+    return client.validate_dataset("sample", workers=1)

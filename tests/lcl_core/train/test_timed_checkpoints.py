@@ -1,0 +1,91 @@
+"""Checkpoints come by the clock too, which changes nothing of the training; and what was damaged is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.rundir import Exit, RunDir
+from lcl_core.specs import parse_spec, spec_hash
+from tests.lcl_core.train.runs import curve, finished, killed_after, prepared, trainer, weights
+
+AT_ONCE = 1e-9  # minutes: a checkpoint is due after every step
+ALL = {"steps": 8, "checkpoint_every": 1000, "keep_checkpoints": 100, "log_every": 1}
+
+
+def saved(run_dir: RunDir) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in run_dir.checkpoints.glob("step_*"))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(AT_ONCE, range(1, 9)), (None, [8]), (60, [8])])
+def test_a_checkpoint_is_due_by_the_clock(
+    tmp_path: Path, sample_zip: Path, given: float | None, expected: list[int]
+) -> None:
+    run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=given)
+    trainer(run_dir).run()
+    assert saved(run_dir) == list(expected)
+
+
+def test_the_clock_begins_anew_with_each_checkpoint(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(run_dir := prepared(tmp_path, sample_zip, **{**ALL, "checkpoint_every": 3}, checkpoint_minutes=1))
+    step, clock = run._step, [0.0]
+
+    def slow(*given: Any) -> None:
+        step(*given)
+        clock[0] += 35.0
+
+    monkeypatch.setattr(run, "_step", slow)
+    monkeypatch.setattr("lcl_core.train.trainer.time.monotonic", lambda: clock[0])
+    run.run()
+    assert saved(run_dir) == [2, 3, 5, 6, 8]
+
+
+def test_a_run_killed_between_two_counted_checkpoints_loses_little_and_ends_bitwise_the_same(
+    tmp_path: Path, sample_zip: Path, eventually: Callable[..., None]
+) -> None:
+    steps = {"steps": 40, "checkpoint_every": 1000, "log_every": 2}
+    alone = prepared(tmp_path / "alone", sample_zip, **steps, checkpoint_minutes=None)
+    alone.write_result(trainer(alone).run())
+    run_dir = prepared(tmp_path / "killed", sample_zip, **steps, checkpoint_minutes=AT_ONCE)
+    for step in (7, 20):
+        killed_after(run_dir, step, eventually)
+        assert max(saved(run_dir)) >= step - 1, "the work since the start is not lost"
+    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert curve(run_dir) == curve(alone)
+    assert weights(run_dir) == weights(alone)
+
+
+def test_two_ranks_save_after_the_same_steps(tmp_path: Path, sample_zip: Path) -> None:
+    run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=AT_ONCE, engine={"processes": 2})
+    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert saved(run_dir) == list(range(1, 9))
+
+
+def test_the_clock_does_not_make_it_another_spec() -> None:
+    one, other = (parse_spec("pretrain", {"checkpoint_minutes": minutes}) for minutes in (None, 7))
+    assert spec_hash("pretrain", one) == spec_hash("pretrain", other)
+    assert spec_hash("pretrain", one) != spec_hash("pretrain", parse_spec("pretrain", {"checkpoint_every": 7}))
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_damaged_checkpoint_is_left_as_a_notice(tmp_path: Path, sample_zip: Path, all_of_them: bool) -> None:
+    run_dir = prepared(tmp_path, sample_zip, steps=4, checkpoint_every=2)
+    trainer(run_dir).run()
+    assert not run_dir.notice_file.exists()
+    damaged = saved(run_dir) if all_of_them else [4]
+    for step in damaged:
+        (run_dir.checkpoints / f"step_{step:08d}" / "state.json").write_text("{}")
+    trainer(run_dir).run()
+    notice = json.loads(run_dir.notice_file.read_text())
+    assert notice["code"] == "checkpoint_damaged"
+    assert "checkpoint step_00000004 is damaged (checksum of state.json does not match)" in notice["message"]
+    end = "none was whole, so the run began anew" if all_of_them else "the run went on from that of step 2"
+    assert notice["message"].endswith(end)
+    run_dir.prepare(run_dir.read_run())
+    assert not run_dir.notice_file.exists(), "the next attempt has its own"
