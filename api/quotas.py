@@ -18,8 +18,8 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.encoder_files import SUFFIXES
 from api.errors import Problem
+from lcl_core.interop.identity import data_files
 from lcl_core.runs import store
 
 SECONDS = 5.0  # for which what was counted is believed
@@ -125,7 +125,7 @@ class Quotas:
 
 def encoder_bytes(directory: Path) -> int:
     """Of the files that an import of ``directory`` copies."""
-    return sum(path.stat().st_size for path in directory.glob("*") if path.suffix in SUFFIXES and path.is_file())
+    return sum(path.stat().st_size for path in data_files(directory))
 
 
 def _take_turn(session: Session, owner: str) -> None:
