@@ -149,18 +149,20 @@ def secrets_in(body: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("caller", ["a stranger", "a viewer", "another owner"])
 def test_no_event_reads_what_its_session_did_not_upload(
-    walk: Walk, watch: Watch, listener: socket.socket, caller: str, record_property: Any
+    walk: Walk, watch: Watch, listener: socket.socket, caller: str
 ) -> None:
     if caller == "a viewer" and not walk.is_team:
         pytest.skip("on one machine nobody has a role: another owner is just another session")
     asked = asyncio.run(walked(walk, watch, listener, caller))
-    record_property("requests", asked)
-    record_property("events", len(walk.events))
-    assert asked > 10_000
+    print(f"{len(walk.events)} events, {asked} requests")  # noqa: T201
+    assert asked > (9_000 if caller == "a stranger" else 60_000)
 
 
 async def walked(walk: Walk, watch: Watch, listener: socket.socket, caller: str) -> int:
-    """Every event, argument, way of naming and target with each other. Returns: how many requests."""
+    """Every event, argument, way of naming and target with each other. Returns: how many requests.
+
+    A stranger is turned away before anything is parsed: one way of naming tells as much as all.
+    """
     key = {"a stranger": None, "a viewer": "key-vic", "another owner": "key-bob"}[caller]
     targets = await walk.hostile()
     browser = await walk.browser(key)
@@ -170,7 +172,7 @@ async def walked(walk: Walk, watch: Watch, listener: socket.socket, caller: str)
         path = path.replace("{port}", str(listener.getsockname()[1]))
         closed = {os.path.realpath(path), path}
         for number, values in walk.events.items():
-            for way, reference in references_to(path, path).items():
+            for way, reference in list(references_to(path, path).items())[: None if key else 1]:
                 for data in arguments(values, reference):
                     with watch.watching():
                         status, body = await browser.run(number, data)
