@@ -45,6 +45,7 @@ from ui.visitors import Visitors
 HERE = Path(__file__).parent
 TITLE = "LCL · Latent Compression Learning"
 SWEEP_SECONDS = 60.0
+MOST_PAGES = 500  # open pages whose state Gradio keeps, half a MB each; the longest unused give way
 PLACES: dict[str, type[Place]] = {
     "search": SearchTab,
     "caption": CaptionTab,
@@ -137,6 +138,7 @@ def _guard(app: FastAPI, page: gr.Blocks, sessions: Visitors, files: SessionFile
 
 
 def _mounted(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
+    page.state_session_capacity = MOST_PAGES
     script = (HERE / "page.js").read_text(encoding="utf-8")
     gr.mount_gradio_app(
         app,

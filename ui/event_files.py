@@ -30,7 +30,7 @@ HEARTBEAT = f"{PREFIX}/heartbeat/"
 MOST_BYTES = 4 * 2**20  # of one event: the largest spec that the service takes, twice
 BODY_SECONDS = 30.0
 MOST_AT_ONCE = 64  # events of one session
-MOST_PAGES = 64  # open pages of one session whose state is kept
+MOST_PAGES = 64  # open pages of one key whose state is kept, half a MB each
 PAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 FIELDS = ("data", "event_data", "fn_index", "trigger_id")
 MIME_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}", re.ASCII)
@@ -78,7 +78,7 @@ class EventFiles:
         self.events = events
         self.forget = forget
         self._at_once: Counter[str] = Counter()
-        self._pages: dict[str, OrderedDict[str, None]] = {}
+        self._pages: dict[str, OrderedDict[str, str]] = {}  # key -> name of an open page -> its session
         visitors.on_end.append(self._end)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,9 +152,10 @@ class EventFiles:
         """What Gradio knows one open page of a session by: no other session can say that name. Raises: Refused."""
         if not isinstance(name, str) or not PAGE_NAME.fullmatch(name):
             raise Refused(422, "session_hash_malformed", UNREADABLE)
-        pages = self._pages.setdefault(session, OrderedDict())
+        visitor = self.visitors.find(session)
+        pages = self._pages.setdefault(visitor.key if visitor else "", OrderedDict())
         scoped = f"{hashlib.sha256(session.encode()).hexdigest()[:32]}-{name}"
-        pages[scoped] = None
+        pages[scoped] = session
         pages.move_to_end(scoped)
         if len(pages) > MOST_PAGES:
             self.forget(pages.popitem(last=False)[0])
@@ -174,8 +175,12 @@ class EventFiles:
 
     def _end(self, session: str) -> None:
         self.files.end(session)
-        for scoped in self._pages.pop(session, ()):
-            self.forget(scoped)
+        for key, pages in list(self._pages.items()):
+            for scoped in [scoped for scoped, other in list(pages.items()) if other == session]:
+                pages.pop(scoped, None)
+                self.forget(scoped)
+            if not pages:
+                self._pages.pop(key, None)
 
 
 def _no_number(name: str) -> Any:

@@ -47,6 +47,7 @@ FORMATS: dict[str, tuple[Callable[[Sequence[str], Rows], bytes], str]] = {
     "json": (as_json, "application/json"),
 }
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+AVIF = (b"ftypavif", b"ftypavis")  # after four bytes of length
 NO_PICTURE = """<svg xmlns="http://www.w3.org/2000/svg" width="150" height="104" viewBox="0 0 150 104">
 <rect x="1" y="1" width="148" height="102" rx="8" fill="#fdeae7" stroke="#f3b8ae" stroke-dasharray="5 4"/>
 <path d="M58 58l12-15 10 11 6-7 11 11M58 28h39v34H58z" fill="none" stroke="#b42318" stroke-width="2.5"/>
@@ -58,6 +59,8 @@ PICTURE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-opt
 
 def picture_type(data: bytes) -> str:
     """Media type by the bytes themselves; what is no known picture is never given to a browser as a page."""
+    if data[4:12] in AVIF:
+        return "image/avif"
     return next((kind for start, kind in PICTURES.items() if data.startswith(start)), "application/octet-stream")
 
 

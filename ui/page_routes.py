@@ -19,7 +19,7 @@ SIGN_IN_READ, SIGN_IN_WRITE = (r"/login",), (r"/login", r"/logout")
 GRADIO_READ = (
     r"/", r"/config/?", r"/theme\.css", r"/favicon\.ico", r"/manifest\.json", r"/robots\.txt", r"/pwa_icon(/\d+)?",
     r"/assets/.+", r"/static/.+", r"/svelte/.+", r"/gradio_api/info/?", r"/gradio_api/theme\.css",
-    r"/gradio_api/startup-events", r"/gradio_api/app_id/?", r"/gradio_api/heartbeat/[^/]+",
+    r"/gradio_api/app_id/?", r"/gradio_api/heartbeat/[^/]+",
     r"/gradio_api/upload_progress", r"/gradio_api/file=.+",
 )  # fmt: skip
 GRADIO_WRITE = (r"/gradio_api/run/predict", r"/gradio_api/upload")

@@ -78,7 +78,7 @@ def build_uploads(files: SessionFiles, visitors: Visitors) -> APIRouter:
         steps = _steps(shared, (shared.who(request)[0], upload_id[:64]))
         return StreamingResponse(steps, media_type="text/event-stream")
 
-    @router.get(PREFIX + "/file={path:path}")
+    @router.api_route(PREFIX + "/file={path:path}", methods=["GET", "HEAD"])  # else HEAD would be Gradio's
     def own_file(request: Request, path: str) -> Response:
         found = files.find(shared.who(request)[0], path)
         if found is None:

@@ -149,18 +149,20 @@ def secrets_in(body: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("caller", ["a stranger", "a viewer", "another owner"])
 def test_no_event_reads_what_its_session_did_not_upload(
-    walk: Walk, watch: Watch, listener: socket.socket, caller: str, record_property: Any
+    walk: Walk, watch: Watch, listener: socket.socket, caller: str
 ) -> None:
     if caller == "a viewer" and not walk.is_team:
         pytest.skip("on one machine nobody has a role: another owner is just another session")
     asked = asyncio.run(walked(walk, watch, listener, caller))
-    record_property("requests", asked)
-    record_property("events", len(walk.events))
-    assert asked > 10_000
+    print(f"{len(walk.events)} events, {asked} requests")  # noqa: T201
+    assert asked > (9_000 if caller == "a stranger" else 60_000)
 
 
 async def walked(walk: Walk, watch: Watch, listener: socket.socket, caller: str) -> int:
-    """Every event, argument, way of naming and target with each other. Returns: how many requests."""
+    """Every event, argument, way of naming and target with each other. Returns: how many requests.
+
+    A stranger is turned away before anything is parsed: one way of naming tells as much as all.
+    """
     key = {"a stranger": None, "a viewer": "key-vic", "another owner": "key-bob"}[caller]
     targets = await walk.hostile()
     browser = await walk.browser(key)
@@ -170,7 +172,7 @@ async def walked(walk: Walk, watch: Watch, listener: socket.socket, caller: str)
         path = path.replace("{port}", str(listener.getsockname()[1]))
         closed = {os.path.realpath(path), path}
         for number, values in walk.events.items():
-            for way, reference in references_to(path, path).items():
+            for way, reference in list(references_to(path, path).items())[: None if key else 1]:
                 for data in arguments(values, reference):
                     with watch.watching():
                         status, body = await browser.run(number, data)
@@ -233,6 +235,7 @@ def test_a_file_is_served_to_its_session_alone(walk: Walk, watch: Watch) -> None
                 with watch.watching():
                     status, body, _ = await browser.ask("GET", f"/gradio_api/file={path_}")
                 assert (status, secrets_in(body)) == (refusal, [])
+                assert (await browser.ask("HEAD", f"/gradio_api/file={path_}"))[0] == refusal
                 assert watch.opened_of({os.path.realpath(path_)}) == []
         status, body, headers = await vic.ask("GET", f"/gradio_api/file={path}")
         assert (status, body, headers["content-type"]) == (200, png(), "image/png")
@@ -350,18 +353,37 @@ def test_the_state_of_a_page_belongs_to_its_session(walk: Walk) -> None:
     asyncio.run(ask())
 
 
-def test_one_session_keeps_the_state_of_so_many_pages(walk: Walk) -> None:
-    from ui.event_files import MOST_PAGES
+def test_the_state_of_so_many_pages_is_kept(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions a key has. Each state takes half a megabyte."""
+    from ui import event_files
+
+    most = 8
+    monkeypatch.setattr(event_files, "MOST_PAGES", most)
 
     async def ask() -> None:
-        vic = await walk.browser("key-vic")
+        one, other = await walk.browser("key-bob"), await walk.browser("key-bob")
         number = next(iter(walk.events))
-        before = set(walk.page.state_holder.session_data)
-        for page in range(MOST_PAGES + 3):
-            await vic.run(number, walk.events[number], session_hash=f"page{page}")
-        made = set(walk.page.state_holder.session_data) - before
-        assert len(made) == MOST_PAGES
-        assert not any(name.endswith("-page0") for name in made)
+        for page in range(most + 3):
+            await (one, other)[page % 2].run(number, walk.events[number], session_hash=f"many{page}")
+        made = {name.partition("-")[2] for name in walk.page.state_holder.session_data if "-many" in name}
+        assert made == {f"many{page}" for page in range(3, most + 3)}
+        assert walk.page.state_holder.capacity == page_module.MOST_PAGES
+
+    asyncio.run(ask())
+
+
+def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
+    """What Gradio keeps for a page that nobody can reach any more."""
+
+    async def ask() -> None:
+        walk = Walk(tmp_path, team=True)
+        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
+        number = next(iter(walk.events))
+        for browser in (vic, bob):
+            await browser.run(number, walk.events[number], session_hash="s")
+        assert len(walk.page.state_holder.session_data) == 2
+        await vic.ask("POST", "/logout")
+        assert len(walk.page.state_holder.session_data) == 1
 
     asyncio.run(ask())
 

@@ -18,8 +18,8 @@ TOKEN = "the-token-of-the-tests"
 KEPT = {
     "/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon",
     "/pwa_icon/{size}", "/assets/{path:path}", "/static/{path:path}", "/svelte/{path:path}", "/gradio_api/info",
-    "/gradio_api/info/", "/gradio_api/theme.css", "/gradio_api/startup-events", "/gradio_api/app_id",
-    "/gradio_api/app_id/", "/gradio_api/heartbeat/{session_hash}", "/gradio_api/upload_progress",
+    "/gradio_api/info/", "/gradio_api/theme.css", "/gradio_api/app_id", "/gradio_api/app_id/",
+    "/gradio_api/heartbeat/{session_hash}", "/gradio_api/upload_progress",
     "/gradio_api/file={path_or_url:path}", "/gradio_api/upload", "/gradio_api/run/{api_name}",
 }  # fmt: skip
 GONE = [
