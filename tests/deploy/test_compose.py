@@ -21,6 +21,7 @@ EMPTY = (*SECRETS, "GRAFANA_PASSWORD")
 # What the image, or compose itself, decides; hosts of webhooks come with their overlay, which gives them a way out.
 IMAGE = {"LCL_HOME", "LCL_TEAM", "LCL_API_HOST", "LCL_API_PORT", "LCL_UI_HOST", "LCL_UI_PORT"}
 ONE_MACHINE = {"LCL_UI_TOKEN"}  # a team signs in
+LAUNCHER = {"LCL_API_SOCKET", "LCL_UI_SOCKET"}  # it sets them for its children alone
 READ_ELSEWHERE = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "ui": UiSettings}
 OVERLAYS = ("gpu", "s3", "monitoring", "webhooks")
@@ -63,7 +64,7 @@ def variables_of(name: str) -> set[str]:
     prefix = SETTINGS[name].model_config["env_prefix"]
     fields = SETTINGS[name].model_fields.items()
     read = {str(field.validation_alias or f"{prefix}{name.upper()}") for name, field in fields}
-    return read | ({"LCL_API_URL"} if name == "ui" else READ_ELSEWHERE)
+    return (read - LAUNCHER) | ({"LCL_API_URL"} if name == "ui" else READ_ELSEWHERE)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,4 +46,19 @@ def test_a_broker_that_is_down_costs_nobody_anything(broker: EmbeddedBroker) -> 
     broker.start()
     assert doorbell.ring("run_2") is True
     assert messages(broker) == [(WAKE, ["run_2"])]
+    doorbell.close()
+
+
+def test_a_broker_that_was_started_again_forgets_messages_and_takes_new_ones(
+    broker: EmbeddedBroker, eventually: Callable[..., None]
+) -> None:
+    doorbell = Doorbell(broker.url)
+    assert doorbell.ring("run_1")
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
+    broker.start()
+    assert messages(broker) == []
+    eventually(lambda: doorbell.ring("run_2"), "a message that is taken")
+    assert [arguments for _, arguments in messages(broker)] == [["run_2"]]
     doorbell.close()

@@ -1,0 +1,139 @@
+"""The launcher as a person starts it: for a team, with wrong settings, and told twice to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.client import Client
+from deploy.broker import EmbeddedBroker
+from deploy.child import PROJECT
+from deploy.house import House
+from deploy.local import main
+from deploy.stack import answers
+
+KEY = "4f0c9a7be1d2835c6a8e7f10"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="lcl-") as folder:
+        yield Path(folder) / "home"
+
+
+@pytest.mark.e2e
+def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LCL_TEAM", "1")
+    monkeypatch.setenv("LCL_ADMIN_KEY", KEY)
+    with House(home, lambda text: None, ports=(0, 0)) as house:
+        assert answers(f"{house.page_url}/healthz")
+        asked = httpx.get(house.page_url, trust_env=False)
+        assert (asked.status_code, asked.headers["location"]) == (303, "login"), "visitors sign in"
+        with house.client() as client:
+            assert client.keys()[0]["owner"] == "admin"
+        assert not house.key_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
+        ({"LCL_LEASE_SECONDS": "-1"}, "LCL_LEASE_SECONDS: Input should be greater than 0"),
+        ({"LCL_LEASE_SECONDS": "5"}, "LCL_HEARTBEAT_SECONDS (10) must be below half of LCL_LEASE_SECONDS (5)"),
+        ({"LCL_WORKER_SLOTS": "0"}, "LCL_WORKER_SLOTS: Input should be greater than or equal to 1"),
+        ({"LCL_UI_MAX_UPLOAD": "much"}, "LCL_UI_MAX_UPLOAD: must be a size"),
+        ({"LCL_WORKER_SLOT": "2"}, "LCL_WORKER_SLOT is not a setting; did you mean LCL_WORKER_SLOTS?"),
+        ({"LCL_DATABASE_URL": "mysql://x/y"}, "LCL_DATABASE_URL: only sqlite and postgresql+psycopg are supported"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line_before_anything_starts(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert main(["up", "--home", str(home)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {said}")
+    assert len(told.splitlines()) == 1
+    assert not home.exists()
+
+
+def test_a_damaged_database_is_told_with_the_file_and_the_way_out(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir()
+    (home / "lcl.db").write_bytes(b"x" * 8192)
+    assert main(["up", "--home", str(home)]) == 1
+    told = capsys.readouterr().err
+    assert f"{home}/lcl.db is damaged (file is not a database); stop the service and restore a backup" in told
+    assert "Traceback" not in told
+
+
+@contextmanager
+def launched(home: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The launcher, up; and what it has said."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "deploy.local", "up", "--home", str(home)],
+        cwd=PROJECT,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert launcher.stdout is not None
+        said = ""
+        for line in iter(launcher.stdout.readline, ""):
+            said += line
+            if line.startswith("Ctrl-C"):
+                break
+        yield launcher, said
+    finally:
+        launcher.kill()
+        launcher.communicate()
+
+
+@pytest.mark.e2e
+def test_a_second_ctrl_c_ends_at_once_what_does_not_listen(home: Path, is_running: Callable[[int], bool]) -> None:
+    home.mkdir(mode=0o755)
+    with launched(home, LCL_CANCEL_GRACE_SECONDS="3600") as (launcher, said):
+        address = re.search(r"^api +(\S+)/docs", said, re.MULTILINE)
+        assert address is not None, said
+        with Client(address[1], (home / "key").read_text(encoding="ascii").strip()) as client:
+            worker = client.workers()[0]["pid"]
+        files = [home, *(path for path in home.rglob("*") if not path.is_socket())]
+        assert {path.name for path in files if path.stat().st_mode & 0o077} == set(), "other users see nothing"
+        os.kill(worker, signal.SIGSTOP)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.stdout is not None
+        assert "stopping" in launcher.stdout.readline()
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(120) == 0
+        assert not is_running(worker)
+
+
+def test_a_broker_that_does_not_listen_is_ended_at_once_in_a_hurry(
+    home: Path, is_running: Callable[[int], bool]
+) -> None:
+    broker = EmbeddedBroker(home)
+    broker.start()
+    pid = broker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    asked = []
+    broker.stop(hurry=lambda: asked.append(1) is None)
+    assert asked == [1]
+    assert not is_running(pid)
