@@ -19,7 +19,7 @@ def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Ro
 
     ``roots``: what a path in it may lie in, or a URL below.
 
-    Raises: Problem 422 with the dotted field of the spec; UserError ``pgvector_unavailable``.
+    Raises: Problem 422 with the dotted field of the spec; UserError ``pgvector_unavailable``, ``encoder_mismatch``.
     """
     try:
         spec = parse_spec(kind, value)
@@ -37,15 +37,10 @@ def admit(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Ro
 
 
 def _check_encoder(session: Session, spec: AnySpec) -> None:
-    """Raises: Problem 409 when a collection is to be added to with another encoder than its own."""
+    """Raises: UserError ``encoder_mismatch`` when a collection is to be added to with another encoder than its own."""
     for name in collections_of(spec):
-        row, encoder = store.get_collection(session, name), store.get_encoder(session, encoders_of(spec)[0])
-        if row.encoder_hash != encoder.hash:
-            message = (
-                f"collection {row.name!r} was made with encoder {row.encoder_hash[:12]}, {encoder.name!r} is "
-                f"{encoder.hash[:12]}; name that one, or make the collection anew with mode replace"
-            )
-            raise Problem(409, "encoder_mismatch", message, field="encoder")
+        encoder = store.get_encoder(session, encoders_of(spec)[0])
+        store.check_encoder_of(session, store.get_collection(session, name), encoder)
 
 
 def _inputs(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Any, str]]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from api.errors import Problem
+
 KNOWN_SECONDS = 1.0
 _MOST = 1024
 
@@ -25,6 +27,12 @@ class Caller:
     def sees(self) -> str | None:
         """Whose runs and studies: its owner's; None: everybody's, which is an admin's sight."""
         return None if self.role == "admin" else self.owner
+
+
+def check_owner(caller: Caller, noun: str, name: str, owner: str) -> None:
+    """Raises: Problem 403 unless what everybody sees is the caller's own to delete."""
+    if caller.sees not in (None, owner):
+        raise Problem(403, "forbidden", f"{noun} {name!r} is {owner}'s: its owner or an admin may delete it")
 
 
 @dataclass(frozen=True)

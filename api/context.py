@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,9 @@ class Context:
             store.ensure_sample(session)
             if self.settings.welcome:
                 store.welcome(session)
+        if store.lack_identities(self.database):
+            fill = partial(store.complete_identities, self.database, self.settings.home)
+            threading.Thread(target=fill, name="lcl-identities", daemon=True).start()  # to hash much takes long
         self._prepared = True
 
     def records_of(self, run_id: str) -> Path:
@@ -86,6 +89,12 @@ class Context:
         """Memory that encoders take. Imports nothing: before the first of them there is none."""
         loaded: Inference | None = self.__dict__.get("_inference")
         return loaded.encoder_bytes if loaded else 0
+
+    def drop_encoder(self, directory: Path) -> None:
+        """Give the memory of a deleted encoder back."""
+        loaded: Inference | None = self.__dict__.get("_inference")
+        if loaded is not None:
+            loaded.drop(directory)
 
     @cached_property
     def _inference(self) -> Inference:

@@ -8,26 +8,31 @@ from __future__ import annotations
 import shutil
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
+from api.callers import Caller
 from api.errors import Problem
 from lcl_core.errors import UserError
-from lcl_core.interop.origins import Origin, hash_of_weights, recognise
+from lcl_core.interop.identity import data_files, differing, hash_of_weights_in, hashes_of, identity_of
+from lcl_core.interop.origins import Origin, recognise
 from lcl_core.interop.sizes import numbers_in
-from lcl_core.runs.artifacts import sha256_of, stage
+from lcl_core.runs import store
+from lcl_core.runs.artifacts import Staged, remove_tree, sync
+from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.tables import Encoder
 
-SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # neither pickles nor code
 CHUNK = 1 << 20
 
 
 def files_of(directory: Path) -> list[Path]:
     """The regular data files of an encoder, sorted. Raises: Problem 410 when they are gone."""
-    found = [path for path in directory.glob("*") if path.suffix in SUFFIXES and path.is_file()]
-    own = sorted(path for path in found if not path.is_symlink())
+    own = data_files(directory)
     if not any(path.suffix == ".safetensors" for path in own):
         raise Problem(410, "missing_files", "the encoder's files are gone from the disk; import or train it again")
     return own
@@ -54,10 +59,73 @@ def tar_of(files: list[Path], folder: str) -> Iterator[bytes]:
     yield b"\0" * (tar_size(files) - sent)
 
 
-def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> Encoder:
-    """Check ``source``, copy its data files whole into the service's home, and give the row to add.
+@dataclass(frozen=True)
+class Prepared:
+    """An encoder that was examined and copied, hidden beside its place, and waits to be registered."""
 
-    Raises: Problem 422 ``bad_encoder``.
+    id: str
+    staged: Staged
+    origin: Origin
+    info: dict[str, Any]
+    files: dict[str, str]  # sha256 by name, of the copies
+
+    @property
+    def hash(self) -> str:
+        """Of the weights."""
+        return hash_of_weights_in(self.files, self.origin.weights)
+
+    @property
+    def path(self) -> str:
+        """As the row has it."""
+        return f"{self.staged.target.parent.name}/{self.id}"
+
+    def register(self, session: Session, name: str, caller: Caller, *, allow_twin: bool = False) -> Encoder:
+        """Add the row. The caller publishes before the commit, last: all that can fail has been done then.
+
+        Raises: Problem 409 ``encoder_twin``; UserError ``bad_name``, ``name_taken``.
+        """
+        admin = caller.sees is None
+        store.check_name(session, "encoder", name, caller.owner, admin=admin)
+        self._check_twins(session, caller, allow_twin)
+        row = Encoder(
+            id=self.id,
+            name=name,
+            path=self.path,
+            hash=self.hash,
+            owner=caller.owner,
+            info=self.info,
+            created_at=datetime.now(UTC),
+        )
+        store.note_files(row, self.files)
+        session.add(row)
+        session.flush()
+        return row
+
+    def publish(self) -> None:
+        self.staged.publish()
+
+    def _check_twins(self, session: Session, caller: Caller, allow_twin: bool) -> None:
+        """Refuse known weights with other files beside them, unless who may decide it says that they are meant."""
+        known = [row for row in store.encoders_with(session, self.hash) if row.identity is not None]
+        if not known or identity_of(self.files) in {row.identity for row in known}:
+            return
+        if allow_twin and (caller.sees is None or {row.owner for row in known} == {caller.owner}):
+            return
+        row = known[0]
+        names = ", ".join(differing(store.registered_files(row), self.files)[:4])
+        message = (
+            f"these are the weights of encoder {row.name!r} ({row.id}) with another {names}; use that encoder, or have "
+            "its owner or an admin import this one with allow_twin: true"
+        )
+        raise Problem(409, "encoder_twin", message, field="path")
+
+
+def prepare(source: Path, encoders_dir: Path) -> Prepared:
+    """Check ``source`` and copy its data files, hidden, into the service's home. Asks nothing of the database.
+
+    Whoever calls it registers and publishes, or discards. What a crash leaves is garbage that no row names.
+
+    Raises: Problem 422 ``bad_encoder``; OSError.
     """
     origin, info = check(source)
     encoder_id = new_id("enc")
@@ -66,21 +134,30 @@ def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> E
     try:
         for path in files_of(source):
             shutil.copyfile(path, waiting / path.name, follow_symlinks=False)
-        staged = stage(waiting, encoders_dir / encoder_id)
-        staged.publish()
-    finally:
+            sync(waiting / path.name)
+        sync(waiting)
+        files = hashes_of(waiting)
+    except BaseException:
         shutil.rmtree(waiting, ignore_errors=True)
-    target = encoders_dir / encoder_id
-    hashes = {path.name: sha256_of(path) for path in files_of(target)}
-    return Encoder(
-        id=encoder_id,
-        name=name,
-        path=f"{encoders_dir.name}/{encoder_id}",
-        hash=hash_of_weights(target, origin.weights),
-        owner=owner,
-        info={**info, "files": hashes},
-        created_at=datetime.now(UTC),
-    )
+        raise
+    return Prepared(encoder_id, Staged(waiting, encoders_dir / encoder_id), origin, info, files)
+
+
+def discard(prepared: Prepared, database: Database) -> None:
+    """Remove what was copied, unless a row names it: a commit may have been kept though its answer was lost.
+
+    Where the database cannot be asked, the garbage collector finds it.
+    """
+    prepared.staged.discard()
+    if not prepared.staged.target.exists():
+        return
+    try:
+        with database.reading() as session:
+            registered = session.get(Encoder, prepared.id) is not None
+    except UNREACHABLE:
+        return
+    if not registered:
+        remove_tree(prepared.staged.target)
 
 
 def check(directory: Path) -> tuple[Origin, dict[str, Any]]:

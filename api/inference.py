@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.settings import ApiSettings
+from lcl_core.interop.identity import Hashes
 from lcl_core.serving.batcher import Observe
 from lcl_core.serving.changed import ChangedCollection
 from lcl_core.serving.changes import Change
+from lcl_core.serving.checksums import ChecksumCheck
 from lcl_core.serving.collection import Collection
 from lcl_core.serving.elsewhere import Ask
 from lcl_core.serving.overlay import Overlay
@@ -43,9 +45,19 @@ class Inference:
         """Memory that encoders take."""
         return self._pool.loaded_bytes
 
-    def encoder(self, directory: Path) -> BatchingSession:
-        """The encoder of a directory; the first call for it loads it. Raises: UserError."""
-        return self._pool.get(directory)
+    def encoder(self, directory: Path, registered: Hashes | None = None) -> BatchingSession:
+        """The encoder of a directory; the first call for it loads it.
+
+        Args:
+            registered: sha256 of its files by name, compared when it is loaded.
+
+        Raises: UserError.
+        """
+        return self._pool.get(directory, registered)
+
+    def drop(self, directory: Path) -> None:
+        """Give up an encoder that was deleted."""
+        self._pool.drop(directory)
 
     def collection(
         self, directory: Path, changes: int = 0, load: Load | None = None, ask: Ask | None = None
@@ -56,10 +68,11 @@ class Inference:
             load: asked for the changes above a number, where some are missing.
             ask: who looks up neighbours; none: they are looked up in the files.
 
-        Raises: UserError, whatever ``load`` raises.
+        Raises: UserError, whatever ``load`` raises; ``collection_changed`` once a file is found to be another.
         """
         with self._lock:
-            if directory not in self._collections:
+            known = self._collections.get(directory)
+            if known is None or known.checksums.is_outdated:
                 self._collections[directory] = _Open(Collection.open(directory, ask=ask))
                 for gone in [other for other in self._collections if not other.is_dir()]:
                     del self._collections[gone]  # folded or replaced: its mapped files still fill the disk
@@ -67,6 +80,7 @@ class Inference:
                     self._collections.popitem(last=False)
             self._collections.move_to_end(directory)
             opened = self._collections[directory]
+        opened.checksums.check()
         return opened.after(changes, load)
 
     def close(self) -> None:
@@ -78,6 +92,7 @@ class _Open:
 
     def __init__(self, base: Collection) -> None:
         self._base = base
+        self.checksums = ChecksumCheck(base.directory, base.manifest)
         self._overlay = Overlay()
         self._now = base
         self._lock = threading.Lock()

@@ -183,7 +183,8 @@ class DocumentPage(BaseModel):
 class EncoderView(View):
     id: str
     name: str
-    hash: str
+    hash: str = Field(description="sha256 of the weights")
+    identity: str | None = Field(description="sha256 over all files; null: of an older version, not looked at yet")
     owner: str
     run_id: str | None
     info: dict[str, Any]
@@ -198,6 +199,9 @@ class EncoderImport(Body):
     name: Name
     path: PathText = Field(
         description="directory on the server, inside its data roots: of lcl, OpenCLIP, timm or Hugging Face"
+    )
+    allow_twin: bool = Field(
+        False, description="though its weights are those of a known encoder and other files differ; for who owns that"
     )
 
 

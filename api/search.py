@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import structlog
 from sqlalchemy.orm import Session
 
 from api.context import Context
+from api.encoders import CHANGED, DAMAGED, load_registered
 from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.runs import store
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from lcl_core.serving.collection import Collection
 
 
+log = structlog.get_logger(__name__)
+_DAMAGE = ("collection_changed", "collection_unreadable")
 _TRIES = 5  # directories of a collection that may come and go while it is being opened
 
 
@@ -36,7 +40,9 @@ class Searched:
 def open_collection(context: Context, session: Session, name: str) -> tuple[Row, Collection]:
     """The row, and what it stands for with all its changes, opened. ``session`` only reads.
 
-    While nothing has changed it costs no more than to read the row. Raises: UserError.
+    While nothing has changed it costs no more than to read the row.
+
+    Raises: UserError; Problem 409 ``collection_changed`` or ``collection_unreadable`` for damage on the server.
     """
     for _ in range(_TRIES):
         row = store.get_collection(session, name)
@@ -49,9 +55,12 @@ def open_collection(context: Context, session: Session, name: str) -> tuple[Row,
             session.close()
         except UserError as error:
             session.close()
-            if error.code != "collection_unreadable" or store.get_collection(session, name).path == row.path:
+            if error.code not in _DAMAGE:
                 raise
+            moved = store.get_collection(session, name).path != row.path
             session.close()
+            if not moved:
+                raise _damaged(row, error) from error
     raise _busy(name)
 
 
@@ -69,6 +78,13 @@ def picture_of(context: Context, session: Session, name: str, item: str) -> tupl
     raise _busy(name)
 
 
+def _damaged(row: Row, error: UserError) -> Problem:
+    """By the collection's name: where it lies on the server is for the log."""
+    log.error("collection_damaged", collection=row.id, error=str(error))
+    message = f"collection {row.name!r} cannot be used: {error.message}"
+    return Problem(409, error.code, f"{message}, or have an admin restore its folder from a backup")
+
+
 def _busy(name: str) -> Problem:
     message = f"collection {name!r} is being made anew at this moment; try again"
     return Problem(503, "collection_busy", message, headers={"retry-after": "1"})
@@ -80,22 +96,39 @@ def open_for_search(context: Context, session: Session, name: str, encodes: bool
     Args:
         encodes: whether the encoder is needed.
 
-    Raises: Problem 409 when that encoder is gone; UserError.
+    Raises: Problem 409 when that encoder is gone, damaged or changed; UserError.
     """
     row, collection = open_collection(context, session, name)
     if not encodes:
         session.close()
         return Searched(row.id, row.path, collection, None)
-    directory = context.supply.folder(session, _encoder_of(session, row).path)
+    return Searched(row.id, row.path, collection, _encoder_of(context, session, row))
+
+
+def _encoder_of(context: Context, session: Session, collection: Row) -> BatchingSession:
+    """The encoder that the collection names or, where that cannot be used, one that is equal to it in all files."""
+    own = store.encoder_of(session, collection)
+    problem = None
+    if own is not None:
+        try:
+            return _loaded(context, session, own)
+        except Problem as error:
+            if error.code not in (CHANGED, DAMAGED):
+                raise
+            problem = error
+    for other in store.equal_encoders(session, collection):
+        try:
+            return _loaded(context, session, other)
+        except UserError:
+            log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
     session.close()
-    return Searched(row.id, row.path, collection, context.inference().encoder(directory))
+    message = (
+        f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"
+    )
+    raise problem or Problem(409, "encoder_gone", message)
 
 
-def _encoder_of(session: Session, collection: Row) -> Encoder:
-    row = store.encoder_with(session, collection.encoder_hash)
-    if row is None:
-        message = (
-            f"the encoder of collection {collection.name!r} is gone; import it again, search by vector, or index anew"
-        )
-        raise Problem(409, "encoder_gone", message)
-    return row
+def _loaded(context: Context, session: Session, row: Encoder) -> BatchingSession:
+    directory = context.supply.folder(session, row.path)
+    session.close()
+    return load_registered(context, row, directory)

@@ -2,6 +2,7 @@
 
     RUN_DIR/
       run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
+                       "encoder_files"?: {id: {file: sha256, as registered}},
                        "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
                        "cache"?: directory for what several runs can share, "roots"?: [where files may lie]}
       changes/         in:  what was added to, and removed from, a collection that an index run adds to

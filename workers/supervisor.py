@@ -190,6 +190,7 @@ def _run_json(claim: Claim, inputs: Inputs) -> dict[str, object]:
         "spec": claim.spec,
         "datasets": inputs.datasets,
         "encoders": inputs.encoders,
+        "encoder_files": inputs.encoder_files,
         "attempt": claim.attempt,
     }
 

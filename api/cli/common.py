@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,21 @@ def settings_of(context: typer.Context) -> Settings:
     found = context.find_object(Settings)
     assert found is not None, "the callback of the application runs first"
     return found
+
+
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless ``yes``. Raises: Refused for any other answer than yes, or none."""
+    if yes:
+        return
+    try:
+        answered = typer.confirm(question, err=True)
+    except typer.Abort:
+        answered = False
+    if not answered:
+        raise Refused("nothing was deleted; say y, or --yes")
 
 
 def complain(message: str) -> None:

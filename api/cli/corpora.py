@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.common import Refused, ago, set_fields, settings_of, show_json, show_table
+from api.cli.common import Refused, Yes, ago, confirm, set_fields, settings_of, show_json, show_table
 from api.cli.reports import show_report, worrying
 from api.cli.watch import watch_run
 from api.client import Client
@@ -138,6 +138,19 @@ def register(
 
 
 @group.command()
+def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
+    """Remove a dataset with its versions, unless something needs it; for its owner and admins.
+
+    What the service made goes with it; a corpus in the data roots stays.
+    """
+    with settings_of(context).client() as client:
+        row = client.dataset(name)
+        confirm(f"delete dataset {row['name']} of {row['owner']}, all versions?", yes)
+        client.delete_dataset(name)
+    typer.echo(f"{name} is deleted")
+
+
+@group.command()
 def stats(context: typer.Context, name: Name) -> None:
     """Counts of documents, pictures, captions, splits and labels."""
     settings = settings_of(context)
@@ -207,8 +220,9 @@ def _make(context: typer.Context, kind: str, spec: Json) -> None:
         show_json(run["result"])
         return
     shards = "1 shard" if made["shards"] == 1 else f"{made['shards']:,} shards"
+    name = run["result"].get("registered_as", made["name"])
     typer.echo(
-        f"registered {made['name']}: {made['records']:,} records, {made['pictures']:,} images, "
+        f"registered {name}: {made['records']:,} records, {made['pictures']:,} images, "
         f"{shards}, {made['bytes'] / 1e6:,.1f} MB (sha256 {made['content_hash']})"
     )
     for reason, number in skipped.items():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.common import Refused, ago, settings_of, show_json, show_table
+from api.cli.common import Refused, Yes, ago, confirm, settings_of, show_json, show_table
 from api.cli.progress import bar
 
 group = typer.Typer(help="List, compare, export and import encoders.", no_args_is_help=True)
@@ -92,15 +92,28 @@ def import_(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="name that it gets")],
     path: Annotated[str, typer.Argument(help="directory on the server, inside its data roots")],
+    allow_twin: Annotated[
+        bool, typer.Option("--allow-twin", help="though its weights are known and other files of it differ")
+    ] = False,
 ) -> None:
     """Copy an encoder into the service: one of ours, OpenCLIP's, timm's or Hugging Face's, recognised by its files."""
     settings = settings_of(context)
     with settings.client() as client:
-        row = client.import_encoder(name, path)
+        row = client.import_encoder(name, path, allow_twin)
     if settings.as_json:
         show_json(row)
     else:
         typer.echo(row["id"])
+
+
+@group.command()
+def delete(context: typer.Context, encoder: Encoder, yes: Yes = False) -> None:
+    """Remove an encoder and its files, unless something needs it; for its owner and admins."""
+    with settings_of(context).client() as client:
+        row = client.encoder(encoder)
+        confirm(f"delete encoder {row['name']} ({row['id']}) of {row['owner']} and its files?", yes)
+        client.delete_encoder(row["id"])
+    typer.echo(f"{row['id']} is deleted")
 
 
 def _test(row: dict[str, Any]) -> tuple[str, str]:

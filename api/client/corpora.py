@@ -40,6 +40,10 @@ class DatasetCalls(Transport):
         """``path`` lies on the server, or is a URL, inside its data roots. ``new_version``: the name may exist."""
         return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
+    def delete_dataset(self, name: str) -> None:
+        """With its versions, unless something needs it; a corpus in the data roots stays. For its owner and admins."""
+        self.send("DELETE", f"/v1/datasets/{quote(name, safe='')}")
+
     def dataset_statistics(self, name: str) -> Json:
         return self.get(f"/v1/datasets/{quote(name, safe='')}/statistics")
 

@@ -37,9 +37,17 @@ class EncoderCalls(Transport):
     def compare_encoders(self, left: str, right: str, *, paired: bool = True) -> Json:
         return self.get("/v1/encoders/compare", left=left, right=right, paired=paired)
 
-    def import_encoder(self, name: str, path: str) -> Json:
-        """``path`` is a directory on the server, as ``save_pretrained`` wrote it."""
-        return self.post("/v1/encoders", {"name": name, "path": path})
+    def import_encoder(self, name: str, path: str, allow_twin: bool = False) -> Json:
+        """``path`` is a directory on the server, as ``save_pretrained`` wrote it.
+
+        ``allow_twin``: also if its weights are known and other files of it differ; for who owns the known encoder.
+        """
+        twin = {"allow_twin": True} if allow_twin else {}
+        return self.post("/v1/encoders", {"name": name, "path": path, **twin})
+
+    def delete_encoder(self, id_or_name: str) -> None:
+        """With its files, unless something needs it; for its owner and admins."""
+        self.send("DELETE", f"/v1/encoders/{quote(id_or_name, safe='')}")
 
     def export_encoder(
         self, id_or_name: str, path: str | Path, format: str = "lcl", on_progress: Progress | None = None

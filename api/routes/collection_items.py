@@ -8,9 +8,10 @@ from fastapi.responses import StreamingResponse
 from api.additions import add as add_pictures
 from api.additions import remove as remove_picture
 from api.answers import sends
+from api.callers import check_owner
 from api.collection_models import Added, Additions
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer, WritingDep
-from api.errors import REFUSALS, Problem
+from api.errors import REFUSALS
 from api.exports import lines_of
 from api.routes.collections import Target
 from api.routes.runs import IdempotencyKey
@@ -50,10 +51,7 @@ def remove(name: str, item: str, _: Submitter, context: ContextDep, reader: Read
 def delete(name: str, caller: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> None:
     """Remove a collection and its folder; for its owner and admins."""
     row = store.get_collection(session, name)
-    if caller.sees not in (None, row.owner):
-        raise Problem(
-            403, "forbidden", f"collection {row.name!r} is {row.owner}'s: its owner or an admin may delete it"
-        )
+    check_owner(caller, "collection", row.name, row.owner)
     store.delete_collection(session, row)
     after.add_task(store.drop_vectors, context.database, row.vectors)
     after.add_task(remove_tree, store.located(context.settings.home, row.path))

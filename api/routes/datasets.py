@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api import corpora
 from api.admission import admit
 from api.answers import PICTURES, sends
-from api.callers import Caller
+from api.callers import Caller, check_owner
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
 from api.errors import REFUSALS
@@ -30,6 +30,7 @@ from api.views import run_view
 from lcl_core.errors import UserError
 from lcl_core.roots import confined
 from lcl_core.runs import store
+from lcl_core.runs.artifacts import remove_tree
 from lcl_core.runs.tables import Dataset
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def validate(
 def register(
     body: Registration, caller: Submitter, context: ContextDep, session: SessionDep, response: Response
 ) -> DatasetView:
-    """Read a corpus and give it a name, or make it the new version of one."""
+    """Read a corpus and give it a name, or make it the new version of one of the caller's own."""
     place = confined(body.path, context.settings.roots)
     try:
         corpus = context.corpora.get(place)
@@ -86,6 +87,7 @@ def register(
         error.field = "path"
         raise
     statistics, digest = corpora.examine(corpus), corpus.content_hash()  # before the transaction: it may take long
+    store.check_name(session, "dataset", body.name, caller.owner, admin=caller.sees is None)
     row = store.register_dataset(
         session, body.name, place, context.settings.roots, caller.owner, new_version=body.new_version
     )
@@ -98,6 +100,18 @@ def register(
 @brief
 def one(name: str, _: Viewer, session: ReaderDep) -> DatasetView:
     return DatasetView.model_validate(store.get_dataset(session, name))
+
+
+@router.delete("/{name}", status_code=204)
+def delete(name: str, caller: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> None:
+    """Remove a dataset with its versions; for its owner and admins. A corpus in the data roots stays where it lies.
+
+    What needs it is named in the refusal (409): runs and studies that have not ended.
+    """
+    row, home = store.get_dataset(session, name), context.settings.home
+    check_owner(caller, "dataset", row.name, row.owner)
+    for path in store.delete_dataset(session, row, home, caller.sees):
+        after.add_task(remove_tree, store.located(home, path))
 
 
 @router.get("/{name}/versions")

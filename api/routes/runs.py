@@ -35,6 +35,7 @@ def submit(
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
     spec = admit(session, body.kind, body.spec, context.settings.roots)
+    store.check_names_of_run(session, body.kind, spec, body.name, caller.owner, admin=caller.sees is None)
     run = store.submit(
         session,
         body.kind,

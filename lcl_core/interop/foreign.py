@@ -51,11 +51,11 @@ class ForeignTower(Tower):
         self.directory, self.origin = directory, origin
         self._text_side: ForeignTextSide | None = None
         self.build(trained)
-        self.weights_hash = hash_of_weights(directory, origin.weights) if trained else _hash_of_state(self.network)
+        if not trained:
+            self.weights_hash = _hash_of_state(self.network)
         frozen(self.network)
         if self._text_side is not None:
             frozen(self._text_side.network)
-            self._text_side.identity = self.identity
 
     @abstractmethod
     def build(self, trained: bool) -> None:
@@ -117,11 +117,18 @@ class ForeignTower(Tower):
 
     @property
     def text_side(self) -> TextSide | None:
+        if self._text_side is not None and not self._text_side.identity:
+            self._text_side.identity = self.identity
         return self._text_side
 
     @property
     def parameters(self) -> int:
         return count(self.network) + (count(self._text_side.network) if self._text_side else 0)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Of the saved weights, made when it is asked for; who has hashed the files already sets it."""
+        return hash_of_weights(self.directory, self.origin.weights)
 
     @cached_property
     def identity(self) -> dict[str, str]:

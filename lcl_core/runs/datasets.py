@@ -15,6 +15,7 @@ from lcl_core.roots import Root, confined
 from lcl_core.runs.database import now
 from lcl_core.runs.tables import Dataset, DatasetVersion
 
+PRODUCT = "lcl"  # owner of what comes with the product
 SAMPLE = "sample"
 SAMPLE_FILE = "lcl_core/data/sample/tiny.zip"
 
@@ -113,7 +114,7 @@ def ensure_sample(session: Session) -> Dataset:
     path = sample_path()
     dataset = session.get(Dataset, SAMPLE)
     if dataset is None:
-        dataset = Dataset(name=SAMPLE, path=path, owner="lcl", created_at=now(session))
+        dataset = Dataset(name=SAMPLE, path=path, owner=PRODUCT, created_at=now(session))
         session.add(dataset)
     elif dataset.path != path:
         dataset.path = path

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from lcl_core.errors import UserError
 from lcl_core.roots import Root, confined, is_url
 from lcl_core.runs.datasets import SAMPLE, SAMPLE_FILE, get_dataset, sample_path
+from lcl_core.runs.identities import check_encoder_of, registered_files
 from lcl_core.runs.tables import Collection, Dataset, Encoder
 from lcl_core.specs import AnySpec, collections_of, datasets_of, encoders_of, places_of
 
@@ -24,7 +25,6 @@ _COLLECTION = (
     .order_by((Collection.id == bindparam("wanted")).desc())
     .limit(1)
 )
-_MADE_BY = select(Encoder).where(Encoder.hash == bindparam("wanted")).order_by(Encoder.id.desc()).limit(1)
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Inputs:
     encoders: dict[str, str]
     encoder_id: str | None
     dataset_hashes: dict[str, str | None]  # as registered; None where the contents were never read
+    encoder_files: dict[str, dict[str, str]]  # sha256 by file, as registered
 
 
 def located(home: Path, stored: str) -> Path:
@@ -78,12 +79,15 @@ def resolve_inputs(
         roots: what a path in it may lie in, or a URL below.
         fetched: folders by their stored path that another home holds, and where they are here.
 
-    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or ``path_forbidden``.
+    Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or ``path_forbidden``;
+        ``encoder_mismatch`` for an encoder with which nothing can be added to the collection.
     """
     for field, place in places_of(spec).items():
         confined(place, roots, field)
     datasets = {name: get_dataset(session, name) for name in datasets_of(spec)}
     encoders = {name: get_encoder(session, name) for name in encoders_of(spec)}
+    for name in collections_of(spec):
+        check_encoder_of(session, get_collection(session, name), encoders[encoders_of(spec)[0]])
     return Inputs(
         datasets={name: _present(dataset_place(home, dataset, roots, fetched)) for name, dataset in datasets.items()},
         encoders={
@@ -92,6 +96,7 @@ def resolve_inputs(
         },
         encoder_id=next((encoder.id for encoder in encoders.values()), None),
         dataset_hashes={name: dataset.content_hash for name, dataset in datasets.items()},
+        encoder_files={name: registered_files(encoder) for name, encoder in encoders.items()},
     )
 
 
@@ -115,9 +120,9 @@ def get_encoder(session: Session, id_or_name: str) -> Encoder:
     return found
 
 
-def encoder_with(session: Session, weights_hash: str) -> Encoder | None:
-    """The newest encoder with these weights."""
-    return session.scalars(_MADE_BY, {"wanted": weights_hash}).one_or_none()
+def encoders_with(session: Session, weights_hash: str) -> Sequence[Encoder]:
+    """All encoders with these weights, oldest first. Their other files may differ."""
+    return session.scalars(select(Encoder).where(Encoder.hash == weights_hash).order_by(Encoder.id)).all()
 
 
 def list_encoders(session: Session) -> Sequence[Encoder]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
-from lcl_core.runs.artifacts import Staged, remove_tree, sha256_of, stage
+from lcl_core.interop.identity import hashes_of
+from lcl_core.runs.artifacts import Staged, remove_tree, stage
 from lcl_core.runs.changes import fold
 from lcl_core.runs.database import Database, now
 from lcl_core.runs.datasets import note_contents, put_dataset
 from lcl_core.runs.deposits import expect, forget
 from lcl_core.runs.handover import made_anew
+from lcl_core.runs.identities import note_files
 from lcl_core.runs.ids import sibling_id
 from lcl_core.runs.leases import RELEASED, Claim, held, look, ticks_of_end
+from lcl_core.runs.names import free_name
 from lcl_core.runs.plain import plain
 from lcl_core.runs.registry import located
 from lcl_core.runs.states import State
@@ -93,6 +96,7 @@ class _Product:
     facts: dict[str, Any]
     staged: Staged | None  # None: it lies at the URL already
     vectors: str | None = None  # how the names of its tables begin, if it has some
+    files: dict[str, str] = field(default_factory=dict)  # of an encoder: sha256 by name
 
     @property
     def id(self) -> str:
@@ -205,42 +209,48 @@ def _product_of(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path)
         raise UserError(f"the run left no {noun} among its artifacts", code="bad_result")
     target = Path(home).resolve() / folder / sibling_id(prefix, claim.run_id)
     staged = stage(source, target, link=noun == "dataset")
-    if noun == "encoder" and not _intact(staged.hidden, facts.get("hash")):
+    files = hashes_of(staged.hidden) if noun == "encoder" else {}
+    if noun == "encoder" and files.get("model.safetensors") != facts.get("hash", ""):
         staged.discard()
         raise UserError(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
             code="artifact_corrupt",
         )
-    return _Product(f"{folder}/{target.name}", facts, staged)
-
-
-def _intact(folder: Path, digest: Any) -> bool:
-    weights = folder / "model.safetensors"
-    return weights.is_file() and sha256_of(weights) == digest
+    return _Product(f"{folder}/{target.name}", facts, staged, files=files)
 
 
 def _register_encoder(session: Session, run: Run, product: _Product) -> None:
     info = {key: value for key, value in product.facts.items() if key not in ("path", "hash")}
-    session.add(
-        Encoder(
-            id=product.id,
-            name=run.name or product.id,
-            path=product.place,
-            hash=product.facts["hash"],
-            owner=run.owner,
-            run_id=run.id,
-            info=plain(info),
-            created_at=now(session),
-        )
+    row = Encoder(
+        id=product.id,
+        name=product.id if run.name is None else _name_for(session, run, "encoder", run.name),
+        path=product.place,
+        hash=product.facts["hash"],
+        owner=run.owner,
+        run_id=run.id,
+        info=plain(info),
+        created_at=now(session),
     )
+    note_files(row, product.files)
+    session.add(row)
     run.encoder_id = product.id
+
+
+def _name_for(session: Session, run: Run, noun: str, wanted: str) -> str:
+    """The name that was asked for, or another if somebody took that since; the run's result says so."""
+    name = free_name(session, noun, wanted, run.owner, run.id)
+    if name != wanted:
+        run.result = {**(run.result or {}), "registered_as": name}
+    return name
 
 
 def _register_collection(session: Session, run: Run, product: _Product) -> _Replaced | None:
     """Returns what the collection of the same name leaves that this one replaces."""
-    facts, name = product.facts, run.spec["collection"]
+    facts = product.facts
     if run.spec.get("mode") == "add":
         return _add_to_collection(session, run, product)
+    name = _name_for(session, run, "collection", run.spec["collection"])
+    encoder = None if run.encoder_id is None else session.get(Encoder, run.encoder_id)
     older = session.scalars(select(Collection).where(Collection.name == name).with_for_update()).one_or_none()
     if older is not None:
         session.delete(older)
@@ -253,6 +263,7 @@ def _register_collection(session: Session, run: Run, product: _Product) -> _Repl
             path=product.place,
             encoder_id=run.encoder_id,
             encoder_hash=str(facts.get("encoder_hash", "")),
+            encoder_identity=None if encoder is None else encoder.identity,
             dataset=run.spec.get("dataset"),
             owner=run.owner,
             run_id=run.id,
@@ -282,7 +293,8 @@ def _add_to_collection(session: Session, run: Run, product: _Product) -> _Replac
     left = list(fold(session, row, int(facts["through"])))
     row.images = int(facts["images"]) + _difference(left, product)
     row.texts = int(facts["texts"])
-    row.encoder_id, row.run_id = run.encoder_id, run.id
+    # the encoder that it was made with stays its own: that of the run is equal to it, and may be somebody else's
+    row.encoder_id, row.run_id = row.encoder_id or run.encoder_id, run.id
     run.collection_id = row.id
     return older
 
@@ -300,7 +312,8 @@ def _difference(left: list[tuple[str, bool]], product: _Product) -> int:
 def _register_dataset(session: Session, run: Run, product: _Product) -> None:
     """A new dataset, or a new version of the one of that name; older versions stay on disk."""
     facts = product.facts
-    dataset = put_dataset(session, run.spec["name"], product.place, run.owner)
+    name = _name_for(session, run, "dataset", run.spec["name"])
+    dataset = put_dataset(session, name, product.place, run.owner)
     statistics = facts.get("statistics")
     note_contents(session, dataset, str(facts["content_hash"]), plain(statistics), owner=run.owner, run_id=run.id)
 

@@ -26,9 +26,19 @@ from lcl_core.runs.datasets import (
     note_contents,
     register_dataset,
 )
+from lcl_core.runs.deletion import delete_dataset, delete_encoder
 from lcl_core.runs.deposits import check_there, deposit_of, expect, pending_runs
 from lcl_core.runs.garbage import Leftover, collect, list_garbage, note_garbage, remove_garbage
 from lcl_core.runs.handover import handed_collections
+from lcl_core.runs.identities import (
+    check_encoder_of,
+    complete_identities,
+    encoder_of,
+    equal_encoders,
+    lack_identities,
+    note_files,
+    registered_files,
+)
 from lcl_core.runs.leases import (
     Claim,
     StaleLease,
@@ -38,6 +48,7 @@ from lcl_core.runs.leases import (
     look,
     renew,
 )
+from lcl_core.runs.names import check_name, check_names_of_run
 from lcl_core.runs.obstacles import obstacles
 from lcl_core.runs.outlook import outlook
 from lcl_core.runs.pgvector import require_pgvector
@@ -56,7 +67,7 @@ from lcl_core.runs.queue import waiting_since
 from lcl_core.runs.registry import (
     Inputs,
     dataset_place,
-    encoder_with,
+    encoders_with,
     get_collection,
     get_encoder,
     list_collections,
@@ -129,20 +140,28 @@ __all__ = [
     "carry",
     "carry_all",
     "changes_since",
+    "check_encoder_of",
+    "check_name",
+    "check_names_of_run",
     "check_there",
     "claim_next",
     "collect",
+    "complete_identities",
     "count_by_state",
     "dataset_place",
     "delete",
     "delete_collection",
+    "delete_dataset",
+    "delete_encoder",
     "delete_study",
     "deposit_of",
     "discard_run_dir",
     "drop_vectors",
-    "encoder_with",
+    "encoder_of",
+    "encoders_with",
     "end_seat",
     "ensure_sample",
+    "equal_encoders",
     "expect",
     "expire",
     "extend_study",
@@ -155,6 +174,7 @@ __all__ = [
     "hand_back",
     "handed_collections",
     "hash_of",
+    "lack_identities",
     "leave_seat",
     "list_audit",
     "list_collections",
@@ -173,6 +193,7 @@ __all__ = [
     "metrics_after",
     "note_action",
     "note_contents",
+    "note_files",
     "note_garbage",
     "obstacles",
     "open_meeting",
@@ -183,6 +204,7 @@ __all__ = [
     "plan_study",
     "record_metrics",
     "register_dataset",
+    "registered_files",
     "release",
     "remove_garbage",
     "remove_picture",

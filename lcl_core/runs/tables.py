@@ -194,9 +194,11 @@ class Encoder(Base):
     name: Mapped[str] = mapped_column(String(100), index=True)  # the newest of a name answers to it
     path: Mapped[str]
     hash: Mapped[str] = mapped_column(String(64))  # sha256 of its weights
+    # of all files that decide its vectors, see interop.identity; None: of an older version, not looked at yet
+    identity: Mapped[str | None] = mapped_column(String(64), index=True)
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
-    info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …
+    info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …; files: {name: sha256}
     created_at: Mapped[datetime]
 
 
@@ -209,7 +211,8 @@ class Collection(Base):
     name: Mapped[str] = mapped_column(String(100), unique=True)
     path: Mapped[str]
     encoder_id: Mapped[str | None] = mapped_column(ForeignKey("encoder.id", ondelete="SET NULL"), index=True)
-    encoder_hash: Mapped[str] = mapped_column(String(64))
+    encoder_hash: Mapped[str] = mapped_column(String(64))  # of its weights, as the directory has it
+    encoder_identity: Mapped[str | None] = mapped_column(String(64))  # by which an equal copy may stand in
     dataset: Mapped[str | None] = mapped_column(String(100))
     owner: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from lcl_core.errors import UserError
 from lcl_core.serving import duplicates, layout
+from lcl_core.serving.checksums import check_all
 from lcl_core.serving.elsewhere import Ask, Elsewhere
 from lcl_core.serving.filters import Labels, Where, check_labels
 from lcl_core.serving.graph import Graph
@@ -107,13 +108,18 @@ class Collection:
             ask: who looks up neighbours; none: they are looked up in the files.
 
         Raises:
-            UserError: ``collection_unreadable``, naming the file.
+            UserError: ``collection_unreadable`` or ``collection_changed``, naming the file.
         """
         path = Path(directory)
         manifest = layout.read_manifest(path)
         if verify:
-            layout.verify_checksums(path, manifest)
-        return cls(path, manifest, ask)
+            check_all(path, manifest)
+        try:
+            return cls(path, manifest, ask)
+        except (ValueError, LookupError) as error:  # no JSON, or no array, any more
+            check_all(path, manifest)  # names the file
+            message = f"the collection cannot be read ({error}); make it again with an index run"
+            raise UserError(message, code="collection_unreadable", file=path) from error
 
     @property
     def name(self) -> str:
@@ -178,8 +184,8 @@ class Collection:
         """Raises: UserError ``encoder_mismatch`` if vectors of this encoder do not belong here."""
         if encoder_hash != self.encoder_hash:
             raise UserError(
-                f"collection {self.name!r} was made with encoder {self.encoder_hash[:12]}, the vector with "
-                f"{encoder_hash[:12]}; embed with that encoder, or index again with this one",
+                f"collection {self.name!r} was made with encoder {self.encoder_hash[:12]}, the query is of encoder "
+                f"{encoder_hash[:12]}; use that encoder, or index again with this one",
                 code="encoder_mismatch",
                 field="encoder",
             )

@@ -114,7 +114,10 @@ NOTHING = Existing()
 
 
 def open_existing(run: Mapping[str, Any], spec: IndexSpec) -> Existing:
-    """What ``run.json`` hands over. Raises: UserError ``unknown_collection``, ``collection_unreadable``."""
+    """What ``run.json`` hands over. Every byte is compared first: what is damaged is not copied on.
+
+    Raises: UserError ``unknown_collection``, ``collection_unreadable``, ``collection_changed``.
+    """
     if spec.mode == "replace":
         return NOTHING
     given = run.get("collections", {}).get(spec.collection)
@@ -122,7 +125,7 @@ def open_existing(run: Mapping[str, Any], spec: IndexSpec) -> Existing:
         message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
         raise UserError(message, code="unknown_collection", field="collection")
     handed = HandedChanges(Path(given["changes"]))
-    collection = ChangedCollection(Collection.open(given["path"]), Overlay().after(handed.changes))
+    collection = ChangedCollection(Collection.open(given["path"], verify=True), Overlay().after(handed.changes))
     facts = {"id": given["id"], "base": given["stored"], "through": given["through"]}
     return ExistingCollection(collection, handed, facts, given["index"])
 

@@ -36,7 +36,7 @@ def index(run_dir: RunDir) -> dict[str, Any]:
 
     Raises:
         UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
-            ``vector_too_wide``.
+            ``encoder_changed``; ``vector_too_wide``.
         Cancelled: between two batches after SIGTERM; nothing half-written stays.
     """
     run = run_dir.read_run()
@@ -44,7 +44,8 @@ def index(run_dir: RunDir) -> dict[str, Any]:
     existing = open_existing(run, spec)
     corpus = None if spec.dataset is None else open_corpus(_registered(run, "dataset", spec.dataset))
     pairs = [] if corpus is None else [pair for pair in chosen_pairs(corpus, spec) if pair.image not in existing]
-    session = open_session(_registered(run, "encoder", spec.encoder))
+    files = run.get("encoder_files", {}).get(spec.encoder)
+    session = open_session(_registered(run, "encoder", spec.encoder), registered=files)
     if not session.reads_texts:
         message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
         raise UserError(message, code="no_text_encoder", field="encoder")

@@ -109,15 +109,6 @@ def present(manifest: Manifest) -> tuple[str, ...]:
     return (*FILES, *(name for name in GRAPHS.values() if name in manifest.files))
 
 
-def verify_checksums(directory: Path, manifest: Manifest) -> None:
-    """Read every byte and compare. Raises: UserError ``collection_unreadable``, naming the file."""
-    for name in present(manifest):
-        with (directory / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != manifest.files[name].sha256:
-            raise _broken(directory / name, "is damaged: its checksum is not the manifest's")
-
-
 def _check_size(path: Path, facts: FileFacts | None) -> None:
     if facts is None:
         raise _broken(path, "is missing from the manifest")
@@ -125,6 +116,12 @@ def _check_size(path: Path, facts: FileFacts | None) -> None:
         raise _broken(path, "is missing")
     if path.stat().st_size != facts.bytes:
         raise _broken(path, f"holds {path.stat().st_size} bytes where the manifest says {facts.bytes}")
+
+
+def changed_file(path: Path) -> UserError:
+    """What is said of a file with the size that the manifest names and another content."""
+    message = f"{path.name} is damaged: its checksum is not the manifest's; make the collection again with an index run"
+    return UserError(message, code="collection_changed", file=path)
 
 
 def _broken(path: Path, what: str) -> UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from lcl_core.errors import UserError
+from lcl_core.interop.identity import SUFFIXES, Hashes
 from lcl_core.serving.batcher import Observe
 from lcl_core.serving.batching_session import BatchingSession
 
@@ -21,20 +23,23 @@ if TYPE_CHECKING:
 
 Load = Callable[[Path], BatchingSession]
 Measure = Callable[[Path], int]
-Stamp = tuple[Path, int, int]
+LoadKnown = Callable[[Path, Hashes | None], BatchingSession]
+Stamp = tuple[Path, tuple[tuple[str, int, int], ...]]
 DEFAULT_BYTES = 4 << 30
+MOST_CHANGED = 64  # directories with files of another content whose refusal is kept
 
 
 class EncoderPool:
     """Thread-safe. Encoders of at most ``max_bytes`` together stay; one that leaves lives until its last user lets go.
 
-    Room is made before an encoder is loaded. One whose weights were replaced on disk is loaded anew at the next
+    Room is made before an encoder is loaded. One that has a file replaced on disk is loaded anew at the next
     ``get``.
 
     Args:
         max_bytes: of their weights; an encoder that alone takes more is refused.
         device, precision: as EncoderSession's.
-        load: makes a BatchingSession of a directory; none: of whatever encoder lies there, with the usual limits.
+        load: makes a BatchingSession of a directory; none: of whatever encoder lies there, with the usual limits, its
+            files being compared with what is registered of them.
         measure: bytes that an encoder is going to take; none: as ``footprint.memory_of`` has it.
         observe: told of each batch, unless ``load`` is given.
         texts_apart: as BatchingSession's.
@@ -51,9 +56,10 @@ class EncoderPool:
         texts_apart: bool = False,
     ) -> None:
         self.max_bytes = max_bytes
-        self._load = load or _loader(device, precision, observe, texts_apart)
+        self._load = _loader(device, precision, observe, texts_apart) if load is None else _comparing_nothing(load)
         self._measure = measure or _measurer(device, precision)
         self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
+        self._changed: OrderedDict[Stamp, str] = OrderedDict()
         self._alive: WeakKeyDictionary[BatchingSession, int] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._closed = False
@@ -70,25 +76,37 @@ class EncoderPool:
         with self._lock:
             return sum(list(self._alive.values()))
 
-    def get(self, directory: str | Path) -> BatchingSession:
+    def get(self, directory: str | Path, registered: Hashes | None = None) -> BatchingSession:
         """The encoder of ``directory``, loaded if need be; callers that come meanwhile wait for that load.
+
+        Args:
+            registered: sha256 of its files by name, with which they are compared when it is loaded.
 
         Raises:
             UserError: as EncoderSession; a later ``get`` tries again. ``encoder_too_large`` for one that is larger than
-                the budget, ``pool_closed`` after ``close``.
+                the budget, ``encoder_changed`` until the files are others, ``pool_closed`` after ``close``.
         """
         stamp = _stamp(Path(directory))
         slot = self._slot(stamp)
         try:
-            session = slot.load(self._load, stamp[0])
+            session = slot.load(self._load, stamp[0], registered)
             with self._lock:
                 self._alive[session] = slot.bytes
             return session
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 if self._slots.get(stamp) is slot:
                     del self._slots[stamp]
+                if isinstance(error, UserError) and error.code == "encoder_changed":
+                    self._remember_changed(stamp, error.message)
             raise
+
+    def drop(self, directory: str | Path) -> None:
+        """Give up an encoder that nobody will ask for any more; who uses it now may go on."""
+        path = Path(directory).resolve()
+        with self._lock:
+            for stamp in [stamp for stamp in self._slots if stamp[0] == path]:
+                del self._slots[stamp]
 
     async def get_async(self, directory: str | Path) -> BatchingSession:
         """``get`` without blocking the event loop."""
@@ -117,7 +135,14 @@ class EncoderPool:
             raise UserError("the service is closing; send the request again", code="pool_closed")
         if stamp in self._slots:
             self._slots.move_to_end(stamp)
+        elif stamp in self._changed:  # to hash the files with every request would take seconds each
+            raise UserError(self._changed[stamp], code="encoder_changed")
         return self._slots.get(stamp)
+
+    def _remember_changed(self, stamp: Stamp, message: str) -> None:
+        self._changed[stamp] = message
+        while len(self._changed) > MOST_CHANGED:
+            self._changed.popitem(last=False)
 
     def _place(self, stamp: Stamp, size: int) -> _Slot:
         """A new encoder's place, for which others leave."""
@@ -148,12 +173,12 @@ class _Slot:
         self._lock = threading.Lock()
         self._closed = False
 
-    def load(self, load: Load, directory: Path) -> BatchingSession:
+    def load(self, load: LoadKnown, directory: Path, registered: Hashes | None) -> BatchingSession:
         with self._lock:
             if self._closed:
                 raise UserError("the service is closing; send the request again", code="pool_closed")
             if self.session is None:
-                self.session = load(directory)
+                self.session = load(directory, registered)
             return self.session
 
     def close(self) -> None:
@@ -164,15 +189,16 @@ class _Slot:
 
 
 def _stamp(directory: Path) -> Stamp:
-    """The directory, when its weights were last written, and their bytes."""
+    """The directory, and of each of its data files the name, when it was last written, and its bytes."""
     path = directory.resolve()
     try:
-        facts = [file.stat() for file in path.iterdir() if file.suffix == ".safetensors"]
+        with os.scandir(path) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(SUFFIXES)]
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
-    if not facts:
+    if not any(name.endswith(".safetensors") for name, _ in found):
         raise _unreadable(path, "there are none")
-    return path, max(each.st_mtime_ns for each in facts), sum(each.st_size for each in facts)
+    return path, tuple(sorted((name, facts.st_mtime_ns, facts.st_size) for name, facts in found))
 
 
 def _unreadable(path: Path, reason: str | None) -> UserError:
@@ -180,14 +206,19 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
     return UserError(message, code="encoder_unreadable", file=path)
 
 
-def _loader(device: str, precision: Precision, observe: Observe | None, texts_apart: bool) -> Load:
-    def load(directory: Path) -> BatchingSession:
+def _comparing_nothing(load: Load) -> LoadKnown:
+    return lambda directory, _registered: load(directory)
+
+
+def _loader(device: str, precision: Precision, observe: Observe | None, texts_apart: bool) -> LoadKnown:
+    def load(directory: Path, registered: Hashes | None) -> BatchingSession:
         from lcl_core.serving.opening import open_session  # imports torch: only when an encoder is wanted
         from lcl_core.train.memory import SERVED_SHAPES, keep_few_kernels
 
         keep_few_kernels(SERVED_SHAPES)
         _keep_modules()
-        return BatchingSession(open_session(directory, device, precision), observe=observe, texts_apart=texts_apart)
+        session = open_session(directory, device, precision, registered)
+        return BatchingSession(session, observe=observe, texts_apart=texts_apart)
 
     return load
 

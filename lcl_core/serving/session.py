@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from lcl_core.data.transforms import eval_box
 from lcl_core.errors import UserError
+from lcl_core.interop.identity import hash_of_file
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.prefixes import caption_prefix, document_prefix
 from lcl_core.serving.options import CaptionOptions
@@ -42,15 +42,26 @@ class EncoderSession:
             Captions are written in fp32.
         warm_up: run the model once, so that the first request is as fast as the others and a damaged encoder
             is found now.
+        file_hashes: sha256 of the directory's files by name, by who has read them already.
+
+    Attributes:
+        file_hashes: the same; empty where nobody has.
 
     Raises:
         UserError: ``encoder_unreadable``, ``encoder_unhealthy``, ``bad_device``.
     """
 
     def __init__(
-        self, directory: str | Path, device: str = "auto", *, precision: Precision = "fp32", warm_up: bool = True
+        self,
+        directory: str | Path,
+        device: str = "auto",
+        *,
+        precision: Precision = "fp32",
+        warm_up: bool = True,
+        file_hashes: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = Path(directory)
+        self.file_hashes = dict(file_hashes or {})
         self.device = pick_device(device)
         self.precision: Precision = precision
         self.hash = self._open()
@@ -59,7 +70,7 @@ class EncoderSession:
 
     def _open(self) -> str:
         """Read what is saved there; returns the hash of the weights."""
-        digest = weights_hash(self.directory)
+        digest = self.file_hashes.get(WEIGHTS) or weights_hash(self.directory)
         self.model, self.processor = _load(self.directory)
         self.model.eval().requires_grad_(False).to(self.device)
         halves = computes_in(self.device, self.precision) == torch.bfloat16
@@ -205,11 +216,10 @@ def pick_device(device: str) -> torch.device:
 
 
 def weights_hash(directory: Path) -> str:
-    """SHA-256 of the weights: the encoder's identity. Raises: UserError ``encoder_unreadable``."""
+    """SHA-256 of the weights. Raises: UserError ``encoder_unreadable``."""
     path = directory / WEIGHTS
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_of_file(path)
     except OSError as error:
         message = f"the weights cannot be read ({error.strerror}); give the directory of a saved encoder"
         raise UserError(message, code="encoder_unreadable", file=path) from error

@@ -1,7 +1,8 @@
-"""``python -m lcl_core.serving.texts DIRECTORY PRECISION``: the other side of ``texts_apart``.
+"""``python -m lcl_core.serving.texts DIRECTORY PRECISION IDENTITY``: the other side of ``texts_apart``.
 
 Standard input: length and JSON of a list of texts, again and again; standard output: a line end once the encoder is
-loaded, then for each list its rows, their width and f32 vectors. It ends with its input.
+loaded, then for each list its rows, their width and f32 vectors. It ends with its input, and at once where the files
+are not those of that identity any more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from lcl_core.interop.identity import identity_of
 from lcl_core.serving.opening import open_session
 from lcl_core.serving.session import EncoderSession
 from lcl_core.serving.texts_apart import FAILED, HELLO, LENGTH, SHAPE
@@ -25,11 +27,13 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the service, with which this ends
-    directory, precision = sys.argv[1:]
+    directory, precision, identity = sys.argv[1:]
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
     keep_few_kernels(SERVED_SHAPES)
     session = open_session(Path(directory), "cpu", cast(Precision, precision))
+    if identity_of(session.file_hashes) != identity:
+        sys.exit("the files of the encoder changed since the service loaded it")
     session.drop_vision()
     answers.write(HELLO)
     while head := sys.stdin.buffer.read(LENGTH.size):

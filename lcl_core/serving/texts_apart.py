@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
+from lcl_core.interop.identity import hashes_of, identity_of
+
 if TYPE_CHECKING:
     from lcl_core.serving.session import EncoderSession
 
@@ -93,7 +95,8 @@ class _Process:
     """``python -m lcl_core.serving.texts``; it ends when nobody holds this any longer, and with this process."""
 
     def __init__(self, session: EncoderSession) -> None:
-        command = [sys.executable, "-m", "lcl_core.serving.texts", str(session.directory), session.precision]
+        identity = identity_of(session.file_hashes or hashes_of(session.directory))
+        command = [sys.executable, "-m", "lcl_core.serving.texts", str(session.directory), session.precision, identity]
         # half the processors: the others serve what the texts are wanted for; and no secrets
         threads = str(max(1, (os.cpu_count() or 1) // 2))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LCL_")}

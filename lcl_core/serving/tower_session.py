@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from lcl_core.errors import UserError
+from lcl_core.interop.foreign import ForeignTower
+from lcl_core.interop.identity import hash_of_weights_in
 from lcl_core.serving.options import CaptionOptions
 from lcl_core.serving.pages import Page
 from lcl_core.serving.readers import Reader
@@ -30,6 +32,8 @@ class TowerSession(EncoderSession):
 
     def _open(self) -> str:
         self.tower = load_tower(self.directory)
+        if self.file_hashes and isinstance(self.tower, ForeignTower):  # the files were hashed already: not once more
+            self.tower.weights_hash = hash_of_weights_in(self.file_hashes, self.tower.origin.weights)
         self.tower.module.to(self.device)
         if self.tower.text_side is not None:
             self.tower.text_side.module.to(self.device)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lcl_core import __version__
 from lcl_core.data import open_corpus
+from lcl_core.interop.identity import check_unchanged, hashes_of
 from lcl_core.rundir import RunDir
 from lcl_core.specs import EvaluateSpec, parse_spec
 from lcl_core.transfer.cache import FeatureCache
@@ -28,7 +29,7 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     Features are cached under run.json's ``cache`` directory, else inside the run.
 
     Raises:
-        UserError: the spec, the encoder or the corpus cannot be used.
+        UserError: the spec, the encoder or the corpus cannot be used; ``encoder_changed``.
         Cancelled: the run was told to stop; finished features stay in the cache.
     """
     run = run_dir.read_run()
@@ -37,6 +38,8 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
     places = Places(run["datasets"], run["encoders"], spec.exclude)
     corpus = open_corpus(places.dataset(spec.dataset))
     tasks = [TASKS[name].plan(spec, corpus, places) for name in dict.fromkeys(spec.tasks)]
+    for name, files in run.get("encoder_files", {}).items():
+        check_unchanged(files, hashes_of(Path(places.encoder(name))))
     encoder = load_encoder(places.encoder(spec.encoder))
     run_dir.artifacts.mkdir(parents=True, exist_ok=True)
     run_dir.truncate_metrics(-1)

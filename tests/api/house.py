@@ -86,6 +86,7 @@ class House:
             store.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False, inputs=read)
         run_dir = self.run_dir(run_id)
         facts: Json = {"datasets": inputs.datasets, "encoders": inputs.encoders}
+        facts["encoder_files"] = inputs.encoder_files
         facts["collections"] = store.handed_collections(self.context.database, spec, run_dir.changes, self.home)
         facts["roots"] = [str(root) for root in self.context.settings.roots]
         run_dir.prepare({"run_id": run_id, "spec": claim.spec, **facts})

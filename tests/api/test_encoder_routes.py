@@ -107,11 +107,10 @@ def test_what_a_format_cannot_hold_is_refused_with_the_reason(
 def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(
     house: Any, http: httpx.Client, encoder_dir: Path, refused: Any
 ) -> None:
-    """From the other process, in its words."""
     made = house.admin.import_encoder("no-processor", str(encoder_dir))
     (house.home / "encoders" / made["id"] / "processor_config.json").unlink()
     answer = http.get("/v1/encoders/no-processor/export?format=huggingface")
-    assert "processor_config.json" in refused(answer, 422, "encoder_unreadable")["message"]
+    assert "processor_config.json" in refused(answer, 409, "encoder_damaged")["message"]
     assert left_over(house) == []
 
 
@@ -230,7 +229,8 @@ def test_other_libraries_encoders_are_recognised(
     source.mkdir()
     name = "open_clip_config.json" if kind == "openclip" else "config.json"
     (source / name).write_text(json.dumps(config))
-    save_file({"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}, source / weights)
+    own = float(len(source.name))  # weights that no other has
+    save_file({"a": np.full((3, 5), own, np.float32), "b": np.zeros(7, np.float32)}, source / weights)
     made = house.admin.import_encoder(f"foreign-{source.name}", str(source))
     assert (made["info"]["kind"], made["info"]["reads"], made["info"]["parameters"]) == (kind, reads, 22)
     digest = hashlib.sha256((source / weights).read_bytes()).hexdigest()
@@ -303,4 +303,4 @@ def test_files_that_are_gone_are_told(house: Any, http: httpx.Client, refused: A
     made = house.admin.import_encoder("gone", str(encoder_dir))
     shutil.rmtree(house.home / "encoders" / made["id"])
     refused(http.get("/v1/encoders/gone/export"), 410, "missing_files")
-    refused(http.post("/v1/embeddings", json={"model": "gone", "input": "x"}), 422, "encoder_unreadable")
+    refused(http.post("/v1/embeddings", json={"model": "gone", "input": "x"}), 409, "encoder_damaged")

@@ -13,7 +13,7 @@ from ui.tabs.compare_view import INVITATION, draw_figures
 
 OLD, NEW = ({"id": f"enc_{name}", "name": name, "hash": name[0] * 64} for name in ("old", "new"))
 COLLECTIONS = [
-    {"id": f"col_{each['name']}", "name": each["name"], "encoder_hash": each["hash"], "dataset": "sample"}
+    {"id": f"col_{each['name']}", "name": each["name"], "encoder_id": each["id"], "dataset": "sample"}
     for each in (NEW, OLD)
 ]
 QUESTION = {"task": "retrieval", "split": "val", "variant": "v", "transfer": "zero_shot"}

@@ -168,7 +168,7 @@ def _choices(encoders: Sequence[Json]) -> list[tuple[str, str]]:
 
 def _collections_of(encoder: Json, collections: Sequence[Json]) -> dict[str, str]:
     """{dataset: id of the newest collection of it that this encoder made}."""
-    own = [each for each in collections if each["encoder_hash"] == encoder["hash"] and each["dataset"]]
+    own = [each for each in collections if each["encoder_id"] == encoder["id"] and each["dataset"]]
     return {each["dataset"]: each["id"] for each in reversed(own)}
 
 

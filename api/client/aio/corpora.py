@@ -40,6 +40,10 @@ class AsyncDatasetCalls(AsyncTransport):
         """``path`` lies on the server, or is a URL, inside its data roots. ``new_version``: the name may exist."""
         return await self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
 
+    async def delete_dataset(self, name: str) -> None:
+        """With its versions, unless something needs it; a corpus in the data roots stays. For its owner and admins."""
+        await self.send("DELETE", f"/v1/datasets/{quote(name, safe='')}")
+
     async def dataset_statistics(self, name: str) -> Json:
         return await self.get(f"/v1/datasets/{quote(name, safe='')}/statistics")
 

@@ -16,7 +16,7 @@ def match_run(run_dir: RunDir) -> dict[str, Any]:
     """Do what ``run.json`` asks; leaves ``artifacts/dataset``.
 
     Raises:
-        UserError: bad spec, encoder or corpus; ``nothing_converted``.
+        UserError: bad spec, encoder or corpus; ``encoder_changed``; ``nothing_converted``.
         Cancelled: after SIGTERM.
     """
     run = run_dir.read_run()
@@ -25,7 +25,7 @@ def match_run(run_dir: RunDir) -> dict[str, Any]:
     if spec.encoder not in paths:
         message = f"encoder {spec.encoder!r} is not registered; the list of encoders has the names"
         raise UserError(message, code="unknown_encoder", field="encoder")
-    session = open_session(paths[spec.encoder])
+    session = open_session(paths[spec.encoder], registered=run.get("encoder_files", {}).get(spec.encoder))
     encoder = Encoder(session.embed_images, session.embed_texts)
     result = write_dataset(run_dir, spec, "matching", lambda records: match_records(records, encoder))
     return result | {"encoder": spec.encoder, "encoder_hash": session.hash}

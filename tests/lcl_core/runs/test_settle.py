@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lcl_core.interop.identity import identity_of
 from lcl_core.runs import store
 from lcl_core.runs.database import Database
 
@@ -51,7 +52,9 @@ def test_success_of_a_pretrain_run_registers_its_encoder(
         assert (run.state, run.encoder_id, run.lease_token, run.ran_seconds) == ("succeeded", encoder.id, None, 12.5)
         assert run.result["final"] == {"loss": None}
         assert (encoder.hash, encoder.owner, encoder.run_id) == (ENCODER["hash"], "ada", run_id)
-        assert encoder.info == {"parameters": 5, "steps": 2}
+        files = {"model.safetensors": ENCODER["hash"]}
+        assert encoder.info == {"parameters": 5, "steps": 2, "files": files}
+        assert encoder.identity == identity_of(files)
         assert store.get_encoder(session, encoder.id).name == "mine"
         assert (store.located(home, encoder.path) / "model.safetensors").read_bytes() == WEIGHTS
     assert stored(home, "encoders") == [encoder.id]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.pretrained import Pretrained
+from lcl_core.interop.identity import identity_of
 from lcl_core.runs import store
 from lcl_core.runs.database import Database, now
 from lcl_core.runs.tables import Collection
@@ -36,7 +37,9 @@ def test_a_fresh_service_has_the_encoder_and_queues_its_index(
     with database.reading() as session:
         (encoder,) = store.list_encoders(session)
         assert (encoder.id, encoder.name, encoder.path) == (identity, "drawer", "/opt/one/drawer")
-        assert (encoder.hash, encoder.info, encoder.run_id) == (FOUND.hash, {"parameters": 7}, None)
+        info = {"parameters": 7, "files": {"model.safetensors": FOUND.hash}}
+        assert (encoder.hash, encoder.info, encoder.run_id) == (FOUND.hash, info, None)
+        assert encoder.identity == identity_of(info["files"])
         (run,) = store.list_runs(session).items
         assert (run.kind, run.state, run.owner) == ("index", "queued", "lcl")
         assert (run.spec["encoder"], run.spec["dataset"]) == (identity, "sample")

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from lcl_core.errors import UserError
-from lcl_core.serving import BatchingSession, EncoderPool, EncoderSession
+from lcl_core.interop import identity
+from lcl_core.interop.identity import hashes_of
+from lcl_core.serving import BatchingSession, EncoderPool, EncoderSession, opening, session
 from lcl_core.serving.footprint import memory_of
 
 
@@ -152,3 +154,71 @@ def test_no_torch_before_the_first_encoder() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def flip(file: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[-100] ^= 1
+    file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_files_are_compared_when_they_are_loaded(encoder: Path, tmp_path: Path, name: str) -> None:
+    own = Path(shutil.copytree(encoder, tmp_path / "own"))
+    registered = hashes_of(own)
+    pool = EncoderPool(device="cpu")
+    first = pool.get(own, registered)
+    assert pool.get(own, registered) is first
+    assert first.hash == registered["model.safetensors"]
+    flip(own / name)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{name} of this encoder changed") as caught:
+            pool.get(own, registered)
+        assert caught.value.code == "encoder_changed"
+    assert pool.loaded == []
+    flip(own / name)
+    assert pool.get(own, registered).hash == first.hash, "restored, it is loaded again"
+    pool.close()
+
+
+def test_what_was_found_changed_is_not_hashed_again_until_it_is_another(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(encoder, tmp_path / "own"))
+    registered = {**hashes_of(own), "config.json": "0" * 64}
+    hashed: list[Path] = []
+    real = opening.hashes_of
+    monkeypatch.setattr(opening, "hashes_of", lambda path: (hashed.append(path), real(path))[1])
+    pool = EncoderPool(device="cpu")
+    for _ in range(3):
+        with pytest.raises(UserError, match="config.json"):
+            pool.get(own, registered)
+    assert len(hashed) == 1
+    (own / "config.json").touch()
+    with pytest.raises(UserError, match="config.json"):
+        pool.get(own, registered)
+    assert len(hashed) == 2
+    pool.close()
+
+
+def test_the_files_of_an_encoder_are_read_once_to_be_hashed(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(encoder, tmp_path / "own"))
+    read: list[str] = []
+    real = identity.hash_of_file
+    for module in (identity, session):
+        monkeypatch.setattr(module, "hash_of_file", lambda path: (read.append(path.name), real(path))[1])
+    pool = EncoderPool(device="cpu")
+    pool.get(own, hashes_of(encoder))
+    assert read[-len(list(own.iterdir())) :].count("model.safetensors") == 1
+    assert read.count("model.safetensors") == 2, "once here, once in the pool"
+    pool.close()
+
+
+def test_who_is_dropped_is_given_up(pool: EncoderPool, encoder: Path) -> None:
+    held = pool.get(encoder)
+    pool.drop(encoder)
+    assert pool.loaded == []
+    assert held.embed_texts(["ant"]).shape[0] == 1, "who uses it may go on"
+    assert pool.get(encoder) is not held

@@ -1,0 +1,91 @@
+"""All files of an encoder in one hash, and what is said of those that changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lcl_core.errors import UserError
+from lcl_core.interop.identity import (
+    check_unchanged,
+    data_files,
+    differing,
+    hash_of_file,
+    hash_of_weights_in,
+    hashes_of,
+    identity_of,
+)
+from lcl_core.interop.origins import hash_of_weights
+
+NAMES = ("config.json", "merges.txt", "model.safetensors", "tokenizer.json")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    for name in (*NAMES, "README.md", "pytorch_model.bin", "modeling.py"):
+        (folder / name).write_text(f"this is {name}")
+    (folder / "linked.json").symlink_to(folder / "config.json")
+    return folder
+
+
+def test_it_is_of_the_data_files_alone(directory: Path) -> None:
+    assert [path.name for path in data_files(directory)] == ["README.md", *NAMES]
+    known = identity_of(hashes_of(directory))
+    (directory / "modeling.py").unlink()
+    (directory / "README.md").write_text("another model card decides nothing")
+    assert identity_of(hashes_of(directory)) == known
+    assert data_files(directory / "absent") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_counts_by_name_and_content(directory: Path, name: str) -> None:
+    before = hashes_of(directory)
+    (directory / name).write_text("another content")
+    after = hashes_of(directory)
+    assert differing(before, after) == [name]
+    assert identity_of(after) != identity_of(before)
+    (directory / name).rename(directory / f"a-{name}")
+    assert identity_of(hashes_of(directory)) not in (identity_of(before), identity_of(after))
+
+
+def test_a_copy_has_the_same(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path / "copy", symlinks=True)
+    assert identity_of(hashes_of(tmp_path / "copy")) == identity_of(hashes_of(directory))
+
+
+@pytest.mark.parametrize("weights", [("model.safetensors",), ("config.json", "model.safetensors")])
+def test_the_weights_hash_is_the_same_from_hashes_and_from_files(directory: Path, weights: tuple[str, ...]) -> None:
+    assert hash_of_weights_in(hashes_of(directory), weights) == hash_of_weights(directory, weights)
+
+
+def test_what_changed_is_named(directory: Path) -> None:
+    known = hashes_of(directory)
+    check_unchanged(known, hashes_of(directory))
+    (directory / "tokenizer.json").write_text("x")
+    with pytest.raises(UserError, match=r"^tokenizer\.json of this encoder changed") as caught:
+        check_unchanged(known, hashes_of(directory))
+    assert caught.value.code == "encoder_changed"
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json is gone") as caught:
+        check_unchanged(known, hashes_of(directory))
+    assert caught.value.code == "encoder_unreadable"
+
+
+def test_a_file_that_came_beside_the_others_is_a_change(directory: Path) -> None:
+    """A library reads what it finds: another tokenizer's configuration, for one."""
+    known = hashes_of(directory)
+    (directory / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json"):
+        check_unchanged(known, hashes_of(directory))
+
+
+def test_of_weights_alone_the_weights_are_compared(directory: Path) -> None:
+    known = {"model.safetensors": hash_of_file(directory / "model.safetensors")}
+    check_unchanged(known, hashes_of(directory))
+    (directory / "model.safetensors").write_text("x")
+    with pytest.raises(UserError, match="model.safetensors"):
+        check_unchanged(known, hashes_of(directory))
