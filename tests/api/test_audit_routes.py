@@ -87,6 +87,10 @@ def live(house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encode
     ok(http.delete(f"/v1/collections/squares/items/{added['ids'][0]}"))
     ok(http.delete("/v1/collections/squares"))
     done |= dict.fromkeys(("collections.add", "collections.remove", "collections.delete"), "squares")
+    ok(http.delete(f"/v1/encoders/{encoder['id']}"))
+    done["encoders.delete"] = encoder["id"]
+    ok(http.delete("/v1/datasets/audited"))
+    done["datasets.delete"] = "audited"
     hook = {"url": "https://hooks.example.org/lcl"}
     done["webhooks.create"] = done["webhooks.remove"] = ok(http.post("/v1/webhooks", json=hook))["id"]
     ok(http.delete(f"/v1/webhooks/{done['webhooks.remove']}"))

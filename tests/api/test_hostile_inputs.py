@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from sqlalchemy import func, select
 from lcl_core.runs import store
 from lcl_core.runs.tables import Base
 from tests.api.hostile import bombs, paths, wire
-from tests.api.hostile.case import DATA, HOME, OWN, THEIRS, TRAP, Case, send
+from tests.api.hostile.case import DATA, ENCODER, HOME, OWN, THEIRS, TRAP, Case, send
 from tests.api.hostile.table import CASES, DOCUMENT, table
 
 
@@ -73,6 +74,9 @@ def furnished(house: Any, data_root: Path, encoder_dir: Path, sample_zip: Path, 
         folder.mkdir(parents=True)
         (folder / "config.json").write_bytes((encoder_dir / "config.json").read_bytes())
         (folder / name).write_bytes(pickle.dumps(_Owned(mark)))
+    twin = data_root / "twin"
+    shutil.copytree(encoder_dir, twin)
+    (twin / "tokenizer.json").write_bytes((twin / "tokenizer.json").read_bytes() + b"\n")
     (data_root / "whole.zip").write_bytes(sample_zip.read_bytes())
     bombs.make_archives(data_root)
 
@@ -91,7 +95,7 @@ def places(house: Any, data_root: Path, furnished: None, encoder: Any, trap: soc
     (artifacts / "up").symlink_to(house.home)
     host, port = trap.getsockname()
     marks = {DATA: str(data_root), HOME: str(house.home), OWN: own, THEIRS: theirs, TRAP: f"{host}:{port}"}
-    return {**marks, "@KEY@": house.keys["admin"]}
+    return {**marks, ENCODER: encoder["id"], "@KEY@": house.keys["admin"]}
 
 
 def state(house: Any) -> tuple[dict[str, int], list[str]]:

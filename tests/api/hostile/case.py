@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 JSON = "application/json"
 # Stand for places and ids that are known only when the service runs.
 DATA, HOME, THEIRS, OWN, TRAP = "@DATA@", "@HOME@", "@THEIRS@", "@OWN@", "@TRAP@"
+ENCODER = "@ENCODER@"
 
 
 CUT = 0  # no status: the connection was closed instead

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
-from tests.api.hostile import bombs, paths, wire, words
-from tests.api.hostile.case import CUT, DATA, HOME, OWN, THEIRS, TRAP, Case
+from tests.api.hostile import bombs, owners, paths, wire, words
+from tests.api.hostile.case import CUT, DATA, ENCODER, HOME, OWN, THEIRS, TRAP, Case
 
 CASES: list[Case] = sorted(
-    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES], key=lambda case: case.family.casefold()
+    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES, *owners.CASES], key=lambda case: case.family.casefold()
 )
 DOCUMENT = Path(__file__).parents[3] / "docs" / "hostile_inputs.md"
 HEAD = """# Hostile inputs
@@ -31,7 +31,7 @@ def table() -> str:
 
 
 def _row(case: Case) -> str:
-    names = {DATA: "DATA", HOME: "HOME", THEIRS: "RUN", OWN: "RUN", TRAP: "HOST", "@KEY@": "KEY"}
+    names = {DATA: "DATA", HOME: "HOME", THEIRS: "RUN", OWN: "RUN", TRAP: "HOST", ENCODER: "ENCODER", "@KEY@": "KEY"}
     verb, _, path = case.call.partition(" ")
     for mark, name in names.items():
         path = path.replace(mark, name)

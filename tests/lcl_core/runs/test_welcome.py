@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.pretrained import Pretrained
 from lcl_core.interop.identity import identity_of
+from lcl_core.pretrained import Pretrained
 from lcl_core.runs import store
 from lcl_core.runs.database import Database, now
 from lcl_core.runs.tables import Collection

@@ -191,11 +191,11 @@ def test_what_was_found_changed_is_not_hashed_again_until_it_is_another(
     monkeypatch.setattr(opening, "hashes_of", lambda path: (hashed.append(path), real(path))[1])
     pool = EncoderPool(device="cpu")
     for _ in range(3):
-        with pytest.raises(UserError, match="config.json"):
+        with pytest.raises(UserError, match=r"config\.json"):
             pool.get(own, registered)
     assert len(hashed) == 1
     (own / "config.json").touch()
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         pool.get(own, registered)
     assert len(hashed) == 2
     pool.close()
