@@ -52,9 +52,7 @@ async def import_(
     The weights of an encoder that is known come with the very files that are registered of it. Who owns that encoder,
     and an admin, may import them with others by ``allow_twin``.
     """
-    settings = context.settings
-    source = Path(confined(body.path, settings.folders))
-    prepared = await to_thread.run_sync(prepare, source, settings.encoders_dir)  # no turn to write is held meanwhile
+    prepared = await to_thread.run_sync(_prepare, body, context)  # no turn to write is held meanwhile
     try:
         async with writing() as session:
             view = await to_thread.run_sync(_register, prepared, session, body, caller, context)
@@ -66,6 +64,11 @@ async def import_(
     if context.supply.holder is not None:
         after.add_task(store.carry_all, context.database, context.supply)  # there may be no worker on this home
     return view
+
+
+def _prepare(body: EncoderImport, context: Context) -> Prepared:
+    source = Path(confined(body.path, context.settings.folders))
+    return prepare(source, context.settings.encoders_dir)
 
 
 def _register(

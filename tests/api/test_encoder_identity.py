@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.context import Context
 from lcl_core.errors import UserError
 from lcl_core.runs import store
 from lcl_core.runs.tables import Encoder
@@ -274,3 +275,19 @@ def test_a_collection_whose_vectors_were_overwritten_is_refused(
     finally:
         shutil.rmtree(folder)
         folder.with_name("kept").rename(folder)
+
+
+def test_the_next_start_completes_what_an_older_version_registered(
+    house: Any, encoder_dir: Path, eventually: Any
+) -> None:
+    made = house.admin.import_encoder("of-before", str(encoder_dir))
+    with house.context.database.session() as session:
+        row = session.get_one(Encoder, made["id"])
+        row.identity, row.info = None, {"parameters": 5}
+    context = Context(house.context.settings)
+    context.prepare()
+    try:
+        eventually(lambda: house.admin.encoder(made["id"])["identity"] == made["identity"], "the identity")
+        assert house.admin.encoder(made["id"])["info"] == {"parameters": 5, "files": made["info"]["files"]}
+    finally:
+        context.close()
