@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from deploy.bench.encoder import NAME
 from deploy.bench.service import RunningApi
@@ -14,8 +15,8 @@ from lcl_core.runs.tables import Collection
 from lcl_core.serving.layout import MANIFEST, read_manifest
 
 
-def adopt(api: RunningApi, place: Path, encoder_hash: str) -> None:
-    """As this encoder's, its files linked into the service's home."""
+def adopt(api: RunningApi, place: Path, encoder: dict[str, Any]) -> None:
+    """As this registered encoder's, its files linked into the service's home."""
     identity = new_id("col")
     own = api.home / "collections" / identity
     own.mkdir(parents=True)
@@ -23,8 +24,10 @@ def adopt(api: RunningApi, place: Path, encoder_hash: str) -> None:
         if path.name != MANIFEST:
             os.symlink(path.resolve(), own / path.name)
     manifest = read_manifest(place)
-    write_json_atomically(own / MANIFEST, {**manifest.model_dump(), "encoder_hash": encoder_hash})
+    write_json_atomically(own / MANIFEST, {**manifest.model_dump(), "encoder_hash": encoder["hash"]})
     sizes = {"images": manifest.images, "texts": manifest.texts, "dim": manifest.dim}
     with api.database.session() as session:
-        facts = {"owner": "bench", "encoder_hash": encoder_hash, "created_at": now(session), **sizes}
+        facts = {"owner": "bench", "created_at": now(session), **sizes}
+        facts |= {"encoder_id": encoder["id"], "encoder_hash": encoder["hash"]}
+        facts["encoder_identity"] = encoder["identity"]
         session.add(Collection(id=identity, name=NAME, path=f"collections/{identity}", **facts))

@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         write_encoder(Path(folder) / "encoder", sizes)
         _write_collection(Path(folder) / "collection", sizes["text_width"])
         with running_api(options.database, more={"LCL_DATA_ROOTS": folder}) as api:
-            adopt(api, Path(folder) / "collection", register(api, Path(folder) / "encoder")["hash"])
+            adopt(api, Path(folder) / "collection", register(api, Path(folder) / "encoder"))
             plan = Plan(api.url, "inferences", [api.key], options.clients, options.first)
             early = drive(plan)
             before = api.resident_bytes()

@@ -44,7 +44,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         small = {**VIT_B_32, "vision_layers": 1}  # pictures are not asked for
         write_encoder(Path(folder) / "encoder", small)
         with running_api(options.database, more={"LCL_DATA_ROOTS": folder}) as api:
-            adopt(api, options.collection, register(api, Path(folder) / "encoder")["hash"])
+            adopt(api, options.collection, register(api, Path(folder) / "encoder"))
             before = api.resident_bytes()
             plan = Plan(api.url, "searches", [api.key], options.clients, options.requests, options.warm_up)
             flat_out = drive(plan)

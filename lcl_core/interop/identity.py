@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lcl_core.errors import UserError
 
-SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # of data files: neither pickles nor code
-_FOR_PEOPLE = ".md"  # a model card decides no vector
+DECIDING = (".json", ".safetensors", ".txt")  # files that may decide a vector
+SUFFIXES = (*DECIDING, ".md")  # of data files: neither pickles nor code; a model card is for people
 Hashes = Mapping[str, str]
 
 
@@ -77,4 +77,4 @@ def check_unchanged(registered: Hashes, found: Hashes) -> None:
 
 
 def _deciding(hashes: Hashes) -> dict[str, str]:
-    return {name: digest for name, digest in hashes.items() if not name.endswith(_FOR_PEOPLE)}
+    return {name: digest for name, digest in hashes.items() if name.endswith(DECIDING)}

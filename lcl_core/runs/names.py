@@ -22,7 +22,11 @@ from lcl_core.specs import AnySpec, ConvertSpec, IndexSpec, MatchSpec
 SAMPLE_COLLECTION = "sample-drawings"
 LONGEST = 100
 _NAME_LOCK = 0x6C636C  # any constant: the first half of the keys of PostgreSQL's advisory locks on names
-_TABLES = {"encoder": Encoder, "dataset": Dataset, "collection": Collection}
+_TABLES: dict[str, type[Encoder | Dataset | Collection]] = {
+    "encoder": Encoder,
+    "dataset": Dataset,
+    "collection": Collection,
+}
 # How ids begin: a reference is an id or a name. Datasets have names alone.
 _IDS = {"encoder": "enc_", "collection": "col_"}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from lcl_core.errors import UserError
-from lcl_core.interop.identity import SUFFIXES, Hashes
+from lcl_core.interop.identity import DECIDING, Hashes
 from lcl_core.serving.batcher import Observe
 from lcl_core.serving.batching_session import BatchingSession
 
@@ -189,16 +189,24 @@ class _Slot:
 
 
 def _stamp(directory: Path) -> Stamp:
-    """The directory, and of each of its data files the name, when it was last written, and its bytes."""
-    path = directory.resolve()
+    """The directory, and of each file that decides vectors the name, when it was last written, and its bytes.
+
+    Made with every request, so it is made quickly.
+    """
+    path = os.path.realpath(directory)
     try:
         with os.scandir(path) as entries:
-            found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(SUFFIXES)]
+            found = [
+                (entry.name, (facts := entry.stat()).st_mtime_ns, facts.st_size)
+                for entry in entries
+                if entry.name.endswith(DECIDING)
+            ]
     except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-    if not any(name.endswith(".safetensors") for name, _ in found):
-        raise _unreadable(path, "there are none")
-    return path, tuple(sorted((name, facts.st_mtime_ns, facts.st_size) for name, facts in found))
+        raise _unreadable(Path(path), error.strerror) from error
+    if not any(name.endswith(".safetensors") for name, _, _ in found):
+        raise _unreadable(Path(path), "there are none")
+    found.sort()
+    return Path(path), tuple(found)
 
 
 def _unreadable(path: Path, reason: str | None) -> UserError:

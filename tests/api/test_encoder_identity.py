@@ -12,8 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from api.context import Context
+from lcl_core.errors import UserError
 from lcl_core.runs import store
 from lcl_core.runs.tables import Encoder
+from lcl_core.specs import parse_spec
 
 QUERIES = ("a red square", "a blue square", "a green square")
 Json = dict[str, Any]
@@ -177,6 +180,34 @@ def test_a_search_names_the_encoder_that_changed_and_not_a_vector(
     assert http.post("/v1/collections/squares/search", json={"text": "a red square"}).status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["index", "evaluate"])
+def test_a_run_does_not_go_on_with_files_that_changed(house: Any, encoder_dir: Path, kind: str) -> None:
+    made = house.admin.import_encoder(f"changed-before-{kind}", str(encoder_dir))
+    spec: Json = {"encoder": made["id"], "dataset": "sample"}
+    spec |= {"collection": "never"} if kind == "index" else {"tasks": ["retrieval"]}
+    run_id = house.admin.submit(kind, spec)["id"]
+    with flipped(house.home / "encoders" / made["id"] / "tokenizer.json", 0):
+        house.work(run_id)
+    reason = house.admin.run(run_id)["reason"]
+    assert reason["code"] == "encoder_changed"
+    assert "tokenizer.json" in reason["message"]
+
+
+def test_an_index_run_looks_once_more_when_it_begins(
+    house: Any, http: httpx.Client, encoder: Json, twin: tuple[httpx.Response, Json]
+) -> None:
+    """What a spec names may be another encoder by then."""
+    spec = {"encoder": twin[1]["id"], "collection": "squares", "mode": "add", "dataset": "sample"}
+    with house.context.database.session() as session:
+        run_id = store.submit(session, "index", spec).id
+    claim = house.claim(run_id)
+    parsed = parse_spec("index", claim.spec)
+    with house.context.database.session() as session, pytest.raises(UserError) as caught:
+        store.resolve_inputs(session, parsed, house.home, house.context.settings.roots)
+    assert caught.value.code == "encoder_mismatch"
+    house.settle(claim, store.Cancelled())
+
+
 @pytest.mark.parametrize("how", ["cut", "gone", "no config"])
 def test_damage_on_the_server_is_told_by_the_encoders_name(
     house: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], how: str
@@ -244,3 +275,19 @@ def test_a_collection_whose_vectors_were_overwritten_is_refused(
     finally:
         shutil.rmtree(folder)
         folder.with_name("kept").rename(folder)
+
+
+def test_the_next_start_completes_what_an_older_version_registered(
+    house: Any, encoder_dir: Path, eventually: Any
+) -> None:
+    made = house.admin.import_encoder("of-before", str(encoder_dir))
+    with house.context.database.session() as session:
+        row = session.get_one(Encoder, made["id"])
+        row.identity, row.info = None, {"parameters": 5}
+    context = Context(house.context.settings)
+    context.prepare()
+    try:
+        eventually(lambda: house.admin.encoder(made["id"])["identity"] == made["identity"], "the identity")
+        assert house.admin.encoder(made["id"])["info"] == {"parameters": 5, "files": made["info"]["files"]}
+    finally:
+        context.close()

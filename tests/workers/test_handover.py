@@ -46,7 +46,8 @@ def test_the_directory_and_what_has_changed_since(
     with database.session() as session:
         facts["created_at"] = now(session)
         session.add(Encoder(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, info={}, **facts))
-        facts |= {"encoder_hash": "e" * 64, "images": 0, "texts": 0, "dim": 4}
+        session.flush()
+        facts |= {"encoder_id": "enc_1", "encoder_hash": "e" * 64, "images": 0, "texts": 0, "dim": 4}
         session.add(Collection(id="col_1", name="few", path="collections/col_1", **facts))
         session.flush()
         opened = store.Opened("col_1", "collections/col_1", lambda item: False)

@@ -18,6 +18,7 @@ branch_labels = None
 depends_on = None
 
 INDEX = "ix_encoder_identity"
+SUFFIXES = (".json", ".safetensors", ".txt")
 
 
 def upgrade() -> None:
@@ -51,5 +52,6 @@ def _identity_in(info: Any) -> str | None:
     files = given.get("files") if isinstance(given, dict) else None
     if not isinstance(files, dict) or not files:
         return None
-    lines = (f"{name}\0{digest}\n" for name, digest in sorted(files.items()) if not name.endswith(".md"))
+    deciding = sorted((name, digest) for name, digest in files.items() if name.endswith(SUFFIXES))
+    lines = (f"{name}\0{digest}\n" for name, digest in deciding)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
