@@ -17,6 +17,7 @@ from api.context import Context
 from api.settings import ApiSettings
 from lcl_core.errors import UserError
 from lcl_core.logs import configure_logs
+from lcl_core.offline import forbid_downloads
 from lcl_core.runs.database import UNREACHABLE
 from lcl_core.settings import misconfiguration
 
@@ -29,6 +30,7 @@ def main() -> int:
     Exit status 2: the settings are wrong; 1: the database or the home folder cannot be used. Standard error says
     which in one line.
     """
+    forbid_downloads()
     try:
         settings = ApiSettings()
         app = create_app(settings)

@@ -15,12 +15,13 @@ from typing import Any
 from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.interop.origins import Origin, hash_of_weights, recognise
-from lcl_core.interop.sizes import numbers_in
+from lcl_core.interop.small_files import SUFFIXES, data_files
 from lcl_core.runs.artifacts import sha256_of, stage
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.tables import Encoder
+from lcl_core.serving.examination import ExaminationBusy, examine
 
-SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # neither pickles nor code
+EXAMINED = "examined"  # in the home: what examinations found
 CHUNK = 1 << 20
 
 
@@ -55,17 +56,25 @@ def tar_of(files: list[Path], folder: str) -> Iterator[bytes]:
 
 
 def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> Encoder:
-    """Check ``source``, copy its data files whole into the service's home, and give the row to add.
+    """Copy the data files of ``source`` whole into the service's home, examine the copy, and give the row to add.
 
-    Raises: Problem 422 ``bad_encoder``.
+    Raises: Problem 422 ``bad_encoder``; ExaminationBusy.
     """
-    origin, info = check(source)
+    try:
+        files = data_files(source)
+        recognise(source)
+    except UserError as error:
+        raise _bad(str(error)) from error
+    except OSError as error:
+        raise _bad(f"{source}: the directory cannot be listed ({error.strerror})") from error
     encoder_id = new_id("enc")
     waiting = encoders_dir / f".import-{encoder_id}"
     waiting.mkdir(parents=True)
     try:
-        for path in files_of(source):
+        for path in files:
             shutil.copyfile(path, waiting / path.name, follow_symlinks=False)
+        # the copy, which nobody changes any more
+        origin, info = check(waiting, source)
         staged = stage(waiting, encoders_dir / encoder_id)
         staged.publish()
     finally:
@@ -83,15 +92,23 @@ def import_encoder(source: Path, encoders_dir: Path, name: str, owner: str) -> E
     )
 
 
-def check(directory: Path) -> tuple[Origin, dict[str, Any]]:
-    """Whose encoder it is, and what its files say of it. Raises: Problem 422 ``bad_encoder``."""
+def check(directory: Path, source: Path) -> tuple[Origin, dict[str, Any]]:
+    """Whose encoder it is, and what a process of its own found when it read it.
+
+    Args:
+        source: where the files were copied from, which errors name.
+
+    Raises: Problem 422 ``bad_encoder``; ExaminationBusy.
+    """
     try:
-        origin = recognise(directory)
-        parameters = sum(sum(numbers_in(directory / name).values()) for name in origin.weights)
+        found = examine(directory, memory=directory.parent.parent / EXAMINED)
+    except ExaminationBusy:
+        raise
     except UserError as error:
-        raise _bad(str(error)) from error
-    said = {"kind": origin.kind, "model": origin.model, "reads": list(origin.reads), "parameters": parameters}
-    return origin, {**said, "imported_from": str(directory)}
+        raise _bad(str(error).replace(str(directory.resolve()), str(source))) from error
+    said = {name: found[name] for name in ("kind", "model", "reads", "parameters")}
+    origin = Origin(found["kind"], found["model"], tuple(found["weights"]), tuple(found["reads"]))
+    return origin, {**said, "imported_from": str(source)}
 
 
 def _padded(size: int) -> int:

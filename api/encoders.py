@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from lcl_core.runs import store
+from lcl_core.runs.tables import Encoder
 
 if TYPE_CHECKING:
     from lcl_core.serving.batching_session import BatchingSession
@@ -20,5 +21,11 @@ def open_encoder(context: Context, session: Session, reference: str) -> tuple[st
     """
     row = store.get_encoder(session, reference)
     directory = context.supply.folder(session, row.path)
+    imported = is_imported(row)
     session.close()
-    return row.id, context.inference().encoder(directory)
+    return row.id, context.inference().encoder(directory, imported)
+
+
+def is_imported(row: Encoder) -> bool:
+    """Did somebody bring it, rather than a run or the product?"""
+    return "imported_from" in row.info

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from api.context import Context
+from api.encoders import is_imported
 from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.runs import store
@@ -86,9 +87,10 @@ def open_for_search(context: Context, session: Session, name: str, encodes: bool
     if not encodes:
         session.close()
         return Searched(row.id, row.path, collection, None)
-    directory = context.supply.folder(session, _encoder_of(session, row).path)
+    encoder = _encoder_of(session, row)
+    directory, imported = context.supply.folder(session, encoder.path), is_imported(encoder)
     session.close()
-    return Searched(row.id, row.path, collection, context.inference().encoder(directory))
+    return Searched(row.id, row.path, collection, context.inference().encoder(directory, imported))
 
 
 def _encoder_of(session: Session, collection: Row) -> Encoder:

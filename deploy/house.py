@@ -14,11 +14,12 @@ from deploy.child import Service
 from deploy.ports import LOOPBACK, free_port
 from deploy.stack import Stack, answers, never
 from lcl_core.errors import UserError
+from lcl_core.offline import OFFLINE
 from lcl_core.settings import Settings
 
 API_PORT, UI_PORT = 8765, 7865
 START_SECONDS = 120.0
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
 
 
 class House:

@@ -6,6 +6,7 @@ import sys
 
 from pydantic import ValidationError
 
+from lcl_core.offline import forbid_downloads
 from lcl_core.settings import misconfiguration
 from workers.logs import configure_logs
 from workers.settings import WorkerSettings
@@ -13,6 +14,7 @@ from workers.worker import WorkerProcess
 
 
 def main() -> None:
+    forbid_downloads()
     try:
         settings = WorkerSettings()
         configure_logs(settings.log_format)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Load = Callable[[Path], BatchingSession]
 Measure = Callable[[Path], int]
+Admit = Callable[[Path], None]
 Stamp = tuple[Path, int, int]
 DEFAULT_BYTES = 4 << 30
 
@@ -38,6 +39,7 @@ class EncoderPool:
         measure: bytes that an encoder is going to take; none: as ``footprint.memory_of`` has it.
         observe: told of each batch, unless ``load`` is given.
         texts_apart: as BatchingSession's.
+        admit: asked before anything of a directory is read; raises what keeps its encoder out.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class EncoderPool:
         observe: Observe | None = None,
         precision: Precision = "fp32",
         texts_apart: bool = False,
+        admit: Admit | None = None,
     ) -> None:
         self.max_bytes = max_bytes
+        self._admit = admit or (lambda directory: None)
         self._load = load or _loader(device, precision, observe, texts_apart)
         self._measure = measure or _measurer(device, precision)
         self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
@@ -108,6 +112,7 @@ class EncoderPool:
             found = self._known(stamp)
         if found is not None:
             return found
+        self._admit(stamp[0])
         size = self._size(stamp[0])
         with self._lock:
             return self._known(stamp) or self._place(stamp, size)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lcl_core.errors import UserError
+from lcl_core.panics import panics_as_errors, tokenizing
 from lcl_core.serving.options import CaptionOptions
 from lcl_core.serving.pages import Page
 from lcl_core.serving.readers import Reader
@@ -55,7 +56,10 @@ class TowerSession(EncoderSession):
         return self.tower.tokens
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.tower.text_side.count_tokens(texts) if texts and self.tower.text_side else [0 for _ in texts]
+        if not texts or self.tower.text_side is None:
+            return [0 for _ in texts]
+        with tokenizing():
+            return self.tower.text_side.count_tokens(texts)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         return self.tower.preprocess(list(images))
@@ -69,7 +73,8 @@ class TowerSession(EncoderSession):
         if self.tower.text_side is None:
             message = "this encoder sees pictures and reads no texts; ask it for pictures, or another encoder"
             raise UserError(message, code="no_text_encoder", field="input")
-        return self.tower.text_side.features(texts)
+        with panics_as_errors():
+            return self.tower.text_side.features(texts)
 
     def lay(self, parts: Sequence[str | Image.Image]) -> Page:
         raise _silent()
