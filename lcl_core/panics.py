@@ -21,7 +21,7 @@ def failure(error: BaseException) -> Exception:
         raise error
     if isinstance(error, Exception):
         return error
-    return tokenizer_failed(error) if "Panic" in type(error).__name__ else RuntimeError(repr(error)[:500])
+    return tokenizer_failed(error) if type(error).__name__ == "PanicException" else RuntimeError(repr(error)[:500])
 
 
 def tokenizer_failed(error: BaseException) -> UserError:

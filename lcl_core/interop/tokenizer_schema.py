@@ -336,5 +336,6 @@ def check_own_tokenizer(path: Path, rows: int) -> None:
         names = sorted(found.keys() | OURS[0].keys())
         differing = [name for name in names if all(found.get(name) != form.get(name) for form in OURS)]
         what = (differing or ["added_tokens"])[0]
-        raise refusal(path, f"{what} is not what a tokenizer of ours has; take the file that was saved with the weights")
+        reason = f"{what} is not what a tokenizer of ours has; take the file that was saved with the weights"
+        raise refusal(path, reason)
     check_vocabulary(path, model, rows)

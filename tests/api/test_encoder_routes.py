@@ -24,6 +24,8 @@ from lcl_core.transfer.records import Records, Sheet
 from tests.api.wares import save_encoder
 from tests.lcl_core.interop.foreign import save_huggingface, save_openclip, save_timm
 
+SMALL = {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2}
+
 
 def row(metric: str, value: float, **more: Any) -> dict[str, Any]:
     facts = {"task": "retrieval", "split": "test", "variant": "captions[0]", "metric": metric, "value": value}
@@ -150,7 +152,7 @@ def test_a_reader_who_goes_leaves_nothing_behind(
 
 def test_an_encoder_of_others_leaves_as_it_came(house: Any, http: httpx.Client, data_root: Path, refused: Any) -> None:
     pytest.importorskip("timm")
-    source = save_timm(data_root / "their-vit", img_size=64, depth=1, embed_dim=32, num_heads=2)
+    source = save_timm(data_root / "their-vit", **SMALL)
     house.admin.import_encoder("their-vit", str(source))
     plain = unpacked(http.get("/v1/encoders/their-vit/export"))
     assert unpacked(http.get("/v1/encoders/their-vit/export?format=timm")) == plain
@@ -213,7 +215,7 @@ def test_a_damaged_directory_is_not_imported(
     [
         (partial(save_huggingface, kind="dinov2"), "huggingface", "dinov2_with_registers", ["images"]),
         (partial(save_huggingface, kind="bert"), "huggingface", "bert", ["texts"]),
-        (partial(save_timm, img_size=32, depth=1, embed_dim=32, num_heads=2), "timm", "vit_tiny_patch16_224", ["images"]),
+        (partial(save_timm, **SMALL), "timm", "vit_tiny_patch16_224", ["images"]),
         (save_openclip, "openclip", "vit-32x2-8", ["images", "texts"]),
     ],
 )  # fmt: skip
@@ -234,7 +236,9 @@ def test_other_libraries_encoders_are_recognised(
     assert found["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in source.iterdir()}
 
 
-@pytest.mark.parametrize("config", [{"model_type": "dinov2", "image_size": 32}, {"architecture": "vit_tiny_patch16_224"}])
+@pytest.mark.parametrize(
+    "config", [{"model_type": "dinov2", "image_size": 32}, {"architecture": "vit_tiny_patch16_224"}]
+)
 def test_what_its_library_cannot_load_is_not_imported(
     http: httpx.Client, refused: Any, data_root: Path, config: dict[str, Any]
 ) -> None:

@@ -225,8 +225,8 @@ FILES: dict[str, Change] = {
     "an adapter of another model": raw("adapter_config.json", b'{"base_model_name_or_path": "attacker/repo"}'),
 }
 FOREIGN: dict[str, Change] = {
-    "a backbone of a hub": config(model_type="detr", backbone="attacker/repo"),
-    "a backbone in a known type": config(backbone="attacker/repo", use_pretrained_backbone=True),
+    "a backbone of a hub": config(model_type="detr", backbone="hf-hub:attacker/repo", use_timm_backbone=True),
+    "a backbone in a known type": config(backbone="hf-hub:attacker/repo", use_pretrained_backbone=True),
     "a kernel of a hub, elsewhere": config(attn_implementation="attacker/kernel"),
     "a kernel under its inner name": config(_attn_implementation_internal="attacker/kernel"),
     "code beside the weights": config(auto_map={"AutoConfig": "code.C"}),
