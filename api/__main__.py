@@ -22,6 +22,7 @@ from api.settings import ApiSettings
 from lcl_core.errors import UserError
 from lcl_core.home_folder import open_home, private_umask
 from lcl_core.logs import configure_logs
+from lcl_core.offline import forbid_downloads
 from lcl_core.runs.database import UNREACHABLE
 from lcl_core.setting_names import check_names
 from lcl_core.settings import misconfiguration
@@ -36,6 +37,7 @@ def main() -> int:
     Exit status 2: the settings are wrong; 1: the database or the home folder cannot be used. Standard error says
     which in one line.
     """
+    forbid_downloads()
     try:
         for warning in check_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +15,7 @@ import structlog
 from api.encoder_files import files_of
 from api.errors import Problem
 from api.settings import ApiSettings
+from lcl_core.confinement import Limits, run_confined
 from lcl_core.interop.exports import FORMATS, check
 from lcl_core.interop.exports.__main__ import REFUSED
 from lcl_core.interop.origins import recognise
@@ -28,6 +26,7 @@ log = structlog.get_logger(__name__)
 ExportFormat = Literal["lcl", "huggingface", "openclip", "timm", "onnx"]
 AS_IT_IS: ExportFormat = "lcl"
 CARRIED = f"`lcl`: as it lies here; {'; '.join(f'`{name}`: {each.carries}' for name, each in FORMATS.items())}"
+WRITTEN_BYTES, WRITTEN_TIMES = 64 << 20, 4  # of a file of the copy: bf16 becomes fp32
 AT_ONCE = 4  # copies on the disk, from the first byte that is made to the last that is sent
 
 
@@ -72,19 +71,16 @@ class Exporter:
             self._places.release()
 
     def _convert(self, name: str, directory: Path, target: Path) -> None:
-        command = [sys.executable, "-m", "lcl_core.interop.exports", name, str(directory), str(target)]
         seconds = self._settings.export_seconds
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
+        size = sum(path.stat().st_size for path in files_of(directory))
+        limits = Limits(seconds, written=WRITTEN_BYTES + WRITTEN_TIMES * size)
+        ended = run_confined("lcl_core.interop.exports", [name, str(directory), str(target)], limits)
+        if ended.status is None:
             message = f"rewriting took longer than {seconds:g} s (LCL_EXPORT_SECONDS); take format=lcl"
-            raise Problem(503, "export_timeout", message) from error
-        if done.returncode == REFUSED:
-            facts = json.loads(done.stdout)
+            raise Problem(503, "export_timeout", message)
+        if ended.status == REFUSED:
+            facts = json.loads(ended.output)
             raise Problem(422, facts["code"], facts["message"], field=facts.get("field"))
-        if done.returncode:
-            log.error("export failed", status=done.returncode, error=done.stderr[-2000:].decode("utf-8", "replace"))
+        if ended.status:
+            log.error("export failed", status=ended.status, reason=ended.reason, error=ended.error[-2000:])
             raise Problem(503, "export_failed", f"rewriting as {name} failed; the service's log says why")

@@ -18,15 +18,17 @@ from sqlalchemy.orm import Session
 from api.callers import Caller
 from api.errors import Problem
 from lcl_core.errors import UserError
-from lcl_core.interop.identity import data_files, differing, hash_of_weights_in, hashes_of, identity_of
+from lcl_core.interop.identity import Hashes, differing, hash_of_weights_in, hashes_of, identity_of
 from lcl_core.interop.origins import Origin, recognise
-from lcl_core.interop.sizes import numbers_in
+from lcl_core.interop.small_files import data_files
 from lcl_core.runs import store
 from lcl_core.runs.artifacts import Staged, remove_tree, sync
 from lcl_core.runs.database import UNREACHABLE, Database
 from lcl_core.runs.ids import new_id
 from lcl_core.runs.tables import Encoder
+from lcl_core.serving.examination import ExaminationBusy, examine
 
+EXAMINED = "examined"  # in the home: what examinations found
 CHUNK = 1 << 20
 
 
@@ -126,22 +128,30 @@ class Prepared:
 
 
 def prepare(source: Path, encoders_dir: Path) -> Prepared:
-    """Check ``source`` and copy its data files, hidden, into the service's home. Asks nothing of the database.
+    """Copy the data files of ``source``, hidden, into the service's home, and examine the copy, which nobody changes.
 
-    Whoever calls it registers and publishes, or discards. What a crash leaves is garbage that no row names.
+    Asks nothing of the database. Whoever calls it registers and publishes, or discards. What a crash leaves is garbage
+    that no row names.
 
-    Raises: Problem 422 ``bad_encoder``; OSError.
+    Raises: Problem 422 ``bad_encoder``; ExaminationBusy; OSError.
     """
-    origin, info = check(source)
+    try:
+        paths = data_files(source)
+        recognise(source)
+    except UserError as error:
+        raise _bad(str(error)) from error
+    except OSError as error:
+        raise _bad(f"{source}: the directory cannot be listed ({error.strerror})") from error
     encoder_id = new_id("enc")
     waiting = encoders_dir / f".import-{encoder_id}"
     waiting.mkdir(parents=True)
     try:
-        for path in files_of(source):
+        for path in paths:
             shutil.copyfile(path, waiting / path.name, follow_symlinks=False)
             sync(waiting / path.name)
         sync(waiting)
         files = hashes_of(waiting)
+        origin, info = check(waiting, source, files)
     except BaseException:
         shutil.rmtree(waiting, ignore_errors=True)
         raise
@@ -165,15 +175,24 @@ def discard(prepared: Prepared, database: Database) -> None:
         remove_tree(prepared.staged.target)
 
 
-def check(directory: Path) -> tuple[Origin, dict[str, Any]]:
-    """Whose encoder it is, and what its files say of it. Raises: Problem 422 ``bad_encoder``."""
+def check(directory: Path, source: Path, hashes: Hashes) -> tuple[Origin, dict[str, Any]]:
+    """Whose encoder it is, and what a process of its own found when it read it.
+
+    Args:
+        hashes: of its files.
+        source: where the files were copied from, which errors name.
+
+    Raises: Problem 422 ``bad_encoder``; ExaminationBusy.
+    """
     try:
-        origin = recognise(directory)
-        parameters = sum(sum(numbers_in(directory / name).values()) for name in origin.weights)
+        found = examine(directory, memory=directory.parent.parent / EXAMINED, hashes=hashes)
+    except ExaminationBusy:
+        raise
     except UserError as error:
-        raise _bad(str(error)) from error
-    said = {"kind": origin.kind, "model": origin.model, "reads": list(origin.reads), "parameters": parameters}
-    return origin, {**said, "imported_from": str(directory)}
+        raise _bad(str(error).replace(str(directory.resolve()), str(source))) from error
+    said = {name: found[name] for name in ("kind", "model", "reads", "parameters")}
+    origin = Origin(found["kind"], found["model"], tuple(found["weights"]), tuple(found["reads"]))
+    return origin, {**said, "imported_from": str(source)}
 
 
 def _padded(size: int) -> int:

@@ -41,10 +41,13 @@ def open_encoder(context: Context, session: Session, reference: str) -> tuple[st
 def load_registered(context: Context, row: Encoder, directory: Path) -> BatchingSession:
     """The encoder of a row, whose files lie in ``directory``.
 
+    One that was imported is examined in a process of its own, once, before anything here reads it.
+
     Raises: Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
     """
     with telling_damage(row, directory):
-        found = context.inference().encoder(directory, store.registered_files(row))
+        imported = "imported_from" in row.info  # rather than made by a run, or part of the product
+        found = context.inference().encoder(directory, store.registered_files(row), imported=imported)
         if found.hash != row.hash:  # of a row that names no files
             raise UserError("the weights changed since it was registered (sha256 differs)", code=CHANGED)
         return found

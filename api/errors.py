@@ -54,6 +54,7 @@ STATUS_OF_CODE = {
     "deadline_exceeded": 504,
     "artifacts_pending": 503,
     "encoder_unloaded": 503,
+    "examination_busy": 503,
     "out_of_memory": 503,
     "pool_closed": 503,
     "store_unreachable": 503,

@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from api.encoder_files import EXAMINED
 from api.settings import ApiSettings
-from lcl_core.interop.identity import Hashes
+from lcl_core.interop.identity import Hashes, is_complete
 from lcl_core.serving.batcher import Observe
 from lcl_core.serving.changed import ChangedCollection
 from lcl_core.serving.changes import Change
 from lcl_core.serving.checksums import ChecksumCheck
 from lcl_core.serving.collection import Collection
 from lcl_core.serving.elsewhere import Ask
+from lcl_core.serving.examination import examine
 from lcl_core.serving.overlay import Overlay
 from lcl_core.serving.pool import EncoderPool
 
@@ -36,7 +38,10 @@ class Inference:
             observe=observe,
             precision=settings.inference_precision,
             texts_apart=settings.texts_apart,
+            admit=self._admit,
         )
+        self._home = settings.home
+        self._imported: set[Path] = set()
         self._collections: OrderedDict[Path, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -45,19 +50,29 @@ class Inference:
         """Memory that encoders take."""
         return self._pool.loaded_bytes
 
-    def encoder(self, directory: Path, registered: Hashes | None = None) -> BatchingSession:
+    def encoder(self, directory: Path, registered: Hashes | None = None, *, imported: bool = False) -> BatchingSession:
         """The encoder of a directory; the first call for it loads it.
 
         Args:
             registered: sha256 of its files by name, compared when it is loaded.
+            imported: it came from somebody's folder, and is examined before it is loaded.
 
         Raises: UserError.
         """
+        if imported and directory not in self._imported:
+            self._imported |= {directory, directory.resolve()}  # the pool asks by the second
         return self._pool.get(directory, registered)
 
     def drop(self, directory: Path) -> None:
         """Give up an encoder that was deleted."""
         self._pool.drop(directory)
+        self._imported -= {directory, directory.resolve()}
+
+    def _admit(self, directory: Path, registered: Hashes | None) -> None:
+        """Raises: UserError of the examination."""
+        if directory in self._imported:
+            known = registered if registered and is_complete(registered) else None
+            examine(directory, memory=self._home / EXAMINED, hashes=known)
 
     def collection(
         self, directory: Path, changes: int = 0, load: Load | None = None, ask: Ask | None = None

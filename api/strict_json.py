@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections import Counter
-from typing import Any
+from json import JSONDecodeError
 
-MAX_DIGITS = 20  # of a whole number: more than 64 bits
+from lcl_core.strict_json import loads
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 BRACKET = re.compile(rb"[\[\]{}]")
@@ -48,40 +46,9 @@ def ambiguity_in(body: bytes) -> str | None:
     None for a body that is plain, and for one that is no JSON at all: whoever parses it says where it breaks.
     """
     try:
-        json.loads(
-            body,
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_float,
-            parse_int=_int,
-        )
-    except json.JSONDecodeError:
+        loads(body)
+    except JSONDecodeError:
         return None
     except (ValueError, RecursionError) as error:
         return str(error)
     return None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the name {twice[:80]!r} stands twice in one object")
-    return found
-
-
-def _constant(word: str) -> Any:
-    raise ValueError(f"{word} is no number in JSON")
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"the number {text[:40]} is too large")
-    return number
-
-
-def _int(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
-    return int(text)

@@ -22,12 +22,13 @@ from deploy.settings_check import check_settings
 from deploy.stack import Stack, answers, never
 from lcl_core.errors import UserError
 from lcl_core.home_folder import open_home
+from lcl_core.offline import OFFLINE
 from ui.token_file import kept_token, with_token
 
 API_PORT, UI_PORT = 8765, 7865
 START_SECONDS = 120.0
 ANSWER_SECONDS = 2.0  # the sockets listen before anybody accepts: a question may wait
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
 
 
 def page_token(home: Path) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Before gradio is imported: nothing is reported to anyone and nothing is fetched.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lcl_core.errors import UserError
 from lcl_core.home_folder import open_home, private_umask
+from lcl_core.offline import forbid_downloads
 from lcl_core.setting_names import check_names
 from lcl_core.settings import misconfiguration
 from workers.logs import configure_logs
@@ -23,6 +24,7 @@ from workers.worker import WorkerProcess
 
 
 def main() -> int:
+    forbid_downloads()
     try:
         for warning in check_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201

@@ -7,21 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from lcl_core.environment import without_secrets
 from lcl_core.runs.store import Claim
-
-# a process that inherits these believes that it is one rank of somebody else's distributed job
-_DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"}
-_DISTRIBUTED |= {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
-_DISTRIBUTED_PREFIXES = ("ROLE_", "SLURM", "TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_")
-_SECRET_WORDS = {"KEY", "KEYS", "SECRET", "SECRETS", "TOKEN", "TOKENS", "PASSWORD", "PASSWD", "CREDENTIAL"}
-_SECRET_WORDS |= {"CREDENTIALS", "PGPASSWORD", "PGPASSFILE", "DSN"}
-_ADDRESSES = {"LCL_DATABASE_URL", "LCL_BROKER_URL", "DATABASE_URL", "REDIS_URL"}  # may hold a password
-# where the library of a protocol looks for credentials, besides fsspec's own FSSPEC_{PROTOCOL}_*
-_STORAGE_PREFIXES = {
-    **dict.fromkeys(("s3", "s3a"), ("AWS_",)),
-    **dict.fromkeys(("gs", "gcs"), ("GOOGLE_", "GCS_")),
-    **dict.fromkeys(("abfs", "abfss", "az"), ("AZURE_",)),
-}
 
 
 def scrubbed(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
@@ -30,22 +17,9 @@ def scrubbed(environment: Mapping[str, str], protocols: Collection[str] = ()) ->
     Args:
         protocols: of the URLs that a run may read and write, such as ``s3``.
     """
-    kept = {name: value for name, value in environment.items() if not _withheld(name, protocols)}
-    return {**kept, "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
+    return {**without_secrets(environment, protocols), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def devices_of(claim: Claim) -> dict[str, str]:
     """A run that asked for the processor sees no GPU: another run may need its memory."""
     return {"CUDA_VISIBLE_DEVICES": ""} if claim.resource == "cpu" else {}
-
-
-def _withheld(name: str, protocols: Collection[str]) -> bool:
-    upper = name.upper()
-    if any(upper.startswith((*_STORAGE_PREFIXES.get(each, ()), f"FSSPEC_{each.upper()}_")) for each in protocols):
-        return False
-    return (
-        upper in _DISTRIBUTED
-        or upper in _ADDRESSES
-        or upper.startswith(_DISTRIBUTED_PREFIXES)
-        or not _SECRET_WORDS.isdisjoint(upper.split("_"))
-    )

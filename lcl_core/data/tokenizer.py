@@ -19,14 +19,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lcl_core.data.clean import clean_text
 from lcl_core.errors import UserError
+from lcl_core.interop.tokenizer_schema import CLIP_PATTERN, SPACED_PATTERN
+from lcl_core.panics import tokenizing
 
 SPECIAL_NAMES = ("<start_of_text>", "<end_of_text>", "<img_placehold>", "<start_of_img>", "<end_of_img>")
 PAD_NAME = "<pad>"
 _CLIP_MERGES = Path(__file__).parent / "vocabulary" / "clip_merges.txt.gz"
 _CLIP_SUFFIX = "</w>"
-_CLIP_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-# as CLIP's, but a word keeps the space before it, so that decoding gives the spacing back
-_SPACED_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 _CACHED_TEXTS = 1 << 16
 _LONGEST_CACHED = 1000
 
@@ -80,7 +79,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens by name."""
-        return self._inner.decode(list(ids), skip_special_tokens=False)
+        with tokenizing():
+            return self._inner.decode(list(ids), skip_special_tokens=False)
 
     def to_json(self) -> str:
         return self._inner.to_str()
@@ -90,7 +90,9 @@ class Tokenizer:
         Path(path).write_text(self._inner.to_str(pretty=False), encoding="utf-8")
 
     def _encode_plain(self, text: str) -> tuple[int, ...]:
-        return tuple(self._inner.encode(clean_text(text), add_special_tokens=False).ids)
+        cleaned = clean_text(text)
+        with tokenizing():
+            return tuple(self._inner.encode(cleaned, add_special_tokens=False).ids)
 
     def _encode_live(self, text: str) -> list[int]:
         """Special names match where the authors' pattern reaches them: not inside a run of punctuation."""
@@ -99,7 +101,7 @@ class Tokenizer:
         names = "|".join(map(regex.escape, SPECIAL_NAMES))
         ids: list[int] = []
         start = 0
-        for found in regex.finditer(f"(?i:{names})|{_CLIP_PATTERN}", text):
+        for found in regex.finditer(f"(?i:{names})|{CLIP_PATTERN}", text):
             if found.group() in self._special_ids:
                 ids += self._encode_part(text[start : found.start()])
                 ids.append(self._special_ids[found.group()])
@@ -107,7 +109,8 @@ class Tokenizer:
         return ids + self._encode_part(text[start:])
 
     def _encode_part(self, text: str) -> list[int]:
-        return self._inner.encode(text.strip(), add_special_tokens=False).ids
+        with tokenizing():
+            return self._inner.encode(text.strip(), add_special_tokens=False).ids
 
 
 @cache
@@ -122,7 +125,7 @@ def clip_tokenizer() -> Tokenizer:
     )
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_CLIP_PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -183,7 +186,7 @@ def _spaced(model: models.BPE) -> tokenizers.Tokenizer:
     inner.normalizer = normalizers.Prepend(" ")
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_SPACED_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(SPACED_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -7,7 +7,6 @@ Its directory is our own layout, since the wheel has none: ``config.json`` with 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +22,10 @@ from lcl_core.data.transforms import eval_transform
 from lcl_core.errors import UserError
 from lcl_core.extras import optional
 from lcl_core.interop.foreign import ForeignTower, as_tokens
+from lcl_core.interop.meta_build import check_build
 from lcl_core.interop.official import read_weights
 from lcl_core.interop.origins import CONFIG, WEIGHTS
+from lcl_core.interop.timm_schema import check_efficientnet
 from lcl_core.rundir import write_json_atomically
 
 _PACKAGE = "efficientnet-lite-pytorch"
@@ -38,9 +39,11 @@ class EfficientNetTower(ForeignTower):
     kind = "efficientnet-lite"
 
     def build(self, trained: bool) -> None:
-        config = json.loads((self.directory / CONFIG).read_text(encoding="utf-8"))
+        config = check_efficientnet(self.directory)
         self.side = int(config["image_size"])
         self.mean, self.deviation = config["mean"], config["deviation"]
+        if trained:
+            check_build(self.directory, self.origin, lambda: _network(config["architecture"], self.side))
         self.network = _network(config["architecture"], self.side)
         self.library = f"{_PACKAGE} {version(_PACKAGE)}"
         if trained:

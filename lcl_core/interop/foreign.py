@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from lcl_core import __version__
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
+from lcl_core.interop.encoder_schema import loadable
 from lcl_core.interop.foreign_text import ForeignTextSide
 from lcl_core.interop.layers import count, layers_of
-from lcl_core.interop.origins import Origin, hash_of_weights, recognise
-from lcl_core.interop.reading import is_kind, readable
+from lcl_core.interop.origins import Origin, hash_of_weights, is_kind
+from lcl_core.interop.reading import readable
 from lcl_core.specs import AugmentationSpec
 from lcl_core.transfer.text_side import TextSide
 from lcl_core.transfer.tower import UNTRAINED_SEED, Tower, frozen
@@ -76,7 +77,7 @@ class ForeignTower(Tower):
     @classmethod
     def load(cls, directory: Path) -> Self:
         with readable(directory):
-            return cls(directory, recognise(directory), trained=True)
+            return cls(directory, loadable(directory), trained=True)
 
     def untrained(self) -> Self:
         with torch.random.fork_rng(devices=[]), readable(self.directory):

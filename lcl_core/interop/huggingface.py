@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from lcl_core.interop.encoder_schema import loadable
 from lcl_core.interop.foreign import ForeignTower, as_tokens, identity_of
 from lcl_core.interop.foreign_text import ForeignTextSide
-from lcl_core.interop.origins import IMAGES, TEXTS, Origin, hash_of_weights, recognise
-from lcl_core.interop.reading import all_filled, is_kind, names_of, readable, square_side, unreadable
+from lcl_core.interop.meta_build import check_build
+from lcl_core.interop.origins import IMAGES, TEXTS, Origin, hash_of_weights, is_kind, recognise
+from lcl_core.interop.reading import all_filled, check_ids, names_of, readable, square_side, unreadable
 from lcl_core.transfer.tower import frozen
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -122,9 +124,9 @@ class HuggingFaceTextSide(ForeignTextSide):
     def load(cls, directory: Path) -> HuggingFaceTextSide:
         """A model that reads texts alone, frozen. Raises: UserError ``encoder_unreadable``."""
         with readable(directory):
-            origin = recognise(directory)
+            origin = loadable(directory)
             model = _model(directory, origin, trained=True)
-            side = cls(_Mean(model), _tokenizer(directory), True, _limit(directory, model.config))
+            side = cls(_Mean(model), _tokenizer(directory, model), True, _limit(directory, model.config))
             frozen(side.network)
             digest = hash_of_weights(directory, origin.weights)
             side.identity = {"weights": digest, **identity_of(directory, _LIBRARY)}
@@ -146,19 +148,36 @@ class HuggingFaceTextSide(ForeignTextSide):
 def _model(directory: Path, origin: Origin, trained: bool) -> Any:
     """The network; a pooler that the weights do not hold is taken away, or noise would be pooled."""
     transformers_logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
+    config.dtype = torch.float32
+    attention = _attention(config)
+
+    def make() -> Any:
+        return transformers.AutoModel.from_config(config, trust_remote_code=False, attn_implementation=attention)
+
     if trained:
+        check_build(directory, origin, make)
         model, info = transformers.AutoModel.from_pretrained(
-            directory, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_LOCAL
+            directory,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            attn_implementation=attention,
+            **_LOCAL,
         )
         all_filled(directory, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
     else:
-        config = transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
-        config.dtype = torch.float32
-        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+        model = make()
     pooled = any("pooler." in name for name in names_of(directory, origin))
     if not pooled and getattr(model, "pooler", None) is not None and list(model.pooler.parameters()):
         model.pooler = None
     return model
+
+
+def _attention(config: Any) -> str:
+    """The implementation that is taken, said, so that nothing beside the weights names another."""
+    kind = transformers.MODEL_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
 
 
 def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextSide:
@@ -167,14 +186,16 @@ def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextSide:
     # SigLIP learnt on texts padded to its full length
     padding = "max_length" if "siglip" in model.config.model_type else True
     limit = _limit(directory, model.config.text_config)
-    return HuggingFaceTextSide(_Reading(model), _tokenizer(directory), padding, limit)
+    return HuggingFaceTextSide(_Reading(model), _tokenizer(directory, model.text_model), padding, limit)
 
 
-def _tokenizer(directory: Path) -> Any:
+def _tokenizer(directory: Path, reader: Any) -> Any:
     try:
-        return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
     except (OSError, ValueError, ImportError) as error:
         raise unreadable(directory, f"its tokenizer does not lie beside it: {error}") from error
+    check_ids(directory, tokenizer, reader.get_input_embeddings().num_embeddings)
+    return tokenizer
 
 
 def _limit(directory: Path, config: Any) -> int:

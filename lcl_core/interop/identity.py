@@ -11,18 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lcl_core.errors import UserError
+from lcl_core.interop.small_files import data_files
 
 DECIDING = (".json", ".safetensors", ".txt")  # files that may decide a vector
 SUFFIXES = (*DECIDING, ".md")  # of data files: neither pickles nor code; a model card is for people
 Hashes = Mapping[str, str]
-
-
-def data_files(directory: Path) -> list[Path]:
-    """The regular data files of an encoder, sorted by name; links are left out. None where there is no directory."""
-    if not directory.is_dir():
-        return []
-    found = [path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file()]
-    return sorted(path for path in found if not path.is_symlink())
 
 
 def hash_of_file(path: Path) -> str:
@@ -66,7 +59,7 @@ def check_unchanged(registered: Hashes, found: Hashes) -> None:
     Raises: UserError ``encoder_changed`` or, for a file that is gone, ``encoder_unreadable``.
     """
     known, there = _deciding(registered), _deciding(found)
-    if not any(name.endswith(".json") for name in known):
+    if not is_complete(known):
         there = {name: digest for name, digest in there.items() if name in known}
     if gone := sorted(known.keys() - there.keys()):
         raise UserError(f"{gone[0]} is gone from the directory of the encoder", code="encoder_unreadable")
@@ -74,6 +67,11 @@ def check_unchanged(registered: Hashes, found: Hashes) -> None:
         names = ", ".join(changed[:4])
         message = f"{names} of this encoder changed since it was registered (sha256 differs)"
         raise UserError(message, code="encoder_changed")
+
+
+def is_complete(hashes: Hashes) -> bool:
+    """Whether all files are named, and not the weights alone, as older versions noted them."""
+    return any(name.endswith(".json") for name in hashes)
 
 
 def _deciding(hashes: Hashes) -> dict[str, str]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lcl_core.errors import UserError
 from lcl_core.extras import optional
 from lcl_core.interop.foreign import ForeignTower, as_tokens
 from lcl_core.interop.foreign_text import ForeignTextSide
-from lcl_core.interop.origins import OPENCLIP_CONFIG
-from lcl_core.interop.reading import square_side
+from lcl_core.interop.meta_build import check_build
+from lcl_core.interop.openclip_schema import check_openclip
+from lcl_core.interop.reading import check_ids, square_side
 
 
 class OpenCLIPTower(ForeignTower):
@@ -27,11 +25,18 @@ class OpenCLIPTower(ForeignTower):
     def build(self, trained: bool) -> None:
         library: Any = optional("open_clip", "an OpenCLIP encoder", "interop")
         self.library = f"open_clip {library.__version__}"
-        config = _local(self.directory)
-        # with its text tower apart, so that either side can be copied and trained alone
-        model = library.create_model(
-            f"local-dir:{self.directory}", load_weights=False, pretrained_text=False, force_custom_text=True
-        )
+        config = check_openclip(self.directory)["model_cfg"]
+
+        def create(device: str = "cpu") -> Any:
+            # with its text tower apart, so that either side can be copied and trained alone
+            return library.create_model(
+                f"local-dir:{self.directory}", load_weights=False, pretrained_text=False, force_custom_text=True,
+                device=device,
+            )  # fmt: skip
+
+        if trained:
+            check_build(self.directory, self.origin, lambda: create("meta"))
+        model = create()
         if trained:
             library.load_checkpoint(model, str(self.directory / self.origin.weights[0]), strict=True)
         self.network = model.visual
@@ -41,6 +46,7 @@ class OpenCLIPTower(ForeignTower):
         self._transform = library.transform.image_transform_v2(settings, is_train=False)
         local = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
         tokenizer = library.get_tokenizer(f"local-dir:{self.directory}", **local)
+        check_ids(self.directory, tokenizer, model.text.token_embedding.num_embeddings)
         self._text_side = OpenCLIPTextSide(model.text, tokenizer)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
@@ -80,17 +86,3 @@ class OpenCLIPTextSide(ForeignTextSide):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         inner = getattr(self._tokenizer, "tokenizer", None)  # of Hugging Face, where it is one of theirs
         return (self._tokenizer(list(texts)) != getattr(inner, "pad_token_id", 0)).sum(1).tolist()
-
-
-def _local(directory: Path) -> dict[str, Any]:
-    """The model's configuration. Raises: UserError where a part of it would have to be fetched from a hub."""
-    model = json.loads((directory / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
-    elsewhere = model["text_cfg"].get("hf_model_name")
-    sight = model["vision_cfg"].get("timm_model_name")
-    if elsewhere or (sight and ":" in sight):
-        raise UserError(
-            f"a part of this encoder is defined by {elsewhere or sight!r} on a hub, which is not asked; "
-            "take an OpenCLIP model whose towers are OpenCLIP's own or timm's",
-            code="encoder_unreadable", field="encoder", file=directory / OPENCLIP_CONFIG,
-        )  # fmt: skip
-    return model

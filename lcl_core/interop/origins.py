@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 from lcl_core.errors import UserError
+from lcl_core.interop.small_files import read_object
 
 CONFIG, OPENCLIP_CONFIG = "config.json", "open_clip_config.json"
 WEIGHTS = "model.safetensors"
@@ -55,6 +56,14 @@ def recognise(directory: Path) -> Origin:
     )  # fmt: skip
 
 
+def is_kind(directory: Path, kind: str) -> bool:
+    """Does an encoder of that kind lie there?"""
+    try:
+        return recognise(directory).kind == kind
+    except UserError:
+        return False
+
+
 def hash_of_weights(directory: Path, weights: tuple[str, ...]) -> str:
     """sha256 (hex) of the file, or of the files' names and hashes where there are several."""
     digests = []
@@ -74,12 +83,9 @@ def _read(path: Path) -> Json:
             code="bad_encoder", file=path.parent,
         )  # fmt: skip
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"this is not JSON ({error})", code="bad_encoder", file=path) from error
-    if not isinstance(config, dict):
-        raise UserError("this is not a model's configuration", code="bad_encoder", file=path)
-    return config
+        return read_object(path)
+    except UserError as error:
+        raise UserError(error.message, code="bad_encoder", file=path) from error
 
 
 def _openclip(directory: Path, config: Json) -> Origin:
@@ -91,7 +97,7 @@ def _openclip(directory: Path, config: Json) -> Origin:
     found = [each for each in _OPENCLIP_WEIGHTS if _is_own_file(directory / each)]
     if not found:
         raise _no_weights(directory, _OPENCLIP_WEIGHTS[0])
-    return Origin("openclip", str(name), (found[0],), (IMAGES, TEXTS))
+    return Origin("openclip", str(name)[:200], (found[0],), (IMAGES, TEXTS))
 
 
 def _lcl(directory: Path, config: Json) -> Origin:
@@ -131,9 +137,10 @@ _BY_CONFIG: tuple[tuple[Callable[[Json], bool], Callable[[Path, Json], Origin]],
 def _shards(directory: Path) -> tuple[str, ...]:
     index = _read(directory / _SHARDS)
     named = index.get("weight_map")
-    names = sorted(set(named.values())) if isinstance(named, dict) else []
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not _is_own_file(directory / name):
+    values = list(named.values()) if isinstance(named, dict) else []
+    names = sorted(set(filter(_is_text, values)))
+    for name in [*filterfalse(_is_text, values), *names]:
+        if not _is_text(name) or Path(name).name != name or not _is_own_file(directory / name):
             raise _no_weights(directory, str(name)[:80])
     if not names:
         raise UserError("it names no weights", code="bad_encoder", file=directory / _SHARDS)
@@ -144,6 +151,10 @@ def _single(directory: Path) -> tuple[str, ...]:
     if not _is_own_file(directory / WEIGHTS):
         raise _no_weights(directory, WEIGHTS)
     return (WEIGHTS,)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_own_file(path: Path) -> bool:

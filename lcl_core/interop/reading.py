@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from lcl_core.errors import UserError
-from lcl_core.interop.origins import Origin, recognise
-
-_RAISED = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ImportError,
-    SafetensorError,
-)  # fmt: skip
+from lcl_core.interop.origins import Origin
 
 
 @contextmanager
@@ -24,7 +20,7 @@ def readable(directory: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _RAISED as error:
+    except Exception as error:  # each library raises its own
         reason = str(error).strip().partition("\n")[0][:300]
         raise unreadable(directory, f"{type(error).__name__}: {reason}") from error
 
@@ -34,14 +30,6 @@ def unreadable(directory: Path, reason: str) -> UserError:
         f"the encoder cannot be read ({reason}); save it again with its library",
         code="encoder_unreadable", field="encoder", file=directory,
     )  # fmt: skip
-
-
-def is_kind(directory: Path, kind: str) -> bool:
-    """Does an encoder of that kind lie there?"""
-    try:
-        return recognise(directory).kind == kind
-    except UserError:
-        return False
 
 
 def names_of(directory: Path, origin: Origin) -> set[str]:
@@ -57,6 +45,14 @@ def all_filled(directory: Path, missing: Sequence[str]) -> None:
     """Raises: UserError when the weights lack some of the network's names, which a library would fill with noise."""
     if missing:
         raise unreadable(directory, f"the weights lack {len(missing)} of the names, the first is {sorted(missing)[0]}")
+
+
+def check_ids(directory: Path, tokenizer: Any, rows: int) -> None:
+    """Raises: UserError when a tokenizer, ready to be used, makes an id that is no row of the token embeddings."""
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
+    words = words.get_vocab() if hasattr(words, "get_vocab") else words.encoder
+    if (highest := max(words.values(), default=0)) >= rows:
+        raise unreadable(directory, f"its tokenizer makes the id {highest}, and there are {rows} token embeddings")
 
 
 def square_side(directory: Path, size: int | Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lcl_core.errors import UserError
 from lcl_core.extras import optional
 from lcl_core.interop.foreign import ForeignTower, as_tokens
+from lcl_core.interop.meta_build import check_build
 from lcl_core.interop.reading import square_side
 
 
@@ -26,6 +27,8 @@ class TimmTower(ForeignTower):
     def build(self, trained: bool) -> None:
         library: Any = optional("timm", "a timm encoder", "interop")
         self.library = f"timm {library.__version__}"
+        if trained:
+            check_build(self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}"))
         # model.safetensors lies there, which timm prefers to any other file, and fits to its present code
         self.network = library.create_model(f"local-dir:{self.directory}", pretrained=trained)
         settings = library.data.resolve_model_data_config(self.network)

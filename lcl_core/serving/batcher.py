@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from lcl_core.errors import UserError
+from lcl_core.panics import failure
 from lcl_core.serving.steps import Request, UnderWay
 
 log = logging.getLogger(__name__)
@@ -225,7 +226,8 @@ class Batcher:
             results = list(self._run(key, [request.item for request in batch]))
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
-        except Exception as error:
+        except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
+            error = failure(caught)
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Load = Callable[[Path], BatchingSession]
 Measure = Callable[[Path], int]
+Admit = Callable[[Path, Hashes | None], None]
 LoadKnown = Callable[[Path, Hashes | None], BatchingSession]
 Stamp = tuple[Path, tuple[tuple[str, int, int], ...]]
 DEFAULT_BYTES = 4 << 30
@@ -43,6 +44,7 @@ class EncoderPool:
         measure: bytes that an encoder is going to take; none: as ``footprint.memory_of`` has it.
         observe: told of each batch, unless ``load`` is given.
         texts_apart: as BatchingSession's.
+        admit: asked before anything of a directory is read; raises what keeps its encoder out.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class EncoderPool:
         observe: Observe | None = None,
         precision: Precision = "fp32",
         texts_apart: bool = False,
+        admit: Admit | None = None,
     ) -> None:
         self.max_bytes = max_bytes
+        self._admit = admit or (lambda directory, registered: None)
         self._load = _loader(device, precision, observe, texts_apart) if load is None else _comparing_nothing(load)
         self._measure = measure or _measurer(device, precision)
         self._slots: OrderedDict[Stamp, _Slot] = OrderedDict()
@@ -87,7 +91,7 @@ class EncoderPool:
                 the budget, ``encoder_changed`` until the files are others, ``pool_closed`` after ``close``.
         """
         stamp = _stamp(Path(directory))
-        slot = self._slot(stamp)
+        slot = self._slot(stamp, registered)
         try:
             session = slot.load(self._load, stamp[0], registered)
             with self._lock:
@@ -121,11 +125,12 @@ class EncoderPool:
         for slot in slots:
             slot.close()
 
-    def _slot(self, stamp: Stamp) -> _Slot:
+    def _slot(self, stamp: Stamp, registered: Hashes | None) -> _Slot:
         with self._lock:
             found = self._known(stamp)
         if found is not None:
             return found
+        self._admit(stamp[0], registered)
         size = self._size(stamp[0])
         with self._lock:
             return self._known(stamp) or self._place(stamp, size)

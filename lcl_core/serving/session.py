@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from lcl_core.data.transforms import eval_box
 from lcl_core.errors import UserError
+from lcl_core.interop.encoder_schema import loadable
 from lcl_core.interop.identity import hash_of_file
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.prefixes import caption_prefix, document_prefix
@@ -235,10 +236,16 @@ def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
     if not (directory / CONFIG).is_file():  # transformers would take the default sizes
         message = "there is no config.json beside the weights; give the directory of a saved encoder"
         raise UserError(message, code="encoder_unreadable", file=directory / CONFIG)
+    loadable(directory)
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = LCLModel.from_pretrained(
-            directory, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         processor = LCLProcessor.from_pretrained(directory)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from lcl_core.panics import failure
+
 log = logging.getLogger(__name__)
 
 Steps = Iterator[Iterable[tuple[int, Any]]]
@@ -80,7 +82,8 @@ class UnderWay:
             work.has_stepped = True
         except StopIteration:
             self._end(work, RuntimeError(f"{len(work.unsettled)} items were left without a result"))
-        except Exception as error:
+        except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
+            error = failure(caught)
             if work.has_stepped or len(work.batch) == 1:
                 self._end(work, error)
             else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lcl_core.interop.identity import identity_of
+from lcl_core.panics import failure
 from lcl_core.serving.opening import open_session
 from lcl_core.serving.session import EncoderSession
 from lcl_core.serving.texts_apart import FAILED, HELLO, LENGTH, SHAPE
@@ -43,7 +44,10 @@ def main() -> None:
 def answer(session: EncoderSession, asked: bytes, answers: BinaryIO) -> None:
     try:
         vectors = session.embed_texts(json.loads(asked))
-    except Exception as error:  # the service's own session says it where it belongs
+    except (
+        BaseException
+    ) as caught:  # a panic in Rust is no Exception; the service's own session says it where it belongs
+        error = failure(caught)
         log.warning("texts could not be read: %r", error)
         answers.write(SHAPE.pack(FAILED, 0))
         return

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
+from lcl_core.environment import without_secrets
 from lcl_core.interop.identity import hashes_of, identity_of
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ class _Process:
         command = [sys.executable, "-m", "lcl_core.serving.texts", str(session.directory), session.precision, identity]
         # half the processors: the others serve what the texts are wanted for; and no secrets
         threads = str(max(1, (os.cpu_count() or 1) // 2))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LCL_")}
-        environment |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+        known = without_secrets(os.environ)
+        environment = {name: value for name, value in known.items() if not name.startswith("LCL_")}
+        environment |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from lcl_core.errors import UserError
 from lcl_core.interop.foreign import ForeignTower
 from lcl_core.interop.identity import hash_of_weights_in
+from lcl_core.panics import panics_as_errors, tokenizing
 from lcl_core.serving.options import CaptionOptions
 from lcl_core.serving.pages import Page
 from lcl_core.serving.prepared import Prepared
@@ -62,7 +63,10 @@ class TowerSession(EncoderSession):
         return self.tower.tokens
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.tower.text_side.count_tokens(texts) if texts and self.tower.text_side else [0 for _ in texts]
+        if not texts or self.tower.text_side is None:
+            return [0 for _ in texts]
+        with tokenizing():
+            return self.tower.text_side.count_tokens(texts)
 
     @property
     def preparing_bytes(self) -> int:
@@ -80,7 +84,8 @@ class TowerSession(EncoderSession):
         if self.tower.text_side is None:
             message = "this encoder sees pictures and reads no texts; ask it for pictures, or another encoder"
             raise UserError(message, code="no_text_encoder", field="input")
-        return self.tower.text_side.features(texts)
+        with panics_as_errors():
+            return self.tower.text_side.features(texts)
 
     def lay(self, parts: Sequence[str | Image.Image | Prepared]) -> Page:
         raise _silent()

@@ -8,6 +8,7 @@ import json
 import shutil
 import tarfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from api.encoder_exports import Exporter
 from api.errors import Problem
 from lcl_core.errors import UserError
 from lcl_core.transfer.records import Records, Sheet
+from tests.api.wares import save_encoder
+from tests.lcl_core.interop.foreign import save_huggingface, save_openclip, save_timm
+
+SMALL = {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2}
 
 
 def row(metric: str, value: float, **more: Any) -> dict[str, Any]:
@@ -135,10 +140,8 @@ def test_a_reader_who_goes_leaves_nothing_behind(
     house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, eventually: Any
 ) -> None:
     """More than fits between the two: the service is in the middle of it when it hears."""
-    source = data_root / "heavy"
-    shutil.copytree(encoder_dir, source)
-    weights = load_file(source / "model.safetensors")
-    save_file({**weights, "ballast": np.zeros(24 << 20, np.float32)}, source / "model.safetensors")
+    source = save_encoder(data_root / "heavy", vision_width=1536)
+    assert (source / "model.safetensors").stat().st_size > 96 << 20
     house.admin.import_encoder("heavy", str(source))
     with http.stream("GET", "/v1/encoders/heavy/export?format=huggingface") as answer:
         next(answer.iter_raw(1 << 16))
@@ -147,10 +150,8 @@ def test_a_reader_who_goes_leaves_nothing_behind(
 
 
 def test_an_encoder_of_others_leaves_as_it_came(house: Any, http: httpx.Client, data_root: Path, refused: Any) -> None:
-    source = data_root / "their-vit"
-    source.mkdir()
-    (source / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
-    save_file({"a": np.zeros(3, np.float32)}, source / "model.safetensors")
+    pytest.importorskip("timm")
+    source = save_timm(data_root / "their-vit", **SMALL)
     house.admin.import_encoder("their-vit", str(source))
     plain = unpacked(http.get("/v1/encoders/their-vit/export"))
     assert unpacked(http.get("/v1/encoders/their-vit/export?format=timm")) == plain
@@ -209,35 +210,43 @@ def test_a_damaged_directory_is_not_imported(
 
 
 @pytest.mark.parametrize(
-    ("config", "weights", "kind", "reads"),
+    ("make", "kind", "model", "reads"),
     [
-        ({"model_type": "lcl"}, "model.safetensors", "lcl", ["images", "texts"]),
-        ({"model_type": "dinov2", "image_size": 32}, "model.safetensors", "huggingface", ["images"]),
-        ({"model_type": "bert", "vocab_size": 8}, "model.safetensors", "huggingface", ["texts"]),
-        ({"architecture": "vit_tiny_patch16_224"}, "model.safetensors", "timm", ["images"]),
-        (
-            {"model_cfg": {"vision_cfg": {"layers": 1}, "text_cfg": {}}}, "open_clip_model.safetensors",
-            "openclip", ["images", "texts"],
-        ),
+        (partial(save_huggingface, kind="dinov2"), "huggingface", "dinov2_with_registers", ["images"]),
+        (partial(save_huggingface, kind="bert"), "huggingface", "bert", ["texts"]),
+        (partial(save_timm, **SMALL), "timm", "vit_tiny_patch16_224", ["images"]),
+        (save_openclip, "openclip", "vit-32x2-8", ["images", "texts"]),
     ],
 )  # fmt: skip
 def test_other_libraries_encoders_are_recognised(
-    house: Any, data_root: Path, config: dict[str, Any], weights: str, kind: str, reads: list[str]
+    house: Any, data_root: Path, make: Any, kind: str, model: str, reads: list[str]
 ) -> None:
-    """By their files alone: none of these could be loaded, and nothing tries."""
-    source = data_root / f"{kind}-{reads[0]}-{len(reads)}"
-    source.mkdir()
-    name = "open_clip_config.json" if kind == "openclip" else "config.json"
-    (source / name).write_text(json.dumps(config))
-    own = float(len(source.name))  # weights that no other has
-    save_file({"a": np.full((3, 5), own, np.float32), "b": np.zeros(7, np.float32)}, source / weights)
+    """By their files, and by what a process of its own found when it read them."""
+    if kind in ("timm", "openclip"):
+        pytest.importorskip({"timm": "timm", "openclip": "open_clip"}[kind])
+    source = make(data_root / f"{kind}-{len(reads)}-{reads[0]}")
     made = house.admin.import_encoder(f"foreign-{source.name}", str(source))
-    assert (made["info"]["kind"], made["info"]["reads"], made["info"]["parameters"]) == (kind, reads, 22)
-    digest = hashlib.sha256((source / weights).read_bytes()).hexdigest()
-    assert made["hash"] == digest
-    assert made["info"]["files"] == {
-        name: hashlib.sha256((source / name).read_bytes()).hexdigest(), weights: digest,
-    }  # fmt: skip
+    (weights,) = source.glob("*.safetensors")
+    numbers = sum(value.size for value in load_file(weights).values())
+    found = made["info"]
+    assert (found["kind"], found["model"], found["reads"], found["parameters"]) == (kind, model, reads, numbers)
+    assert found["imported_from"] == str(source)
+    assert made["hash"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert found["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in source.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "dinov2", "image_size": 32}, {"architecture": "vit_tiny_patch16_224"}]
+)
+def test_what_its_library_cannot_load_is_not_imported(
+    http: httpx.Client, refused: Any, data_root: Path, config: dict[str, Any]
+) -> None:
+    source = data_root / f"empty-{next(iter(config))}"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config))
+    save_file({"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}, source / "model.safetensors")
+    answer = http.post("/v1/encoders", json={"name": "empty", "path": str(source)})
+    assert str(source) in refused(answer, 422, "bad_encoder", "path")["message"]
 
 
 def test_an_import_from_outside_the_roots_is_refused(http: httpx.Client, refused: Any, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from sqlalchemy import func, select
 
 from lcl_core.runs import store
 from lcl_core.runs.tables import Base
-from tests.api.hostile import bombs, paths, wire
+from tests.api.hostile import bombs, encoders, paths, wire
 from tests.api.hostile.case import CUT, DATA, ENCODER, HOME, OWN, THEIRS, TRAP, Case, send
 from tests.api.hostile.table import CASES, DOCUMENT, table
+from tests.lcl_core.interop.foreign import save_huggingface
 
 
 def test_they_are_many_and_each_stands_in_the_table() -> None:
@@ -54,8 +55,10 @@ def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def furnished(house: Any, data_root: Path, encoder_dir: Path, sample_zip: Path, mark: Path) -> None:
-    """Links, archives and pickles in the data root."""
+def furnished(
+    house: Any, data_root: Path, encoder_dir: Path, sample_zip: Path, mark: Path, tmp_path_factory: Any
+) -> None:
+    """Links, archives, pickles and encoders in the data root."""
     private = data_root.parent / f"{data_root.name}-private"
     (private / "deep").mkdir(parents=True)
     links = {"out": private, "home": house.home, "loop": data_root / "loop"}
@@ -79,6 +82,8 @@ def furnished(house: Any, data_root: Path, encoder_dir: Path, sample_zip: Path, 
     (twin / "tokenizer.json").write_bytes((twin / "tokenizer.json").read_bytes() + b"\n")
     (data_root / "whole.zip").write_bytes(sample_zip.read_bytes())
     bombs.make_archives(data_root)
+    foreign = save_huggingface(tmp_path_factory.mktemp("foreign") / "encoder", "clip")
+    encoders.make_encoders(data_root, encoder_dir, foreign)
 
 
 @pytest.fixture(scope="module")

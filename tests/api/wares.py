@@ -23,6 +23,7 @@ def save_encoder(
     texts: Sequence[str] = ("a red square", "a blue circle", "green triangles on white"),
     vocab_size: int = 280,
     context_length: int = 48,
+    vision_width: int = 32,
 ) -> Path:
     """An encoder with fresh weights, as a run saves it: 32-pixel pictures, vectors of 24 numbers."""
     from lcl_core.data.tokenizer import train_bpe
@@ -33,7 +34,7 @@ def save_encoder(
     config = LCLConfig(
         image_size=32,
         patch_size=16,
-        vision_width=32,
+        vision_width=vision_width,
         vision_layers=1,
         vision_head_width=16,
         text_width=24,

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from lcl_core.errors import UserError
+from lcl_core.interop.encoder_schema import check_encoder
 from lcl_core.interop.origins import recognise
 
 
@@ -41,6 +42,7 @@ def export(name: str, directory: Path, target: Path) -> None:
             none, ``bad_target`` when something lies in ``target``, ``missing_extra`` when a library is missing.
     """
     check(name, directory)
+    check_encoder(directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError("something lies there already; name a new directory", code="bad_target", file=target)
     writer = import_module(f"{__package__}.{FORMATS[name].writer}")

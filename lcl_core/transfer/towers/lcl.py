@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from lcl_core import __version__
 from lcl_core.errors import UserError
-from lcl_core.interop.reading import is_kind
+from lcl_core.interop.encoder_schema import loadable
+from lcl_core.interop.origins import is_kind
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.generation import generate_captions
 from lcl_core.specs import DecodingSpec
@@ -82,8 +83,9 @@ class LCLTower(Tower):
 
     @classmethod
     def load(cls, directory: Path) -> Self:
+        loadable(directory)
         try:
-            model = LCLModel.from_pretrained(directory, dtype=torch.float32)
+            model = LCLModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
             processor = LCLProcessor.from_pretrained(directory)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(

@@ -10,7 +10,6 @@ import pytest
 from lcl_core.errors import UserError
 from lcl_core.interop.identity import (
     check_unchanged,
-    data_files,
     differing,
     hash_of_file,
     hash_of_weights_in,
@@ -18,6 +17,7 @@ from lcl_core.interop.identity import (
     identity_of,
 )
 from lcl_core.interop.origins import hash_of_weights
+from lcl_core.interop.small_files import data_files
 
 NAMES = ("config.json", "merges.txt", "model.safetensors", "tokenizer.json")
 
