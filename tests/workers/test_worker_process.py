@@ -217,17 +217,18 @@ def test_the_worker_process_never_imports_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("environment", "words", "status"),
     [
-        ({"LCL_WORKER_SLOTS": "none"}, "LCL_WORKER_SLOTS"),
-        ({"LCL_WORKER_OFFERS": "cpu,tpu"}, "LCL_WORKER_OFFERS"),
-        ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home"),
+        ({"LCL_WORKER_SLOTS": "none"}, "LCL_WORKER_SLOTS", 2),
+        ({"LCL_WORKER_OFFERS": "cpu,tpu"}, "LCL_WORKER_OFFERS", 2),
+        ({"LCL_WORKER_SLOT": "2"}, "did you mean LCL_WORKER_SLOTS?", 2),
+        ({"LCL_HOME": "/dev/null/home"}, "/dev/null/home", 1),
     ],
 )
-def test_a_bad_setting_is_one_line(environment: dict[str, str], words: str) -> None:
+def test_a_bad_setting_is_one_line(environment: dict[str, str], words: str, status: int) -> None:
     command = [sys.executable, "-m", "workers"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == status
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
