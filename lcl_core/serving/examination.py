@@ -31,7 +31,7 @@ Facts = dict[str, Any]
 
 _known: OrderedDict[str, Facts] = OrderedDict()
 _lock = threading.Lock()
-_places = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 class ExaminationBusy(UserError):
@@ -60,14 +60,14 @@ def examine(directory: Path, memory: Path | None = None, seconds: float = SECOND
     digest = digest_of(directory)
     if (found := _remembered(digest, memory)) is not None:
         return found
-    if not _places.acquire(timeout=PATIENCE_SECONDS):
+    if not _slots.acquire(timeout=PATIENCE_SECONDS):
         raise ExaminationBusy
     try:
         if (found := _remembered(digest, memory)) is not None:
             return found
         found = _ask(directory, seconds)
     finally:
-        _places.release()
+        _slots.release()
     if found["loaded"]:
         _remember(digest, found, memory)
     return found
