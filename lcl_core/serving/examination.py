@@ -32,7 +32,7 @@ Facts = dict[str, Any]
 
 _known: OrderedDict[str, Facts] = OrderedDict()
 _lock = threading.Lock()
-_places = threading.BoundedSemaphore(AT_ONCE)
+_slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 class ExaminationBusy(UserError):
@@ -64,14 +64,14 @@ def examine(
     digest = digest_of(hashes or _hashes(directory))
     if (found := _remembered(digest, memory)) is not None:
         return found
-    if not _places.acquire(timeout=PATIENCE_SECONDS):
+    if not _slots.acquire(timeout=PATIENCE_SECONDS):
         raise ExaminationBusy
     try:
         if (found := _remembered(digest, memory)) is not None:
             return found
         found = _ask(directory, seconds)
     finally:
-        _places.release()
+        _slots.release()
     if found["loaded"]:
         _remember(digest, found, memory)
     return found
