@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.ui.walking import Walk, Watch
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -96,3 +100,21 @@ def estimate() -> dict[str, Any]:
         "basis": ["Time: 183 GFLOP/s of useful operations a process, as measured by run_1.", "Documents: <some>."],
         "runs": ["run_1"],
     }
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    from tests.ui.walking import Watch
+
+    return Watch()  # for good: the interpreter forgets no hook
+
+
+@pytest.fixture(scope="module", params=["team", "one machine"])
+def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    """A page of each kind, to be walked."""
+    from tests.ui.walking import Walk
+
+    folder = tmp_path_factory.mktemp("walk")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
+        yield Walk(folder, team=request.param == "team")

@@ -8,124 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-from PIL import Image
 
 from tests.ui.walking import (
+    KEY,
     META,
-    Browser,
-    EveryService,
+    PRIVATE,
+    THEIRS,
+    Walk,
     Watch,
     arguments,
-    events_of,
     file_inputs,
     files_below,
+    png,
     references_to,
 )
-from ui import app as page_module
-from ui.settings import UiSettings
-from ui.visitors import OwnKey, Visitors
-
-PRIVATE, KEY, THEIRS = b"private-5c1d7e", b"lcl_key.9f2b44", b"of-another-owner-77aa10"
-TOKEN = "walking-over-the-page-1"
-OWNERS = {"key-vic": ("vic", "viewer"), "key-bob": ("bob", "submitter"), "key-eve": ("eve", "submitter")}
-
-
-@pytest.fixture(scope="module")
-def watch() -> Watch:
-    return Watch()  # for good: the interpreter forgets no hook
-
-
-def png() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), "crimson").save(out, "PNG")
-    return out.getvalue()
-
-
-class Walk:
-    """A page of one kind with its service, its hostile files, and the sessions that name them."""
-
-    def __init__(self, folder: Path, team: bool) -> None:
-        self.uploads = folder / "uploads"
-        self.is_team = team
-        self.visitors = Visitors(3600)
-        self.service = EveryService(self._owner)
-        self.service.ANSWERS = {**EveryService.ANSWERS, "item_image": png()}
-        built: list[Any] = []
-        with pytest.MonkeyPatch.context() as patch:
-            build = page_module.build_page
-            patch.setattr(page_module, "build_page", lambda *args: built.append(build(*args)) or built[-1])
-            settings = UiSettings(team=team, token=TOKEN, _env_file=None)  # type: ignore[call-arg]
-            self.app = page_module.build_app(self.service, settings, self.visitors if team else None)  # type: ignore[arg-type]
-        [self.page] = built
-        self.events = events_of(self.page)
-        self.private = folder / "closed" / "private.png"
-        self.private.parent.mkdir(mode=0o700)
-        self.private.write_bytes(PRIVATE)
-        self.key = folder / "home" / "key"
-        self.key.parent.mkdir(mode=0o700)
-        self.key.write_bytes(KEY)
-
-    def _owner(self) -> Any:
-        import httpx
-
-        request = httpx.Request("GET", "http://service")
-        next(OwnKey(self.visitors).auth_flow(request))
-        owner, role = OWNERS[request.headers["authorization"].removeprefix("Bearer ")]
-        return {"owner": owner, "role": role}
-
-    async def browser(self, key: str | None) -> Browser:
-        """With a session of that key (on one machine: a session of its own), or without one."""
-        browser = Browser(self.app)
-        if key and self.visitors and not await self._opened(browser):
-            await browser.sign_in(key)
-        return browser
-
-    async def _opened(self, browser: Browser) -> bool:
-        status, _, headers = await browser.ask("GET", f"/?token={TOKEN}")
-        return status == 303 and headers["location"] == "./"
-
-    async def hostile(self) -> dict[str, str]:
-        """Name of a target -> what an event says in place of a path."""
-        theirs = await (await self.browser("key-eve")).upload("theirs.png", THEIRS)
-        link = self.uploads / "link.png"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.private)
-        beside = Path(theirs).parent / "link.png"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(self.key)
-        return {
-            "a private file": str(self.private),
-            "passwd": "/etc/passwd",
-            "the key of the service": str(self.key),
-            "the upload of another session": theirs,
-            "a link among the uploads": str(link),
-            "a link beside an upload": str(beside),
-            "a path through the uploads": f"{self.uploads}/../closed/private.png",
-            "a file address": f"file://{self.private}",
-            "an http address": "http://127.0.0.1:{port}/x.png",
-            "a host to resolve": "https://lcl-test.invalid/x.png",
-            "a folder": str(self.private.parent),
-            "the environment": "/proc/self/environ",
-            "a device without end": "/dev/zero",
-        }
-
-
-@pytest.fixture(scope="module", params=["team", "one machine"])
-def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    folder = tmp_path_factory.mktemp("walk")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        yield Walk(folder, team=request.param == "team")
 
 
 @pytest.fixture
@@ -293,112 +197,3 @@ def test_gradios_own_check_holds_behind_ours(walk: Walk) -> None:
             _check_allowed(str(walk.private), check_in_upload_folder=True)
     finally:
         LocalContext.blocks.reset(token)
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        (b"", 422, "event_unreadable"),
-        (b"[]", 422, "event_unreadable"),
-        (b'{"data": {}}', 422, "event_unreadable"),
-        (b'{"data": [NaN], "fn_index": 0}', 422, "event_unreadable"),
-        (b'{"data": ' + b"[" * 5000 + b"]" * 5000 + b', "fn_index": 2}', 422, "event_unreadable"),
-        (b'{"data": [], "fn_index": 99999}', 404, "unknown_event"),
-        (b'{"data": [], "fn_index": [1]}', 422, "event_unreadable"),
-        (b'{"data": [], "fn_index": 2, "session_hash": "../x"}', 422, "session_hash_malformed"),
-        (b'{"data": [], "fn_index": 2, "session_hash": 7}', 422, "session_hash_malformed"),
-        (b'{"data": ["' + b"x" * 5_000_000 + b'"]}', 413, "event_too_large"),
-    ],
-)
-def test_an_event_that_no_page_sends_is_refused_in_words(walk: Walk, body: bytes, status: int, code: str) -> None:
-    async def ask() -> None:
-        vic = await walk.browser("key-vic")
-        answered, words, _ = await vic.ask("POST", "/gradio_api/run/predict", body)
-        assert (answered, json.loads(words)["code"]) == (status, code)
-        assert json.loads(words)["error"].endswith((".", "once."))
-
-    asyncio.run(ask())
-
-
-def test_a_value_that_is_not_offered_is_told_in_words(walk: Walk) -> None:
-    async def ask() -> None:
-        vic = await walk.browser("key-vic")
-        number = next(n for n, f in walk.page.fns.items() if getattr(f.fn, "__name__", "") == "search")
-        values = list(walk.events[number])
-        values[-1] = 20  # results wanted: 12, 24, 48 or 96
-        status, body = await vic.run(number, values)
-        answer = json.loads(body)
-        assert (status, answer["code"]) == (422, "value_not_offered")
-        assert "choices" not in answer["error"]
-        status, body = await vic.run(number, [])  # too few: Gradio says null
-        assert (status, json.loads(body)["code"]) == (500, "event_failed")
-        assert json.loads(body)["error"].startswith("The page could not do this")
-
-    asyncio.run(ask())
-
-
-def test_the_state_of_a_page_belongs_to_its_session(walk: Walk) -> None:
-    """Two sessions that say the same session_hash have different state."""
-
-    async def ask() -> None:
-        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
-        number = next(iter(walk.events))
-        before = set(walk.page.state_holder.session_data)
-        for browser in (vic, bob):
-            await browser.run(number, walk.events[number], session_hash="same")
-        made = set(walk.page.state_holder.session_data) - before
-        assert len(made) == 2
-        assert all(name.endswith("-same") for name in made)
-
-    asyncio.run(ask())
-
-
-def test_the_state_of_so_many_pages_is_kept(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many sessions a key has. Each state takes half a megabyte."""
-    from ui import event_files
-
-    most = 8
-    monkeypatch.setattr(event_files, "MOST_PAGES", most)
-
-    async def ask() -> None:
-        one, other = await walk.browser("key-bob"), await walk.browser("key-bob")
-        number = next(iter(walk.events))
-        for page in range(most + 3):
-            await (one, other)[page % 2].run(number, walk.events[number], session_hash=f"many{page}")
-        made = {name.partition("-")[2] for name in walk.page.state_holder.session_data if "-many" in name}
-        assert made == {f"many{page}" for page in range(3, most + 3)}
-        assert walk.page.state_holder.capacity == page_module.MOST_PAGES
-
-    asyncio.run(ask())
-
-
-def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
-    """What Gradio keeps for a page that nobody can reach any more."""
-
-    async def ask() -> None:
-        walk = Walk(tmp_path, team=True)
-        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
-        number = next(iter(walk.events))
-        for browser in (vic, bob):
-            await browser.run(number, walk.events[number], session_hash="s")
-        assert len(walk.page.state_holder.session_data) == 2
-        await vic.ask("POST", "/logout")
-        assert len(walk.page.state_holder.session_data) == 1
-
-    asyncio.run(ask())
-
-
-def test_so_many_events_of_a_session_at_once(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ui import event_files
-
-    monkeypatch.setattr(event_files, "MOST_AT_ONCE", 3)
-
-    async def ask() -> list[int]:
-        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
-        number, values = next((n, v) for n, v in walk.events.items() if v)
-        answers = await asyncio.gather(*(vic.run(number, values) for _ in range(5)), bob.run(number, values))
-        assert (await vic.run(number, values))[0] == 200
-        return [status for status, _ in answers]
-
-    *vic, bob = asyncio.run(ask())
-    assert (sorted(vic), bob) == ([200, 200, 200, 429, 429], 200)

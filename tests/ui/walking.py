@@ -6,6 +6,7 @@ The events are read off the page itself, so that a new one is walked without a c
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -16,13 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
+from PIL import Image
 from starlette.types import Message, Scope
 
 from api.client import ApiError
+from ui import app as page_module
+from ui.settings import UiSettings
+from ui.visitors import OwnKey, Visitors
 
 HOST = "127.0.0.1:7865"
 META = {"meta": {"_type": "gradio.FileData"}}
 Json = Any
+PRIVATE, KEY, THEIRS = b"private-5c1d7e", b"lcl_key.9f2b44", b"of-another-owner-77aa10"
+TOKEN = "walking-over-the-page-1"
+OWNERS = {"key-vic": ("vic", "viewer"), "key-bob": ("bob", "submitter"), "key-eve": ("eve", "submitter")}
 
 
 class Watch:
@@ -217,3 +227,76 @@ def arguments(values: list[Json], reference: Json) -> Iterator[list[Json]]:
 
 def files_below(folder: Path) -> Counter[str]:
     return Counter(str(path) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "crimson").save(out, "PNG")
+    return out.getvalue()
+
+
+class Walk:
+    """A page of one kind with its service, its hostile files, and the sessions that name them."""
+
+    def __init__(self, folder: Path, team: bool) -> None:
+        self.uploads = folder / "uploads"
+        self.is_team = team
+        self.visitors = Visitors(3600)
+        self.service = EveryService(self._owner)
+        self.service.ANSWERS = {**EveryService.ANSWERS, "item_image": png()}
+        built: list[Any] = []
+        with pytest.MonkeyPatch.context() as patch:
+            build = page_module.build_page
+            patch.setattr(page_module, "build_page", lambda *args: built.append(build(*args)) or built[-1])
+            settings = UiSettings(team=team, token=TOKEN, _env_file=None)  # type: ignore[call-arg]
+            self.app = page_module.build_app(self.service, settings, self.visitors if team else None)  # type: ignore[arg-type]
+        [self.page] = built
+        self.events = events_of(self.page)
+        self.private = folder / "closed" / "private.png"
+        self.private.parent.mkdir(mode=0o700)
+        self.private.write_bytes(PRIVATE)
+        self.key = folder / "home" / "key"
+        self.key.parent.mkdir(mode=0o700)
+        self.key.write_bytes(KEY)
+
+    def _owner(self) -> Any:
+        request = httpx.Request("GET", "http://service")
+        next(OwnKey(self.visitors).auth_flow(request))
+        owner, role = OWNERS[request.headers["authorization"].removeprefix("Bearer ")]
+        return {"owner": owner, "role": role}
+
+    async def browser(self, key: str | None) -> Browser:
+        """With a session of that key (on one machine: a session of its own), or without one."""
+        browser = Browser(self.app)
+        if key and self.visitors and not await self._opened(browser):
+            await browser.sign_in(key)
+        return browser
+
+    async def _opened(self, browser: Browser) -> bool:
+        status, _, headers = await browser.ask("GET", f"/?token={TOKEN}")
+        return status == 303 and headers["location"] == "./"
+
+    async def hostile(self) -> dict[str, str]:
+        """Name of a target -> what an event says in place of a path."""
+        theirs = await (await self.browser("key-eve")).upload("theirs.png", THEIRS)
+        link = self.uploads / "link.png"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.private)
+        beside = Path(theirs).parent / "link.png"
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(self.key)
+        return {
+            "a private file": str(self.private),
+            "passwd": "/etc/passwd",
+            "the key of the service": str(self.key),
+            "the upload of another session": theirs,
+            "a link among the uploads": str(link),
+            "a link beside an upload": str(beside),
+            "a path through the uploads": f"{self.uploads}/../closed/private.png",
+            "a file address": f"file://{self.private}",
+            "an http address": "http://127.0.0.1:{port}/x.png",
+            "a host to resolve": "https://lcl-test.invalid/x.png",
+            "a folder": str(self.private.parent),
+            "the environment": "/proc/self/environ",
+            "a device without end": "/dev/zero",
+        }

@@ -1,0 +1,118 @@
+"""Events that no page sends, values that no form offers, and how much of a page's state and work one key may have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.ui.walking import Walk
+from ui import app as page_module
+from ui import event_files
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 422, "event_unreadable"),
+        (b"[]", 422, "event_unreadable"),
+        (b'{"data": {}}', 422, "event_unreadable"),
+        (b'{"data": [NaN], "fn_index": 0}', 422, "event_unreadable"),
+        (b'{"data": ' + b"[" * 5000 + b"]" * 5000 + b', "fn_index": 2}', 422, "event_unreadable"),
+        (b'{"data": [], "fn_index": 99999}', 404, "unknown_event"),
+        (b'{"data": [], "fn_index": [1]}', 422, "event_unreadable"),
+        (b'{"data": [], "fn_index": 2, "session_hash": "../x"}', 422, "session_hash_malformed"),
+        (b'{"data": [], "fn_index": 2, "session_hash": 7}', 422, "session_hash_malformed"),
+        (b'{"data": ["' + b"x" * 5_000_000 + b'"]}', 413, "event_too_large"),
+    ],
+)
+def test_an_event_that_no_page_sends_is_refused_in_words(walk: Walk, body: bytes, status: int, code: str) -> None:
+    async def ask() -> None:
+        vic = await walk.browser("key-vic")
+        answered, words, _ = await vic.ask("POST", "/gradio_api/run/predict", body)
+        assert (answered, json.loads(words)["code"]) == (status, code)
+        assert json.loads(words)["error"].endswith((".", "once."))
+
+    asyncio.run(ask())
+
+
+def test_a_value_that_is_not_offered_is_told_in_words(walk: Walk) -> None:
+    async def ask() -> None:
+        vic = await walk.browser("key-vic")
+        number = next(n for n, f in walk.page.fns.items() if getattr(f.fn, "__name__", "") == "search")
+        values = list(walk.events[number])
+        values[-1] = 20  # results wanted: 12, 24, 48 or 96
+        status, body = await vic.run(number, values)
+        answer = json.loads(body)
+        assert (status, answer["code"]) == (422, "value_not_offered")
+        assert "choices" not in answer["error"]
+        status, body = await vic.run(number, [])  # too few: Gradio says null
+        assert (status, json.loads(body)["code"]) == (500, "event_failed")
+        assert json.loads(body)["error"].startswith("The page could not do this")
+
+    asyncio.run(ask())
+
+
+def test_the_state_of_a_page_belongs_to_its_session(walk: Walk) -> None:
+    """Two sessions that say the same session_hash have different state."""
+
+    async def ask() -> None:
+        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
+        number = next(iter(walk.events))
+        before = set(walk.page.state_holder.session_data)
+        for browser in (vic, bob):
+            await browser.run(number, walk.events[number], session_hash="same")
+        made = set(walk.page.state_holder.session_data) - before
+        assert len(made) == 2
+        assert all(name.endswith("-same") for name in made)
+
+    asyncio.run(ask())
+
+
+def test_the_state_of_so_many_pages_is_kept(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions a key has. Each state takes half a megabyte."""
+    most = 8
+    monkeypatch.setattr(event_files, "MOST_PAGES", most)
+
+    async def ask() -> None:
+        one, other = await walk.browser("key-bob"), await walk.browser("key-bob")
+        number = next(iter(walk.events))
+        for page in range(most + 3):
+            await (one, other)[page % 2].run(number, walk.events[number], session_hash=f"many{page}")
+        made = {name.partition("-")[2] for name in walk.page.state_holder.session_data if "-many" in name}
+        assert made == {f"many{page}" for page in range(3, most + 3)}
+        assert walk.page.state_holder.capacity == page_module.MOST_PAGES
+
+    asyncio.run(ask())
+
+
+def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
+    """What Gradio keeps for a page that nobody can reach any more."""
+
+    async def ask() -> None:
+        walk = Walk(tmp_path, team=True)
+        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
+        number = next(iter(walk.events))
+        for browser in (vic, bob):
+            await browser.run(number, walk.events[number], session_hash="s")
+        assert len(walk.page.state_holder.session_data) == 2
+        await vic.ask("POST", "/logout")
+        assert len(walk.page.state_holder.session_data) == 1
+
+    asyncio.run(ask())
+
+
+def test_so_many_events_of_a_session_at_once(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_files, "MOST_AT_ONCE", 3)
+
+    async def ask() -> list[int]:
+        vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
+        number, values = next((n, v) for n, v in walk.events.items() if v)
+        answers = await asyncio.gather(*(vic.run(number, values) for _ in range(5)), bob.run(number, values))
+        assert (await vic.run(number, values))[0] == 200
+        return [status for status, _ in answers]
+
+    *vic, bob = asyncio.run(ask())
+    assert (sorted(vic), bob) == ([200, 200, 200, 429, 429], 200)
