@@ -9,22 +9,26 @@ import anyio
 
 from api.errors import Problem
 
+SMALL_BODY = 64 * 1024
 PATIENCE_SECONDS = 5.0  # for which a body waits until others have been answered, before it is refused
 
 
 class BodyBudget:
     """Bytes that are reserved before they are read and released when their request has been answered.
 
-    A key holds half of them at most, so that one key cannot keep the others from being read. Used by the event loop
-    alone, so it needs no lock.
+    A key holds half of them at most, so that one key cannot keep the others from being read. Small bodies are not
+    counted, since the throttle bounds how many of a key there are: large ones of several keys do not keep anybody from
+    submitting a run. Used by the event loop alone, so it needs no lock.
 
     Args:
         total: bytes; the largest body must fit into half of them.
         patience: seconds to wait for room.
+        small: bytes up to which a body is not counted.
     """
 
-    def __init__(self, total: int, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, total: int, patience: float = PATIENCE_SECONDS, small: int = SMALL_BODY) -> None:
         self._total = total
+        self._small = small
         self._share = total // 2
         self._patience = patience
         self._held: Counter[str] = Counter()  # by key
@@ -74,7 +78,7 @@ class Reservation:
 
     async def grow_to(self, size: int) -> None:
         """Hold ``size`` bytes at least. Raises: Problem 503 ``overloaded`` when there is no room for seconds."""
-        if size > self._size:
+        if size > max(self._size, self._budget._small):
             await self._budget._reserve(self._key, size - self._size)
             self._size = size
 

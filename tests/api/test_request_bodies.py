@@ -186,7 +186,7 @@ def test_a_packed_body_is_told_so(http: httpx.Client, refused: Any) -> None:
 
 def test_the_budget_is_shared_and_given_back() -> None:
     async def main() -> None:
-        budget = BodyBudget(100, patience=0.01)
+        budget = BodyBudget(100, patience=0.01, small=0)
         with budget.of("a") as first, budget.of("a") as second, budget.of("b") as third:
             await first.grow_to(30)
             await first.grow_to(20)  # it has that already
@@ -205,9 +205,23 @@ def test_the_budget_is_shared_and_given_back() -> None:
     anyio.run(main)
 
 
+def test_small_bodies_pass_where_large_ones_fill_it() -> None:
+    async def main() -> None:
+        budget = BodyBudget(100, patience=0.01, small=10)
+        with budget.of("a") as large, budget.of("b") as other, budget.of("c") as small:
+            await large.grow_to(50)
+            await other.grow_to(50)
+            await small.grow_to(10)
+            with pytest.raises(Problem):
+                await small.grow_to(11)
+            assert budget.held == 100
+
+    anyio.run(main)
+
+
 def test_who_waits_for_room_gets_it() -> None:
     async def main() -> None:
-        budget = BodyBudget(100, patience=180)
+        budget = BodyBudget(100, patience=180, small=0)
         order: list[str] = []
 
         async def wait() -> None:
