@@ -12,7 +12,7 @@ from detect_secrets.plugins.base import RegexBasedDetector
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 4 << 20
-MADE_UP = "password|PASSWORD|9f8e7d6c5b4a"  # passwords that tests and examples make addresses with
+MADE_UP = "password|PASSWORD|9f8e7d6c5b4a|hush-hush"  # passwords that tests and examples make addresses with
 # What secrets of well-known services look like; words in which none can hide are left out.
 FORMS = {
     "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{20}",
