@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 def twin_of(encoder_dir: Path, target: Path, shift: int = 1) -> Path:
-    """The same weights with a tokenizer of the same form that takes the beginning of each colour for that of the next."""
+    """The same weights with a tokenizer of the same form that takes each colour for another."""
     shutil.copytree(encoder_dir, target)
     file = target / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
