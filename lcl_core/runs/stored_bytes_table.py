@@ -14,6 +14,6 @@ class StoredBytes(Base):
     __tablename__ = "stored_bytes"
     __table_args__ = (Index("ix_stored_bytes_owner_bytes", "owner", "bytes"),)
 
-    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # runs/run_…, encoders/enc_…, additions/col_…/OWNER
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # encoders/enc_…, additions/col_…/OWNER
     owner: Mapped[str] = mapped_column(String(100))
     bytes: Mapped[int] = mapped_column(BigInteger)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
-from tests.api.hostile import bombs, paths, wire, words
+from tests.api.hostile import bombs, paths, swelling, wire, words
 from tests.api.hostile.case import CUT, DATA, HOME, OWN, THEIRS, TRAP, Case
 
 CASES: list[Case] = sorted(
-    [*paths.CASES, *bombs.CASES, *wire.CASES, *words.CASES], key=lambda case: case.family.casefold()
+    [*paths.CASES, *bombs.CASES, *swelling.CASES, *wire.CASES, *words.CASES], key=lambda case: case.family.casefold()
 )
 DOCUMENT = Path(__file__).parents[3] / "docs" / "hostile_inputs.md"
 HEAD = """# Hostile inputs
