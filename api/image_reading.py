@@ -90,7 +90,6 @@ def _large(read: Callable[[BatchingSession, Begun], Read], encoder: BatchingSess
 
 
 def _guarded(read: Callable[[BatchingSession, Begun], Read], encoder: BatchingSession, begun: Begun) -> Read:
-    from lcl_core.serving.out_of_memory import memory_errors
+    from lcl_core.serving.out_of_memory import within_memory
 
-    with memory_errors():
-        return read(encoder, begun)
+    return within_memory(lambda: read(encoder, begun))

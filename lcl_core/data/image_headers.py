@@ -92,8 +92,8 @@ def _bytes_per_pixel(image: Any, data: bytes) -> int:
     own = _DECODERS.get(image.format or "", 0)
     if image.format in ("JPEG", "MPO") and (image.info.get("progressive") or data.count(b"\xff\xda") > 1):
         own = 2 * len(image.getbands())  # coefficients of the whole image, as 16-bit numbers
-    if image.format == "TIFF" and image.tile and image.tile[0][0] == "libtiff":
-        own = -(-_tiff_block(image) // max(1, image.width * image.height))
+    if image.format == "TIFF":
+        own = -(-block_bytes(image) // max(1, image.width * image.height))
     return core * (2 if turned else 1) + (0 if plain else _RGB) + own
 
 
@@ -157,11 +157,15 @@ def _check_tiff(data: bytes, order: str) -> None:
         pass  # cut short: Pillow says so
 
 
-def _tiff_block(image: Any) -> int:
+def block_bytes(image: Any) -> int:
     """Bytes of libtiff's buffer, which holds a whole strip or tile, however much larger than the image that is.
+
+    0 for an image that it does not decode.
 
     Raises: Malformed.
     """
+    if image.format != "TIFF" or not image.tile or image.tile[0][0] != "libtiff":
+        return 0
     tags = image.tag_v2
     try:
         across, down = int(tags.get(_TILE_WIDTH, image.width)), int(tags.get(_TILE_LENGTH, 0))
