@@ -16,8 +16,8 @@ from api.collection_models import Additions, NewPicture
 from api.context import Context
 from api.deps import Writing
 from api.errors import Problem
-from api.image_reading import read_images
-from api.media import bytes_of, check_count, check_text, decoded
+from api.image_reading import RequestImages, read_images
+from api.media import check_count, check_text, decoded
 from api.search import Searched, open_collection, open_for_search
 from api.settings import ApiSettings
 from lcl_core.runs import store
@@ -67,8 +67,10 @@ async def add(
         assert searched.encoder is not None, "it was asked for"
         return searched.encoder, searched
 
-    def read(encoder: BatchingSession, searched: Searched) -> tuple[BatchingSession, Searched, list[_Read]]:
-        return encoder, searched, _read(body.items, encoder, settings)
+    def read(
+        encoder: BatchingSession, searched: Searched, images: RequestImages
+    ) -> tuple[BatchingSession, Searched, list[_Read]]:
+        return encoder, searched, _read(body.items, images, encoder, settings)
 
     encoder, searched, found = await read_images(context, owner, urls, begin, read)
     vectors = await gather([picture.vector for picture in found])
@@ -135,7 +137,9 @@ def _busy(name: str) -> Problem:
     return Problem(503, "collection_busy", message, headers={"retry-after": "1"})
 
 
-def _read(items: Sequence[NewPicture], encoder: BatchingSession, settings: ApiSettings) -> list[_Read]:
+def _read(
+    items: Sequence[NewPicture], images: RequestImages, encoder: BatchingSession, settings: ApiSettings
+) -> list[_Read]:
     """One after another: decoded they are large, and only what the encoder looks at is kept of each.
 
     Raises: Problem 422 naming the item.
@@ -148,7 +152,7 @@ def _read(items: Sequence[NewPicture], encoder: BatchingSession, settings: ApiSe
         field = f"items.{place}"
         for number, caption in enumerate(item.captions):
             check_text(caption, settings, f"{field}.captions.{number}")
-        raw = bytes_of(item.image, settings, f"{field}.image")
+        raw = images.raw(f"{field}.image")
         picture = decoded(raw, settings, f"{field}.image")
         name = item.name or hashlib.sha256(raw).hexdigest()
         if name in names:

@@ -6,22 +6,82 @@ request of small images goes on in the same thread; one with a large image lets 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
 
 from api.context import Context
 from api.errors import Problem
-from api.media import bytes_of, header_of
+from api.media import bytes_of, decoded, header_of
 from api.settings import ApiSettings
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lcl_core.serving.batching_session import BatchingSession
 
 SMALL_BYTES = 8 << 20  # of memory while it is decoded: two million pixels of an ordinary PNG or JPEG
+KEPT_BYTES = 8 << 20  # of a request's image files between the look at their headers and decoding
 Begun = TypeVar("Begun")
 Read = TypeVar("Read")
+
+
+class RequestImages:
+    """The images of one request by the field that they stand in. Each is read once.
+
+    Args:
+        urls: their data URLs.
+    """
+
+    def __init__(self, urls: Mapping[str, str], settings: ApiSettings) -> None:
+        self._urls, self._settings = urls, settings
+        self._kept: dict[str, bytes] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._urls)
+
+    def __contains__(self, field: str) -> bool:
+        return field in self._urls
+
+    def raw(self, field: str) -> bytes:
+        """The file of an image. Raises: Problem 422 naming the field."""
+        kept = self._kept.pop(field, None)
+        return bytes_of(self._urls[field], self._settings, field) if kept is None else kept
+
+    def read(self, field: str) -> Image:
+        """An image as RGB. Raises: Problem 422 naming the field."""
+        return decoded(self.raw(field), self._settings, field)
+
+    def memory_needed(self, encoder: BatchingSession) -> int:
+        """Bytes that decoding and preparing the largest of them takes; only headers are read.
+
+        Raises: Problem 422 naming the image at which it is too much.
+        """
+        settings = self._settings
+        pixels = most = kept = 0
+        for field, url in self._urls.items():
+            data = bytes_of(url, settings, field)
+            header = header_of(data, settings, field)
+            pixels += header.pixels
+            if pixels > settings.max_request_pixels:
+                message = (
+                    f"{field}: the images up to this one have {pixels:,} pixels together, and those of one request "
+                    f"may have {settings.max_request_pixels:,} (LCL_MAX_REQUEST_PIXELS); send several requests"
+                )
+                raise Problem(422, "too_many_pixels", message, field=field)
+            need = header.bytes + header.pixels * encoder.preparing_bytes
+            if need > settings.image_memory_bytes:
+                message = (
+                    f"{field}: decoding this image takes {need:,} bytes of memory, and one may take "
+                    f"{settings.image_memory_bytes:,} (LCL_IMAGE_MEMORY_BYTES); make it smaller, or send a PNG or JPEG"
+                )
+                raise Problem(422, "image_too_large", message, field=field)
+            most = max(most, need)
+            if kept + len(data) <= KEPT_BYTES:  # decoding base64 twice would cost as much as a small PNG's pixels
+                kept += len(data)
+                self._kept[field] = data
+        return most
 
 
 async def read_images(
@@ -29,7 +89,7 @@ async def read_images(
     owner: str,
     urls: Mapping[str, str],
     begin: Callable[[], tuple[BatchingSession, Begun]],
-    read: Callable[[BatchingSession, Begun], Read],
+    read: Callable[[BatchingSession, Begun, RequestImages], Read],
 ) -> Read:
     """What ``read`` returns. Both functions are called in a thread, in this order.
 
@@ -44,53 +104,28 @@ async def read_images(
 
     def first() -> tuple[BatchingSession, Begun, int, Read | None]:
         encoder, begun = begin()
-        need = memory_needed(urls, encoder, context.settings)
-        return encoder, begun, need, _guarded(read, encoder, begun) if need <= SMALL_BYTES else None
+        need = images.memory_needed(encoder)
+        return encoder, begun, need, _guarded(lambda: read(encoder, begun, images)) if need <= SMALL_BYTES else None
+
+    images = RequestImages(urls, context.settings)
 
     encoder, begun, need, found = await to_thread.run_sync(first, limiter=context.inferring)
     if need <= SMALL_BYTES:
         return found  # type: ignore[return-value]  # None only where ``read`` returned it
     async with context.pixel_budget.hold(owner, need):
-        return await to_thread.run_sync(_large, read, encoder, begun, limiter=context.decoding)
+        return await to_thread.run_sync(_large, lambda: read(encoder, begun, images), limiter=context.decoding)
 
 
-def memory_needed(urls: Mapping[str, str], encoder: BatchingSession, settings: ApiSettings) -> int:
-    """Bytes that decoding and preparing the largest of the images takes; only headers are read.
-
-    Raises: Problem 422 naming the image at which it is too much.
-    """
-    pixels = most = 0
-    for field, url in urls.items():
-        header = header_of(bytes_of(url, settings, field), settings, field)
-        pixels += header.pixels
-        if pixels > settings.max_request_pixels:
-            message = (
-                f"{field}: the images up to this one have {pixels:,} pixels together, and those of one request may "
-                f"have {settings.max_request_pixels:,} (LCL_MAX_REQUEST_PIXELS); send them in several requests"
-            )
-            raise Problem(422, "too_many_pixels", message, field=field)
-        need = header.bytes + header.pixels * encoder.preparing_bytes
-        if need > settings.image_memory_bytes:
-            message = (
-                f"{field}: decoding this image takes {need:,} bytes of memory, and one may take "
-                f"{settings.image_memory_bytes:,} (LCL_IMAGE_MEMORY_BYTES); make it smaller, or send a PNG or JPEG"
-            )
-            raise Problem(422, "image_too_large", message, field=field)
-        most = max(most, need)
-    return most
-
-
-def _large(read: Callable[[BatchingSession, Begun], Read], encoder: BatchingSession, begun: Begun) -> Read:
+def _large(read: Callable[[], Read]) -> Read:
     from lcl_core.train.memory import give_back_freed_memory
 
     try:
-        return _guarded(read, encoder, begun)
+        return _guarded(read)
     finally:
         give_back_freed_memory()
 
 
-def _guarded(read: Callable[[BatchingSession, Begun], Read], encoder: BatchingSession, begun: Begun) -> Read:
-    from lcl_core.serving.out_of_memory import memory_errors
+def _guarded(read: Callable[[], Read]) -> Read:
+    from lcl_core.serving.out_of_memory import within_memory
 
-    with memory_errors():
-        return read(encoder, begun)
+    return within_memory(read)

@@ -68,14 +68,6 @@ def check_text(text: str, settings: ApiSettings, field: str) -> str:
     return text
 
 
-def read_image(url: str, settings: ApiSettings, field: str) -> Image:
-    """The picture of a data URL as RGB. Addresses are never fetched.
-
-    Raises: Problem 422 naming the item.
-    """
-    return decoded(bytes_of(url, settings, field), settings, field)
-
-
 def decoded(data: bytes, settings: ApiSettings, field: str) -> Image:
     """The picture of a file's bytes as RGB. Raises: Problem 422 naming the item."""
     from lcl_core.data.images import decode_image

@@ -368,6 +368,18 @@ class GarbageList(BaseModel):
     bytes: int
 
 
+class QuotaView(BaseModel):
+    owner: str
+    runs: int = Field(description="that are not finished")
+    runs_limit: int | None = Field(description="null: any number")
+    bytes: int = Field(description="kept: runs, and what they made, imported or added")
+    bytes_limit: int | None = Field(description="null: any number")
+
+
+class QuotaList(BaseModel):
+    items: list[QuotaView]
+
+
 class Check(BaseModel):
     ok: bool
     detail: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from api.media import Input, TextPart, check_text, image_of, read_image
+from api.image_reading import RequestImages
+from api.media import Input, TextPart, check_text, image_of
 from api.settings import ApiSettings
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ def image_urls(items: Sequence[Input]) -> dict[str, str]:
 
 
 def submit(
-    encoder: BatchingSession, items: Sequence[Input], urls: Mapping[str, str], settings: ApiSettings
+    encoder: BatchingSession, items: Sequence[Input], read: RequestImages, settings: ApiSettings
 ) -> tuple[list[Future[Any]], int]:
     """Read the items and queue them: a future f32 [E] of each, in order, and the tokens that the model reads.
 
     Args:
-        urls: as ``image_urls`` has them.
+        read: the images among the items.
 
     Raises: Problem 422 naming the item that is at fault, before anything is queued.
     """
@@ -33,8 +34,8 @@ def submit(
     texts: dict[int, str] = {}
     for place, item in enumerate(items):
         field = f"input.{place}"
-        if field in urls:
-            images[place] = encoder.prepare(read_image(urls[field], settings, field))
+        if field in read:
+            images[place] = encoder.prepare(read.read(field))
         else:
             texts[place] = check_text(item.text if isinstance(item, TextPart) else str(item), settings, field)
     tokens = sum(encoder.count_tokens(list(texts.values()))) + len(images) * encoder.image_tokens

@@ -18,6 +18,7 @@ from api.cli import (
     folder,
     garbage,
     inference,
+    quotas,
     runs,
     studies,
     webhooks,
@@ -43,6 +44,7 @@ app.add_typer(access.group, name="keys")
 app.add_typer(webhooks.group, name="webhooks")
 app.command()(access.audit)
 app.command("gc")(garbage.collect)
+app.command("quota")(quotas.show)
 app.command()(inference.search)
 app.command()(inference.duplicates)
 app.command()(writing.caption)

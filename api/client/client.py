@@ -36,6 +36,10 @@ class Client(
     def workers(self) -> list[Json]:
         return self.get("/v1/workers")["items"]
 
+    def quotas(self) -> list[Json]:
+        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"}: the key's own; with an admin's key everybody's."""
+        return self.get("/v1/quotas")["items"]
+
     def keys(self) -> list[Json]:
         return self.get("/v1/keys")["items"]
 

@@ -13,6 +13,7 @@ from api.routes import (
     garbage,
     health,
     keys,
+    quotas,
     run_files,
     runs,
     specs,
@@ -43,6 +44,7 @@ ROUTERS = tuple(
         webhooks,
         audit,
         garbage,
+        quotas,
         health,
     )
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +16,9 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS
-from api.image_reading import read_images
-from api.media import Content, check_count, read_image
+from api.image_reading import RequestImages, read_images
+from api.media import Content, check_count
 from api.models import Reference
-from api.settings import ApiSettings
 
 if TYPE_CHECKING:
     from lcl_core.serving.batching_session import BatchingSession
@@ -60,8 +58,7 @@ async def attention(body: AttentionRequest, caller: Viewer, context: ContextDep,
 
     urls = {f"images.{place}": url for place, url in enumerate(body.images)}
     begin = partial(_begin, context, session, body)
-    read = partial(_read, context.settings, urls)
-    identity, boxes, submitted = await read_images(context, caller.owner, urls, begin, read)
+    identity, boxes, submitted = await read_images(context, caller.owner, urls, begin, _read)
     weights = await gather(submitted)
     return await to_thread.run_sync(_answer, identity, boxes, weights, body.heads, limiter=context.inferring)
 
@@ -74,15 +71,15 @@ def _begin(context: Context, session: Session, body: AttentionRequest) -> tuple[
 
 
 def _read(
-    settings: ApiSettings, urls: Mapping[str, str], encoder: BatchingSession, identity: str
+    encoder: BatchingSession, identity: str, images: RequestImages
 ) -> tuple[str, list[list[float]], list[Future[Any]]]:
-    boxes, images = [], []
-    for field, url in urls.items():
-        image = read_image(url, settings, field)
+    boxes, prepared = [], []
+    for field in images:
+        image = images.read(field)
         boxes.append(list(encoder.box(image)))
-        images.append(encoder.prepare(image))
+        prepared.append(encoder.prepare(image))
         del image  # before the next one is decoded
-    return identity, boxes, encoder.submit_attention(images)
+    return identity, boxes, encoder.submit_attention(prepared)
 
 
 def _answer(identity: str, boxes: list[list[float]], weights: list[Any], with_heads: bool) -> JSONResponse:

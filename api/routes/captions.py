@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,9 +16,8 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS
-from api.image_reading import read_images
-from api.media import Content, check_count, check_text, read_image
-from api.settings import ApiSettings
+from api.image_reading import RequestImages, read_images
+from api.media import Content, check_count, check_text
 from api.writing import STREAMS, Audience, Decoding
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ async def captions(body: CaptionRequest, caller: Viewer, context: ContextDep, se
     audience = Audience(len(body.images), context.settings.writing_seconds, pieces=body.stream, field="images")
     urls = {f"images.{place}": url for place, url in enumerate(body.images)}
     begin = partial(_begin, context, session, body)
-    read = partial(_read, context.settings, urls, audience.readers)
+    read = partial(_read, audience.readers)
     identity, texts = await read_images(context, caller.owner, urls, begin, read)
     if body.stream:
         return EventSourceResponse(audience.events(texts, lambda index, text: {"index": index, "caption": text}))
@@ -78,12 +77,11 @@ def _begin(
 
 
 def _read(
-    settings: ApiSettings,
-    urls: Mapping[str, str],
     readers: Sequence[Reader],
     encoder: BatchingSession,
     begun: tuple[str, CaptionOptions],
+    images: RequestImages,
 ) -> tuple[str, list[Future[Any]]]:
     identity, options = begun
-    images = [encoder.prepare(read_image(url, settings, field)) for field, url in urls.items()]
-    return identity, encoder.submit_captions(images, options, readers)
+    prepared = [encoder.prepare(images.read(field)) for field in images]
+    return identity, encoder.submit_captions(prepared, options, readers)

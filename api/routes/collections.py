@@ -15,8 +15,7 @@ from api.answers import json_of, sends
 from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.errors import REFUSALS
-from api.image_reading import read_images
-from api.media import read_image
+from api.image_reading import RequestImages, read_images
 from api.models import (
     CollectionDetail,
     CollectionList,
@@ -98,8 +97,10 @@ async def _search_by_image(
         assert searched.encoder is not None, "it was asked for"
         return searched.encoder, searched
 
-    def read(encoder: BatchingSession, searched: Searched) -> tuple[Searched, list[Future[Any]]]:
-        return searched, encoder.submit_images([encoder.prepare(read_image(url, context.settings, "image"))])
+    def read(
+        encoder: BatchingSession, searched: Searched, images: RequestImages
+    ) -> tuple[Searched, list[Future[Any]]]:
+        return searched, encoder.submit_images([encoder.prepare(images.read("image"))])
 
     searched, submitted = await read_images(context, owner, {"image": url}, begin, read)
     (vector,) = await gather(submitted)

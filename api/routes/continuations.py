@@ -16,8 +16,8 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS, Problem
-from api.image_reading import read_images
-from api.media import IMAGE_URL, Content, check_count, check_text, read_image
+from api.image_reading import RequestImages, read_images
+from api.media import IMAGE_URL, Content, check_count, check_text
 from api.settings import ApiSettings
 from api.writing import STREAMS, Audience, Decoding
 
@@ -55,7 +55,7 @@ async def continuations(body: ContinuationRequest, caller: Viewer, context: Cont
     (reader,) = audience.readers
     urls = {_field(place): part.image for place, part in enumerate(body.document) if isinstance(part, Picture)}
     begin = partial(_begin, context, session, body)
-    read = partial(_read, context.settings, body.document, reader)
+    read = partial(_read, body.document, reader)
     identity, text = await read_images(context, caller.owner, urls, begin, read)
     if body.stream:
         return EventSourceResponse(audience.events([text], lambda index, text: {"index": index, "text": text}))
@@ -82,15 +82,15 @@ def _begin(
 
 
 def _read(
-    settings: ApiSettings,
     document: Sequence[str | Picture],
     reader: Reader,
     encoder: BatchingSession,
     begun: tuple[str, CaptionOptions],
+    images: RequestImages,
 ) -> tuple[str, Future[Any]]:
     identity, options = begun
     parts = [
-        part if isinstance(part, str) else encoder.prepare(read_image(part.image, settings, _field(place)))
+        part if isinstance(part, str) else encoder.prepare(images.read(_field(place)))
         for place, part in enumerate(document)
     ]
     return identity, encoder.submit_continuation(parts, options, reader)

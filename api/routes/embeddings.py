@@ -18,7 +18,7 @@ from api.context import Context
 from api.deps import ContextDep, ReaderDep, Viewer
 from api.encoders import open_encoder
 from api.errors import REFUSALS, Problem
-from api.image_reading import read_images
+from api.image_reading import RequestImages, read_images
 from api.media import Input, check_count
 from api.models import Reference
 from api.vectors import image_urls, submit
@@ -66,8 +66,8 @@ async def embeddings(body: EmbeddingRequest, caller: Viewer, context: ContextDep
     urls = image_urls(items)
     begin = partial(_begin, context, session, body, items, len(urls))
 
-    def read(encoder: BatchingSession, identity: str) -> tuple[str, list[Future[Any]], int]:
-        return identity, *submit(encoder, items, urls, context.settings)
+    def read(encoder: BatchingSession, identity: str, images: RequestImages) -> tuple[str, list[Future[Any]], int]:
+        return identity, *submit(encoder, items, images, context.settings)
 
     identity, submitted, tokens = await read_images(context, caller.owner, urls, begin, read)
     vectors = await gather(submitted)

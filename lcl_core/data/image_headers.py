@@ -26,10 +26,10 @@ _PNG, _GIF, _TIFF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), {b"II": "<", b
 _CORE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # bytes a pixel; all others take 4
 _RGB = 4  # bytes a pixel of the result
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
-_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # may come after the pixels
+_PNG_EXTRA = {b"acTL": 8, b"tRNS": 4}  # bytes a pixel: canvases of an animation; transparency that becomes alpha
+_PNG_TEXTS, _PNG_ORIENTATION = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile type exif", b"XML:com.adobe.xmp")
 # Bytes a pixel that the decoders themselves keep, measured (tests/lcl_core/data/test_decoding_memory.py).
 _DECODERS = {"WEBP": 12, "AVIF": 16, "BMP": 3, "PPM": 6, "GIF": 2}
-_ANIMATED_PNG = 8
 _OFFSETS, _ROWS, _TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS = 273, 278, 322, 323, 277, 258
 
 
@@ -92,27 +92,31 @@ def _bytes_per_pixel(image: Any, data: bytes) -> int:
     own = _DECODERS.get(image.format or "", 0)
     if image.format in ("JPEG", "MPO") and (image.info.get("progressive") or data.count(b"\xff\xda") > 1):
         own = 2 * len(image.getbands())  # coefficients of the whole image, as 16-bit numbers
-    if image.format == "TIFF" and image.tile and image.tile[0][0] == "libtiff":
-        own = -(-_tiff_block(image) // max(1, image.width * image.height))
+    if image.format == "TIFF":
+        own = -(-block_bytes(image) // max(1, image.width * image.height))
     return core * (2 if turned else 1) + (0 if plain else _RGB) + own
 
 
 def _png(data: bytes) -> Declared:
     """The largest of its headers, for Pillow believes the last one before the pixels."""
-    at, size, cost, animated, transparent = len(_PNG), (0, 0), 0, False, False
+    at, size, cost, extra = len(_PNG), (0, 0), 0, 0
+    in_header, turned = True, False
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IHDR" and length >= 10 and at + 18 <= len(data):
+        in_header = in_header and kind != b"IDAT"
+        if kind == b"IHDR" and in_header and length >= 10 and at + 18 <= len(data):
             width, height, bits, colour = struct.unpack_from(">IIBB", data, at + 8)
             core = _CORE.get("I;16" if (bits, colour) == (16, 0) else _PNG_MODES.get(colour, "RGBA"), 4)
             size = max(size, (width, height), key=lambda sides: sides[0] * sides[1])
             cost = max(cost, core + (0 if colour == 2 else _RGB))
-        animated, transparent = animated or kind == b"acTL", transparent or kind == b"tRNS"
-        if kind in (b"IDAT", b"IEND"):
+        elif in_header and kind in _PNG_EXTRA:
+            extra += _PNG_EXTRA[kind]
+        elif kind == b"eXIf" or (kind in _PNG_TEXTS and data.startswith(_PNG_ORIENTATION, at + 8)):
+            turned = True  # possibly; it may stand behind the pixels
+        elif kind == b"IEND":
             break
         at += 12 + length
-    cost += (_ANIMATED_PNG if animated else 0) + (_RGB if transparent else 0)
-    cost += _RGB if any(mark in data for mark in _PNG_ORIENTATION) else 0
+    cost += min(extra, sum(_PNG_EXTRA.values())) + (_RGB if turned else 0)
     return Declared(*size, size[0] * size[1] * cost + len(data))
 
 
@@ -157,11 +161,15 @@ def _check_tiff(data: bytes, order: str) -> None:
         pass  # cut short: Pillow says so
 
 
-def _tiff_block(image: Any) -> int:
+def block_bytes(image: Any) -> int:
     """Bytes of libtiff's buffer, which holds a whole strip or tile, however much larger than the image that is.
+
+    0 for an image that it does not decode.
 
     Raises: Malformed.
     """
+    if image.format != "TIFF" or not image.tile or image.tile[0][0] != "libtiff":
+        return 0
     tags = image.tag_v2
     try:
         across, down = int(tags.get(_TILE_WIDTH, image.width)), int(tags.get(_TILE_LENGTH, 0))

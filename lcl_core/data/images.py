@@ -17,6 +17,7 @@ from lcl_core.data.image_headers import (
     Declared,
     Malformed,
     before_opening,
+    block_bytes,
     check_exif,
     declared_of,
 )
@@ -26,6 +27,7 @@ MAX_IMAGE_BYTES = 64 << 20
 MAX_IMAGE_PIXELS = 64_000_000
 PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # of all unpacked texts of a PNG; Pillow's own bound is 64 MiB
 _NARROWEST_RATIO = 3 / 4
+_BLOCK_BYTES = 8  # a pixel of the largest strip or tile: four channels of 16 bits
 _STRIP_BYTES = 1 << 20  # converted at a time
 
 
@@ -71,6 +73,8 @@ def decode_image(
             _refuse_giants(early, name, max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_giants(image, name, max_pixels)
+            if block_bytes(image) > _BLOCK_BYTES * max_pixels:
+                raise Malformed("its strips or tiles are larger than an image may be")
             if early is not None and image.width * image.height > early.pixels:
                 raise Malformed("its headers contradict one another")
             if need is not None:

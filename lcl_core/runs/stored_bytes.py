@@ -22,7 +22,10 @@ UNFINISHED = [state.value for state in State if state not in FINISHED]
 
 
 def folder_bytes(folder: Path, *, shared: bool = True) -> int:
-    """Of the regular files below ``folder``; 0 when it is not there. ``shared``: those linked elsewhere count too."""
+    """Of the regular files below ``folder``; 0 when it is not there.
+
+    ``shared``: those too that are linked elsewhere.
+    """
     return sum(
         facts.st_size
         for _, facts in plain_files(folder)

@@ -14,7 +14,7 @@ import numpy as np
 from lcl_core.serving.batcher import Batcher, Observe
 from lcl_core.serving.futures import failed, gather, wait_for
 from lcl_core.serving.options import CaptionOptions
-from lcl_core.serving.out_of_memory import guarded, memory_errors
+from lcl_core.serving.out_of_memory import steps_within_memory, within_memory
 from lcl_core.serving.prepared import Prepared
 from lcl_core.serving.readers import Reader
 from lcl_core.serving.texts_apart import TextsApart
@@ -222,8 +222,7 @@ def _runner(session: EncoderSession, texts_apart: bool) -> Callable[[_Job, list[
     }
 
     def run(job: _Job, items: list[Any]) -> Iterable[Any]:
-        with memory_errors():
-            found = runs[job.kind](job, items)
-        return guarded(found) if job.kind in _WRITING else found
+        found = within_memory(lambda: runs[job.kind](job, items))
+        return steps_within_memory(found) if job.kind in _WRITING else found
 
     return run

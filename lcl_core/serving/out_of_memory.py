@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from lcl_core.errors import UserError
 
 _SAYS_SO = ("can't allocate memory", "not enough memory", "out of memory")  # PyTorch's RuntimeErrors
+_END = object()
+Answer = TypeVar("Answer")
 
 
 class OutOfMemory(UserError):
@@ -21,15 +22,13 @@ class OutOfMemory(UserError):
         super().__init__(message, code="out_of_memory")
 
 
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Raise OutOfMemory in place of the errors of Python, Pillow and PyTorch.
+def within_memory(call: Callable[[], Answer]) -> Answer:
+    """What ``call`` returns. Raises: OutOfMemory in place of the errors of Python, Pillow and PyTorch.
 
-    It is raised without their tracebacks: those keep alive what filled the memory.
+    It is raised when theirs is over: as its context that would keep alive, by its traceback, what filled the memory.
     """
     try:
-        yield
-        return
+        return call()
     except MemoryError:
         pass
     except RuntimeError as error:
@@ -38,7 +37,8 @@ def memory_errors() -> Iterator[None]:
     raise OutOfMemory
 
 
-def guarded(steps: Iterable[Any]) -> Iterator[Any]:
+def steps_within_memory(steps: Iterable[Any]) -> Iterator[Any]:
     """The same for work in steps."""
-    with memory_errors():
-        yield from steps
+    remaining = iter(steps)
+    while (step := within_memory(lambda: next(remaining, _END))) is not _END:
+        yield step

@@ -59,6 +59,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator
         max_text_characters=500,
         max_image_bytes=100_000,
         max_image_pixels=250_000,
+        max_request_pixels=600_000,
         webhook_hosts=["hooks.example.org"],
         _env_file=None,  # type: ignore[call-arg]
     )

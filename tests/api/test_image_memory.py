@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 
 from api.context import Context
 from api.settings import ApiSettings
-from tests.api.house import House
+from tests.api.house import House, served
 from tests.api.test_start import ROOT, environment
 from tests.api.wares import make_collection, pictures_by_colour, png, save_encoder
 
@@ -183,3 +184,32 @@ def test_large_images_of_many_requests_are_decoded_in_bounded_memory(service: Se
 def test_so_they_are_wherever_images_are_sent(service: Service, large: str, path: str) -> None:
     answers = under_load(service, path, body_of(path, [large] * 2), 3)
     assert all(answer.is_success for answer in answers), answers[0].text
+
+
+@pytest.mark.parametrize("path", [*SEVERAL, SEARCH])
+def test_without_memory_a_request_is_refused_and_the_next_one_served(
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str, refused: Any
+) -> None:
+    """In this process: another one cannot be made to lack memory at a certain place."""
+    from lcl_core.data import images
+
+    with served(service.house.context.settings) as url:
+        here = Service(_elsewhere(service.house, url), service.process)
+        body = body_of(path, [url_of(png("red"))])
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "decode_image", _no_memory)
+            answer = here.post(path, body)
+        refused(answer, 503, "out_of_memory")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert here.post(path, body).is_success
+
+
+def _no_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+def _elsewhere(house: House, url: str) -> House:
+    """The same rows and keys behind another address."""
+    found = copy(house)
+    found.url = url
+    return found

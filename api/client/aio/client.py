@@ -36,6 +36,10 @@ class AsyncClient(
     async def workers(self) -> list[Json]:
         return (await self.get("/v1/workers"))["items"]
 
+    async def quotas(self) -> list[Json]:
+        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"}: the key's own; with an admin's key everybody's."""
+        return (await self.get("/v1/quotas"))["items"]
+
     async def keys(self) -> list[Json]:
         return (await self.get("/v1/keys"))["items"]
 

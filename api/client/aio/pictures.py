@@ -72,6 +72,11 @@ class AsyncPictureCalls(AsyncEncoderCalls):
             try:
                 vectors = await self.embed_images(encoder, [data for _, data in pictures])
             except ApiError as error:
+                if error.code == "too_many_pixels" and len(pictures) > 1:
+                    half = len(pictures) // 2
+                    await self._embed_pictures(encoder, pictures[:half], whole)
+                    await self._embed_pictures(encoder, pictures[half:], whole)
+                    return
                 path, _ = pictures.pop(refused_place(error, len(pictures)))
                 whole.skipped.append(Skipped(path, error.message))
                 continue

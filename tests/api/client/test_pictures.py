@@ -16,6 +16,7 @@ from api.client import ApiError, Client, Skipped, pictures
 from api.client.blocking import in_parallel
 from tests.api.client.waited import Waited
 from tests.api.scripted import scripted
+from tests.api.wares import png
 
 
 @pytest.fixture
@@ -112,3 +113,12 @@ def test_whoever_leaves_early_leaves_nothing_behind() -> None:
 
     asyncio.run(leave())
     assert len(started) <= 4
+
+
+def test_images_of_too_many_pixels_together_are_sent_in_parts(client: Any, encoder: Any, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(png("red", (490, 490)))  # two of them are all that a request may have
+    skipped: list[Skipped] = []
+    found = dict(client.embed_folder("tiny", tmp_path, on_skip=skipped.append))
+    assert [path.name for path in found] == [f"{number}.png" for number in range(5)]
+    assert not skipped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
-from tests.api.hostile import bombs, encoders, framing, owners, parameters, paths, wire, words
+from tests.api.hostile import bombs, encoders, framing, owners, parameters, paths, swelling, wire, words
 from tests.api.hostile.case import CUT, DATA, ENCODER, HOME, OWN, THEIRS, TRAP, Case
 
 CASES: list[Case] = sorted(
@@ -13,6 +13,7 @@ CASES: list[Case] = sorted(
         *paths.CASES,
         *bombs.CASES,
         *encoders.CASES,
+        *swelling.CASES,
         *wire.CASES,
         *words.CASES,
         *framing.CASES,
