@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,15 +146,12 @@ async def _bounded(request: Request, bounds: UploadBounds) -> AsyncGenerator[byt
 async def _drain(request: Request) -> None:
     """Read the rest and keep none of it: a browser that is still sending reads no answer."""
     left = DRAINED
-    try:
+    with suppress(ClientDisconnect, RuntimeError, TimeoutError):  # RuntimeError: it was read to its end before
         async with asyncio.timeout(SILENCE_SECONDS):
-            while left > 0:
-                message = await request.receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body"):
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left <= 0:
                     return
-    except TimeoutError:
-        return
 
 
 def _kept(shared: _Uploads, session: str, key: str, item: UploadFile) -> str:

@@ -123,7 +123,7 @@ class Watch:
         if self._noticed or not self._run_dir.notice_file.exists():
             return {}
         notice: dict[str, Any] = json.loads(self._run_dir.notice_file.read_text(encoding="utf-8"))
-        log.warning("run_notice", **notice)
+        log.warning("run_notice", code=notice["code"], words=notice["message"])
         return notice
 
     def _decide(self, state: State) -> None:

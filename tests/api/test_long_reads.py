@@ -86,7 +86,7 @@ def test_imports_that_read_for_long_hold_up_nobody(
     house: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     slow = Slow()
-    monkeypatch.setattr(api.routes.encoders, "import_encoder", slow)
+    monkeypatch.setattr(api.routes.encoders, "prepare", slow)
     calls = [partial(import_encoder, data_root)] * IMPORTS
     with under_way(house, "submitter", calls, slow, eventually) as asked:
         eventually(lambda: requests_of(house) == IMPORTS, "all of them under way", 60)

@@ -17,12 +17,16 @@ from deploy.house import House, page_token
 from ui.token_file import NAME
 
 STAND_IN = """
-import http.server, os, signal
+import http.server, os, signal, socket
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-http.server.HTTPServer(("127.0.0.1", int(os.environ.get("LCL_API_PORT", 0))), Answers).serve_forever()
+server = http.server.HTTPServer(("127.0.0.1", 0), Answers, bind_and_activate=False)
+if "LCL_API_SOCKET" in os.environ:
+    server.socket = socket.socket(fileno=int(os.environ["LCL_API_SOCKET"]))
+    server.serve_forever()
+signal.pause()
 """
 
 
@@ -42,6 +46,7 @@ def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 def test_the_page_of_a_team_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its root sends strangers to sign in, which is no sign that it is down."""
     monkeypatch.setenv("LCL_TEAM", "1")
+    monkeypatch.setenv("LCL_ADMIN_KEY", "9f8e7d6c5b4a39281706f5e4d3c2b1a0")
     with launched(tmp_path / "home", monkeypatch) as house:
         assert house.page_address == house.page_url
         answer = httpx.get(house.page_url, trust_env=False)

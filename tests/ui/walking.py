@@ -71,8 +71,8 @@ class EveryService:
     ANSWERS: Mapping[str, Any] = {
         "encoders": [{"id": "enc_1", "name": "one", "hash": "1"}, {"id": "enc_2", "name": "two", "hash": "2"}],
         "collections": [
-            {"id": "col_1", "name": "drawings", "images": 1, "encoder_hash": "1", "dataset": "sample"},
-            {"id": "col_2", "name": "others", "images": 1, "encoder_hash": "2", "dataset": "sample"},
+            {"id": "col_1", "name": "drawings", "images": 1, "encoder_id": "enc_1", "dataset": "sample"},
+            {"id": "col_2", "name": "others", "images": 1, "encoder_id": "enc_2", "dataset": "sample"},
         ],
         "item_image": b"",
     }

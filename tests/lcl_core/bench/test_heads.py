@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 
 from lcl_core.bench.__main__ import main
-from lcl_core.data import train_bpe
-from lcl_core.model import LCLModel, LCLProcessor
+from tests.api.wares import save_encoder
 
 
 def test_it_prints_seconds_and_shares(
-    small_model: LCLModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small_model.save_pretrained(tmp_path)
-    LCLProcessor(train_bpe(["a few words"], 300), small_model.config.image_size).save_pretrained(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench", "heads", "--encoder", str(tmp_path), "--epochs", "1", "--heads", "3"])
+    encoder = save_encoder(tmp_path / "encoder")
+    monkeypatch.setattr(sys, "argv", ["bench", "heads", "--encoder", str(encoder), "--epochs", "1", "--heads", "3"])
     assert main() == 0
     report = json.loads(capsys.readouterr().out)
     assert len(report["later_s"]) == len(report["later_of_first"]) == 2
