@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from functools import cache
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from lcl_core.errors import UserError
@@ -26,6 +26,11 @@ _TABLES: dict[str, type[Encoder | Dataset | Collection]] = {
     "encoder": Encoder,
     "dataset": Dataset,
     "collection": Collection,
+}
+# Asked with every submission, and dearer to build than to run.
+_OWNERS = {
+    noun: select(table.owner).where(table.name == bindparam("wanted")).order_by(table.created_at).limit(1)
+    for noun, table in _TABLES.items()
 }
 # How ids begin: a reference is an id or a name. Datasets have names alone.
 _IDS = {"encoder": "enc_", "collection": "col_"}
@@ -78,9 +83,7 @@ def owner_of_name(session: Session, noun: str, name: str) -> str | None:
         return PRODUCT
     if noun == "encoder":
         hold_name(session, name)  # datasets and collections are unique by name in the database itself
-    table = _TABLES[noun]
-    query = select(table.owner).where(table.name == name).order_by(table.created_at).limit(1)
-    return session.scalars(query).one_or_none()
+    return session.scalars(_OWNERS[noun], {"wanted": name}).one_or_none()
 
 
 def hold_name(session: Session, name: str) -> None:
