@@ -76,4 +76,6 @@ class TuningSpec(Spec):
             return type(self).model_validate({**self.model_dump(), **values, "search": {}})
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:  # of the whole: fields that do not go together
+                raise ValueError(first["msg"].removeprefix("Value error, ")) from None
             raise ValueError(f"search.{first['loc'][0]}: {first['msg']} (got {first['input']})") from None

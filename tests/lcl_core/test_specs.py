@@ -158,6 +158,12 @@ def test_nobody_is_asked_to_caption_without_a_voice() -> None:
         parse_spec("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}})
 
 
+def test_a_stage_that_is_searched_and_has_a_protocol_is_refused_in_words() -> None:
+    stage = {"search": {"lr": [0.1]}, "transfer": ["frozen"]}
+    with pytest.raises(UserError, match="a stage is neither searched nor sat alone"):
+        parse_spec("evaluate", {"encoder": "e", "dialogue": {"align": stage}})
+
+
 def test_each_protocol_takes_what_concerns_it() -> None:
     spec = TuningSpec(epochs=20, full_epochs=8, search={"lr": (0.1, 0.2), "encoder_lr": (0.01,)})
     frozen, full = spec.under("frozen"), spec.under("full")
