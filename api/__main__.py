@@ -17,18 +17,17 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import create_app
-from api.context import Context
-from api.settings import ApiSettings
-from lcl_core.errors import UserError
-from lcl_core.home_folder import open_home, private_umask
-from lcl_core.logs import configure_logs
-from lcl_core.offline import forbid_downloads
-from lcl_core.runs.database import UNREACHABLE
-from lcl_core.setting_names import check_names
-from lcl_core.settings import misconfiguration
+from api.core.settings import ApiSettings
+from api.core.state import AppState
+from lcl_core.common.errors import UserError
+from lcl_core.common.home_folder import prepare_home, private_umask
+from lcl_core.common.logging import configure_logging
+from lcl_core.common.process_env import forbid_downloads
+from lcl_core.common.settings import check_setting_names, settings_error_message
+from lcl_core.db.session import UNREACHABLE
 
-AGAIN_SECONDS = 0.5
-OTHER_FILES = 512  # that may be open beside the connections: of the database, of downloads, of encoders
+RETRY_SECONDS = 0.5
+RESERVED_FILES = 512  # that may be open beside the connections: of the database, of downloads, of encoders
 
 
 def main() -> int:
@@ -39,23 +38,23 @@ def main() -> int:
     """
     forbid_downloads()
     try:
-        for warning in check_names(os.environ):
+        for warning in check_setting_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
         settings = ApiSettings()
         settings.check_secrets()
-        open_home(settings.home)
+        prepare_home(settings.home)
         app = create_app(settings)
-        _prepare(app.state.context, settings)
-        sockets = _inherited(settings.api_socket)
+        _prepare_database(app.state.context, settings)
+        sockets = _inherited_socket(settings.api_socket)
     except (ValidationError, SettingsError, UserError) as error:
-        return _complain(_words(error), 1 if getattr(error, "code", "") == "home_unusable" else 2)
+        return _fail(_error_line(error), 1 if getattr(error, "code", "") == "home_unusable" else 2)
     except (SQLAlchemyError, OSError) as error:
-        return _complain(f"the service cannot start: {_words(error)}", 1)
-    configure_logs(settings.log_format)
+        return _fail(f"the service cannot start: {_error_line(error)}", 1)
+    configure_logging(settings.log_format)
     return _serve(app, settings, sockets)
 
 
-def _prepare(context: Context, settings: ApiSettings) -> None:
+def _prepare_database(context: AppState, settings: ApiSettings) -> None:
     """Whoever starts us again when we give up does so after longer and longer: it is better to be there already.
 
     Raises: as Context.prepare.
@@ -68,12 +67,12 @@ def _prepare(context: Context, settings: ApiSettings) -> None:
         except UNREACHABLE as error:
             if make_url(settings.resolved_database_url).get_backend_name() == "sqlite" or time.monotonic() >= deadline:
                 raise
-            if said != (said := f"waiting for the database: {_words(error)}"):
+            if said != (said := f"waiting for the database: {_error_line(error)}"):
                 print(said, file=sys.stderr, flush=True)  # noqa: T201
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
-def _inherited(number: int | None) -> list[socket.socket] | None:
+def _inherited_socket(number: int | None) -> list[socket.socket] | None:
     """The socket that the launcher listens on, so that nobody else gets its port while we are not there.
 
     Raises: UserError ``bad_setting`` when there is no such socket.
@@ -92,7 +91,7 @@ def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | N
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
 
-    from api.http_server import server_config
+    from api.core.http_server import server_config
 
     gc.collect()
     gc.freeze()  # what is loaded by now stays: to look through it again would hold up all requests for a moment
@@ -103,7 +102,7 @@ def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | N
         host=settings.api_host,
         port=settings.api_port,
         log_config=None,  # its lines go where ours go
-        access_log=False,  # api.middleware tells of each request
+        access_log=False,  # api.core.middleware tells of each request
         timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)
@@ -115,20 +114,20 @@ def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | N
 def _raise_file_limit(connections: int) -> None:
     """Each connection is an open file; what is read and written comes on top. As far as the machine allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
+    wanted = connections + RESERVED_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _words(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     """What is wrong, in one line, without a secret."""
     if isinstance(error, ValidationError):
-        return misconfiguration(error)
+        return settings_error_message(error)
     return str(error).splitlines()[0]
 
 
-def _complain(message: str, status: int) -> int:
+def _fail(message: str, status: int) -> int:
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return status
 

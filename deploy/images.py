@@ -1,8 +1,7 @@
-"""Which container images are deployed: each by version and by the digest of its content. ``make pin-images``.
+"""Container images pinned by version and digest: ``make pin-images``.
 
-A tag is moved by whoever owns it; a digest is the SHA-256 of what it stood for. The references stand where they are
-used, in the compose files and in the Dockerfile, each as the default of a variable ``…_IMAGE`` that ``.env`` may set
-otherwise.
+A tag is moved by whoever owns it; a digest is the SHA-256 of the content. The compose files and the Dockerfile hold
+each reference as the default of a variable ``…_IMAGE``, which ``.env`` may override.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("docker-compose*.yml", "deploy/Dockerfile")

@@ -1,29 +1,70 @@
 """``python -m deploy.local up | demo [--once]``: the whole service on this machine, without any set-up.
 
-``up`` serves until Ctrl-C. ``demo`` first trains, evaluates and indexes on the sample corpus over REST and prints
-the results; with ``--once`` it leaves after that. Exit status 0 is success, 1 a failure that was explained.
+``up`` serves until Ctrl-C. ``demo`` first trains, evaluates and indexes on the sample corpus over REST and prints the
+results; with ``--once`` it exits after that. Exit status 0 is success, 1 a failure that was explained. The first Ctrl-C
+stops in order, a second one at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from rich.console import Console
 
 from api.client import ApiError
-from deploy.child import PROJECT
-from deploy.demo import run_demo
-from deploy.house import House
-from deploy.report import print_report
-from deploy.screen import screen_on
-from deploy.signals import Interrupted, Signals
-from lcl_core.errors import UserError
-from lcl_core.home_folder import private_umask
+from deploy.demo import open_display, print_report, run_demo
+from deploy.local_stack import LocalStack
+from deploy.process import PROJECT
+from lcl_core.common.errors import UserError
+from lcl_core.common.home_folder import private_umask
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class ShutdownRequested(BaseException):
+    """A signal asked the launcher to end. Not an Exception, so that nothing mistakes it for an error."""
+
+
+class ShutdownSignals:
+    """A context manager that turns the first signal into Interrupted, and later ones into ``hurry()``."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+        self._hurry = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {which: signal.signal(which, self._on_signal) for which in HANDLED}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    def begin_stopping(self) -> None:
+        """From now on signals interrupt nothing; they only make the end quicker."""
+        self._stopping = True
+
+    def hurry(self) -> bool:
+        return self._hurry
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._stopping:
+            self._hurry = True
+            return
+        self._stopping = True
+        raise ShutdownRequested
+
 
 WATCH_SECONDS = 0.5
 CALL_SECONDS = 20.0
@@ -33,19 +74,19 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     console = Console(highlight=False)
-    with Signals() as signals:
+    with ShutdownSignals() as signals:
         try:
-            say(console, f"starting the service on {arguments.home}")
-            with House(arguments.home, lambda text: say(console, text), signals.hurry) as house:
+            print_line(console, f"starting the service on {arguments.home}")
+            with LocalStack(arguments.home, lambda text: print_line(console, text), signals.hurry) as house:
                 try:
                     return serve(house, console, arguments)
                 finally:
                     signals.begin_stopping()
-        except Interrupted:
-            say(console, "stopped before it was done")
+        except ShutdownRequested:
+            print_line(console, "stopped before it was done")
             return INTERRUPTED
         except (UserError, ApiError) as error:
-            say(Console(stderr=True, highlight=False), f"error: {error}")
+            print_line(Console(stderr=True, highlight=False), f"error: {error}")
             return 1
 
 
@@ -58,33 +99,33 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def serve(house: House, console: Console, arguments: argparse.Namespace) -> int:
+def serve(house: LocalStack, console: Console, arguments: argparse.Namespace) -> int:
     """Raises: Interrupted while the demonstration runs, UserError when a part or a step of it fails."""
     key = f"key in {house.key_file}" if house.key_file.exists() else "key: LCL_ADMIN_KEY"
-    say(console, f"page  {house.page_address}\napi   {house.api_url}/docs   {key}")
+    print_line(console, f"page  {house.page_address}\napi   {house.api_url}/docs   {key}")
     if arguments.command == "demo":
-        demonstrate(house, console)
+        run_and_report(house, console)
         if arguments.once:
             return 0
-    say(console, "Ctrl-C ends it.")
+    print_line(console, "Ctrl-C ends it.")
     try:
         while True:
             house.check()
             time.sleep(WATCH_SECONDS)
-    except Interrupted:
-        say(console, "stopping")
+    except ShutdownRequested:
+        print_line(console, "stopping")
         return 0
 
 
-def demonstrate(house: House, console: Console) -> None:
+def run_and_report(house: LocalStack, console: Console) -> None:
     # calls are short and tried once: nobody starts again what has died while one waits for an answer
-    with house.client(CALL_SECONDS, attempts=1) as client, screen_on(console) as screen:
+    with house.client(CALL_SECONDS, attempts=1) as client, open_display(console) as screen:
         outcome = run_demo(client, screen, house.require_all)
     print_report(console, outcome)
-    say(console, f"Try it on the page: {house.page_address}")
+    print_line(console, f"Try it on the page: {house.page_address}")
 
 
-def say(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 

@@ -1,3 +1,3 @@
-"""The science of Latent Compression Learning, and the words that the whole house shares."""
+"""Latent Compression Learning: specs, data, model, training, evaluation, collections, serving and the database of runs."""
 
 __version__ = "0.1.0"

@@ -86,7 +86,7 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The address of a real PostgreSQL server that lives as long as the tests."""
-    from deploy.bench import databases
+    from benchmarks import databases
 
     with databases.postgres_server(fsync=False) as url:
         yield url

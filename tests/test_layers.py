@@ -16,8 +16,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = ("fastapi", "starlette", "uvicorn", "celery", "redis", "sqlalchemy", "alembic", "gradio")
 HEAVY = ("torch", "torchvision", "transformers")
-ROOMS = ("model", "objectives", "data", "train", "transfer", "interop")
-LARGE = tuple(f"lcl_core.{room}" for room in ("model", "objectives", "data", "train", "serving", "interop"))
+ROOMS = ("model", "objectives", "data", "train", "evaluation", "encoders", "ops")
+LARGE = tuple(
+    f"lcl_core.{room}" for room in ("model", "objectives", "data", "train", "serving", "collections", "encoders")
+)
 SCIENCE = tuple(f"lcl_core/{room}" for room in ROOMS)
 BARE = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "pyarrow", "pydantic"}
 BARE |= {"regex", "ftfy", "fsspec"}
@@ -40,28 +42,35 @@ LAWS = {
     "workers do not know api": Law(("workers",), ("api", "ui", "deploy", "fastapi", "gradio")),
     "science knows no service": Law(
         SCIENCE,
-        (*FRAMEWORKS, "httpx", "structlog", "pydantic_settings", "lcl_core.runs", "lcl_core.settings"),
+        (*FRAMEWORKS, "httpx", "structlog", "pydantic_settings", "lcl_core.db", "lcl_core.common.settings"),
     ),
     "the ground floor knows no floor above": Law(("lcl_core",), ("api", "workers", "ui", "deploy")),
-    "runs know no torch": Law(("lcl_core/runs",), (*HEAVY, "fastapi", "gradio")),
+    "the database layer knows no torch": Law(("lcl_core/db",), (*HEAVY, "fastapi", "gradio")),
     "studies know neither torch nor service": Law(
         ("lcl_core/studies",),
-        (*HEAVY, *FRAMEWORKS, "httpx", "structlog", "pydantic_settings", *LARGE, "lcl_core.runs", "lcl_core.settings"),
+        (
+            *HEAVY,
+            *FRAMEWORKS,
+            "httpx",
+            "structlog",
+            "pydantic_settings",
+            *LARGE,
+            "lcl_core.db",
+            "lcl_core.common.settings",
+        ),
     ),
-    "costs and forecasts know neither torch nor service": Law(
-        ("lcl_core/costs", "lcl_core/forecast"),
-        (*HEAVY, *FRAMEWORKS, "httpx", "numpy", *LARGE, "lcl_core.runs", "lcl_core.settings"),
+    "estimates know neither torch nor service": Law(
+        ("lcl_core/estimate",),
+        (*HEAVY, *FRAMEWORKS, "httpx", "numpy", *LARGE, "lcl_core.db", "lcl_core.common.settings"),
     ),
-    "serving knows no database": Law(("lcl_core/serving",), (*FRAMEWORKS, "lcl_core.runs")),
+    "serving knows no database": Law(("lcl_core/serving", "lcl_core/collections"), (*FRAMEWORKS, "lcl_core.db")),
     "the page talks to the client alone": Law(
         ("ui",),
         ("api", "workers", "deploy", "lcl_core", "sqlalchemy", "celery", "redis"),
         but=("api.client", "lcl_core.specs"),
     ),
     "workers never import torch": Law(("workers",), HEAVY),
-    "the api starts without torch": Law(
-        ("api",), (*HEAVY, "lcl_core.model", "lcl_core.train"), module_level_only=True
-    ),
+    "the api starts without torch": Law(("api",), (*HEAVY, "lcl_core.model", "lcl_core.train"), module_level_only=True),
 }
 
 
@@ -123,7 +132,7 @@ def test_the_house_keeps_the_law(title: str) -> None:
 @pytest.mark.parametrize(
     ("source", "package", "caught"),
     [
-        ("import workers.tasks", "api.routes", True),
+        ("import workers.worker", "api.routes", True),
         ("def f():\n    from workers import tasks", "api.routes", True),
         ("from ..client import x", "api.routes", False),
         ("from workers_extra import x", "api", False),
@@ -157,5 +166,5 @@ def test_start_up_laws_look_at_module_level_only() -> None:
 def test_the_client_is_the_pages_only_door() -> None:
     law = LAWS["the page talks to the client alone"]
     assert not broken(law, "from api.client import Client", "ui")
-    assert broken(law, "from api.settings import ApiSettings", "ui")
+    assert broken(law, "from api.core.settings import ApiSettings", "ui")
     assert broken(law, "from lcl_core import settings", "ui")

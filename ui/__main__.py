@@ -25,12 +25,12 @@ def main() -> int:
     """
     from pydantic import ValidationError
 
-    from ui.settings import UiSettings, told
+    from ui.settings import UiSettings, format_validation_error
 
     try:
         settings = UiSettings()
     except ValidationError as error:
-        print(f"error: {told(error)}", file=sys.stderr)  # noqa: T201
+        print(f"error: {format_validation_error(error)}", file=sys.stderr)  # noqa: T201
         return 2
     try:
         settings = _with_own_token(settings)
@@ -48,10 +48,10 @@ def _serve(settings: UiSettings) -> None:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         from api.client import Client
         from ui.app import build_app
-        from ui.visitors import OwnKey, Visitors
+        from ui.sessions import SessionKeyAuth, SessionStore
 
-        visitors = Visitors(settings.session_hours * 3600) if settings.team else None
-        with Client(key=OwnKey(visitors) if visitors else None, attempts=2) as client:
+        visitors = SessionStore(settings.session_hours * 3600) if settings.team else None
+        with Client(key=SessionKeyAuth(visitors) if visitors else None, attempts=2) as client:
             config = uvicorn.Config(
                 build_app(client, settings, visitors),
                 host=settings.host,
@@ -80,12 +80,12 @@ def _with_own_token(settings: UiSettings) -> UiSettings:
 
     Whoever gave the token in the settings, as the launcher does, prints the address; this output may be a log.
     """
-    from ui.token_file import default_home, kept_token, with_token
+    from ui.token_file import default_home, load_or_create_token, url_with_token
 
     if settings.team or settings.token is not None:
         return settings
-    token = kept_token(default_home())
-    print(f"page  {with_token(f'http://127.0.0.1:{settings.port}', token)}", flush=True)  # noqa: T201
+    token = load_or_create_token(default_home())
+    print(f"page  {url_with_token(f'http://127.0.0.1:{settings.port}', token)}", flush=True)  # noqa: T201
     return settings.model_copy(update={"token": token})
 
 

@@ -1,4 +1,4 @@
-"""What the tabs share: choices for pickers, uploads as bytes, and the manner in which events are declared."""
+"""What the tabs share: the tab protocol, how events are declared, choices for pickers, uploads as bytes."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any, Generic, Protocol, TypeVar
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.html import problem
+from ui.html import error_box
 
-Watched = TypeVar("Watched")
+Shown = TypeVar("Shown")
 
 # Events are the page's own business: not offered as an API. None goes through Gradio's queue: an event that joins it
 # while the stream of the one before is being closed is never answered. Hence words travel as HTML (ui.html.toast);
 # gr.Warning and gr.Error need the queue.
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-BUSY: dict[str, Any] = QUIET | {"show_progress": "minimal"}
+SILENT_EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
 
-UNREADABLE = "image_unreadable"  # the service's code for bytes that are no picture
+IMAGE_UNREADABLE = "image_unreadable"  # the service's code for bytes that are no picture
 
 
 @dataclass
-class Selection(Generic[Watched]):
+class PageSelection(Generic[Shown]):
     """What a visitor looks at: one object a visitor, kept in a ``gr.State`` and changed in place.
 
     Events overtake each other. One that began before another choice was made sees that choice here when it ends, and
     draws nothing over it.
     """
 
-    watched: Watched
+    watched: Shown
 
 
-class Place(Protocol):
+class PageTab(Protocol):
     """One tab. ``build`` makes its components inside the open gr.Tab; ``wire`` adds their events afterwards."""
 
     title: str
@@ -46,10 +46,10 @@ class Place(Protocol):
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None: ...
 
 
-def choose(choices: Sequence[tuple[str, str]], current: str | None) -> Any:
+def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None) -> Any:
     """New choices for a dropdown; the current one stays while it exists, else the first is taken."""
     values = [value for _, value in choices]
-    value = current if current in values else newest(choices)
+    value = current if current in values else first_choice(choices)
     return gr.Dropdown(choices=list(choices), value=value, interactive=bool(values))
 
 
@@ -63,12 +63,12 @@ def encoder_choices(client: Client) -> list[tuple[str, str]]:
     return [(item.get("name") or item["id"], item["id"]) for item in client.encoders()]
 
 
-def newest(choices: Sequence[tuple[str, str]]) -> str | None:
+def first_choice(choices: Sequence[tuple[str, str]]) -> str | None:
     """What a visitor gets who is quicker than a picker's first answer."""
     return choices[0][1] if choices else None
 
 
-def picture_input(label: str, height: int) -> gr.Image:
+def image_input(label: str, height: int) -> gr.Image:
     """An upload that keeps the bytes as they are: the service says in words when they are no picture.
 
     Update its value only, never its properties: those make a new component, which decodes the picture first.
@@ -90,11 +90,11 @@ def read_upload(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def refused(error: ApiError, title: str) -> str:
+def api_error_box(error: ApiError, title: str) -> str:
     """An error of the service, as HTML; a file that is no picture in a visitor's words."""
-    if error.code == UNREADABLE:
-        return problem("This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF.", "No picture")
-    return problem(error.message, title)
+    if error.code == IMAGE_UNREADABLE:
+        return error_box("This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF.", "No picture")
+    return error_box(error.message, title)
 
 
 def _with_count(collection: dict[str, Any]) -> str:

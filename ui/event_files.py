@@ -22,29 +22,31 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.session_files import SessionFiles
-from ui.uploads import PREFIX
-from ui.visitors import TOKEN, Visitors
+from ui.sessions import SESSION_SCOPE_KEY, SessionStore
+from ui.uploads import GRADIO_PREFIX
 
-RUN = f"{PREFIX}/run/predict"
-HEARTBEAT = f"{PREFIX}/heartbeat/"
-MOST_BYTES = 4 * 2**20  # of one event: the largest spec that the service takes, twice
+EVENT_PATH = f"{GRADIO_PREFIX}/run/predict"
+HEARTBEAT_PATH = f"{GRADIO_PREFIX}/heartbeat/"
+MAX_EVENT_BYTES = 4 * 2**20  # of one event: the largest spec that the service takes, twice
 BODY_SECONDS = 30.0
-MOST_AT_ONCE = 64  # events of one session
-MOST_PAGES = 64  # open pages of one key whose state is kept, half a MB each
+MAX_CONCURRENT_EVENTS = 64  # events of one session
+MAX_OPEN_PAGES = 64  # open pages of one key whose state is kept, half a MB each
 PAGE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-FIELDS = ("data", "event_data", "fn_index", "trigger_id")
+EVENT_FIELDS = ("data", "event_data", "fn_index", "trigger_id")
 MIME_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}", re.ASCII)
 
-NOT_YOURS = "This file is not among those that you uploaded on this page, or it is no longer kept. Choose it again."
-RELOAD = "This page has changed since you opened it. Reload it, then try again."
-BUSY = "Too much is asked at once. Wait until some of it is answered, then try again."
-UNREADABLE = "The page could not read what was sent. Reload it, then try again."
-TOO_LARGE = "That is more than the page takes at once."
-NO_CHOICE = "One of the values is not among those that this form offers. Reload the page, then choose again."
-FAILED = "The page could not do this. Reload it, then try again; if it fails again, the page's log says why."
+FILE_NOT_OWNED = (
+    "This file is not among those that you uploaded on this page, or it is no longer kept. Choose it again."
+)
+PAGE_CHANGED = "This page has changed since you opened it. Reload it, then try again."
+TOO_MANY_EVENTS = "Too much is asked at once. Wait until some of it is answered, then try again."
+EVENT_UNREADABLE = "The page could not read what was sent. Reload it, then try again."
+EVENT_TOO_LARGE = "That is more than the page takes at once."
+VALUE_NOT_OFFERED = "One of the values is not among those that this form offers. Reload the page, then choose again."
+EVENT_FAILED = "The page could not do this. Reload it, then try again; if it fails again, the page's log says why."
 
 
-class Refused(Exception):
+class EventError(Exception):
     """``status`` is HTTP's, ``code`` is for programs; the words are for the visitor, and Gradio's page shows them."""
 
     def __init__(self, status: int, code: str, words: str) -> None:
@@ -56,7 +58,7 @@ class Refused(Exception):
         return JSONResponse({"error": str(self), "code": self.code}, self.status)
 
 
-class EventFiles:
+class EventFileMiddleware:
     """Checks each event before Gradio sees it, and learns which files Gradio made for its answer. Plain ASGI.
 
     Args:
@@ -68,7 +70,7 @@ class EventFiles:
         self,
         app: ASGIApp,
         files: SessionFiles,
-        visitors: Visitors,
+        visitors: SessionStore,
         events: Collection[int],
         forget: Callable[[str], None],
     ) -> None:
@@ -82,28 +84,28 @@ class EventFiles:
         visitors.on_end.append(self._end)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith((RUN, HEARTBEAT)):
+        if scope["type"] != "http" or not scope["path"].startswith((EVENT_PATH, HEARTBEAT_PATH)):
             await self.app(scope, receive, send)
             return
-        session = scope[TOKEN]
+        session = scope[SESSION_SCOPE_KEY]
         try:
-            if scope["path"] == RUN:
+            if scope["path"] == EVENT_PATH:
                 await self._run(session, scope, receive, send)
             else:
-                name = self._page_of(session, scope["path"].removeprefix(HEARTBEAT))
-                path = HEARTBEAT + name
+                name = self._page_of(session, scope["path"].removeprefix(HEARTBEAT_PATH))
+                path = HEARTBEAT_PATH + name
                 await self.app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
-        except Refused as refused:
+        except EventError as refused:
             await refused.answer()(scope, receive, send)
 
     async def _run(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: Refused, before anything was answered."""
-        if self._at_once[session] >= MOST_AT_ONCE:
-            raise Refused(429, "too_many_events", BUSY)
+        if self._at_once[session] >= MAX_CONCURRENT_EVENTS:
+            raise EventError(429, "too_many_events", TOO_MANY_EVENTS)
         self._at_once[session] += 1
         try:
-            event = self._checked(session, await _body(receive))
-            answer = await _answer(self.app, scope, json.dumps(event).encode(), receive)
+            event = self._checked(session, await _read_body(receive))
+            answer = await _call_app(self.app, scope, json.dumps(event).encode(), receive)
             await self._seen(session, answer)(scope, receive, send)
         finally:
             self._at_once[session] -= 1
@@ -113,14 +115,14 @@ class EventFiles:
     def _checked(self, session: str, body: bytes) -> dict[str, Any]:
         """The event as Gradio may see it. Raises: Refused."""
         try:
-            given = json.loads(body, parse_constant=_no_number)
+            given = json.loads(body, parse_constant=_reject_constant)
             if not isinstance(given, dict) or not isinstance(given.get("data"), list):
                 raise ValueError
             if given.get("fn_index") not in self.events:
-                raise Refused(404, "unknown_event", RELOAD)
-            event = {name: self._clean(session, given.get(name)) for name in FIELDS}
+                raise EventError(404, "unknown_event", PAGE_CHANGED)
+            event = {name: self._clean(session, given.get(name)) for name in EVENT_FIELDS}
         except (ValueError, TypeError, RecursionError):  # TypeError: a number that is a list
-            raise Refused(422, "event_unreadable", UNREADABLE) from None
+            raise EventError(422, "event_unreadable", EVENT_UNREADABLE) from None
         if given.get("session_hash") is not None:
             event["session_hash"] = self._page_of(session, given["session_hash"])
         return event
@@ -139,8 +141,8 @@ class EventFiles:
         """Nothing of the reference is passed on but what describes the file: its address is Gradio's to make."""
         path, url, name = given.get("path"), given.get("url"), given.get("orig_name")
         found = self.files.find(session, path) if isinstance(path, str) else None
-        if found is None or not (url is None or _is_address_of(url, str(path))):
-            raise Refused(422, "file_unknown", NOT_YOURS)
+        if found is None or not (url is None or _is_url_of(url, str(path))):
+            raise EventError(422, "file_unknown", FILE_NOT_OWNED)
         clean: dict[str, Any] = {"path": str(found), "meta": {"_type": "gradio.FileData"}}
         if isinstance(name, str):
             clean["orig_name"] = name[:255]
@@ -151,13 +153,13 @@ class EventFiles:
     def _page_of(self, session: str, name: Any) -> str:
         """What Gradio knows one open page of a session by: no other session can say that name. Raises: Refused."""
         if not isinstance(name, str) or not PAGE_NAME.fullmatch(name):
-            raise Refused(422, "session_hash_malformed", UNREADABLE)
+            raise EventError(422, "session_hash_malformed", EVENT_UNREADABLE)
         visitor = self.visitors.find(session)
         pages = self._pages.setdefault(visitor.key if visitor else "", OrderedDict())
         scoped = f"{hashlib.sha256(session.encode()).hexdigest()[:32]}-{name}"
         pages[scoped] = session
         pages.move_to_end(scoped)
-        if len(pages) > MOST_PAGES:
+        if len(pages) > MAX_OPEN_PAGES:
             self.forget(pages.popitem(last=False)[0])
         return scoped
 
@@ -165,7 +167,7 @@ class EventFiles:
         """The answer, or words in place of an error that Gradio leaves without; files in it become the session's."""
         body = bytes(answer.body)
         if answer.status_code >= 400:
-            return _in_words(body)
+            return _readable_error(body)
         if b"gradio.FileData" in body:
             visitor = self.visitors.find(session)
             for path in _paths_in(json.loads(body)):
@@ -183,13 +185,13 @@ class EventFiles:
                 self._pages.pop(key, None)
 
 
-def _no_number(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _is_address_of(url: Any, path: str) -> bool:
+def _is_url_of(url: Any, path: str) -> bool:
     """Whether it is the page's own address of that very file, as the browser gives it back."""
-    return isinstance(url, str) and unquote(url).endswith(f"{PREFIX}/file={unquote(path)}")
+    return isinstance(url, str) and unquote(url).endswith(f"{GRADIO_PREFIX}/file={unquote(path)}")
 
 
 def _paths_in(value: Any) -> Iterator[Path]:
@@ -204,18 +206,18 @@ def _paths_in(value: Any) -> Iterator[Path]:
             yield from _paths_in(list(value.values()))
 
 
-def _in_words(body: bytes) -> Response:
+def _readable_error(body: bytes) -> Response:
     """Gradio's own errors name Python's values, or say ``null``."""
     try:
         said = json.loads(body).get("error")
     except (ValueError, AttributeError):
         said = None
     if isinstance(said, str) and said.startswith("Value"):  # of a choice or a number that no such form would send
-        return Refused(422, "value_not_offered", NO_CHOICE).answer()
-    return Refused(500, "event_failed", FAILED).answer()
+        return EventError(422, "value_not_offered", VALUE_NOT_OFFERED).answer()
+    return EventError(500, "event_failed", EVENT_FAILED).answer()
 
 
-async def _body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     """Raises: Refused when it is too large or does not come."""
     body = bytearray()
     try:
@@ -223,15 +225,15 @@ async def _body(receive: Receive) -> bytes:
             while True:
                 message = await receive()
                 body += message.get("body", b"")
-                if len(body) > MOST_BYTES:
-                    raise Refused(413, "event_too_large", TOO_LARGE)
+                if len(body) > MAX_EVENT_BYTES:
+                    raise EventError(413, "event_too_large", EVENT_TOO_LARGE)
                 if not message.get("more_body"):
                     return bytes(body)
     except TimeoutError:
-        raise Refused(408, "event_too_slow", UNREADABLE) from None
+        raise EventError(408, "event_too_slow", EVENT_UNREADABLE) from None
 
 
-async def _answer(app: ASGIApp, scope: Scope, body: bytes, receive: Receive) -> Response:
+async def _call_app(app: ASGIApp, scope: Scope, body: bytes, receive: Receive) -> Response:
     """What the application answers to this body, whole. It may ask on whether the browser is still there."""
     headers = MutableHeaders(raw=[pair for pair in scope["headers"] if pair[0] != b"accept-encoding"])
     headers["content-type"], headers["content-length"] = "application/json", str(len(body))

@@ -8,20 +8,20 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-MARK = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
+LOGO_SVG = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
 <rect x="3" y="5" width="14" height="14" rx="3"/><path d="M21 8h16M21 15h11"/>
 <path d="M3 26h11M3 33h16"/><circle cx="30" cy="29" r="7"/></svg>"""
 TAGLINE = "Vision encoders learned from documents of pictures and text: search, caption, embed, train."
 
 # Given to gr.HTML(js_on_load=...): a click on anything that carries data-pick tells Python which.
-PICK = """
+PICK_SCRIPT = """
 element.addEventListener('click', (event) => {
   const chosen = event.target.closest('[data-pick]');
   if (chosen && element.contains(chosen)) trigger('select', {pick: chosen.dataset.pick});
 });
 """
 
-STATE_WORDS = {
+STATE_LABELS = {
     "waiting": "Waiting",
     "queued": "Queued",
     "running": "Running",
@@ -41,7 +41,7 @@ def esc(value: Any) -> str:
 
 def badge(state: str) -> str:
     """A coloured pill with a run's state."""
-    word = STATE_WORDS.get(state, state)
+    word = STATE_LABELS.get(state, state)
     return f'<span class="lcl-badge lcl-badge--{esc(state)}"><i aria-hidden="true"></i>{esc(word)}</span>'
 
 
@@ -50,7 +50,7 @@ def empty_state(title: str, hint: str) -> str:
     return f'<div class="lcl-empty" role="status"><strong>{esc(title)}</strong><p>{esc(hint)}</p></div>'
 
 
-def problem(message: str, title: str = "That did not work") -> str:
+def error_box(message: str, title: str = "That did not work") -> str:
     """An error in words, announced to screen readers."""
     return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}</p></div>'
 
@@ -61,7 +61,7 @@ def toast(message: str, title: str = "Not possible") -> str:
     return f'<div class="lcl-problem lcl-toast" role="alert" data-at="{time.monotonic_ns()}">{words}</div>'
 
 
-def note(message: str) -> str:
+def status_line(message: str) -> str:
     """One quiet line of status."""
     return f'<p class="lcl-note" role="status">{esc(message)}</p>'
 
@@ -72,7 +72,7 @@ def heading(title: str, hint: str = "") -> str:
     return f'<div class="lcl-heading"><h2>{esc(title)}</h2>{below}</div>'
 
 
-def facts(pairs: list[tuple[str, str]]) -> str:
+def definition_list(pairs: list[tuple[str, str]]) -> str:
     """A definition list of figures; a pair with an empty value is left out."""
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in pairs if value)
     return f'<dl class="lcl-facts">{rows}</dl>'
@@ -88,7 +88,7 @@ def run_link(run_id: str) -> str:
     return f'<a href="?run={quote(run_id, safe="")}">{esc(run_id)}</a>'
 
 
-def corpus_url(dataset: str, image: str) -> str:
+def dataset_image_url(dataset: str, image: str) -> str:
     """Where this page serves a corpus's picture."""
     return f"corpus/{quote(dataset, safe='')}/{quote(image)}"
 
@@ -138,7 +138,7 @@ def ago(iso: str | None, now: datetime | None = None) -> str:
     return f"{int(seconds // 86_400)} days ago"
 
 
-def number(value: Any, digits: int = 4) -> str:
+def format_number(value: Any, digits: int = 4) -> str:
     """A figure for people: ``6412345`` -> ``6.4M``, ``0.04321`` -> ``0.0432``; anything else as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)

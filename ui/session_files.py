@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class UploadBounds:
+class UploadLimits:
     """Bytes of one file, of all files of one request, of all sessions of one key, and of everybody together."""
 
     file: int = 32 * MIB
@@ -30,14 +30,14 @@ class UploadBounds:
     total: int = 1024 * MIB
     at_once: int = 4  # requests of one session
 
-    def file_too_large(self) -> UploadRefused:
-        return UploadRefused(413, f"A file is too large. {_at_most(self.file)} each.")
+    def file_too_large(self) -> UploadError:
+        return UploadError(413, f"A file is too large. {_at_most(self.file)} each.")
 
-    def request_too_large(self) -> UploadRefused:
-        return UploadRefused(413, f"These files are too large together. {_at_most(self.request)} at a time.")
+    def request_too_large(self) -> UploadError:
+        return UploadError(413, f"These files are too large together. {_at_most(self.request)} at a time.")
 
 
-class UploadRefused(Exception):
+class UploadError(Exception):
     """``status`` is HTTP's; the words are for the visitor."""
 
     def __init__(self, status: int, words: str) -> None:
@@ -53,7 +53,7 @@ class SessionFiles:
         is_open: whether a session has not ended.
     """
 
-    def __init__(self, root: Path, bounds: UploadBounds, is_open: Callable[[str], bool]) -> None:
+    def __init__(self, root: Path, bounds: UploadLimits, is_open: Callable[[str], bool]) -> None:
         self.root = root
         self.bounds = bounds
         self.is_open = is_open
@@ -94,7 +94,7 @@ class SessionFiles:
 
         Ignored when it is no regular file below the root; deleted when the session has ended meanwhile.
         """
-        size = _size_of(path)
+        size = _regular_file_size(path)
         if size is None or not path.resolve().is_relative_to(self.root.resolve()):
             return
         with self._lock:
@@ -113,7 +113,7 @@ class SessionFiles:
         if path not in self._files.get(session, {}):
             return None
         found = Path(path)
-        return found if _size_of(found) is not None else None
+        return found if _regular_file_size(found) is not None else None
 
     def end(self, session: str) -> None:
         """The session is over: what no other session holds is deleted."""
@@ -138,11 +138,11 @@ class SessionFiles:
             under_way = self._arriving.get(session, [])
             of_key = sum(sum(sizes) for other, sizes in self._arriving.items() if self._keys.get(other) == key)
             if len(under_way) >= bounds.at_once or of_key + size > bounds.session:
-                raise UploadRefused(429, "Too many uploads at once. Wait until the others have ended, then try again.")
+                raise UploadError(429, "Too many uploads at once. Wait until the others have ended, then try again.")
             self._make_room(key, of_key + size)
             everything = self.total_bytes() + sum(map(sum, self._arriving.values()))
             if everything + size > bounds.total:
-                raise UploadRefused(507, "The page has no room for more files at the moment. Try again later.")
+                raise UploadError(507, "The page has no room for more files at the moment. Try again later.")
             self._keys[session] = key
             self._arriving.setdefault(session, []).append(size)
 
@@ -176,7 +176,7 @@ class SessionFiles:
             return
 
 
-def _size_of(path: Path) -> int | None:
+def _regular_file_size(path: Path) -> int | None:
     """Bytes of a regular file; None for links, devices, folders and what is not there."""
     try:
         found = os.lstat(path)

@@ -7,21 +7,21 @@ import re
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ui.host_check import parse_hosts
-from ui.session_files import UploadBounds
-from ui.token_file import RULE, TOKEN
+from ui.security import parse_hosts
+from ui.session_files import UploadLimits
+from ui.token_file import TOKEN_PATTERN, TOKEN_RULE
 
-PREFIX = "LCL_UI_"
-SIZE = re.compile(r"([1-9][0-9]*) ?([kmgt]?)b", re.IGNORECASE | re.ASCII)
+ENV_PREFIX = "LCL_UI_"
+SIZE_PATTERN = re.compile(r"([1-9][0-9]*) ?([kmgt]?)b", re.IGNORECASE | re.ASCII)
 
 
-def told(error: ValidationError) -> str:
+def format_validation_error(error: ValidationError) -> str:
     """The first of what is wrong with the settings, in one line: the variable and what it must be. Shows no value."""
     first = error.errors(include_url=False, include_input=False)[0]
     if not first["loc"]:  # several settings together, which the words name
         return first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0]).upper()
-    variable = name if name.startswith("LCL_") else PREFIX + name
+    variable = name if name.startswith("LCL_") else ENV_PREFIX + name
     return f"{variable}: {first['msg'].removeprefix('Value error, ')}"
 
 
@@ -32,7 +32,7 @@ class UiSettings(BaseSettings):
     the client finds in its environment.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", populate_by_name=True)
 
     team: bool = Field(False, validation_alias="LCL_TEAM")
     session_hours: float = Field(12.0, gt=0, le=720, description="after which a visitor signs in again")
@@ -51,7 +51,7 @@ class UiSettings(BaseSettings):
     @field_validator("max_upload", "max_upload_request", "session_uploads", "all_uploads")
     @classmethod
     def _is_a_size(cls, given: str) -> str:
-        if not SIZE.fullmatch(given):
+        if not SIZE_PATTERN.fullmatch(given):
             raise ValueError("must be a size such as 32mb")
         return given
 
@@ -64,8 +64,8 @@ class UiSettings(BaseSettings):
     @field_validator("token")
     @classmethod
     def _is_a_token(cls, given: str | None) -> str | None:
-        if given and not TOKEN.fullmatch(given):
-            raise ValueError(RULE)
+        if given and not TOKEN_PATTERN.fullmatch(given):
+            raise ValueError(TOKEN_RULE)
         return given
 
     @model_validator(mode="after")
@@ -79,14 +79,14 @@ class UiSettings(BaseSettings):
         return self
 
     @property
-    def upload_bounds(self) -> UploadBounds:
+    def upload_bounds(self) -> UploadLimits:
         sizes = (self.max_upload, self.max_upload_request, self.session_uploads, self.all_uploads)
-        return UploadBounds(*map(_bytes, sizes))
+        return UploadLimits(*map(_parse_size, sizes))
 
 
-def _bytes(size: str) -> int:
+def _parse_size(size: str) -> int:
     """``32mb`` -> 33554432."""
-    found = SIZE.fullmatch(size)
+    found = SIZE_PATTERN.fullmatch(size)
     if found is None:
         raise ValueError(f"{size!r} is no size")
     return int(found[1]) * 1024 ** " kmgt".index((found[2] or " ").lower())

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lcl_core.specs import SPECS, UserError, parse_spec, presets
+from lcl_core.common.errors import UserError
+from lcl_core.specs.parsing import SPECS, parse_spec
+from lcl_core.specs.presets import presets
 
 # The few fields that most runs differ in, with what the form calls them; everything else is in the JSON editor.
 MAIN_FIELDS: dict[str, dict[str, str]] = {

@@ -8,9 +8,9 @@ import re
 import secrets
 from pathlib import Path
 
-NAME = "page-token"
-TOKEN = re.compile(r"[A-Za-z0-9_-]{16,256}", re.ASCII)
-RULE = "must be 16 to 256 letters, digits, - or _ (or empty: whoever reaches the page may use it)"
+TOKEN_FILE = "page-token"  # noqa: S105
+TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{16,256}", re.ASCII)
+TOKEN_RULE = "must be 16 to 256 letters, digits, - or _ (or empty: whoever reaches the page may use it)"  # noqa: S105
 
 
 def default_home() -> Path:
@@ -18,33 +18,33 @@ def default_home() -> Path:
     return Path(os.environ.get("LCL_HOME") or Path.home() / ".lcl")
 
 
-def kept_token(home: Path) -> str:
+def load_or_create_token(home: Path) -> str:
     """The token in ``home``; made, readable by its owner alone, where there is none or where it is malformed.
 
     Raises: OSError when ``home`` cannot be written.
     """
-    file = home / NAME
+    file = home / TOKEN_FILE
     try:
         token = file.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         token = ""
-    if TOKEN.fullmatch(token):
+    if TOKEN_PATTERN.fullmatch(token):
         file.chmod(0o600)
         return token
-    return _made(file)
+    return _create_token(file)
 
 
-def _made(file: Path) -> str:
+def _create_token(file: Path) -> str:
     """Written beside and moved into place, so that nobody reads half of it."""
     token = secrets.token_urlsafe(32)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = file.with_name(f"{NAME}.{secrets.token_hex(8)}")
+    beside = file.with_name(f"{TOKEN_FILE}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
         out.write(token + "\n")
     beside.replace(file)
     return token
 
 
-def with_token(address: str, token: str) -> str:
+def url_with_token(address: str, token: str) -> str:
     """The address that opens the page; without a token as it is."""
     return f"{address}/?token={token}" if token else address

@@ -28,64 +28,64 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
-from ui.files import picture_type
-from ui.session_files import SessionFiles, UploadBounds, UploadRefused
-from ui.visitors import TOKEN, Visitors
+from ui.file_routes import image_media_type
+from ui.session_files import SessionFiles, UploadError, UploadLimits
+from ui.sessions import SESSION_SCOPE_KEY, SessionStore
 
-PREFIX = "/gradio_api"
-MOST_FILES, MOST_FIELDS = 256, 16
-OVERHEAD = 256 * 1024  # bytes of a request besides its files
-DRAINED = 512 * 2**20  # bytes of a refused request that are read and forgotten
-SILENCE_SECONDS, UPLOAD_SECONDS = 30.0, 900.0
-TRACKED_SECONDS, LOOK_SECONDS, BEAT_SECONDS = 3.0, 0.05, 15.0
+GRADIO_PREFIX = "/gradio_api"
+MAX_UPLOAD_FILES, MAX_UPLOAD_FIELDS = 256, 16
+MULTIPART_OVERHEAD_BYTES = 256 * 1024  # bytes of a request besides its files
+MAX_DRAINED_BYTES = 512 * 2**20  # bytes of a refused request that are read and forgotten
+IDLE_SECONDS, UPLOAD_SECONDS = 30.0, 900.0
+PROGRESS_START_SECONDS, PROGRESS_POLL_SECONDS, HEARTBEAT_SECONDS = 3.0, 0.05, 15.0
 NO_SPACE = "The page cannot write the file: its disk is full or not writable. Try again later."
-NOT_YOURS = "There is no such file among those of your session."
+FILE_NOT_FOUND = "There is no such file among those of your session."
 
 
 @dataclass(frozen=True)
-class _Uploads:
+class _UploadContext:
     """What the routes share."""
 
     files: SessionFiles
-    visitors: Visitors
+    visitors: SessionStore
     under_way: dict[tuple[str, str], FileUploadProgress]
 
     def who(self, request: Request) -> tuple[str, str]:
         """Session and key of who asks; the gate has let nobody else through."""
-        session = str(request.scope[TOKEN])
+        session = str(request.scope[SESSION_SCOPE_KEY])
         visitor = self.visitors.find(session)
         return session, visitor.key if visitor else ""
 
 
-def build_uploads(files: SessionFiles, visitors: Visitors) -> APIRouter:
+def build_upload_routes(files: SessionFiles, visitors: SessionStore) -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    shared = _Uploads(files, visitors, {})
+    shared = _UploadContext(files, visitors, {})
 
-    @router.post(f"{PREFIX}/upload")
+    @router.post(f"{GRADIO_PREFIX}/upload")
     async def upload(request: Request, upload_id: str = "") -> Response:
         try:
             try:
-                paths = await _received(shared, request, upload_id[:64])
+                paths = await _receive_files(shared, request, upload_id[:64])
             except OSError as error:
-                raise UploadRefused(507, NO_SPACE) from error
+                raise UploadError(507, NO_SPACE) from error
             return Response(json.dumps(paths), media_type="application/json")
-        except UploadRefused as refused:
+        except UploadError as refused:
             await _drain(request)
             headers = {"retry-after": "10"} if refused.status == 429 else {}
             return PlainTextResponse(str(refused), refused.status, headers={**headers, "connection": "close"})
 
-    @router.get(f"{PREFIX}/upload_progress")
+    @router.get(f"{GRADIO_PREFIX}/upload_progress")
     async def progress(request: Request, upload_id: str) -> Response:
-        steps = _steps(shared, (shared.who(request)[0], upload_id[:64]))
+        steps = _progress_events(shared, (shared.who(request)[0], upload_id[:64]))
         return StreamingResponse(steps, media_type="text/event-stream")
 
-    @router.api_route(PREFIX + "/file={path:path}", methods=["GET", "HEAD"])  # else HEAD would be Gradio's
+    @router.api_route(GRADIO_PREFIX + "/file={path:path}", methods=["GET", "HEAD"])  # else HEAD would be Gradio's
     def own_file(request: Request, path: str) -> Response:
         found = files.find(shared.who(request)[0], path)
         if found is None:
-            return PlainTextResponse(NOT_YOURS, 404)
+            return PlainTextResponse(FILE_NOT_FOUND, 404)
         with found.open("rb") as opened:
-            kind = picture_type(opened.read(16))
+            kind = image_media_type(opened.read(16))
         how = "inline" if kind.startswith("image/") else "attachment"
         headers = {"x-content-type-options": "nosniff", "cache-control": "private, no-store"}
         return FileResponse(found, media_type=kind, headers=headers, filename=found.name, content_disposition_type=how)
@@ -93,12 +93,16 @@ def build_uploads(files: SessionFiles, visitors: Visitors) -> APIRouter:
     return router
 
 
-async def _received(shared: _Uploads, request: Request, upload_id: str) -> list[str]:
+async def _receive_files(shared: _UploadContext, request: Request, upload_id: str) -> list[str]:
     """The paths of the files, which are the session's from then on. Raises: UploadRefused."""
     session, key = shared.who(request)
     bounds = shared.files.bounds
     declared = request.headers.get("content-length", "")
-    size = max(0, int(declared) - OVERHEAD) if declared.isascii() and declared.isdigit() else bounds.request
+    size = (
+        max(0, int(declared) - MULTIPART_OVERHEAD_BYTES)
+        if declared.isascii() and declared.isdigit()
+        else bounds.request
+    )
     progress = FileUploadProgress() if upload_id else None
     with shared.files.arriving(session, key, size) as folder:
         if progress is not None:
@@ -107,54 +111,58 @@ async def _received(shared: _Uploads, request: Request, upload_id: str) -> list[
         try:
             parser = GradioMultiPartParser(
                 request.headers,
-                _bounded(request, bounds),
-                max_files=MOST_FILES,
-                max_fields=MOST_FIELDS,
+                _limited_body(request, bounds),
+                max_files=MAX_UPLOAD_FILES,
+                max_fields=MAX_UPLOAD_FIELDS,
                 upload_dir=folder,
                 upload_id=upload_id or None,
                 upload_progress=progress,
                 max_file_size=bounds.file,
             )
             form = await parser.parse()
-            return [_kept(shared, session, key, item) for item in form.getlist("files") if isinstance(item, UploadFile)]
+            return [
+                _store_file(shared, session, key, item)
+                for item in form.getlist("files")
+                if isinstance(item, UploadFile)
+            ]
         except MultiPartException as error:
-            raise _refusal(error, bounds) from error
+            raise _parser_error(error, bounds) from error
         except (ClientDisconnect, KeyError, AttributeError) as error:  # no content type; a field where files belong
-            raise UploadRefused(400, "The upload was broken off.") from error
+            raise UploadError(400, "The upload was broken off.") from error
         finally:
             shared.under_way.pop((session, upload_id), None)
 
 
-async def _bounded(request: Request, bounds: UploadBounds) -> AsyncGenerator[bytes, None]:
+async def _limited_body(request: Request, bounds: UploadLimits) -> AsyncGenerator[bytes, None]:
     """The body as it comes, counted and timed. Raises: UploadRefused, ClientDisconnect."""
     read, until = 0, time.monotonic() + UPLOAD_SECONDS
     chunks = request.stream()
     while True:
         try:
-            async with asyncio.timeout(min(SILENCE_SECONDS, max(0.0, until - time.monotonic()))):
+            async with asyncio.timeout(min(IDLE_SECONDS, max(0.0, until - time.monotonic()))):
                 chunk = await anext(chunks, None)
         except TimeoutError:
-            raise UploadRefused(408, "The upload took too long, or nothing came any more. Try again.") from None
+            raise UploadError(408, "The upload took too long, or nothing came any more. Try again.") from None
         if chunk is None:
             return
         read += len(chunk)
-        if read > bounds.request + OVERHEAD:
+        if read > bounds.request + MULTIPART_OVERHEAD_BYTES:
             raise bounds.request_too_large()
         yield chunk
 
 
 async def _drain(request: Request) -> None:
     """Read the rest and keep none of it: a browser that is still sending reads no answer."""
-    left = DRAINED
+    left = MAX_DRAINED_BYTES
     with suppress(ClientDisconnect, RuntimeError, TimeoutError):  # RuntimeError: it was read to its end before
-        async with asyncio.timeout(SILENCE_SECONDS):
+        async with asyncio.timeout(IDLE_SECONDS):
             async for chunk in request.stream():
                 left -= len(chunk)
                 if left <= 0:
                     return
 
 
-def _kept(shared: _Uploads, session: str, key: str, item: UploadFile) -> str:
+def _store_file(shared: _UploadContext, session: str, key: str, item: UploadFile) -> str:
     """Move a received file to a folder of its own, under its own name, and give it to the session."""
     item.file.close()
     name = strip_invalid_filename_characters(Path(item.filename or "").name.replace("\0", ""))
@@ -164,20 +172,20 @@ def _kept(shared: _Uploads, session: str, key: str, item: UploadFile) -> str:
     return str(target)
 
 
-def _refusal(error: MultiPartException, bounds: UploadBounds) -> UploadRefused:
+def _parser_error(error: MultiPartException, bounds: UploadLimits) -> UploadError:
     if error.message.startswith("File size exceeded"):
         return bounds.file_too_large()
     if "Too many files" in error.message:
-        return UploadRefused(413, f"These are too many files. At most {MOST_FILES} at a time.")
-    return UploadRefused(400, "The upload could not be read. Try again.")
+        return UploadError(413, f"These are too many files. At most {MAX_UPLOAD_FILES} at a time.")
+    return UploadError(400, "The upload could not be read. Try again.")
 
 
-async def _steps(shared: _Uploads, name: tuple[str, str]) -> AsyncIterator[str]:
+async def _progress_events(shared: _UploadContext, name: tuple[str, str]) -> AsyncIterator[str]:
     """What Gradio's page shows while it sends: a message for each step, and one at the end."""
     now = time.monotonic
-    until = now() + TRACKED_SECONDS
+    until = now() + PROGRESS_START_SECONDS
     while name not in shared.under_way and now() < until:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(PROGRESS_POLL_SECONDS)
     beaten = now()
     while (progress := shared.under_way.get(name)) is not None:
         try:
@@ -186,10 +194,10 @@ async def _steps(shared: _Uploads, name: tuple[str, str]) -> AsyncIterator[str]:
             step = progress.pop(name[1])
             yield _message(msg="update", orig_name=step.filename, chunk_size=step.chunk_size)
         except (FileUploadProgressNotQueuedError, FileUploadProgressNotTrackedError):
-            if now() - beaten > BEAT_SECONDS:
+            if now() - beaten > HEARTBEAT_SECONDS:
                 yield _message(msg="heartbeat")
                 beaten = now()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(PROGRESS_POLL_SECONDS)
     yield _message(msg="done")
 
 

@@ -1,1 +1,1 @@
-"""Workers hear the doorbell, claim runs and supervise a process for each. They never import torch."""
+"""Workers receive wake-ups, claim runs and supervise one job process for each. They never import torch."""

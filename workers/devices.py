@@ -1,4 +1,4 @@
-"""What a worker can compute on, found out without torch or CUDA in this process."""
+"""Devices of this machine from ``nvidia-smi``, without torch or CUDA in this process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import structlog
 
 log = structlog.get_logger(__name__)
-_SECONDS = 10.0
-_FIGURES = 4
+_QUERY_SECONDS = 10.0
+_USAGE_FIELDS = 4
 _MEBIBYTE = 1 << 20
 
 
-def devices_and_offers() -> tuple[tuple[str, ...], tuple[str, ...]]:
+def detect_devices() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the NVIDIA GPUs, else one entry for the processor; and what runs may ask of such a machine."""
-    gpus = _gpus()
+    gpus = _gpu_names()
     return (gpus, ("cpu", "gpu")) if gpus else ((f"cpu ({_cores()} cores)",), ("cpu",))
 
 
@@ -28,15 +28,19 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def gpu_use() -> list[dict[str, Any]]:
+def gpu_usage() -> list[dict[str, Any]]:
     """What each NVIDIA GPU is doing: ``name``, ``utilization`` (0–1), ``memory_used`` and ``memory_total`` (bytes).
 
     A figure that the driver does not give (``[N/A]`` under MIG) is None.
     """
-    return [_use(row) for row in _asked("name,utilization.gpu,memory.used,memory.total") if len(row) == _FIGURES]
+    return [
+        _parse_usage(row)
+        for row in _query_nvidia_smi("name,utilization.gpu,memory.used,memory.total")
+        if len(row) == _USAGE_FIELDS
+    ]
 
 
-def _use(row: list[str]) -> dict[str, Any]:
+def _parse_usage(row: list[str]) -> dict[str, Any]:
     name, share, used, total = row
     return {
         "name": name,
@@ -50,18 +54,18 @@ def _number(text: str, unit: float) -> float | None:
     return float(text) * unit if text.isdecimal() else None
 
 
-def _gpus() -> tuple[str, ...]:
-    return tuple(name for (name,) in _asked("name"))
+def _gpu_names() -> tuple[str, ...]:
+    return tuple(name for (name,) in _query_nvidia_smi("name"))
 
 
-def _asked(fields: str) -> list[list[str]]:
+def _query_nvidia_smi(fields: str) -> list[list[str]]:
     """A row for each GPU; none where there is no driver or it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
         query = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=_SECONDS, check=True)
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("nvidia_smi_failed", error=str(error))
         return []

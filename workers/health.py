@@ -1,4 +1,4 @@
-"""``python -m workers.health``: exit status 0 while a worker of this host gives signs of life."""
+"""``python -m workers.health``: exit status 0 while a worker of this host sends heartbeats."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import socket
 import sys
 from datetime import timedelta
 
-from lcl_core.runs.database import UNREACHABLE, Database, now
-from lcl_core.runs.store import list_workers
+from lcl_core.db.runs import list_workers
+from lcl_core.db.session import UNREACHABLE, Database, now
 from workers.settings import WorkerSettings
 
-MISSED_BEATS = 6
+MISSED_HEARTBEATS = 6
 
 
-def alive(database: Database, host: str, ping_seconds: float) -> bool:
+def has_live_worker(database: Database, host: str, ping_seconds: float) -> bool:
     """Whether a worker on ``host`` was seen within the last few pings. Raises: UNREACHABLE."""
     with database.reading() as session:
-        oldest = now(session) - timedelta(seconds=MISSED_BEATS * ping_seconds)
+        oldest = now(session) - timedelta(seconds=MISSED_HEARTBEATS * ping_seconds)
         return any(worker.host == host and worker.seen_at >= oldest for worker in list_workers(session))
 
 
@@ -24,7 +24,7 @@ def main() -> int:
     settings = WorkerSettings()
     database = Database(settings.resolved_database_url)
     try:
-        well = alive(database, socket.gethostname(), settings.ping_seconds)
+        well = has_live_worker(database, socket.gethostname(), settings.ping_seconds)
     except UNREACHABLE as error:
         print(f"the database does not answer ({type(error).__name__})", file=sys.stderr)  # noqa: T201
         return 1

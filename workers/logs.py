@@ -1,4 +1,4 @@
-"""The house's structured logs, and Celery kept from setting up its own."""
+"""Logging of workers: the shared configuration, with Celery's own set-up switched off."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import structlog
 from celery import signals
 from celery.platforms import SecurityWarning
 
-from lcl_core import logs
-from lcl_core.faults import Fault, fault_of
+from lcl_core.common import logging as logging_logging
+from lcl_core.common.system_errors import FailureCode, failure_code
 
 log = structlog.get_logger(__name__)
 
 
-def configure_logs(log_format: str) -> None:
-    """As ``lcl_core.logs.configure_logs``."""
-    logs.configure_logs(log_format)
+def configure_logging(log_format: str) -> None:
+    """As ``lcl_core.common.logging.configure_logging``."""
+    logging_logging.configure_logging(log_format)
     for chatty in ("celery.app.trace", "celery.worker.strategy"):  # a line or two for each message
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # it is about pickled messages, and ours are JSON only
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    signals.setup_logging.connect(_keep_ours)
+    signals.setup_logging.connect(_skip_celery_setup)
 
 
 def log_database_error(error: Exception, **about: Any) -> None:
@@ -33,9 +33,9 @@ def log_database_error(error: Exception, **about: Any) -> None:
     Args:
         about: further facts of the line.
     """
-    event = "disk_full" if fault_of(error, Path()) is Fault.DISK_FULL else "database_unreachable"
+    event = "disk_full" if failure_code(error, Path()) is FailureCode.DISK_FULL else "database_unreachable"
     log.warning(event, error=str(error).splitlines()[0], **about)
 
 
-def _keep_ours(**_: Any) -> None:
+def _skip_celery_setup(**_: Any) -> None:
     """That this signal has a listener keeps Celery from setting up logging itself."""

@@ -1,4 +1,4 @@
-"""What a worker is told by its environment, beyond what everybody shares."""
+"""Settings of a worker process, beyond the shared ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from lcl_core.settings import Settings
+from lcl_core.common.settings import Settings
 
 
 class WorkerSettings(Settings):

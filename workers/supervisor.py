@@ -1,4 +1,4 @@
-"""One claimed run from its directory to its final state."""
+"""Supervision of one claimed run: prepare RUN_DIR, start the job process, monitor it, complete the run."""
 
 from __future__ import annotations
 
@@ -6,54 +6,67 @@ import fcntl
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
-from lcl_core.errors import UserError
-from lcl_core.faults import fault_of
-from lcl_core.rundir import RunDir
-from lcl_core.runs.artifacts import remove_tree
-from lcl_core.runs.database import UNREACHABLE, Database
-from lcl_core.runs.store import (
-    Claim,
-    Failed,
-    Inputs,
-    Outcome,
-    StaleLease,
-    Supply,
-    begin_attempt,
-    hand_back,
-    handed_collections,
-    renew,
-    resolve_inputs,
-    settle,
-)
-from lcl_core.specs import parse_spec
-from workers.environment import devices_of
-from workers.inheritance import inherit
-from workers.inputs import Interrupted, fetched_inputs
-from workers.keeping import kept_lease
+from lcl_core.common.errors import UserError
+from lcl_core.common.files import remove_tree
+from lcl_core.common.run_dir import RunDir
+from lcl_core.common.system_errors import failure_code
+from lcl_core.db.artifacts import Artifacts
+from lcl_core.db.collections import prepare_collection_snapshots
+from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
+from lcl_core.db.leases import Claim, StaleLease, begin_attempt, release_lease, renew_lease
+from lcl_core.db.registry import ResolvedInputs, resolve_inputs
+from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.specs.parsing import parse_spec
+from workers.executors.local import JobProcess, device_env
+from workers.exit_outcome import Requeue, classify_exit, storage_failure
+from workers.gang import combine_outcomes, is_secondary_failure, publish_rendezvous
 from workers.logs import log_database_error
-from workers.nodes import call_others, is_echo, verdict_of_all
+from workers.maintenance import schedule_dependents, schedule_studies
+from workers.monitor import JobMonitor, MetricsTail
+from workers.prepare_run import FetchInterrupted, copy_parent_checkpoint, fetch_inputs
 from workers.settings import WorkerSettings
-from workers.studies import drive_studies
-from workers.successors import drive_successors
-from workers.tail import MetricsTail
-from workers.trainer import Trainer
-from workers.verdict import HandBack, judge, storage_failed
-from workers.watch import Watch
+
+log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def lease_heartbeat(database: Database, settings: WorkerSettings, claim: Claim) -> Iterator[None]:
+    """Renew in a thread until the end of the block. A lease that is lost shows where the block names its token."""
+    over = threading.Event()
+    thread = threading.Thread(target=_renew_until, args=(database, settings, claim, over), name="keeper", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _renew_until(database: Database, settings: WorkerSettings, claim: Claim, over: threading.Event) -> None:
+    while not over.wait(settings.heartbeat_seconds):
+        try:
+            with database.session() as session:
+                renew_lease(session, claim, settings.lease_seconds)
+        except StaleLease:
+            return  # the block has just settled the run, or another has taken it over
+        except UNREACHABLE as error:
+            log_database_error(error)
+
 
 MODULES = {
     "pretrain": "lcl_core.train",
-    "evaluate": "lcl_core.transfer",
-    "index": "lcl_core.serving",
+    "evaluate": "lcl_core.evaluation",
+    "index": "lcl_core.collections.index_job",
     "validate": "lcl_core.data.validation",
     "convert": "lcl_core.data.conversion",
-    "match": "lcl_core.serving.matching",
+    "match": "lcl_core.collections.match_job",
 }
-log = structlog.get_logger(__name__)
 
 
 class Supervisor:
@@ -67,7 +80,7 @@ class Supervisor:
         self._database = database
         self._settings = settings
         self._modules = modules
-        self._supply = Supply(settings)
+        self._supply = Artifacts(settings)
 
     def run(self, claim: Claim, stopping: threading.Event) -> None:
         """Work on a claimed run until it is settled, handed back, or no longer ours.
@@ -83,41 +96,41 @@ class Supervisor:
         except UNREACHABLE as error:
             log_database_error(error)  # the lease runs out, the reaper takes over
 
-    def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
+    def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[RunOutcome | Requeue, float]:
         """The verdict on one attempt, and the seconds worked on the run so far. Raises: StaleLease, UNREACHABLE."""
         try:
-            with fetched_inputs(self._database, self._settings, self._supply, claim, stopping) as fetched:
+            with fetch_inputs(self._database, self._settings, self._supply, claim, stopping) as fetched:
                 self._prepare(claim, run_dir, fetched)
                 return self._work(claim, run_dir, stopping)
-        except Interrupted as interruption:
-            return HandBack(uses_attempt=False, cause=str(interruption)), claim.ran_seconds
+        except FetchInterrupted as interruption:
+            return Requeue(uses_attempt=False, cause=str(interruption)), claim.ran_seconds
         except (StaleLease, *UNREACHABLE):
             raise
         except UserError as error:
-            verdict = Failed(error.to_dict())
+            verdict = RunFailed(error.to_dict())
         except OSError as error:
-            verdict = _storage_failed(error, run_dir.path)
+            verdict = _storage_failure(error, run_dir.path)
         except Exception as error:  # a fault of ours: the row says so, the log has the traceback
             log.exception("supervisor_failed")
             message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
-            verdict = Failed({"code": "internal", "message": message})
+            verdict = RunFailed({"code": "internal", "message": message})
         return verdict, claim.ran_seconds
 
-    def _work(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[Outcome | HandBack, float]:
+    def _work(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[RunOutcome | Requeue, float]:
         tail = MetricsTail(run_dir.metrics_file)
         title = f"attempt {claim.attempt} on {claim.worker}"
         try:
-            more = devices_of(claim) | call_others(self._database, self._settings, claim)
-            with Trainer(self._modules[claim.kind], run_dir, title, self._settings.protocols, more) as trainer:
+            more = device_env(claim) | publish_rendezvous(self._database, self._settings, claim)
+            with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, more) as trainer:
                 log.info("started", kind=claim.kind, attempt=claim.attempt, pid=trainer.pid)
-                watch = Watch(self._database, self._settings, claim, trainer, run_dir, tail, stopping)
+                watch = JobMonitor(self._database, self._settings, claim, trainer, run_dir, tail, stopping)
                 exited = watch.until_exit()
         finally:
             tail.close()
         log.info("left", status=exited.status)
-        verdict = judge(claim, run_dir, exited)
-        if claim.nodes > 1 and is_echo(run_dir, exited):
-            verdict = verdict_of_all(self._database, self._settings, claim, verdict)
+        verdict = classify_exit(claim, run_dir, exited)
+        if claim.nodes > 1 and is_secondary_failure(run_dir, exited):
+            verdict = combine_outcomes(self._database, self._settings, claim, verdict)
         return verdict, watch.ran_seconds
 
     def _prepare(self, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]) -> None:
@@ -135,20 +148,20 @@ class Supervisor:
             remove_tree(run_dir.checkpoints)
             remove_tree(run_dir.artifacts)
             if claim.continues and not claim.from_scratch:
-                inherit(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
-        collections = handed_collections(self._database, spec, run_dir.changes, self._settings.home, fetched)
-        run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_places(self._settings)})
+                copy_parent_checkpoint(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
+        collections = prepare_collection_snapshots(self._database, spec, run_dir.changes, self._settings.home, fetched)
+        run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(self._settings)})
 
     def _await_predecessor(self, claim: Claim, run_dir: RunDir) -> None:
         """Wait for a process of an earlier attempt that is still leaving; it holds the directory's lock."""
         deadline = time.monotonic() + self._settings.lease_seconds
-        while not _free(run_dir) and time.monotonic() < deadline:
+        while not _is_unlocked(run_dir) and time.monotonic() < deadline:
             with self._database.session() as session:
-                renew(session, claim, self._settings.lease_seconds)
+                renew_lease(session, claim, self._settings.lease_seconds)
             time.sleep(self._settings.watch_seconds)
 
-    def _conclude(self, claim: Claim, verdict: Outcome | HandBack, run_dir: RunDir, ran_seconds: float) -> None:
-        if isinstance(verdict, HandBack):
+    def _conclude(self, claim: Claim, verdict: RunOutcome | Requeue, run_dir: RunDir, ran_seconds: float) -> None:
+        if isinstance(verdict, Requeue):
             log.info("handed_back", cause=verdict.cause)
             self._persist(lambda: self._hand_back(claim, verdict))
             return
@@ -156,20 +169,20 @@ class Supervisor:
         try:
             state = self._settle(claim, verdict, run_dir, ran_seconds)
         except OSError as error:
-            state = self._settle(claim, _storage_failed(error, run_dir.path), run_dir, ran_seconds)
+            state = self._settle(claim, _storage_failure(error, run_dir.path), run_dir, ran_seconds)
         log.info("settled", state=state)
-        drive_successors(self._database)
-        drive_studies(self._database)  # now, so that an evaluation goes before the study's next pre-training
+        schedule_dependents(self._database)
+        schedule_studies(self._database)  # now, so that an evaluation goes before the study's next pre-training
 
-    def _settle(self, claim: Claim, outcome: Outcome, run_dir: RunDir, ran_seconds: float) -> str:
+    def _settle(self, claim: Claim, outcome: RunOutcome, run_dir: RunDir, ran_seconds: float) -> str:
         """Raises: StaleLease, UNREACHABLE, OSError."""
         place, home, holder = run_dir.path, self._settings.home, self._supply.holder
-        with kept_lease(self._database, self._settings, claim):  # what was made may be large
-            return self._persist(lambda: settle(self._database, claim, outcome, place, home, ran_seconds, holder))
+        with lease_heartbeat(self._database, self._settings, claim):  # what was made may be large
+            return self._persist(lambda: complete_run(self._database, claim, outcome, place, home, ran_seconds, holder))
 
-    def _hand_back(self, claim: Claim, verdict: HandBack) -> str:
+    def _hand_back(self, claim: Claim, verdict: Requeue) -> str:
         with self._database.session() as session:
-            return hand_back(session, claim, uses_attempt=verdict.uses_attempt, cause=verdict.cause)
+            return release_lease(session, claim, uses_attempt=verdict.uses_attempt, cause=verdict.cause)
 
     def _persist(self, write: Callable[[], str]) -> str:
         """Write, again and again while the database is away, until the lease would be long over."""
@@ -184,7 +197,7 @@ class Supervisor:
                 time.sleep(self._settings.watch_seconds)
 
 
-def _run_json(claim: Claim, inputs: Inputs) -> dict[str, object]:
+def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
     return {
         "run_id": claim.run_id,
         "kind": claim.kind,
@@ -196,12 +209,12 @@ def _run_json(claim: Claim, inputs: Inputs) -> dict[str, object]:
     }
 
 
-def _places(settings: WorkerSettings) -> dict[str, object]:
+def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     roots = [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots]
     return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
 
 
-def _free(run_dir: RunDir) -> bool:
+def _is_unlocked(run_dir: RunDir) -> bool:
     """Whether no process holds the directory."""
     with (run_dir.path / ".lock").open("w") as lock:
         try:
@@ -211,7 +224,7 @@ def _free(run_dir: RunDir) -> bool:
     return True
 
 
-def _storage_failed(error: OSError, run_dir: Path) -> Failed:
-    return storage_failed(
-        fault_of(error, run_dir.parent.parent), error.filename or run_dir, error.strerror or str(error)
+def _storage_failure(error: OSError, run_dir: Path) -> RunFailed:
+    return storage_failure(
+        failure_code(error, run_dir.parent.parent), error.filename or run_dir, error.strerror or str(error)
     )

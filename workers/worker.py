@@ -1,4 +1,8 @@
-"""A worker process: the doorbell's listener, the slots, and the reaper, from start to orderly end."""
+"""Worker process: Celery consumer, claim loop and maintenance threads, from start to orderly shutdown.
+
+The Celery application takes JSON only, acknowledges early, keeps no results and has no remote control. Its two tasks
+take milliseconds: no run lives in a message, so none is lost with one.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +15,70 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from celery import signals
+from celery import Celery, signals
 
-from lcl_core.runs.database import UNREACHABLE, Database
-from lcl_core.runs.doorbell import Doorbell
-from lcl_core.runs.roster import Identity, leave
-from lcl_core.runs.store import Claim, SeatClaim, ensure_sample
-from workers.app import consumer_app
-from workers.carrier import Carrier
-from workers.collector import Collector
-from workers.courier import Courier
-from workers.devices import devices_and_offers
+from lcl_core.db.datasets import register_sample
+from lcl_core.db.gang import MemberLease
+from lcl_core.db.leases import Claim
+from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.wakeup import PING, WAKE, WakeupProducer, producer_app
+from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
+from workers.claim_loop import ClaimLoop
+from workers.devices import detect_devices
+from workers.gang import GangMember
 from workers.logs import log_database_error
-from workers.member import Member
-from workers.reaper import Reaper
+from workers.maintenance import ArtifactUploader, GarbageRemover, QueueMaintenance
 from workers.settings import WorkerSettings
-from workers.slots import Slots
 from workers.supervisor import MODULES, Supervisor
-from workers.tasks import register_tasks
+from workers.webhook_delivery import WebhookSender
+
+
+def consumer_app(broker_url: str, slots: int) -> Celery:
+    """An application whose tasks take milliseconds: no run lives in a message, so none is lost with one."""
+    app = producer_app(broker_url)
+    app.conf.update(
+        enable_utc=True,
+        timezone="UTC",
+        result_backend=None,
+        task_acks_late=False,
+        worker_pool="threads",
+        worker_concurrency=slots + 1,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # forever
+    )
+    return app
+
+
+log = structlog.get_logger(__name__)
+
+
+def register_tasks(app: Celery, slots: ClaimLoop, database: Database, worker_id: str) -> None:
+    """Give ``app`` its tasks."""
+
+    @app.task(name=WAKE)
+    def wake(run_id: str) -> None:
+        """Something is queued, ``run_id`` perhaps; which run is next is the database's to say."""
+        log.debug("woken", run=run_id)
+        slots.notify()
+
+    @app.task(name=PING)
+    def ping(sender: str) -> None:
+        """Whoever takes this proves that it consumes messages."""
+        try:
+            with database.session() as session:
+                record_wakeup(session, worker_id)
+        except UNREACHABLE as error:
+            log_database_error(error, sender=sender)
+
 
 _RETRY_SECONDS = 1.0
-log = structlog.get_logger(__name__)
 
 
 class WorkerProcess:
@@ -44,15 +91,15 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = MODULES) -> None:
         self._settings = settings
         self._database = Database(settings.resolved_database_url)
-        self._doorbell = Doorbell(settings.resolved_broker_url)
+        self._doorbell = WakeupProducer(settings.resolved_broker_url)
         self._identity = _identity(settings)
         self._supervisor = Supervisor(self._database, settings, modules)
-        self._member = Member(self._database, settings, modules)
-        self._slots = Slots(self._identity, self._database, settings.lease_seconds, self._work)
-        self._courier = Courier(self._database, settings)
-        self._carrier = Carrier(self._database, settings)
-        self._collector = Collector(self._database, settings)
-        self._reaper = Reaper(self._database, self._doorbell, self._slots, self._identity, settings)
+        self._member = GangMember(self._database, settings, modules)
+        self._slots = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
+        self._courier = WebhookSender(self._database, settings)
+        self._carrier = ArtifactUploader(self._database, settings)
+        self._collector = GarbageRemover(self._database, settings)
+        self._reaper = QueueMaintenance(self._database, self._doorbell, self._slots, self._identity, settings)
 
     def run(self) -> int:
         """Serve; returns the exit status. On the way out runs are handed back, for another worker to resume."""
@@ -69,8 +116,8 @@ class WorkerProcess:
         finally:
             self._close()
 
-    def _work(self, claim: Claim | SeatClaim, stopping: threading.Event) -> str | None:
-        if isinstance(claim, SeatClaim):
+    def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> str | None:
+        if isinstance(claim, MemberLease):
             return self._member.run(claim, stopping)
         self._supervisor.run(claim, stopping)
         return None
@@ -81,7 +128,7 @@ class WorkerProcess:
             try:
                 self._database.migrate()
                 with self._database.session() as session:
-                    ensure_sample(session)
+                    register_sample(session)
                 return
             except UNREACHABLE as error:
                 log_database_error(error)
@@ -115,7 +162,7 @@ class WorkerProcess:
         try:
             self._reaper.round()  # ring for what was just handed back
             with self._database.session() as session:
-                leave(session, self._identity.id)
+                deregister(session, self._identity.id)
         except UNREACHABLE as error:
             log_database_error(error)
         self._doorbell.close()
@@ -123,8 +170,8 @@ class WorkerProcess:
         log.info("worker_ended", worker=self._identity.id)
 
 
-def _identity(settings: WorkerSettings) -> Identity:
+def _identity(settings: WorkerSettings) -> WorkerIdentity:
     host, pid = socket.gethostname(), os.getpid()
-    devices, offers = devices_and_offers()
+    devices, offers = detect_devices()
     offers = tuple(settings.worker_offers) or offers
-    return Identity(f"{host}-{pid}-{secrets.token_hex(3)}", host, pid, settings.worker_slots, devices, offers)
+    return WorkerIdentity(f"{host}-{pid}-{secrets.token_hex(3)}", host, pid, settings.worker_slots, devices, offers)

@@ -7,23 +7,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import (
-    access,
-    building,
-    collections,
-    common,
-    corpora,
-    encoders,
-    estimates,
-    folder,
-    garbage,
-    inference,
-    quotas,
-    runs,
-    studies,
-    webhooks,
-    writing,
-)
+from api.cli import admin, collections, data, encoders, inference, output, runs, studies
 from api.client import ApiError
 
 HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
@@ -33,24 +17,24 @@ The service's address comes from --url or LCL_API_URL, the key from --key, LCL_A
 
 app = typer.Typer(name="lcl", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command()(runs.submit)
-app.command()(estimates.estimate)
+app.command()(runs.estimate)
 app.add_typer(runs.group, name="runs")
 app.add_typer(studies.group, name="study")
-corpora.group.command()(building.build)
-app.add_typer(corpora.group, name="data")
+data.group.command()(data.build)
+app.add_typer(data.group, name="data")
 app.add_typer(encoders.group, name="encoders")
 app.add_typer(collections.group, name="collections")
-app.add_typer(access.group, name="keys")
-app.add_typer(webhooks.group, name="webhooks")
-app.command()(access.audit)
-app.command("gc")(garbage.collect)
-app.command("quota")(quotas.show)
+app.add_typer(admin.keys_group, name="keys")
+app.add_typer(admin.webhooks_group, name="webhooks")
+app.command()(admin.audit)
+app.command("gc")(admin.collect_garbage)
+app.command("quota")(admin.show_quotas)
 app.command()(inference.search)
 app.command()(inference.duplicates)
-app.command()(writing.caption)
-app.command("continue")(writing.continue_)
+app.command()(inference.caption)
+app.command("continue")(inference.continue_)
 app.command()(inference.embed)
-app.command()(folder.embed_folder)
+app.command()(inference.embed_folder)
 
 
 @app.callback()
@@ -61,7 +45,7 @@ def options(
     as_json: Annotated[bool, typer.Option("--json", help="print what the service answered, as JSON")] = False,
 ) -> None:
     """Options before the command count for every command."""
-    context.obj = common.Settings(url, key, as_json)
+    context.obj = output.GlobalOptions(url, key, as_json)
 
 
 def main() -> None:
@@ -70,8 +54,8 @@ def main() -> None:
         app()
     except ApiError as error:
         where = f" [{error.field}]" if error.field and error.field not in error.message else ""
-        common.complain(f"{error.message}{where}")
+        output.print_error(f"{error.message}{where}")
         sys.exit(1)
-    except common.Refused as error:
-        common.complain(str(error))
+    except output.CommandError as error:
+        output.print_error(str(error))
         sys.exit(1)

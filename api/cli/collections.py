@@ -8,46 +8,46 @@ from typing import Annotated
 
 import typer
 
-from api.cli.common import Refused, ago, pairs_of, read_file, settings_of, show_json, show_table
+from api.cli.output import CommandError, ago, global_options, parse_pairs, print_json, print_table, read_file
 from api.client import NewItem
 
 group = typer.Typer(help="List, show, fill, export and delete collections.", no_args_is_help=True)
 Collection = Annotated[str, typer.Argument(help="id or name of the collection")]
-AT_ONCE, BYTES_AT_ONCE = 64, 24 << 20  # of one request
+ITEMS_PER_REQUEST, BYTES_PER_REQUEST = 64, 24 << 20  # of one request
 
 
 @group.command("list")
 def list_(context: typer.Context) -> None:
     """The collections, newest first."""
-    settings = settings_of(context)
+    settings = global_options(context)
     with settings.client() as client:
         found = client.collections()
     if settings.as_json:
-        show_json(found)
+        print_json(found)
         return
     rows = [
         (row["id"], row["name"], row["images"], row["texts"], row["changes"], row["owner"], ago(row["created_at"]))
         for row in found
     ]
     columns = ("id", "name", "pictures", "texts", "changes", "owner", "made")
-    show_table(columns, rows, "no collections yet; an index run makes one")
+    print_table(columns, rows, "no collections yet; an index run makes one")
 
 
 @group.command()
 def show(context: typer.Context, collection: Collection) -> None:
     """A collection, and the labels that a search can be filtered by."""
-    settings = settings_of(context)
+    settings = global_options(context)
     with settings.client() as client:
         row = client.collection(collection)
     if settings.as_json:
-        show_json(row)
+        print_json(row)
         return
     typer.echo(f"{row['id']}  {row['name']}  {row['images']} pictures, {row['texts']} texts, {row['dim']} numbers each")
     if row["vectors"]:
         typer.echo(f"searched by PostgreSQL in {row['vectors']}_images and {row['vectors']}_texts")
     typer.echo(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     rows = [(label, len(values), ", ".join(values[:8])) for label, values in row["labels"].items()]
-    show_table(("label", "values", "such as"), rows, "its pictures have no labels")
+    print_table(("label", "values", "such as"), rows, "its pictures have no labels")
 
 
 @group.command()
@@ -65,8 +65,8 @@ def add(
 
     Example: lcl collections add sample bird.png --caption "a red bird" --label group=animals
     """
-    settings = settings_of(context)
-    facts: NewItem = {"image": b"", "captions": list(caption or ()), "labels": dict(pairs_of("--label", label))}
+    settings = global_options(context)
+    facts: NewItem = {"image": b"", "captions": list(caption or ()), "labels": dict(parse_pairs("--label", label))}
     facts |= {"split": split, "source": source}
     _check_names(files)
     ids: list[str] = []
@@ -75,7 +75,7 @@ def add(
             items: list[NewItem] = [{**facts, "image": data, "name": file.name} for file, data in batch]
             ids += client.add_items(collection, items, replace=replace)["ids"]
     if settings.as_json:
-        show_json([{"file": str(file), "id": identity} for file, identity in zip(files, ids, strict=True)])
+        print_json([{"file": str(file), "id": identity} for file, identity in zip(files, ids, strict=True)])
         return
     for file, identity in zip(files, ids, strict=True):
         typer.echo(f"{file}\t{identity}")
@@ -88,7 +88,7 @@ def remove(
     items: Annotated[list[str], typer.Argument(help="ids, as a search prints them")],
 ) -> None:
     """Take pictures out of a collection."""
-    with settings_of(context).client() as client:
+    with global_options(context).client() as client:
         for item in items:
             client.remove_item(collection, item)
 
@@ -103,17 +103,17 @@ def export(
     """Download records and vectors as JSON lines, changes included."""
     path = file or Path(f"{Path(collection).name}.jsonl")
     try:
-        with settings_of(context).client() as client:
+        with global_options(context).client() as client:
             client.export_collection(collection, path, target)
     except OSError as error:
-        raise Refused(f"{path} cannot be written: {error.strerror}") from error
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from error
     typer.echo(str(path))
 
 
 @group.command()
 def delete(context: typer.Context, collection: Collection) -> None:
     """Remove a collection and its folder; for its owner and admins."""
-    with settings_of(context).client() as client:
+    with global_options(context).client() as client:
         client.delete_collection(collection)
 
 
@@ -122,10 +122,10 @@ def _check_names(files: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for file in files:
         if file.name in seen:
-            raise Refused(f"{file} has the name of {seen[file.name]}; add them one by one under other names")
+            raise CommandError(f"{file} has the name of {seen[file.name]}; add them one by one under other names")
         seen[file.name] = file
         if not file.is_file():
-            raise Refused(f"{file} is no file")
+            raise CommandError(f"{file} is no file")
 
 
 def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, bytes]]]:
@@ -134,7 +134,7 @@ def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, bytes]]]:
     size = 0
     for file in files:
         data = read_file(file)
-        if batch and (len(batch) == AT_ONCE or size + len(data) > BYTES_AT_ONCE):
+        if batch and (len(batch) == ITEMS_PER_REQUEST or size + len(data) > BYTES_PER_REQUEST):
             yield batch
             batch, size = [], 0
         batch.append((file, data))

@@ -8,14 +8,53 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.common import Refused, ago, complain, read_json, set_fields, settings_of, show_json, show_table
-from api.cli.study_view import counts_of, show_rows
+from api.cli.output import (
+    CommandError,
+    ago,
+    global_options,
+    print_error,
+    print_json,
+    print_table,
+    read_json,
+    set_fields,
+)
 from api.client import Client
-from api.client.studies import STUDY_ENDED
+from api.client._sync.runs import STUDY_FINAL_STATES
+
+Json = dict[str, Any]
+
+
+def state_counts(study: Json) -> str:
+    """``5 succeeded, 1 running``."""
+    return ", ".join(f"{count} {state}" for state, count in study["counts"].items()) or "no cells"
+
+
+def print_rows(study: Json) -> None:
+    """The table: labels, drawn settings, the states of the cells, and each figure as mean ± deviation."""
+    table = study["table"]
+    rungs = any(row["rung"] is not None for row in table["rows"])
+    heads = [metric["name"] for metric in table["metrics"]]
+    columns = [*table["axes"], *table["parameters"], *(["rung"] if rungs else []), "cells", *heads]
+    print_table(columns, [_table_row(table, row, heads, rungs) for row in table["rows"]], "no rows")
+
+
+def _table_row(table: Json, row: Json, heads: list[str], rungs: bool) -> list[object]:
+    labels = [row["labels"].get(axis) for axis in table["axes"]]
+    drawn = [row["parameters"].get(name) for name in table["parameters"]]
+    states = ", ".join(f"{count} {state}" for state, count in row["states"].items())
+    return [*labels, *drawn, *([row["rung"]] if rungs else []), states, *(_figure_cell(row, head) for head in heads)]
+
+
+def _figure_cell(row: Json, head: str) -> str:
+    found = row["figures"].get(head)
+    if found is None:
+        return ""
+    spread = "" if found["sd"] is None else f" ± {found['sd']:.3g}"
+    return f"{found['mean']:.3g}{spread}"
+
 
 group = typer.Typer(help="Fill a table: a set of runs, compared.", no_args_is_help=True)
 StudyId = Annotated[str, typer.Argument(help="id of the study")]
-Json = dict[str, Any]
 
 
 @group.command("list")
@@ -25,16 +64,16 @@ def list_(
     cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before")] = None,
 ) -> None:
     """The newest studies."""
-    settings = settings_of(context)
+    settings = global_options(context)
     with settings.client() as client:
         page = client.studies(limit=limit, cursor=cursor)
     if settings.as_json:
-        show_json(page)
+        print_json(page)
         return
     rows = [
-        (item["id"], item["name"], item["state"], counts_of(item), ago(item["created_at"])) for item in page["items"]
+        (item["id"], item["name"], item["state"], state_counts(item), ago(item["created_at"])) for item in page["items"]
     ]
-    show_table(("id", "name", "state", "cells", "submitted"), rows, "no studies yet; lcl study run makes one")
+    print_table(("id", "name", "state", "cells", "submitted"), rows, "no studies yet; lcl study run makes one")
     if page["next_cursor"]:
         typer.echo(f"older ones: --cursor {page['next_cursor']}")
 
@@ -42,17 +81,17 @@ def list_(
 @group.command()
 def show(context: typer.Context, study_id: StudyId) -> None:
     """How a study stands: each row with the states of its cells, and its figures so far."""
-    settings = settings_of(context)
+    settings = global_options(context)
     with settings.client() as client:
         study = client.study(study_id)
     if settings.as_json:
-        show_json(study)
+        print_json(study)
         return
-    typer.echo(f"{study['id']}  {study['name'] or ''}  {study['state']}  {counts_of(study)}")
+    typer.echo(f"{study['id']}  {study['name'] or ''}  {study['state']}  {state_counts(study)}")
     if study["question"]:
         typer.echo(study["question"])
-    show_rows(study)
-    _tell_failures(study)
+    print_rows(study)
+    _print_failures(study)
 
 
 @group.command()
@@ -72,20 +111,20 @@ def run(
 
     Example: lcl study run loss_ablation --seed 0 --set pretrain.steps=200 --watch
     """
-    settings = settings_of(context)
-    body = _body(preset, spec, seed, assignments or [])
+    settings = global_options(context)
+    body = _build_spec(preset, spec, seed, assignments or [])
     with settings.client() as client:
         plan = client.plan_study(body)
         if dry:
-            show_json(plan) if settings.as_json else typer.echo(_words(plan))
+            print_json(plan) if settings.as_json else typer.echo(_plan_summary(plan))
             return
         study = client.submit_study(body, name or preset)
         if not settings.as_json:
-            typer.echo(_words(plan), err=True)
+            typer.echo(_plan_summary(plan), err=True)
         if follow:
             _follow(client, study["id"])
         elif settings.as_json:
-            show_json(study)
+            print_json(study)
         else:
             typer.echo(study["id"])
 
@@ -93,7 +132,7 @@ def run(
 @group.command()
 def watch(context: typer.Context, study_id: StudyId) -> None:
     """Follow a study to its end, then show its table. Exit status 1 unless it succeeded."""
-    with settings_of(context).client() as client:
+    with global_options(context).client() as client:
         _follow(client, study_id)
 
 
@@ -105,13 +144,13 @@ def table(
     out: Annotated[Path | None, typer.Option(help="file; default standard output")] = None,
 ) -> None:
     """The table as it stands."""
-    settings = settings_of(context)
+    settings = global_options(context)
     with settings.client() as client:
         text = client.study_table(study_id, "json" if settings.as_json else kind)
     if out is None:
         typer.echo(text, nl=False)
     else:
-        _write(out, text.encode())
+        _write_file(out, text.encode())
 
 
 @group.command()
@@ -124,9 +163,9 @@ def plot(
     value: Annotated[str | None, typer.Option(help="of curves: loss, generation_loss, …")] = None,
 ) -> None:
     """Draw a study."""
-    with settings_of(context).client() as client:
+    with global_options(context).client() as client:
         picture = client.study_plot(study_id, name, out.suffix.lstrip("."), metric=metric, value=value)
-    _write(out, picture)
+    _write_file(out, picture)
 
 
 @group.command()
@@ -144,10 +183,10 @@ def extend(
     Example: lcl study extend ID --seed 3 --variant 'lambda:2={"objective.contrastive_weight": 2}'
     """
     if not (seed or variant or trials):
-        raise Refused("say what to add: --seed, --variant or --trials")
+        raise CommandError("say what to add: --seed, --variant or --trials")
     axes: dict[str, list[Json]] = {}
     for given in variant or []:
-        axis, added = _variant(given)
+        axis, added = _parse_variant(given)
         axes.setdefault(axis, []).append(added)
     named = [{"name": axis, "variants": added} for axis, added in axes.items()]
     _verb(context, study_id, "extend_study", seeds=seed or [], axes=named, trials=trials)
@@ -168,24 +207,24 @@ def resume(context: typer.Context, study_id: StudyId) -> None:
 @group.command()
 def delete(context: typer.Context, study_id: StudyId) -> None:
     """Remove an ended study; its runs and encoders stay."""
-    with settings_of(context).client() as client:
+    with global_options(context).client() as client:
         client.delete_study(study_id)
     typer.echo(f"{study_id} is deleted")
 
 
 def _verb(context: typer.Context, study_id: str, name: str, **arguments: Any) -> None:
-    settings = settings_of(context)
+    settings = global_options(context)
     with settings.client() as client:
         study = getattr(client, name)(study_id, **arguments)
     if settings.as_json:
-        show_json(study)
+        print_json(study)
     else:
-        typer.echo(f"{study_id} is {study['state']}, {counts_of(study)}")
+        typer.echo(f"{study_id} is {study['state']}, {state_counts(study)}")
 
 
-def _body(preset: str | None, spec: str | None, seeds: list[int] | None, assignments: list[str]) -> Json:
+def _build_spec(preset: str | None, spec: str | None, seeds: list[int] | None, assignments: list[str]) -> Json:
     if preset is None and spec is None:
-        raise Refused("name a built-in study, or give --spec FILE")
+        raise CommandError("name a built-in study, or give --spec FILE")
     body: Json = read_json(spec) if spec else {}
     if preset is not None:
         body["preset"] = preset
@@ -194,7 +233,7 @@ def _body(preset: str | None, spec: str | None, seeds: list[int] | None, assignm
     return set_fields(body, assignments)
 
 
-def _variant(given: str) -> tuple[str, Json]:
+def _parse_variant(given: str) -> tuple[str, Json]:
     where, equals, text = given.partition("=")
     axis, colon, name = where.partition(":")
     try:
@@ -202,11 +241,11 @@ def _variant(given: str) -> tuple[str, Json]:
     except ValueError:
         fields = None
     if not (equals and colon and isinstance(fields, dict)):
-        raise Refused(f'--variant {given!r}: write it as AXIS:NAME={{"field": value}}')
+        raise CommandError(f'--variant {given!r}: write it as AXIS:NAME={{"field": value}}')
     return axis, {"name": name, "spec": fields}
 
 
-def _words(plan: Json) -> str:
+def _plan_summary(plan: Json) -> str:
     new = plan["cells"] - plan["reused"]
     taken = f"; {plan['reused']} of the pre-trainings are there already" if plan["reused"] else ""
     return (
@@ -218,28 +257,30 @@ def _words(plan: Json) -> str:
 def _follow(client: Client, study_id: str) -> None:
     """Ctrl-C leaves the study alone."""
     try:
-        study = client.wait_for_study(study_id, lambda now: typer.echo(f"{study_id} {now['state']}, {counts_of(now)}"))
+        study = client.wait_for_study(
+            study_id, lambda now: typer.echo(f"{study_id} {now['state']}, {state_counts(now)}")
+        )
     except KeyboardInterrupt:
         typer.echo(f"\n{study_id} goes on; lcl study watch {study_id} looks again, lcl study cancel {study_id} ends it")
         raise typer.Exit(130) from None
-    show_rows(study)
-    _tell_failures(study)
-    if study["state"] != STUDY_ENDED[0]:
+    print_rows(study)
+    _print_failures(study)
+    if study["state"] != STUDY_FINAL_STATES[0]:
         raise typer.Exit(1)
 
 
-def _tell_failures(study: Json) -> None:
+def _print_failures(study: Json) -> None:
     for cell in study["cells"]:
         for each in (cell["run"], cell["evaluation"] or {}):
             if each.get("reason") and each["state"] == "failed":
-                complain(f"{each['id']} failed: {each['reason'].get('message', 'no reason was given')}")
+                print_error(f"{each['id']} failed: {each['reason'].get('message', 'no reason was given')}")
     for note in study["notes"]:
         typer.echo(note)
 
 
-def _write(file: Path, data: bytes) -> None:
+def _write_file(file: Path, data: bytes) -> None:
     try:
         file.write_bytes(data)
     except OSError as error:
-        raise Refused(f"{file} cannot be written: {error.strerror}") from error
+        raise CommandError(f"{file} cannot be written: {error.strerror}") from error
     typer.echo(str(file))

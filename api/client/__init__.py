@@ -7,11 +7,10 @@
 ``AsyncClient`` has the same calls, to be awaited.
 """
 
-from api.client.aio import AsyncClient
-from api.client.client import Client
-from api.client.collections import NewItem
+from api.client._async import AsyncClient
+from api.client._sync.client import Client
+from api.client._sync.data import NewItem
+from api.client._sync.inference import Skipped, TextDelta
 from api.client.errors import ApiError
-from api.client.pictures import Skipped
-from api.client.writing import Piece
 
-__all__ = ["ApiError", "AsyncClient", "Client", "NewItem", "Piece", "Skipped"]
+__all__ = ["ApiError", "AsyncClient", "Client", "NewItem", "Skipped", "TextDelta"]

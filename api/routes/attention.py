@@ -12,18 +12,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from api.context import Context
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.encoders import open_encoder
-from api.errors import REFUSALS
-from api.image_reading import RequestImages, read_images
-from api.media import Content, check_count
-from api.models import Reference
+from api.core.errors import ERROR_RESPONSES
+from api.core.state import AppState
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.schemas.base import Reference
+from api.services.encoders import open_encoder
+from api.services.media import Content, RequestImages, check_count, read_images
 
 if TYPE_CHECKING:
-    from lcl_core.serving.batching_session import BatchingSession
+    from lcl_core.serving.batched_engine import BatchedEngine
 
-router = APIRouter(prefix="/v1/attention", tags=["inference"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/attention", tags=["inference"], responses=ERROR_RESPONSES)
 DIGITS = 6
 
 
@@ -35,7 +34,7 @@ class AttentionRequest(BaseModel):
     heads: bool = Field(True, description="also the weights of each head")
 
 
-class Attention(BaseModel):
+class AttentionView(BaseModel):
     """Rows of patches from the top, each from the left; all weights of a head sum to 1."""
 
     index: int
@@ -48,22 +47,24 @@ class Attention(BaseModel):
 class AttentionResponse(BaseModel):
     object: Literal["list"]
     model: str
-    data: list[Attention]
+    data: list[AttentionView]
 
 
 @router.post("", response_model=AttentionResponse, response_model_exclude_none=True)
-async def attention(body: AttentionRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> JSONResponse:
+async def attention(body: AttentionRequest, caller: Viewer, context: StateDep, session: ReadSessionDep) -> JSONResponse:
     """Weights of the attentive pooling, by which patches are mixed into a picture's vector."""
-    from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
+    from lcl_core.serving.dynamic_batcher import gather_results  # numpy: only when an encoder is asked
 
     urls = {f"images.{place}": url for place, url in enumerate(body.images)}
     begin = partial(_begin, context, session, body)
     identity, boxes, submitted = await read_images(context, caller.owner, urls, begin, _read)
-    weights = await gather(submitted)
-    return await to_thread.run_sync(_answer, identity, boxes, weights, body.heads, limiter=context.inferring)
+    weights = await gather_results(submitted)
+    return await to_thread.run_sync(
+        _attention_response, identity, boxes, weights, body.heads, limiter=context.inferring
+    )
 
 
-def _begin(context: Context, session: Session, body: AttentionRequest) -> tuple[BatchingSession, str]:
+def _begin(context: AppState, session: Session, body: AttentionRequest) -> tuple[BatchedEngine, str]:
     check_count(body.images, context.settings, "images")
     identity, encoder = open_encoder(context, session, body.model)
     encoder.check_room(len(body.images))
@@ -71,18 +72,18 @@ def _begin(context: Context, session: Session, body: AttentionRequest) -> tuple[
 
 
 def _read(
-    encoder: BatchingSession, identity: str, images: RequestImages
+    encoder: BatchedEngine, identity: str, images: RequestImages
 ) -> tuple[str, list[list[float]], list[Future[Any]]]:
     boxes, prepared = [], []
     for field in images:
         image = images.read(field)
-        boxes.append(list(encoder.box(image)))
+        boxes.append(list(encoder.crop_box(image)))
         prepared.append(encoder.prepare(image))
         del image  # before the next one is decoded
     return identity, boxes, encoder.submit_attention(prepared)
 
 
-def _answer(identity: str, boxes: list[list[float]], weights: list[Any], with_heads: bool) -> JSONResponse:
+def _attention_response(identity: str, boxes: list[list[float]], weights: list[Any], with_heads: bool) -> JSONResponse:
     data: list[dict[str, Any]] = []
     for index, (box, each) in enumerate(zip(boxes, weights, strict=True)):
         heads = each.astype("f8")

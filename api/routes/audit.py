@@ -6,18 +6,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.deps import Admin, ReaderDep
-from api.errors import REFUSALS
-from api.models import AuditList, AuditView, Line
-from lcl_core.runs import store
+from api.core.errors import ERROR_RESPONSES
+from api.deps import Admin, ReadSessionDep
+from api.schemas.base import AuditList, AuditView, Line
+from lcl_core.db import audit
 
-router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
 
 
 @router.get("")
 def page(
     _: Admin,
-    session: ReaderDep,
+    session: ReadSessionDep,
     owner: Line | None = None,
     action: Line | None = None,
     object_: Annotated[Line | None, Query(alias="object")] = None,
@@ -25,6 +25,6 @@ def page(
     cursor: Annotated[str | None, Query(max_length=18)] = None,
 ) -> AuditList:
     """Changes that were asked for and made, newest first; ``next_cursor`` asks for the page after."""
-    found = store.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
+    found = audit.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
     items = [AuditView.model_validate(entry) for entry in found.items]
     return AuditList(items=items, next_cursor=found.next_cursor)

@@ -12,23 +12,21 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
-from api.context import Context
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.encoders import open_encoder
-from api.errors import REFUSALS
-from api.image_reading import RequestImages, read_images
-from api.media import Content, check_count, check_text
-from api.writing import STREAMS, Audience, Decoding
+from api.core.errors import ERROR_RESPONSES
+from api.core.state import AppState
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.services.encoders import open_encoder
+from api.services.inference import STREAM_RESPONSES, GenerationParams, StreamConsumers
+from api.services.media import Content, RequestImages, check_count, check_text, read_images
 
 if TYPE_CHECKING:
-    from lcl_core.serving.batching_session import BatchingSession
-    from lcl_core.serving.options import CaptionOptions
-    from lcl_core.serving.readers import Reader
+    from lcl_core.encoders.captioning import GenerationConfig, StreamListener
+    from lcl_core.serving.batched_engine import BatchedEngine
 
-router = APIRouter(prefix="/v1/captions", tags=["inference"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/captions", tags=["inference"], responses=ERROR_RESPONSES)
 
 
-class CaptionRequest(Decoding):
+class CaptionRequest(GenerationParams):
     """Greedy unless ``num_beams`` or ``top_p`` says otherwise. Picture i is drawn with ``seed`` + i."""
 
     images: list[Content] = Field(description="pictures as data URLs")
@@ -36,7 +34,7 @@ class CaptionRequest(Decoding):
     context: str = Field("", max_length=10_000, description="text before the picture")
 
 
-class Caption(BaseModel):
+class CaptionView(BaseModel):
     index: int
     caption: str
 
@@ -44,42 +42,42 @@ class Caption(BaseModel):
 class CaptionResponse(BaseModel):
     object: Literal["list"] = "list"
     model: str
-    data: list[Caption]
+    data: list[CaptionView]
 
 
-@router.post("", response_model=CaptionResponse, responses=STREAMS)
-async def captions(body: CaptionRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> Any:
+@router.post("", response_model=CaptionResponse, responses=STREAM_RESPONSES)
+async def captions(body: CaptionRequest, caller: Viewer, context: StateDep, session: ReadSessionDep) -> Any:
     """What the text tower says about each picture; with ``stream`` while it says it."""
     check_count(body.images, context.settings, "images")
-    audience = Audience(len(body.images), context.settings.writing_seconds, pieces=body.stream, field="images")
+    audience = StreamConsumers(len(body.images), context.settings.writing_seconds, pieces=body.stream, field="images")
     urls = {f"images.{place}": url for place, url in enumerate(body.images)}
     begin = partial(_begin, context, session, body)
     read = partial(_read, audience.readers)
     identity, texts = await read_images(context, caller.owner, urls, begin, read)
     if body.stream:
         return EventSourceResponse(audience.events(texts, lambda index, text: {"index": index, "caption": text}))
-    found = [Caption(index=index, caption=text) for index, text in enumerate(await audience.whole(texts))]
+    found = [CaptionView(index=index, caption=text) for index, text in enumerate(await audience.whole(texts))]
     return CaptionResponse(model=identity, data=found)
 
 
 def _begin(
-    context: Context, session: Session, body: CaptionRequest
-) -> tuple[BatchingSession, tuple[str, CaptionOptions]]:
-    from lcl_core.serving.options import CaptionOptions
+    context: AppState, session: Session, body: CaptionRequest
+) -> tuple[BatchedEngine, tuple[str, GenerationConfig]]:
+    from lcl_core.encoders.captioning import GenerationConfig
 
     settings = context.settings
     identity, encoder = open_encoder(context, session, body.model)
     check_text(body.prompt, settings, "prompt")
     check_text(body.context, settings, "context")
-    options = CaptionOptions(**body.model_dump(exclude={"model", "images", "stream"}))
+    options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
     encoder.check_room(len(body.images))
     return encoder, (identity, options)
 
 
 def _read(
-    readers: Sequence[Reader],
-    encoder: BatchingSession,
-    begun: tuple[str, CaptionOptions],
+    readers: Sequence[StreamListener],
+    encoder: BatchedEngine,
+    begun: tuple[str, GenerationConfig],
     images: RequestImages,
 ) -> tuple[str, list[Future[Any]]]:
     identity, options = begun

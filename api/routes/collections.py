@@ -11,36 +11,44 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from api.answers import json_of, sends
-from api.context import Context
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.errors import REFUSALS
-from api.image_reading import RequestImages, read_images
-from api.models import (
+from api.core.errors import ERROR_RESPONSES
+from api.core.responses import documented_responses, json_response
+from api.core.session import in_thread_pool, single_thread_endpoint
+from api.core.state import AppState
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.schemas.base import (
     CollectionDetail,
     CollectionList,
     CollectionMap,
     CollectionView,
-    DuplicateGroup,
+    DuplicateGroupView,
     DuplicatePage,
-    Items,
+    ItemList,
     Line,
     VectorPage,
 )
-from api.queries import Question, check_weights, embed_text, mixed
-from api.search import Searched, open_collection, open_for_search, picture_of
-from api.transactions import brief, in_lane
-from lcl_core.runs import store
+from api.services.media import RequestImages, read_images
+from api.services.search import (
+    OpenedCollection,
+    SearchQuery,
+    check_weights,
+    embed_query_text,
+    open_collection,
+    open_for_search,
+    query_vector,
+    read_item_image,
+)
+from lcl_core.db import registry
 
 if TYPE_CHECKING:
-    from lcl_core.serving.batching_session import BatchingSession
+    from lcl_core.serving.batched_engine import BatchedEngine
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
 Target = Literal["images", "texts"]
 Offset = Annotated[int, Query(ge=0, lt=2**53)]
 
 
-class SearchRequest(Question):
+class SearchRequest(SearchQuery):
     """At least one of text, image, vector and item; of several the weighted sum of their directions."""
 
     target: Target = "images"
@@ -55,14 +63,14 @@ class SearchResponse(BaseModel):
 
 
 @router.get("")
-@brief
-def page(_: Viewer, session: ReaderDep) -> CollectionList:
+@single_thread_endpoint
+def page(_: Viewer, session: ReadSessionDep) -> CollectionList:
     """Newest first."""
-    return CollectionList(items=[CollectionView.model_validate(row) for row in store.list_collections(session)])
+    return CollectionList(items=[CollectionView.model_validate(row) for row in registry.list_collections(session)])
 
 
 @router.get("/{name}")
-def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> CollectionDetail:
+def one(name: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> CollectionDetail:
     """By id or name, with the labels that a filter can ask for."""
     row, collection = open_collection(context, session, name)
     facts = CollectionView.model_validate(row).model_dump()
@@ -71,7 +79,7 @@ def one(name: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Collec
 
 
 @router.post("/{name}/search")
-async def search(name: str, body: SearchRequest, caller: Viewer, context: ContextDep) -> SearchResponse:
+async def search(name: str, body: SearchRequest, caller: Viewer, context: StateDep) -> SearchResponse:
     """The nearest items by cosine among those that ``where`` allows."""
     # all of it in one thread, since each way to a thread and back costs the event loop more than what it does there
     if body.image is None:
@@ -79,55 +87,55 @@ async def search(name: str, body: SearchRequest, caller: Viewer, context: Contex
     return await _search_by_image(name, body, body.image, caller.owner, context)
 
 
-def _search(name: str, body: SearchRequest, context: Context) -> SearchResponse:
+def _search(name: str, body: SearchRequest, context: AppState) -> SearchResponse:
     started = time.perf_counter()
-    searched = _opened(name, body, context)
-    return _found(body, context, searched, embed_text(body, searched.encoder, context.settings), started)
+    searched = _open(name, body, context)
+    return _search_response(
+        body, context, searched, embed_query_text(body, searched.encoder, context.settings), started
+    )
 
 
-async def _search_by_image(
-    name: str, body: SearchRequest, url: str, owner: str, context: Context
-) -> SearchResponse:
-    from lcl_core.serving.futures import gather  # numpy: only when an encoder is asked
+async def _search_by_image(name: str, body: SearchRequest, url: str, owner: str, context: AppState) -> SearchResponse:
+    from lcl_core.serving.dynamic_batcher import gather_results  # numpy: only when an encoder is asked
 
     started = time.perf_counter()
 
-    def begin() -> tuple[BatchingSession, Searched]:
-        searched = _opened(name, body, context)
+    def begin() -> tuple[BatchedEngine, OpenedCollection]:
+        searched = _open(name, body, context)
         assert searched.encoder is not None, "it was asked for"
         return searched.encoder, searched
 
     def read(
-        encoder: BatchingSession, searched: Searched, images: RequestImages
-    ) -> tuple[Searched, list[Future[Any]]]:
+        encoder: BatchedEngine, searched: OpenedCollection, images: RequestImages
+    ) -> tuple[OpenedCollection, list[Future[Any]]]:
         return searched, encoder.submit_images([encoder.prepare(images.read("image"))])
 
     searched, submitted = await read_images(context, owner, {"image": url}, begin, read)
-    (vector,) = await gather(submitted)
+    (vector,) = await gather_results(submitted)
 
     def rest() -> SearchResponse:
-        embedded = embed_text(body, searched.encoder, context.settings)
-        return _found(body, context, searched, {**embedded, "image": vector}, started)
+        embedded = embed_query_text(body, searched.encoder, context.settings)
+        return _search_response(body, context, searched, {**embedded, "image": vector}, started)
 
     return await to_thread.run_sync(rest, limiter=context.searching)
 
 
-def _opened(name: str, body: SearchRequest, context: Context) -> Searched:
+def _open(name: str, body: SearchRequest, context: AppState) -> OpenedCollection:
     with context.database.reading() as session:
-        searched = open_for_search(context, session, name, body.encodes)
+        searched = open_for_search(context, session, name, body.needs_encoder)
     check_weights(body)
     return searched
 
 
-def _found(
-    body: SearchRequest, context: Context, searched: Searched, embedded: dict[str, Any], started: float
+def _search_response(
+    body: SearchRequest, context: AppState, searched: OpenedCollection, embedded: dict[str, Any], started: float
 ) -> SearchResponse:
     encoder, collection = searched.encoder, searched.collection
-    vector = mixed(body, embedded, collection)
+    vector = query_vector(body, embedded, collection)
     made_by = None if encoder is None else encoder.hash
     count = body.offset + body.k
     hits = collection.search(vector, count, body.target, body.where or None, encoder_hash=made_by)[body.offset :]
-    shown = [{"id": hit.id, "score": hit.score, **_shown(searched.id, hit.metadata)} for hit in hits]
+    shown = [{"id": hit.id, "score": hit.score, **_item_view(searched.id, hit.metadata)} for hit in hits]
     return SearchResponse(hits=shown, took_ms=round((time.perf_counter() - started) * 1000, 2))
 
 
@@ -135,8 +143,8 @@ def _found(
 async def duplicates(
     name: str,
     _: Viewer,
-    context: ContextDep,
-    session: ReaderDep,
+    context: StateDep,
+    session: ReadSessionDep,
     threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -150,11 +158,11 @@ async def duplicates(
     searched = await to_thread.run_sync(open_for_search, context, session, name, False, limiter=lane)
     seconds, places = context.settings.duplicates_seconds, slice(offset, offset + limit)
     found, total = await to_thread.run_sync(
-        context.duplicates.page, searched.collection, threshold, seconds, places, limiter=context.duplicates.lane
+        context.duplicates.page, searched.collection, threshold, seconds, places, limiter=context.duplicates.limiter
     )
     groups = [
-        DuplicateGroup(
-            size=size, items=[{"score": hit.score, **_shown(searched.id, hit.metadata)} for hit in hits]
+        DuplicateGroupView(
+            size=size, items=[{"score": hit.score, **_item_view(searched.id, hit.metadata)} for hit in hits]
         )
         for size, hits in found
     ]
@@ -166,36 +174,36 @@ async def duplicates(
 def items(
     name: str,
     _: Viewer,
-    context: ContextDep,
-    session: ReaderDep,
+    context: StateDep,
+    session: ReadSessionDep,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> Items:
+) -> ItemList:
     row, collection = open_collection(context, session, name)
-    return Items(items=[_shown(row.id, record) for record in collection.items(offset, limit)])
+    return ItemList(items=[_item_view(row.id, record) for record in collection.items(offset, limit)])
 
 
 @router.get("/{name}/items/{item}")
-def item(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> dict[str, Any]:
+def item(name: str, item: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> dict[str, Any]:
     """A picture's record: captions, labels, split, source, and where the picture itself is."""
     row, collection = open_collection(context, session, name)
-    return _shown(row.id, collection.item(item))
+    return _item_view(row.id, collection.item(item))
 
 
-@router.get("/{name}/items/{item}/image", response_class=Response, responses=sends("image/*"))
-def image(name: str, item: str, _: Viewer, context: ContextDep, session: ReaderDep) -> Response:
+@router.get("/{name}/items/{item}/image", response_class=Response, responses=documented_responses("image/*"))
+def image(name: str, item: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> Response:
     """The picture as kept. Under the same id another one may follow, so a browser asks again after some minutes."""
-    data, media_type = picture_of(context, session, name, item)
+    data, media_type = read_item_image(context, session, name, item)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
 @router.get("/{name}/vectors", response_model=VectorPage)
-@in_lane("exporting")
+@in_thread_pool("exporting")
 def vectors(
     name: str,
     _: Viewer,
-    context: ContextDep,
-    session: ReaderDep,
+    context: StateDep,
+    session: ReadSessionDep,
     target: Target = "images",
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
@@ -205,25 +213,25 @@ def vectors(
     session.close()
     total = collection.count(target)
     ids, rows = collection.at(target, range(total)[offset : offset + limit])
-    return json_of(VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset))
+    return json_response(VectorPage(ids=ids, vectors=rows.tolist(), total=total, offset=offset))
 
 
 @router.get("/{name}/map", response_model=CollectionMap)
-@in_lane("drawing")
+@in_thread_pool("drawing")
 def map_(
     name: str,
     _: Viewer,
-    context: ContextDep,
-    session: ReaderDep,
+    context: StateDep,
+    session: ReadSessionDep,
     limit: Annotated[int, Query(ge=1, le=5000)] = 2000,
 ) -> Response:
     """The pictures on a plane (principal components); of many, ``limit`` spread evenly."""
     _row, collection = open_collection(context, session, name)
     session.close()  # its connection is not held while the map is drawn
-    return Response(context.maps.json_of(collection, limit), media_type="application/json")
+    return Response(context.maps.get_json(collection, limit), media_type="application/json")
 
 
-def _shown(collection_id: str, record: dict[str, Any]) -> dict[str, Any]:
+def _item_view(collection_id: str, record: dict[str, Any]) -> dict[str, Any]:
     """An item with its picture's address and first caption; a text with its pictures' addresses."""
     if "text" in record:
         return {**record, "image_urls": [_image_url(collection_id, item) for item in record.get("items", [])]}

@@ -12,33 +12,33 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
-from api.context import Context
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.encoders import open_encoder
-from api.errors import REFUSALS, Problem
-from api.image_reading import RequestImages, read_images
-from api.media import IMAGE_URL, Content, check_count, check_text
-from api.settings import ApiSettings
-from api.writing import STREAMS, Audience, Decoding
+from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.settings import ApiSettings
+from api.core.state import AppState
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.services.encoders import open_encoder
+from api.services.inference import STREAM_RESPONSES, GenerationParams, StreamConsumers
+from api.services.media import IMAGE_URL_START, Content, RequestImages, check_count, check_text, read_images
 
 if TYPE_CHECKING:
-    from lcl_core.serving.batching_session import BatchingSession
-    from lcl_core.serving.options import CaptionOptions
-    from lcl_core.serving.readers import Reader
+    from lcl_core.encoders.captioning import GenerationConfig, StreamListener
+    from lcl_core.serving.batched_engine import BatchedEngine
 
-router = APIRouter(prefix="/v1/continuations", tags=["inference"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/continuations", tags=["inference"], responses=ERROR_RESPONSES)
 
 
-class Picture(BaseModel):
+class DocumentImage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: Content = Field(description="a picture as a data URL")
 
 
-class ContinuationRequest(Decoding):
+class ContinuationRequest(GenerationParams):
     """Greedy unless ``num_beams`` or ``top_p`` says otherwise."""
 
-    document: list[Content | Picture] = Field(description="texts and pictures in reading order", examples=[["A red"]])
+    document: list[Content | DocumentImage] = Field(
+        description="texts and pictures in reading order", examples=[["A red"]]
+    )
 
 
 class ContinuationResponse(BaseModel):
@@ -47,13 +47,13 @@ class ContinuationResponse(BaseModel):
     text: str
 
 
-@router.post("", response_model=ContinuationResponse, responses=STREAMS)
-async def continuations(body: ContinuationRequest, caller: Viewer, context: ContextDep, session: ReaderDep) -> Any:
+@router.post("", response_model=ContinuationResponse, responses=STREAM_RESPONSES)
+async def continuations(body: ContinuationRequest, caller: Viewer, context: StateDep, session: ReadSessionDep) -> Any:
     """The text that goes on from a document, which is read as in training; with ``stream`` while it is written."""
     check_count(body.document, context.settings, "document")
-    audience = Audience(1, context.settings.writing_seconds, pieces=body.stream)
+    audience = StreamConsumers(1, context.settings.writing_seconds, pieces=body.stream)
     (reader,) = audience.readers
-    urls = {_field(place): part.image for place, part in enumerate(body.document) if isinstance(part, Picture)}
+    urls = {_field(place): part.image for place, part in enumerate(body.document) if isinstance(part, DocumentImage)}
     begin = partial(_begin, context, session, body)
     read = partial(_read, body.document, reader)
     identity, text = await read_images(context, caller.owner, urls, begin, read)
@@ -68,12 +68,12 @@ def _field(place: int) -> str:
 
 
 def _begin(
-    context: Context, session: Session, body: ContinuationRequest
-) -> tuple[BatchingSession, tuple[str, CaptionOptions]]:
-    from lcl_core.serving.options import CaptionOptions
+    context: AppState, session: Session, body: ContinuationRequest
+) -> tuple[BatchedEngine, tuple[str, GenerationConfig]]:
+    from lcl_core.encoders.captioning import GenerationConfig
 
     identity, encoder = open_encoder(context, session, body.model)
-    options = CaptionOptions(**body.model_dump(exclude={"model", "document", "stream"}))
+    options = GenerationConfig(**body.model_dump(exclude={"model", "document", "stream"}))
     for place, part in enumerate(body.document):
         if isinstance(part, str):
             _check(part, context.settings, f"document.{place}")
@@ -82,10 +82,10 @@ def _begin(
 
 
 def _read(
-    document: Sequence[str | Picture],
-    reader: Reader,
-    encoder: BatchingSession,
-    begun: tuple[str, CaptionOptions],
+    document: Sequence[str | DocumentImage],
+    reader: StreamListener,
+    encoder: BatchedEngine,
+    begun: tuple[str, GenerationConfig],
     images: RequestImages,
 ) -> tuple[str, Future[Any]]:
     identity, options = begun
@@ -98,7 +98,7 @@ def _read(
 
 def _check(part: str, settings: ApiSettings, field: str) -> None:
     """Raises: Problem 422 naming the part."""
-    if part.startswith(IMAGE_URL):
+    if part.startswith(IMAGE_URL_START):
         message = f'{field}: this is a picture, sent as a text; send it as {{"image": "data:image/…"}}'
         raise Problem(422, "bad_document", message, field=field)
     check_text(part, settings, field)

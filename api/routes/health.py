@@ -1,19 +1,67 @@
-"""Is the process alive, does the service do its work, and figures for Prometheus. No key is asked for."""
+"""Liveness, readiness and Prometheus metrics. No key is needed."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
-from api.answers import sends
-from api.deps import ContextDep
-from api.errors import REFUSALS
-from api.models import Readiness
-from api.readiness import look
-from api.transactions import in_lane
+from api.core.disk_check import probe_folder, writable_folders
+from api.core.errors import ERROR_RESPONSES
+from api.core.responses import documented_responses
+from api.core.session import in_thread_pool
+from api.core.state import AppState
+from api.deps import StateDep
+from api.schemas.base import CheckView, ReadinessView
+from lcl_core.db import runs
+from lcl_core.db.models import Run
+from lcl_core.db.session import now
+from lcl_core.db.states import LEASED
 
-router = APIRouter(tags=["service"], responses=REFUSALS)
+CONSUMED_WITHIN = timedelta(seconds=60)
+
+
+def check_readiness(context: AppState) -> dict[str, CheckView]:
+    """Every check by name. Sends a ping through the broker, whose consumption the next look sees."""
+    try:
+        worker = _check_worker(context)
+        database = CheckView(ok=True, detail="answers")
+    except SQLAlchemyError as error:
+        database = CheckView(ok=False, detail=f"does not answer ({type(error).__name__})")
+        worker = CheckView(ok=False, detail="cannot be known without the database")
+    rang = context.doorbell.ping("api")
+    broker = CheckView(ok=rang, detail="takes messages" if rang else "does not answer")
+    return {"database": database, "disk": _check_disk(context), "broker": broker, "worker": worker}
+
+
+def _check_disk(context: AppState) -> CheckView:
+    """A small file was written where the service writes; a database that answers may be on a disk that is full."""
+    problems = [
+        problem for folder in writable_folders(context.settings) if (problem := probe_folder(folder)) is not None
+    ]
+    return CheckView(ok=not problems, detail="; ".join(problems) or "takes files")
+
+
+def _check_worker(context: AppState) -> CheckView:
+    """A worker took a message within the last minute, or holds a live lease."""
+    with context.database.reading() as session:
+        moment = now(session)
+        live = select(Run.id).where(Run.state.in_([state.value for state in LEASED]), Run.lease_expires_at > moment)
+        if session.scalars(live.limit(1)).first() is not None:
+            return CheckView(ok=True, detail="at work on a run")
+        workers = runs.list_workers(session)
+        if any(row.consumed_at and moment - row.consumed_at < CONSUMED_WITHIN for row in workers):
+            return CheckView(ok=True, detail="consumes messages")
+        if workers:
+            return CheckView(ok=False, detail="took no message within the last minute; ask again in a few seconds")
+        return CheckView(ok=False, detail="none has registered; start one")
+
+
+router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
 
 
 @router.get("/healthz")
@@ -22,21 +70,21 @@ async def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={200: {"model": Readiness}})
-@in_lane("probing")
-def ready(context: ContextDep) -> JSONResponse:
+@router.get("/readyz", responses={200: {"model": ReadinessView}})
+@in_thread_pool("probing")
+def ready(context: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503."""
-    checks = look(context)
+    checks = check_readiness(context)
     failing = [name for name, check in checks.items() if not check.ok]
-    answer = Readiness(ready=not failing, checks=checks).model_dump()
+    answer = ReadinessView(ready=not failing, checks=checks).model_dump()
     if failing:
         message = "; ".join(f"{name}: {checks[name].detail}" for name in failing)
         answer["error"] = {"code": "not_ready", "message": message}
     return JSONResponse(answer, status_code=503 if failing else 200)
 
 
-@router.get("/metrics", response_class=Response, responses=sends("text/plain"))
-@in_lane("probing")
-def metrics(context: ContextDep) -> Response:
+@router.get("/metrics", response_class=Response, responses=documented_responses("text/plain"))
+@in_thread_pool("probing")
+def metrics(context: StateDep) -> Response:
     """Prometheus text format."""
-    return Response(generate_latest(context.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)

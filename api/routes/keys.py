@@ -8,73 +8,75 @@ from fastapi import APIRouter, Response
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
-from api import keys
-from api.context import Context
-from api.deps import Admin, ContextDep, ReaderDep, SessionDep, Viewer
-from api.errors import REFUSALS, Problem
-from api.models import KeyList, KeyRequest, KeyRotation, KeyView, NewKey
-from api.transactions import brief
-from lcl_core.runs.tables import ApiKey
+from api.core import auth
+from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.session import single_thread_endpoint
+from api.core.state import AppState
+from api.deps import Admin, ReadSessionDep, StateDep, Viewer, WriteSessionDep
+from api.schemas.base import KeyList, KeyRequest, KeyRotationRequest, KeyView, NewKeyView
+from lcl_core.db.models import ApiKey
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERROR_RESPONSES)
 
 
 @router.post("", status_code=201)
-def create(body: KeyRequest, _: Admin, session: SessionDep, response: Response) -> NewKey:
+def create(body: KeyRequest, _: Admin, session: WriteSessionDep, response: Response) -> NewKeyView:
     """The key itself is in this answer and nowhere else."""
     if body.expires is not None and body.expires.tzinfo is None:
         raise Problem(422, "bad_request", "expires needs a time zone, such as 2030-01-01T00:00:00Z", field="expires")
-    key, row = keys.new_key(body.owner, body.role, body.expires)
+    key, row = auth.new_key(body.owner, body.role, body.expires)
     session.add(row)
     session.flush()
     response.headers["location"] = f"/v1/keys/{row.prefix}"
-    return NewKey(key=key, **KeyView.model_validate(row).model_dump())
+    return NewKeyView(key=key, **KeyView.model_validate(row).model_dump())
 
 
 @router.get("")
-def page(_: Admin, session: ReaderDep) -> KeyList:
+def page(_: Admin, session: ReadSessionDep) -> KeyList:
     rows = session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.prefix))
     return KeyList(items=[KeyView.model_validate(row) for row in rows])
 
 
 @router.get("/mine")
-@brief
-def mine(caller: Viewer, session: ReaderDep) -> KeyView:
+@single_thread_endpoint
+def mine(caller: Viewer, session: ReadSessionDep) -> KeyView:
     """The key that asks: whose it is and what it may."""
-    return KeyView.model_validate(_found(session, caller.prefix))
+    return KeyView.model_validate(_get_key(session, caller.prefix))
 
 
 @router.post("/{prefix}/rotate")
-def rotate(prefix: str, _: Admin, context: ContextDep, session: SessionDep, body: KeyRotation | None = None) -> NewKey:
+def rotate(
+    prefix: str, _: Admin, context: StateDep, session: WriteSessionDep, body: KeyRotationRequest | None = None
+) -> NewKeyView:
     """A new secret for a key; owner, role and expiry stay. The secret before opens for the grace, then no more.
 
     A second rotation within the grace ends the first secret at once.
     """
-    row = _changing(context, session, prefix)
+    row = _lock_key(context, session, prefix)
     if row.configured:
         message = "this key comes from LCL_ADMIN_KEY or the file `key`; change it there and start again"
         raise Problem(409, "configured_key", message)
-    if row.expires is not None and row.expires <= keys.clock():
+    if row.expires is not None and row.expires <= auth.utc_now():
         raise Problem(409, "expired_key", "this key has expired; make a new one")
-    key = keys.rotate(row, timedelta(seconds=(body or KeyRotation()).grace_seconds))
-    return NewKey(key=key, **KeyView.model_validate(row).model_dump())
+    key = auth.rotate_key(row, timedelta(seconds=(body or KeyRotationRequest()).grace_seconds))
+    return NewKeyView(key=key, **KeyView.model_validate(row).model_dump())
 
 
 @router.delete("/{prefix}", status_code=204)
-def revoke(prefix: str, caller: Admin, context: ContextDep, session: SessionDep) -> None:
+def revoke(prefix: str, caller: Admin, context: StateDep, session: WriteSessionDep) -> None:
     if prefix == caller.prefix:
         raise Problem(409, "own_key", "a key cannot revoke itself; use another admin key")
-    session.delete(_changing(context, session, prefix))
+    session.delete(_lock_key(context, session, prefix))
 
 
-def _changing(context: Context, session: Session, prefix: str) -> ApiKey:
+def _lock_key(context: AppState, session: Session, prefix: str) -> ApiKey:
     """The key's row, for this transaction alone; once it is committed nothing known of keys counts any more."""
-    row = _found(session, prefix, lock=True)
-    event.listen(session, "after_commit", lambda _: context.callers.forget())
+    row = _get_key(session, prefix, lock=True)
+    event.listen(session, "after_commit", lambda _: context.principals.clear())
     return row
 
 
-def _found(session: Session, prefix: str, lock: bool = False) -> ApiKey:
+def _get_key(session: Session, prefix: str, lock: bool = False) -> ApiKey:
     row = session.get(ApiKey, prefix, with_for_update=lock)
     if row is None:
         raise Problem(404, "unknown_key", f"there is no key {prefix!r}")

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.errors import REFUSALS
-from api.models import QuotaList, QuotaView
-from api.transactions import brief
-from lcl_core.runs import store
+from api.core.errors import ERROR_RESPONSES
+from api.core.session import single_thread_endpoint
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.schemas.base import QuotaList, QuotaView
+from lcl_core.db import quotas
 
-router = APIRouter(prefix="/v1/quotas", tags=["quotas"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/quotas", tags=["quotas"], responses=ERROR_RESPONSES)
 
 
 @router.get("")
-@brief
-def page(caller: Viewer, context: ContextDep, session: ReaderDep) -> QuotaList:
+@single_thread_endpoint
+def page(caller: Viewer, context: StateDep, session: ReadSessionDep) -> QuotaList:
     """Unfinished runs and stored bytes, and their limits: the caller's own, for an admin everybody's."""
     settings = context.settings
     limits = {"runs_limit": settings.queued_runs_per_owner or None, "bytes_limit": settings.bytes_per_owner or None}
-    if caller.sees is None:
-        used = store.usage_by_owner(session)
+    if caller.visible_owner is None:
+        used = quotas.usage_by_owner(session)
     else:
-        used = {caller.owner: (store.unfinished_runs_of(session, caller.owner), store.bytes_of(session, caller.owner))}
+        used = {
+            caller.owner: (
+                quotas.count_unfinished_runs(session, caller.owner),
+                quotas.owner_bytes(session, caller.owner),
+            )
+        }
     items = [QuotaView(owner=owner, runs=runs, bytes=size, **limits) for owner, (runs, size) in used.items()]
     return QuotaList(items=items)

@@ -7,19 +7,20 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
-from api.answers import sends
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.errors import REFUSALS
-from api.events import events_of
-from api.files import FILE
-from api.models import ArtifactList, Items, LogPiece
-from api.run_files import RunFiles
-from api.views import metric_line
-from lcl_core.runs import store
+from api.core.errors import ERROR_RESPONSES
+from api.core.responses import documented_responses
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.schemas.base import ArtifactList, ItemList, LogChunk
+from api.services.event_stream import run_event_stream
+from api.services.run_files import OCTET_STREAM, RunFiles
+from api.services.runs import metric_line
+from lcl_core.db import runs
 
-router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/runs/{run_id}", tags=["runs"], responses=ERROR_RESPONSES)
 RowNumber = Annotated[int, Query(ge=0, lt=2**63)]
-DOWNLOAD = sends(FILE) | sends(FILE, status=206, words="The range that was asked for")
+DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
+    OCTET_STREAM, status=206, words="The range that was asked for"
+)
 Step = Annotated[int, Query(ge=0, lt=2**31)]  # what the column holds
 
 
@@ -27,44 +28,44 @@ Step = Annotated[int, Query(ge=0, lt=2**31)]  # what the column holds
 def metrics(
     run_id: str,
     _: Viewer,
-    session: ReaderDep,
+    session: ReadSessionDep,
     after: Step = 0,
     after_id: RowNumber = 0,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000,
-) -> Items:
+) -> ItemList:
     """Metric lines in the order they came.
 
     For the newer ones ask ``after_id`` the last line's ``id``, or ``after`` the last step (steps begin anew with
     each phase of an evaluation).
     """
-    store.get_run(session, run_id)
-    rows = store.metrics_after(session, run_id, after_id, limit, step=after or None)
-    return Items(items=[metric_line(row) for row in rows])
+    runs.get_run(session, run_id)
+    rows = runs.metrics_after(session, run_id, after_id, limit, step=after or None)
+    return ItemList(items=[metric_line(row) for row in rows])
 
 
 @router.get("/logs")
-def logs(run_id: str, _: Viewer, context: ContextDep, session: ReaderDep, offset: RowNumber = 0) -> LogPiece:
+def logs(run_id: str, _: Viewer, context: StateDep, session: ReadSessionDep, offset: RowNumber = 0) -> LogChunk:
     """Up to 1 MiB of the log from byte ``offset`` on."""
-    store.get_run(session, run_id)
+    runs.get_run(session, run_id)
     return RunFiles(context, session, run_id).log(offset)
 
 
-@router.get("/events", response_class=EventSourceResponse, responses=sends("text/event-stream"))
+@router.get("/events", response_class=EventSourceResponse, responses=documented_responses("text/event-stream"))
 def events(
     run_id: str,
     _: Viewer,
-    context: ContextDep,
-    session: ReaderDep,
+    context: StateDep,
+    session: ReadSessionDep,
     last_event_id: Annotated[int, Header(ge=0, lt=2**63)] = 0,
 ) -> EventSourceResponse:
     """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID takes up where it broke."""
-    store.get_run(session, run_id)
-    return EventSourceResponse(events_of(context, run_id, last_event_id))
+    runs.get_run(session, run_id)
+    return EventSourceResponse(run_event_stream(context, run_id, last_event_id))
 
 
 @router.get("/artifacts")
-def artifacts(run_id: str, _: Viewer, context: ContextDep, session: ReaderDep) -> ArtifactList:
-    store.get_run(session, run_id)
+def artifacts(run_id: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> ArtifactList:
+    runs.get_run(session, run_id)
     return ArtifactList(items=RunFiles(context, session, run_id).artifacts())
 
 
@@ -73,10 +74,10 @@ def artifact(
     run_id: str,
     name: str,
     _: Viewer,
-    context: ContextDep,
-    session: ReaderDep,
+    context: StateDep,
+    session: ReadSessionDep,
     range_: Annotated[str | None, Header(alias="range")] = None,
 ) -> Response:
     """Download, whole or one range of bytes."""
-    store.get_run(session, run_id)
+    runs.get_run(session, run_id)
     return RunFiles(context, session, run_id).artifact(name, range_)

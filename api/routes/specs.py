@@ -6,30 +6,32 @@ from dataclasses import asdict
 
 from fastapi import APIRouter
 
-from api.admission import admit
-from api.deps import ContextDep, ReaderDep, Viewer
-from api.errors import REFUSALS, Problem
-from api.estimate_models import EstimateRequest, EstimateView
-from api.models import SpecView
-from api.transactions import brief
-from lcl_core.runs import store
-from lcl_core.specs import SPECS, StudySpec, presets
+from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.session import single_thread_endpoint
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.schemas.base import SpecView
+from api.schemas.estimates import EstimateRequest, EstimateView
+from api.services.runs import validate_submission
+from lcl_core.db import runs
+from lcl_core.specs.parsing import SPECS
+from lcl_core.specs.presets import presets
+from lcl_core.specs.study import StudySpec
 
-KNOWN = {**SPECS, "study": StudySpec}
-router = APIRouter(prefix="/v1/specs", tags=["specs"], responses=REFUSALS)
+SPEC_MODELS = {**SPECS, "study": StudySpec}
+router = APIRouter(prefix="/v1/specs", tags=["specs"], responses=ERROR_RESPONSES)
 
 
 @router.get("/{kind}")
 def one(kind: str, _: Viewer) -> SpecView:
     """JSON schema and named starting points of a kind of run, or of a study."""
     _check_kind(kind)
-    return SpecView(json_schema=KNOWN[kind].model_json_schema(), presets=presets(kind))
+    return SpecView(json_schema=SPEC_MODELS[kind].model_json_schema(), presets=presets(kind))
 
 
 @router.post("/{kind}/estimate")
-@brief
+@single_thread_endpoint
 def estimate(
-    kind: str, body: EstimateRequest, caller: Viewer, context: ContextDep, session: ReaderDep
+    kind: str, body: EstimateRequest, caller: Viewer, context: StateDep, session: ReadSessionDep
 ) -> EstimateView:
     """Time, memory, operations and disk of a pre-training, before it is submitted; nothing is queued.
 
@@ -38,11 +40,13 @@ def estimate(
     _check_kind(kind)
     if kind != "pretrain":
         raise Problem(422, "not_estimated", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
-    spec = admit(session, kind, body.spec, context.settings.roots)
-    return EstimateView.model_validate(asdict(store.outlook(session, spec, body.resource, caller.sees)))
+    spec = validate_submission(session, kind, body.spec, context.settings.roots)
+    return EstimateView.model_validate(asdict(runs.estimate_run(session, spec, body.resource, caller.visible_owner)))
 
 
 def _check_kind(kind: str) -> None:
     """Raises: Problem 404."""
-    if kind not in KNOWN:
-        raise Problem(404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(KNOWN)}", field="kind")
+    if kind not in SPEC_MODELS:
+        raise Problem(
+            404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(SPEC_MODELS)}", field="kind"
+        )

@@ -7,25 +7,25 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
-from api.deps import ContextDep, ReaderDep, SessionDep, Submitter, Viewer
-from api.errors import REFUSALS
+from api.core.errors import ERROR_RESPONSES
+from api.core.session import single_thread_endpoint
+from api.deps import ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
 from api.routes.runs import IdempotencyKey
-from api.studies import admit_study, study_detail, study_view
-from api.study_models import StudyDetail, StudyPage, StudyPlan, StudySubmission, StudyView
-from api.transactions import brief
-from lcl_core.runs import store
-from lcl_core.runs.tables import Study
-from lcl_core.specs import AdditionSpec
+from api.schemas.studies import StudyDetailView, StudyPageView, StudyPlanView, StudySubmission, StudyView
+from api.services.studies import study_detail, study_view, validate_study
+from lcl_core.db import studies
+from lcl_core.db.models import Study
+from lcl_core.specs.study import AdditionSpec
 
-router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=ERROR_RESPONSES)
 
 
 @router.post("", status_code=202)
 def submit(
     body: StudySubmission,
     caller: Submitter,
-    context: ContextDep,
-    session: SessionDep,
+    context: StateDep,
+    session: WriteSessionDep,
     after: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -34,55 +34,57 @@ def submit(
 
     The owner's runs of the same spec that are there already are taken over. The evaluations follow by themselves.
     """
-    spec = admit_study(session, body.spec, context.settings.roots)
-    with context.quotas.more_runs(session, caller.owner):
-        study = store.make_study(session, spec, body.name, caller.owner, idempotency_key)
+    spec = validate_study(session, body.spec, context.settings.roots)
+    with context.quotas.admit_runs(session, caller.owner):
+        study = studies.create_study(session, spec, body.name, caller.owner, idempotency_key)
     response.headers["location"] = f"/v1/studies/{study.id}"
-    after.add_task(context.ringer.ring, [cell.run.id for cell in store.study_cells(session, study.id)])
+    after.add_task(context.wakeups.wake, [cell.run.id for cell in studies.study_cells(session, study.id)])
     return _view(session, study)
 
 
 @router.post("/plan")
-def plan(body: StudySubmission, caller: Viewer, context: ContextDep, session: ReaderDep) -> StudyPlan:
+def plan(body: StudySubmission, caller: Viewer, context: StateDep, session: ReadSessionDep) -> StudyPlanView:
     """What a submission would come to; nothing is queued."""
-    spec = admit_study(session, body.spec, context.settings.roots)
-    return StudyPlan(**store.plan_study(session, spec, caller.owner))
+    spec = validate_study(session, body.spec, context.settings.roots)
+    return StudyPlanView(**studies.plan_study(session, spec, caller.owner))
 
 
 @router.get("")
-@brief
+@single_thread_endpoint
 def page(
     caller: Viewer,
-    session: ReaderDep,
+    session: ReadSessionDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=100)] = None,
-) -> StudyPage:
+) -> StudyPageView:
     """Newest first, the caller's own (of an admin: everybody's); ``next_cursor`` asks for the page after."""
-    found = store.list_studies(session, owner=caller.sees, limit=limit, cursor=cursor)
-    standings = store.standings(session, found.items)
+    found = studies.list_studies(session, owner=caller.visible_owner, limit=limit, cursor=cursor)
+    standings = studies.study_statuses(session, found.items)
     items = [study_view(study, standings[study.id]) for study in found.items]
-    return StudyPage(items=items, next_cursor=found.next_cursor)
+    return StudyPageView(items=items, next_cursor=found.next_cursor)
 
 
 @router.get("/{study_id}")
-def one(study_id: str, _: Viewer, session: ReaderDep) -> StudyDetail:
+def one(study_id: str, _: Viewer, session: ReadSessionDep) -> StudyDetailView:
     """The spec, every cell with its runs, and the table so far."""
-    return study_detail(session, store.get_study(session, study_id))
+    return study_detail(session, studies.get_study(session, study_id))
 
 
 @router.post("/{study_id}/cancel")
-def cancel(study_id: str, _: Submitter, session: SessionDep) -> StudyView:
+def cancel(study_id: str, _: Submitter, session: WriteSessionDep) -> StudyView:
     """Cancel its unfinished runs, but those that another study waits for; nothing more is submitted."""
-    return _view(session, store.cancel_study(session, store.get_study(session, study_id)))
+    return _view(session, studies.cancel_study(session, studies.get_study(session, study_id)))
 
 
 @router.post("/{study_id}/resume")
-def resume(study_id: str, _: Submitter, context: ContextDep, session: SessionDep, after: BackgroundTasks) -> StudyView:
+def resume(
+    study_id: str, _: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks
+) -> StudyView:
     """Queue its failed and cancelled runs again, each to go on from its last checkpoint; what succeeded stays."""
-    study = store.get_study(session, study_id)
-    with context.quotas.more_runs(session, study.owner):
-        runs = store.resume_study(session, study)
-    after.add_task(context.ringer.ring, runs)
+    study = studies.get_study(session, study_id)
+    with context.quotas.admit_runs(session, study.owner):
+        runs = studies.resume_study(session, study)
+    after.add_task(context.wakeups.wake, runs)
     return _view(session, study)
 
 
@@ -91,24 +93,24 @@ def extend(
     study_id: str,
     body: AdditionSpec,
     _: Submitter,
-    context: ContextDep,
-    session: SessionDep,
+    context: StateDep,
+    session: WriteSessionDep,
     after: BackgroundTasks,
 ) -> StudyView:
     """Add seeds, variants of its axes, or trials of a random search. What it has is not run again."""
-    study = store.get_study(session, study_id)
-    with context.quotas.more_runs(session, study.owner):
-        runs = store.extend_study(session, study, body)
-    admit_study(session, study.spec, context.settings.roots)
-    after.add_task(context.ringer.ring, [run.id for run in runs])
+    study = studies.get_study(session, study_id)
+    with context.quotas.admit_runs(session, study.owner):
+        runs = studies.extend_study(session, study, body)
+    validate_study(session, study.spec, context.settings.roots)
+    after.add_task(context.wakeups.wake, [run.id for run in runs])
     return _view(session, study)
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete(study_id: str, _: Submitter, session: SessionDep) -> None:
+def delete(study_id: str, _: Submitter, session: WriteSessionDep) -> None:
     """Remove an ended study; its runs, and the encoders they made, stay."""
-    store.delete_study(session, store.get_study(session, study_id))
+    studies.delete_study(session, studies.get_study(session, study_id))
 
 
 def _view(session: Session, study: Study) -> StudyView:
-    return study_view(study, store.standings(session, [study])[study.id])
+    return study_view(study, studies.study_statuses(session, [study])[study.id])

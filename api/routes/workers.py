@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.deps import ReaderDep, Viewer
-from api.errors import REFUSALS
-from api.models import WorkerList, WorkerView
-from api.transactions import brief
-from lcl_core.runs import store
+from api.core.errors import ERROR_RESPONSES
+from api.core.session import single_thread_endpoint
+from api.deps import ReadSessionDep, Viewer
+from api.schemas.base import WorkerList, WorkerView
+from lcl_core.db import runs
 
-router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
 
 
 @router.get("")
-@brief
-def page(_: Viewer, session: ReaderDep) -> WorkerList:
+@single_thread_endpoint
+def page(_: Viewer, session: ReadSessionDep) -> WorkerList:
     """Workers that are or lately were alive, with their devices and current run."""
-    return WorkerList(items=[WorkerView.model_validate(row) for row in store.list_workers(session)])
+    return WorkerList(items=[WorkerView.model_validate(row) for row in runs.list_workers(session)])

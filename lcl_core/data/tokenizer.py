@@ -1,13 +1,14 @@
-"""Byte-pair tokenizers on Hugging Face ``tokenizers``: CLIP's, or one trained on the corpus.
+"""Byte-pair tokenizers on Hugging Face ``tokenizers``: CLIP's, or one trained on the corpus; CLIP's text cleaning.
 
-The five special tokens are vocabulary entries that no merge makes, so no text can turn into one: ids for images
-and document ends come from the layout alone. (The authors match their literal text, lcl-spec section 8.7; with
-``neutralise=False`` so does this.)
+The five special tokens are vocabulary entries that no merge produces, so no text becomes one: image and document
+tokens come from the layout alone. (The authors match the literal text, lcl-spec section 8.7; ``neutralise=False``
+does the same.)
 """
 
 from __future__ import annotations
 
 import gzip
+import html
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,20 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from lcl_core.data.clean import clean_text
-from lcl_core.errors import UserError
-from lcl_core.interop.tokenizer_schema import CLIP_PATTERN, SPACED_PATTERN
-from lcl_core.panics import tokenizing
+from lcl_core.common.errors import UserError
+from lcl_core.common.system_errors import tokenizer_errors
+from lcl_core.encoders.schemas.tokenizer import CLIP_PATTERN, SPACED_PATTERN
+
+
+def clean_text(text: str) -> str:
+    """Mend mojibake, resolve HTML entities twice, collapse whitespace, lower-case."""
+    # printable ASCII without entities is what most sentences are, and nothing below would change it
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
 
 SPECIAL_NAMES = ("<start_of_text>", "<end_of_text>", "<img_placehold>", "<start_of_img>", "<end_of_img>")
 PAD_NAME = "<pad>"
@@ -79,7 +90,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens by name."""
-        with tokenizing():
+        with tokenizer_errors():
             return self._inner.decode(list(ids), skip_special_tokens=False)
 
     def to_json(self) -> str:
@@ -91,7 +102,7 @@ class Tokenizer:
 
     def _encode_plain(self, text: str) -> tuple[int, ...]:
         cleaned = clean_text(text)
-        with tokenizing():
+        with tokenizer_errors():
             return tuple(self._inner.encode(cleaned, add_special_tokens=False).ids)
 
     def _encode_live(self, text: str) -> list[int]:
@@ -109,7 +120,7 @@ class Tokenizer:
         return ids + self._encode_part(text[start:])
 
     def _encode_part(self, text: str) -> list[int]:
-        with tokenizing():
+        with tokenizer_errors():
             return self._inner.encode(text.strip(), add_special_tokens=False).ids
 
 
@@ -121,7 +132,7 @@ def clip_tokenizer() -> Tokenizer:
     letters = _byte_letters()
     names = letters + [letter + _CLIP_SUFFIX for letter in letters] + [first + second for first, second in merges]
     inner = tokenizers.Tokenizer(
-        models.BPE(_numbered([*names, *SPECIAL_NAMES]), merges, end_of_word_suffix=_CLIP_SUFFIX)
+        models.BPE(_vocabulary([*names, *SPECIAL_NAMES]), merges, end_of_word_suffix=_CLIP_SUFFIX)
     )
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -149,7 +160,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise UserError(
             f"vocab_size {vocab_size} cannot hold every byte; use {len(letters) + 1} or more", code="bad_tokenizer"
         )
-    learner = _spaced(models.BPE())
+    learner = _space_prefixed(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[PAD_NAME], initial_alphabet=letters, show_progress=False
     )
@@ -158,7 +169,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     # rebuilt without the trainer's added tokens, so that "<pad>" in a text is text
     names = sorted(learnt["vocab"], key=learnt["vocab"].__getitem__)
     merges = [(first, second) for first, second in learnt["merges"]]
-    return Tokenizer(_spaced(models.BPE(_numbered([*names, *SPECIAL_NAMES]), merges)))
+    return Tokenizer(_space_prefixed(models.BPE(_vocabulary([*names, *SPECIAL_NAMES]), merges)))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -180,7 +191,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     return Tokenizer(inner)
 
 
-def _spaced(model: models.BPE) -> tokenizers.Tokenizer:
+def _space_prefixed(model: models.BPE) -> tokenizers.Tokenizer:
     """Every word, the first too, begins with its space."""
     inner = tokenizers.Tokenizer(model)
     inner.normalizer = normalizers.Prepend(" ")
@@ -200,5 +211,5 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in plain] + [chr(256 + n) for n in range(256 - len(plain))]
 
 
-def _numbered(names: Sequence[str]) -> dict[str, int]:
+def _vocabulary(names: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}

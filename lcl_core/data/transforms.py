@@ -1,15 +1,19 @@
-"""Pictures to normalised pixels, with Pillow and numpy alone (lcl-spec section 5; numerically torchvision's).
+"""Images to normalised pixels with Pillow and numpy (lcl-spec section 5; numerically torchvision's).
 
-The pixels are resized in the picture's own mode and only then made RGB, as the authors do.
+Images are resized in their own mode and converted to RGB afterwards, as the authors do. ``augment`` adds flips and
+colour changes to the random crop: models trained on few artists otherwise memorise their palettes.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
+
+from lcl_core.specs.pretrain import AugmentationSpec
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -20,14 +24,14 @@ _LONGEST_STRIP = 32
 Box = tuple[int, int, int, int]
 
 
-def _levels() -> np.ndarray:
+def _normalised_levels() -> np.ndarray:
     """[3, 256]: the normalised value of each level of each channel, rounded as dividing step by step would."""
     unit = np.arange(256, dtype=np.float32) / np.float32(255)
     mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
     return (unit[None] - mean[:, None]) / std[:, None]
 
 
-_LEVELS = _levels()
+_LEVELS = _normalised_levels()
 
 
 def normalise(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
@@ -80,20 +84,20 @@ def train_transform(
 
 def eval_transform(image: Image.Image, size: int) -> np.ndarray:
     """Shortest side to ``size`` (bicubic), central square, normalise → [3, size, size] float32."""
-    resized, (left, top) = _resized(image.size, size)
+    resized, (left, top) = _resized_size(image.size, size)
     if max(resized) > _LONGEST_STRIP * size:
-        return normalise(_square_of_strip(image, size, resized, (left, top)))
+        return normalise(_crop_strip(image, size, resized, (left, top)))
     square = image.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     return normalise(square)
 
 
 def eval_box(image: Image.Image, size: int) -> tuple[float, float, float, float]:
     """The part that ``eval_transform`` shows: left, top, right, bottom as shares of the width and the height."""
-    (width, height), (left, top) = _resized(image.size, size)
+    (width, height), (left, top) = _resized_size(image.size, size)
     return left / width, top / height, (left + size) / width, (top + size) / height
 
 
-def _resized(picture: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _resized_size(picture: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Width and height when the shortest side has ``size`` pixels, and the central square's corner in it."""
     width, height = picture
     long = max(size, int(size * max(picture) / min(picture)))
@@ -101,9 +105,71 @@ def _resized(picture: tuple[int, int], size: int) -> tuple[tuple[int, int], tupl
     return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
 
 
-def _square_of_strip(image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
+def _crop_strip(image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
     """Resize only what the square shows: of a hair-thin picture the rest could fill the memory."""
     across, down = image.width / resized[0], image.height / resized[1]
     left, top = corner[0] * across, corner[1] * down
     box = (left, top, min(left + size * across, image.width), min(top + size * down, image.height))
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+_COLOUR_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+class Cropper(Protocol):
+    """Cuts a box (left, top, right, bottom) out of a picture and makes it a square."""
+
+    def picture(self, image: Image.Image, box: Box, size: int) -> Image.Image:
+        """The square as a picture, to be changed further."""
+
+    def pixels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
+        """The square, normalised, into ``out`` [3, size, size] float32."""
+
+
+class PillowCropper:
+    """Pillow's own filter, as the reference has it."""
+
+    def picture(self, image: Image.Image, box: Box, size: int) -> Image.Image:
+        return crop_and_resize(image, box, size)
+
+    def pixels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
+        normalise(_flip(crop_and_resize(image, box, size), mirrored), out)
+
+
+PILLOW_CROPPER = PillowCropper()
+
+
+def augment(
+    image: Image.Image,
+    size: int,
+    draw: random.Random,
+    spec: AugmentationSpec,
+    out: np.ndarray | None = None,
+    cropper: Cropper = PILLOW_CROPPER,
+) -> np.ndarray:
+    """Random crop, then what ``spec`` asks for, then normalise → [3, size, size] float32, into ``out`` if given.
+
+    With nothing but ``crop_scale`` set it draws and returns exactly what ``train_transform`` does.
+    """
+    pixels = np.empty((3, size, size), np.float32) if out is None else out
+    box = random_box(draw, *image.size, spec.crop_scale)
+    mirrored = bool(spec.flip_probability) and draw.random() < spec.flip_probability
+    grey = bool(spec.grey_probability) and draw.random() < spec.grey_probability
+    if not grey and not spec.colour_jitter:
+        cropper.pixels(image, box, size, mirrored, pixels)
+        return pixels
+    picture = _flip(cropper.picture(image, box, size), mirrored)
+    picture = picture.convert("L").convert("RGB") if grey else _jitter_colours(picture, draw, spec.colour_jitter)
+    return normalise(picture, pixels)
+
+
+def _flip(picture: Image.Image, mirrored: bool) -> Image.Image:
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
+
+
+def _jitter_colours(picture: Image.Image, draw: random.Random, strength: float) -> Image.Image:
+    """Brightness, contrast and saturation, each times a factor in 1 ± strength, in random order."""
+    picture = picture.convert("RGB")
+    for change in draw.sample(_COLOUR_ENHANCERS, len(_COLOUR_ENHANCERS)):
+        picture = change(picture).enhance(draw.uniform(1 - strength, 1 + strength))
+    return picture

@@ -2,11 +2,10 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from lcl_core.model.batch import PackedBatch
-from lcl_core.model.configuration import LCLConfig
-from lcl_core.model.modeling import LCLModel
-from lcl_core.model.output import LCLOutput
-from lcl_core.model.processor import LCLProcessor
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import LCLModel, LCLOutput
+from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.model.processing_lcl import LCLProcessor
 
 AutoConfig.register(LCLConfig.model_type, LCLConfig, exist_ok=True)
 AutoModel.register(LCLConfig, LCLModel, exist_ok=True)

@@ -1,21 +1,301 @@
-"""Captions and continuations from the pre-trained pair of towers, a token at a time."""
+"""Text generation with the pre-trained towers: KV cache, prompts, sampling, beam search, incremental detokenisation.
+
+A caption follows ``<soi> img x N <eoi>``, the layout of pairs. With text before the image, and for documents of several
+parts, the layout is that of interleaved documents: ``sot``, then texts and images in turn. Beam search gives what
+transformers' own gives with its defaults.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers import Cache as transformers_Cache
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from lcl_core.model.beams import search_beams
-from lcl_core.model.caching import RoomyCache
-from lcl_core.model.decoder import TextDecoder
-from lcl_core.model.modeling import LCLModel
-from lcl_core.model.prefixes import caption_prefix, room
+from lcl_core.common.errors import UserError
+from lcl_core.data.records import Document, ImageSegment, TextSegment
+from lcl_core.data.sampling.interleave import encode_open_document, image_block
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import Block, LCLModel
+from lcl_core.ops.recompute import norm_linear
 
 if TYPE_CHECKING:
-    from lcl_core.model.processor import LCLProcessor
+    from lcl_core.model.processing_lcl import LCLProcessor
+
+
+_INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # how bytes read whose character is not whole yet
+_WORD_END = "</w>"  # becomes a space once it is whole
+
+
+class IncrementalDetokenizer:
+    """Tokens in, pieces of text out, which together are what ``LCLProcessor.decode`` gives for all tokens.
+
+    A token may be a part of a character; nothing is told before it is settled.
+    """
+
+    def __init__(self, processor: LCLProcessor) -> None:
+        specials = processor.tokenizer.specials
+        self._decode = processor.decode
+        self._ends = (specials.eot, specials.soi)
+        self._ids: list[int] = []
+        self._told = 0
+        self.ended = False
+
+    @property
+    def text(self) -> str:
+        """All that has been read."""
+        return self._decode(self._ids)
+
+    def add(self, token: int) -> str:
+        """Read a token; the text that has become certain by it, maybe none. ``ended`` is true after an end."""
+        if token in self._ends:
+            self.ended = True
+            return ""
+        self._ids.append(token)
+        return self._tell(_stable_text(self.text))
+
+    def flush(self) -> str:
+        """What has not been told: no token will come any more."""
+        return self._tell(self.text)
+
+    def _tell(self, text: str) -> str:
+        piece = text[self._told :]
+        self._told = max(self._told, len(text))
+        return piece
+
+
+def _stable_text(text: str) -> str:
+    """Without what later tokens may change: a broken character, the beginning of a word's end, a space at the end."""
+    kept = text.rstrip(_INCOMPLETE_CHARACTER)
+    begun = next((n for n in range(len(_WORD_END) - 1, 0, -1) if kept.endswith(_WORD_END[:n])), 0)
+    return kept[: len(kept) - begun].rstrip()
+
+
+_MIN_HEADROOM = 64  # places at least; transformers' own layers copy everything they hold for each token
+
+
+class PreallocatedCache(Cache):
+    """A cache for transformers' decoding that writes a new token in place. Not for use under autograd."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=_PreallocatedLayer)
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """``keys`` and ``values`` [B, H, L, D] are the front of something longer, unless beams have just been reordered."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Add tokens [B, H, n, D]. Returns: all keys and values, [B, H, L + n, D]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = _append(self.keys, key_states), _append(self.values, value_states)
+        return self.keys, self.values
+
+
+def _append(kept: Tensor | None, new: Tensor) -> Tensor:
+    """``kept`` and behind it ``new``: in its own storage if that has room, else in a longer one."""
+    if kept is None or kept.numel() == 0:
+        kept = new[:, :, :0]
+    length = kept.shape[2] + new.shape[2]
+    if not kept.shape[2] or _capacity(kept) < length:
+        batch, heads, _, width = new.shape
+        roomy = new.new_empty(batch, heads, length + max(_MIN_HEADROOM, length // 2), width)[:, :, :length]
+        roomy[:, :, : kept.shape[2]] = kept
+    else:
+        roomy = kept.as_strided((*kept.shape[:2], length, kept.shape[3]), kept.stride())
+    roomy[:, :, kept.shape[2] :] = new
+    return roomy
+
+
+def _capacity(kept: Tensor) -> int:
+    """How many tokens [B, H, L, D] has place for between one head's and the next one's; L where it is no front."""
+    _, head, token, number = kept.stride()
+    is_front = number == 1 and token == kept.shape[3] and kept.shape[0] * kept.shape[1] > 0
+    return head // token if is_front else kept.shape[2]
+
+
+class DecoderConfig(PreTrainedConfig):
+    """What transformers' decoding asks of a causal language model."""
+
+    model_type = "lcl_decoder"
+
+    def __init__(self, vocab_size: int = 0, num_hidden_layers: int = 0, **kwargs: Any) -> None:
+        self.vocab_size = vocab_size
+        self.num_hidden_layers = num_hidden_layers
+        super().__init__(**kwargs)
+
+
+class TextDecoder(PreTrainedModel, GenerationMixin):
+    """The text tower and its head with a KV cache; shares the model's weights.
+
+    Transformers' own ``generate`` works on it, too.
+    """
+
+    config_class = DecoderConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, model: LCLModel) -> None:
+        super().__init__(DecoderConfig(vocab_size=model.config.vocab_size, num_hidden_layers=model.config.text_layers))
+        self.text = model.text
+        self.lm_head = model.lm_head
+        self.eval()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: transformers_Cache | None = None,
+        **_: Any,
+    ) -> CausalLMOutputWithPast:
+        """[B, L] ids or [B, L, D] embeddings → logits [B, 1, V] of the last place."""
+        cache = PreallocatedCache() if cache is None else cache
+        x = self.text.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        start = cache.get_seq_length()
+        x = x + self.text.positional_embedding[start : start + x.shape[1]]
+        for layer, block in enumerate(self.text.transformer.blocks):
+            x = _cached_block(block, x, cache, layer)
+        return CausalLMOutputWithPast(logits=self.lm_head(x[:, -1:]).float(), cache=cache)
+
+
+def _cached_block(block: Block, x: Tensor, cache: transformers_Cache, layer: int) -> Tensor:
+    """One pre-norm block over new tokens [B, L, D] that also see the cached ones."""
+    attention = block.attn
+    qkv = norm_linear(x, block.ln_1, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = qkv.unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+    k, v = cache.update(k, v, layer)
+    # A single new token sees all that came before; a prompt sees itself causally.
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+    x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return x + block.mlp(x, block.ln_2)
+
+
+def caption_prompt_ids(config: LCLConfig, processor: LCLProcessor, prompt: str = "", context: str = "") -> list[int]:
+    """Ids of an image, ``context`` before it and ``prompt`` after it. Raises: UserError ``prompt_too_long``."""
+    if context:
+        ids = document_prompt_ids(config, processor, [context, None, *([prompt] if prompt else [])])
+    else:
+        tokenizer = processor.tokenizer
+        ids = [*image_block(tokenizer, config.num_image_tokens), *(tokenizer.encode(prompt) if prompt else [])]
+    if len(ids) >= config.context_length:
+        message = "the texts leave no room for a caption; shorten them"
+        raise UserError(message, code="prompt_too_long", field="context" if context else "prompt")
+    return ids
+
+
+def document_prompt_ids(config: LCLConfig, processor: LCLProcessor, parts: Sequence[str | None]) -> list[int]:
+    """Ids of texts and (None) images in reading order; at most one more than ``context_length``."""
+    segments = tuple(ImageSegment("") if part is None else TextSegment(part) for part in parts)
+    enough = config.context_length + 1
+    return encode_open_document(Document("", segments), processor.tokenizer, config.num_image_tokens, enough)[:enough]
+
+
+def check_context_length(config: LCLConfig, ids: Sequence[int], field: str) -> None:
+    """Raises: UserError ``document_too_long`` where not even one token would fit behind."""
+    if len(ids) >= config.context_length:
+        message = (
+            f"the document is longer than the {config.context_length - 1} tokens after which this encoder can go on "
+            f"(a picture takes {config.num_image_tokens + 2}); leave out the oldest parts"
+        )
+        raise UserError(message, code="document_too_long", field=field)
+
+
+@torch.inference_mode()
+def caption_prefix(
+    model: LCLModel, processor: LCLProcessor, pixel_values: Tensor, prompt: str = "", context: str = ""
+) -> Tensor:
+    """[n, 3, S, S] → embeddings [n, L, D], an image each between the same texts. Raises: as ``caption_ids``."""
+    ids = caption_prompt_ids(model.config, processor, prompt, context)
+    return torch.stack([_embed_prompt(model, ids, tokens[None]) for tokens in model.encode_images(pixel_values)[1]])
+
+
+@torch.inference_mode()
+def document_prefix(model: LCLModel, ids: Sequence[int], pixel_values: Tensor) -> Tensor:
+    """Ids of a document and its images [k, 3, S, S] → embeddings [1, L, D]."""
+    if not len(pixel_values):
+        return model.text.token_embedding(torch.tensor([ids], device=model.device))
+    return _embed_prompt(model, ids, model.encode_images(pixel_values)[1])[None]
+
+
+def remaining_context(model: LCLModel, prefix: Tensor, wanted: int) -> int:
+    """How many of the ``wanted`` tokens fit behind embeddings [n, L, D]."""
+    return min(wanted, model.config.context_length - prefix.shape[1])
+
+
+def _embed_prompt(model: LCLModel, ids: Sequence[int], patch_tokens: Tensor) -> Tensor:
+    token_ids = torch.tensor(ids, device=model.device)
+    slots = torch.nonzero(token_ids == model.config.img_token_id).flatten()
+    return model.embed(token_ids, slots, patch_tokens)
+
+
+_EXCLUDED_SCORE = -1e9  # the score of what must not be chosen
+FinishedRows = list[tuple[int, list[int]]]
+
+
+@dataclass(slots=True)
+class _BeamRow:
+    """One text's beginnings, and what has ended; scores are mean log-probabilities."""
+
+    width: int
+    running: list[list[int]]
+    ended: list[tuple[float, list[int]]] = field(default_factory=list)
+
+    def end(self, score: float, ids: list[int]) -> None:
+        """Keep a text that has ended, if it is among the best."""
+        self.ended = sorted([*self.ended, (score, ids)], key=lambda each: -each[0])[: self.width]
+
+    def may_improve(self, best: float) -> bool:
+        """Whether a beginning of that score could still come before those that have ended."""
+        return len(self.ended) < self.width or best > self.ended[-1][0]
+
+
+@torch.inference_mode()
+def beam_search(model: LCLModel, prefix: Tensor, max_new_tokens: int, num_beams: int) -> Iterator[FinishedRows]:
+    """Embeddings [n, L, D] → step by step, which rows are decided, as (row, ids with the end).
+
+    Of each row ``num_beams`` beginnings are kept; a text's score is the mean log-probability of its tokens.
+    """
+    decoder, cache = TextDecoder(model), PreallocatedCache()
+    ends = torch.tensor([model.config.eot_token_id, model.config.soi_token_id], device=prefix.device)
+    rows = {row: _BeamRow(num_beams, [[] for _ in range(num_beams)]) for row in range(len(prefix))}
+    scores = prefix.new_full((len(prefix), num_beams), _EXCLUDED_SCORE, dtype=torch.float)
+    scores[:, 0] = 0  # the beginnings are all the same at first
+    offsets = torch.arange(len(prefix), device=prefix.device)[:, None] * num_beams
+    new, last = prefix.repeat_interleave(num_beams, dim=0), remaining_context(model, prefix, max_new_tokens)
+    for length in range(1, last + 1):
+        following = decoder(inputs_embeds=new, cache=cache).logits[:, -1].log_softmax(-1)
+        summed = (following.view(*scores.shape, -1) + scores[:, :, None]).flatten(1)
+        # so many that enough of them go on, should the likeliest all end
+        top, places = summed.topk((1 + len(ends)) * num_beams)
+        parents, tokens = places // following.shape[-1], places % following.shape[-1]
+        over = torch.isin(tokens, ends) | (length == last)
+        scores, kept = (top + over * _EXCLUDED_SCORE).topk(num_beams)
+        for row, state in rows.items():
+            _advance(state, top[row], parents[row], tokens[row], over[row], kept[row], length)
+        best = (scores[:, 0] / length).tolist()
+        decided = [row for row, state in rows.items() if length == last or not state.may_improve(best[row])]
+        yield [(row, rows.pop(row).ended[0][1]) for row in decided]
+        if not rows:
+            return
+        cache.reorder_cache((parents.gather(1, kept) + offsets).flatten())
+        new = model.text.token_embedding(tokens.gather(1, kept).flatten())[:, None]
+
+
+def _advance(
+    state: _BeamRow, top: Tensor, parents: Tensor, tokens: Tensor, over: Tensor, kept: Tensor, length: int
+) -> None:
+    """Go on from the candidates of one row: those among the best that are over end, the ``kept`` ones go on."""
+    origins, words, is_over = parents.tolist(), tokens.tolist(), over.tolist()
+    for rank, score in enumerate(top[: state.width].tolist()):
+        if is_over[rank]:
+            state.end(score / length, [*state.running[origins[rank]], words[rank]])
+    state.running = [[*state.running[origins[rank]], words[rank]] for rank in kept.tolist()]
 
 
 @torch.inference_mode()
@@ -46,13 +326,13 @@ def generate_captions(
     """
     prefix = caption_prefix(model, processor, pixel_values, prompt, context)
     if num_beams > 1:
-        found = dict(row for rows in search_beams(model, prefix, max_new_tokens, num_beams) for row in rows)
+        found = dict(row for rows in beam_search(model, prefix, max_new_tokens, num_beams) for row in rows)
         return [processor.decode(found[row]) for row in range(len(prefix))]
     ends = torch.tensor([model.config.eot_token_id, model.config.soi_token_id], device=prefix.device)
     seeds = range(seed, seed + len(prefix))
     written: list[Tensor] = []
     ended = torch.zeros(len(prefix), dtype=torch.bool, device=prefix.device)
-    for ids in write(model, prefix, max_new_tokens, top_p, temperature, seeds):
+    for ids in generate_tokens(model, prefix, max_new_tokens, top_p, temperature, seeds):
         written.append(ids)
         ended |= torch.isin(ids, ends)
         if ended.all():
@@ -61,7 +341,7 @@ def generate_captions(
 
 
 @torch.inference_mode()
-def write(
+def generate_tokens(
     model: LCLModel,
     prefix: Tensor,
     max_new_tokens: int,
@@ -74,17 +354,17 @@ def write(
     At most ``max_new_tokens``, and no more than there is room for. The likeliest ones, or with ``top_p`` drawn, each
     row by its own one of ``seeds``. Ends are tokens like others: it is for the caller to stop.
     """
-    decoder, cache = TextDecoder(model), RoomyCache()
+    decoder, cache = TextDecoder(model), PreallocatedCache()
     draws = [torch.Generator(prefix.device).manual_seed(seed) for seed in seeds]
     new = prefix
-    for _ in range(room(model, prefix, max_new_tokens)):
+    for _ in range(remaining_context(model, prefix, max_new_tokens)):
         scores = decoder(inputs_embeds=new, cache=cache).logits[:, -1]
-        ids = scores.argmax(dim=-1) if top_p is None else _draw(scores / temperature, top_p, draws)
+        ids = scores.argmax(dim=-1) if top_p is None else _sample_top_p(scores / temperature, top_p, draws)
         yield ids
         new = model.text.token_embedding(ids)[:, None]
 
 
-def _draw(scores: Tensor, top_p: float, draws: Sequence[torch.Generator]) -> Tensor:
+def _sample_top_p(scores: Tensor, top_p: float, draws: Sequence[torch.Generator]) -> Tensor:
     """[n, V] → [n] drawn from the likeliest tokens that together have ``top_p`` of the probability."""
     if top_p < 1:
         ascending, order = scores.sort(dim=-1)

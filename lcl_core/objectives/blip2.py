@@ -28,21 +28,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from lcl_core.costs import methods
-from lcl_core.costs.flops import STEP
-from lcl_core.model.attention import FullPlan
-from lcl_core.model.batch import PackedBatch
-from lcl_core.objectives.coca import Coca
-from lcl_core.objectives.negatives import Negatives, draw_negatives
-from lcl_core.objectives.objective import Joint
-from lcl_core.objectives.offers import Offer
-from lcl_core.objectives.parts import load_of
-from lcl_core.objectives.terms import Encoding, Losses, Ratio, Sum
+from lcl_core.estimate import flops
+from lcl_core.estimate.flops import FORWARDS_PER_STEP
+from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.objectives.base import BatchLosses, EncodedBatch, GlobalBatch, MeanMetric, SummedLoss, batch_workload
+from lcl_core.objectives.clip import Coca
+from lcl_core.objectives.hard_negatives import HardNegatives, NegativeCandidates, sample_hard_negatives
+from lcl_core.ops.attention import BidirectionalLayout
 
 if TYPE_CHECKING:
-    from lcl_core.model.configuration import LCLConfig
-    from lcl_core.model.modeling import LCLModel
-    from lcl_core.specs import ObjectiveSpec
+    from lcl_core.model.configuration_lcl import LCLConfig
+    from lcl_core.model.modeling_lcl import LCLModel
+    from lcl_core.specs.pretrain import ObjectiveSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,7 @@ class MatchingBatch(PackedBatch):
         texts_hash: [m] equal for equal texts.
     """
 
-    both: FullPlan
+    both: BidirectionalLayout
     texts: Tensor
     text_lengths: Tensor
     keys: Tensor
@@ -88,7 +85,7 @@ class Blip2(Coca):
         numbers = np.array(range(len(rows)) if keys is None else keys, np.uint64).view(np.int64)
         return MatchingBatch(
             **{field.name: getattr(batch, field.name) for field in fields(batch)},
-            both=FullPlan.from_lengths(lengths * 2),
+            both=BidirectionalLayout.from_lengths(lengths * 2),
             texts=pad_sequence(texts, batch_first=True),
             text_lengths=torch.tensor([len(text) for text in texts]),
             keys=torch.from_numpy(numbers),
@@ -101,20 +98,20 @@ class Blip2(Coca):
     def widest(self, batch: PackedBatch) -> int:
         return _matching(batch).texts.shape[1]
 
-    def encode(self, model: LCLModel, batch: PackedBatch) -> Encoding:
+    def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         encoding, own = super().encode(model, batch), _matching(batch)
         pairs, tokens = encoding.pairs, encoding.reading.patch_tokens
         assert pairs is not None
         assert tokens is not None
         features = pairs.image_features, pairs.text_features
-        offer = Offer(*features, tokens, own.texts, own.text_lengths, own.keys, own.texts_hash)
+        offer = NegativeCandidates(*features, tokens, own.texts, own.text_lengths, own.keys, own.texts_hash)
         return replace(encoding, offer=offer.detached())
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: Encoding, joint: Joint) -> Losses:
+    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
         captioning, own, offer = super().losses(model, batch, encoding, joint), _matching(batch), encoding.offer
         assert offer is not None
         everyone = joint.meet(offer)
-        negatives = draw_negatives(offer, everyone, model.logit_scale.detach())
+        negatives = sample_hard_negatives(offer, everyone, model.logit_scale.detach())
         tokens = encoding.reading.patch_tokens
         assert tokens is not None
         others = everyone.patch_tokens.index_select(0, negatives.images)
@@ -129,9 +126,9 @@ class Blip2(Coca):
         matched[: len(tokens)] = 1
         total = (F.cross_entropy(logits.float(), matched, reduction="none") * there).sum()
         right = (logits.detach().argmax(dim=1) == matched) * there
-        matching = Sum(total, self.weights["matching"])
-        accuracy = Ratio(right.sum(), there.sum())
-        return Losses({**captioning.sums, "matching": matching}, {"matching_accuracy": accuracy})
+        matching = SummedLoss(total, self.weights["matching"])
+        accuracy = MeanMetric(right.sum(), there.sum())
+        return BatchLosses({**captioning.sums, "matching": matching}, {"matching_accuracy": accuracy})
 
     def _of_own_texts(self, model: LCLModel, batch: MatchingBatch, tokens: Tensor) -> Tensor:
         """[2m, 2] of each caption behind its image, and then behind another. ``tokens``: [2m, N, D] of those images."""
@@ -142,7 +139,12 @@ class Blip2(Coca):
         return self._matched(hidden.index_select(0, slots), len(tokens))
 
     def _of_other_texts(
-        self, model: LCLModel, batch: MatchingBatch, tokens: Tensor, everyone: Offer, negatives: Negatives
+        self,
+        model: LCLModel,
+        batch: MatchingBatch,
+        tokens: Tensor,
+        everyone: NegativeCandidates,
+        negatives: HardNegatives,
     ) -> Tensor:
         """[m, 2] of each image before another's text. How long that is, the device alone knows: rows are padded."""
         texts = everyone.texts.index_select(0, negatives.texts)
@@ -152,7 +154,7 @@ class Blip2(Coca):
         length = ids.shape[1]
         places = torch.arange(pairs * length, device=ids.device).view(pairs, length)
         slots = places[:, 1 : patches + 1].flatten()
-        plan = FullPlan.of_padded(length, everyone.lengths.index_select(0, negatives.texts) + block.shape[1])
+        plan = BidirectionalLayout.of_padded(length, everyone.lengths.index_select(0, negatives.texts) + block.shape[1])
         embeddings = model.embed(ids.flatten(), slots, tokens)
         hidden = model.text(embeddings, places.flatten() % length, plan)
         return self._matched(hidden.index_select(0, slots), pairs)
@@ -163,7 +165,7 @@ class Blip2(Coca):
         return logits.view(rows, -1, 2).mean(dim=1)
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return STEP * methods.blip2(config, load_of(config, batch))
+        return FORWARDS_PER_STEP * flops.blip2_flops(config, batch_workload(config, batch))
 
 
 def _matching(batch: PackedBatch) -> MatchingBatch:

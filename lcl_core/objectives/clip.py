@@ -1,8 +1,13 @@
-"""Contrastive image-text pre-training: CLIP (arXiv 2103.00020, section 2.3).
+"""Contrastive pre-training from image-text pairs, without captioning (CLIP) and with it (CoCa).
 
-L = L_con = 1/2 (CE(S, diag) + CE(S^T, diag)), S = exp(s) I T^T over the pairs of the effective batch. I: the pooled
-latents. T: the text tower's outputs at the ``<soi>`` of ``sot text <soi>``, as :mod:`.lcl` has them and
+CLIP (arXiv 2103.00020, section 2.3): L = L_con = 1/2 (CE(S, diag) + CE(S^T, diag)), S = exp(s) I T^T over the pairs of
+the global batch. I: pooled latents. T: the text tower's outputs at the ``<soi>`` of ``sot text <soi>``, as
 ``LCLModel.get_text_features`` gives them. The text is read without its image, in one pass.
+
+CoCa (arXiv 2205.01917, section 3.2): L = lambda_con * L_con + lambda_cap * L_cap, by default 1 and 2. L_cap is next-token
+cross-entropy on the caption behind its image: ``<soi> img x N <eoi> text eot``. The text tower reads every caption
+twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens stand in the text, as in
+all methods of this package.
 """
 
 from __future__ import annotations
@@ -10,24 +15,92 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from lcl_core.costs import methods
-from lcl_core.costs.flops import STEP
-from lcl_core.model.output import Reading
-from lcl_core.objectives.captions import pack_pairs
-from lcl_core.objectives.objective import Joint, Objective
-from lcl_core.objectives.parts import PREDICTING, context_pairs, load_of
-from lcl_core.objectives.terms import Encoding, Losses
+from lcl_core.common.errors import UserError
+from lcl_core.estimate import flops
+from lcl_core.estimate.flops import CONTEXT_TOKENS, FORWARDS_PER_STEP
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import Activations
+from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row, find_label_positions
+from lcl_core.objectives.base import (
+    LM_HEAD_PARAMETERS,
+    BatchLosses,
+    EncodedBatch,
+    GlobalBatch,
+    Objective,
+    batch_workload,
+    context_pairs,
+)
+from lcl_core.objectives.lcl import Lcl
 
 if TYPE_CHECKING:
-    from lcl_core.model.batch import PackedBatch
-    from lcl_core.model.configuration import LCLConfig
-    from lcl_core.model.modeling import LCLModel
+    from lcl_core.model.modeling_lcl import LCLModel
+
+
+def pack_pairs(
+    rows: Sequence[Tensor], pixel_values: Tensor, config: LCLConfig, patches: Tensor | None, *, captions: bool
+) -> PackedBatch:
+    """Pack pairs, in whichever order their rows hold text and image.
+
+    Every caption is a row ``sot text <soi>``, cut as ``LCLModel.get_text_features`` cuts it; the contrastive pairs are
+    its last place and its image. With ``captions``, rows ``<soi> img x N <eoi> text eot`` come before these, and hold
+    all the labels.
+
+    Raises: UserError ``not_a_pair`` when a row does not hold exactly one image.
+    """
+    per_image = config.num_image_tokens if patches is None else patches.shape[1]
+    texts = [_caption_text(row, per_image, config) for row in rows]
+    if len(pixel_values) != len(rows):
+        raise _not_a_pair(f"{len(rows)} pairs have {len(pixel_values)} images")
+    behind = [caption_ids(text, per_image, config) for text in texts] if captions else []
+    contexts = [_context_ids(text, config) for text in texts]
+    layout = PackedTokens.of([*behind, *contexts], config.context_length)
+    lengths = [len(row) for row in (*behind, *contexts)]
+    places = find_label_positions(layout, config)
+    places = places[places < sum(lengths[: len(behind)])]
+    return PackedBatch(
+        pixel_values=pixel_values,
+        token_ids=layout.ids,
+        positions=layout.positions,
+        lengths=tuple(lengths),
+        plan=layout.plan,
+        image_slots=torch.nonzero(layout.ids == config.img_token_id).flatten(),
+        pair_positions=torch.tensor(lengths).cumsum(0)[len(behind) :] - 1,
+        pair_images=torch.arange(len(rows)),
+        label_positions=places,
+        labels=layout.ids[places + 1],
+        patches=patches,
+    )
+
+
+def caption_ids(text: Tensor, per_image: int, config: LCLConfig) -> Tensor:
+    """``<soi> img x N <eoi> text eot``."""
+    block = [config.soi_token_id, *[config.img_token_id] * per_image, config.eoi_token_id]
+    return torch.cat((torch.tensor(block), text, torch.tensor([config.eot_token_id])))
+
+
+def _context_ids(text: Tensor, config: LCLConfig) -> Tensor:
+    row = torch.cat((torch.tensor([config.sot_token_id]), text, torch.tensor([config.eot_token_id])))
+    return as_context_row(row[: min(CONTEXT_TOKENS, config.context_length)], config)
+
+
+def _caption_text(row: Tensor, per_image: int, config: LCLConfig) -> Tensor:
+    """The ids of a pair's caption alone."""
+    images = int((row == config.soi_token_id).sum()), int((row == config.img_token_id).sum())
+    if images != (1, per_image):
+        raise _not_a_pair(f"a row holds {images[0]} image starts and {images[1]} placeholders")
+    return row[~torch.isin(row, torch.tensor(config.special_token_ids))]
+
+
+def _not_a_pair(found: str) -> UserError:
+    message = f"{found}; this objective learns from pairs of one image and one text"
+    return UserError(message, code="not_a_pair", field="objective.name")
 
 
 class Clip(Objective):
-    idle = PREDICTING
+    idle = LM_HEAD_PARAMETERS
 
     def collate(
         self,
@@ -42,14 +115,26 @@ class Clip(Objective):
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {"contrastive": len(batch.pair_images)}
 
-    def encode(self, model: LCLModel, batch: PackedBatch) -> Encoding:
+    def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         latents = model.pool_project.pool(model.visual(batch.pixel_values, batch.patches))
         hidden = model.text(model.text.token_embedding(batch.token_ids), batch.positions, batch.plan)
         pairs = context_pairs(model, latents, hidden, batch, self.weights["contrastive"])
-        return Encoding(Reading(latents, None, hidden), pairs)
+        return EncodedBatch(Activations(latents, None, hidden), pairs)
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: Encoding, joint: Joint) -> Losses:
-        return Losses({})
+    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
+        return BatchLosses({})
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return STEP * methods.clip(config, load_of(config, batch))
+        return FORWARDS_PER_STEP * flops.clip_flops(config, batch_workload(config, batch))
+
+
+class Coca(Lcl):
+    def collate(
+        self,
+        rows: Sequence[Tensor],
+        pixel_values: Tensor,
+        config: LCLConfig,
+        patches: Tensor | None = None,
+        keys: Sequence[int] | None = None,
+    ) -> PackedBatch:
+        return pack_pairs(rows, pixel_values, config, patches, captions=True)

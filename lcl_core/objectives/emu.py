@@ -1,13 +1,13 @@
-"""Generation and regression of image latents: Emu (arXiv 2307.05222, section 2.2).
+"""Generation and regression of image latents: Emu (arXiv 2307.05222, section 2.2), with metrics of latent collapse.
 
-L = L_gen + w * L_reg. L_gen is next-token cross-entropy on the text. L_reg regresses every token of an image, as the
-document holds it, from the text tower's output one place before: the first from ``<soi>``, each other from the one
-that precedes it. A linear head g predicts, and L_reg = 1 / D * |g(LN(h_{p-1})) - t_p|^2, a mean over image tokens.
+L = L_gen + w * L_reg. L_gen is next-token cross-entropy on the text. L_reg predicts every image token of the document
+from the text tower's output one position earlier, by a linear head g: L_reg = 1 / D * |g(LN(h_{p-1})) - t_p|^2, a mean
+over image tokens.
 
-The targets t are the encoder's own outputs and carry gradients, as in one model that is trained from scratch on the
-sum of both losses. Nothing keeps them apart, so the encoder may make the loss small by making all latents alike: the
-collapse that the paper reports (Table 1). The metrics ``latent_log_variance`` and ``latent_effective_rank`` are of
-the pooled latents of each batch, which are what an evaluation sees.
+The targets t are the encoder's own outputs and carry gradients, as in one model trained from scratch on the sum of both
+losses. Nothing keeps latents different, so the encoder may lower the loss by making all of them alike: the collapse
+that the paper reports (Table 1). The metrics ``latent_log_variance`` and ``latent_effective_rank`` are of the pooled
+latents of each batch, which are what an evaluation sees.
 """
 
 from __future__ import annotations
@@ -15,21 +15,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
+import torch
 from torch import Tensor, nn
 
-from lcl_core.costs import methods
-from lcl_core.costs.flops import STEP
+from lcl_core.estimate import flops
+from lcl_core.estimate.flops import FORWARDS_PER_STEP
+from lcl_core.objectives.base import BatchLosses, EncodedBatch, GlobalBatch, MeanMetric, SummedLoss, batch_workload
 from lcl_core.objectives.flamingo import Flamingo
-from lcl_core.objectives.objective import Joint
-from lcl_core.objectives.parts import load_of
-from lcl_core.objectives.spread import spread_metrics
-from lcl_core.objectives.terms import Encoding, Losses, Sum
 
 if TYPE_CHECKING:
-    from lcl_core.model.batch import PackedBatch
-    from lcl_core.model.configuration import LCLConfig
-    from lcl_core.model.modeling import LCLModel
-    from lcl_core.specs import ObjectiveSpec
+    from lcl_core.model.configuration_lcl import LCLConfig
+    from lcl_core.model.modeling_lcl import LCLModel
+    from lcl_core.model.packed_batch import PackedBatch
+    from lcl_core.specs.pretrain import ObjectiveSpec
+
+
+_TINY = 1e-30
+
+
+def log_variance(latents: Tensor) -> Tensor:
+    """Natural logarithm of the mean, over dimensions, of the variance over images; of [n, D] with n > 1."""
+    return latents.float().var(dim=0).mean().clamp_min(_TINY).log()
+
+
+def effective_rank(latents: Tensor) -> Tensor:
+    """exp of the entropy of the singular values' shares (Roy & Vetterli, EUSIPCO 2007; RankMe, arXiv 2210.02885).
+
+    Of [n, D]: from 1, where all point the same way, to min(n, D), where they fill their space evenly. The mean is not
+    taken away: latents that differ only by little from one common vector have collapsed.
+    """
+    values = torch.linalg.svdvals(latents.float())
+    shares = values / values.sum().clamp_min(_TINY)
+    return torch.special.entr(shares).sum().exp()
+
+
+@torch.no_grad()
+def collapse_metrics(latents: Tensor) -> dict[str, MeanMetric]:
+    """Both, of a batch's pooled latents [n, D] before they are normalised; fewer than two images do not count."""
+    measures = {"latent_log_variance": log_variance, "latent_effective_rank": effective_rank}
+    if len(latents) < 2:
+        nothing = torch.zeros((), device=latents.device)
+        return {name: MeanMetric(nothing, nothing) for name in measures}
+    one = torch.ones((), device=latents.device)
+    return {name: MeanMetric(measure(latents), one) for name, measure in measures.items()}
 
 
 class Emu(Flamingo):
@@ -44,13 +72,13 @@ class Emu(Flamingo):
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {**super().counts(batch), "regression": len(batch.image_slots)}
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: Encoding, joint: Joint) -> Losses:
+    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
         generation = super().losses(model, batch, encoding, joint)
-        regression = Sum(self._regression(batch, encoding), self.weights["regression"])
-        metrics = spread_metrics(encoding.reading.image_latents) if joint.measured else {}
-        return Losses({**generation.sums, "regression": regression}, metrics)
+        regression = SummedLoss(self._regression(batch, encoding), self.weights["regression"])
+        metrics = collapse_metrics(encoding.reading.image_latents) if joint.measured else {}
+        return BatchLosses({**generation.sums, "regression": regression}, metrics)
 
-    def _regression(self, batch: PackedBatch, encoding: Encoding) -> Tensor:
+    def _regression(self, batch: PackedBatch, encoding: EncodedBatch) -> Tensor:
         """Squared error over image tokens, a mean over dimensions, summed over tokens."""
         tokens = encoding.reading.patch_tokens
         assert tokens is not None
@@ -58,4 +86,4 @@ class Emu(Flamingo):
         return (predicted.float() - tokens.flatten(0, 1).float()).square().mean(dim=1).sum()
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return STEP * methods.emu(config, load_of(config, batch))
+        return FORWARDS_PER_STEP * flops.emu_flops(config, batch_workload(config, batch))

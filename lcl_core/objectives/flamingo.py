@@ -9,32 +9,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lcl_core.costs import methods
-from lcl_core.costs.flops import STEP
-from lcl_core.model.output import Reading
-from lcl_core.objectives.objective import Joint, Objective
-from lcl_core.objectives.parts import CONTRASTING, POOLING, load_of, token_cross_entropy
-from lcl_core.objectives.terms import Encoding, Losses, Sum
+from lcl_core.estimate import flops
+from lcl_core.estimate.flops import FORWARDS_PER_STEP
+from lcl_core.model.modeling_lcl import Activations
+from lcl_core.objectives.base import (
+    CONTRASTIVE_PARAMETERS,
+    POOLER_QUERY_PARAMETERS,
+    BatchLosses,
+    EncodedBatch,
+    GlobalBatch,
+    Objective,
+    SummedLoss,
+    batch_workload,
+    token_cross_entropy,
+)
 
 if TYPE_CHECKING:
-    from lcl_core.model.batch import PackedBatch
-    from lcl_core.model.configuration import LCLConfig
-    from lcl_core.model.modeling import LCLModel
+    from lcl_core.model.configuration_lcl import LCLConfig
+    from lcl_core.model.modeling_lcl import LCLModel
+    from lcl_core.model.packed_batch import PackedBatch
 
 
 class Flamingo(Objective):
-    idle = (*POOLING, *CONTRASTING)
+    idle = (*POOLER_QUERY_PARAMETERS, *CONTRASTIVE_PARAMETERS)
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {"generation": len(batch.labels)}
 
-    def encode(self, model: LCLModel, batch: PackedBatch) -> Encoding:
+    def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
-        return Encoding(Reading(latents, tokens, model.read_documents(batch, tokens)))
+        return EncodedBatch(Activations(latents, tokens, model.read_documents(batch, tokens)))
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: Encoding, joint: Joint) -> Losses:
+    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
         total = token_cross_entropy(model, encoding.reading.hidden, batch)
-        return Losses({"generation": Sum(total, self.weights["generation"])})
+        return BatchLosses({"generation": SummedLoss(total, self.weights["generation"])})
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return STEP * methods.flamingo(config, load_of(config, batch))
+        return FORWARDS_PER_STEP * flops.flamingo_flops(config, batch_workload(config, batch))

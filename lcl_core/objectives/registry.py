@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from lcl_core.data.order import mix64
-from lcl_core.model.configuration import LCLConfig
+from lcl_core.data.sampling.shuffle import mix64
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.objectives.base import Objective
 from lcl_core.objectives.beit3 import Beit3
 from lcl_core.objectives.blip2 import Blip2
-from lcl_core.objectives.clip import Clip
-from lcl_core.objectives.coca import Coca
+from lcl_core.objectives.clip import Clip, Coca
 from lcl_core.objectives.emu import Emu
 from lcl_core.objectives.flamingo import Flamingo
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.objectives.objective import Objective
-from lcl_core.specs import ObjectiveSpec
+from lcl_core.specs.pretrain import ObjectiveSpec
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "lcl": Lcl,

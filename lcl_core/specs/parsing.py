@@ -1,20 +1,106 @@
-"""From the JSON of a request to a checked spec, and what a spec refers to."""
+"""Validation of a spec from JSON, messages for its errors, its hash, and what it refers to."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
 from lcl_core.specs.base import Spec
-from lcl_core.specs.convert import ConvertSpec
+from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec
 from lcl_core.specs.evaluate import EvaluateSpec
-from lcl_core.specs.index import IndexSpec
-from lcl_core.specs.match import MatchSpec
-from lcl_core.specs.messages import words_for
 from lcl_core.specs.pretrain import PretrainSpec
-from lcl_core.specs.validate import CorpusSpec, ValidateSpec
+
+MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
+PRINTABLE = "it may hold no control characters, line breaks or characters that turn the direction of writing"
+CONTROL = "it may hold no control characters"
+# What the patterns of fields mean. A pattern that is not among them is shown as it stands.
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": (
+        "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
+    ),
+    r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}$": (
+        "a tag starts with a letter or digit and holds letters, digits and . _ : / = - only, 100 characters at most"
+    ),
+    r"^[A-Za-z_][A-Za-z0-9_]{0,99}$": (
+        "the name of a Python package starts with a letter or _ and holds letters, digits and _ only"
+    ),
+    r"\{\}": "a template holds {} where the name of the class goes",
+    r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$": "a field is named by its dotted path, such as optimizer.lr",
+    r"^[^\x00-\x1f\x7f]*$": CONTROL,
+    r"^[^\x00-\x1f\x7f|]{1,60}$": "it holds 1 to 60 characters, no | and no control characters",
+    # of api.schemas.base: what no screen shows, or shows in another order
+    r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$": f"it may not be empty, and {PRINTABLE}",
+    r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$": PRINTABLE,
+    r"^[^\x00]+$": "it may not be empty, and hold no NUL character",
+    r"^[\x21-\x7e]+$": "it holds printable ASCII characters only, without blanks",
+}
+
+
+def describe_error(error: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
+    """An item of ``ValidationError.errors()`` as one clause.
+
+    Args:
+        model: what was validated, by which the names of fields are known. ``error["loc"]`` may begin with the name of
+            the part of the request that it lies in.
+    """
+    if error["type"] == "extra_forbidden" and model is not None:
+        return _unknown_field(error["loc"], model)
+    if error["type"] == "string_pattern_mismatch":
+        pattern = error.get("ctx", {}).get("pattern", "")
+        return PATTERNS.get(pattern) or f"it must match the pattern {pattern}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _unknown_field(location: Iterable[str | int], model: type[BaseModel]) -> str:
+    *way, last = location
+    models = {model}
+    for part in way:
+        models = _models_below(models, part) or models  # a number, or the tag of a union, stays where it is
+    fields = sorted({field.alias or name for each in models for name, field in each.model_fields.items()})
+    near = difflib.get_close_matches(str(last), fields, n=1)
+    if near:
+        return f"there is no such field; did you mean {near[0]!r}?"
+    shown = ", ".join(fields[:MAX_LISTED_FIELDS]) + (", …" if len(fields) > MAX_LISTED_FIELDS else "")
+    return f"there is no such field; there are {shown}"
+
+
+def _models_below(models: set[type[BaseModel]], part: str | int) -> set[type[BaseModel]]:
+    """Those of a field's value; of a union, whose tag is a model's own name, that one."""
+    tagged = {model for model in models if len(models) > 1 and part in (model.__name__, *_tags(model))}
+    found = {
+        below
+        for model in models
+        if isinstance(part, str) and part in model.model_fields
+        for below in _models_in(model.model_fields[part].annotation)
+    }
+    return found or tagged
+
+
+def _tags(model: type[BaseModel]) -> Iterator[Any]:
+    """Values by which a discriminated union knows the model: the defaults of its literals."""
+    for field in model.model_fields.values():
+        if typing.get_origin(field.annotation) is typing.Literal:
+            yield from typing.get_args(field.annotation)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models that an annotation names, inside unions, lists and dicts too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) is Annotated:
+        yield from _models_in(typing.get_args(annotation)[0])
+    elif typing.get_origin(annotation) in (Union, types.UnionType, list, dict, tuple):
+        for argument in typing.get_args(annotation):
+            yield from _models_in(argument)
+
 
 Kind = Literal["pretrain", "evaluate", "index", "validate", "convert", "match"]
 AnySpec = PretrainSpec | EvaluateSpec | IndexSpec | ValidateSpec | ConvertSpec | MatchSpec
@@ -27,7 +113,7 @@ SPECS: dict[str, type[AnySpec]] = {
     "match": MatchSpec,
 }
 
-VALUELESS = ("missing", "value_error", "extra_forbidden")  # errors that the value given says nothing about
+ERRORS_WITHOUT_VALUE = ("missing", "value_error", "extra_forbidden")  # errors that the value given says nothing about
 
 AnyModel = TypeVar("AnyModel", bound=Spec)
 
@@ -51,8 +137,10 @@ def parse_as(model: type[AnyModel], value: Any) -> AnyModel:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or None
-        got = "" if first["type"] in VALUELESS else f" (got {_short(first['input'])})"
-        raise UserError(f"{field or 'spec'}: {words_for(first, model)}{got}", code="bad_spec", field=field) from None
+        got = "" if first["type"] in ERRORS_WITHOUT_VALUE else f" (got {_short(first['input'])})"
+        raise UserError(
+            f"{field or 'spec'}: {describe_error(first, model)}{got}", code="bad_spec", field=field
+        ) from None
 
 
 def datasets_of(spec: AnySpec) -> tuple[str, ...]:
@@ -85,7 +173,7 @@ def nodes_of(spec: AnySpec) -> int:
     return spec.engine.nodes if isinstance(spec, PretrainSpec) else 1
 
 
-def places_of(spec: AnySpec) -> dict[str, str]:
+def data_paths(spec: AnySpec) -> dict[str, str]:
     """By field, the path or URL that a spec reads and the URL that it writes; all must lie in the data roots."""
     if isinstance(spec, EvaluateSpec):
         return spec.paths()
@@ -97,3 +185,13 @@ def places_of(spec: AnySpec) -> dict[str, str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def spec_hash(kind: str, spec: AnySpec) -> str:
+    """Hex digest of everything that a spec says, defaults too.
+
+    By which preset it came to say so does not count, nor for how long at most a run goes without a checkpoint, which
+    changes nothing of what comes of it.
+    """
+    fields = spec.model_dump(mode="json", exclude={"preset", "checkpoint_minutes"})
+    return hashlib.sha256(json.dumps({"kind": kind, "spec": fields}, sort_keys=True).encode()).hexdigest()

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 def presets(kind: str) -> dict[str, dict[str, Any]]:
     """Named starting points, kept as data in ``lcl_core/presets/KIND/*.json``; each may hold a ``description``."""
-    return copy.deepcopy(_read(kind))
+    return copy.deepcopy(_read_presets(kind))
 
 
 @cache
-def _read(kind: str) -> dict[str, dict[str, Any]]:
+def _read_presets(kind: str) -> dict[str, dict[str, Any]]:
     folder = resources.files("lcl_core") / "presets" / kind
     if not folder.is_dir():
         return {}
@@ -28,20 +28,20 @@ def _read(kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def filled(kind: str, given: Any) -> Any:
+def apply_preset(kind: str, given: Any) -> Any:
     """``given`` laid over the preset that it names, if it names one. Raises: ValueError for a name not known."""
     if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
         return given  # what is no name is the field's own to refuse
-    known = _read(kind)
+    known = _read_presets(kind)
     if given["preset"] not in known:
         raise ValueError(f"preset {given['preset']!r} is not known; choose from {', '.join(sorted(known))}")
-    return merged(copy.deepcopy(known[given["preset"]]), given)
+    return merge_objects(copy.deepcopy(known[given["preset"]]), given)
 
 
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge_objects(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """``over`` laid over ``base``, objects within objects too."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
+        result[key] = merge_objects(result[key], value) if both else value
     return result

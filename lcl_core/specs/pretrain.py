@@ -1,18 +1,202 @@
-"""A pre-training job."""
+"""Spec of a pre-training job: data, model, objective, optimiser, engine.
+
+``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test keeps
+both in step.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
 from lcl_core.specs.base import Fraction, Name, Spec
-from lcl_core.specs.data import VIEW_GIVES, DataSpec
-from lcl_core.specs.engine import EngineSpec
-from lcl_core.specs.model import ModelSpec, TokenizerSpec
-from lcl_core.specs.objective import METHODS, ObjectiveSpec
-from lcl_core.specs.presets import filled
+from lcl_core.specs.presets import apply_preset
+
+View = Literal["interleaved", "pairs", "matched_pairs"]
+ItemKind = Literal["documents", "pairs"]
+VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
+
+
+class SourceSpec(Spec):
+    """One corpus in the mixture."""
+
+    dataset: Name = Field("sample", description="name of a registered dataset")
+    view: View = Field(
+        "interleaved", description="its documents, its captioned images, or each matched image with its sentence"
+    )
+    split: Name = Field("train", description="split of the captioned images")
+    weight: float = Field(1.0, gt=0, le=1000, description="share of what weight_by says, relative to other sources")
+
+
+class AugmentationSpec(Spec):
+    """What happens to a training picture; the default is the authors' light random crop."""
+
+    crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
+    flip_probability: Fraction = Field(0.0, description="chance of a mirror image")
+    colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
+    grey_probability: Fraction = Field(0.0, description="chance of no colour at all")
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> AugmentationSpec:
+        low, high = self.crop_scale
+        if not 0 < low <= high:
+            raise ValueError(f"crop_scale {low}, {high}: the first must be above 0 and at most the second")
+        return self
+
+
+class DataSpec(Spec):
+    sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
+    weight_by: Literal["documents", "images", "tokens"] = Field(
+        "documents", description="what the sources' weights are shares of"
+    )
+    similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
+    max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
+    min_images: int = Field(1, ge=1, le=255)
+    piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
+    image_first_probability: Fraction = Field(0.5, description="chance that an image stands before its sentence")
+    augmentation: AugmentationSpec = AugmentationSpec()
+    fast_decode: bool = Field(
+        True, description="resize by vector instructions, and decode large JPEGs smaller; a level may round otherwise"
+    )
+    packing_lookahead: int = Field(
+        16, ge=0, le=4096, description="documents that may wait for a batch that they fill; 0: none, in order"
+    )
+
+
+class ModelSpec(Spec):
+    """Sizes of the two towers and the pooler (Method section; the paper's ViT-B/32 is 768 x 12 with 512 x 12)."""
+
+    image_size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
+    patch_size: int = Field(16, ge=2, le=128, description="side of a patch, pixels; divides image_size")
+    vision_width: int = Field(192, ge=16, le=4096)
+    vision_layers: int = Field(6, ge=1, le=64)
+    vision_head_width: int = Field(64, ge=8, le=256)
+    text_width: int = Field(192, ge=16, le=4096)
+    text_layers: int = Field(4, ge=1, le=64)
+    text_heads: int = Field(3, ge=1, le=64)
+    context_length: int = Field(256, ge=8, le=65536, description="longest document, tokens (position table)")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> ModelSpec:
+        for large, small in (
+            ("image_size", "patch_size"),
+            ("vision_width", "vision_head_width"),
+            ("text_width", "text_heads"),
+        ):
+            if getattr(self, large) % getattr(self, small):
+                raise ValueError(f"{large} {getattr(self, large)} must be a multiple of {small} {getattr(self, small)}")
+        if self.num_image_tokens + 3 > self.context_length:
+            raise ValueError(
+                f"context_length {self.context_length} cannot hold one image of {self.num_image_tokens} tokens; "
+                "raise it or patch_size"
+            )
+        return self
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Patch tokens an image takes in the document."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class TokenizerSpec(Spec):
+    kind: Literal["bpe", "clip"] = Field("bpe", description="trained on the corpus, or CLIP's 49,408 tokens")
+    vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
+
+
+MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a spec must know of a pre-training method.
+
+    Attributes:
+        weights: of its losses, by name, where the spec gives none: those of its own paper.
+        reads: what it can learn from. A pair is a document too; a document is no pair.
+        official: whether the authors' numerics are defined for it.
+    """
+
+    weights: Mapping[str, float]
+    reads: frozenset[ItemKind]
+    official: bool = False
+
+
+_PAIRS: frozenset[ItemKind] = frozenset({"pairs"})
+_ALL: frozenset[ItemKind] = frozenset({"pairs", "documents"})
+
+METHODS: dict[str, Method] = {
+    "lcl": Method({"contrastive": 0.1, "generation": 1.0}, _ALL, official=True),
+    "clip": Method({"contrastive": 1.0}, _PAIRS),
+    "coca": Method({"contrastive": 1.0, "generation": 2.0}, _PAIRS),
+    "blip2": Method({"contrastive": 1.0, "generation": 1.0, "matching": 1.0}, _PAIRS),
+    "beit3": Method({"masked_text": 1.0, "masked_image": 1.0}, _ALL),
+    "flamingo": Method({"generation": 1.0}, _ALL),
+    "emu": Method({"generation": 1.0, "regression": 1.0}, _ALL),
+}
+
+
+class ObjectiveSpec(Spec):
+    """The pre-training method, and the weights of its losses; those of losses that it does not have are not used."""
+
+    name: MethodName = Field(
+        "lcl",
+        description="pre-training method. From interleaved documents or pairs: lcl (contrastive and generation), "
+        "beit3 (masked words and patches), flamingo (generation alone), emu (generation and regression of image "
+        "latents). From pairs alone: clip (contrastive), coca (and captioning), blip2 (and matching)",
+    )
+    contrastive_weight: float | None = Field(
+        None, ge=0, le=1000, description="lambda of the contrastive loss; none: 0.1 in lcl, else 1"
+    )
+    generation_weight: float | None = Field(
+        None, ge=0, le=1000, description="weight of next-token prediction or captioning; none: 2 in coca, else 1"
+    )
+    matching_weight: float | None = Field(
+        None, ge=0, le=1000, description="blip2: weight of telling pairs from hard negatives; none: 1"
+    )
+    masked_text_weight: float | None = Field(
+        None, ge=0, le=1000, description="beit3: weight of restoring masked words; none: 1"
+    )
+    masked_image_weight: float | None = Field(
+        None, ge=0, le=1000, description="beit3: weight of restoring masked patches; none: 1"
+    )
+    regression_weight: float | None = Field(
+        None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
+    )
+    text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
+    image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss that the method has, by the loss's name."""
+        given = {name: getattr(self, f"{name}_weight") for name in METHODS[self.name].weights}
+        return {name: own if given[name] is None else given[name] for name, own in METHODS[self.name].weights.items()}
+
+
+class EngineSpec(Spec):
+    """Processes, memory and speed."""
+
+    # left out where it says nothing, so that specs of before there were nodes keep their hash
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        exclude_if=lambda nodes: nodes == 1,
+        description="machines: as many workers take the run, or none",
+    )
+    processes: int = Field(1, ge=1, le=64, description="training processes on each machine, one a GPU")
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="several processes: each holds all weights, or (fsdp2) a part of every block"
+    )
+    accumulate: int = Field(
+        1, ge=1, le=1024, description="batches a process puts into one step; contrasted as if they were one"
+    )
+    activation_checkpointing: bool = Field(False, description="compute activations twice to keep fewer in memory")
+    compile: bool = Field(False, description="compile every transformer block; pays on GPUs and in long runs")
+    tensorboard: bool = Field(False, description="also write the metrics for TensorBoard, as an artifact")
 
 
 class BatchSpec(Spec):
@@ -85,9 +269,9 @@ class PretrainSpec(Spec):
             message = f"numerics official are defined for {known} alone; take fixed for objective {name}"
             raise UserError(f"numerics: {message}", code="bad_spec", field="numerics")
         for number, source in enumerate(self.data.sources):
-            if VIEW_GIVES[source.view] not in method.reads:
-                views = " or ".join(view for view, gives in VIEW_GIVES.items() if gives in method.reads)
-                others = ", ".join(other for other, facts in METHODS.items() if VIEW_GIVES[source.view] in facts.reads)
+            if VIEW_ITEMS[source.view] not in method.reads:
+                views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
+                others = ", ".join(other for other, facts in METHODS.items() if VIEW_ITEMS[source.view] in facts.reads)
                 field = f"data.sources.{number}.view"
                 message = f"objective {name} learns from {views}, not from {source.view}; or choose {others}"
                 raise UserError(f"{field}: {message}", code="bad_spec", field=field)
@@ -101,4 +285,4 @@ class PretrainSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, given: Any) -> Any:
-        return filled("pretrain", given)
+        return apply_preset("pretrain", given)

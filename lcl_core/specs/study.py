@@ -1,4 +1,4 @@
-"""A set of runs that fill one table."""
+"""Spec of a study: a set of runs that fill one table, with axes, seeds, search and metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,104 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lcl_core.specs.base import Name, Spec
-from lcl_core.specs.metric import MetricSpec
-from lcl_core.specs.partial import Partial
-from lcl_core.specs.presets import filled
-from lcl_core.specs.search import GridSearch, Search
+from lcl_core.specs.base import JsonValue, Name, PartialSpec, Spec
+from lcl_core.specs.presets import apply_preset
+
+Heading = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f|]{1,60}$")]
+Word = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class MetricSpec(Spec):
+    """A figure: the mean of all rows of an evaluation that have these values, or one of the training's last line."""
+
+    name: Heading = Field(..., description="head of its column")
+    of: Literal["evaluation", "training"] = "evaluation"
+    metric: Word = Field(..., description="such as IR@5; of a training such as generation_loss")
+    task: Word | None = Field(None, description="only rows of this task; none: any")
+    split: Word | None = None
+    variant: Word | None = None
+    transfer: Word | None = Field(None, description="only rows of this: zero_shot, frozen or full")
+    better: Literal["higher", "lower"] = "higher"
+
+
+FieldPath = Annotated[str, Field(pattern=r"^[a-z_]+(\.([a-z_]+|[0-9]+))*$", max_length=100)]
+
+
+class ChoiceSpec(Spec):
+    """One of a few values."""
+
+    kind: Literal["choice"]
+    values: tuple[JsonValue, ...] = Field(..., min_length=1, max_length=1000)
+
+
+class RangeSpec(Spec):
+    """A number between two, each equally likely, or (log-uniform) each order of magnitude."""
+
+    kind: Literal["uniform", "log-uniform"]
+    low: float
+    high: float
+    integer: bool = Field(False, description="whole numbers only")
+
+    @model_validator(mode="after")
+    def _bounds_rise(self) -> RangeSpec:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.kind == "log-uniform" and self.low <= 0:
+            raise ValueError("the low end of a log-uniform range must be above 0")
+        return self
+
+
+Parameter = Annotated[ChoiceSpec | RangeSpec, Field(discriminator="kind")]
+
+
+class GridSearch(Spec):
+    """Every combination of the axes' variants, and nothing else."""
+
+    kind: Literal["grid"] = "grid"
+
+
+class _SampledSearch(Spec):
+    trials: int = Field(..., ge=1, le=1000, description="settings to draw; one drawn twice is tried once")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the draws: the same seed draws the same settings")
+    parameters: dict[FieldPath, Parameter] = Field(
+        ..., min_length=1, max_length=50, description="dotted field of the pretrain spec: its range"
+    )
+
+
+class RandomSearch(_SampledSearch):
+    """Settings drawn at random, all of them trained and examined."""
+
+    kind: Literal["random"]
+
+
+class HalvingSearch(_SampledSearch):
+    """Successive halving: all trials train for a few steps, the best of them for more, and so on.
+
+    Trials are judged by ``validation`` alone; only finalists are examined as the study's ``evaluate`` says.
+    """
+
+    kind: Literal["halving"]
+    rungs: tuple[Annotated[int, Field(ge=1, le=100_000_000)], ...] = Field(
+        ..., min_length=1, max_length=20, description="optimiser steps of each rung, rising"
+    )
+    keep: float = Field(1 / 3, gt=0, lt=1, description="share of a rung's trials that the next one goes on with")
+    finalists: int = Field(1, ge=1, le=100, description="trials of the last rung to be examined")
+    validation: PartialSpec = Field(
+        ..., description="an evaluate spec without encoder, on a split that the study's own evaluation does not use"
+    )
+    metric: MetricSpec = Field(..., description="figure of the validation that trials are ranked by")
+
+    @model_validator(mode="after")
+    def _rungs_rise(self) -> HalvingSearch:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs {', '.join(map(str, self.rungs))}: each must have more steps than the one before")
+        if self.metric.of != "evaluation":
+            raise ValueError("metric: trials are ranked by a figure of the validation, not of the training")
+        return self
+
+
+Search = Annotated[GridSearch | RandomSearch | HalvingSearch, Field(discriminator="kind")]
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 TRIAL = "trial"  # the axis that a search adds
@@ -21,7 +114,7 @@ class VariantSpec(Spec):
     """One of the settings that an axis compares."""
 
     name: Name
-    spec: Partial = Field(
+    spec: PartialSpec = Field(
         {}, description="fields of the pretrain spec laid over the base; keys may be dotted, such as objective.name"
     )
 
@@ -34,7 +127,7 @@ class AxisSpec(Spec):
 
     @model_validator(mode="after")
     def _names_differ(self) -> AxisSpec:
-        _refuse_twice([variant.name for variant in self.variants], f"axis {self.name} has two variants named")
+        _check_unique([variant.name for variant in self.variants], f"axis {self.name} has two variants named")
         if self.name in RESERVED:
             raise ValueError(f"an axis cannot be named {self.name}; that column is there anyway")
         return self
@@ -47,10 +140,10 @@ class StudySpec(Spec):
     question: str = Field(
         "", max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$", description="what the study asks, in a sentence"
     )
-    pretrain: Partial = Field({}, description="the base: a pretrain spec, or a preset and what differs")
+    pretrain: PartialSpec = Field({}, description="the base: a pretrain spec, or a preset and what differs")
     axes: tuple[AxisSpec, ...] = Field((), max_length=8)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, max_length=100, description="one run a seed of every row")
-    evaluate: Partial = Field({}, description="an evaluate spec without encoder, for every encoder made")
+    evaluate: PartialSpec = Field({}, description="an evaluate spec without encoder, for every encoder made")
     metrics: tuple[MetricSpec, ...] = Field(..., min_length=1, max_length=50, description="columns of the table")
     search: Search = Field(GridSearch(), description="how settings are chosen beside the axes")
     baseline: dict[Name, Name] | None = Field(
@@ -64,13 +157,13 @@ class StudySpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, given: Any) -> Any:
-        return filled("study", given)
+        return apply_preset("study", given)
 
     @model_validator(mode="after")
     def _names_differ(self) -> StudySpec:
-        _refuse_twice([axis.name for axis in self.axes], "there are two axes named")
-        _refuse_twice([metric.name for metric in self.metrics], "there are two metrics named")
-        _refuse_twice([str(seed) for seed in self.seeds], "there are two seeds")
+        _check_unique([axis.name for axis in self.axes], "there are two axes named")
+        _check_unique([metric.name for metric in self.metrics], "there are two metrics named")
+        _check_unique([str(seed) for seed in self.seeds], "there are two seeds")
         return self
 
     @model_validator(mode="after")
@@ -91,7 +184,7 @@ class AdditionSpec(Spec):
     trials: int | None = Field(None, ge=1, le=1000, description="so many settings of a random search in all")
 
 
-def _refuse_twice(names: list[str], words: str) -> None:
+def _check_unique(names: list[str], words: str) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{words} {twice}")

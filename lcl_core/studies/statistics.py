@@ -1,4 +1,4 @@
-"""Means and how sure of them we are, over seeds or over samples. Plain functions of a few numbers."""
+"""Statistics of a study: means and intervals, paired tests with Holm's correction, power laws, the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Literal
 
 LEVEL = 0.95
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTest:
     """Right minus left, pair by pair (Student's paired test).
 
     Attributes:
@@ -33,7 +34,7 @@ def mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def deviation(values: Sequence[float]) -> float | None:
+def sample_deviation(values: Sequence[float]) -> float | None:
     """Sample standard deviation (n - 1); None for fewer than two values."""
     return stdev(values) if len(values) > 1 else None
 
@@ -46,20 +47,20 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
     return fmean(values) - half, fmean(values) + half
 
 
-def paired(left: Sequence[float], right: Sequence[float]) -> Paired:
+def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
     """Compare values of the same seeds, or of the same samples. Raises: ValueError without any pair."""
     differences = [after - before for before, after in zip(left, right, strict=True)]
     if not differences:
         raise ValueError("there is no pair to compare")
-    spread = deviation(differences)
+    spread = sample_deviation(differences)
     difference, interval = fmean(differences), t_interval(differences)
     if spread is None or spread <= 1e-12 * max(map(abs, differences)):
-        return Paired(len(differences), difference, interval, None, None)
+        return PairedTest(len(differences), difference, interval, None, None)
     t = difference * math.sqrt(len(differences)) / spread
-    return Paired(len(differences), difference, interval, t, two_sided(t, len(differences) - 1))
+    return PairedTest(len(differences), difference, interval, t, two_sided_p(t, len(differences) - 1))
 
 
-def holm(values: Sequence[float | None]) -> list[float | None]:
+def holm_adjust(values: Sequence[float | None]) -> list[float | None]:
     """p-values adjusted for being several (Holm's step-down method); those that are None stay so."""
     ranked = sorted((p, place) for place, p in enumerate(values) if p is not None)
     adjusted: list[float | None] = [None] * len(values)
@@ -77,8 +78,67 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def two_sided(t: float, freedom: int) -> float:
+def two_sided_p(t: float, freedom: int) -> float:
     """Chance of a statistic at least as far from zero when nothing differs."""
     from scipy.special import stdtr
 
     return float(2 * stdtr(freedom, -abs(t)))
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = factor * x ** exponent, by least squares of the logarithms.
+
+    Attributes:
+        interval: 95 % of the exponent; None for fewer than three points.
+        r2: share of the variance of log y that the line explains; None when y does not vary.
+    """
+
+    factor: float
+    exponent: float
+    interval: Interval | None
+    r2: float | None
+    count: int
+
+    def __call__(self, x: float) -> float:
+        return self.factor * x**self.exponent
+
+
+def power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
+    """Of (x, y); those that are not above 0 are left out. None unless two different x are left."""
+    logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
+    if len({x for x, _ in logs}) < 2:
+        return None
+    middle_x, middle_y = (fmean(values) for values in zip(*logs, strict=True))
+    spread = sum((x - middle_x) ** 2 for x, _ in logs)
+    exponent = sum((x - middle_x) * (y - middle_y) for x, y in logs) / spread
+    offset = middle_y - exponent * middle_x
+    missed = sum((y - offset - exponent * x) ** 2 for x, y in logs)
+    whole = sum((y - middle_y) ** 2 for _, y in logs)
+    return PowerLaw(
+        factor=math.exp(offset),
+        exponent=exponent,
+        interval=_exponent_interval(exponent, missed, spread, len(logs)),
+        r2=1 - missed / whole if whole > 0 else None,
+        count=len(logs),
+    )
+
+
+def _exponent_interval(exponent: float, missed: float, spread: float, count: int) -> Interval | None:
+    if count < 3:
+        return None
+    half = t_quantile(count - 2) * math.sqrt(missed / (count - 2) / spread)
+    return exponent - half, exponent + half
+
+
+def pareto_front(points: Sequence[tuple[float, float]], better: Literal["higher", "lower"] = "higher") -> list[int]:
+    """Places of the (cost, quality) that no other beats in one without losing in the other, cheapest first."""
+    sign = 1.0 if better == "higher" else -1.0
+    front: list[int] = []
+    best = float("-inf")
+    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -sign * points[place][1])):
+        quality = sign * points[place][1]
+        if quality > best:
+            front.append(place)
+            best = quality
+    return front

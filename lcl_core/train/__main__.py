@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from lcl_core.rundir import RunDir, run_main
-from lcl_core.specs import PretrainSpec, parse_spec
+from lcl_core.common.run_dir import RunDir, run_main
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import PretrainSpec
 
 
 def pretrain(run_dir: RunDir) -> dict[str, Any]:
@@ -22,14 +23,13 @@ def pretrain(run_dir: RunDir) -> dict[str, Any]:
     if _rank() == 0:
         run_dir.append_metrics(step=0, total_steps=spec.steps, phase="preparing")
     # The heavy imports come after the spec has been checked and the page has something to show.
-    from lcl_core.train.device import pick_device
-    from lcl_core.train.memory import keep_few_kernels, keep_freed_memory
-    from lcl_core.train.parallel import process_group
+    from lcl_core.common.device import keep_freed_memory, limit_onednn_cache, pick_device
+    from lcl_core.train.distributed import init_process_group
     from lcl_core.train.trainer import Trainer
 
     keep_freed_memory()
-    keep_few_kernels()
-    with process_group(pick_device()):
+    limit_onednn_cache()
+    with init_process_group(pick_device()):
         return Trainer(spec, run_dir, run["datasets"]).run()
 
 
@@ -50,9 +50,9 @@ def main() -> int:
     processes = _processes(sys.argv[1]) if len(sys.argv) == 2 else 1
     several = processes > 1 or int(os.environ.get("LCL_NODES", "1")) > 1
     if several and "RANK" not in os.environ:
-        from lcl_core.train.launch import Node, launch
+        from lcl_core.train.launch import NodeInfo, launch
 
-        return launch(sys.argv[1], processes, Node.here())
+        return launch(sys.argv[1], processes, NodeInfo.here())
     return run_main(pretrain, main=_rank() == 0)
 
 

@@ -17,14 +17,14 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 
-from lcl_core.rundir import Exit, RunDir
+from lcl_core.common.run_dir import ExitCode, RunDir
 
-_PATIENCE = 5.0  # seconds
-_TELLING = (Exit.USER_ERROR, Exit.DISK_FULL, Exit.READ_ONLY, Exit.OUT_OF_MEMORY)
+_CRASH_GRACE = 5.0  # seconds
+_INFORMATIVE = (ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeInfo:
     """This machine among those of the run, and where their ranks meet."""
 
     number: int
@@ -33,7 +33,7 @@ class Node:
     port: int
 
     @classmethod
-    def here(cls) -> Node:
+    def here(cls) -> NodeInfo:
         """As ``LCL_NODES``, ``LCL_NODE`` and ``LCL_MEETING`` (HOST:PORT) say; without them the only one."""
         count = int(os.environ.get("LCL_NODES", "1"))
         if count == 1:
@@ -47,7 +47,7 @@ class Node:
         return self.host.startswith("127.")
 
 
-def launch(run_dir: str, processes: int, node: Node) -> int:
+def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
     """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks.
 
     SIGTERM is passed on. When one fails, the others, which would wait for it in vain, are killed.
@@ -59,16 +59,16 @@ def launch(run_dir: str, processes: int, node: Node) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
     failures: list[int] = []
-    threads = [threading.Thread(target=_await, args=(rank, ranks, failures)) for rank in ranks]
+    threads = [threading.Thread(target=_wait_for, args=(rank, ranks, failures)) for rank in ranks]
     for thread in threads:
         thread.start()
     for thread in threads:
         while thread.is_alive():  # in slices, so that signals are handled meanwhile
             thread.join(0.2)
-    return _verdict(failures)
+    return _exit_status(failures)
 
 
-def _start(run_dir: str, local_rank: int, processes: int, node: Node) -> subprocess.Popen[bytes]:
+def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> subprocess.Popen[bytes]:
     place = {
         "RANK": node.number * processes + local_rank,
         "LOCAL_RANK": local_rank,
@@ -90,26 +90,26 @@ def _start(run_dir: str, local_rank: int, processes: int, node: Node) -> subproc
     )
 
 
-def _await(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], failures: list[int]) -> None:
+def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], failures: list[int]) -> None:
     status = rank.wait()
-    if status == Exit.OK:
+    if status == ExitCode.OK:
         return
     failures.append(status)
-    if status == Exit.CANCELLED:
+    if status == ExitCode.CANCELLED:
         return
-    if status == Exit.CRASH:  # perhaps only because another left; that one may still be writing down why
+    if status == ExitCode.CRASH:  # perhaps only because another left; that one may still be writing down why
         for other in ranks:
             with suppress(subprocess.TimeoutExpired):
-                other.wait(_PATIENCE)
+                other.wait(_CRASH_GRACE)
     _signal_all(ranks, signal.SIGKILL)
 
 
-def _verdict(failures: list[int]) -> int:
+def _exit_status(failures: list[int]) -> int:
     """The status that says most: what a user can mend, else the first."""
-    telling = [status for status in _TELLING if status in failures]
+    telling = [status for status in _INFORMATIVE if status in failures]
     if telling:
         return telling[0]
-    return failures[0] if failures else Exit.OK
+    return failures[0] if failures else ExitCode.OK
 
 
 def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:

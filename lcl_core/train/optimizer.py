@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from lcl_core.specs import OptimizerSpec
+    from lcl_core.specs.pretrain import OptimizerSpec
 
 
 def build_optimizer(

@@ -1,32 +1,102 @@
-"""The run: from a run directory to a trained encoder, through any number of interruptions, on any number of ranks."""
+"""A pre-training run: from a run directory to an exported encoder, through any number of interruptions, on any ranks."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from lcl_core.data.loader import load_batches
-from lcl_core.data.packing import Cursor, DocumentBatch
-from lcl_core.data.stream import SampleStream
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lcl_core.common.device import compute_dtype, onednn_fp32_matmul, pick_device
+from lcl_core.common.run_dir import JobCancelled, RunDir, write_json_atomically
+from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.objectives import build_objective
-from lcl_core.rundir import Cancelled, RunDir, write_json_atomically
-from lcl_core.specs import PretrainSpec
-from lcl_core.train.batches import Packer
-from lcl_core.train.build import build_config, build_model, build_tokenizer, open_corpora
-from lcl_core.train.checkpoint import Checkpointer, Loaded, Progress, restore_rng, rng_tensors, training_tensors
-from lcl_core.train.device import computes_in, fast_fp32_products, pick_device
+from lcl_core.objectives.registry import build_objective
+from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
+from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
+from lcl_core.train.distributed import RankGroup
 from lcl_core.train.ema import Ema
-from lcl_core.train.export import export_encoder
-from lcl_core.train.journal import Journal
-from lcl_core.train.meter import Meter, NotANumber
+from lcl_core.train.factory import Collator, build_config, build_model, build_tokenizer, open_corpora
+from lcl_core.train.metrics import (
+    MetricLogger,
+    MetricsAggregator,
+    NonFiniteLoss,
+    add_data_counts,
+    max_position_over_ranks,
+    peak_flops,
+)
 from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
-from lcl_core.train.peak import matmul_peak
-from lcl_core.train.ranks import Ranks
-from lcl_core.train.step import TrainingStep
-from lcl_core.train.tally import count_read, furthest
+from lcl_core.train.train_step import TrainingStep
+
+
+def export_encoder(
+    model: LCLModel,
+    processor: LCLProcessor,
+    run_dir: RunDir,
+    spec: PretrainSpec,
+    progress: TrainingProgress,
+    last_metrics: dict[str, Any],
+    ema: Ema | None = None,
+) -> dict[str, Any]:
+    """Write ``artifacts/encoder`` with the averaged weights, if there are such, and return the run's result.
+
+    All ranks call this, since sharded weights are gathered; rank 0 writes, and the others return an empty result.
+    ``training.json`` holds the spec and says in ``weights`` which they are: ``ema`` or ``last``.
+    """
+    with nullcontext() if ema is None else ema.swapped():
+        tensors = full_state_dict(model)
+    if _rank() > 0:
+        return {}
+    target = run_dir.artifacts / "encoder"
+    beside = run_dir.artifacts / ".encoder.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    model.save_pretrained(beside, state_dict=tensors)
+    processor.save_pretrained(beside)
+    weights = "last" if ema is None else "ema"
+    write_json_atomically(beside / "training.json", {**spec.model_dump(mode="json"), "weights": weights})
+    beside.rename(target)
+    with (target / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "encoder": {
+            "path": "artifacts/encoder",
+            "hash": digest,
+            "parameters": model.num_parameters(),
+            "images_seen": progress.images_seen,
+            "documents_seen": progress.documents_seen,
+            "tokens_seen": progress.tokens_seen,
+            "skipped": progress.skipped,
+            "left_out": progress.left_out,
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 2),
+        },
+        "final": last_metrics,
+    }
+
+
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the model's tensors on the CPU; empty on ranks other than 0, which help to gather."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if _rank() == 0:
+            tensors[name] = whole.detach().to("cpu", copy=True)
+    return tensors
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 class Trainer:
@@ -34,7 +104,7 @@ class Trainer:
 
     def __init__(self, spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str], workers: int = 1) -> None:
         self.spec, self.run_dir, self.workers = spec, run_dir, workers
-        self.ranks = Ranks()
+        self.ranks = RankGroup()
         self.device = pick_device()
         corpora = open_corpora(spec, datasets)
         self.tokenizer = build_tokenizer(spec, corpora)
@@ -55,7 +125,7 @@ class Trainer:
         )
         self.optimizer = build_optimizer(self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps)
         self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
-        self.packer = Packer(self.objective, config, spec.kept_patches, spec.seed)
+        self.packer = Collator(self.objective, config, spec.kept_patches, spec.seed)
         self.stream = SampleStream(
             spec.data,
             corpora,
@@ -68,7 +138,7 @@ class Trainer:
             rank=self.ranks.rank,
             world=self.ranks.size,
         )
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.cursor = Cursor()
         self.last_line: dict[str, Any] = {}
         self._saved_at = time.monotonic()
@@ -80,35 +150,35 @@ class Trainer:
         Raises: Cancelled after SIGTERM, a checkpoint being on disk; UserError for data or losses that are no good.
         """
         spec, engine = self.spec, self.spec.engine
-        journal = Journal(self.run_dir, engine.tensorboard) if self.ranks.rank == 0 else None
-        with Checkpointer(
+        journal = MetricLogger(self.run_dir, engine.tensorboard) if self.ranks.rank == 0 else None
+        with CheckpointManager(
             self.run_dir.checkpoints, spec.keep_checkpoints, spec.milestone_every, spec.async_checkpoint
         ) as checkpointer:
             self._restore(checkpointer)
             if journal:
                 self.run_dir.truncate_metrics(self.progress.step)
             if self.progress.step < spec.steps:
-                dtype = computes_in(self.device, spec.precision)
-                meter = Meter(spec.steps, self.ranks, matmul_peak(dtype, self.device, seconds=0.2))
-                with fast_fp32_products():
+                dtype = compute_dtype(self.device, spec.precision)
+                meter = MetricsAggregator(spec.steps, self.ranks, peak_flops(dtype, self.device, seconds=0.2))
+                with onednn_fp32_matmul():
                     self._train(meter, checkpointer, journal)
         if journal:
             journal.close()
         processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
         return export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line, self.ema)
 
-    def _restore(self, checkpointer: Checkpointer) -> None:
+    def _restore(self, checkpointer: CheckpointManager) -> None:
         loaded = checkpointer.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
         if checkpointer.passed_over and self.ranks.rank == 0:
-            self.run_dir.write_notice("checkpoint_damaged", _damage_in_words(checkpointer.passed_over, loaded))
+            self.run_dir.write_notice("checkpoint_damaged", _describe_corruption(checkpointer.passed_over, loaded))
         if loaded is None:
             return
-        self.progress = Progress(**loaded.state)
+        self.progress = TrainingProgress(**loaded.state)
         # with another number of ranks, shares are cut anew: no document before this place is read again
         self.cursor = Cursor.from_json(loaded.rank_state.get("cursor", self.progress.position))
         restore_rng(loaded.rank_tensors.get("rng", {}))
 
-    def _train(self, meter: Meter, checkpointer: Checkpointer, journal: Journal | None) -> None:
+    def _train(self, meter: MetricsAggregator, checkpointer: CheckpointManager, journal: MetricLogger | None) -> None:
         spec = self.spec
         self._saved_at = time.monotonic()
         batches = load_batches(self.stream, self.cursor, spec.batch, self.workers, spec.data.packing_lookahead)
@@ -122,9 +192,9 @@ class Trainer:
                 self._save(meter, checkpointer)
             if stop:
                 checkpointer.wait()
-                raise Cancelled
+                raise JobCancelled
 
-    def _step(self, batches: Iterator[DocumentBatch], meter: Meter) -> None:
+    def _step(self, batches: Iterator[DocumentBatch], meter: MetricsAggregator) -> None:
         started = time.monotonic()
         read = [next(batches) for _ in range(self.spec.engine.accumulate)]
         waited = time.monotonic() - started
@@ -137,7 +207,7 @@ class Trainer:
             self.ema.update(step)
         self.cursor = read[-1].cursor
         self.progress.step += 1
-        count_read(self.progress, read, self.ranks)
+        add_data_counts(self.progress, read, self.ranks)
         meter.add(self.progress.step, report, read, flops, waited)
 
     def _is_told(self, step: int) -> bool:
@@ -154,7 +224,7 @@ class Trainer:
         answers = self.ranks.gather_numbers([int(self.run_dir.stop_requested), int(overdue)])
         return any(stop for stop, _ in answers), any(due for _, due in answers)
 
-    def _log(self, meter: Meter, journal: Journal | None) -> None:
+    def _log(self, meter: MetricsAggregator, journal: MetricLogger | None) -> None:
         try:
             line = meter.line(
                 self.progress,
@@ -162,7 +232,7 @@ class Trainer:
                 logit_scale=float(self.model.logit_scale.detach().exp()),
                 **self._data_counts(),
             )
-        except NotANumber as error:
+        except NonFiniteLoss as error:
             self._report(error)
             raise
         self.last_line = line
@@ -178,13 +248,13 @@ class Trainer:
         counts |= {f"skipped.{reason}": count for reason, count in sorted(progress.skipped.items())}
         return counts | {f"left_out.{reason}": count for reason, count in sorted(progress.left_out.items())}
 
-    def _save(self, meter: Meter, checkpointer: Checkpointer) -> None:
+    def _save(self, meter: MetricsAggregator, checkpointer: CheckpointManager) -> None:
         try:
             meter.settle(self.progress)
-        except NotANumber as error:
+        except NonFiniteLoss as error:
             self._report(error)
             raise
-        self.progress.position = furthest(self.cursor.position, self.ranks)
+        self.progress.position = max_position_over_ranks(self.cursor.position, self.ranks)
         checkpointer.save(
             self.progress.step,
             training_tensors(self.step.trained, self.optimizer, self.ema),
@@ -194,17 +264,15 @@ class Trainer:
         )
         self._saved_at = time.monotonic()
 
-    def _report(self, error: NotANumber) -> None:
+    def _report(self, error: NonFiniteLoss) -> None:
         """Leave the facts as an artifact: the documents of every rank."""
         documents = [name for rank in self.ranks.gather(error.facts["documents"]) for name in rank]
         if self.ranks.rank == 0:
             self.run_dir.artifacts.mkdir(exist_ok=True)
-            write_json_atomically(
-                self.run_dir.artifacts / "not_a_number.json", {**error.facts, "documents": documents}
-            )
+            write_json_atomically(self.run_dir.artifacts / "not_a_number.json", {**error.facts, "documents": documents})
 
 
-def _damage_in_words(passed_over: list[tuple[str, str]], loaded: Loaded | None) -> str:
+def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> str:
     """What was found damaged, and what the run did then."""
     damaged = "; ".join(f"checkpoint {name} is damaged ({reason})" for name, reason in passed_over)
     if loaded is None:

@@ -14,12 +14,12 @@ import pytest
 import structlog
 
 from api.cli import main
-from api.context import Context
-from api.settings import ApiSettings
-from tests.api.house import House, Json, Serve, served
-from tests.api.wares import make_collection, pictures_by_colour, save_encoder
+from api.core.settings import ApiSettings
+from api.core.state import AppState
+from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
+from tests.api.service_fixture import Json, Serve, ServiceFixture, serve_app
 
-Said = tuple[int, str, str]
+CommandResult = tuple[int, str, str]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,13 +34,13 @@ def _logs() -> None:
 @pytest.fixture(scope="session")
 def serve() -> Serve:
     """``with serve(settings) as url``: the application in a thread of this process."""
-    return served
+    return serve_app
 
 
 @pytest.fixture(scope="session")
-def house_of() -> type[House]:
+def house_of() -> type[ServiceFixture]:
     """``House`` itself, for a service on other settings."""
-    return House
+    return ServiceFixture
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[ServiceFixture]:
     home = tmp_path_factory.mktemp("home")
     settings = ApiSettings(
         home=home,
@@ -63,27 +63,29 @@ def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator
         webhook_hosts=["hooks.example.org"],
         _env_file=None,  # type: ignore[call-arg]
     )
-    with served(settings) as url:
-        context = Context(settings)
-        house = House(url, home, context, (home / "key").read_text().strip())
+    with serve_app(settings) as url:
+        context = AppState(settings)
+        house = ServiceFixture(url, home, context, (home / "key").read_text().strip())
         yield house
         house.admin.close()
         context.close()
 
 
 @pytest.fixture
-def http(house: House) -> Iterator[httpx.Client]:
+def http(house: ServiceFixture) -> Iterator[httpx.Client]:
     with house.http() as client:
         yield client
 
 
 @pytest.fixture
-def lcl(house: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def lcl(
+    house: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., CommandResult]:
     """``lcl ARGUMENTS…`` in this process: exit status, standard output, standard error."""
     monkeypatch.setenv("LCL_API_URL", house.url)
     monkeypatch.setenv("LCL_API_KEY", house.keys["admin"])
 
-    def run(*arguments: str, stdin: str = "") -> Said:
+    def run(*arguments: str, stdin: str = "") -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["lcl", *arguments])
         monkeypatch.setattr(sys, "stdin", StringIO(stdin))
         try:
@@ -124,7 +126,7 @@ def encoder_dir(data_root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(house: House, encoder_dir: Path) -> Json:
+def encoder(house: ServiceFixture, encoder_dir: Path) -> Json:
     """An encoder named ``tiny``, imported over REST."""
     return house.admin.import_encoder("tiny", str(encoder_dir))
 
@@ -132,11 +134,11 @@ def encoder(house: House, encoder_dir: Path) -> Json:
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, bytes]:
     """PNG files by the name of their colour."""
-    return pictures_by_colour()
+    return images_by_colour()
 
 
 @pytest.fixture(scope="module")
-def collection(house: House, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Json:
+def collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Json:
     """What an index run of the four pictures makes, registered as a worker registers it."""
     return make_collection(house, encoder, encoder_dir, pictures)
 

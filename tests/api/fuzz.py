@@ -16,8 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from tests.api.fuzzing.campaign import hold
-from tests.api.fuzzing.town import town_in
+from tests.api.fuzzing.campaign import run_campaign
+from tests.api.fuzzing.multi_owner_fixture import multi_owner_service
 
 
 def main() -> int:
@@ -27,9 +27,9 @@ def main() -> int:
     given = parser.parse_args()
     errors_only = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=errors_only, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    with tempfile.TemporaryDirectory(prefix="lcl-fuzz-") as folder, town_in(Path(folder)) as town:
+    with tempfile.TemporaryDirectory(prefix="lcl-fuzz-") as folder, multi_owner_service(Path(folder)) as town:
         began = time.monotonic()
-        report = hold(town, given.calls, given.seed)
+        report = run_campaign(town, given.calls, given.seed)
         seconds = time.monotonic() - began
     print(json.dumps(report.facts(seconds), indent=1, ensure_ascii=False))  # noqa: T201
     return 0 if report.clean else 1

@@ -9,21 +9,21 @@ import pytest
 import requests
 import schemathesis
 
-from tests.api.fuzzing.campaign import hold, judge
+from tests.api.fuzzing.campaign import judge, run_campaign
+from tests.api.fuzzing.multi_owner_fixture import MARK, MultiOwnerFixture, multi_owner_service
 from tests.api.fuzzing.report import Report
-from tests.api.fuzzing.town import MARK, Town, town_in
 
 CALLS = 480
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with town_in(tmp_path_factory.mktemp("fuzz"), serving=False) as town:
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiOwnerFixture]:
+    with multi_owner_service(tmp_path_factory.mktemp("fuzz"), serving=False) as town:
         yield town
 
 
-def test_nothing_is_found(town: Town) -> None:
-    report = hold(town, CALLS, seed=0, deep=False)
+def test_nothing_is_found(town: MultiOwnerFixture) -> None:
+    report = run_campaign(town, CALLS, seed=0, deep=False)
     facts = report.facts(0.0)
     assert report.clean, json.dumps(facts["examples"], indent=1)
     assert facts["calls"] >= CALLS
@@ -43,7 +43,7 @@ def test_nothing_is_found(town: Town) -> None:
         (401, f'{{"error": {{"code": "unauthorized", "message": "{MARK}"}}}}'.encode(), "leaks"),
     ],
 )
-def test_what_must_not_be_is_noted(town: Town, status: int, content: bytes, kind: str) -> None:
+def test_what_must_not_be_is_noted(town: MultiOwnerFixture, status: int, content: bytes, kind: str) -> None:
     schema = schemathesis.openapi.from_url(f"{town.house.url}/openapi.json")
     case, stranger = schema["/v1/workers"]["GET"].Case(), town.callers[0]
     answer = case.call(base_url=town.house.url, headers=stranger.headers)
@@ -56,7 +56,7 @@ def test_what_must_not_be_is_noted(town: Town, status: int, content: bytes, kind
     assert report.facts(0.0)[kind] == 1
 
 
-def test_an_owner_may_see_what_a_stranger_may_not(town: Town) -> None:
+def test_an_owner_may_see_what_a_stranger_may_not(town: MultiOwnerFixture) -> None:
     reader = next(caller for caller in town.callers if caller.role == "reader")
     answer = requests.get(f"{town.house.url}/v1/runs", headers=reader.headers, timeout=180)
     assert MARK in answer.text

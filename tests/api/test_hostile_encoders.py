@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lcl_core.interop.identity import hashes_of
+from lcl_core.encoders.file_hashes import hash_files
 from tests.api.hostile import encoders
-from tests.lcl_core.interop.foreign import save_huggingface
+from tests.lcl_core.encoders.external_samples import save_huggingface
 
 ANSWERS = 10.0  # seconds within which the service says that it is well, whatever else it does
 GROWS = 50 << 20  # bytes that a refused import may leave in the service
@@ -81,12 +81,12 @@ def test_files_that_are_put_in_place_of_an_encoders_are_not_loaded(
 
 
 def test_what_was_examined_is_remembered(house: Any, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lcl_core.serving import examination
+    from lcl_core.encoders import sandbox
 
     first = house.admin.import_encoder("remembered", str(encoder_dir))
-    digest = examination.digest_of(hashes_of(house.home / "encoders" / first["id"]))
-    monkeypatch.setattr(examination, "_known", examination.OrderedDict())
-    monkeypatch.setattr(examination, "_ask", lambda *_: pytest.fail("it was examined before"))
+    digest = sandbox.files_digest(hash_files(house.home / "encoders" / first["id"]))
+    monkeypatch.setattr(sandbox, "_cache", sandbox.OrderedDict())
+    monkeypatch.setattr(sandbox, "_run_process", lambda *_: pytest.fail("it was examined before"))
     if (house.home / "examined" / f"{digest}.json").exists():  # else this process knew it from another service
         again = house.admin.import_encoder("remembered", str(encoder_dir))
         assert again["info"]["parameters"] == first["info"]["parameters"]
@@ -121,17 +121,17 @@ def test_the_entry_points_ask_no_hub() -> None:
 
 
 def test_time_passes_for_an_examination(data_root: Path, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lcl_core.errors import UserError
-    from lcl_core.serving import examination
+    from lcl_core.common.errors import UserError
+    from lcl_core.encoders import sandbox
 
     source = Path(shutil.copytree(encoder_dir, data_root / "slow"))
     (source / "README.md").write_text("so that nobody has read it before")
-    monkeypatch.setattr(examination, "BYTES_A_SECOND", 1 << 50)
+    monkeypatch.setattr(sandbox, "BYTES_A_SECOND", 1 << 50)
     started = time.monotonic()
     with pytest.raises(UserError, match="too long") as caught:
-        examination.examine(source, seconds=0.05)
+        sandbox.inspect_encoder(source, seconds=0.05)
     assert caught.value.code == "encoder_unreadable"
     assert time.monotonic() - started < 60
     with pytest.raises(UserError, match="too long"):
-        examination.examine(source, seconds=0.05)
+        sandbox.inspect_encoder(source, seconds=0.05)
     assert json.loads((source / "config.json").read_text())["model_type"] == "lcl"

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from lcl_core.runs import store
-from lcl_core.runs.tables import Base
+from lcl_core.db import complete_run
+from lcl_core.db.models import Base
 from tests.api.hostile import bombs, encoders, paths, wire
 from tests.api.hostile.case import CUT, DATA, ENCODER, HOME, OWN, THEIRS, TRAP, Case, send
 from tests.api.hostile.table import CASES, DOCUMENT, table
-from tests.lcl_core.interop.foreign import save_huggingface
+from tests.lcl_core.encoders.external_samples import save_huggingface
 
 
 def test_they_are_many_and_each_stands_in_the_table() -> None:
@@ -93,7 +93,7 @@ def places(house: Any, data_root: Path, furnished: None, encoder: Any, trap: soc
         own = caller.post("/v1/runs", json=wire.RUN).json()["id"]
     theirs = house.submit()
     for run_id in (own, theirs):
-        house.settle(house.claim(run_id), store.Cancelled())
+        house.settle(house.claim(run_id), complete_run.RunCancelled())
     artifacts = house.run_dir(own).artifacts
     (artifacts / "report.json").write_text("{}")
     (artifacts / "leak").symlink_to(house.home / "key")

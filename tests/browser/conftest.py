@@ -59,10 +59,10 @@ class World:
 
     def __init__(self, home: Path, settings: Any, api_url: str) -> None:
         from api.client import Client
-        from api.context import Context
+        from api.core.state import AppState
 
         self.home = home
-        self.context = Context(settings)
+        self.context = AppState(settings)
         self.client = Client(api_url, (home / "key").read_text().strip(), attempts=1)
 
     def close(self) -> None:
@@ -71,36 +71,36 @@ class World:
 
     def claim(self, run_id: str) -> Any:
         """Take runs as a worker does until this one comes; the others are cancelled out of the way."""
-        from lcl_core.runs import store
+        from lcl_core.db import complete_run, queue
 
         while True:
             with self.context.database.session() as session:
-                claim = store.claim_next(session, "worker-1")
+                claim = queue.claim_next(session, "worker-1")
             assert claim is not None, f"{run_id} is not queued"
             if claim.run_id == run_id:
                 return claim
-            self.settle(claim, store.Cancelled())
+            self.settle(claim, complete_run.RunCancelled())
 
     def record(self, claim: Any, *lines: Json) -> None:
-        from lcl_core.runs import store
+        from lcl_core.db import leases
 
         with self.context.database.session() as session:
-            store.record_metrics(session, claim, lines)
+            leases.record_metrics(session, claim, lines)
 
     def settle(self, claim: Any, outcome: Any) -> None:
-        from lcl_core.runs import store
+        from lcl_core.db import complete_run
 
-        store.settle(self.context.database, claim, outcome, self.folder(claim.run_id), self.home, 1.0)
+        complete_run.complete_run(self.context.database, claim, outcome, self.folder(claim.run_id), self.home, 1.0)
 
     def hand_back(self, claim: Any) -> None:
         """Let a run go as a worker does that was told to pause it."""
-        from lcl_core.runs import store
+        from lcl_core.db import leases
 
         with self.context.database.session() as session:
-            store.hand_back(session, claim, uses_attempt=False, cause="paused")
+            leases.release_lease(session, claim, uses_attempt=False, cause="paused")
 
     def folder(self, run_id: str) -> Path:
-        from lcl_core.rundir import RunDir
+        from lcl_core.common.run_dir import RunDir
 
         run_dir = RunDir(self.home / "runs" / run_id)
         run_dir.prepare({"run_id": run_id})
@@ -108,18 +108,18 @@ class World:
 
     def finish(self, kind: str, spec: Json, outcome: Any, encoder_id: str | None = None, **more: Any) -> str:
         """Submit a run and end it as a worker would."""
-        from lcl_core.runs import store
+        from lcl_core.db import leases
 
         run_id = self.client.submit(kind, spec, **more)["id"]
         claim = self.claim(run_id)
         with self.context.database.session() as session:
-            store.begin_attempt(session, claim, encoder_id=encoder_id, from_scratch=False)
+            leases.begin_attempt(session, claim, encoder_id=encoder_id, from_scratch=False)
         self.settle(claim, outcome)
         return run_id
 
     def examine(self, encoder: Json, recall: float, name: str = "examined") -> str:
         """An evaluation of an encoder that found this IR@5."""
-        from lcl_core.runs import store
+        from lcl_core.db import complete_run
 
         rows = [
             {"task": "retrieval", "split": "test_vendor", "variant": "captions[0]", "metric": "IR@5", "value": recall,
@@ -128,24 +128,24 @@ class World:
              "value": 0.417, "chance": 0.031, "untrained": 0.142, "count": 590, "interval": [0.378, 0.457]},
         ]  # fmt: skip
         facts = {"encoder": encoder["name"], "encoder_hash": encoder["hash"], "dataset_hash": "0" * 64}
-        outcome = store.Succeeded({**facts, "rows": rows})
+        outcome = complete_run.RunSucceeded({**facts, "rows": rows})
         return self.finish("evaluate", {"encoder": encoder["name"]}, outcome, encoder["id"], name=name)
 
     def end_cell(self, study_id: str, number: int, value: float) -> None:
         """End both runs of a cell as workers do: the training fell to 3, and the evaluation found ``value``."""
-        from lcl_core.runs import store
-        from lcl_core.runs.tables import Metric
+        from lcl_core.db import runs, studies
+        from lcl_core.db.models import Metric
 
         counts = {"images_seen": 64_000, "tokens_seen": 1_900_000, "documents_seen": 22_000}
         with self.context.database.session() as session:
-            run = store.get_run(session, store.study_cells(session, study_id)[number].run.id)
+            run = runs.get_run(session, studies.study_cells(session, study_id)[number].run.id)
             run.state, run.encoder_id = "succeeded", run.id.replace("run_", "enc_")
             run.result = {"encoder": {"seconds": 180.0 + number, **counts}, "final": {"loss": 3.0}}
             lines = [{"step": step, "loss": 3 + 50 / step, "lr": 3e-4} for step in range(10, 501, 10)]
             session.add_all([Metric(run_id=run.id, phase="", step=line["step"], values=line) for line in lines])
         with self.context.database.session() as session:
-            store.advance_study(session, study_id)
-            evaluation = store.study_cells(session, study_id)[number].evaluation
+            studies.advance_study(session, study_id)
+            evaluation = studies.study_cells(session, study_id)[number].evaluation
             assert evaluation is not None
             found = {"split": "test_vendor", "value": value, "chance": 0.008, "untrained": 0.011}
             asked = (("retrieval", "captions[0]", "IR@5"), ("retrieval", "captions[0]", "TR@5"))
@@ -153,7 +153,7 @@ class World:
                 {"task": task, "variant": variant, "metric": metric, **found}
                 for task, variant, metric in (*asked, ("classification", "subgroup", "acc@1"))
             ]
-            run = store.get_run(session, evaluation.id)
+            run = runs.get_run(session, evaluation.id)
             run.state, run.result = "succeeded", {"rows": rows}
 
 
@@ -187,7 +187,7 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @contextmanager
 def _world(home: Path) -> Iterator[World]:
     from api.app import create_app
-    from api.settings import ApiSettings
+    from api.core.settings import ApiSettings
 
     settings = ApiSettings(home=home, data_roots=[home / "incoming"], _env_file=None)  # type: ignore[call-arg]
     with served(create_app(settings)) as url:
@@ -198,8 +198,8 @@ def _world(home: Path) -> Iterator[World]:
 
 def _furnish(world: World, sample_zip: Path) -> None:
     from lcl_core.data import open_corpus
-    from lcl_core.runs import store
-    from tests.api.wares import save_encoder
+    from lcl_core.db import complete_run
+    from tests.api.sample_assets import save_encoder
 
     corpus = open_corpus(sample_zip)
     pairs = list(corpus.pairs("test_vendor"))[:PICTURES]
@@ -211,24 +211,27 @@ def _furnish(world: World, sample_zip: Path) -> None:
         _index(world, encoder, folder, corpus, pairs, collection)
     world.examine(encoder, 0.171)
     reason = {"code": "out_of_memory", "message": "the trainer ran out of memory", "field": "batch.tokens"}
-    world.finish("pretrain", {"preset": "sample"}, store.Failed(reason), name="too large")
+    world.finish("pretrain", {"preset": "sample"}, complete_run.RunFailed(reason), name="too large")
 
 
 def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any], name: str) -> None:
     """What an index run of these pictures makes, registered as a worker registers it."""
-    from lcl_core.runs import store
-    from lcl_core.serving import EncoderSession, NewItem, build_collection
+    from lcl_core.collections.writer import CollectionItem, build_collection
+    from lcl_core.db import complete_run, leases
+    from lcl_core.serving.engine import EncoderEngine
 
-    session = EncoderSession(encoder_dir, "cpu")
+    session = EncoderEngine(encoder_dir, "cpu")
     items = [
-        NewItem(pair.image, corpus.image_bytes(pair.image), "image/webp", captions=pair.captions, labels=pair.labels)
+        CollectionItem(
+            pair.image, corpus.image_bytes(pair.image), "image/webp", captions=pair.captions, labels=pair.labels
+        )
         for pair in pairs
     ]
     texts = list(dict.fromkeys(caption for pair in pairs for caption in pair.captions))
     run_id = world.client.submit("index", {"encoder": encoder["id"], "collection": name})["id"]
     claim = world.claim(run_id)
     with world.context.database.session() as database_session:
-        store.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
+        leases.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
     build_collection(
         world.folder(run_id) / "artifacts" / "collection",
         items,
@@ -239,7 +242,7 @@ def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: l
     )
     facts = {"path": "artifacts/collection", "name": name, "encoder_hash": encoder["hash"]}
     facts |= {"images": len(items), "texts": len(texts), "dim": 24}
-    world.settle(claim, store.Succeeded({"collection": facts}))
+    world.settle(claim, complete_run.RunSucceeded({"collection": facts}))
 
 
 @pytest.fixture(scope="session")
@@ -259,12 +262,12 @@ def team_url(world: World) -> Iterator[str]:
     """The same service's page for a team: one signs in."""
     from api.client import Client
     from ui.app import build_app
+    from ui.sessions import SessionKeyAuth, SessionStore
     from ui.settings import UiSettings
-    from ui.visitors import OwnKey, Visitors
 
-    visitors = Visitors(3600)
+    visitors = SessionStore(3600)
     with (
-        Client(world.client.base_url, OwnKey(visitors), attempts=1) as client,
+        Client(world.client.base_url, SessionKeyAuth(visitors), attempts=1) as client,
         served(build_app(client, UiSettings(team=True), visitors)) as url,
     ):
         yield url

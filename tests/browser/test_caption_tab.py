@@ -24,9 +24,7 @@ def test_a_sample_picture_is_captioned_in_three_ways(visitor: Any, page_url: str
         expect(card).to_contain_text("ms")
 
 
-def test_an_uploaded_picture_is_captioned_in_the_ways_that_were_chosen(
-    visitor: Any, page_url: str, png: bytes
-) -> None:
+def test_an_uploaded_picture_is_captioned_in_the_ways_that_were_chosen(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Greedy").uncheck()
     page.get_by_label("Nucleus sampling").uncheck()
@@ -51,19 +49,19 @@ def test_without_an_encoder_the_way_to_one_is_shown(visitor: Any, empty_url: str
 def test_words_appear_while_they_are_written(
     visitor: Any, page_url: str, png: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lcl_core.model.spelling import Spelling
+    from lcl_core.model.generation import IncrementalDetokenizer
 
     on, steps = threading.Event(), iter(("half a", " caption", ""))
 
-    def add(self: Spelling, token: int) -> str:
+    def add(self: IncrementalDetokenizer, token: int) -> str:
         piece = next(steps, "")
         self.ended = not piece
         assert piece != " caption" or on.wait(60)
         return piece
 
-    monkeypatch.setattr(Spelling, "add", add)
-    monkeypatch.setattr(Spelling, "rest", lambda self: "")
-    monkeypatch.setattr(Spelling, "text", "half a caption")
+    monkeypatch.setattr(IncrementalDetokenizer, "add", add)
+    monkeypatch.setattr(IncrementalDetokenizer, "rest", lambda self: "")
+    monkeypatch.setattr(IncrementalDetokenizer, "text", "half a caption")
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Beam search").uncheck()
     page.get_by_label("Nucleus sampling").uncheck()

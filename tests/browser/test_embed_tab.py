@@ -54,9 +54,7 @@ def test_all_vectors_of_a_collection_are_downloaded(visitor: Any, page_url: str,
     np.testing.assert_allclose([row["vector"] for row in rows], vectors)
 
 
-def test_vectors_of_own_pictures_are_shown_and_downloaded(
-    visitor: Any, page_url: str, world: Any, png: bytes
-) -> None:
+def test_vectors_of_own_pictures_are_shown_and_downloaded(visitor: Any, page_url: str, world: Any, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
     page.get_by_text("Vectors appear here").wait_for()
     names = ("one.png", "two.png")

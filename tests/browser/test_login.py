@@ -75,9 +75,7 @@ def test_signing_out_asks_for_a_key_again(visitor: Any, team_url: str, key_of: A
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 
 
-def test_a_key_that_is_revoked_leads_back_to_the_door(
-    visitor: Any, team_url: str, world: Any, key_of: Any
-) -> None:
+def test_a_key_that_is_revoked_leads_back_to_the_door(visitor: Any, team_url: str, world: Any, key_of: Any) -> None:
     page = visitor.open(f"{team_url}/?tab=runs")
     key = key_of("finn")
     sign_in(page, key)

@@ -35,7 +35,7 @@ def line(step: int) -> dict[str, Any]:
 
 
 def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url: str, world: Any) -> None:
-    from lcl_core.runs import store
+    from lcl_core.db import complete_run
 
     page = open_form(visitor, page_url)
     page.get_by_label("Name").fill("from the page")
@@ -63,7 +63,7 @@ def test_a_run_is_submitted_watched_cancelled_and_resumed(visitor: Any, page_url
 
     page.locator("#run-cancel").click()
     expect(head).to_contain_text("Stopping")
-    world.settle(claim, store.Cancelled())
+    world.settle(claim, complete_run.RunCancelled())
     expect(head).to_contain_text("Cancelled")
     page.locator("#run-resume").click()
     expect(head).to_contain_text("Queued")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.report import hold_here, printed
+from tests.chaos.report import print_report, run_local_trial
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="lcl-chaos-"))
-    report = hold_here(
+    report = run_local_trial(
         home,
         faults=given.faults,
         runs=given.runs,
@@ -39,7 +39,7 @@ def main() -> int:
         report["home"] = str(home)
     else:
         shutil.rmtree(home)
-    return printed(report, as_json=given.json)
+    return print_report(report, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import sys
 import time
 from dataclasses import replace
 
-from tests.chaos.containers import CONTAINERS, ComposeGround, trainers
-from tests.chaos.orders import REAL_SPEC, orders
-from tests.chaos.plan import plan
-from tests.chaos.report import printed, reported
-from tests.chaos.trial import hold
+from tests.chaos.compose_faults import CONTAINERS, ComposeTarget, trainers
+from tests.chaos.fault_plan import plan_faults
+from tests.chaos.report import make_report, print_report
+from tests.chaos.trial import run_trial
+from tests.chaos.workload import REAL_SPEC, plan_runs
 
 LULL_SECONDS = (0.5, 4.0)
 # in which a process that finds its run's folder held has left again
@@ -31,15 +31,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
     started = time.monotonic()
-    asked = [replace(order, spec=REAL_SPEC) for order in orders(given.seed, given.runs)]
-    faults = plan(given.seed, given.faults, CONTAINERS, LULL_SECONDS)
-    with ComposeGround(given.workers) as ground:
-        facts, figures = hold(ground, faults, asked, REAL_SPEC)
+    asked = [replace(order, spec=REAL_SPEC) for order in plan_runs(given.seed, given.runs)]
+    faults = plan_faults(given.seed, given.faults, CONTAINERS, LULL_SECONDS)
+    with ComposeTarget(given.workers) as ground:
+        facts, figures = run_trial(ground, faults, asked, REAL_SPEC)
         figures["unwell"] = ground.unwell()
     facts.grace = REFUSAL_SECONDS
     facts.left = list(trainers().values())
     about = {"seed": given.seed, "database": "postgresql in a container", "workers": given.workers}
-    return printed(reported(about | figures, facts, started), given.json)
+    return print_report(make_report(about | figures, facts, started), given.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A trial on a fresh estate, from its start to its report."""
+"""A trial on a fresh service, from its start to its report."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from sqlalchemy import create_engine
 
-from tests.chaos.estate import Estate, processes_of
-from tests.chaos.local import LocalGround, read_logs
-from tests.chaos.orders import REAL_SPEC, orders
-from tests.chaos.plan import OF_POSTGRES, PROCESSES, plan
-from tests.chaos.trial import hold
-from tests.chaos.verdicts import Facts, judge
+from tests.chaos.fault_plan import POSTGRES_FAULTS, PROCESS_FAULTS, plan_faults
+from tests.chaos.invariants import Observations, check_invariants
+from tests.chaos.local_faults import LocalTarget, read_logs
+from tests.chaos.service_under_test import ServiceUnderTest, processes_of
+from tests.chaos.trial import run_trial
+from tests.chaos.workload import REAL_SPEC, plan_runs
 
 Json = dict[str, Any]
 
 
-def hold_here(
+def run_local_trial(
     home: Path,
     *,
     faults: int,
@@ -37,21 +37,21 @@ def hold_here(
         step_seconds: of the toy that the others run.
     """
     started = time.monotonic()
-    natures = {kind: nature for kind, nature in PROCESSES.items() if postgres or kind not in OF_POSTGRES}
-    with Estate(home, postgres=postgres, workers=workers, step_seconds=step_seconds) as estate:
+    natures = {kind: nature for kind, nature in PROCESS_FAULTS.items() if postgres or kind not in POSTGRES_FAULTS}
+    with ServiceUnderTest(home, postgres=postgres, workers=workers, step_seconds=step_seconds) as estate:
         engine = create_engine(estate.database_url, pool_pre_ping=True)
-        ground = LocalGround(estate, engine)
-        asked = orders(seed, runs, real)
-        facts, figures = hold(ground, plan(seed, faults, natures), asked, REAL_SPEC if real else None)
+        ground = LocalTarget(estate, engine)
+        asked = plan_runs(seed, runs, real)
+        facts, figures = run_trial(ground, plan_faults(seed, faults, natures), asked, REAL_SPEC if real else None)
         engine.dispose()
     facts.left = list(processes_of(estate.home).values())
     about = {"seed": seed, "database": engine.dialect.name, "workers": workers}
-    return reported(about | figures | {"logged": read_logs(estate.home / "logs")}, facts, started)
+    return make_report(about | figures | {"logged": read_logs(estate.home / "logs")}, facts, started)
 
 
-def reported(figures: Json, facts: Facts, started: float) -> Json:
+def make_report(figures: Json, facts: Observations, started: float) -> Json:
     """The figures with the verdict: how many violations, which, and how long it all took."""
-    verdict = judge(facts)
+    verdict = check_invariants(facts)
     return {
         **figures,
         "violations": sum(map(len, verdict.values())),
@@ -60,7 +60,7 @@ def reported(figures: Json, facts: Facts, started: float) -> Json:
     }
 
 
-def printed(report: Json, as_json: bool) -> int:
+def print_report(report: Json, as_json: bool) -> int:
     """Print a report; returns the exit status."""
     lines = [f"{name:22} {json.dumps(value, ensure_ascii=False)}" for name, value in report.items()]
     print(json.dumps(report) if as_json else "\n".join(lines))  # noqa: T201

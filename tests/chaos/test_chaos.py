@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.plan import OF_POSTGRES, PROCESSES
-from tests.chaos.report import hold_here
+from tests.chaos.fault_plan import POSTGRES_FAULTS, PROCESS_FAULTS
+from tests.chaos.report import run_local_trial
 
 pytestmark = pytest.mark.e2e
 
@@ -17,11 +17,11 @@ def test_whatever_is_killed_nothing_is_lost_doubled_or_bent(
     database: str, faults: int, seed: int, tmp_path: Path
 ) -> None:
     on_postgres = database == "postgresql"
-    report = hold_here(
+    report = run_local_trial(
         tmp_path / "home", faults=faults, runs=faults - 2, seed=seed, postgres=on_postgres, workers=2, step_seconds=0.02
     )
     assert report["violated"] == {}
     assert (report["database"], report["faults"], report["runs"]) == (database, faults, faults - 2)
-    expected = set(PROCESSES) - (set() if on_postgres else set(OF_POSTGRES))
+    expected = set(PROCESS_FAULTS) - (set() if on_postgres else set(POSTGRES_FAULTS))
     assert set(report["faults_by_kind"]) == expected, "no kind was left out"
     assert not [line for line in report["logged"] if "_failed" in line], "no part was taken by surprise"

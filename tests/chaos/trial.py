@@ -1,4 +1,4 @@
-"""A trial: orders and faults side by side, then peace, then the facts."""
+"""A trial: planned runs and faults at the same time, then recovery, then observations."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from api.client import Client
-from tests.chaos.customers import FINAL, Customers
-from tests.chaos.evidence import RUNS, gather, parsed
-from tests.chaos.ledger import statements
-from tests.chaos.orders import Order
-from tests.chaos.plan import Fault
-from tests.chaos.verdicts import Facts
-from tests.chaos.watchbook import Life
+from tests.chaos.activity_log import ActivitySpan
+from tests.chaos.clients import FINAL, RetryingClients
+from tests.chaos.fault_plan import Fault
+from tests.chaos.invariants import Observations
+from tests.chaos.observations import RUNS, observe, parsed
+from tests.chaos.state_history import statements
+from tests.chaos.workload import PlannedRun
 
 Json = dict[str, Any]
 FIND_SECONDS = 30.0  # for which a fault looks for something to hit
-PEACE_SECONDS = 600.0  # in which everything must come to its end
+RECOVERY_SECONDS = 600.0  # in which everything must come to its end
 
 
-class Ground(Protocol):
+class FaultTarget(Protocol):
     """A running service that things can be done to."""
 
     @property
@@ -39,13 +39,13 @@ class Ground(Protocol):
     def inject(self, fault: Fault) -> bool: ...
     def execute(self, statement: str) -> None: ...
     def rows(self, query: str) -> list[Json]: ...
-    def lives(self) -> list[Life]: ...
+    def lives(self) -> list[ActivitySpan]: ...
     def digest_at(self, path: str) -> str | None: ...
 
 
-def hold(
-    ground: Ground, faults: Sequence[Fault], orders: Sequence[Order], real: Mapping[str, Any] | None
-) -> tuple[Facts, Json]:
+def run_trial(
+    ground: FaultTarget, faults: Sequence[Fault], orders: Sequence[PlannedRun], real: Mapping[str, Any] | None
+) -> tuple[Observations, Json]:
     """What is found when all is over, and figures about it.
 
     Args:
@@ -53,14 +53,16 @@ def hold(
     """
     for statement in statements(ground.dialect):
         ground.execute(statement)
-    with ground.client() as client, closing(Customers(client)) as customers:
+    with ground.client() as client, closing(RetryingClients(client)) as customers:
         reference = None if real is None else _reference(ground, client, real)
         began = time.monotonic()
         done = _disturb(ground, customers, faults, orders)
         disturbed = time.monotonic() - began
         ground.heal()
         _await_ends(ground, customers)
-        facts = gather(ground.rows, customers.placed, reference, ground.digest_at, ground.lives(), customers.complaints)
+        facts = observe(
+            ground.rows, customers.placed, reference, ground.digest_at, ground.lives(), customers.complaints
+        )
     entries = [entry for story in facts.stories.values() for entry in story]
     figures = {
         "faults": done.total(),
@@ -77,7 +79,9 @@ def hold(
     return facts, figures
 
 
-def _disturb(ground: Ground, customers: Customers, faults: Sequence[Fault], orders: Sequence[Order]) -> Counter[str]:
+def _disturb(
+    ground: FaultTarget, customers: RetryingClients, faults: Sequence[Fault], orders: Sequence[PlannedRun]
+) -> Counter[str]:
     """Faults and orders side by side, so that the last orders come when some faults are still ahead."""
     done: Counter[str] = Counter()
     waiting = list(orders)
@@ -93,16 +97,16 @@ def _disturb(ground: Ground, customers: Customers, faults: Sequence[Fault], orde
     return done
 
 
-def _reference(ground: Ground, client: Client, spec: Mapping[str, Any]) -> str:
+def _reference(ground: FaultTarget, client: Client, spec: Mapping[str, Any]) -> str:
     """The id of a run that nobody disturbs."""
     run_id = client.submit("pretrain", spec, idempotency_key="chaos-reference")["id"]
-    ground.tend(PEACE_SECONDS, lambda: client.run(run_id)["state"] in FINAL)
+    ground.tend(RECOVERY_SECONDS, lambda: client.run(run_id)["state"] in FINAL)
     run = client.run(run_id)
     assert run["state"] == "succeeded", f"without any fault the run is {run['state']}: {run['reason']}"
     return run_id
 
 
-def _await_ends(ground: Ground, customers: Customers) -> None:
+def _await_ends(ground: FaultTarget, customers: RetryingClients) -> None:
     """Until every order has been answered and every run has ended, the fragile ones having been resumed."""
 
     def over() -> bool:
@@ -111,4 +115,4 @@ def _await_ends(ground: Ground, customers: Customers) -> None:
         runs = [{**run, "reason": parsed(run["reason"])} for run in ground.rows(RUNS)]
         return not customers.resume_what_may(runs) and all(run["state"] in FINAL for run in runs)
 
-    ground.tend(PEACE_SECONDS, over)
+    ground.tend(RECOVERY_SECONDS, over)

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from lcl_core.runs import store
-from lcl_core.runs.database import Database, now
-from lcl_core.runs.ids import new_id
-from lcl_core.runs.tables import Base, Encoder
+from lcl_core.db import audit, leases, queue, runs, submit
+from lcl_core.db.models import Base, EncoderRow, new_id
+from lcl_core.db.session import Database, now
 
 FOLDERS = ("runs", "encoders", "collections", "datasets")
 HANDBOOK = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -32,13 +31,13 @@ def postgres(empty_postgres: str) -> Iterator[Database]:
 def fill(database: Database, home: Path) -> tuple[str, str]:
     """A run at work, one that waits, and an encoder. Returns: the runs' ids."""
     with database.session() as session:
-        first, second = (store.submit(session, "pretrain", {}, name, owner="ada").id for name in ("at work", "waits"))
-        store.note_action(session, "ada", "key", "runs.submit", first)
+        first, second = (submit.submit(session, "pretrain", {}, name, owner="ada").id for name in ("at work", "waits"))
+        audit.record_action(session, "ada", "key", "runs.submit", first)
         encoder = new_id("enc")
         facts = {"owner": "ada", "hash": "h", "info": {"steps": 3}, "created_at": now(session)}
-        session.add(Encoder(id=encoder, name="e", path=f"encoders/{encoder}", **facts))
+        session.add(EncoderRow(id=encoder, name="e", path=f"encoders/{encoder}", **facts))
     with database.session() as session:
-        assert store.claim_next(session, "worker-1", 30.0) is not None
+        assert queue.claim_next(session, "worker-1", 30.0) is not None
     for place in (f"runs/{first}/checkpoints", f"encoders/{encoder}", "collections/col", "datasets/data"):
         (home / place).mkdir(parents=True)
         (home / place / "file").write_text(place)
@@ -61,15 +60,15 @@ def files(home: Path) -> dict[str, str]:
 def goes_on(database: Database, first: str, second: str) -> None:
     """The restored service takes new work, and takes over from the worker that is no more."""
     with database.session() as session:
-        third = store.submit(session, "pretrain", {}, "after", owner="ada").id
-        store.note_action(session, "ada", "key", "runs.submit", third)
-        store.get_run(session, first).lease_expires_at = now(session) - timedelta(seconds=1)
+        third = submit.submit(session, "pretrain", {}, "after", owner="ada").id
+        audit.record_action(session, "ada", "key", "runs.submit", third)
+        runs.get_run(session, first).lease_expires_at = now(session) - timedelta(seconds=1)
     with database.session() as session:
-        store.expire(session)
+        leases.expire_leases(session)
     taken = set()
     for _ in range(3):
         with database.session() as session:
-            claim = store.claim_next(session, "worker-2", 30.0)
+            claim = queue.claim_next(session, "worker-2", 30.0)
         assert claim is not None
         taken.add(claim.run_id)
     assert taken == {first, second, third}
@@ -106,7 +105,7 @@ def test_a_team_is_restored(postgres: Database, empty_postgres: str, tmp_path: P
             tar.add(home / folder, folder)
 
     with postgres.session() as session:  # what came after the backup, and a disaster
-        store.submit(session, "pretrain", {}, "too late", owner="ada")
+        submit.submit(session, "pretrain", {}, "too late", owner="ada")
     postgres.dispose()
     engine = create_engine(empty_postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

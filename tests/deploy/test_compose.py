@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from api.settings import ApiSettings
-from lcl_core.settings import Settings
+from api.core.settings import ApiSettings
+from lcl_core.common.settings import Settings
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 
@@ -73,9 +73,7 @@ def test_every_setting_reaches_its_process_and_nothing_else_does(name: str) -> N
 
 
 def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default() -> None:
-    passed_on = {
-        variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None
-    }
+    passed_on = {variable for name in OWN for variable, value in SERVICES[name]["environment"].items() if value is None}
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     shown = dict(line[2:].split("=", 1) for line in lines if re.match(r"# LCL_\w+=", line))
     assert set(shown) == passed_on

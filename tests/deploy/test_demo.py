@@ -11,10 +11,22 @@ from rich.console import Console
 
 from api.client import ApiError, Client
 from deploy import demo
-from deploy.demo import Follower, Outcome, run_demo
-from deploy.report import facts, number, print_report, result_table
-from deploy.screen import LiveScreen, PlainScreen, clock, describe, ending, screen_on
-from lcl_core.errors import UserError
+from deploy.demo import (
+    DemoResult,
+    LiveDisplay,
+    PlainDisplay,
+    RunFollower,
+    format_end,
+    format_minutes,
+    format_progress,
+    format_score,
+    open_display,
+    print_report,
+    result_table,
+    run_demo,
+    summary_lines,
+)
+from lcl_core.common.errors import UserError
 
 Json = dict[str, Any]
 METRICS = {
@@ -79,9 +91,9 @@ def console(terminal: bool = False) -> tuple[Console, io.StringIO]:
     return Console(file=out, force_terminal=terminal, width=160), out
 
 
-def demonstrate(service: ScriptedService) -> tuple[Outcome, str]:
+def demonstrate(service: ScriptedService) -> tuple[DemoResult, str]:
     on, out = console()
-    with screen_on(on) as screen:
+    with open_display(on) as screen:
         outcome = run_demo(cast(Client, service), screen, check=lambda: None)
     print_report(on, outcome)
     return outcome, out.getvalue()
@@ -116,7 +128,7 @@ def test_a_dead_part_ends_it() -> None:
         raise UserError("worker was killed by SIGKILL", code="child_died")
 
     on, _ = console()
-    follow = Follower(cast(Client, ScriptedService({})), PlainScreen(on), check)
+    follow = RunFollower(cast(Client, ScriptedService({})), PlainDisplay(on), check)
     with pytest.raises(UserError, match="worker was killed"):
         follow("pretrain", {})
 
@@ -143,7 +155,7 @@ def test_an_api_that_is_being_started_again_is_waited_for() -> None:
     keys: set[str] = set()
     on, _ = console()
     service, checks = Away({}), [0]
-    follow = Follower(cast(Client, service), PlainScreen(on), lambda: checks.append(1))
+    follow = RunFollower(cast(Client, service), PlainDisplay(on), lambda: checks.append(1))
     assert follow("pretrain", {})["state"] == "succeeded"
     assert len(keys) == 1, "the submission is repeated under one key"
     assert service.calls > 5
@@ -158,21 +170,24 @@ def test_a_refusal_is_not_waited_out(status: int, code: str) -> None:
 
     on, _ = console()
     with pytest.raises(ApiError):
-        Follower(cast(Client, Refusing({})), PlainScreen(on), lambda: None)("pretrain", {})
+        RunFollower(cast(Client, Refusing({})), PlainDisplay(on), lambda: None)("pretrain", {})
 
 
 def test_progress_in_words() -> None:
     run: Json = {"state": "running", "kind": "pretrain", "progress": METRICS}
-    assert describe(run) == "step 1,200 of 3,000 · contrastive 3.210 · generation 4.500 · 1,234 images/s · 3:07 left"
-    assert describe({"state": "queued", "progress": None}) == "waiting for the worker"
-    assert describe({"state": "running", "progress": {}}) == "starting"
+    assert (
+        format_progress(run)
+        == "step 1,200 of 3,000 · contrastive 3.210 · generation 4.500 · 1,234 images/s · 3:07 left"
+    )
+    assert format_progress({"state": "queued", "progress": None}) == "waiting for the worker"
+    assert format_progress({"state": "running", "progress": {}}) == "starting"
     phase = {"step": 0, "total_steps": 10, "phase": "preparing"}
-    assert describe({"state": "running", "progress": phase}) == "preparing · step 0 of 10"
+    assert format_progress({"state": "running", "progress": phase}) == "preparing · step 0 of 10"
 
 
 def test_plain_lines_are_few() -> None:
     on, out = console()
-    screen = PlainScreen(on, every=3600)
+    screen = PlainDisplay(on, every=3600)
     for _ in range(50):
         screen.update({"state": "running", "kind": "pretrain", "progress": METRICS})
     screen.finish({"state": "succeeded", "kind": "pretrain", "progress": METRICS})
@@ -181,7 +196,7 @@ def test_plain_lines_are_few() -> None:
 
 def test_the_same_line_is_not_said_twice() -> None:
     on, out = console()
-    screen = PlainScreen(on, every=0)
+    screen = PlainDisplay(on, every=0)
     for state in ("queued", "queued", "running", "running"):
         screen.update({"state": state, "kind": "index", "progress": None})
     assert out.getvalue().splitlines() == ["index     waiting for the worker", "index     starting"]
@@ -189,8 +204,8 @@ def test_the_same_line_is_not_said_twice() -> None:
 
 def test_the_end_says_how_long_it_took() -> None:
     times = {"started_at": "2026-01-01T10:00:00Z", "finished_at": "2026-01-01T10:03:27.5Z"}
-    assert ending({"state": "failed", "progress": None, **times}) == "failed in 3:28"
-    assert ending({"state": "cancelled", "progress": None, "started_at": None}) == "cancelled"
+    assert format_end({"state": "failed", "progress": None, **times}) == "failed in 3:28"
+    assert format_end({"state": "cancelled", "progress": None, "started_at": None}) == "cancelled"
 
 
 def test_the_table_fits_a_terminal() -> None:
@@ -203,15 +218,15 @@ def test_the_table_fits_a_terminal() -> None:
 
 def test_a_terminal_gets_a_bar() -> None:
     on, out = console(terminal=True)
-    with screen_on(on) as screen:
-        assert isinstance(screen, LiveScreen)
+    with open_display(on) as screen:
+        assert isinstance(screen, LiveDisplay)
         screen.update({"id": "r", "state": "running", "kind": "pretrain", "progress": METRICS})
         screen.finish({"id": "r", "state": "succeeded", "kind": "pretrain", "progress": METRICS})
     assert "step 1,200 of 3,000" in out.getvalue()
 
 
 def test_numbers_and_clocks() -> None:
-    assert [number(value) for value in (0.1234, 1.0, 0.0, None)] == [".123", "1.000", ".000", "–"]
-    assert [clock(seconds) for seconds in (-3, 59.6, 3600)] == ["0:00", "1:00", "60:00"]
-    outcome = Outcome({"result": RESULTS["pretrain"]}, {}, {"result": RESULTS["index"]})
-    assert facts(outcome)[1] == "Collection 'sample' holds 5,900 pictures and 5,900 texts."
+    assert [format_score(value) for value in (0.1234, 1.0, 0.0, None)] == [".123", "1.000", ".000", "–"]
+    assert [format_minutes(seconds) for seconds in (-3, 59.6, 3600)] == ["0:00", "1:00", "60:00"]
+    outcome = DemoResult({"result": RESULTS["pretrain"]}, {}, {"result": RESULTS["index"]})
+    assert summary_lines(outcome)[1] == "Collection 'sample' holds 5,900 pictures and 5,900 texts."

@@ -18,10 +18,10 @@ import trustme
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from deploy.broker import EmbeddedBroker
-from deploy.ports import LOOPBACK
-from lcl_core.runs.database import create_engines_for
-from lcl_core.runs.doorbell import Doorbell
+from deploy.embedded_redis import EmbeddedBroker
+from deploy.process import LOOPBACK
+from lcl_core.db.session import create_engines
+from lcl_core.db.wakeup import WakeupProducer
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "secrets.example.env"
 ADDRESSES = dict(
@@ -104,7 +104,7 @@ def test_the_brokers_certificate_is_checked(
     trusted = authority if own_authority else trustme.CA()
     certificate = authority.issue_cert("localhost")
     with EmbeddedBroker(tmp_path / "home") as broker, tls_door(broker.socket, certificate) as port:
-        assert Doorbell(address("LCL_BROKER_URL", host, port, trusted, tmp_path)).ring("run_x") is connects
+        assert WakeupProducer(address("LCL_BROKER_URL", host, port, trusted, tmp_path)).wake("run_x") is connects
 
 
 @CASES
@@ -119,7 +119,7 @@ def test_the_databases_certificate_is_checked(
     with tls_door(server, authority.issue_cert("localhost"), postgres=True) as port:
         url = make_url(address("LCL_DATABASE_URL", host, port, trusted, tmp_path))
         url = url.set(username=real.username, password=real.password, database=real.database)
-        reader, writer = create_engines_for(url.render_as_string(hide_password=False))
+        reader, writer = create_engines(url.render_as_string(hide_password=False))
         said = "nothing"
         try:
             with closing(reader.connect()) as connection:

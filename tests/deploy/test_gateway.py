@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.ports import LOOPBACK, free_port
+from deploy.process import LOOPBACK, free_port
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "gateway" / "nginx.conf"
 AT_ONCE = 256  # requests of one address

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy import images
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
 
 OWN = "${LCL_IMAGE:-lcl:local}"  # what the Dockerfile makes
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")

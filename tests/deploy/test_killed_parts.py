@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from api.client import Client
-from deploy.house import House
-from deploy.stack import answers
+from deploy.local_stack import LocalStack
+from deploy.process import responds
 
 pytestmark = pytest.mark.e2e
 
@@ -24,22 +24,22 @@ def said() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def house(said: list[str]) -> Iterator[House]:
+def house(said: list[str]) -> Iterator[LocalStack]:
     with (
         tempfile.TemporaryDirectory(prefix="lcl-") as folder,
-        House(Path(folder), said.append, ports=(0, 0)) as house,
+        LocalStack(Path(folder), said.append, ports=(0, 0)) as house,
     ):
         yield house
 
 
-def works(house: House) -> bool:
+def works(house: LocalStack) -> bool:
     house.check()
-    return answers(f"{house.api_url}/readyz") and answers(f"{house.page_url}/healthz")
+    return responds(f"{house.api_url}/readyz") and responds(f"{house.page_url}/healthz")
 
 
 @pytest.mark.parametrize("part", ["broker", "api", "worker", "ui"])
 def test_a_killed_part_is_started_again(
-    house: House, said: list[str], part: str, eventually: Callable[..., None]
+    house: LocalStack, said: list[str], part: str, eventually: Callable[..., None]
 ) -> None:
     before, others = house.pids(), {name: pid for name, pid in house.pids().items() if name != part}
     said.clear()
@@ -54,7 +54,7 @@ def test_a_killed_part_is_started_again(
 
 
 def test_runs_that_were_queued_before_the_broker_died_are_worked_on(
-    house: House, eventually: Callable[..., None]
+    house: LocalStack, eventually: Callable[..., None]
 ) -> None:
     with house.client() as client:
         runs = [queued(client) for _ in range(3)]

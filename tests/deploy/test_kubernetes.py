@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from api.settings import ApiSettings
-from lcl_core.settings import Settings
+from api.core.settings import ApiSettings
+from lcl_core.common.settings import Settings
 from ui.settings import UiSettings
 from workers.settings import WorkerSettings
 

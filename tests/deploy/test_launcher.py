@@ -16,11 +16,10 @@ import httpx
 import pytest
 
 from api.client import Client
-from deploy.broker import EmbeddedBroker
-from deploy.child import PROJECT
-from deploy.house import House
+from deploy.embedded_redis import EmbeddedBroker
 from deploy.local import main
-from deploy.stack import answers
+from deploy.local_stack import LocalStack
+from deploy.process import PROJECT, responds
 
 KEY = "4f0c9a7be1d2835c6a8e7f10"
 
@@ -35,8 +34,8 @@ def home() -> Iterator[Path]:
 def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LCL_TEAM", "1")
     monkeypatch.setenv("LCL_ADMIN_KEY", KEY)
-    with House(home, lambda text: None, ports=(0, 0)) as house:
-        assert answers(f"{house.page_url}/healthz")
+    with LocalStack(home, lambda text: None, ports=(0, 0)) as house:
+        assert responds(f"{house.page_url}/healthz")
         asked = httpx.get(house.page_url, trust_env=False)
         assert (asked.status_code, asked.headers["location"]) == (303, "login"), "visitors sign in"
         with house.client() as client:

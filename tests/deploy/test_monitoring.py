@@ -15,11 +15,11 @@ import yaml
 from prometheus_client.exposition import generate_latest
 
 from api.app import create_app
-from api.settings import ApiSettings
-from lcl_core.kinds import CLASSES, KINDS
-from lcl_core.runs.states import State
-from lcl_core.runs.tables import Worker
-from lcl_core.runs.tallies import FAMILIES
+from api.core.settings import ApiSettings
+from lcl_core.db.metrics import FAMILIES
+from lcl_core.db.models import Worker
+from lcl_core.db.states import State
+from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
@@ -36,7 +36,7 @@ QUERIES = {
 }
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
 BY_PROMETHEUS = {"up"}
-VALUES = {"state": {state.value for state in State}, "kind": set(KINDS), "class": set(CLASSES)}
+VALUES = {"state": {state.value for state in State}, "kind": set(JOB_KINDS), "class": set(RESOURCE_CLASSES)}
 LABELS = {"le", "job", "instance", *VALUES}
 LABELS |= {"method", "route", "status", "what", "worker", "gpu", "name"}
 LABELS |= {label for family in FAMILIES for label in family.labels}
@@ -53,7 +53,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     with context.database.session() as session:
         facts = {"host": "h", "pid": 1, "devices": [], "started_at": moment, "seen_at": moment}
         session.add(Worker(id="w", consumed_at=moment, **facts))
-    text = generate_latest(context.telemetry.registry).decode()
+    text = generate_latest(context.metrics.registry).decode()
     context.close()
     kinds = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
     return {re.sub("_total$", "", name) + suffix for name, kind in kinds for suffix in SUFFIXES[kind]} | BY_PROMETHEUS

@@ -11,10 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from deploy.child import Child, ChildDied, Service
-from deploy.ports import LOOPBACK, listening_socket
-from deploy.restarts import HEALTHY_SECONDS, MOST_DEATHS, Restarter
-from lcl_core.errors import UserError
+from deploy.process import (
+    HEALTHY_SECONDS,
+    LOOPBACK,
+    MAX_DEATHS,
+    ChildDied,
+    ChildProcess,
+    Restarter,
+    Service,
+    listening_socket,
+)
+from lcl_core.common.errors import UserError
 
 LISTENER = """
 import os, signal, socket
@@ -68,10 +75,10 @@ def pauses(restarter: Restarter, part: Mortal, clock: Clock, deaths: int, lived:
     for _ in range(deaths):
         clock.now += lived
         part.alive, died_at, starts = False, clock.now, part.starts
-        restarter.tend()
+        restarter.check()
         while part.starts == starts and not part.given_up:
             clock.now += 0.5
-            restarter.tend()
+            restarter.check()
         found.append(clock.now - died_at)
     return found
 
@@ -86,7 +93,7 @@ def test_a_healthy_time_makes_the_pauses_short_again(clock: Clock) -> None:
     part, restarter = Mortal(), Restarter(lambda _: None, clock)
     restarter.watch(part)
     assert pauses(restarter, part, clock, 4) == [1, 2, 4, 8]
-    assert pauses(restarter, part, clock, 3 * MOST_DEATHS, lived=HEALTHY_SECONDS) == [1] * (3 * MOST_DEATHS)
+    assert pauses(restarter, part, clock, 3 * MAX_DEATHS, lived=HEALTHY_SECONDS) == [1] * (3 * MAX_DEATHS)
     assert not part.given_up
 
 
@@ -95,10 +102,10 @@ def test_it_is_given_up_with_its_last_words_and_the_others_go_on(clock: Clock) -
     part, other, restarter = Mortal(), Mortal("worker"), Restarter(said.append, clock)
     restarter.watch(part)
     restarter.watch(other)
-    pauses(restarter, part, clock, MOST_DEATHS)
+    pauses(restarter, part, clock, MAX_DEATHS)
     assert part.given_up
-    assert part.starts == MOST_DEATHS - 1
-    assert said[-1].startswith(f"api is not started again, since it died {MOST_DEATHS} times in a row: api ended with")
+    assert part.starts == MAX_DEATHS - 1
+    assert said[-1].startswith(f"api is not started again, since it died {MAX_DEATHS} times in a row: api ended with")
     assert "    why" in said[-1]
     with pytest.raises(UserError, match="api is not started again"):
         restarter.require_all()
@@ -111,7 +118,7 @@ def test_wrong_settings_are_not_tried_twice(clock: Clock) -> None:
     part, restarter = Mortal(), Restarter(said.append, clock)
     restarter.watch(part)
     part.alive, part.status = False, 2
-    restarter.tend()
+    restarter.check()
     assert (part.given_up, part.starts) == (True, 0)
     assert said[0].startswith("api is not started again, since its settings are wrong: api ended with status 2")
 
@@ -121,12 +128,12 @@ def test_a_start_that_fails_counts_as_a_death(clock: Clock) -> None:
     part, restarter = Mortal("broker"), Restarter(said.append, clock)
     restarter.watch(part)
     part.alive = part.startable = False
-    restarter.tend()
+    restarter.check()
     for _ in range(1000):
         clock.now += 1
-        restarter.tend()
+        restarter.check()
     assert part.given_up
-    assert len(said) == MOST_DEATHS
+    assert len(said) == MAX_DEATHS
     assert said[1] == "broker does not answer; starting it again in 2 s"
 
 
@@ -140,7 +147,7 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
     tmp_path: Path, listener: socket.socket, until: Callable[..., None]
 ) -> None:
     service = Service("part", ("python", "-c", LISTENER), sockets={"PART_SOCKET": listener})
-    child = Child(service, tmp_path)
+    child = ChildProcess(service, tmp_path)
     try:
         first = child.process.pid
         assert ask(listener) == first
@@ -153,7 +160,7 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
         assert child.log.read_text(encoding="utf-8").count("ready") == 2
         assert "=== started again" in child.log.read_text(encoding="utf-8")
         assert "started again" not in child.last_words(), "the last words are the successor's own"
-        child.give_up()
+        child.abandon()
         child.process.wait(20)
         assert listener.fileno() == -1, "who connects is refused"
     finally:
@@ -173,7 +180,7 @@ import subprocess
 left = subprocess.Popen([{sys.executable!r}, "-c", "import time; time.sleep(600)"])
 print(left.pid, flush=True)
 """
-    child = Child(Service("part", ("python", "-c", code)), tmp_path)
+    child = ChildProcess(Service("part", ("python", "-c", code)), tmp_path)
     try:
         until(lambda: child.process.poll() is not None, "its end")
         left = int(child.last_words())

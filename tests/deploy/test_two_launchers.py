@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.child import PROJECT
-from deploy.ports import listening_socket
+from deploy.process import PROJECT, listening_socket
 
 LAUNCH = """
 import sys
 from pathlib import Path
-from deploy.house import House
+from deploy.local_stack import House
 with House(Path(sys.argv[1]), lambda text: None, ports=(int(sys.argv[2]), int(sys.argv[3]))) as house:
     print(house.api_url, house.page_url, flush=True)
     sys.stdin.read()

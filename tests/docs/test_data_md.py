@@ -35,7 +35,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_format_is_shown() -> None:
-    from lcl_core.data.readers import FORMATS
+    from lcl_core.data.formats.registry import FORMATS
 
     shown = {name for _, text in blocks("python") for name in re.findall(r'streams\("\w+", "(\w+)"', text)}
     assert shown == set(FORMATS)

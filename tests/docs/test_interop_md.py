@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from typer.main import get_command
 
 from api.cli.app import app
-from lcl_core.interop.official import export_official
+from lcl_core.encoders.original_checkpoint import export_official
 from lcl_core.model import LCLConfig
-from lcl_core.train.build import build_model
-from tests.lcl_core.interop.foreign import save_huggingface, save_openclip
+from lcl_core.train.factory import build_model
+from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip
 
 GUIDE = Path(__file__).parents[2] / "docs" / "interop.md"
 

@@ -10,9 +10,10 @@ from typing import Any
 from typer.main import get_command
 
 from api.cli.app import app
-from lcl_core.specs import StudySpec, parse_as, presets
-from lcl_core.studies.cells import expand
-from lcl_core.studies.rows import rows_of
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.presets import presets
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.trials import expand_study, study_rows
 
 GUIDE = Path(__file__).parents[2] / "docs" / "studies.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
@@ -25,9 +26,9 @@ def examples() -> list[StudySpec]:
 
 def test_the_examples_are_studies_of_the_size_that_is_said() -> None:
     grid, halving = examples()
-    assert (len(rows_of(grid)), len(expand(grid))) == (4, 12)
+    assert (len(study_rows(grid)), len(expand_study(grid))) == (4, 12)
     assert "Four rows, three seeds, twelve cells" in TEXT
-    trials = expand(halving)
+    trials = expand_study(halving)
     assert len(trials) == 9
     assert {cell.spec.steps for cell in trials} == {50}
 
@@ -40,7 +41,7 @@ def test_every_field_is_explained() -> None:
 def test_the_built_in_studies_are_all_there_with_their_rows() -> None:
     section = TEXT.partition("## Built-in studies")[2]
     listed = {name: int(rows) for name, rows in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)}
-    assert listed == {name: len(rows_of(parse_as(StudySpec, {"preset": name}))) for name in presets("study")}
+    assert listed == {name: len(study_rows(parse_as(StudySpec, {"preset": name}))) for name in presets("study")}
 
 
 def test_the_commands_exist() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.train.build import build_model
+from lcl_core.train.factory import build_model
+from tests.lcl_core.saved_encoders import drawings, encoder, encoders, sample  # noqa: F401
 
 SOT, EOT, IMG, SOI, EOI = 95, 96, 97, 98, 99
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.ui.walking import Walk, Watch
+    from tests.ui.hostile_events import AccessMonitor, HostilePage
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -103,18 +103,18 @@ def estimate() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def watch() -> Watch:
-    from tests.ui.walking import Watch
+def watch() -> AccessMonitor:
+    from tests.ui.hostile_events import AccessMonitor
 
-    return Watch()  # for good: the interpreter forgets no hook
+    return AccessMonitor()  # for good: the interpreter forgets no hook
 
 
 @pytest.fixture(scope="module", params=["team", "one machine"])
-def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostilePage]:
     """A page of each kind, to be walked."""
-    from tests.ui.walking import Walk
+    from tests.ui.hostile_events import HostilePage
 
     folder = tmp_path_factory.mktemp("walk")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        yield Walk(folder, team=request.param == "team")
+        yield HostilePage(folder, team=request.param == "team")

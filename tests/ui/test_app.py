@@ -19,7 +19,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ui.__main__ import main
-from ui.app import build_app, service_state
+from ui.app import build_app, service_status
 from ui.settings import UiSettings
 
 ROOT = Path(__file__).parents[2]
@@ -83,12 +83,12 @@ def test_below_another_path_it_knows_its_root() -> None:
 
 
 def test_the_state_of_the_service_in_one_line(service: Any, away: Exception) -> None:
-    assert "Service ready" in service_state(service(health={"ready": True, "checks": {}}))
+    assert "Service ready" in service_status(service(health={"ready": True, "checks": {}}))
     checks = {"database": {"ok": True, "detail": "fine"}, "worker": {"ok": False, "detail": "none <here>"}}
-    partly = service_state(service(health={"ready": False, "checks": checks}))
+    partly = service_status(service(health={"ready": False, "checks": checks}))
     assert "worker: none &lt;here&gt;" in partly
     assert "database" not in partly
-    assert "no answer from" in service_state(service(health=away))
+    assert "no answer from" in service_status(service(health=away))
 
 
 def test_the_process_starts_answers_and_leaves_on_sigterm(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ui.charts import MAX_POINTS, fingerprint, line_chart, scatter_map, smooth, thin, ticks
+from ui.charts import MAX_POINTS, line_chart, moving_average, scatter_map, subsample, ticks, vector_strip
 
 
 @pytest.mark.parametrize(
@@ -21,15 +21,15 @@ def test_ticks_are_round_and_inside(low: float, high: float, expected: list[floa
 
 def test_thinning_keeps_both_ends() -> None:
     points = [(float(i), 0.0) for i in range(5000)]
-    kept = thin(points)
+    kept = subsample(points)
     assert len(kept) == MAX_POINTS
     assert (kept[0], kept[-1]) == (points[0], points[-1])
-    assert thin(points[:7]) == points[:7]
+    assert subsample(points[:7]) == points[:7]
 
 
 def test_smoothing_starts_at_the_first_value_and_leaves_a_constant_alone() -> None:
-    assert smooth([(0, 5.0), (1, 5.0)]) == [(0, pytest.approx(5)), (1, pytest.approx(5))]
-    assert smooth([(0, 3.0), (1, 9.0)])[0][1] == pytest.approx(3)
+    assert moving_average([(0, 5.0), (1, 5.0)]) == [(0, pytest.approx(5)), (1, pytest.approx(5))]
+    assert moving_average([(0, 3.0), (1, 9.0)])[0][1] == pytest.approx(3)
 
 
 def test_a_curve_ends_at_the_latest_value() -> None:
@@ -76,7 +76,7 @@ def test_a_map_without_labels_or_extent_is_drawn() -> None:
 
 
 def test_a_strip_has_a_bar_for_each_number_that_matters() -> None:
-    drawn = fingerprint([1.0, -0.5, 0.0])
+    drawn = vector_strip([1.0, -0.5, 0.0])
     assert 'viewBox="0 0 3 20"' in drawn
     assert "M0.5 10V0.00M1.5 10V15.00" in drawn
-    assert fingerprint([])
+    assert vector_strip([])

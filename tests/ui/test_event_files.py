@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.ui.walking import (
+from tests.ui.hostile_events import (
     KEY,
     META,
+    OTHER_OWNERS_FILE,
     PRIVATE,
-    THEIRS,
-    Walk,
-    Watch,
+    AccessMonitor,
+    HostilePage,
     arguments,
     file_inputs,
     files_below,
@@ -46,14 +46,14 @@ def secrets_in(body: bytes) -> list[bytes]:
     passwd = Path("/etc/passwd").read_bytes()[:24]
     return [
         secret
-        for secret in (PRIVATE, KEY, THEIRS, passwd)
+        for secret in (PRIVATE, KEY, OTHER_OWNERS_FILE, passwd)
         if secret in body or base64.b64encode(secret)[:-4] in body
     ]
 
 
 @pytest.mark.parametrize("caller", ["a stranger", "a viewer", "another owner"])
 def test_no_event_reads_what_its_session_did_not_upload(
-    walk: Walk, watch: Watch, listener: socket.socket, caller: str
+    walk: HostilePage, watch: AccessMonitor, listener: socket.socket, caller: str
 ) -> None:
     if caller == "a viewer" and not walk.is_team:
         pytest.skip("on one machine nobody has a role: another owner is just another session")
@@ -62,7 +62,7 @@ def test_no_event_reads_what_its_session_did_not_upload(
     assert asked > (9_000 if caller == "a stranger" else 60_000)
 
 
-async def walked(walk: Walk, watch: Watch, listener: socket.socket, caller: str) -> int:
+async def walked(walk: HostilePage, watch: AccessMonitor, listener: socket.socket, caller: str) -> int:
     """Every event, argument, way of naming and target with each other. Returns: how many requests.
 
     A stranger is turned away before anything is parsed: one way of naming tells as much as all.
@@ -93,7 +93,7 @@ async def walked(walk: Walk, watch: Watch, listener: socket.socket, caller: str)
     return asked
 
 
-def test_references_elsewhere_in_an_event_are_refused_too(walk: Walk, watch: Watch) -> None:
+def test_references_elsewhere_in_an_event_are_refused_too(walk: HostilePage, watch: AccessMonitor) -> None:
     async def ask() -> None:
         browser = await walk.browser("key-vic")
         reference = references_to(str(walk.private))["alone"]
@@ -106,7 +106,7 @@ def test_references_elsewhere_in_an_event_are_refused_too(walk: Walk, watch: Wat
     asyncio.run(ask())
 
 
-def test_what_the_session_uploaded_itself_is_read(walk: Walk, watch: Watch) -> None:
+def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: AccessMonitor) -> None:
     """Without this the test above could not fail."""
 
     async def ask() -> int:
@@ -129,7 +129,7 @@ def test_what_the_session_uploaded_itself_is_read(walk: Walk, watch: Watch) -> N
     assert asyncio.run(ask()) >= 5
 
 
-def test_a_file_is_served_to_its_session_alone(walk: Walk, watch: Watch) -> None:
+def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessMonitor) -> None:
     async def ask() -> None:
         vic, bob, stranger = [await walk.browser(key) for key in ("key-vic", "key-bob", None)]
         path = await vic.upload("x y.png", png())
@@ -152,7 +152,7 @@ def test_a_file_is_served_to_its_session_alone(walk: Walk, watch: Watch) -> None
     asyncio.run(ask())
 
 
-def test_what_an_event_makes_is_served_to_its_session_alone(walk: Walk) -> None:
+def test_what_an_event_makes_is_served_to_its_session_alone(walk: HostilePage) -> None:
     """A picture of a collection that is taken over into the form, which Gradio keeps as a file."""
 
     async def ask() -> None:
@@ -168,7 +168,7 @@ def test_what_an_event_makes_is_served_to_its_session_alone(walk: Walk) -> None:
     asyncio.run(ask())
 
 
-def test_a_link_that_takes_the_place_of_an_upload_is_not_followed(walk: Walk, watch: Watch) -> None:
+def test_a_link_that_takes_the_place_of_an_upload_is_not_followed(walk: HostilePage, watch: AccessMonitor) -> None:
     async def ask() -> None:
         vic = await walk.browser("key-vic")
         path = Path(await vic.upload("x.png", png()))
@@ -185,7 +185,7 @@ def test_a_link_that_takes_the_place_of_an_upload_is_not_followed(walk: Walk, wa
     asyncio.run(ask())
 
 
-def test_gradios_own_check_holds_behind_ours(walk: Walk) -> None:
+def test_gradios_own_check_holds_behind_ours(walk: HostilePage) -> None:
     """Should a reference ever get past: Gradio itself refuses what was not uploaded, as in a page it launched."""
     from gradio.context import LocalContext
     from gradio.exceptions import InvalidPathError

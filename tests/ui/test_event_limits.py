@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ui.walking import Walk
+from tests.ui.hostile_events import HostilePage
 from ui import app as page_module
 from ui import event_files
 
@@ -28,7 +28,9 @@ from ui import event_files
         (b'{"data": ["' + b"x" * 5_000_000 + b'"]}', 413, "event_too_large"),
     ],
 )
-def test_an_event_that_no_page_sends_is_refused_in_words(walk: Walk, body: bytes, status: int, code: str) -> None:
+def test_an_event_that_no_page_sends_is_refused_in_words(
+    walk: HostilePage, body: bytes, status: int, code: str
+) -> None:
     async def ask() -> None:
         vic = await walk.browser("key-vic")
         answered, words, _ = await vic.ask("POST", "/gradio_api/run/predict", body)
@@ -38,7 +40,7 @@ def test_an_event_that_no_page_sends_is_refused_in_words(walk: Walk, body: bytes
     asyncio.run(ask())
 
 
-def test_a_value_that_is_not_offered_is_told_in_words(walk: Walk) -> None:
+def test_a_value_that_is_not_offered_is_told_in_words(walk: HostilePage) -> None:
     async def ask() -> None:
         vic = await walk.browser("key-vic")
         number = next(n for n, f in walk.page.fns.items() if getattr(f.fn, "__name__", "") == "search")
@@ -55,7 +57,7 @@ def test_a_value_that_is_not_offered_is_told_in_words(walk: Walk) -> None:
     asyncio.run(ask())
 
 
-def test_the_state_of_a_page_belongs_to_its_session(walk: Walk) -> None:
+def test_the_state_of_a_page_belongs_to_its_session(walk: HostilePage) -> None:
     """Two sessions that say the same session_hash have different state."""
 
     async def ask() -> None:
@@ -71,10 +73,10 @@ def test_the_state_of_a_page_belongs_to_its_session(walk: Walk) -> None:
     asyncio.run(ask())
 
 
-def test_the_state_of_so_many_pages_is_kept(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_so_many_pages_is_kept(walk: HostilePage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sessions a key has. Each state takes half a megabyte."""
     most = 8
-    monkeypatch.setattr(event_files, "MOST_PAGES", most)
+    monkeypatch.setattr(event_files, "MAX_OPEN_PAGES", most)
 
     async def ask() -> None:
         one, other = await walk.browser("key-bob"), await walk.browser("key-bob")
@@ -83,7 +85,7 @@ def test_the_state_of_so_many_pages_is_kept(walk: Walk, monkeypatch: pytest.Monk
             await (one, other)[page % 2].run(number, walk.events[number], session_hash=f"many{page}")
         made = {name.partition("-")[2] for name in walk.page.state_holder.session_data if "-many" in name}
         assert made == {f"many{page}" for page in range(3, most + 3)}
-        assert walk.page.state_holder.capacity == page_module.MOST_PAGES
+        assert walk.page.state_holder.capacity == page_module.MAX_PAGE_STATES
 
     asyncio.run(ask())
 
@@ -92,7 +94,7 @@ def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
     """What Gradio keeps for a page that nobody can reach any more."""
 
     async def ask() -> None:
-        walk = Walk(tmp_path, team=True)
+        walk = HostilePage(tmp_path, team=True)
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
         number = next(iter(walk.events))
         for browser in (vic, bob):
@@ -104,8 +106,8 @@ def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
     asyncio.run(ask())
 
 
-def test_so_many_events_of_a_session_at_once(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_files, "MOST_AT_ONCE", 3)
+def test_so_many_events_of_a_session_at_once(walk: HostilePage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_files, "MAX_CONCURRENT_EVENTS", 3)
 
     async def ask() -> list[int]:
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")

@@ -7,14 +7,25 @@ from typing import Any
 
 import pytest
 
-from ui.html import ago, badge, duration, empty_state, facts, item_url, number, parse_time, problem, progress_bar
+from ui.html import (
+    ago,
+    badge,
+    definition_list,
+    duration,
+    empty_state,
+    error_box,
+    format_number,
+    item_url,
+    parse_time,
+    progress_bar,
+)
 
 NASTY = "<img src=x onerror='alert(1)'>\"&"
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    "draw", [badge, problem, lambda text: empty_state(text, text), lambda text: facts([("a", text)])]
+    "draw", [badge, error_box, lambda text: empty_state(text, text), lambda text: definition_list([("a", text)])]
 )
 def test_text_never_becomes_markup(draw: Any) -> None:
     assert "<img" not in draw(NASTY)
@@ -53,7 +64,7 @@ def test_a_time_without_a_zone_is_utc() -> None:
      ("text", "text"), (True, "True"), (0, "0")],
 )  # fmt: skip
 def test_figures(value: Any, words: str) -> None:
-    assert number(value) == words
+    assert format_number(value) == words
 
 
 def test_a_bar_stays_between_nothing_and_all() -> None:

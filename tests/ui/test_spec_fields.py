@@ -7,19 +7,9 @@ from typing import Any
 
 import pytest
 
-from lcl_core.errors import UserError
-from lcl_core.specs import SPECS, parse_spec
-from ui.spec_fields import (
-    Field,
-    check,
-    from_json,
-    get_at,
-    main_fields,
-    preset_names,
-    put_at,
-    starting_spec,
-    to_json,
-)
+from lcl_core.common.errors import UserError
+from lcl_core.specs.parsing import SPECS, parse_spec
+from ui.spec_fields import Field, check, from_json, get_at, main_fields, preset_names, put_at, starting_spec, to_json
 
 
 @pytest.mark.parametrize("kind", SPECS)

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ui.walking import Browser, EveryService, files_below, multipart
+from tests.ui.hostile_events import Browser, StubService, files_below, multipart
 from ui import uploads as module
 from ui.app import build_app
+from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings
-from ui.visitors import OwnKey, Visitors
 
 KIB = 1024
 TOKEN = "the-token-of-the-tests"
@@ -28,13 +28,13 @@ class Team:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.now = 0.0
-        self.visitors = Visitors(3600, clock=lambda: self.now)
+        self.visitors = SessionStore(3600, clock=lambda: self.now)
         settings = UiSettings(team=True, **SMALL, _env_file=None)  # type: ignore[call-arg,arg-type]
-        self.app = build_app(EveryService(self._mine), settings, self.visitors)  # type: ignore[arg-type]
+        self.app = build_app(StubService(self._mine), settings, self.visitors)  # type: ignore[arg-type]
 
     def _mine(self) -> Any:
         request = httpx.Request("GET", "http://service")
-        next(OwnKey(self.visitors).auth_flow(request))
+        next(SessionKeyAuth(self.visitors).auth_flow(request))
         return {"owner": request.headers["authorization"], "role": "viewer"}
 
     async def browser(self, key: str = "vic") -> Browser:
@@ -50,7 +50,7 @@ class Team:
 @pytest.fixture
 def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    monkeypatch.setattr(module, "OVERHEAD", 2 * KIB)
+    monkeypatch.setattr(module, "MULTIPART_OVERHEAD_BYTES", 2 * KIB)
     return Team(tmp_path / "uploads")
 
 
@@ -177,7 +177,7 @@ def test_the_files_of_a_session_end_with_it(team: Team, ending: str) -> None:
 def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fifth is refused while four are under way, and let in afterwards."""
     go_on, waiting = asyncio.Event(), asyncio.Semaphore(0)
-    bounded = module._bounded
+    bounded = module._limited_body
 
     async def held(*args: Any) -> AsyncIterator[bytes]:
         waiting.release()
@@ -185,7 +185,7 @@ def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.Mo
         async for chunk in bounded(*args):
             yield chunk
 
-    monkeypatch.setattr(module, "_bounded", held)
+    monkeypatch.setattr(module, "_limited_body", held)
 
     async def ask() -> None:
         browser = await team.browser()
@@ -213,7 +213,7 @@ def test_of_an_upload_that_breaks_off_nothing_is_left(team: Team) -> None:
 
 
 def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
 
     async def ask() -> None:
         browser = await team.browser()
@@ -234,14 +234,14 @@ def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch:
 
 
 def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    bounded = module._bounded
+    bounded = module._limited_body
 
     async def signing_out_meanwhile(*args: Any) -> AsyncIterator[bytes]:
         async for chunk in bounded(*args):
             yield chunk
         team.visitors.turn_out("vic")
 
-    monkeypatch.setattr(module, "_bounded", signing_out_meanwhile)
+    monkeypatch.setattr(module, "_limited_body", signing_out_meanwhile)
 
     async def ask() -> None:
         browser = await team.browser()
@@ -323,7 +323,7 @@ def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str
 
 
 def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TRACKED_SECONDS", 0.2)
+    monkeypatch.setattr(module, "PROGRESS_START_SECONDS", 0.2)
 
     async def ask() -> None:
         vic, bob = await team.browser("vic"), await team.browser("bob")
@@ -337,5 +337,3 @@ def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkey
         assert b"mine.bin" not in told[1][1]
 
     asyncio.run(ask())
-
-

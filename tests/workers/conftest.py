@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from deploy.broker import EmbeddedBroker
-from lcl_core.runs import store
-from lcl_core.runs.database import Database
-from lcl_core.runs.doorbell import Doorbell
-from lcl_core.specs import StudySpec, parse_as
-from tests.workers.crew import Crew
-from tests.workers.desk import Desk
+from deploy.embedded_redis import EmbeddedBroker
+from lcl_core.db import datasets, runs, studies
+from lcl_core.db import submit as db_submit
+from lcl_core.db.session import Database
+from lcl_core.db.wakeup import WakeupProducer
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
+from tests.workers.in_process_worker import InProcessWorker
+from tests.workers.worker_processes import WorkerProcesses
 from workers.settings import WorkerSettings
 
 HERE = Path(__file__).parent
@@ -51,7 +53,7 @@ def database(settings: WorkerSettings) -> Iterator[Database]:
     database = Database(settings.resolved_database_url)
     database.migrate()
     with database.session() as session:
-        store.ensure_sample(session).path = str(HERE)  # any path that exists
+        datasets.register_sample(session).path = str(HERE)  # any path that exists
     yield database
     database.dispose()
 
@@ -63,7 +65,7 @@ def queue(database: Database) -> Callable[..., str]:
     def submit(steps: int = 3, **facts: Any) -> str:
         spec = {"steps": steps, "checkpoint_every": facts.pop("checkpoint_every", 5), **facts.pop("spec", {})}
         with database.session() as session:
-            return store.submit(session, "pretrain", spec, **facts).id
+            return db_submit.submit(session, "pretrain", spec, **facts).id
 
     return submit
 
@@ -76,7 +78,7 @@ def study(database: Database) -> Callable[..., str]:
         base = {"steps": 3, "checkpoint_every": 1, "optimizer": {"schedule": "constant"}}
         spec = {"pretrain": base, "metrics": [{"name": "steps", "metric": "steps"}], **changes}
         with database.session() as session:
-            return store.make_study(session, parse_as(StudySpec, spec)).id
+            return studies.create_study(session, parse_as(StudySpec, spec)).id
 
     return submit
 
@@ -87,7 +89,7 @@ def run_of(database: Database) -> Callable[[str], Any]:
 
     def read(run_id: str) -> Any:
         with database.reading() as session:
-            return store.get_run(session, run_id)
+            return runs.get_run(session, run_id)
 
     return read
 
@@ -98,7 +100,7 @@ def steps_of(database: Database) -> Callable[[str], list[int]]:
 
     def read(run_id: str) -> list[int]:
         with database.reading() as session:
-            return [row.step for row in store.metrics_after(session, run_id)]
+            return [row.step for row in runs.metrics_after(session, run_id)]
 
     return read
 
@@ -124,19 +126,21 @@ def broker() -> Iterator[EmbeddedBroker]:
 
 
 @pytest.fixture
-def doorbell(broker: EmbeddedBroker) -> Iterator[Doorbell]:
-    doorbell = Doorbell(broker.url)
+def doorbell(broker: EmbeddedBroker) -> Iterator[WakeupProducer]:
+    doorbell = WakeupProducer(broker.url)
     yield doorbell
     doorbell.close()
 
 
 @pytest.fixture
-def crew(settings: WorkerSettings, modules: dict[str, str], broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Crew]:
-    crew = Crew(settings, broker, tmp_path)
+def crew(
+    settings: WorkerSettings, modules: dict[str, str], broker: EmbeddedBroker, tmp_path: Path
+) -> Iterator[WorkerProcesses]:
+    crew = WorkerProcesses(settings, broker, tmp_path)
     yield crew
     crew.end()
 
 
 @pytest.fixture
-def desk(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> Desk:
-    return Desk(database, settings, modules)
+def desk(database: Database, settings: WorkerSettings, modules: dict[str, str]) -> InProcessWorker:
+    return InProcessWorker(database, settings, modules)

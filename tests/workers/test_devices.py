@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.devices import devices_and_offers, gpu_use
+from workers.devices import detect_devices, gpu_usage
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_gpu_it_is_the_processor(smi: Path) -> None:
-    (name,), offers = devices_and_offers()
+    (name,), offers = detect_devices()
     assert name.startswith("cpu (")
     assert offers == ("cpu",)
 
@@ -25,13 +25,13 @@ def test_without_a_gpu_it_is_the_processor(smi: Path) -> None:
 def test_gpus_are_named(smi: Path) -> None:
     smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3'\necho 'NVIDIA L4'\n")
     smi.chmod(0o755)
-    assert devices_and_offers() == (("NVIDIA H100 80GB HBM3", "NVIDIA L4"), ("cpu", "gpu"))
+    assert detect_devices() == (("NVIDIA H100 80GB HBM3", "NVIDIA L4"), ("cpu", "gpu"))
 
 
 def test_a_driver_that_fails_is_no_gpu(smi: Path) -> None:
     smi.write_text("#!/bin/sh\nexit 9\n")
     smi.chmod(0o755)
-    (name,), offers = devices_and_offers()
+    (name,), offers = detect_devices()
     assert name.startswith("cpu (")
     assert offers == ("cpu",)
 
@@ -39,7 +39,7 @@ def test_a_driver_that_fails_is_no_gpu(smi: Path) -> None:
 def test_what_gpus_do_is_told_in_bytes_and_shares(smi: Path) -> None:
     smi.write_text("#!/bin/sh\necho 'NVIDIA L4, 37, 1024, 23034'\necho 'NVIDIA A100 MIG 1g.5gb, [N/A], 3, 4864'\n")
     smi.chmod(0o755)
-    busy, part = gpu_use()
+    busy, part = gpu_usage()
     assert busy == {"name": "NVIDIA L4", "utilization": 0.37, "memory_used": 2**30, "memory_total": 23034 * 2**20}
     assert part["utilization"] is None
     assert part["memory_used"] == 3 * 2**20
@@ -49,4 +49,4 @@ def test_what_gpus_do_is_told_in_bytes_and_shares(smi: Path) -> None:
 def test_a_driver_that_says_nothing_useful_tells_of_no_gpu(smi: Path, said: str) -> None:
     smi.write_text(f"#!/bin/sh\n{said}\n")
     smi.chmod(0o755)
-    assert gpu_use() == []
+    assert gpu_usage() == []

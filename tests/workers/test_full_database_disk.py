@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lcl_core.runs.database import Database
-from lcl_core.runs.store import list_workers
+from lcl_core.db.runs import list_workers
+from lcl_core.db.session import Database
 from tests.workers.conftest import HERE
-from tests.workers.crew import Crew
+from tests.workers.worker_processes import WorkerProcesses
 from workers.settings import WorkerSettings
 
 Eventually = Callable[..., None]
@@ -24,7 +24,7 @@ def settings(small_disk: Any) -> WorkerSettings:
 
 
 def test_a_worker_outlives_a_full_disk(
-    crew: Crew,
+    crew: WorkerProcesses,
     small_disk: Any,
     database: Database,
     queue: Callable[..., str],

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lcl_core.rundir import RunDir
-from lcl_core.runs import store
-from lcl_core.runs.database import Database
-from tests.workers.desk import Desk
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import runs
+from lcl_core.db.session import Database
+from tests.workers.in_process_worker import InProcessWorker
 
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
@@ -21,7 +21,7 @@ Steps = Callable[[str], list[int]]
 
 
 @pytest.fixture
-def on_small_disk(desk: Desk, small_disk: Any) -> Any:
+def on_small_disk(desk: InProcessWorker, small_disk: Any) -> Any:
     """The folder of all runs lies there; the database does not."""
     desk.settings.home.mkdir(exist_ok=True)
     desk.settings.runs_dir.symlink_to(small_disk.path)
@@ -30,11 +30,11 @@ def on_small_disk(desk: Desk, small_disk: Any) -> Any:
 
 def resume(database: Database, run_id: str) -> None:
     with database.session() as session:
-        store.resume(session, run_id)
+        runs.resume_run(session, run_id)
 
 
 def test_a_disk_that_fills_up_in_the_middle(
-    desk: Desk,
+    desk: InProcessWorker,
     database: Database,
     on_small_disk: Any,
     queue: Queue,
@@ -66,7 +66,7 @@ def test_a_disk_that_fills_up_in_the_middle(
 
 
 def test_a_folder_that_is_read_only(
-    desk: Desk, database: Database, on_small_disk: Any, queue: Queue, run_of: RunOf
+    desk: InProcessWorker, database: Database, on_small_disk: Any, queue: Queue, run_of: RunOf
 ) -> None:
     run_id = queue()
     on_small_disk.make_writable(False)
@@ -84,7 +84,7 @@ def test_a_folder_that_is_read_only(
     ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "read_only"), (errno.EIO, "storage")]
 )
 def test_what_the_worker_itself_cannot_write(
-    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     def refuse(run_dir: RunDir, run: dict[str, Any]) -> None:
         raise OSError(number, os.strerror(number), str(run_dir.run_file))
@@ -98,7 +98,7 @@ def test_what_the_worker_itself_cannot_write(
 
 
 def test_no_room_for_the_encoder_keeps_the_work(
-    desk: Desk, database: Database, queue: Queue, run_of: RunOf, small_disk: Any
+    desk: InProcessWorker, database: Database, queue: Queue, run_of: RunOf, small_disk: Any
 ) -> None:
     """Its folder of encoders is the one that is full."""
     desk.settings.home.mkdir(exist_ok=True)

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcl_core.rundir import RunDir
-from lcl_core.runs import store
-from lcl_core.runs.database import Database, now
-from lcl_core.runs.tables import Collection, Encoder
-from lcl_core.serving import Change, HandedChanges, build_collection
-from tests.workers.desk import Desk
+from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
+from lcl_core.collections.writer import build_collection
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import collections, submit
+from lcl_core.db.models import CollectionRow, EncoderRow
+from lcl_core.db.session import Database, now
+from tests.workers.in_process_worker import InProcessWorker
 from workers import supervisor
+from workers.executors.local import JobProcess
 from workers.settings import WorkerSettings
-from workers.trainer import Trainer
 
 
 def test_the_directory_and_what_has_changed_since(
@@ -27,17 +28,17 @@ def test_the_directory_and_what_has_changed_since(
     run_of: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[tuple[list[Change], list[bytes]]] = []
+    seen: list[tuple[list[ChangeRecord], list[bytes]]] = []
 
-    class Looks(Trainer):
+    class Looks(JobProcess):
         """Begins as every process does, once it has been seen what lies there for it."""
 
         def __init__(self, module: str, run_dir: RunDir, *more: Any) -> None:
-            handed = HandedChanges(run_dir.changes)
+            handed = DeltaSnapshot(run_dir.changes)
             seen.append((handed.changes, handed.pictures(["img_1"])))
             super().__init__(module, run_dir, *more)
 
-    monkeypatch.setattr(supervisor, "Trainer", Looks)
+    monkeypatch.setattr(supervisor, "JobProcess", Looks)
     place = settings.home / "collections" / "col_1"
     (settings.home / "encoders" / "enc_1").mkdir(parents=True)
     build_collection(place, [], np.empty((0, 4)), {}, name="few", encoder_hash="e" * 64)
@@ -45,17 +46,17 @@ def test_the_directory_and_what_has_changed_since(
     record = {"id": "img_1", "image": "a.png", "captions": [], "labels": {}}
     with database.session() as session:
         facts["created_at"] = now(session)
-        session.add(Encoder(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, info={}, **facts))
+        session.add(EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, info={}, **facts))
         session.flush()
         facts |= {"encoder_id": "enc_1", "encoder_hash": "e" * 64, "images": 0, "texts": 0, "dim": 4}
-        session.add(Collection(id="col_1", name="few", path="collections/col_1", **facts))
+        session.add(CollectionRow(id="col_1", name="few", path="collections/col_1", **facts))
         session.flush()
-        opened = store.Opened("col_1", "collections/col_1", lambda item: False)
-        change = Change(0, "img_1", record, np.ones(4, "<f4").tobytes())
-        store.add_pictures(session, opened, [store.Picture(change, b"bytes")], "e" * 64)
+        opened = collections.CollectionRef("col_1", "collections/col_1", lambda item: False)
+        change = ChangeRecord(0, "img_1", record, np.ones(4, "<f4").tobytes())
+        collections.add_items(session, opened, [collections.ItemAddition(change, b"bytes")], "e" * 64)
         spec = {"encoder": "enc_1", "collection": "few", "mode": "add", "dataset": None}
-        run_id = store.submit(session, "index", spec).id
-    Desk(database, settings, modules).work()
+        run_id = submit.submit(session, "index", spec).id
+    InProcessWorker(database, settings, modules).work()
     reason = run_of(run_id).reason or {}
     assert reason["message"] == "the run left no collection among its artifacts", "the toy makes none"
     handed = RunDir(settings.runs_dir / run_id).read_run()["collections"]["few"]
@@ -72,8 +73,8 @@ def test_a_collection_that_is_gone_ends_the_run_with_a_word(
     with database.session() as session:
         (settings.home / "encoders" / "enc_1").mkdir(parents=True)
         facts: dict[str, Any] = {"owner": "ada", "created_at": now(session), "info": {}}
-        session.add(Encoder(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, **facts))
+        session.add(EncoderRow(id="enc_1", name="e", path="encoders/enc_1", hash="e" * 64, **facts))
         spec = {"encoder": "enc_1", "collection": "few", "mode": "add", "dataset": None}
-        run_id = store.submit(session, "index", spec).id
-    Desk(database, settings, modules).work()
+        run_id = submit.submit(session, "index", spec).id
+    InProcessWorker(database, settings, modules).work()
     assert run_of(run_id).reason["code"] == "unknown_collection"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from lcl_core.runs import store
-from lcl_core.runs.database import Database
-from tests.workers.desk import Desk
+from lcl_core.db import leases, registry, runs
+from lcl_core.db.session import Database
+from tests.workers.in_process_worker import InProcessWorker
 from workers.settings import WorkerSettings
 
 Queue = Callable[..., str]
@@ -21,7 +21,7 @@ Eventually = Callable[..., None]
 
 
 def test_a_run_succeeds(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LCL_DATABASE_URL", "postgresql://user:password@host/db")
     monkeypatch.setenv("RANK", "3")
@@ -39,7 +39,7 @@ def test_a_run_succeeds(
     assert (run.progress["step"], run.progress["total_steps"]) == (12, 12)
     assert 0 < run.ran_seconds < 60
     with desk.database.reading() as session:
-        assert store.get_encoder(session, "toy").id == run.encoder_id
+        assert registry.get_encoder(session, "toy").id == run.encoder_id
     log = desk.run_dir(run_id).log_file.read_text()
     assert "attempt 1 on desk" in log
     assert "toy starts at 0" in log
@@ -57,7 +57,7 @@ def test_a_run_succeeds(
     ],
 )
 def test_a_failure_says_why_and_is_not_tried_again(
-    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, toy: str, code: str, words: str
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch, toy: str, code: str, words: str
 ) -> None:
     monkeypatch.setenv("TOY", toy)
     run_id = queue()
@@ -71,7 +71,7 @@ def test_a_failure_says_why_and_is_not_tried_again(
         assert run_id in run.reason["message"]
 
 
-def test_a_name_that_stands_for_nothing_fails_the_run(desk: Desk, queue: Queue, run_of: RunOf) -> None:
+def test_a_name_that_stands_for_nothing_fails_the_run(desk: InProcessWorker, queue: Queue, run_of: RunOf) -> None:
     run_id = queue(spec={"data": {"sources": [{"dataset": "unknown"}]}})
     desk.work()
     run = run_of(run_id)
@@ -79,7 +79,7 @@ def test_a_name_that_stands_for_nothing_fails_the_run(desk: Desk, queue: Queue, 
     assert "sample" in run.reason["message"]
 
 
-def test_a_folder_that_cannot_be_written_fails_the_run(desk: Desk, queue: Queue, run_of: RunOf) -> None:
+def test_a_folder_that_cannot_be_written_fails_the_run(desk: InProcessWorker, queue: Queue, run_of: RunOf) -> None:
     run_id = queue()
     desk.settings.home.mkdir(exist_ok=True)
     desk.settings.runs_dir.write_text("a file where the folder should be")
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_fails_the_run(desk: Desk, queue: Queue,
 
 
 def test_a_run_that_continues_another_begins_with_its_checkpoint(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps
 ) -> None:
     parent = queue(steps=6, checkpoint_every=5)
     desk.work()
@@ -103,7 +103,7 @@ def test_a_run_that_continues_another_begins_with_its_checkpoint(
 
 
 def test_a_damaged_checkpoint_is_told_in_the_row(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(steps=9, checkpoint_every=5)
     monkeypatch.setenv("TOY", "killed@6")
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_told_in_the_row(
 
 
 def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
-    desk: Desk,
+    desk: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -133,14 +133,14 @@ def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
     desk.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
     with desk.database.session() as session:
-        store.pause(session, run_id)
+        runs.pause_run(session, run_id)
     desk.join()
     run, done = run_of(run_id), len(steps_of(run_id))
     assert (run.state, run.attempt, run.lease_token) == ("paused", 0, None)
     assert "paused" in run.interruption["message"]
     assert done < 400
     with desk.database.session() as session:
-        store.unpause(session, run_id)
+        runs.unpause_run(session, run_id)
     monkeypatch.setenv("TOY_SECONDS", "0")
     desk.work()
     run = run_of(run_id)
@@ -149,7 +149,7 @@ def test_a_pause_stops_the_process_at_a_checkpoint_and_it_goes_on_from_there(
 
 
 def test_a_run_that_comes_after_another_goes_on_as_soon_as_that_has_succeeded(
-    desk: Desk, queue: Queue, run_of: RunOf
+    desk: InProcessWorker, queue: Queue, run_of: RunOf
 ) -> None:
     first = queue()
     second = queue(after=[first])
@@ -160,7 +160,7 @@ def test_a_run_that_comes_after_another_goes_on_as_soon_as_that_has_succeeded(
 
 
 def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
-    desk: Desk,
+    desk: InProcessWorker,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -173,13 +173,13 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
     desk.start()
     eventually(lambda: len(steps_of(run_id)) >= 3)
     with desk.database.session() as session:
-        store.request_cancel(session, run_id)
+        runs.cancel_run(session, run_id)
     desk.join()
     assert run_of(run_id).state == "cancelled"
     done = len(steps_of(run_id))
     assert done < 400
     with desk.database.session() as session:
-        store.resume(session, run_id)
+        runs.resume_run(session, run_id)
     monkeypatch.setenv("TOY_SECONDS", "0")
     desk.work()
     run = run_of(run_id)
@@ -188,7 +188,7 @@ def test_cancel_stops_the_process_and_resume_goes_on_from_its_checkpoint(
 
 
 def test_retry_starts_over(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "crash@6")
     run_id = queue(steps=8)
@@ -196,7 +196,7 @@ def test_retry_starts_over(
     assert (run_of(run_id).state, steps_of(run_id)) == ("failed", [1, 2, 3, 4, 5, 6])
     monkeypatch.delenv("TOY")
     with desk.database.session() as session:
-        store.retry(session, run_id)
+        runs.retry_run(session, run_id)
     desk.work()
     run = run_of(run_id)
     assert (run.state, run.result["final"]["start"]) == ("succeeded", 0)
@@ -204,7 +204,7 @@ def test_retry_starts_over(
 
 
 def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "crash@7")
     run_id = queue(steps=9)
@@ -212,17 +212,22 @@ def test_resume_makes_the_steps_after_the_checkpoint_again_without_doubling_them
     assert steps_of(run_id) == [1, 2, 3, 4, 5, 6, 7]
     monkeypatch.delenv("TOY")
     with desk.database.session() as session:
-        store.resume(session, run_id)
+        runs.resume_run(session, run_id)
     desk.work()
     assert run_of(run_id).result["final"]["start"] == 5
     assert steps_of(run_id) == list(range(1, 10))
     with desk.database.reading() as session:
-        attempts = [row.values["attempt"] for row in store.metrics_after(session, run_id)]
+        attempts = [row.values["attempt"] for row in runs.metrics_after(session, run_id)]
     assert attempts == [1] * 5 + [2] * 4
 
 
 def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOY", "stubborn@2")
     desk.settings.cancel_grace_seconds = 0.2
@@ -230,13 +235,13 @@ def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
     desk.start()
     eventually(lambda: len(steps_of(run_id)) == 2)
     with desk.database.session() as session:
-        store.request_cancel(session, run_id)
+        runs.cancel_run(session, run_id)
     desk.join()
     assert run_of(run_id).state == "cancelled"
 
 
 def test_a_run_that_takes_too_long_fails(
-    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_SECONDS", "0.1")
     run_id = queue(steps=10_000, spec={"timeout_seconds": 0.5})
@@ -246,7 +251,7 @@ def test_a_run_that_takes_too_long_fails(
 
 
 def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
 ) -> None:
     run_id = queue(steps=60, checkpoint_every=1000, max_attempts=1)
     desk.start()
@@ -264,7 +269,7 @@ def test_a_leaving_worker_hands_the_run_back_without_using_an_attempt(
 
 
 def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
-    desk: Desk, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "killed@6")
     run_id = queue(steps=8, max_attempts=2)
@@ -277,14 +282,19 @@ def test_a_process_killed_from_outside_is_resumed_while_attempts_last(
 
 
 def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually, alive: Callable[[int], bool]
+    desk: InProcessWorker,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
+    alive: Callable[[int], bool],
 ) -> None:
     run_id = queue(steps=10_000)
     desk.start()
     eventually(lambda: steps_of(run_id))
     pid = run_of(run_id).progress["pid"]
     with desk.database.session() as session:
-        store.get_run(session, run_id).lease_token = "somebody else's"
+        runs.get_run(session, run_id).lease_token = "somebody else's"
     desk.join()
     assert not alive(pid)
     run = run_of(run_id)
@@ -292,7 +302,7 @@ def test_a_worker_that_lost_its_lease_kills_the_process_and_writes_nothing(
 
 
 def test_helpers_of_the_process_leave_with_it(
-    desk: Desk, queue: Queue, run_of: RunOf, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY", "helper@99")
     run_id = queue()
@@ -308,12 +318,12 @@ def test_helpers_of_the_process_leave_with_it(
 
 
 def test_a_new_attempt_waits_for_the_old_process_to_leave(
-    desk: Desk, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
 ) -> None:
     run_id = queue()
     held = desk.run_dir(run_id)
     held.path.mkdir(parents=True)
-    held.hold()
+    held.lock()
     claimed = desk.start()
     first = run_of(run_id).lease_expires_at
     eventually(lambda: run_of(run_id).lease_expires_at > first, "a renewal while waiting")
@@ -327,16 +337,21 @@ def test_a_new_attempt_waits_for_the_old_process_to_leave(
 @pytest.fixture
 def impatient_desk(
     database: Database, settings: WorkerSettings, modules: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Desk]:
+) -> Iterator[InProcessWorker]:
     """A desk that soon takes a locked database for one that is away."""
-    monkeypatch.setattr("lcl_core.runs.database.BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("lcl_core.db.session.BUSY_TIMEOUT_SECONDS", 0.1)
     impatient = Database(database.url)
-    yield Desk(impatient, settings, modules)
+    yield InProcessWorker(impatient, settings, modules)
     impatient.dispose()
 
 
 def test_a_run_outlives_a_database_that_is_away_for_a_while(
-    impatient_desk: Desk, database: Database, queue: Queue, run_of: RunOf, steps_of: Steps, eventually: Eventually
+    impatient_desk: InProcessWorker,
+    database: Database,
+    queue: Queue,
+    run_of: RunOf,
+    steps_of: Steps,
+    eventually: Eventually,
 ) -> None:
     desk, run_id = impatient_desk, queue(steps=30)
     with capture_logs() as logs:
@@ -352,7 +367,7 @@ def test_a_run_outlives_a_database_that_is_away_for_a_while(
 
 
 def test_a_worker_that_cannot_renew_kills_the_process_before_others_may_take_over(
-    impatient_desk: Desk,
+    impatient_desk: InProcessWorker,
     database: Database,
     queue: Queue,
     run_of: RunOf,
@@ -371,4 +386,4 @@ def test_a_worker_that_cannot_renew_kills_the_process_before_others_may_take_ove
     desk.join()
     assert run_of(run_id).state == "running"  # for the reaper to take back
     with database.session() as session:
-        eventually(lambda: [run.id for run in store.expire(session)] == [run_id])
+        eventually(lambda: [run.id for run in leases.expire_leases(session)] == [run_id])

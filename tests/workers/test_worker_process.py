@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from deploy.broker import EmbeddedBroker
-from lcl_core.runs import store
-from lcl_core.runs.database import Database
-from lcl_core.runs.doorbell import Doorbell
-from tests.workers.crew import Crew
+from deploy.embedded_redis import EmbeddedBroker
+from lcl_core.db import runs as db_runs
+from lcl_core.db import studies
+from lcl_core.db.session import Database
+from lcl_core.db.wakeup import WakeupProducer
+from tests.workers.worker_processes import WorkerProcesses
 
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
@@ -30,7 +31,7 @@ def consuming(database: Database, eventually: Eventually) -> Callable[[int], Non
     def wait(count: int) -> None:
         def proved() -> bool:
             with database.reading() as session:
-                return sum(worker.consumed_at is not None for worker in store.list_workers(session)) >= count
+                return sum(worker.consumed_at is not None for worker in db_runs.list_workers(session)) >= count
 
         eventually(proved, f"{count} consuming workers")
 
@@ -38,8 +39,8 @@ def consuming(database: Database, eventually: Eventually) -> Callable[[int], Non
 
 
 def test_wake_ups_once_twice_and_never(
-    crew: Crew,
-    doorbell: Doorbell,
+    crew: WorkerProcesses,
+    doorbell: WakeupProducer,
     queue: Queue,
     run_of: RunOf,
     eventually: Eventually,
@@ -49,7 +50,7 @@ def test_wake_ups_once_twice_and_never(
     consuming(1)
     runs = [queue() for _ in range(4)]
     for run_id in (runs[0], runs[1], runs[1], runs[1], "run_unknown"):
-        assert doorbell.ring(run_id)
+        assert doorbell.wake(run_id)
     unrung = queue()
     for run_id in (*runs, unrung):
         eventually(lambda run_id=run_id: run_of(run_id).state == "succeeded")
@@ -57,9 +58,9 @@ def test_wake_ups_once_twice_and_never(
 
 
 def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
-    crew: Crew,
+    crew: WorkerProcesses,
     broker: EmbeddedBroker,
-    doorbell: Doorbell,
+    doorbell: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
@@ -70,12 +71,12 @@ def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
     consuming(1)
     broker.stop()
     run_id = queue()
-    assert doorbell.ring(run_id) is False
+    assert doorbell.wake(run_id) is False
     eventually(lambda: run_of(run_id).state == "succeeded")
 
     def consumed_at() -> Any:
         with database.reading() as session:
-            return store.list_workers(session)[0].consumed_at
+            return db_runs.list_workers(session)[0].consumed_at
 
     before = consumed_at()
     broker.start()
@@ -84,8 +85,8 @@ def test_a_broker_that_is_down_delays_nothing_and_is_found_again(
 
 @pytest.mark.parametrize("settings", ["sqlite", "postgresql"], indirect=True)
 def test_a_worker_killed_in_the_middle_loses_nothing(
-    crew: Crew,
-    doorbell: Doorbell,
+    crew: WorkerProcesses,
+    doorbell: WakeupProducer,
     queue: Queue,
     run_of: RunOf,
     steps_of: Steps,
@@ -94,7 +95,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 ) -> None:
     crew.start(TOY_SECONDS="0.2")
     run_id = queue(steps=60)
-    doorbell.ring(run_id)
+    doorbell.wake(run_id)
     eventually(lambda: len(steps_of(run_id)) >= 6)
     pid = run_of(run_id).progress["pid"]
     crew.started[0].kill()
@@ -109,8 +110,8 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
 
 def test_a_cancel_reaches_the_process(
-    crew: Crew,
-    doorbell: Doorbell,
+    crew: WorkerProcesses,
+    doorbell: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
@@ -119,16 +120,16 @@ def test_a_cancel_reaches_the_process(
 ) -> None:
     crew.start()
     run_id = queue(steps=100_000)
-    doorbell.ring(run_id)
+    doorbell.wake(run_id)
     eventually(lambda: steps_of(run_id))
     with database.session() as session:
-        store.request_cancel(session, run_id)
+        db_runs.cancel_run(session, run_id)
     eventually(lambda: run_of(run_id).state == "cancelled")
 
 
 def test_a_worker_that_ends_in_order_hands_its_run_to_another(
-    crew: Crew,
-    doorbell: Doorbell,
+    crew: WorkerProcesses,
+    doorbell: WakeupProducer,
     database: Database,
     queue: Queue,
     run_of: RunOf,
@@ -138,7 +139,7 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
 ) -> None:
     first = crew.start(TOY_SECONDS="1")
     run_id = queue(steps=100, max_attempts=1)
-    doorbell.ring(run_id)
+    doorbell.wake(run_id)
     eventually(lambda: steps_of(run_id))
     crew.start()
     consuming(2)
@@ -149,7 +150,7 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
     assert (run.attempt, run.result["final"]["start"] > 0) == (1, True)
     assert steps_of(run_id) == list(range(1, 101))
     with database.reading() as session:
-        assert len(store.list_workers(session)) == 1
+        assert len(db_runs.list_workers(session)) == 1
     log = crew.log(0).read_text()
     assert f'"run": "{run_id}"' in log
     assert "Traceback" not in log
@@ -157,7 +158,11 @@ def test_a_worker_that_ends_in_order_hands_its_run_to_another(
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 def test_two_workers_run_a_halving_to_its_end(
-    crew: Crew, doorbell: Doorbell, database: Database, study: Callable[..., str], eventually: Eventually
+    crew: WorkerProcesses,
+    doorbell: WakeupProducer,
+    database: Database,
+    study: Callable[..., str],
+    eventually: Eventually,
 ) -> None:
     rates = {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}}
     judge = {"validation": {"splits": ["val"]}, "metric": {"name": "steps", "metric": "steps"}}
@@ -168,13 +173,13 @@ def test_two_workers_run_a_halving_to_its_end(
 
     def state() -> str:
         with database.reading() as session:
-            return store.standings(session, [store.get_study(session, study_id)])[study_id].state
+            return studies.study_statuses(session, [studies.get_study(session, study_id)])[study_id].state
 
     eventually(lambda: state() not in ("queued", "running"), "the study's end")
     assert state() == "succeeded"
     with database.reading() as session:
-        cells = store.study_cells(session, study_id)
-        runs = store.list_runs(session).items
+        cells = studies.study_cells(session, study_id)
+        runs = db_runs.list_runs(session).items
     first, promoted, finalist = cells[0], cells[2], cells[3]
     assert [(cell.labels["trial"], cell.rung) for cell in cells] == [("t01", 0), ("t02", 0), ("t01", 1), ("t01", 2)]
     assert (promoted.run.continues, promoted.run.result["final"]["start"]) == (first.run.id, 3)
@@ -184,21 +189,21 @@ def test_two_workers_run_a_halving_to_its_end(
 
 
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
-    crew: Crew, database: Database, queue: Queue, run_of: RunOf, eventually: Eventually
+    crew: WorkerProcesses, database: Database, queue: Queue, run_of: RunOf, eventually: Eventually
 ) -> None:
     crew.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0")
     choosy, modest = queue(resource="gpu", priority=9), queue(resource="cpu")
     eventually(lambda: run_of(modest).state == "succeeded")
     assert run_of(modest).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "", "another run may need the GPU"
     with database.reading() as session:
-        assert store.obstacles(session, [run_of(choosy)])[choosy]["message"].startswith("no worker offers gpu")
+        assert db_runs.blocked_reasons(session, [run_of(choosy)])[choosy]["message"].startswith("no worker offers gpu")
     crew.start(LCL_WORKER_OFFERS="gpu")
     eventually(lambda: run_of(choosy).state == "succeeded")
     assert run_of(choosy).attempt == 1
 
 
 def test_a_worker_ends_in_order_while_the_broker_is_down(
-    crew: Crew, broker: EmbeddedBroker, database: Database, consuming: Callable[[int], None]
+    crew: WorkerProcesses, broker: EmbeddedBroker, database: Database, consuming: Callable[[int], None]
 ) -> None:
     worker = crew.start()
     consuming(1)
@@ -206,7 +211,7 @@ def test_a_worker_ends_in_order_while_the_broker_is_down(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(180) == 0
     with database.reading() as session:
-        assert store.list_workers(session) == []
+        assert db_runs.list_workers(session) == []
 
 
 def test_the_worker_process_never_imports_torch() -> None:

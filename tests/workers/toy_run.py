@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lcl_core.errors import UserError
-from lcl_core.rundir import Cancelled, RunDir, run_main, write_json_atomically
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import JobCancelled, RunDir, run_main, write_json_atomically
 
 WEIGHTS = b"toy weights"
 SHOWN = ("LCL_DATABASE_URL", "RANK", "LCL_HOME", "CUDA_VISIBLE_DEVICES")  # of its environment, in its result
@@ -85,7 +85,7 @@ def work(run_dir: RunDir) -> dict[str, Any]:
             save(run_dir, step)
         if run_dir.stop_requested:
             save(run_dir, step)
-            raise Cancelled
+            raise JobCancelled
     environment = {name: os.environ.get(name) for name in SHOWN}
     facts = {"environment": environment, "inputs": [run["datasets"], run["encoders"]], "start": start}
     if run["kind"] == "evaluate":

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, choose
-from ui.html import corpus_url, empty_state, esc, note, number, problem, run_link
+from ui.common import BUSY_EVENT, SILENT_EVENT, update_dropdown
+from ui.html import dataset_image_url, empty_state, error_box, esc, format_number, run_link, status_line
 
 PER_PAGE = 6
 ROW_TOKENS = 2048  # the length of a row that documents are packed into
@@ -48,11 +48,11 @@ class DocumentsTab:
         asked = [self.dataset, self.view, self.split, self.source]
         told = [self.offset, self.split, self.source, self.place, self.previous, self.next, self.shown]
         now = [*asked, self.offset]
-        tab.select(self.refresh, self.dataset, self.dataset, **QUIET).then(self.show, now, told, **QUIET)
+        tab.select(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(self.show, now, told, **SILENT_EVENT)
         for change in (self.dataset.input, self.view.input):
-            change(self.start, asked[:2], told, **BUSY)
+            change(self.start, asked[:2], told, **BUSY_EVENT)
         for change in (self.split.input, self.source.input):
-            change(self.show, asked, told, **BUSY)
+            change(self.show, asked, told, **BUSY_EVENT)
         for button, step in ((self.previous, -PER_PAGE), (self.next, PER_PAGE)):
             button.click(
                 lambda dataset, view, split, source, offset, step=step: self.show(
@@ -60,14 +60,14 @@ class DocumentsTab:
                 ),
                 now,
                 told,
-                **BUSY,
+                **BUSY_EVENT,
             )
-        self.check.click(self.validate, self.dataset, self.place, **BUSY)
+        self.check.click(self.validate, self.dataset, self.place, **BUSY_EVENT)
 
     def refresh(self, current: str | None) -> Any:
         """Datasets may have come or gone; the one on show stays."""
         try:
-            return choose([(row["name"], row["name"]) for row in self.client.datasets()], current)
+            return update_dropdown([(row["name"], row["name"]) for row in self.client.datasets()], current)
         except ApiError:
             return gr.skip()  # the documents' own call says it in words
 
@@ -87,10 +87,10 @@ class DocumentsTab:
                 self.client.dataset_statistics(dataset)  # counted once: the filters are made from it
             found = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, **where)
         except ApiError as error:
-            return self._bare(problem(error.message, "The documents cannot be shown"))
+            return self._bare(error_box(error.message, "The documents cannot be shown"))
         items, total = found["items"], found["total"]
         if not items:
-            return 0, *_filters(found, pairs, split, source), note("Nothing here"), *_more(0, 0), _nothing(view)
+            return 0, *_filters(found, pairs, split, source), status_line("Nothing here"), *_more(0, 0), _nothing(view)
         return (
             offset,
             *_filters(found, pairs, split, source),
@@ -102,15 +102,12 @@ class DocumentsTab:
     def validate(self, dataset: str | None) -> str:
         """Queue an examination; it is watched where all runs are."""
         if not dataset:
-            return note("Choose a dataset first.")
+            return status_line("Choose a dataset first.")
         try:
             run = self.client.validate_dataset(dataset)
         except ApiError as error:
-            return problem(error.message, "It cannot be validated")
-        return (
-            f'<p class="lcl-note" role="status">Validation is queued: '
-            f"{run_link(run['id'])} in the Runs tab.</p>"
-        )
+            return error_box(error.message, "It cannot be validated")
+        return f'<p class="lcl-note" role="status">Validation is queued: {run_link(run["id"])} in the Runs tab.</p>'
 
     @staticmethod
     def _bare(words: str) -> tuple[Any, ...]:
@@ -122,8 +119,8 @@ def draw_place(view: str, offset: int, shown: int, total: int) -> str:
     """Which of them are on show, and what the colours mean."""
     what = "Captioned images" if view == "pairs" else "Documents"
     return (
-        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + shown)}</b> of '
-        f'{number(total)}</span><span><i class="lcl-row__text"></i>text</span><span><i class="lcl-row__image"></i>image'
+        f'<p class="lcl-key" role="status"><span><b>{what} {format_number(offset + 1)}–{format_number(offset + shown)}</b> of '
+        f'{format_number(total)}</span><span><i class="lcl-row__text"></i>text</span><span><i class="lcl-row__image"></i>image'
         f"</span><span>bar: a row of {ROW_TOKENS:,} tokens</span></p>"
     )
 
@@ -136,15 +133,15 @@ def _document(dataset: str, item: dict[str, Any]) -> str:
     segments = item["segments"]
     tokens = sum(segment.get("tokens", 0) for segment in segments)
     if "problem" in item:
-        body = problem(item["problem"], "This document cannot be read")
+        body = error_box(item["problem"], "This document cannot be read")
     else:
-        body = "".join(_segment(dataset, segment) for segment in segments) or note("It is empty.")
+        body = "".join(_segment(dataset, segment) for segment in segments) or status_line("It is empty.")
     title = f"No. {int(item['id']) + 1}" if str(item["id"]).isdecimal() else item["id"]
     facts = [item.get("split"), item.get("source"), *(item.get("labels") or {}).values()]
     marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
     return (
         f'<article class="lcl-doc"><header><h3 title="{esc(title)}">{esc(title)}</h3>'
-        f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens)}"
+        f"<span>{format_number(tokens)} tokens</span></header>{_row(segments, tokens)}"
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
         f"{f'<footer>{marks}</footer>' if marks else ''}</article>"
     )
@@ -156,7 +153,7 @@ def _segment(dataset: str, segment: dict[str, Any]) -> str:
     name = segment["image"]
     similarity = segment.get("similarity")
     below = f"<figcaption>similarity {similarity:.2f}</figcaption>" if similarity is not None else ""
-    source = esc(corpus_url(dataset, name))
+    source = esc(dataset_image_url(dataset, name))
     return f'<figure><img src="{source}" alt="{esc(name)}" title="{esc(name)}" loading="lazy">{below}</figure>'
 
 

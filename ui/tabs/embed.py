@@ -12,10 +12,18 @@ import numpy as np
 from gradio.utils import get_upload_folder
 
 from api.client import ApiError, Client
-from ui.charts import fingerprint, scatter_map
-from ui.common import BUSY, QUIET, choose, collection_choices, encoder_choices, newest, read_upload
-from ui.files import FORMATS
-from ui.html import empty_state, esc, heading, problem
+from ui.charts import scatter_map, vector_strip
+from ui.common import (
+    BUSY_EVENT,
+    SILENT_EVENT,
+    collection_choices,
+    encoder_choices,
+    first_choice,
+    read_upload,
+    update_dropdown,
+)
+from ui.file_routes import FORMATS
+from ui.html import empty_state, error_box, esc, heading
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its pictures on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
@@ -63,33 +71,33 @@ class EmbedTab:
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         drawn = [self.points, self.label, self.links, self.map]
         pickers = [self.collection, self.encoder]
-        tab.select(self.refresh, pickers, [*pickers, self.map], **QUIET)
-        self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY)
-        self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **QUIET)
+        tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT)
+        self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
+        self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **SILENT_EVENT)
         asked = [self.encoder, self.pictures, self.format]
-        self.go.click(self.embed, asked, [self.vectors, self.download], **BUSY)
-        self.format.input(self.embed_again, asked, [self.vectors, self.download], **BUSY)
+        self.go.click(self.embed, asked, [self.vectors, self.download], **BUSY_EVENT)
+        self.format.input(self.embed_again, asked, [self.vectors, self.download], **BUSY_EVENT)
 
     def refresh(self, collection: str | None, encoder: str | None) -> tuple[Any, Any, Any]:
         """What there is to choose from; a change of collection then draws its map."""
         try:
             collections, encoders = collection_choices(self.client), encoder_choices(self.client)
         except ApiError as error:
-            return gr.skip(), gr.skip(), problem(error.message, "The service cannot be reached")
+            return gr.skip(), gr.skip(), error_box(error.message, "The service cannot be reached")
         shown = gr.skip() if collections else NO_COLLECTION
-        return choose(collections, collection), choose(encoders, encoder), shown
+        return update_dropdown(collections, collection), update_dropdown(encoders, encoder), shown
 
     def load_map(self, collection: str | None, label: str | None) -> tuple[Any, ...]:
         """Fetch the plane of another collection, and draw it."""
         if not collection:
-            return [], choose([], None), "", NO_COLLECTION
+            return [], update_dropdown([], None), "", NO_COLLECTION
         try:
             points = self.client.collection_map(collection)["points"]
         except ApiError as error:
-            return [], gr.skip(), "", problem(error.message, "The map cannot be shown")
+            return [], gr.skip(), "", error_box(error.message, "The map cannot be shown")
         labels = sorted({name for point in points for name in point["labels"]})
         wanted = label if label in labels else next((name for name in PREFERRED if name in labels), None)
-        picker = choose([(name, name) for name in labels], wanted)
+        picker = update_dropdown([(name, name) for name in labels], wanted)
         return points, picker, _links(collection), self.draw_map(collection, points, wanted or next(iter(labels), None))
 
     def draw_map(self, collection: str, points: Sequence[dict[str, Any]], label: str | None) -> str:
@@ -105,14 +113,14 @@ class EmbedTab:
         if not paths:
             return WAITING, hidden
         if len(paths) > MAX_FILES:
-            return problem(f"Choose at most {MAX_FILES} pictures here; an index run embeds whole datasets."), hidden
+            return error_box(f"Choose at most {MAX_FILES} pictures here; an index run embeds whole datasets."), hidden
         try:
-            encoder = encoder or newest(encoder_choices(self.client))
+            encoder = encoder or first_choice(encoder_choices(self.client))
             if encoder is None:
                 return NO_ENCODER, hidden
             vectors = self._vectors(encoder, paths)
         except ApiError as error:
-            return problem(error.message, "The pictures were refused"), hidden
+            return error_box(error.message, "The pictures were refused"), hidden
         names = [Path(path).name for path in paths]
         write, _ = FORMATS[kind]
         # where Gradio keeps what it serves: it makes no copy, and the file goes when its session ends
@@ -151,7 +159,7 @@ def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> st
     for i, (name, vector) in enumerate(zip(names, vectors, strict=True)):
         best = int(near[i].argmax())
         closest = f"{names[best]} ({near[i, best]:.2f})" if len(names) > 1 else ""
-        rows.append(f"<tr><td>{esc(name)}</td><td>{fingerprint(vector)}</td><td>{esc(closest)}</td></tr>")
+        rows.append(f"<tr><td>{esc(name)}</td><td>{vector_strip(vector)}</td><td>{esc(closest)}</td></tr>")
     head = "".join(f'<th scope="col">{word}</th>' for word in ("Picture", "Vector", "Closest of the others"))
     return (
         f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'

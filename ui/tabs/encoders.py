@@ -9,8 +9,8 @@ from urllib.parse import quote
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import QUIET
-from ui.html import ago, empty_state, esc, facts, heading, number, problem
+from ui.common import SILENT_EVENT
+from ui.html import ago, definition_list, empty_state, error_box, esc, format_number, heading
 
 SHOWN = 4
 # What one of ours can leave as, and what visitors call that. Others' leave as they are.
@@ -29,14 +29,14 @@ class EncodersTab:
         self.cards = gr.HTML(apply_default_css=False, elem_id="encoders")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
-        tab.select(self.refresh, outputs=self.cards, **QUIET)
+        tab.select(self.refresh, outputs=self.cards, **SILENT_EVENT)
 
     def refresh(self) -> str:
         try:
             encoders = self.client.encoders()
             cards = [draw_encoder(item, self.client.encoder_figures(item["id"])) for item in encoders]
         except ApiError as error:
-            return problem(error.message, "The service cannot be reached")
+            return error_box(error.message, "The service cannot be reached")
         return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
 
 
@@ -45,10 +45,10 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
     about = {**(encoder.get("info") or {}), **encoder}
     size = about.get("image_size")
     listed = [
-        ("Parameters", number(about.get("parameters"))),
+        ("Parameters", format_number(about.get("parameters"))),
         ("Pictures", f"{size} × {size} px" if size else ""),
         ("Vector", f"{about['embed_dim']} numbers" if about.get("embed_dim") else ""),
-        ("Pictures seen", number(about.get("images_seen"))),
+        ("Pictures seen", format_number(about.get("images_seen"))),
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
@@ -57,7 +57,7 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
     name = encoder.get("name") or encoder["id"]
     return (
         f'<article class="lcl-encoder"><header><h3>{esc(name)}</h3><code>{esc(encoder["id"])}</code></header>'
-        f"{facts(listed)}{below}{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
+        f"{definition_list(listed)}{below}{draw_exports(encoder['id'], str(about.get('kind', 'lcl')))}</article>"
     )
 
 
@@ -84,5 +84,5 @@ def _figure(row: dict[str, Any]) -> str:
     times = f"{row['value'] / row['chance']:.0f} × chance" if row.get("chance") else ""
     return (
         f"<li><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
-        f"<b>{number(row['value'], 3)}</b><small>{times}</small></li>"
+        f"<b>{format_number(row['value'], 3)}</b><small>{times}</small></li>"
     )

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ui.charts import line_chart
-from ui.html import ago, badge, duration, empty_state, esc, facts, number, parse_time, progress_bar, run_link
-from ui.overlay_chart import METRICS, points_of
-from ui.tabs.comparison import MOVING
+from ui.charts import METRIC_LABELS, line_chart, metric_points
+from ui.html import (
+    ago,
+    badge,
+    definition_list,
+    duration,
+    empty_state,
+    esc,
+    format_number,
+    parse_time,
+    progress_bar,
+    run_link,
+)
+from ui.tabs.run_comparison import ACTIVE_STATES
 
-KIND_WORDS = {
+KIND_LABELS = {
     "pretrain": "Pre-train",
     "evaluate": "Evaluate",
     "index": "Index",
@@ -18,10 +28,10 @@ KIND_WORDS = {
     "convert": "Convert",
     "match": "Match",
 }
-CURVES = ("contrastive_loss", "generation_loss")  # that are waited for
+EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # that are waited for
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
-PAUSED = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
+PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
 
 
 def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
@@ -33,13 +43,13 @@ def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
 
 def draw_head(run: dict[str, Any]) -> str:
     """Name, state, progress, time left; the reason of a failure; the figures of the moment."""
-    kind = KIND_WORDS.get(run["kind"], run["kind"])
+    kind = KIND_LABELS.get(run["kind"], run["kind"])
     title = run.get("name") or kind
     attempt = f" · attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else ""
     line = f"{kind} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
     return (
         f'<header class="lcl-run__head"><div><h2>{esc(title)}</h2><p>{esc(line)}</p></div>'
-        f"{badge(run['state'])}</header>{_progress(run)}{_reason(run)}{facts(_figures(run))}"
+        f"{badge(run['state'])}</header>{_progress(run)}{_reason(run)}{definition_list(_figures(run))}"
     )
 
 
@@ -47,10 +57,12 @@ def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
     """The losses of a pre-training run, those that its method has; ``lines``: of its metrics."""
     if run["kind"] != "pretrain":
         return ""
-    told = [name for name in METRICS if name.endswith("_loss") and any(line.get(name) is not None for line in lines)]
+    told = [
+        name for name in METRIC_LABELS if name.endswith("_loss") and any(line.get(name) is not None for line in lines)
+    ]
     charts = (
-        line_chart(METRICS[name], points_of(lines, name, "step"), colour)
-        for colour, name in enumerate(told or CURVES, start=1)
+        line_chart(METRIC_LABELS[name], metric_points(lines, name, "step"), colour)
+        for colour, name in enumerate(told or EXPECTED_LOSSES, start=1)
     )
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
@@ -61,29 +73,29 @@ def draw_result(run: dict[str, Any]) -> str:
     if rows := result.get("rows"):
         return _table(rows)
     if encoder := result.get("encoder") if isinstance(result.get("encoder"), dict) else None:
-        return _made(
+        return _section(
             "Encoder",
             [
-                ("Parameters", number(encoder.get("parameters"))),
-                ("Pictures seen", number(encoder.get("images_seen"))),
+                ("Parameters", format_number(encoder.get("parameters"))),
+                ("Pictures seen", format_number(encoder.get("images_seen"))),
                 ("Trained for", duration(encoder.get("seconds"))),
                 ("Hash", str(encoder.get("hash") or "")[:12]),
                 ("Id", str(run.get("encoder_id") or "")),
             ],
         )
     if collection := result.get("collection"):
-        return _made(
+        return _section(
             "Collection",
             [
                 ("Name", str(collection.get("name") or "")),
-                ("Pictures", number(collection.get("images"))),
-                ("Texts", number(collection.get("texts"))),
+                ("Pictures", format_number(collection.get("images"))),
+                ("Texts", format_number(collection.get("texts"))),
                 ("Vector", f"{collection.get('dim')} numbers"),
                 ("Id", str(run.get("collection_id") or "")),
             ],
         )
     if report := result.get("report"):
-        return _report(report)
+        return _validation_report(report)
     if dataset := result.get("dataset"):
         return _dataset(dataset)
     return ""
@@ -95,7 +107,7 @@ def draw_log(text: str) -> str:
     return f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
 
 
-def fraction(run: dict[str, Any]) -> float | None:
+def progress_fraction(run: dict[str, Any]) -> float | None:
     """Share of the work done, 0 to 1; None while unknown."""
     if run["state"] == "succeeded":
         return 1.0
@@ -105,8 +117,10 @@ def fraction(run: dict[str, Any]) -> float | None:
 
 
 def _row(run: dict[str, Any], selected: bool) -> str:
-    kind = KIND_WORDS.get(run["kind"], run["kind"])
-    bar = progress_bar(fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
+    kind = KIND_LABELS.get(run["kind"], run["kind"])
+    bar = (
+        progress_bar(progress_fraction(run), "progress") if run["state"] in ("running", "pausing", "cancelling") else ""
+    )
     current = ' aria-current="true"' if selected else ""
     return (
         f'<li><button type="button" data-pick="{esc(run["id"])}"{current}>'
@@ -122,26 +136,26 @@ def _progress(run: dict[str, Any]) -> str:
     if run["state"] == "waiting":
         return f'<p class="lcl-note">Comes after {", ".join(map(run_link, run.get("after") or []))}.</p>'
     if run["state"] == "paused":
-        return f'<p class="lcl-note">{PAUSED}{_reached(run)}</p>'
-    if run["state"] not in MOVING:
+        return f'<p class="lcl-note">{PAUSED_TEXT}{_reached_step(run)}</p>'
+    if run["state"] not in ACTIVE_STATES:
         note = (run.get("artifacts") or {}).get("message")
         return f'<p class="lcl-note">The run has ended; {esc(note)}.</p>' if note else ""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     parts = [
         str(progress.get("phase") or ""),
-        f"step {number(step)} of {number(total)}" if total else "",
+        f"step {format_number(step)} of {format_number(total)}" if total else "",
         f"{duration(progress.get('seconds_left'))} left" if progress.get("seconds_left") is not None else "",
     ]
     words = " · ".join(part for part in parts if part) or "Starting"
-    return f'<div class="lcl-progress">{progress_bar(fraction(run), words)}<p>{esc(words)}</p></div>'
+    return f'<div class="lcl-progress">{progress_bar(progress_fraction(run), words)}<p>{esc(words)}</p></div>'
 
 
-def _reached(run: dict[str, Any]) -> str:
+def _reached_step(run: dict[str, Any]) -> str:
     """Where a run that is held back goes on."""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
-    return f": step {number(step)} of {number(total)}." if step and total else "."
+    return f": step {format_number(step)} of {format_number(total)}." if step and total else "."
 
 
 def _reason(run: dict[str, Any]) -> str:
@@ -160,47 +174,47 @@ def _figures(run: dict[str, Any]) -> list[tuple[str, str]]:
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     per_second = progress.get("images_per_s")
     return [
-        ("Pictures per second", number(per_second, 3) if per_second else ""),
-        ("Pictures seen", number(progress.get("images_seen"))),
-        ("Learning rate", number(progress.get("lr"), 2)),
-        ("In-batch accuracy", number(progress.get("in_batch_accuracy"), 2)),
+        ("Pictures per second", format_number(per_second, 3) if per_second else ""),
+        ("Pictures seen", format_number(progress.get("images_seen"))),
+        ("Learning rate", format_number(progress.get("lr"), 2)),
+        ("In-batch accuracy", format_number(progress.get("in_batch_accuracy"), 2)),
         ("Took", duration((end - start).total_seconds()) if start and end else ""),
         ("Owner", str(run.get("owner") or "")),
     ]
 
 
-def _made(what: str, pairs: list[tuple[str, str]]) -> str:
-    return f'<section class="lcl-made"><h3>{what}</h3>{facts(pairs)}</section>'
+def _section(what: str, pairs: list[tuple[str, str]]) -> str:
+    return f'<section class="lcl-made"><h3>{what}</h3>{definition_list(pairs)}</section>'
 
 
-def _report(report: dict[str, Any]) -> str:
+def _validation_report(report: dict[str, Any]) -> str:
     """What an examination found, and the first of its problems."""
     counts = [
-        ("Documents", number(report.get("documents"))),
-        ("Pictures", number(report.get("images"))),
-        ("Different pictures", number(report.get("distinct_images"))),
-        (str(report.get("length_unit") or "").capitalize(), number(report.get("tokens"))),
+        ("Documents", format_number(report.get("documents"))),
+        ("Pictures", format_number(report.get("images"))),
+        ("Different pictures", format_number(report.get("distinct_images"))),
+        (str(report.get("length_unit") or "").capitalize(), format_number(report.get("tokens"))),
     ]
-    reasons = [(reason.capitalize(), number(count)) for reason, count in (report.get("reasons") or {}).items()]
+    reasons = [(reason.capitalize(), format_number(count)) for reason, count in (report.get("reasons") or {}).items()]
     first = "".join(
         f"<li><code>{esc(row['file'])}{':' + str(row['line']) if row['line'] else ''}</code> "
         f"{esc(row['reason'])}: {esc(row['detail'])}</li>"
         for row in report.get("first") or ()
     )
-    problems = _made("Problems", reasons) if reasons else ""
+    problems = _section("Problems", reasons) if reasons else ""
     listed = f'<ul class="lcl-findings" tabindex="0" aria-label="First problems">{first}</ul>' if first else ""
-    return _made("Report", counts) + problems + listed
+    return _section("Report", counts) + problems + listed
 
 
 def _dataset(dataset: dict[str, Any]) -> str:
-    return _made(
+    return _section(
         "Dataset",
         [
             ("Name", str(dataset.get("name") or "")),
-            ("Records", number(dataset.get("records"))),
-            ("Pictures", number(dataset.get("pictures"))),
-            ("Shards", number(dataset.get("shards"))),
-            ("Megabytes", number(round((dataset.get("bytes") or 0) / 1e6, 1))),
+            ("Records", format_number(dataset.get("records"))),
+            ("Pictures", format_number(dataset.get("pictures"))),
+            ("Shards", format_number(dataset.get("shards"))),
+            ("Megabytes", format_number(round((dataset.get("bytes") or 0) / 1e6, 1))),
             ("Contents", str(dataset.get("content_hash") or "")[:12]),
         ],
     )
@@ -218,10 +232,10 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _table_row(row: dict[str, Any]) -> str:
     low, high = row.get("interval") or (None, None)
-    interval = f" <small>{number(low, 3)} – {number(high, 3)}</small>" if low is not None else ""
+    interval = f" <small>{format_number(low, 3)} – {format_number(high, 3)}</small>" if low is not None else ""
     words = "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in ("task", "split", "variant", "transfer", "metric"))
-    figures = (number(row.get("chance"), 2), number(row.get("untrained"), 2))
+    figures = (format_number(row.get("chance"), 2), format_number(row.get("untrained"), 2))
     return (
-        f"<tr>{words}<td><b>{number(row.get('value'), 3)}</b>{interval}</td>"
+        f"<tr>{words}<td><b>{format_number(row.get('value'), 3)}</b>{interval}</td>"
         f"<td>{figures[0]}</td><td>{figures[1]}</td></tr>"
     )

@@ -23,7 +23,7 @@ NOTHING_TO_MIX = empty_state(
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
 
 
-def draw_found(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:
+def draw_results(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:
     """The hits under one line that says what they are.
 
     Args:
@@ -43,12 +43,12 @@ def draw_found(collection: str, hits: Sequence[Json], about: str, target: str, t
 
 def draw_images(collection: str, hits: Sequence[Json]) -> str:
     """A grid of pictures, best first."""
-    return f'<ol class="lcl-grid">{"".join(_picture(collection, hit) for hit in hits)}</ol>'
+    return f'<ol class="lcl-grid">{"".join(_image_card(collection, hit) for hit in hits)}</ol>'
 
 
 def draw_texts(collection: str, hits: Sequence[Json]) -> str:
     """A ranked list of texts."""
-    rows = "".join(_text(collection, hit["text"], hit["score"]) for hit in hits)
+    rows = "".join(_text_row(collection, hit["text"], hit["score"]) for hit in hits)
     return f'<ol class="lcl-texts">{rows}</ol>'
 
 
@@ -64,14 +64,14 @@ def draw_detail(
     title, more = (captions[0], captions[1:]) if captions else (str(item["id"]), [])
     pick = f"{collection}:{item['id']}"
     labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
-    around = "".join(_thumb(collection, hit) for hit in near)
+    around = "".join(_thumbnail(collection, hit) for hit in near)
     return (
         f'<section class="lcl-detail" aria-label="Chosen picture"><header><h2 tabindex="-1">{esc(title)}</h2>'
         '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
         f'<img class="lcl-detail__picture" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
-        f'<p class="lcl-detail__ways">{_way("near", pick, "Neighbours")}{_way("texts", pick, "Similar texts")}'
-        f'{_way("mix", pick, "Add words …")}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
-        f"{_list('Also called', more)}"
+        f'<p class="lcl-detail__ways">{_action_button("near", pick, "Neighbours")}{_action_button("texts", pick, "Similar texts")}'
+        f'{_action_button("mix", pick, "Add words …")}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
+        f"{_titled_list('Also called', more)}"
         + (f'<h3>Nearest to it</h3><ul class="lcl-samples">{around}</ul>' if around else "")
         + (f"<h3>Texts nearest to it</h3>{draw_texts(collection, texts)}" if texts else "")
         + _labels(collection, labels, pickable)
@@ -90,7 +90,7 @@ def label_choice(label: str, value: str) -> str:
     return json.dumps([label, value], ensure_ascii=False)
 
 
-def _text(collection: str, words: str, score: float) -> str:
+def _text_row(collection: str, words: str, score: float) -> str:
     return (
         f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" '
         f'aria-label="{esc(words)}, score {score:.2f}. Find its pictures"><span>{esc(words)}</span>{_score(score)}'
@@ -98,7 +98,7 @@ def _text(collection: str, words: str, score: float) -> str:
     )
 
 
-def _picture(collection: str, hit: Json) -> str:
+def _image_card(collection: str, hit: Json) -> str:
     words = hit.get("caption") or hit["id"]
     source = esc(item_url(collection, hit["id"]))
     return (
@@ -109,7 +109,7 @@ def _picture(collection: str, hit: Json) -> str:
     )
 
 
-def _thumb(collection: str, hit: Json) -> str:
+def _thumbnail(collection: str, hit: Json) -> str:
     words = hit.get("caption") or hit["id"]
     return (
         f'<li><button type="button" data-pick="image:{esc(collection)}:{esc(hit["id"])}" title="{esc(words)}" '
@@ -118,11 +118,11 @@ def _thumb(collection: str, hit: Json) -> str:
     )
 
 
-def _way(kind: str, pick: str, words: str) -> str:
+def _action_button(kind: str, pick: str, words: str) -> str:
     return f'<button type="button" data-pick="{kind}:{esc(pick)}">{words}</button>'
 
 
-def _list(title: str, lines: Sequence[str]) -> str:
+def _titled_list(title: str, lines: Sequence[str]) -> str:
     items = "".join(f"<li>{esc(line)}</li>" for line in lines)
     return f'<h3>{title}</h3><ul class="lcl-detail__lines">{items}</ul>' if items else ""
 

@@ -1,19 +1,25 @@
-"""Studies: start one, watch its table fill, see what is worth its cost."""
+"""Studies tab: form that starts a study, its table as it fills, charts of cost and training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import BUSY, QUIET, Selection
-from ui.html import PICK, problem, toast
-from ui.study_charts import cost_chart, curves_chart
-from ui.tabs.study_form import StudyForm
+from lcl_core.common.errors import UserError
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.presets import presets
+from lcl_core.specs.pretrain import PretrainSpec
+from ui.charts import cost_chart, curves_chart
+from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection
+from ui.html import PICK_SCRIPT, error_box, esc, toast
+from ui.spec_fields import from_json, get_at, put_at, to_json
+from ui.tabs.run_form import invalid_message
 from ui.tabs.study_view import (
-    MOVING,
+    ACTIVE_STATES,
     NOTHING_SELECTED,
     draw_cells,
     draw_links,
@@ -23,8 +29,155 @@ from ui.tabs.study_view import (
     draw_table,
 )
 
+FIRST_STUDY = "loss_ablation"
+
+
+class StudyForm:
+    """Fields and editor stay in step; the service counts the runs before any is queued."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        spec = preset_study(FIRST_STUDY)
+        with gr.Column(elem_classes="lcl-form"):
+            with gr.Row():
+                names = sorted(presets("study"))
+                self.preset = gr.Dropdown(names, value=FIRST_STUDY, label="Built-in study", min_width=180)
+                self.name = gr.Textbox("", label="Name", placeholder=FIRST_STUDY, max_lines=1, min_width=160)
+                self.seeds = gr.Textbox(_seeds_text(spec), label="Seeds", max_lines=1, min_width=120)
+                self.steps = gr.Number(_common_steps(spec), label="Steps of each", min_width=120)
+            self.question = gr.HTML(_question_line(spec), apply_default_css=False)
+            with gr.Accordion("Full spec (JSON)", open=False):
+                self.editor = gr.Code(
+                    to_json(spec), language="json", label="Study", interactive=True, lines=12, max_lines=22, buttons=[]
+                )
+            with gr.Row(elem_classes="lcl-submit"):
+                self.verdict = gr.HTML(apply_default_css=False, elem_id="verdict-study")
+                self.submit = gr.Button("Start study", variant="primary", elem_id="submit-study")
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Events inside the form; what follows a submission is wired by the tab."""
+        shown = [self.editor, self.question, self.seeds, self.steps, self.name, self.verdict]
+        self.preset.input(self.take_preset, self.preset, shown, **BUSY_EVENT)
+        # One event for both fields: two would overtake each other, and the older answer could be written last.
+        gr.on(
+            [self.seeds.input, self.steps.input],
+            self.write_fields, [self.editor, self.seeds, self.steps], [self.editor, self.verdict],
+            trigger_mode="always_last", **SILENT_EVENT,
+        )  # fmt: skip
+        self.editor.input(
+            self.read_editor, self.editor, [self.question, self.seeds, self.steps, self.verdict],
+            trigger_mode="always_last", **SILENT_EVENT,
+        )  # fmt: skip
+        tab.select(self.judge, self.editor, self.verdict, **SILENT_EVENT)
+
+    def take_preset(self, preset: str) -> tuple[Any, ...]:
+        spec = preset_study(preset)
+        text = to_json(spec)
+        named = gr.Textbox(placeholder=preset)
+        return text, _question_line(spec), _seeds_text(spec), _steps_field(spec), named, self.judge(text)
+
+    def write_fields(self, text: str, seeds: str, steps: float | None) -> tuple[Any, str]:
+        """Both fields into the editor, so that quick edits of one and the other do not undo each other.
+
+        Seeds that are no numbers are refused by the service in its words.
+        """
+        try:
+            text = to_json(_apply_fields(from_json(text), seeds, steps))
+        except UserError:
+            return gr.skip(), self.judge(text)
+        return text, self.judge(text)
+
+    def read_editor(self, text: str) -> tuple[Any, ...]:
+        """Fields follow the editor while it holds JSON at all."""
+        try:
+            spec = from_json(text)
+        except UserError:
+            return *[gr.skip()] * 3, self.judge(text)
+        return _question_line(spec), _seeds_text(spec), _steps_field(spec), self.judge(text)
+
+    def judge(self, text: str) -> str:
+        """What the study comes to, or what is wrong with it."""
+        try:
+            return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(self._count(from_json(text)))}</p>'
+        except (UserError, ApiError) as error:
+            return invalid_message(error.field, error.message)
+
+    def send(self, text: str, name: str, preset: str, seeds: str, steps: float | None) -> tuple[str, str | None]:
+        """Submit. Returns: the verdict, and the new study's id or None when it was refused."""
+        try:
+            spec = from_json(text)
+            if _apply_fields(spec, seeds, steps) != spec:
+                return invalid_message(None, "fields and JSON were not yet in step; look again and start."), None
+            study = self.client.submit_study(spec, name.strip() or preset)
+        except (UserError, ApiError) as error:
+            return invalid_message(error.field, error.message), None
+        words = f"Submitted as {study['id']}. Its table fills below."
+        return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(words)}</p>', study["id"]
+
+    def _count(self, spec: Mapping[str, Any]) -> str:
+        plan = self.client.plan_study(spec)
+        return plan_summary(plan, get_at(spec, "search.kind") == "halving")
+
+
+def plan_summary(plan: Mapping[str, int], halving: bool = False) -> str:
+    """An honest count: what will be trained and examined, and what is there already."""
+    cells, reused = plan["cells"], plan["reused"]
+    sizes = f"{_plural(plan['rows'], 'row')} × {_plural(plan['seeds'], 'seed')}"
+    words = f"{sizes} = {_plural(cells, 'pre-training')} and {_plural(cells, 'evaluation')}"
+    if reused:
+        words += f"; {reused} of the pre-trainings are there already and are not run again"
+    return words + (", then those of the trials that are promoted" if halving else "") + "."
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def preset_study(preset: str) -> dict[str, Any]:
+    """A built-in study as it stands."""
+    return presets("study")[preset]
+
+
+def _apply_fields(spec: dict[str, Any], seeds: str, steps: float | None) -> dict[str, Any]:
+    """The spec with what the fields say; steps that say what the base says anyway are not written."""
+    words = [word.strip() for word in seeds.split(",") if word.strip()]
+    if seeds != _seeds_text(spec):
+        spec = put_at(spec, "seeds", [int(word) if word.isdigit() else word for word in words])
+    if steps is not None and steps != _common_steps(spec):
+        spec = put_at(spec, "pretrain.steps", int(steps) if float(steps).is_integer() else steps)
+    return spec
+
+
+def _seeds_text(spec: Mapping[str, Any]) -> str:
+    seeds = spec.get("seeds", [0])
+    return ", ".join(map(str, seeds)) if isinstance(seeds, list) else ""
+
+
+def _common_steps(spec: Mapping[str, Any]) -> int | None:
+    """Of the base; None when it is not valid, or when the rows differ in their steps."""
+    variants = [variant for axis in spec.get("axes", ()) for variant in axis["variants"]]
+    if any("steps" in variant.get("spec", ()) for variant in variants) or get_at(spec, "search.rungs"):
+        return None
+    try:
+        return parse_as(PretrainSpec, spec.get("pretrain", {})).steps
+    except UserError:
+        return None
+
+
+def _steps_field(spec: Mapping[str, Any]) -> Any:
+    """The field, closed when it would change nothing."""
+    steps = _common_steps(spec)
+    return gr.Number(steps, interactive=steps is not None)
+
+
+def _question_line(spec: Mapping[str, Any]) -> str:
+    return f'<p class="lcl-note">{esc(spec.get("question", ""))}</p>'
+
+
 REFRESH_SECONDS = 3
-ONLY_WHEN_SEEN = """(selection, metric, value) => {
+VISIBLE_ONLY_SCRIPT = """(selection, metric, value) => {
   const seen = !document.hidden && document.querySelector('#tab-studies-button[aria-selected="true"]');
   return [selection, metric, seen ? value : null];
 }"""
@@ -47,12 +200,12 @@ class StudiesTab:
         self.form = StudyForm(client)
 
     def build(self) -> None:
-        self.selection = gr.State(Selection(WatchedStudy()))
+        self.selection = gr.State(PageSelection(WatchedStudy()))
         with gr.Accordion("New study", open=False, elem_classes="lcl-panel", elem_id="new-study"):
             self.form.build()
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=3, min_width=260, elem_classes="lcl-panel"):
-                self.listing = gr.HTML(apply_default_css=False, js_on_load=PICK, elem_id="study-list")
+                self.listing = gr.HTML(apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="study-list")
             with gr.Column(scale=9, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
 
@@ -81,24 +234,24 @@ class StudiesTab:
             self.value, self.charts, self.links, self.cells,
         ]  # fmt: skip
         for event in (tab.select, self.metric.input):
-            event(self.refresh, asked, everything, **QUIET)
-        self.value.input(self.draw_anew, asked, everything, **QUIET)
-        self.clock.tick(self.tick, asked, everything, js=ONLY_WHEN_SEEN, **QUIET)
-        self.listing.select(self.select, asked, everything, **QUIET)
+            event(self.refresh, asked, everything, **SILENT_EVENT)
+        self.value.input(self.draw_anew, asked, everything, **SILENT_EVENT)
+        self.clock.tick(self.tick, asked, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
+        self.listing.select(self.select, asked, everything, **SILENT_EVENT)
         for button, verb in ((self.cancel, self.client.cancel_study), (self.resume, self.client.resume_study)):
             button.click(
-                lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY
-            ).then(self.refresh, asked, everything, **QUIET)
+                lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY_EVENT
+            ).then(self.refresh, asked, everything, **SILENT_EVENT)
         self.form.wire(tab)
         self.form.submit.click(
             self.submit,
             [self.form.editor, self.form.name, self.form.preset, self.form.seeds, self.form.steps, self.selection],
             self.form.verdict,
-            **BUSY,
-        ).then(self.refresh, asked, everything, **QUIET)
+            **BUSY_EVENT,
+        ).then(self.refresh, asked, everything, **SILENT_EVENT)
 
     def submit(
-        self, text: str, name: str, preset: str, seeds: str, steps: float | None, selection: Selection[WatchedStudy]
+        self, text: str, name: str, preset: str, seeds: str, steps: float | None, selection: PageSelection[WatchedStudy]
     ) -> str:
         """The new study becomes the selected one."""
         verdict, study_id = self.form.send(text, name, preset, seeds, steps)
@@ -106,7 +259,7 @@ class StudiesTab:
             selection.watched = WatchedStudy(study_id)
         return verdict
 
-    def act(self, verb: Any, selection: Selection[WatchedStudy]) -> str:
+    def act(self, verb: Any, selection: PageSelection[WatchedStudy]) -> str:
         """Cancel or resume; a refusal is shown in the service's words."""
         try:
             verb(selection.watched.id)
@@ -115,26 +268,26 @@ class StudiesTab:
         return ""
 
     def select(
-        self, selection: Selection[WatchedStudy], metric: str | None, value: str, event: gr.EventData
+        self, selection: PageSelection[WatchedStudy], metric: str | None, value: str, event: gr.EventData
     ) -> tuple[Any, ...]:
         if selection.watched.id != str(event.pick):
             selection.watched = WatchedStudy(str(event.pick))
         return self.refresh(selection, metric, value)
 
-    def draw_anew(self, selection: Selection[WatchedStudy], metric: str | None, value: str) -> tuple[Any, ...]:
+    def draw_anew(self, selection: PageSelection[WatchedStudy], metric: str | None, value: str) -> tuple[Any, ...]:
         """Another curve is asked for: what was read is of no use."""
         selection.watched = WatchedStudy(selection.watched.id)
         return self.refresh(selection, metric, value)
 
     def tick(
-        self, selection: Selection[WatchedStudy], metric: str | None, value: str | None, request: gr.Request
+        self, selection: PageSelection[WatchedStudy], metric: str | None, value: str | None, request: gr.Request
     ) -> Any:
         """Nothing is fetched while another tab is looked at; a tick may come before the tab's own event."""
         return gr.skip() if value is None else self.refresh(selection, metric, value, request)
 
     def refresh(
         self,
-        selection: Selection[WatchedStudy],
+        selection: PageSelection[WatchedStudy],
         metric: str | None = None,
         value: str = "loss",
         request: gr.Request | None = None,
@@ -143,17 +296,17 @@ class StudiesTab:
         try:
             studies = self.client.studies()["items"]
         except ApiError as error:
-            return problem(error.message, "The studies cannot be shown"), *[gr.skip()] * 11
+            return error_box(error.message, "The studies cannot be shown"), *[gr.skip()] * 11
         if selection.watched.id is None:
             wanted = request.query_params.get("study") if request else None
             selection.watched = WatchedStudy(wanted or (studies[0]["id"] if studies else None))
         watched = selection.watched
         if watched.id is None:
-            return draw_studies(studies, None), NOTHING_SELECTED, *_blank()
+            return draw_studies(studies, None), NOTHING_SELECTED, *_empty_detail()
         try:
             watched, detail = self.detail(watched, metric, value)
         except ApiError as error:
-            detail = problem(error.message, "This study cannot be shown"), *_blank()
+            detail = error_box(error.message, "This study cannot be shown"), *_empty_detail()
         if selection.watched.id != watched.id:  # chosen meanwhile: that event draws
             return (gr.skip(),) * 12
         selection.watched = watched
@@ -162,7 +315,7 @@ class StudiesTab:
     def detail(self, watched: WatchedStudy, metric: str | None, value: str) -> tuple[WatchedStudy, tuple[Any, ...]]:
         """Fetch the selected study and draw it. Raises: ApiError."""
         study = self.client.study(str(watched.id))
-        moving = study["state"] in MOVING
+        moving = study["state"] in ACTIVE_STATES
         if moving or not watched.settled or watched.curves is None:
             curves = self.client.study_curves(str(watched.id), value)
             watched = replace(watched, curves=curves, settled=not moving)
@@ -185,6 +338,6 @@ class StudiesTab:
         )
 
 
-def _blank() -> tuple[Any, ...]:
+def _empty_detail() -> tuple[Any, ...]:
     hidden = gr.Button(visible=False)
     return hidden, hidden, "", "", gr.Row(visible=False), gr.skip(), gr.skip(), "", "", ""

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ui.html import STATE_WORDS, ago, badge, empty_state, esc, number, progress_bar, run_link
-from ui.study_charts import row_colour, row_name
+from ui.charts import row_colour_class, row_label
+from ui.html import STATE_LABELS, ago, badge, empty_state, esc, format_number, progress_bar, run_link
 
 Json = Mapping[str, Any]
 NO_STUDIES = empty_state("No studies yet", "Open “New study” and start a built-in one; its table fills here.")
 NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to see its table and charts.")
-MOVING = ("waiting", "queued", "running", "pausing", "cancelling")
-TABLES, PLOTS = ("md", "csv", "json"), ("rows", "pareto", "scaling", "curves")
+ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
+TABLE_FORMATS, PLOT_NAMES = ("md", "csv", "json"), ("rows", "pareto", "scaling", "curves")
 
 
 def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
@@ -42,13 +42,19 @@ def draw_table(study: Json, head: str) -> str:
     baseline = None if table["baseline"] is None else table["rows"][table["baseline"]]
     axes = [*table["axes"], *table["parameters"], *(["rung"] if rungs else [])]
     heads = [metric["name"] for metric in table["metrics"]]
-    against = [] if baseline is None or len(table["rows"]) < 2 else [f"{head} against {row_name(baseline)}"]
+    against = [] if baseline is None or len(table["rows"]) < 2 else [f"{head} against {row_label(baseline)}"]
     names = [*(axes or ["row"]), "cells", "pictures", *heads, *against]
     header = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
     compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     body = "".join(
-        _row(study, place, rungs, best, [_compared(compared.get(place), place == table["baseline"])] if against else [])
+        _row(
+            study,
+            place,
+            rungs,
+            best,
+            [_comparison_cell(compared.get(place), place == table["baseline"])] if against else [],
+        )
         for place in range(len(table["rows"]))
     )
     return (
@@ -79,8 +85,8 @@ def draw_notes(study: Json) -> str:
 def draw_links(study: Json) -> str:
     """The table and the plots as files."""
     place = f"study/{quote(study['id'], safe='')}"
-    tables = "".join(f'<a href="{place}/table.{kind}" download>table.{kind}</a>' for kind in TABLES)
-    plots = "".join(f'<a href="{place}/plots/{name}.svg" download>{name}.svg</a>' for name in PLOTS)
+    tables = "".join(f'<a href="{place}/table.{kind}" download>table.{kind}</a>' for kind in TABLE_FORMATS)
+    plots = "".join(f'<a href="{place}/plots/{name}.svg" download>{name}.svg</a>' for name in PLOT_NAMES)
     return f'<div class="lcl-links"><span>Download</span>{tables}{plots}</div>'
 
 
@@ -93,9 +99,7 @@ def draw_cells(study: Json) -> str:
         f"{_progress(cell['evaluation']) if cell['evaluation'] else ''}</td></tr>"
         for cell in study["cells"]
     )
-    heads = "".join(
-        f'<th scope="col">{name}</th>' for name in ("Row", "Seed", "State", "Pre-training", "Evaluation")
-    )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Row", "Seed", "State", "Pre-training", "Evaluation"))
     return (
         '<div class="lcl-table" tabindex="0" role="region" aria-label="Cells"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -104,7 +108,7 @@ def draw_cells(study: Json) -> str:
 
 def _item(study: Json, selected: bool) -> str:
     total, done = sum(study["counts"].values()), study["counts"].get("succeeded", 0)
-    bar = progress_bar(done / max(total, 1), "progress") if study["state"] in MOVING else ""
+    bar = progress_bar(done / max(total, 1), "progress") if study["state"] in ACTIVE_STATES else ""
     current = ' aria-current="true"' if selected else ""
     return (
         f'<li><button type="button" data-pick="{esc(study["id"])}"{current}>'
@@ -115,30 +119,30 @@ def _item(study: Json, selected: bool) -> str:
 
 
 def _counts(study: Json) -> str:
-    return " · ".join(f"{count} {STATE_WORDS[state].lower()}" for state, count in study["counts"].items())
+    return " · ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in study["counts"].items())
 
 
 def _row(study: Json, place: int, rungs: bool, best: Mapping[str, int | None], against: list[str]) -> str:
     table = study["table"]
     row = table["rows"][place]
     labels = [row["labels"].get(axis, "") for axis in table["axes"]]
-    drawn = [number(row["parameters"].get(name)) for name in table["parameters"]]
+    drawn = [format_number(row["parameters"].get(name)) for name in table["parameters"]]
     words = [*labels, *drawn, *([str(row["rung"])] if rungs else [])] or ["all"]
-    dot = f'<i class="lcl-dot {row_colour(place)}" aria-hidden="true"></i>'
+    dot = f'<i class="lcl-dot {row_colour_class(place)}" aria-hidden="true"></i>'
     first = f'<th scope="row">{dot}{esc(words[0])}</th>' + "".join(f"<td>{esc(word)}</td>" for word in words[1:])
     figures = "".join(_figure(row["figures"].get(head), best[head] == place) for head in best)
     seen = row["compute"]["images_seen"]
-    seen_words = "–" if seen is None else number(round(seen))
+    seen_words = "–" if seen is None else format_number(round(seen))
     return f"<tr>{first}<td>{_dots(study, row)}</td><td>{seen_words}</td>{figures}{''.join(against)}</tr>"
 
 
 def _dots(study: Json, row: Json) -> str:
     """One dot a cell, coloured by its state; said in words too."""
     cells = [cell for cell in study["cells"] if cell["number"] in row["cells"]]
-    words = ", ".join(f"{count} {STATE_WORDS[state].lower()}" for state, count in row["states"].items())
+    words = ", ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in row["states"].items())
     dots = "".join(
         f'<i class="lcl-cell lcl-cell--{esc(cell["state"])}" title="seed {cell["seed"]}: '
-        f'{esc(STATE_WORDS[cell["state"]].lower())}"></i>'
+        f'{esc(STATE_LABELS[cell["state"]].lower())}"></i>'
         for cell in cells
     )
     return f'<span class="lcl-cells" role="img" aria-label="{esc(words)}">{dots}</span>'
@@ -158,7 +162,7 @@ def _figure(figure: Json | None, best: bool) -> str:
     )
 
 
-def _compared(comparison: Json | None, is_baseline: bool) -> str:
+def _comparison_cell(comparison: Json | None, is_baseline: bool) -> str:
     if is_baseline:
         return '<td class="lcl-figure"><small>baseline</small></td>'
     if comparison is None:
@@ -171,7 +175,7 @@ def _compared(comparison: Json | None, is_baseline: bool) -> str:
 
 def _fixed(value: float) -> str:
     """Three decimals, so that figures below each other compare; large numbers as everywhere."""
-    return f"{value:.3f}".replace("-", "−") if abs(value) < 100 else number(value)
+    return f"{value:.3f}".replace("-", "−") if abs(value) < 100 else format_number(value)
 
 
 def _best(table: Json, metric: Json) -> int | None:
@@ -186,10 +190,9 @@ def _best(table: Json, metric: Json) -> int | None:
     return (max if metric["better"] == "higher" else min)(means)[1]
 
 
-
 def _progress(run: Json) -> str:
     """How far a run at work is."""
     progress = run["progress"] or {}
     if run["state"] != "running" or not progress.get("total_steps"):
-        return "" if run["state"] == "succeeded" else f" <small>{esc(STATE_WORDS[run['state']].lower())}</small>"
-    return f" <small>step {number(progress.get('step', 0))} of {number(progress['total_steps'])}</small>"
+        return "" if run["state"] == "succeeded" else f" <small>{esc(STATE_LABELS[run['state']].lower())}</small>"
+    return f" <small>step {format_number(progress.get('step', 0))} of {format_number(progress['total_steps'])}</small>"

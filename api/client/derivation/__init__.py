@@ -1,4 +1,4 @@
-"""``python -m api.client.derivation``: writes ``api/client/aio``, the asynchronous client, from the plain one.
+"""``python -m api.client.derivation``: writes ``api/client/_async``, the asynchronous client, from the plain one.
 
 Calls are written once, in the plain files beside this one. What waits there (a request, a stream, a sleep) becomes
 ``await``, ``async for`` or ``async with`` there, and so does whatever calls it. A test holds what lies in ``aio``

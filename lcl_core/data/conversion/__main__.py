@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from lcl_core.common.run_dir import run_main
 from lcl_core.data.conversion.run import convert_run
-from lcl_core.rundir import run_main
 
 if __name__ == "__main__":
     sys.exit(run_main(convert_run))

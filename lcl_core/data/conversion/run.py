@@ -1,24 +1,88 @@
-"""What convert and match runs share: records in, shards among the artifacts out."""
+"""The convert run: records of any source to shards among the artifacts, counted on the way. The match run shares it."""
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, cast
 
-from lcl_core.data.conversion.records import Figures, records_of
-from lcl_core.data.opening import open_source
-from lcl_core.data.progress import Progress
-from lcl_core.data.record import BadItem, Record
-from lcl_core.data.shards import convert
-from lcl_core.data.shards.targets import SCRATCH
-from lcl_core.data.validation.walk import length_of
-from lcl_core.rundir import RunDir
-from lcl_core.specs import ConvertSpec, parse_spec
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data.corpus.open import open_source
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.job_progress import JobProgress
+from lcl_core.data.records import BadItem, CaptionedImage, MatchedDocument, Record, TextSegment
+from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus, read_shard_records
+from lcl_core.data.shards.writer import STAGING_PREFIX
+from lcl_core.data.validation.check import ReadableCorpus, count_items
+from lcl_core.specs.corpus_jobs import ConvertSpec
+from lcl_core.specs.parsing import parse_spec
+
+TOP_VALUES = 20
+MAX_DISTINCT_VALUES = 100_000  # different values of a label that are told apart
+
+
+def read_records(source: Any) -> Iterable[Record | BadItem]:
+    """Of an open corpus, or of a reader."""
+    if isinstance(source, ShardedCorpus):
+        return read_shard_records(source)
+    if isinstance(source, ReadableCorpus):
+        return open_reader(source.path, "native").records()
+    return source.records()
+
+
+class ConversionStatistics:
+    """Counts of records that pass through ``counted``, in the form of a dataset's statistics."""
+
+    def __init__(self) -> None:
+        self._counts = Counter(documents=0, sentences=0, pairs=0, captions=0, images=0)
+        self._splits: Counter[str] = Counter()
+        self._sources: Counter[str] = Counter()
+        self._labels: dict[str, Counter[str]] = {}
+
+    def counted(self, records: Iterable[Record | BadItem]) -> Iterator[Record | BadItem]:
+        for record in records:
+            if isinstance(record, Record):
+                self._count(record)
+            yield record
+
+    def to_json(self) -> dict[str, Any]:
+        labels = {
+            name: {"values": len(found), "most_common": dict(found.most_common(TOP_VALUES))}
+            for name, found in self._labels.items()
+        }
+        return {**self._counts, "splits": dict(self._splits), "sources": self._largest_sources(), "labels": labels}
+
+    def _largest_sources(self) -> dict[str, int]:
+        """The largest sources: there may be one a web site."""
+        return dict(self._sources.most_common(TOP_VALUES))
+
+    def _count(self, record: Record) -> None:
+        body = record.body
+        self._counts["images"] += len(record.pictures)
+        if isinstance(body, CaptionedImage):
+            self._counts["pairs"] += 1
+            self._counts["captions"] += len(body.captions)
+            self._splits[record.split] += 1
+            if record.source in self._sources or len(self._sources) < MAX_DISTINCT_VALUES:
+                self._sources[record.source] += 1
+            self._count_labels(body)
+            return
+        self._counts["documents"] += 1
+        texts = body.sentences if isinstance(body, MatchedDocument) else body.segments
+        self._counts["sentences"] += sum(isinstance(text, str | TextSegment) for text in texts)
+
+    def _count_labels(self, pair: CaptionedImage) -> None:
+        for name, value in pair.labels.items():
+            found = self._labels.setdefault(name, Counter())
+            if value in found or len(found) < MAX_DISTINCT_VALUES:
+                found[value] += 1
+
 
 Records = Iterable[Record | BadItem]
-Change = Callable[[Records], Iterator[Record | BadItem]]
+RecordTransform = Callable[[Records], Iterator[Record | BadItem]]
 
 
 def convert_run(run_dir: RunDir) -> dict[str, Any]:
@@ -32,18 +96,18 @@ def convert_run(run_dir: RunDir) -> dict[str, Any]:
     return write_dataset(run_dir, cast(ConvertSpec, parse_spec("convert", run["spec"])), "converting")
 
 
-def write_dataset(run_dir: RunDir, spec: ConvertSpec, phase: str, change: Change = iter) -> dict[str, Any]:
+def write_dataset(run_dir: RunDir, spec: ConvertSpec, phase: str, change: RecordTransform = iter) -> dict[str, Any]:
     """The result of a run that converts; ``change`` sees all records on their way."""
     run = run_dir.read_run()
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
     place = run_dir.artifacts / "dataset"
     # what an earlier attempt left: a conversion starts from its beginning
-    for left in (place, *run_dir.path.glob(f"{SCRATCH}*")):
+    for left in (place, *run_dir.path.glob(f"{STAGING_PREFIX}*")):
         shutil.rmtree(left, ignore_errors=True)
-    total = length_of(source)
-    progress, figures = Progress(run_dir, phase), Figures()
+    total = count_items(source)
+    progress, figures = JobProgress(run_dir, phase), ConversionStatistics()
     report = convert(
-        figures.counted(change(records_of(source))),
+        figures.counted(change(read_records(source))),
         spec.to or place,
         shard_bytes=spec.shard_megabytes << 20,
         on_progress=lambda done, _: progress(done, total),

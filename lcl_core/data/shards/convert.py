@@ -1,7 +1,8 @@
-"""From any reader's records to the sharded form."""
+"""Records of any reader to the sharded form. Every image is decoded once as a check; its bytes are kept."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -11,22 +12,65 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcl_core.data.record import BadItem, Pair, Picture, Record
-from lcl_core.data.shards.body import kind_of, names_of, similarities_of, texts_of, to_json
-from lcl_core.data.shards.groups import Group
-from lcl_core.data.shards.index import Header
-from lcl_core.data.shards.layout import LEFT_OUT, MAX_RECORD_BYTES, MAX_RECORD_IMAGES, QUARANTINE
-from lcl_core.data.shards.pictures import packed_picture
-from lcl_core.data.shards.targets import open_target
-from lcl_core.data.shards.writer import ShardWriter
-from lcl_core.errors import UserError
+from PIL import Image
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES, decode_image
+from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
+from lcl_core.data.shards.format import (
+    LEFT_OUT,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_IMAGES,
+    QUARANTINE,
+    best_similarities,
+    body_image_names,
+    body_kind,
+    body_texts,
+    encode_record,
+)
+from lcl_core.data.shards.index import IndexHeader, RecordGroup
+from lcl_core.data.shards.writer import ShardWriter, open_target
+
+_EXTENSIONS = {
+    "PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+    "PPM": "ppm", "AVIF": "avif",
+}  # fmt: skip
+_JPEG_QUALITY = 92
+
+
+def pack_image(picture: RecordImage, max_side: int | None) -> tuple[bytes, str]:
+    """(the file's bytes, its extension); made smaller only where a side exceeds ``max_side``.
+
+    Raises: UserError for a picture that cannot be had or decoded, or has too many bytes.
+    """
+    data = picture.load()
+    if len(data) > MAX_IMAGE_BYTES:
+        message = f"the file is larger than {MAX_IMAGE_BYTES:,} bytes"
+        raise UserError(message, code="file_too_large", file=picture.name)
+    image = decode_image(data, picture.name)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        kind = opened.format or ""
+    if max_side is None or max(image.size) <= max_side:
+        return data, _EXTENSIONS[kind]
+    return _shrink(image, max_side, lossless=kind in ("PNG", "BMP", "PPM"))
+
+
+def _shrink(image: Image.Image, max_side: int, lossless: bool) -> tuple[bytes, str]:
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    packed = io.BytesIO()
+    if lossless:
+        image.save(packed, "PNG")
+        return packed.getvalue(), "png"
+    image.save(packed, "JPEG", quality=_JPEG_QUALITY)
+    return packed.getvalue(), "jpg"
+
 
 DEFAULT_SHARD_BYTES = 256 << 20
-_AHEAD = 16  # records whose pictures are looked at while earlier ones are written
+_LOOKAHEAD = 16  # records whose pictures are looked at while earlier ones are written
 _THREADS = 4
 
-Packed = tuple[bytes, str]
-_Looking = tuple[Record, dict[str, "Future[Packed | UserError]"]]
+PackedImage = tuple[bytes, str]
+_PendingRecord = tuple[Record, dict[str, "Future[PackedImage | UserError]"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +121,15 @@ def convert(
         folder = work.folder
         writer = ShardWriter(folder, shard_bytes, work.finished)
         with (folder / QUARANTINE).open("w", encoding="utf-8") as file:
-            quarantine = _Quarantine(file.write)
+            quarantine = _QuarantineLog(file.write)
             _write_all(records, writer, quarantine, max_side, on_progress or (lambda done, total: None))
         if not (writer.records or allow_empty):
-            raise _nothing_converted(quarantine.counts)
+            raise _nothing_converted_error(quarantine.counts)
         header = writer.finish(dict(sorted(quarantine.counts.items())))
-    return _report(target, header, work.removed_leftover)
+    return _make_report(target, header, work.removed_leftover)
 
 
-def _report(target: str | Path, header: Header, removed_leftover: bool) -> ConvertReport:
+def _make_report(target: str | Path, header: IndexHeader, removed_leftover: bool) -> ConvertReport:
     size = sum(shard.bytes for shard in header.shards)
     return ConvertReport(
         str(target),
@@ -99,12 +143,12 @@ def _report(target: str | Path, header: Header, removed_leftover: bool) -> Conve
     )
 
 
-def _nothing_converted(quarantined: Mapping[str, int]) -> UserError:
+def _nothing_converted_error(quarantined: Mapping[str, int]) -> UserError:
     reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(quarantined.items())) or "it is empty"
     return UserError(f"nothing of the corpus could be converted ({reasons})", code="nothing_converted")
 
 
-class _Quarantine:
+class _QuarantineLog:
     """Lines of what was left out, and their counts by reason."""
 
     def __init__(self, write: Callable[[str], Any]) -> None:
@@ -120,20 +164,20 @@ class _Quarantine:
 def _write_all(
     records: Iterable[Record | BadItem],
     writer: ShardWriter,
-    quarantine: _Quarantine,
+    quarantine: _QuarantineLog,
     max_side: int | None,
     on_progress: Callable[[int, int | None], None],
 ) -> None:
     """Files are read here, one after the other; only looking at pictures, which is most of the work, is shared out."""
-    waiting: deque[_Looking] = deque()
+    waiting: deque[_PendingRecord] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             for done, item in enumerate(records, start=1):
                 if isinstance(item, BadItem):
                     quarantine.add(item.file, item.line, "", item.reason, item.detail)
                 else:
-                    waiting.append((item, _look_at_pictures(item, pool, max_side)))
-                if len(waiting) > _AHEAD:
+                    waiting.append((item, _submit_images(item, pool, max_side)))
+                if len(waiting) > _LOOKAHEAD:
                     _write(*waiting.popleft(), writer, quarantine)
                 on_progress(done, None)
             while waiting:
@@ -144,40 +188,40 @@ def _write_all(
                     future.cancel()
 
 
-def _look_at_pictures(record: Record, pool: ThreadPoolExecutor, max_side: int | None) -> dict[str, Any]:
+def _submit_images(record: Record, pool: ThreadPoolExecutor, max_side: int | None) -> dict[str, Any]:
     """A future for each picture that the record's body names."""
     given = {picture.name: picture for picture in record.pictures}
-    futures: dict[str, Future[Packed | UserError]] = {}
-    for name in names_of(record.body):
+    futures: dict[str, Future[PackedImage | UserError]] = {}
+    for name in body_image_names(record.body):
         if name not in given:
             problem = UserError("the record names a picture that it does not have", code="file_missing", file=name)
-            futures[name] = pool.submit(partial(_given, problem))
+            futures[name] = pool.submit(partial(_identity, problem))
             continue
         try:
             data = given[name].load()
         except UserError as error:
-            futures[name] = pool.submit(partial(_given, error))
+            futures[name] = pool.submit(partial(_identity, error))
             continue
-        futures[name] = pool.submit(_packed, Picture(name, partial(_given, data)), max_side)
+        futures[name] = pool.submit(_pack_or_error, RecordImage(name, partial(_identity, data)), max_side)
     return futures
 
 
-def _given(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
-def _packed(picture: Picture, max_side: int | None) -> Packed | UserError:
+def _pack_or_error(picture: RecordImage, max_side: int | None) -> PackedImage | UserError:
     try:
-        return packed_picture(picture, max_side)
+        return pack_image(picture, max_side)
     except UserError as error:
         return error
 
 
 def _write(
-    record: Record, futures: dict[str, Future[Packed | UserError]], writer: ShardWriter, quarantine: _Quarantine
+    record: Record, futures: dict[str, Future[PackedImage | UserError]], writer: ShardWriter, quarantine: _QuarantineLog
 ) -> None:
     """One record with the pictures that can be had; none of them, and it goes to the quarantine whole."""
-    pictures: dict[str, Packed] = {}
+    pictures: dict[str, PackedImage] = {}
     had = 0
     for name, future in futures.items():
         got = future.result()
@@ -187,15 +231,15 @@ def _write(
         else:
             had += 1
         pictures[name] = got
-    if isinstance(record.body, Pair) and not had:
+    if isinstance(record.body, CaptionedImage) and not had:
         return
-    description = to_json(record, {name: extension for name, (_, extension) in pictures.items()})
-    similarities = similarities_of(record.body)
+    description = encode_record(record, {name: extension for name, (_, extension) in pictures.items()})
+    similarities = best_similarities(record.body)
     size = len(description) + sum(len(data) for data, _ in pictures.values())
     if size > MAX_RECORD_BYTES or max(len(pictures), len(similarities)) > MAX_RECORD_IMAGES:
         detail = f"the record has more than {MAX_RECORD_BYTES:,} bytes or {MAX_RECORD_IMAGES:,} images"
         quarantine.add(record.id, 0, record.id, "record_too_large", detail)
         return
-    group = Group(kind_of(record.body), record.split, record.source)
-    text_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts_of(record.body))
+    group = RecordGroup(body_kind(record.body), record.split, record.source)
+    text_bytes = sum(len(text.encode("utf-8", "replace")) for text in body_texts(record.body))
     writer.add(group, description, list(pictures.values()), text_bytes, similarities)

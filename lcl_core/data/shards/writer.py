@@ -1,28 +1,270 @@
-"""Records into tar files of bounded size."""
+"""Writing shards: tar files of bounded size, in a folder that is renamed at the end or uploaded file by file.
+
+.converting     lock file of the conversion that writes to a URL
+shards/…, …     uploaded as soon as each is complete: an object store shows no partial object
+index.json      uploaded last, and only if there is none: from then on there is a corpus
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import json
 import os
+import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from lcl_core.data.shards.groups import Group
-from lcl_core.data.shards.index import Header, Shard, write_index
-from lcl_core.data.shards.layout import (
+from lcl_core.common.errors import UserError
+from lcl_core.common.paths import is_url
+from lcl_core.common.storage import Storage
+from lcl_core.data.shards.format import (
+    HEADER,
     MAX_GROUPS,
     MAX_RECORDS,
     ROW,
     SIMILARITY,
+    TAR_END,
     image_name,
     json_name,
     shard_name,
+    tar_member,
 )
-from lcl_core.data.shards.tar import END, member
-from lcl_core.errors import UserError
+from lcl_core.data.shards.index import IndexHeader, RecordGroup, ShardFile, write_index
+
+LOCK_FILE = ".converting"
+_DELETE_THREADS = 8
+
+
+class UploadLock:
+    """The right to write below a URL: a marker that only one can make.
+
+    Args:
+        owner: what an earlier attempt of the same one left is replaced; empty: of nobody.
+    """
+
+    def __init__(self, storage: Storage, owner: str) -> None:
+        self.storage, self._owner = storage, owner
+        self._mark = json.dumps({"owner": owner, "token": secrets.token_hex(16)}).encode()
+
+    def acquire(self) -> bool:
+        """Returns: whether an earlier attempt's files were removed.
+
+        Raises: UserError ``target_exists``, ``conversion_running``, or what reading and writing there raises.
+        """
+        names = self._names()
+        if LOCK_FILE in names and self._owner and self._holder().get("owner") == self._owner:
+            _write_file(self.storage, LOCK_FILE, self._mark)
+            self._remove(self._names(deep=True) - {LOCK_FILE})
+            return True
+        if names or not _create_file(self.storage, LOCK_FILE, self._mark):
+            raise self._refusal(names or {LOCK_FILE})
+        if others := self._names() - {LOCK_FILE}:  # of somebody whose marker came and went since we looked
+            self._remove({LOCK_FILE})
+            raise self._refusal(others)
+        return False
+
+    def commit(self, folder: Path) -> None:
+        """Write the index. Raises: UserError ``target_exists`` where somebody else did meanwhile."""
+        if not _create_file(self.storage, HEADER, (folder / HEADER).read_bytes()):
+            raise self._refusal({HEADER})
+        self._remove({LOCK_FILE})
+
+    def roll_back(self) -> None:
+        """Remove what was written, if the place is still ours. What cannot be removed stays without an index."""
+        try:
+            if self._holder() == json.loads(self._mark):
+                self._remove(self._names(deep=True) - {LOCK_FILE})
+                self._remove({LOCK_FILE})
+        except UserError:
+            return
+
+    def _holder(self) -> dict[str, Any]:
+        """What the marker says; nothing where it is gone or not of our making."""
+        try:
+            found = json.loads(self.storage.read(LOCK_FILE))
+        except (UserError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _names(self, deep: bool = False) -> set[str]:
+        """What lies at the URL, relative to it; ``deep``: every file."""
+
+        def look(files: Any, path: str) -> set[str]:
+            files.invalidate_cache()
+            try:
+                found = files.find(path) if deep else files.ls(path, detail=False)
+            except FileNotFoundError:
+                return set()
+            return {name[len(path) :].strip("/") for name in found} - {""}
+
+        return self.storage.with_retries("", "read", look)
+
+    def _remove(self, names: set[str]) -> None:
+        def remove(name: str) -> None:
+            self.storage.with_retries(name, "written", lambda files, path: files.rm_file(path))
+
+        with ThreadPoolExecutor(_DELETE_THREADS) as pool:
+            list(pool.map(remove, sorted(names, key=lambda name: name != HEADER)))
+
+    def _refusal(self, names: set[str]) -> UserError:
+        if LOCK_FILE in names and HEADER not in names:
+            message = (
+                "another conversion to this place is running, or was killed; wait for it, choose another place, or "
+                "remove what lies there"
+            )
+            return UserError(message, code="conversion_running", field="to", file=self.storage.url)
+        message = "there is something already; choose another place"
+        return UserError(message, code="target_exists", field="to", file=self.storage.url)
+
+
+class Uploader:
+    """Sends a finished file while the next one is being made: two of them are on the local disk at most.
+
+    Leaving waits for what is under way.
+    """
+
+    def __init__(self, storage: Storage, folder: Path) -> None:
+        self._storage, self._folder = storage, folder
+        self._pool = ThreadPoolExecutor(1)
+        self._under_way: Future[None] | None = None
+
+    def send(self, name: str) -> None:
+        """Raises: UserError ``file_unwritable`` of the file before."""
+        self._wait()
+        self._under_way = self._pool.submit(self._send, name)
+
+    def send_rest(self) -> None:
+        """Everything that is left in the folder but the index's header."""
+        self._wait()
+        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self._folder).as_posix()
+            if name != HEADER:
+                self._send(name)
+
+    def _send(self, name: str) -> None:
+        local = self._folder / name
+        self._storage.with_retries(name, "written", lambda files, path: files.put_file(str(local), path))
+        local.unlink()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            self._under_way.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+
+def _write_file(storage: Storage, name: str, data: bytes) -> None:
+    storage.with_retries(name, "written", lambda files, path: files.pipe_file(path, data))
+
+
+def _create_file(storage: Storage, name: str, data: bytes) -> bool:
+    """Whether the file is ours: there was none, or an attempt whose answer got lost had written it."""
+    try:
+        storage.with_retries(name, "written", lambda files, path: files.pipe_file(path, data, mode="create"))
+    except FileExistsError:
+        return storage.read(name) == data
+    return True
+
+
+STAGING_PREFIX = "lcl-converting-"  # how folders begin that hold what is on its way to a URL
+
+
+@dataclass(frozen=True)
+class StagingDir:
+    """Where the files are made.
+
+    Attributes:
+        finished: called with the name of a file that will not change any more; it may be gone afterwards.
+        removed_leftover: an earlier, interrupted conversion had left something.
+    """
+
+    folder: Path
+    finished: Callable[[str], None]
+    removed_leftover: bool
+
+
+def open_target(target: str | Path, owner: str, scratch: Path | None) -> AbstractContextManager[StagingDir]:
+    """A place that becomes a corpus at the end, or stays without one when anything is raised.
+
+    Args:
+        owner: who converts; what an earlier attempt of the same one left at a URL is replaced.
+        scratch: folder for what is on its way to a URL; None: the system's for temporary files.
+
+    Raises (on entry): UserError ``target_exists`` or ``conversion_running``.
+    """
+    if is_url(str(target)):
+        return _stage_for_upload(str(target), owner, scratch)
+    return _stage_locally(Path(target))
+
+
+@contextlib.contextmanager
+def _stage_locally(target: Path) -> Iterator[StagingDir]:
+    """A folder beside ``target`` that becomes it by renaming."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError("there is something already; choose another name", code="target_exists", file=target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.converting")
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = "another conversion to this place is running; wait for it or choose another name"
+            raise UserError(message, code="conversion_running", file=target) from error
+        leftover = folder.exists()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield StagingDir(folder, lambda name: None, leftover)
+            folder.rename(target)
+        except BaseException as error:
+            _add_cleanup_note(error, target)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(lock.name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _stage_for_upload(url: str, owner: str, scratch: Path | None) -> Iterator[StagingDir]:
+    """A folder of ours whose finished files go to ``url`` one after the other, the index last of all."""
+    claim = UploadLock(Storage(url), owner)
+    leftover = claim.acquire()
+    try:
+        with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=scratch) as name:
+            folder = Path(name)
+            with Uploader(claim.storage, folder) as outbox:
+                yield StagingDir(folder, outbox.send, leftover)
+                outbox.send_rest()
+            claim.commit(folder)
+    except BaseException as error:
+        claim.roll_back()
+        _add_cleanup_note(error, url)
+        raise
+
+
+def _add_cleanup_note(error: BaseException, target: str | Path) -> None:
+    words = f"the conversion was interrupted and left nothing at {target}"
+    error.add_note(words)
+    if isinstance(error, UserError):
+        error.message = f"{error.message}; {words}"
+
 
 _ROW_FILE, _SIMILARITY_FILE = "rows.tmp", "similarities.tmp"
 _ROWS_AT_ONCE = 1 << 20
@@ -39,16 +281,16 @@ class ShardWriter:
 
     def __init__(self, folder: Path, shard_bytes: int, on_shard: Callable[[str], None]) -> None:
         self._folder, self._shard_bytes, self._on_shard = folder, shard_bytes, on_shard
-        self._shards: list[Shard] = []
-        self._groups: dict[Group, int] = {}
+        self._shards: list[ShardFile] = []
+        self._groups: dict[RecordGroup, int] = {}
         self._rows = (folder / _ROW_FILE).open("wb")
         self._similarities = (folder / _SIMILARITY_FILE).open("wb")
-        self._shard: _OpenShard | None = None
+        self._shard: _ShardTar | None = None
         self.records = 0
 
     def add(
         self,
-        group: Group,
+        group: RecordGroup,
         description: bytes,
         pictures: list[tuple[bytes, str]],
         text_bytes: int,
@@ -66,8 +308,8 @@ class ShardWriter:
             message = f"a sharded corpus holds at most {MAX_RECORDS:,} records; make several, and mix them"
             raise UserError(message, code="corpus_too_large")
         record, code = self.records, self._code(group)
-        head = member(json_name(record), description)
-        body = [member(image_name(record, n, kind), data) for n, (data, kind) in enumerate(pictures) if data]
+        head = tar_member(json_name(record), description)
+        body = [tar_member(image_name(record, n, kind), data) for n, (data, kind) in enumerate(pictures) if data]
         data = b"".join((head, *body))
         shard = self._room_for(len(data))
         matches = len(similarities)
@@ -77,7 +319,7 @@ class ShardWriter:
         shard.write(data)
         self.records += 1
 
-    def finish(self, quarantined: dict[str, int]) -> Header:
+    def finish(self, quarantined: dict[str, int]) -> IndexHeader:
         """Close the last shard and write the index."""
         self._close_shard()
         self._rows.close()
@@ -95,18 +337,18 @@ class ShardWriter:
                 matches = int(part["matches"].sum(dtype=np.int64))
                 yield part, np.frombuffer(similarities.read(matches * SIMILARITY.itemsize), SIMILARITY)
 
-    def _code(self, group: Group) -> int:
+    def _code(self, group: RecordGroup) -> int:
         code = self._groups.setdefault(group, len(self._groups))
         if code >= MAX_GROUPS:
             message = f"more than {MAX_GROUPS:,} kinds of (split, source); name fewer sources"
             raise UserError(message, code="too_many_sources")
         return code
 
-    def _room_for(self, size: int) -> _OpenShard:
-        if self._shard is not None and self._shard.bytes + size + len(END) > self._shard_bytes:
+    def _room_for(self, size: int) -> _ShardTar:
+        if self._shard is not None and self._shard.bytes + size + len(TAR_END) > self._shard_bytes:
             self._close_shard()
         if self._shard is None:
-            self._shard = _OpenShard(self._folder, shard_name(len(self._shards)))
+            self._shard = _ShardTar(self._folder, shard_name(len(self._shards)))
         return self._shard
 
     def _close_shard(self) -> None:
@@ -117,7 +359,7 @@ class ShardWriter:
             self._on_shard(shard.name)
 
 
-class _OpenShard:
+class _ShardTar:
     """The tar file that is being written."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -131,12 +373,12 @@ class _OpenShard:
         self._append(data)
         self._records += 1
 
-    def close(self) -> Shard:
-        self._append(END)
+    def close(self) -> ShardFile:
+        self._append(TAR_END)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        return Shard(self._name, self.bytes, self._digest.hexdigest(), self._records)
+        return ShardFile(self._name, self.bytes, self._digest.hexdigest(), self._records)
 
     def _append(self, data: bytes) -> None:
         self._file.write(data)

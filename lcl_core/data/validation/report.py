@@ -1,15 +1,313 @@
-"""What an examination found, as JSON."""
+"""The report of a validation: issues, histograms, counts and duplicate detection, all of which add up over chunks."""
 
 from __future__ import annotations
 
+import json
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
 from pydantic import BaseModel, Field
 
-from lcl_core.data.validation.findings import Finding
-from lcl_core.data.validation.hashes import HashSet
-from lcl_core.data.validation.histogram import Histogram
-from lcl_core.data.validation.tally import Tally
+from lcl_core.common.errors import UserError
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from lcl_core.specs.base import Spec
 
-SHOWN = 20
+
+class ValidationLimits(Spec):
+    """Bounds of one examination. Whatever lies outside is listed, never changed."""
+
+    max_image_bytes: int = Field(MAX_IMAGE_BYTES, ge=1, description="larger files are too large, bytes")
+    max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="width x height above this is too large")
+    min_image_side: int = Field(8, ge=1, le=4096, description="a shorter side below this is too small, pixels")
+    similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are not usable")
+    max_hashes: int = Field(16_000_000, ge=1024, description="hashes kept to find duplicates exactly, 8 bytes each")
+    max_quarantined: int = Field(1_000_000, ge=0, description="lines of the quarantine list; further ones are counted")
+
+
+UNREADABLE = "unreadable image"
+MISSING = "missing image"
+TOO_LARGE = "image too large"
+TOO_SMALL = "image too small"
+BAD_PATH = "forbidden path"
+BAD_LINE = "bad line"
+EMPTY = "empty document"
+NO_IMAGE = "no usable image"
+NO_TEXT = "no text"
+DUPLICATE_IMAGE = "duplicate image"
+DUPLICATE_DOCUMENT = "duplicate document"
+WORKER_DIED = "worker died"
+# Codes of UserErrors by what they mean for a picture; any other code is an unreadable one.
+_REASON_BY_CODE = {
+    "bad_path": BAD_PATH,
+    "file_missing": MISSING,
+    "file_too_large": TOO_LARGE,
+    "image_left_out": MISSING,
+    "image_too_large": TOO_LARGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One item of the quarantine list.
+
+    Attributes:
+        file, line: where the item stands; line 0: the whole file, or not known.
+        id: of the record, with ``#`` and the picture's name where it is about one.
+        reason: one of a few phrases.
+        detail: the particulars.
+    """
+
+    file: str
+    line: int
+    id: str
+    reason: str
+    detail: str = ""
+
+
+def image_issue_reason(error: UserError) -> str:
+    """The reason under which a picture that raised ``error`` is counted."""
+    return _REASON_BY_CODE.get(error.code, UNREADABLE)
+
+
+class QuarantineFile:
+    """``quarantine.jsonl``: one object {file, line, id, reason, detail} a line, at most ``most`` lines.
+
+    Args:
+        path: the file; an older one is replaced. None: nothing is written.
+    """
+
+    def __init__(self, path: Path | None, most: int) -> None:
+        self.written = 0
+        self.left_out = 0
+        self._most = most
+        self._file = None if path is None else path.open("w", encoding="utf-8", errors="backslashreplace")
+
+    def add(self, findings: Sequence[Issue]) -> None:
+        for finding in findings:
+            if self._file is None or self.written >= self._most:
+                self.left_out += 1
+            else:
+                self._file.write(json.dumps(asdict(finding), ensure_ascii=False) + "\n")
+                self.written += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class HashSet:
+    """64-bit hashes in sorted arrays: 8 bytes each, twice that while two arrays become one.
+
+    Exact up to ``capacity`` different hashes. Beyond, only those whose lowest bit is 0 are kept and looked for,
+    then those whose two lowest bits are 0, and so on: memory stays the same, and ``duplicates`` becomes an unbiased
+    estimate, since each one found counts for as many as were not looked at. Two different contents share a hash
+    with a chance of n²/2^65 among n: 3 in a million at 10 million.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.duplicates = 0.0
+        self._skipped_bits = 0
+        self._runs: list[np.ndarray] = []  # sorted, each at most half as long as the one before
+
+    @property
+    def share(self) -> float:
+        """Of all hashes, those that are looked at: 1.0 means that ``duplicates`` is exact."""
+        return 2.0**-self._skipped_bits
+
+    @property
+    def distinct(self) -> float:
+        """Different hashes seen, an estimate where ``share`` is below 1."""
+        return len(self) / self.share
+
+    def __len__(self) -> int:
+        return sum(len(run) for run in self._runs)
+
+    def add(self, hashes: Sequence[int]) -> np.ndarray:
+        """Add hashes in their order; which of them were there before, earlier ones of the same call included.
+
+        Returns: bool [n]; always False for what is not looked at.
+        """
+        given = np.asarray(hashes, np.uint64)
+        looked_at = self._looked_at(given)
+        unique, first = np.unique(given, return_index=True)
+        known = np.ones(len(given), bool)
+        known[first] = False
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run, given), len(run) - 1)
+            known |= run[place] == given
+        known &= looked_at
+        self.duplicates += float(np.count_nonzero(known)) / self.share
+        fresh = unique[looked_at[first] & ~known[first]]
+        if len(fresh):
+            self._keep(fresh)
+        return known
+
+    def _looked_at(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes & np.uint64((1 << self._skipped_bits) - 1)) == 0
+
+    def _keep(self, fresh: np.ndarray) -> None:
+        self._runs.append(fresh)
+        while len(self._runs) > 1 and 2 * len(self._runs[-1]) > len(self._runs[-2]):
+            last = self._runs.pop()
+            # sorting two sorted halves is a merge for the stable sort
+            self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)), kind="stable")
+        while len(self) > self.capacity:
+            self._skipped_bits += 1
+            kept = [run[self._looked_at(run)] for run in self._runs]
+            self._runs = [run for run in kept if len(run)]
+
+
+class Histogram(BaseModel):
+    """How often values fell into each bin, and their exact number, sum and extremes.
+
+    Attributes:
+        edges: n + 1 rising edges; bin i holds edges[i] <= value < edges[i + 1], the last one its upper edge too.
+        counts: of the n bins. A value outside the edges counts in the nearest bin.
+        unit: what a value is.
+    """
+
+    edges: list[float]
+    counts: list[int]
+    unit: str = ""
+    count: int = 0
+    total: float = 0.0
+    least: float | None = Field(None, description="smallest value seen")
+    most: float | None = Field(None, description="largest value seen")
+
+    @classmethod
+    def of(cls, edges: Sequence[float], unit: str) -> Histogram:
+        """An empty one."""
+        return cls(edges=list(edges), counts=[0] * (len(edges) - 1), unit=unit)
+
+    def add(self, value: float) -> None:
+        if not math.isfinite(value):
+            return
+        place = bisect_right(self.edges, value) - 1
+        self.counts[min(max(place, 0), len(self.counts) - 1)] += 1
+        self.count += 1
+        self.total += value
+        self.least = value if self.least is None else min(self.least, value)
+        self.most = value if self.most is None else max(self.most, value)
+
+    def merge(self, other: Histogram) -> None:
+        """Add the values of one with the same edges."""
+        if not other.count:
+            return
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.count += other.count
+        self.total += other.total
+        both = [value for value in (self.least, other.least) if value is not None]
+        self.least = min(both)
+        self.most = max(value for value in (self.most, other.most) if value is not None)
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+def doubling_edges(last: int) -> list[float]:
+    """Edges 0, 1, 2, 4, 8 … up to 2**last."""
+    return [0.0, *(float(2**power) for power in range(last + 1))]
+
+
+MAX_GROUPS = 1000
+OTHERS = ("(others)", "(others)")
+
+
+def new_histograms(unit: str) -> dict[str, Histogram]:
+    """One a distribution, empty. ``unit``: of lengths, "tokens" or "words"."""
+    return {
+        "images_per_document": Histogram.of([float(number) for number in range(33)], "images"),
+        "length": Histogram.of(doubling_edges(20), unit),
+        "similarity": Histogram.of([round(-1 + 0.02 * step, 2) for step in range(101)], "cosine"),
+        "image_side": Histogram.of(doubling_edges(14), "pixels"),
+    }
+
+
+@dataclass
+class GroupAccumulator:
+    """What one split of one source holds."""
+
+    documents: int = 0
+    images: int = 0
+    tokens: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def merge(self, other: GroupAccumulator) -> None:
+        self.documents += other.documents
+        self.images += other.images
+        self.tokens += other.tokens
+        self.reasons.update(other.reasons)
+
+
+@dataclass
+class CorpusCounts:
+    """Counts by (split, source), and the distributions."""
+
+    histograms: dict[str, Histogram]
+    groups: dict[tuple[str, str], GroupAccumulator] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    traits: Counter[str] = field(default_factory=Counter)
+    image_bytes: int = 0
+
+    def group(self, split: str, source: str) -> GroupAccumulator:
+        """That group; past a thousand of them, one for all the others."""
+        key = (split, source) if (split, source) in self.groups or len(self.groups) < MAX_GROUPS else OTHERS
+        return self.groups.setdefault(key, GroupAccumulator())
+
+    def merge(self, other: CorpusCounts) -> None:
+        for name, histogram in other.histograms.items():
+            self.histograms[name].merge(histogram)
+        for key, group in other.groups.items():
+            self.group(*key).merge(group)
+        for counter in ("kinds", "formats", "traits"):
+            getattr(self, counter).update(getattr(other, counter))
+        self.image_bytes += other.image_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContentOccurrence:
+    """A content that may stand elsewhere too.
+
+    Attributes:
+        content: 64 bits of its sha256.
+        reference: 64 bits that also cover its name: the same file named twice is no duplicate.
+        finding: what to list if the content was there before.
+        group: split and source to count it under.
+    """
+
+    content: int
+    reference: int
+    finding: Issue
+    group: tuple[str, str]
+
+
+@dataclass
+class ChunkResult:
+    """What one chunk gave."""
+
+    tally: CorpusCounts
+    items: int = 0
+    findings: list[Issue] = field(default_factory=list)
+    images: list[ContentOccurrence] = field(default_factory=list)
+    documents: list[ContentOccurrence] = field(default_factory=list)
+
+
+MAX_FIRST_ISSUES = 20
 
 
 class GroupCounts(BaseModel):
@@ -38,7 +336,7 @@ class Report(BaseModel):
     reasons: dict[str, int] = Field(description="problems by reason; an item may have several")
     groups: list[GroupCounts] = Field(description="the same by split and source")
     histograms: dict[str, Histogram]
-    first: list[Finding] = Field(description="the first lines of the quarantine list")
+    first: list[Issue] = Field(description="the first lines of the quarantine list")
     quarantined: int = Field(description="lines of the quarantine list")
     not_listed: int = Field(description="problems beyond the list's bound")
     duplicates_examined: float = Field(description="share of contents compared; below 1, counts are estimates")
@@ -47,7 +345,9 @@ class Report(BaseModel):
     seconds: float
 
 
-def assemble(tally: Tally, images: HashSet, documents: HashSet, length_unit: str, **facts: object) -> Report:
+def assemble_report(
+    tally: CorpusCounts, images: HashSet, documents: HashSet, length_unit: str, **facts: object
+) -> Report:
     """The report of a whole corpus. ``facts``: the fields that are no counts."""
     groups = [
         GroupCounts(

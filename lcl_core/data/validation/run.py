@@ -1,20 +1,122 @@
-"""The validate run: a report, its pictures and the quarantine list among the artifacts."""
+"""The validate run: a report, one plot for each distribution, and the quarantine list among the artifacts."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, cast
 
-from lcl_core.data.opening import open_source
-from lcl_core.data.progress import Progress
+from lcl_core.common.errors import UserError
+from lcl_core.common.optional import import_optional
+from lcl_core.common.run_dir import RunDir, write_json_atomically
+from lcl_core.data.corpus.open import open_source
+from lcl_core.data.job_progress import JobProgress
 from lcl_core.data.tokenizer import clip_tokenizer
-from lcl_core.data.validation.limits import Limits
-from lcl_core.data.validation.pictures import draw_pictures
-from lcl_core.data.validation.report import Report
+from lcl_core.data.validation.report import Histogram, Report, ValidationLimits
 from lcl_core.data.validation.validate import validate
-from lcl_core.errors import UserError
-from lcl_core.rundir import RunDir, write_json_atomically
-from lcl_core.specs import ValidateSpec, parse_spec
+from lcl_core.specs.corpus_jobs import ValidateSpec
+from lcl_core.specs.parsing import parse_spec
+
+TITLES = {
+    "images_per_document": ("Images in a document", "images"),
+    "length": ("Length of a document", "{unit}"),
+    "similarity": ("Similarity of matched image and sentence", "cosine similarity"),
+    "image_side": ("Size of an image", "shorter side, pixels"),
+}
+INK, QUIET, LINE, BAR, WARM = "#0f172a", "#526076", "#e2e8f0", "#0f766e", "#b45309"
+
+
+def draw_plots(report: Report, folder: Path) -> list[str]:
+    """Write ``NAME.png`` for each distribution that has values, and ``problems.png`` where there are problems.
+
+    Returns: the names of the files. Raises: UserError ``missing_extra`` without matplotlib.
+    """
+    figure_class = import_optional("matplotlib.figure", "drawing the distributions").Figure
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (title, label) in TITLES.items():
+        histogram = report.histograms[name]
+        if histogram.count:
+            figure, axes = _new_axes(figure_class, title)
+            _draw_bars(axes, histogram, label.format(unit=report.length_unit))
+            written.append(_save(figure, folder / f"{name}.png"))
+    if report.reasons:
+        figure, axes = _new_axes(figure_class, "Problems by reason", 0.5 * min(len(report.reasons), 12) + 1.6)
+        _draw_reasons(axes, report)
+        written.append(_save(figure, folder / "problems.png"))
+    return written
+
+
+def trim_empty_bins(histogram: Histogram) -> tuple[list[float], list[int]]:
+    """Edges and counts without the empty bins at both ends; one is kept beside the filled ones."""
+    filled = [place for place, count in enumerate(histogram.counts) if count]
+    first, last = max(filled[0] - 1, 0), min(filled[-1] + 1, len(histogram.counts) - 1)
+    return histogram.edges[first : last + 2], histogram.counts[first : last + 1]
+
+
+def _new_axes(figure_class: Any, title: str, height: float = 3.4) -> tuple[Any, Any]:
+    figure = figure_class(figsize=(7.2, height), dpi=150, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.18, h_pad=0.16)  # inches
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=26)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(LINE)
+    axes.tick_params(length=0, colors=QUIET, labelsize=9)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
+    """Bins side by side, however wide they are, so that doubling ones can be read; the mean in words above."""
+    edges, counts = trim_empty_bins(histogram)
+    places = range(len(counts))
+    axes.bar(places, counts, width=0.88, color=BAR, zorder=2)
+    wide = len(counts) > 16
+    shown = [place for place in places if not wide or place % (len(counts) // 10) == 0]
+    axes.set_xticks(shown, [_bin_label(edges[place], edges[place + 1]) for place in shown])
+    axes.set_xlabel(label, fontsize=10, color=QUIET, labelpad=8)
+    axes.yaxis.grid(True, color=LINE, linewidth=0.8)
+    axes.yaxis.set_major_locator(import_optional("matplotlib.ticker", "drawing").MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(lambda value, _: format_short(value))
+    axes.margins(x=0.01)
+    mean, least, most = histogram.mean or 0.0, histogram.least or 0.0, histogram.most or 0.0
+    words = f"{format_short(histogram.count)} values  ·  mean {format_short(mean)}  ·  {format_short(least)} to {format_short(most)}"
+    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=QUIET)
+
+
+def _draw_reasons(axes: Any, report: Report) -> None:
+    reasons = list(report.reasons.items())[:12][::-1]
+    numbers = [number for _, number in reasons]
+    axes.barh([name for name, _ in reasons], numbers, height=0.62, color=WARM, zorder=2)
+    for place, number in enumerate(numbers):
+        axes.text(number, place, f"  {number:,}", va="center", fontsize=9.5, color=INK)
+    axes.set_xlim(0, max(numbers) * 1.15)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", labelsize=10, colors=INK)
+    words = f"of {report.documents:,} documents and {report.images:,} images"
+    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=QUIET)
+
+
+def _bin_label(low: float, high: float) -> str:
+    """``3`` for whole numbers one apart, ``8–15`` for wider ones, ``0.24`` for fractions."""
+    if not (low.is_integer() and high.is_integer()):
+        return f"{low:.2f}"
+    return format_short(low) if high - low <= 1 else f"{format_short(low)}–\n{format_short(high - 1)}"
+
+
+def format_short(value: float) -> str:
+    """``12.4k``, ``3M``, ``0.31``."""
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if letter == 'k' else limit):.3g}{letter}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def _save(figure: Any, path: Path) -> str:
+    figure.savefig(path)
+    return path.name
 
 
 def validate_run(run_dir: RunDir) -> dict[str, Any]:
@@ -27,25 +129,25 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     spec = cast(ValidateSpec, parse_spec("validate", run["spec"]))
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
-    limits = Limits(similarity_threshold=spec.similarity_threshold, min_image_side=spec.min_image_side)
+    limits = ValidationLimits(similarity_threshold=spec.similarity_threshold, min_image_side=spec.min_image_side)
     report = validate(
         source,
         workers=spec.workers,
-        on_progress=Progress(run_dir, "examining"),
+        on_progress=JobProgress(run_dir, "examining"),
         limits=limits,
         tokenizer=clip_tokenizer() if spec.tokens else None,
         quarantine=run_dir.artifacts / "quarantine.jsonl",
     )
     facts = report.model_dump(mode="json")
     write_json_atomically(run_dir.artifacts / "report.json", facts)
-    result = {"report": facts, "pictures": _draw(report, run_dir)}
+    result = {"report": facts, "pictures": _save_plots(report, run_dir)}
     return result | ({"dataset_hash": source.content_hash()} if spec.dataset is not None else {})
 
 
-def _draw(report: Report, run_dir: RunDir) -> list[str]:
+def _save_plots(report: Report, run_dir: RunDir) -> list[str]:
     """Names of the artifacts. Hours of reading are not thrown away because a library is missing."""
     try:
-        return [f"pictures/{name}" for name in draw_pictures(report, run_dir.artifacts / "pictures")]
+        return [f"pictures/{name}" for name in draw_plots(report, run_dir.artifacts / "pictures")]
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the run's log
         return []

@@ -17,18 +17,3 @@ The header is that of torch.distributed.checkpoint's safetensors files, so ``Hug
 folder. Its writer is not used: it plans collectively at each save, takes no checksums, and hides a full disk's number.
 Loading cuts the parts anew for any number of ranks. Nothing is pickled.
 """
-
-from lcl_core.train.checkpoint.checkpointer import Checkpointer, Loaded
-from lcl_core.train.checkpoint.progress import Progress
-from lcl_core.train.checkpoint.rng import restore_rng, rng_tensors
-from lcl_core.train.checkpoint.training import optimizer_tensors, training_tensors
-
-__all__ = [
-    "Checkpointer",
-    "Loaded",
-    "Progress",
-    "optimizer_tensors",
-    "restore_rng",
-    "rng_tensors",
-    "training_tensors",
-]

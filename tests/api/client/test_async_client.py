@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from api.client import AsyncClient, Client
-from tests.api import test_client as plain
-from tests.api.client.waited import Waited
-from tests.api.scripted import BUSY, FINE, scripted
-from tests.api.test_client import *  # noqa: F403 - collected here once more, with the other client
+from tests.api.client import test_client as plain
+from tests.api.client.sync_adapter import SyncAdapter
+from tests.api.client.test_client import *  # noqa: F403 - collected here once more, with the other client
+from tests.api.scripted_server import BUSY, FINE, scripted_server
 
 
 @pytest.fixture(autouse=True)
 def _the_other_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "Client", Waited)
+    monkeypatch.setattr(plain, "Client", SyncAdapter)
 
 
 def calls_of(client: type) -> dict[str, inspect.Signature]:
@@ -58,7 +58,7 @@ def test_waiting_for_a_busy_service_holds_up_nobody() -> None:
             await task
         return order
 
-    with scripted(BUSY, FINE) as server:
+    with scripted_server(BUSY, FINE) as server:
         assert asyncio.run(ask()) == ["other", "answer"]
 
 
@@ -69,7 +69,7 @@ def test_a_call_that_is_given_up_is_over() -> None:
                 await asyncio.wait_for(client.run("run_1"), 0.2)
             assert len(asyncio.all_tasks()) == 1
 
-    with scripted((503, {"retry-after": "60"}, b"{}")) as server:
+    with scripted_server((503, {"retry-after": "60"}, b"{}")) as server:
         asyncio.run(ask())
         assert len(server.requests) == 1
 

@@ -30,7 +30,7 @@ class Transport:
 def from_source(calls: str) -> str:
     """The derived form of a module of calls on a small transport."""
     lines = ['"""Words."""', "", "import time", "from collections.abc import Generator, Iterator", ""]
-    head = "\n".join([*lines, "from api.client.transport import Transport", "", "", ""])
+    head = "\n".join([*lines, "from api.client._sync.transport import Transport", "", "", ""])
     made = derived("calls", Waiting({"transport": ROOT, "calls": head + calls}))
     assert made is not None
     return tidied({"calls.py": made})["calls.py"]
@@ -67,7 +67,7 @@ def test_what_waits_is_awaited_however_far_down() -> None:
     assert "from api.client.calls import shortened\n" in made
     assert "PAGE" not in made
     assert "    await asyncio.sleep(1)" in made
-    assert "from api.client.aio.transport import AsyncTransport\n" in made
+    assert "from api.client._async.transport import AsyncTransport\n" in made
 
 
 def test_streams_are_read_piece_by_piece() -> None:

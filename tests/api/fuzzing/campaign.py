@@ -24,8 +24,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.api.fuzzing.description import furnished
+from tests.api.fuzzing.multi_owner_fixture import MARK, ApiUser, MultiOwnerFixture
 from tests.api.fuzzing.report import SHOWN, Json, Report
-from tests.api.fuzzing.town import MARK, Caller, Town
 
 CHECKS: list[Any] = [
     status_code_conformance,
@@ -47,7 +47,7 @@ class _Kind:
     mode: GenerationMode
 
 
-def hold(town: Town, calls: int, seed: int, *, deep: bool = True) -> Report:
+def run_campaign(town: MultiOwnerFixture, calls: int, seed: int, *, deep: bool = True) -> Report:
     """Make at least ``calls`` requests, in rounds in which every operation is asked by every caller.
 
     ``deep``: generate whole specs; otherwise a few that pass are used, which takes a tenth of the time.
@@ -65,7 +65,7 @@ def hold(town: Town, calls: int, seed: int, *, deep: bool = True) -> Report:
 
 
 def _ask_everything(
-    town: Town, callers: Sequence[Caller], description: Json, report: Report, calls: float, seed: int
+    town: MultiOwnerFixture, callers: Sequence[ApiUser], description: Json, report: Report, calls: float, seed: int
 ) -> None:
     """About so many requests by these callers, at least one of each kind."""
     kinds = _kinds_of(description)
@@ -115,7 +115,7 @@ def _ask_one(kind: _Kind, ask: Callable[[Case], None], share: int, seed: int) ->
     hypothesis.seed(seed)(quick(asked))()
 
 
-def judge(report: Report, caller: Caller, case: Case, answer: Response) -> None:
+def judge(report: Report, caller: ApiUser, case: Case, answer: Response) -> None:
     """Count an answer, and note whatever is wrong with it."""
     label, status = case.operation.label, answer.status_code
     report.calls += 1

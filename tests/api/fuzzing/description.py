@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lcl_core.specs import SPECS, StudySpec
+from lcl_core.specs.parsing import SPECS
+from lcl_core.specs.study import StudySpec
 
 Json = dict[str, Any]
 COMPONENTS = "#/components/schemas/"

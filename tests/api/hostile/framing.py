@@ -126,7 +126,7 @@ TARGETS = [
     _target("an address of 12 KB", f"/v1/{'a' * 12_000}"),
     _target("a file of the program", "/static/docs.js"),
     _target("a page of the framework", "/redoc"),
-    _target("a folder of the documentation", "/docs/../api/settings.py"),
+    _target("a folder of the documentation", "/docs/../api/core/settings.py"),
 ]
 VERBS = [
     _target("all runs at once", "/v1/runs", 405, verb="DELETE"),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.data.augment import augment
-from lcl_core.data.transforms import train_transform
-from lcl_core.errors import UserError
-from lcl_core.specs import AugmentationSpec, parse_spec
+from lcl_core.common.errors import UserError
+from lcl_core.data.transforms import augment, train_transform
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import AugmentationSpec
 
 WHOLE = (1.0, 1.0)
 

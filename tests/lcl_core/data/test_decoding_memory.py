@@ -16,16 +16,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.data.image_headers import MAX_EXIF_BYTES, MAX_JPEG_SCANS, MAX_TIFF_VALUES
-from lcl_core.data.images import decode_image, image_header
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
+from lcl_core.data.image_decoding import (
+    MAX_EXIF_BYTES,
+    MAX_JPEG_SCANS,
+    MAX_TIFF_VALUES,
+    decode_image,
+    read_image_header,
+)
 
 SIDE = 2_400
 SLACK = 16_000_000  # bytes that do not grow with the image: strips, tables, the allocator's rounding
 MEASURE = """
 import json, sys
 from pathlib import Path
-from lcl_core.data.images import decode_image, image_header
+from lcl_core.data.image_decoding import decode_image, image_header
 
 def resident(line):
     return int(Path("/proc/self/status").read_text().partition(line + ":")[2].split()[0]) * 1024
@@ -154,7 +159,7 @@ def test_strips_give_the_pixels_of_the_whole(name: str) -> None:
     found = decode_image(data, name)
     assert (found.mode, found.size) == ("RGB", whole.size)
     assert found.tobytes() == whole.tobytes()
-    header = image_header(data, name)
+    header = read_image_header(data, name)
     assert {header.width, header.height} == set(whole.size)
 
 
@@ -167,7 +172,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def refused(data: bytes, code: str, words: str = ".") -> None:
-    for read in (image_header, decode_image):
+    for read in (read_image_header, decode_image):
         with pytest.raises(UserError, match=words) as caught:
             read(data, "x")
         assert caught.value.code == code
@@ -206,7 +211,7 @@ def test_a_tiff_that_lists_more_strips_than_memory_bears_is_refused() -> None:
 def test_a_tile_larger_than_its_image_is_charged() -> None:
     buffer = io.BytesIO()
     scene(80).save(buffer, "TIFF", compression="tiff_lzw", tiffinfo={278: 80})
-    plain = image_header(buffer.getvalue(), "x").bytes
+    plain = read_image_header(buffer.getvalue(), "x").bytes
     data = bytearray(buffer.getvalue())
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(f"{order}I", data, 4)
@@ -215,7 +220,7 @@ def test_a_tile_larger_than_its_image_is_charged() -> None:
         struct.unpack_from(f"{order}H", data, at + 2 + 12 * number)[0]: at + 2 + 12 * number for number in range(count)
     }
     struct.pack_into(f"{order}HHII", data, tags[278], 322, 4, 1, 50_000)  # rows a strip → width of a tile
-    assert image_header(bytes(data), "x").bytes > plain + 50_000 * 80 * 3
+    assert read_image_header(bytes(data), "x").bytes > plain + 50_000 * 80 * 3
 
 
 def test_exif_that_is_larger_than_any_camera_writes_is_refused() -> None:

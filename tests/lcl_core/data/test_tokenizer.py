@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tokenizers
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import SpecialTokens, Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
-from lcl_core.errors import UserError
 
 WRITTEN_SPECIALS = [
     "<start_of_img>",

@@ -8,13 +8,11 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
-from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor, PackedBatch
-from lcl_core.model.decoder import TextDecoder
-from lcl_core.model.generation import generate_captions, write
-from lcl_core.model.prefixes import caption_prefix
-from lcl_core.train.build import build_model
+from lcl_core.model.generation import TextDecoder, caption_prefix, generate_captions, generate_tokens
+from lcl_core.train.factory import build_model
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +63,19 @@ def log_likelihood(model: LCLModel, pixels: torch.Tensor, text: list[int]) -> fl
     return float(scores.gather(1, torch.tensor(text)[:, None]).sum())
 
 
-def test_beams_find_a_likelier_text_than_greed(
-    model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor
-) -> None:
+def test_beams_find_a_likelier_text_than_greed(model: LCLModel, processor: LCLProcessor, pixels: torch.Tensor) -> None:
     model.lm_head[1].weight.data.div_(4)
     gains = []
     for image in pixels.split(1):
         found = [
-            TextDecoder(model).generate(
+            TextDecoder(model)
+            .generate(
                 inputs_embeds=caption_prefix(model, processor, image, ""),
                 generation_config=GenerationConfig(
                     max_new_tokens=3, num_beams=beams, do_sample=False, bos_token_id=0, pad_token_id=0
                 ),
-            )[0].tolist()
+            )[0]
+            .tolist()
             for beams in (1, 8)
         ]
         greedy, wide = (log_likelihood(model, image, text) for text in found)
@@ -105,7 +103,7 @@ def test_one_draws_as_transformers_do(model: LCLModel, processor: LCLProcessor, 
         max_new_tokens=9, do_sample=True, top_p=0.8, top_k=0, temperature=1.5, bos_token_id=0, pad_token_id=0
     )
     theirs = TextDecoder(model).generate(inputs_embeds=prefix, generation_config=config)[0].tolist()
-    assert [int(ids) for ids in write(model, prefix, 9, 0.8, 1.5, [5])] == theirs
+    assert [int(ids) for ids in generate_tokens(model, prefix, 9, 0.8, 1.5, [5])] == theirs
 
 
 def test_a_drawn_caption_does_not_depend_on_its_company(
@@ -125,8 +123,8 @@ def test_no_more_is_written_than_there_is_room_for(
 ) -> None:
     prefix = caption_prefix(model, processor, pixels[:2])
     room = model.config.context_length - prefix.shape[1]
-    assert len(list(write(model, prefix, 10_000))) == room
-    assert len(list(islice(write(model, prefix, 10_000), 3))) == 3
+    assert len(list(generate_tokens(model, prefix, 10_000))) == room
+    assert len(list(islice(generate_tokens(model, prefix, 10_000), 3))) == 3
 
 
 def test_a_prompt_is_continued_and_a_long_one_refused(

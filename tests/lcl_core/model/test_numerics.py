@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lcl_core.bench.as_shipped_model import AsShipped
+from benchmarks.reference_model import ReferenceLCL
+from lcl_core.common.errors import UserError
 from lcl_core.data import render_mmc4, train_bpe
-from lcl_core.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
-from lcl_core.model.configuration import Numerics
-from lcl_core.train.build import build_model
+from lcl_core.model.configuration_lcl import Numerics
+from lcl_core.train.factory import build_model
 
 BOTH: tuple[Numerics, Numerics] = ("fixed", "official")
 Run = Callable[..., LCLOutput]
@@ -34,9 +34,9 @@ def run(small_model: LCLModel, pixels: Tensor) -> Run:
 
 
 @pytest.fixture
-def reference(small_model: LCLModel) -> AsShipped:
+def reference(small_model: LCLModel) -> ReferenceLCL:
     """The authors' method on the same weights."""
-    model = AsShipped(small_model.config)
+    model = ReferenceLCL(small_model.config)
     model.load_state_dict(small_model.state_dict())
     return model
 
@@ -57,9 +57,7 @@ def test_an_image_right_behind_the_start_has_no_context(
     torch.testing.assert_close(fixed.generation_loss, official.generation_loss)
 
 
-def test_a_step_without_a_pair(
-    run: Run, reference: AsShipped, image_tokens: list[int], pixels: Tensor
-) -> None:
+def test_a_step_without_a_pair(run: Run, reference: ReferenceLCL, image_tokens: list[int], pixels: Tensor) -> None:
     """Images first in every document: the authors' loss is a mean over nothing. What can be learnt is the same."""
     row = [*image_tokens, 5, 6, 7]
     official, fixed = run("official", [row], 1), run("fixed", [row], 1)
@@ -82,9 +80,7 @@ def test_image_tokens_written_in_web_text() -> None:
     sizes |= {"text_width": 16, "text_layers": 1, "text_heads": 1, "context_length": 200}
     special = {f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")}
     model = build_model(LCLConfig(**sizes, **special, vocab_size=tokenizer.vocab_size), seed=0)
-    laid_out = {
-        numerics: render_mmc4(doc, tokenizer, 4, 200, before=[False], numerics=numerics) for numerics in BOTH
-    }
+    laid_out = {numerics: render_mmc4(doc, tokenizer, 4, 200, before=[False], numerics=numerics) for numerics in BOTH}
     one_image = torch.zeros(1, 3, 16, 16)
     ids, names = laid_out["fixed"] or ([], [])
     assert (ids.count(tokenizer.specials.soi), names) == (1, ["fox.png"])
@@ -96,9 +92,7 @@ def test_image_tokens_written_in_web_text() -> None:
         model.set_numerics("official")(pixel_values=one_image, input_ids=torch.tensor([ids]))
 
 
-def test_token_zero_in_a_text(
-    run: Run, reference: AsShipped, image_tokens: list[int], pixels: Tensor
-) -> None:
+def test_token_zero_in_a_text(run: Run, reference: ReferenceLCL, image_tokens: list[int], pixels: Tensor) -> None:
     """The authors never predict it, taking it for padding; it is a target like any other."""
     row = [1, 0, 2, *image_tokens, 0, 3]
     ids = torch.tensor([row])

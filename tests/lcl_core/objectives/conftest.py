@@ -8,9 +8,10 @@ import pytest
 from torch import Tensor
 
 from lcl_core.model import LCLConfig, PackedBatch
-from lcl_core.objectives import Objective, build_objective
-from lcl_core.specs import ObjectiveSpec
-from tests.lcl_core.dealing import PAIR_METHODS, dealt
+from lcl_core.objectives.base import Objective
+from lcl_core.objectives.registry import build_objective
+from lcl_core.specs.pretrain import ObjectiveSpec
+from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
 
 
 @pytest.fixture
@@ -22,6 +23,6 @@ def collated(
     def collate(name: str, **spec: float) -> tuple[Objective, PackedBatch]:
         objective = build_objective(ObjectiveSpec(name=name, **spec), small_config, seed=0)
         rows = pairs if name in PAIR_METHODS else documents
-        return objective, *dealt(objective, rows, pixels, small_config, [range(len(rows))])
+        return objective, *partition_batches(objective, rows, pixels, small_config, [range(len(rows))])
 
     return collate

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lcl_core.model import LCLModel, PackedBatch
-from lcl_core.objectives import OBJECTIVES, Objective, compute_loss
-from tests.lcl_core.dealing import PAIR_METHODS, key_of
-from tests.lcl_core.objectives.restated import Restated, mean, unit
+from lcl_core.objectives.base import Objective, compute_loss
+from lcl_core.objectives.registry import OBJECTIVES
+from tests.lcl_core.batch_partitions import PAIR_METHODS, key_of
+from tests.lcl_core.objectives.reference_model import ReferenceModel, mean, unit
 
 SOT, EOT, IMG, SOI, EOI = 95, 96, 97, 98, 99
 BLOCK = [SOI, *[IMG] * 4, EOI]
@@ -21,7 +22,7 @@ WEIGHTS = {"contrastive": 0.3, "generation": 0.7, "matching": 1.3, "regression":
 WEIGHTS |= {"masked_image": 1.6}
 
 
-def lcl(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def lcl(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     images, texts, words = [], [], []
     for ids, pictures in documents(rows, pixels):
         pooled = [model.pool(model.see(picture)) for picture in pictures]
@@ -34,11 +35,11 @@ def lcl(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: Pac
     return {"contrastive": model.contrast(images, texts), "generation": mean(words)}
 
 
-def flamingo(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def flamingo(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     return {"generation": lcl(model, rows, pixels, batch)["generation"]}
 
 
-def emu(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def emu(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     words, errors = [], []
     for ids, pictures in documents(rows, pixels):
         tokens = [model.pool(model.see(picture))[1] for picture in pictures]
@@ -51,14 +52,14 @@ def emu(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: Pac
     return {"generation": mean(words), "regression": mean(errors)}
 
 
-def clip(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def clip(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     images = [unit(model.pool(model.see(picture))[0]) for picture in pixels]
     contexts = [[SOT, *words(ids), SOI] for ids in rows]
     texts = [model.context(model.read(model.embed(ids, []))[-1]) for ids in contexts]
     return {"contrastive": model.contrast(images, texts)}
 
 
-def coca(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def coca(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     captions = []
     for ids, picture in zip(rows, pixels, strict=True):
         behind = [*BLOCK, *words(ids), EOT]
@@ -67,7 +68,7 @@ def coca(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: Pa
     return {**clip(model, rows, pixels, batch), "generation": mean(captions)}
 
 
-def blip2(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def blip2(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     texts = [words(ids) for ids in rows]
     tokens = [model.pool(model.see(picture))[1] for picture in pixels]
     chosen = negatives(model, texts, pixels)
@@ -86,7 +87,7 @@ def blip2(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: P
     return {**coca(model, rows, pixels, batch), "matching": mean(errors)}
 
 
-def negatives(model: Restated, texts: list[list[int]], pixels: list[Tensor]) -> list[tuple[int, int]]:
+def negatives(model: ReferenceModel, texts: list[list[int]], pixels: list[Tensor]) -> list[tuple[int, int]]:
     """For each pair the place of the text and of the image that are drawn."""
     images = torch.stack([unit(model.pool(model.see(picture))[0]) for picture in pixels])
     contexts = [model.context(model.read(model.embed([SOT, *text, SOI], []))[-1]) for text in texts]
@@ -116,7 +117,7 @@ def scrambled(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def beit3(model: Restated, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
+def beit3(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     """Which words and patches are hidden is the batch's to say."""
     hidden_words, hidden_patches = set(batch.label_positions.tolist()), batch.blanks.tolist()
     missed, errors, start, first = [], [], 0, 0
@@ -170,7 +171,7 @@ def test_losses_and_gradients_follow_the_equations(
     objective, batch = collated(name, **weights, text_mask_ratio=0.6)
     out = compute_loss(objective, small_model, batch)
     out.loss.backward()
-    plain = Restated(small_model, objective)
+    plain = ReferenceModel(small_model, objective)
     rows = [row.tolist() for row in (pairs if name in PAIR_METHODS else documents)]
     expected = EQUATIONS[name](plain, rows, list(pixels), batch)
     assert out.losses.keys() == expected.keys()

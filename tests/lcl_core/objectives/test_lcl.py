@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from lcl_core.model import LCLModel, PackedBatch
-from lcl_core.objectives import Lcl, compute_loss
+from lcl_core.objectives.base import compute_loss
+from lcl_core.objectives.lcl import Lcl
 
 
 def test_losses_follow_the_equations(

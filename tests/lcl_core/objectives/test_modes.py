@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives import Joint, Objective, build_objective
-from lcl_core.objectives.spread import effective_rank, log_variance
-from lcl_core.specs import ObjectiveSpec
+from lcl_core.objectives.base import GlobalBatch, Objective
+from lcl_core.objectives.emu import effective_rank, log_variance
+from lcl_core.objectives.registry import build_objective
+from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train import build_optimizer
-from lcl_core.train.build import build_model
-from lcl_core.train.ranks import Ranks
-from lcl_core.train.step import TrainingStep
-from tests.lcl_core.dealing import PAIR_METHODS
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.factory import build_model
+from lcl_core.train.train_step import TrainingStep
+from tests.lcl_core.batch_partitions import PAIR_METHODS
 
 SOT, EOT, IMG, SOI, EOI = 95, 96, 97, 98, 99
 BLOCK = [SOI, *[IMG] * 4, EOI]
@@ -71,10 +72,8 @@ def learnt() -> Iterator[Callable[[str], Learnt]]:
             text_layers=2, text_heads=2, context_length=40, vocab_size=100, sot_token_id=SOT, eot_token_id=EOT,
             img_token_id=IMG, soi_token_id=SOI, eoi_token_id=EOI,
         )  # fmt: skip
-        made = Learnt(
-            build_model(config, seed=0), build_objective(ObjectiveSpec(name=name), config), rows_of(name), {}
-        )
-        step = TrainingStep(made.model.train(), made.objective, Ranks())
+        made = Learnt(build_model(config, seed=0), build_objective(ObjectiveSpec(name=name), config), rows_of(name), {})
+        step = TrainingStep(made.model.train(), made.objective, RankGroup())
         optimizer = build_optimizer(step.trained, lr=3e-3, weight_decay=0.0)
         for number in range(STEPS):
             report = step(optimizer, [made.collate(number)])
@@ -115,7 +114,7 @@ def test_matching_tells_pairs_from_new_negatives(learnt: Callable[[str], Learnt]
     batch = blip2.collate(key=12345)
     with torch.no_grad():
         encoding = blip2.objective.encode(blip2.model, batch)
-        accuracy = blip2.objective.losses(blip2.model, batch, encoding, Joint()).metrics["matching_accuracy"]
+        accuracy = blip2.objective.losses(blip2.model, batch, encoding, GlobalBatch()).metrics["matching_accuracy"]
     assert float(accuracy.count) == 3 * PICTURES
     assert float(accuracy.total) / float(accuracy.count) > 0.9, "two in three are negatives"
 
@@ -127,7 +126,7 @@ def test_masked_words_are_restored_from_the_picture(learnt: Callable[[str], Lear
         batch = beit3.collate(key=54321, pixels=pixels)
         with torch.no_grad():
             encoding = beit3.objective.encode(beit3.model, batch)
-            losses = beit3.objective.losses(beit3.model, batch, encoding, Joint(measured=True))
+            losses = beit3.objective.losses(beit3.model, batch, encoding, GlobalBatch(measured=True))
         assert len(batch.labels) == PICTURES
         found[what] = float(losses.metrics["masked_text_accuracy"].total) / PICTURES
     assert found["own"] > 0.8

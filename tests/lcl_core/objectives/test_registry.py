@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lcl_core.costs.flops import head_flops, text_flops
-from lcl_core.data.sources import VIEWS
+from lcl_core.data.sampling.sources import VIEWS
+from lcl_core.estimate.flops import head_flops, text_flops
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives import OBJECTIVES, Objective, build_objective, compute_loss
-from lcl_core.specs import METHODS, VIEW_GIVES, MethodName, ObjectiveSpec
+from lcl_core.objectives.base import Objective, compute_loss
+from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.specs.pretrain import METHODS, VIEW_ITEMS, MethodName, ObjectiveSpec
 from lcl_core.train import build_optimizer
-from lcl_core.train.build import build_model
-from lcl_core.train.ranks import Ranks
-from lcl_core.train.step import TrainingStep
-from tests.lcl_core.dealing import dealt
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.factory import build_model
+from lcl_core.train.train_step import TrainingStep
+from tests.lcl_core.batch_partitions import partition_batches
 
 
 def test_the_vocabulary_knows_the_methods_and_views_that_there_are() -> None:
     assert tuple(OBJECTIVES) == tuple(METHODS) == get_args(MethodName)
-    assert VIEW_GIVES.keys() == VIEWS.keys()
+    assert VIEW_ITEMS.keys() == VIEWS.keys()
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -95,9 +96,9 @@ def test_generation_alone_is_lcl_without_contrast(
     ends = []
     for spec in (ObjectiveSpec(name="flamingo"), ObjectiveSpec(name="lcl", contrastive_weight=0)):
         objective = build_objective(spec, small_config)
-        step = TrainingStep(build_model(small_config, seed=0), objective, Ranks(), max_grad_norm=0.5)
+        step = TrainingStep(build_model(small_config, seed=0), objective, RankGroup(), max_grad_norm=0.5)
         optimizer = build_optimizer(step.trained, lr=1e-2, weight_decay=0.5)
-        batches = dealt(objective, documents, pixels, small_config, [[0, 1], [2, 3]])
+        batches = partition_batches(objective, documents, pixels, small_config, [[0, 1], [2, 3]])
         generation = [step(optimizer, batches).losses["generation"] for _ in range(3)]
         ends.append((generation, step.model.state_dict()))
     (losses, weights), (expected_losses, expected) = ends

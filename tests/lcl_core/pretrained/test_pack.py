@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
-from lcl_core.errors import UserError
+from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.model import LCLConfig, LCLProcessor
-from lcl_core.pretrained.__main__ import main
-from lcl_core.pretrained.pack import pack
-from lcl_core.serving import EncoderSession
-from lcl_core.train.build import build_model
-from lcl_core.transfer.towers.lcl import LCLTower
+from lcl_core.pretrained.__main__ import main, pack
+from lcl_core.serving.engine import EncoderEngine
+from lcl_core.train.factory import build_model
 
 
 @pytest.fixture
@@ -42,12 +41,12 @@ def test_half_the_bytes_give_nearly_the_same_vectors(encoder: Path, tmp_path: Pa
     digest = pack(encoder, tmp_path / "small", {"steps": 3})
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "small", encoder)]
     assert sizes[0] < 0.6 * sizes[1]
-    whole, small = EncoderSession(encoder), EncoderSession(tmp_path / "small")
+    whole, small = EncoderEngine(encoder), EncoderEngine(tmp_path / "small")
     assert small.hash == digest
     picture = Image.new("RGB", (40, 40), (200, 30, 30))
     np.testing.assert_allclose(small.embed_images([picture]), whole.embed_images([picture]), atol=0.02)
     np.testing.assert_allclose(small.embed_texts(["a cat"]), whole.embed_texts(["a cat"]), atol=0.02)
-    tower = LCLTower.load(tmp_path / "small")
+    tower = LCLEncoder.load(tmp_path / "small")
     assert {str(weight.dtype) for weight in tower.model.parameters()} == {"torch.float32"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lcl_core.serving.out_of_memory import OutOfMemory, steps_within_memory, within_memory
+from lcl_core.serving.batched_engine import OutOfMemory, steps_within_memory, within_memory
 
 TORCH = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from lcl_core.errors import UserError
-from lcl_core.specs import StudySpec, parse_as, presets
+from lcl_core.common.errors import UserError
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.presets import presets
+from lcl_core.specs.study import StudySpec
 
 METRIC = {"name": "m", "metric": "IR@5"}
 RATE = {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}

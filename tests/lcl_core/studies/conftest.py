@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from lcl_core.specs import StudySpec, parse_as
-from lcl_core.studies.facts import CellFacts, RunFacts
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.results import CellRecord, RunRecord
 
 Json = dict[str, Any]
 METRIC = {"name": "IR@5", "metric": "IR@5"}
@@ -54,17 +55,17 @@ def row(value: float, **more: Any) -> Json:
 
 
 @pytest.fixture
-def cell_of() -> Callable[..., CellFacts]:
+def cell_of() -> Callable[..., CellRecord]:
     """A cell; with ``value`` its evaluation has succeeded with that IR@5, otherwise its pre-training is queued."""
 
-    def make(number: int, value: float | None = None, seed: int = 0, rung: int = 0, **more: Any) -> CellFacts:
+    def make(number: int, value: float | None = None, seed: int = 0, rung: int = 0, **more: Any) -> CellRecord:
         facts = {"labels": {"loss": "both"}, "parameters": {}, **more}
         state = facts.pop("state", "queued" if value is None else "succeeded")
         encoder = facts.pop("encoder", {"seconds": 10.0, "images_seen": 100})
         rows = facts.pop("rows", None if value is None else [row(value)])
         result = {"encoder": encoder, "final": facts.pop("final", {})} if state == "succeeded" else {}
-        run = RunFacts(f"run_{number}", state, result, facts.pop("spec", {"steps": 10}))
-        evaluation = None if rows is None else RunFacts(f"eval_{number}", "succeeded", {"rows": rows})
-        return CellFacts(number=number, seed=seed, rung=rung, run=run, evaluation=evaluation, **facts)
+        run = RunRecord(f"run_{number}", state, result, facts.pop("spec", {"steps": 10}))
+        evaluation = None if rows is None else RunRecord(f"eval_{number}", "succeeded", {"rows": rows})
+        return CellRecord(number=number, seed=seed, rung=rung, run=run, evaluation=evaluation, **facts)
 
     return make

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lcl_core.studies.curves import MAX_POINTS, curves, values_of
-from lcl_core.studies.facts import CellFacts
+from lcl_core.studies.results import MAX_POINTS, CellRecord, curve_metrics, training_curves
 
-CellOf = Callable[..., CellFacts]
+CellOf = Callable[..., CellRecord]
 
 
 def test_the_seeds_of_a_row_are_one_curve(cell_of: CellOf) -> None:
@@ -16,22 +15,22 @@ def test_the_seeds_of_a_row_are_one_curve(cell_of: CellOf) -> None:
         "run_0": [{"step": 0, "phase": "preparing"}, {"step": 10, "loss": 4.0}, {"step": 20, "loss": 2.0}],
         "run_1": [{"step": 10, "loss": 6.0}],
     }
-    both, other = curves(cells, lines, "loss")
+    both, other = training_curves(cells, lines, "loss")
     assert both["points"] == [[10, 5.0, 4.0, 6.0], [20, 2.0, 2.0, 2.0]]
     assert (both["labels"], other["labels"], other["points"]) == ({"loss": "both"}, {"loss": "other"}, [])
-    assert curves(cells, lines, "absent")[0]["points"] == []
+    assert training_curves(cells, lines, "absent")[0]["points"] == []
     assert both["rung"] is None
-    assert [row["rung"] for row in curves([*cells, cell_of(3, rung=1)], lines, "loss")] == [0, 0, 1]
+    assert [row["rung"] for row in training_curves([*cells, cell_of(3, rung=1)], lines, "loss")] == [0, 0, 1]
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(cell_of: CellOf) -> None:
     lines = {"run_0": [{"step": step, "loss": 1.0} for step in range(1, 5001)]}
-    (curve,) = curves([cell_of(0)], lines, "loss")
+    (curve,) = training_curves([cell_of(0)], lines, "loss")
     assert len(curve["points"]) == MAX_POINTS
     assert (curve["points"][0][0], curve["points"][-1][0]) == (1, 5000)
 
 
 def test_what_can_be_drawn() -> None:
     lines = {"a": [{"step": 0, "phase": "p"}, {"step": 1, "time": 2, "id": 3, "lr": 0.1, "loss": 1.0, "name": "x"}]}
-    assert values_of(lines) == ["loss", "lr"]
-    assert values_of({"a": []}) == []
+    assert curve_metrics(lines) == ["loss", "lr"]
+    assert curve_metrics({"a": []}) == []

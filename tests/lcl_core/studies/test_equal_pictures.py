@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.data.loader import load_batches
-from lcl_core.data.packing import Cursor
-from lcl_core.data.stream import SampleStream
-from lcl_core.specs import StudySpec, parse_as
-from lcl_core.studies.cells import Cell, expand
-from lcl_core.train.build import build_tokenizer, open_corpora
+from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.packing import Cursor
+from lcl_core.data.sampling.stream import SampleStream
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.trials import PlannedCell, expand_study
+from lcl_core.train.factory import build_tokenizer, open_corpora
 
-ROWS = {cell.labels["data"]: cell for cell in expand(parse_as(StudySpec, {"preset": "data_ablation"}))}
+ROWS = {cell.labels["data"]: cell for cell in expand_study(parse_as(StudySpec, {"preset": "data_ablation"}))}
 
 
 @pytest.mark.parametrize("data", ["pairs", "interleaved", "both"])
@@ -38,8 +39,8 @@ def test_every_step_reads_as_many_pictures_whatever_the_data(data: str, sample_z
 
 
 def test_table_1_reads_the_same_two_views() -> None:
-    def data(cell: Cell) -> object:
+    def data(cell: PlannedCell) -> object:
         return cell.spec.data, cell.spec.batch
 
-    cells = expand(parse_as(StudySpec, {"preset": "table1"}))
+    cells = expand_study(parse_as(StudySpec, {"preset": "table1"}))
     assert {data(cell) for cell in cells} == {data(ROWS["pairs"]), data(ROWS["interleaved"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lcl_core.studies.pareto import pareto_front
+from lcl_core.studies.statistics import pareto_front
 
 
 def test_the_front_by_hand() -> None:

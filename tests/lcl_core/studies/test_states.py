@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcl_core.studies.states import cell_state, counted, study_state
+from lcl_core.studies.results import cell_state, count_states, study_state
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_a_study_stands_as_its_cells_do(counts: dict[str, int], cancelled: bool,
 
 
 def test_states_are_counted_in_one_order() -> None:
-    assert list(counted(["failed", "queued", "failed"]).items()) == [("queued", 1), ("failed", 2)]
+    assert list(count_states(["failed", "queued", "failed"]).items()) == [("queued", 1), ("failed", 2)]

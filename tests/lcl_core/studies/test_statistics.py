@@ -8,13 +8,13 @@ import random
 import pytest
 from scipy import stats
 
-from lcl_core.studies.statistics import deviation, holm, mean, paired, t_interval
+from lcl_core.studies.statistics import holm_adjust, mean, paired_test, sample_deviation, t_interval
 
 
 def test_mean_and_deviation() -> None:
     assert (mean([]), mean([2.0]), mean([1.0, 2.0, 6.0])) == (None, 2.0, 3.0)
-    assert (deviation([]), deviation([2.0])) == (None, None)
-    assert deviation([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]) == pytest.approx(math.sqrt(32 / 7))
+    assert (sample_deviation([]), sample_deviation([2.0])) == (None, None)
+    assert sample_deviation([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]) == pytest.approx(math.sqrt(32 / 7))
 
 
 def test_students_interval() -> None:
@@ -35,7 +35,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_a_paired_test_by_hand() -> None:
     """Differences 1, 2, 3: t = 2 sqrt 3, and with two degrees of freedom p = 1 - t / sqrt(t ** 2 + 2)."""
-    found = paired([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    found = paired_test([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     t = 2 * math.sqrt(3)
     assert (found.count, found.difference) == (3, 2.0)
     assert found.t == pytest.approx(t)
@@ -48,14 +48,14 @@ def test_a_paired_test_agrees_with_scipys() -> None:
     left = [rng.random() for _ in range(7)]
     right = [value + rng.gauss(0.1, 0.2) for value in left]
     theirs = stats.ttest_rel(right, left)
-    ours = paired(left, right)
+    ours = paired_test(left, right)
     assert (ours.t, ours.p) == (pytest.approx(theirs.statistic), pytest.approx(theirs.pvalue))
 
 
 def test_pairing_sees_what_a_common_seed_hides() -> None:
     """Seeds differ by far more than the two rows do, and the same way in both."""
     left = [0.10, 0.50, 0.90]
-    found = paired(left, [value + step for value, step in zip(left, (0.02, 0.021, 0.019), strict=True)])
+    found = paired_test(left, [value + step for value, step in zip(left, (0.02, 0.021, 0.019), strict=True)])
     assert found.p is not None
     assert found.p < 0.001
 
@@ -64,20 +64,25 @@ def test_pairing_sees_what_a_common_seed_hides() -> None:
     ("left", "right"), [([1.0], [2.0]), ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]), ([0.1, 0.2], [0.3, 0.4])]
 )
 def test_no_verdict_without_spread(left: list[float], right: list[float]) -> None:
-    found = paired(left, right)
+    found = paired_test(left, right)
     assert found.difference == pytest.approx(right[0] - left[0])
     assert (found.t, found.p) == (None, None)
 
 
 def test_without_a_pair_there_is_nothing_to_compare() -> None:
     with pytest.raises(ValueError, match="no pair"):
-        paired([], [])
+        paired_test([], [])
     with pytest.raises(ValueError, match="argument 2"):
-        paired([1.0, 2.0], [1.0])
+        paired_test([1.0, 2.0], [1.0])
 
 
 def test_holms_adjustment_by_hand() -> None:
     """Ranked .01, .03, .04: x 3, x 2, x 1, and never below the one before."""
-    assert holm([0.04, None, 0.01, 0.03]) == [pytest.approx(0.06), None, pytest.approx(0.03), pytest.approx(0.06)]
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm_adjust([0.04, None, 0.01, 0.03]) == [
+        pytest.approx(0.06),
+        None,
+        pytest.approx(0.03),
+        pytest.approx(0.06),
+    ]
+    assert holm_adjust([0.5, 0.9]) == [1.0, 1.0]
+    assert holm_adjust([]) == []

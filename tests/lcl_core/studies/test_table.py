@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from lcl_core.specs import StudySpec
-from lcl_core.studies.facts import CellFacts
-from lcl_core.studies.formats import FORMATS, as_csv, as_json, as_markdown
-from lcl_core.studies.table import build_table
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.results import CellRecord
+from lcl_core.studies.table import FORMATS, as_csv, as_json, as_markdown, build_table
 
 Json = dict[str, Any]
 VALUES = {"both": (0.20, 0.22, 0.24), "contrastive": (0.15, 0.18, 0.19)}
@@ -27,7 +26,7 @@ def study(study_of: Callable[..., StudySpec]) -> StudySpec:
 
 
 @pytest.fixture
-def cells(cell_of: Callable[..., CellFacts]) -> list[CellFacts]:
+def cells(cell_of: Callable[..., CellRecord]) -> list[CellRecord]:
     made = []
     for seed in range(3):
         for loss, values in VALUES.items():
@@ -39,7 +38,7 @@ def cells(cell_of: Callable[..., CellFacts]) -> list[CellFacts]:
     return made
 
 
-def test_a_row_sums_up_its_seeds(study: StudySpec, cells: list[CellFacts]) -> None:
+def test_a_row_sums_up_its_seeds(study: StudySpec, cells: list[CellRecord]) -> None:
     table = build_table(study, cells)
     assert [row["labels"] for row in table["rows"]] == [{"loss": "both"}, {"loss": "contrastive"}]
     both = table["rows"][0]
@@ -55,7 +54,7 @@ def test_a_row_sums_up_its_seeds(study: StudySpec, cells: list[CellFacts]) -> No
     assert both["compute"]["parameters"] is None
 
 
-def test_rows_are_compared_with_the_baseline_over_their_seeds(study: StudySpec, cells: list[CellFacts]) -> None:
+def test_rows_are_compared_with_the_baseline_over_their_seeds(study: StudySpec, cells: list[CellRecord]) -> None:
     """Differences -.05, -.04, -.05: mean -.046667, sd .0057735, t = -14."""
     table = build_table(study, cells)
     (found,) = table["comparisons"]["IR@5"]
@@ -65,23 +64,23 @@ def test_rows_are_compared_with_the_baseline_over_their_seeds(study: StudySpec, 
     assert found["p"] == found["p_holm"] == pytest.approx(1 - 14 / math.sqrt(14**2 + 2))
 
 
-def test_the_baseline_may_be_named(study: StudySpec, cells: list[CellFacts]) -> None:
+def test_the_baseline_may_be_named(study: StudySpec, cells: list[CellRecord]) -> None:
     named = study.model_copy(update={"baseline": {"loss": "contrastive"}})
     table = build_table(named, cells)
     (found,) = table["comparisons"]["IR@5"]
     assert (table["baseline"], found["row"], found["difference"] > 0) == (1, 0, True)
 
 
-def test_front_and_law_run_over_the_cost(study: StudySpec, cells: list[CellFacts]) -> None:
+def test_front_and_law_run_over_the_cost(study: StudySpec, cells: list[CellRecord]) -> None:
     table = build_table(study, cells)
     assert table["pareto"]["IR@5"] == [1, 0]
     law = table["fits"]["IR@5"]
     assert law["exponent"] == pytest.approx(math.log(0.22 / (0.52 / 3)) / math.log(2))
-    dearer = [CellFacts(**vars(cell)) for cell in cells if cell.labels["loss"] == "both"]
+    dearer = [CellRecord(**vars(cell)) for cell in cells if cell.labels["loss"] == "both"]
     assert build_table(study, dearer)["fits"]["IR@5"] is None
 
 
-def test_a_table_fills_as_cells_end(study: StudySpec, cells: list[CellFacts], cell_of: Any) -> None:
+def test_a_table_fills_as_cells_end(study: StudySpec, cells: list[CellRecord], cell_of: Any) -> None:
     waiting = [cell_of(cell.number, seed=cell.seed, labels=cell.labels) for cell in cells]
     empty = build_table(study, waiting)
     assert [row["states"] for row in empty["rows"]] == [{"queued": 3}] * 2
@@ -119,7 +118,7 @@ def test_a_halving_reports_its_finalists_and_how_trials_were_ranked(
     assert "| t02 | 0.2 | 2 | 1 | 100 | 0.4 |  |" in as_markdown(table, "a halving")
 
 
-def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellFacts]) -> None:
+def test_the_three_formats_say_the_same(study: StudySpec, cells: list[CellRecord]) -> None:
     table = build_table(study, cells)
     assert json.loads(as_json(table, "what?"))["rows"] == json.loads(json.dumps(table["rows"]))
     lines = list(csv.DictReader(io.StringIO(as_csv(table, "what?"))))

@@ -14,9 +14,7 @@ def run_together(commands: Sequence[Sequence[str]]) -> None:
     """Start all, wait for all, leave none; each must succeed."""
     # the loopback interface alone: the machine's name may lead elsewhere
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands
-    ]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     try:
         for process in processes:
             _, errors = process.communicate(timeout=240)

@@ -18,37 +18,31 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.train import build_optimizer
-from lcl_core.train.build import build_model
-from lcl_core.train.checkpoint import (
-    Checkpointer,
-    Progress,
-    checkpointer,
-    restore_rng,
-    rng_tensors,
-    training_tensors,
-)
-from lcl_core.train.checkpoint.folder import checkpoint_path
+from lcl_core.train.checkpoint import manager
+from lcl_core.train.checkpoint.manager import CheckpointManager, checkpoint_path
+from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
+from lcl_core.train.factory import build_model
 
 
 def save_checkpoint(
-    folder: Path, model: LCLModel, optimizer: torch.optim.Optimizer, progress: Progress, keep: int
+    folder: Path, model: LCLModel, optimizer: torch.optim.Optimizer, progress: TrainingProgress, keep: int
 ) -> Path:
-    with Checkpointer(folder, keep, asynchronous=False) as saver:
+    with CheckpointManager(folder, keep, asynchronous=False) as saver:
         own = {"rng": rng_tensors()}
         saver.save(progress.step, training_tensors(model, optimizer), asdict(progress), rank_tensors=own)
     return checkpoint_path(folder, progress.step)
 
 
-def load_newest(folder: Path, model: LCLModel, optimizer: torch.optim.Optimizer) -> Progress | None:
-    with Checkpointer(folder, asynchronous=False) as saver:
+def load_newest(folder: Path, model: LCLModel, optimizer: torch.optim.Optimizer) -> TrainingProgress | None:
+    with CheckpointManager(folder, asynchronous=False) as saver:
         loaded = saver.load_newest(training_tensors(model, optimizer))
     if loaded is None:
         return None
     restore_rng(loaded.rank_tensors["rng"])
-    return Progress(**loaded.state)
+    return TrainingProgress(**loaded.state)
 
 
 def trained(model: LCLModel, steps: int) -> torch.optim.Optimizer:
@@ -67,7 +61,7 @@ def test_restored_state_continues_bitwise(small_config: LCLConfig, tmp_path: Pat
     trained(straight, 3)
     model = build_model(small_config, seed=0)
     optimizer = trained(model, 2)
-    state = Progress(step=2, position=9, skipped={"x": 1}, pending=[{"loss": 0.1}])
+    state = TrainingProgress(step=2, position=9, skipped={"x": 1}, pending=[{"loss": 0.1}])
     save_checkpoint(tmp_path, model, optimizer, state, 2)
 
     fresh = build_model(small_config, seed=5)
@@ -84,7 +78,7 @@ def test_restored_state_continues_bitwise(small_config: LCLConfig, tmp_path: Pat
 def test_only_the_newest_are_kept(small_model: LCLModel, tmp_path: Path) -> None:
     optimizer = trained(small_model, 1)
     for step in range(1, 6):
-        save_checkpoint(tmp_path, small_model, optimizer, Progress(step=step), keep=2)
+        save_checkpoint(tmp_path, small_model, optimizer, TrainingProgress(step=step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004", "step_00000005"]
 
 
@@ -95,7 +89,7 @@ def test_a_damaged_newest_falls_back(
 ) -> None:
     optimizer = trained(small_model, 1)
     for step in (1, 2):
-        newest = save_checkpoint(tmp_path, small_model, optimizer, Progress(step=step), keep=3)
+        newest = save_checkpoint(tmp_path, small_model, optimizer, TrainingProgress(step=step), keep=3)
     damage(newest / victim, harm)
     progress = load_newest(tmp_path, small_model, optimizer)
     assert progress is not None
@@ -122,7 +116,7 @@ def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def save(folder: Path, *steps: int, **options: Any) -> None:
-    with Checkpointer(folder, **options) as saver:
+    with CheckpointManager(folder, **options) as saver:
         for step in steps:
             saver.save(step, groups(step), {"step": step})
 
@@ -132,12 +126,12 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def saver(tmp_path: Path) -> Iterator[Checkpointer]:
-    with Checkpointer(tmp_path, keep=2) as made:
+def saver(tmp_path: Path) -> Iterator[CheckpointManager]:
+    with CheckpointManager(tmp_path, keep=2) as made:
         yield made
 
 
-def test_every_type_and_shape_comes_back_bitwise(saver: Checkpointer) -> None:
+def test_every_type_and_shape_comes_back_bitwise(saver: CheckpointManager) -> None:
     tensors = {
         "bf16": torch.randn(5, 3).bfloat16(),
         "half": torch.randn(3).half(),
@@ -171,7 +165,7 @@ def test_moments_come_back_in_place_and_the_first_step_needs_none(small_config: 
     model, fresh = build_model(small_config, seed=0), build_model(small_config, seed=1)
     optimizer, again = trained(model, 2), build_optimizer(fresh, lr=1e-3)
     into = training_tensors(fresh, again)
-    with Checkpointer(tmp_path) as made:
+    with CheckpointManager(tmp_path) as made:
         made.save(2, training_tensors(model, optimizer), {})
         assert made.load_newest(into) is not None
     for group, tensors in training_tensors(model, optimizer).items():
@@ -188,7 +182,7 @@ def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path: Path, capsys:
     save(tmp_path, 1, 2, 3, keep=3)
     damage(tmp_path / "step_00000003" / "ema.safetensors", "flip")
     (tmp_path / "step_00000002" / "manifest.json").write_text("[]")
-    with Checkpointer(tmp_path, keep=1) as saver:
+    with CheckpointManager(tmp_path, keep=1) as saver:
         loaded = saver.load_newest()
         assert loaded is not None
         assert loaded.step == 1
@@ -197,7 +191,7 @@ def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path: Path, capsys:
         assert "step_00000003 is passed over: checksum" in capsys.readouterr().err
         saver.save(2, groups(2), {"step": 2})
     assert names(tmp_path) == ["step_00000002"]
-    with Checkpointer(tmp_path) as saver:
+    with CheckpointManager(tmp_path) as saver:
         again = saver.load_newest()
     assert again is not None
     assert torch.equal(again.tensors["model"]["w"], groups(2)["model"]["w"])
@@ -206,7 +200,7 @@ def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path: Path, capsys:
 def test_all_damaged_is_none(tmp_path: Path) -> None:
     save(tmp_path, 1)
     damage(tmp_path / "step_00000001" / "manifest.json", "cut")
-    with Checkpointer(tmp_path) as saver:
+    with CheckpointManager(tmp_path) as saver:
         assert saver.load_newest() is None
 
 
@@ -219,7 +213,9 @@ def test_all_damaged_is_none(tmp_path: Path) -> None:
         ({}, "w is not in this run"),
     ],
 )
-def test_one_that_does_not_fit_is_refused(saver: Checkpointer, changed: dict[str, torch.Tensor], words: str) -> None:
+def test_one_that_does_not_fit_is_refused(
+    saver: CheckpointManager, changed: dict[str, torch.Tensor], words: str
+) -> None:
     saver.save(1, groups(1), {})
     untouched = groups(5)["ema"]
     with pytest.raises(UserError, match=words) as caught:
@@ -229,23 +225,23 @@ def test_one_that_does_not_fit_is_refused(saver: Checkpointer, changed: dict[str
     assert torch.equal(untouched["w"], groups(5)["ema"]["w"])
 
 
-def test_a_group_that_was_not_saved_is_refused(saver: Checkpointer) -> None:
+def test_a_group_that_was_not_saved_is_refused(saver: CheckpointManager) -> None:
     saver.save(1, {"model": groups(1)["model"]}, {})
     with pytest.raises(UserError, match="this run's ema: w is missing"):
         saver.load_newest(groups(1))
 
 
 def before_writing(monkeypatch: pytest.MonkeyPatch, action: Callable[[], Any]) -> None:
-    real = checkpointer.write_tensors
+    real = manager.write_tensors
 
     def patched(*arguments: Any) -> str:
         action()
         return real(*arguments)
 
-    monkeypatch.setattr(checkpointer, "write_tensors", patched)
+    monkeypatch.setattr(manager, "write_tensors", patched)
 
 
-def test_what_changes_after_save_does_not_leak_in(saver: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_after_save_does_not_leak_in(saver: CheckpointManager, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = threading.Event()
     before_writing(monkeypatch, lambda: changed.wait(180))
     tensors, state = groups(1), {"list": [1]}
@@ -260,7 +256,7 @@ def test_what_changes_after_save_does_not_leak_in(saver: Checkpointer, monkeypat
     assert loaded.state == {"list": [1]}
 
 
-def test_the_next_save_waits_for_the_one_before(saver: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_save_waits_for_the_one_before(saver: CheckpointManager, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
     before_writing(monkeypatch, lambda: waiting.wait(180))
     wait, found = saver.wait, []
@@ -276,7 +272,7 @@ def test_the_next_save_waits_for_the_one_before(saver: Checkpointer, monkeypatch
     assert found == [["step_00000001"]]
 
 
-def test_the_writers_error_comes_at_the_next_call(saver: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_writers_error_comes_at_the_next_call(saver: CheckpointManager, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -294,7 +290,7 @@ def test_the_writers_error_comes_at_the_next_call(saver: Checkpointer, monkeypat
 @pytest.mark.parametrize("flushes", range(5))
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_loses_nothing(
-    saver: Checkpointer, monkeypatch: pytest.MonkeyPatch, flushes: int, number: int
+    saver: CheckpointManager, monkeypatch: pytest.MonkeyPatch, flushes: int, number: int
 ) -> None:
     saver.save(1, groups(1), {"step": 1})
     saver.wait()
@@ -339,7 +335,7 @@ def test_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
     assert names(tmp_path) == [f".step_00000009.{here}-{alive}.tmp", "step_00000001"]
 
 
-def test_random_numbers_go_on(saver: Checkpointer) -> None:
+def test_random_numbers_go_on(saver: CheckpointManager) -> None:
     before = torch.get_rng_state()
     saver.save(1, {}, {}, rank_tensors={"rng": rng_tensors()})
     expected = torch.rand(3)

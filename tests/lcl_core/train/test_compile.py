@@ -12,11 +12,11 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives import Lcl
+from lcl_core.objectives.lcl import Lcl
 from lcl_core.train import build_optimizer
-from lcl_core.train.build import build_model
-from lcl_core.train.ranks import Ranks
-from lcl_core.train.step import TrainingStep
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.factory import build_model
+from lcl_core.train.train_step import TrainingStep
 
 pytestmark = [
     pytest.mark.skipif(
@@ -36,15 +36,13 @@ def batches(config: LCLConfig, documents: Sequence[Tensor], pixels: Tensor) -> l
 
 def learnt(model: LCLModel, batch: PackedBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients of a step that changes nothing."""
-    step = TrainingStep(model.train(), Lcl.of(model.config), Ranks())
+    step = TrainingStep(model.train(), Lcl.of(model.config), RankGroup())
     report = step(build_optimizer(model, lr=0.0), [batch])
     losses = {name: float(loss) for name, loss in report.losses.items()}
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_compiled_blocks_learn_the_same(
-    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor
-) -> None:
+def test_compiled_blocks_learn_the_same(small_config: LCLConfig, documents: list[Tensor], pixels: Tensor) -> None:
     torch.compiler.reset()
     plain, compiled = build_model(small_config, seed=0), build_model(small_config, seed=0)
     compiled.configure_blocks(compiled=True)

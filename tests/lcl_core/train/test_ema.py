@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lcl_core.common.run_dir import RunDir
 from lcl_core.data.tokenizer import train_bpe
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.rundir import RunDir
-from lcl_core.specs import PretrainSpec
-from lcl_core.train.checkpoint import Checkpointer, Progress
+from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.checkpoint.manager import CheckpointManager
+from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.ema import Ema, ema_decay
-from lcl_core.train.export import export_encoder
+from lcl_core.train.trainer import export_encoder
 
 
 def drift(model: nn.Module, step: int) -> None:
@@ -64,7 +65,7 @@ def test_resumed_it_goes_on_bitwise(tmp_path: Path) -> None:
         ema.update(step)
     again = nn.Linear(3, 2)
     resumed = Ema(again, 0.9)
-    with Checkpointer(tmp_path) as saver:
+    with CheckpointManager(tmp_path) as saver:
         saver.save(3, {"model": model.state_dict(), "ema": ema.tensors}, {})
         assert saver.load_newest({"model": again.state_dict(), "ema": resumed.tensors}) is not None
     for weights, average in ((model, ema), (again, resumed)):
@@ -103,7 +104,7 @@ def test_the_encoder_has_the_averages_when_there_are_some(
     drift(small_model, 0)
     processor = LCLProcessor(train_bpe(["a cat on a mat"], 300), 16)
     result: dict[str, Any] = export_encoder(
-        small_model, processor, run_dir, PretrainSpec(), Progress(step=5), {}, ema if averaged else None
+        small_model, processor, run_dir, PretrainSpec(), TrainingProgress(step=5), {}, ema if averaged else None
     )
     folder = run_dir.artifacts / "encoder"
     exported = load_file(folder / "model.safetensors")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lcl_core.rundir import Exit
-from tests.lcl_core.train.runs import curve, finished, prepared, started, steps_told, weights
+from lcl_core.common.run_dir import ExitCode
+from tests.lcl_core.train.small_runs import curve, finished, logged_steps, prepared, started, weights
 
 
 def test_it_goes_on_exactly_once_there_is_room(
@@ -16,14 +16,14 @@ def test_it_goes_on_exactly_once_there_is_room(
     many = {"steps": 60, "log_every": 1, "checkpoint_every": 5}
     run_dir = prepared(small_disk.path / "run", sample_zip, **many)
     with started(run_dir) as process:
-        eventually(lambda: steps_told(run_dir) > 7, "the first checkpoint")
+        eventually(lambda: logged_steps(run_dir) > 7, "the first checkpoint")
         small_disk.fill()
-        assert process.wait(timeout=240) == Exit.DISK_FULL
+        assert process.wait(timeout=240) == ExitCode.DISK_FULL
     assert list(run_dir.checkpoints.glob("step_*")), "the checkpoints of before are there"
     small_disk.make_room()
     run_dir.prepare(run_dir.read_run())
-    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     alone = prepared(tmp_path / "alone", sample_zip, **many)
-    assert finished(alone) == Exit.OK
+    assert finished(alone) == ExitCode.OK
     assert curve(run_dir) == curve(alone)
     assert weights(run_dir) == weights(alone)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lcl_core.errors import UserError
-from lcl_core.rundir import Exit, RunDir
-from tests.lcl_core.train.runs import finished, group, prepared, started, steps_told
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, RunDir
+from tests.lcl_core.train.small_runs import finished, group, logged_steps, prepared, started
 
 # long enough that none ends by itself while a test looks at it
 ENDLESS = {"steps": 100_000, "log_every": 1, "checkpoint_every": 50_000, "engine": {"processes": 2}}
@@ -38,7 +38,7 @@ def ranks(leader: int) -> dict[int, int]:
 
 def at_work(run_dir: RunDir, process: subprocess.Popen[bytes], eventually: Callable[..., None]) -> dict[int, int]:
     """Wait for the first steps. Returns: the process of each rank."""
-    eventually(lambda: steps_told(run_dir) >= 2 or process.poll() is not None, "the first steps")
+    eventually(lambda: logged_steps(run_dir) >= 2 or process.poll() is not None, "the first steps")
     assert process.poll() is None, run_dir.log_file.read_text()
     found = ranks(process.pid)
     assert sorted(found) == [0, 1]
@@ -52,9 +52,9 @@ def saved_step(run_dir: RunDir) -> int:
 
 def test_bad_input_is_told_and_no_rank_stays(run_dir: RunDir, eventually: Callable[..., None]) -> None:
     """The first rank finds the directory busy; the other waits for it to come and would do so for ever."""
-    run_dir.hold()
+    run_dir.lock()
     with started(run_dir) as process:
-        assert process.wait(timeout=180) == Exit.USER_ERROR
+        assert process.wait(timeout=180) == ExitCode.USER_ERROR
         eventually(lambda: not group(process.pid), "the end of the ranks")
     assert json.loads(run_dir.error_file.read_text())["code"] == "run_dir_busy"
 
@@ -62,7 +62,7 @@ def test_bad_input_is_told_and_no_rank_stays(run_dir: RunDir, eventually: Callab
 def test_bad_data_is_told(tmp_path: Path, sample_zip: Path) -> None:
     changed = {**ENDLESS, "data": {"sources": [{"dataset": "other"}]}}
     run_dir = prepared(tmp_path, sample_zip, **changed)
-    assert finished(run_dir) == Exit.USER_ERROR
+    assert finished(run_dir) == ExitCode.USER_ERROR
     assert json.loads(run_dir.error_file.read_text())["field"] == "data.sources.0.dataset"
 
 
@@ -70,32 +70,28 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(run_dir: RunDir, eventu
     with started(run_dir) as process:
         at_work(run_dir, process, eventually)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=180) == Exit.CANCELLED, run_dir.log_file.read_text()
+        assert process.wait(timeout=180) == ExitCode.CANCELLED, run_dir.log_file.read_text()
         eventually(lambda: not group(process.pid), "the end of the ranks")
     step = saved_step(run_dir)
     assert step >= 2
     run = run_dir.read_run()
     run["spec"]["steps"] = step + 2
     run_dir.prepare(run)
-    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
-    assert steps_told(run_dir) == step + 2
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
+    assert logged_steps(run_dir) == step + 2
 
 
-def test_sigterm_to_one_rank_stops_both_after_the_same_step(
-    run_dir: RunDir, eventually: Callable[..., None]
-) -> None:
+def test_sigterm_to_one_rank_stops_both_after_the_same_step(run_dir: RunDir, eventually: Callable[..., None]) -> None:
     """As when one of several machines is to be given back."""
     with started(run_dir) as process:
         os.kill(at_work(run_dir, process, eventually)[1], signal.SIGTERM)
-        assert process.wait(timeout=180) == Exit.CANCELLED, run_dir.log_file.read_text()
+        assert process.wait(timeout=180) == ExitCode.CANCELLED, run_dir.log_file.read_text()
     assert saved_step(run_dir) >= 2
     assert "Traceback" not in run_dir.log_file.read_text()
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_killed_rank_takes_the_others_along(
-    run_dir: RunDir, eventually: Callable[..., None], lost: int
-) -> None:
+def test_a_killed_rank_takes_the_others_along(run_dir: RunDir, eventually: Callable[..., None], lost: int) -> None:
     with started(run_dir) as process:
         os.kill(at_work(run_dir, process, eventually)[lost], signal.SIGKILL)
         # as one process alone would leave: the supervisor tries again what was ended from outside
@@ -106,7 +102,7 @@ def test_a_killed_rank_takes_the_others_along(
 
 def is_free(run_dir: RunDir) -> bool:
     try:
-        run_dir.hold()
+        run_dir.lock()
     except UserError:
         return False
     return True

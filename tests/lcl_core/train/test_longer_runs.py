@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lcl_core.rundir import RunDir
-from tests.lcl_core.train.runs import curve, prepared, trainer, weights
+from lcl_core.common.run_dir import RunDir
+from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 
 RATES = {"lr": 2e-3, "warmup_steps": 2, "schedule": "constant"}
 

@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 
 from lcl_core.model import LCLModel
-from lcl_core.objectives import OBJECTIVES
-from tests.lcl_core.dealing import PAIR_METHODS
-from tests.lcl_core.train.runs import curve, prepared, trainer, weights
+from lcl_core.objectives.registry import OBJECTIVES
+from tests.lcl_core.batch_partitions import PAIR_METHODS
+from tests.lcl_core.train.small_runs import curve, prepared, trainer, weights
 
 # the checkpoint lies between two metric lines, and before an epoch's end
 SHORT: dict[str, Any] = {"steps": 5, "checkpoint_every": 2, "keep_checkpoints": 3, "log_every": 4, "ema_decay": 0.9}

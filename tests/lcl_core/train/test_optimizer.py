@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import pytest
 
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
 from lcl_core.model import LCLModel
-from lcl_core.specs import OptimizerSpec, parse_spec
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import OptimizerSpec
 from lcl_core.train import build_optimizer, learning_rate
 
 

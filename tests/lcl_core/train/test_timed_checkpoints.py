@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lcl_core.rundir import Exit, RunDir
-from lcl_core.specs import parse_spec, spec_hash
-from tests.lcl_core.train.runs import curve, finished, killed_after, prepared, trainer, weights
+from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.specs.parsing import parse_spec, spec_hash
+from tests.lcl_core.train.small_runs import curve, finished, killed_after, prepared, trainer, weights
 
 AT_ONCE = 1e-9  # minutes: a checkpoint is due after every step
 ALL = {"steps": 8, "checkpoint_every": 1000, "keep_checkpoints": 100, "log_every": 1}
@@ -56,14 +56,14 @@ def test_a_run_killed_between_two_counted_checkpoints_loses_little_and_ends_bitw
     for step in (7, 20):
         killed_after(run_dir, step, eventually)
         assert max(saved(run_dir)) >= step - 1, "the work since the start is not lost"
-    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     assert curve(run_dir) == curve(alone)
     assert weights(run_dir) == weights(alone)
 
 
 def test_two_ranks_save_after_the_same_steps(tmp_path: Path, sample_zip: Path) -> None:
     run_dir = prepared(tmp_path, sample_zip, **ALL, checkpoint_minutes=AT_ONCE, engine={"processes": 2})
-    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     assert saved(run_dir) == list(range(1, 9))
 
 

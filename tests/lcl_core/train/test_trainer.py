@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lcl_core.errors import UserError
-from lcl_core.forecast import forecast, past_of
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.estimate.flops import training_flops
+from lcl_core.estimate.history import measured_run
+from lcl_core.estimate.report import estimate_pretraining
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.rundir import Cancelled, Exit, RunDir
-from lcl_core.specs import PretrainSpec, parse_spec
-from lcl_core.studies.flops import training_flops
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.trainer import Trainer
-from tests.lcl_core.train.runs import curve, finished, kill_group, prepared, started, trainer, weights
+from tests.lcl_core.train.small_runs import curve, finished, kill_group, prepared, started, trainer, weights
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,9 @@ def test_the_run_is_what_would_be_forecast_of_it(undisturbed: RunDir) -> None:
     spec, result = undisturbed.read_run()["spec"], json.loads(undisturbed.result_file.read_text())
     encoder, parsed = result["encoder"], parse_spec("pretrain", spec)
     assert isinstance(parsed, PretrainSpec)
-    past = past_of("run_1", spec, "cpu", None, result, encoder["seconds"])
+    past = measured_run("run_1", spec, "cpu", None, result, encoder["seconds"])
     assert past is not None
-    found = forecast(parsed, [past])
+    found = estimate_pretraining(parsed, [past])
     assert found.certainty == "measured"
     assert found.parameters == encoder["parameters"]
     for name in ("documents", "images", "tokens"):
@@ -72,7 +74,7 @@ class _StopAt(RunDir):
 
     def raise_if_stopped(self) -> None:
         if self.stop_requested:
-            raise Cancelled
+            raise JobCancelled
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,7 +86,7 @@ def test_cancelled_twice_and_resumed_is_bitwise_the_same(
         stopping = _StopAt(run_dir.path)
         stopping.step = stop
         stopping.trainer = trainer(stopping, workers)
-        with pytest.raises(Cancelled):
+        with pytest.raises(JobCancelled):
             stopping.trainer.run()
     trainer(run_dir).run()
     assert curve(run_dir) == curve(undisturbed)
@@ -99,7 +101,7 @@ def test_killed_and_resumed_is_bitwise_the_same(
         eventually((run_dir.checkpoints / "step_00000005").exists, "the first checkpoint")
         kill_group(process)
         assert process.wait() == -signal.SIGKILL
-    assert finished(run_dir) == Exit.OK, run_dir.log_file.read_text()
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
     assert curve(run_dir) == curve(undisturbed)
     assert weights(run_dir) == weights(undisturbed)
 

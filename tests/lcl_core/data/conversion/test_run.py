@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import open_corpus
 from lcl_core.data.conversion.run import convert_run
-from lcl_core.data.validation import validate
-from lcl_core.errors import UserError
-from lcl_core.rundir import Cancelled, Exit, RunDir
+from lcl_core.data.validation.validate import validate
 
 ROOT = Path(__file__).parents[4]
 
@@ -127,7 +127,7 @@ def test_a_corpus_of_which_nothing_can_be_had_makes_no_dataset(kit: Any, run_dir
 def test_a_stop_request_leaves_nothing(corpus: Any, run_dir: RunDir) -> None:
     ask(run_dir, {"path": str(corpus.path)})
     run_dir._stop.set()
-    with pytest.raises(Cancelled):
+    with pytest.raises(JobCancelled):
         convert_run(run_dir)
     assert list(run_dir.artifacts.iterdir()) == []
 
@@ -136,5 +136,5 @@ def test_as_a_process(corpus: Any, run_dir: RunDir) -> None:
     ask(run_dir, {"path": str(corpus.path)})
     command = [sys.executable, "-m", "lcl_core.data.conversion", str(run_dir.path)]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (Exit.OK, "")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert json.loads(run_dir.result_file.read_text())["dataset"]["name"] == "made"

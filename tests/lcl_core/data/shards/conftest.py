@@ -11,10 +11,18 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import ImageSegment, TextSegment
-from lcl_core.data.record import BadItem, Match, Matched, Pair, Picture, Record, Sequence
-from lcl_core.data.shards import convert
-from lcl_core.errors import UserError
+from lcl_core.data.records import (
+    BadItem,
+    CaptionedImage,
+    ImageMatch,
+    MatchedDocument,
+    Record,
+    RecordImage,
+    SequenceDocument,
+)
+from lcl_core.data.shards.convert import convert
 
 
 def packed(colour: tuple[int, int, int], kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
@@ -34,18 +42,18 @@ class Make:
     packed = staticmethod(packed)
 
     @classmethod
-    def picture(cls, name: str) -> Picture:
+    def picture(cls, name: str) -> RecordImage:
         stem, _, extension = name.rpartition("/")[2].partition(".")
         if stem == "gone":
-            return Picture(name, partial(refuse, name))
+            return RecordImage(name, partial(refuse, name))
         if stem == "bad":
-            return Picture(name, lambda: b"no picture")
+            return RecordImage(name, lambda: b"no picture")
         kind = {"jpg": "JPEG"}.get(extension, extension.upper())
-        return Picture(name, partial(packed, cls.COLOURS[stem.partition("-")[0]], kind))
+        return RecordImage(name, partial(packed, cls.COLOURS[stem.partition("-")[0]], kind))
 
     @classmethod
     def matched(cls, id: str, sentences: list[str], *matches: tuple[str, int, float], **more: Any) -> Record:
-        body = Matched(tuple(sentences), tuple(Match(*match) for match in matches))
+        body = MatchedDocument(tuple(sentences), tuple(ImageMatch(*match) for match in matches))
         names = dict.fromkeys(name for name, _, _ in matches)
         return Record(id, body, tuple(cls.picture(name) for name in names), **more)
 
@@ -54,11 +62,11 @@ class Make:
         """Parts with a dot in them are pictures."""
         segments = tuple(ImageSegment(part) if "." in part else TextSegment(part) for part in parts)
         names = dict.fromkeys(part for part in parts if "." in part)
-        return Record(id, Sequence(segments), tuple(cls.picture(name) for name in names), **more)
+        return Record(id, SequenceDocument(segments), tuple(cls.picture(name) for name in names), **more)
 
     @classmethod
     def pair(cls, id: str, image: str, *captions: str, labels: dict[str, str] | None = None, **more: Any) -> Record:
-        return Record(id, Pair(image, captions, labels or {}), (cls.picture(image),), **more)
+        return Record(id, CaptionedImage(image, captions, labels or {}), (cls.picture(image),), **more)
 
     @classmethod
     def mixed(cls) -> list[Record | BadItem]:

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
-from lcl_core.data.record import BadItem, Picture, Record
-from lcl_core.data.shards import convert
-from lcl_core.errors import UserError
-from lcl_core.specs import DataSpec
+from lcl_core.data.records import BadItem, Record, RecordImage
+from lcl_core.data.shards.convert import convert
+from lcl_core.specs.pretrain import DataSpec
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -120,7 +120,7 @@ def test_larger_pictures_are_made_smaller_on_request_only(make: Any, tmp_path: P
     def record(kind: str, size: tuple[int, int]) -> Record:
         data = make.packed((255, 0, 0), kind, size)
         pair = make.pair(f"{kind} {size}", "red.png", "x")
-        return Record(pair.id, pair.body, (Picture("red.png", lambda: data),))
+        return Record(pair.id, pair.body, (RecordImage("red.png", lambda: data),))
 
     records = [record("JPEG", (400, 100)), record("PNG", (50, 300)), record("WEBP", (64, 100)), record("GIF", (200, 8))]
     convert(records, tmp_path / "t", max_side=100)
@@ -158,7 +158,7 @@ def test_an_interruption_leaves_nothing_and_says_so(make: Any, tmp_path: Path, e
 
 ENDLESS = """
 import itertools, sys
-from lcl_core.data.record import Pair, Record, Picture
+from lcl_core.data.records import Pair, Record, Picture
 from lcl_core.data.shards import convert
 data = open(sys.argv[2], "rb").read()
 pictures = (Picture("red.png", lambda: data),)
@@ -218,7 +218,7 @@ def test_files_are_read_one_record_after_the_other_and_memory_is_bounded(make: A
                 held.append(next(read))
                 return data
 
-            yield Record(pair.id, pair.body, (Picture("red.png", load),))
+            yield Record(pair.id, pair.body, (RecordImage("red.png", load),))
 
     convert(records(), tmp_path / "t")
     assert held == list(range(200))
@@ -246,15 +246,15 @@ def test_similarities_that_are_no_numbers_match_nothing(make: Any, tmp_path: Pat
     first = [("red.png", 0, nan), ("red.png", 0, 0.5), ("blue.png", 0, nan)]
     convert([make.matched("m", ["a", "b"], *first, ("green.png", 1, nan), ("red.png", 7, 1.0))], tmp_path / "t")
     corpus = open_corpus(tmp_path / "t")
-    assert len(corpus.pieces(DataSpec(), 1)) == 1
-    assert corpus.pieces(DataSpec(similarity_threshold=0.6), 1)[0] == (0, 0), "a document is one piece at least"
+    assert len(corpus.chunks(DataSpec(), 1)) == 1
+    assert corpus.chunks(DataSpec(similarity_threshold=0.6), 1)[0] == (0, 0), "a document is one piece at least"
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.24, 0.3, 0.30000001, 0.9])
 def test_pieces_of_shards_are_those_of_their_documents(make: Any, tmp_path: Path, threshold: float) -> None:
     convert(make.mixed(), tmp_path / "t")
     corpus, data = open_corpus(tmp_path / "t"), DataSpec(similarity_threshold=threshold)
-    counted, listed = corpus.pieces(data, 1), Corpus.pieces(corpus, data, 1)
+    counted, listed = corpus.chunks(data, 1), Corpus.chunks(corpus, data, 1)
     assert len(counted) >= len(listed), "rounded to single precision, a similarity may pass that is just below"
     if threshold != 0.30000001:
         assert [counted[item] for item in range(len(counted))] == [listed[item] for item in range(len(listed))]

@@ -8,20 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcl_core.data.pieces import PieceIndex
-from lcl_core.data.shards.groups import Group, Selection, count_blocks
-from lcl_core.data.shards.index import Shard, ShardIndex, write_index
-from lcl_core.data.shards.layout import BLOCK, CODE, ROW, SIMILARITY
-from lcl_core.data.shards.pieces import ShardPieces
-from lcl_core.data.shards.places import LocalPlace
-from lcl_core.errors import UserError
+from lcl_core.common.errors import UserError
+from lcl_core.data.sampling.document_plan import ChunkIndex
+from lcl_core.data.shards.format import BLOCK, CODE, ROW, SIMILARITY
+from lcl_core.data.shards.index import (
+    RecordGroup,
+    RecordSelection,
+    ShardChunkIndex,
+    ShardFile,
+    ShardIndex,
+    count_blocks,
+    write_index,
+)
+from lcl_core.data.shards.storage import LocalShardStorage
 
 CODES = np.random.default_rng(0).integers(0, 4, 3 * BLOCK + 77).astype(CODE)
 
 
 @pytest.mark.parametrize("wanted", [[0], [1, 3], [0, 1, 2, 3], [2, 0], []])
 def test_selections_are_what_a_list_would_be(wanted: list[int]) -> None:
-    selection = Selection(CODES, count_blocks(CODES, 4), wanted)
+    selection = RecordSelection(CODES, count_blocks(CODES, 4), wanted)
     expected = np.flatnonzero(np.isin(CODES, wanted)).tolist()
     assert len(selection) == len(expected)
     places = [*range(0, len(expected), 97), len(expected) - 1] if expected else []
@@ -35,7 +41,7 @@ def test_selections_are_what_a_list_would_be(wanted: list[int]) -> None:
 def test_a_group_that_fills_no_block_is_found() -> None:
     codes = np.zeros(2 * BLOCK, CODE)
     codes[-1] = 1
-    selection = Selection(codes, count_blocks(codes, 2), [1])
+    selection = RecordSelection(codes, count_blocks(codes, 2), [1])
     assert (len(selection), selection[0]) == (1, 2 * BLOCK - 1)
 
 
@@ -45,10 +51,10 @@ def test_rows_and_figures_of_a_long_index(tmp_path: Path) -> None:
     rows["offset"], rows["images"], rows["text"] = np.arange(records) * 512, 2, 10
     rows["matches"] = 2
     rows["group"] = np.arange(records) % 2
-    groups = [Group("pair", "train", ""), Group("matched", "train", "x")]
+    groups = [RecordGroup("pair", "train", ""), RecordGroup("matched", "train", "x")]
     similarities = np.repeat(np.array([0.1, 0.5], SIMILARITY), records)[: 2 * records]
     write_index(tmp_path, [(rows[:100], similarities[:200]), (rows[100:], similarities[200:])], groups, [])
-    index = ShardIndex(LocalPlace(tmp_path))
+    index = ShardIndex(LocalShardStorage(tmp_path))
     assert len(index) == index.header.records == records
     assert (index.header.images, index.header.text_bytes) == (2 * records, 10 * records)
     assert [count for _, count in index.header.groups] == [BLOCK + 3, BLOCK + 2]
@@ -73,22 +79,22 @@ def test_rows_and_figures_of_a_long_index(tmp_path: Path) -> None:
 )
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, part: str, change: dict[str, str]) -> None:
     """A corpus is opened before anybody trusts it, and its names become parts of paths."""
-    write_index(tmp_path, [], [], [Shard("shards/000000.tar", 1024, "0" * 64, 0)])
+    write_index(tmp_path, [], [], [ShardFile("shards/000000.tar", 1024, "0" * 64, 0)])
     header = json.loads((tmp_path / "index.json").read_text())
-    ShardIndex(LocalPlace(tmp_path))
+    ShardIndex(LocalShardStorage(tmp_path))
     (header[part][0] if part == "shards" else header[part]).update(change)
     (tmp_path / "index.json").write_text(json.dumps(header))
     with pytest.raises(UserError) as caught:
-        ShardIndex(LocalPlace(tmp_path))
+        ShardIndex(LocalShardStorage(tmp_path))
     assert caught.value.code == "corpus_unreadable"
 
 
 def test_pieces_are_what_a_list_would_be() -> None:
     counts = count_blocks(CODES, 4)
     images = np.random.default_rng(1).integers(0, 9, len(CODES))
-    selection = Selection(CODES, counts, [1, 3])
-    pieces = ShardPieces(selection, lambda block: images[block * BLOCK : (block + 1) * BLOCK], 6, 3)
-    listed = PieceIndex((min(int(images[record]), 6) for record in np.flatnonzero(np.isin(CODES, [1, 3]))), 3)
+    selection = RecordSelection(CODES, counts, [1, 3])
+    pieces = ShardChunkIndex(selection, lambda block: images[block * BLOCK : (block + 1) * BLOCK], 6, 3)
+    listed = ChunkIndex((min(int(images[record]), 6) for record in np.flatnonzero(np.isin(CODES, [1, 3]))), 3)
     assert len(pieces) == len(listed)
     places = [*range(0, len(listed), 131), len(listed) - 1]
     assert [pieces[place] for place in places] == [listed[place] for place in places]

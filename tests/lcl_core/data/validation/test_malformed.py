@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from lcl_core.data import open_corpus
-from lcl_core.data.validation import Limits, validate
+from lcl_core.data.validation.report import ValidationLimits
+from lcl_core.data.validation.validate import validate
 
 OK = None
 UNREADABLE, MISSING, FORBIDDEN = "unreadable image", "missing image", "forbidden path"
 LARGE, SMALL = "image too large", "image too small"
-LIMITS = Limits(max_image_bytes=200_000, max_image_pixels=1_000_000)
+LIMITS = ValidationLimits(max_image_bytes=200_000, max_image_pixels=1_000_000)
 
 
 def encoded(mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (16, 12), **options: Any) -> bytes:
@@ -130,7 +131,9 @@ FILES: dict[str, tuple[Callable[[], bytes], str | None, tuple[int, int]]] = {
     "no-width.png": (lambda: png(0, 12), UNREADABLE, (0, 0)),
     "too-few-pixels.png": (lambda: png(500, 500), UNREADABLE, (0, 0)),
     "text-bomb.png": (
-        lambda: png(16, 12, more=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20)))), UNREADABLE, (0, 0)
+        lambda: png(16, 12, more=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20)))),
+        UNREADABLE,
+        (0, 0),
     ),
     "no-height.bmp": (lambda: bmp(16, 0), UNREADABLE, (0, 0)),
     "page.png": (lambda: b"<!doctype html><title>404 Not Found</title>", UNREADABLE, (0, 0)),

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data.validation.run import validate_run
-from lcl_core.errors import UserError
-from lcl_core.rundir import Cancelled, Exit, RunDir
 
 ROOT = Path(__file__).parents[4]
 
@@ -71,7 +71,7 @@ def test_a_stop_request_is_honoured(kit: Any, run_dir: RunDir) -> None:
     corpus = kit.corpus(pairs=[kit.pair("red.png", "x")] * 200)
     ask(run_dir, {"path": str(corpus.path), "workers": 0, "tokens": False})
     run_dir._stop.set()
-    with pytest.raises(Cancelled):
+    with pytest.raises(JobCancelled):
         validate_run(run_dir)
 
 
@@ -80,7 +80,7 @@ def test_as_a_process_it_leaves_with_a_result_and_on_sigterm_without(kit: Any, r
     ask(run_dir, {"path": str(corpus.path), "workers": 2})
     command = [sys.executable, "-m", "lcl_core.data.validation", str(run_dir.path)]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (Exit.OK, "")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert json.loads(run_dir.result_file.read_text())["report"]["documents"] == 40
 
     kit.corpus(pairs=[kit.pair("red.png", "x")] * 200_000)
@@ -91,7 +91,7 @@ def test_as_a_process_it_leaves_with_a_result_and_on_sigterm_without(kit: Any, r
         while not run_dir.metrics_file.exists():
             assert process.poll() is None, "it left by itself"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(180) == Exit.CANCELLED
+        assert process.wait(180) == ExitCode.CANCELLED
     finally:
         process.kill()
         process.wait()

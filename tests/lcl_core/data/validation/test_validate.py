@@ -9,15 +9,25 @@ from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
-from lcl_core.data.document import ImageSegment, TextSegment
-from lcl_core.data.record import BadItem, Match, Matched, Pair, Picture, Record, Sequence
-from lcl_core.data.validation import Limits, Report, validate
-from lcl_core.errors import UserError
+from lcl_core.data.records import (
+    BadItem,
+    CaptionedImage,
+    ImageMatch,
+    ImageSegment,
+    MatchedDocument,
+    Record,
+    RecordImage,
+    SequenceDocument,
+    TextSegment,
+)
+from lcl_core.data.validation.report import Report, ValidationLimits
+from lcl_core.data.validation.validate import validate
 
 
 def record(body: Any, pictures: dict[str, bytes], id: str = "a:1", **more: Any) -> Record:
-    loaded = tuple(Picture(name, lambda data=data: data) for name, data in pictures.items())
+    loaded = tuple(RecordImage(name, lambda data=data: data) for name, data in pictures.items())
     return Record(id, body, loaded, **more)
 
 
@@ -134,15 +144,20 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
         raise OSError(5, "Input/output error")
 
     segments = (TextSegment("look"), ImageSegment("0.png"), ImageSegment("0.png"), ImageSegment("1.png"))
-    matched = Matched(("s",), (Match("0.png", 0, 0.9),))
+    matched = MatchedDocument(("s",), (ImageMatch("0.png", 0, 0.9),))
     given = [
-        record(Sequence(segments), {"0.png": picture(kit, 1), "1.png": picture(kit, 2)}, "shard.tar:1", source="web"),
+        record(
+            SequenceDocument(segments),
+            {"0.png": picture(kit, 1), "1.png": picture(kit, 2)},
+            "shard.tar:1",
+            source="web",
+        ),
         BadItem("shard.tar", 2, "not JSON", "at byte 7"),
         record(matched, {"0.png": picture(kit, 3)}, "shard.tar:3"),
-        record(Pair("0.png", ("c",), {}), {}, "page/three.html"),
-        Record("shard.tar:5", Pair("0.png", ("c",)), (Picture("0.png", refuse),)),
-        Record("shard.tar:6", Pair("0.png", ("c",)), (Picture("0.png", break_off),)),
-        record(Pair("0.png", (), {"class": "tench"}), {"0.png": picture(kit, 4)}, "shard.tar:7"),
+        record(CaptionedImage("0.png", ("c",), {}), {}, "page/three.html"),
+        Record("shard.tar:5", CaptionedImage("0.png", ("c",)), (RecordImage("0.png", refuse),)),
+        Record("shard.tar:6", CaptionedImage("0.png", ("c",)), (RecordImage("0.png", break_off),)),
+        record(CaptionedImage("0.png", (), {"class": "tench"}), {"0.png": picture(kit, 4)}, "shard.tar:7"),
     ]
     report = validate(given, workers=0, quarantine=tmp_path / "q.jsonl")
     assert report.kinds == {"matched": 1, "pair": 4, "sequence": 1}
@@ -203,7 +218,7 @@ def test_no_more_is_read_ahead_than_the_processes_need(kit: Any) -> None:
         nonlocal read
         while True:
             read += 1
-            yield record(Pair("0.png", (str(read),)), {"0.png": picture(kit, read % 256)}, f"f:{read}")
+            yield record(CaptionedImage("0.png", (str(read),)), {"0.png": picture(kit, read % 256)}, f"f:{read}")
 
     class Enough(Exception):
         pass
@@ -219,7 +234,7 @@ def test_no_more_is_read_ahead_than_the_processes_need(kit: Any) -> None:
 
 def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -> None:
     corpus = kit.corpus(pairs=[kit.pair(f"absent{place}.png", "x") for place in range(10)])
-    report = validate(corpus, workers=0, limits=Limits(max_quarantined=4), quarantine=tmp_path / "q.jsonl")
+    report = validate(corpus, workers=0, limits=ValidationLimits(max_quarantined=4), quarantine=tmp_path / "q.jsonl")
     assert len(listed(tmp_path / "q.jsonl")) == report.quarantined == 4
     assert report.not_listed == 16
     assert report.reasons == {"missing image": 10, "no usable image": 10}
@@ -227,7 +242,8 @@ def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -
 
 def test_too_many_groups_are_put_together(kit: Any) -> None:
     given = [
-        record(Pair("p", ("x",)), {"p": picture(kit, 1)}, f"f:{place}", source=str(place)) for place in range(1200)
+        record(CaptionedImage("p", ("x",)), {"p": picture(kit, 1)}, f"f:{place}", source=str(place))
+        for place in range(1200)
     ]
     report = validate(given, workers=0)
     assert len(report.groups) == 1001

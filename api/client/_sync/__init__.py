@@ -1,0 +1,1 @@
+"""Synchronous client. Generated from ``api.client._async``."""

@@ -1,0 +1,1 @@
+"""Web plumbing: settings, authentication, transactions, limits, middleware, errors, metrics, application state."""

@@ -1,0 +1,264 @@
+"""Every error leaves as ``{"error": {"code", "message", "field"?}}``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
+
+from api.core.disk_check import database_disk_fault, disk_fault_message, writable_folders
+from lcl_core.common.errors import UserError
+from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.specs.parsing import describe_error
+
+log = structlog.get_logger(__name__)
+
+STATUS_OF_CODE = {
+    "bad_cursor": 400,
+    "item_not_found": 404,
+    "unknown_collection": 404,
+    "unknown_dataset": 404,
+    "unknown_encoder": 404,
+    "unknown_kind": 404,
+    "unknown_plot": 404,
+    "unknown_run": 404,
+    "unknown_study": 404,
+    "collection_changed": 409,
+    "collection_full": 409,
+    "dataset_exists": 409,
+    "dataset_in_use": 409,
+    "encoder_changed": 409,
+    "encoder_in_use": 409,
+    "encoder_mismatch": 409,
+    "forbidden_transition": 409,
+    "idempotency_conflict": 409,
+    "in_product": 409,
+    "item_exists": 409,
+    "name_taken": 409,
+    "not_extendable": 409,
+    "run_in_study": 409,
+    "run_is_awaited": 409,
+    "overloaded": 429,
+    "deadline_exceeded": 504,
+    "artifacts_pending": 503,
+    "encoder_unloaded": 503,
+    "examination_busy": 503,
+    "out_of_memory": 503,
+    "pool_closed": 503,
+    "store_unreachable": 503,
+}
+CODE_OF_STATUS = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    429: "too_many_requests",
+}
+# pydantic's, of a body that was not parsed
+UNPARSED_BODY_ERRORS = ("model_attributes_type", "dict_type", "model_type", "list_type", "missing")
+
+
+class Problem(UserError):
+    """A UserError that knows its HTTP status.
+
+    Args:
+        status: the HTTP status, 4xx or 503.
+        headers: sent along, such as ``Retry-After``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, field=field)
+        self.status = status
+        self.headers = headers
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The one form of an error."""
+
+    error: ErrorDetail
+
+
+# What a route may answer instead of what was asked for, for its description.
+STATUS_DESCRIPTIONS = {
+    400: "The request is malformed: its address, headers, cursor, range, or JSON",
+    401: "No valid API key came along",
+    403: "The key's role does not allow it",
+    404: "There is no such thing, or not for this key",
+    405: "The address does not take this method",
+    408: "The body did not arrive in time",
+    409: "It contradicts what is there",
+    410: "What it needs is gone from the disk",
+    413: "The body is too large",
+    415: "The body's encoding is not read",
+    416: "The range lies outside the file",
+    422: "The request says something that cannot be done; `field` names it",
+    429: "The key, or its owner, asks too much at once; `Retry-After` says when to come back",
+    431: "The headers are too large",
+    500: "Something broke inside the service; its log tells more under the request id",
+    503: "The service is overloaded or lacks its database, memory or store for now; try again",
+    504: "It was not done within the time that the settings give it",
+    507: "A disk of the service is full or read-only",
+}
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": words} for status, words in STATUS_DESCRIPTIONS.items()
+}
+
+
+def error_response(
+    status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The JSON form; what cannot be encoded (a lone surrogate that the caller sent) is replaced."""
+    return JSONResponse({"error": _detail(code, message, field)}, status_code=status, headers=headers)
+
+
+def error_detail(error: BaseException) -> dict[str, str]:
+    """What is told of an error once the answer has begun, when no status can tell it any more."""
+    if isinstance(error, UserError):
+        return _detail(error.code, str(error), error.field)
+    log.error("answer broke off", exc_info=error)
+    return _detail("internal_error", "something broke inside the service; its log tells more", None)
+
+
+def _detail(code: str, message: str, field: str | None) -> dict[str, str]:
+    facts = {"code": code, "message": message, **({"field": field} if field else {})}
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in facts.items()}
+
+
+def status_of(error: UserError) -> int:
+    """HTTP status of a UserError: its own, else by its code, else 422."""
+    if isinstance(error, Problem):
+        return error.status
+    return STATUS_OF_CODE.get(error.code, 422)
+
+
+async def _user_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UserError)
+    return error_response(status_of(error), error.code, str(error), error.field, _headers_of(error))
+
+
+def _headers_of(error: UserError) -> Mapping[str, str] | None:
+    """Its own, and when to come back for one that says so."""
+    if isinstance(error, Problem):
+        return error.headers
+    seconds = getattr(error, "retry_after", 1.0 if status_of(error) == 503 else None)
+    return None if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status, message = error.status_code, str(error.detail)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if status == 404:
+        slash = "; addresses here end without a slash" if request.url.path.endswith("/") else ""
+        message = f"there is nothing at this address{slash}; /docs names all there are"
+    elif status == 405:
+        allowed = _allowed_methods(request)
+        headers["allow"] = ", ".join(allowed)
+        message = f"{request.method} does nothing at this address; it takes {' and '.join(allowed)} (/docs tells more)"
+    code = CODE_OF_STATUS.get(status, "http_error")
+    return error_response(status, code, message, headers=headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """What may be asked at the request's address, over all routes."""
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "json_invalid":
+        return error_response(400, "bad_json", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
+    if (
+        location == ["body"]
+        and first["type"] in UNPARSED_BODY_ERRORS
+        and "json" not in request.headers.get("content-type", "")
+    ):
+        given = request.headers.get("content-type", "no Content-Type")[:100]
+        message = f"send JSON with the header Content-Type: application/json (this request says {given})"
+        return error_response(422, "bad_request", message)
+    field = ".".join(location[1:]) or None
+    model = _body_model(request) if location[0] == "body" else None
+    return error_response(422, "bad_request", f"{field or location[0]}: {describe_error(first, model)}", field)
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """The model of the route's body, where there is one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    kind = getattr(getattr(field, "field_info", None), "annotation", None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+async def _conflict(_: Request, error: Exception) -> JSONResponse:
+    """Two callers made the same thing at the same moment; the database let one of them pass."""
+    log.warning("conflict", error=str(getattr(error, "orig", error)))
+    return error_response(409, "conflict", "somebody made the same thing at this moment; look, then try again")
+
+
+async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
+    reason = getattr(error, "orig", error)
+    log.error("database_away", error=str(reason))
+    folders = writable_folders(request.app.state.context.settings)
+    if found := await to_thread.run_sync(database_disk_fault, reason, folders, limiter=CapacityLimiter(1)):
+        fault, words = found
+        return error_response(507, fault.value, words)
+    message = "the database does not answer; try again in a few seconds"
+    return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
+
+
+def fault_response(error: BaseException, request_id: str, home: Path) -> JSONResponse:
+    """The answer to what nobody caught: what the machine lacks, else 500 with the number that finds it in the log."""
+    fault = failure_code(error, home)
+    if fault is FailureCode.OUT_OF_MEMORY:
+        message = f"the service ran out of memory; send less at once, or try again (request id {request_id})"
+        return error_response(503, fault.value, message, headers={"retry-after": "5"})
+    folder = getattr(error, "filename", None) or home
+    if fault is not None and (words := disk_fault_message(fault, folder)):
+        return error_response(507, fault.value, f"{words} (request id {request_id})")
+    message = f"something broke inside the service; its log tells more under request id {request_id}"
+    return error_response(500, "internal_error", message)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every known error leave in the one form; unknown ones are the envelope's (``api.core.middleware``)."""
+    app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(IntegrityError, _conflict)
+    app.add_exception_handler(OperationalError, _database_unavailable)
+    app.add_exception_handler(PoolTimeoutError, _database_unavailable)

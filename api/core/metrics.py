@@ -1,0 +1,218 @@
+"""Prometheus metrics: those of this process, and those of the deployment, read from the database at the scrape.
+
+Every process of the api reports the same deployment metrics: take the ``max`` over instances, never the ``sum``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate, product
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.orm import Session
+
+from lcl_core.db import runs
+from lcl_core.db.metrics import FAMILIES, INFINITY, MetricFamily, MetricSeries, read_counters
+from lcl_core.db.outbox import count_pending_uploads, pending_deliveries
+from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.workers import gpu_usage, queue_depths, worker_stats
+from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class ProcessMetrics:
+    """One registry an application, so that several applications live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._seconds = Histogram(
+            "lcl_request_seconds",
+            "Time from request to answer",
+            ("method", "route", "status"),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._inference = Histogram(
+            "lcl_inference_seconds",
+            "Time from when an item was handed to an encoder to its answer, waiting for company included",
+            ("what",),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._batch = Histogram(
+            "lcl_inference_batch_items",
+            "Items that went through an encoder together",
+            ("what",),
+            buckets=BATCH_SIZE_BUCKETS,
+            registry=self.registry,
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request. ``status`` 0 means that the client left before an answer began."""
+        self._seconds.labels(method, route, str(status)).observe(seconds)
+
+    def observe_batch(self, what: str, waited: list[float]) -> None:
+        """Count one batch of an encoder: ``waited`` has the seconds from arrival to answer of each item."""
+        self._batch.labels(what).observe(len(waited))
+        for seconds in waited:
+            self._inference.labels(what).observe(seconds)
+
+    def register(self, collector: Collector) -> None:
+        """Export what ``collector`` finds at every scrape."""
+        self.registry.register(collector)
+
+    def export_slots(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Export ``lcl_places`` from ``count`` ({kind: number}): requests and streams under way, by valid keys."""
+        self.registry.register(_SlotCollector(count))
+
+    def export_body_bytes(self, count: Callable[[], int]) -> None:
+        """Export ``lcl_body_bytes`` from ``count``: what the bodies of requests under way take."""
+        gauge = Gauge("lcl_body_bytes", "Bytes of request bodies that are kept", registry=self.registry)
+        gauge.set_function(count)
+
+    def export_encoder_bytes(self, count: Callable[[], int]) -> None:
+        """Export ``lcl_encoder_memory_bytes`` from ``count``: what the weights of loaded encoders take."""
+        gauge = Gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", registry=self.registry)
+        gauge.set_function(count)
+
+
+class _SlotCollector(Collector):
+    """Counted at the scrape. ``count`` gives {kind: number}."""
+
+    def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
+        self._count = count
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Empty: registering must not count."""
+        yield self._family()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = self._family()
+        for kind, number in self._count().items():
+            family.add_metric((kind,), number)
+        yield family
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("lcl_places", "Requests under way", labels=("kind",))
+
+
+log = structlog.get_logger(__name__)
+_GPU_GAUGES = {
+    "utilization": ("lcl_gpu_utilization", "Share of the time in which the GPU computed, 0 to 1"),
+    "memory_used": ("lcl_gpu_memory_used_bytes", "Memory of the GPU that is taken"),
+    "memory_total": ("lcl_gpu_memory_bytes", "Memory of the GPU"),
+}
+
+
+class DatabaseCollector(Collector):
+    """Asks the database once a scrape. One that does not answer costs these figures, not the scrape."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not ask the database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            with self._database.reading() as session:
+                found = [metric for part in _SECTIONS for metric in part(session)]
+        except UNREACHABLE as error:
+            log.warning("database_unreachable", error=str(error))
+            found = []
+        yield GaugeMetricFamily("lcl_database_up", "Whether the database answers", value=float(bool(found)))
+        yield from found
+
+
+def _runs(session: Session) -> Iterator[Metric]:
+    family = GaugeMetricFamily("lcl_runs", "Runs in the database", labels=("state",))
+    for state, number in runs.count_runs_by_state(session).items():
+        family.add_metric((state,), number)
+    yield family
+
+
+def _queues(session: Session) -> Iterator[Metric]:
+    labels = ("kind", "class")
+    depth = GaugeMetricFamily("lcl_queue_depth", "Runs that a worker may take", labels=labels)
+    oldest = GaugeMetricFamily(
+        "lcl_queue_oldest_seconds", "Time for which the first of them could have been taken", labels=labels
+    )
+    found = {(queue.kind, queue.resource): queue for queue in queue_depths(session)}
+    for place in product(
+        JOB_KINDS, RESOURCE_CLASSES
+    ):  # all of them: a series that comes and goes has no rate and raises no alert
+        queue = found.get(place)
+        depth.add_metric(place, queue.depth if queue else 0)
+        oldest.add_metric(place, queue.oldest_seconds if queue else 0.0)
+    yield from (depth, oldest)
+
+
+def _workers(session: Session) -> Iterator[Metric]:
+    found = worker_stats(session)
+    yield GaugeMetricFamily("lcl_workers", "Workers that gave a sign of life lately", value=found.workers)
+    yield GaugeMetricFamily("lcl_worker_slots", "Runs that they can be at together", value=found.slots)
+    yield GaugeMetricFamily("lcl_worker_slots_used", "Runs that some worker holds", value=found.slots_used)
+    if found.consumed_seconds is not None:
+        words = "Time since a worker last took a message off the broker"
+        yield GaugeMetricFamily("lcl_broker_consumed_seconds", words, value=found.consumed_seconds)
+
+
+def _gpus(session: Session) -> Iterator[Metric]:
+    labels, found = ("worker", "gpu", "name"), gpu_usage(session)
+    for figure, (name, words) in _GPU_GAUGES.items():
+        family = GaugeMetricFamily(name, words, labels=labels)
+        for worker, number, use in found:
+            if use[figure] is not None:
+                family.add_metric((worker, str(number), use["name"]), use[figure])
+        yield family
+
+
+def _counters(session: Session) -> Iterator[Metric]:
+    found = read_counters(session)
+    for family in FAMILIES:
+        series = found.get(family.name) or ([] if set(family.labels) != {"kind"} else _zero_series())
+        yield _histogram(family, series) if family.bounds else _counter(family, series)
+
+
+def _webhooks(session: Session) -> Iterator[Metric]:
+    count, seconds = pending_deliveries(session)
+    yield GaugeMetricFamily("lcl_webhook_pending", "Messages to webhooks that have not been delivered", value=count)
+    yield GaugeMetricFamily("lcl_webhook_oldest_seconds", "Time since the first of them was written", value=seconds)
+
+
+def _artifacts(session: Session) -> Iterator[Metric]:
+    words = "Folders of runs and what they made that are not in the store of artifacts yet"
+    yield GaugeMetricFamily("lcl_artifacts_pending", words, value=count_pending_uploads(session))
+
+
+def _zero_series() -> list[MetricSeries]:
+    """Counters begin at zero, so that the first loss already is a rise."""
+    return [MetricSeries({"kind": kind}, {}, 0.0) for kind in JOB_KINDS]
+
+
+def _counter(family: MetricFamily, found: list[MetricSeries]) -> Metric:
+    metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+    for series in found:
+        metric.add_metric([series.labels[name] for name in family.labels], series.total)
+    return metric
+
+
+def _histogram(family: MetricFamily, found: list[MetricSeries]) -> Metric:
+    """Prometheus counts what is at most the bound; the table what fell into each bucket alone."""
+    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    bounds = [*(f"{bound:g}" for bound in family.bounds), INFINITY]
+    for series in found:
+        heights = accumulate(series.counts.get(bound, 0) for bound in bounds)
+        buckets = list(zip(bounds, heights, strict=True))
+        metric.add_metric([series.labels[name] for name in family.labels], buckets, series.total)
+    return metric
+
+
+_SECTIONS = (_runs, _queues, _workers, _gpus, _artifacts, _webhooks, _counters)

@@ -1,0 +1,128 @@
+"""What the API process reads from its environment, and what it refuses to start with."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from sqlalchemy.engine import make_url
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.settings import Settings
+
+MIN_SECRET_LENGTH = 24
+WELL_KNOWN_SECRETS = (
+    *("admin", "changeme", "change-me", "change_me", "default", "example"),
+    *("key", "lcl", "password", "postgres", "secret", "test"),
+)
+
+
+class ApiSettings(Settings):
+    """``LCL_API_HOST``, ``LCL_API_PORT``, ``LCL_TEAM``, ``LCL_ADMIN_KEY`` and the bounds of a request."""
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8765, ge=0, le=65_535)
+    api_socket: int | None = Field(None, ge=3, description="inherited socket that listens already, in place of a port")
+    admin_key: SecretStr = SecretStr("")
+    key_pepper: SecretStr = Field(SecretStr(""), description="enters the hash of the admin key; empty: a file in home")
+    database_patience_seconds: float = Field(
+        60, ge=0, le=3600, description="how long a start waits for a PostgreSQL that does not answer"
+    )
+    max_body_bytes: int = Field(2 * 2**20, ge=1024, description="largest request body, bytes")
+    max_media_body_bytes: int = Field(64 * 2**20, ge=1024, description="the same where images are sent, bytes")
+    body_bytes_at_once: int = Field(
+        256 * 2**20, ge=2048, description="of all request bodies that one process keeps; one key may hold half of them"
+    )
+    body_seconds: float = Field(
+        30, gt=0, le=3600, description="in which a request body arrives; each megabyte that has come adds one second"
+    )
+    head_seconds: float = Field(
+        15, gt=0, le=3600, description="in which a connection sends the head of its next request, else it is closed"
+    )
+    max_connections: int = Field(
+        1000, ge=4, description="at one process; a further one takes the place of the one that has been idle longest"
+    )
+    max_json_depth: int = Field(64, ge=4, le=500)
+    max_image_bytes: int = Field(16 * 2**20, ge=1024, description="largest encoded image, bytes")
+    max_image_pixels: int = Field(40_000_000, ge=1)
+    max_request_pixels: int = Field(200_000_000, ge=1, description="of all images in one request together")
+    image_memory_bytes: int = Field(
+        480 << 20, ge=16 << 20, description="in which large images are decoded, of all requests at one time"
+    )
+    image_wait_seconds: float = Field(
+        30, gt=0, le=3600, description="for which a request with large images waits for that memory"
+    )
+    max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
+    max_text_characters: int = Field(20_000, ge=1)
+    encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
+    inference_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
+    )
+    texts_apart: bool = Field(True, description="read texts in a process of their own while many are asked for")
+    max_export_bytes: int = Field(8 << 30, ge=0, description="of an encoder that is rewritten in a format of others")
+    export_seconds: float = Field(300, gt=0, le=3600, description="after which such a rewriting is given up")
+    duplicates_seconds: float = Field(
+        90, gt=0, le=3600, description="after which a search for near-duplicates gives up"
+    )
+    writing_seconds: float = Field(
+        120, gt=0, le=3600, description="after which captions and continuations that are not written end with an error"
+    )
+    event_poll_seconds: float = Field(0.5, gt=0, le=60)
+    event_stream_seconds: float = Field(
+        900, gt=0, le=86_400, description="after which a stream ends; its reader comes back, if its key still opens"
+    )
+    queued_runs_per_owner: int = Field(
+        10_000, ge=0, description="runs of one owner that are not finished; 0: any number"
+    )
+    bytes_per_owner: int = Field(
+        1 << 40, ge=0, description="that one owner keeps: runs, and what they made, imported or added; 0: any number"
+    )
+    requests_per_minute: int = Field(30_000, ge=1, description="of one key, at one process of the service")
+    requests_at_once: int = Field(128, ge=1, description="of one key; streams may hold half of them")
+    streams_at_once: int = Field(128, ge=1, description="event streams of one owner, over all keys of that owner")
+
+    @model_validator(mode="after")
+    def _each_body_fits(self) -> Self:
+        largest = max(self.max_body_bytes, self.max_media_body_bytes)
+        if self.body_bytes_at_once < 2 * largest:
+            raise ValueError(
+                f"LCL_BODY_BYTES_AT_ONCE must be at least {2 * largest}: one key may hold half of it, and the largest "
+                "body (LCL_MAX_BODY_BYTES, LCL_MAX_MEDIA_BODY_BYTES) must fit into that half"
+            )
+        return self
+
+    def check_secrets(self) -> None:
+        """Raises: UserError ``insecure_secret`` for a weak admin key, and when a team's deployment has none."""
+        configured = self.admin_key.get_secret_value()
+        problem = secret_weakness(configured)
+        if problem and (configured or self.team):
+            raise UserError(f"LCL_ADMIN_KEY {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
+        pepper = self.key_pepper.get_secret_value()
+        if pepper and (
+            problem := secret_weakness(pepper) or ("is shorter than 32 characters" if len(pepper) < 32 else None)
+        ):
+            raise UserError(f"LCL_KEY_PEPPER {problem}; make one with `openssl rand -hex 32`", code="insecure_secret")
+        password = make_url(self.resolved_database_url).password
+        if self.team and password is not None and _is_well_known(str(password)):
+            raise UserError(
+                "the password in LCL_DATABASE_URL is a well-known one; choose another", code="insecure_secret"
+            )
+
+
+def secret_weakness(secret: str) -> str | None:
+    """What is wrong with a secret that people chose, or None."""
+    if not secret:
+        return "is not set"
+    if len(secret) < MIN_SECRET_LENGTH:
+        return f"is shorter than {MIN_SECRET_LENGTH} characters"
+    if _is_well_known(secret) or len(set(secret)) < 8:
+        return "is a default or too simple"
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        return "may hold printable ASCII characters only, without blanks"
+    return None
+
+
+def _is_well_known(secret: str) -> bool:
+    """True for a well-known word, also one repeated or with digits behind it."""
+    bare = secret.lower().rstrip("0123456789!")
+    return any(bare == word or (bare and not bare.replace(word, "")) for word in WELL_KNOWN_SECRETS)

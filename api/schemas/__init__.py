@@ -1,0 +1,1 @@
+"""Request and response models, one file a resource. Run specs are ``lcl_core.specs``."""

@@ -1,0 +1,1 @@
+"""What routes do: runs, datasets, encoders, collections, search, inference, studies."""

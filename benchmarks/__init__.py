@@ -1,0 +1,1 @@
+"""Benchmarks that README and docs quote. Each prints one JSON object."""

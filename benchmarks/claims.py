@@ -1,0 +1,106 @@
+"""How long a free slot waits for its next run while several workers drain a full queue, and that no run is done twice.
+
+The workers' own slots claim in processes of their own; what they would start is left out, so they ask all the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import func, select
+
+from benchmarks.claim_worker import READY, ClaimLog
+from benchmarks.databases import database_for
+from benchmarks.load import percentile_ms
+from deploy.process import PROJECT
+from lcl_core.common.errors import UserError
+from lcl_core.db import states, submit
+from lcl_core.db.models import Run
+from lcl_core.db.session import Database
+
+OWNERS = 5
+LIMIT_SECONDS = 1800.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=4)
+
+
+def main(options: argparse.Namespace) -> None:
+    print(json.dumps(measure(options.database, options.runs, options.workers), indent=1))
+
+
+def measure(kind: str, runs: int, workers: int) -> dict[str, Any]:
+    """Queue the runs, let the workers drain them. Raises: UserError ``claimed_twice`` or ``worker_failed``."""
+    with TemporaryDirectory(prefix="lcl-bench-") as folder, database_for(kind, Path(folder)) as url:
+        database = Database(url)
+        try:
+            database.migrate()
+            queued = _queue(database, runs)
+            logs, seconds = _drain(url, Path(folder), workers)
+            once = _check(database, queued, logs)
+        finally:
+            database.dispose()
+    waits = [wait for log in logs for wait in log.waits]
+    return {
+        "database": kind,
+        "workers": workers,
+        "runs": runs,
+        "claimed_once": once,
+        "by_worker": [len(log.claimed) for log in logs],
+        "runs_per_s": round(runs / seconds, 1),
+        "claim_p50_ms": percentile_ms(waits, 50),
+        "claim_p99_ms": percentile_ms(waits, 99),
+        "claim_worst_ms": percentile_ms(waits, 100),
+    }
+
+
+def _queue(database: Database, runs: int) -> set[str]:
+    with database.session() as session:
+        spec = {"dataset": "sample"}
+        made = [submit.submit(session, "validate", spec, owner=f"owner-{number % OWNERS}") for number in range(runs)]
+        return {run.id for run in made}
+
+
+def _drain(url: str, home: Path, workers: int) -> tuple[list[ClaimLog], float]:
+    """Let the workers begin together and wait until each finds nothing more; seconds from the beginning."""
+    command = [sys.executable, "-m", "benchmarks.claim_worker", url, str(home)]
+    pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": PROJECT}
+    started = [subprocess.Popen(command, **pipe) for _ in range(workers)]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != READY:
+                raise UserError("a worker did not start; what it says is above", code="worker_failed")
+        began = time.perf_counter()
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        told = [process.communicate(timeout=LIMIT_SECONDS)[0] for process in started]
+        return [ClaimLog(**json.loads(text)) for text in told], time.perf_counter() - began
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _check(database: Database, queued: set[str], logs: list[ClaimLog]) -> int:
+    """How many runs were done, each by one worker in one attempt. Raises: UserError ``claimed_twice``."""
+    claimed = Counter(run_id for log in logs for run_id in log.claimed)
+    ended = select(func.count()).select_from(Run).where(Run.state == states.State.SUCCEEDED.value, Run.attempt == 1)
+    with database.reading() as session:
+        done = session.scalars(ended).one()
+    if set(claimed) != queued or max(claimed.values()) != 1 or done != len(queued):
+        told = f"{len(claimed)} of {len(queued)} runs claimed, {claimed.most_common(1)}, {done} succeeded at once"
+        raise UserError(f"not every run was done exactly once: {told}", code="claimed_twice")
+    return done

@@ -1,0 +1,117 @@
+"""Pictures a second embedded over HTTP by many clients, beside a plain FastAPI route with OpenCLIP's model of the size.
+
+With ``--infinity PYTHON`` infinity serves a CLIP of the size too (``benchmarks.infinity`` says how to install it).
+Each runs alone, one after the other, on this machine, clients included: one picture a request, ViT-B/32, fresh weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.encoder import TINY, VIT_B_32, register_encoder, write_encoder
+from benchmarks.infinity import SETTINGS, USUAL, Installed, installed, running_infinity
+from benchmarks.load import LoadPlan, run_load, summarize_load
+from benchmarks.service import START_SECONDS, running_api
+from deploy.process import LOOPBACK, ProcessStack, Service, free_port, responds
+
+SIZES = {"ViT-B-32": VIT_B_32, "tiny": TINY}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--few", type=int, default=3, help="clients of another load: what batches gain at low latency")
+    parser.add_argument("--requests", type=int, default=600, help="that are counted, each time")
+    parser.add_argument("--warm-up", type=int, default=64, help="before them, not counted")
+    parser.add_argument("--model", choices=sorted(SIZES), default="ViT-B-32", help="ours; tiny is for trying it out")
+    parser.add_argument("--plain", default="ViT-B-32", help="OpenCLIP's name of the other one")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="ours")
+    parser.add_argument("--infinity", metavar="PYTHON", help="one that has infinity-emb: infinity is measured too")
+    parser.add_argument("--infinity-settings", nargs="+", choices=sorted(SETTINGS), default=USUAL)
+    parser.add_argument("--infinity-batches", nargs="+", type=int, default=[8, 32], help="pictures at most in one")
+
+
+def main(options: argparse.Namespace) -> None:
+    print(json.dumps(measure(options), indent=1))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Ours with all clients, a few and one, then the others with all. Raises: UserError if one does not start."""
+    infinity = installed(options.infinity) if options.infinity else None  # first: minutes go by before it is asked
+    with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
+        write_encoder(Path(folder) / "encoder", SIZES[options.model])
+        more = {"LCL_DATA_ROOTS": folder, "LCL_INFERENCE_PRECISION": options.precision}
+        with running_api(options.database, more=more) as api:
+            register_encoder(api, Path(folder) / "encoder")
+            plan = LoadPlan(api.url, "embeddings", [api.key], options.clients, options.requests, options.warm_up)
+            batching = {"images": _loads(plan, options.few)}
+            # they are quick, and so many that the process that reads them is at work before a figure counts
+            texts = replace(plan, traffic="text embeddings", requests=8 * plan.requests, warm_up=8 * plan.requests)
+            batching["texts"] = _loads(texts, options.few)
+    with _plain(options.plain) as url:
+        plain = run_load(
+            LoadPlan(url, "plain embeddings", ["none"], options.clients, options.requests, options.warm_up)
+        )
+    ours, theirs = batching["images"]["many"]["items_per_s"], summarize_load(plain, "items")
+    beside = _beside_infinity(options, infinity, ours) if infinity else {}
+    return {
+        "model": options.model,
+        "precision": options.precision,
+        "clients": options.clients,
+        "few": options.few,
+        **batching,
+        "plain": theirs,
+        "ratio": round(ours / theirs["items_per_s"], 2),
+        **beside,
+    }
+
+
+def _loads(plan: LoadPlan, few: int) -> dict[str, Any]:
+    """All clients, a few, one alone; what the few gain by batches, and their p99 by the median of one."""
+    count = max(plan.requests // 3, 8)
+    loads = {
+        "many": run_load(plan),
+        "few": run_load(replace(plan, clients=few, requests=count, warm_up=count // 4)),
+        "one": run_load(replace(plan, clients=1, requests=count // 2, warm_up=4)),
+    }
+    figures: dict[str, Any] = {name: summarize_load(came, "items") for name, came in loads.items()}
+    some, one = figures["few"], figures["one"]
+    gain, slower = some["items_per_s"] / one["items_per_s"], some["p99_ms"] / one["p50_ms"]
+    return {**figures, "gain": round(gain, 2), "few_p99_by_one_p50": round(slower, 2)}
+
+
+def _beside_infinity(options: argparse.Namespace, infinity: Installed, ours: float) -> dict[str, Any]:
+    """infinity's figures in each setting, and ours by those of its fastest."""
+    loads: list[dict[str, Any]] = []
+    for name, pictures in product(options.infinity_settings, options.infinity_batches):
+        with running_infinity(infinity, SETTINGS[name], pictures) as url:
+            plan = LoadPlan(url, "infinity embeddings", ["none"], options.clients, options.requests, options.warm_up)
+            load = summarize_load(run_load(plan), "items")
+        ratio = round(ours / load["items_per_s"], 2)
+        loads.append({"setting": name, "batch": pictures, **load, "ratio": ratio})
+    return {
+        "infinity": loads,
+        "infinity_versions": infinity.versions,
+        "ratio_infinity": min(load["ratio"] for load in loads),
+    }
+
+
+@contextmanager
+def _plain(model: str) -> Iterator[str]:
+    port = free_port(0)
+    url = f"http://{LOOPBACK}:{port}"
+    with TemporaryDirectory(prefix="lcl-bench-plain-") as folder:
+        stack = ProcessStack(Path(folder))
+        try:
+            stack.start(Service("plain", ("python", "-m", "benchmarks.baseline_app", str(port), model)))
+            stack.wait_until(lambda: responds(f"{url}/healthz"), "the plain route", START_SECONDS)
+            yield url
+        finally:
+            stack.stop()

@@ -1,0 +1,101 @@
+"""The api as a deployment runs it: a process of its own with team settings, a broker, and either database."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from api.client import Client
+from benchmarks.databases import database_for
+from deploy.embedded_redis import EmbeddedBroker
+from deploy.process import LOOPBACK, ProcessStack, Service, free_port, responds
+from lcl_core.db.session import Database
+
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class RunningApi:
+    """Where it answers, a key of its admin, its home, the database behind it, and its process."""
+
+    url: str
+    key: str
+    home: Path
+    database: Database
+    pid: int
+
+    def keys(self, owners: int) -> list[str]:
+        """A new submitter's key for each of so many owners, as a team has several."""
+        with Client(self.url, self.key) as admin:
+            return [admin.create_key(f"owner-{number}", "submitter")["key"] for number in range(owners)]
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process and of those that it has started, where encoders read texts."""
+        return sum(_resident_bytes(pid) for pid in (self.pid, *_child_pids(self.pid)))
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far."""
+        return self._figure("process_cpu_seconds_total")
+
+    def _figure(self, name: str) -> float:
+        """As the service tells it to Prometheus."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60, trust_env=False).text
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        assert found, f"the service tells no {name}"
+        return float(found[1])
+
+
+@contextmanager
+def running_api(kind: str, name: str = "api", more: Mapping[str, str] | None = None) -> Iterator[RunningApi]:
+    """Start one on an empty home; after the context nothing of it is left.
+
+    Args:
+        kind: of database.
+        more: settings beside those of a team.
+
+    Raises: UserError ``not_ready``, or ChildDied.
+    """
+    with (
+        TemporaryDirectory(prefix="lcl-bench-") as folder,
+        database_for(kind, Path(folder)) as url,
+        EmbeddedBroker(Path(folder)) as broker,
+    ):
+        key, port = secrets.token_urlsafe(32), free_port(0)
+        environment = {
+            "LCL_HOME": folder,
+            "LCL_DATABASE_URL": url,
+            "LCL_BROKER_URL": broker.url,
+            "LCL_API_HOST": LOOPBACK,
+            "LCL_API_PORT": str(port),
+            "LCL_TEAM": "1",
+            "LCL_ADMIN_KEY": key,
+            "LCL_WELCOME": "false",
+            "LCL_LOG_FORMAT": "json",
+            **(more or {}),
+        }
+        stack, address, database = ProcessStack(Path(folder) / "logs"), f"http://{LOOPBACK}:{port}", Database(url)
+        try:
+            child = stack.start(Service(name, ("python", "-m", "api"), environment))
+            stack.wait_until(lambda: responds(f"{address}/healthz"), "the api", START_SECONDS)
+            yield RunningApi(address, key, Path(folder), database, child.process.pid)
+        finally:
+            stack.stop()
+            database.dispose()
+
+
+def _child_pids(pid: int) -> list[int]:
+    lists = Path("/proc", str(pid), "task").glob("*/children")
+    return [int(each) for listed in lists for each in listed.read_text(encoding="ascii").split()]
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = Path("/proc", str(pid), "statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,157 @@
+"""Request sequences of the load benchmarks. Knows no client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, cycle, product
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """``expected``: statuses that are right."""
+
+    method: str
+    path: str
+    body: Json | None = None
+    expected: tuple[int, ...] = (200,)
+
+
+def submissions() -> Iterator[Request]:
+    """Small valid runs, none like another."""
+    for number in count():
+        spec = {"preset": "sample", "steps": number + 1, "seed": number % 2**31}
+        yield Request("POST", "/v1/runs", {"kind": "pretrain", "name": f"run {number}", "spec": spec}, (202,))
+
+
+def mixed() -> Iterator[Request]:
+    """Of twenty requests two submit, fourteen look, four are wrong one way or another."""
+    dice, submitting = random.Random(0), submissions()  # noqa: S311 - no secret
+    looks = (
+        Request("GET", "/v1/runs"),
+        Request("GET", "/v1/runs?state=queued&limit=20"),
+        Request("GET", "/v1/runs?kind=pretrain&tag=absent"),
+        Request("GET", "/v1/datasets"),
+        Request("GET", "/v1/datasets/sample/documents?limit=5"),
+        Request("GET", "/v1/datasets/sample/statistics"),
+        Request("GET", "/v1/encoders"),
+        Request("GET", "/v1/collections"),
+        Request("GET", "/v1/studies"),
+        Request("GET", "/v1/workers"),
+        Request("GET", "/v1/keys/mine"),
+        Request("GET", "/v1/specs/pretrain"),
+        Request("GET", "/healthz"),
+    )
+    wrong = (
+        Request("GET", "/v1/runs/run_absent/metrics", expected=(404,)),
+        Request("GET", "/v1/nowhere", expected=(404,)),
+        Request("POST", "/v1/runs", {"kind": "pretrain", "spec": {"steps": -1}}, (422,)),
+        Request("GET", "/v1/audit", expected=(403,)),
+    )
+    while True:
+        deck = [*looks, *wrong, next(submitting), next(submitting), Request("GET", "/readyz", expected=(200, 503))]
+        dice.shuffle(deck)
+        yield from deck
+
+
+def embeddings() -> Iterator[Request]:
+    """One picture each, of the encoder called ``bench``."""
+    for url in cycle(_pictures()):
+        yield Request("POST", "/v1/embeddings", {"model": "bench", "input": url, "encoding_format": "base64"})
+
+
+def text_embeddings() -> Iterator[Request]:
+    """One text each, as ``searches`` have them, of the encoder called ``bench``."""
+    for search in searches():
+        assert search.body is not None, "they are texts"
+        yield Request("POST", "/v1/embeddings", {"model": "bench", "input": search.body["text"]})
+
+
+def plain_embeddings() -> Iterator[Request]:
+    """The same pictures, as ``benchmarks.baseline_app`` takes them."""
+    for url in cycle(_pictures()):
+        yield Request("POST", "/embed", {"image": url})
+
+
+def infinity_embeddings() -> Iterator[Request]:
+    """The same pictures, as infinity's service takes them."""
+    more = {"model": "bench", "modality": "image", "encoding_format": "base64"}
+    for url in cycle(_pictures()):
+        yield Request("POST", "/embeddings", {"input": url, **more})
+
+
+def searches() -> Iterator[Request]:
+    """Texts of three words, none like another, in the collection called ``bench``."""
+    words = [name + ending for name in ("cat", "bird", "lamp", "tree", "boat", "moon", "hand") for ending in ("", "s")]
+    for first, second, third in cycle(product(words, repeat=3)):
+        yield Request("POST", "/v1/collections/bench/search", {"text": f"{first} {second} {third}", "k": 10})
+
+
+def _pictures(count: int = 64, side: int = 256) -> list[str]:
+    """Data URLs of JPEGs with shapes and some noise, about 20 KB each."""
+    import numpy as np
+    from PIL import Image
+
+    random, urls = np.random.default_rng(0), []
+    for _ in range(count):
+        rough = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        noisy = np.asarray(rough, np.int16) + random.integers(-12, 13, (side, side, 3))
+        file = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+        urls.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
+    return urls
+
+
+def inferences() -> Iterator[Request]:
+    """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds a picture that is none."""
+    dice, words, bad = random.Random(0), searches(), cycle(_bad_pictures())  # noqa: S311 - no secret
+    pictures = _pictures()
+    while True:
+        four, alone = dice.sample(pictures, 4), dice.choice(pictures)
+        deck = [
+            *(_embed(picture) for picture in dice.sample(pictures, 6)),
+            *(_embed(dice.sample(pictures, 4)) for _ in range(2)),
+            *(_embed(f"a drawing of {dice.randrange(10**6)} things") for _ in range(4)),
+            *(next(words) for _ in range(4)),
+            Request("POST", "/v1/collections/bench/search", {"image": alone, "k": 10}),
+            Request("POST", "/v1/captions", {"model": "bench", "images": [alone], "max_new_tokens": 8}),
+            _embed([*four[:3], "among pictures a text"]),
+            _embed([*four[:2], next(bad), four[3]], (422,)),
+        ]
+        dice.shuffle(deck)
+        yield from deck
+
+
+def _embed(what: str | list[str], expected: tuple[int, ...] = (200,)) -> Request:
+    return Request("POST", "/v1/embeddings", {"model": "bench", "input": what}, expected)
+
+
+def _bad_pictures() -> list[str]:
+    """No picture, half of one, one of 900 million pixels, no base64."""
+    whole = base64.b64decode(_pictures(1)[0].partition(",")[2])
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    vast = header + zlib.crc32(header[12:]).to_bytes(4, "big")
+    start = "data:image/png;base64,"
+    contents = (b"these are only words", whole[: len(whole) // 3], vast)
+    return [*(start + base64.b64encode(content).decode() for content in contents), start + "%%%"]
+
+
+TRAFFIC: dict[str, Callable[[], Iterator[Request]]] = {
+    "submissions": submissions,
+    "mixed": mixed,
+    "embeddings": embeddings,
+    "text embeddings": text_embeddings,
+    "plain embeddings": plain_embeddings,
+    "infinity embeddings": infinity_embeddings,
+    "searches": searches,
+    "inferences": inferences,
+}

@@ -1,1 +1,0 @@
-"""Benchmarks of the service as it is deployed; each prints one JSON object."""

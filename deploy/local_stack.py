@@ -1,0 +1,212 @@
+"""Embedded deployment: broker, api, worker and ui as child processes of one launcher, on one home folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_settings import SettingsError
+
+from api.client import Client
+from api.core.settings import ApiSettings
+from deploy.embedded_redis import EmbeddedBroker
+from deploy.process import LOOPBACK, ProcessStack, Restarter, Service, listening_socket, never, responds
+from lcl_core.common.errors import UserError
+from lcl_core.common.home_folder import prepare_home
+from lcl_core.common.process_env import OFFLINE
+from lcl_core.common.settings import check_setting_names, settings_error_message
+from ui.settings import UiSettings, format_validation_error
+from ui.token_file import load_or_create_token, url_with_token
+from workers.settings import WorkerSettings
+
+
+def check_settings(home: Path) -> list[str]:
+    """Check what api, worker and page would read from this environment.
+
+    Returns: warnings, one line each, about variables that no setting has.
+    Raises: UserError ``bad_setting`` or ``insecure_secret`` naming the variable, in one line.
+    """
+    warnings = check_setting_names(os.environ)
+    try:
+        ApiSettings(home=home).check_secrets()
+        WorkerSettings(home=home)
+    except ValidationError as error:
+        raise UserError(settings_error_message(error), code="bad_setting") from error
+    except SettingsError as error:
+        raise UserError(str(error).splitlines()[0], code="bad_setting") from error
+    try:
+        UiSettings()
+    except ValidationError as error:
+        raise UserError(format_validation_error(error), code="bad_setting") from error
+    return warnings
+
+
+API_PORT, UI_PORT = 8765, 7865
+START_SECONDS = 120.0
+ANSWER_SECONDS = 2.0  # the sockets listen before anybody accepts: a question may wait
+UI_ENV = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
+
+
+def ui_token(home: Path) -> str:
+    """What opens the page: the one of ``LCL_UI_TOKEN``, else the one that is kept in ``home``.
+
+    Empty in a team, where one signs in, and where ``LCL_UI_TOKEN`` is set and empty.
+    """
+    if TypeAdapter(bool).validate_python(os.environ.get("LCL_TEAM") or False):
+        return ""
+    given = os.environ.get("LCL_UI_TOKEN")
+    return load_or_create_token(home) if given is None else given
+
+
+class LocalStack:
+    """A context manager: after entry everything answers, after exit nothing runs any more.
+
+    Args:
+        home: ``LCL_HOME``; made if missing. One launcher at a time may use it.
+        say: told what happens, one line each.
+        hurry: asked while stopping; True skips the grace.
+        ports: wished for the api and the page; others are taken when these are in use, or 0.
+
+    While it is up, ``check`` starts again what has died; until then a death ends the start.
+
+    Raises (on entry):
+        UserError: ``bad_setting``, ``insecure_secret``, ``home_unusable``, ``home_busy``, ``not_ready``, or a child's
+            ChildDied.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        say: Callable[[str], None],
+        hurry: Callable[[], bool] = never,
+        ports: tuple[int, int] = (API_PORT, UI_PORT),
+    ) -> None:
+        self.home = home.resolve()
+        self.stack = ProcessStack(self.home / "logs", hurry)
+        self._say = say
+        self._hurry = hurry
+        self._ports = ports
+        self._broker: EmbeddedBroker | None = None
+        self._lock: IO[str] | None = None
+        self._sockets: list[socket.socket] = []
+        self._restarter = Restarter(say)
+        self.api_url = self.page_url = self._page_token = ""
+
+    def __enter__(self) -> Self:
+        for warning in check_settings(self.home):
+            self._say(f"warning: {warning}")
+        settings = ApiSettings(home=self.home)
+        prepare_home(self.home)
+        self._hold_home()
+        try:
+            self._start(settings)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def key_file(self) -> Path:
+        return self.home / "key"
+
+    @property
+    def page_address(self) -> str:
+        """What opens the page: on one machine with the token, without which it answers nothing."""
+        return url_with_token(self.page_url, self._page_token)
+
+    def client(self, timeout: float = 120.0, attempts: int = 4) -> Client:
+        """A client with the key of the settings, else the one that the api made at its first start."""
+        configured = ApiSettings(home=self.home).admin_key.get_secret_value()
+        key = configured or self.key_file.read_text(encoding="ascii").strip()
+        return Client(self.api_url, key, timeout=timeout, attempts=attempts)
+
+    def pids(self) -> dict[str, int | None]:
+        """The process of each part, by its name."""
+        found: dict[str, int | None] = {child.name: child.process.pid for child in self.stack.children}
+        return found | ({} if self._broker is None else {self._broker.name: self._broker.pid})
+
+    def check(self) -> None:
+        """Start again what has died, and say so. To be called often."""
+        self._restarter.check()
+
+    def require_all(self) -> None:
+        """As ``check``. Raises: UserError ``child_died`` when a part is not started again any more."""
+        self._restarter.check()
+        self._restarter.require_all()
+
+    def _hold_home(self) -> None:
+        self._lock = (self.home / "launcher.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(
+                f"another launcher is at work on {self.home}; end it, or set LCL_HOME to another folder",
+                code="home_busy",
+            ) from None
+
+    def _start(self, settings: ApiSettings) -> None:
+        api_socket, page_socket = (self._listen(wished) for wished in self._ports)
+        self.api_url, self.page_url = (f"http://{LOOPBACK}:{_port(each)}" for each in (api_socket, page_socket))
+        shared = {
+            "LCL_HOME": str(self.home),
+            "LCL_DATABASE_URL": settings.resolved_database_url,
+            "LCL_BROKER_URL": settings.broker_url or self._start_broker(),
+        }
+        api = {**shared, "LCL_API_HOST": LOOPBACK, "LCL_API_PORT": str(_port(api_socket))}
+        sockets = {"LCL_API_SOCKET": api_socket}
+        self.stack.start(Service("api", ("python", "-m", "api"), api, grace=10, sockets=sockets))
+        # longer than the worker itself waits for a run's process, so that it is the one to end it
+        grace = settings.cancel_grace_seconds + 10
+        self.stack.start(Service("worker", ("python", "-m", "workers"), shared, grace=grace))
+        self._wait(f"{self.api_url}/healthz", "the api")
+        page = {**UI_ENV, "LCL_HOME": str(self.home), "LCL_API_URL": self.api_url}
+        self._page_token = ui_token(self.home)
+        page |= {"LCL_UI_HOST": LOOPBACK, "LCL_UI_PORT": str(_port(page_socket)), "LCL_UI_TOKEN": self._page_token}
+        sockets = {"LCL_UI_SOCKET": page_socket}
+        self.stack.start(Service("ui", ("python", "-m", "ui"), page, grace=5, sockets=sockets))
+        self._wait(f"{self.page_url}/healthz", "the page")
+        self._wait(f"{self.api_url}/readyz", "the worker")
+        for part in (*((self._broker,) if self._broker else ()), *self.stack.children):
+            self._restarter.watch(part)
+
+    def _start_broker(self) -> str:
+        self._broker = EmbeddedBroker(self.home)
+        self._broker.start()
+        return self._broker.url
+
+    def _listen(self, wished: int) -> socket.socket:
+        listener = listening_socket(wished)
+        self._sockets.append(listener)
+        if wished and _port(listener) != wished:
+            self._say(f"port {wished} is in use; taking {_port(listener)}")
+        return listener
+
+    def _wait(self, url: str, what: str) -> None:
+        self.stack.wait_until(lambda: responds(url, ANSWER_SECONDS), what, START_SECONDS)
+
+    def _stop(self) -> None:
+        self.stack.stop()
+        if self._broker:
+            self._broker.stop(self._hurry)
+            self._broker = None
+        while self._sockets:
+            self._sockets.pop().close()
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+
+def _port(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])

@@ -1,1 +1,0 @@
-"""Benchmarks that README quotes; each prints one JSON object."""

@@ -1,0 +1,278 @@
+"""Format of a collection directory: files, manifest, blobs and checksums. Imports no torch.
+
+COLLECTION/
+  manifest.json         encoder, sizes, and bytes and SHA-256 of every other file
+  items.jsonl           one object an image: {"id", "image", "captions", "labels", "split", "source",
+                        "media_type"}
+  texts.jsonl           one object a distinct caption: {"id", "text"}
+  *_offsets.npy         int64 [n+1]: where each line, or each image in images.blob, begins
+  *_keys.npy            uint64 [n]: the number inside each id, in row order
+  images.blob           the images' own bytes, concatenated
+  *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16
+  labels.json           {label: [its values]}
+  label_codes.npy       int32 [labels, images]: index into labels.json, -1 where the label is absent
+  *_graph.usearch       of a large collection: the HNSW graph of its vectors (``hnsw_index.py``)
+  text_item_starts.npy  int64 [texts+1] into text_item_rows.npy, int64: the images that carry a caption
+
+Checksums of small collections are compared before the first result. Those of large ones take seconds or minutes: a
+low-priority thread compares them in the background, one collection at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lcl_core.common.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ITEMS, ITEM_OFFSETS, ITEM_KEYS = "items.jsonl", "item_offsets.npy", "item_keys.npy"
+TEXTS, TEXT_OFFSETS, TEXT_KEYS = "texts.jsonl", "text_offsets.npy", "text_keys.npy"
+IMAGES, IMAGE_OFFSETS = "images.blob", "image_offsets.npy"
+IMAGE_VECTORS, TEXT_VECTORS = "image_vectors.bin", "text_vectors.bin"
+LABELS, LABEL_CODES = "labels.json", "label_codes.npy"
+TEXT_ITEM_STARTS, TEXT_ITEM_ROWS = "text_item_starts.npy", "text_item_rows.npy"
+FILES = (
+    *(ITEMS, ITEM_OFFSETS, ITEM_KEYS, TEXTS, TEXT_OFFSETS, TEXT_KEYS, IMAGES, IMAGE_OFFSETS),
+    *(IMAGE_VECTORS, TEXT_VECTORS, LABELS, LABEL_CODES, TEXT_ITEM_STARTS, TEXT_ITEM_ROWS),
+)
+ITEM_PREFIX, TEXT_PREFIX = "img_", "txt_"
+SIDES = {
+    "images": (ITEMS, ITEM_OFFSETS, ITEM_KEYS, IMAGE_VECTORS, ITEM_PREFIX),
+    "texts": (TEXTS, TEXT_OFFSETS, TEXT_KEYS, TEXT_VECTORS, TEXT_PREFIX),
+}
+
+Target = Literal["images", "texts"]
+TARGETS: tuple[Target, ...] = ("images", "texts")
+GRAPHS: dict[Target, str] = {"images": "image_graph.usearch", "texts": "text_graph.usearch"}
+Dtype = Literal["f32", "f16"]
+NUMPY_DTYPES: dict[Dtype, np.dtype] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class CollectionManifest(BaseModel):
+    """The facts of a collection. ``dim`` is E, the width of every vector."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int
+    name: str
+    encoder_hash: str
+    dataset_hash: str
+    created_at: str
+    dim: int = Field(ge=1)
+    dtype: Dtype
+    images: int = Field(ge=0)
+    texts: int = Field(ge=0)
+    files: dict[str, FileEntry]
+
+
+def stable_hash64(text: str) -> int:
+    """A stable 64-bit number for a picture's name or a caption: the first bytes of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def read_manifest(directory: Path) -> CollectionManifest:
+    """Read and check the manifest, and that every file has the size it names.
+
+    Raises:
+        UserError: ``collection_unreadable``, naming the file.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = CollectionManifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise _format_error(path, f"cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise _format_error(path, f"is not a collection's manifest: {error.errors()[0]['msg']}") from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise _format_error(path, f"has format version {manifest.format_version}, not {FORMAT_VERSION}")
+    for name in expected_files(manifest):
+        _check_size(directory / name, manifest.files.get(name))
+    width = manifest.dim * NUMPY_DTYPES[manifest.dtype].itemsize
+    for name, rows in ((IMAGE_VECTORS, manifest.images), (TEXT_VECTORS, manifest.texts)):
+        if manifest.files[name].bytes != rows * width:
+            raise _format_error(directory / name, f"does not hold {rows} vectors of {manifest.dim} numbers")
+    return manifest
+
+
+def expected_files(manifest: CollectionManifest) -> tuple[str, ...]:
+    """Every file that the collection should hold beside its manifest."""
+    return (*FILES, *(name for name in GRAPHS.values() if name in manifest.files))
+
+
+def _check_size(path: Path, facts: FileEntry | None) -> None:
+    if facts is None:
+        raise _format_error(path, "is missing from the manifest")
+    if not path.is_file():
+        raise _format_error(path, "is missing")
+    if path.stat().st_size != facts.bytes:
+        raise _format_error(path, f"holds {path.stat().st_size} bytes where the manifest says {facts.bytes}")
+
+
+def checksum_error(path: Path) -> UserError:
+    """What is said of a file with the size that the manifest names and another content."""
+    message = f"{path.name} is damaged: its checksum is not the manifest's; make the collection again with an index run"
+    return UserError(message, code="collection_changed", file=path)
+
+
+def _format_error(path: Path, what: str) -> UserError:
+    message = f"{path.name} {what}; make the collection again with an index run"
+    return UserError(message, code="collection_unreadable", file=path)
+
+
+class BlobFile:
+    """Reads any piece without the others; piece ``row`` is offsets[row] to offsets[row + 1]. Thread-safe."""
+
+    def __init__(self, path: Path, offsets: np.ndarray) -> None:
+        """``offsets``: int64 [n+1], ascending, the last one the file's size."""
+        self._offsets = offsets
+        self._bytes: mmap.mmap | bytes = b""
+        if path.stat().st_size:  # an empty file cannot be mapped
+            with path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def piece(self, row: int) -> bytes:
+        return self._bytes[int(self._offsets[row]) : int(self._offsets[row + 1])]
+
+    def record(self, row: int) -> dict[str, Any]:
+        """The piece as a JSON object."""
+        return json.loads(self.piece(row))
+
+
+class BlobWriter:
+    """Writes the pieces and remembers where each begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: IO[bytes] = path.open("wb")
+        self._ends = [0]
+
+    @property
+    def count(self) -> int:
+        return len(self._ends) - 1
+
+    def append(self, data: bytes) -> None:
+        self.file.write(data)
+        self._ends.append(self._ends[-1] + len(data))
+
+    def append_record(self, record: dict[str, Any]) -> None:
+        """One JSON line."""
+        self.append(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+
+    def offsets(self) -> np.ndarray:
+        """int64 [count+1]."""
+        return np.array(self._ends, dtype=np.int64)
+
+
+AT_ONCE_BYTES = 64 << 20  # compared before the first answer: .06 to .25 s
+CHUNK = 1 << 20
+NICENESS = 10
+_one_at_a_time = threading.Lock()
+log = logging.getLogger(__name__)
+Stamp = tuple[tuple[int, int] | None, ...]
+
+
+class ChecksumVerifier:
+    """Of one opened directory. Thread-safe.
+
+    Args:
+        at_once: bytes up to which the files are compared by the first caller of ``check``.
+    """
+
+    def __init__(self, directory: Path, manifest: CollectionManifest, at_once: int = AT_ONCE_BYTES) -> None:
+        self._directory, self._manifest = directory, manifest
+        # the vectors decide what is found: before the images, which may be a hundred times as large
+        self._names = sorted(expected_files(manifest), key=lambda name: (name == IMAGES, manifest.files[name].bytes))
+        self._small = sum(facts.bytes for facts in manifest.files.values()) <= at_once
+        self._begun = False
+        self._damage: str | None = None
+        self._stamp: Stamp = ()
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Compare, or have it begun. Raises: UserError ``collection_changed``, naming the file."""
+        if not self._begun:
+            with self._lock:
+                self._begin()
+        if self._damage is not None:
+            raise checksum_error(self._directory / self._damage)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether files that were found changed are others by now: the directory is to be opened anew."""
+        return self._damage is not None and self._stamp != self._stamp_now()
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        if self._small:
+            self._compare()
+        else:
+            threading.Thread(target=self._compare_slowly, name="lcl-checksums", daemon=True).start()
+        self._begun = True
+
+    def _compare_slowly(self) -> None:
+        with _one_at_a_time:
+            with suppress(OSError, AttributeError):  # on Linux a thread has a priority of its own
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            self._compare()
+
+    def _compare(self) -> None:
+        stamp = self._stamp_now()
+        for name in self._names:
+            try:
+                found = _sha256(self._directory / name)
+            except OSError:  # folded or deleted meanwhile: who has it open reads what was mapped
+                return
+            if found != self._manifest.files[name].sha256:
+                log.error("collection_changed: %s", self._directory / name)
+                self._stamp, self._damage = stamp, name
+                return
+
+    def _stamp_now(self) -> Stamp:
+        return tuple(_file_stat(self._directory / name) for name in self._names)
+
+
+def verify_checksums(directory: Path, manifest: CollectionManifest) -> None:
+    """Compare every file now. Raises: UserError ``collection_changed``, naming the file; OSError."""
+    for name in expected_files(manifest):
+        if _sha256(directory / name) != manifest.files[name].sha256:
+            raise checksum_error(directory / name)
+
+
+def _sha256(path: Path) -> str:
+    """In pieces of which each gives up Python's lock. Raises: OSError."""
+    digest = hashlib.sha256()
+    buffer = bytearray(CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:size])
+    return digest.hexdigest()
+
+
+def _file_stat(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size

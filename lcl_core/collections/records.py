@@ -1,0 +1,103 @@
+"""Changes of a collection since its directory was written, and their snapshot on disk. Imports neither torch nor numpy.
+
+The store of changes (the service: its database) numbers them; of an image only the last change counts. A run gets
+them as two files in a directory of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lcl_core.common.errors import UserError
+
+_LINES, _BYTES = "changes.jsonl", "changes.blob"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRecord:
+    """The last that happened to one picture.
+
+    Attributes:
+        number: grows with every change of the collection.
+        item: the picture's id.
+        record: as ``Collection.item`` gives it; None: it was removed.
+        vector: the picture's, little-endian f32 [E] of length 1.
+        text_vectors: those of ``texts_of(record)``, row by row: f32 [m, E].
+    """
+
+    number: int
+    item: str
+    record: dict[str, Any] | None = None
+    vector: bytes = b""
+    text_vectors: bytes = b""
+
+
+def caption_texts(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The captions of a picture that are texts of its collection: each once, and none of nothing but spaces."""
+    return tuple(text for text in dict.fromkeys(record["captions"]) if text.strip())
+
+
+class DeltaSnapshotWriter:
+    """Hands changes over. A context manager; what is not written to its end is never read."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lines = (directory / _LINES).open("w", encoding="utf-8")
+        self._bytes = (directory / _BYTES).open("wb")
+
+    def __enter__(self) -> DeltaSnapshotWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        self._bytes.close()
+
+    def write(self, change: ChangeRecord, picture: bytes) -> None:
+        """``picture``: the bytes that a gallery shows."""
+        facts: dict[str, Any] = {"number": change.number, "item": change.item, "record": change.record}
+        for name, data in (("vector", change.vector), ("text_vectors", change.text_vectors), ("picture", picture)):
+            facts[name] = [self._bytes.tell(), len(data)]
+            self._bytes.write(data)
+        self._lines.write(json.dumps(facts) + "\n")
+
+
+class DeltaSnapshot:
+    """What ChangesWriter left in ``directory``, pictures and all. Raises: UserError ``changes_unreadable``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._blob = directory / _BYTES
+        self._pictures: dict[str, tuple[int, int]] = {}
+        self.changes: list[ChangeRecord] = []
+        try:
+            size = self._blob.stat().st_size
+            with (directory / _LINES).open(encoding="utf-8") as lines, self._blob.open("rb") as blob:
+                for line in lines:
+                    facts = json.loads(line)
+                    if sum(facts["picture"]) > size:
+                        raise ValueError("a picture is cut off")
+                    vectors = {name: _read_range(blob, *facts[name]) for name in ("vector", "text_vectors")}
+                    self.changes.append(ChangeRecord(facts["number"], facts["item"], facts["record"], **vectors))
+                    self._pictures[facts["item"]] = (facts["picture"][0], facts["picture"][1])
+        except (OSError, ValueError, KeyError) as error:
+            message = f"the changes of the collection cannot be read ({error}); resume the run"
+            raise UserError(message, code="changes_unreadable", file=directory) from error
+
+    def pictures(self, items: Iterable[str]) -> list[bytes]:
+        """The bytes of these added pictures."""
+        with self._blob.open("rb") as blob:
+            return [_read_range(blob, *self._pictures[item]) for item in items]
+
+
+def _read_range(blob: Any, start: int, size: int) -> bytes:
+    blob.seek(start)
+    data: bytes = blob.read(size)
+    if len(data) != size:
+        raise ValueError("the file ends too early")
+    return data

@@ -1,0 +1,124 @@
+"""Device and precision of a computation, and the memory of the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+_FP32_ERROR = 2e-6  # relative, of a product of 512-wide sums; fp32 gives 1e-7, operands rounded to bf16 2e-3
+
+
+def pick_device() -> torch.device:
+    """This process's GPU (by its local rank), or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The autocast context of a forward pass; never fp16, which a CPU computes hundreds of times slower."""
+    half = compute_dtype(device, precision) == torch.bfloat16
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
+def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """``auto`` is bf16 wherever the hardware multiplies it: on GPUs and on CPUs with AVX-512 BF16 or AMX."""
+    half = precision == "bf16" or (precision == "auto" and _supports_bf16(device))
+    return torch.bfloat16 if half else torch.float32
+
+
+@contextmanager
+def onednn_fp32_matmul() -> Iterator[bool]:
+    """Within, fp32 matrix products on the CPU go through oneDNN where that is still fp32.
+
+    oneDNN is asked for by allowing it bf16 operands. On CPUs with AMX it does round them, on others it computes in
+    fp32, faster than the default library on some. What it does is measured, and only an error of fp32's size is
+    accepted; the same machine decides the same way each time, so that a resumed run computes as it did.
+
+    Yields: whether oneDNN is used.
+    """
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    accepted = matmul_error() <= _FP32_ERROR
+    if not accepted:
+        settings.fp32_precision = before
+    try:
+        yield accepted
+    finally:
+        settings.fp32_precision = before
+
+
+def matmul_error(size: int = 512) -> float:
+    """Relative error of an fp32 product on the CPU against float64, with the present settings."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, size, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    return float(((a @ b).double() - exact).norm() / exact.norm())
+
+
+def _supports_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+_LIBC = ctypes.CDLL(None)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_MAX_THRESHOLD = 2**31 - 1
+_MMAP_BYTES = 32 << 20  # bytes; the few blocks above are the vocabulary's, and leave holes that nothing else fills
+_PRODUCT_SHAPES = 256  # more than a step has
+SERVED_SHAPES = 64  # of requests hardly two are alike
+
+
+def peak_memory_gib() -> float:
+    """Peak GPU memory where there is a GPU, else the process's peak resident set; GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return peak_rss_gib()
+
+
+def peak_rss_gib() -> float:
+    """The process's peak resident set, mapped files included; GiB."""
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next one.
+
+    It would give large blocks back, and the system would clear every page of them again at the next step: about a
+    twentieth of a step's time on the CPU. Without glibc nothing happens.
+    """
+    mallopt = getattr(_LIBC, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _MAX_THRESHOLD)
+
+
+def release_freed_memory() -> None:
+    """Give the pages that are free in every thread's heap back to the system.
+
+    The C library itself gives back what lies at the end of a heap only: after large images most would stay. Without
+    glibc nothing happens.
+    """
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def limit_onednn_cache(shapes: int = _PRODUCT_SHAPES) -> None:
+    """Let PyTorch and oneDNN remember the products of so many ``shapes`` only, if called before the first product.
+
+    oneDNN generates code for every shape; both keep what belongs to the last 1,024 of them, some 2 MB a shape. Packed
+    batches bring new shapes each time, so that this grows for hours, for little: what returns mostly returns within a
+    step. Values of these variables that are in the environment already are left as they are.
+    """
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, str(shapes))

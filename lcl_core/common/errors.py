@@ -1,0 +1,43 @@
+"""UserError, the one error that a user sees: what is wrong, where, and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """Bad input. Shown to the user as it stands, never as a traceback.
+
+    Args:
+        message: what is wrong and what to do about it, one or two sentences.
+        code: a stable snake_case word for programs (``bad_spec``, ``corpus_unreadable`` …).
+        field: dotted path of the offending spec field, such as ``data.sources.0.dataset``.
+        file: the offending file, when there is one.
+        line: the 1-based line in ``file``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "bad_input",
+        field: str | None = None,
+        file: str | Path | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.field = field
+        self.file = None if file is None else str(file)
+        self.line = line
+
+    def __str__(self) -> str:
+        where = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return f"{where}: {self.message}" if where else self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form that run rows, ``error.json`` and REST answers carry; absent facts are left out."""
+        facts = {"code": self.code, "message": str(self), "field": self.field, "file": self.file, "line": self.line}
+        return {key: value for key, value in facts.items() if value is not None}

@@ -1,0 +1,128 @@
+"""Allowed data roots: folders, and URL prefixes of object storage. Resolves a path or URL of a request inside them.
+
+A URL is compared as text, so it must be in a form with one meaning: no chained protocols, user, query or dot segments.
+Credentials are never part of it; a URL that might hold some is not repeated in a message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from lcl_core.common.errors import UserError
+
+Root = Path | str  # a folder, or a URL without a slash at its end
+ROOTS_SETTING = "LCL_DATA_ROOTS"
+_LOCAL = ("file", "local")
+_FORM = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]+)(/.*)?")
+# an element of a list as in PATH: a URL, whose own colons part nothing, or whatever has no colon
+_ELEMENT = re.compile(r"[a-z][a-z0-9+.-]*://[^:/]+(?::\d+)?(?:/[^:]*)?|[^:]+")
+
+
+def is_url(text: str) -> bool:
+    """Whether a corpus of that name is opened as a URL."""
+    return "://" in text
+
+
+def parse_roots(text: str) -> list[str]:
+    """The elements of a setting: ``/data:/more:s3://bucket/prefix``, or a JSON list. Raises: ValueError."""
+    return json.loads(text) if text.startswith("[") else _ELEMENT.findall(text)
+
+
+def parse_root(text: str) -> Root:
+    """A folder, or a URL in the one form. Raises: ValueError."""
+    if not is_url(text):
+        return Path(text)
+    problem = url_problem(text)
+    if problem is None and text.partition("://")[0] in _LOCAL:
+        problem = "is a folder; name it by its path"
+    if problem is not None:
+        raise ValueError(f"a URL among the roots {problem}")
+    return text.rstrip("/")
+
+
+def url_problem(url: str) -> str | None:
+    """Why nobody may give this URL, in words that follow "the URL"; None: it is in the one form."""
+    form = _FORM.fullmatch(url)
+    if "::" in url:
+        return "chains protocols; name the place itself, protocol://bucket/prefix"
+    if form is None or not url.isprintable() or "\\" in url:
+        return "is not of the form protocol://bucket/prefix"
+    _, place, path = form.groups(default="")
+    if "@" in place:
+        return "names a user; credentials come from the environment of the api and the workers alone"
+    if "?" in url or "#" in url:
+        return "has a query or a fragment; credentials come from the environment of the api and the workers alone"
+    if not place.isascii() or "%" in place:
+        return "names a host that is not plain ASCII"
+    if any(_is_unsafe_segment(part) for part in path.rstrip("/").split("/")[1:]):
+        return "has a part that is empty, . or .."
+    return None
+
+
+def _is_unsafe_segment(part: str) -> bool:
+    """Empty, dots, or what a server might decode to these or to further parts."""
+    while (decoded := unquote(part)) != part:
+        part = decoded
+    return part in ("", ".", "..") or "/" in part or "\\" in part or not part.isprintable()
+
+
+def overlaps(root: Root, url: str) -> bool:
+    """Whether one of the two holds the other. ``url`` may be ``file://`` and an absolute path."""
+    scheme, _, rest = url.partition("://")
+    if isinstance(root, Path):
+        real, other = root.expanduser().resolve(), Path(rest).resolve()
+        return scheme in _LOCAL and (real.is_relative_to(other) or other.is_relative_to(real))
+    return f"{root}/".startswith(f"{url}/") or f"{url}/".startswith(f"{root}/")
+
+
+def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path") -> Root:
+    """The real path, links resolved, if it exists in one of ``roots``; or the URL, if it lies below one.
+
+    Whether there is anything at a URL is not asked.
+
+    Raises: UserError ``path_forbidden`` or ``missing_files``, about ``field``.
+    """
+    if is_url(str(path)):
+        return _resolve_allowed_url(str(path), roots, field)
+    real = _resolve_path(path, field)
+    folders = [root.expanduser().resolve() for root in roots if isinstance(root, Path)]
+    if not any(real.is_relative_to(folder) for folder in folders):
+        raise _forbidden(f"{path} is outside the places that may be read", "put it there", roots, field)
+    if not os.path.exists(real):  # not the method of Path, which raises for names that no file can have
+        raise UserError("there is no such file or folder", code="missing_files", field=field, file=path)
+    return real
+
+
+def _resolve_path(path: str | Path, field: str) -> Path:
+    """Links followed. A relative path would mean another place to another process, and so would a home's ``~``."""
+    shown = str(path).encode("utf-8", "replace").decode()[:200]
+    if not os.path.isabs(path):
+        message = f"{shown!r} is not an absolute path, such as /data/wiki; name the whole path on the server"
+        raise UserError(message, code="path_forbidden", field=field)
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, half a surrogate pair, too long, a loop of links
+        message = f"{shown!r} cannot be followed; name a path that exists"
+        raise UserError(message, code="path_forbidden", field=field) from error
+
+
+def _resolve_allowed_url(url: str, roots: Sequence[Root], field: str) -> str:
+    problem = url_problem(url)
+    if problem is not None:
+        raise UserError(f"the URL {problem}", code="path_forbidden", field=field)
+    bare = url.rstrip("/")
+    prefixes = [root for root in roots if isinstance(root, str)]
+    if not any(bare == prefix or bare.startswith(f"{prefix}/") for prefix in prefixes):
+        raise _forbidden(f"{url} is outside the places that may be used", "name a URL below one", roots, field)
+    return bare
+
+
+def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> UserError:
+    places = ", ".join(str(root.expanduser().resolve() if isinstance(root, Path) else root) for root in roots)
+    message = f"{what} ({places}); {way_out}, or add what holds it to {ROOTS_SETTING} of the api and the workers"
+    return UserError(message, code="path_forbidden", field=field)

@@ -1,0 +1,62 @@
+"""Environment of child processes that read untrusted input: no secrets, no launcher variables, no model hub.
+
+Uses the standard library alone, because the sandbox imports it before its limits apply.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, MutableMapping
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def forbid_downloads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set, over what stands there. Entry points of the service call it before anything imports transformers.
+
+    Whoever imports ``lcl_core`` in a script of their own decides for themselves.
+    """
+    environment.update(OFFLINE)
+
+
+# a process that inherits these believes that it is one rank of somebody else's distributed job
+_DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"}
+_DISTRIBUTED |= {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
+_DISTRIBUTED_PREFIXES = ("ROLE_", "SLURM", "TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_")
+_SECRET_WORDS = {"KEY", "KEYS", "SECRET", "SECRETS", "TOKEN", "TOKENS", "PASSWORD", "PASSWD", "CREDENTIAL"}
+_SECRET_WORDS |= {"CREDENTIALS", "PGPASSWORD", "PGPASSFILE", "DSN"}
+_URLS_WITH_PASSWORDS = {"LCL_DATABASE_URL", "LCL_BROKER_URL", "DATABASE_URL", "REDIS_URL"}  # may hold a password
+# where the library of a protocol looks for credentials, besides fsspec's own FSSPEC_{PROTOCOL}_*
+_STORAGE_PREFIXES = {
+    **dict.fromkeys(("s3", "s3a"), ("AWS_",)),
+    **dict.fromkeys(("gs", "gcs"), ("GOOGLE_", "GCS_")),
+    **dict.fromkeys(("abfs", "abfss", "az"), ("AZURE_",)),
+}
+
+
+def without_secrets(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
+    """``environment`` without secrets and without another launcher's traces; hubs are off.
+
+    Args:
+        protocols: of object storage whose credentials stay, such as ``s3``.
+    """
+    return {name: value for name, value in environment.items() if not _is_removed(name, protocols)} | OFFLINE
+
+
+def _is_removed(name: str, protocols: Collection[str]) -> bool:
+    upper = name.upper()
+    if any(upper.startswith((*_STORAGE_PREFIXES.get(each, ()), f"FSSPEC_{each.upper()}_")) for each in protocols):
+        return False
+    return (
+        upper in _DISTRIBUTED
+        or upper in _URLS_WITH_PASSWORDS
+        or upper.startswith(_DISTRIBUTED_PREFIXES)
+        or not _SECRET_WORDS.isdisjoint(upper.split("_"))
+    )

@@ -1,0 +1,197 @@
+"""RUN_DIR, the file protocol between a supervisor and a job process. Imports no torch and no database.
+
+    RUN_DIR/
+      run.json         in:  {"run_id", "kind", "spec", "datasets": {name: path}, "encoders": {id: directory}, "attempt",
+                       "encoder_files"?: {id: {file: sha256, as registered}},
+                       "collections"?: {name: {"id", "stored", "path", "changes": directory, "through", "index"}},
+                       "cache"?: directory that runs share, "roots"?: [allowed data roots]}
+      changes/         in:  additions to, and removals from, a collection that an index run appends to
+      metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
+      log.txt          out: stdout and stderr of the process (the supervisor opens it)
+      checkpoints/     out: what a later attempt resumes from
+      artifacts/       out: files offered for download
+      artifacts/encoder/  out: the encoder of a pretrain run (``save_pretrained`` layout)
+      artifacts/collection/  out: the collection of an index run
+      notice.json      out: {"code", "message"}: a problem that the attempt survived, such as a damaged checkpoint
+      result.json      out: written last, atomically: the run succeeded and this is its result
+      error.json       out: a UserError as JSON: the run failed and a retry cannot help
+
+The supervisor keeps the job's standard input open. When it closes, the supervisor is gone and the job exits too, so
+that no orphan writes beside its successor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import IO, Any
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.system_errors import failure_code
+
+
+class ExitCode(IntEnum):
+    """How a trainer process leaves."""
+
+    OK = 0
+    CRASH = 1  # an unexpected exception; the traceback is in log.txt
+    USER_ERROR = 65  # error.json says what to mend
+    OUT_OF_MEMORY = 71
+    DISK_FULL = 73
+    READ_ONLY = 74
+    CANCELLED = 75  # SIGTERM was honoured: a checkpoint is on disk
+
+
+class JobCancelled(Exception):
+    """Raised by a trainer after it has honoured SIGTERM."""
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+class RunDir:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.run_file = self.path / "run.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.log_file = self.path / "log.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.artifacts = self.path / "artifacts"
+        self.changes = self.path / "changes"
+        self.notice_file = self.path / "notice.json"
+        self.result_file = self.path / "result.json"
+        self.error_file = self.path / "error.json"
+        self._stop = threading.Event()
+        self._lock: IO[str] | None = None
+
+    def prepare(self, run: dict[str, Any]) -> None:
+        """Make the directory ready for an attempt: what a previous attempt concluded is removed."""
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        for stale in (self.result_file, self.error_file, self.notice_file):
+            stale.unlink(missing_ok=True)
+        write_json_atomically(self.run_file, run)
+
+    def read_run(self) -> dict[str, Any]:
+        return json.loads(self.run_file.read_text(encoding="utf-8"))
+
+    def append_metrics(self, **values: Any) -> None:
+        """Append one line; ``time`` (seconds since the epoch) is added."""
+        line = json.dumps({"time": round(time.time(), 3), **values})
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after ``step`` (they will be made again), and a torn last line."""
+        if not self.metrics_file.exists():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row.get("step", 0) <= step:
+                kept.append(line)
+        beside = self.metrics_file.with_suffix(".tmp")
+        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        beside.replace(self.metrics_file)
+
+    def write_notice(self, code: str, message: str) -> None:
+        """Tell whoever supervises the run of something that does not end it."""
+        write_json_atomically(self.notice_file, {"code": code, "message": message})
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_json_atomically(self.result_file, result)
+
+    @property
+    def stop_requested(self) -> bool:
+        """True once SIGTERM came; long loops look at it between steps."""
+        return self._stop.is_set()
+
+    def raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise JobCancelled
+
+    def lock(self) -> None:
+        """Lock the directory for this process's life. Raises: UserError if another process holds it."""
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is at work in {self.path}", code="run_dir_busy") from error
+
+    def watch_signals(self) -> None:
+        """Turn SIGTERM and the supervisor's death into ``stop_requested``."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not sys.stdin.isatty() and os.environ.get("LCL_SUPERVISED"):
+            threading.Thread(target=self._exit_with_supervisor, daemon=True).start()
+
+    def _exit_with_supervisor(self) -> None:
+        # the bare descriptor: a thread that waits inside sys.stdin aborts the interpreter when it ends
+        while os.read(0, 4096):
+            pass
+        if os.getpgrp() == os.getpid():  # a group of our own: its loader processes would outlive us
+            os.killpg(0, signal.SIGKILL)
+        os._exit(ExitCode.CRASH)
+
+
+def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = None, *, main: bool = True) -> int:
+    """The body of every ``python -m … RUN_DIR``: run ``work``, leave its result or the reason of its failure.
+
+    ``work`` returns the JSON result; it raises UserError for bad input and Cancelled once it has honoured
+    ``stop_requested``.
+
+    Args:
+        main: of several processes in one RUN_DIR, the one that holds the directory and leaves the result.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1:
+        print("usage: python -m MODULE RUN_DIR", file=sys.stderr)  # noqa: T201
+        return ExitCode.USER_ERROR
+    run_dir = RunDir(arguments[0])
+    try:
+        if main:
+            run_dir.lock()
+        run_dir.watch_signals()
+        result = work(run_dir)
+        if main:
+            run_dir.write_result(result)
+    except JobCancelled:
+        return ExitCode.CANCELLED
+    except Exception as error:  # the process boundary: the traceback goes to the log, the class to the row
+        return _report_failure(error, run_dir)
+    return ExitCode.OK
+
+
+def _report_failure(error: Exception, run_dir: RunDir) -> ExitCode:
+    """Leave the reason of a failure, as far as the disk takes it."""
+    try:
+        if isinstance(error, UserError):
+            write_json_atomically(run_dir.error_file, error.to_dict())
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            return ExitCode.USER_ERROR
+        traceback.print_exception(error)
+    except OSError as other:  # the log lies on the same disk
+        error = error if failure_code(error, run_dir.path) else other
+    fault = failure_code(error, run_dir.path)
+    return ExitCode.CRASH if fault is None else ExitCode[fault.name]

@@ -1,0 +1,238 @@
+"""Settings that all processes share (``LCL_*``), and the list of all ``LCL_*`` names.
+
+A process knows only its own settings but shares its environment with others, so a misspelt name is found by comparing
+with one list. A test compares that list with the settings classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.paths import ROOTS_SETTING, Root, overlaps, parse_root, parse_roots, url_problem
+
+ENV_PREFIX = "LCL_"
+SHARED_NAMES = """
+    ARTIFACTS ARTIFACTS_CACHE_BYTES BROKER_URL CANCEL_GRACE_SECONDS DATABASE_URL DATA_CACHE DATA_CACHE_BYTES DATA_ROOTS
+    GC_GRACE_SECONDS HEARTBEAT_SECONDS HOME LEASE_SECONDS LOG_FORMAT TEAM WEBHOOK_HOSTS WEBHOOK_SECRET WELCOME
+"""
+API_NAMES = """
+    ADMIN_KEY API_HOST API_PORT API_SOCKET BODY_BYTES_AT_ONCE BODY_SECONDS BYTES_PER_OWNER DATABASE_PATIENCE_SECONDS
+    DUPLICATES_SECONDS ENCODER_MEMORY_BYTES EVENT_POLL_SECONDS EVENT_STREAM_SECONDS EXPORT_SECONDS HEAD_SECONDS
+    IMAGE_MEMORY_BYTES IMAGE_WAIT_SECONDS INFERENCE_PRECISION KEY_PEPPER MAX_BODY_BYTES MAX_CONNECTIONS
+    MAX_EXPORT_BYTES MAX_IMAGE_BYTES MAX_IMAGE_PIXELS MAX_INPUTS MAX_JSON_DEPTH MAX_MEDIA_BODY_BYTES
+    MAX_REQUEST_PIXELS MAX_TEXT_CHARACTERS QUEUED_RUNS_PER_OWNER REQUESTS_AT_ONCE REQUESTS_PER_MINUTE
+    STREAMS_AT_ONCE TEXTS_APART WRITING_SECONDS
+"""
+WORKER_NAMES = """
+    GANG_SECONDS GC_SECONDS PING_SECONDS REAP_SECONDS WATCH_SECONDS WORKER_ADDRESS WORKER_OFFERS WORKER_SLOTS
+"""
+UI_NAMES = """
+    UI_ALL_UPLOADS UI_FORWARDED_ALLOW_IPS UI_HOST UI_HOSTS UI_MAX_UPLOAD UI_MAX_UPLOAD_REQUEST UI_PORT UI_ROOT_PATH
+    UI_SESSION_HOURS UI_SESSION_UPLOADS UI_SOCKET UI_TOKEN
+"""
+CLIENT_NAMES = "API_KEY API_URL"
+COMPOSE_NAMES = """
+    API_CPUS API_MEMORY DATA GPUS GRAFANA_PORT IMAGE METRICS_RETENTION PORT POSTGRES_CPUS POSTGRES_MEMORY S3_ROOT
+    SHM_SIZE UI_MEMORY WORKER_CPUS WORKER_MEMORY
+"""
+JOB_NAMES = "MEETING NODE NODES SUPERVISED"
+TEST_NAMES = "CHROMIUM SCREENSHOTS SCREENSHOTS_URL TEST_COMPILE"
+KNOWN_NAMES = frozenset(
+    ENV_PREFIX + word
+    for group in (SHARED_NAMES, API_NAMES, WORKER_NAMES, UI_NAMES, CLIENT_NAMES, COMPOSE_NAMES, JOB_NAMES, TEST_NAMES)
+    for word in group.split()
+)
+# SequenceMatcher's ratio: one letter more, less or other in a name of ten letters gives .9 and more
+_SIMILARITY_CUTOFF = 0.87
+
+
+def check_setting_names(environment: Mapping[str, str]) -> list[str]:
+    """Look for ``LCL_*`` variables that no setting has.
+
+    Returns: a warning for each that resembles no setting; it may be somebody else's.
+    Raises: UserError ``bad_setting`` for one that was clearly meant to be a setting, naming both.
+    """
+    warnings = []
+    for name in sorted(name for name in environment if name.upper().startswith(ENV_PREFIX)):
+        if name.upper() in KNOWN_NAMES:
+            continue
+        meant = difflib.get_close_matches(name.upper(), sorted(KNOWN_NAMES), n=1, cutoff=_SIMILARITY_CUTOFF)
+        if meant:
+            raise UserError(f"{name} is not a setting; did you mean {meant[0]}?", code="bad_setting")
+        warnings.append(f"{name} is not a setting and has no effect; docs/operations.md lists the settings")
+    return warnings
+
+
+OPEN_FOLDERS = ("data", "datasets", "encoders")  # of home: a request may name what lies in them
+CLOSED_FOLDERS = ("cache", "collections", "logs", "runs")  # and never what lies in these
+
+SHORTEST_SECRET = 24
+DATABASES = ("sqlite", "postgresql+psycopg")
+
+
+def settings_error_message(error: ValidationError) -> str:
+    """The first of what is wrong with settings, in one line: the variable and what it must be. Shows no value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    return f"LCL_{str(first['loc'][0]).upper()}: {said}" if first["loc"] else said  # what lies in none names its own
+
+
+class Settings(BaseSettings):
+    """Read from ``LCL_*`` environment variables.
+
+    ``home`` holds everything that the service writes. Every path and URL in a spec is confined to ``data_roots``,
+    folders and prefixes of URLs, and to the few folders of ``home`` that hold no secret and nobody's runs.
+    ``welcome``: register the encoders that come with the product, and index the sample corpus with one of them.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LCL_", extra="ignore", hide_input_in_errors=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".lcl")
+    database_url: str = ""
+    broker_url: str = ""
+    team: bool = Field(False, description="several people use it: secrets are required, and each has a key")
+    data_roots: Annotated[list[Root], NoDecode] = []
+    lease_seconds: float = Field(30.0, gt=0, le=86_400, description="after which a silent worker counts as lost")
+    heartbeat_seconds: float = Field(10.0, gt=0, le=86_400, description="between two signs of life of a run's worker")
+    cancel_grace_seconds: float = Field(30.0, ge=0, le=86_400, description="in which a stopped run may save its state")
+    gc_grace_seconds: float = Field(
+        86_400.0, ge=0, le=10**9, description="for which a folder that nothing names is kept"
+    )
+    welcome: bool = True
+    log_format: str = Field("auto", pattern="^(auto|json|text)$", description="auto: text on a terminal, else json")
+
+    artifacts: str = Field("", description="URL of the store that all machines share; empty: home alone")
+    artifacts_cache_bytes: int = Field(10 << 30, ge=0, description="of what was fetched from there and is not in use")
+
+    webhook_hosts: Annotated[list[str], NoDecode] = Field(
+        [], description="HOST or HOST:PORT, with http:// before it where a team lets it be http; parted by commas"
+    )
+    webhook_secret: SecretStr = Field(SecretStr(""), description="empty: a key file in home")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, given: str) -> str:
+        """SQLAlchemy knows more, but their drivers are not installed, and our statements are not meant for them."""
+        scheme, separator, _ = given.partition("://")
+        if given and (not separator or scheme not in DATABASES):
+            raise ValueError(f"only {' and '.join(DATABASES)} are supported, as in postgresql+psycopg://USER@HOST/NAME")
+        if given:
+            from sqlalchemy import make_url
+            from sqlalchemy.exc import ArgumentError
+
+            try:
+                make_url(given)
+            except (ArgumentError, ValueError):  # their words may hold the password
+                raise ValueError("is no address such as postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME") from None
+        return given
+
+    @model_validator(mode="after")
+    def _lease_outlives_missed_heartbeats(self) -> Self:
+        if self.heartbeat_seconds >= self.lease_seconds / 2:
+            raise ValueError(
+                f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be below half of LCL_LEASE_SECONDS "
+                f"({self.lease_seconds:g}): one sign of life that is late must not cost a run its worker"
+            )
+        return self
+
+    @field_validator("webhook_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, given: object) -> object:
+        return [host.strip() for host in given.split(",") if host.strip()] if isinstance(given, str) else given
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, given: SecretStr) -> SecretStr:
+        if 0 < len(given.get_secret_value()) < SHORTEST_SECRET:
+            raise ValueError(f"is shorter than {SHORTEST_SECRET} characters; make one with `openssl rand -hex 32`")
+        return given
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _check_roots(cls, given: object) -> object:
+        """Folders and URLs as in PATH (``/data:s3://bucket/prefix``), or a JSON list."""
+        listed = parse_roots(given) if isinstance(given, str) else given
+        if not isinstance(listed, list):
+            return listed
+        return [parse_root(root) if isinstance(root, str) else root for root in listed]
+
+    @field_validator("artifacts")
+    @classmethod
+    def _check_artifacts(cls, given: str) -> str:
+        """The one form of a URL, or ``file://`` and an absolute path."""
+        problem = None if not given or given.startswith("file:///") else url_problem(given)
+        if problem is not None:
+            raise ValueError(f"the URL {problem}")
+        return given.rstrip("/")
+
+    @model_validator(mode="after")
+    def _roots_leave_artifacts_alone(self) -> Self:
+        """A root that held them would open everybody's runs to every submitter, and let conversions write there."""
+        for root in self.data_roots:
+            if self.artifacts and overlaps(root, self.artifacts):
+                raise ValueError(f"{ROOTS_SETTING}: {root} and LCL_ARTIFACTS overlap; give each a place of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _roots_leave_home_alone(self) -> Self:
+        """A root that held ``home`` would open its key, its database and everybody's runs to every submitter."""
+        home = self.home.expanduser().resolve()
+        closed = [home / name for name in CLOSED_FOLDERS]
+        for root in self.data_roots:
+            real = root.expanduser().resolve() if isinstance(root, Path) else None
+            if real and (home.is_relative_to(real) or any(real.is_relative_to(folder) for folder in closed)):
+                raise ValueError(f"{ROOTS_SETTING}: {root} opens LCL_HOME ({home}) to requests; name folders beside it")
+        return self
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """The configured URL, or SQLite inside ``home``."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'lcl.db'}"
+
+    @cached_property
+    def resolved_broker_url(self) -> str:
+        """The configured URL, or the embedded broker's private socket inside ``home``."""
+        return self.broker_url or f"redis+socket://{self.home.resolve() / 'broker.sock'}"
+
+    @property
+    def roots(self) -> list[Root]:
+        """What a path in a request or a spec may lie in, or a URL below."""
+        return [*(self.home / name for name in OPEN_FOLDERS), *self.data_roots]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Those of the roots that are folders."""
+        return [root for root in self.roots if isinstance(root, Path)]
+
+    @property
+    def protocols(self) -> set[str]:
+        """Of the URLs that corpora may lie at."""
+        return {root.partition("://")[0] for root in self.roots if isinstance(root, str)}
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def encoders_dir(self) -> Path:
+        return self.home / "encoders"
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def collections_dir(self) -> Path:
+        return self.home / "collections"
+
+    @property
+    def key_file(self) -> Path:
+        return self.home / "key"

@@ -1,0 +1,91 @@
+"""fsspec file system behind a URL: opened on first use, retried on failure, credentials removed from messages."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.optional import import_optional
+
+_ATTEMPTS = 5
+_FIRST_WAIT_SECONDS = 0.1
+# a user in an address, and what follows a question mark: both may be credentials
+_SECRETS = ((re.compile(r"://[^/@\s'\"]*@"), "://…@"), (re.compile(r"\?[^\s'\"]+"), "?…"))
+_CODES = {"read": "file_unreadable", "written": "file_unwritable"}
+T = TypeVar("T")
+
+
+class Storage:
+    """Safe from several threads and after a fork.
+
+    Credentials and endpoints come from where the protocol's own library looks for them, such as ``AWS_*`` variables.
+
+    Args:
+        first_wait: seconds before the second attempt; each further wait is twice as long.
+
+    Raises: UserError ``corpus_unreadable`` where the URL's protocol is not known.
+    """
+
+    def __init__(self, url: str, attempts: int = _ATTEMPTS, first_wait: float = _FIRST_WAIT_SECONDS) -> None:
+        self.url = url.rstrip("/")
+        self._attempts, self._first_wait = attempts, first_wait
+        self._opened: tuple[int, Any, str] | None = None
+        self.files()
+
+    def files(self) -> tuple[Any, str]:
+        """The file system and the path in it: opened anew in a forked process, whose event loop died with the fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            core = import_optional("fsspec.core", f"reading {self.url}")
+            try:
+                # folders of a local file system are made as they are needed; object storage has none
+                options = {"auto_mkdir": True} if self.url.startswith(("file://", "local://")) else {}
+                files, path = core.url_to_fs(self.url, skip_instance_cache=self._opened is not None, **options)
+            except (ImportError, ValueError) as error:
+                message = f"the URL cannot be opened ({error})"
+                raise UserError(message, code="corpus_unreadable", file=self.url) from error
+            self._opened = (os.getpid(), files, path)
+        return self._opened[1], self._opened[2]
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """A file, or a range of it. Raises: UserError ``file_missing`` or ``file_unreadable``."""
+        return bytes(self.with_retries(name, "read", lambda files, path: files.cat_file(path, start=start, end=end)))
+
+    def with_retries(self, name: str, verb: str, act: Callable[[Any, str], T]) -> T:
+        """What ``act(file system, path of the file)`` gives; what fails is tried again. ``verb``: read or written.
+
+        Raises: FileExistsError; UserError ``file_missing``, ``file_unreadable`` or ``file_unwritable``.
+        """
+        files, path = self.files()
+        wait = self._first_wait
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return act(files, f"{path}/{name}" if name else path)
+            except FileNotFoundError as error:
+                raise UserError(f"the file is not in {self.url}", code="file_missing", file=name) from error
+            except FileExistsError:
+                raise
+            except Exception as error:  # each protocol has exceptions of its own
+                if attempt == self._attempts or isinstance(error, PermissionError):
+                    raise self._given_up(name, verb, attempt, error) from error
+                time.sleep(wait)
+                wait *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _given_up(self, name: str, verb: str, attempts: int, error: Exception) -> UserError:
+        message = (
+            f"{f'the file in {self.url}' if name else self.url} cannot be {verb} after {attempts} attempts "
+            f"({type(error).__name__}: {redact_credentials(str(error))}); look at the network, and at the credentials in "
+            "the environment of the process"
+        )
+        return UserError(message, code=_CODES[verb], file=name or None)
+
+
+def redact_credentials(text: str) -> str:
+    """``text`` without what may be credentials in the addresses that it quotes."""
+    for pattern, mark in _SECRETS:
+        text = pattern.sub(mark, text)
+    return text

@@ -1,0 +1,79 @@
+"""Webhook URL allow-list and HMAC signatures of webhook messages."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.home_folder import load_or_create_secret
+
+MAX_AGE_SECONDS = 300.0
+_PORTS = {"https": 443, "http": 80}
+
+
+def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> None:
+    """Let pass what is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol before it.
+
+    Without a port a host stands for its protocol's own. Names are compared as they are written: what a name resolves
+    to is the business of whoever put it into the list.
+
+    Args:
+        https_only: http is let pass only to hosts that the list names with ``http://``.
+    Raises: UserError ``webhook_forbidden``.
+    """
+    try:
+        parts = urlsplit(url)
+        name, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _forbidden(f"{url!r} is no address ({error})") from error
+    if parts.scheme not in _PORTS or not name or parts.username is not None or "\\" in url:
+        raise _forbidden("an address begins with https:// or http:// and a host, without a name or password before it")
+    allowed = {host.lower().rstrip("/") for host in hosts}
+    standard = port in (None, _PORTS[parts.scheme])
+    names = {f"{name}:{port or _PORTS[parts.scheme]}", *((name,) if standard else ())}
+    if allowed & {f"{parts.scheme}://{each}" for each in names}:
+        return
+    if not allowed & names:
+        raise _forbidden(f"the host {name!r} is not among those that LCL_WEBHOOK_HOSTS allows")
+    if https_only and parts.scheme == "http":
+        raise _forbidden(
+            f"http sends what is told of runs unencrypted: give an https address, or let LCL_WEBHOOK_HOSTS name "
+            f"http://{parts.netloc}"
+        )
+
+
+def master_secret(configured: str, home: Path) -> bytes:
+    """What secrets are derived from: the setting, else a key file in ``home`` that the first caller makes.
+
+    api and workers share ``home``, so they derive the same.
+    """
+    if configured:
+        return configured.encode()
+    return load_or_create_secret(home / "webhook.key", lambda: os.urandom(32).hex()).encode()
+
+
+def webhook_secret(master: bytes, webhook_id: str) -> str:
+    """The secret of one webhook. It is derived and never stored, so the database gives none away."""
+    return hmac.new(master, webhook_id.encode(), hashlib.sha256).hexdigest()
+
+
+def signature(secret: str, timestamp: int, body: bytes) -> str:
+    """``sha256=`` and HMAC-SHA256 in hex over ``TIMESTAMP.BODY``."""
+    return "sha256=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+def verify(secret: str, timestamp: str, given: str, body: bytes, clock: float | None = None) -> bool:
+    """For receivers: whether the message is ours and at most five minutes old."""
+    if not timestamp.isdigit() or abs((time.time() if clock is None else clock) - int(timestamp)) > MAX_AGE_SECONDS:
+        return False
+    return hmac.compare_digest(signature(secret, int(timestamp), body), given)
+
+
+def _forbidden(message: str) -> UserError:
+    return UserError(message, code="webhook_forbidden", field="url")

@@ -1,0 +1,198 @@
+"""What every format reader shares: its interface, its options, the files of a corpus, and JSON-safe values.
+
+A reader walks a foreign format once, in order, and yields records and bad items. Options are a strict model each, and
+their errors name the option. Values of foreign files are bounded and become JSON that any program reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.records import BadItem, Record
+from lcl_core.specs.base import Spec
+
+MAX_JSON_DEPTH = 64
+
+
+class BadValue(Exception):
+    """A line or member does not hold what it should; the text says what is wrong with it."""
+
+
+def decode_utf8(data: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises: BadValue."""
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise BadValue(f"not UTF-8 at byte {error.start}") from error
+
+
+def parse_json(data: bytes | str) -> Any:
+    """A JSON value. NaN and infinities, which JSON lacks, become null; half surrogates become U+FFFD.
+
+    Raises: BadValue.
+    """
+    text = decode_utf8(data) if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise BadValue(f"not JSON ({error})") from error
+    # only such escapes make strings that cannot be written as UTF-8
+    return to_json_safe(value) if "\\ud" in text or "\\uD" in text else value
+
+
+def parse_json_object(data: bytes | str) -> dict[str, Any]:
+    """A JSON object, likewise."""
+    value = parse_json(data)
+    if not isinstance(value, dict):
+        raise BadValue("not a JSON object")
+    return value
+
+
+def to_json_safe(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON can hold it: NaN and infinities become null, other types their text, bytes are left out.
+
+    Raises: BadValue for what is nested deeper than ``MAX_DEPTH``.
+    """
+    if depth > MAX_JSON_DEPTH:
+        raise BadValue(f"nested deeper than {MAX_JSON_DEPTH} levels")
+    if isinstance(value, str):
+        return replace_surrogates(value)
+    if isinstance(value, dict):
+        kept = {replace_surrogates(str(key)): item for key, item in value.items() if not isinstance(item, bytes)}
+        return {key: to_json_safe(item, depth + 1) for key, item in kept.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json_safe(item, depth + 1) for item in value if not isinstance(item, bytes)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int)) else str(value)
+
+
+def replace_surrogates(text: str) -> str:
+    """``text`` with U+FFFD for surrogates that have lost their other half."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def to_printable(name: str) -> str:
+    """A name from a file system or an archive as text that any program takes: no control characters, no stray bytes."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+
+
+class ReaderOptions(Spec):
+    """Options of a reader; unknown ones are refused. Most readers derive their own."""
+
+
+OptionsModel = TypeVar("OptionsModel", bound=ReaderOptions)
+
+
+def parse_options(model: type[OptionsModel], given: Mapping[str, Any], reader: str) -> OptionsModel:
+    """Check ``given`` against a reader's options. Raises: UserError ``bad_option`` whose field is the option."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "options"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields) or "none"
+        problem = f"the {reader} reader has no option {field!r}; it knows {known}"
+    else:
+        problem = f"option {field!r} of the {reader} reader: {first['msg'].removeprefix('Value error, ')}"
+    raise UserError(problem, code="bad_option", field=field)
+
+
+def display_name(path: Path, root: Path) -> str:
+    """A file's name for messages and ids: relative to the corpus, whatever bytes it has."""
+    inside = path.name if path == root else os.path.relpath(path, root)
+    return to_printable(inside.replace(os.sep, "/"))
+
+
+def corpus_files(
+    root: Path, wanted: Callable[[str], bool], order: Callable[[Path], Any] = str, outside: Path | None = None
+) -> Iterator[Path | BadItem]:
+    """Files that make a corpus: ``root`` itself, or those directly in it, or else one folder down.
+
+    A file that is wanted and is no ordinary one, or a link out of the folder, is a BadItem.
+
+    Args:
+        wanted: judges by the name of a file.
+        order: sort key.
+        outside: a folder whose files are not meant.
+    """
+    if not root.is_dir():
+        yield root if root.is_file() else BadItem(root.name, 0, "unreadable file", "it is not an ordinary file")
+        return
+    inside = root.resolve()
+    for path in sorted(_matching_files(root, wanted), key=order):
+        if path.parent == outside:
+            continue
+        real, ordinary = resolve_file(path)
+        if not real.is_relative_to(inside):
+            yield BadItem(display_name(path, root), 0, "unsafe link", "the link leads out of the folder")
+        elif not ordinary:
+            yield BadItem(display_name(path, root), 0, "unreadable file", "it is not an ordinary file")
+        else:
+            yield path
+
+
+def resolve_file(path: Path) -> tuple[Path, bool]:
+    """Where links lead to from ``path``, and whether an ordinary file is there."""
+    try:
+        real = path.resolve()
+        return real, real.is_file()
+    except (OSError, RuntimeError):  # a loop of links
+        return path, False
+
+
+def contains_files(root: Path, wanted: Callable[[str], bool]) -> bool:
+    """Is ``root`` such a file, or does it hold one?"""
+    return bool(_matching_files(root, wanted)) if root.is_dir() else wanted(root.name)
+
+
+def _matching_files(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    above = [path for path in root.glob("*") if wanted(path.name) and not path.is_dir()]
+    return above or [path for path in root.glob("*/*") if wanted(path.name) and not path.is_dir()]
+
+
+Options = TypeVar("Options", bound=ReaderOptions)
+
+
+class FormatReader(ABC, Generic[Options]):
+    """One corpus in one format. Made by :func:`lcl_core.data.formats.registry.open_reader`.
+
+    A reader holds paths and options only, so that it can be sent to another process.
+
+    Attributes:
+        format: its name in ``FORMATS``.
+        options_type: the model of its options.
+        path: where the corpus lies: a file or a folder.
+    """
+
+    format: ClassVar[str]
+    options_type: ClassVar[type[ReaderOptions]] = ReaderOptions
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.path = path
+        self.options = options
+
+    @classmethod
+    @abstractmethod
+    def sniff(cls, path: Path) -> bool:
+        """Does an existing file or folder look like this format? Cheap; OSError and UserError count as no."""
+
+    @abstractmethod
+    def records(self) -> Iterator[Record | BadItem]:
+        """Walk the corpus from its start, in the same order each time, with bounded memory.
+
+        What cannot be read is a BadItem, and the walk goes on. A picture that is missing or too large does not
+        make its record bad: the picture's ``load`` raises UserError, and who reads the pixels counts it.
+
+        Raises: UserError when the corpus as a whole cannot be read, or an option does not fit it.
+        """

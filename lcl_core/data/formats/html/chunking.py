@@ -1,0 +1,136 @@
+"""Paragraphs into sentences, and long pages into documents, cut at headings where possible.
+
+Sentences are found in any language that ends them with a mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lcl_core.data.records import ImageSegment, Segment, TextSegment
+
+# possessive, and only from the start of a run: linear on a line of a million dots
+_SENTENCE_END = re.compile(
+    r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+\s++(?=["'“‘«¿¡(\[]{0,4}[^\Wa-z_])|(?<![。！？])[。！？]++[」』）”’]*+"""
+)
+_ABBREVIATION = re.compile(
+    r"[\s(\"'“‘\[](?:[A-Z]|[a-z]\.[a-z]|approx|ca|cf|ch|co|dr|ed|eds|eq|etc|fig|figs|inc|jr|ltd|mr|mrs|ms|no|nos|p|pp|"
+    r"prof|sec|sr|st|vol|vs|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.\s+$",
+    re.I,
+)
+_MIN_WORDS = 3  # words; less is a number or an initial more often than a sentence
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """In order, nothing lost but the whitespace between them. Short ones stay with what stands before."""
+    found: list[str] = []
+    start = 0
+    for mark in _SENTENCE_END.finditer(paragraph):
+        before = paragraph[max(start, mark.end() - 12) : mark.end()]
+        if _ABBREVIATION.search(before if mark.end() - 12 > start else f" {before}"):
+            continue
+        _append(found, paragraph[start : mark.end()].strip())
+        start = mark.end()
+    _append(found, paragraph[start:].strip())
+    return found
+
+
+def _append(found: list[str], sentence: str) -> None:
+    if not sentence:
+        return
+    if found and sentence.isascii() and (_is_short(sentence) or _is_short(found[-1])):
+        found[-1] = f"{found[-1]} {sentence}"
+    else:
+        found.append(sentence)
+
+
+def _is_short(text: str) -> bool:
+    return len(text.split(maxsplit=_MIN_WORDS)) < _MIN_WORDS
+
+
+_WORD_CHARACTERS = 12  # characters; writing without spaces counts a word each so many
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkUnit:
+    """Segments that stay together: a sentence, or an image with its captions."""
+
+    segments: tuple[Segment, ...]
+    words: int
+    images: int = 0
+    heading: bool = False
+
+
+def count_words(text: str) -> int:
+    return max(text.count(" ") + 1, len(text) // _WORD_CHARACTERS)
+
+
+def text_units(text: str, heading: bool, max_words: int) -> list[ChunkUnit]:
+    """One unit, or several where the text is longer than a document may be."""
+    parts = [text] if count_words(text) <= max_words else _split_words(text, max_words)
+    return [ChunkUnit((TextSegment(part),), count_words(part), 0, heading) for part in parts]
+
+
+def image_units(name: str, texts: list[str], max_words: int) -> list[ChunkUnit]:
+    """The image with its texts; texts too long to stay with it follow on their own."""
+    words = sum(map(count_words, texts))
+    if words <= max_words:
+        return [ChunkUnit((ImageSegment(name), *map(TextSegment, texts)), words, 1)]
+    rest = [unit for text in texts for unit in text_units(text, False, max_words)]
+    return [ChunkUnit((ImageSegment(name),), 0, 1), *rest]
+
+
+def chunk_units(units: list[ChunkUnit], max_images: int, max_words: int) -> Iterator[list[ChunkUnit]]:
+    """Pieces in order that hold all units, each within both bounds.
+
+    A piece ends before a heading if that leaves it at least half full, else where the bound is met.
+    """
+    piece: list[ChunkUnit] = []
+    images = words = 0
+    for unit in units:
+        while piece and (images + unit.images > max_images or words + unit.words > max_words):
+            at = _boundary(piece, max_images, max_words)
+            yield piece[:at]
+            piece = piece[at:]
+            images, words = _totals(piece)
+        piece.append(unit)
+        images += unit.images
+        words += unit.words
+    if piece:
+        yield piece
+
+
+def _totals(piece: list[ChunkUnit]) -> tuple[int, int]:
+    return sum(unit.images for unit in piece), sum(unit.words for unit in piece)
+
+
+def _boundary(piece: list[ChunkUnit], max_images: int, max_words: int) -> int:
+    """Where to end the first document; the units from there on begin the next."""
+    # of several headings in a row the first is where the section starts
+    starts = [at for at in range(1, len(piece)) if piece[at].heading and not piece[at - 1].heading]
+    if starts:
+        images, words = _totals(piece[: starts[-1]])
+        if 2 * images >= max_images or 2 * words >= max_words:
+            return starts[-1]
+        if starts[-1] + sum(unit.heading for unit in piece[starts[-1] :]) == len(piece):
+            return starts[-1]  # a heading without its section would be left at the end
+    return len(piece)
+
+
+def _split_words(text: str, max_words: int) -> Iterator[str]:
+    """Runs of whole words, none longer than ``max_words``; what has no spaces is cut anywhere."""
+    longest = max_words * _WORD_CHARACTERS
+    run: list[str] = []
+    length = 0
+    for word in text.split():
+        for start in range(0, len(word), longest):
+            part = word[start : start + longest]
+            if run and (len(run) == max_words or length + len(part) > longest):
+                yield " ".join(run)
+                run, length = [], 0
+            run.append(part)
+            length += len(part) + 1
+    if run:
+        yield " ".join(run)

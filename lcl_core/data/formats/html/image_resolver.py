@@ -1,0 +1,256 @@
+"""Image references of pages: resolved to a file of the site, bytes in the page or a URL, measured, icons rejected."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+
+from PIL import Image
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.file_store import FileStore
+from lcl_core.data.formats.base import replace_surrogates
+from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
+from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES
+from lcl_core.data.records import RecordImage
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
+_MAX_SHOWN = 200
+_MAX_REFERENCE = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImage:
+    """Names relative to the root, the likelier first."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """An address that is never fetched."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """A picture inside the page; the name is made from its content."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedImage:
+    """A reference that leads nowhere, and why."""
+
+    reason: str
+    detail: str
+
+
+ImageTarget = LocalImage | RemoteImage | EmbeddedImage | RejectedImage
+
+
+def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget:
+    """Follow a reference as a browser would that has the root folder as its site.
+
+    Args:
+        reference: as it stands in the page.
+        page: name of the page, relative to the root.
+        base: the page's ``<base href>``; one on another site is passed over, since its files lie here.
+    """
+    shown = reference[:_MAX_SHOWN]
+    if reference[:5].lower() == "data:":
+        return _decode_data_url(reference)
+    if len(reference) > _MAX_REFERENCE:
+        return RejectedImage("bad image reference", f"{shown}… is longer than {_MAX_REFERENCE:,} characters")
+    folder = posixpath.dirname(page)
+    if base and not _is_remote(base) and not _SCHEME.match(base):
+        folder = posixpath.join(folder, posixpath.dirname(unquote(base)))
+    try:
+        parts = urlsplit(reference)
+        if _is_remote(reference):
+            return RemoteImage(urljoin("https://", reference)[:4096])
+    except ValueError as error:
+        return RejectedImage("bad image reference", f"{shown}: {error}")
+    if _SCHEME.match(reference) and not re.match(r"[a-zA-Z]:[\\/]", reference):
+        if parts.scheme == "file":
+            return RejectedImage("image outside the folder", shown)
+        return RejectedImage("bad image reference", f"{shown}: {parts.scheme} is not followed")
+    if "\0" in unquote(reference):
+        return RejectedImage("bad image reference", f"{shown}: it holds a NUL")
+    names = tuple(dict.fromkeys(_normalize_path(folder, path) for path in _path_variants(reference)))
+    if not names[0]:  # as a browser reads it
+        return RejectedImage("image outside the folder", shown)
+    return LocalImage(tuple(name for name in names if name))
+
+
+def _is_remote(reference: str) -> bool:
+    return bool(re.match(r"https?:|ftps?:|[\\/]{2}", reference, re.I))
+
+
+def _path_variants(reference: str) -> Iterator[str]:
+    """Decoded without its query; and, as programs that save sites name files, undecoded and with it."""
+    path, _, query = reference.partition("#")[0].partition("?")
+    yield unquote(path)
+    yield path
+    if query:
+        yield f"{path}?{query}"
+    if "#" in reference:
+        yield unquote(reference)
+
+
+def _normalize_path(folder: str, path: str) -> str:
+    """The normal form of ``path`` below the root, or nothing when it leads out of it or names no file."""
+    path = path.replace("\\", "/")
+    joined = path.lstrip("/") if path.startswith("/") else posixpath.join(folder, path)
+    name = posixpath.normpath(joined)
+    if name in (".", "..") or name.startswith(("../", "/")) or ":" in name.split("/")[0]:
+        return ""
+    return name
+
+
+def _decode_data_url(reference: str) -> ImageTarget:
+    header, comma, payload = reference.partition(",")
+    kind = header[5:].split(";")[0].strip().lower()
+    shown = header[:_MAX_SHOWN]
+    if not comma or len(header) > _MAX_SHOWN:
+        return RejectedImage("bad data URL", f"{shown}: it has no header and comma")
+    if len(payload) > 3 * MAX_IMAGE_BYTES:
+        return RejectedImage("bad data URL", f"{shown}: larger than {MAX_IMAGE_BYTES:,} bytes")
+    try:
+        data = unquote_to_bytes(payload)
+        if re.search(r";\s*base64\s*$", header, re.I):
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        return RejectedImage("bad data URL", f"{shown}: {error}")
+    if len(data) > MAX_IMAGE_BYTES:
+        return RejectedImage("bad data URL", f"{shown}: larger than {MAX_IMAGE_BYTES:,} bytes")
+    ending = re.fullmatch(r"image/([a-z0-9]{1,8})(?:\+xml)?", kind)
+    name = f"data-{hashlib.sha256(data).hexdigest()[:20]}.{ending[1] if ending else 'bin'}"
+    return EmbeddedImage(name, data)
+
+
+_VECTOR_SUFFIXES = ("svg", "svgz", "pdf", "eps", "ps", "wmf", "emf")
+_REASONS = {"bad_path": "image outside the folder", "file_too_large": "image too large"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """A picture that is there.
+
+    Attributes:
+        key: the same for the same picture, on whichever page.
+        picture: to be loaded.
+    """
+
+    key: str
+    picture: RecordImage
+
+
+class SiteImages:
+    """Finds what pages refer to, and remembers a verdict on each distinct picture.
+
+    Args:
+        store: the site.
+        finder: images by URL, for those that lie elsewhere; None: there are none.
+        min_side: shorter sides are icons, px.
+        max_aspect: longer ones are rules and banners, long side over short side.
+    """
+
+    def __init__(self, store: FileStore, finder: ImageFinder | None, min_side: int, max_aspect: float) -> None:
+        self._store = store
+        self._finder = finder
+        self._min_side = min_side
+        self._max_aspect = max_aspect
+        self._verdicts: dict[str, RejectedImage | None] = {}
+
+    def find(self, sources: tuple[str, ...], page: str, base: str = "") -> ResolvedImage | RejectedImage:
+        """The first of several references that leads to a file; else what is wrong with the first."""
+        if not sources:
+            return RejectedImage("bad image reference", "the image has no source, or one beyond bounds")
+        problems = []
+        for source in sources:
+            found = self._at(resolve_reference(source, page, base), source)
+            if isinstance(found, ResolvedImage):
+                return found
+            problems.append(found)
+        return problems[0]
+
+    def judge(self, found: ResolvedImage) -> RejectedImage | None:
+        """Why a picture is left out, or None. Only its header is decoded."""
+        if found.key not in self._verdicts:
+            self._verdicts[found.key] = self._measure(found)
+        return self._verdicts[found.key]
+
+    def _at(self, target: ImageTarget, source: str) -> ResolvedImage | RejectedImage:
+        if isinstance(target, LocalImage):
+            name = next((name for name in target.names if self._has(name)), None)
+            if name is None:
+                return RejectedImage(
+                    "missing image", f"{source[:200]}: there is no {replace_surrogates(target.names[0][:200])}"
+                )
+            shown = replace_surrogates(name)
+            return ResolvedImage(shown, RecordImage(shown, partial(_read, self._store, name)))
+        if isinstance(target, EmbeddedImage):
+            return ResolvedImage(target.name, RecordImage(target.name, partial(inline_image, target.data, target.name)))
+        if isinstance(target, RemoteImage):
+            if self._finder is None:
+                return RejectedImage("remote image", target.url[:200])
+            return ResolvedImage(target.url, self._finder.find_url(target.url, target.url))
+        return target
+
+    def _has(self, name: str) -> bool:
+        try:
+            return self._store.has(name)
+        except (UserError, OSError, RuntimeError, ValueError):  # a name that no file can have, a loop of links
+            return False
+
+    def _measure(self, found: ResolvedImage) -> RejectedImage | None:
+        name = found.picture.name
+        try:
+            data = found.picture.load()
+        except UserError as error:
+            missing = "remote image" if "://" in found.key else "missing image"
+            reason = missing if error.code == "file_missing" else _REASONS.get(error.code, "unreadable image")
+            return RejectedImage(reason, f"{name[:200]}: {error.message}")
+        size = _image_size(data)
+        if size is None:
+            if name.lower().endswith(_VECTOR_SUFFIXES) or data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(
+                (b"<", b"%")
+            ):
+                return RejectedImage("unsupported image", f"{name[:200]}: a drawing, not a raster image")
+            return RejectedImage(
+                "unreadable image", f"{name[:200]}: {'no' if data else 'empty, no'} image that is known"
+            )
+        short, long = sorted(size)
+        if short < self._min_side:
+            return RejectedImage("small picture", f"{name[:200]}: {size[0]} x {size[1]} px")
+        if long > self._max_aspect * short:
+            return RejectedImage("long picture", f"{name[:200]}: {size[0]} x {size[1]} px")
+        return None
+
+
+def _image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height in px, or None where the bytes are no image of a known format."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
+    except Exception:  # decoders meet malformed bytes with any exception type
+        return None
+
+
+def _read(store: FileStore, name: str) -> bytes:
+    try:
+        return store.read(name, MAX_IMAGE_BYTES)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError("the file cannot be read", code="file_unreadable", file=replace_surrogates(name)) from error

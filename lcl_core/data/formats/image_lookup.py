@@ -1,0 +1,307 @@
+"""Images of a record by name or URL, wherever a dataset keeps them: a folder, tars, or img2dataset's output.
+
+    FOLDER/NAME                 by name; links may not lead out of the folder
+    *.tar                       by name in the tar, or by the last part of that name
+    NAME.tar, NAME.parquet      also by the URL of the image: from the side file (columns ``key`` and ``url``), or
+                                else from the KEY.json beside KEY.jpg
+    NAME/KEY.jpg, NAME.parquet  the same in folders
+
+``NameIndex`` takes 40 bytes a name. Loaders are functions of plain values, so that records can be pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.file_store import FileStore, FolderStore
+from lcl_core.data.formats.base import BadValue, corpus_files, display_name, parse_json_object
+from lcl_core.data.formats.parquet import read_batches, read_schema
+from lcl_core.data.formats.tar_index import TarMember, split_member_name, walk_tar
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
+from lcl_core.data.records import BadItem, RecordImage
+
+
+def read_range(path: Path, offset: int, size: int, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    """A member of a tar. Raises: UserError ``file_too_large`` or ``file_unreadable``, naming ``name``."""
+    if size > max_bytes:
+        raise _too_large_error(name, max_bytes)
+    try:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise UserError(f"{path.name}: {error.strerror}", code="file_unreadable", file=name) from error
+    if len(data) != size:
+        raise UserError(f"{path.name} has become shorter", code="file_unreadable", file=name)
+    return data
+
+
+def read_folder_image(root: Path, name: str) -> bytes:
+    """A file below a folder. Raises: UserError (``bad_path``, ``file_missing`` …), whatever the name is like."""
+    return read_stored_image(FolderStore(root), name)
+
+
+def read_stored_image(store: FileStore, name: str) -> bytes:
+    """A file of a folder or a zip. Raises: UserError, likewise."""
+    try:
+        return store.read(name, MAX_IMAGE_BYTES)
+    except OSError as error:  # a zip on a disk that fails
+        raise UserError("the file cannot be read", code="file_unreadable", file=name) from error
+
+
+def inline_image(data: bytes, name: str) -> bytes:
+    """An image whose bytes came with its record. Raises: UserError ``file_too_large``."""
+    if len(data) > MAX_IMAGE_BYTES:
+        raise _too_large_error(name, MAX_IMAGE_BYTES)
+    return data
+
+
+def missing_image(name: str, where: str) -> bytes:
+    """An image that is nowhere. Raises: UserError ``file_missing``."""
+    raise UserError(f"the image is not in {where}", code="file_missing", file=name)
+
+
+def _too_large_error(name: str, max_bytes: int) -> UserError:
+    return UserError(f"the file is larger than {max_bytes:,} bytes", code="file_too_large", file=name)
+
+
+_ROW_WIDTH = 5
+
+
+class NameIndex:
+    """Maps text to (file number, offset, size). Fill with ``add``, then ``seal``, then ``find``.
+
+    Names are kept as 128-bit hashes: two names meet by chance once in 10^18 for a billion images.
+    """
+
+    def __init__(self) -> None:
+        self._rows = array("Q")
+        self._sorted = np.empty((0, _ROW_WIDTH), np.uint64)
+
+    def add(self, name: str, file: int, offset: int, size: int) -> None:
+        self._rows.extend((*_hash(name), file, offset, size))
+
+    def seal(self) -> None:
+        """Sort, stably: of two things of one name the first is found."""
+        rows = np.frombuffer(self._rows, np.uint64).reshape(-1, _ROW_WIDTH)
+        self._sorted = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        self._rows = array("Q")
+
+    def repeated(self) -> int:
+        """How many names were added that were there already."""
+        first, second = self._sorted[:-1, :2], self._sorted[1:, :2]
+        return int((first == second).all(axis=1).sum())
+
+    def find(self, name: str) -> tuple[int, int, int] | None:
+        """(file number, offset, size) of the first thing added under ``name``."""
+        high, low = _hash(name)
+        row = int(np.searchsorted(self._sorted[:, 0], np.uint64(high)))
+        while row < len(self._sorted) and self._sorted[row, 0] == high:
+            if self._sorted[row, 1] == low:
+                file, offset, size = (int(value) for value in self._sorted[row, 2:])
+                return file, offset, size
+            row += 1
+        return None
+
+
+def _hash(name: str) -> tuple[int, int]:
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"))
+MAX_META_BYTES = 16 << 20
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")  # packed ones are found, to be reported
+
+
+def is_tar(name: str) -> bool:
+    return name.lower().endswith(_TARS)
+
+
+class ImageFinder:
+    """Finds images by name or URL.
+
+    Tars and side files are indexed when it is made: once, 40 bytes a name or URL. Of two images of one name the
+    first is found.
+
+    Args:
+        place: a folder of images, of tars or of img2dataset's output, or one tar; None: there are no images.
+
+    Attributes:
+        problems: what could not be indexed, for the reader to pass on.
+
+    Raises:
+        UserError: ``bad_option`` (field ``images``) when there is nothing at ``place``.
+    """
+
+    def __init__(self, place: Path | None) -> None:
+        if place is not None and not place.exists():
+            raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=place)
+        self._place = place
+        self._folder = place if place is not None and place.is_dir() else None
+        self._index = NameIndex()
+        self._tars: list[Path] = []
+        self._files: list[str] = []
+        self.problems: list[BadItem] = []
+        if place is not None:
+            self._fill(place)
+
+    def find(self, name: str, url: str | None = None, called: str | None = None) -> RecordImage:
+        """The image of that name, or else the one from that URL, as a picture ``called`` so (or ``name``).
+
+        Nothing is read yet: that an image is missing, too large or unreadable shows when it is loaded.
+        """
+        place = self._index.find(f"name {name.removeprefix('./')}") or self._index.find(f"last {name}")
+        if place is None and url:
+            place = self._index.find(f"url {url}")
+        return RecordImage(called or name, self._load(place, name))
+
+    def find_url(self, url: str, called: str) -> RecordImage:
+        """The image from that URL, likewise."""
+        place = self._index.find(f"url {url}")
+        if place is None:
+            return RecordImage(called, partial(missing_image, url, self._where))
+        return RecordImage(called, self._load(place, url))
+
+    def _load(self, place: tuple[int, int, int] | None, name: str) -> Callable[[], bytes]:
+        if place is not None and place[0] < len(self._tars):
+            return partial(read_range, self._tars[place[0]], place[1], place[2], name)
+        if self._folder is not None:
+            return partial(read_folder_image, self._folder, name if place is None else self._files[place[1]])
+        return partial(missing_image, name, self._where)
+
+    @property
+    def _where(self) -> str:
+        return "the images at hand" if self._place is None else self._place.name
+
+    def _fill(self, place: Path) -> None:
+        for file in corpus_files(place, is_tar):
+            if isinstance(file, BadItem):
+                self.problems.append(file)
+            else:
+                self._tars.append(file)
+                self._add_tar(file, display_name(file, place))
+        if self._folder is not None:
+            self._add_folders(self._folder)
+        self._index.seal()
+
+    def _add_tar(self, tar: Path, name: str) -> None:
+        number = len(self._tars) - 1
+        images: dict[str, TarMember] = {}
+        metas: dict[str, TarMember] = {}
+        for member in self._members(tar, name):
+            key, extension = split_member_name(member.name)
+            if extension == "json":
+                metas.setdefault(key, member)
+            elif extension != "txt":
+                self._add_image(number, member)
+                if extension in IMAGE_EXTENSIONS:
+                    images.setdefault(key, member)
+        side = tar.with_suffix(".parquet")
+        urls = self._side_urls(side) if has_url_columns(side) else self._meta_urls(tar, metas)
+        for key, url in urls:
+            if key in images:
+                self._index.add(f"url {url}", number, images[key].offset, images[key].size)
+
+    def _members(self, tar: Path, name: str) -> Iterator[TarMember]:
+        odd: list[str] = []
+        try:
+            for entry in walk_tar(tar):
+                if isinstance(entry, TarMember):
+                    yield entry
+                elif entry.broken:
+                    self.problems.append(BadItem(name, 0, "damaged tar", entry.problem))
+                else:
+                    odd.append(f"{entry.name[:120]!r} ({entry.problem})")
+        except OSError as error:
+            self.problems.append(BadItem(name, 0, "unreadable file", str(error.strerror)))
+        if odd:
+            detail = f"{len(odd):,} entries are left out, such as {odd[0]}"
+            self.problems.append(BadItem(name, 0, "not an ordinary file", detail))
+
+    def _add_image(self, number: int, member: TarMember) -> None:
+        name = member.name.removeprefix("./")
+        self._index.add(f"name {name}", number, member.offset, member.size)
+        if "/" in name:
+            self._index.add(f"last {name.rpartition('/')[2]}", number, member.offset, member.size)
+
+    def _add_folders(self, folder: Path) -> None:
+        for side in sorted(folder.glob("*.parquet")):
+            below = side.with_suffix("")
+            if below.is_dir() and has_url_columns(side):
+                for key, url in self._side_urls(side):
+                    self._index.add(f"url {url}", len(self._tars), len(self._files), 0)
+                    self._files.append(f"{below.name}/{key}.jpg")
+
+    def _side_urls(self, file: Path) -> Iterator[tuple[str, str]]:
+        for rows in read_batches(file, file.name, ("key", "url")):
+            if isinstance(rows, BadItem):
+                self.problems.append(rows)
+                continue
+            keys, urls = (rows.batch.column(column).to_pylist() for column in ("key", "url"))
+            yield from ((str(key), str(url)) for key, url in zip(keys, urls, strict=True))
+
+    def _meta_urls(self, tar: Path, metas: dict[str, TarMember]) -> Iterator[tuple[str, str]]:
+        for key, member in metas.items():
+            try:
+                url = parse_json_object(read_range(tar, member.offset, member.size, member.name, MAX_META_BYTES)).get(
+                    "url"
+                )
+            except (BadValue, UserError) as error:
+                self.problems.append(BadItem(display_name(tar, tar), 0, "bad json", f"{member.name[:120]!r}: {error}"))
+                continue
+            if isinstance(url, str):
+                yield key, url
+
+
+def find_images(option: Path | None, corpus: Path) -> Path | None:
+    """Where the images are: as the option says, or ``images`` beside the corpus's files where that exists."""
+    if option is not None:
+        return option
+    beside = (corpus if corpus.is_dir() else corpus.parent) / "images"
+    return beside if beside.exists() else None
+
+
+def has_url_columns(side: Path) -> bool:
+    """Is there a side file that tells keys and URLs?"""
+    schema = read_schema(side) if side.is_file() else None
+    return schema is not None and all(schema.names.count(column) == 1 for column in ("key", "url"))
+
+
+class NamedImages:
+    """Looks a name up in several folders.
+
+    Args:
+        place: a folder or tar, see :class:`ImageFinder`.
+
+    Attributes:
+        problems: what could not be indexed, for the reader to pass on.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._finder = ImageFinder(place)
+        self._store = FolderStore(place) if place.is_dir() else None
+        self.problems: list[BadItem] = self._finder.problems
+
+    def find(self, names: Iterable[str], called: str, url: str | None = None) -> RecordImage:
+        """The first of ``names`` that is there; else whatever the first one or ``url`` leads to when loaded."""
+        candidates = list(dict.fromkeys(names))
+        there = next((name for name in candidates if self.has(name)), candidates[0])
+        return self._finder.find(there, url, called)
+
+    def find_url(self, url: str, called: str) -> RecordImage:
+        return self._finder.find_url(url, called)
+
+    def has(self, name: str) -> bool:
+        """Is there such a file in the folder?"""
+        try:
+            return self._store is not None and self._store.has(name)
+        except (UserError, OSError, RuntimeError, ValueError):  # a name that no file can have, a loop of links
+            return False

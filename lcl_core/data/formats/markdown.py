@@ -1,0 +1,90 @@
+"""A folder of Markdown: wikis, documentation, reports. As for HTML, which it becomes first.
+
+FOLDER/**/*.md, .markdown   pages (CommonMark with tables, HTML inside allowed, front matter passed over)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.formats.base import BadValue
+from lcl_core.data.formats.html.parser import LINE_ATTRIBUTE, HtmlPage, decode_page, parse_page
+from lcl_core.data.formats.html.site import SiteReader
+
+MAX_NESTING = 100
+# the parser tries each bracket of a paragraph against all others; 4e8 such trials take about four seconds
+MAX_BRACKET_TRIALS = 400_000_000
+# and it fills the rows of a table up to the width of its head
+MAX_CELLS = 200_000
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(?:(?!---[ \t]*$).*\n){0,1000}?---[ \t]*(?:\n|\Z)", re.M)
+_TITLE = re.compile(r"""^title:[ \t]*["']?(.{1,300}?)["']?[ \t]*$""", re.M)
+_TABLE = re.compile(r"^[ \t>]*[|:-][|: \t-]*$", re.M)  # the row below the head
+_IMAGE_TAG = re.compile(r"<img(?=[\s/>])", re.I)
+
+
+class MarkdownReader(SiteReader):
+    """Markdown pages."""
+
+    format = "markdown"
+    suffixes = (".md", ".markdown")
+
+    @staticmethod
+    def parse(data: bytes) -> HtmlPage:
+        text = decode_page(data).replace("\r\n", "\n")
+        found = _FRONT_MATTER.match(text)
+        title = None
+        if found is not None:
+            title = _TITLE.search(found[0])
+            text = "\n" * found[0].count("\n") + text[found.end() :]
+        html, problems = _to_html(text)
+        page = parse_page(html, numbered=False)
+        return HtmlPage(title[1] if title else page.title, page.base, page.items, problems)
+
+
+def _to_html(text: str) -> tuple[str, tuple[str, ...]]:
+    """HTML whose images tell their lines, and what was left out.
+
+    Raises: BadValue; UserError ``missing_extra``.
+    """
+    _check_complexity(re.split(r"\n[ \t]*\n", text))
+    parser = _markdown_it()
+    tokens = parser.parse(text)
+    problems: tuple[str, ...] = ()
+    for token in tokens:
+        line = token.map[0] + 1 if token.map else 0
+        if token.type in ("blockquote_open", "list_item_open") and token.level >= MAX_NESTING - 1:
+            problems = (f"line {line}: nested deeper than {MAX_NESTING} levels, what is below is left out",)
+        _add_line_number(token, line)
+        for child in token.children or ():
+            _add_line_number(child, line)
+    return str(parser.renderer.render(tokens, parser.options, {})), problems
+
+
+def _check_complexity(paragraphs: list[str]) -> None:
+    """Raises: BadValue for text that would keep the parser busy out of all proportion."""
+    if sum(paragraph.count("[") ** 2 for paragraph in paragraphs) > MAX_BRACKET_TRIALS:
+        raise BadValue("a paragraph with too many brackets")
+    tables = [paragraph.split("\n") for paragraph in paragraphs if _TABLE.search(paragraph)]
+    if sum(max(line.count("|") for line in lines) * len(lines) for lines in tables) > MAX_CELLS:
+        raise BadValue(f"tables of more than {MAX_CELLS:,} cells")
+
+
+def _add_line_number(token: Any, line: int) -> None:
+    if token.type == "image":
+        token.attrSet(LINE_ATTRIBUTE, str(line))
+    elif token.type in ("html_block", "html_inline"):
+        token.content = _IMAGE_TAG.sub(f'<img {LINE_ATTRIBUTE}="{line}"', token.content)
+
+
+def _markdown_it() -> Any:
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError as error:
+        raise UserError(
+            'reading Markdown needs markdown-it-py; install it with pip install "lcl[data]"', code="missing_extra"
+        ) from error
+    parser: Any = MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING}).enable(["table", "strikethrough"])
+    parser.validateLink = lambda url: True  # references are judged when they are resolved
+    return parser

@@ -1,0 +1,252 @@
+"""OBELICS: Parquet or Arrow files of web documents.
+
+A row holds ``images`` and ``texts``, lists of one length with exactly one of the two at each index, ``metadata`` (of
+each image) and ``general_metadata`` (of the page), both JSON. Images are URLs, looked up in local images by
+``ImageFinder``, or bytes in the rows. Source: https://huggingface.co/datasets/HuggingFaceM4/OBELICS
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from lcl_core.data.formats.base import (
+    BadValue,
+    FormatReader,
+    ReaderOptions,
+    contains_files,
+    corpus_files,
+    display_name,
+    parse_json,
+    to_json_safe,
+)
+from lcl_core.data.formats.image_lookup import ImageFinder, find_images, inline_image
+from lcl_core.data.formats.parquet import is_arrow_file, read_batches, read_schema
+from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Segment, SequenceDocument, TextSegment
+
+
+@dataclass(frozen=True, slots=True)
+class RowLocation:
+    """Where a row stands, line 1 being the first, and its split."""
+
+    file: str
+    line: int
+    split: str
+
+    def bad(self, reason: str, detail: str) -> BadItem:
+        return BadItem(self.file, self.line, reason, detail)
+
+
+def read_row(
+    fields: dict[str, Any], place: RowLocation, finder: ImageFinder, bytes_column: str | None
+) -> Iterator[Record | BadItem]:
+    """The record of a row, after a BadItem for each place that had to be left out.
+
+    Args:
+        fields: the row as Python values; emptied on the way.
+
+    Raises: BadValue when the row cannot be a document.
+    """
+    images, texts = fields.pop("images"), fields.pop("texts")
+    embedded = fields.pop(bytes_column) if bytes_column else None
+    _check_lengths(images, texts, embedded)
+    found: dict[str, Any] = {}
+    for column in ("metadata", "general_metadata"):
+        try:
+            found[column] = _parse_metadata(fields.pop(column, None))
+        except BadValue as error:
+            yield place.bad("bad metadata", f"{column}: {error}")
+    metadata = found.get("metadata")
+    gallery = _RowImages(finder, metadata if isinstance(metadata, list) else [])
+    segments: list[Segment] = []
+    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
+        problem = _check_entry(image, text)
+        if problem is not None:
+            yield place.bad("bad place", f"{problem} at place {number}")
+        elif text is not None:
+            segments.append(TextSegment(text))
+        else:
+            segments.append(ImageSegment(gallery.add(number, image, embedded[number] if embedded else None)))
+    extra = to_json_safe(fields)
+    if found.get("general_metadata") is not None:
+        extra["general_metadata"] = found["general_metadata"]
+    if gallery.about:
+        extra["images"] = gallery.about
+    pictures = tuple(gallery.pictures.values())
+    yield Record(f"{place.file}:{place.line}", SequenceDocument(tuple(segments)), pictures, place.split, extra=extra)
+
+
+@dataclass(slots=True)
+class _RowImages:
+    """The pictures of a row: an image that stands in several places is one picture, named by the first of them."""
+
+    finder: ImageFinder
+    metadata: list[Any]
+    pictures: dict[str, RecordImage] = field(default_factory=dict)
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+
+    def add(self, number: int, image: Any, embedded: Any) -> str:
+        """The name of the picture at place ``number``."""
+        (where, data), (_, more) = _image_source(image), _image_source(embedded)
+        if where in self._names:
+            return self._names[where]
+        name = str(number)
+        data = data if data is not None else more
+        self.pictures[name] = self._picture(name, where, data)
+        about = self.metadata[number] if number < len(self.metadata) else None
+        facts = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
+        if where:
+            self._names[where] = name
+        if facts:
+            self.about[name] = facts
+        return name
+
+    def _picture(self, name: str, where: str, data: bytes | None) -> RecordImage:
+        if data is not None:
+            return RecordImage(name, partial(inline_image, data, name))
+        if "://" in where:
+            return self.finder.find_url(where, name)
+        return self.finder.find(where, where, called=name)
+
+
+def _image_source(image: Any) -> tuple[str, bytes | None]:
+    """URL or path of an image, maybe empty, and its bytes if they are at hand."""
+    if isinstance(image, dict):
+        where, data = image.get("path"), image.get("bytes")
+        return where if isinstance(where, str) else "", data if isinstance(data, bytes) else None
+    return (image, None) if isinstance(image, str) else ("", image if isinstance(image, bytes) else None)
+
+
+def _check_entry(image: Any, text: Any) -> str | None:
+    if image is None and text is None:
+        return "neither text nor image"
+    if image is not None and text is not None:
+        return "both text and image"
+    if text is not None:
+        return None if isinstance(text, str) else "a text that is no string"
+    return None if _image_source(image) != ("", None) else "an image that is neither URL nor bytes"
+
+
+def _check_lengths(images: Any, texts: Any, embedded: Any) -> None:
+    if images is None or texts is None or len(images) != len(texts):
+        lengths = " and ".join("none" if part is None else f"{len(part):,}" for part in (images, texts))
+        raise BadValue(f"images and texts must be lists of one length, not {lengths}")
+    if embedded is not None and len(embedded) != len(images):
+        raise BadValue(f"the column of bytes has {len(embedded):,} places, images has {len(images):,}")
+
+
+def _parse_metadata(value: Any) -> Any:
+    """A metadata column: usually JSON in a string."""
+    return to_json_safe(parse_json(value) if isinstance(value, str) and value else value)
+
+
+# A row of nothing but empty places costs next to nothing in a file, and much in memory.
+MAX_ENTRIES = 100_000
+_SPLITS = {"validation": "val", "valid": "val", "val": "val", "test": "test"}
+_LISTS = ("images", "texts")
+
+
+class ObelicsOptions(ReaderOptions):
+    """Attributes:
+    images: folder or tar of the images; None: ``images`` beside the files, if there.
+    bytes_column: a further column, a list as long as ``images``, of bytes or of {bytes, path}.
+    """
+
+    images: Path | None = None
+    bytes_column: str | None = Field(None, min_length=1)
+
+
+class ObelicsReader(FormatReader[ObelicsOptions]):
+    """Sequence records, ids ``FILE:ROW`` with rows from 1.
+
+    A picture is named by the place where it first stands in its row; ``extra["images"]`` has by that name what is
+    known of it: ``url`` and the entry of ``metadata``. A place with neither or both of text and image is a BadItem,
+    and the document goes on without it. The split is that in the name of the file (``validation-00000-of-…``) or of
+    its folder, or else train.
+    """
+
+    format = "obelics"
+    options_type = ObelicsOptions
+
+    @classmethod
+    def sniff(cls, path: Path) -> bool:
+        if not contains_files(path, _is_table):
+            return False
+        files = corpus_files(path, _is_table, outside=path / "images")
+        first = next((file for file in files if isinstance(file, Path)), None)
+        schema = read_schema(first) if first is not None else None
+        return schema is not None and not _unusable_columns(schema, _LISTS)
+
+    def records(self) -> Iterator[Record | BadItem]:
+        place = find_images(self.options.images, self.path)
+        finder = ImageFinder(place)
+        yield from finder.problems
+        for file in corpus_files(self.path, _is_table, outside=place):  # not the side files of the images
+            if isinstance(file, BadItem):
+                yield file
+                continue
+            yield from self._file(file, finder)
+
+    def _file(self, file: Path, finder: ImageFinder) -> Iterator[Record | BadItem]:
+        name = display_name(file, self.path)
+        missing = self._missing_columns(file)
+        if missing:
+            yield BadItem(name, 0, "not in this format", missing)
+            return
+        for rows in read_batches(file, name):
+            if isinstance(rows, BadItem):
+                yield rows
+                continue
+            for index in range(rows.batch.num_rows):
+                place = RowLocation(name, rows.start + index + 1, _split_of(name))
+                try:
+                    yield from read_row(_row_values(rows.batch, index), place, finder, self.options.bytes_column)
+                except (BadValue, ValueError, pa.ArrowException) as error:
+                    yield BadItem(name, place.line, "bad row", str(error)[:200])
+
+    def _missing_columns(self, file: Path) -> str:
+        """What keeps the file from being read at all; empty for nothing, and where its damage will show anyway."""
+        schema = read_schema(file)
+        if schema is None:
+            return ""
+        wrong = _unusable_columns(schema, (*_LISTS, self.options.bytes_column) if self.options.bytes_column else _LISTS)
+        return f"there must be one column of lists called {', '.join(wrong)}" if wrong else ""
+
+
+def _split_of(name: str) -> str:
+    """By the first word of the file's name, or else of its folder's."""
+    words = [found[0] for part in reversed(name.split("/")) if (found := re.match(r"[a-z]+", part))]
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
+
+
+def _row_values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
+    """The fields of one row as Python values. Raises: BadValue, ValueError or ArrowException."""
+    fields = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        value = column[index]
+        if _is_list(batch.schema.field(name)) and value.is_valid and len(value) > MAX_ENTRIES:
+            raise BadValue(f"{name} has {len(value):,} places; {MAX_ENTRIES:,} are allowed")
+        fields[name] = value.as_py()
+    return fields
+
+
+def _unusable_columns(schema: pa.Schema, wanted: tuple[str, ...]) -> list[str]:
+    """Columns that are not there, are there twice, or are no lists."""
+    return [name for name in wanted if schema.names.count(name) != 1 or not _is_list(schema.field(name))]
+
+
+def _is_list(field: pa.Field) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(kind(field.type) for kind in kinds)
+
+
+def _is_table(name: str) -> bool:
+    return is_arrow_file(Path(name))

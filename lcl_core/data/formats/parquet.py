@@ -1,0 +1,140 @@
+"""Rows of Parquet and Arrow files, a few at a time, from files that nobody vouches for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lcl_core.data.records import BadItem
+
+# Far above what the known corpora have. It bounds memory for files that state their sizes truly; how often a crafted
+# one repeats a value can only be found by unpacking it. (Its columns must not be asked for their metadata: damage
+# there ends the process in the library's C++.)
+MAX_GROUP_BYTES = 4 << 30
+_BATCH_ROWS = 64
+_READ_ERRORS = (pa.ArrowException, OSError, ValueError, EOFError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Some rows of a file; ``start`` is the 0-based number of the first."""
+
+    start: int
+    batch: pa.RecordBatch
+
+
+def is_arrow_file(path: Path) -> bool:
+    """By its name: .parquet, .arrow (file or stream form), .feather."""
+    return path.suffix in (".parquet", ".arrow", ".feather")
+
+
+def read_schema(path: Path) -> pa.Schema | None:
+    """The columns of a file; None when it cannot be read."""
+    try:
+        schema = _schema(path)
+        return schema if schema.names is not None else None  # names that are not UTF-8 raise
+    except _READ_ERRORS:
+        return None
+
+
+def _schema(path: Path) -> pa.Schema:
+    if _is_parquet(path):
+        return pq.read_schema(path)
+    with pa.memory_map(str(path)) as source:
+        return (pa.ipc.open_file if _magic(path) == b"ARRO" else pa.ipc.open_stream)(source).schema
+
+
+def read_batches(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[RowBatch | BadItem]:
+    """All rows in order, in batches of at most a few dozen (Parquet) or as they were written (Arrow).
+
+    A damaged row group of a Parquet file is one BadItem and the next group follows; an Arrow file ends there.
+
+    Args:
+        name: of the file, for messages.
+        columns: those to read, left out where the file lacks them; None: all.
+    """
+    try:
+        parquet = _is_parquet(path)
+    except OSError as error:
+        yield BadItem(name, 0, "unreadable file", str(error.strerror))
+        return
+    yield from (_parquet_rows if parquet else _arrow_rows)(path, name, columns)
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix == ".parquet" or _magic(path) == b"PAR1"
+
+
+def _magic(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _parquet_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[RowBatch | BadItem]:
+    try:
+        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        names = file.schema_arrow.names
+    except _READ_ERRORS as error:
+        yield BadItem(name, 0, "damaged parquet", _first_line(error))
+        return
+    with file:
+        present = None if columns is None else [column for column in columns if column in names]
+        start = 0
+        for group in range(file.metadata.num_row_groups):
+            about = file.metadata.row_group(group)
+            if about.total_byte_size > MAX_GROUP_BYTES:
+                detail = f"{about.total_byte_size:,} bytes; write it again with smaller row groups"
+                yield BadItem(name, start + 1, "row group too large", detail)
+            else:
+                yield from _group_rows(file, group, name, start, present)
+            start += max(about.num_rows, 0)
+
+
+def _group_rows(
+    file: pq.ParquetFile, group: int, name: str, start: int, columns: Sequence[str] | None
+) -> Iterator[RowBatch | BadItem]:
+    try:
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+            yield RowBatch(start, batch)
+            start += batch.num_rows
+    except _READ_ERRORS as error:
+        yield BadItem(name, start + 1, "damaged parquet", f"the rest of the row group is lost: {_first_line(error)}")
+
+
+def _arrow_rows(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[RowBatch | BadItem]:
+    start = 0
+    try:
+        with pa.memory_map(str(path)) as source:
+            for batch in _arrow_batches(source):
+                yield _validate_batch(batch, name, start, columns)
+                start += batch.num_rows
+    except _READ_ERRORS as error:
+        yield BadItem(name, start + 1 if start else 0, "damaged arrow", f"the rest is lost: {_first_line(error)}")
+
+
+def _validate_batch(batch: pa.RecordBatch, name: str, start: int, columns: Sequence[str] | None) -> RowBatch | BadItem:
+    """The batch, unless it is crafted: its offsets could point anywhere."""
+    try:
+        batch.validate(full=True)
+        present = [column for column in batch.schema.names if columns is None or column in columns]
+        return RowBatch(start, batch.select(present))
+    except _READ_ERRORS as error:
+        return BadItem(name, start + 1, "damaged arrow", f"{batch.num_rows:,} rows are lost: {_first_line(error)}")
+
+
+def _arrow_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+    if source.read(6) != b"ARROW1":
+        source.seek(0)
+        yield from pa.ipc.open_stream(source)
+        return
+    file = pa.ipc.open_file(source)
+    for number in range(file.num_record_batches):
+        yield file.get_batch(number)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0][:200]

@@ -1,0 +1,357 @@
+"""Untrusted image bytes to an RGB image, with bounds on pixels and memory.
+
+The header is parsed first: its size, and the memory that decoding takes. Pillow allocates a canvas while it *opens*
+some files (an animated PNG or GIF whose first frame is disposed of) and one object for each strip that a TIFF lists,
+so PNG, GIF and TIFF headers are parsed here without Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from lcl_core.common.errors import UserError
+
+# Named, so that formats which start other programs (EPS) or hide many images (PSD, DDS …) are never tried.
+# JPEG stands for MPO too, which Pillow has no opener of its own for (naming it raises KeyError).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+ORIENTATION = 0x0112
+
+MAX_JPEG_SCANS = 100  # each goes through the whole image; encoders write about ten
+MAX_TIFF_VALUES = 100_000  # of one tag; each strip's offset becomes an object of some hundred bytes
+MAX_EXIF_BYTES = 1 << 20
+
+_PNG, _GIF, _TIFF = b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a"), {b"II": "<", b"MM": ">"}
+_BYTES_PER_PIXEL = {
+    "1": 1,
+    "L": 1,
+    "P": 1,
+    "I;16": 2,
+    "I;16B": 2,
+    "I;16L": 2,
+    "I;16N": 2,
+}  # bytes a pixel; all others take 4
+_RGB_BYTES = 4  # bytes a pixel of the result
+_PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_PNG_EXTRA_BYTES = {b"acTL": 8, b"tRNS": 4}  # bytes a pixel: canvases of an animation; transparency that becomes alpha
+_PNG_TEXTS, _PNG_ORIENTATION = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile type exif", b"XML:com.adobe.xmp")
+# Bytes a pixel that the decoders themselves keep, measured (tests/lcl_core/data/test_decoding_memory.py).
+_DECODER_BYTES = {"WEBP": 12, "AVIF": 16, "BMP": 3, "PPM": 6, "GIF": 2}
+_OFFSETS, _ROWS, _TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS = 273, 278, 322, 323, 277, 258
+
+
+class MalformedImage(Exception):
+    """The header contradicts itself, or asks for more than any real file does. The message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a header says. ``bytes``: the most memory that decoding to RGB takes, the result included."""
+
+    width: int
+    height: int
+    bytes: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def parse_header(data: bytes) -> ImageHeader:
+    """Read the header alone. Raises: Malformed; whatever Pillow raises for a header that it cannot read."""
+    early = precheck_header(data)
+    if early is not None:
+        return early
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_exif(image)
+        return ImageHeader(
+            image.width, image.height, image.width * image.height * _bytes_per_pixel(image, data) + len(data)
+        )
+
+
+def precheck_header(data: bytes) -> ImageHeader | None:
+    """The same for PNG and GIF, without Pillow; None for the other formats, of which it checks what is cheap.
+
+    Raises: Malformed.
+    """
+    if data.startswith(_PNG):
+        return _png_header(data)
+    if data.startswith(_GIF):
+        return _gif_header(data)
+    if data[:2] in _TIFF:
+        _check_tiff(data, _TIFF[data[:2]])
+    elif data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise MalformedImage(f"it has more than {MAX_JPEG_SCANS} scans")
+    return None
+
+
+def check_exif(image: Image.Image) -> None:
+    """Raises: Malformed for EXIF whose values would take several times its own bytes of memory."""
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        raise MalformedImage(f"its EXIF is larger than {MAX_EXIF_BYTES:,} bytes")
+
+
+def _bytes_per_pixel(image: Any, data: bytes) -> int:
+    """Of formats that Pillow has opened."""
+    core = _BYTES_PER_PIXEL.get(image.mode, 4)
+    plain = image.mode == "RGB" and not image.has_transparency_data
+    turned = image.getexif().get(ORIENTATION, 1) != 1
+    own = _DECODER_BYTES.get(image.format or "", 0)
+    if image.format in ("JPEG", "MPO") and (image.info.get("progressive") or data.count(b"\xff\xda") > 1):
+        own = 2 * len(image.getbands())  # coefficients of the whole image, as 16-bit numbers
+    if image.format == "TIFF":
+        own = -(-tiff_block_bytes(image) // max(1, image.width * image.height))
+    return core * (2 if turned else 1) + (0 if plain else _RGB_BYTES) + own
+
+
+def _png_header(data: bytes) -> ImageHeader:
+    """The largest of its headers, for Pillow believes the last one before the pixels."""
+    at, size, cost, extra = len(_PNG), (0, 0), 0, 0
+    in_header, turned = True, False
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        in_header = in_header and kind != b"IDAT"
+        if kind == b"IHDR" and in_header and length >= 10 and at + 18 <= len(data):
+            width, height, bits, colour = struct.unpack_from(">IIBB", data, at + 8)
+            core = _BYTES_PER_PIXEL.get("I;16" if (bits, colour) == (16, 0) else _PNG_MODES.get(colour, "RGBA"), 4)
+            size = max(size, (width, height), key=lambda sides: sides[0] * sides[1])
+            cost = max(cost, core + (0 if colour == 2 else _RGB_BYTES))
+        elif in_header and kind in _PNG_EXTRA_BYTES:
+            extra += _PNG_EXTRA_BYTES[kind]
+        elif kind == b"eXIf" or (kind in _PNG_TEXTS and data.startswith(_PNG_ORIENTATION, at + 8)):
+            turned = True  # possibly; it may stand behind the pixels
+        elif kind == b"IEND":
+            break
+        at += 12 + length
+    cost += min(extra, sum(_PNG_EXTRA_BYTES.values())) + (_RGB_BYTES if turned else 0)
+    return ImageHeader(*size, size[0] * size[1] * cost + len(data))
+
+
+def _gif_header(data: bytes) -> ImageHeader | None:
+    """The screen, or what the first frame reaches beyond it; None for a file without a frame, as Pillow says."""
+    try:
+        width, height, flags = struct.unpack_from("<HHB", data, 6)
+        at = 13 + _color_table_bytes(flags)
+        while data[at] == 0x21:  # extensions: label, then sub-blocks up to an empty one
+            at += 2
+            while data[at]:
+                at += 1 + data[at]
+            at += 1
+        if data[at] != 0x2C:
+            return None
+        left, top, across, down = struct.unpack_from("<HHHH", data, at + 1)
+    except (IndexError, struct.error):
+        return None
+    width, height = max(width, left + across), max(height, top + down)
+    return ImageHeader(
+        width, height, width * height * (_BYTES_PER_PIXEL["P"] + _RGB_BYTES + _DECODER_BYTES["GIF"]) + len(data)
+    )
+
+
+def _color_table_bytes(flags: int) -> int:
+    """Bytes of a colour table."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _check_tiff(data: bytes, order: str) -> None:
+    """Refuse tags of so many values that reading them alone fills the memory; of the first image of the file."""
+    try:
+        if struct.unpack_from(f"{order}H", data, 2)[0] == 43:  # BigTIFF
+            (at,), long, entry = struct.unpack_from(f"{order}Q", data, 8), "Q", 20
+        else:
+            (at,), long, entry = struct.unpack_from(f"{order}I", data, 4), "I", 12
+        (count,) = struct.unpack_from(f"{order}{'Q' if long == 'Q' else 'H'}", data, at)
+        at += 8 if long == "Q" else 2
+        for place in range(min(count, 65_535)):
+            _tag, kind, values = struct.unpack_from(f"{order}HH{long}", data, at + place * entry)
+            if kind not in (1, 2, 6, 7) and values > MAX_TIFF_VALUES:  # bytes and texts stay bytes
+                raise MalformedImage(f"a tag has {values:,} values, of at most {MAX_TIFF_VALUES:,}")
+    except struct.error:
+        pass  # cut short: Pillow says so
+
+
+def tiff_block_bytes(image: Any) -> int:
+    """Bytes of libtiff's buffer, which holds a whole strip or tile, however much larger than the image that is.
+
+    0 for an image that it does not decode.
+
+    Raises: Malformed.
+    """
+    if image.format != "TIFF" or not image.tile or image.tile[0][0] != "libtiff":
+        return 0
+    tags = image.tag_v2
+    try:
+        across, down = int(tags.get(_TILE_WIDTH, image.width)), int(tags.get(_TILE_LENGTH, 0))
+        down = down or min(int(tags.get(_ROWS, image.height)), image.height)
+        samples, bits = int(tags.get(_SAMPLES, 1)), max(tags.get(_BITS, (1,)))
+        return across * down * max(4, samples * -(-int(bits) // 8))
+    except (TypeError, ValueError) as error:
+        raise MalformedImage("its strips or tiles have no size") from error
+
+
+MAX_IMAGE_BYTES = 64 << 20
+MAX_IMAGE_PIXELS = 64_000_000
+PngImagePlugin.MAX_TEXT_MEMORY = 8 << 20  # of all unpacked texts of a PNG; Pillow's own bound is 64 MiB
+_NARROWEST_RATIO = 3 / 4
+_BLOCK_BYTES = 8  # a pixel of the largest strip or tile: four channels of 16 bits
+_STRIP_BYTES = 1 << 20  # converted at a time
+
+
+@dataclass(frozen=True, slots=True)
+class CropNeed:
+    """What a training transform will cut out of a picture: a random crop, resized to a square.
+
+    Attributes:
+        size: side of the square, pixels.
+        smallest_share: of the picture's area that a crop may have.
+    """
+
+    size: int
+    smallest_share: float
+
+    def reduction(self, width: int, height: int) -> int:
+        """1, 2, 4 or 8: by how much both sides may shrink so that no crop has fewer pixels than the square needs.
+
+        The narrowest crop has an aspect ratio of 3/4 or 4/3; the central one, taken when none fits, the short side.
+        """
+        narrowest = min(math.sqrt(width * height * self.smallest_share * _NARROWEST_RATIO), width, height)
+        return max(factor for factor in (1, 2, 4, 8) if factor == 1 or narrowest / factor >= self.size)
+
+
+def decode_image(
+    data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS, need: CropNeed | None = None
+) -> Image.Image:
+    """Decode ``data`` into an RGB image: upright, first frame, transparency over white.
+
+    Args:
+        data: the whole file.
+        name: the file's name, for messages only.
+        max_pixels: width x height above which the picture is refused before it is decoded.
+        need: what will be cut out; a JPEG twice or more as large as that is decoded at a half, a quarter or an
+            eighth, where the decoder leaves out the frequencies instead of computing and averaging pixels.
+
+    Raises:
+        UserError: ``image_unreadable`` or ``image_too_large``, naming the file.
+    """
+    with _decoder_errors(data, name, max_pixels):
+        early = precheck_header(data)
+        if early is not None:
+            _check_pixel_count(early, name, max_pixels)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixel_count(image, name, max_pixels)
+            if tiff_block_bytes(image) > _BLOCK_BYTES * max_pixels:
+                raise MalformedImage("its strips or tiles are larger than an image may be")
+            if early is not None and image.width * image.height > early.pixels:
+                raise MalformedImage("its headers contradict one another")
+            if need is not None:
+                _shrink_on_load(image, need)
+            return _to_rgb(_apply_orientation(image))
+
+
+def read_image_header(data: bytes, name: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageHeader:
+    """What ``decode_image`` would decode, and the memory that it would take; no pixel is read.
+
+    Raises:
+        UserError: as ``decode_image``, as far as the header tells.
+    """
+    with _decoder_errors(data, name, max_pixels):
+        declared = parse_header(data)
+        _check_pixel_count(declared, name, max_pixels)
+        return declared
+
+
+@contextmanager
+def _decoder_errors(data: bytes, name: str, max_pixels: int) -> Iterator[None]:
+    """Give whatever decoders raise the one form of an error."""
+    if not data:
+        raise UserError("the image file is empty", code="image_unreadable", file=name)
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, max_pixels) from error
+    except Exception as error:  # decoders meet malformed bytes with any exception type
+        said = str(error) if isinstance(error, MalformedImage) else type(error).__name__
+        raise UserError(
+            f"the image cannot be decoded ({said}); replace the file or leave it out",
+            code="image_unreadable",
+            file=name,
+        ) from error
+
+
+def _shrink_on_load(image: Image.Image, need: CropNeed) -> None:
+    """Tell the JPEG decoder to give fewer pixels; other formats cannot."""
+    factor = need.reduction(*image.size)
+    if factor > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(None, (image.width // factor, image.height // factor))
+
+
+def _check_pixel_count(image: Image.Image | ImageHeader, name: str, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise _too_large(name, max_pixels)
+
+
+def _too_large(name: str, max_pixels: int) -> UserError:
+    return UserError(
+        f"the image has more than {max_pixels:,} pixels; make it smaller", code="image_too_large", file=name
+    )
+
+
+def _apply_orientation(image: Image.Image) -> Image.Image:
+    """Turn the image as its EXIF orientation says."""
+    image.load()  # some formats have their EXIF behind the pixels
+    check_exif(image)
+    if image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any image, strip by strip: beside the image and the result only one strip is in memory."""
+    convert = _converter(image)
+    if convert is None:
+        if image.format not in ("WEBP", "AVIF"):
+            return image
+        convert = Image.Image.copy  # their decoders keep canvases of the same size as long as the image lives
+    found = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_BYTES // (4 * image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        converted = convert(strip)
+        found.paste(converted, (0, top))
+        found.info = converted.info
+    return found
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """How a strip of the image becomes RGB; None: it is RGB already."""
+    if image.mode.startswith("I"):
+        return _grey16_to_rgb
+    if image.has_transparency_data:
+        return _composite_on_white
+    return None if image.mode == "RGB" else _drop_alpha
+
+
+def _drop_alpha(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _composite_on_white(image: Image.Image) -> Image.Image:
+    colour = image.convert("RGBA")
+    white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, colour).convert("RGB")
+
+
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits by its high byte; Pillow alone would clip it to white."""
+    levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+    return Image.fromarray(levels.astype(np.uint8), mode="L").convert("RGB")

@@ -1,0 +1,117 @@
+"""Images assigned to sentences as MMC4 did it: by the linear assignment that makes the sum of similarities largest.
+
+Each image goes to one sentence and no sentence gets two. Where a document has more images than sentences, those
+that fit least are left out. Features come from a callable, so that nothing here knows an encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.optional import import_optional
+from lcl_core.data.image_decoding import decode_image
+from lcl_core.data.records import (
+    BadItem,
+    CaptionedImage,
+    ImageMatch,
+    ImageSegment,
+    MatchedDocument,
+    Record,
+    RecordImage,
+    TextSegment,
+)
+from lcl_core.data.records import SequenceDocument as Laid
+
+MAX_SENTENCES = 4096  # of a document that is assigned as a whole; the matrix has images x sentences cells
+ImageFeatures = Callable[[Sequence[Image.Image]], np.ndarray]
+TextFeatures = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class PairEncoder:
+    """What embeds: [n] images or texts -> [n, d] float32, each row of length 1."""
+
+    images: ImageFeatures
+    texts: TextFeatures
+
+
+def max_similarity_assignment(similarities: np.ndarray) -> list[tuple[int, int]]:
+    """(image, sentence) pairs whose similarities have the largest sum, images ascending.
+
+    Args:
+        similarities: [images, sentences], finite; at most min(images, sentences) pairs come out.
+
+    Raises: UserError ``missing_extra`` without scipy.
+    """
+    solve = import_optional("scipy.optimize", "matching images to sentences").linear_sum_assignment
+    rows, columns = solve(similarities, maximize=True)
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
+
+
+def match_records(records: Iterable[Record | BadItem], encoder: PairEncoder) -> Iterator[Record | BadItem]:
+    """Documents become Matched records with the encoder's similarities; captioned images pass as they are.
+
+    The texts of a sequence are its sentences. A picture that cannot be read is listed as a BadItem before its
+    record, which goes on without it; a document without words or readable pictures is listed and left out.
+    """
+    for record in records:
+        if isinstance(record, BadItem) or isinstance(record.body, CaptionedImage):
+            yield record
+        else:
+            yield from _assign_images(record, encoder)
+
+
+def _assign_images(record: Record, encoder: PairEncoder) -> Iterator[Record | BadItem]:
+    sentences, names = _sentences_and_images(record)
+    worded = [number for number, text in enumerate(sentences) if text.strip()][:MAX_SENTENCES]
+    if not worded or not names:
+        yield BadItem(record.id, 0, "nothing to match", "the document has no words" if names else "it has no images")
+        return
+    images, files = [], []
+    for name in names:
+        try:
+            data = _find_image(record, name).load()
+            images.append(decode_image(data, name))
+            files.append((name, data))
+        except UserError as error:
+            yield BadItem(record.id, 0, error.code, str(error))
+    if not images:
+        yield BadItem(record.id, 0, "no usable image", "none of the document's images can be read")
+        return
+    similarities = encoder.images(images) @ encoder.texts([sentences[number] for number in worded]).T
+    matches = [
+        ImageMatch(files[image][0], worded[sentence], round(float(similarities[image, sentence]), 6))
+        for image, sentence in max_similarity_assignment(similarities)
+    ]
+    # the bytes were read already: they are not fetched a second time
+    kept = {match.image for match in matches}
+    pictures = tuple(RecordImage(name, partial(_identity, data)) for name, data in files if name in kept)
+    yield replace(record, body=MatchedDocument(tuple(sentences), tuple(matches)), pictures=pictures)
+
+
+def _sentences_and_images(record: Record) -> tuple[list[str], list[str]]:
+    """Sentences, and the names of the pictures, each once."""
+    body = record.body
+    if isinstance(body, MatchedDocument):
+        return list(body.sentences), list(dict.fromkeys(match.image for match in body.matches))
+    assert isinstance(body, Laid), "captioned images are not matched"
+    texts = [segment.text for segment in body.segments if isinstance(segment, TextSegment)]
+    return texts, list(dict.fromkeys(segment.name for segment in body.segments if isinstance(segment, ImageSegment)))
+
+
+def _find_image(record: Record, name: str) -> RecordImage:
+    """Raises: UserError where the record does not come with it."""
+    for picture in record.pictures:
+        if picture.name == name:
+            return picture
+    raise UserError("the record names a picture that it does not have", code="file_missing", file=name)
+
+
+def _identity(data: bytes) -> bytes:
+    return data

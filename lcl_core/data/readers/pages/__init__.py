@@ -1,1 +1,0 @@
-"""From HTML or Markdown pages to documents: texts and figures in reading order, without what surrounds them."""

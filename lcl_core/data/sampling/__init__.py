@@ -1,0 +1,1 @@
+"""From corpora to training batches: order, document plans, sample sources, packing and loading."""

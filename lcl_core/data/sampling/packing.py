@@ -1,0 +1,239 @@
+"""Packing: documents fill batches up to a budget of tokens and images. Nothing is padded.
+
+In order (``lookahead=0``): documents are taken until one no longer fits, which opens the next batch. With a look-ahead,
+that many documents may wait, and those are chosen that fill the batch best; the one that has waited longest always
+goes first, so none waits for more batches than there are places. Where a run stands is then one position and the
+positions of those that wait, at most a few dozen integers: a :class:`Cursor`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.sampling.sources import Sample, SkippedSample
+from lcl_core.specs.pretrain import BatchSpec
+
+_BEST_FIT_TOKENS = 8192  # room that is filled by choice; before that the oldest documents go in as they come
+_IMPOSSIBLE = np.int32(1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where the next batch starts: what was read up to ``position`` has been used but for ``held``, ascending."""
+
+    position: int = 0
+    held: tuple[int, ...] = ()
+
+    def to_json(self) -> list[int]:
+        return [self.position, *self.held]
+
+    @staticmethod
+    def from_json(value: Any) -> Cursor:
+        """A list of integers, or one, as it was before there was a look-ahead. Raises: ValueError."""
+        numbers = [value] if isinstance(value, int) else value
+        if not isinstance(numbers, list) or not numbers or not all(type(number) is int for number in numbers):
+            raise ValueError(f"not a cursor: {value!r}")
+        return Cursor(numbers[0], tuple(numbers[1:]))
+
+
+@dataclass
+class SourceCount:
+    """What a batch holds of one source."""
+
+    documents: int = 0
+    images: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class DocumentBatch:
+    """Documents of one step.
+
+    Attributes:
+        samples: the documents, in stream order.
+        cursor: where the next batch starts.
+        skipped: documents left out on the way, by reason.
+        left_out: images that could not be read, by error code: those of the documents here, which go on without them,
+            and those of documents skipped on the way.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    cursor: Cursor = field(default_factory=Cursor)
+    skipped: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def next_position(self) -> int:
+        """The cursor without those that wait: all there is to it when there is no look-ahead."""
+        return self.cursor.position
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sample.token_ids) for sample in self.samples)
+
+    @property
+    def images(self) -> int:
+        return sum(len(sample.pixels) for sample in self.samples)
+
+    @property
+    def by_source(self) -> dict[int, SourceCount]:
+        """Documents, images and tokens by the number of the source in the data spec; only sources that are here."""
+        counts: dict[int, SourceCount] = {}
+        for sample in self.samples:
+            count = counts.setdefault(sample.source, SourceCount())
+            count.documents += 1
+            count.images += len(sample.pixels)
+            count.tokens += len(sample.token_ids)
+        return counts
+
+
+def pack_documents(
+    stream: Iterable[Sample | SkippedSample],
+    start: int | Cursor,
+    budget: BatchSpec,
+    patience: int = 10_000,
+    lookahead: int = 0,
+) -> Iterator[DocumentBatch]:
+    """Batches from a stream that gives the items at ``start.held``, then those from ``start.position`` on.
+
+    Raises:
+        UserError: ``patience`` documents in a row were left out; the reasons are named.
+    """
+    cursor = Cursor(start) if isinstance(start, int) else start
+    reader = _SampleReader(stream, cursor, budget, patience)
+    if lookahead == 0 and not cursor.held:
+        return _in_order(reader, budget)
+    return _best_fit(reader, budget, max(lookahead, 1))
+
+
+class _SampleReader:
+    """Usable samples with their positions; the others are counted in ``skipped`` and ``left_out``."""
+
+    def __init__(
+        self, stream: Iterable[Sample | SkippedSample], cursor: Cursor, budget: BatchSpec, patience: int
+    ) -> None:
+        self._items = iter(stream)
+        self._held = list(reversed(cursor.held))
+        self.position = cursor.position
+        self._budget, self._patience = budget, patience
+        self.skipped: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+
+    def next(self) -> tuple[int, Sample] | None:
+        """None: the stream has ended."""
+        for in_a_row, item in enumerate(self._items, start=1):
+            place = self._held.pop() if self._held else self.position
+            self.position = max(self.position, place + 1)
+            reason = item.reason if isinstance(item, SkippedSample) else _too_large(item, self._budget)
+            if reason is None:
+                assert isinstance(item, Sample)
+                return place, item
+            self.skipped[reason] += 1
+            self.left_out.update(item.left_out)
+            if in_a_row >= self._patience:
+                message = f"no usable document among {self._patience}: {dict(self.skipped)}"
+                raise UserError(message, code="no_usable_data")
+        return None
+
+    def batch(self, samples: list[Sample], cursor: Cursor) -> DocumentBatch:
+        """Close a batch: what was left out since the last one is counted in it."""
+        for sample in samples:
+            self.left_out.update(sample.left_out)
+        batch = DocumentBatch(samples, cursor, self.skipped, self.left_out)
+        self.skipped, self.left_out = Counter(), Counter()
+        return batch
+
+
+def _in_order(reader: _SampleReader, budget: BatchSpec) -> Iterator[DocumentBatch]:
+    """Next fit: a batch is a pure function of the position at which it starts."""
+    samples: list[Sample] = []
+    tokens = images = 0
+    while (found := reader.next()) is not None:
+        place, sample = found
+        if samples and (tokens + len(sample.token_ids) > budget.tokens or images + len(sample.pixels) > budget.images):
+            yield reader.batch(samples, Cursor(place))
+            samples, tokens, images = [], 0, 0
+        samples.append(sample)
+        tokens += len(sample.token_ids)
+        images += len(sample.pixels)
+
+
+def _best_fit(reader: _SampleReader, budget: BatchSpec, lookahead: int) -> Iterator[DocumentBatch]:
+    """Batches of the documents that wait; ends with a stream that ends, without the last ones."""
+    waiting: list[tuple[int, Sample]] = []
+    while _fill_waiting(reader, waiting, budget, lookahead):
+        chosen = choose_samples([sample for _, sample in waiting], budget)
+        samples = [waiting[number][1] for number in chosen]
+        taken = set(chosen)
+        waiting = [each for number, each in enumerate(waiting) if number not in taken]
+        yield reader.batch(samples, Cursor(reader.position, tuple(place for place, _ in waiting)))
+
+
+def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budget: BatchSpec, lookahead: int) -> bool:
+    """Read on until those that wait, but for the last ``lookahead`` - 1, would fill a batch, were they cut at will.
+
+    Returns: False if the stream ended before.
+    """
+    tokens = images = counted = 0
+    while True:
+        for _, sample in waiting[counted : max(len(waiting) - lookahead + 1, 0)]:
+            tokens, images, counted = tokens + len(sample.token_ids), images + len(sample.pixels), counted + 1
+        if counted and (tokens >= budget.tokens or images >= budget.images):
+            return True
+        found = reader.next()
+        if found is None:
+            return False
+        waiting.append(found)
+
+
+def choose_samples(samples: list[Sample], budget: BatchSpec) -> list[int]:
+    """Which samples go into a batch, ascending: the first one, and others so that few tokens stay free.
+
+    While much room is left the oldest go in as they come; the last of it is filled by the best sum.
+    """
+    tokens, images = budget.tokens, budget.images
+    chosen: list[int] = []
+    rest: list[int] = []
+    for number, sample in enumerate(samples):
+        length, pictures = len(sample.token_ids), len(sample.pixels)
+        if number == 0 or (tokens - length >= _BEST_FIT_TOKENS and pictures <= images):
+            chosen.append(number)
+            tokens, images = tokens - length, images - pictures
+        else:
+            rest.append(number)
+    sizes = [(len(samples[number].token_ids), len(samples[number].pixels)) for number in rest]
+    return sorted([*chosen, *(rest[place] for place in best_fit_subset(sizes, tokens, images))])
+
+
+def best_fit_subset(sizes: list[tuple[int, int]], tokens: int, images: int) -> list[int]:
+    """Which of ``sizes`` (tokens, images) have the largest sum of tokens within both bounds; early ones preferred.
+
+    ``fewest[k][t]``: the fewest images with which some of the sizes from k on add up to t tokens.
+    """
+    fewest = np.full((len(sizes) + 1, tokens + 1), _IMPOSSIBLE, np.int32)
+    fewest[-1, 0] = 0
+    for place in range(len(sizes) - 1, -1, -1):
+        length, pictures = sizes[place]
+        fewest[place] = fewest[place + 1]
+        if length <= tokens:
+            with_it = fewest[place + 1, : tokens + 1 - length] + pictures
+            np.minimum(fewest[place, length:], with_it, out=fewest[place, length:])
+    total = int(np.flatnonzero(fewest[0] <= images)[-1])
+    chosen = []
+    for place, (length, pictures) in enumerate(sizes):
+        if length <= total and pictures <= images and fewest[place + 1, total - length] + pictures <= images:
+            chosen.append(place)
+            total, images = total - length, images - pictures
+    return chosen
+
+
+def _too_large(sample: Sample, budget: BatchSpec) -> str | None:
+    if len(sample.token_ids) > budget.tokens:
+        return "more tokens than a batch holds"
+    return "more images than a batch holds" if len(sample.pixels) > budget.images else None

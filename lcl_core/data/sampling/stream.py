@@ -1,0 +1,176 @@
+"""The stream of samples of a run: position to sample, a pure function of (data, seed, position).
+
+Weights by images or tokens are converted to weights by documents. The mean sizes for that are measured at a fixed
+number of positions that no seed changes: they depend on corpus and spec alone and cost the same for any corpus size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.sampling.interleave import Numerics
+from lcl_core.data.sampling.shuffle import FeistelPermutation, Mixture, SampleIndex
+from lcl_core.data.sampling.sources import (
+    DEFAULT_CACHE_BYTES,
+    VIEWS,
+    ImageCache,
+    Sample,
+    SampleSize,
+    SampleSource,
+    SkippedSample,
+    StreamContext,
+)
+from lcl_core.data.tokenizer import Tokenizer
+from lcl_core.data.transforms import PILLOW_CROPPER, Cropper
+from lcl_core.specs.pretrain import DataSpec, SourceSpec
+
+WeightUnit = Literal["documents", "images", "tokens"]
+_MEASURED_ITEMS = 128
+
+
+def document_weights(sources: Sequence[SampleSource], weights: Sequence[float], unit: WeightUnit) -> list[float]:
+    """Weights by documents that give the sources these shares of ``unit``.
+
+    Raises: UserError where none of the documents measured can be used.
+    """
+    if unit == "documents":
+        return list(weights)
+    column = 0 if unit == "images" else 1
+    return [
+        weight / mean_sample_size(source, f"data.sources.{number}")[column]
+        for number, (source, weight) in enumerate(zip(sources, weights, strict=True))
+    ]
+
+
+def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_ITEMS) -> tuple[float, float]:
+    """Mean images and tokens of an item, over items that give no sample too, since they take positions as well.
+
+    Raises: UserError ``empty_source`` where no item gives a sample.
+    """
+    order = FeistelPermutation(len(source))
+    count = min(at_most, len(source))
+    sizes: list[SampleSize] = [source.measure(order[place]) or (0, 0) for place in range(count)]
+    images, tokens = (sum(column) / count for column in zip(*sizes, strict=True))
+    if images == 0:
+        message = f"none of {count} documents can be used, so their size is not known; weigh by documents"
+        raise UserError(message, code="empty_source", field=field)
+    return images, tokens
+
+
+_MAX_CACHED_ITEMS = 50_000  # of more items, the cache would hold so few that it only takes memory
+
+
+class SampleStream:
+    """Endless: positions run on over the epochs of every source.
+
+    Args:
+        data: sources and how documents are laid out.
+        corpora: an open corpus for each dataset that ``data`` names.
+        num_image_tokens: patch tokens an image takes.
+        image_size: side of the square input, pixels.
+        context_length: tokens a sample may have.
+        numerics: "official" for the authors' handling of special tokens in web text.
+        cache_bytes: bound on decoded pictures kept in memory, in each process that reads the stream; of a large
+            corpus none are kept.
+        rank, world: this reader is the ``rank``-th of ``world`` that share the stream: its position p is position
+            p * world + rank of the whole, so shares are disjoint, need no talk, and together leave nothing out.
+
+    Raises:
+        UserError: a dataset is not in ``corpora``, or a source has no items; with the spec field.
+    """
+
+    def __init__(
+        self,
+        data: DataSpec,
+        corpora: Mapping[str, Corpus],
+        tokenizer: Tokenizer,
+        num_image_tokens: int,
+        image_size: int,
+        context_length: int,
+        seed: int,
+        numerics: Numerics = "fixed",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}")
+        self._arguments = (
+            data, corpora, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache_bytes,
+            rank, world,
+        )  # fmt: skip
+        self.data, self.rank, self.world = data, rank, world
+        cache = ImageCache(cache_bytes)
+        recipe = StreamContext(
+            data,
+            tokenizer,
+            num_image_tokens,
+            image_size,
+            context_length,
+            seed,
+            numerics,
+            cache,
+            _make_cropper(data),
+        )
+        self._sources = [_open_source(recipe, number, spec, corpora) for number, spec in enumerate(data.sources)]
+        if self.documents_per_epoch > _MAX_CACHED_ITEMS:
+            cache.max_bytes = 0
+        weights = document_weights(self._sources, [spec.weight for spec in data.sources], data.weight_by)
+        self._mixture = Mixture([len(source) for source in self._sources], weights, seed)
+
+    def __reduce__(self) -> tuple[type[SampleStream], tuple[Any, ...]]:
+        """Another process opens the corpora again."""
+        return SampleStream, self._arguments
+
+    @property
+    def documents_per_epoch(self) -> int:
+        """Items in one pass over every source (pieces where documents are cut), of all ranks together."""
+        return sum(len(source) for source in self._sources)
+
+    def __getitem__(self, position: int) -> Sample | SkippedSample:
+        """The sample at ``position`` (from 0) of this rank, or why there is none."""
+        place = self._place(position)
+        sample = self._sources[place.source].sample(place.index, place.epoch)
+        return replace(sample, position=self._whole(position)) if isinstance(sample, Sample) else sample
+
+    def measure(self, position: int) -> SampleSize | None:
+        """Images and tokens of an item as the first epoch lays it out, its pictures not read and taken for readable."""
+        place = self._place(position)
+        return self._sources[place.source].measure(place.index)
+
+    def _place(self, position: int) -> SampleIndex:
+        if position < 0:
+            raise IndexError(position)
+        return self._mixture[self._whole(position)]
+
+    def _whole(self, position: int) -> int:
+        """The position in the stream of all ranks together."""
+        return position * self.world + self.rank
+
+
+def _make_cropper(data: DataSpec) -> Cropper:
+    if not data.fast_decode:
+        return PILLOW_CROPPER
+    from lcl_core.data.torch_resize import TorchCropper  # torch, which this module does without otherwise
+
+    return TorchCropper()
+
+
+def _open_source(recipe: StreamContext, number: int, spec: SourceSpec, corpora: Mapping[str, Corpus]) -> SampleSource:
+    field = f"data.sources.{number}"
+    corpus = corpora.get(spec.dataset)
+    if corpus is None:
+        raise UserError(f"dataset {spec.dataset!r} is not there", code="unknown_dataset", field=f"{field}.dataset")
+    source = VIEWS[spec.view](recipe, number, spec, corpus)
+    if len(source) == 0 and spec.view == "pairs":
+        known = ", ".join(corpus.splits()) or "none"
+        message = f"dataset {spec.dataset!r} has no captioned images in split {spec.split!r}; its splits: {known}"
+        raise UserError(message, code="empty_source", field=f"{field}.split")
+    if len(source) == 0:
+        message = f"dataset {spec.dataset!r} has no documents; use its pairs"
+        raise UserError(message, code="empty_source", field=f"{field}.view")
+    return source

@@ -1,0 +1,250 @@
+"""Storage of a sharded corpus: a local folder, or any fsspec URL with a cache of ranges on the local disk.
+
+Both return a range of a file in one read. The cache has one bound that all processes share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.storage import Storage
+
+_LOW_WATER = 0.9  # evicting a little more than needed spares a scan for every new entry
+_TOTAL_FILE = "total"
+
+
+class RangeCache:
+    """Least recently used goes first. Safe with several processes: entries appear by rename, the total has a lock.
+
+    Args:
+        folder: made when needed; anything else in it is left alone.
+        max_bytes: bound on the entries' sizes together; 0 keeps nothing.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def get(self, key: str) -> bytes | None:
+        """What was put under ``key``, if it is still there."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+            os.utime(path)  # the time of the last use orders the eviction
+        except OSError:
+            return None
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep ``data``. A full or read-only disk is no error: the entry is fetched again next time."""
+        if len(data) > self.max_bytes:
+            return
+        path = self._path(key)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked_total() as total:
+                if path.exists():
+                    return
+                if total.value + len(data) > self.max_bytes:
+                    total.value = self._evict(int(self.max_bytes * _LOW_WATER) - len(data))
+                _write_atomically(path, data)
+                total.value += len(data)
+
+    def bytes(self) -> int:
+        """Size of all entries, as the shared total says."""
+        with self._locked_total() as total:
+            return total.value
+
+    def _path(self, key: str) -> Path:
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / digest[:2] / f"{digest}.range"
+
+    @contextlib.contextmanager
+    def _locked_total(self) -> Iterator[_SharedTotal]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / _TOTAL_FILE).open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            total = _SharedTotal(int(file.read() or b"0"))
+            try:
+                yield total
+            finally:
+                file.truncate(0)
+                file.write(str(total.value).encode())
+
+    def _evict(self, target: int) -> int:
+        """Delete until at most ``target`` bytes are left. Returns: what is left, by the files' own sizes."""
+        entries = []
+        for path in self.folder.glob("??/*.range"):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                entries.append((stat.st_mtime_ns, stat.st_size, path))
+        left = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if left <= target:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                left -= size
+        return left
+
+
+class _SharedTotal:
+    """A number that is written back when the lock is given up."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+DEFAULT_CACHE_BYTES = 10 << 30
+T = TypeVar("T")
+
+
+class ShardStorage(Protocol):
+    """What a sharded corpus needs of where it lies."""
+
+    name: str
+
+    def read(self, name: str) -> bytes:
+        """The whole file. Raises: UserError ``file_missing`` or ``file_unreadable``."""
+
+    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
+        """Exactly these bytes. ``digest``: sha256 of the file that they are wanted of, as the index has it.
+
+        Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``.
+        """
+
+    def local_file(self, name: str, digest: str) -> Path:
+        """A local file with these contents, to be mapped. ``digest``: its sha256."""
+
+
+def open_shard_storage(path: str | Path) -> ShardStorage:
+    """A folder, or a URL (``file://`` is a folder).
+
+    Raises: UserError where the URL's protocol is not known, and for a bad bound of the cache.
+    """
+    scheme, separator, rest = str(path).partition("://")
+    if not separator:
+        return LocalShardStorage(Path(path))
+    if scheme == "file":
+        return LocalShardStorage(Path(rest))
+    return RemoteShardStorage(Storage(str(path)), RangeCache(_cache_folder(), _cache_bytes()))
+
+
+def _cache_folder() -> Path:
+    """``LCL_DATA_CACHE``, or else below the service's home, or else below the user's."""
+    chosen, home = os.environ.get("LCL_DATA_CACHE"), os.environ.get("LCL_HOME")
+    if chosen:
+        return Path(chosen)
+    return Path(home) / "cache" / "ranges" if home else Path.home() / ".cache" / "lcl" / "ranges"
+
+
+def _cache_bytes() -> int:
+    given = os.environ.get("LCL_DATA_CACHE_BYTES") or str(DEFAULT_CACHE_BYTES)
+    if not given.isdecimal():
+        message = f"LCL_DATA_CACHE_BYTES is {given!r}; give a number of bytes, 0 for no cache"
+        raise UserError(message, code="bad_setting")
+    return int(given)
+
+
+def damaged_shard_error(name: str, what: str) -> UserError:
+    message = f"{what}; the file is not the one that was indexed: convert the corpus again or copy it anew"
+    return UserError(message, code="shard_damaged", file=name)
+
+
+class LocalShardStorage:
+    """A folder. No descriptor is kept, so nothing is shared between threads or after a fork."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = str(folder)
+
+    def read(self, name: str) -> bytes:
+        return self._tried(name, (self.folder / name).read_bytes)
+
+    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
+        def read() -> bytes:
+            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(descriptor, length, start)
+            finally:
+                os.close(descriptor)
+
+        data = self._tried(name, read)
+        if len(data) != length:
+            raise damaged_shard_error(name, "the shard ends too early")
+        return data
+
+    def local_file(self, name: str, digest: str) -> Path:
+        return self.folder / name
+
+    def _tried(self, name: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise UserError(f"the file is not in {self.name}", code="file_missing", file=name) from error
+        except OSError as error:
+            raise UserError(f"the file cannot be read: {error.strerror}", code="file_unreadable", file=name) from error
+
+
+class RemoteShardStorage:
+    """A folder behind a URL, and a cache of ranges on the local disk."""
+
+    def __init__(self, storage: Storage, cache: RangeCache) -> None:
+        self.name = storage.url
+        self._storage, self._cache = storage, cache
+
+    def read(self, name: str) -> bytes:
+        return self._storage.read(name)
+
+    def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
+        # with the digest: other contents under the same URL are not those that were kept
+        key = f"{self.name}/{name}@{digest}:{start}+{length}"
+        kept = self._cache.get(key)
+        if kept is not None and len(kept) == length:
+            return kept
+        data = self._storage.read(name, start, start + length)
+        if len(data) != length:
+            raise damaged_shard_error(name, "the shard ends too early")
+        self._cache.put(key, data)
+        return data
+
+    def local_file(self, name: str, digest: str) -> Path:
+        """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``cache_unwritable``."""
+        target = self._cache.folder / "index" / digest
+        if not target.exists():
+            data = self.read(name)
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise damaged_shard_error(name, "its sha256 is another")
+            try:
+                _save_index_file(target, data)
+            except OSError as error:
+                message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
+                raise UserError(message, code="cache_unwritable", file=target) from error
+        return target
+
+
+def _save_index_file(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    beside.write_bytes(data)
+    beside.replace(target)

@@ -1,0 +1,193 @@
+"""Images of a built corpus: decoded, put on white, shrunk and saved as WebP; vector drawings are rasterised.
+
+Vector drawings need resvg-py, of the extra ``corpora``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image, ImageChops
+
+from lcl_core.common.errors import UserError
+
+WHITE = (255, 255, 255)
+MAX_PIXELS = 170_000_000  # some drawings have the size of posters; to flatten one takes eleven bytes a pixel
+MAX_BYTES = 256 << 20
+MAX_PROCESSES = 16
+QUALITY = 85
+_UNUSUAL = re.compile(r"[^\w/-]")
+A = TypeVar("A")
+B = TypeVar("B")
+ImageInput = Path | bytes | Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """What a picture must be, and how it is kept.
+
+    Attributes:
+        side: the longest one may have, px; None: the corpus's own.
+        shortest: a shorter side below this, px, and the picture is an icon.
+        aspect: long side over short side above this, and it is a rule or a banner.
+        lossless: for sprites, whose every pixel counts.
+    """
+
+    side: int | None = None
+    shortest: int = 0
+    aspect: float = float("inf")
+    lossless: bool = False
+
+
+class ImageWriter:
+    """The pictures of one source; each name is looked at once."""
+
+    def __init__(self, folder: Path, side: int) -> None:
+        self.side = side
+        self._folder = folder
+        self._known: dict[str, str | None] = {}
+
+    def __len__(self) -> int:
+        return sum(name is not None for name in self._known.values())
+
+    def put(self, source: ImageInput, name: str, wanted: ImageOptions = ImageOptions()) -> str | None:
+        """The name in the corpus, or None for a picture that is unusable."""
+        if name not in self._known:
+            self._known[name] = self._save(source, f"{name}.webp", wanted)
+        return self._known[name]
+
+    def _save(self, source: ImageInput, name: str, wanted: ImageOptions) -> str | None:
+        image = load_rgb(source)
+        if image is None or min(image.size) < wanted.shortest or max(image.size) > wanted.aspect * min(image.size):
+            return None
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = {"lossless": True} if wanted.lossless else {"quality": QUALITY}
+        fit_to_side(image, wanted.side or self.side).save(path, "WEBP", method=4, **options)
+        return name
+
+
+def safe_image_name(name: str) -> str:
+    """A name of letters, digits and slashes."""
+    return _UNUSUAL.sub("_", name)
+
+
+def load_rgb(source: ImageInput) -> Image.Image | None:
+    """RGB on white, the first frame; None for what cannot be decoded."""
+    try:
+        return flatten_on_white(_open_image(source))
+    except Exception:  # decoders meet malformed bytes with any exception type
+        return None
+
+
+def _open_image(source: ImageInput) -> Image.Image:
+    """Raises: whatever the decoder does; ValueError for what is too large."""
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, Path):
+        with source.open("rb") as file, gzip.open(file) if source.suffix == ".gz" else file as contents:
+            source = contents.read(MAX_BYTES + 1)
+    with allow_large_images():
+        image = Image.open(io.BytesIO(source))
+    if len(source) > MAX_BYTES or image.width * image.height > MAX_PIXELS:
+        raise ValueError("the picture is too large")
+    return image
+
+
+def allow_large_images() -> AbstractContextManager[Any]:
+    """No warning of pictures below ``MAX_PIXELS``."""
+    return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+
+
+def flatten_on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        ground = Image.new("RGB", image.size, WHITE)
+        ground.paste(image, mask=image.getchannel("A"))
+        return ground
+    return image.convert("RGB")
+
+
+def fit_to_side(image: Image.Image, side: int) -> Image.Image:
+    """Made smaller where a side is longer than ``side``."""
+    longest = max(image.size)
+    if longest <= side:
+        return image
+    width, height = (max(1, round(each * (side / longest))) for each in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def trim_border(image: Image.Image, margin: float = 0.04) -> Image.Image:
+    """Without its empty border: many drawings sit in one corner of a page."""
+    box = ImageChops.difference(image, Image.new("RGB", image.size, WHITE)).getbbox()
+    if box is None:
+        return image
+    left, top, right, bottom = box
+    pad = int(margin * max(right - left, bottom - top)) + 1
+    wider = (max(0, left - pad), max(0, top - pad), min(image.width, right + pad), min(image.height, bottom + pad))
+    with allow_large_images():
+        return image.crop(wider)
+
+
+def map_in_processes(
+    work: Callable[[A], B], items: Iterable[A], at_once: int = 16, processes: int = MAX_PROCESSES
+) -> list[B]:
+    """``work`` of each item, in their order, on as many cores as there are, ``processes`` at most."""
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, processes)) as pool:
+        return list(pool.map(work, items, chunksize=at_once))
+
+
+_OVERSAMPLING = 8  # how much larger a drawing is drawn before its border is cut off
+
+
+def rasterise_svg(svg: str, side: int) -> bytes | None:
+    """PNG with both sides at most ``side`` pixels; None for what is no drawing. No font of this machine is used."""
+    try:
+        return bytes(_resvg().svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True))
+    except UserError:
+        raise
+    except Exception:  # malformed drawings, with an exception type of the library's own
+        return None
+
+
+def _resvg() -> Any:
+    try:
+        return import_module("resvg_py")
+    except ImportError as error:
+        message = "drawings need resvg-py, which is not installed; `pip install 'lcl[corpora]'` brings it"
+        raise UserError(message, code="missing_extra") from error
+
+
+def shrink_drawing(drawing: tuple[Path, Path], side: int) -> bytes | None:
+    """A large drawing without its empty border, ``side`` pixels at most, as PNG; None if it cannot be had.
+
+    ``drawing``: its pixels, and the vectors that they were made from, for where there are too many of them.
+    """
+    pixels, vectors = drawing
+    image = load_rgb(pixels) or _rasterise_file(vectors, side * _OVERSAMPLING)
+    if image is None:
+        return None
+    small = trim_border(image)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _rasterise_file(vectors: Path, side: int) -> Image.Image | None:
+    if not vectors.is_file():
+        return None
+    png = rasterise_svg(vectors.read_text(encoding="utf-8", errors="replace"), side)
+    return None if png is None else load_rgb(png)

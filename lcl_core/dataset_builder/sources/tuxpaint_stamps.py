@@ -1,0 +1,53 @@
+"""Tux Paint's stamps: drawings and photographs, each with a sentence for children."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lcl_core.dataset_builder.documents import PairRow, SourceRows, group_documents, plain_text, split_by_hash
+from lcl_core.dataset_builder.images import rasterise_svg, safe_image_name
+from lcl_core.dataset_builder.packages import apt
+from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
+
+LICENCE = "GPL-2.0"
+_ROOT = "usr/share/tuxpaint/stamps/"
+_PACKAGE = apt(
+    "tuxpaint-stamps-default", "2025.03.31-1",
+    "6312d03a37d0220b10fc91a7467bf2a2a2336e08c2f416de04311d25fd7aeacb", _ROOT,
+)  # fmt: skip
+
+
+def build(material: SourceFiles) -> SourceRows:
+    root = material.files[_PACKAGE.name] / _ROOT
+    pairs = [pair for key, path in _stamps(root) if (pair := _pair(material, key, path)) is not None]
+    documents = group_documents(pairs, lambda pair: pair.labels["subcategory"], lambda pair: pair.captions[:1], LICENCE)
+    return SourceRows(pairs, list(documents))
+
+
+def _stamps(root: Path) -> list[tuple[str, Path]]:
+    """Those with a text, by name; of two forms the pixels."""
+    found: dict[str, Path] = {}
+    for suffix in (".png", ".svg"):
+        for path in root.rglob(f"*{suffix}"):
+            key = path.relative_to(root).with_suffix("").as_posix()
+            if not key.endswith(("_mirror", "_flip")) and path.with_suffix(".txt").is_file():
+                found.setdefault(key, path)
+    return sorted(found.items())
+
+
+def _pair(material: SourceFiles, key: str, path: Path) -> PairRow | None:
+    caption = plain_text(path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").partition("\n")[0])
+    if not caption:
+        return None
+    picture: Path | bytes | None = path
+    if path.suffix == ".svg":
+        picture = rasterise_svg(path.read_text(encoding="utf-8", errors="replace"), material.pictures.side)
+    image = None if picture is None else material.pictures.put(picture, f"stamps/{safe_image_name(key)}")
+    if image is None:
+        return None
+    folders = key.split("/")
+    labels = {"category": folders[0], "subcategory": "/".join(folders[:2])}
+    return PairRow(image, (caption,), labels, split_by_hash(f"st:{caption.lower()}"), "stamps", LICENCE)
+
+
+SOURCE = CorpusSource("stamps", "Tux Paint's stamps with a sentence each", (_PACKAGE,), (LICENCE,), build)

@@ -1,0 +1,184 @@
+"""Deletion of encoders and datasets, refused while a run, a study or a collection uses them.
+
+The rows are deleted in the caller's transaction; the caller removes the folders that the service made after the
+commit. A folder that a crash in between leaves is garbage, which no row names (``lcl_core.db.garbage``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, aliased
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.paths import is_url
+from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, list_versions
+from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Run, Study, StudyCell
+from lcl_core.db.outbox import delete_stored_folder
+from lcl_core.db.registry import absolute_path
+from lcl_core.db.states import FINISHED, State
+from lcl_core.db.studies import study_spec
+from lcl_core.specs.parsing import AnySpec, dataset_fields, datasets_of, encoders_of, parse_spec
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.trials import evaluate_specs, expand_study
+
+_FINISHED = [state.value for state in FINISHED]
+_MAX_LISTED = 5  # of what is in the way
+
+
+def delete_encoder(session: Session, row: EncoderRow, sight: str | None = None, *, welcome: bool = False) -> list[str]:
+    """Remove the row. Returns: stored paths of the folders that nobody needs any more.
+
+    Args:
+        sight: the owner whose runs and studies the error may name; None: everybody's.
+        welcome: whether what comes with the product is registered at each start.
+
+    Raises: UserError ``in_product``, ``encoder_in_use``.
+    """
+    if row.owner == PRODUCT_OWNER and welcome:
+        message = f"encoder {row.name!r} comes with the product and is registered at each start; set LCL_WELCOME=0"
+        raise UserError(message, code="in_product")
+    names = {row.id, row.name}
+    runs = _unfinished_runs_using(session, lambda spec: bool(names.intersection(encoders_of(spec))))
+    studies = _active_studies_using(session, lambda spec: bool(names & _encoders_of_study(spec)), row.run_id)
+    made = list(
+        session.scalars(select(CollectionRow.name).where(CollectionRow.encoder_id == row.id).order_by(CollectionRow.id))
+    )
+    reasons = [*_usage_reasons("run", runs, sight, "cancel it or wait for its end")]
+    reasons += _usage_reasons("study", studies, sight, "cancel it or wait for its end")
+    if made:
+        shown = ", ".join(made[:_MAX_LISTED]) + (
+            f" and {len(made) - _MAX_LISTED} more" if len(made) > _MAX_LISTED else ""
+        )
+        reasons.append(f"collections were made with it ({shown}): delete them, or index them anew with another encoder")
+    _raise_if_used("encoder", row.name, reasons)
+    delete_stored_folder(session, row.path)
+    session.delete(row)
+    session.flush()
+    return _managed_only([row.path])
+
+
+def delete_dataset(session: Session, row: Dataset, home: Path, sight: str | None = None) -> list[str]:
+    """Remove the row with its versions. A corpus that somebody registered stays where it lies.
+
+    Returns: stored paths of the folders that the service made of it. Args: as ``delete_encoder``.
+
+    Raises: UserError ``in_product``, ``dataset_in_use``.
+    """
+    if row.name == SAMPLE_DATASET:
+        message = f"dataset {SAMPLE_DATASET!r} comes with the product and is registered at each start; it stays"
+        raise UserError(message, code="in_product")
+    paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
+    runs = _unfinished_runs_using(session, lambda spec: row.name in datasets_of(spec))
+    studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
+    reasons = [*_usage_reasons("run", runs, sight, "cancel it or wait for its end")]
+    reasons += _usage_reasons("study", studies, sight, "cancel it or wait for its end")
+    if others := _registered_inside(session, row, [absolute_path(home, path) for path in paths]):
+        reasons.append(f"its files are those of dataset {', '.join(others[:_MAX_LISTED])} too: delete that first")
+    _raise_if_used("dataset", row.name, reasons)
+    for path in paths:
+        delete_stored_folder(session, path)
+    session.delete(row)
+    session.flush()
+    return paths
+
+
+def _raise_if_used(noun: str, name: str, reasons: Sequence[str]) -> None:
+    if reasons:
+        raise UserError(f"{noun} {name!r} is in use: {'; '.join(reasons)}", code=f"{noun}_in_use")
+
+
+def _usage_reasons(noun: str, found: Sequence[tuple[str, str]], sight: str | None, way_out: str) -> Iterable[str]:
+    """A reason, where there are (id, owner) in the way. Those of others are counted: their ids are not told."""
+    seen = [object_id for object_id, owner in found if sight in (None, owner)]
+    shown = [f"{noun} {object_id}" for object_id in seen[:_MAX_LISTED]]
+    if len(seen) > _MAX_LISTED:
+        shown.append(f"{len(seen) - _MAX_LISTED} more")
+    if hidden := len(found) - len(seen):
+        shown.append(f"a {noun} of another owner" if hidden == 1 else f"{hidden} {_plural(noun)} of other owners")
+    if shown:
+        yield f"needed by {', '.join(shown)}: {way_out}"
+
+
+def _plural(noun: str) -> str:
+    return "studies" if noun == "study" else f"{noun}s"
+
+
+def _unfinished_runs_using(session: Session, reads: Callable[[AnySpec], bool]) -> list[tuple[str, str]]:
+    """(id, owner) of the runs that have not ended and read it."""
+    query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
+    found = []
+    for run_id, owner, kind, spec in session.execute(query).tuples():
+        try:
+            needs = reads(parse_spec(kind, spec))
+        except UserError:  # of another version: it is going to say so itself
+            continue
+        if needs:
+            found.append((run_id, owner))
+    return found
+
+
+def _active_studies_using(
+    session: Session, reads: Callable[[StudySpec], bool], made_by: str | None
+) -> list[tuple[str, str]]:
+    """(id, owner) of the studies that are under way and read it, or are going to examine what ``made_by`` made."""
+    evaluation = aliased(Run)
+    to_examine = StudyCell.evaluation_id.is_(None) & (Run.state == State.SUCCEEDED.value)
+    under_way = or_(to_examine, Run.state.not_in(_FINISHED), evaluation.state.not_in(_FINISHED))
+    query = (
+        select(Study, to_examine & (StudyCell.run_id == made_by))
+        .join(StudyCell, StudyCell.study_id == Study.id)
+        .join(Run, Run.id == StudyCell.run_id)
+        .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
+        .where(Study.cancelled_at.is_(None), under_way)
+        .order_by(Study.id)
+    )
+    found: dict[str, str] = {}
+    looked_at: set[str] = set()
+    for study, examines in session.execute(query).tuples():
+        if examines:
+            found[study.id] = study.owner
+        if study.id not in looked_at:
+            looked_at.add(study.id)
+            if _study_uses(study, reads):
+                found[study.id] = study.owner
+    return list(found.items())
+
+
+def _study_uses(study: Study, reads: Callable[[StudySpec], bool]) -> bool:
+    try:
+        return reads(study_spec(study))
+    except UserError:  # of another version: it is going to say so itself
+        return False
+
+
+def _encoders_of_study(spec: StudySpec) -> set[str]:
+    return {name for asked in evaluate_specs(spec).values() for name in asked.further_encoders().values()}
+
+
+def _datasets_of_study(spec: StudySpec) -> set[str]:
+    trained = {name for cell in expand_study(spec) for name in datasets_of(cell.spec)}
+    return trained | {name for asked in evaluate_specs(spec).values() for name in dataset_fields(asked).values()}
+
+
+def _managed_only(paths: Iterable[str]) -> list[str]:
+    """Those that the service made itself; the others lie where somebody else put them."""
+    return [path for path in dict.fromkeys(paths) if not os.path.isabs(path) and not is_url(path)]
+
+
+def _registered_inside(session: Session, row: Dataset, folders: Sequence[Path]) -> list[str]:
+    """Names of other datasets whose corpus lies in one of these folders."""
+    if not folders:
+        return []
+    pairs = [*session.execute(select(Dataset.name, Dataset.path)).tuples()]
+    pairs += session.execute(select(DatasetVersion.name, DatasetVersion.path)).tuples()
+    return sorted(
+        {
+            name
+            for name, path in pairs
+            if name != row.name and os.path.isabs(path) and any(Path(path).is_relative_to(folder) for folder in folders)
+        }
+    )

@@ -1,0 +1,82 @@
+"""Usage of each owner, which quotas limit: stored bytes and unfinished runs.
+
+Bytes are recorded where something is stored and deleted where it is removed. The folder of a run counts from the end
+of its attempt, without the files that are hard-linked to the run's output. What a version without quotas stored is not
+counted.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from lcl_core.common.files import regular_files
+from lcl_core.db.models import Run, StoredBytes
+from lcl_core.db.session import dialect_insert
+from lcl_core.db.states import FINISHED, State
+
+UNFINISHED_STATES = [state.value for state in State if state not in FINISHED]
+
+
+def folder_bytes(folder: Path, *, shared: bool = True) -> int:
+    """Of the regular files below ``folder``; 0 when it is not there.
+
+    ``shared``: those too that are linked elsewhere.
+    """
+    return sum(
+        facts.st_size
+        for _, facts in regular_files(folder)
+        if stat.S_ISREG(facts.st_mode) and (shared or facts.st_nlink == 1)
+    )
+
+
+def record_bytes(session: Session, path: str, owner: str, size: int) -> None:
+    """``path`` takes so much now, whatever it took before."""
+    statement = dialect_insert(session, StoredBytes).values(path=path, owner=owner, bytes=size)
+    session.execute(statement.on_conflict_do_update(index_elements=["path"], set_={"owner": owner, "bytes": size}))
+
+
+def add_collection_bytes(session: Session, collection_id: str, owner: str, size: int) -> None:
+    """``owner`` has added so much to a collection."""
+    path = f"{_collection_prefix(collection_id)}{owner}"
+    statement = dialect_insert(session, StoredBytes).values(path=path, owner=owner, bytes=size)
+    more = {"bytes": StoredBytes.bytes + statement.excluded.bytes}
+    session.execute(statement.on_conflict_do_update(index_elements=["path"], set_=more))
+
+
+def delete_bytes(session: Session, path: str) -> None:
+    session.execute(delete(StoredBytes).where(StoredBytes.path == path))
+
+
+def delete_collection_bytes(session: Session, collection_id: str) -> None:
+    """They are in the collection's folder now, or gone with it."""
+    session.execute(
+        delete(StoredBytes).where(StoredBytes.path.startswith(_collection_prefix(collection_id), autoescape=True))
+    )
+
+
+def owner_bytes(session: Session, owner: str) -> int:
+    """Everything that ``owner`` keeps."""
+    query = select(func.coalesce(func.sum(StoredBytes.bytes), 0)).where(StoredBytes.owner == owner)
+    return int(session.scalars(query).one())
+
+
+def count_unfinished_runs(session: Session, owner: str) -> int:
+    """Runs of ``owner`` that wait, are paused or are at work."""
+    query = select(func.count()).select_from(Run).where(Run.owner == owner, Run.state.in_(UNFINISHED_STATES))
+    return session.scalars(query).one()
+
+
+def usage_by_owner(session: Session) -> dict[str, tuple[int, int]]:
+    """(unfinished runs, bytes) of every owner who has some of either, by name."""
+    runs = select(Run.owner, func.count()).where(Run.state.in_(UNFINISHED_STATES)).group_by(Run.owner)
+    sizes = select(StoredBytes.owner, func.sum(StoredBytes.bytes)).group_by(StoredBytes.owner)
+    counts, stored = dict(session.execute(runs).tuples().all()), dict(session.execute(sizes).tuples().all())
+    return {owner: (counts.get(owner, 0), int(stored.get(owner, 0))) for owner in sorted({*counts, *stored})}
+
+
+def _collection_prefix(collection_id: str) -> str:
+    return f"additions/{collection_id}/"

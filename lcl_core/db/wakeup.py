@@ -1,0 +1,71 @@
+"""Wake-up messages over the broker. A message carries the id of a run and no state: the database is the truth."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+QUEUE = "lcl"
+WAKE = "lcl.wake"
+PING = "lcl.ping"
+_CONNECT_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def producer_app(broker_url: str) -> Celery:
+    """A Celery application that only sends, JSON only."""
+    from celery import Celery
+
+    app = Celery("lcl", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_default_queue=QUEUE,
+        broker_connection_timeout=_CONNECT_SECONDS,
+        broker_transport_options={"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": 5.0},
+    )
+    return app
+
+
+class WakeupProducer:
+    """Rings for workers. A broker that is down costs a log line, never the caller's request."""
+
+    def __init__(self, broker_url: str) -> None:
+        self.broker_url = broker_url
+
+    @cached_property
+    def _app(self) -> Celery:
+        return producer_app(self.broker_url)
+
+    def wake(self, run_id: str) -> bool:
+        """Tell the workers that a run waits. False when the broker could not be reached."""
+        return self._send(WAKE, [run_id], expires=3600)
+
+    def ping(self, sender: str) -> bool:
+        """Send the message by which whoever takes it proves that messages are consumed."""
+        return self._send(PING, [sender], expires=60)
+
+    def _send(self, task: str, arguments: list[Any], expires: float) -> bool:
+        from kombu.exceptions import OperationalError
+
+        try:
+            # one retry at once: a pooled connection may be left from before a restart of the broker
+            policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+            self._app.send_task(task, arguments, expires=expires, retry=True, retry_policy=policy)
+        except (OperationalError, OSError) as error:
+            about = {"run": arguments[0]} if task == WAKE else {}
+            log.warning("broker_unreachable", task=task, error=str(error), **about)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        if "_app" in self.__dict__:
+            self._app.close()

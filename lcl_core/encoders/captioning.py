@@ -1,0 +1,94 @@
+"""Requests of text generation: decoding options, stream listeners, prepared images. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lcl_core.common.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """Greedy by default; ``num_beams`` > 1: beam search; ``top_p``: nucleus sampling.
+
+    Args:
+        prompt: text that the caption continues.
+        context: text before the picture.
+        max_new_tokens: length at most, 1 to 256 tokens.
+        num_beams: 1 to 16.
+        top_p: probability mass of the nucleus, above 0 to 1.
+        temperature: of the sampling, above 0 to 10.
+        seed: of the sampling; the same seed and pictures give the same captions. Picture i of a list is drawn with
+            ``seed`` + i.
+
+    Raises:
+        UserError: ``bad_decoding``, naming the field.
+    """
+
+    prompt: str = ""
+    context: str = ""
+    max_new_tokens: int = 24
+    num_beams: int = 1
+    top_p: float | None = None
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_new_tokens <= 256, "max_new_tokens", "must be 1 to 256")
+        _require(1 <= self.num_beams <= 16, "num_beams", "must be 1 to 16")
+        _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1")
+        _require(0 < self.temperature <= 10, "temperature", "must be above 0 and at most 10")
+        _require(self.top_p is None or self.num_beams == 1, "top_p", "goes only with num_beams 1")
+        _require(0 <= self.seed < 2**31, "seed", "must be 0 to 2147483647")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether chance plays a part."""
+        return self.top_p is not None
+
+
+def _require(holds: bool, field: str, rule: str) -> None:
+    if not holds:
+        raise UserError(f"{field} {rule}", code="bad_decoding", field=field)
+
+
+def _ignore(_: str) -> None:
+    """Waits for the whole text."""
+
+
+@dataclass(slots=True, eq=False)
+class StreamListener:
+    """Is told each piece of text, in the thread that writes it.
+
+    Attributes:
+        hear: takes a piece; must not block. One that raises has left.
+        has_left: set by any thread: nobody waits for the text any more, so that it is not written to its end.
+    """
+
+    on_text: Callable[[str], None] = _ignore
+    cancelled: bool = False
+
+    def notify(self, piece: str) -> None:
+        if piece and not self.cancelled:
+            try:
+                self.on_text(piece)
+            except Exception:  # whatever is wrong with a reader, others are written for beside it
+                self.cancelled = True
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """What ``BatchingSession.prepare`` makes of an image, which need not be kept any longer.
+
+    Attributes:
+        pixels: f32 [3, S, S], on the CPU; None where the encoder's own preparation failed.
+        error: why it failed. A broken image fails alone, in its own future.
+    """
+
+    pixels: Tensor | None
+    error: Exception | None = None

@@ -1,0 +1,336 @@
+"""Base of other libraries' encoders: loading, checks before allocation, identity, parameter groups.
+
+A network is first built on torch's meta device and compared with the headers of the weights, so that no configuration
+allocates more than the weights hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lcl_core import __version__
+from lcl_core.common.errors import UserError
+from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
+from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze
+from lcl_core.encoders.detect import EncoderFormat, hash_weights, is_kind
+from lcl_core.encoders.safetensors_header import TensorHeader, read_header
+from lcl_core.encoders.schemas.validate import check_loadable
+from lcl_core.specs.pretrain import AugmentationSpec
+
+
+@contextmanager
+def wrap_load_errors(directory: Path) -> Iterator[None]:
+    """What goes wrong inside becomes a UserError ``encoder_unreadable`` that names the directory."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each library raises its own
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise unreadable(directory, f"{type(error).__name__}: {reason}") from error
+
+
+def unreadable(directory: Path, reason: str) -> UserError:
+    return UserError(
+        f"the encoder cannot be read ({reason}); save it again with its library",
+        code="encoder_unreadable", field="encoder", file=directory,
+    )  # fmt: skip
+
+
+def tensor_names(directory: Path, origin: EncoderFormat) -> set[str]:
+    """Names of all tensors of the weights, from the files' headers."""
+    names: set[str] = set()
+    for file in origin.weights:
+        with safe_open(directory / file, framework="pt") as tensors:
+            names.update(tensors.keys())
+    return names
+
+
+def check_all_loaded(directory: Path, missing: Sequence[str]) -> None:
+    """Raises: UserError when the weights lack some of the network's names, which a library would fill with noise."""
+    if missing:
+        raise unreadable(directory, f"the weights lack {len(missing)} of the names, the first is {sorted(missing)[0]}")
+
+
+def check_token_ids(directory: Path, tokenizer: Any, rows: int) -> None:
+    """Raises: UserError when a tokenizer, ready to be used, makes an id that is no row of the token embeddings."""
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
+    words = words.get_vocab() if hasattr(words, "get_vocab") else words.encoder
+    if (highest := max(words.values(), default=0)) >= rows:
+        raise unreadable(directory, f"its tokenizer makes the id {highest}, and there are {rows} token embeddings")
+
+
+def square_side(directory: Path, size: int | Sequence[int]) -> int:
+    """The side of the pictures that an encoder takes. Raises: UserError where they are not square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise unreadable(directory, f"it takes pictures of {height} x {width}, and only square ones can be given")
+    return height
+
+
+_BLOCK_LISTS = (nn.ModuleList, nn.Sequential)
+_MIN_BLOCK_SHARE = 0.5  # share of the parameters from which on a list of blocks is the network's depth
+
+
+def parameter_groups(module: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameters in groups, the input's first: what comes before the blocks, each block, what comes after.
+
+    The blocks are those of the lists of modules that lie side by side and hold at least half of the parameters (a ViT
+    has one such list, a ResNet four); a network without any is cut into its children. Parameters stand in the order in
+    which the network registers them.
+    """
+    blocks = _blocks(module)
+    depth_of = {id(parameter): depth for depth, block in enumerate(blocks, 1) for parameter in block.parameters()}
+    groups: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
+    deepest = 0
+    for parameter in module.parameters():
+        deepest = max(deepest, depth_of.get(id(parameter), 0))
+        groups[depth_of.get(id(parameter), len(blocks) + 1 if deepest else 0)].append(parameter)
+    return [group for group in groups if group]
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    side_by_side = [
+        [child for child in each.children() if isinstance(child, _BLOCK_LISTS)]
+        for each in module.modules()
+        if not isinstance(each, _BLOCK_LISTS)  # a list within a list is a block
+    ]
+    enough = _MIN_BLOCK_SHARE * count_parameters(module)
+    found = [
+        [block for each in lists for block in each]
+        for lists in side_by_side
+        if sum(map(count_parameters, lists)) >= enough
+    ]
+    return max(found, key=len, default=[]) or [child for child in module.children() if count_parameters(child)]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in its parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+MAX_BUFFERS = 1 << 26  # numbers that a network makes up beside its weights: tables of positions, masks
+_ADDED_POOLER = "pooler."  # a part that transformers adds where the weights have none, and that is taken away again
+
+
+def check_network_size(directory: Path, origin: EncoderFormat, build: Callable[[], nn.Module]) -> None:
+    """Build a network on torch's meta device, and hold its shapes against the headers of the weights.
+
+    Raises: UserError ``encoder_unreadable`` when a tensor has another shape, or the network more numbers than the
+        weights; whatever ``build`` raises.
+    """
+    with torch.device("meta"):
+        network = build()
+    header: dict[str, TensorHeader] = {}
+    for name in origin.weights:
+        header |= read_header(directory / name)
+    prefix = f"{getattr(network, 'base_model_prefix', '') or 'model'}."
+    wanted, missing = 0, []
+    for name, parameter in network.named_parameters():
+        found = header.get(name) or header.get(prefix + name) or header.get(name.removeprefix(prefix))
+        if found is not None and found.shape != tuple(parameter.shape):
+            reason = f"the configuration makes {name} {list(parameter.shape)}, in the weights it is {list(found.shape)}"
+            raise unreadable(directory, reason)
+        if found is None and _ADDED_POOLER in name:
+            continue
+        wanted += parameter.numel()
+        missing += [name] if found is None else []
+    there = sum(tensor.numbers for tensor in header.values())
+    if wanted > there:
+        check_all_loaded(directory, missing)
+        reason = f"the configuration makes a network of {wanted:,} numbers, and the weights hold {there:,}"
+        raise unreadable(directory, reason)
+    if (buffers := sum(buffer.numel() for buffer in network.buffers())) > MAX_BUFFERS:
+        raise unreadable(directory, f"the configuration makes tables of {buffers:,} numbers")
+
+
+class ExternalTextEncoder(TextEncoder):
+    """A text encoder in the network of another library; a class of it says in ``features`` what that answers.
+
+    ``identity`` is set by whoever knows the weights.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.identity = {}
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network
+
+    @cached_property
+    def width(self) -> int:
+        with torch.inference_mode():
+            return self.features(["a"]).shape[1]
+
+    def copy(self) -> Self:
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network).requires_grad_(True)
+        return twin
+
+
+class ExternalImageEncoder(ImageEncoder):
+    """An image encoder of another library, in that library's own network and transform.
+
+    A class of it says in :meth:`build` how the library makes them, and in :meth:`see` what the network answers.
+
+    Attributes:
+        kind: of :class:`~lcl_core.encoders.detect.EncoderFormat`.
+        library: name and version of what computes.
+        network: what looks at pictures.
+        mean, deviation: of the transform's normalisation, a number a channel.
+        side: S, pixels.
+    """
+
+    kind: ClassVar[str]
+    library: str
+    network: nn.Module
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    side: int
+
+    def __init__(self, directory: Path, origin: EncoderFormat, *, trained: bool) -> None:
+        self.directory, self.origin = directory, origin
+        self._text_side: ExternalTextEncoder | None = None
+        self.build(trained)
+        if not trained:
+            self.weights_hash = _hash_state_dict(self.network)
+        freeze(self.network)
+        if self._text_side is not None:
+            freeze(self._text_side.network)
+
+    @abstractmethod
+    def build(self, trained: bool) -> None:
+        """Make the network, the transform and, where there is one, the text side.
+
+        Args:
+            trained: with the weights that were saved; else with those that the library starts from.
+        """
+
+    @abstractmethod
+    def see(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """[n, 3, S, S] → pooled latents [n, E] as the library has them (or none), and patch tokens [n, N, W]."""
+
+    @classmethod
+    def matches(cls, directory: Path) -> bool:
+        return is_kind(directory, cls.kind)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        with wrap_load_errors(directory):
+            return cls(directory, check_loadable(directory), trained=True)
+
+    def random_init(self) -> Self:
+        with torch.random.fork_rng(devices=[]), wrap_load_errors(self.directory):
+            torch.manual_seed(RANDOM_INIT_SEED)
+            return type(self)(self.directory, self.origin, trained=False)
+
+    def copy(self) -> Self:
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network).requires_grad_(True)
+        return twin
+
+    @cached_property
+    def _shapes(self) -> tuple[int | None, int, int]:
+        """(E, N, W), by asking."""
+        with torch.inference_mode():
+            pooled, patches = self.see(torch.zeros(1, 3, self.side, self.side, device=self.device))
+        return None if pooled is None else pooled.shape[1], patches.shape[1], patches.shape[2]
+
+    @property
+    def embed_dim(self) -> int | None:
+        return self._shapes[0]
+
+    @property
+    def tokens(self) -> int:
+        return self._shapes[1]
+
+    @property
+    def width(self) -> int:
+        return self._shapes[2]
+
+    @property
+    def image_size(self) -> int:
+        return self.side
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        if self._text_side is not None and not self._text_side.identity:
+            self._text_side.identity = self.identity
+        return self._text_side
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self.network) + (count_parameters(self._text_side.network) if self._text_side else 0)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Of the saved weights, made when it is asked for; who has hashed the files already sets it."""
+        return hash_weights(self.directory, self.origin.weights)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Weights, the library's and our code, and every setting that lies beside the weights."""
+        return {"weights": self.weights_hash, **settings_identity(self.directory, self.library)}
+
+    def training_pixels(self, images: Sequence[Image.Image], spec: AugmentationSpec, draw: random.Random) -> Tensor:
+        return self.renormalised(super().training_pixels(images, spec, draw))
+
+    def renormalised(self, pixels: Tensor) -> Tensor:
+        """Pixels with CLIP's mean and deviation, as our own transforms make them, with this encoder's."""
+        levels = pixels * _per_channel(CLIP_STD) + _per_channel(CLIP_MEAN)
+        return (levels - _per_channel(self.mean)) / _per_channel(self.deviation)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        return self.see(pixels)[1]
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+        pooled, patches = self.see(pixels)
+        return None if pooled is None else F.normalize(pooled.float(), dim=-1), patches
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return parameter_groups(self.network)
+
+
+def settings_identity(directory: Path, library: str) -> dict[str, str]:
+    """What beside the weights makes features what they are."""
+    settings = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".json", ".txt") and path.is_file():
+            settings.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return {"config": settings.hexdigest(), "library": library, "lcl": __version__}
+
+
+def feature_map_to_tokens(features: Tensor) -> Tensor:
+    """The places of a feature map [n, W, h, w] as tokens [n, h·w, W], row by row."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+
+
+def _hash_state_dict(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

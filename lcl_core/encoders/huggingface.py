@@ -1,0 +1,211 @@
+"""Hugging Face: a directory that ``AutoModel`` reads, safetensors alone and never code that lies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from lcl_core.encoders.base import freeze
+from lcl_core.encoders.detect import IMAGES, TEXTS, EncoderFormat, detect_encoder, hash_weights, is_kind
+from lcl_core.encoders.external import (
+    ExternalImageEncoder,
+    ExternalTextEncoder,
+    check_all_loaded,
+    check_network_size,
+    check_token_ids,
+    feature_map_to_tokens,
+    settings_identity,
+    square_side,
+    tensor_names,
+    unreadable,
+    wrap_load_errors,
+)
+from lcl_core.encoders.schemas.validate import check_loadable
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_LIBRARY = f"transformers {transformers.__version__}"
+_MAX_TEXT_TOKENS = 512  # tokens of a text, where neither tokenizer nor model knows a limit
+_PROBE_IMAGE = Image.new("RGB", (61, 97))
+
+
+class HuggingFaceImageEncoder(ExternalImageEncoder):
+    """A vision transformer or CNN, or the vision side of CLIP, SigLIP and their like, with the text side."""
+
+    kind = "huggingface"
+    library = _LIBRARY
+
+    @classmethod
+    def recognises(cls, directory: Path) -> bool:
+        return is_kind(directory, cls.kind) and IMAGES in detect_encoder(directory).reads
+
+    def build(self, trained: bool) -> None:
+        model = _model(self.directory, self.origin, trained)
+        self.network = _VisionModule(model) if hasattr(model, "vision_model") else model
+        self._processor = transformers.AutoImageProcessor.from_pretrained(self.directory, backend="pil", **_LOCAL)
+        neutral = not getattr(self._processor, "do_normalize", True)
+        self.mean = (0.0,) * 3 if neutral else self._processor.image_mean
+        self.deviation = (1.0,) * 3 if neutral else self._processor.image_std
+        self.side = square_side(self.directory, tuple(self._pixels([_PROBE_IMAGE]).shape[2:]))
+        self._text_side = _paired_texts(self.directory, model) if TEXTS in self.origin.reads else None
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        return self._pixels(images) if images else torch.empty(0, 3, self.side, self.side)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        return self._processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network(pixel_values=pixels)
+        states, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
+        if states.ndim == 4:
+            return states.mean((2, 3)) if pooled is None else pooled.flatten(1), feature_map_to_tokens(states)
+        before = self._before_patches(states.shape[1])
+        if pooled is None:
+            pooled = states[:, 0] if before else states.mean(1)
+        return pooled, states[:, before:]
+
+    def _before_patches(self, length: int) -> int:
+        """How many class and register tokens stand before the patches; none where patches were merged."""
+        patch = getattr(self.network.config, "patch_size", None)
+        return max(0, length - (self.side // patch) ** 2) if isinstance(patch, int) else 0
+
+
+class _VisionModule(nn.Module):
+    """The vision side of a two-sided model, up to the space that it shares with texts."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vision_model = model.vision_model
+        self.visual_projection = getattr(model, "visual_projection", nn.Identity())
+        self.config = model.config.vision_config
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        found = self.vision_model(pixel_values=pixel_values)
+        found.pooler_output = self.visual_projection(found.pooler_output)
+        return found
+
+
+class _TextModule(nn.Module):
+    """The text side of a two-sided model, up to the space that it shares with pictures."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.text_model = model.text_model
+        self.text_projection = getattr(model, "text_projection", nn.Identity())
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.text_projection(self.text_model(**inputs).pooler_output)
+
+
+class _MeanPooling(nn.Module):
+    """A text encoder alone: the mean of its last states over the text, as sentence encoders are used."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
+        states = self.model(attention_mask=attention_mask, **inputs).last_hidden_state
+        weights = attention_mask[:, :, None].to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+class HuggingFaceTextEncoder(ExternalTextEncoder):
+    """A text encoder with its tokenizer.
+
+    Args:
+        padding: as the tokenizer takes it.
+        limit: tokens that are read of a text.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Any, padding: bool | str, limit: int) -> None:
+        super().__init__(network)
+        self._tokenizer, self._padding, self._limit = tokenizer, padding, limit
+
+    @classmethod
+    def load(cls, directory: Path) -> HuggingFaceTextEncoder:
+        """A model that reads texts alone, frozen. Raises: UserError ``encoder_unreadable``."""
+        with wrap_load_errors(directory):
+            origin = check_loadable(directory)
+            model = _model(directory, origin, trained=True)
+            side = cls(_MeanPooling(model), _tokenizer(directory, model), True, _limit(directory, model.config))
+            freeze(side.network)
+            digest = hash_weights(directory, origin.weights)
+            side.identity = {"weights": digest, **settings_identity(directory, _LIBRARY)}
+            return side
+
+    def features(self, texts: Sequence[str]) -> Tensor:
+        return self.network(**self._tokens(texts).to(self.device))
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._tokens(texts)["attention_mask"].sum(1).tolist()
+
+    def _tokens(self, texts: Sequence[str]) -> Any:
+        return self._tokenizer(
+            list(texts), padding=self._padding, truncation=True, max_length=self._limit, return_tensors="pt",
+            return_attention_mask=True,
+        )  # fmt: skip
+
+
+def _model(directory: Path, origin: EncoderFormat, trained: bool) -> Any:
+    """The network; a pooler that the weights do not hold is taken away, or noise would be pooled."""
+    transformers_logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(directory, **_LOCAL)
+    config.dtype = torch.float32
+    attention = _attention(config)
+
+    def make() -> Any:
+        return transformers.AutoModel.from_config(config, trust_remote_code=False, attn_implementation=attention)
+
+    if trained:
+        check_network_size(directory, origin, make)
+        model, info = transformers.AutoModel.from_pretrained(
+            directory,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            attn_implementation=attention,
+            **_LOCAL,
+        )
+        check_all_loaded(directory, [name for name in info["missing_keys"] if not name.startswith("pooler.")])
+    else:
+        model = make()
+    pooled = any("pooler." in name for name in tensor_names(directory, origin))
+    if not pooled and getattr(model, "pooler", None) is not None and list(model.pooler.parameters()):
+        model.pooler = None
+    return model
+
+
+def _attention(config: Any) -> str:
+    """The implementation that is taken, said, so that nothing beside the weights names another."""
+    kind = transformers.MODEL_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
+
+
+def _paired_texts(directory: Path, model: Any) -> HuggingFaceTextEncoder:
+    if not hasattr(model, "text_model"):
+        raise unreadable(directory, f"a text side like that of {type(model).__name__} is not known")
+    # SigLIP learnt on texts padded to its full length
+    padding = "max_length" if "siglip" in model.config.model_type else True
+    limit = _limit(directory, model.config.text_config)
+    return HuggingFaceTextEncoder(_TextModule(model), _tokenizer(directory, model.text_model), padding, limit)
+
+
+def _tokenizer(directory: Path, reader: Any) -> Any:
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
+    except (OSError, ValueError, ImportError) as error:
+        raise unreadable(directory, f"its tokenizer does not lie beside it: {error}") from error
+    check_token_ids(directory, tokenizer, reader.get_input_embeddings().num_embeddings)
+    return tokenizer
+
+
+def _limit(directory: Path, config: Any) -> int:
+    return min(_MAX_TEXT_TOKENS, getattr(config, "max_position_embeddings", _MAX_TEXT_TOKENS))

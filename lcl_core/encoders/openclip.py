@@ -1,0 +1,92 @@
+"""OpenCLIP: a directory with ``open_clip_config.json`` and safetensors, as its ``push_to_hf_hub`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lcl_core.common.optional import import_optional
+from lcl_core.encoders.external import (
+    ExternalImageEncoder,
+    ExternalTextEncoder,
+    check_network_size,
+    check_token_ids,
+    feature_map_to_tokens,
+    square_side,
+)
+from lcl_core.encoders.schemas.openclip import check_openclip
+
+
+class OpenCLIPImageEncoder(ExternalImageEncoder):
+    """Both sides of a CLIP, CoCa or SigLIP model; patch tokens after its last norm, where that fits them."""
+
+    kind = "openclip"
+
+    def build(self, trained: bool) -> None:
+        library: Any = import_optional("open_clip", "an OpenCLIP encoder", "interop")
+        self.library = f"open_clip {library.__version__}"
+        config = check_openclip(self.directory)["model_cfg"]
+
+        def create(device: str = "cpu") -> Any:
+            # with its text tower apart, so that either side can be copied and trained alone
+            return library.create_model(
+                f"local-dir:{self.directory}", load_weights=False, pretrained_text=False, force_custom_text=True,
+                device=device,
+            )  # fmt: skip
+
+        if trained:
+            check_network_size(self.directory, self.origin, lambda: create("meta"))
+        model = create()
+        if trained:
+            library.load_checkpoint(model, str(self.directory / self.origin.weights[0]), strict=True)
+        self.network = model.visual
+        settings = library.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+        self.mean, self.deviation = settings.mean, settings.std
+        self.side = square_side(self.directory, model.visual.image_size)
+        self._transform = library.transform.image_transform_v2(settings, is_train=False)
+        local = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
+        tokenizer = library.get_tokenizer(f"local-dir:{self.directory}", **local)
+        check_token_ids(self.directory, tokenizer, model.text.token_embedding.num_embeddings)
+        self._text_side = OpenCLIPTextEncoder(model.text, tokenizer)
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = [self._transform(image) for image in images]
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        sight: Any = self.network
+        found = sight.forward_intermediates(pixels, indices=1, normalize_intermediates=self._norm_fits)
+        return found["image_features"], feature_map_to_tokens(found["image_intermediates"][-1])
+
+    @property
+    def _norm_fits(self) -> bool:
+        """CoCa's last norm is of what its pooler makes, not of patches."""
+        return getattr(self.network, "attn_pool", None) is None
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """A ViT registers its projection, the last step of all, among the first parameters."""
+        last = getattr(self.network, "proj", None)
+        if not isinstance(last, nn.Parameter):
+            return super().layers()
+        groups = [[parameter for parameter in group if parameter is not last] for group in super().layers()]
+        return [*groups[:-1], [*groups[-1], last]]
+
+
+class OpenCLIPTextEncoder(ExternalTextEncoder):
+    """The text tower with its tokenizer."""
+
+    def __init__(self, network: nn.Module, tokenizer: Any) -> None:
+        super().__init__(network)
+        self._tokenizer = tokenizer
+
+    def features(self, texts: Sequence[str]) -> Tensor:
+        found = self.network(self._tokenizer(list(texts)).to(self.device))
+        return found[0] if isinstance(found, tuple) else found  # CoCa gives its tokens, too
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        inner = getattr(self._tokenizer, "tokenizer", None)  # of Hugging Face, where it is one of theirs
+        return (self._tokenizer(list(texts)) != getattr(inner, "pad_token_id", 0)).sum(1).tolist()

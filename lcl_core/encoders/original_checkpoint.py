@@ -1,0 +1,168 @@
+"""The authors' checkpoints in and out: their model JSON and state_dict.
+
+Our parameters carry the authors' names, so that weights map one to one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lcl_core.common.errors import UserError
+from lcl_core.data import clip_tokenizer
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+
+_SPECIALS = {
+    "sot_token_id": "<start_of_text>",
+    "eot_token_id": "<end_of_text>",
+    "img_token_id": "<img_placehold>",
+    "soi_token_id": "<start_of_img>",
+    "eoi_token_id": "<end_of_img>",
+}
+
+
+def config_from_official(official: dict[str, Any]) -> LCLConfig:
+    """The authors' ``{embed_dim, vision_cfg, text_cfg, pool_project_cfg, special_token_ids}`` as our configuration.
+
+    Raises: KeyError for a missing field; ValueError when embed_dim, text width and pooler output differ.
+    """
+    vision, text, pool = official["vision_cfg"], official["text_cfg"], official["pool_project_cfg"]
+    if not official["embed_dim"] == text["width"] == pool["output_dim"]:
+        raise ValueError("embed_dim, text_cfg.width and pool_project_cfg.output_dim must be equal")
+    quick = official.get("quick_gelu", False)
+    specials = {ours: official["special_token_ids"][theirs] for ours, theirs in _SPECIALS.items()}
+    return LCLConfig(
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        vision_width=vision["width"],
+        vision_layers=vision["layers"],
+        vision_head_width=vision.get("head_width", 64),
+        text_width=text["width"],
+        text_layers=text["layers"],
+        text_heads=text["heads"],
+        pool_heads=pool["attn_num_heads"],
+        context_length=text["context_length"],
+        vocab_size=text["vocab_size"],
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+        activation="quick_gelu" if quick else "gelu",
+        **specials,
+    )
+
+
+def config_to_official(config: LCLConfig) -> dict[str, Any]:
+    """The inverse of :func:`config_from_official`."""
+    official: dict[str, Any] = {
+        "embed_dim": config.embed_dim,
+        "vision_cfg": {
+            "image_size": config.image_size,
+            "layers": config.vision_layers,
+            "width": config.vision_width,
+            "head_width": config.vision_head_width,
+            "patch_size": config.patch_size,
+            "mlp_ratio": config.mlp_ratio,
+        },
+        "text_cfg": {
+            "context_length": config.context_length,
+            "vocab_size": config.vocab_size,
+            "width": config.text_width,
+            "heads": config.text_heads,
+            "layers": config.text_layers,
+        },
+        "pool_project_cfg": {
+            "pool_proj_type": "attn",
+            "input_dim": config.vision_width,
+            "output_dim": config.text_width,
+            "attn_num_heads": config.pool_heads,
+        },
+        "special_token_ids": {theirs: getattr(config, ours) for ours, theirs in _SPECIALS.items()},
+    }
+    if config.activation == "quick_gelu":
+        official["quick_gelu"] = True
+    return official
+
+
+def load_official(config_json: str | Path | dict[str, Any], weights: str | Path) -> LCLModel:
+    """Build an LCLModel from the authors' config JSON and weights.
+
+    Args:
+        config_json: their model JSON, a path or the parsed object.
+        weights: a ``.safetensors`` file, or a ``.pt`` read with ``weights_only=True``.
+
+    Raises:
+        UserError: a file is missing or is not what it should be, or names or shapes of the weights do not fit.
+    """
+    config = read_official_config(config_json)
+    model = LCLModel(config)
+    problem = _mismatch(model, state := read_weights(Path(weights)))
+    if problem:
+        raise UserError(problem, code="weights_mismatch", file=weights)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def export_official(model: LCLModel, directory: str | Path) -> None:
+    """Write ``config.json`` and ``weights.safetensors`` in the authors' form."""
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    official = config_to_official(model.config)
+    (target / "config.json").write_text(json.dumps(official, indent=1), encoding="utf-8")
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, target / "weights.safetensors")
+
+
+def import_original(config_json: str | Path, weights: str | Path, directory: str | Path) -> None:
+    """Write the authors' checkpoint as an encoder of ours, which everything can use: the weights are the same.
+
+    Raises:
+        UserError: as :func:`load_official`.
+    """
+    model = load_official(config_json, weights)
+    model.save_pretrained(directory)
+    LCLProcessor(clip_tokenizer(), model.config.image_size).save_pretrained(directory)
+
+
+def read_official_config(config_json: str | Path | dict[str, Any]) -> LCLConfig:
+    """The authors' model JSON, a path or the parsed object. Raises: UserError naming the file and what is wrong."""
+    path = None if isinstance(config_json, dict) else Path(config_json)
+    try:
+        official = config_json if isinstance(config_json, dict) else json.loads(Path(config_json).read_text("utf-8"))
+        return config_from_official(official)
+    except OSError as error:
+        raise UserError(f"cannot read the model JSON: {error.strerror}", code="unreadable", file=path) from error
+    except (KeyError, ValueError, TypeError) as error:
+        message = f"not a model JSON of the authors' form: {type(error).__name__} {error}"
+        raise UserError(message, code="bad_model_json", file=path) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state_dict from safetensors, or from a pickle of tensors and nothing else.
+
+    Raises:
+        UserError: ``unreadable``, naming the file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each library raises its own; the reader needs one sentence
+        raise UserError(f"cannot read weights: {error}", code="unreadable", file=path) from error
+    state = loaded.get("state_dict", loaded)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _mismatch(model: LCLModel, state: dict[str, Tensor]) -> str | None:
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    missing, extra = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    if missing or extra:
+        return f"the weights do not fit the config: missing {missing[:3]}, unexpected {extra[:3]}"
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing:
+        name = differing[0]
+        return f"{name} has shape {theirs[name]}, the config wants {ours[name]}"
+    return None

@@ -1,0 +1,299 @@
+"""Check an imported encoder in a confined process before any other process loads it. Imports no torch.
+
+``inspect_encoder`` starts ``python -m lcl_core.encoders.sandbox DIRECTORY`` within bounds of memory and time, without a
+network. That process validates the files, builds the encoder and runs it on an image and on texts of many forms.
+Its result is cached by the hash of all files. The last line of its standard output is JSON: {ok, facts}, or {ok, code,
+message, file}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcl_core import __version__
+from lcl_core.common.errors import UserError
+from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, limit_memory, run_sandboxed
+from lcl_core.encoders.detect import IMAGES, EncoderFormat
+from lcl_core.encoders.file_hashes import Hashes, hash_files
+from lcl_core.encoders.safetensors_header import tensor_sizes
+from lcl_core.encoders.schemas.base import data_files
+from lcl_core.encoders.schemas.validate import check_encoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+
+MODULE = "lcl_core.encoders.sandbox"
+MAX_PROCESSES = 2
+QUEUE_SECONDS = 60.0  # that a caller waits for others' examinations
+SECONDS = 120.0  # of one; more for many weights
+BYTES_A_SECOND = 20 << 20
+CACHED_RESULTS = 256
+
+EncoderInfo = dict[str, Any]
+
+_cache: OrderedDict[str, EncoderInfo] = OrderedDict()
+_cache_lock = threading.Lock()
+_processes = threading.BoundedSemaphore(MAX_PROCESSES)
+
+
+class SandboxBusy(UserError):
+    """Others are being examined. ``retry_after``: seconds."""
+
+    retry_after = 10.0
+
+    def __init__(self) -> None:
+        super().__init__("other encoders are being examined; try again in a few seconds", code="examination_busy")
+
+
+def inspect_encoder(
+    directory: Path, memory: Path | None = None, seconds: float = SECONDS, hashes: Hashes | None = None
+) -> EncoderInfo:
+    """Read an encoder in a process of its own, unless these very files were read before. Thread-safe; blocks.
+
+    Args:
+        memory: a folder that keeps what was found beyond this process.
+        seconds: of wall clock; more for many weights.
+        hashes: sha256 of the files by name, where they are known; whoever loads them then compares them.
+
+    Returns:
+        ``kind``, ``model``, ``reads``, ``weights`` and ``parameters``; ``loaded``: whether it could be tried out, which
+        needs its library.
+
+    Raises:
+        UserError: ``bad_encoder`` or ``encoder_unreadable``, with what is wrong; ExaminationBusy.
+    """
+    digest = files_digest(hashes or _hash_encoder(directory))
+    if (found := _read_cache(digest, memory)) is not None:
+        return found
+    if not _processes.acquire(timeout=QUEUE_SECONDS):
+        raise SandboxBusy
+    try:
+        if (found := _read_cache(digest, memory)) is not None:
+            return found
+        found = _run_process(directory, seconds)
+    finally:
+        _processes.release()
+    if found["loaded"]:
+        _write_cache(digest, found, memory)
+    return found
+
+
+def files_digest(hashes: Hashes) -> str:
+    """sha256 (hex) of every data file's name and content, and of our version."""
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(hashes.items()))
+    return hashlib.sha256(f"{__version__}\n{lines}".encode()).hexdigest()
+
+
+def _hash_encoder(directory: Path) -> Hashes:
+    """Raises: UserError."""
+    try:
+        return hash_files(directory)
+    except OSError as error:
+        message = f"the files cannot be read ({error.strerror}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory) from error
+
+
+def _run_process(directory: Path, seconds: float) -> EncoderInfo:
+    size = sum(path.stat().st_size for path in data_files(directory))
+    ended = run_sandboxed(MODULE, [str(directory.resolve())], SandboxLimits(seconds + size / BYTES_A_SECOND))
+    with contextlib.suppress(ValueError):
+        answer = json.loads(ended.output.rpartition(b"\n")[2])
+        if ended.status == 0 and answer.get("ok"):
+            return dict(answer["facts"])
+        if ended.status == 0:
+            raise UserError(answer["message"], code=answer["code"], field="encoder", file=answer.get("file"))
+    message = f"the encoder cannot be read: {ended.reason}; save it again with its library"
+    raise UserError(message, code="encoder_unreadable", field="encoder", file=directory)
+
+
+def _read_cache(digest: str, memory: Path | None) -> EncoderInfo | None:
+    with _cache_lock:
+        if digest in _cache:
+            _cache.move_to_end(digest)
+            return _cache[digest]
+    if memory is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((memory / f"{digest}.json").read_text(encoding="utf-8")))
+    return None
+
+
+def _write_cache(digest: str, facts: EncoderInfo, memory: Path | None) -> None:
+    with _cache_lock:
+        _cache[digest] = facts
+        while len(_cache) > CACHED_RESULTS:
+            _cache.popitem(last=False)
+    if memory is None:
+        return
+    with contextlib.suppress(OSError):  # a full disk costs an examination more
+        memory.mkdir(parents=True, exist_ok=True)
+        kept = sorted(memory.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for old in kept[: max(0, len(kept) - CACHED_RESULTS + 1)]:
+            old.unlink(missing_ok=True)
+        waiting = memory / f".{digest}.{os.getpid()}.{threading.get_ident()}"
+        waiting.write_text(json.dumps(facts), encoding="utf-8")
+        waiting.replace(memory / f"{digest}.json")
+
+
+VALIDATION_BYTES = 2 << 30  # of address space, to parse small files
+WORKING_BYTES = 3 << 29  # of address space beside the weights: libraries' own tables, one forward pass
+FP32_COPIES = 3
+SERVING_BATCH = 64  # pictures that a service computes at once
+MAX_OUTPUT_BYTES = 4 << 30  # of one layer's output for such a batch
+# texts of many forms: long, repeated, of many planes of Unicode, with controls
+PROBE_TEXTS = (
+    "a picture of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
+    "e\u0301" * 200, "\u2603" * 200, "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 50, "\u202etxt", "\ufdfa" * 100,
+    "漢字かな交じり文" * 50, "</w>▁##<pad><end_of_text>[CLS]" * 20, "ab" * 1000, "x y" * 500,
+)  # fmt: skip
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the answer
+    answers.write("\n" + json.dumps(child_result(Path(sys.argv[1]))))
+    answers.close()
+    os._exit(0)  # without the libraries' own farewells
+
+
+def child_result(directory: Path) -> dict[str, Any]:
+    try:
+        return {"ok": True, "facts": probe_encoder(directory)}
+    except UserError as error:
+        return _failure(error.code, error.message, error.file)
+    except MemoryError:
+        return _failure("encoder_unreadable", f"the encoder cannot be read: {KILLED_FOR_MEMORY}", str(directory))
+    except BaseException as error:  # whatever it is, this process is there for it
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+        return _failure("encoder_unreadable", f"the encoder cannot be read ({reason})", str(directory))
+
+
+def probe_encoder(directory: Path) -> dict[str, Any]:
+    """Read it and try it out. Raises: UserError; whatever a library raises."""
+    _set_soft_limit(VALIDATION_BYTES)
+    origin = check_encoder(directory)
+    numbers = sum(sum(tensor_sizes(directory / name).values()) for name in origin.weights)
+    facts: dict[str, Any] = {
+        "kind": origin.kind, "model": origin.model, "reads": list(origin.reads), "weights": list(origin.weights),
+        "parameters": numbers, "loaded": True,
+    }  # fmt: skip
+    _set_soft_limit(None)
+    from lcl_core.serving.engine import open_engine  # noqa: F401  torch, transformers: before memory is bounded
+
+    saved = sum((directory / name).stat().st_size for name in origin.weights)
+    limit_memory(2 * saved + FP32_COPIES * 4 * numbers + WORKING_BYTES)
+    try:
+        _probe(directory, origin)
+    except UserError as error:
+        if error.code != "missing_extra":
+            raise
+        facts["loaded"] = False
+    return facts
+
+
+def _set_soft_limit(more: int | None) -> None:
+    """Bound the address space for now; none: lift that again."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard if more is None else min(more, hard), hard))
+
+
+def _probe(directory: Path, origin: EncoderFormat) -> None:
+    if origin.kind == "lcl":
+        _probe_lcl(directory)
+    elif IMAGES in origin.reads:
+        _probe_image_encoder(directory)
+    else:
+        from lcl_core.encoders.registry import load_text_encoder
+
+        side = load_text_encoder(directory, "encoder")
+        _probe_texts(directory, lambda texts: side.features(texts).float().numpy())
+
+
+def _probe_lcl(directory: Path) -> None:
+    from PIL import Image
+
+    from lcl_core.serving.engine import EncoderEngine
+
+    session = EncoderEngine(directory, "cpu")
+    grey = Image.new("RGB", (61, 97), (128, 128, 128))
+    _check_outputs(directory, session.model.visual, lambda: session.embed_images([grey]))
+    _probe_texts(directory, session.embed_texts)
+    session.count_tokens(PROBE_TEXTS)
+    session.caption([grey], max_new_tokens=4)
+
+
+def _probe_image_encoder(directory: Path) -> None:
+    import torch
+    from PIL import Image
+
+    from lcl_core.encoders.registry import load_image_encoder
+
+    tower = load_image_encoder(directory)
+    with torch.inference_mode():
+        pixels = tower.preprocess([Image.new("RGB", (61, 97), (128, 128, 128))])
+
+        def look() -> np.ndarray:
+            pooled, patches = tower.encode(pixels)
+            return (patches.mean(1) if pooled is None else pooled).float().numpy()
+
+        _check_outputs(directory, tower.module, look)
+        if tower.text_encoder is not None:
+            _probe_texts(directory, lambda texts: _to_numpy(tower.texts(texts)))
+            tower.text_encoder.count_tokens(PROBE_TEXTS)
+
+
+def _to_numpy(found: Tensor | None) -> np.ndarray:
+    assert found is not None, "it has a text side"
+    return found.float().numpy()
+
+
+def _probe_texts(directory: Path, embed: Any) -> None:
+    import torch
+
+    with torch.inference_mode():
+        for text in PROBE_TEXTS:
+            _check_finite(directory, embed([text]), 1)
+        _check_finite(directory, embed(list(PROBE_TEXTS)), len(PROBE_TEXTS))
+
+
+def _check_outputs(directory: Path, network: nn.Module, look: Any) -> None:
+    """One picture, and how much the largest output of a layer would take of a whole batch."""
+    largest = 0
+
+    def measure(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal largest
+        largest = max(largest, getattr(output, "nbytes", 0))
+
+    hooks = [module.register_forward_hook(measure) for module in network.modules()]
+    _check_finite(directory, look(), 1)
+    for hook in hooks:
+        hook.remove()
+    if largest * SERVING_BATCH > MAX_OUTPUT_BYTES:
+        message = f"{SERVING_BATCH} pictures would take {largest * SERVING_BATCH:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
+        raise UserError(f"{message}: lower image_size", code="encoder_unreadable", file=directory)
+
+
+def _check_finite(directory: Path, vectors: np.ndarray, rows: int) -> None:
+    import numpy as np
+
+    if len(vectors) != rows or not np.isfinite(vectors).all():
+        raise UserError("its vectors are not finite; its weights are damaged", code="encoder_unhealthy", file=directory)
+
+
+def _failure(code: str, message: str, file: str | None) -> dict[str, Any]:
+    return {"ok": False, "code": code, "message": message, "file": file}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What the configuration of an encoder of ours may say, and the tensors that follow from it. Knows no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lcl_core.encoders.schemas.base import Finite, ShortText, Version, read_json_object, schema_error, validate_model
+
+CONFIG, PROCESSOR = "config.json", "processor_config.json"
+
+Width = Annotated[int, Field(ge=1, le=8192)]
+Layers = Annotated[int, Field(ge=0, le=128)]
+Heads = Annotated[int, Field(ge=1, le=512)]
+Token = Annotated[int, Field(ge=0, lt=1 << 20)]
+Shapes = dict[str, tuple[int, ...]]
+
+
+class LCLSettings(BaseModel):
+    """``config.json``, closed: bounds are those of a run's ``ModelSpec`` or wider."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model_type: Literal["lcl"]
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 224
+    patch_size: Annotated[int, Field(ge=1, le=512)] = 32
+    vision_width: Width = 768
+    vision_layers: Layers = 12
+    vision_head_width: Width = 64
+    text_width: Width = 512
+    text_layers: Layers = 12
+    text_heads: Heads = 8
+    pool_heads: Heads | None = None
+    context_length: Annotated[int, Field(ge=1, le=65_536)] = 2048
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 20)] = 49_411
+    mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    sot_token_id: Token = 49_406
+    eot_token_id: Token = 49_407
+    img_token_id: Token = 49_408
+    soi_token_id: Token = 49_409
+    eoi_token_id: Token = 49_410
+    contrastive_weight: Finite = 0.1
+    generation_weight: Finite = 1.0
+    numerics: Literal["fixed", "official"] = "fixed"
+    # what transformers writes besides
+    architectures: Annotated[list[ShortText], Field(max_length=4)] | None = None
+    auto_map: LCLAutoMap | None = None
+    dtype: Dtype | None = None
+    torch_dtype: Dtype | None = None
+    transformers_version: Version | None = None
+    tie_word_embeddings: bool = False
+    return_dict: bool = True
+    output_hidden_states: Literal[False] = False
+    output_attentions: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> LCLSettings:
+        for large, small in (
+            ("image_size", "patch_size"),
+            ("vision_width", "vision_head_width"),
+            ("text_width", "text_heads"),
+            ("text_width", "pool_heads"),
+        ):
+            if (divisor := getattr(self, small)) is not None and getattr(self, large) % divisor:
+                raise ValueError(f"{large} must be a multiple of {small}")
+        specials = [getattr(self, f"{name}_token_id") for name in ("sot", "eot", "img", "soi", "eoi")]
+        if max(specials) >= self.vocab_size or len(set(specials)) < len(specials):
+            raise ValueError("the five special token ids must differ and lie below vocab_size")
+        return self
+
+
+class LCLAutoMap(BaseModel):
+    """The code that an export lies beside the weights, by the names that the export gives it. It is never run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    AutoConfig: Literal["modeling_lcl.LCLConfig"]
+    AutoModel: Literal["modeling_lcl.LCLModel"]
+
+
+class LCLProcessorSettings(BaseModel):
+    """``processor_config.json``, closed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    processor_class: Literal["LCLProcessor"] = "LCLProcessor"
+    auto_map: LCLProcessorMap | None = None
+
+
+class LCLProcessorMap(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    AutoProcessor: Literal["processing_lcl.LCLProcessor"]
+
+
+Dtype = Literal["float32", "float16", "bfloat16", "float64"]
+
+
+def read_settings(directory: Path) -> LCLSettings:
+    """``config.json`` and ``processor_config.json``, checked. Raises: UserError ``encoder_unreadable``."""
+    settings = validate_model(LCLSettings, read_json_object(directory / CONFIG), directory / CONFIG)
+    processor = directory / PROCESSOR
+    prepared = validate_model(LCLProcessorSettings, read_json_object(processor), processor)
+    if prepared.image_size != settings.image_size:
+        raise schema_error(
+            processor, f"image_size {prepared.image_size} is not that of config.json, which is {settings.image_size}"
+        )
+    return settings
+
+
+def expected_shapes(settings: LCLSettings) -> Shapes:
+    """The tensors that LCLModel of these settings saves, by name."""
+    width, text, vocabulary = settings.vision_width, settings.text_width, settings.vocab_size
+    patches = (settings.image_size // settings.patch_size) ** 2
+    found: Shapes = {
+        "logit_scale": (),
+        "lm_head.1.weight": (vocabulary, text),
+        "text.token_embedding.weight": (vocabulary, text),
+        "text.positional_embedding": (settings.context_length, text),
+        "text.text_projection": (text, text),
+        "visual.class_embedding": (width,),
+        "visual.positional_embedding": (patches + 1, width),
+        "visual.conv1.weight": (width, 3, settings.patch_size, settings.patch_size),
+        "pool_project.query_token": (1, 1, width),
+        "pool_project.pooler.cross_attn.proj.weight": (text, text),
+        **_norm("lm_head.0", text), **_norm("text.ln_final", text),
+        **_norm("visual.ln_pre", width), **_norm("visual.ln_post", width),
+    }  # fmt: skip
+    for part in "qkv":
+        found |= _norm(f"pool_project.pooler.norm1_{part}", width)
+        found[f"pool_project.pooler.cross_attn.{part}.weight"] = (text, width)
+        found[f"pool_project.pooler.cross_attn.{part}_bias"] = (text,)
+    for tower, across, layers in (("visual", width, settings.vision_layers), ("text", text, settings.text_layers)):
+        for layer in range(layers):
+            found |= _block(f"{tower}.transformer.resblocks.{layer}", across, settings.mlp_ratio)
+    return found
+
+
+def _norm(name: str, width: int) -> Shapes:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _block(name: str, width: int, mlp_ratio: float) -> Shapes:
+    hidden = int(width * mlp_ratio)
+    linear = {
+        "attn.in_proj_": (3 * width, width), "attn.out_proj.": (width, width),
+        "mlp.c_fc.": (hidden, width), "mlp.c_proj.": (width, hidden),
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for part, shape in linear.items():
+        found |= {f"{name}.{part}weight": shape, f"{name}.{part}bias": shape[:1]}
+    return {**found, **_norm(f"{name}.ln_1", width), **_norm(f"{name}.ln_2", width)}

@@ -1,0 +1,72 @@
+"""timm: a directory with ``config.json`` and ``model.safetensors``, as timm writes it for the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.optional import import_optional
+from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
+
+
+class TimmImageEncoder(ExternalImageEncoder):
+    """Any timm network: a ViT's patch tokens, or the places of a CNN's last feature map."""
+
+    kind = "timm"
+
+    def build(self, trained: bool) -> None:
+        library: Any = import_optional("timm", "a timm encoder", "interop")
+        self.library = f"timm {library.__version__}"
+        if trained:
+            check_network_size(self.directory, self.origin, lambda: library.create_model(f"local-dir:{self.directory}"))
+        # model.safetensors lies there, which timm prefers to any other file, and fits to its present code
+        self.network = library.create_model(f"local-dir:{self.directory}", pretrained=trained)
+        settings = library.data.resolve_model_data_config(self.network)
+        self.mean, self.deviation = settings["mean"], settings["std"]
+        self.side = square_side(self.directory, settings["input_size"][1:])
+        self._transform = library.data.create_transform(**settings, is_training=False)
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = [self._transform(image) for image in images]
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        sight: Any = self.network
+        features = sight.forward_features(pixels)
+        return sight.forward_head(features, pre_logits=True), self._tokens(features)
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        sight: Any = self.network
+        if features.ndim == 3:
+            return features[:, getattr(sight, "num_prefix_tokens", 0) :]
+        if features.shape[1] == sight.num_features:
+            return feature_map_to_tokens(features)
+        return features.flatten(1, 2)  # Swin keeps the channels last
+
+
+def import_timm(model: str, weights: Path, target: Path) -> None:
+    """Write a directory as timm writes it, for a model known by its name and a safetensors file alone.
+
+    Raises:
+        UserError: ``unknown_model``, ``unreadable`` or ``weights_mismatch``.
+    """
+    library: Any = import_optional("timm", "a timm encoder", "interop")
+    if not library.is_model(model):
+        raise UserError(f"timm knows no model {model[:80]!r}; timm.list_models() names them", code="unknown_model")
+    network = library.create_model(model, pretrained=False)
+    try:
+        network.load_state_dict(load_file(weights), strict=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read weights: {error}", code="unreadable", file=weights) from error
+    except RuntimeError as error:
+        message = f"the weights do not fit {model}: {str(error)[:200]}"
+        raise UserError(message, code="weights_mismatch", file=weights) from error
+    library.models.save_for_hf(network, target, safe_serialization=True)

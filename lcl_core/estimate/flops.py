@@ -1,0 +1,227 @@
+"""Useful floating-point operations of models and objectives: padding and recomputation are not counted.
+
+Functions count a forward pass; a training step takes three times as much, since the backward pass is two products for
+each of the forward pass's. Every formula is linear in documents, so a mean document times their number gives the
+expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lcl_core.specs.pretrain import MethodName, ObjectiveSpec, PretrainSpec
+
+CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
+SPECIALS = 5  # of a vocabulary that is learnt
+MLP_RATIO = 4.0  # of every model that a spec describes
+
+
+class Sizes(Protocol):
+    """A model's configuration has them all."""
+
+    @property
+    def patch_size(self) -> int: ...
+
+    @property
+    def vision_width(self) -> int: ...
+
+    @property
+    def vision_layers(self) -> int: ...
+
+    @property
+    def text_width(self) -> int: ...
+
+    @property
+    def text_layers(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def mlp_ratio(self) -> float: ...
+
+    @property
+    def num_image_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Sizes without a model. ``num_image_tokens``: patches of a whole image."""
+
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int
+    vocab_size: int
+    num_image_tokens: int
+    mlp_ratio: float = MLP_RATIO
+
+
+def model_sizes(spec: PretrainSpec) -> ModelSizes:
+    """Of the model that a spec describes; a vocabulary that is learnt may come out smaller from few texts."""
+    model, own = spec.model, spec.tokenizer.vocab_size + SPECIALS
+    return ModelSizes(
+        patch_size=model.patch_size,
+        vision_width=model.vision_width,
+        vision_layers=model.vision_layers,
+        text_width=model.text_width,
+        text_layers=model.text_layers,
+        context_length=model.context_length,
+        vocab_size=CLIP_TOKENS if spec.tokenizer.kind == "clip" else own,
+        num_image_tokens=model.num_image_tokens,
+    )
+
+
+FORWARDS_PER_STEP = 3.0  # forward passes that a training step costs
+
+
+def step_flops(
+    config: Sizes, lengths: Sequence[float], images: float, labels: float, patches: int | None = None
+) -> float:
+    """A training step of one pass through each tower over documents of these token lengths.
+
+    Args:
+        lengths: tokens of each document, image tokens included.
+        images: pictures in them.
+        labels: places where a next token is predicted.
+        patches: of an image that are looked at; none: all.
+    """
+    patches = config.num_image_tokens if patches is None else patches
+    pictures = vision_flops(config, images, patches) + pooling_flops(config, images, patches)
+    return FORWARDS_PER_STEP * (pictures + text_flops(config, lengths) + head_flops(config, labels))
+
+
+def vision_flops(config: Sizes, images: float, patches: int) -> float:
+    """The vision tower over images of which ``patches`` patches are looked at."""
+    width = config.vision_width
+    blocks = (patches + 1) * _block_flops(width, config.mlp_ratio) + _attention_flops(patches + 1, width)
+    embedding = config.num_image_tokens * 2 * 3 * config.patch_size**2 * width
+    return images * (config.vision_layers * blocks + embedding)
+
+
+def pooling_flops(config: Sizes, images: float, patches: int, *, latents: bool = True, tokens: bool = True) -> float:
+    """The pooler's values and, where they are wanted, keys for the latents and projections to tokens."""
+    inputs, outputs = config.vision_width, config.text_width
+    wanted = inputs + latents * inputs + tokens * outputs
+    return images * patches * 2 * wanted * outputs
+
+
+def text_flops(config: Sizes, lengths: Sequence[float], *, causal: bool = True) -> float:
+    """The text tower over documents of these token lengths."""
+    width, share = config.text_width, 0.5 if causal else 1.0
+    attention = share * sum(_attention_flops(length, width) for length in lengths)
+    return config.text_layers * (sum(lengths) * _block_flops(width, config.mlp_ratio) + attention)
+
+
+def head_flops(config: Sizes, labels: float) -> float:
+    """Scores of the whole vocabulary at ``labels`` places."""
+    return labels * 2.0 * config.text_width * config.vocab_size
+
+
+def _block_flops(width: int, mlp_ratio: float) -> float:
+    """Matrix products of one block for one token: q, k, v, out and the MLP."""
+    return 2 * width * width * (4 + 2 * mlp_ratio)
+
+
+def _attention_flops(length: float, width: int) -> float:
+    """Scores and mixing of one sequence in one layer."""
+    return 4.0 * length * length * width
+
+
+CONTEXT_TOKENS = 77  # of a text that stands for itself, as the authors cut it for their zero-shot tests
+_DELIMITERS = 2  # <soi> and <eoi> of an image; start and end of a text
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a forward pass meets; counts may be means.
+
+    Attributes:
+        images, patches: pictures, and patches of each that are looked at.
+        lengths: tokens of each row that the text tower reads, those of images among them. Where a method reads pairs
+            twice, the rows with their image come first.
+        labels: places where a token is predicted.
+        restored: hidden patches that are predicted.
+    """
+
+    images: float
+    patches: int
+    lengths: Sequence[float]
+    labels: float
+    restored: float = 0.0
+
+
+def lcl_flops(
+    config: Sizes, load: Workload, *, latents: bool = True, tokens: bool = True, causal: bool = True
+) -> float:
+    """One pass over pictures and rows. ``latents``, ``tokens``: what the pooler gives."""
+    pictures = vision_flops(config, load.images, load.patches)
+    pooling = pooling_flops(config, load.images, load.patches, latents=latents, tokens=tokens)
+    return pictures + pooling + text_flops(config, load.lengths, causal=causal) + head_flops(config, load.labels)
+
+
+def clip_flops(config: Sizes, load: Workload) -> float:
+    return lcl_flops(config, load, tokens=False)
+
+
+def blip2_flops(config: Sizes, load: Workload) -> float:
+    """A third pass shows every pair three times; a negative text counts as long as the image's own."""
+    rows = [*load.lengths[: round(load.images)]] * 3
+    return lcl_flops(config, load) + text_flops(config, rows, causal=False)
+
+
+def flamingo_flops(config: Sizes, load: Workload) -> float:
+    return lcl_flops(config, load, latents=False)
+
+
+def emu_flops(config: Sizes, load: Workload) -> float:
+    return flamingo_flops(config, load) + load.images * load.patches * 2 * config.text_width**2
+
+
+def beit3_flops(config: Sizes, load: Workload) -> float:
+    restoring = load.restored * 2 * config.text_width * 3 * config.patch_size**2
+    return lcl_flops(config, load, latents=False, causal=False) + restoring
+
+
+FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
+    "lcl": lcl_flops,
+    "clip": clip_flops,
+    "coca": lcl_flops,
+    "blip2": blip2_flops,
+    "beit3": beit3_flops,
+    "flamingo": flamingo_flops,
+    "emu": emu_flops,
+}
+
+
+def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tokens: float) -> Workload:
+    """Of one mean document, as the method lays it out.
+
+    Args:
+        images, tokens: that it holds; the tokens of its images, with start and end of each, are among them.
+    """
+    words = max(tokens - images * (patches + _DELIMITERS) - _DELIMITERS, 0.0)
+    name = objective.name
+    if name in ("clip", "coca", "blip2"):
+        context = min(words + _DELIMITERS, CONTEXT_TOKENS)
+        behind = [] if name == "clip" else [patches + _DELIMITERS + words + 1]
+        return Workload(images, patches, [*behind, context], 0.0 if name == "clip" else words + 1)
+    if name == "beit3":
+        masked = objective.text_mask_ratio * words
+        return Workload(images, patches, [tokens], masked, objective.image_mask_ratio * images * patches)
+    labels = max(tokens - images * (patches + 1) - 1, 0.0)
+    return Workload(images, patches, [tokens], labels)
+
+
+def training_flops(spec: PretrainSpec, images: int, tokens: int, documents: int) -> float:
+    """Of a training that has read so many images, tokens (those of images among them) and documents."""
+    count, patches = max(documents, 1), spec.kept_patches
+    texts = max(tokens - images * patches, 0)
+    return count * step_flops(model_sizes(spec), [tokens / count], images / count, texts / count, patches)

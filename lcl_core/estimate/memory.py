@@ -1,0 +1,175 @@
+"""Parameters, memory and disk of a training process.
+
+Activations are counted as the blocks save them (:mod:`lcl_core.ops.recompute`): the two inputs of their norms in fp32,
+and in the precision of the products q, k, v, the attention output and, in the vision tower, the MLP's pre-activation.
+Transient memory is the largest block's, and the vocabulary's logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lcl_core.estimate.flops import Sizes, Workload
+
+
+def model_parameters(config: Sizes) -> int:
+    """Of both towers, the pooler, the vocabulary's projection and the temperature."""
+    return vision_parameters(config) + pooler_parameters(config) + text_parameters(config) + 1
+
+
+def vision_parameters(config: Sizes) -> int:
+    width = config.vision_width
+    embedding = 3 * config.patch_size**2 * width + width + (config.num_image_tokens + 1) * width
+    return embedding + 4 * width + config.vision_layers * block_parameters(config, width)
+
+
+def pooler_parameters(config: Sizes) -> int:
+    inputs, outputs = config.vision_width, config.text_width
+    return 7 * inputs + 3 * inputs * outputs + 3 * outputs + outputs**2
+
+
+def text_parameters(config: Sizes) -> int:
+    """The text tower with its embeddings, the contrastive projection and the head."""
+    width = config.text_width
+    tables = (2 * config.vocab_size + config.context_length) * width
+    return tables + config.text_layers * block_parameters(config, width) + 4 * width + width**2
+
+
+def block_parameters(config: Sizes, width: int) -> int:
+    """Two norms, q, k, v and out with biases, and the MLP."""
+    hidden = int(width * config.mlp_ratio)
+    return 4 * width + 4 * width * (width + 1) + 2 * width * hidden + hidden + width
+
+
+def method_parameters(name: str, config: Sizes) -> int:
+    """What a method trains beside the model, and never exports."""
+    return _METHOD_PARAMETERS[name](config) if name in _METHOD_PARAMETERS else 0
+
+
+def _emu_parameters(config: Sizes) -> int:
+    width = config.text_width
+    return 2 * width + width * (width + 1)
+
+
+def _blip2_parameters(config: Sizes) -> int:
+    width = config.text_width
+    return 2 * width + 2 * (width + 1)
+
+
+def _beit3_parameters(config: Sizes) -> int:
+    width, pixels = config.text_width, 3 * config.patch_size**2
+    return config.vision_width + 3 * width + pixels * (width + 1)
+
+
+_METHOD_PARAMETERS: Mapping[str, Callable[[Sizes], int]] = {
+    "emu": _emu_parameters,
+    "blip2": _blip2_parameters,
+    "beit3": _beit3_parameters,
+}
+
+
+FP32, HALF = 4, 2
+_MOMENTS = 2  # of AdamW
+_LOGITS = {FP32: 32 << 20, HALF: 192 << 20}  # of the whole vocabulary that stand at once
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one process, at its peak.
+
+    Attributes:
+        weights, gradients, moments, average: of the parameters, each in fp32; ``average`` is the moving one.
+        copies: of the weights in the precision of products, and of what a checkpoint writes meanwhile.
+        activations: what a forward pass keeps, and the largest thing that lives for a moment.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    average: int
+    copies: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.moments + self.average + self.copies + self.activations
+
+
+def state_bytes(parameters: int, average: bool) -> int:
+    """Of a checkpoint's tensors: weights, both moments, and the moving average if there is one."""
+    return FP32 * parameters * (1 + _MOMENTS + average)
+
+
+def training_memory(
+    config: Sizes,
+    parameters: int,
+    load: Workload,
+    *,
+    image_size: int,
+    half: bool,
+    average: bool,
+    staged: bool,
+    checkpointing: bool,
+    shards: int = 1,
+) -> Memory:
+    """At the peak of a step.
+
+    Args:
+        load: what one process reads at once.
+        half: products in bf16.
+        staged: checkpoints are written while steps run, from a copy in this process's memory.
+        checkpointing: activations are computed twice.
+        shards: processes among which the parameters are divided.
+    """
+    item, own = HALF if half else FP32, FP32 * parameters // shards
+    cast = HALF * _block_weights(config) if half else 0
+    return Memory(
+        weights=own,
+        gradients=own,
+        moments=_MOMENTS * own,
+        average=own * average,
+        copies=cast + staged * state_bytes(parameters, average) // shards,
+        activations=round(
+            _activation_bytes(config, load, item, image_size, checkpointing) + _LOGITS[item] * (load.labels > 0)
+        ),
+    )
+
+
+def _block_weights(config: Sizes) -> int:
+    vision = config.vision_layers * block_parameters(config, config.vision_width)
+    return vision + config.text_layers * block_parameters(config, config.text_width)
+
+
+def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int, checkpointing: bool) -> float:
+    seen, words = load.images * (load.patches + 1), float(sum(load.lengths))
+    vision = _tower_bytes(seen, config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing)
+    text = _tower_bytes(words, config.text_width, config.text_layers, config.mlp_ratio, item, False, checkpointing)
+    pixels = load.images * 3 * image_size**2 * FP32
+    embedded = 3 * load.images * config.num_image_tokens * config.vision_width * FP32
+    pooled = load.images * load.patches * (2 * config.vision_width + 3 * config.text_width) * FP32
+    passing = max(
+        tokens * 3 * config.mlp_ratio * width * item
+        for tokens, width in ((seen, config.vision_width), (words, config.text_width))
+    )
+    return vision + text + pixels + embedded + pooled + passing
+
+
+def _tower_bytes(
+    tokens: float, width: int, layers: int, mlp_ratio: float, item: int, hidden: bool, checkpointing: bool
+) -> float:
+    """What ``layers`` blocks keep; with checkpointing their inputs, and all of the one that is computed again."""
+    block = tokens * width * (2 * FP32 + item * (4 + (mlp_ratio if hidden else 0)))
+    return tokens * width * FP32 * layers + block if checkpointing else block * layers
+
+
+def kept_checkpoints(steps: int, every: int, keep: int, milestone_every: int | None) -> int:
+    """Of those written after each ``every`` steps and after the last one: the newest ``keep``, and milestones."""
+    newest = [steps, *range(steps - (steps % every or every), 0, -every)[: keep - 1]]
+    if milestone_every is None:
+        return len(newest)
+    common = math.lcm(every, milestone_every)
+    also_last = steps % milestone_every == 0 and steps % every != 0
+    among_newest = sum(step % milestone_every == 0 for step in newest)
+    return len(newest) + steps // common + also_last - among_newest

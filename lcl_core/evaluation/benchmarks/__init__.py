@@ -1,0 +1,1 @@
+"""Dialogue benchmarks: each module reads the official files and scores stored answers by the published rule."""

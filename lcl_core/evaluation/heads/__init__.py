@@ -1,0 +1,1 @@
+"""Heads that are trained on an encoder: the training loop, attentive probes and the contrastive head."""

@@ -1,0 +1,1 @@
+"""Metrics: ranks, bootstrap intervals, caption metrics (BLEU, ROUGE-L, CIDEr, METEOR)."""

@@ -1,0 +1,442 @@
+"""Latent Compression Learning: a ViT, an attentive pooler and a causal text transformer, trained together from scratch.
+
+Both towers are pre-norm transformers over packed rows [T, D] (CLIP, arXiv 2103.00020). The pooler turns patch features
+into one latent an image, for the contrastive loss, and into patch tokens, which take the placeholders' positions in the
+document (LCL, arXiv 2406.07543, Method).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from lcl_core.estimate.flops import CONTEXT_TOKENS
+from lcl_core.model.configuration_lcl import LCLConfig, Numerics
+from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row
+from lcl_core.ops.attention import Attention, VarlenLayout
+from lcl_core.ops.recompute import Activation, norm_mlp
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation; used only when asked for."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
+class MLP(nn.Module):
+    """W2 act(W1 norm(x)); the norm is the block's."""
+
+    def __init__(self, width: int, hidden: int, activation: str, keep_hidden: bool) -> None:
+        super().__init__()
+        self.keep_hidden = keep_hidden
+        self.c_fc = nn.Linear(width, hidden)
+        self.activation = ACTIVATIONS[activation]
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm_mlp(x, norm, self.c_fc, self.activation, self.c_proj, self.keep_hidden)
+
+
+class Block(nn.Module):
+    """x += Attn(LN1 x); x += W2 act(W1 LN2 x)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, activation: str, keep_hidden: bool) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, int(width * mlp_ratio), activation, keep_hidden)
+
+    def forward(self, x: Tensor, plan: VarlenLayout | None, sequence_length: int) -> Tensor:
+        x = x + self.attn(x, self.ln_1, plan, sequence_length)
+        return x + self.mlp(x, self.ln_2)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks.
+
+    Args:
+        keep_hidden: keep what each MLP is about to activate, the largest thing that a block keeps, for the backward
+            pass; otherwise it is computed again, which costs a sixth of the MLP's products.
+
+    Attributes:
+        checkpointing: keep only the inputs of blocks for the backward pass, and compute the rest again.
+    """
+
+    def __init__(
+        self, width: int, layers: int, heads: int, mlp_ratio: float, activation: str, keep_hidden: bool = True
+    ) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, mlp_ratio, activation, keep_hidden) for _ in range(layers))
+        self.checkpointing = False
+
+    @property
+    def blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.resblocks))
+
+    def forward(self, x: Tensor, plan: VarlenLayout | None = None, sequence_length: int = 0) -> Tensor:
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, plan, sequence_length, use_reentrant=False)
+            else:
+                x = block(x, plan, sequence_length)
+        return x
+
+
+class MaskedPatches(NamedTuple):
+    """Patches that are hidden from the tower, which sees a learned vector in their place.
+
+    Attributes:
+        places: [K] flat numbers of patches, image by image.
+        embedding: [W].
+    """
+
+    places: Tensor
+    embedding: Tensor
+
+
+class VisionTower(nn.Module):
+    """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped.
+
+    With ``patches`` [n, N'] only those patches are looked at (token drop, arXiv 2212.00794): attention, MLPs and the
+    document all see N' tokens an image. With ``blanks`` some patches are replaced before positions are added.
+    """
+
+    def __init__(self, config: LCLConfig) -> None:
+        super().__init__()
+        width = config.vision_width
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(config.num_image_tokens + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        heads = width // config.vision_head_width
+        self.transformer = Transformer(width, config.vision_layers, heads, config.mlp_ratio, config.activation)
+        self.ln_post = nn.LayerNorm(width)
+
+    def forward(
+        self, pixel_values: Tensor, patches: Tensor | None = None, blanks: MaskedPatches | None = None
+    ) -> Tensor:
+        embedded = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [n, N, W], row-major
+        if blanks is not None:
+            vectors = blanks.embedding.to(embedded.dtype).expand(len(blanks.places), -1)
+            embedded = embedded.flatten(0, 1).index_copy(0, blanks.places, vectors).view_as(embedded)
+        positions = self.positional_embedding.to(embedded.dtype)
+        embedded = embedded + positions[1:]
+        if patches is not None:
+            embedded = embedded.gather(1, patches[:, :, None].expand(-1, -1, embedded.shape[2]))
+        register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
+        x = torch.cat((register, embedded), dim=1)
+        count, length, width = x.shape
+        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length)
+        # The class token is only an attention register: LCL keeps the patch tokens alone.
+        return self.ln_post(x.view(count, length, width)[:, 1:])
+
+
+class CrossAttention(nn.Module):
+    """The projections of the pooler; biases are parameters of their own and the output has none."""
+
+    def __init__(self, width: int, output_dim: int) -> None:
+        super().__init__()
+        self.q = nn.Linear(width, output_dim, bias=False)
+        self.k = nn.Linear(width, output_dim, bias=False)
+        self.v = nn.Linear(width, output_dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(output_dim))
+        self.k_bias = nn.Parameter(torch.zeros(output_dim))
+        self.v_bias = nn.Parameter(torch.zeros(output_dim))
+        self.proj = nn.Linear(output_dim, output_dim, bias=False)
+
+
+class Pooler(nn.Module):
+    """Norms and projections of the pooling attention: [..., W] → query, key, value [..., D]."""
+
+    def __init__(self, width: int, output_dim: int) -> None:
+        super().__init__()
+        self.norm1_q = nn.LayerNorm(width)
+        self.norm1_k = nn.LayerNorm(width)
+        self.norm1_v = nn.LayerNorm(width)
+        self.cross_attn = CrossAttention(width, output_dim)
+
+    def query(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm1_q(x), self.cross_attn.q.weight, self.cross_attn.q_bias)
+
+    def key(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm1_k(x), self.cross_attn.k.weight, self.cross_attn.k_bias)
+
+    def value(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm1_v(x), self.cross_attn.v.weight, self.cross_attn.v_bias)
+
+
+class AttentivePoolingProjection(nn.Module):
+    """Patch features [n, N, W] → pooled latents [n, D] and patch tokens [n, N, D].
+
+    Both share one value path (norm, projection, output projection): the latent mixes the values with one learned
+    query, the tokens take them unmixed. No residual, no MLP, no positions here.
+    """
+
+    def __init__(self, width: int, output_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pooler = Pooler(width, output_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value = self.pooler.value(x)
+        return self._pool(x, value), self.pooler.cross_attn.proj(value)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The pooled latents alone."""
+        return self._pool(x, self.pooler.value(x))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How much each patch weighs in the latent: [n, N, W] → [n, heads, N], rows sum to 1."""
+        q, k = self._query(), self._split(self.pooler.key(x))
+        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).squeeze(2)
+
+    def _query(self) -> Tensor:
+        """[1, heads, 1, D/heads]; the same for every image, so computed once."""
+        return self._split(self.pooler.query(self.query_token))
+
+    def _pool(self, x: Tensor, value: Tensor) -> Tensor:
+        key = self._split(self.pooler.key(x))
+        query = self._query().expand(len(x), -1, -1, -1)
+        mixed = F.scaled_dot_product_attention(query.to(key.dtype), key, self._split(value))
+        return self.pooler.cross_attn.proj(mixed.flatten(1))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
+
+
+class TextTower(nn.Module):
+    """Packed embeddings [T, D] and positions [T] → outputs [T, D] of the last block, before any final norm."""
+
+    def __init__(self, config: LCLConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        # Most of a document's positions are text, so that most of what a step keeps would be this.
+        self.transformer = Transformer(
+            width, config.text_layers, config.text_heads, config.mlp_ratio, config.activation, keep_hidden=False
+        )
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
+
+    def forward(self, embeddings: Tensor, positions: Tensor, plan: VarlenLayout) -> Tensor:
+        return self.transformer(embeddings + self.positional_embedding[positions], plan)
+
+    def contrastive_features(self, hidden: Tensor) -> Tensor:
+        """Outputs at ``<soi>`` [M, D] → the contrastive space [M, E], not normalised."""
+        return self.ln_final(hidden) @ self.text_projection.to(hidden.dtype)
+
+
+@torch.no_grad()
+def init_module(module: nn.Module) -> None:
+    """Give one module its own initial weights (children are visited before their parents)."""
+    if isinstance(module, (nn.Linear | nn.Conv2d, nn.LayerNorm)):
+        module.reset_parameters()
+    elif isinstance(module, Attention):
+        nn.init.xavier_uniform_(module.in_proj_weight)
+        nn.init.zeros_(module.in_proj_bias)
+        nn.init.zeros_(module.out_proj.bias)
+    elif isinstance(module, CrossAttention):
+        for bias in (module.q_bias, module.k_bias, module.v_bias):
+            nn.init.zeros_(bias)
+    elif isinstance(module, AttentivePoolingProjection):
+        nn.init.normal_(module.query_token)
+    elif isinstance(module, VisionTower):
+        std = module.class_embedding.shape[0] ** -0.5
+        nn.init.normal_(module.class_embedding, std=std)
+        nn.init.normal_(module.positional_embedding, std=std)
+    elif isinstance(module, TextTower):
+        _init_text_tower(module)
+
+
+def _init_text_tower(tower: TextTower) -> None:
+    width = tower.positional_embedding.shape[1]
+    blocks = tower.transformer.blocks
+    nn.init.normal_(tower.token_embedding.weight, std=0.02)
+    nn.init.normal_(tower.positional_embedding, std=0.01)
+    nn.init.normal_(tower.text_projection, std=width**-0.5)
+    residual = width**-0.5 * (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=residual)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=residual)
+
+
+def initial_logit_scale() -> float:
+    """ln(1 / 0.07), CLIP's initial inverse temperature."""
+    return math.log(1 / 0.07)
+
+
+class Activations(NamedTuple):
+    """Activations of a packed batch.
+
+    Attributes:
+        image_latents: [n, D] pooled latents, not normalised.
+        patch_tokens: [n, N, D] the images' tokens in the document; none where the method reads texts alone.
+        hidden: [T, D] the text tower's packed outputs, before any final norm.
+    """
+
+    image_latents: Tensor
+    patch_tokens: Tensor | None
+    hidden: Tensor
+
+
+@dataclass
+class LCLOutput(ModelOutput):
+    """Losses and what they were made of.
+
+    Attributes:
+        loss: the weighted sum.
+        losses: each loss by name, already x its weight.
+        contrastive_loss, generation_loss: those two of them, where the objective has them.
+        image_features, text_features: [M, E] L2-normalised contrastive pairs, row-aligned.
+        image_latents, patch_tokens, hidden: as in :class:`Reading`.
+        batch: the packed batch that was read (its indices say which row is which token).
+    """
+
+    loss: Tensor | None = None
+    losses: Mapping[str, Tensor] | None = None
+    contrastive_loss: Tensor | None = None
+    generation_loss: Tensor | None = None
+    image_features: Tensor | None = None
+    text_features: Tensor | None = None
+    image_latents: Tensor | None = None
+    patch_tokens: Tensor | None = None
+    hidden: Tensor | None = None
+    batch: PackedBatch | None = None
+
+
+class LCLModel(PreTrainedModel):
+    """Vision encoder and language model of Latent Compression Learning.
+
+    After pre-training the text tower may be thrown away: ``get_image_features`` and ``get_patch_features`` are the
+    product.
+    """
+
+    config_class = LCLConfig
+    base_model_prefix = "lcl"
+    main_input_name = "pixel_values"
+    config: LCLConfig
+
+    def __init__(self, config: LCLConfig) -> None:
+        super().__init__(config)
+        width = config.text_width
+        self.visual = VisionTower(config)
+        self.pool_project = AttentivePoolingProjection(config.vision_width, width, config.pool_heads)
+        self.text = TextTower(config)
+        self.lm_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.vocab_size, bias=False))
+        self.logit_scale = nn.Parameter(torch.tensor(initial_logit_scale()))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_module(module)
+        if module is self:
+            nn.init.constant_(self.logit_scale, initial_logit_scale())
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, **_: Any) -> LCLOutput:
+        """Both losses of right-padded documents.
+
+        Args:
+            pixel_values: [n, 3, S, S], images in document order across the batch.
+            input_ids: [B, L] long, right-padded with zeros; never written to.
+
+        Raises:
+            UserError: placeholders do not match the images, or a document is too long.
+        """
+        from lcl_core.objectives.base import compute_loss  # objectives stand on the model
+        from lcl_core.objectives.lcl import Lcl
+
+        batch = PackedBatch.from_padded(input_ids, pixel_values, self.config)
+        return compute_loss(Lcl.of(self.config), self, batch)
+
+    def encode_images(
+        self, pixel_values: Tensor, patches: Tensor | None = None, blanks: MaskedPatches | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D].
+
+        Args:
+            patches: [n, N] numbers of the patches to look at; none: all.
+            blanks: patches that are hidden.
+        """
+        return self.pool_project(self.visual(pixel_values, patches, blanks))
+
+    def embed(self, token_ids: Tensor, image_slots: Tensor, patch_tokens: Tensor) -> Tensor:
+        """Embeddings [T, D] of ids [T], with the patch tokens [n, N, D] in the slots [n * N]."""
+        embeddings = self.text.token_embedding(token_ids)
+        return embeddings.index_copy(0, image_slots, patch_tokens.flatten(0, 1).to(embeddings.dtype))
+
+    def read_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
+        """Text tower outputs [T, D] with the patch tokens [n, N, D] in the placeholders' places."""
+        embeddings = self.embed(batch.token_ids, batch.image_slots, patch_tokens)
+        return self.text(embeddings, batch.positions, batch.plan)
+
+    def get_patch_features(self, pixel_values: Tensor) -> Tensor:
+        """[n, 3, S, S] → [n, N, W] patch features of the vision tower, before the pooler."""
+        return self.visual(pixel_values)
+
+    def get_image_features(self, pixel_values: Tensor, normalize: bool = True) -> Tensor:
+        """[n, 3, S, S] → pooled latents [n, E], L2-normalised unless told otherwise."""
+        latents = self.pool_project.pool(self.visual(pixel_values)).float()
+        return F.normalize(latents, dim=-1) if normalize else latents
+
+    def get_text_features(
+        self, input_ids: Tensor, context_length: int = CONTEXT_TOKENS, normalize: bool = True
+    ) -> Tensor:
+        """Texts as contexts of an image that would come next: ``sot text <soi>``.
+
+        Args:
+            input_ids: [n, L] rows ``sot text eot 0 …``; never written to.
+            context_length: rows are cut to this many tokens, the last of which becomes ``<soi>``.
+
+        Returns:
+            [n, E], one row a text.
+        """
+        rows = [as_context_row(row[:context_length].cpu(), self.config) for row in input_ids]
+        layout = PackedTokens.of(rows, self.config.context_length)
+        ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
+        embeddings = self.text.token_embedding(layout.ids.to(self.device))
+        hidden = self.text(embeddings, layout.positions.to(self.device), layout.plan.to(self.device))
+        features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False) -> None:
+        """Choose how the transformer blocks compute in training.
+
+        Args:
+            checkpointing: compute activations again in the backward pass, to keep fewer in memory.
+            compiled: compile each block; packed rows differ in length, so lengths stay symbolic.
+        """
+        for tower in (self.visual.transformer, self.text.transformer):
+            tower.checkpointing = checkpointing
+            for block in tower.blocks if compiled else ():
+                block.attn.leave_uncompiled()
+                block.compile(dynamic=True)
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self) -> None:
+        """Keep the inverse temperature within [1, 100]; call after every optimiser step."""
+        self.logit_scale.clamp_(0, math.log(100))
+
+    def set_numerics(self, numerics: Numerics) -> Self:
+        """``fixed`` (default) or ``official``, the authors' behaviour to the letter.
+
+        Raises: ValueError for any other word.
+        """
+        if numerics not in ("fixed", "official"):
+            raise ValueError(f"numerics must be 'fixed' or 'official', not {numerics!r}")
+        self.config.numerics = numerics
+        return self

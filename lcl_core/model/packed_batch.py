@@ -1,0 +1,204 @@
+"""A packed batch: documents end to end without padding, and every index that the step needs.
+
+All of it is computed on the host before the step, so the step itself has no boolean masks and never waits for the
+device to count something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from lcl_core.common.errors import UserError
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.ops.attention import CausalLayout, VarlenLayout
+
+
+class PackedTokens(NamedTuple):
+    """Token rows end to end: [T] ids, positions that restart per row, row numbers, and how attention sees them."""
+
+    ids: Tensor
+    positions: Tensor
+    document: Tensor
+    plan: VarlenLayout
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], context_length: int, plan: type[VarlenLayout] = CausalLayout) -> PackedTokens:
+        """Lay long token rows, each at its own length, end to end on the host.
+
+        Raises:
+            UserError: there is no row, or one is empty or longer than ``context_length``.
+        """
+        lengths = [len(row) for row in rows]
+        _check_lengths(lengths, context_length)
+        return cls(
+            ids=torch.cat(list(rows)),
+            positions=torch.cat([torch.arange(length) for length in lengths]),
+            document=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+            plan=plan.from_lengths(lengths),
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Documents packed into one row of T tokens.
+
+    Attributes:
+        pixel_values: [n, 3, S, S], images in document order.
+        token_ids: [T]; ``<img>`` placeholders included.
+        positions: [T], restarting at 0 in every document.
+        lengths: tokens of each document.
+        plan: how attention sees the documents.
+        image_slots: [n * N] flat places of the placeholders, in image order.
+        pair_positions: [M] flat places of the contrastive ``<soi>``.
+        pair_images: [M] the image of each.
+        label_positions: [K] flat places whose output predicts the next token.
+        labels: [K] that token.
+        patches: [n, N] the patches that are looked at, where the others are dropped.
+    """
+
+    pixel_values: Tensor
+    token_ids: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+    plan: VarlenLayout
+    image_slots: Tensor
+    pair_positions: Tensor
+    pair_images: Tensor
+    label_positions: Tensor
+    labels: Tensor
+    patches: Tensor | None = None
+
+    def to(self, device: torch.device) -> PackedBatch:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor | VarlenLayout)}
+        return replace(self, **cast(Any, moved))
+
+    @classmethod
+    def pack(
+        cls,
+        documents: Sequence[Tensor],
+        pixel_values: Tensor,
+        config: LCLConfig,
+        patches: Tensor | None = None,
+        plan: type[VarlenLayout] = CausalLayout,
+    ) -> PackedBatch:
+        """Pack token id rows (long, each at its own length) and their images, or ``patches`` of them.
+
+        Raises:
+            UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
+                placeholders do not match its images.
+        """
+        layout = PackedTokens.of(documents, config.context_length, plan)
+        starts = torch.nonzero(layout.ids == config.soi_token_id).flatten()
+        per_image = config.num_image_tokens if patches is None else patches.shape[1]
+        pairs = _contrastive_pairs(layout, starts, config)
+        label_positions = find_label_positions(layout, config)
+        return cls(
+            pixel_values=pixel_values,
+            token_ids=layout.ids,
+            positions=layout.positions,
+            lengths=tuple(len(document) for document in documents),
+            plan=layout.plan,
+            image_slots=_image_slots(layout, starts, len(pixel_values), per_image, config),
+            pair_positions=starts[pairs],
+            pair_images=pairs,
+            label_positions=label_positions,
+            labels=layout.ids[label_positions + 1],
+            patches=patches,
+        )
+
+    @classmethod
+    def from_padded(cls, input_ids: Tensor, pixel_values: Tensor, config: LCLConfig) -> PackedBatch:
+        """Pack right-padded rows [B, L]; trailing zeros are padding."""
+        lengths = row_lengths(input_ids).tolist()
+        rows = [row[:length] for row, length in zip(input_ids.cpu(), lengths, strict=True)]
+        return cls.pack(rows, pixel_values, config).to(pixel_values.device)
+
+
+def as_context_row(row: Tensor, config: LCLConfig) -> Tensor:
+    """``sot text eot …`` → ``sot text <soi>``, as if an image came next; a copy.
+
+    What follows the first ``eot`` is dropped; of a row without one the last token becomes ``<soi>``.
+    """
+    ends = torch.nonzero(row == config.eot_token_id).flatten()
+    end = int(ends[0]) if len(ends) else len(row) - 1
+    context = row[: end + 1].clone()
+    context[end] = config.soi_token_id
+    return context
+
+
+def row_lengths(input_ids: Tensor) -> Tensor:
+    """Length of each right-padded row [B, L] → [B]: a zero with a real token to its right is a token itself."""
+    place = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    return ((input_ids != 0) * place).amax(dim=1)
+
+
+def _check_lengths(lengths: list[int], context_length: int) -> None:
+    if not lengths or min(lengths) < 1:
+        raise UserError("a batch needs at least one document, and no document may be empty", code="empty_document")
+    if max(lengths) > context_length:
+        row = lengths.index(max(lengths))
+        raise UserError(
+            f"document {row} has {max(lengths)} tokens, the position table {context_length}; "
+            "cut it or raise context_length",
+            code="document_too_long",
+        )
+
+
+def _image_slots(layout: PackedTokens, starts: Tensor, images: int, per_image: int, config: LCLConfig) -> Tensor:
+    slots = torch.nonzero(layout.ids == config.img_token_id).flatten()
+    if len(slots) != images * per_image:
+        raise UserError(
+            f"{images} images need {images * per_image} placeholders, the documents hold {len(slots)}",
+            code="placeholder_mismatch",
+        )
+    if config.numerics == "fixed":
+        _check_each_image(layout, starts, slots.view(images, per_image))
+    return slots
+
+
+def _check_each_image(layout: PackedTokens, starts: Tensor, slots: Tensor) -> None:
+    """Each ``<soi>`` must be followed at once by its image's placeholders, or patches land in other documents."""
+    documents, per_image = int(layout.document[-1]) + 1, slots.shape[1]
+    held = torch.bincount(layout.document[slots.flatten()], minlength=documents)
+    due = torch.bincount(layout.document[starts], minlength=documents) * per_image
+    if wrong := torch.nonzero(held != due).flatten().tolist():
+        first = wrong[0]
+        raise UserError(
+            f"document {first} holds {held[first]} placeholders, its image starts need {due[first]}",
+            code="placeholder_mismatch",
+        )
+    misplaced = (slots != starts[:, None] + 1 + torch.arange(per_image)).any(dim=1)
+    if apart := torch.nonzero(misplaced).flatten().tolist():
+        raise UserError(
+            f"document {layout.document[starts[apart[0]]]}: an image start is not followed by its placeholders",
+            code="placeholder_mismatch",
+        )
+
+
+def _contrastive_pairs(layout: PackedTokens, starts: Tensor, config: LCLConfig) -> Tensor:
+    """Images that have a context: ``<soi>`` not at position 0 and, in ``fixed``, not right behind ``<sot>``."""
+    place = layout.positions[starts]
+    has_context = place > 0
+    if config.numerics == "fixed":
+        only_sot = (place == 1) & (layout.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
+        has_context &= ~only_sot
+    return torch.nonzero(has_context).flatten()
+
+
+def find_label_positions(layout: PackedTokens, config: LCLConfig) -> Tensor:
+    """Places whose next token is in the same document and is neither a placeholder nor ``<eoi>``.
+
+    ``official`` also never predicts id 0, which the authors take for padding.
+    """
+    following = layout.ids[1:]
+    kept = layout.document[1:] == layout.document[:-1]
+    kept &= (following != config.img_token_id) & (following != config.eoi_token_id)
+    if config.numerics == "official":
+        kept &= following != 0
+    return torch.nonzero(kept).flatten()

@@ -1,1 +1,0 @@
-"""Studies in the database: made, driven on, looked at. What follows from what is decided in ``lcl_core.studies``."""

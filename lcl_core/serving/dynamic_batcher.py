@@ -1,0 +1,368 @@
+"""Dynamic batching: one owner thread runs the requests of many clients. Imports no torch.
+
+Requests with equal keys may share a batch. A batch starts when it is full or when its oldest request has waited
+``max_wait`` seconds; while one batch runs the next one fills, so a busy server never waits. Long work (generation)
+runs in steps: between two steps one batch of other keys runs, and several long batches advance side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.system_errors import as_exception
+
+
+def failed_future(error: Exception) -> Future[Any]:
+    """A future that has failed already."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
+def wait_all(futures: Sequence[Future[Any]]) -> list[Any]:
+    """All results in order; the first failure cancels what still waits and is raised."""
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+async def gather_results(futures: Sequence[Future[Any]]) -> list[Any]:
+    """As ``wait_for``, without blocking the event loop; cancelling the caller cancels what still waits."""
+    try:
+        return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+log = logging.getLogger(__name__)
+
+Steps = Iterator[Iterable[tuple[int, Any]]]
+
+
+@dataclass(slots=True)
+class QueuedItem:
+    """One item, and where its result goes."""
+
+    item: Any
+    future: Future[Any] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class _SteppedBatch:
+    key: Hashable
+    batch: list[QueuedItem]
+    steps: Steps
+    started: float = field(default_factory=time.monotonic)
+    has_stepped: bool = False
+
+    @property
+    def unsettled(self) -> list[QueuedItem]:
+        return [request for request in self.batch if not request.future.done()]
+
+
+class StepwiseScheduler:
+    """Batches that are done in steps, each one step a round. Of one thread alone.
+
+    Args:
+        run: ``run(key, items)`` → an iterator; each step tells which items are ready, as (number in ``items``, result).
+            What fails in its first step is tried again in halves, so that a bad item fails alone; later on a reader
+            may have been told of the beginning.
+        tell: called with the key, the requests and the time of the start when a batch is over.
+    """
+
+    def __init__(
+        self, run: Callable[[Any, list[Any]], Any], tell: Callable[[Any, list[QueuedItem], float], None]
+    ) -> None:
+        self._run, self._tell = run, tell
+        self._works: list[_SteppedBatch] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._works)
+
+    def __len__(self) -> int:
+        """Items under way."""
+        return sum(len(work.batch) for work in self._works)
+
+    def begin(self, key: Hashable, batch: Sequence[QueuedItem]) -> None:
+        self._works.append(_SteppedBatch(key, list(batch), self._steps(key, [request.item for request in batch])))
+
+    def advance(self) -> None:
+        """One step of each batch."""
+        for work in list(self._works):
+            self._step(work)
+
+    def drop(self, error: Exception) -> None:
+        """End all of it; what has no result yet gets ``error``."""
+        for work in list(self._works):
+            self._end(work, error)
+
+    def _steps(self, key: Hashable, items: list[Any]) -> Steps:
+        yield from self._run(key, items)  # in here, so that what ``run`` itself raises is raised by the first step
+
+    def _step(self, work: _SteppedBatch) -> None:
+        try:
+            for place, result in next(work.steps):
+                work.batch[place].future.set_result(result)
+            work.has_stepped = True
+        except StopIteration:
+            self._end(work, RuntimeError(f"{len(work.unsettled)} items were left without a result"))
+        except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
+            error = as_exception(caught)
+            if work.has_stepped or len(work.batch) == 1:
+                self._end(work, error)
+            else:
+                self._halve(work, error)
+        else:
+            if not work.unsettled:
+                self._end(work)
+
+    def _halve(self, work: _SteppedBatch, error: Exception) -> None:
+        log.info("a batch of %d failed (%s); its halves are tried alone", len(work.batch), error)
+        self._works.remove(work)
+        middle = len(work.batch) // 2
+        for half in (work.batch[:middle], work.batch[middle:]):
+            self.begin(work.key, half)
+
+    def _end(self, work: _SteppedBatch, error: Exception | None = None) -> None:
+        self._works.remove(work)
+        for request in work.unsettled:
+            request.future.set_exception(error or RuntimeError("no result"))
+        self._tell(work.key, work.batch, work.started)
+
+
+RunBatch = Callable[[Any, list[Any]], Iterable[Any]]
+BatchObserver = Callable[[Any, list[float]], None]
+
+
+class Overloaded(UserError):
+    """The queue is full. ``retry_after`` is the time in seconds after which it should have room."""
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(
+            f"{waiting} requests are waiting; send this one again in {retry_after:.0f} s", code="overloaded"
+        )
+        self.retry_after = retry_after
+
+
+class EncoderUnloaded(UserError):
+    """The encoder was closed before the request ran."""
+
+    def __init__(self) -> None:
+        super().__init__("the encoder was unloaded; send the request again", code="encoder_unloaded")
+
+
+class DynamicBatcher:
+    """Owns one thread and a bounded queue.
+
+    Args:
+        run: ``run(key, items) -> results``, row-aligned; called in the owner thread only. If it raises for
+            several items, they are tried again in halves, so that a bad one fails alone.
+        in_steps: keys for which ``run`` gives an iterator instead, as UnderWay wants it.
+        name: shown in the thread's name.
+        max_batch: most items a call of ``run`` gets, and most items of work in steps that is under way.
+        max_wait: seconds that a lone request waits for company, at most.
+        max_queue: most requests that wait at a time.
+        observe: called after each batch with its key and the seconds from arrival to answer of each request.
+    """
+
+    def __init__(
+        self,
+        run: RunBatch,
+        *,
+        in_steps: Callable[[Any], bool] = lambda key: False,
+        name: str = "encoder",
+        max_batch: int = 64,
+        max_wait: float = 0.005,
+        max_queue: int = 512,
+        observe: BatchObserver | None = None,
+    ) -> None:
+        self._run = run
+        self._in_steps = in_steps
+        self._observe = observe
+        self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self._queues: dict[Hashable, deque[QueuedItem]] = {}
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._under_way = StepwiseScheduler(run, self._tell)  # the owner thread's alone
+        self._closing = self._dropping = False
+        self._seconds_per_item = 0.0
+        self._thread = threading.Thread(target=self._own, name=f"lcl-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue now."""
+        return self._waiting
+
+    def check_room(self, count: int = 1) -> None:
+        """Say early what ``submit`` would say, before costly preparation.
+
+        Raises:
+            Unloaded: after ``close``.
+            Overloaded: the queue has no room for ``count`` more.
+            UserError: ``too_many_items``: it never will have.
+        """
+        with self._changed:
+            self._check_room(count)
+
+    def submit(self, key: Hashable, items: Sequence[Any]) -> list[Future[Any]]:
+        """Queue all items or none; one future each. Cancelling a future takes its item out of the queue.
+
+        Raises: as ``check_room``.
+        """
+        requests = [QueuedItem(item) for item in items]
+        with self._changed:
+            self._check_room(len(requests))
+            if requests:
+                self._queues.setdefault(key, deque()).extend(requests)
+                self._waiting += len(requests)
+                self._changed.notify()
+        return [request.future for request in requests]
+
+    def close(self, *, drain: bool = True, wait: bool = True) -> None:
+        """Take no more requests; ``drain``: finish those that wait, else they fail with Unloaded.
+
+        ``wait``: return when the owner thread has left. May be called again.
+        """
+        with self._changed:
+            self._closing = True
+            self._dropping = self._dropping or not drain
+            dropped = [] if drain else self._take_all()
+            self._changed.notify_all()
+        _fail_all(dropped)
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _check_room(self, count: int) -> None:
+        if self._closing:
+            raise EncoderUnloaded
+        if count > self.max_queue:
+            message = f"{count} items in one request; at most {self.max_queue} fit, send them in parts"
+            raise UserError(message, code="too_many_items")
+        if self._waiting + count > self.max_queue:
+            self._drop_cancelled()
+        if self._waiting + count > self.max_queue:
+            raise Overloaded(self._waiting, max(1.0, math.ceil(self._waiting * self._seconds_per_item)))
+
+    def _drop_cancelled(self) -> None:
+        for key, queue in list(self._queues.items()):
+            kept = deque(request for request in queue if not request.future.cancelled())
+            self._waiting -= len(queue) - len(kept)
+            self._replace(key, kept)
+
+    def _replace(self, key: Hashable, queue: deque[QueuedItem]) -> None:
+        if queue:
+            self._queues[key] = queue
+        else:
+            del self._queues[key]
+
+    def _take_all(self) -> list[QueuedItem]:
+        requests = [request for queue in self._queues.values() for request in queue]
+        self._queues.clear()
+        self._waiting = 0
+        return requests
+
+    def _own(self) -> None:
+        try:
+            while (taken := self._next_batch()) is not None or self._under_way:
+                if taken is not None:
+                    self._run_batch(*taken)
+                del taken  # or the last batch's pixels would stay until the next one comes
+                if self._dropping:
+                    self._under_way.drop(EncoderUnloaded())
+                self._under_way.advance()
+        finally:
+            with self._changed:
+                self._closing = True
+                left = self._take_all()
+            _fail_all(left)
+            self._under_way.drop(EncoderUnloaded())
+
+    def _next_batch(self) -> tuple[Hashable, list[QueuedItem]] | None:
+        """Wait for the next batch, but not while work is under way; None: there is none, or closed and empty."""
+        with self._changed:
+            while True:
+                room = self.max_batch - len(self._under_way)
+                ready = [key for key in self._queues if room > 0 or not self._in_steps(key)]
+                if not ready:
+                    if self._closing or self._under_way:
+                        return None
+                    self._changed.wait()
+                    continue
+                key = min(ready, key=lambda key: self._queues[key][0].arrived)
+                queue = self._queues[key]
+                left = queue[0].arrived + self.max_wait - time.monotonic()
+                if len(queue) >= self.max_batch or left <= 0 or self._closing:
+                    return key, self._pop(key, queue, room if self._in_steps(key) else self.max_batch)
+                if self._under_way:
+                    return None
+                self._changed.wait(left)
+
+    def _pop(self, key: Hashable, queue: deque[QueuedItem], most: int) -> list[QueuedItem]:
+        batch: list[QueuedItem] = []
+        while queue and len(batch) < most:
+            request = queue.popleft()
+            self._waiting -= 1
+            if request.future.set_running_or_notify_cancel():
+                batch.append(request)
+        self._replace(key, queue)
+        return batch
+
+    def _run_batch(self, key: Hashable, batch: list[QueuedItem]) -> None:
+        if not batch:
+            return
+        if self._in_steps(key):
+            self._under_way.begin(key, batch)
+            return
+        started = time.monotonic()
+        try:
+            self._settle(key, batch)
+        finally:  # should the thread itself be ending, nobody is left waiting
+            _fail_all([request for request in batch if not request.future.done()])
+        self._tell(key, batch, started)
+
+    def _tell(self, key: Hashable, batch: list[QueuedItem], started: float) -> None:
+        ended = time.monotonic()
+        if self._observe is not None:
+            self._observe(key, [ended - request.arrived for request in batch])
+        spent = (ended - started) / len(batch)
+        self._seconds_per_item = 0.8 * self._seconds_per_item + 0.2 * spent
+
+    def _settle(self, key: Hashable, batch: list[QueuedItem]) -> None:
+        """Run the batch; on failure halve it until the bad item stands alone."""
+        try:
+            results = list(self._run(key, [request.item for request in batch]))
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except BaseException as caught:  # a panic in Rust is no Exception, and the thread must outlive it
+            error = as_exception(caught)
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                return
+            log.info("a batch of %d failed (%s); its halves are tried alone", len(batch), error)
+            middle = len(batch) // 2
+            self._settle(key, batch[:middle])
+            self._settle(key, batch[middle:])
+            return
+        for request, result in zip(batch, results, strict=True):
+            request.future.set_result(result)
+
+
+def _fail_all(requests: list[QueuedItem]) -> None:
+    for request in requests:
+        if request.future.running() or request.future.set_running_or_notify_cancel():
+            request.future.set_exception(EncoderUnloaded())

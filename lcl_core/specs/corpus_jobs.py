@@ -1,0 +1,98 @@
+"""Specs of the jobs over a corpus: validate, convert, match, index."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from lcl_core.common.paths import is_url
+from lcl_core.specs.base import Name, Spec
+
+
+class CorpusSpec(Spec):
+    """A corpus: by its registered name, or where it lies in whatever format it has."""
+
+    dataset: Name | None = Field(None, description="name of a registered dataset")
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="or a file or folder on the server, or a URL of shards, inside its data roots",
+    )
+    format: str = Field("auto", max_length=40, description="format of what lies at path; auto: recognised")
+    options: dict[str, Any] = Field({}, description="options of the format's reader")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> CorpusSpec:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("name either a dataset or a path")
+        foreign = self.format != "auto" or bool(self.options)
+        if self.dataset is not None and foreign:
+            raise ValueError("format and options are for a path; a registered dataset has its own form")
+        if self.path is not None and is_url(self.path) and foreign:
+            raise ValueError("format and options are for files on disk; at a URL there are shards")
+        return self
+
+
+class ValidateSpec(CorpusSpec):
+    """Read a corpus once, in parallel: counts, distributions, and a list of what is wrong with it."""
+
+    workers: int | None = Field(None, ge=0, le=256, description="processes that decode; none: one a core, at most 16")
+    tokens: bool = Field(True, description="measure texts in CLIP tokens; otherwise in words, which is faster")
+    similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are not usable")
+    min_image_side: int = Field(8, ge=1, le=4096, description="a shorter side below this is too small, pixels")
+    timeout_seconds: float | None = Field(None, gt=0)
+
+
+class ConvertSpec(CorpusSpec):
+    """Write a corpus as tar shards with an index, and register them as a dataset."""
+
+    name: Name = Field(..., description="name of the dataset to make; one that exists gets a new version")
+    shard_megabytes: int = Field(256, ge=1, le=16_384, description="a shard is closed when it is larger than this")
+    to: str | None = Field(
+        None, max_length=4096, description="URL below a data root that gets the shards; none: the service's own disk"
+    )
+    timeout_seconds: float | None = Field(None, gt=0)
+
+    @field_validator("to")
+    @classmethod
+    def _to_is_a_url(cls, given: str | None) -> str | None:
+        if given is not None and not is_url(given):
+            raise ValueError("shards go to a URL such as s3://bucket/prefix; leave it out to keep them on disk")
+        return given and given.rstrip("/")
+
+
+class MatchSpec(ConvertSpec):
+    """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
+
+    encoder: Name = Field(..., description="id or name of a registered encoder")
+
+
+class IndexSpec(Spec):
+    """Embed a corpus's images and captions into a collection that can be searched."""
+
+    encoder: Name = Field(..., description="id or name of a registered encoder")
+    dataset: Name | None = Field(
+        "sample", description="name of a registered dataset with captioned images; none, with mode add: nothing more"
+    )
+    splits: tuple[Name, ...] | None = Field(None, description="only these splits; none: all")
+    collection: Name = Field(..., description="name of the collection to make, or to add to")
+    mode: Literal["replace", "add"] = Field(
+        "replace",
+        description="replace: an older collection of that name goes; add: it keeps what it holds, embedded once and "
+        "not again, takes in what was added and removed since, and gets what the dataset has besides",
+    )
+    index: Literal["auto", "files", "pgvector"] = Field(
+        "auto",
+        description="what searches it: files, the api in the collection's own files; pgvector, PostgreSQL with that "
+        "extension; auto: what it has been, in mode add, else files",
+    )
+    batch_size: int = Field(256, ge=1, le=4096)
+    timeout_seconds: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if self.dataset is None and self.mode == "replace":
+            raise ValueError("without a dataset there is nothing to make a collection of; name one, or set mode to add")
+        return self

@@ -1,0 +1,60 @@
+"""Two rows compared question by question, from the answers that their evaluations stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
+from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
+from lcl_core.evaluation.results import metrics_of_file
+from lcl_core.specs.study import MetricSpec
+from lcl_core.studies.statistics import PairedTest, paired_test
+
+Question = tuple[str, ...]  # what the sheet asked, and the unit: a query, a picture
+Outcomes = Mapping[Question, float]
+Measures = Sequence[tuple[PredictionFile, Sequence[BootstrapMetric]]]
+
+
+def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outcomes]:
+    """For each metric what every unit that it is the mean of contributes; nothing for one that is no mean of units.
+
+    Args:
+        records: folder of the evaluation's stored answers.
+
+    Raises: UserError ``records_unreadable``.
+    """
+    answered = [(sheet, samples) for sheet, samples in PredictionStore(records).read() if sheet.encoder == "trained"]
+    measured = [(sheet, metrics_of_file(sheet, samples)) for sheet, samples in answered]
+    return [_outcomes(metric, measured) for metric in metrics]
+
+
+def _outcomes(metric: MetricSpec, measured: Measures) -> Outcomes:
+    if metric.of != "evaluation":
+        return {}
+    return {
+        (*sheet.question, unit): float(value)
+        for sheet, measures in measured
+        if _matches(metric, sheet)
+        for measure in measures
+        if measure.metric == metric.metric and measure.statistic is mean_of
+        for unit, value in zip(measure.units, measure.values, strict=True)
+    }
+
+
+def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> PairedTest | None:
+    """Right minus left over the questions that all were asked, each question's outcomes averaged over the seeds first.
+
+    None when they have no question in common.
+    """
+    everyone = [*left, *right]
+    shared = [question for question in everyone[0] if all(question in other for other in everyone)] if everyone else []
+    if not shared or not left or not right:
+        return None
+    return paired_test(*([fmean(seed[question] for seed in side) for question in shared] for side in (left, right)))
+
+
+def _matches(metric: MetricSpec, sheet: PredictionFile) -> bool:
+    named = ("task", "split", "variant", "transfer")
+    return all(getattr(metric, name) in (None, getattr(sheet, name)) for name in named)

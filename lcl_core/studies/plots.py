@@ -1,0 +1,271 @@
+"""Plots of a study by matplotlib, as SVG or PNG: metric by row, against cost, over steps."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lcl_core.common.errors import UserError
+from lcl_core.studies.statistics import PowerLaw
+from lcl_core.studies.table import point_of, row_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+Json = dict[str, Any]
+COST_WORDS = {
+    "seconds": "seconds of training",
+    "images_seen": "pictures seen",
+    "tokens_seen": "tokens seen",
+    "flops": "floating-point operations of training (estimate)",
+}
+
+
+@dataclass(frozen=True)
+class PlotData:
+    """A study's table and curves, and which metric is asked for.
+
+    Attributes:
+        head: of the metric's column.
+        value: key of the metric lines that ``curves`` are of.
+    """
+
+    title: str
+    table: Json
+    head: str
+    curves: Sequence[Json] = ()
+    value: str = "loss"
+
+    @property
+    def metric(self) -> Json:
+        return next(metric for metric in self.table["metrics"] if metric["name"] == self.head)
+
+    @property
+    def cost(self) -> str:
+        """The cost axis in words."""
+        return COST_WORDS[self.table["compute"]]
+
+    def name(self, row: Json) -> str:
+        return row_name(self.table, row)
+
+    def known(self) -> list[tuple[int, Json, Json]]:
+        """(number, row, figure) of the rows that have the metric."""
+        rows = enumerate(self.table["rows"])
+        return [(number, row, row["figures"][self.head]) for number, row in rows if self.head in row["figures"]]
+
+    def points(self) -> list[tuple[int, Json, float, float]]:
+        """(number, row, cost, mean) of the rows that have both."""
+        found = ((number, row, point_of(row, self.head, self.table["compute"])) for number, row, _ in self.known())
+        return [(number, row, *point) for number, row, point in found if point is not None]
+
+
+# Okabe and Ito's colours, which the colour-blind tell apart too
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX"
+INK, PALE = "#0f172a", "#94a3b8"
+TITLE_WIDTH, TITLE_LINES = 88, 2
+WIDE = 8.0  # a span of more than this factor is drawn on a logarithmic axis
+
+
+def colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def marker(place: int) -> str:
+    """Changes when the colours begin again."""
+    return MARKERS[(place // len(COLOURS)) % len(MARKERS)]
+
+
+def titled_axes(figure: Figure, title: str) -> Axes:
+    """The axes of a figure with its title, which is cut when it is very long."""
+    words = textwrap.wrap(title, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder=" …")
+    figure.suptitle("\n".join(words), x=0.01, ha="left", fontsize=9.5, color=INK)
+    return figure.subplots()
+
+
+def set_log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis whose numbers are written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def draw_empty(axes: Axes) -> None:
+    """In place of a plot that has nothing to show yet."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, "No figures yet", ha="center", va="center", color=PALE, fontsize=13, transform=axes.transAxes)
+
+
+def spans_widely(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) > WIDE * min(values)
+
+
+ROW_INCHES = 0.42
+
+
+def draw_rows(material: PlotData, figure: Figure) -> None:
+    """One line a row, the first on top."""
+    known = material.known()
+    figure.set_size_inches(7.2, 1.3 + ROW_INCHES * max(len(known), 3))
+    axes = titled_axes(figure, material.title)
+    if not known:
+        draw_empty(axes)
+        return
+    for height, (number, _, found) in enumerate(known):
+        _draw_row(axes, height, found, colour(number))
+    axes.set_yticks(range(len(known)), [material.name(row) for _, row, _ in known])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(material.head)
+    axes.plot([], [], "|", color=PALE, markersize=11, label="chance")
+    axes.plot([], [], "|", color=INK, markersize=11, label="untrained")
+    axes.plot([], [], "o", color=PALE, markersize=4, label="one seed")
+    axes.errorbar([], [], xerr=[], fmt="D", color=PALE, markersize=6, label="mean, 95 %")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8.5)
+
+
+def _draw_row(axes: Axes, height: int, found: Json, shade: str) -> None:
+    values = list(found["values"].values())
+    axes.plot(values, [height] * len(values), "o", color=shade, alpha=0.45, markersize=4, zorder=2)
+    low, high = found["interval"] or (found["mean"], found["mean"])
+    reach = [[found["mean"] - low], [high - found["mean"]]]
+    axes.errorbar([found["mean"]], [height], xerr=reach, fmt="D", color=shade, markersize=6, capsize=3, zorder=3)
+    for name, ink in (("chance", PALE), ("untrained", INK)):
+        if found[name] is not None:
+            axes.plot([found[name]], [height], "|", color=ink, markersize=13, zorder=1)
+
+
+Point = tuple[int, dict[str, object], float, float]
+
+
+def draw_pareto(material: PlotData, figure: Figure) -> None:
+    """Every row, and a line through those that none beats at their cost."""
+    axes, points = _cost_axes(material, figure)
+    if not points:
+        return
+    if spans_widely([x for _, _, x, _ in points]):
+        set_log_axis(axes, "x")
+    for number, row, x, y in points:
+        found = row["figures"][material.head]  # type: ignore[index]
+        low, high = found["interval"] or (y, y)
+        axes.errorbar([x], [y], yerr=[[y - low], [high - y]], fmt="none", ecolor=colour(number), alpha=0.5, capsize=3)
+        axes.plot([x], [y], marker(number), color=colour(number), markersize=8, zorder=3, label=material.name(row))
+    where = {number: (x, y) for number, _, x, y in points}
+    front = [where[number] for number in material.table["pareto"][material.head] if number in where]
+    axes.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1, linestyle="--", label="Pareto front")
+    figure.legend(loc="outside right center", fontsize=8.5)
+
+
+def draw_scaling(material: PlotData, figure: Figure) -> None:
+    """Both axes logarithmic; rows that differ in the last axis alone are joined, and the power law is drawn."""
+    axes, points = _cost_axes(material, figure)
+    if not points:
+        return
+    set_log_axis(axes, "x")
+    if all(y > 0 for _, _, _, y in points):
+        set_log_axis(axes, "y")
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        groups.setdefault(_series_name(material, point[1]), []).append(point)
+    for place, (name, family) in enumerate(groups.items()):
+        line = sorted((x, y) for _, _, x, y in family)
+        style = f"{marker(place)}-"
+        axes.plot(*zip(*line, strict=True), style, color=colour(place), markersize=7, linewidth=1, label=name)
+    _draw_power_law(axes, material, [x for _, _, x, _ in points])
+    figure.legend(loc="outside right center", fontsize=8.5)
+
+
+def _cost_axes(material: PlotData, figure: Figure) -> tuple[Axes, list[Point]]:
+    axes, points = titled_axes(figure, material.title), material.points()
+    if not points:
+        draw_empty(axes)
+    axes.set_xlabel(material.cost)
+    axes.set_ylabel(material.head)
+    return axes, points
+
+
+def _series_name(material: PlotData, row: dict[str, object]) -> str:
+    """Labels of all axes but the last one."""
+    labels: dict[str, str] = row["labels"]  # type: ignore[assignment]
+    return " ".join(labels[axis] for axis in material.table["axes"][:-1] if axis in labels) or material.head
+
+
+def _draw_power_law(axes: Axes, material: PlotData, xs: list[float]) -> None:
+    facts = material.table["fits"][material.head]
+    if facts is None:
+        return
+    law = PowerLaw(**facts)
+    low, high = law.interval or (None, None)
+    words = f"∝ x^{law.exponent:.3f}" + (f"\n(95 %: {low:.3f} – {high:.3f})" if low is not None else "")
+    ends = [min(xs), max(xs)]
+    axes.plot(ends, [law(x) for x in ends], "--", color=PALE, linewidth=1.5, label=f"power law\n{words}")
+
+
+DASHES = ("-", "--", ":", "-.")
+
+
+def draw_curves(material: PlotData, figure: Figure) -> None:
+    """The mean over the seeds as a line, lowest to highest as a band."""
+    axes = titled_axes(figure, material.title)
+    drawn = [(number, curve) for number, curve in enumerate(material.curves) if curve["points"]]
+    if not drawn:
+        draw_empty(axes)
+        return
+    for number, curve in drawn:
+        steps, means, lows, highs = zip(*curve["points"], strict=True)
+        dashes = DASHES[number // 7 % len(DASHES)]
+        axes.plot(steps, means, dashes, color=colour(number), linewidth=1.4, label=material.name(curve))
+        axes.fill_between(steps, lows, highs, color=colour(number), alpha=0.15, linewidth=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel(material.value.replace("_", " "))
+    figure.legend(loc="outside right center", fontsize=8.5)
+
+
+PLOTS: dict[str, Callable[[PlotData, Figure], None]] = {
+    "rows": draw_rows,
+    "pareto": draw_pareto,
+    "curves": draw_curves,
+    "scaling": draw_scaling,
+}
+KINDS = {"svg": "image/svg+xml", "png": "image/png"}
+# Texts stay texts; ids and dates do not make two pictures of the same differ.
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "svg.hashsalt": "lcl",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e2e8f0",
+    "legend.frameon": False,
+}
+_LOCK = threading.Lock()  # matplotlib's settings belong to the whole process
+
+
+def draw_plot(name: str, material: PlotData, kind: str = "svg") -> bytes:
+    """Raises: UserError ``unknown_plot`` naming those that there are."""
+    if name not in PLOTS or kind not in KINDS:
+        known = ", ".join(f"{plot}.{ending}" for plot in PLOTS for ending in KINDS)
+        raise UserError(f"there is no plot {name}.{kind}; choose from {known}", code="unknown_plot")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    out = io.BytesIO()
+    with _LOCK, mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        PLOTS[name](material, figure)
+        figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    return out.getvalue()

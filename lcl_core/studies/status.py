@@ -1,0 +1,88 @@
+"""Status of a study, and successive halving: which trials of a rung are promoted to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from lcl_core.specs.study import HalvingSearch, MetricSpec, StudySpec
+from lcl_core.studies.results import (
+    FAILED,
+    SUCCEEDED,
+    UNFINISHED,
+    CellRecord,
+    count_states,
+    group_by_row,
+    metric_value,
+    study_state,
+)
+from lcl_core.studies.trials import PlannedCell, build_cell, study_rows
+
+
+def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[PlannedCell]:
+    """The cells that come next: once every cell of the highest rung has ended, its best rows with more steps.
+
+    After the last rung the finalists train no further: their cells have the specs of that rung, whose runs are there,
+    and are examined as the study reports. A row of which a cell failed is out. Nothing comes while a rung is at work,
+    after the finalists, or when no row is left.
+    """
+    search = study.search
+    if not isinstance(search, HalvingSearch) or not cells:
+        return []
+    rung = max(cell.rung for cell in cells)
+    latest = [cell for cell in cells if cell.rung == rung]
+    if rung == len(search.rungs) or any(cell.state() in UNFINISHED for cell in latest):
+        return []
+    chosen = [frozenset(row[0].labels.items()) for row in _best_rows(search, group_by_row(latest), rung)]
+    rows = {frozenset(row.labels.items()): row for row in study_rows(study)}
+    return [build_cell(study, rows[labels], seed, rung + 1) for seed in study.seeds for labels in chosen]
+
+
+def can_continue(study: StudySpec, cell: PlannedCell) -> bool:
+    """Whether a promoted trial may go on from its checkpoint and be what a run of that many steps is.
+
+    So it is under a constant learning rate; every other schedule depends on the number of steps from the start.
+    """
+    search = study.search
+    trains_on = isinstance(search, HalvingSearch) and 0 < cell.rung < len(search.rungs)
+    return trains_on and cell.spec.optimizer.schedule == "constant"
+
+
+def _best_rows(search: HalvingSearch, rows: list[list[CellRecord]], rung: int) -> list[list[CellRecord]]:
+    """Best first; of equals the earlier. As many as ``keep`` of the rung says, at least one."""
+    last = rung + 1 == len(search.rungs)
+    count = search.finalists if last else max(1, math.ceil(search.keep * len(rows) - 1e-9))
+    scores = [(_row_score(search.metric, row), row) for row in rows]
+    ranked = sorted(
+        ((score, row) for score, row in scores if score is not None),
+        key=lambda pair: pair[0] if search.metric.better == "lower" else -pair[0],
+    )
+    return [row for _, row in ranked[:count]]
+
+
+def _row_score(metric: MetricSpec, row: list[CellRecord]) -> float | None:
+    """Mean over the seeds; None when one of them failed or has no such figure."""
+    figures = [metric_value(metric, cell) for cell in row]
+    values = [figure.value for figure in figures if figure is not None]
+    return fmean(values) if len(values) == len(row) and all(cell.state() == SUCCEEDED for cell in row) else None
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study's state, and how many of its cells are in each."""
+
+    state: str
+    counts: dict[str, int]
+
+
+def study_status(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: bool) -> StudyStatus:
+    """Of a halving the finalists alone decide about success; without any it has failed."""
+    counts = count_states(cell.state(cancelled=cancelled) for cell in cells)
+    if not isinstance(study.search, HalvingSearch):
+        return StudyStatus(study_state(counts, cancelled=cancelled), counts)
+    finalists = [cell for cell in cells if cell.rung == len(study.search.rungs)]
+    decide = count_states(cell.state(cancelled=cancelled) for cell in finalists) if finalists else counts
+    state = study_state(decide, cancelled=cancelled, more_to_come=bool(promoted_cells(study, cells)))
+    return StudyStatus(FAILED if state == SUCCEEDED and not finalists else state, counts)

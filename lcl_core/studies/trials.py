@@ -1,0 +1,395 @@
+"""The runs of a study: axes and search give rows, rows and seeds give cells, each with a complete pretrain spec."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from lcl_core.common.errors import UserError
+from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
+from lcl_core.specs.presets import merge_objects, presets
+from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.study import (
+    TRIAL,
+    AdditionSpec,
+    AxisSpec,
+    ChoiceSpec,
+    GridSearch,
+    HalvingSearch,
+    RandomSearch,
+    RangeSpec,
+    StudySpec,
+)
+
+
+def apply_overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the fields of ``over``; objects within objects too, a list as a whole.
+
+    Keys of ``over`` may be dotted: ``{"data.sources.0.view": "pairs"}`` changes one field of one source.
+
+    Raises: UserError ``bad_spec`` for a path through something that is neither an object nor an item of a list.
+    """
+    result = copy.deepcopy(base)
+    for path, value in over.items():
+        _set_field(result, path.split("."), value, path)
+    return result
+
+
+def _set_field(place: Any, keys: Sequence[str], value: Any, path: str) -> None:
+    head, *rest = keys
+    if isinstance(place, list):
+        if not head.isdigit() or int(head) >= len(place):
+            raise _unknown_path(path, f"the list there has {len(place)} items, and none is {head!r}")
+        key: Any = int(head)
+        there = place[key]
+    elif isinstance(place, dict):
+        key, there = head, place.get(head)
+    else:
+        raise _unknown_path(path, f"{head!r} lies within what is no object")
+    if not rest:
+        place[key] = _merge_value(there, value)
+        return
+    if there is None:
+        if rest[0].isdigit():
+            raise _unknown_path(path, f"the base does not give the list {head!r}; give it whole")
+        there = place[key] = {}
+    _set_field(there, rest, value, path)
+
+
+def _merge_value(there: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return copy.deepcopy(value)
+    return apply_overlay(there if isinstance(there, dict) else {}, value)
+
+
+def _unknown_path(path: str, why: str) -> UserError:
+    return UserError(f"{path}: there is no such field to set: {why}", code="bad_spec", field=path)
+
+
+DIGITS = 4  # of a drawn number: enough for any learning rate, and it can be read
+
+
+def sample_settings(search: GridSearch | RandomSearch | HalvingSearch) -> list[dict[str, Any]]:
+    """{dotted field: value} of every trial, the same for the same seed; a grid has one without any field.
+
+    Each trial has a stream of its own, so more trials begin with the same ones. Equal settings are tried once.
+    """
+    if isinstance(search, GridSearch):
+        return [{}]
+    found: list[dict[str, Any]] = []
+    for trial in range(search.trials):
+        stream = random.Random(f"{search.seed}/{trial}")  # noqa: S311
+        setting = {field: _sample_parameter(stream, search.parameters[field]) for field in sorted(search.parameters)}
+        if setting not in found:
+            found.append(setting)
+    return found
+
+
+def _sample_parameter(stream: random.Random, parameter: ChoiceSpec | RangeSpec) -> Any:
+    if isinstance(parameter, ChoiceSpec):
+        return stream.choice(parameter.values)
+    low, high = parameter.low, parameter.high
+    if parameter.kind == "log-uniform":
+        value = math.exp(stream.uniform(math.log(low), math.log(high)))
+    else:
+        value = stream.uniform(low, high)
+    if parameter.integer:
+        return min(max(round(value), math.ceil(low)), math.floor(high))
+    return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+
+
+Setting = dict[str, Any]
+Labels = dict[str, str]
+OWN_FIELDS = {"seed": "the study's own field seeds", "preset": "pretrain.preset, which is the base of all rows"}
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One combination of the axes' variants, and with a search one of its trials.
+
+    Attributes:
+        labels: {axis: variant}; of a trial also {"trial": "t01"}.
+        parameters: {dotted field: value} that the search drew.
+        overlays: partial pretrain specs in the order in which they are laid over the base.
+    """
+
+    labels: Labels
+    parameters: Setting
+    overlays: tuple[Setting, ...]
+
+
+def study_rows(study: StudySpec) -> list[StudyRow]:
+    """Every combination, in the order of the axes; a search is one axis more.
+
+    Raises: UserError ``too_many_cells``, or ``bad_spec`` for fields that the study sets itself.
+    """
+    check_size(study, math.prod(len(axis.variants) for axis in study.axes) * len(study.seeds))
+    _check_fields(study)
+    return list(_combinations(study))
+
+
+def format_labels(labels: Labels) -> str:
+    """Labels for people."""
+    return " ".join(f"{axis}={name}" for axis, name in labels.items())
+
+
+def check_size(study: StudySpec, count: int) -> None:
+    """Raises: UserError ``too_many_cells``."""
+    if count > study.max_cells:
+        raise UserError(
+            f"the study comes to {count:,} pre-trainings, more than max_cells {study.max_cells:,}; "
+            "take variants or seeds away, or raise max_cells",
+            code="too_many_cells",
+            field="max_cells",
+        )
+
+
+def _combinations(study: StudySpec) -> Iterator[StudyRow]:
+    settings = sample_settings(study.search)
+    for variants in itertools.product(*(axis.variants for axis in study.axes)):
+        labels = {axis.name: variant.name for axis, variant in zip(study.axes, variants, strict=True)}
+        overlays = tuple(variant.spec for variant in variants)
+        for number, setting in enumerate(settings, start=1):
+            drawn = {TRIAL: f"t{number:02d}"} if setting else {}
+            yield StudyRow({**labels, **drawn}, setting, (*overlays, setting))
+
+
+def _check_fields(study: StudySpec) -> None:
+    own = {**OWN_FIELDS, **({"steps": "search.rungs"} if isinstance(study.search, HalvingSearch) else {})}
+    places = [
+        (f"axes.{a}.variants.{v}.spec", variant.spec)
+        for a, axis in enumerate(study.axes)
+        for v, variant in enumerate(axis.variants)
+    ]
+    places += [("search.parameters", setting) for setting in sample_settings(study.search)[:1]]
+    for place, fields in places:
+        for name in own.keys() & fields.keys():
+            raise UserError(f"{place}.{name}: set {own[name]} instead", code="bad_spec", field=f"{place}.{name}")
+
+
+def pretrain_spec(study: StudySpec, row: StudyRow, seed: int, rung: int = 0) -> PretrainSpec:
+    """The base, the row's variants and drawn fields over it, then the seed (and a rung's steps).
+
+    Raises: UserError ``bad_spec``, naming the variant where one alone is to blame.
+    """
+    own: Setting = {"seed": seed}
+    if isinstance(study.search, HalvingSearch):
+        rungs = study.search.rungs
+        own["steps"] = rungs[min(rung, len(rungs) - 1)]  # finalists train no longer than the last rung
+    base = _base_fields(study)
+    try:
+        return _parse_overlaid(base, *row.overlays, own)
+    except UserError as error:
+        raise _locate_error(study, base, row, error) from None
+
+
+def resolve_presets(study: StudySpec) -> StudySpec:
+    """The same study without any preset, whose meaning another version might change between its cells.
+
+    Raises: UserError ``bad_spec`` for a preset of the base that is not known.
+    """
+    return study.model_copy(update={"preset": None, "pretrain": _base_fields(study)})
+
+
+def evaluate_spec(study: StudySpec, rung: int, encoder: str) -> EvaluateSpec:
+    """How an encoder that came out of this rung is examined: by the search's validation until it is a finalist."""
+    if isinstance(study.search, HalvingSearch) and rung < len(study.search.rungs):
+        return _parse_evaluate("search.validation", study.search.validation, encoder)
+    return _parse_evaluate("evaluate", study.evaluate, encoder)
+
+
+def evaluate_specs(study: StudySpec) -> dict[str, EvaluateSpec]:
+    """{place in the study: template} of everything that it examines encoders by, with an encoder that is none.
+
+    Raises: UserError ``bad_spec``, also when trials would be chosen on what is reported.
+    """
+    examiner = _parse_evaluate("evaluate", study.evaluate, "none")
+    if not isinstance(study.search, HalvingSearch):
+        return {"evaluate": examiner}
+    chooser = _parse_evaluate("search.validation", study.search.validation, "none")
+    shared = set(chooser.splits) & set(examiner.splits)
+    if shared and chooser.dataset == examiner.dataset:
+        raise UserError(
+            f"search.validation.splits: {', '.join(sorted(shared))} is what evaluate reports; choose trials on "
+            "another split, such as val",
+            code="bad_spec",
+            field="search.validation.splits",
+        )
+    return {"evaluate": examiner, "search.validation": chooser}
+
+
+def _base_fields(study: StudySpec) -> Setting:
+    given = apply_overlay({}, study.pretrain)
+    name = given.pop("preset", None)
+    if name is None:
+        return given
+    try:
+        parse_spec("pretrain", {"preset": name})
+    except UserError as error:
+        raise _prefix_field("pretrain", error) from None
+    return merge_objects(presets("pretrain")[name], given)
+
+
+def _parse_overlaid(base: Setting, *overlays: Setting) -> PretrainSpec:
+    for overlay in overlays:
+        base = apply_overlay(base, overlay)
+    return cast(PretrainSpec, parse_spec("pretrain", base))
+
+
+def _locate_error(study: StudySpec, base: Setting, row: StudyRow, error: UserError) -> UserError:
+    """The complaint with its place in the study: the base, or the variant that causes it alone, else the row."""
+    if _spec_error(base) is not None:
+        return _prefix_field("pretrain", error)
+    for a, axis in enumerate(study.axes):
+        for v, variant in enumerate(axis.variants):
+            if variant.name == row.labels[axis.name] and _spec_error(base, variant.spec) == error.message:
+                return _prefix_field(f"axes.{a}.variants.{v}.spec", error)
+    if _spec_error(base, row.parameters) == error.message:
+        return _prefix_field("search.parameters", error)
+    return UserError(f"{format_labels(row.labels)}: {error.message}", code=error.code, field="axes")
+
+
+def _spec_error(base: Setting, *overlays: Setting) -> str | None:
+    try:
+        _parse_overlaid(base, *overlays)
+    except UserError as error:
+        return error.message
+    return None
+
+
+def _parse_evaluate(place: str, given: Setting, encoder: str) -> EvaluateSpec:
+    if "encoder" in given:
+        raise UserError(f"{place}.encoder: the study puts the encoders in", code="bad_spec", field=f"{place}.encoder")
+    try:
+        return cast(EvaluateSpec, parse_spec("evaluate", {**apply_overlay({}, given), "encoder": encoder}))
+    except UserError as error:
+        raise _prefix_field(place, error) from None
+
+
+def _prefix_field(place: str, error: UserError) -> UserError:
+    """The same complaint; its message begins with the field, where it has one."""
+    if error.field:
+        return UserError(f"{place}.{error.message}", code=error.code, field=f"{place}.{error.field}")
+    return UserError(f"{place}: {error.message}", code=error.code, field=place)
+
+
+CellKey = tuple[frozenset[tuple[str, str]], int, int]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One pre-training of a study.
+
+    Attributes:
+        labels, parameters: of its row.
+        rung: 0, or how often a halving has promoted it.
+        hash: of the spec: the same work has the same.
+    """
+
+    labels: Labels
+    parameters: Setting
+    seed: int
+    rung: int
+    spec: PretrainSpec
+    hash: str
+
+    @property
+    def key(self) -> CellKey:
+        return cell_key(self.labels, self.seed, self.rung)
+
+
+def cell_key(labels: Labels, seed: int, rung: int) -> CellKey:
+    """What tells a cell from the other cells of its study."""
+    return frozenset(labels.items()), seed, rung
+
+
+def expand_study(study: StudySpec) -> list[PlannedCell]:
+    """The cells that a study begins with, one seed after the other, so that all rows of the table fill together.
+
+    Raises: UserError ``bad_spec`` naming the variant that is at fault, ``too_many_cells`` or ``same_cell``.
+    """
+    evaluate_specs(study)  # only to be sure that they hold
+    rows = study_rows(study)
+    check_size(study, len(rows) * len(study.seeds))
+    cells = [build_cell(study, row, seed) for seed in study.seeds for row in rows]
+    _check_distinct(cells)
+    return cells
+
+
+def build_cell(study: StudySpec, row: StudyRow, seed: int, rung: int = 0) -> PlannedCell:
+    """The cell of a row. Raises: UserError ``bad_spec``."""
+    spec = pretrain_spec(study, row, seed, rung)
+    return PlannedCell(row.labels, row.parameters, seed, rung, spec, spec_hash("pretrain", spec))
+
+
+def _check_distinct(cells: list[PlannedCell]) -> None:
+    known: dict[str, PlannedCell] = {}
+    for cell in cells:
+        other = known.setdefault(cell.hash, cell)
+        if other is not cell:
+            raise UserError(
+                f"{format_labels(other.labels)} and {format_labels(cell.labels)} come to the same pre-training; take one away",
+                code="same_cell",
+                field="axes",
+            )
+
+
+def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
+    """``study``, which has no preset, and what ``addition`` brings; asking twice for the same changes nothing more.
+
+    Raises: UserError ``not_extendable``, or ``bad_spec`` with the field of the addition.
+    """
+    if isinstance(study.search, HalvingSearch):
+        raise UserError(
+            "a halving cannot be extended: its trials were already ranked against each other; start a new study, "
+            "which takes over the runs that are the same",
+            code="not_extendable",
+        )
+    added = list(dict.fromkeys((*study.seeds, *addition.seeds)))
+    changes: dict[str, Any] = {
+        "seeds": added,
+        "axes": [axis.model_dump(mode="json") for axis in _extend_axes(study, addition.axes)],
+        "search": _extend_search(study, addition.trials),
+    }
+    return parse_as(StudySpec, {**study.model_dump(mode="json"), **changes})
+
+
+def _extend_axes(study: StudySpec, more: tuple[AxisSpec, ...]) -> list[AxisSpec]:
+    known = {axis.name: axis for axis in study.axes}
+    for place, axis in enumerate(more):
+        if axis.name not in known:
+            raise UserError(
+                f"the study has no axis {axis.name!r}, and a new one would change every row; choose from "
+                f"{', '.join(known) or 'none'}, or start a new study",
+                code="bad_spec",
+                field=f"axes.{place}.name",
+            )
+        known[axis.name] = _extend_axis(known[axis.name], axis, place)
+    return list(known.values())
+
+
+def _extend_axis(old: AxisSpec, new: AxisSpec, place: int) -> AxisSpec:
+    there = {variant.name: variant for variant in old.variants}
+    for number, variant in enumerate(new.variants):
+        if there.setdefault(variant.name, variant) != variant:
+            raise UserError(
+                f"axis {old.name} has another variant {variant.name!r} already; give the new one another name",
+                code="bad_spec",
+                field=f"axes.{place}.variants.{number}.name",
+            )
+    return AxisSpec(name=old.name, variants=tuple(there.values()))
+
+
+def _extend_search(study: StudySpec, trials: int | None) -> dict[str, Any]:
+    search = study.search.model_dump(mode="json")
+    if trials is None:
+        return search
+    if not isinstance(study.search, RandomSearch):
+        raise UserError("trials: only a random search has trials to add", code="bad_spec", field="trials")
+    return {**search, "trials": max(trials, study.search.trials)}

@@ -1,0 +1,96 @@
+"""State of a training run that a checkpoint holds: progress counters, random generators, weights and moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lcl_core.train.ema import Ema
+
+
+@dataclass
+class TrainingProgress:
+    """Where a run stands; all that is not a tensor.
+
+    Attributes:
+        step: optimiser steps done.
+        position: the next document of the ranks' streams, one counter for all sources and epochs; the furthest rank's.
+        images_seen, documents_seen, tokens_seen: what the steps have read.
+        skipped: documents left out so far, by reason.
+        left_out: images left out of documents so far, by error code.
+        source_images: images read, by number of the source in the data spec.
+        seconds: training time of all attempts.
+        pending: losses and other numbers, by name, of each step since the last metric line.
+    """
+
+    step: int = 0
+    position: int = 0
+    images_seen: int = 0
+    documents_seen: int = 0
+    tokens_seen: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    source_images: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    pending: list[dict[str, float]] = field(default_factory=list)
+
+
+def rng_tensors() -> dict[str, Tensor]:
+    """torch's generators: of the CPU and, where there is one, of this process's GPU. Each rank has its own."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_rng(tensors: Mapping[str, Tensor]) -> None:
+    """Go on as after ``rng_tensors``. A run that moved between CPU and GPU keeps the part that applies."""
+    if "cpu" in tensors:
+        torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def training_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """The live tensors of ``model``, ``optimizer`` and ``ema``, not copied.
+
+    To write into them is to change the run.
+    """
+    groups = {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
+    if ema is not None:
+        groups["ema"] = ema.tensors
+    return groups
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments and step counts as ``PARAMETER.MOMENT``.
+
+    A parameter that has not been stepped gets the zeros with which its first step would begin, so that the names
+    are the same before the first step and after any.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not (state := optimizer.state[parameter]):
+                state |= _first_state(parameter, fused=bool(group["fused"]))
+            tensors |= {f"{names[parameter]}.{moment}": state[moment] for moment in _MOMENTS}
+    return tensors
+
+
+def _first_state(parameter: Tensor, fused: bool) -> dict[str, Tensor]:
+    return {
+        "step": torch.zeros((), device=parameter.device if fused else None),
+        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+    }

@@ -1,0 +1,256 @@
+"""Training metrics: data counts of all ranks, means over the steps since the last line, rates, time left, log files.
+
+Scalars of a step stay on the device until a metric line or a checkpoint is due, so that no step waits for them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lcl_core.common.device import peak_memory_gib
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.train.checkpoint.state import TrainingProgress
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.train_step import StepReport
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device | None = None, seconds: float = 1.0) -> float:
+    """Best rate of a square matrix product with the default settings, FLOP/s."""
+    place = device or torch.device("cpu")
+    size = 2048 if place.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=place).to(dtype) for _ in range(2))
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        best = min(best, _time_matmul(a, b))
+    return 2.0 * size**3 / best
+
+
+def _time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
+    start = time.perf_counter()
+    a @ b
+    if a.is_cuda:
+        torch.cuda.synchronize(a.device)
+    return time.perf_counter() - start
+
+
+def add_data_counts(progress: TrainingProgress, batches: Sequence[DocumentBatch], ranks: RankGroup) -> None:
+    """Add a step's batches to ``progress``. All ranks call it, and all end with the same numbers."""
+    for own in ranks.gather(_data_counts(batches)):
+        progress.documents_seen += own["documents"]
+        progress.images_seen += own["images"]
+        progress.tokens_seen += own["tokens"]
+        _add_counts(progress.skipped, own["skipped"])
+        _add_counts(progress.left_out, own["left_out"])
+        _add_counts(progress.source_images, own["source_images"])
+
+
+def max_position_over_ranks(cursor_position: int, ranks: RankGroup) -> int:
+    """The position of the rank that has read on the most."""
+    return max(position for [position] in ranks.gather_numbers([cursor_position]))
+
+
+def _data_counts(batches: Sequence[DocumentBatch]) -> dict[str, Any]:
+    sources: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for batch in batches:
+        skipped.update(batch.skipped)
+        left_out.update(batch.left_out)
+        sources.update({str(number): count.images for number, count in batch.by_source.items()})
+    return {
+        "documents": sum(len(batch.samples) for batch in batches),
+        "images": sum(batch.images for batch in batches),
+        "tokens": sum(batch.tokens for batch in batches),
+        "skipped": skipped,
+        "left_out": left_out,
+        "source_images": sources,
+    }
+
+
+def _add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, count in more.items():
+        total[name] = total.get(name, 0) + count
+
+
+class MetricLogger:
+    """Written by the first rank alone.
+
+    Raises: UserError when TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, run_dir: RunDir, tensorboard: bool) -> None:
+        self._run_dir = run_dir
+        self._writer = _summary_writer(run_dir) if tensorboard else None
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._run_dir.append_metrics(**line)
+        if self._writer is None:
+            return
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, line["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _summary_writer(run_dir: RunDir) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "TensorBoard is not installed; pip install 'lcl[tensorboard]', or leave engine.tensorboard off",
+            code="extra_missing",
+            field="engine.tensorboard",
+        ) from error
+    return SummaryWriter(str(run_dir.artifacts / "tensorboard"))
+
+
+@dataclass
+class _PendingStep:
+    """A step whose numbers are still on the device.
+
+    Attributes:
+        losses, metrics: names.
+        values: [losses …, totals of metrics …, their counts …, gradient norm, finite].
+    """
+
+    step: int
+    losses: list[str]
+    metrics: list[str]
+    values: Tensor
+    documents: list[str]
+
+
+@dataclass
+class MetricsAggregator:
+    """Collects the steps of all ranks.
+
+    Attributes:
+        total_steps: of the run.
+        peak: FLOP/s of this rank's device, for the utilisation.
+    """
+
+    total_steps: int
+    ranks: RankGroup
+    peak: float
+    _started: float = field(default_factory=time.monotonic)
+    _waiting: list[_PendingStep] = field(default_factory=list)
+    _steps: int = 0
+    _flops: float = 0.0
+    _data_seconds: float = 0.0
+    _images: int = 0
+    _tokens: int = 0
+
+    def add(self, step: int, report: StepReport, batches: Sequence[DocumentBatch], flops: float, waited: float) -> None:
+        """Note a step that was taken: what it read, its floating-point operations, the seconds it waited for data."""
+        ratios = report.metrics.values()
+        counts = [ratio.count for ratio in ratios]
+        scalars = [*report.losses.values(), *(ratio.total for ratio in ratios), *counts, report.norm, report.finite]
+        values = torch.stack([scalar.detach().to(report.finite) for scalar in scalars])
+        documents = [sample.id for batch in batches for sample in batch.samples]
+        self._waiting.append(_PendingStep(step, list(report.losses), list(report.metrics), values, documents))
+        self._steps += 1
+        self._flops += flops
+        self._data_seconds += waited
+        self._images += sum(batch.images for batch in batches)
+        self._tokens += sum(batch.tokens for batch in batches)
+
+    def settle(self, progress: TrainingProgress) -> None:
+        """Read the device and move what is waiting into ``progress``, so that a checkpoint carries it.
+
+        Raises: NotANumber for a step that was not taken because a loss or the gradient was no number.
+        """
+        waiting, self._waiting = self._waiting, []
+        everyone = self.ranks.gather(_read_values(waiting))
+        for number, step in enumerate(waiting):
+            shares = [rank[number] for rank in everyone]
+            sums = [sum(column) for column in zip(*(row[:-2] for row in shares), strict=True)]
+            norm, finite = shares[0][-2:]
+            losses = dict(zip(step.losses, sums, strict=False))
+            if not finite:
+                raise NonFiniteLoss(step.step, losses, norm, step.documents)
+            metrics = _metric_means(step.metrics, sums[len(losses) :])
+            numbers = {f"{name}_loss": loss for name, loss in losses.items()}
+            progress.pending.append({**numbers, **metrics, "grad_norm": norm})
+
+    def line(self, progress: TrainingProgress, **more: float) -> dict[str, Any]:
+        """The metric line of ``progress.step``; starts the next interval. Raises: as ``settle``."""
+        self.settle(progress)
+        seconds = time.monotonic() - self._started
+        means = _means(progress.pending)
+        images, tokens = (sum(column) for column in zip(*self.ranks.gather([self._images, self._tokens]), strict=True))
+        line = {
+            "step": progress.step,
+            "total_steps": self.total_steps,
+            "loss": sum(value for name, value in means.items() if name.endswith("_loss")),
+            **means,
+            "images_per_s": images / seconds,
+            "tokens_per_s": tokens / seconds,
+            "mfu": self._flops / seconds / self.peak,
+            "data_wait": self._data_seconds / seconds,
+            "memory_gib": peak_memory_gib(),
+            "images_seen": progress.images_seen,
+            "seconds_left": (self.total_steps - progress.step) * seconds / max(self._steps, 1),
+            "skipped": sum(progress.skipped.values()),
+            **more,
+        }
+        progress.seconds += seconds
+        progress.pending = []
+        self._started, self._steps, self._flops, self._data_seconds = time.monotonic(), 0, 0.0, 0.0
+        self._images = self._tokens = 0
+        return {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
+
+
+class NonFiniteLoss(UserError):
+    """A step whose losses or gradient were no numbers; the weights are those before it.
+
+    Attributes:
+        facts: step, losses, gradient norm and the ids of the documents that this rank had read, as JSON.
+    """
+
+    def __init__(self, step: int, losses: Mapping[str, float], norm: float, documents: list[str]) -> None:
+        super().__init__(
+            f"the loss is no longer a number at step {step}; its documents are listed in not_a_number.json. "
+            "Lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.max_grad_norm, "
+            "and resume from the last checkpoint",
+            code="diverged",
+            field="optimizer.lr",
+        )
+        numbers = {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
+        self.facts = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
+
+
+def _read_values(waiting: Sequence[_PendingStep]) -> list[list[float]]:
+    """The values of each step, all read at once."""
+    if not waiting:
+        return []
+    numbers = iter(torch.cat([step.values for step in waiting]).tolist())
+    return [[next(numbers) for _ in range(len(step.values))] for step in waiting]
+
+
+def _metric_means(names: Sequence[str], numbers: Sequence[float]) -> dict[str, float]:
+    """``numbers``: totals …, counts …; over nothing a ratio is 0."""
+    totals, counts = numbers[: len(names)], numbers[len(names) :]
+    return {name: total / max(count, 1) for name, total, count in zip(names, totals, counts, strict=True)}
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number over the rows that have it."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in columns.items()}

@@ -1,1 +1,0 @@
-"""Does pre-training help? Frozen transfer, every number beside chance and the untrained encoder."""

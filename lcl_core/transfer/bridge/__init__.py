@@ -1,1 +1,0 @@
-"""A causal language model behind an image encoder: the paper's transfer head (c)."""

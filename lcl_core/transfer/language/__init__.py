@@ -1,1 +1,0 @@
-"""Caption metrics: tokens as the COCO evaluation cuts them, BLEU, ROUGE-L, CIDEr, METEOR."""

@@ -1,0 +1,390 @@
+"""The command line against a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.cli.output import CommandError, duration, set_fields
+from api.cli.runs import format_metrics
+from lcl_core.db import complete_run
+from lcl_core.specs.parsing import SPECS
+
+Said = tuple[int, str, str]
+LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
+
+
+def ended(house: Any, outcome: complete_run.RunOutcome) -> str:
+    run_id = house.submit()
+    claim = house.claim(run_id)
+    house.record(claim, LINE | {"seconds_left": 65.0})
+    house.settle(claim, outcome)
+    return run_id
+
+
+def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"seed": 3, "model": {"text_layers": 2}}')
+    status, out, _ = lcl(
+        *("submit", "pretrain", "--spec", str(spec), "--preset", "sample", "--name", "mine"),
+        *("--tag", "a", "--tag", "b"),
+        *("--set", "steps=12", "--set", "model.patch_size=8", "--set", "objective.contrastive_weight=0.5"),
+    )
+    assert status == 0
+    run = house.admin.run(out.strip())
+    assert (run["name"], run["tags"]) == ("mine", ["a", "b"])
+    assert (run["spec"]["seed"], run["spec"]["steps"]) == (3, 12)
+    assert (run["spec"]["model"]["text_layers"], run["spec"]["model"]["patch_size"]) == (2, 8)
+    assert run["spec"]["objective"]["contrastive_weight"] == 0.5
+    status, out, _ = lcl("--json", "submit", "pretrain", "--spec", "-", stdin='{"steps": 5}')
+    assert json.loads(out)["spec"]["steps"] == 5
+
+
+def test_a_run_is_held_back_and_comes_after_another(lcl: Any, house: Any) -> None:
+    more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu")
+    _, first, _ = lcl("submit", "pretrain", "--preset", "sample", *more)
+    first = first.strip()
+    run = house.admin.run(first)
+    assert (run["priority"], run["max_attempts"], run["resource"]) == (-3, 2, "gpu")
+    _, second, _ = lcl("submit", "pretrain", "--preset", "sample", "--after", first)
+    assert house.admin.run(second.strip())["after"] == [first]
+    assert lcl("runs", "pause", first)[1] == f"{first} is paused\n"
+    assert lcl("runs", "unpause", first)[1] == f"{first} is queued\n"
+    status, _, err = lcl("runs", "unpause", first)
+    assert status == 1
+    assert "only a paused run can" in err
+    house.admin.cancel(second.strip())
+    house.admin.cancel(first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("submit", "pretrain", "--set", "steps=0"), "steps"),
+        (("submit", "pretrain", "--set", "steps"), "field.name=value"),
+        (("submit", "pretrain", "--set", "steps=1", "--set", "steps.x=1"), "nothing to set"),
+        (("submit", "pretrain", "--spec", "/absent.json"), "cannot be read"),
+        (("submit", "evaluate", "--set", "encoder=absent"), "absent"),
+        (("submit", "bake"), "kind"),
+        (("runs", "show", "run_none"), "run_none"),
+        (("runs", "logs", "run_none"), "run_none"),
+        (("search", "absent", "x"), "absent"),
+        (("search", "absent"), "--image"),
+        (("search", "absent", "x", "--where", "colour"), "label=value"),
+        (("search", "absent", "x", "--weight", "text"), "text=0.5"),
+        (("search", "absent", "x", "--weight", "text=much"), "no number"),
+        (("caption", "absent", "/absent.png"), "/absent.png"),
+        (("embed", "absent"), "--text"),
+        (("data", "validate", "/etc"), "LCL_DATA_ROOTS"),
+        (("data", "validate", "absent"), "absent"),
+        (("data", "convert", "/etc", "--name", "x"), "LCL_DATA_ROOTS"),
+        (("data", "convert", "sample", "--name", "x", "--format", "mmc4"), "registered dataset"),
+        (("data", "convert", "/etc", "--name", "x", "--option", "sides"), "field.name=value"),
+        (("data", "match", "sample", "--name", "x", "--encoder", "absent"), "absent"),
+        (("data", "versions", "absent"), "absent"),
+        (("data", "build", "sample", "--out", "/absent/x"), "exists already"),
+        (("data", "build", "made", "--out", "/absent/x", "--only", "emojis"), "choose from emoji"),
+        (("data", "build", "made", "--out", "/absent/x", "--licence", "free"), "any or permissive"),
+        (("data", "preview", "s3://bucket/x"), "lcl data register NAME s3://bucket/x"),
+        (("data", "stats", "/srv/x"), "lcl data register NAME /srv/x"),
+        (("encoders", "show", "absent"), "absent"),
+        (("--key", "wrong", "runs", "list"), "API key"),
+        (("--url", "http://127.0.0.1:1", "runs", "cancel", "x"), "is the service up"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
+    status, out, err = lcl(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("submit",), ("runs", "list")])
+def test_the_help_names_every_kind(lcl: Any, command: tuple[str, ...]) -> None:
+    status, out, _ = lcl(*command, "--help")
+    assert status == 0
+    assert f"one of {', '.join(SPECS)}" in " ".join(out.split())
+
+
+def test_a_wrong_command_line_is_status_2(lcl: Any) -> None:
+    assert lcl("runs", "dance")[0] == 2
+    assert lcl("submit")[0] == 2
+
+
+def test_the_list_pages_and_filters(lcl: Any, house: Any) -> None:
+    made = [house.submit(tags=["listed"], name=f"number {place}") for place in range(3)]
+    status, out, _ = lcl("runs", "list", "--tag", "listed", "--limit", "2")
+    assert status == 0
+    assert made[2] in out
+    assert made[0] not in out
+    assert "number 2" in out
+    assert f"--cursor {made[1]}" in out
+    rest = lcl("runs", "list", "--tag", "listed", "--cursor", made[1])[1]
+    assert made[0] in rest
+    assert "lcl submit" in lcl("runs", "list", "--tag", "nothing-has-this")[1]
+    page = json.loads(lcl("--json", "runs", "list", "--tag", "listed", "--state", "queued")[1])
+    assert [run["id"] for run in page["items"]] == made[::-1]
+
+
+def test_verbs_say_what_became_of_the_run(lcl: Any, house: Any) -> None:
+    run_id = house.submit()
+    assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"
+    assert lcl("runs", "resume", run_id)[1] == f"{run_id} is queued\n"
+    assert json.loads(lcl("--json", "runs", "cancel", run_id)[1])["state"] == "cancelled"
+    assert lcl("runs", "delete", run_id)[1] == f"{run_id} is deleted\n"
+    assert lcl("runs", "show", run_id)[0] == 1
+
+
+def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, house: Any) -> None:
+    run_id = ended(house, complete_run.RunCancelled())
+    status, out, _ = lcl("runs", "watch", run_id)
+    assert status == 1, "a cancelled run did not succeed"
+    assert "step 10/30  contrastive 2.0000  generation 3.5000  120 images/s  1 min 05 s left" in out
+    assert out.count(f"{run_id} cancelled") == 1
+    failed = ended(house, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
+    status, _, err = lcl("runs", "watch", failed)
+    assert (status, err) == (1, f"error: {failed} failed: it fell over\n")
+
+
+def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
+    run_id = ended(house, complete_run.RunCancelled())
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "--url", house.url, "--key", house.keys["admin"], "runs", "watch", run_id],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(controller, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(controller)
+    assert process.wait(180) == 1
+    assert b"\xe2\x94\x81" in shown, "a bar"
+    assert b"10/30" in shown
+    assert b"contrastive 2.0000" in shown
+
+
+def test_logs_follow_to_the_end(lcl: Any, house: Any) -> None:
+    run_id = house.submit()
+    claim = house.claim(run_id)
+    log = house.run_dir(run_id).log_file
+    log.write_text("first\n")
+    assert lcl("runs", "logs", run_id)[1] == "first\n"
+
+    def end() -> None:
+        with log.open("a") as file:
+            file.write("last\n")
+        house.settle(claim, complete_run.RunCancelled())
+
+    ending = threading.Timer(0.3, end)
+    ending.start()
+    assert lcl("runs", "logs", "-f", run_id)[1] == "first\nlast\n"
+    ending.join()
+
+
+def test_datasets(lcl: Any, sample_zip: Path) -> None:
+    assert "sample" in lcl("data", "list")[1]
+    status, out, _ = lcl("data", "stats", "sample")
+    assert status == 0
+    assert "531" in out
+    assert "split test_vendor" in out
+    assert json.loads(lcl("--json", "data", "stats", "sample")[1])["documents"] == 531
+    preview = lcl("data", "preview", "sample", "--limit", "1")[1]
+    assert "(similarity " in preview
+    assert "1 of 531" in preview
+    assert "[" in lcl("data", "preview", "sample", "--view", "pairs")[1]
+
+
+@contextmanager
+def working(house: Any) -> Iterator[None]:
+    """A worker that does the next run that is queued meanwhile."""
+
+    def work() -> None:
+        while not stop.is_set():
+            queued = house.admin.runs(state="queued", limit=1)["items"]
+            if queued and queued[0]["kind"] in ("validate", "convert"):
+                house.work(queued[0]["id"])
+                return
+            stop.wait(0.02)
+
+    stop = threading.Event()
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_a_corpus_is_validated_and_registered(
+    lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes]
+) -> None:
+    folder = data_root / "corpus"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(pictures["red"])
+    (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+    with working(house):
+        status, out, err = lcl("data", "validate", str(folder), "--words", "--workers", "0")
+    assert (status, err) == (0, "")
+    assert " 1 pair " in out
+    assert "no problems" in out
+    assert lcl("data", "register", "mine", str(folder))[1].startswith("registered mine (sha256 ")
+    assert "1 " in lcl("data", "versions", "mine")[1]
+    status, _, err = lcl("data", "register", "mine", str(folder))
+    assert (status, "exists already" in err) == (1, True)
+    assert lcl("data", "register", "mine", str(folder), "--new-version")[0] == 0
+
+
+def test_a_corpus_is_built_here_and_registered(
+    lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(plan: Any, cache: Any, target: Path, say: Any) -> None:
+        assert [source.name for source in plan.sources] == ["emoji", "gimp"]
+        (target / "images").mkdir(parents=True)
+        (target / "images" / "a.png").write_bytes(pictures["red"])
+        (target / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+        say("emoji: 1 picture")
+
+    monkeypatch.setattr("lcl_core.dataset_builder.build.build", build)
+    out = data_root / "built"
+    status, told, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
+    assert status == 0
+    assert told.startswith("emoji: 1 picture\nregistered built (sha256 ")
+    assert house.admin.dataset("built")["path"] == str(out)
+
+
+def test_what_is_wrong_with_a_corpus_is_told_and_can_be_fetched(
+    lcl: Any, house: Any, data_root: Path, tmp_path: Path
+) -> None:
+    folder = data_root / "broken"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(b"broken")
+    (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+    with working(house):
+        out = str(tmp_path / "o")
+        status, _, err = lcl("data", "validate", str(folder), "--words", "--workers", "0", "--out", out)
+    assert status == 1
+    assert "pairs.jsonl:1: unreadable image: a.png" in err
+    assert (tmp_path / "o" / "quarantine.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "o" / "pictures" / "problems.png").is_file()
+    with working(house):
+        status, out, _ = lcl("--json", "data", "validate", str(folder), "--words", "--workers", "0")
+    assert (status, json.loads(out)["reasons"]) == (1, {"unreadable image": 1, "no usable image": 1})
+    with working(house):
+        status, out, err = lcl("data", "convert", str(folder), "--name", "never")
+    assert status == 1
+    assert "nothing of the corpus could be converted" in err
+    with working(house):
+        status, out, err = lcl("--json", "data", "convert", str(folder), "--name", "never")
+    assert (status, out) == (1, "")
+    assert "nothing of the corpus could be converted" in err
+
+
+def test_a_corpus_is_converted(lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes]) -> None:
+    folder = data_root / "to convert"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(pictures["red"])
+    rows = [{"image": name, "captions": ["red"]} for name in ("a.png", "absent.png")]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with working(house):
+        status, out, _ = lcl("data", "convert", str(folder), "--name", "made", "--format", "native")
+    assert status == 0
+    assert "registered made: 1 records, 1 images, 1 shard," in out
+    assert "left out: file_missing  1" in out
+    assert "pairs" in lcl("data", "stats", "made")[1]
+    assert "1 of 1" in lcl("data", "preview", "made", "--view", "pairs", "--split", "train")[1]
+
+
+def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, house: Any, tmp_path: Path) -> None:
+    assert encoder["id"] in lcl("encoders", "list")[1]
+    assert "not evaluated yet" in lcl("encoders", "show", "tiny")[1]
+    made = lcl("encoders", "import", "second", str(encoder_dir))[1].strip()
+    row = {"task": "retrieval", "split": "test", "variant": "v", "metric": "IR@5"}
+    house.evaluated(encoder["id"], [{**row, "value": 0.25, "chance": 0.01}])
+    house.evaluated(made, [{**row, "value": 0.5, "chance": 0.01}])
+    assert "0.2500" in lcl("encoders", "show", "tiny")[1]
+    compared = lcl("encoders", "compare", "tiny", "second")[1]
+    assert "IR@5" in compared
+    assert "0.5000" in compared
+    file = tmp_path / "out.tar"
+    assert lcl("encoders", "export", "tiny", str(file))[1] == f"{file}\n"
+    assert tarfile.is_tarfile(file)
+    assert lcl("encoders", "export", "tiny", str(file), "--format", "huggingface")[1] == f"{file}\n"
+    with tarfile.open(file) as archive:
+        assert any(name.endswith("modeling_lcl.py") for name in archive.getnames())
+    status, _, err = lcl("encoders", "export", "tiny", str(file), "--format", "openclip")
+    assert (status, "class token" in err) == (1, True)
+    status, _, err = lcl("encoders", "export", "tiny", "/absent/out.tar")
+    assert (status, "cannot be written" in err) == (1, True)
+
+
+def test_search_caption_and_embed(
+    lcl: Any, collection: Any, pictures: dict[str, bytes], house: Any, tmp_path: Path
+) -> None:
+    red = tmp_path / "red.png"
+    red.write_bytes(pictures["red"])
+    status, out, _ = lcl("search", "squares", "--image", str(red), "-k", "2", "--where", "split=val")
+    assert status == 0
+    assert "a red square" in out.splitlines()[3]
+    assert "hue=r" in out
+    texts = json.loads(lcl("--json", "search", "squares", "a red square", "--target", "texts", "-k", "1")[1])
+    assert texts["hits"][0]["text"] == "a red square"
+    status, out, err = lcl("search", "squares", "a red square", "--image", str(red), "--weight", "text=-0.5", "-k", "4")
+    assert (status, err) == (0, "")
+    assert "a red square" in out
+    item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    assert item in lcl("search", "squares", "--item", item, "-k", "1")[1]
+    assert "weights.image" in lcl("search", "squares", "red", "--weight", "image=2")[2]
+    assert "none is that near" in lcl("duplicates", "squares", "--threshold", "1")[1]
+    assert "square" in lcl("duplicates", "squares", "--threshold", "0")[1]
+    expected = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=4)
+    assert lcl("caption", "tiny", str(red), "--max-new-tokens", "4")[1] == f"{red}\t{expected[0]}\n"
+    lines = lcl("embed", "tiny", str(red), "--text", "a red square")[1].splitlines()
+    assert [json.loads(line)["input"] for line in lines] == [str(red), "a red square"]
+    out_file = tmp_path / "vectors.jsonl"
+    assert "1 vectors" in lcl("embed", "tiny", str(red), "--out", str(out_file))[1]
+    assert json.loads(out_file.read_text())["embedding"] == json.loads(lines[0])["embedding"]
+
+
+def test_fields_go_where_they_say() -> None:
+    spec = set_fields({"data": {"sources": [{"dataset": "a"}]}}, ["data.sources.0.weight=2", "name=x=y", "on=true"])
+    assert spec == {"data": {"sources": [{"dataset": "a", "weight": 2}]}, "name": "x=y", "on": True}
+    with pytest.raises(CommandError, match="nothing at '5'"):
+        set_fields({"list": [{}]}, ["list.5.x=1"])
+
+
+def test_times_are_told_as_people_do() -> None:
+    assert [duration(seconds) for seconds in (None, 42, 185, 7800, 360_000)] == [
+        "",
+        "42 s",
+        "3 min 05 s",
+        "2 h 10 min",
+        "4 d 4 h",
+    ]
+
+
+def test_a_line_without_losses_tells_its_phase() -> None:
+    assert format_metrics({"step": 1, "phase": "probe", "seconds_left": 5.0}) == "probe  5 s left"
+    assert format_metrics({"step": 1}) == ""

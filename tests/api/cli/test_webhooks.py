@@ -1,0 +1,62 @@
+"""``lcl webhooks`` against a real service."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import select
+
+from lcl_core.db.models import WebhookDelivery
+from lcl_core.db.outbox import claim_deliveries, record_delivery
+
+URL = "https://hooks.example.org/lcl"
+
+
+def test_a_webhooks_life(lcl: Any, house: Any) -> None:
+    assert "no webhooks" in lcl("webhooks", "list")[1]
+    status, out, _ = lcl("webhooks", "add", URL, "--event", "run.cancelled", "--event", "run.failed")
+    webhook, secret = out.split()
+    assert (status, len(secret)) == (0, 64)
+    status, out, _ = lcl("webhooks", "list")
+    assert (status, webhook in out, URL in out, secret in out) == (0, True, True, False)
+    assert "run.cancelled, run.failed" in out
+    assert "it was told nothing yet" in lcl("webhooks", "deliveries", webhook)[1]
+    run_id = house.submit()
+    lcl("runs", "cancel", run_id)
+    status, out, _ = lcl("webhooks", "deliveries", webhook)
+    assert (status, run_id in out, "waits" in out) == (0, True, True)
+    assert lcl("webhooks", "delete", webhook) == (0, "", "")
+    assert json.loads(lcl("--json", "webhooks", "list")[1]) == []
+
+
+def test_why_a_message_was_not_heard(lcl: Any, house: Any) -> None:
+    made = json.loads(lcl("--json", "webhooks", "add", URL)[1])
+    assert set(made["events"]) == {"run.succeeded", "run.failed", "run.cancelled", "run.paused"}
+    told = []
+    for error in ("the receiver answered 500", None):
+        house.admin.cancel(house.submit())
+        with house.context.database.session() as session:
+            (parcel,) = claim_deliveries(session)
+            record_delivery(session, parcel, error)
+        told.append(parcel.id)
+    shown = dict(zip(told, ("is tried again", "delivered"), strict=True))
+    lines = lcl("webhooks", "deliveries", made["id"])[1].splitlines()
+    for delivery, words in shown.items():
+        (line,) = [line for line in lines if delivery in line]
+        assert words in line
+    assert "the receiver answered 500" in "".join(lines)
+    with house.context.database.session() as session:
+        row = session.scalars(select(WebhookDelivery).where(WebhookDelivery.id == told[0])).one()
+        row.done_at = row.created_at
+    assert "given up" in lcl("webhooks", "deliveries", made["id"])[1]
+    lcl("webhooks", "delete", made["id"])
+
+
+def test_refusals_are_words(lcl: Any) -> None:
+    status, _, err = lcl("webhooks", "add", "https://evil.example/")
+    assert (status, "LCL_WEBHOOK_HOSTS" in err) == (1, True)
+    status, _, err = lcl("webhooks", "add", URL, "--event", "run.started")
+    assert (status, "run.started" in err or "events" in err) == (1, True)
+    status, _, err = lcl("webhooks", "delete", "hook_none")
+    assert (status, "there is no webhook" in err) == (1, True)

@@ -1,0 +1,174 @@
+"""The client: what it repeats and what not, where its key comes from, and how it tells errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.client import ApiError, Client
+from api.client._sync.inference import data_url
+from tests.api.scripted_server import BUSY, FINE, Answer, Server, scripted_server
+
+
+@pytest.mark.parametrize("trouble", [BUSY, None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.run("run_1"),
+        lambda client: client.submit("pretrain", {}),
+        lambda client: client.search("c", vector=[1.0]),
+        lambda client: client.submit_study({}),
+        lambda client: client.extend_study("study_1", seeds=[1]),
+    ],
+)
+def test_calls_without_side_effects_are_repeated(trouble: Answer | None, call: Callable[[Client], Any]) -> None:
+    with scripted_server(trouble, trouble, FINE) as server, Client(server.url, "k") as client:
+        assert call(client)["id"] == "run_1"
+        assert len(server.requests) == 3
+
+
+def test_a_repeated_submission_carries_one_idempotency_key() -> None:
+    with scripted_server(None, FINE) as server, Client(server.url, "k") as client:
+        client.submit("pretrain", {"steps": 1}, tags=["a"])
+        keys = {request[2]["idempotency-key"] for request in server.requests}
+        assert len(keys) == 1
+        sent = {"kind": "pretrain", "spec": {"steps": 1}, "name": None, "tags": ["a"]}
+        assert json.loads(server.requests[1][3]) == sent
+        client.submit("pretrain", {})
+        assert server.requests[2][2]["idempotency-key"] not in keys
+        client.submit("pretrain", {}, idempotency_key="mine")
+        assert server.requests[3][2]["idempotency-key"] == "mine"
+
+
+def test_a_study_is_submitted_under_one_key_too() -> None:
+    with scripted_server(None, FINE) as server, Client(server.url, "k") as client:
+        client.submit_study({"preset": "table1"}, "mine")
+        assert len({request[2]["idempotency-key"] for request in server.requests}) == 1
+        assert json.loads(server.requests[1][3]) == {"spec": {"preset": "table1"}, "name": "mine"}
+
+
+def test_a_study_is_looked_at_until_it_has_ended() -> None:
+    def answer(state: str, *cells: str) -> Answer:
+        study = {"state": state, "cells": [{"state": cell} for cell in cells]}
+        return 200, {}, json.dumps(study).encode()
+
+    told: list[str] = []
+    script = [answer("queued", "queued"), answer("running", "running"), answer("running", "running")]
+    with scripted_server(*script, answer("failed", "failed")) as server, Client(server.url, "k") as client:
+        study = client.wait_for_study("study_1", lambda now: told.append(now["state"]), poll_seconds=0)
+        assert (study["state"], told, len(server.requests)) == ("failed", ["queued", "running", "failed"], 4)
+
+
+@pytest.mark.parametrize("trouble", [BUSY, None])
+def test_a_verb_is_sent_once(trouble: Answer | None) -> None:
+    with scripted_server(trouble, FINE) as server, Client(server.url, "k") as client:
+        with pytest.raises(ApiError):
+            client.cancel("run_1")
+        assert len(server.requests) == 1
+
+
+def test_it_gives_up_in_the_end() -> None:
+    with scripted_server(BUSY) as server, Client(server.url, "k", attempts=3) as client:
+        with pytest.raises(ApiError) as caught:
+            client.run("run_1")
+        assert (caught.value.status, caught.value.code, len(server.requests)) == (503, "busy", 3)
+
+
+def test_no_service_is_told_in_words(free_port: int) -> None:
+    with Client(f"http://127.0.0.1:{free_port}", "k", attempts=1) as client:
+        for call in (lambda: client.run("x"), lambda: client.cancel("x")):
+            with pytest.raises(ApiError, match="is the service up") as caught:
+                call()
+            assert (caught.value.status, caught.value.code) == (0, "unreachable")
+
+
+def test_a_gateways_own_error_page_is_told_by_its_status() -> None:
+    with (
+        scripted_server((502, {"content-type": "text/html"}, b"<html>")) as server,
+        Client(server.url, attempts=1) as client,
+    ):
+        with pytest.raises(ApiError, match="502") as caught:
+            client.datasets()
+        assert caught.value.code == "http_error"
+
+
+def test_what_cannot_be_sent_is_told_in_words() -> None:
+    with scripted_server(FINE) as server, Client(server.url, "k") as client:
+        for call in (lambda: client.embed_texts("e", ["\ud800"]), lambda: client.search("c", vector=[float("nan")])):
+            with pytest.raises(ApiError, match="cannot be sent"):
+                call()
+        assert server.requests == []
+    with pytest.raises(ApiError, match="malformed"):
+        Client("http://\x00", "k")
+    with pytest.raises(ApiError, match="malformed"):
+        Client("http://127.0.0.1:1", "ke\u0301y")
+
+
+def test_where_address_and_key_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LCL_HOME", str(tmp_path))
+    for name in ("LCL_API_URL", "LCL_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def sent_key(server: Server, *given: str | None) -> str | None:
+        with Client(*given) as client:
+            client.datasets()
+        return server.requests[-1][2].get("authorization")
+
+    assert Client().base_url == "http://127.0.0.1:8765"
+    with scripted_server(FINE) as server:
+        monkeypatch.setenv("LCL_API_URL", server.url + "/")
+        assert sent_key(server) is None
+        (tmp_path / "key").write_text("from-file\n")
+        assert sent_key(server) == "Bearer from-file"
+        monkeypatch.setenv("LCL_API_KEY", "from-environment")
+        assert sent_key(server) == "Bearer from-environment"
+        assert sent_key(server, None, "given") == "Bearer given"
+
+
+def test_names_cannot_leave_their_place_in_the_address() -> None:
+    with scripted_server(FINE) as server, Client(server.url, "k") as client:
+        client.run("../keys?x=1#y")
+        assert server.requests[0][1] == "/v1/runs/..%2Fkeys%3Fx%3D1%23y"
+
+
+def test_a_broken_download_leaves_no_file(tmp_path: Path) -> None:
+    with scripted_server((200, {}, b"whole")) as server, Client(server.url, "k") as client:
+        assert client.export_encoder("e", tmp_path / "whole.tar").read_bytes() == b"whole"
+        server.script = [(404, {}, b'{"error": {"code": "unknown_encoder", "message": "no"}}')]
+        with pytest.raises(ApiError, match="no"):
+            client.export_encoder("e", tmp_path / "absent.tar")
+    with scripted_server(None) as server, Client(server.url, "k") as client, pytest.raises(ApiError):
+        client.export_encoder("e", tmp_path / "cut.tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.tar"]
+
+
+def test_events_are_taken_up_where_they_broke() -> None:
+    def event(number: int, name: str, data: dict[str, Any]) -> bytes:
+        return f"id: {number}\r\nevent: {name}\r\ndata: {json.dumps(data)}\r\n\r\n".encode()
+
+    first = event(4, "metrics", {"step": 10})
+    second = event(5, "metrics", {"step": 20}) + event(5, "state", {"state": "succeeded"})
+    with scripted_server((200, {}, first), None, (200, {}, second)) as server, Client(server.url, "k") as client:
+        found = list(client.events("run_1"))
+        assert [one["data"] for one in found] == [{"step": 10}, {"step": 20}, {"state": "succeeded"}]
+        assert [request[2].get("last-event-id") for request in server.requests] == [None, "4", "4"]
+
+
+def test_events_outlast_a_restart_but_not_a_refusal() -> None:
+    state = b'id: 1\nevent: state\ndata: {"state": "failed"}\n\n'
+    refusal = (404, {}, b'{"error": {"code": "unknown_run", "message": "no such run"}}')
+    with scripted_server(None, BUSY, (200, {}, b""), (200, {}, state)) as server, Client(server.url, "k") as client:
+        assert [event["data"]["state"] for event in client.events("run_1")] == ["failed"]
+        server.script = [refusal]
+        with pytest.raises(ApiError, match="no such run"):
+            list(client.events("run_1"))
+        assert len(server.requests) == 5
+
+
+def test_a_pictures_kind_is_read_from_its_bytes(pictures: dict[str, bytes]) -> None:
+    assert data_url(pictures["red"]).startswith("data:image/png;base64,")
+    assert data_url(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")

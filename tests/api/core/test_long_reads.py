@@ -1,0 +1,175 @@
+"""Requests that read for long: they hold up neither who writes nor who asks, and are few at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+import api.routes.encoders
+import api.services.collections
+import api.services.datasets
+from api.core.errors import Problem
+from api.core.limits import MAX_LONG_READS, MAX_LONG_READS_PER_OWNER, MAX_WAITING_READS_PER_OWNER, LongReadQueue
+from tests.api.routes.test_datasets import write_corpus
+
+IMPORTS = 24
+
+
+class Slow:
+    """Stands for a function whose files lie on a disk that does not answer until ``done`` is set."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.reading = self.most = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        with self._lock:
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+        try:
+            self.done.wait(180)
+        finally:
+            with self._lock:
+                self.reading -= 1
+        raise Problem(422, "bad_disk", "the disk did not answer")
+
+
+@contextmanager
+def under_way(
+    house: Any, role: str, calls: list[Any], slow: Slow, eventually: Any, least: int = 2
+) -> Iterator[list[Future[Any]]]:
+    """The calls, each in a thread, once so many of them read; ended at the end of the block."""
+    with house.http(role) as client, ThreadPoolExecutor(len(calls)) as pool:
+        try:
+            asked = [pool.submit(call, client) for call in calls]
+            eventually(lambda: slow.reading >= least, "the calls", 60)
+            yield asked
+        finally:
+            slow.done.set()
+
+
+def requests_of(house: Any) -> float:
+    with house.http(None) as stranger:
+        lines = stranger.get("/metrics", timeout=20).text.splitlines()
+    return float(next(line for line in lines if line.startswith('lcl_places{kind="request"}')).split()[-1])
+
+
+def import_encoder(path: Path, client: httpx.Client) -> int:
+    return client.post("/v1/encoders", json={"name": "slow", "path": str(path)}).status_code
+
+
+def register(path: Path, number: int, client: httpx.Client) -> int:
+    return client.post("/v1/datasets", json={"name": f"slow-{number}", "path": str(path)}).status_code
+
+
+def others_go_on(house: Any) -> None:
+    """What anybody else asks meanwhile is answered."""
+    with house.http("admin") as other:
+        for _ in range(3):
+            answer = other.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}, timeout=20)
+            assert answer.status_code == 202
+        assert other.get("/healthz", timeout=20).status_code == 200
+        assert other.get("/v1/encoders/absent/figures", timeout=20).status_code == 404
+
+
+def test_imports_that_read_for_long_hold_up_nobody(
+    house: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    slow = Slow()
+    monkeypatch.setattr(api.routes.encoders, "stage_import", slow)
+    calls = [partial(import_encoder, data_root)] * IMPORTS
+    with under_way(house, "submitter", calls, slow, eventually) as asked:
+        eventually(lambda: requests_of(house) == IMPORTS, "all of them under way", 60)
+        others_go_on(house)
+        assert not any(call.done() for call in asked), "all are reading still, or waiting for it"
+        assert slow.most == MAX_LONG_READS_PER_OWNER
+    assert {call.result() for call in asked} == {422}
+
+
+def test_registrations_that_read_for_long_hold_up_nobody(
+    house: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    slow, corpus = Slow(), write_corpus(data_root / "slow corpus")
+    monkeypatch.setattr(api.services.datasets, "compute_statistics", slow)
+    calls = [partial(register, corpus, number) for number in range(IMPORTS)]
+    with under_way(house, "submitter", calls, slow, eventually) as asked:
+        others_go_on(house)
+        assert slow.most == MAX_LONG_READS_PER_OWNER
+    assert {call.result() for call in asked} == {422}
+
+
+def test_maps_that_are_drawn_take_nobodys_thread(
+    house: Any, collection: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    slow = Slow()
+    monkeypatch.setattr(api.services.collections, "project_points", slow)
+    calls = [lambda client: client.get("/v1/collections/squares/map").status_code] * 60
+    with under_way(house, "viewer", calls, slow, eventually):
+        others_go_on(house)
+
+
+def test_healthz_needs_no_thread(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any) -> None:
+    slow = Slow()
+    monkeypatch.setattr(api.routes.encoders, "evaluation_figures", slow)
+    calls = [lambda client: client.get("/v1/encoders/tiny/figures").status_code] * 60  # more than there are threads
+    with under_way(house, "viewer", calls, slow, eventually, least=20), house.http(None) as stranger:
+        assert stranger.get("/healthz", timeout=20).json() == {"status": "ok"}
+
+
+def test_a_map_is_drawn_once(house: Any, collection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = api.services.collections.project_points
+
+    def count(opened: Any, limit: int) -> Any:
+        drawn.append(limit)
+        return draw(opened, limit)
+
+    monkeypatch.setattr(api.services.collections, "project_points", count)
+    with house.http("viewer") as viewer:
+        first, again, smaller = (
+            viewer.get("/v1/collections/squares/map", params={"limit": limit}).json() for limit in (3000, 2999, 2)
+        )
+    assert first == again
+    assert (len(first["points"]), len(smaller["points"])) == (4, 2)
+    assert drawn == [4, 2], "as many as there are is the same map"
+
+
+def test_each_owner_has_a_few_and_a_queue_with_an_end() -> None:
+    async def main() -> None:
+        reads, slow = LongReadQueue(), Slow()
+        refused: list[Problem] = []
+
+        async def read(owner: str) -> None:
+            try:
+                await reads.run(owner, slow)
+            except Problem as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(MAX_LONG_READS_PER_OWNER + MAX_WAITING_READS_PER_OWNER):
+                group.start_soon(read, "ada")
+            for owner in ("bob", "cleo", "dan", "eve"):
+                group.start_soon(read, owner)
+            with anyio.fail_after(180):
+                while slow.reading < 6:
+                    await anyio.sleep(0.01)
+            await read("ada")
+            assert [error.status for error in refused] == [429]
+            assert refused[0].headers == {"retry-after": "5"}
+            slow.done.set()
+        assert slow.most <= MAX_LONG_READS
+        assert len(refused) == 1 + MAX_LONG_READS_PER_OWNER + MAX_WAITING_READS_PER_OWNER + 4
+        with pytest.raises(Problem, match="the disk did not answer"):
+            await reads.run("ada", slow)
+
+    anyio.run(main)

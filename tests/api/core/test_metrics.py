@@ -1,0 +1,179 @@
+"""What Prometheus reads: scraped over HTTP, parsed, and right."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from sqlalchemy import delete
+
+from api.core.metrics import DatabaseCollector, ProcessMetrics
+from lcl_core.db import complete_run, leases
+from lcl_core.db.models import ArtifactUpload, Worker
+from lcl_core.db.outbox import enqueue_upload
+from lcl_core.db.session import Database
+from lcl_core.jobs import JOB_KINDS, RESOURCE_CLASSES
+
+
+def scrape(http: httpx.Client) -> dict[str, list[Sample]]:
+    answer = http.get("/metrics")
+    assert answer.status_code == 200
+    families = text_string_to_metric_families(answer.text)
+    return {family.name: family.samples for family in families}
+
+
+def one(samples: list[Sample], name: str, **labels: str) -> float:
+    (found,) = [each.value for each in samples if each.name == name and labels.items() <= each.labels.items()]
+    return found
+
+
+def test_runs_and_requests_are_counted(house: Any, http: httpx.Client) -> None:
+    run_id = house.submit()
+    http.get(f"/v1/runs/{run_id}")
+    http.get("/v1/nowhere")
+    found = scrape(http)
+    assert one(found["lcl_runs"], "lcl_runs", state="queued") >= 1
+    assert one(found["lcl_runs"], "lcl_runs", state="running") == 0
+    counted = "lcl_request_seconds_count"
+    assert one(found["lcl_request_seconds"], counted, route="/v1/runs/{run_id}", status="200") >= 1
+    assert one(found["lcl_request_seconds"], counted, route="unmatched", status="404") >= 1
+    assert run_id not in http.get("/metrics").text, "ids are no labels"
+
+
+def test_the_queue_is_told_for_every_kind(house: Any, http: httpx.Client) -> None:
+    usual, on_gpu = {"kind": "pretrain", "class": "accelerator"}, {"kind": "pretrain", "class": "gpu"}
+    before = one(scrape(http)["lcl_queue_depth"], "lcl_queue_depth", **usual)
+    runs = [house.submit(), house.submit(resource="gpu")]
+    found = scrape(http)
+    assert one(found["lcl_queue_depth"], "lcl_queue_depth", **usual) == before + 1
+    assert one(found["lcl_queue_depth"], "lcl_queue_depth", **on_gpu) == 1
+    told = [(each.labels["kind"], each.labels["class"]) for each in found["lcl_queue_depth"]]
+    assert sorted(told) == sorted(product(JOB_KINDS, RESOURCE_CLASSES))
+    assert one(found["lcl_queue_oldest_seconds"], "lcl_queue_oldest_seconds", **on_gpu) > 0
+    assert one(found["lcl_queue_oldest_seconds"], "lcl_queue_oldest_seconds", kind="match", **{"class": "gpu"}) == 0
+    for run_id in runs:
+        house.admin.cancel(run_id)
+
+
+def test_a_run_leaves_its_figures_and_they_stay_when_it_is_deleted(house: Any, http: httpx.Client) -> None:
+    run_id = house.submit()
+    claim = house.claim(run_id)
+    with house.context.database.session() as session:
+        leases.begin_attempt(session, claim, encoder_id=None, from_scratch=False)
+    house.settle(claim, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
+    before = scrape(http)
+    assert http.delete(f"/v1/runs/{run_id}").status_code == 204
+    after = scrape(http)
+    for found in (before, after):
+        durations = found["lcl_run_duration_seconds"]
+        assert one(durations, "lcl_run_duration_seconds_count", kind="pretrain", state="failed") >= 1
+        assert one(found["lcl_run_attempts"], "lcl_run_attempts_total", kind="pretrain") >= 1
+        assert one(found["lcl_claim_latency_seconds"], "lcl_claim_latency_seconds_count", kind="pretrain") >= 1
+    assert before["lcl_run_duration_seconds"] == after["lcl_run_duration_seconds"]
+
+
+def test_histograms_grow_with_their_bounds_and_end_in_the_count(house: Any, http: httpx.Client) -> None:
+    house.finished()
+    for name, samples in scrape(http).items():
+        heights: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+        for each in samples:
+            if each.name == f"{name}_bucket":
+                labels = tuple(sorted((key, value) for key, value in each.labels.items() if key != "le"))
+                heights.setdefault(labels, []).append((float(each.labels["le"]), each.value))
+        for labels, found in heights.items():
+            assert found == sorted(found), (name, labels)
+            assert found[-1][0] == math.inf
+            assert one(samples, f"{name}_count", **dict(labels)) == found[-1][1]
+
+
+def test_counters_of_losses_begin_at_zero(http: httpx.Client) -> None:
+    losses = scrape(http)["lcl_lease_losses"]
+    found = {each.labels["kind"]: each.value for each in losses if each.name.endswith("_total")}
+    assert found == dict.fromkeys(JOB_KINDS, 0)
+
+
+def test_workers_and_their_slots(house: Any, http: httpx.Client) -> None:
+    moment = datetime.now(UTC)
+    with house.context.database.session() as session:
+        facts = {"host": "here", "pid": 7, "slots": 3, "devices": ["cpu"]}
+        session.add(Worker(id="w-m", started_at=moment, seen_at=moment, consumed_at=moment, **facts))
+    claim = house.claim(house.submit())
+    found = scrape(http)
+    assert one(found["lcl_workers"], "lcl_workers") == 1
+    assert one(found["lcl_worker_slots"], "lcl_worker_slots") == 3
+    assert one(found["lcl_worker_slots_used"], "lcl_worker_slots_used") == 1
+    assert 0 <= one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
+    house.settle(claim, complete_run.RunCancelled())
+
+
+def test_what_gpus_do_is_told_once_their_worker_is_alive(house: Any, http: httpx.Client) -> None:
+    assert scrape(http)["lcl_gpu_utilization"] == []
+    moment = datetime.now(UTC)
+    gpu = {"name": "NVIDIA L4", "utilization": 0.37, "memory_used": 2.0**30, "memory_total": 24.0 * 2**30}
+    split = {**gpu, "utilization": None}
+    facts = {"host": "there", "pid": 7, "slots": 1, "devices": ["NVIDIA L4"] * 2, "started_at": moment}
+    with house.context.database.session() as session:
+        session.add(Worker(id="w-gpu", seen_at=moment, gpus=[gpu, split], **facts))
+        session.add(Worker(id="w-gone", seen_at=moment - timedelta(minutes=5), gpus=[gpu], **facts))
+    found = scrape(http)
+    (share,) = found["lcl_gpu_utilization"]
+    assert (share.value, share.labels) == (0.37, {"worker": "w-gpu", "gpu": "0", "name": "NVIDIA L4"})
+    assert [each.value for each in found["lcl_gpu_memory_used_bytes"]] == [2.0**30] * 2
+    assert [each.value for each in found["lcl_gpu_memory_bytes"]] == [24.0 * 2**30] * 2
+    (told,) = [each for each in http.get("/v1/workers").json()["items"] if each["id"] == "w-gpu"]
+    assert told["gpus"] == [gpu, split]
+    with house.context.database.session() as session:
+        session.execute(delete(Worker).where(Worker.id.in_(["w-gpu", "w-gone"])))
+
+
+def test_artifacts_on_their_way_to_the_store_are_counted(house: Any, http: httpx.Client) -> None:
+    assert one(scrape(http)["lcl_artifacts_pending"], "lcl_artifacts_pending") == 0
+    with house.context.database.session() as session:
+        enqueue_upload(session, "runs/run_1", 1, "home_a")
+        enqueue_upload(session, "encoders/enc_1", 1, "home_b")
+    assert one(scrape(http)["lcl_artifacts_pending"], "lcl_artifacts_pending") == 2
+    with house.context.database.session() as session:
+        session.execute(delete(ArtifactUpload))
+
+
+@pytest.mark.usefixtures("encoder")
+def test_inference_tells_its_latency_its_batches_and_its_memory(
+    http: httpx.Client, encoder_dir: Path, eventually: Any
+) -> None:
+    assert one(scrape(http)["lcl_encoder_memory_bytes"], "lcl_encoder_memory_bytes") == 0
+    assert http.post("/v1/embeddings", json={"model": "tiny", "input": ["a", "b"]}).status_code == 200
+
+    def counted() -> float:  # a batch is counted just after its answers left
+        samples = scrape(http)["lcl_inference_seconds"]
+        return sum(each.value for each in samples if each.name.endswith("_count") and each.labels["what"] == "texts")
+
+    eventually(lambda: counted() == 2)
+    batches = scrape(http)["lcl_inference_batch_items"]
+    assert one(batches, "lcl_inference_batch_items_sum", what="texts") == 2
+    on_disk = (encoder_dir / "model.safetensors").stat().st_size
+    assert one(scrape(http)["lcl_encoder_memory_bytes"], "lcl_encoder_memory_bytes") >= 0.9 * on_disk
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_database_that_is_away_costs_its_figures_alone(tmp_path: Path, there: bool) -> None:
+    from prometheus_client.exposition import generate_latest
+
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    if there:
+        database.migrate()
+    telemetry = ProcessMetrics()
+    telemetry.register(DatabaseCollector(database))
+    telemetry.observe("GET", "/healthz", 200, 0.1)
+    families = text_string_to_metric_families(generate_latest(telemetry.registry).decode())
+    found = {family.name: family.samples for family in families}
+    assert found["lcl_database_up"][0].value == float(there)
+    assert ("lcl_runs" in found) is there
+    assert found["lcl_request_seconds"]
+    database.dispose()

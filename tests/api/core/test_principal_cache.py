@@ -1,0 +1,81 @@
+"""Valid keys are remembered for a second, and forgotten when keys change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event
+
+from api.core.auth import CACHE_SECONDS, Principal, PrincipalCache
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+SOMEBODY = Principal("somebody", "viewer", "lcl_1")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def callers(clock: Clock) -> PrincipalCache:
+    return PrincipalCache(clock)
+
+
+def test_for_a_second_and_no_other_key(callers: PrincipalCache, clock: Clock) -> None:
+    callers.put("key", SOMEBODY, callers.version, None)
+    assert (callers.get("key", NOON), callers.get("kez", NOON)) == (SOMEBODY, None)
+    clock.now += CACHE_SECONDS
+    assert callers.get("key", NOON) is None
+
+
+def test_never_longer_than_the_key_is_valid(callers: PrincipalCache) -> None:
+    callers.put("key", SOMEBODY, callers.version, NOON)
+    assert callers.get("key", NOON - timedelta(milliseconds=1)) == SOMEBODY
+    assert callers.get("key", NOON) is None
+
+
+def test_a_change_ends_it_and_what_was_looked_up_before_it_is_not_noted(callers: PrincipalCache) -> None:
+    before = callers.version
+    callers.put("one", SOMEBODY, before, None)
+    callers.clear()
+    callers.put("two", SOMEBODY, before, None)
+    assert (callers.get("one", NOON), callers.get("two", NOON)) == (None, None)
+
+
+def test_strangers_cannot_fill_the_memory(callers: PrincipalCache) -> None:
+    for number in range(5000):
+        callers.put(f"key {number}", SOMEBODY, callers.version, None)
+    assert len(callers._known) <= 1024
+    assert callers.get("key 4999", NOON) == SOMEBODY
+
+
+def test_a_busy_client_is_looked_up_once_a_second(house: Any, http: httpx.Client) -> None:
+    made = http.post("/v1/keys", json={"owner": "busy", "role": "viewer"}).json()
+    looks: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "FROM api_key" in statement:
+            looks.append(statement)
+
+    event.listen(house.context.database.engine, "before_cursor_execute", note)
+    try:
+        with httpx.Client(
+            base_url=house.url, headers={"authorization": f"Bearer {made['key']}"}, trust_env=False
+        ) as client:
+            assert {client.get("/v1/workers").status_code for _ in range(10)} == {200}
+            assert len(looks) < 10
+            assert http.delete(f"/v1/keys/{made['prefix']}").status_code == 204
+            assert client.get("/v1/workers").status_code == 401, "revoked is revoked, at once"
+    finally:
+        event.remove(house.context.database.engine, "before_cursor_execute", note)

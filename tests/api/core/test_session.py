@@ -1,0 +1,126 @@
+"""A request's transaction: kept with its last words or not at all, ended once, and brief ones in few threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import CapacityLimiter
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from api.core.session import RequestSession, finish, single_thread_endpoint
+from lcl_core.db.session import Database
+
+ENTRIES = text("SELECT count(*) FROM entry")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'a.db'}")
+    with database.session() as session:
+        session.execute(text("CREATE TABLE entry (word TEXT)"))
+    yield database
+    database.dispose()
+
+
+def write(session: Session, word: str = "change") -> None:
+    session.execute(text("INSERT INTO entry VALUES (:word)"), {"word": word})
+
+
+def entries(database: Database) -> int:
+    with database.reading() as session:
+        return session.execute(ENTRIES).scalar_one()
+
+
+def writing(database: Database, lane: CapacityLimiter | None = None) -> RequestSession:
+    return RequestSession(database.writer, lane or CapacityLimiter(1), lambda session: write(session, "last words"))
+
+
+def run(session: RequestSession, fail: bool = False) -> int:
+    @single_thread_endpoint
+    def endpoint(session: Session, fail: bool) -> int:
+        write(session)
+        if fail:
+            raise ZeroDivisionError
+        return threading.get_ident()
+
+    async def main() -> int:
+        return await endpoint(session=session, fail=fail)
+
+    return anyio.run(main)
+
+
+def test_a_brief_endpoint_is_over_to_the_commit_when_it_returns(database: Database) -> None:
+    session = writing(database)
+    assert run(session) != threading.get_ident()
+    assert not session.needs_finish
+    assert entries(database) == 2
+
+
+def test_one_that_fails_keeps_nothing(database: Database) -> None:
+    session = writing(database)
+    with pytest.raises(ZeroDivisionError):
+        run(session, fail=True)
+    assert not session.needs_finish
+    assert entries(database) == 0
+
+
+def test_it_ends_once(database: Database) -> None:
+    session = writing(database)
+    session.commit_and_close()
+    session.commit_and_close()
+    session.rollback_and_close()
+    assert entries(database) == 1
+
+
+def test_last_words_that_fail_take_everything_with_them(database: Database) -> None:
+    def fail(_: Session) -> None:
+        raise ZeroDivisionError
+
+    session = RequestSession(database.writer, CapacityLimiter(1), fail)
+    write(session)
+    with pytest.raises(ZeroDivisionError):
+        session.commit_and_close()
+    assert entries(database) == 0
+    assert not session.in_transaction()
+
+
+def test_the_end_of_one_that_asked_nothing_needs_no_thread(database: Database) -> None:
+    reader, threads = RequestSession(database.engine, CapacityLimiter(1), None), []
+
+    async def main() -> None:
+        await finish(reader, lambda: threads.append(threading.get_ident()))
+
+    anyio.run(main)
+    assert threads == []
+    reader.execute(ENTRIES)
+
+
+def test_no_more_at_one_time_than_there_are_lanes(database: Database) -> None:
+    lane, at_once, most = CapacityLimiter(2), 0, 0
+    lock = threading.Lock()
+    released = threading.Event()
+
+    @single_thread_endpoint
+    def endpoint(session: Session) -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+            if at_once == 2:
+                released.set()
+        released.wait(180)
+        with lock:
+            at_once -= 1
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(6):
+                group.start_soon(lambda: endpoint(session=RequestSession(database.engine, lane, None)))
+
+    anyio.run(main)
+    assert most == 2

@@ -1,0 +1,167 @@
+"""Every change leaves an entry that says who asked for what, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from api.client._sync.inference import data_url
+from api.deps import get_write_transaction
+from api.routes import ROUTERS
+from lcl_core.db import complete_run
+from tests.api.sample_assets import images_by_colour, make_collection, png
+
+ONLY_LOOK = {
+    "POST /v1/collections/{name}/search",
+    "POST /v1/embeddings",
+    "POST /v1/captions",
+    "POST /v1/continuations",
+    "POST /v1/attention",
+    "POST /v1/studies/plan",
+    "POST /v1/specs/{kind}/estimate",
+}
+STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
+
+
+def routes() -> list[APIRoute]:
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+def writes(dependant: Dependant) -> bool:
+    return dependant.call is get_write_transaction or any(map(writes, dependant.dependencies))
+
+
+def actions() -> set[str]:
+    return {f"{route.tags[0]}.{route.name.rstrip('_')}" for route in routes() if writes(route.dependant)}
+
+
+def test_whatever_may_change_something_writes_through_the_audited_session() -> None:
+    changing = {f"{verb} {route.path}" for route in routes() for verb in route.methods if verb != "GET"}
+    audited = {f"{verb} {route.path}" for route in routes() for verb in route.methods if writes(route.dependant)}
+    assert changing - audited == ONLY_LOOK
+    assert audited <= changing
+
+
+def entries(http: httpx.Client, **query: Any) -> list[dict[str, Any]]:
+    found = http.get("/v1/audit", params={"limit": 200, **query})
+    assert found.status_code == 200, found.text
+    return found.json()["items"]
+
+
+def ok(answer: httpx.Response) -> Any:
+    assert answer.is_success, answer.text
+    return answer.json() if answer.content else None
+
+
+def live(house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any) -> dict[str, str]:
+    """Do everything once that changes something. Returns: {action: the object's id or name}."""
+    done: dict[str, str] = {}
+    run = {"kind": "pretrain", "spec": {"preset": "sample"}}
+    done["runs.submit"] = run_id = ok(http.post("/v1/runs", json=run))["id"]
+    for verb in ("pause", "unpause", "cancel", "resume", "cancel", "retry", "cancel"):
+        ok(http.post(f"/v1/runs/{run_id}/{verb}"))
+        done[f"runs.{verb}"] = run_id
+    ok(http.delete(f"/v1/runs/{run_id}"))
+    done["runs.delete"] = run_id
+    done["studies.submit"] = study_id = ok(http.post("/v1/studies", json={"spec": STUDY}))["id"]
+    for verb, body in (("cancel", None), ("resume", None), ("extend", {"seeds": [1]}), ("cancel", None)):
+        ok(http.post(f"/v1/studies/{study_id}/{verb}", json=body))
+        done[f"studies.{verb}"] = study_id
+    ok(http.delete(f"/v1/studies/{study_id}"))
+    done["studies.delete"] = study_id
+    (data_root / "audited.zip").write_bytes(sample_zip.read_bytes())
+    corpus = {"name": "audited", "path": str(data_root / "audited.zip")}
+    done["datasets.register"] = ok(http.post("/v1/datasets", json=corpus))["name"]
+    done["datasets.validate"] = ok(http.post("/v1/datasets/audited/validate"))["id"]
+    done["datasets.validate_path"] = ok(http.post("/v1/datasets/validate", json={"path": corpus["path"]}))["id"]
+    imported = {"name": "audited", "path": str(encoder_dir)}
+    encoder = ok(http.post("/v1/encoders", json=imported))
+    done["encoders.import"] = encoder["id"]
+    make_collection(house, encoder, encoder_dir, images_by_colour())
+    added = ok(http.post("/v1/collections/squares/items", json={"items": [{"image": data_url(png("black"))}]}))
+    ok(http.delete(f"/v1/collections/squares/items/{added['ids'][0]}"))
+    ok(http.delete("/v1/collections/squares"))
+    done |= dict.fromkeys(("collections.add", "collections.remove", "collections.delete"), "squares")
+    ok(http.delete(f"/v1/encoders/{encoder['id']}"))
+    done["encoders.delete"] = encoder["id"]
+    ok(http.delete("/v1/datasets/audited"))
+    done["datasets.delete"] = "audited"
+    hook = {"url": "https://hooks.example.org/lcl"}
+    done["webhooks.create"] = done["webhooks.remove"] = ok(http.post("/v1/webhooks", json=hook))["id"]
+    ok(http.delete(f"/v1/webhooks/{done['webhooks.remove']}"))
+    ok(http.post("/v1/garbage/collect"))
+    done["garbage.collect"] = ""
+    done["keys.create"] = prefix = ok(http.post("/v1/keys", json={"owner": "x", "role": "viewer"}))["prefix"]
+    ok(http.post(f"/v1/keys/{prefix}/rotate"))
+    ok(http.delete(f"/v1/keys/{prefix}"))
+    return done | {"keys.rotate": prefix, "keys.revoke": prefix}
+
+
+def test_every_change_leaves_its_entry(
+    house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any
+) -> None:
+    http.headers["x-request-id"] = "find-me"
+    done = live(house, http, data_root, sample_zip, encoder_dir)
+    found = [row for row in entries(http) if row["request_id"] == "find-me"]
+    assert {row["action"] for row in found} == actions() == set(done)
+    assert {row["action"]: row["object"] for row in found} == done
+    assert {(row["owner"], row["prefix"]) for row in found} == {("someone", house.keys["admin"].partition(".")[0])}
+    assert [row["action"] for row in found][:3] == ["keys.revoke", "keys.rotate", "keys.create"], "newest first"
+    count = len(entries(http))
+    http.get("/v1/runs")
+    http.post("/v1/studies/plan", json={"spec": STUDY})
+    assert len(entries(http)) == count, "who only looks leaves nothing"
+    text = str(entries(http))
+    assert not [key for key in house.keys.values() if key.partition(".")[2] in text], "no secret"
+
+
+def test_what_was_refused_leaves_nothing(house: Any, http: httpx.Client) -> None:
+    run_id = house.finished(complete_run.RunSucceeded({"encoder": None}))
+    before = entries(http)
+    with house.http("viewer") as viewer:
+        assert viewer.post(f"/v1/runs/{run_id}/cancel").status_code == 403
+    assert http.post(f"/v1/runs/{run_id}/cancel").status_code == 409
+    assert http.post("/v1/runs", json={"kind": "pretrain", "spec": {"nonsense": 1}}).status_code == 422
+    assert http.post("/v1/runs/run_absent/cancel").status_code == 404
+    assert entries(http) == before
+
+
+def test_pages_and_filters(house: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = house.submit()
+    http.post(f"/v1/runs/{run_id}/cancel")
+    assert [row["action"] for row in entries(http, object=run_id)] == ["runs.cancel", "runs.submit"]
+    assert {row["owner"] for row in entries(http, owner="someone")} == {"someone"}
+    assert {row["action"] for row in entries(http, action="runs.cancel")} == {"runs.cancel"}
+    assert entries(http, owner="nobody") == []
+    assert list(pages(http)) == entries(http)
+    for wrong in ("x", "-1", "٣"):
+        refused(http.get("/v1/audit", params={"cursor": wrong}), 400, "bad_cursor")
+    refused(http.get("/v1/audit", params={"limit": 201}), 422, field="limit")
+
+
+def pages(http: httpx.Client) -> Iterator[dict[str, Any]]:
+    cursor = None
+    while True:
+        found = http.get("/v1/audit", params={"limit": 7, **({"cursor": cursor} if cursor else {})}).json()
+        assert len(found["items"]) <= 7
+        yield from found["items"]
+        cursor = found["next_cursor"]
+        if cursor is None:
+            return
+
+
+def test_the_first_key_is_noted_too(http: httpx.Client, house: Any) -> None:
+    first = (house.home / "key").read_text().partition(".")[0]
+    (entry,) = entries(http, action="keys.configure")
+    assert (entry["owner"], entry["object"], entry["request_id"]) == ("admin", first, "")
+
+
+@pytest.mark.parametrize("role", ["viewer", "submitter"])
+def test_admins_alone_read_it(house: Any, refused: Any, role: str) -> None:
+    with house.http(role) as client:
+        refused(client.get("/v1/audit"), 403, "forbidden")

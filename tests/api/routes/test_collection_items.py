@@ -1,0 +1,329 @@
+"""Collections that change over REST: added to, removed from, folded, exported and deleted."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from anyio import to_thread
+
+from api.client import ApiError, Client
+from api.services import collection_items
+from lcl_core.db import collections, registry
+from lcl_core.db.models import EncoderRow
+from tests.api.sample_assets import make_collection, png
+
+Json = dict[str, Any]
+PATH = "/v1/collections/squares"
+BLACK, PINK, GREY = png("black"), png("pink"), png("grey")
+
+
+@pytest.fixture
+def squares(house: Any, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Iterator[Json]:
+    """A collection of four pictures of its own for each test."""
+    yield make_collection(house, encoder, encoder_dir, pictures)
+    with house.context.database.session() as session:
+        for row in registry.list_collections(session):
+            collections.delete_collection(session, row)
+
+
+def url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def add(http: httpx.Client, *items: Json, replace: bool = False, key: str | None = None) -> httpx.Response:
+    headers = {} if key is None else {"idempotency-key": key}
+    return http.post(f"{PATH}/items", json={"items": list(items), "replace": replace}, headers=headers)
+
+
+def names(found: Json) -> list[str]:
+    return [hit["image"] for hit in found["hits"]]
+
+
+def test_an_added_picture_is_found_at_once(house: Any, http: httpx.Client, squares: Json) -> None:
+    item = {"name": "black.png", "captions": ["a black square", "night"], "labels": {"hue": "k", "new": "yes"}}
+    answer = add(http, {**item, "image": url(BLACK), "split": "val", "source": "camera"})
+    assert answer.status_code == 201
+    (identity,) = answer.json()["ids"]
+    assert answer.json()["images"] == 5
+    (hit,) = house.admin.search("squares", image=BLACK, k=1)["hits"]
+    assert (hit["id"], hit["caption"], hit["source"]) == (identity, "a black square", "camera")
+    assert hit["score"] == pytest.approx(1, abs=1e-5)
+    assert http.get(hit["image_url"]).content == BLACK
+    (words,) = house.admin.search("squares", text="night", target="texts", k=1)["hits"]
+    assert (words["text"], words["items"]) == ("night", [identity])
+    assert words["score"] == pytest.approx(1, abs=1e-5)
+    shown = house.admin.collection("squares")
+    assert (shown["images"], shown["texts"], shown["changes"]) == (5, 6, 1)
+    assert shown["labels"]["new"] == ["yes"]
+    assert house.admin.collections()[0]["images"] == 5
+    assert house.admin.collection_map("squares")["total"] == 5
+    assert [record["image"] for record in http.get(f"{PATH}/items?offset=3").json()["items"]] == [
+        "white.png",
+        "black.png",
+    ]
+
+
+def test_a_filter_comes_before_the_best_of_both(house: Any, http: httpx.Client, squares: Json) -> None:
+    news = {"black": BLACK, "pink": PINK, "grey": GREY}
+    items = [{"name": name, "image": url(data), "labels": {"hue": "new"}} for name, data in news.items()]
+    assert add(http, *items).status_code == 201
+    everything = names(house.admin.search("squares", image=BLACK, k=7))
+    for name in news:
+        assert name in everything
+    worst = [name for name in everything if name in news][-1]
+    assert names(house.admin.search("squares", image=news[worst], k=1, where={"hue": "new"})) == [worst]
+    assert set(names(house.admin.search("squares", image=BLACK, k=3, where={"hue": "new"}))) == set(news)
+    assert names(house.admin.search("squares", image=BLACK, k=1, where={"hue": "r"})) == ["red.png"]
+
+
+def test_a_picture_that_was_removed_is_gone(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    (hit,) = house.admin.search("squares", text="a red square", k=1, where={"hue": "r"})["hits"]
+    (added,) = house.admin.add_items("squares", [{"image": BLACK}])["ids"]
+    for identity in (hit["id"], added):
+        assert http.delete(f"{PATH}/items/{identity}").status_code == 204
+        refused(http.delete(f"{PATH}/items/{identity}"), 404, "item_not_found")
+        refused(http.get(f"{PATH}/items/{identity}/image"), 404, "item_not_found")
+        assert identity not in house.admin.vectors("squares")[0]
+        assert identity not in [found["id"] for found in house.admin.search("squares", image=BLACK)["hits"]]
+    assert "a red square" not in [
+        hit["text"] for hit in house.admin.search("squares", text="red", target="texts")["hits"]
+    ]
+    refused(http.delete(f"{PATH}/items/img_x"), 404, "item_not_found")
+    refused(http.delete("/v1/collections/absent/items/img_x"), 404, "unknown_collection")
+    assert house.admin.collection("squares")["images"] == 3
+
+
+def test_the_same_name_again_replaces_only_on_request(
+    house: Any, http: httpx.Client, refused: Any, squares: Json
+) -> None:
+    for name in ("red.png", "black.png"):
+        given = {"name": name, "image": url(BLACK), "captions": ["night"], "split": "new"}
+        if name == "black.png":
+            assert add(http, given).status_code == 201
+        facts = refused(add(http, {"image": url(PINK)}, given), 409, "item_exists", "items.1.name")
+        assert name in facts["message"]
+        assert add(http, given, replace=True).status_code == 201
+        (hit,) = house.admin.search("squares", image=BLACK, k=1, where={"split": "new"})["hits"]
+        assert house.admin.item_image("squares", hit["id"]) == BLACK
+    assert house.admin.collection("squares")["images"] == 5
+    assert add(http, {"image": url(PINK)}).status_code == 201
+    refused(add(http, {"image": url(PINK)}), 409, "item_exists", "items.0.name")
+
+
+@pytest.mark.parametrize(
+    ("bad", "status", "code", "field"),
+    [
+        ({"image": "https://example.org/x.png"}, 422, "bad_image_url", "items.1.image"),
+        ({"image": url(b"no picture")}, 422, "image_unreadable", "items.1.image"),
+        ({"image": url(BLACK[:40])}, 422, "image_unreadable", "items.1.image"),
+        ({"captions": ["x" * 501]}, 422, "text_too_long", "items.1.captions.0"),
+        ({"captions": ["\x00"]}, 422, "bad_request", "items.1.captions.0"),
+        ({"captions": ["x"] * 9}, 422, "bad_request", "items.1.captions"),
+        ({"labels": {"split": "val"}}, 422, "bad_request", "items.1.labels"),
+        ({"name": "first"}, 422, "duplicate_item", "items.1.name"),
+        ({"name": "x\n"}, 422, "bad_request", "items.1.name"),
+        ({"vector": [1.0] * 24}, 422, "bad_request", "items.1.vector"),
+    ],
+)
+def test_one_bad_item_names_its_field_and_nothing_is_kept(
+    house: Any, http: httpx.Client, refused: Any, squares: Json, bad: Json, status: int, code: str, field: str
+) -> None:
+    answer = add(http, {"name": "first", "image": url(BLACK)}, {"image": url(PINK), **bad})
+    refused(answer, status, code, field)
+    assert house.admin.collection("squares")["changes"] == 0
+
+
+def test_other_bad_calls(house: Any, http: httpx.Client, refused: Any, squares: Json, encoder_dir: Path) -> None:
+    refused(add(http), 422, "bad_request", "items")
+    refused(add(http, *({"image": url(BLACK)} for _ in range(9))), 422, "bad_count", "items")
+    refused(http.post("/v1/collections/absent/items", json={"items": [{"image": url(BLACK)}]}), 404)
+    with house.http("viewer") as viewer:
+        refused(add(viewer, {"image": url(BLACK)}), 403, "forbidden")
+        refused(viewer.delete(f"{PATH}/items/img_x"), 403, "forbidden")
+    with house.context.database.session() as session:
+        gone = [(row, session.delete(row))[0] for row in session.query(EncoderRow)]
+    refused(add(http, {"image": url(BLACK)}), 409, "encoder_gone")
+    with house.context.database.session() as session:
+        session.add_all(
+            EncoderRow(**{c.key: getattr(row, c.key) for c in EncoderRow.__table__.columns}) for row in gone
+        )
+    assert add(http, {"image": url(BLACK)}).status_code == 201
+
+
+def test_a_repeated_request_adds_once(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    first = add(http, {"image": url(BLACK)}, key="once")
+    again = add(http, {"image": url(BLACK)}, key="once")
+    assert (again.status_code, again.json()) == (201, first.json())
+    refused(add(http, {"image": url(PINK)}, key="once"), 409, "idempotency_conflict")
+    assert house.admin.collection("squares")["changes"] == 1
+
+
+def test_two_services_on_one_database_see_each_others_changes(house: Any, serve: Any, squares: Json) -> None:
+    with serve(house.context.settings) as address, Client(address, house.keys["submitter"], attempts=1) as other:
+        assert len(other.search("squares", image=BLACK)["hits"]) == 4, "both have it open"
+        assert len(house.admin.search("squares", image=BLACK)["hits"]) == 4
+        (black,) = other.add_items("squares", [{"image": BLACK, "name": "black.png"}])["ids"]
+        assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+        assert house.admin.item_image("squares", black) == BLACK
+        house.admin.add_items("squares", [{"image": PINK, "name": "black.png"}], replace=True)
+        assert other.item_image("squares", black) == PINK
+        assert len(other.search("squares", image=BLACK)["hits"]) == 5
+        house.admin.remove_item("squares", black)
+        assert len(other.search("squares", image=BLACK)["hits"]) == 4
+        with pytest.raises(ApiError) as caught:
+            other.item_image("squares", black)
+        assert caught.value.code == "item_not_found"
+        fold(house, squares)
+        other.add_items("squares", [{"image": GREY, "name": "grey.png"}])
+        assert names(house.admin.search("squares", image=GREY, k=1)) == ["grey.png"]
+        assert len(other.search("squares", image=BLACK)["hits"]) == 5
+
+
+def fold(house: Any, squares: Json, **more: Any) -> Json:
+    """An index run that adds to the collection, done as a worker does it; the run."""
+    spec = {"encoder": squares["encoder_id"], "collection": "squares", "mode": "add", "dataset": None, **more}
+    run_id = house.admin.submit("index", spec)["id"]
+    house.work(run_id)
+    run = house.admin.run(run_id)
+    assert run["state"] == "succeeded", run["reason"]
+    return run
+
+
+def test_a_fold_changes_nothing_that_is_seen(house: Any, squares: Json, pictures: dict[str, bytes]) -> None:
+    house.admin.add_items(
+        "squares",
+        [{"image": BLACK, "captions": ["night"], "name": "black.png"}, {"image": PINK, "name": "red.png"}],
+        replace=True,
+    )
+    house.admin.remove_item("squares", house.admin.search("squares", image=pictures["blue"], k=1)["hits"][0]["id"])
+    before = [house.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")]
+    records = exported(house, "images")
+    folder = house.home / "collections" / squares["id"]
+    assert folder.is_dir()
+    run = fold(house, squares)
+    assert run["collection_id"] == squares["id"], "it is the same collection as before"
+    assert not folder.exists()
+    after = [house.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")]
+    for old, new in zip(before[0] + before[1], after[0] + after[1], strict=True):
+        assert {**old, "score": 0} == {**new, "score": 0}
+        assert old["score"] == pytest.approx(new["score"], abs=1e-6)
+    assert exported(house, "images") == records
+    assert house.admin.collection("squares")["images"] == 4
+    with house.context.database.reading() as session:
+        assert (
+            collections.changes_since(session, squares["id"], registry.get_collection(session, "squares").path, 0) == []
+        )
+    assert house.admin.item_image("squares", after[0][0]["id"]) == BLACK
+
+
+def test_a_corpus_is_added_to_what_is_there(house: Any, squares: Json) -> None:
+    house.admin.add_items("squares", [{"image": BLACK, "name": "black.png"}])
+    run = fold(house, squares, dataset="sample", splits=["val"])
+    assert run["result"]["kept"] == 5
+    shown = house.admin.collection("squares")
+    assert shown["images"] == 5 + run["result"]["added"] == run["result"]["collection"]["images"]
+    assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+
+
+def test_what_cannot_be_added_to_is_told_at_submission(
+    house: Any, http: httpx.Client, refused: Any, squares: Json, data_root: Path
+) -> None:
+    from tests.api.sample_assets import save_encoder
+
+    def submit(**spec: Any) -> httpx.Response:
+        facts = {"encoder": squares["encoder_id"], "collection": "squares", "mode": "add", **spec}
+        return http.post("/v1/runs", json={"kind": "index", "spec": facts})
+
+    refused(submit(collection="absent"), 422, "unknown_collection", "collection")
+    refused(submit(mode="replace", dataset=None), 422, "bad_spec")
+    place = data_root / "another-encoder"
+    other = house.admin.import_encoder("another", str(place if place.exists() else save_encoder(place, seed=1)))
+    assert "made with encoder" in refused(submit(encoder=other["id"]), 409, "encoder_mismatch", "encoder")["message"]
+
+
+def exported(house: Any, target: str) -> list[Json]:
+    path = house.home / "export.jsonl"
+    house.admin.export_collection("squares", path, target)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_export_is_what_it_holds_now(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    (black,) = house.admin.add_items("squares", [{"image": BLACK, "captions": ["night ☃"]}])["ids"]
+    house.admin.remove_item("squares", house.admin.vectors("squares")[0][0])
+    for target in ("images", "texts"):
+        lines = exported(house, target)
+        ids, rows = house.admin.vectors("squares", target)
+        assert [line["id"] for line in lines] == ids
+        for line, row in zip(lines, rows, strict=True):
+            assert np.array_equal(np.float32(line["vector"]), np.float32(row)), "to the last bit"
+            assert line["encoder_hash"] == squares["encoder_hash"]
+    images, texts = exported(house, "images"), exported(house, "texts")
+    assert (images[-1]["id"], images[-1]["captions"]) == (black, ["night ☃"])
+    assert (texts[-1]["text"], texts[-1]["items"]) == ("night ☃", [black])
+    assert len(images) == len(texts) == 4
+    assert http.get(f"{PATH}/export").headers["content-type"].startswith("application/x-ndjson")
+    refused(http.get("/v1/collections/absent/export"), 404, "unknown_collection")
+
+
+def test_the_pages_of_a_search_are_one_list(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    house.admin.add_items("squares", [{"image": BLACK}, {"image": PINK}])
+    whole = house.admin.search("squares", text="a red square", k=6)["hits"]
+    pages = [house.admin.search("squares", text="a red square", k=2, offset=offset)["hits"] for offset in (0, 2, 4, 6)]
+    assert [hit["id"] for page in pages for hit in page] == [hit["id"] for hit in whole]
+    refused(http.post(f"{PATH}/search", json={"text": "x", "offset": 9001}), 422, "bad_request", "offset")
+
+
+def test_near_duplicates_are_those_of_now(house: Any, squares: Json, pictures: dict[str, bytes]) -> None:
+    red = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    assert house.admin.duplicates("squares", threshold=0.99999)["total"] == 0
+    (again,) = house.admin.add_items("squares", [{"image": pictures["red"]}])["ids"]
+    (group,) = house.admin.duplicates("squares", threshold=0.99999)["groups"]
+    assert [item["id"] for item in group["items"]] == [red, again]
+    (hit,) = house.admin.search("squares", item=again, k=1)["hits"]
+    assert hit["id"] in (red, again)
+    house.admin.remove_item("squares", red)
+    assert house.admin.duplicates("squares", threshold=0.99999)["total"] == 0
+
+
+def test_a_collection_goes_with_its_folder(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    key = house.admin.create_key("a-stranger", "submitter")["key"]
+    with Client(house.url, key, attempts=1) as stranger, pytest.raises(ApiError) as caught:
+        stranger.delete_collection("squares")
+    assert (caught.value.status, caught.value.code) == (403, "forbidden")
+    house.admin.add_items("squares", [{"image": BLACK}])
+    house.admin.delete_collection("squares")
+    refused(http.get(PATH), 404, "unknown_collection")
+    refused(http.delete(PATH), 404, "unknown_collection")
+    assert not (house.home / "collections" / squares["id"]).exists()
+
+
+def test_its_owner_may_delete_it(house: Any, squares: Json) -> None:
+    key = house.admin.create_key(squares["owner"], "submitter")["key"]
+    with Client(house.url, key, attempts=1) as owner:
+        owner.delete_collection(squares["id"])
+        assert owner.collections() == []
+
+
+def test_a_fold_while_pictures_are_embedded_loses_nothing(
+    house: Any, http: httpx.Client, squares: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed, folds = collection_items._text_vectors, [fold]
+
+    async def meanwhile(*given: Any) -> Any:
+        while folds:
+            await to_thread.run_sync(folds.pop(), house, squares)
+        return await embed(*given)
+
+    monkeypatch.setattr(collection_items, "_text_vectors", meanwhile)
+    older = house.admin.collection("squares")["run_id"]
+    assert add(http, {"image": url(BLACK), "name": "black.png"}).status_code == 201
+    assert house.admin.collection("squares")["run_id"] != older
+    assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+    assert house.admin.collection("squares")["images"] == 5

@@ -1,0 +1,208 @@
+"""A collection searched by text, picture and vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from lcl_core.db.models import EncoderRow
+
+
+def search(http: httpx.Client, **body: Any) -> httpx.Response:
+    return http.post("/v1/collections/squares/search", json=body)
+
+
+def test_a_collection_is_found_by_id_and_name(house: Any, encoder: Any, collection: Any) -> None:
+    assert house.admin.collection(collection["id"]) == collection
+    assert (collection["images"], collection["texts"], collection["dim"]) == (4, 4, 24)
+    assert collection["encoder_id"] == encoder["id"]
+    assert collection["labels"]["hue"] == ["r", "g", "b", "w"]
+    assert [row["id"] for row in house.admin.collections()] == [collection["id"]]
+
+
+def test_a_picture_finds_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
+    found = house.admin.search("squares", image=pictures["blue"], k=3)
+    assert len(found["hits"]) == 3
+    assert found["took_ms"] > 0
+    best = found["hits"][0]
+    assert best["score"] == pytest.approx(1, abs=1e-5)
+    assert best["caption"] == "a blue square"
+    assert best["labels"] == {"hue": "b"}
+    assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
+    assert house.admin.item_image("squares", best["id"]) == pictures["blue"]
+    assert house.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
+
+
+def test_the_pictures_address_works_and_may_be_kept(
+    house: Any, http: httpx.Client, collection: Any, pictures: dict[str, bytes]
+) -> None:
+    hit = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]
+    answer = http.get(hit["image_url"])
+    assert answer.content == pictures["red"]
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"].startswith("private")
+
+
+def test_a_text_finds_itself_among_the_texts(house: Any, collection: Any) -> None:
+    hits = house.admin.search("squares", text="a green square", target="texts", k=2)["hits"]
+    assert hits[0]["text"] == "a green square"
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert len(hits[0]["image_urls"]) == 1
+
+
+def test_a_filter_comes_before_the_best(house: Any, http: httpx.Client, refused: Any, collection: Any) -> None:
+    hits = house.admin.search("squares", text="a red square", k=4, where={"hue": "w"})["hits"]
+    assert [hit["caption"] for hit in hits] == ["a white square"]
+    both = search(http, text="a red square", k=4, where={"hue": ["w", "g"], "split": "val"}).json()["hits"]
+    assert {hit["labels"]["hue"] for hit in both} == {"w", "g"}
+    refused(search(http, text="x", where={"size": "big"}), 422, "unknown_label", "where.size")
+
+
+def test_a_vector_searches_without_an_encoder(house: Any, collection: Any) -> None:
+    ids, rows = house.admin.vectors("squares")
+    assert np.array(rows).shape == (4, 24)
+    for item, row in zip(ids, rows, strict=True):
+        assert house.admin.search("squares", vector=row, k=1)["hits"][0]["id"] == item
+
+
+def test_an_item_finds_its_neighbours_and_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
+    by_bytes = house.admin.search("squares", image=pictures["blue"])["hits"]
+    by_item = house.admin.search("squares", item=by_bytes[0]["id"])["hits"]
+    assert [hit["id"] for hit in by_item] == [hit["id"] for hit in by_bytes]
+    text = house.admin.search("squares", text="a blue square", target="texts", k=1)["hits"][0]
+    assert house.admin.search("squares", item=text["id"], target="texts", k=1)["hits"][0]["id"] == text["id"]
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_directions(
+    house: Any, collection: Any, pictures: dict[str, bytes]
+) -> None:
+    client, words = house.admin, "a red square"
+    item = client.search("squares", image=pictures["white"], k=1)["hits"][0]["id"]
+    (red,), (blue,) = client.embed_texts("tiny", [words]), client.embed_images("tiny", [pictures["blue"]])
+    rows = dict(zip(*client.vectors("squares"), strict=True))
+    given = [0.0] * 23 + [7.0]  # its length does not count
+    weights = {"text": 0.5, "image": 1.0, "item": -0.25, "vector": 0.1}
+    total = 0.5 * np.array(red) + np.array(blue) - 0.25 * np.array(rows[item]) + 0.1 * np.eye(24)[23]
+    found = client.search("squares", text=words, image=pictures["blue"], item=item, vector=given, weights=weights)
+    expected = {name: float(np.dot(row, total) / np.linalg.norm(total)) for name, row in rows.items()}
+    assert {hit["id"]: hit["score"] for hit in found["hits"]} == pytest.approx(expected, abs=1e-5)
+    away = client.search("squares", item=item, weights={"item": -1})["hits"]
+    assert away[-1]["id"] == item
+
+
+def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(
+    house: Any, http: httpx.Client, refused: Any, collection: Any, pictures: dict[str, bytes]
+) -> None:
+    item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    row = dict(zip(*house.admin.vectors("squares"), strict=True))[item]
+    body = {"item": item, "vector": row, "weights": {"item": -3, "vector": 3}}
+    assert "cancels out" in refused(search(http, **body), 422, "zero_query", "weights")["message"]
+    refused(search(http, item="img_0000000000000000"), 404, "item_not_found", "item")
+    refused(search(http, item="../manifest.json"), 404, "item_not_found", "item")
+
+
+def test_near_duplicates_come_in_groups_and_pages(
+    house: Any, http: httpx.Client, refused: Any, collection: Any
+) -> None:
+    ids, rows = house.admin.vectors("squares")
+    near = np.array(rows) @ np.array(rows).T
+    left, right = sorted(divmod(int(np.triu(near, 1).argmax()), 4))
+    found = house.admin.duplicates("squares", threshold=float(near[left, right]) - 1e-5)
+    (group,) = found["groups"]
+    assert (found["total"], group["size"], found["offset"]) == (1, 2, 0)
+    assert [item["id"] for item in group["items"]] == [ids[left], ids[right]]
+    assert [item["score"] for item in group["items"]] == pytest.approx([1.0, near[left, right]], abs=1e-5)
+    assert http.get(group["items"][0]["image_url"]).status_code == 200
+    beyond = house.admin.duplicates("squares", threshold=found["threshold"], offset=1)
+    assert (beyond["groups"], beyond["total"]) == ([], 1)
+    assert house.admin.duplicates("squares", threshold=1.0)["total"] == 0
+    path = "/v1/collections/squares/duplicates"
+    refused(http.get(path, params={"threshold": 1.5}), 422, "bad_request", "threshold")
+    refused(http.get(path, params={"limit": 0}), 422, "bad_request", "limit")
+    refused(http.get("/v1/collections/absent/duplicates"), 404, "unknown_collection")
+
+
+def test_vectors_and_items_come_in_pages(http: httpx.Client, collection: Any) -> None:
+    page = http.get("/v1/collections/squares/vectors", params={"target": "texts", "offset": 3, "limit": 5}).json()
+    assert (len(page["ids"]), page["total"], page["offset"]) == (1, 4, 3)
+    items = http.get("/v1/collections/squares/items", params={"offset": 1, "limit": 2}).json()["items"]
+    assert [item["caption"] for item in items] == ["a green square", "a blue square"]
+
+
+def test_the_map_lies_within_its_bounds(house: Any, collection: Any) -> None:
+    found = house.admin.collection_map("squares")
+    assert found["total"] == 4
+    assert {point["caption"] for point in found["points"]} == {
+        f"a {c} square" for c in ("red", "green", "blue", "white")
+    }
+    assert all(abs(point[axis]) <= 1 for point in found["points"] for axis in ("x", "y"))
+    assert len(house.admin.collection_map("squares", limit=2)["points"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        ({}, "bad_request", None),
+        ({"text": "x", "vector": [1.0]}, "bad_vector", "vector"),
+        ({"weights": {"text": 1}}, "bad_request", None),
+        ({"text": "x", "weights": {"image": 1}}, "bad_query", "weights.image"),
+        ({"text": "x", "weights": {"text": 1e6}}, "bad_request", "weights.text"),
+        ({"text": "x", "weights": {"words": 1}}, "bad_request", "weights.words"),
+        ({"text": "x", "weights": {"text": 0}}, "zero_query", "weights"),
+        ({"text": "x", "item": ""}, "bad_request", "item"),
+        ({"text": ""}, "bad_request", "text"),
+        ({"text": "x" * 501}, "text_too_long", "text"),
+        ({"text": "x", "k": 0}, "bad_request", "k"),
+        ({"text": "x", "k": 10**6}, "bad_request", "k"),
+        ({"text": "x", "target": "sounds"}, "bad_request", "target"),
+        ({"image": "https://x.example/a.png"}, "bad_image_url", "image"),
+        ({"image": "data:image/png;base64,aGVsbG8="}, "image_unreadable", "image"),
+        ({"vector": [1.0, 2.0]}, "bad_vector", "vector"),
+        ({"vector": [0.0] * 24}, "bad_vector", "vector"),
+        ({"vector": ["x"] * 24}, "bad_request", "vector.0"),
+    ],
+)
+def test_a_bad_search_names_its_field(
+    http: httpx.Client, collection: Any, refused: Any, body: dict[str, Any], code: str, field: str | None
+) -> None:
+    refused(search(http, **body), 422, code, field)
+
+
+def test_a_number_that_is_none_is_refused(http: httpx.Client, collection: Any, refused: Any) -> None:
+    body = '{"vector": [' + ",".join(["NaN"] * 24) + "]}"
+    answer = http.post("/v1/collections/squares/search", content=body, headers={"content-type": "application/json"})
+    assert "NaN" in refused(answer, 422, "bad_json")["message"]
+
+
+@pytest.mark.parametrize("path", ["", "/items", "/vectors", "/map", "/items/img_0000000000000000/image"])
+def test_an_unknown_collection_is_404(http: httpx.Client, refused: Any, path: str) -> None:
+    refused(http.get(f"/v1/collections/absent{path}"), 404, "unknown_collection")
+
+
+@pytest.mark.parametrize("item", ["img_0000000000000000", "img_x", "..%2Fmanifest.json", "txt_0000000000000000"])
+def test_an_unknown_item_is_404(http: httpx.Client, collection: Any, refused: Any, item: str) -> None:
+    refused(http.get(f"/v1/collections/squares/items/{item}"), 404)
+    refused(http.get(f"/v1/collections/squares/items/{item}/image"), 404)
+
+
+def test_what_this_database_cannot_search_is_refused_at_once(
+    house: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
+) -> None:
+    assert collection["vectors"] is None
+    spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
+    refused(http.post("/v1/runs", json={"kind": "index", "spec": spec}), 422, "pgvector_unavailable", "index")
+
+
+def test_without_its_encoder_only_vectors_search(
+    house: Any, http: httpx.Client, refused: Any, collection: Any, encoder: Any, encoder_dir: Path
+) -> None:
+    with house.context.database.session() as session:
+        session.delete(session.get_one(EncoderRow, encoder["id"]))
+    refused(search(http, text="x"), 409, "encoder_gone")
+    assert search(http, vector=[1.0] + [0.0] * 23).status_code == 200
+    house.admin.import_encoder("same-weights", str(encoder_dir))
+    assert search(http, text="x").status_code == 200

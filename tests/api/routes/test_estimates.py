@@ -1,0 +1,101 @@
+"""What a run would take, over REST and on the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from lcl_core.db import runs
+from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
+
+SPEC = {"preset": "sample"}
+COUNTS = {"steps": 500, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000, "seconds": 200.0}
+
+
+def estimate(http: httpx.Client, kind: str = "pretrain", **body: Any) -> httpx.Response:
+    return http.post(f"/v1/specs/{kind}/estimate", json={"spec": SPEC, **body})
+
+
+@pytest.fixture(scope="module")
+def measured(house: Any) -> str:
+    """A run that trained 500 steps in 200 seconds; its owner is the admin of the house."""
+    run_id = house.finished(name="measured")
+    with house.context.database.session() as session:
+        run = runs.get_run(session, run_id)
+        run.state, run.result = "succeeded", {"encoder": COUNTS, "final": {"memory_gib": 1.5}}
+        run.ran_seconds = 210.0
+    return run_id
+
+
+def test_without_runs_an_estimate_says_that_it_is_a_guess(http: httpx.Client, house: Any) -> None:
+    before = http.get("/v1/runs").json()["items"]
+    found = estimate(http).json()
+    assert (found["certainty"], found["device"], found["runs"]) == ("assumed", "cpu", [])
+    assert found["seconds"]["low"] < found["seconds"]["expected"] < found["seconds"]["high"]
+    assert found["parameters"] == 6_411_265
+    assert found["checkpoint_bytes"] == 12 * found["parameters"]
+    assert found["flops"] == pytest.approx(500 * found["flops_per_step"])
+    assert found["samples"]["images"] == pytest.approx(500 * 128)
+    assert "assumed" in found["basis"][0]
+    assert http.get("/v1/runs").json()["items"] == before, "nothing is queued"
+    with house.http("viewer") as viewer:
+        assert estimate(viewer).status_code == 200
+
+
+def test_a_run_that_was_tells_time_and_memory(http: httpx.Client, measured: str) -> None:
+    found = estimate(http).json()
+    assert (found["certainty"], found["runs"]) == ("measured", [measured])
+    assert found["seconds"]["expected"] == pytest.approx(210)
+    assert found["memory_bytes"]["expected"] == pytest.approx(1.5 * 2**30)
+    assert measured in found["basis"][0]
+    longer = estimate(http, spec={**SPEC, "steps": 5000}).json()
+    assert longer["flops"] == pytest.approx(10 * found["flops"])
+    assert longer["seconds"]["expected"] > 9 * found["seconds"]["expected"]
+
+
+def test_another_owners_runs_teach_nobody_else(house: Any, measured: str) -> None:
+    with house.http("admin") as admin:
+        key = admin.post("/v1/keys", json={"owner": "newcomer", "role": "submitter"}).json()["key"]
+    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {key}"}) as newcomer:
+        answer = estimate(newcomer)
+    assert answer.json()["certainty"] == "assumed"
+    assert measured not in answer.text
+
+
+def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http: httpx.Client, house: Any) -> None:
+    assert estimate(http, resource="gpu").json()["device"] == "gpu"
+    with house.context.database.session() as session:
+        record_heartbeat(session, WorkerIdentity("large", "host", 1, 1, ("NVIDIA H100",), ("cpu", "gpu")))
+    assert estimate(http).json()["device"] == "gpu"
+    assert estimate(http, resource="cpu").json()["device"] == "cpu"
+    with house.context.database.session() as session:
+        deregister(session, "large")
+
+
+def test_what_is_not_estimated_says_so(http: httpx.Client, refused: Any) -> None:
+    facts = refused(estimate(http, "evaluate"), 422, "not_estimated", "kind")
+    assert "only pretrain" in facts["message"]
+    refused(estimate(http, "study"), 422, "not_estimated", "kind")
+    refused(estimate(http, "bake"), 404, "unknown_kind", "kind")
+    refused(estimate(http, surprise=1), 422, "bad_request", "surprise")
+    refused(estimate(http, resource="tpu"), 422, "bad_request", "resource")
+
+
+def test_on_the_command_line(lcl: Any, house: Any, measured: str) -> None:
+    more = ("--preset", "sample", "--set", "steps=1000")
+    status, out, _ = lcl("estimate", "pretrain", *more)
+    assert status == 0
+    assert "as runs of this very setup went" in out
+    assert "6,411,265" in out
+    assert measured in out
+    status, out, _ = lcl("--json", "estimate", *more)
+    assert json.loads(out) == house.admin.estimate("pretrain", {**SPEC, "steps": 1000})
+    status, _, err = lcl("estimate", "pretrain", "--set", "steps=0")
+    assert status == 1
+    assert "steps" in err
+    status, _, err = lcl("estimate", "index")
+    assert status == 1
+    assert "only pretrain" in err

@@ -1,0 +1,227 @@
+"""Captions and continuations as they are written, and where an encoder looks."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from api.client import ApiError, TextDelta
+from api.client._sync.inference import data_url
+from api.client._sync.runs import parse_events
+from api.services.inference import StreamConsumers
+from lcl_core.common.errors import UserError
+from lcl_core.model.generation import IncrementalDetokenizer
+from lcl_core.serving.engine import EncoderEngine
+
+SECONDS = 60  # a deadline, not a duration
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "nucleus": {"top_p": 0.9, "temperature": 2.0, "seed": 5},
+    "beams": {"num_beams": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def session(encoder_dir: Path) -> EncoderEngine:
+    return EncoderEngine(encoder_dir, "cpu")
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pieces_add_up_to_the_captions_that_are_sent_whole(
+    house: Any, encoder: Any, pictures: dict[str, bytes], way: str
+) -> None:
+    images = [pictures["red"], pictures["blue"]]
+    decoding = {"max_new_tokens": 12, "prompt": "a", "context": "square", **WAYS[way]}
+    whole = house.admin.caption("tiny", images, **decoding)
+    pieces = list(house.admin.stream_captions("tiny", images, **decoding))
+    for index, caption in enumerate(whole):
+        own = [piece for piece in pieces if piece.index == index]
+        assert own[-1] == TextDelta(index, caption, whole=True)
+        assert "".join(piece.text for piece in own[:-1]) == caption
+        assert not any(piece.whole for piece in own[:-1])
+        assert len(own) <= 2 or way != "beams"
+    assert whole != house.admin.caption("tiny", images, **{**decoding, "context": ""}) or way == "beams"
+
+
+def test_events_are_named_and_not_kept(
+    http: httpx.Client, encoder: Any, pictures: dict[str, bytes], session: EncoderEngine
+) -> None:
+    body = {"model": "tiny", "images": [data_url(pictures["red"])], "stream": True, "max_new_tokens": 6}
+    with http.stream("POST", "/v1/captions", json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-store"
+        *pieces, last = parse_events(response.iter_lines())
+    assert {event["event"] for event in pieces} == {"piece"}
+    assert {tuple(event["data"]) for event in pieces} == {("index", "piece")}
+    (caption,) = session.caption([opened(pictures["red"])], max_new_tokens=6)
+    assert (last["event"], last["data"]) == ("done", {"index": 0, "caption": caption})
+
+
+def test_what_is_wrong_before_the_first_piece_has_a_status(
+    house: Any, http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes]
+) -> None:
+    body = {"model": "tiny", "images": [data_url(b"hello")], "stream": True}
+    refused(http.post("/v1/captions", json=body), 422, "image_unreadable", "images.0")
+    with pytest.raises(ApiError) as caught:
+        next(house.admin.stream_captions("absent", [pictures["red"]]))
+    assert (caught.value.status, caught.value.code) == (404, "unknown_encoder")
+
+
+def test_what_goes_wrong_on_the_way_is_an_event(house: Any, encoder: Any, pictures: dict[str, bytes]) -> None:
+    with pytest.raises(ApiError) as caught:
+        list(house.admin.stream_captions("tiny", [pictures["red"]], prompt="red square " * 30))
+    assert (caught.value.code, caught.value.field) == ("prompt_too_long", "prompt")
+
+
+def test_a_client_that_goes_away_ends_the_writing(
+    house: Any, encoder: Any, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, has_left = [], threading.Event()
+    leave, add = StreamConsumers._cancel, IncrementalDetokenizer.add
+
+    def note_leaving(self: StreamConsumers, texts: Any) -> None:
+        leave(self, texts)
+        has_left.set()
+
+    def add_one(self: IncrementalDetokenizer, token: int) -> str:
+        steps.append(token)
+        assert len(steps) < 2 or has_left.wait(SECONDS)
+        return add(self, token) or "so"
+
+    monkeypatch.setattr(StreamConsumers, "_cancel", note_leaving)
+    monkeypatch.setattr(IncrementalDetokenizer, "add", add_one)
+    pieces = house.admin.stream_captions("tiny", [pictures["red"]], max_new_tokens=30)
+    assert not next(pieces).whole
+    pieces.close()
+    assert has_left.wait(SECONDS)
+    assert len(house.admin.embed_texts("tiny", ["the encoder is free again"])) == 1
+    assert len(steps) <= 2, "the step under way was the last one"
+
+
+def test_time_that_is_up_ends_the_writing() -> None:
+    async def ask(pieces: bool) -> tuple[list[Any], bool]:
+        audience, text = StreamConsumers(1, 0.02, pieces=pieces), Future[str]()
+        text.set_running_or_notify_cancel()
+        if pieces:
+            heard = [event async for event in audience.events([text], lambda index, words: {})]
+        else:
+            with pytest.raises(UserError, match="not written within") as caught:
+                await audience.whole([text])
+            heard = [caught.value.code]
+        return heard, audience.readers[0].cancelled
+
+    (event,), has_left = asyncio.run(ask(pieces=True))
+    assert (event["event"], has_left) == ("error", True)
+    assert json.loads(event["data"])["error"]["code"] == "deadline_exceeded"
+    assert asyncio.run(ask(pieces=False)) == (["deadline_exceeded"], True)
+
+
+def test_one_text_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask() -> list[dict[str, Any]]:
+        audience, texts = StreamConsumers(3, SECONDS, pieces=True, field="images"), [Future[str]() for _ in range(3)]
+        texts[0].set_exception(UserError("no picture", code="image_unreadable"))
+        audience.readers[1].notify("a fox")
+        texts[1].set_result("a fox")
+        texts[2].set_exception(ValueError("secret"))
+        return [event async for event in audience.events(texts, lambda index, words: {"index": index, "x": words})]
+
+    events = [(event["event"], json.loads(event["data"])) for event in asyncio.run(ask())]
+    assert ("piece", {"index": 1, "piece": "a fox"}) in events
+    assert ("done", {"index": 1, "x": "a fox"}) in events
+    facts = {"code": "image_unreadable", "message": "no picture", "field": "images.0"}
+    assert ("error", {"error": facts, "index": 0}) in events
+    (broken,) = [data for name, data in events if name == "error" and data["index"] == 2]
+    assert broken["error"]["code"] == "internal_error"
+    assert "secret" not in broken["error"]["message"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_document_goes_on(
+    house: Any, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes], way: str
+) -> None:
+    document = ["a red square", pictures["red"], "<end_of_text> and", pictures["blue"]]
+    decoding = {"max_new_tokens": 9, **WAYS[way]}
+    text = house.admin.continue_document("tiny", document, **decoding)
+    parts = [opened(part) if isinstance(part, bytes) else part for part in document]
+    assert text == session.continue_document(parts, **decoding)
+    *pieces, last = house.admin.stream_continuation("tiny", document, **decoding)
+    assert "".join(piece.text for piece in pieces) == text
+    assert last == TextDelta(0, text, whole=True)
+
+
+def bad_documents(red: str) -> dict[str, tuple[Any, str, str | None]]:
+    """{what: (document, error code, field)}."""
+    return {
+        "nothing": ([], "bad_count", "document"),
+        "too many parts": (["a"] * 9, "bad_count", "document"),
+        "too long a text": (["a", "x" * 501], "text_too_long", "document.1"),
+        "a broken picture": (["a", {"image": red}, {"image": data_url(b"x")}], "image_unreadable", "document.2.image"),
+        "an address": ([{"image": "http://127.0.0.1:1/x.png"}], "bad_image_url", "document.0.image"),
+        "a picture as a text": (["a", red], "bad_document", "document.1"),
+        "more than the encoder reads": ([{"image": red}] * 8, "document_too_long", "document"),
+        "a number": ([7], "bad_request", None),
+        "an unknown part": ([{"text": "a"}], "bad_request", None),
+    }
+
+
+@pytest.mark.parametrize("what", bad_documents(""))
+def test_a_bad_document_names_its_part(
+    http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes], what: str
+) -> None:
+    document, code, field = bad_documents(data_url(pictures["red"]))[what]
+    facts = refused(http.post("/v1/continuations", json={"model": "tiny", "document": document}), 422, code, field)
+    assert facts["field"].startswith("document")
+
+
+def test_where_the_encoder_looks(house: Any, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]) -> None:
+    wide = io.BytesIO()
+    Image.linear_gradient("L").resize((60, 30)).convert("RGB").save(wide, "PNG")
+    found = house.admin.attention("tiny", [pictures["red"], wide.getvalue()])
+    expected = session.attention_maps(session.preprocess([opened(pictures["red"]), opened(wide.getvalue())]))
+    for row, weights in zip(found, expected, strict=True):
+        assert row["grid"] == [2, 2]
+        np.testing.assert_allclose(row["heads"], weights, atol=1e-5)
+        np.testing.assert_allclose(row["mean"], weights.mean(0), atol=1e-5)
+        np.testing.assert_allclose(np.sum(row["heads"], axis=(1, 2)), 1, atol=1e-5)
+    assert (found[0]["box"], found[1]["box"]) == ([0, 0, 1, 1], [0.25, 0, 0.75, 1])
+    assert "heads" not in house.admin.attention("tiny", [pictures["red"]], heads=False)[0]
+
+
+def test_attention_is_refused_as_captions_are(http: httpx.Client, encoder: Any, refused: Any) -> None:
+    refused(http.post("/v1/attention", json={"model": "tiny", "images": []}), 422, "bad_count", "images")
+    answer = http.post("/v1/attention", json={"model": "tiny", "images": [data_url(b"x")]})
+    refused(answer, 422, "image_unreadable", "images.0")
+
+
+def test_the_command_line_writes_too(
+    lcl: Any, house: Any, encoder: Any, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    red = tmp_path / "red.png"
+    red.write_bytes(pictures["red"])
+    given = ("--max-new-tokens", "6", "--context", "a blue circle")
+    (caption,) = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=6, context="a blue circle")
+    assert lcl("caption", "tiny", str(red), "--stream", *given)[1] == f"{red}\t{caption}\n"
+    lines = lcl("--json", "caption", "tiny", str(red), "--stream", *given)[1].splitlines()
+    assert json.loads(lines[-1]) == {"file": str(red), "text": caption}
+    text = house.admin.continue_document("tiny", ["a red", pictures["red"]], max_new_tokens=5)
+    asked = ("continue", "tiny", "a red", f"@{red}", "--max-new-tokens", "5")
+    assert lcl(*asked)[1] == f"{text}\n"
+    assert lcl(*asked, "--stream")[1] == f"{text}\n"
+    assert json.loads(lcl("--json", *asked)[1]) == {"text": text}
+    status, _, err = lcl("continue", "tiny", "@/absent.png")
+    assert (status, "cannot be read" in err) == (1, True)
+    assert lcl("continue", "tiny", "")[0] == 1

@@ -1,0 +1,203 @@
+"""Embeddings and captions from a real encoder, and what is refused before it computes anything."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from api.client import ApiError
+from api.client._sync.inference import data_url
+from lcl_core.serving.engine import EncoderEngine
+
+
+@pytest.fixture(scope="module")
+def session(encoder_dir: Path) -> EncoderEngine:
+    return EncoderEngine(encoder_dir, "cpu")
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def ask(http: httpx.Client, given: Any, **more: Any) -> httpx.Response:
+    # in ASCII, since httpx itself cannot write the broken Unicode that some cases send
+    body = json.dumps({"model": "tiny", "input": given, **more})
+    return http.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
+
+
+def test_texts_and_pictures_keep_their_order(
+    http: httpx.Client, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
+) -> None:
+    red = {"type": "image_url", "image_url": {"url": data_url(pictures["red"])}}
+    given = ["a red square", red, {"type": "text", "text": "a blue circle"}, data_url(pictures["blue"])]
+    answer = ask(http, given).json()
+    assert answer["object"] == "list"
+    assert answer["model"] == encoder["id"]
+    assert [row["index"] for row in answer["data"]] == [0, 1, 2, 3]
+    assert {row["object"] for row in answer["data"]} == {"embedding"}
+    vectors = np.array([row["embedding"] for row in answer["data"]], np.float32)
+    texts = session.embed_texts(["a red square", "a blue circle"])
+    images = session.embed_images([opened(pictures["red"]), opened(pictures["blue"])])
+    np.testing.assert_allclose(vectors, [texts[0], images[0], texts[1], images[1]], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_base64_holds_the_same_numbers(http: httpx.Client, encoder: Any) -> None:
+    plain = ask(http, "a red square").json()["data"][0]["embedding"]
+    packed = ask(http, "a red square", encoding_format="base64").json()["data"][0]["embedding"]
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed), "<f4"), np.array(plain, np.float32))
+
+
+def test_usage_counts_what_the_model_read(
+    http: httpx.Client, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
+) -> None:
+    ids = session.processor.encode_texts(["a red square"])
+    assert ask(http, "a red square").json()["usage"] == {"prompt_tokens": ids.shape[1], "total_tokens": ids.shape[1]}
+    patches = (32 // 16) ** 2
+    assert ask(http, [data_url(pictures["red"])] * 2).json()["usage"]["total_tokens"] == 2 * patches
+
+
+def test_a_viewer_may_embed(house: Any, encoder: Any) -> None:
+    with house.http("viewer") as viewer:
+        assert ask(viewer, "a red square").status_code == 200
+
+
+def test_the_client_embeds_and_captions(
+    house: Any, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
+) -> None:
+    images = [pictures["red"], pictures["green"]]
+    expected = session.embed_images([opened(data) for data in images])
+    np.testing.assert_allclose(house.admin.embed_images("tiny", images), expected, atol=1e-5)
+    np.testing.assert_allclose(house.admin.embed_texts("tiny", ["hello"]), session.embed_texts(["hello"]), atol=1e-5)
+    captions = house.admin.caption("tiny", images, max_new_tokens=5)
+    assert captions == session.caption([opened(data) for data in images], max_new_tokens=5)
+
+
+def test_clients_at_once_get_their_own_vectors(house: Any, encoder: Any, session: EncoderEngine) -> None:
+    texts = [f"a {word} square" for word in ("red", "green", "blue", "white")] * 4
+    found: dict[int, list[float]] = {}
+
+    def one(place: int, text: str) -> None:
+        found[place] = house.admin.embed_texts("tiny", [text])[0]
+
+    threads = [threading.Thread(target=one, args=pair) for pair in enumerate(texts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose([found[place] for place in range(len(texts))], session.embed_texts(texts), atol=1e-4)
+
+
+def test_an_unknown_encoder_is_404(http: httpx.Client, refused: Any, pictures: dict[str, bytes]) -> None:
+    refused(http.post("/v1/embeddings", json={"model": "absent", "input": "x"}), 404, "unknown_encoder")
+    images = [data_url(pictures["red"])]
+    refused(http.post("/v1/captions", json={"model": "absent", "images": images}), 404, "unknown_encoder")
+
+
+def bad_pictures() -> dict[str, tuple[str, str]]:
+    """{what: (data URL, error code)}."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    flat = io.BytesIO()
+    Image.new("1", (600, 600)).save(flat, "PNG")
+    svg = base64.b64encode(b"<svg/>").decode()
+    return {
+        "too many bytes": (data_url(buffer.getvalue()), "image_too_large"),
+        "too many pixels": (data_url(flat.getvalue()), "image_too_large"),
+        "no picture": (data_url(b"hello"), "image_unreadable"),
+        "cut short": (data_url(buffer.getvalue()[:5000]), "image_unreadable"),
+        "empty": ("data:image/png;base64,", "image_unreadable"),
+        "svg": (f"data:image/svg+xml;base64,{svg}", "image_unreadable"),
+        "not base64": ("data:image/png;base64,@@@", "bad_image_url"),
+        "not declared base64": ("data:image/png,abc", "bad_image_url"),
+    }
+
+
+@pytest.mark.parametrize("what", bad_pictures())
+def test_a_bad_picture_is_named_by_its_place(
+    http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes], what: str
+) -> None:
+    url, code = bad_pictures()[what]
+    good = data_url(pictures["red"])
+    facts = refused(ask(http, ["text", good, url]), 422, code, "input.2")
+    assert facts["message"].startswith("input.2: ")
+    answer = http.post("/v1/captions", json={"model": "tiny", "images": [good, url]})
+    refused(answer, 422, code, "images.1")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x.png", "file:///etc/passwd", "/etc/passwd", "HTTPS://x.example/a"]
+)
+def test_no_address_is_ever_fetched(http: httpx.Client, encoder: Any, refused: Any, url: str) -> None:
+    facts = refused(ask(http, {"type": "image_url", "image_url": {"url": url}}), 422, "bad_image_url", "input.0")
+    assert "not fetched" in facts["message"]
+    refused(http.post("/v1/captions", json={"model": "tiny", "images": [url]}), 422, "bad_image_url", "images.0")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[], "", [""], [[1, 2, 3]], 7, None, {"type": "audio"}, ["x"] * 9, "x" * 501, "\ud800", ["ok", "\udc00"]],
+)
+def test_a_bad_input_is_refused(http: httpx.Client, encoder: Any, refused: Any, given: Any) -> None:
+    facts = refused(ask(http, given), 422)
+    assert facts["field"].startswith("input")
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_an_option_that_is_unknown_or_wrong_is_refused(
+    http: httpx.Client, encoder: Any, refused: Any, more: dict[str, Any], field: str
+) -> None:
+    refused(ask(http, "x", **more), 422, "bad_request", field)
+
+
+def test_vectors_are_not_cut(http: httpx.Client, encoder: Any, refused: Any) -> None:
+    assert len(ask(http, "x", dimensions=24).json()["data"][0]["embedding"]) == 24
+    assert "24 numbers" in refused(ask(http, "x", dimensions=8), 422, "bad_dimensions", "dimensions")["message"]
+
+
+@pytest.mark.parametrize(
+    ("decoding", "field"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 10_000}, "max_new_tokens"),
+        ({"num_beams": 99}, "num_beams"),
+        ({"top_p": 0}, "top_p"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e-30, "top_p": 0.5}, "temperature"),
+        ({"num_beams": 2, "top_p": 0.5}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"prompt": "x" * 501}, "prompt"),
+        ({"magic": 1}, "magic"),
+    ],
+)
+def test_bad_decoding_is_refused(
+    house: Any, encoder: Any, pictures: dict[str, bytes], decoding: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        house.admin.caption("tiny", [pictures["red"]], **decoding)
+    assert (caught.value.status, caught.value.field) == (422, field)
+
+
+def test_sampling_is_seeded(house: Any, encoder: Any, pictures: dict[str, bytes]) -> None:
+    def sampled(seed: int) -> list[str]:
+        return house.admin.caption("tiny", [pictures["red"]], top_p=0.9, temperature=2.0, seed=seed)
+
+    assert sampled(1) == sampled(1)
+    assert len({sampled(seed)[0] for seed in range(4)}) > 1

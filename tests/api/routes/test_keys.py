@@ -1,0 +1,249 @@
+"""Keys: hashed, revoked, expired; and every route asks for the role it needs."""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from sqlalchemy import select
+
+from api.core import auth
+from api.core.auth import ConfiguredKey, ensure_configured_key
+from api.core.settings import ApiSettings
+from api.routes import ROUTERS
+from lcl_core.common.errors import UserError
+from lcl_core.db.models import ApiKey
+from lcl_core.db.session import Database
+
+OPEN = {"/healthz", "/readyz", "/metrics"}
+NEEDS = {
+    "submitter": {
+        "POST /v1/runs",
+        "POST /v1/runs/{run_id}/cancel",
+        "POST /v1/runs/{run_id}/pause",
+        "POST /v1/runs/{run_id}/unpause",
+        "POST /v1/runs/{run_id}/resume",
+        "POST /v1/runs/{run_id}/retry",
+        "DELETE /v1/runs/{run_id}",
+        "POST /v1/datasets",
+        "POST /v1/datasets/validate",
+        "POST /v1/datasets/{name}/validate",
+        "DELETE /v1/datasets/{name}",
+        "POST /v1/encoders",
+        "DELETE /v1/encoders/{encoder}",
+        "POST /v1/studies",
+        "POST /v1/studies/{study_id}/cancel",
+        "POST /v1/studies/{study_id}/extend",
+        "POST /v1/studies/{study_id}/resume",
+        "DELETE /v1/studies/{study_id}",
+        "POST /v1/collections/{name}/items",
+        "DELETE /v1/collections/{name}/items/{item}",
+        "DELETE /v1/collections/{name}",
+    },
+    "admin": {
+        "POST /v1/keys",
+        "GET /v1/keys",
+        "POST /v1/keys/{prefix}/rotate",
+        "DELETE /v1/keys/{prefix}",
+        "GET /v1/audit",
+        "GET /v1/garbage",
+        "POST /v1/garbage/collect",
+        "POST /v1/webhooks",
+        "GET /v1/webhooks",
+        "GET /v1/webhooks/{webhook_id}/deliveries",
+        "DELETE /v1/webhooks/{webhook_id}",
+    },
+}
+BODIES: dict[str, Any] = {
+    "POST /v1/runs": {"kind": "pretrain", "spec": {}},
+    "POST /v1/datasets": {"name": "x", "path": "/x"},
+    "POST /v1/datasets/validate": {"path": "/x"},
+    "POST /v1/encoders": {"name": "x", "path": "/x"},
+    "POST /v1/keys": {"owner": "x", "role": "viewer"},
+    "POST /v1/embeddings": {"model": "x", "input": "x"},
+    "POST /v1/specs/{kind}/estimate": {"spec": {}},
+    "POST /v1/captions": {"model": "x", "images": []},
+    "POST /v1/collections/{name}/search": {"text": "x"},
+}
+
+
+def calls() -> list[str]:
+    """``VERB path`` of every route that asks for a key."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return sorted(f"{verb} {route.path}" for route in routes for verb in route.methods if route.path not in OPEN)
+
+
+def call(client: httpx.Client, which: str) -> httpx.Response:
+    verb, path = which.split(" ")
+    params = {"left": "x", "right": "x"} if path.endswith("/compare") else {}
+    url = re.sub(r"\{[^}]*\}", "absent", path)
+    body = BODIES.get(which)
+    if verb == "POST" and path == "/v1/runs":
+        body = {"kind": "pretrain", "spec": {"nonsense": 1}}  # allowed callers get as far as 422
+    return client.request(verb, url, json=body, params=params)
+
+
+def test_the_table_of_roles_names_real_routes() -> None:
+    assert NEEDS["submitter"] | NEEDS["admin"] <= set(calls())
+    assert len(calls()) > 30
+
+
+@pytest.mark.parametrize("which", calls())
+def test_roles_crossed(house: Any, refused: Any, which: str) -> None:
+    needed = next((role for role, names in NEEDS.items() if which in names), "viewer")
+    with house.http(None) as stranger:
+        answer = call(stranger, which)
+        refused(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    for role in auth.ROLES:
+        with house.http(role) as client:
+            answer = call(client, which)
+        if auth.role_level(role) < auth.role_level(needed):
+            assert needed in refused(answer, 403, "forbidden")["message"]
+        else:
+            assert answer.status_code not in (401, 403), f"{role}: {answer.text}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer x", "Basic x", "Bearer lcl_000000000000.secret", "Bearer lcl_.", "Bearer " + "x" * 5000],
+)
+def test_a_wrong_key_opens_nothing(house: Any, refused: Any, header: str) -> None:
+    with httpx.Client(base_url=house.url, trust_env=False) as client:
+        refused(client.get("/v1/runs", headers={"authorization": header}), 401, "unauthorized")
+
+
+def test_half_a_key_opens_nothing(house: Any, refused: Any) -> None:
+    key = house.keys["admin"]
+    for wrong in (key[:-1], key + "x", key.partition(".")[0], key.partition(".")[2], key.upper()):
+        with httpx.Client(base_url=house.url, trust_env=False) as client:
+            refused(client.get("/v1/runs", headers={"authorization": f"Bearer {wrong}"}), 401, "unauthorized")
+
+
+def test_a_key_lives_until_it_is_revoked(house: Any, http: httpx.Client, refused: Any) -> None:
+    made = http.post("/v1/keys", json={"owner": "guest", "role": "viewer"})
+    assert made.status_code == 201
+    prefix, key = made.json()["prefix"], made.json()["key"]
+    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as guest:
+        assert guest.get("/v1/runs").status_code == 200
+        listed = {row["prefix"]: row for row in http.get("/v1/keys").json()["items"]}
+        assert listed[prefix]["owner"] == "guest"
+        assert listed[prefix]["last_used"] is not None
+        assert all("key" not in row and "hash" not in row for row in listed.values())
+        assert http.delete(f"/v1/keys/{prefix}").status_code == 204
+        refused(guest.get("/v1/runs"), 401, "unauthorized")
+    refused(http.delete(f"/v1/keys/{prefix}"), 404, "unknown_key")
+
+
+def test_the_database_never_sees_a_secret(house: Any) -> None:
+    secret = house.keys["viewer"].partition(".")[2]
+    with house.context.database.reading() as session:
+        rows = session.scalars(select(ApiKey)).all()
+    assert all(secret not in str(vars(row)) for row in rows)
+    for file in house.home.glob("lcl.db*"):
+        assert secret.encode() not in file.read_bytes()
+
+
+def test_an_expired_key_opens_nothing(house: Any, http: httpx.Client, refused: Any) -> None:
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    key = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": past}).json()["key"]
+    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as late:
+        refused(late.get("/v1/runs"), 401, "unauthorized")
+    naive = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": "2030-01-01T00:00:00"})
+    refused(naive, 422, field="expires")
+    for seconds in (1893456000, "1893456000", True):
+        since_1970 = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": seconds})
+        assert "such as 2030" in refused(since_1970, 422, field="expires")["message"]
+
+
+def test_a_key_cannot_revoke_itself(house: Any, http: httpx.Client, refused: Any) -> None:
+    refused(http.delete(f"/v1/keys/{house.keys['admin'].partition('.')[0]}"), 409, "own_key")
+
+
+def test_an_unknown_role_is_refused(http: httpx.Client, refused: Any) -> None:
+    refused(http.post("/v1/keys", json={"owner": "x", "role": "root"}), 422, "bad_request", "role")
+
+
+def first_key(home: Path, **more: Any) -> tuple[Database, ApiSettings, ConfiguredKey]:
+    settings = ApiSettings(home=home, **more)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    return database, settings, ensure_configured_key(settings, database)
+
+
+def role_of(database: Database, key: str, configured: ConfiguredKey) -> str | None:
+    with database.reading() as session:
+        row = auth.verify_key(session, key, configured)
+        return None if row is None else row.role
+
+
+def test_the_embedded_default_keeps_one_admin_key(tmp_path: Path) -> None:
+    database, settings, configured = first_key(tmp_path)
+    file = settings.key_file
+    key = file.read_text().strip()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert role_of(database, key, configured) == "admin"
+    file.chmod(0o644)
+    configured = ensure_configured_key(settings, database)
+    assert role_of(database, key, configured) == "admin"
+    assert (file.read_text().strip(), file.stat().st_mode & 0o777) == (key, 0o600), "the next start keeps it, closed"
+    assert [path.name for path in tmp_path.glob(".key*")] == []
+    database.dispose()
+
+
+def test_a_kept_key_counts_in_a_new_database(tmp_path: Path) -> None:
+    database, settings, configured = first_key(tmp_path)
+    key = settings.key_file.read_text().strip()
+    with database.session() as session:
+        session.delete(session.get_one(ApiKey, key.partition(".")[0]))
+    assert role_of(database, key, configured) is None
+    assert role_of(database, key, ensure_configured_key(settings, database)) == "admin"
+    database.dispose()
+
+
+def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
+    settings = ApiSettings(home=tmp_path)
+    database = Database(settings.resolved_database_url)
+    database.migrate()
+    gate = threading.Barrier(6)
+    found: list[ConfiguredKey] = []
+
+    def start() -> None:
+        gate.wait()
+        found.append(ensure_configured_key(settings, database))
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.reading() as session:
+        assert len(session.scalars(select(ApiKey)).all()) == 1
+    key = settings.key_file.read_text().strip()
+    assert [role_of(database, key, configured) for configured in found] == ["admin"] * 6
+    database.dispose()
+
+
+def test_a_damaged_key_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("short")
+    with pytest.raises(UserError, match="remove it") as caught:
+        first_key(tmp_path)
+    assert caught.value.code == "insecure_secret"
+
+
+def test_a_teams_key_comes_from_its_settings_and_rotates(tmp_path: Path) -> None:
+    first, second = "4f0c9a7be1d2835c6a8e7f10", "0a1b2c3d4e5f60718293a4b5"
+    database, _, before = first_key(tmp_path, team=True, admin_key=first)
+    assert role_of(database, first, before) == "admin"
+    assert not (tmp_path / "key").exists()
+    database.dispose()
+    database, _, after = first_key(tmp_path, team=True, admin_key=second)
+    assert (role_of(database, first, after), role_of(database, second, after)) == (None, "admin")
+    assert role_of(database, first, before) is None, "nor at a process that was started before"
+    database.dispose()

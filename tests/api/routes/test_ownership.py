@@ -1,0 +1,169 @@
+"""Whose is what: over every route, another owner's runs and studies are as if they were not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from api.deps import OWNED
+from api.routes import ROUTERS
+from lcl_core.db import complete_run
+
+# What a path may name that is the whole team's, and why. A route that names anything else belongs in OWNED.
+SHARED = {
+    "kind": "of a spec, a table's form or a picture's: part of the product",
+    "encoder": "an encoder that came out is for everybody to examine and to serve",
+    "name": "a dataset, a collection, or (below a run or study) a file of what the id has named already",
+    "item": "of a collection",
+    "image": "of a dataset",
+    "prefix": "of a key: for admins alone",
+    "webhook_id": "of a webhook: for admins alone",
+}
+HERS = "ada-trains-in-secret"
+STUDY = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
+FILLED = {"name": "report.json", "kind": "json"}
+
+
+def routes() -> list[APIRoute]:
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+def names_in(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)", path)
+
+
+def calls(owned: bool) -> list[str]:
+    """``VERB path`` of the routes that name something owned, or of those that name nothing at all and only read."""
+    if owned:
+        chosen = [route for route in routes() if set(names_in(route.path)) & set(OWNED)]
+    else:
+        chosen = [route for route in routes() if not names_in(route.path) and "GET" in route.methods]
+    return sorted(f"{verb} {route.path}" for route in chosen for verb in route.methods)
+
+
+def test_every_name_in_a_path_is_owned_or_shared() -> None:
+    unknown = {name for route in routes() for name in names_in(route.path)} - set(OWNED) - set(SHARED)
+    assert not unknown, f"say in api.deps.OWNED or in SHARED whose these are: {unknown}"
+    assert len(calls(owned=True)) >= 19
+    assert len(calls(owned=False)) >= 10
+
+
+def test_what_is_owned_is_named_in_the_path_alone() -> None:
+    """There the caller's sight is looked at; a query or a body that named it would go past."""
+    found = []
+    for route in routes():
+        asked = [field.name for field in route.dependant.query_params]
+        for field in route.dependant.body_params:
+            given = field.field_info.annotation
+            for model in (given, *get_args(given)):  # also of an optional one
+                asked += getattr(model, "model_fields", {})
+        found += [f"{route.path}: {name}" for name in asked if name in ("run", "study", *OWNED)]
+    assert not found
+
+
+@pytest.fixture(scope="module")
+def hers(house: Any) -> dict[str, str]:
+    """A finished run with a log and an artifact, and a study, of an owner called Ada."""
+    key = house.admin.create_key("ada", "submitter")["key"]
+    with client(house, key) as ada:
+        body = {"kind": "pretrain", "name": HERS, "tags": [HERS], "spec": {"preset": "sample"}}
+        run_id = ada.post("/v1/runs", json=body).json()["id"]
+        study_id = ada.post("/v1/studies", json={"name": HERS, "spec": STUDY}).json()["id"]
+    claim = house.claim(run_id)
+    house.record(claim, {"step": 1, "loss": 2.0, "note": HERS})
+    folder = house.run_dir(run_id)
+    folder.log_file.write_text(HERS, encoding="utf-8")
+    Path(folder.artifacts, "report.json").write_text(HERS, encoding="utf-8")
+    house.settle(claim, complete_run.RunFailed({"code": "crash", "message": HERS}))
+    return {"run_id": run_id, "study_id": study_id}
+
+
+@pytest.fixture(scope="module")
+def keys(house: Any) -> dict[str, str]:
+    """A key of each role of an owner called Bob."""
+    return {role: house.admin.create_key("bob", role)["key"] for role in ("viewer", "submitter", "admin")}
+
+
+def client(house: Any, key: str) -> httpx.Client:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
+
+
+def ask(caller: httpx.Client, which: str, ids: dict[str, str]) -> httpx.Response:
+    verb, path = which.split(" ")
+    url = re.sub(r"\{(\w+)[^}]*\}", lambda found: {**FILLED, **ids}[found[1]], path)
+    params = {"left": "0", "right": "0"} if path.endswith("/compare") else {}
+    return caller.request(verb, url, params=params, json={} if verb == "POST" else None)
+
+
+@pytest.mark.parametrize("role", ["viewer", "submitter"])
+@pytest.mark.parametrize("which", calls(owned=True))
+def test_what_is_anothers_is_as_if_it_were_not_there(
+    house: Any, hers: dict[str, str], keys: dict[str, str], refused: Any, which: str, role: str
+) -> None:
+    absent = {"run_id": "run_absent", "study_id": "study_absent"}
+    with client(house, keys[role]) as bob:
+        answer, nothing = ask(bob, which, hers), ask(bob, which, absent)
+    assert HERS not in answer.text
+    assert answer.status_code in (403, 404)
+    refused(answer, answer.status_code, "forbidden" if answer.status_code == 403 else None)
+    for name, given in hers.items():
+        answered = answer.text.replace(given, absent[name])
+        if name in names_in(which):
+            assert answered == nothing.text, "the answer tells whether there is such a thing"
+    assert house.admin.run(hers["run_id"])["state"] == "failed"
+    assert house.admin.study(hers["study_id"])["state"] in ("queued", "running")
+
+
+@pytest.mark.parametrize("which", [which for which in calls(owned=True) if which.startswith("GET")])
+def test_an_admin_and_the_owner_see_it(
+    house: Any, hers: dict[str, str], keys: dict[str, str], which: str, lookers: dict[str, str]
+) -> None:
+    for key in (keys["admin"], lookers["ada"]):
+        with client(house, key) as caller:
+            assert ask(caller, which, hers).status_code not in (401, 403), which
+            if which != "GET /v1/studies/{study_id}/plots/{name}.{kind}":  # there is no plot of that name
+                assert ask(caller, which, hers).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def lookers(house: Any) -> dict[str, str]:
+    return {"ada": house.admin.create_key("ada", "viewer")["key"]}
+
+
+@pytest.mark.parametrize("which", calls(owned=False))
+def test_no_list_shows_what_is_anothers(house: Any, hers: dict[str, str], keys: dict[str, str], which: str) -> None:
+    with client(house, keys["submitter"]) as bob:
+        text = ask(bob, which, {}).text
+        text += bob.get(which.split(" ")[1], params={"tag": HERS, "state": "failed", "kind": "pretrain"}).text
+    assert HERS not in text
+    assert not [given for given in hers.values() if given in text]
+
+
+def test_lists_show_an_owners_own_and_an_admin_everything(
+    house: Any, hers: dict[str, str], keys: dict[str, str]
+) -> None:
+    with client(house, keys["submitter"]) as bob:
+        own = bob.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}).json()["id"]
+        assert [row["id"] for row in bob.get("/v1/runs").json()["items"]] == [own]
+        assert bob.get("/v1/studies").json()["items"] == []
+    with client(house, keys["admin"]) as admin:
+        assert {own, hers["run_id"]} <= {row["id"] for row in admin.get("/v1/runs").json()["items"]}
+        assert hers["study_id"] in {row["id"] for row in admin.get("/v1/studies").json()["items"]}
+
+
+def test_one_idempotency_key_of_two_owners_makes_two_runs(
+    house: Any, keys: dict[str, str], lookers: dict[str, str]
+) -> None:
+    body, headers = {"kind": "pretrain", "spec": {"preset": "sample"}}, {"idempotency-key": "same"}
+    ada = house.admin.create_key("ada", "submitter")["key"]
+    made = []
+    for key in (ada, keys["submitter"]):
+        with client(house, key) as caller:
+            made.append(caller.post("/v1/runs", json=body, headers=headers).json()["id"])
+    assert made[0] != made[1]

@@ -1,0 +1,215 @@
+"""Runs over REST: submit once, look, page, and the verbs of the state machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from lcl_core.db import complete_run, leases
+from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
+
+SPEC = {"preset": "sample", "steps": 7}
+
+
+def post(http: httpx.Client, key: str | None = None, **body: Any) -> httpx.Response:
+    headers = {"idempotency-key": key} if key else {}
+    return http.post("/v1/runs", json={"kind": "pretrain", "spec": SPEC, **body}, headers=headers)
+
+
+def test_a_submission_is_queued_and_found(http: httpx.Client) -> None:
+    answer = post(http, name="first try", tags=["b", "a"])
+    assert answer.status_code == 202
+    run = answer.json()
+    assert answer.headers["location"] == f"/v1/runs/{run['id']}"
+    assert run["state"] == "queued"
+    assert run["owner"] == "someone"
+    assert run["name"] == "first try"
+    assert run["tags"] == ["a", "b"]
+    assert run["spec"]["steps"] == 7
+    assert run["spec"]["data"]["piece_images"] is not None, "the preset filled in what was not given"
+    assert run["created_at"].endswith("Z")
+    assert http.get(answer.headers["location"]).json() == run
+
+
+def test_the_same_key_and_body_give_the_same_run(http: httpx.Client, refused: Any) -> None:
+    first, second = post(http, key="k-1").json(), post(http, key="k-1").json()
+    assert first["id"] == second["id"]
+    assert post(http, key="k-2").json()["id"] != first["id"]
+    refused(post(http, key="k-1", name="other"), 409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "with blank"])
+def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key: str) -> None:
+    answer = http.post("/v1/runs", json={"kind": "pretrain", "spec": SPEC}, headers={"idempotency-key": key})
+    refused(answer, 422, field="idempotency-key")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        ({"kind": "pretrain", "spec": {"steps": 0}}, "bad_spec", "steps"),
+        ({"kind": "pretrain", "spec": {"model": {"patch_size": 7}}}, "bad_spec", "model"),
+        ({"kind": "pretrain", "spec": {"nonsense": 1}}, "bad_spec", "nonsense"),
+        ({"kind": "pretrain", "spec": {"objective": {"name": "clip"}}}, "bad_spec", "data.sources.0.view"),
+        ({"kind": "pretrain", "spec": {"preset": "nope"}}, "bad_spec", None),
+        ({"kind": "pretrain", "spec": {"optimizer": {"lr": "NaN"}}}, "bad_spec", "optimizer.lr"),
+        (
+            {"kind": "pretrain", "spec": {"data": {"sources": [{}, {"dataset": "absent"}]}}},
+            "unknown_dataset",
+            "data.sources.1.dataset",
+        ),
+        ({"kind": "evaluate", "spec": {"encoder": "absent"}}, "unknown_encoder", "encoder"),
+        ({"kind": "evaluate", "spec": {"encoder": "e", "dataset": "absent"}}, "unknown_dataset", "dataset"),
+        ({"kind": "evaluate", "spec": {}}, "bad_spec", "encoder"),
+        ({"kind": "index", "spec": {"encoder": "e", "collection": "../up"}}, "bad_spec", "collection"),
+        ({"kind": "bake", "spec": {}}, "bad_request", "kind"),
+        ({"kind": "pretrain"}, "bad_request", "spec"),
+        ({"kind": "pretrain", "spec": [1]}, "bad_request", "spec"),
+        ({"kind": "pretrain", "spec": {}, "surprise": 1}, "bad_request", "surprise"),
+        ({"kind": "pretrain", "spec": {}, "name": "two\nlines"}, "bad_request", "name"),
+        ({"kind": "pretrain", "spec": {}, "name": "nul\x00"}, "bad_request", "name"),
+        ({"kind": "pretrain", "spec": {}, "tags": ["ok", "not ok"]}, "bad_request", "tags.1"),
+    ],
+)
+def test_a_bad_submission_names_its_field(
+    http: httpx.Client, refused: Any, body: dict[str, Any], code: str, field: str | None
+) -> None:
+    before = http.get("/v1/runs").json()["items"]
+    facts = refused(http.post("/v1/runs", json=body), 422, code, field)
+    if body.keys() == {"kind", "spec"} and body["kind"] == "pretrain":
+        asked = http.post("/v1/specs/pretrain/estimate", json={"spec": body["spec"]})
+        assert refused(asked, 422, code, field) == facts, "an estimate is refused in the same words"
+    assert http.get("/v1/runs").json()["items"] == before
+
+
+def test_pages_filter_and_continue(house: Any, http: httpx.Client, refused: Any) -> None:
+    made = [house.submit(tags=["paged"]) for _ in range(5)]
+    first = http.get("/v1/runs", params={"tag": "paged", "limit": 2}).json()
+    assert [run["id"] for run in first["items"]] == made[:-3:-1]
+    house.submit(tags=["paged"])  # shifts nothing
+    second = http.get("/v1/runs", params={"tag": "paged", "limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [run["id"] for run in second["items"]] == [made[2], made[1]]
+    last = http.get("/v1/runs", params={"tag": "paged", "limit": 2, "cursor": second["next_cursor"]}).json()
+    assert [run["id"] for run in last["items"]] == [made[0]]
+    assert last["next_cursor"] is None
+    assert http.get("/v1/runs", params={"tag": "paged", "kind": "index"}).json()["items"] == []
+    assert http.get("/v1/runs", params={"tag": "paged", "state": "running"}).json()["items"] == []
+    refused(http.get("/v1/runs", params={"cursor": "nonsense"}), 400, "bad_cursor")
+    refused(http.get("/v1/runs", params={"state": "asleep"}), 422, field="state")
+    refused(http.get("/v1/runs", params={"limit": 0}), 422, field="limit")
+
+
+def test_verbs_follow_the_state_machine(house: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = house.submit()
+    refused(http.post(f"/v1/runs/{run_id}/resume"), 409, "forbidden_transition")
+    refused(http.delete(f"/v1/runs/{run_id}"), 409, "forbidden_transition")
+    assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
+    refused(http.post(f"/v1/runs/{run_id}/cancel"), 409, "forbidden_transition")
+    assert http.post(f"/v1/runs/{run_id}/resume").json()["state"] == "queued"
+    house.claim(run_id)
+    assert http.get(f"/v1/runs/{run_id}").json()["state"] == "running"
+    assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelling"
+    refused(http.post(f"/v1/runs/{run_id}/retry"), 409, "forbidden_transition")
+
+
+def test_a_run_is_paused_and_goes_on(house: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = house.submit()
+    refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
+    assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "paused"
+    refused(http.post(f"/v1/runs/{run_id}/pause"), 409, "forbidden_transition")
+    assert http.post(f"/v1/runs/{run_id}/unpause").json()["state"] == "queued"
+    claim = house.claim(run_id)
+    assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "pausing"
+    refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
+    with house.context.database.session() as session:
+        leases.release_lease(session, claim, cause="it was paused")
+    run = http.get(f"/v1/runs/{run_id}").json()
+    assert (run["state"], run["attempt"], run["interruption"]["code"]) == ("paused", 0, "handed_back")
+    with house.http("viewer") as viewer:
+        refused(viewer.post(f"/v1/runs/{run_id}/unpause"), 403, "forbidden")
+    assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
+
+
+def test_a_run_may_come_after_others(house: Any, http: httpx.Client, refused: Any) -> None:
+    first = house.submit()
+    run = post(http, after=[first], priority=7, max_attempts=5).json()
+    assert (run["state"], run["after"], run["priority"], run["max_attempts"]) == ("waiting", [first], 7, 5)
+    assert http.get("/v1/runs", params={"state": "waiting"}).json()["items"][0]["id"] == run["id"]
+    refused(post(http, after=[first, "run_none"]), 422, "unknown_predecessor", "after.1")
+    http.post(f"/v1/runs/{first}/cancel")
+    refused(post(http, after=[first]), 422, "predecessor_failed", "after.0")
+    refused(http.delete(f"/v1/runs/{first}"), 409, "run_is_awaited")
+    http.post(f"/v1/runs/{run['id']}/cancel")
+    for field, value in (
+        ("priority", 101),
+        ("max_attempts", 0),
+        ("resource", "tpu"),
+        ("after", "run_x"),
+        ("after", [""]),
+    ):
+        refused(post(http, **{field: value}), 422, "bad_request")
+
+
+def test_a_failed_run_tells_why_and_can_be_retried(house: Any, http: httpx.Client) -> None:
+    reason = {"code": "corpus_unreadable", "message": "line 3 is not JSON", "field": "data.sources.0.dataset"}
+    run_id = house.finished(complete_run.RunFailed(reason))
+    run = http.get(f"/v1/runs/{run_id}").json()
+    assert (run["state"], run["reason"]) == ("failed", reason)
+    assert run["finished_at"] is not None
+    again = http.post(f"/v1/runs/{run_id}/retry").json()
+    assert (again["state"], again["reason"]) == ("queued", None)
+
+
+def test_deleting_takes_the_folder_too(house: Any, http: httpx.Client, eventually: Any, refused: Any) -> None:
+    run_id = house.finished()
+    folder = house.run_dir(run_id).path
+    assert http.delete(f"/v1/runs/{run_id}").status_code == 204
+    refused(http.get(f"/v1/runs/{run_id}"), 404, "unknown_run")
+    eventually(lambda: not folder.exists())
+    refused(http.delete(f"/v1/runs/{run_id}"), 404, "unknown_run")
+
+
+@pytest.mark.parametrize("path", ["", "/metrics", "/logs", "/events", "/artifacts", "/artifacts/x"])
+def test_an_unknown_run_is_404_everywhere(http: httpx.Client, refused: Any, path: str) -> None:
+    refused(http.get(f"/v1/runs/run_none{path}"), 404, "unknown_run")
+    refused(http.get(f"/v1/runs/..%2f..{path}"), 404)
+
+
+def test_metrics_come_after_a_step_or_a_number(house: Any, http: httpx.Client) -> None:
+    run_id = house.submit()
+    house.record(house.claim(run_id), *[{"step": step, "loss": 1 / step, "total_steps": 30} for step in (10, 20, 30)])
+    lines = http.get(f"/v1/runs/{run_id}/metrics").json()["items"]
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 0.1), (20, 0.05), (30, 1 / 30)]
+    after = http.get(f"/v1/runs/{run_id}/metrics", params={"after": 10}).json()["items"]
+    assert [line["step"] for line in after] == [20, 30]
+    by_id = http.get(f"/v1/runs/{run_id}/metrics", params={"after_id": lines[1]["id"]}).json()["items"]
+    assert [line["step"] for line in by_id] == [30]
+    assert http.get(f"/v1/runs/{run_id}").json()["progress"]["step"] == 30
+
+
+def test_a_specs_schema_and_presets(http: httpx.Client, refused: Any) -> None:
+    found = http.get("/v1/specs/pretrain").json()
+    assert found["schema"]["properties"]["steps"]["minimum"] == 1
+    assert found["presets"]["sample"]["steps"] > 0
+    assert http.get("/v1/specs/index").json()["schema"]["required"] == ["encoder", "collection"]
+    refused(http.get("/v1/specs/bake"), 404, "unknown_kind")
+
+
+def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, house: Any) -> None:
+    with house.context.database.session() as session:
+        record_heartbeat(session, WorkerIdentity("small", "host", 1, 1, ("cpu (2 cores)",), ("cpu",)))
+    run = post(http, resource="gpu").json()
+    assert (run["state"], run["resource"], run["obstacle"]["code"]) == ("queued", "gpu", "no_resource")
+    assert run["obstacle"]["message"].startswith("no worker offers gpu; start one")
+    listed = {each["id"]: each for each in http.get("/v1/runs").json()["items"]}
+    assert listed[run["id"]]["obstacle"] == run["obstacle"]
+    other = post(http).json()
+    assert (other["resource"], other["obstacle"]) == ("accelerator", None)
+    assert http.get("/v1/workers").json()["items"][0]["offers"] == ["cpu"]
+    for each in (run, other):
+        cancelled = http.post(f"/v1/runs/{each['id']}/cancel").json()
+        assert cancelled["obstacle"] is None
+    with house.context.database.session() as session:
+        deregister(session, "small")

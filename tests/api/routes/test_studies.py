@@ -1,0 +1,251 @@
+"""Studies over REST: submit once, look, page, extend, and whose they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from lcl_core.db.models import Metric
+
+Json = dict[str, Any]
+LOSSES = {
+    "name": "loss",
+    "variants": [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}],
+}
+SPEC = {
+    "question": "What does generation do?",
+    "pretrain": {"preset": "sample", "steps": 11},
+    "axes": [LOSSES],
+    "metrics": [{"name": "IR@5", "metric": "IR@5"}],
+}
+
+
+def spec(**changes: Any) -> Json:
+    return {**SPEC, **changes}
+
+
+def post(http: httpx.Client, key: str | None = None, name: str | None = None, **changes: Any) -> httpx.Response:
+    headers = {"idempotency-key": key} if key else {}
+    return http.post("/v1/studies", json={"spec": spec(**changes), "name": name}, headers=headers)
+
+
+@pytest.fixture
+def finished(house: Any) -> Callable[..., Json]:
+    """A study whose cells have ended, with a figure for each; the seeds make its runs its own."""
+
+    def make(values: dict[tuple[str, int], float]) -> Json:
+        study = house.admin.submit_study(spec(seeds=sorted({seed for _, seed in values})), "finished")
+        return house.end_study(study["id"], {(f"loss={loss}", seed): value for (loss, seed), value in values.items()})
+
+    return make
+
+
+VALUES = {("both", 901): 0.20, ("both", 902): 0.22, ("contrastive", 901): 0.10, ("contrastive", 902): 0.11}
+
+
+def test_a_submission_queues_its_cells_and_is_found(http: httpx.Client) -> None:
+    answer = post(http, name="losses", seeds=[11, 12])
+    assert answer.status_code == 202
+    study = answer.json()
+    assert answer.headers["location"] == f"/v1/studies/{study['id']}"
+    assert (study["name"], study["state"], study["owner"]) == ("losses", "queued", "someone")
+    assert (study["counts"], study["question"]) == ({"queued": 4}, SPEC["question"])
+    whole = http.get(answer.headers["location"]).json()
+    assert [(cell["labels"]["loss"], cell["seed"], cell["state"]) for cell in whole["cells"]] == [
+        ("both", 11, "queued"),
+        ("contrastive", 11, "queued"),
+        ("both", 12, "queued"),
+        ("contrastive", 12, "queued"),
+    ]
+    run = http.get(f"/v1/runs/{whole['cells'][3]['run']['id']}").json()
+    assert (run["study_id"], run["spec"]["steps"]) == (study["id"], 11)
+    assert run["spec"]["objective"]["generation_weight"] == 0
+    assert whole["spec"]["axes"][0]["name"] == "loss"
+    assert [row["states"] for row in whole["table"]["rows"]] == [{"queued": 2}] * 2
+    assert whole["notes"] == []
+
+
+def test_the_same_key_and_body_give_the_same_study(http: httpx.Client, refused: Any) -> None:
+    first, second = post(http, key="s-1").json(), post(http, key="s-1").json()
+    assert first["id"] == second["id"]
+    assert post(http, key="s-2").json()["id"] != first["id"]
+    refused(post(http, key="s-1", name="other"), 409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field"),
+    [
+        ({"metrics": []}, "bad_spec", "metrics"),
+        ({"nonsense": 1}, "bad_spec", "nonsense"),
+        ({"preset": "nope"}, "bad_spec", None),
+        ({"baseline": {"loss": "absent"}}, "bad_spec", None),
+        ({"axes": [LOSSES, LOSSES]}, "bad_spec", None),
+        ({"axes": [{"name": "seed", "variants": [{"name": "a"}]}]}, "bad_spec", "axes.0"),
+        ({"axes": [{"name": "a", "variants": [{"name": "x", "spec": {"steps": 0}}]}]}, "bad_spec",
+         "axes.0.variants.0.spec.steps"),
+        ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "unknown_dataset", "pretrain.data.sources"),
+        ({"evaluate": {"dataset": "absent"}}, "unknown_dataset", "evaluate.dataset"),
+        ({"max_cells": 1}, "too_many_cells", "max_cells"),
+        ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "same_cell", "axes"),
+    ],
+)  # fmt: skip
+def test_a_bad_study_names_its_field_and_queues_nothing(
+    http: httpx.Client, refused: Any, changes: Json, code: str, field: str | None
+) -> None:
+    before = http.get("/v1/runs").json()["items"], http.get("/v1/studies").json()["items"]
+    refused(post(http, **changes), 422, code, field)
+    refused(http.post("/v1/studies/plan", json={"spec": spec(**changes)}), 422, code, field)
+    assert (http.get("/v1/runs").json()["items"], http.get("/v1/studies").json()["items"]) == before
+
+
+def test_the_plan_counts_honestly(http: httpx.Client) -> None:
+    assert http.post("/v1/studies/plan", json={"spec": {"preset": "table1"}}).json() == {
+        "rows": 7, "seeds": 3, "cells": 21, "reused": 0
+    }  # fmt: skip
+    post(http, seeds=[21])
+    found = http.post("/v1/studies/plan", json={"spec": spec(seeds=[21, 22, 23])}).json()
+    assert found == {"rows": 2, "seeds": 3, "cells": 6, "reused": 2}
+
+
+def test_pages_continue(http: httpx.Client, refused: Any) -> None:
+    made = [post(http).json()["id"] for _ in range(3)]
+    first = http.get("/v1/studies", params={"limit": 2}).json()
+    assert [item["id"] for item in first["items"]] == made[:0:-1]
+    post(http)  # shifts nothing
+    second = http.get("/v1/studies", params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    assert second["items"][0]["id"] == made[0]
+    refused(http.get("/v1/studies", params={"cursor": "nonsense"}), 400, "bad_cursor")
+    refused(http.get("/v1/studies", params={"limit": 0}), 422, field="limit")
+
+
+def test_a_table_in_three_forms(http: httpx.Client, finished: Any) -> None:
+    study = finished(VALUES)
+    assert study["state"] == "succeeded"
+    path = f"/v1/studies/{study['id']}/table"
+    table = http.get(f"{path}.json").json()
+    assert table["rows"] == study["table"]["rows"]
+    assert table["title"] == f"finished: {SPEC['question']}"
+    assert table["rows"][0]["figures"]["IR@5"]["mean"] == pytest.approx(0.21)
+    (comparison,) = table["comparisons"]["IR@5"]
+    assert comparison["difference"] == pytest.approx(-0.105)
+    csv = http.get(f"{path}.csv")
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert csv.text.splitlines()[1].startswith("both,11,IR@5,0.21,")
+    text = http.get(f"{path}.md")
+    assert text.headers["content-type"].startswith("text/markdown")
+    assert "| both | 2 | 1,408 | 0.21 ± 0.0141" in text.text
+    assert http.get(f"{path}.exe").status_code == 422
+
+
+def test_plots_and_curves(house: Any, http: httpx.Client, finished: Any, refused: Any) -> None:
+    study = finished({("both", 911): 0.2, ("contrastive", 911): 0.1})
+    path = f"/v1/studies/{study['id']}"
+    svg = http.get(f"{path}/plots/pareto.svg", params={"metric": "IR@5"})
+    assert svg.headers["content-type"] == "image/svg+xml"
+    assert "contrastive" in svg.text
+    assert http.get(f"{path}/plots/rows.png").content.startswith(b"\x89PNG")
+    refused(http.get(f"{path}/plots/pie.svg"), 404, "unknown_plot")
+    refused(http.get(f"{path}/plots/rows.exe"), 404, "unknown_plot")
+    refused(http.get(f"{path}/plots/rows.svg", params={"metric": "absent"}), 404, "unknown_metric")
+    run_id = study["cells"][0]["run"]["id"]
+    with house.context.database.session() as session:
+        session.add_all(
+            [Metric(run_id=run_id, phase="", step=n, values={"step": n, "loss": 9 / n, "lr": 0.1}) for n in (1, 3)]
+        )
+    curves = http.get(f"{path}/curves").json()
+    assert (curves["value"], curves["values"]) == ("loss", ["loss", "lr"])
+    assert [row["points"] for row in curves["rows"]] == [[[1, 9, 9, 9], [3, 3, 3, 3]], []]
+    assert "step" in http.get(f"{path}/plots/curves.svg", params={"value": "lr"}).text
+
+
+def test_two_rows_over_seeds_and_over_samples(house: Any, http: httpx.Client, finished: Any, refused: Any) -> None:
+    study = finished({**VALUES, ("both", 903): 0.3, ("contrastive", 903): 0.1})
+    path = f"/v1/studies/{study['id']}/compare"
+    found = http.get(path, params={"left": 0, "right": 1}).json()
+    assert (found["left"], found["right"]) == ({"loss": "both"}, {"loss": "contrastive"})
+    assert (found["seeds"]["IR@5"]["count"], found["samples"]["IR@5"]) == (3, None)
+    ranks = {"both": [1, 2, 3, 9], "contrastive": [1, 9, 9, 9]}
+    for cell in study["cells"]:
+        folder = house.run_dir(cell["evaluation"]["id"]).artifacts / "records"
+        folder.mkdir(exist_ok=True)
+        sheet = {"file": "s.jsonl", "task": "retrieval", "split": "test", "variant": "captions[0]",
+                 "transfer": "zero_shot", "kind": "ranks", "encoder": "trained", "part": "text_to_image",
+                 "facts": {"candidates": 10}}  # fmt: skip
+        (folder / "index.json").write_text(json.dumps([sheet]))
+        lines = [{"query": f"q{n}", "rank": rank, "right": 1} for n, rank in enumerate(ranks[cell["labels"]["loss"]])]
+        (folder / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    over = http.get(path, params={"left": 0, "right": 1}).json()["samples"]["IR@5"]
+    assert (over["count"], over["difference"]) == (4, -0.5)
+    refused(http.get(path, params={"left": 0, "right": 2}), 404, "unknown_row")
+    refused(http.get(path, params={"left": -1, "right": 0}), 422, field="left")
+
+
+def test_extending_adds_and_repeats_nothing(http: httpx.Client, refused: Any) -> None:
+    study = post(http, seeds=[31]).json()
+    path = f"/v1/studies/{study['id']}/extend"
+    heavy = {"name": "loss", "variants": [{"name": "heavy", "spec": {"objective.contrastive_weight": 9}}]}
+    for _ in range(2):
+        more = http.post(path, json={"seeds": [32], "axes": [heavy]})
+        assert (more.status_code, more.json()["counts"]) == (200, {"queued": 6})
+    refused(http.post(path, json={"axes": [{"name": "size", "variants": [{"name": "x"}]}]}), 422, "bad_spec")
+    refused(http.post(path, json={"steps": 5}), 422, field="steps")
+    refused(http.post(path, json={"seeds": [1, 2, 3] * 100}), 422, field="seeds")
+    absent = {"name": "loss", "variants": [{"name": "y", "spec": {"data": {"sources": [{"dataset": "absent"}]}}}]}
+    refused(http.post(path, json={"axes": [absent]}), 422, "unknown_dataset")
+    assert http.get(f"/v1/studies/{study['id']}").json()["counts"] == {"queued": 6}
+
+
+def test_verbs_follow_from_the_runs(http: httpx.Client, finished: Any, refused: Any) -> None:
+    study = post(http, seeds=[41]).json()
+    path = f"/v1/studies/{study['id']}"
+    refused(http.delete(path), 409, "forbidden_transition")
+    refused(http.post(f"{path}/resume"), 409, "forbidden_transition")
+    cancelled = http.post(f"{path}/cancel").json()
+    assert (cancelled["state"], cancelled["counts"]) == ("cancelled", {"cancelled": 2})
+    assert cancelled["cancelled_at"] is not None
+    refused(http.post(f"{path}/cancel"), 409, "forbidden_transition")
+    refused(http.post(f"{path}/extend", json={"seeds": [1]}), 409, "forbidden_transition")
+    assert http.post(f"{path}/resume").json()["counts"] == {"queued": 2}
+    http.post(f"{path}/cancel")
+    run_id = http.get(path).json()["cells"][0]["run"]["id"]
+    refused(http.delete(f"/v1/runs/{run_id}"), 409, "run_in_study")
+    assert http.delete(path).status_code == 204
+    refused(http.get(path), 404, "unknown_study")
+    assert http.delete(f"/v1/runs/{run_id}").status_code == 204
+
+
+def test_roles_and_owners(house: Any, http: httpx.Client, refused: Any) -> None:
+    with house.http("viewer") as viewer, house.http("submitter") as submitter:
+        refused(viewer.post("/v1/studies", json={"spec": spec()}), 403, "forbidden")
+        assert viewer.post("/v1/studies/plan", json={"spec": spec()}).status_code == 200
+        mine = post(submitter, seeds=[51]).json()["id"]
+        assert viewer.get(f"/v1/studies/{mine}").status_code == 200, "the same owner"
+        for verb in ("cancel", "resume", "extend"):
+            refused(viewer.post(f"/v1/studies/{mine}/{verb}", json={}), 403, "forbidden")
+        refused(viewer.delete(f"/v1/studies/{mine}"), 403, "forbidden")
+    stranger = house.admin.create_key("stranger", "submitter")["key"]
+    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {stranger}"}, trust_env=False) as other:
+        for path in ("", "/table.json", "/plots/rows.svg", "/curves", "/compare?left=0&right=0"):
+            refused(other.get(f"/v1/studies/{mine}{path}"), 404, "unknown_study")
+        refused(other.post(f"/v1/studies/{mine}/cancel"), 404, "unknown_study")
+        assert other.get("/v1/studies").json()["items"] == []
+        theirs = post(other, seeds=[52]).json()["id"]
+    assert http.get(f"/v1/studies/{theirs}").json()["owner"] == "stranger", "an admin sees all"
+    assert {mine, theirs} <= {item["id"] for item in http.get("/v1/studies").json()["items"]}
+    with house.http(None) as nobody:
+        refused(nobody.get("/v1/studies"), 401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["", "/table.md", "/plots/rows.png", "/curves", "/compare?left=0&right=1"])
+def test_an_unknown_study_is_404_everywhere(http: httpx.Client, refused: Any, path: str) -> None:
+    refused(http.get(f"/v1/studies/study_none{path}"), 404, "unknown_study")
+
+
+def test_the_schema_and_the_built_in_studies(http: httpx.Client) -> None:
+    found = http.get("/v1/specs/study").json()
+    assert found["schema"]["required"] == ["metrics"]
+    assert {"table1", "loss_ablation", "lambda_ablation", "data_ablation", "scaling"} <= set(found["presets"])

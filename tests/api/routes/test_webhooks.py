@@ -1,0 +1,79 @@
+"""Webhooks over REST: an admin's, on allowed hosts, the secret shown once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from api.core.settings import ApiSettings
+from api.schemas.webhooks import RunEvent
+from lcl_core.common.webhook_signing import master_secret, webhook_secret
+from lcl_core.db.outbox import WEBHOOK_EVENTS
+
+URL = "https://hooks.example.org/lcl"
+
+
+@pytest.fixture(scope="module")
+def hooked(serve: Any, house_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service that may tell hooks.example.org."""
+    from api.core.state import AppState
+
+    home: Path = tmp_path_factory.mktemp("hooked")
+    settings = ApiSettings(home=home, webhook_hosts=["hooks.example.org"], _env_file=None)  # type: ignore[call-arg]
+    with serve(settings) as url:
+        context = AppState(settings)
+        yield house_of(url, home, context, (home / "key").read_text().strip())
+        context.close()
+
+
+def test_a_webhook_hears_of_runs_and_its_secret_is_shown_once(hooked: Any) -> None:
+    made = hooked.admin.create_webhook(URL, ["run.cancelled"])
+    assert made["secret"] == webhook_secret(master_secret("", hooked.home), made["id"])
+    assert [row["id"] for row in hooked.admin.webhooks()] == [made["id"]]
+    assert "secret" not in hooked.admin.webhooks()[0]
+    run_id = hooked.submit()
+    hooked.admin.cancel(run_id)
+    (told,) = hooked.admin.deliveries(made["id"])
+    assert (told["event"], told["payload"]["run"]["id"]) == ("run.cancelled", run_id)
+    assert (told["attempts"], told["done_at"], told["error"]) == (0, None, None)
+    text = httpx.get(f"{hooked.url}/metrics", trust_env=False).text
+    assert "lcl_webhook_pending 1.0" in text
+    hooked.admin.delete_webhook(made["id"])
+    assert hooked.admin.webhooks() == []
+
+
+def test_without_a_choice_it_hears_everything(hooked: Any) -> None:
+    made = hooked.admin.create_webhook(URL)
+    assert set(made["events"]) == set(WEBHOOK_EVENTS) == set(get_args(RunEvent))
+    hooked.admin.delete_webhook(made["id"])
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        ({"url": "https://evil.example/"}, "webhook_forbidden", "url"),
+        ({"url": "https://hooks.example.org@evil.example/"}, "webhook_forbidden", "url"),
+        ({"url": "file:///etc/passwd"}, "webhook_forbidden", "url"),
+        ({"url": "https://hooks.example.org/\r\nx-evil: 1"}, "bad_request", "url"),
+        ({"url": URL, "events": ["run.started"]}, "bad_request", "events.0"),
+        ({"url": URL, "events": []}, "bad_request", "events"),
+        ({"url": URL, "secret": "mine"}, "bad_request", "secret"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(hooked: Any, refused: Any, body: Any, code: str, field: str) -> None:
+    with hooked.http() as http:
+        refused(http.post("/v1/webhooks", json=body), 422, code, field)
+    assert hooked.admin.webhooks() == []
+
+
+def test_only_admins_may(hooked: Any, refused: Any) -> None:
+    with hooked.http("submitter") as http:
+        refused(http.post("/v1/webhooks", json={"url": URL}), 403, "forbidden")
+        refused(http.get("/v1/webhooks"), 403, "forbidden")
+    with hooked.http() as http:
+        refused(http.get("/v1/webhooks/hook_none/deliveries"), 404, "unknown_webhook")
+        refused(http.delete("/v1/webhooks/hook_none"), 404, "unknown_webhook")

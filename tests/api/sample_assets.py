@@ -1,0 +1,88 @@
+"""A small encoder, images, and a collection of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lcl_core.db import complete_run, leases, submit
+from lcl_core.specs.parsing import parse_spec
+from tests.api.service_fixture import ServiceFixture
+
+Json = dict[str, Any]
+COLOURS = ("red", "green", "blue", "white")
+
+
+def save_encoder(
+    directory: Path,
+    seed: int = 0,
+    texts: Sequence[str] = ("a red square", "a blue circle", "green triangles on white"),
+    vocab_size: int = 280,
+    context_length: int = 48,
+    vision_width: int = 32,
+) -> Path:
+    """An encoder with fresh weights, as a run saves it: 32-pixel pictures, vectors of 24 numbers."""
+    from lcl_core.data.tokenizer import train_bpe
+    from lcl_core.model import LCLConfig, LCLProcessor
+    from lcl_core.train.factory import build_model
+
+    tokenizer = train_bpe(texts, vocab_size=vocab_size)
+    config = LCLConfig(
+        image_size=32,
+        patch_size=16,
+        vision_width=vision_width,
+        vision_layers=1,
+        vision_head_width=16,
+        text_width=24,
+        text_layers=1,
+        text_heads=2,
+        context_length=context_length,
+        vocab_size=tokenizer.vocab_size,
+        **{f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")},
+    )
+    build_model(config, seed).save_pretrained(directory)
+    LCLProcessor(tokenizer, config.image_size).save_pretrained(directory)
+    return directory
+
+
+def png(colour: str | tuple[int, ...], size: tuple[int, int] = (24, 24)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images_by_colour() -> dict[str, bytes]:
+    """PNG files by the name of their colour."""
+    return {colour: png(colour) for colour in COLOURS}
+
+
+def make_collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: Mapping[str, bytes]) -> Json:
+    """What an index run of the four pictures makes, registered as a worker registers it."""
+    from lcl_core.collections.writer import CollectionItem, build_collection
+    from lcl_core.serving.engine import EncoderEngine
+
+    session = EncoderEngine(encoder_dir, "cpu")
+    items = [
+        CollectionItem(
+            f"{name}.png", data, "image/png", captions=(f"a {name} square",), labels={"hue": name[0]}, split="val"
+        )
+        for name, data in pictures.items()
+    ]
+    texts = [item.captions[0] for item in items]
+    spec = parse_spec("index", {"encoder": encoder["id"], "collection": "squares"})
+    with house.context.database.session() as database_session:
+        run_id = submit.submit(database_session, "index", spec).id
+    claim = house.claim(run_id)
+    with house.context.database.session() as database_session:
+        leases.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
+    vectors = session.embed_images([Image.open(io.BytesIO(data)).convert("RGB") for data in pictures.values()])
+    folder = house.run_dir(run_id).artifacts / "collection"
+    text_vectors = dict(zip(texts, session.embed_texts(texts), strict=True))
+    build_collection(folder, items, vectors, text_vectors, name="squares", encoder_hash=encoder["hash"])
+    facts = {"path": "artifacts/collection", "encoder_hash": encoder["hash"], "images": 4, "texts": 4, "dim": 24}
+    house.settle(claim, complete_run.RunSucceeded({"collection": facts}))
+    return house.admin.collection("squares")

@@ -1,0 +1,296 @@
+"""An encoder is all of its files: what shares its weights alone does not stand in for it, and damage is noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.core.state import AppState
+from lcl_core.common.errors import UserError
+from lcl_core.db import complete_run, registry, submit
+from lcl_core.db.models import EncoderRow
+from lcl_core.specs.parsing import parse_spec
+
+QUERIES = ("a red square", "a blue square", "a green square")
+BEGINNINGS = ("re", "bl", "gre")  # of the colours, as the tokenizer cuts them
+Json = dict[str, Any]
+
+
+def twin_of(encoder_dir: Path, target: Path, shift: int = 1) -> Path:
+    """The same weights with a tokenizer of the same form that takes each colour for another."""
+    shutil.copytree(encoder_dir, target)
+    file = target / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    ids = [vocabulary[token] for token in BEGINNINGS]
+    vocabulary |= dict(zip(BEGINNINGS, ids[shift:] + ids[:shift], strict=True))
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    return target
+
+
+def as_owner(house: Any, owner: str, role: str = "submitter") -> httpx.Client:
+    key = house.admin.create_key(owner, role)["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
+
+
+def hits(http: httpx.Client) -> dict[str, list[tuple[str, float]]]:
+    """By query, ids and scores."""
+    found = {}
+    for query in QUERIES:
+        answer = http.post("/v1/collections/squares/search", json={"text": query, "k": 4})
+        assert answer.status_code == 200, answer.text
+        found[query] = [(hit["id"], round(hit["score"], 5)) for hit in answer.json()["hits"]]
+    return found
+
+
+def import_twin(house: Any, source: Path, name: str) -> tuple[httpx.Response, Json]:
+    """The answer to a submitter, and the twin as an admin has let it in."""
+    body: Json = {"name": name, "path": str(source)}
+    with as_owner(house, "mallory") as mallory:
+        answer = mallory.post("/v1/encoders", json=body)
+    if answer.status_code == 201:
+        return answer, answer.json()
+    with house.http() as admin:
+        let_in = admin.post("/v1/encoders", json={**body, "allow_twin": True})
+        assert let_in.status_code == 201, let_in.text
+        return answer, let_in.json()
+
+
+@pytest.fixture(scope="module")
+def twin(house: Any, encoder_dir: Path, data_root: Path, collection: Json) -> tuple[httpx.Response, Json]:
+    return import_twin(house, twin_of(encoder_dir, data_root / "twin", shift=2), "mine")
+
+
+@contextmanager
+def flipped(file: Path, at: int = -64) -> Iterator[None]:
+    """One bit of a file turned, and turned back."""
+    whole = file.read_bytes()
+    changed = bytearray(whole)
+    changed[at] ^= 1
+    file.write_bytes(changed)
+    try:
+        yield
+    finally:
+        file.write_bytes(whole)
+
+
+def test_the_same_weights_with_another_tokenizer_do_not_take_a_search_over(
+    house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, collection: Json
+) -> None:
+    before = hits(http)
+    assert len({tuple(found) for found in before.values()}) == len(QUERIES), "the queries differ by their text"
+    _, made = import_twin(house, twin_of(encoder_dir, data_root / "taking-over"), "takes-over")
+    assert made["hash"] == collection["encoder_hash"], "the weights are the collection's"
+    assert hits(http) == before
+
+
+def test_a_newer_twin_without_files_does_not_stop_a_search(
+    house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, collection: Json
+) -> None:
+    before = hits(http)
+    _, made = import_twin(house, twin_of(encoder_dir, data_root / "vanishing"), "vanishes")
+    shutil.rmtree(house.home / "encoders" / made["id"])
+    assert hits(http) == before
+
+
+def test_known_weights_with_other_files_are_refused(
+    twin: tuple[httpx.Response, Json], encoder: Json, refused: Callable[..., Json], house: Any
+) -> None:
+    message = refused(twin[0], 409, "encoder_twin", "path")["message"]
+    for said in (encoder["id"], "tokenizer.json", "allow_twin"):
+        assert said in message
+
+
+def test_pictures_are_added_with_the_collections_own_encoder(
+    http: httpx.Client, twin: tuple[httpx.Response, Json], pictures: dict[str, bytes]
+) -> None:
+    from api.client._sync.inference import data_url
+
+    item = {"image": data_url(pictures["red"]), "name": "one-more.png", "captions": ["a red square"]}
+    answer = http.post("/v1/collections/squares/items", json={"items": [item]})
+    assert answer.status_code == 201, answer.text
+    (added,) = answer.json()["ids"]
+    found = http.post("/v1/collections/squares/search", json={"text": "a red square", "target": "texts", "k": 1})
+    assert round(found.json()["hits"][0]["score"], 5) == 1
+    assert http.delete(f"/v1/collections/squares/items/{added}").status_code == 204
+
+
+def test_an_index_run_does_not_add_to_a_collection_with_a_twin(
+    http: httpx.Client, twin: tuple[httpx.Response, Json], refused: Callable[..., Json]
+) -> None:
+    spec = {"encoder": twin[1]["id"], "collection": "squares", "mode": "add", "dataset": "sample"}
+    answer = http.post("/v1/runs", json={"kind": "index", "spec": spec})
+    assert "tokenizer.json" in refused(answer, 409, "encoder_mismatch", "encoder")["message"]
+
+
+def test_a_copy_that_is_equal_in_all_files_stands_in_for_one_whose_files_are_gone(
+    house: Any, http: httpx.Client, encoder: Json, encoder_dir: Path, collection: Json
+) -> None:
+    before = hits(http)
+    assert http.post("/v1/encoders", json={"name": "again", "path": str(encoder_dir)}).status_code == 201
+    kept, away = house.home / "encoders" / encoder["id"], house.home / "encoders" / "away"
+    kept.rename(away)
+    try:
+        assert hits(http) == before
+    finally:
+        away.rename(kept)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "processor_config.json", "config.json"])
+def test_a_file_that_changed_on_the_server_is_named(
+    house: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], name: str
+) -> None:
+    made = house.admin.import_encoder(f"to-be-changed-{name}", str(encoder_dir))
+    file = house.home / "encoders" / made["id"] / name
+    body = {"model": made["id"], "input": "a red square"}
+    at = -64 if name.endswith(".safetensors") else 0
+    assert http.post("/v1/embeddings", json=body).status_code == 200
+    with flipped(file, at):  # while it is in memory: it is loaded anew
+        facts = refused(http.post("/v1/embeddings", json=body), 409, "encoder_changed")
+        assert name in facts["message"]
+        assert made["name"] in facts["message"]
+        assert str(house.home) not in facts["message"]
+        refused(http.post("/v1/embeddings", json=body), 409, "encoder_changed")
+    assert http.post("/v1/embeddings", json=body).status_code == 200, "restored, it serves again"
+
+
+def test_a_search_names_the_encoder_that_changed_and_not_a_vector(
+    house: Any, http: httpx.Client, encoder: Json, collection: Json, refused: Callable[..., Json]
+) -> None:
+    with house.context.database.session() as session:  # no equal copy that could stand in
+        others = [row for row in session.query(EncoderRow) if row.hash == encoder["hash"] and row.id != encoder["id"]]
+        kept = {row.id: row.identity for row in others}
+        for row in others:
+            row.identity = None
+    try:
+        with flipped(house.home / "encoders" / encoder["id"] / "model.safetensors"):
+            answer = http.post("/v1/collections/squares/search", json={"text": "a red square"})
+            facts = refused(answer, 409, "encoder_changed")
+            assert "vector" not in facts["message"]
+            assert "model.safetensors" in facts["message"]
+    finally:
+        with house.context.database.session() as session:
+            for row_id, identity in kept.items():
+                session.get_one(EncoderRow, row_id).identity = identity
+    assert http.post("/v1/collections/squares/search", json={"text": "a red square"}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["index", "evaluate"])
+def test_a_run_does_not_go_on_with_files_that_changed(house: Any, encoder_dir: Path, kind: str) -> None:
+    made = house.admin.import_encoder(f"changed-before-{kind}", str(encoder_dir))
+    spec: Json = {"encoder": made["id"], "dataset": "sample"}
+    spec |= {"collection": "never"} if kind == "index" else {"tasks": ["retrieval"]}
+    run_id = house.admin.submit(kind, spec)["id"]
+    with flipped(house.home / "encoders" / made["id"] / "tokenizer.json", 0):
+        house.work(run_id)
+    reason = house.admin.run(run_id)["reason"]
+    assert reason["code"] == "encoder_changed"
+    assert "tokenizer.json" in reason["message"]
+
+
+def test_an_index_run_looks_once_more_when_it_begins(
+    house: Any, http: httpx.Client, encoder: Json, twin: tuple[httpx.Response, Json]
+) -> None:
+    """What a spec names may be another encoder by then."""
+    spec = {"encoder": twin[1]["id"], "collection": "squares", "mode": "add", "dataset": "sample"}
+    with house.context.database.session() as session:
+        run_id = submit.submit(session, "index", spec).id
+    claim = house.claim(run_id)
+    parsed = parse_spec("index", claim.spec)
+    with house.context.database.session() as session, pytest.raises(UserError) as caught:
+        registry.resolve_inputs(session, parsed, house.home, house.context.settings.roots)
+    assert caught.value.code == "encoder_mismatch"
+    house.settle(claim, complete_run.RunCancelled())
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "no config"])
+def test_damage_on_the_server_is_told_by_the_encoders_name(
+    house: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], how: str
+) -> None:
+    made = house.admin.import_encoder(f"damaged-{how.replace(' ', '-')}", str(encoder_dir))
+    kept = house.home / "encoders" / made["id"]
+    if how == "cut":
+        weights = kept / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif how == "gone":
+        shutil.rmtree(kept)
+    else:
+        (kept / "config.json").unlink()
+    answer = http.post("/v1/embeddings", json={"model": made["name"], "input": "a red square"})
+    code = "encoder_changed" if how == "cut" else "encoder_damaged"
+    message = refused(answer, 409, code)["message"]
+    assert made["name"] in message
+    assert "import" in message
+    assert str(house.home) not in message
+    assert "give the directory" not in message
+    export = http.get(f"/v1/encoders/{made['id']}/export?format=huggingface")
+    assert export.status_code in (409, 410)
+    assert str(house.home) not in export.text
+
+
+def test_what_an_import_that_fails_has_copied_is_removed(
+    house: Any, http: httpx.Client, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    folder = house.home / "encoders"
+    before = sorted(path.name for path in folder.iterdir())
+    rows = len(house.admin.encoders())
+    monkeypatch.setattr("api.deps.store.note_action", _broken)  # the last words of the transaction
+    answer = http.post("/v1/encoders", json={"name": "half-way", "path": str(encoder_dir)})
+    assert answer.status_code == 500
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert len(house.admin.encoders()) == rows
+
+
+def _broken(*_: object, **__: object) -> None:
+    raise RuntimeError("nothing can be written")
+
+
+def test_a_collection_whose_vectors_were_overwritten_is_refused(
+    house: Any, http: httpx.Client, collection: Json, refused: Callable[..., Json], serve: Any
+) -> None:
+    with house.context.database.reading() as session:
+        folder = house.home / registry.get_collection(session, "squares").path
+    moved = folder.with_name("moved")
+    shutil.copytree(folder, moved)
+    vectors = moved / "image_vectors.bin"
+    vectors.write_bytes(bytes(reversed(vectors.read_bytes())))
+    folder.rename(folder.with_name("kept"))  # another process opens it: this one has it mapped already
+    moved.rename(folder)
+    try:
+        with serve(house.context.settings) as url:
+            query = {"vector": [1.0] + [0.0] * 23}
+            answer = httpx.post(
+                f"{url}/v1/collections/squares/search", json=query, headers=http.headers, timeout=60, trust_env=False
+            )
+            message = refused(answer, 409, "collection_changed")["message"]
+            assert "image_vectors.bin" in message
+            assert "index" in message
+            assert str(house.home) not in message
+    finally:
+        shutil.rmtree(folder)
+        folder.with_name("kept").rename(folder)
+
+
+def test_the_next_start_completes_what_an_older_version_registered(
+    house: Any, encoder_dir: Path, eventually: Any
+) -> None:
+    made = house.admin.import_encoder("of-before", str(encoder_dir))
+    with house.context.database.session() as session:
+        row = session.get_one(EncoderRow, made["id"])
+        row.identity, row.info = None, {"parameters": 5}
+    context = AppState(house.context.settings)
+    context.prepare()
+    try:
+        eventually(lambda: house.admin.encoder(made["id"])["identity"] == made["identity"], "the identity")
+        assert house.admin.encoder(made["id"])["info"] == {"parameters": 5, "files": made["info"]["files"]}
+    finally:
+        context.close()

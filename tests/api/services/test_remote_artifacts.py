@@ -1,0 +1,284 @@
+"""A service on a machine that shares only database and store with the one where everything was made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import httpx
+import pytest
+
+from api.client import ApiError
+from api.core.settings import ApiSettings
+from api.core.state import AppState
+from lcl_core.db import artifacts, complete_run, leases, registry
+from tests.api.sample_assets import save_encoder
+from tests.api.service_fixture import ServiceFixture
+
+Json = dict[str, Any]
+NUMBERS = bytes(range(256)) * 40
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    place = f"memory://{uuid.uuid4().hex}/artifacts"
+    yield place
+    fsspec.filesystem("memory").rm(place, recursive=True)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory, url: str, serve: Any) -> Iterator[ServiceFixture]:
+    """Where things are made."""
+    home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
+    settings = ApiSettings(home=home, data_roots=[data], artifacts=url)
+    context = AppState(settings)
+    with serve(settings) as address:
+        yield ServiceFixture(address, home, context, (home / "key").read_text().strip())
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def there(
+    tmp_path_factory: pytest.TempPathFactory, here: ServiceFixture, url: str, serve: Any
+) -> Iterator[ServiceFixture]:
+    """Another machine on the same database: another home, with the same first key."""
+    home = tmp_path_factory.mktemp("other")
+    key = (here.home / "key").read_text().strip()
+    (home / "key").write_text(key)
+    settings = ApiSettings(home=home, database_url=here.context.settings.resolved_database_url, artifacts=url)
+    context = AppState(settings)
+    with serve(settings) as address:
+        yield ServiceFixture(address, home, context, key)
+    context.close()
+
+
+def settled(house: ServiceFixture, run_id: str, outcome: complete_run.RunOutcome) -> None:
+    """As a worker of that home settles."""
+    context, claim = house.context, house.claim(run_id)
+    folder = house.home / "runs" / run_id
+    complete_run.complete_run(context.database, claim, outcome, folder, house.home, 1.0, context.artifacts.holder)
+
+
+def carried(house: ServiceFixture) -> None:
+    artifacts.upload_pending(house.context.database, house.context.artifacts)
+
+
+@pytest.fixture(scope="module")
+def made(here: ServiceFixture) -> Json:
+    """A pre-training that has ended: its files are on one machine and not in the store yet."""
+    run_id = here.submit(name="base")
+    run_dir = here.run_dir(run_id)
+    encoder = save_encoder(run_dir.artifacts / "encoder")
+    (run_dir.artifacts / "numbers.bin").write_bytes(NUMBERS)
+    (run_dir.artifacts / "wörds & more.txt").write_text("x")
+    run_dir.log_file.write_bytes("naïve ☃\n".encode() * 200_000)
+    digest = hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
+    facts = {"path": "artifacts/encoder", "hash": digest, "parameters": 1}
+    settled(here, run_id, complete_run.RunSucceeded({"encoder": facts}))
+    return here.admin.run(run_id)
+
+
+@pytest.fixture(scope="module")
+def sent(here: ServiceFixture, there: ServiceFixture, made: Json) -> Json:
+    """The same once it is; before that the other machine says what is the matter."""
+    run_id = made["id"]
+    assert (made["state"], made["artifacts"]["code"]) == ("succeeded", "artifacts_pending")
+    assert here.admin.artifact(run_id, "numbers.bin") == NUMBERS
+    for ask in (
+        lambda: there.admin.artifacts(run_id),
+        lambda: there.admin.artifact(run_id, "numbers.bin"),
+        lambda: there.admin.logs(run_id),
+        lambda: there.admin.embed_texts(made["encoder_id"], ["a red square"]),
+    ):
+        with pytest.raises(ApiError) as caught:
+            ask()
+        assert (caught.value.status, caught.value.code) == (503, "artifacts_pending")
+    carried(here)
+    made = there.admin.run(run_id)
+    assert made["artifacts"] is None
+    return made
+
+
+def test_the_list_is_the_same_on_both_and_has_hashes(here: ServiceFixture, there: ServiceFixture, sent: Json) -> None:
+    near, far = here.admin.artifacts(sent["id"]), there.admin.artifacts(sent["id"])
+    assert {row["name"]: row for row in near} == {row["name"]: row for row in far}
+    rows = {row["name"]: row for row in far}
+    assert rows["numbers.bin"]["sha256"] == hashlib.sha256(NUMBERS).hexdigest()
+    assert rows["encoder/model.safetensors"]["sha256"] == sent["result"]["encoder"]["hash"]
+    assert "wörds & more.txt" in rows
+
+
+def test_a_download_is_whole_or_a_range(there: ServiceFixture, sent: Json, refused: Any) -> None:
+    path, size = f"/v1/runs/{sent['id']}/artifacts/numbers.bin", len(NUMBERS)
+    with there.http("viewer") as stranger:
+        refused(stranger.get(path), 404, "unknown_run")
+    with there.http() as http:
+        whole = http.get(path)
+        assert (whole.status_code, whole.content) == (200, NUMBERS)
+        assert whole.headers["content-disposition"].startswith("attachment")
+        assert whole.headers["content-length"] == str(size)
+        for asked, start, end in (
+            ("10-19", 10, 20), (f"{size - 5}-", size - 5, size), ("-3", size - 3, size), ("5-99999", 5, size),
+        ):  # fmt: skip
+            part = http.get(path, headers={"range": f"bytes={asked}"})
+            assert (part.status_code, part.content) == (206, NUMBERS[start:end])
+            assert part.headers["content-range"] == f"bytes {start}-{end - 1}/{size}"
+        refused(http.get(path, headers={"range": f"bytes={size}-"}), 416, "range_not_satisfiable")
+        refused(http.get(path, headers={"range": "bytes=0-1,5-6"}), 400, "bad_range")
+        for name in ("absent", "encoder", "%2e%2e/log.txt", "encoder%2f..%2fnumbers.bin"):
+            assert http.get(f"/v1/runs/{sent['id']}/artifacts/{name}").status_code == 404
+    assert there.admin.artifact(sent["id"], "wörds & more.txt") == b"x"
+
+
+def test_a_range_is_read_as_one(there: ServiceFixture, sent: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    files = there.context.artifacts.store._storage.files()[0]
+    cat_file = type(files).cat_file
+
+    def counted(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+        data = cat_file(self, path, start=start, end=end, **more)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(type(files), "cat_file", counted)
+    with there.http() as http:
+        path = f"/v1/runs/{sent['id']}/artifacts/numbers.bin"
+        assert len(http.get(path, headers={"range": "bytes=100-199"}).content) == 100
+    assert read == [100]
+
+
+def test_the_log_comes_in_pieces(here: ServiceFixture, there: ServiceFixture, sent: Json) -> None:
+    first, near = there.admin.logs(sent["id"]), here.admin.logs(sent["id"])
+    assert first == near
+    assert len(first["text"].encode()) <= 2**20
+    assert there.admin.logs(sent["id"], first["offset"]) == here.admin.logs(sent["id"], first["offset"])
+    assert there.admin.logs(sent["id"], 10**9)["text"] == ""
+
+
+def members(tar: bytes) -> Json:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+
+
+def test_an_encoder_is_served_and_exported(here: ServiceFixture, there: ServiceFixture, sent: Json) -> None:
+    encoder = sent["encoder_id"]
+    texts = ["a red square", "a blue circle"]
+    assert there.admin.embed_texts(encoder, texts) == here.admin.embed_texts(encoder, texts)
+    with there.http() as far, here.http() as near:
+        tars = [http.get(f"/v1/encoders/{encoder}/export") for http in (far, near)]
+    assert tars[0].headers["content-length"] == str(len(tars[0].content))
+    assert members(tars[0].content) == members(tars[1].content)
+    assert f"{encoder}/model.safetensors" in members(tars[0].content)
+    assert not (there.home / "encoders" / encoder).exists(), "it is in the cache alone"
+
+
+def corpus(folder: Path, pictures: dict[str, bytes]) -> Path:
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for name, data in pictures.items():
+        (folder / "images" / f"{name}.png").write_bytes(data)
+        lines.append(json.dumps({"image": f"{name}.png", "captions": [f"a {name} square"], "split": "val"}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def worked(house: ServiceFixture, kind: str, spec: Json, work: Callable[..., Any]) -> Json:
+    """Do a run as a worker of that machine does, what it reads fetched first."""
+    run_id = house.admin.submit(kind, spec)["id"]
+    work(house, run_id)
+    carried(house)
+    run = house.admin.run(run_id)
+    assert run["state"] == "succeeded", run["reason"]
+    return run
+
+
+@pytest.fixture
+def work() -> Callable[[ServiceFixture, str], None]:
+    from importlib import import_module
+
+    from lcl_core.specs.parsing import parse_spec
+    from tests.api.service_fixture import JOB_FUNCTIONS
+
+    def do(house: ServiceFixture, run_id: str) -> None:
+        context, claim = house.context, house.claim(run_id)
+        spec = parse_spec(claim.kind, claim.spec)
+        with context.database.reading() as session:
+            paths = registry.managed_paths(session, spec)
+            fetched = {path: context.artifacts.folder(session, path) for path in paths}
+        with context.database.session() as session:
+            inputs = registry.resolve_inputs(session, spec, house.home, context.settings.roots, fetched)
+            leases.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False)
+        run_dir = house.run_dir(run_id)
+        facts = {"datasets": inputs.datasets, "encoders": inputs.encoders, "roots": []}
+        run_dir.prepare({"run_id": run_id, "spec": claim.spec, **facts})
+        module, name = JOB_FUNCTIONS[claim.kind]
+        outcome = complete_run.RunSucceeded(getattr(import_module(module), name)(run_dir))
+        holder = context.artifacts.holder
+        complete_run.complete_run(context.database, claim, outcome, run_dir.path, house.home, 1.0, holder)
+
+    return do
+
+
+def test_it_evaluates_indexes_and_searches_with_what_another_made(
+    here: ServiceFixture, there: ServiceFixture, sent: Json, work: Any, pictures: dict[str, bytes]
+) -> None:
+    (root,) = here.context.settings.data_roots
+    folder = corpus(Path(root) / "squares", pictures)
+    worked(here, "convert", {"path": str(folder), "name": "squares"}, work)
+    assert there.admin.dataset_documents("squares", view="pairs")["total"] == len(pictures)
+
+    asked = {"encoder": sent["encoder_id"], "dataset": "squares", "splits": ["val"], "tasks": ["retrieval"]}
+    runs = [worked(house, "evaluate", asked, work) for house in (there, here)]
+    assert runs[0]["result"]["rows"] == runs[1]["result"]["rows"]
+    assert not (there.home / "encoders").exists()
+    compared = [house.admin.compare_encoders(sent["encoder_id"], sent["encoder_id"]) for house in (there, here)]
+    assert compared[0]["rows"] == compared[1]["rows"]
+    assert any(row.get("units") for row in compared[0]["rows"]), "the answers of both runs were at hand"
+
+    indexed = worked(there, "index", {"encoder": sent["encoder_id"], "dataset": "squares", "collection": "far"}, work)
+    assert indexed["result"]["collection"]["images"] == len(pictures)
+    found = [house.admin.search("far", text="a red square", k=4) for house in (there, here)]
+    assert found[0]["hits"] == found[1]["hits"]
+    assert len(found[0]["hits"]) == len(pictures)
+
+
+def test_an_imported_encoder_is_sent_too(here: ServiceFixture, there: ServiceFixture, eventually: Any) -> None:
+    (root,) = here.context.settings.data_roots
+    row = here.admin.import_encoder("guest", str(save_encoder(Path(root) / "guest", seed=1)))
+
+    def served() -> bool:
+        with there.http() as http:
+            answer = http.post("/v1/embeddings", json={"model": "guest", "input": "x"})
+        assert answer.status_code == 200 or answer.json()["error"]["code"] == "artifacts_pending"
+        return answer.status_code == 200
+
+    eventually(served, "the upload")
+    assert there.admin.encoder("guest")["id"] == row["id"]
+
+
+def test_a_store_that_is_away_is_a_503(there: ServiceFixture, sent: Json, monkeypatch: Any, refused: Any) -> None:
+    storage = there.context.artifacts.store._storage
+
+    def away(*_: Any, **__: Any) -> bytes:
+        raise ConnectionError("refused by who:sesame@host")
+
+    monkeypatch.setattr(type(storage.files()[0]), "cat_file", away)
+    monkeypatch.setattr(type(storage), "_first_wait", 0.0, raising=False)
+    with there.http() as http:
+        answer: httpx.Response = http.get(f"/v1/runs/{sent['id']}/artifacts/numbers.bin")
+        assert "retry-after" in answer.headers
+        refused(answer, 503, "store_unreachable")
+
+
+def test_what_nothing_names_in_the_store_is_listed(here: ServiceFixture, sent: Json, url: str) -> None:
+    orphan = f"runs/run_{'0' * 18}/1"
+    fsspec.filesystem("memory").pipe_file(f"{url}/{orphan}/files/log.txt", b"x" * 77)
+    found = [row for row in here.admin.garbage()["items"] if row["path"].startswith("store/")]
+    assert [(row["path"], row["bytes"]) for row in found] == [(f"store/{orphan}", 77)]

@@ -1,0 +1,92 @@
+"""Workers are told of runs behind the back of requests: at once, in few messages, and without a broker not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import anyio
+import pytest
+
+from api.services.runs import WAKEUPS_PER_INTERVAL, WakeupSender
+from lcl_core.db.wakeup import WakeupProducer
+
+
+class Listening(WakeupProducer):
+    """Notes who rang; takes no message while it is ``down``, and none to its end while it is ``held``."""
+
+    def __init__(self) -> None:
+        super().__init__("redis://127.0.0.1:1")
+        self.heard: list[str] = []
+        self.down = False
+        self.let_go = threading.Event()
+        self.let_go.set()
+
+    def wake(self, run_id: str) -> bool:
+        self.heard.append(run_id)
+        assert self.let_go.wait(180)
+        return not self.down
+
+
+@pytest.fixture
+def doorbell() -> Listening:
+    return Listening()
+
+
+@pytest.fixture
+def ringer(doorbell: Listening) -> Iterator[WakeupSender]:
+    ringer = WakeupSender(doorbell)
+    yield ringer
+    doorbell.let_go.set()
+    ringer.close()
+
+
+def ring(ringer: WakeupSender, *run_ids: str) -> None:
+    anyio.run(ringer.wake, run_ids)
+
+
+def test_each_run_is_told_of(ringer: WakeupSender, doorbell: Listening, eventually: Callable[..., None]) -> None:
+    runs = [f"run_{number}" for number in range(3 * WAKEUPS_PER_INTERVAL)]
+    for run in runs:
+        ring(ringer, run)
+    eventually(lambda: doorbell.heard == runs)
+    ring(ringer, "run_later")
+    eventually(lambda: doorbell.heard[-1] == "run_later")
+
+
+def test_nobody_waits_for_a_slow_broker_and_of_a_long_rush_the_latest_are_told(
+    ringer: WakeupSender, doorbell: Listening, eventually: Callable[..., None]
+) -> None:
+    doorbell.let_go.clear()
+    ring(ringer, "run_first")
+    eventually(lambda: doorbell.heard == ["run_first"])
+    for number in range(1000):
+        ring(ringer, f"run_{number}")
+    doorbell.let_go.set()
+    eventually(lambda: doorbell.heard[-1] == "run_999")
+    assert len(doorbell.heard) <= 65
+
+
+def test_a_broker_that_is_down_is_tried_once_a_moment(
+    ringer: WakeupSender, doorbell: Listening, eventually: Callable[..., None]
+) -> None:
+    doorbell.down = True
+    ring(ringer, "run_1", "run_2", "run_3")
+    eventually(lambda: doorbell.heard == ["run_1"])
+    doorbell.down = False
+    ring(ringer, "run_4")
+    eventually(lambda: doorbell.heard == ["run_1", "run_4"])
+
+
+def test_what_waits_at_the_end_is_still_told(doorbell: Listening, eventually: Callable[..., None]) -> None:
+    ringer = WakeupSender(doorbell)
+    ring(ringer, "run_1")
+    eventually(lambda: doorbell.heard == ["run_1"])
+    ring(ringer, "run_2")
+    ringer.close()
+    assert doorbell.heard == ["run_1", "run_2"]
+
+
+def test_one_that_never_rang_closes_at_once(doorbell: Listening) -> None:
+    WakeupSender(doorbell).close()
+    assert doorbell.heard == []

@@ -1,0 +1,120 @@
+"""The same service on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from api.client import Client
+from api.core.settings import ApiSettings
+from api.core.state import AppState
+from lcl_core.db import complete_run
+from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder
+
+ADMIN_KEY = "4f0c9a7be1d2835c6a8e7f10"
+
+
+@pytest.fixture
+def team(tmp_path: Path, empty_postgres: str, serve: Any, house_of: Callable[..., Any]) -> Iterator[Any]:
+    """A team's deployment: its own admin key, PostgreSQL."""
+    settings = ApiSettings(
+        home=tmp_path, database_url=empty_postgres, admin_key=ADMIN_KEY, event_poll_seconds=0.02, max_inputs=8
+    )
+    context = AppState(settings)
+    with serve(settings) as url:
+        yield house_of(url, tmp_path, context, ADMIN_KEY)
+    context.close()
+
+
+def tables(team: Any) -> dict[str, bool]:
+    """By the beginning of their names, those that hold vectors: whether both are there."""
+    with team.context.database.reading() as session:
+        query = text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'vec_%'")
+        found = [name.rpartition("_")[0] for name in session.scalars(query)]
+    return {name: found.count(name) == 2 for name in found}
+
+
+def test_a_runs_whole_life(team: Any) -> None:
+    run_id = team.admin.submit("pretrain", {"preset": "sample"}, name="naïve ☃", tags=["b", "a"])["id"]
+    claim = team.claim(run_id)
+    team.record(claim, *[{"step": step, "total_steps": 30, "loss": float("nan")} for step in (10, 20, 30)])
+    team.settle(claim, complete_run.RunFailed({"code": "crash", "message": "nul \x00 inside"}))
+    run = team.admin.run(run_id)
+    assert (run["name"], run["tags"], run["state"]) == ("naïve ☃", ["a", "b"], "failed")
+    events = list(team.admin.events(run_id))
+    assert [event["data"].get("step") for event in events] == [10, 20, 30, None]
+    assert [line["step"] for line in team.admin.metrics(run_id, after=10)] == [20, 30]
+    assert team.admin.retry(run_id)["state"] == "queued"
+    assert team.admin.metrics(run_id) == []
+
+
+def test_one_key_makes_one_run(team: Any) -> None:
+    first = team.admin.submit("pretrain", {}, idempotency_key="once")
+    assert team.admin.submit("pretrain", {}, idempotency_key="once") == first
+
+
+def test_large_numbers_and_odd_texts_are_no_server_error(team: Any, refused: Any) -> None:
+    run_id = team.submit()
+    with team.http() as http:
+        assert http.get(f"/v1/runs/{run_id}/metrics", params={"after": 2**31 - 1, "after_id": 2**62}).status_code == 200
+        assert http.get(f"/v1/runs/{run_id}/logs", params={"offset": 2**62}).status_code == 200
+        refused(http.get(f"/v1/runs/{run_id}/metrics", params={"after": 2**31}), 422, field="after")
+        refused(http.get("/v1/runs/☃%ff"), 404, "unknown_run")
+        refused(http.get("/v1/encoders/" + "x" * 3000), 404, "unknown_encoder")
+        assert http.get("/v1/runs", params={"cursor": "run_☃"}).status_code == 200
+
+
+def test_roles_and_readiness(team: Any, refused: Any) -> None:
+    with team.http("viewer") as viewer:
+        refused(viewer.post("/v1/runs", json={"kind": "pretrain", "spec": {}}), 403, "forbidden")
+        assert viewer.get("/readyz").json()["checks"]["database"]["ok"]
+        assert 'lcl_runs{state="queued"}' in viewer.get("/metrics").text
+    assert [row["name"] for row in team.admin.datasets()] == ["sample"]
+
+
+def test_a_studys_whole_life(team: Any) -> None:
+    losses = [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}]
+    spec = {"axes": [{"name": "loss", "variants": losses}], "metrics": [{"name": "IR@5", "metric": "IR@5"}]}
+    study = team.admin.submit_study({**spec, "seeds": [1, 2]}, "naïve ☃", "once")
+    assert team.admin.submit_study({**spec, "seeds": [1, 2]}, "naïve ☃", "once")["id"] == study["id"]
+    values = {(f"loss={loss}", seed): 0.1 * seed for loss in ("both", "contrastive") for seed in (1, 2)}
+    ended = team.end_study(study["id"], values)
+    assert (ended["state"], ended["counts"]) == ("succeeded", {"succeeded": 4})
+    assert ended["table"]["rows"][1]["figures"]["IR@5"]["values"] == {"1": 0.1, "2": 0.2}
+    assert team.admin.extend_study(study["id"], seeds=[3])["counts"] == {"queued": 2, "succeeded": 4}
+    assert team.admin.cancel_study(study["id"])["state"] == "cancelled"
+    assert [item["state"] for item in team.admin.studies()["items"]] == ["cancelled"]
+    team.admin.delete_study(study["id"])
+    assert team.admin.studies()["items"] == []
+
+
+def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None]) -> None:
+    """In its files first; then PostgreSQL searches it."""
+    pictures = images_by_colour()
+    encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
+    encoder = team.admin.import_encoder("tiny", str(encoder_dir))
+    row = make_collection(team, encoder, encoder_dir, pictures)
+    black = png("black")
+    given = {"image": black, "name": "naïve ☃", "captions": ["night\nand day"], "labels": {"hue": "k"}}
+    (identity,) = team.admin.add_items("squares", [given], idempotency_key="once")["ids"]
+    assert team.admin.add_items("squares", [given], idempotency_key="once")["ids"] == [identity]
+    with serve(team.context.settings) as address, Client(address, team.keys["viewer"]) as other:
+        (hit,) = other.search("squares", image=black, k=1, where={"hue": "k"})["hits"]
+        assert (hit["id"], hit["captions"]) == (identity, ["night\nand day"])
+        assert other.item_image("squares", identity) == black
+        spec = {"encoder": encoder["id"], "collection": "squares", "mode": "add", "dataset": None}
+        spec["index"] = "pgvector"
+        run_id = team.admin.submit("index", spec)["id"]
+        team.work(run_id)
+        assert team.admin.run(run_id)["state"] == "succeeded"
+        assert tables(team) == {team.admin.collection("squares")["vectors"]: True}
+        assert other.search("squares", image=black, k=1)["hits"][0]["id"] == identity
+        team.admin.remove_item("squares", identity)
+        assert len(other.search("squares", image=black)["hits"]) == 4
+    team.admin.delete_collection(row["id"])
+    assert team.admin.collections() == []
+    eventually(lambda: not tables(team), "the removal of the tables, which comes after the answer")

@@ -1,0 +1,219 @@
+"""Processes as a person starts them: what they import, what they refuse, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import make_url
+
+from api.__main__ import main
+from deploy.process import responds
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LCL_")}
+    return {**kept, "LCL_HOME": str(home), **more}
+
+
+@contextmanager
+def api(home: Path, port: int, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """``python -m api`` as a process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api"],
+        cwd=ROOT,
+        env=environment(home, LCL_API_PORT=str(port), **more),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def loaded_after(code: str, home: Path) -> list[str]:
+    report = f"import json, sys; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    return json.loads(python(f"{code}\n{report}", LCL_HOME=str(home)).splitlines()[-1])
+
+
+def test_the_client_and_the_command_line_are_light(tmp_path: Path) -> None:
+    assert loaded_after("import api.client", tmp_path) == []
+    more = "import api.cli, sys; assert not {'fastapi', 'sqlalchemy', 'pydantic'} & set(sys.modules), 'not light'"
+    assert loaded_after(more, tmp_path) == []
+
+
+def test_the_api_starts_and_answers_without_anything_heavy(tmp_path: Path) -> None:
+    code = """
+import asyncio, httpx
+from api.app import create_app
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        key = app.state.context.settings.key_file.read_text().strip()
+        transport = httpx.ASGITransport(app)
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            paths = ("/v1/runs", "/v1/datasets", "/v1/encoders", "/v1/collections", "/v1/workers", "/v1/specs/pretrain",
+                     "/v1/keys", "/healthz", "/metrics", "/docs", "/openapi.json")
+            for path in paths:
+                answer = await client.get(path)
+                assert answer.status_code == 200, (path, answer.text)
+            answer = await client.post("/v1/specs/pretrain/estimate", json={"spec": {"preset": "sample"}})
+            assert answer.status_code == 200, answer.text
+
+asyncio.run(main())
+"""
+    assert loaded_after(code, tmp_path) == []
+
+
+def test_torch_comes_with_the_first_inference_and_not_before(tmp_path: Path) -> None:
+    code = """
+import asyncio, httpx, sys
+from api.app import create_app
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        key = app.state.context.settings.key_file.read_text().strip()
+        transport = httpx.ASGITransport(app)
+        headers = {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            assert (await client.get("/v1/datasets/sample/documents")).status_code == 200
+            assert (await client.get("/v1/datasets/sample/statistics")).status_code == 200
+            spec = {"kind": "pretrain", "spec": {"preset": "sample"}}
+            assert (await client.post("/v1/runs", json=spec)).status_code == 202
+            assert (await client.post("/v1/embeddings", json={"model": "none", "input": "x"})).status_code == 404
+
+asyncio.run(main())
+"""
+    assert not {"torch", "transformers", "torchvision"} & set(loaded_after(code, tmp_path))
+
+
+def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventually: Any) -> None:
+    url = f"http://127.0.0.1:{free_port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, "the service ended by itself"
+        try:
+            return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with api(tmp_path, free_port, LCL_LOG_FORMAT="json") as process:
+        eventually(answers, "the service")
+        key = (tmp_path / "key").read_text().strip()
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as client:
+            assert [row["name"] for row in client.get("/v1/datasets").json()["items"]] == ["sample"]
+            body = {"kind": "pretrain", "spec": {"preset": "sample"}}
+            run_id = client.post("/v1/runs", json=body, headers={"x-request-id": "mine-7"}).json()["id"]
+            client.get(f"/v1/runs/{run_id}", params={"what": "private"})
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=180)
+        assert process.returncode in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+    (submitted,) = [line for line in lines if line["event"] == "run_submitted"]
+    assert (submitted["run"], submitted["request_id"], submitted["kind"]) == (run_id, "mine-7", "pretrain")
+    asked = [line for line in lines if line["event"] == "request" and line.get("run") == run_id]
+    assert [(line["method"], line["status"], line["path"]) for line in asked] == [("GET", 200, f"/v1/runs/{run_id}")]
+    (rang,) = [line for line in lines if line["event"] == "broker_unreachable"]
+    assert rang["run"] == run_id
+    assert key not in said
+    assert "private" not in said
+    assert not [line for line in lines if line.get("path") == "/healthz"]
+
+
+@pytest.fixture
+def refused_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Start with settings that must be refused: what standard error says."""
+    for name in [name for name in os.environ if name.startswith("LCL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LCL_HOME", str(tmp_path))
+
+    def start(status: int, **settings: str) -> str:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        assert main() == status
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        return told
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
+        ({"LCL_TEAM": "1", "LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
+        ({"LCL_ADMIN_KEY": "changeme"}, "LCL_ADMIN_KEY"),
+        ({"LCL_MAX_JSON_DEPTH": "many"}, "LCL_MAX_JSON_DEPTH"),
+        ({"LCL_DATA_ROOTS": "[1"}, "LCL_DATA_ROOTS"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(
+    refused_start: Callable[..., str], tmp_path: Path, settings: dict[str, str], word: str
+) -> None:
+    assert word in refused_start(2, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Callable[..., str], free_port: int) -> None:
+    url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
+    told = refused_start(1, LCL_DATABASE_URL=url, LCL_DATABASE_PATIENCE_SECONDS="0")
+    assert "the service cannot start" in told
+    assert "s3cret" not in told
+    assert "cannot start" in refused_start(1, LCL_DATABASE_URL="sqlite:////proc/none/lcl.db")
+
+
+def test_a_database_that_is_late_is_waited_for(
+    tmp_path: Path, free_port: int, empty_postgres: str, eventually: Callable[..., None]
+) -> None:
+    server = make_url(empty_postgres)
+    late = server.set(query={**server.query, "host": str(tmp_path)}).render_as_string(hide_password=False)
+    [socket] = Path(str(server.query["host"])).glob(".s.PGSQL.*[0-9]")
+    with api(tmp_path / "home", free_port, LCL_DATABASE_URL=late) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("waiting for the database: ")
+        (tmp_path / socket.name).symlink_to(socket)
+        eventually(lambda: responds(f"http://127.0.0.1:{free_port}/healthz"), "the api")
+
+
+def test_a_refusal_is_the_exit_status_of_the_process(tmp_path: Path, free_port: int) -> None:
+    with api(tmp_path, free_port, LCL_TEAM="1") as process:
+        _, told = process.communicate(timeout=180)
+    assert process.returncode == 2
+    assert told.startswith("error: LCL_ADMIN_KEY is not set")

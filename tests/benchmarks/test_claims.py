@@ -1,0 +1,35 @@
+"""The benchmark of claims, on few: every run once, and a run that was done twice is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.claim_worker import ClaimLog
+from benchmarks.claims import _check, _queue, measure
+from lcl_core.common.errors import UserError
+from lcl_core.db.session import Database
+
+
+def test_every_run_is_done_once() -> None:
+    report = measure("sqlite", runs=30, workers=2)
+    assert report["claimed_once"] == sum(report["by_worker"]) == 30
+    assert 0 < report["claim_p50_ms"] <= report["claim_p99_ms"] <= report["claim_worst_ms"]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    yield database
+    database.dispose()
+
+
+def test_what_was_claimed_twice_or_not_at_all_is_told(database: Database) -> None:
+    first, second = sorted(_queue(database, 2))
+    for claimed in ([[first, second], [first]], [[first], []]):
+        with pytest.raises(UserError) as caught:
+            _check(database, {first, second}, [ClaimLog(run_ids, [0.1] * len(run_ids)) for run_ids in claimed])
+        assert caught.value.code == "claimed_twice"

@@ -1,0 +1,96 @@
+"""The launcher and the page: it is waited for, and the printed address opens it. The other parts are stand-ins."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy import local_stack as module
+from deploy.local_stack import LocalStack, ui_token
+from deploy.process import Service
+from ui.token_file import TOKEN_FILE
+
+STAND_IN = """
+import http.server, os, signal, socket
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 0), Answers, bind_and_activate=False)
+if "LCL_API_SOCKET" in os.environ:
+    server.socket = socket.socket(fileno=int(os.environ["LCL_API_SOCKET"]))
+    server.serve_forever()
+signal.pause()
+"""
+
+
+@contextmanager
+def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
+    """The real page, before an api and a worker that merely answer."""
+
+    def service(name: str, command: Any, *rest: Any, **more: Any) -> Service:
+        return Service(name, command if name == "ui" else ("python", "-c", STAND_IN), *rest, **more)
+
+    monkeypatch.setattr(module, "Service", service)
+    monkeypatch.setenv("LCL_BROKER_URL", "redis://127.0.0.1:9/0")
+    with LocalStack(home, say=print, ports=(0, 0)) as house:
+        yield house
+
+
+def test_the_page_of_a_team_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its root sends strangers to sign in, which is no sign that it is down."""
+    monkeypatch.setenv("LCL_TEAM", "1")
+    monkeypatch.setenv("LCL_ADMIN_KEY", "9f8e7d6c5b4a39281706f5e4d3c2b1a0")
+    with launched(tmp_path / "home", monkeypatch) as house:
+        assert house.page_address == house.page_url
+        answer = httpx.get(house.page_url, trust_env=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, "login")
+    assert not (tmp_path / "home" / TOKEN_FILE).exists()
+
+
+def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
+    home = tmp_path / "home"
+    with launched(home, monkeypatch) as house, httpx.Client(trust_env=False, follow_redirects=True) as browser:
+        token = (home / TOKEN_FILE).read_text(encoding="ascii").strip()
+        assert stat.S_IMODE((home / TOKEN_FILE).stat().st_mode) == 0o600
+        assert house.page_address == f"{house.page_url}/?token={token}"
+        assert browser.get(house.page_url).status_code == 401
+        assert browser.get(house.page_address).status_code == 200
+        assert browser.get(f"{house.page_url}/config").status_code == 200
+        evil = {"host": f"evil.example:{house.page_url.rpartition(':')[2]}"}
+        assert browser.get(house.page_address, headers=evil).status_code == 403
+        logs = "".join(file.read_text() for file in (home / "logs").iterdir())
+        assert token not in logs
+
+
+@pytest.mark.parametrize(
+    ("variables", "token"),
+    [
+        ({"LCL_TEAM": "1"}, ""),
+        ({"LCL_TEAM": "1", "LCL_UI_TOKEN": "a-token-of-my-own"}, ""),
+        ({"LCL_TEAM": "0", "LCL_UI_TOKEN": "a-token-of-my-own"}, "a-token-of-my-own"),
+        ({"LCL_UI_TOKEN": ""}, ""),
+    ],
+)
+def test_whose_token_opens_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], token: str
+) -> None:
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ui_token(tmp_path) == token
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_token_stays_from_start_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LCL_TEAM", raising=False)
+    monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
+    assert ui_token(tmp_path) == ui_token(tmp_path) != ""

@@ -1,0 +1,176 @@
+"""An index run that adds to a collection: what is there is taken over as it is, changes and all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections.collection import Collection
+from lcl_core.collections.file_format import stable_hash64
+from lcl_core.collections.index_job import run_index_job
+from lcl_core.collections.records import ChangeRecord, DeltaSnapshot, DeltaSnapshotWriter
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data import Corpus
+from lcl_core.serving.engine import EncoderEngine
+
+
+def write_corpus(place: Path, sample: Corpus, numbers: range) -> Path:
+    """Pictures ``N.webp`` of the sample, each with its captions."""
+    (place / "images").mkdir(parents=True)
+    lines = []
+    for number, pair in zip(numbers, sample.pairs("val")[numbers.start : numbers.stop], strict=True):
+        (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
+        lines.append({"image": f"{number}.webp", "captions": list(pair.captions), "labels": pair.labels})
+    (place / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return place
+
+
+def identity(name: str) -> str:
+    return f"img_{stable_hash64(name):016x}"
+
+
+class Desk:
+    """Runs index runs one after another, each on what the one before made."""
+
+    def __init__(self, place: Path, sample: Corpus, encoder: Path) -> None:
+        self.place, self.sample, self.encoder = place, sample, encoder
+        self.session = EncoderEngine(encoder, device="cpu")
+
+    def run(self, name: str, numbers: range | None, base: Path | None = None) -> tuple[Path, Any]:
+        """The directory made, and the result."""
+        run_dir = RunDir(self.place / name)
+        run_dir.path.mkdir()
+        spec = {"encoder": "small", "collection": "pictures", "mode": "add" if base else "replace", "batch_size": 4}
+        datasets = {}
+        if numbers is not None:
+            datasets["pictures"] = str(write_corpus(self.place / f"{name}-corpus", self.sample, numbers))
+        facts = {"id": "col_1", "stored": "collections/col_1", "path": str(base), "through": 7, "index": "pgvector"}
+        facts["changes"] = str(run_dir.path / "changes")
+        run_dir.prepare(
+            {
+                "spec": spec | {"dataset": "pictures" if datasets else None},
+                "datasets": datasets,
+                "encoders": {"small": str(self.encoder)},
+                "collections": {"pictures": facts} if base else {},
+            }
+        )
+        with DeltaSnapshotWriter(run_dir.path / "changes") as writer:
+            for change, picture in self.changes:
+                writer.write(change, picture)
+        result = run_index_job(run_dir)
+        return run_dir.path / result["collection"]["path"], result
+
+    changes: list[tuple[ChangeRecord, bytes]] = []  # noqa: RUF012 (replaced, never changed)
+
+    def added(self, number: int, name: str) -> tuple[ChangeRecord, bytes]:
+        """A picture that the sample does not name so, with a caption of its own and one of the sample's."""
+        pair = self.sample.pairs("val")[20]
+        captions = ["added by hand", self.sample.pairs("val")[0].captions[0]]
+        record = {"id": identity(name), "image": name, "captions": captions, "labels": {"by": "hand"}}
+        record |= {"split": "", "source": "", "media_type": "image/webp"}
+        vector = self.session.embed_images([self.sample.read_image(pair.image)])[0]
+        texts = self.session.embed_texts(captions)
+        change = ChangeRecord(number, identity(name), record, vector.tobytes(), texts.tobytes())
+        return change, self.sample.image_bytes(pair.image)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, sample: Corpus, encoder: Path) -> Desk:
+    return Desk(tmp_path, sample, encoder)
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many pictures and texts go through the model."""
+    counts = {"images": 0, "texts": 0}
+    pixels, texts = EncoderEngine.embed_pixels, EncoderEngine.embed_texts
+
+    def count_pixels(self: EncoderEngine, given: Any) -> Any:
+        counts["images"] += len(given)
+        return pixels(self, given)
+
+    def count_texts(self: EncoderEngine, given: Any) -> Any:
+        counts["texts"] += len(given)
+        return texts(self, given)
+
+    monkeypatch.setattr(EncoderEngine, "health", lambda self: {})  # what an encoder looks at when it is loaded
+    monkeypatch.setattr(EncoderEngine, "embed_pixels", count_pixels)
+    monkeypatch.setattr(EncoderEngine, "embed_texts", count_texts)
+    return counts
+
+
+def test_only_what_is_new_is_embedded(desk: Desk, embedded: dict[str, int]) -> None:
+    base, _ = desk.run("base", range(8))
+    desk.changes = [desk.added(3, "hand.webp"), (ChangeRecord(7, identity("2.webp")), b"")]
+    embedded.update(images=0, texts=0)
+    place, result = desk.run("more", range(6, 11), base)
+    assert embedded["images"] == 3, "6 and 7 are there"
+    older, newer = Collection.open(base), Collection.open(place, verify=True)
+    names = [record["image"] for record in newer.items(0, 100)]
+    assert names == [*(f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)), "hand.webp", *(f"{n}.webp" for n in (8, 9, 10))]
+    facts = {"id": "col_1", "base": "collections/col_1", "through": 7, "images": 11, "texts": newer.count("texts")}
+    facts["index"] = "pgvector"  # as it was
+    assert facts.items() <= result["collection"].items()
+    assert (result["kept"], result["added"]) == (8, 3)
+    known = {older.record("texts", place)["text"] for place in range(older.count("texts"))} | {"added by hand"}
+    texts = {newer.record("texts", place)["text"] for place in range(newer.count("texts"))}
+    assert embedded["texts"] == len(texts - known)
+    check_kept(older, newer, desk)
+
+
+def check_kept(older: Collection, newer: Collection, desk: Desk) -> None:
+    """To the bit, pictures too; and what was added by hand is found by its picture and by its words."""
+    for name in (f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)):
+        assert np.array_equal(older.vector(identity(name)), newer.vector(identity(name)))
+        assert older.image_bytes(identity(name)) == newer.image_bytes(identity(name))
+        assert older.item(identity(name)) == newer.item(identity(name))
+    change, picture = desk.changes[0]
+    assert newer.image_bytes(change.item) == picture
+    assert newer.item(change.item) == change.record
+    assert newer.vector(change.item).tobytes() == change.vector
+    (words,) = newer.search(desk.session.embed_texts(["added by hand"])[0], k=1, target="texts")
+    assert (words.metadata["text"], words.metadata["items"]) == ("added by hand", [change.item])
+    assert newer.label_values()["by"] == ["hand"]
+    with pytest.raises(UserError):
+        newer.item(identity("2.webp"))
+
+
+def test_without_a_dataset_it_only_folds(desk: Desk, embedded: dict[str, int]) -> None:
+    base, _ = desk.run("base", range(4))
+    desk.changes = [desk.added(1, "0.webp")]
+    embedded.update(images=0, texts=0)
+    place, result = desk.run("fold", None, base)
+    assert embedded == {"images": 0, "texts": 0}
+    assert (result["kept"], result["added"]) == (4, 0)
+    folded = Collection.open(place, verify=True)
+    assert folded.item(identity("0.webp"))["labels"] == {"by": "hand"}, "it took the older one's place"
+    assert folded.manifest.dataset_hash == Collection.open(base).manifest.dataset_hash
+    lines = (desk.place / "fold" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == json.loads(lines[-1])["total_steps"]
+
+
+def test_another_encoder_is_refused(desk: Desk, encoders: list[Path]) -> None:
+    base, _ = desk.run("base", range(2))
+    desk.encoder = encoders[1]
+    with pytest.raises(UserError) as caught:
+        desk.run("more", range(2, 4), base)
+    assert (caught.value.code, caught.value.field) == ("encoder_mismatch", "encoder")
+    assert list((desk.place / "more" / "artifacts").iterdir()) == []
+
+
+def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
+    change, picture = desk.added(1, "hand.webp")
+    with DeltaSnapshotWriter(tmp_path / "handed") as writer:
+        writer.write(change, picture)
+    handed = DeltaSnapshot(tmp_path / "handed")
+    assert (handed.changes, handed.pictures([change.item])) == ([change], [picture])
+    blob = tmp_path / "handed" / "changes.blob"
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(UserError) as caught:
+        DeltaSnapshot(tmp_path / "handed")
+    assert caught.value.code == "changes_unreadable"

@@ -1,0 +1,252 @@
+"""The index run as a process: from a corpus and an encoder to a collection that answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections import hnsw_index, index_job
+from lcl_core.collections.collection import Collection
+from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_job
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data import Corpus
+from lcl_core.data.corpus.base import CaptionPair
+from lcl_core.serving.engine import EncoderEngine
+
+
+def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> RunDir:
+    place.mkdir(exist_ok=True)
+    run_dir = RunDir(place)
+    run_dir.prepare(
+        {
+            "run_id": "run_1",
+            "kind": "index",
+            "spec": {"encoder": "small", "collection": "pictures", "batch_size": 16, **spec},
+            "datasets": {"sample": str(corpus)},
+            "encoders": {"small": str(encoder_directory)},
+            "attempt": 1,
+        }
+    )
+    return run_dir
+
+
+def write_corpus(place: Path, sample: Corpus, broken: dict[str, bytes]) -> Path:
+    """A folder corpus: four pictures of the sample, the first one on two lines, and ``broken`` ones."""
+    (place / "images").mkdir(parents=True)
+    lines = []
+    for number, pair in enumerate(sample.pairs("val")[:4]):
+        (place / "images" / f"{number}.webp").write_bytes(sample.image_bytes(pair.image))
+        lines.append({"image": f"{number}.webp", "captions": list(pair.captions), "labels": pair.labels})
+    lines.append({"image": "0.webp", "captions": ["seen twice"]})
+    for name, data in broken.items():
+        (place / "images" / name).write_bytes(data)
+        lines.append({"image": name, "captions": ["broken"]})
+    (place / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return place
+
+
+def metrics(run_dir: RunDir) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
+
+
+def start(run_dir: RunDir) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lcl_core.collections.index_job", str(run_dir.path)]
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_process_makes_a_collection_of_a_split(
+    tmp_path: Path, sample: Corpus, sample_zip: Path, encoder: Path
+) -> None:
+    run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val", "test"])
+    process = start(run_dir)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == ExitCode.OK, output
+    result = json.loads(run_dir.result_file.read_text())
+    pairs = [*sample.pairs("val"), *sample.pairs("test")]
+    session = EncoderEngine(encoder, device="cpu")
+    collection = Collection.open(run_dir.path / result["collection"]["path"], verify=True)
+    assert result["collection"] == {
+        "path": "artifacts/collection",
+        "name": "pictures",
+        "encoder_hash": session.hash,
+        "images": len(pairs),
+        "texts": len({caption for pair in pairs for caption in pair.captions}),
+        "dim": session.dim,
+        "index": "files",
+    }
+    assert result["skipped"] == {}
+    assert collection.manifest.dataset_hash == sample.content_hash()
+    pair = pairs[40]
+    hit = collection.search(session.embed_images([sample.read_image(pair.image)])[0], k=1)[0]
+    assert hit.metadata["image"] == pair.image
+    assert hit.metadata["labels"] == pair.labels
+    assert hit.score == pytest.approx(1, abs=1e-4)
+    assert collection.image_bytes(hit.id) == sample.image_bytes(pair.image)
+    words = collection.search(session.embed_texts([pair.captions[0]])[0], k=1, target="texts")[0]
+    assert words.metadata["text"] == pair.captions[0]
+    assert hit.id in words.metadata["items"]
+
+
+def test_progress_counts_up_to_the_total(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
+    run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val"])
+    run_index_job(run_dir)
+    rows = metrics(run_dir)
+    assert [row["phase"] for row in rows] == sorted(row["phase"] for row in rows)
+    assert {row["phase"] for row in rows} == {"images", "texts"}
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert rows[-1]["step"] == rows[-1]["total_steps"] == rows[0]["total_steps"]
+    assert rows[-1]["seconds_left"] == 0
+    assert rows[0]["images_per_s"] > 0
+
+
+def test_what_is_left_is_told_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: moment)
+    run_dir = RunDir(tmp_path)
+    pairs = [CaptionPair(f"{number}.png", ("a bird", f"bird {number}"), {}, "train", "") for number in range(5)]
+    progress = IndexProgress(run_dir, pairs)
+    moment += 2
+    progress.advance(4)  # of five pictures and six captions
+    assert [metrics(run_dir)[-1][name] for name in ("total_steps", "seconds_left", "images_per_s")] == [11, 3.5, 2.0]
+
+
+def test_unreadable_pictures_are_set_aside_with_their_reasons(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    broken = {"text.png": b"not a picture", "cut.webp": sample.image_bytes(sample.pairs("val")[0].image)[:200]}
+    corpus = write_corpus(tmp_path / "corpus", sample, broken)
+    with (corpus / "pairs.jsonl").open("a") as file:
+        file.write(json.dumps({"image": "gone.png", "captions": ["gone"]}) + "\n")
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    result = run_index_job(run_dir)
+    assert result["collection"]["images"] == 4
+    assert result["skipped"] == {"image_unreadable": 2, "file_missing": 1}
+    lines = [json.loads(line) for line in (run_dir.artifacts / "quarantine.jsonl").read_text().splitlines()]
+    assert [(line["image"], line["code"]) for line in lines] == [
+        ("text.png", "image_unreadable"),
+        ("cut.webp", "image_unreadable"),
+        ("gone.png", "file_missing"),
+    ]
+    assert all(line["message"] for line in lines)
+    collection = Collection.open(run_dir.artifacts / "collection")
+    twice = collection.items()[0]
+    assert twice["captions"] == [*sample.pairs("val")[0].captions, "seen twice"], "a picture is there once"
+    texts, _ = collection.vectors("texts")
+    assert len(texts) == result["collection"]["texts"]
+    assert metrics(run_dir)[-1]["step"] == metrics(run_dir)[-1]["total_steps"]
+
+
+def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -> None:
+    corpus = tmp_path / "corpus"
+    (corpus / "images").mkdir(parents=True)
+    (corpus / "images" / "a.png").write_bytes(b"no picture")
+    (corpus / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a"]}\n')
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    process = start(run_dir)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == ExitCode.USER_ERROR, output
+    error = json.loads(run_dir.error_file.read_text())
+    assert error["code"] == "no_readable_image"
+    assert "a.png" in error["message"]
+    assert "Traceback" not in output
+    assert [path.name for path in run_dir.artifacts.iterdir()] == ["quarantine.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "field"),
+    [
+        ({"splits": ["nowhere"]}, "no_images", "splits"),
+        ({"batch_size": 0}, "bad_spec", "batch_size"),
+        ({"encoder": "stranger"}, "unknown_encoder", "encoder"),
+        ({"dataset": "stranger"}, "unknown_dataset", "dataset"),
+        ({"index": "pgvector"}, "vector_too_wide", "index"),
+    ],
+)
+def test_bad_questions_name_their_field(
+    tmp_path: Path,
+    sample_zip: Path,
+    encoder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    code: str,
+    field: str,
+) -> None:
+    monkeypatch.setattr(index_job, "MAX_PGVECTOR_DIM", 8)
+    run_dir = prepare(tmp_path / "run", sample_zip, encoder, **change)
+    with pytest.raises(UserError) as caught:
+        run_index_job(run_dir)
+    assert (caught.value.code, caught.value.field) == (code, field)
+    assert list(run_dir.artifacts.iterdir()) == []
+
+
+def test_a_corpus_without_captioned_images_is_told_so(tmp_path: Path, encoder: Path) -> None:
+    (tmp_path / "interleaved.jsonl").write_text('{"text_list": ["a"], "image_info": []}\n')
+    run_dir = prepare(tmp_path / "run", tmp_path, encoder)
+    with pytest.raises(UserError, match="no captioned images") as caught:
+        run_index_job(run_dir)
+    assert caught.value.code == "no_images"
+
+
+def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
+    run_dir = prepare(tmp_path / "run", sample_zip, encoder)
+    run_dir._stop.set()
+    with pytest.raises(JobCancelled):
+        run_index_job(run_dir)
+    assert len(metrics(run_dir)) == 1
+    assert list(run_dir.artifacts.iterdir()) == []
+
+
+def test_sigterm_ends_the_process_as_cancelled(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
+    run_dir = prepare(tmp_path / "run", sample_zip, encoder, batch_size=4)
+    process = start(run_dir)
+    until(lambda: run_dir.metrics_file.exists() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == ExitCode.CANCELLED, output
+    assert list(run_dir.artifacts.iterdir()) == []
+    assert not run_dir.result_file.exists()
+
+
+def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", sample, {"bad.png": b"x"})
+    run_dir = prepare(tmp_path / "run", corpus, encoder)
+    run_index_job(run_dir)
+    first = Collection.open(run_dir.artifacts / "collection").vectors()[1]
+    (run_dir.artifacts / ".collection.building").mkdir()
+    result = run_index_job(run_dir)
+    assert len((run_dir.artifacts / "quarantine.jsonl").read_text().splitlines()) == 1
+    assert result["skipped"] == {"image_unreadable": 1}
+    assert np.array_equal(first, Collection.open(run_dir.artifacts / "collection").vectors()[1])
+
+
+@pytest.mark.parametrize("searched_by", ["files", "pgvector"])
+def test_who_is_searched_elsewhere_needs_no_graph(
+    tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
+) -> None:
+    monkeypatch.setattr(hnsw_index, "EXACT_ROWS", 2)
+    run_dir = prepare(tmp_path / "run", write_corpus(tmp_path / "corpus", sample, {}), encoder, index=searched_by)
+    assert run_index_job(run_dir)["collection"]["index"] == searched_by
+    found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]
+    assert len(found) == (2 if searched_by == "files" else 0)
+
+
+def test_many_vectors_are_kept_in_half_the_bytes() -> None:
+    assert dtype_for(100_000, 512) == "f32"
+    assert dtype_for(1_000_000, 512) == "f16"

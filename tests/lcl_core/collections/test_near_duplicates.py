@@ -1,0 +1,112 @@
+"""Groups of near-duplicates against the plain definition: link every pair, follow every link."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcl_core.collections import file_format, hnsw_index, near_duplicates
+from lcl_core.collections.collection import Collection
+from lcl_core.collections.near_duplicates import near_duplicate_groups
+from lcl_core.collections.writer import CollectionItem, CollectionWriter
+from lcl_core.common.errors import UserError
+
+
+def plain(vectors: np.ndarray, threshold: float) -> list[list[int]]:
+    """One pair at a time, in double precision."""
+    rows = vectors.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    linked = rows @ rows.T >= threshold
+    left, found = set(range(len(rows))), []
+    while left:
+        group, waiting = set(), [min(left)]
+        while waiting:
+            row = waiting.pop()
+            if row not in group:
+                group.add(row)
+                waiting += [int(other) for other in np.flatnonzero(linked[row])]
+        left -= group
+        found.append(sorted(group))
+    return sorted((group for group in found if len(group) > 1), key=lambda group: (-len(group), group[0]))
+
+
+def clusters(rows: int, width: int, noise: float, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(rows // 4, width))
+    return centres[random.integers(len(centres), size=rows)] + noise * random.normal(size=(rows, width))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "BLOCK_ROWS", 32)
+    monkeypatch.setattr(near_duplicates, "SKETCHES", (8, 16))
+    monkeypatch.setattr(near_duplicates, "_NUMBERS", 200)
+    monkeypatch.setattr(near_duplicates, "_SAMPLED", 100)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("width", [6, 24])
+@pytest.mark.parametrize("threshold", [0.2, 0.7, 0.9, 0.97])
+def test_blocks_and_sketches_give_what_every_pair_gives(dtype: type, width: int, threshold: float) -> None:
+    vectors = (3 * clusters(300, width, 0.2)).astype(dtype)  # of any length
+    found = near_duplicate_groups(vectors, threshold)
+    assert [group.tolist() for group in found] == plain(vectors, threshold)
+    assert found, "something is to be found"
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_chain_is_one_group_and_equal_ones_are_linked_at_the_top() -> None:
+    turn = np.deg2rad(np.arange(0, 150, 2.0))
+    chain = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
+    shuffled = np.random.default_rng(0).permutation(len(chain))
+    assert [len(group) for group in near_duplicate_groups(chain[shuffled], 0.999)] == [len(chain)]
+    assert near_duplicate_groups(chain, 0.9999) == []
+    rest = np.random.default_rng(1).normal(size=(60, 512)).astype(np.float16)
+    rest[50] = rest[3]
+    assert [group.tolist() for group in near_duplicate_groups(rest, 1.0)] == [[3, 50]]
+
+
+def test_as_many_numbers_are_compared_first_as_leave_little_open() -> None:
+    rows = near_duplicates._Rows(np.random.default_rng(0).normal(size=(2000, 512)).astype(np.float16))
+    assert [rows.sketches(limit).shape[1] - 1 for limit in (0.97, 0.8, 0.6)] == [64, 128, 256]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_of_none_or_one_there_is_no_group(rows: int) -> None:
+    assert near_duplicate_groups(np.ones((rows, 128), np.float32), 0.5) == []
+
+
+def test_it_gives_up_when_its_time_is_over() -> None:
+    with pytest.raises(UserError, match="were not found within 0 seconds") as caught:
+        near_duplicate_groups(np.ones((10, 4), np.float32), 0.9, seconds=0)
+    assert caught.value.code == "too_large"
+
+
+def test_a_collection_names_the_pictures_of_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = clusters(60, 16, 0.1).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for rows, folder in ((100_000, "exact"), (10, "linked")):
+        monkeypatch.setattr(hnsw_index, "EXACT_ROWS", rows)
+        with CollectionWriter(tmp_path / folder, name="n", encoder_hash="0" * 64, dataset_hash="", dim=16) as writer:
+            writer.add_items([CollectionItem(f"{row}.png", b"", "image/png") for row in range(60)], vectors)
+            writer.link()
+        assert (tmp_path / folder / file_format.GRAPHS["images"]).exists() == (folder == "linked")
+        made = Collection.open(tmp_path / folder)
+        found = [made.group(ids) for ids in made.duplicates(0.9)]
+        names = [[int(hit.metadata["image"].removesuffix(".png")) for hit in hits] for hits in found]
+        assert names == plain(vectors, 0.9)
+        assert [hit.score for hit in found[0]] == pytest.approx((vectors @ vectors[names[0][0]])[names[0]], abs=1e-5)
+
+
+def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path: Path) -> None:
+    vectors = clusters(2000, 32, 0.15)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    hnsw_index.write_hnsw_index(tmp_path / "graph", vectors)
+    searched = hnsw_index.HnswIndex.open(tmp_path / "graph", vectors)
+    found = {tuple(group.tolist()) for group in near_duplicate_groups(vectors, 0.95, searched.neighbours)}
+    true = {tuple(group) for group in plain(vectors, 0.95)}
+    assert len(true) > 300
+    assert len(found & true) / len(true) > 0.98

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcl_core.collections.preview import MAX_COPIED_BYTES, MAX_SIDE, thumbnail
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "GIF"])
+def test_a_small_picture_is_kept_byte_for_byte(kind: str) -> None:
+    picture = noise(20, 10)
+    raw = encoded(picture, kind)
+    assert thumbnail(raw, picture) == (raw, f"image/{kind.lower()}")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP"])
+def test_what_browsers_do_not_draw_becomes_webp(kind: str) -> None:
+    picture = noise(20, 10)
+    data, media_type = thumbnail(encoded(picture, kind), picture)
+    assert media_type == "image/webp"
+    with Image.open(io.BytesIO(data)) as kept:
+        assert (kept.format, kept.size) == ("WEBP", (20, 10))
+
+
+def test_a_large_file_is_made_small() -> None:
+    picture = noise(900, 600)
+    raw = encoded(picture, "PNG")
+    assert len(raw) > MAX_COPIED_BYTES
+    data, media_type = thumbnail(raw, picture)
+    assert media_type == "image/webp"
+    assert len(data) < MAX_COPIED_BYTES
+    with Image.open(io.BytesIO(data)) as kept:
+        assert kept.size == (MAX_SIDE, 341)
+    assert picture.size == (900, 600)

@@ -1,0 +1,110 @@
+"""A library in Rust that panics fails one text, and ends no thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.system_errors import as_exception, panics_as_errors, tokenizer_errors
+from lcl_core.data.tokenizer import Tokenizer, train_bpe
+from lcl_core.serving.dynamic_batcher import DynamicBatcher
+
+SECONDS = 60
+REDOS = {
+    "type": "Split", "pattern": {"Regex": r"(?:a|a|aa)+$"}, "behavior": "Isolated", "invert": False,
+}  # fmt: skip
+EVIL = "a" * 60 + "b"
+
+
+class Panicking(BaseException):
+    """As pyo3's PanicException: no Exception."""
+
+
+def panicking_tokenizer() -> Tokenizer:
+    whole = json.loads(train_bpe(["a red bus"], 300).to_json())
+    whole["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [REDOS, whole["pre_tokenizer"]["pretokenizers"][1]]}
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(whole)))
+
+
+def test_a_tokenizers_panic_is_an_error_of_the_text() -> None:
+    """The expression gives up after so many steps, and the library panics."""
+    tokenizer = panicking_tokenizer()
+    with pytest.raises(UserError) as caught:
+        tokenizer.encode(EVIL)
+    assert caught.value.code == "tokenizer_failed"
+    assert tokenizer.encode("bus"), "it goes on"
+
+
+def test_the_owner_thread_outlives_a_panic() -> None:
+    def run(key: Any, items: list[str]) -> list[int]:
+        if EVIL in items:
+            raise Panicking("in Rust")
+        return [len(item) for item in items]
+
+    batcher = DynamicBatcher(run, max_wait=0.05)
+    good, evil, other = batcher.submit("texts", ["ab", EVIL, "abc"])
+    assert (good.result(SECONDS), other.result(SECONDS)) == (2, 3), "others of the batch are served"
+    with pytest.raises((UserError, RuntimeError)):
+        evil.result(SECONDS)
+    assert batcher.submit("texts", ["abcd"])[0].result(SECONDS) == 4
+    batcher.close()
+
+
+def test_a_panic_in_a_step_fails_that_work_alone() -> None:
+    def run(key: Any, items: list[str]) -> Any:
+        if EVIL in items:
+            raise Panicking("in Rust")
+        yield list(enumerate(items))
+
+    batcher = DynamicBatcher(run, in_steps=lambda key: True, max_wait=0.05)
+    good, evil = batcher.submit("captions", ["ab", EVIL])
+    assert good.result(SECONDS) == "ab"
+    with pytest.raises((UserError, RuntimeError)):
+        evil.result(SECONDS)
+    assert batcher.submit("captions", ["abcd"])[0].result(SECONDS) == "abcd"
+    batcher.close()
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_what_ends_a_thread_still_does(ending: type[BaseException]) -> None:
+    for guard in (tokenizer_errors, panics_as_errors):
+        with pytest.raises(ending), guard():
+            raise ending
+    with pytest.raises(ending):
+        as_exception(ending())
+
+
+def test_a_panic_is_told_from_an_error() -> None:
+    named = type("PanicException", (BaseException,), {})
+    assert isinstance(as_exception(named("x")), UserError)
+    assert isinstance(as_exception(Panicking("x")), RuntimeError)
+    error = ValueError("x")
+    assert as_exception(error) is error
+    with pytest.raises(UserError), panics_as_errors():
+        raise named("x")
+    with pytest.raises(ValueError, match="x"), panics_as_errors():
+        raise error
+
+
+def test_a_served_encoder_answers_on_after_a_panic(tmp_path: Path) -> None:
+    from lcl_core.serving.batched_engine import BatchedEngine
+    from lcl_core.serving.engine import EncoderEngine
+    from tests.api.sample_assets import save_encoder
+
+    session = EncoderEngine(save_encoder(tmp_path / "encoder"), "cpu")
+    session.processor.tokenizer = panicking_tokenizer()
+    batching = BatchedEngine(session)
+    evil, good = batching.submit_texts([EVIL, "bus"])
+    with pytest.raises(UserError) as caught:
+        evil.result(SECONDS)
+    assert caught.value.code == "tokenizer_failed"
+    assert good.result(SECONDS).shape == (24,)
+    with pytest.raises(UserError):
+        batching.count_tokens([EVIL])
+    batching.close()

@@ -1,0 +1,149 @@
+"""The run directory: how a process tells its supervisor what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir, run_main
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    made = RunDir(tmp_path / "run_1")
+    made.path.mkdir()
+    made.prepare({"run_id": "run_1"})
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Any:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def failing(error: BaseException) -> Any:
+    def work(_: RunDir) -> dict[str, Any]:
+        raise error
+
+    return work
+
+
+def test_success_leaves_a_result(run_dir: RunDir) -> None:
+    assert run_main(lambda _: {"answer": 42}, [str(run_dir.path)]) == ExitCode.OK
+    assert json.loads(run_dir.result_file.read_text()) == {"answer": 42}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("the corpus is empty", field="data"), ExitCode.USER_ERROR),
+        (JobCancelled(), ExitCode.CANCELLED),
+        (MemoryError(), ExitCode.OUT_OF_MEMORY),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), ExitCode.OUT_OF_MEMORY),
+        (ZeroDivisionError(), ExitCode.CRASH),
+    ],
+)
+def test_every_end_has_its_exit_status(run_dir: RunDir, error: BaseException, code: int) -> None:
+    assert run_main(failing(error), [str(run_dir.path)]) == code
+    assert not run_dir.result_file.exists()
+    assert run_dir.error_file.exists() == (code == ExitCode.USER_ERROR)
+
+
+def test_a_user_error_keeps_its_facts(run_dir: RunDir) -> None:
+    error = UserError("not JSON", code="bad_line", field="data", file="docs.jsonl", line=3)
+    run_main(failing(error), [str(run_dir.path)])
+    expected = {"code": "bad_line", "field": "data", "file": "docs.jsonl", "line": 3}
+    assert json.loads(run_dir.error_file.read_text()) == {**expected, "message": "docs.jsonl:3: not JSON"}
+
+
+def test_a_new_attempt_forgets_the_old_conclusion(run_dir: RunDir) -> None:
+    run_main(failing(UserError("no")), [str(run_dir.path)])
+    run_dir.prepare({"run_id": "run_1", "attempt": 2})
+    assert not run_dir.error_file.exists()
+    assert run_dir.read_run()["attempt"] == 2
+
+
+def test_two_processes_never_share_a_directory(run_dir: RunDir) -> None:
+    run_dir.lock()
+    with pytest.raises(UserError, match="another process"):
+        RunDir(run_dir.path).lock()
+
+
+def test_truncating_metrics_drops_later_and_torn_lines(run_dir: RunDir) -> None:
+    for step in (1, 2, 3):
+        run_dir.append_metrics(step=step)
+    with run_dir.metrics_file.open("a") as file:
+        file.write('{"step": 2, "lo')
+    run_dir.truncate_metrics(2)
+    assert [json.loads(line)["step"] for line in run_dir.metrics_file.read_text().splitlines()] == [1, 2]
+
+
+def test_sigterm_becomes_a_request(run_dir: RunDir) -> None:
+    def work(run: RunDir) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        run.raise_if_stopped()
+        return {}
+
+    assert run_main(work, [str(run_dir.path)]) == ExitCode.CANCELLED
+
+
+def test_the_process_leaves_with_its_supervisor(run_dir: RunDir) -> None:
+    code = (
+        "import sys, threading; from lcl_core.common.run_dir import run_main;"
+        "run_main(lambda run: (print('ready', flush=True), threading.Event().wait()), [sys.argv[1]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run_dir.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "LCL_SUPERVISED": "1"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.close()
+        assert process.wait(timeout=180) == ExitCode.CRASH
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_group_of_its_own_leaves_with_it(run_dir: RunDir) -> None:
+    code = (
+        "import subprocess, sys, threading; from lcl_core.common.run_dir import run_main\n"
+        "def work(run):\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)'])\n"
+        "    threading.Event().wait()\n"
+        "run_main(work, [sys.argv[1]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run_dir.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "LCL_SUPERVISED": "1"},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"1\n"
+        process.stdin.close()
+        assert process.wait(timeout=180) == -signal.SIGKILL
+        assert process.stdout.read() == b"", "the child holds this pipe open for as long as it lives"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

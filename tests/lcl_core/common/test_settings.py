@@ -1,0 +1,93 @@
+"""Settings that make no sense stop the start, and say which variable it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api.core.settings import ApiSettings
+from lcl_core.common.errors import UserError
+from lcl_core.common.settings import KNOWN_NAMES, Settings, check_setting_names, settings_error_message
+from ui.settings import UiSettings
+from workers.settings import WorkerSettings
+
+DURATIONS = [name for name in WorkerSettings.model_fields if name.endswith("_seconds")]
+MAY_BE_NONE = ("cancel_grace_seconds", "gc_grace_seconds")  # 0: no grace at all
+
+
+def refused(settings: type[Settings], **given: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        settings(**given)
+    return settings_error_message(caught.value)
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), "1e300"])
+def test_a_duration_is_a_number_above_zero(name: str, value: object) -> None:
+    if value == 0 and name in MAY_BE_NONE:
+        assert getattr(WorkerSettings(**{name: 0}), name) == 0
+        return
+    assert refused(WorkerSettings, **{name: value}).startswith(f"LCL_{name.upper()}: ")
+
+
+@pytest.mark.parametrize(("lease", "heartbeat"), [(5, 60), (20, 10), (10, 10)])
+def test_a_lease_outlives_a_heartbeat_that_is_late(lease: float, heartbeat: float) -> None:
+    said = refused(Settings, lease_seconds=lease, heartbeat_seconds=heartbeat)
+    assert said.startswith(f"LCL_HEARTBEAT_SECONDS ({heartbeat}) must be below half of LCL_LEASE_SECONDS ({lease})")
+    assert Settings(lease_seconds=lease, heartbeat_seconds=lease / 2 - 0.1).lease_seconds == lease
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://x/y", "postgresql://u@h/db", "postgres://u:sesame@h/db", "lcl.db", "oracle://"]
+)
+def test_other_databases_are_refused(url: str) -> None:
+    said = refused(Settings, database_url=url)
+    assert said.startswith("LCL_DATABASE_URL: only sqlite and postgresql+psycopg are supported")
+    assert "sesame" not in said
+
+
+def test_a_malformed_database_url_is_told_without_its_password() -> None:
+    said = refused(Settings, database_url="postgresql+psycopg://u:sesame@h:port/db")
+    assert said.startswith("LCL_DATABASE_URL: is no address such as")
+    assert "sesame" not in said
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:////srv/lcl.db", "postgresql+psycopg://u:p@h:5432/db"])
+def test_the_two_databases_are_taken(url: str) -> None:
+    assert Settings(database_url=url).database_url == url
+
+
+def test_the_list_of_names_is_that_of_the_settings() -> None:
+    """A new setting is added to lcl_core/common/settings.py, or a typing error in its name would pass unseen."""
+    fields = {f"LCL_{name.upper()}" for kind in (ApiSettings, WorkerSettings) for name in kind.model_fields}
+    fields |= {f"LCL_UI_{name.upper()}" for name in UiSettings.model_fields if name != "team"}
+    assert fields - KNOWN_NAMES == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("LCL_LEASE_SECOND", "LCL_LEASE_SECONDS"),
+        ("LCL_HOM", "LCL_HOME"),
+        ("LCL_ADMINKEY", "LCL_ADMIN_KEY"),
+        ("LCL_DATA_ROOT", "LCL_DATA_ROOTS"),
+        ("lcl_worker_slot", "LCL_WORKER_SLOTS"),
+        ("LCL_DATEBASE_URL", "LCL_DATABASE_URL"),
+    ],
+)
+def test_a_misspelt_setting_stops_the_start(given: str, meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_setting_names({given: "sesame", "PATH": "/bin"})
+    assert str(caught.value) == f"{given} is not a setting; did you mean {meant}?"
+
+
+def test_a_strange_variable_is_warned_of() -> None:
+    (warning,) = check_setting_names({"LCL_TYPO": "sesame", "LCL_HOME": "/x", "lcl_team": "1", "HOME": "/root"})
+    assert warning.startswith("LCL_TYPO is not a setting and has no effect")
+    assert "sesame" not in warning
+
+
+def test_no_known_name_is_taken_for_another() -> None:
+    assert check_setting_names(dict.fromkeys(KNOWN_NAMES, "x")) == []

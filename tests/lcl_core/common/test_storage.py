@@ -1,0 +1,76 @@
+"""A file system at a distance: asked again when it fails, and quiet about credentials."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.storage import Storage, redact_credentials
+from lcl_core.data.shards.storage import RangeCache, RemoteShardStorage
+
+
+class Flaky:
+    """Fails a number of times."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.left, self.error, self.asked = failures, error, 0
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        assert path == "x/a"
+        self.asked += 1
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return bytes(range(100))[start:end]
+
+
+def behind(flaky: Flaky) -> Storage:
+    storage = Storage("memory://x", attempts=3, first_wait=0.0)
+    storage._opened = (os.getpid(), flaky, "x")
+    return storage
+
+
+@pytest.mark.parametrize("error", [TimeoutError("slow"), ConnectionError("gone"), RuntimeError("503")])
+def test_a_failed_read_is_tried_again(error: Exception) -> None:
+    flaky = Flaky(2, error)
+    assert behind(flaky).read("a", 10, 15) == bytes(range(10, 15))
+    assert flaky.asked == 3
+    with pytest.raises(UserError, match=f"3 attempts.*{type(error).__name__}") as caught:
+        behind(Flaky(3, error)).read("a", 10, 15)
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(FileNotFoundError("x"), "file_missing"), (PermissionError("x"), "file_unreadable")]
+)
+def test_what_will_not_get_better_is_not_tried_again(error: Exception, code: str) -> None:
+    flaky = Flaky(9, error)
+    with pytest.raises(UserError) as caught:
+        behind(flaky).read("a")
+    assert (caught.value.code, flaky.asked) == (code, 1)
+
+
+def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        RemoteShardStorage(behind(Flaky(0, ValueError())), RangeCache(tmp_path, 1000)).read_range("a", 98, 5, "0" * 64)
+    assert caught.value.code == "shard_damaged"
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "https://who:sesame@host/b",
+        "no answer from 'https://sesame@host:9000/b'",
+        "403, url='https://host/b?X-Amz-Signature=sesame&X-Amz-Credential=sesame'",
+        "(s3://h/b?sesame) and https://h/b?k=sesame",
+    ],
+)
+def test_addresses_are_quoted_without_credentials(quoted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        behind(Flaky(3, OSError(quoted))).read("a")
+    assert "sesame" not in str(caught.value)
+    assert "environment" in str(caught.value), "the way out"
+    assert "/b" in redact_credentials(quoted)

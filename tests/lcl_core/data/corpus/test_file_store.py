@@ -1,0 +1,329 @@
+"""Files in folders and zips."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import struct
+import threading
+import tracemalloc
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.file_store import FileStore, open_store
+
+FILES = {
+    "pairs.jsonl": b"{}\n" * 1000,
+    "images/a.png": b"AAAA",
+    "images/deep/b.png": bytes(5000),
+    "images/empty.png": b"",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, data in FILES.items():
+        file = tmp_path / "folder" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return tmp_path / "folder"
+
+
+def zipped(tmp_path: Path, method: int = zipfile.ZIP_DEFLATED, prefix: str = "") -> Path:
+    target = tmp_path / f"{method}{len(prefix)}.zip"
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for name, data in FILES.items():
+            archive.writestr(prefix + name, data)
+    return target
+
+
+@pytest.fixture(params=["folder", "stored", "deflated", "wrapped"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, folder: Path) -> FileStore:
+    if request.param == "folder":
+        return open_store(folder)
+    method = zipfile.ZIP_STORED if request.param == "stored" else zipfile.ZIP_DEFLATED
+    return open_store(zipped(tmp_path, method, "corpus/" if request.param == "wrapped" else ""))
+
+
+def test_names_and_contents(store: FileStore) -> None:
+    assert list(store.names()) == sorted(FILES)
+    for name, data in FILES.items():
+        assert store.has(name)
+        assert store.read(name, 10_000) == data
+        assert bytes(store.buffer(name)) == data
+
+
+def test_missing_and_too_large(store: FileStore) -> None:
+    assert not store.has("images/none.png")
+    with pytest.raises(UserError) as missing:
+        store.read("images/none.png", 10)
+    assert (missing.value.code, missing.value.file) == ("file_missing", "images/none.png")
+    assert store.read("images/deep/b.png", 5000) == bytes(5000)
+    with pytest.raises(UserError) as large:
+        store.read("images/deep/b.png", 4999)
+    assert (large.value.code, large.value.file) == ("file_too_large", "images/deep/b.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "images/../../secret",
+        "/etc/passwd",
+        "images//a.png",
+        "./pairs.jsonl",
+        "",
+        "a\0b",
+        "..\\x",
+        "images/",
+    ],
+)
+def test_escapes_are_refused(store: FileStore, name: str) -> None:
+    for call in (store.has, lambda name: store.read(name, 10)):
+        with pytest.raises(UserError) as caught:
+            call(name)
+        assert caught.value.code == "bad_path"
+
+
+def test_links_may_not_leave_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key")
+    (folder / "images" / "out.png").symlink_to(tmp_path / "secret")
+    (folder / "images" / "in.png").symlink_to(folder / "images" / "a.png")
+    store = open_store(folder)
+    assert store.read("images/in.png", 10) == b"AAAA"
+    for read in (lambda: store.read("images/out.png", 10), lambda: store.buffer("images/out.png")):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert caught.value.code == "bad_path"
+
+
+def test_a_pipe_or_a_folder_is_no_file(folder: Path) -> None:
+    os.mkfifo(folder / "images" / "pipe.png")
+    store = open_store(folder)
+    for name in ("images/pipe.png", "images/deep"):
+        with pytest.raises(UserError) as caught:
+            store.read(name, 10)
+        assert caught.value.code == "file_missing"
+
+
+def test_a_file_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match="Permission denied") as caught:
+        open_store(folder).read("images/a.png", 10)
+    assert caught.value.file == "images/a.png"
+
+
+def test_what_is_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as missing:
+        open_store(tmp_path / "none")
+    assert missing.value.code == "corpus_missing"
+    (tmp_path / "text.zip").write_bytes(b"hello")
+    (tmp_path / "cut.zip").write_bytes(zipped(tmp_path).read_bytes()[:-30])
+    for name in ("text.zip", "cut.zip"):
+        with pytest.raises(UserError) as caught:
+            open_store(tmp_path / name)
+        assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "half a \ud83d sign", "nul\0"])
+def test_a_name_that_no_place_can_have(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_store(name)
+    assert caught.value.code == "corpus_missing"
+
+
+def test_a_loop_of_links_is_no_corpus(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError) as caught:
+        open_store(tmp_path / "loop")
+    assert caught.value.code == "corpus_missing"
+
+
+UNHAVABLE = {
+    "a name of 300 characters": ("x" * 300, "name too long"),
+    "a path of 6,000 characters": ("a/" * 3000 + "b", "name too long"),
+    "half a surrogate pair": ("half a \ud83d sign", "no file can have"),
+    "a loop of links": ("loop", "loop of links"),
+    "two links in a circle": ("one", "loop of links"),
+    "a folder of links in a circle": ("loop/a.png", "loop of links"),
+    "a file taken for a folder": ("pairs.jsonl/a.png", "Not a directory"),
+}
+
+
+@pytest.mark.parametrize("name", UNHAVABLE)
+def test_a_file_that_cannot_be_had_is_named(folder: Path, name: str) -> None:
+    for link, target in (("loop", "loop"), ("one", "two"), ("two", "one")):
+        (folder / link).symlink_to(target)
+    file, words = UNHAVABLE[name]
+    store = open_store(folder)
+    assert not store.has(file)
+    for read in (lambda: store.read(file, 10), lambda: store.buffer(file)):
+        with pytest.raises(UserError, match=f"(?i){words}") as caught:
+            read()
+        assert (caught.value.code, caught.value.file) == ("file_unreadable", file)
+
+
+def test_a_disk_that_fails_while_a_file_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(mmap, "mmap", fail)
+    with pytest.raises(UserError, match="Input/output error") as caught:
+        open_store(folder).buffer("images/a.png")
+    assert caught.value.code == "file_unreadable"
+
+
+# One entry "a" in a zip: local header, its byte, directory entry, end record; fields are little-endian.
+LOCAL = b"PK\3\4" + struct.pack("<5H3L2H", 20, 0, 0, 0, 33, 0, 1, 1, 1, 0) + b"a" + b"!"
+
+
+def directory(name: bytes = b"a", version: int = 20, flags: int = 0, extra: bytes = b"", offset: int = 0) -> bytes:
+    sizes = (len(name), len(extra), 0, 0, 0, 0, offset)
+    return b"PK\1\2" + struct.pack("<6H3L5H2L", version, version, flags, 0, 0, 33, 0, 1, 1, *sizes) + name + extra
+
+
+def end(entries: bytes, count: int = 1, size: int | None = None, offset: int = len(LOCAL), note: int = 0) -> bytes:
+    size = len(entries) if size is None else size
+    return b"PK\5\6" + struct.pack("<4H2LH", 0, 0, count, count, size, offset, note)
+
+
+def bare(entries: bytes, **more: int) -> bytes:
+    return LOCAL + entries + end(entries, **more)
+
+
+ZIP64 = struct.pack("<2HQ", 1, 8, 1 << 63)  # an offset of 64 bits, read where the entry's own is all ones
+UNREADABLE_ZIPS = {
+    "nothing": b"",
+    "a signature alone": b"PK\3\4",
+    "another archive": b"Rar!\x1a\7\0" + bytes(100),
+    "no end record": LOCAL + directory(),
+    "an end record cut short": bare(directory())[:-1],
+    "a directory larger than the file": bare(directory(), size=1 << 20),
+    "a directory of other bytes": bare(b"?" * 60),
+    "an entry cut short": bare(directory()[:30]),
+    "more entries than there are": bare(directory(), size=46 + 47),
+    "a version of the future": bare(directory(version=127)),
+    "an entry without a name": bare(directory(b"")),
+    "a name that is not UTF-8": bare(directory(b"\xff\xfe", flags=0x800)),
+    "an extra field cut short": bare(directory(extra=struct.pack("<2HI", 1, 4, 0), offset=0xFFFFFFFF)),
+    "an extra field longer than it is": bare(directory(extra=struct.pack("<2H", 1, 900))),
+}
+
+
+def test_the_zip_that_the_others_are_made_of(tmp_path: Path) -> None:
+    (tmp_path / "made.zip").write_bytes(bare(directory()))
+    assert open_store(tmp_path / "made.zip").has("a")
+
+
+@pytest.mark.parametrize("name", UNREADABLE_ZIPS)
+def test_a_zip_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bad.zip"
+    path.write_bytes(UNREADABLE_ZIPS[name])
+    with pytest.raises(UserError, match="the zip cannot be read") as caught:
+        open_store(path)
+    assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(path))
+
+
+DAMAGED_ENTRIES = {
+    "an offset past the end": bare(directory(offset=5000)),
+    "an offset before the start": bare(directory(), offset=1 << 20),
+    "an offset into another entry": bare(directory(offset=3)),
+    "an offset beyond 63 bits": bare(directory(extra=ZIP64, offset=0xFFFFFFFF)),
+    "encrypted": bare(directory(flags=1)),
+    "larger than the file": bare(directory()[:20] + struct.pack("<2L", 1 << 31, 1 << 31) + directory()[28:]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_ENTRIES)
+def test_an_entry_that_is_not_what_the_directory_says(tmp_path: Path, name: str) -> None:
+    (tmp_path / "bad.zip").write_bytes(DAMAGED_ENTRIES[name])
+    store = open_store(tmp_path / "bad.zip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            store.buffer("a")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "a")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_entry_is_named(tmp_path: Path, method: int) -> None:
+    path = zipped(tmp_path, method)
+    with zipfile.ZipFile(path) as archive:
+        offset = archive.getinfo("images/a.png").header_offset + 30 + len("images/a.png")
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+    store = open_store(path)
+    with pytest.raises(UserError) as caught:
+        store.read("images/a.png", 10)
+    assert (caught.value.code, caught.value.file) == ("file_unreadable", "images/a.png")
+    assert store.read("images/deep/b.png", 5000) == bytes(5000)
+
+
+def test_an_entry_larger_than_it_says_is_refused_unpacked(tmp_path: Path) -> None:
+    path, size = tmp_path / "bomb.zip", 64 << 20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pairs.jsonl", bytes(size))
+    path.write_bytes(path.read_bytes().replace(size.to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    store = open_store(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            store.read("pairs.jsonl", 100)
+        assert tracemalloc.get_traced_memory()[1] < size / 8
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == "file_unreadable"
+
+
+def test_an_unknown_packing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stored or deflated"):
+        open_store(zipped(tmp_path, zipfile.ZIP_BZIP2)).read("images/deep/b.png", 5000)
+
+
+def test_threads_read_at_once(store: FileStore) -> None:
+    barrier = threading.Barrier(4)
+
+    def work(number: int) -> bool:
+        barrier.wait()
+        names = sorted(FILES)[number % 2 :]
+        return all(store.read(name, 10_000) == FILES[name] for name in names * 50)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_forked_children_read_at_once(store: FileStore) -> None:
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            right = all(store.read(name, 10_000) == FILES[name] for name in sorted(FILES) * 100)
+            os._exit(0 if right else 1)
+        children.append(child)
+    assert all(store.read(name, 10_000) == FILES[name] for name in sorted(FILES) * 100)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+
+
+def test_a_store_travels_to_another_process(store: FileStore) -> None:
+    assert pickle.loads(pickle.dumps(store)).read("images/a.png", 10) == b"AAAA"
+
+
+def test_hidden_folders_and_wrappers_around_images_alone(tmp_path: Path, folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("x")
+    assert list(open_store(folder).names()) == sorted(FILES)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("images/a.png", b"AAAA")
+    assert list(open_store(tmp_path / "images.zip").names()) == ["images/a.png"]

@@ -1,0 +1,69 @@
+"""The layouts of every dataset as fixtures, and a walk that makes sure of what every reader promises."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.data.formats.base import FormatReader
+from lcl_core.data.records import BadItem, Record
+from tests.lcl_core.data.corpus_layouts import Maker, Sample
+
+Walked = tuple[list[Record], list[BadItem]]
+
+
+@pytest.fixture(scope="session")
+def sample(sample_zip: Path) -> Iterable[Sample]:
+    with zipfile.ZipFile(sample_zip) as archive:
+        yield Sample(archive)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Maker:
+    return Maker(tmp_path / "corpus")
+
+
+@pytest.fixture(scope="session")
+def walk() -> Callable[[FormatReader[Any]], Walked]:
+    """All records and all bad items of a reader, after making sure that a second walk gives the same."""
+
+    def walked(reader: FormatReader[Any]) -> Walked:
+        items = list(reader.records())
+        assert [_comparable(item) for item in items] == [_comparable(item) for item in reader.records()]
+        records = [item for item in items if isinstance(item, Record)]
+        assert len({record.id for record in records}) == len(records), "ids must be unique"
+        for record in records:
+            _assert_sound(record)
+        return records, [item for item in items if isinstance(item, BadItem)]
+
+    return walked
+
+
+def _comparable(item: Record | BadItem) -> Any:
+    if isinstance(item, BadItem):
+        return item
+    names = [picture.name for picture in item.pictures]
+    return (item.id, item.body, names, item.split, item.source, json.dumps(item.extra, allow_nan=False))
+
+
+def _assert_sound(record: Record) -> None:
+    """Pictures are those that the body names, all text can be written, and loaders can be sent to a process."""
+    names = [picture.name for picture in record.pictures]
+    assert len(set(names)) == len(names)
+    body: Any = record.body
+    if hasattr(body, "matches"):
+        named = {match.image for match in body.matches}
+        assert all(0 <= match.sentence < len(body.sentences) for match in body.matches)
+    elif hasattr(body, "segments"):
+        named = {segment.name for segment in body.segments if hasattr(segment, "name")}
+    else:
+        named = {body.image}
+    assert named == set(names)
+    repr((record.id, record.body, record.extra)).encode("utf-8")
+    assert all(isinstance(picture.load, partial) for picture in record.pictures)

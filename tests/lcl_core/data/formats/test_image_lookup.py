@@ -1,0 +1,83 @@
+"""Finding named images."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.formats.image_lookup import ImageFinder, NameIndex
+
+NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/c.jpg", "./a.jpg", "d.e._f.jpg", "plain")
+
+
+def code_of(picture: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        picture.load()
+    return caught.value.code
+
+
+def test_a_tar_goes_before_the_folder_around_it(make: Any) -> None:
+    make.files("i", {"a.jpg": b"folder a", "b.jpg": b"folder b"})
+    make.tar("i/x.tar", [("a.jpg", b"tar a"), ("sub/c.jpg", b"tar c"), ("d.e._f.jpg", b"dots"), ("plain", b"plain")])
+    finder = ImageFinder(make.root / "i")
+    found = {name: finder.find(name).load() for name in NAMES}
+    assert found == {
+        "a.jpg": b"tar a",
+        "b.jpg": b"folder b",
+        "c.jpg": b"tar c",
+        "sub/c.jpg": b"tar c",
+        "./a.jpg": b"tar a",
+        "d.e._f.jpg": b"dots",
+        "plain": b"plain",
+    }
+
+
+def test_the_first_of_two_images_of_one_name(make: Any) -> None:
+    make.tar("i/1.tar", [("a.jpg", b"first"), ("a.jpg", b"second")])
+    make.tar("i/2.tar", [("a.jpg", b"third")])
+    assert ImageFinder(make.root / "i").find("a.jpg").load() == b"first"
+
+
+def test_the_name_goes_before_the_url(make: Any, sample: Any) -> None:
+    urls = list(sample.urls())
+    finder = ImageFinder(make.img2dataset("i", sample.urls()))
+    assert finder.find("000000001.jpg", urls[0]).load() == sample.urls()[urls[1]]
+    assert finder.find("none.jpg", urls[0]).load() == sample.urls()[urls[0]]
+    assert finder.find_url(urls[2], "called").name == "called"
+    assert code_of(finder.find_url("https://example.org/gone", "x")) == "file_missing"
+
+
+def test_without_images_each_is_missing() -> None:
+    finder = ImageFinder(None)
+    assert code_of(finder.find("a.jpg", "u")) == "file_missing"
+    assert code_of(finder.find_url("u", "x")) == "file_missing"
+
+
+def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
+    path: Path = make.tar("x.tar", [("a.jpg", b"x" * 5000)])
+    picture = ImageFinder(path).find("a.jpg")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert code_of(picture) == "file_unreadable"
+    path.unlink()
+    assert code_of(picture) == "file_unreadable"
+
+
+def test_an_index_takes_40_bytes_a_name() -> None:
+    count = 50_000
+    tracemalloc.start()
+    try:
+        index = NameIndex()
+        for number in range(count):
+            index.add(f"{'long' * 50} {number}", number % 7, number, 2 * number)
+        index.seal()
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 60 * count
+    assert peak < 250 * count
+    assert [index.find(f"{'long' * 50} {n}") for n in (0, 49_999)] == [(0, 0, 0), (49_999 % 7, 49_999, 99_998)]
+    assert index.find("none") is None

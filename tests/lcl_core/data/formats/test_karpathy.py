@@ -1,0 +1,113 @@
+"""Karpathy's splits as they are distributed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.records import CaptionedImage
+
+SPLITS = ("restval", "train", "val", "test")
+
+
+def entry(number: int, split: str, *captions: str, **more: Any) -> dict[str, Any]:
+    """The fields that both files have."""
+    sentences = [
+        {"tokens": caption.lower().split(), "raw": caption, "imgid": number, "sentid": 5 * number + place}
+        for place, caption in enumerate(captions)
+    ]
+    facts = {"sentids": [sentence["sentid"] for sentence in sentences], "filename": f"{number}.jpg", "imgid": number}
+    return {**facts, "split": split, "sentences": sentences, **more}
+
+
+def coco(number: int, split: str, *captions: str) -> dict[str, Any]:
+    return entry(number, split, *captions, filepath="val2014", cocoid=1000 + number)
+
+
+@pytest.fixture
+def pictures(sample: Any) -> dict[str, bytes]:
+    return {f"{n}.jpg": sample.image(pair["image"]) for n, pair in enumerate(sample.pairs)}
+
+
+def test_coco(make: Any, walk: Any, pictures: dict[str, bytes]) -> None:
+    images = [coco(n, split, f"Image {n}. ", "An ant .") for n, split in enumerate(SPLITS)]
+    make.file("dataset_coco.json", json.dumps({"images": images, "dataset": "coco"}))
+    make.files("val2014", pictures)
+    reader = open_reader(make.root)
+    records, bad = walk(reader)
+    assert (reader.format, bad) == ("karpathy", [])
+    assert [record.split for record in records] == list(SPLITS)
+    assert {record.source for record in records} == {"coco"}
+    assert records[2].body == CaptionedImage("val2014/2.jpg", ("Image 2.", "An ant ."))
+    assert records[2].extra == {"sentids": [10, 11], "imgid": 2, "cocoid": 1002, "split": "val"}
+    assert [record.pictures[0].load() for record in records] == list(pictures.values())
+    merged, _ = walk(open_reader(make.root, merge_restval=True))
+    assert [record.split for record in merged] == ["train", "train", "val", "test"]
+    assert merged[0].extra["split"] == "restval"
+
+
+@pytest.mark.parametrize("folder", ["", "images/", "flickr30k-images/", "flickr30k_images/"])
+def test_flickr(make: Any, walk: Any, pictures: dict[str, bytes], folder: str) -> None:
+    images = [entry(n, split, *(f"Caption {n} {k}." for k in range(5))) for n, split in enumerate(SPLITS[1:])]
+    file = make.file("dataset_flickr30k.json", json.dumps({"images": images, "dataset": "flickr30k"}))
+    for name, data in pictures.items():
+        make.file(f"{folder}{name}", data)
+    records, bad = walk(open_reader(file))
+    assert bad == []
+    assert [record.source for record in records] == ["flickr30k"] * 3
+    assert all(len(record.body.captions) == 5 for record in records)
+    assert [record.pictures[0].load() for record in records] == list(pictures.values())[:3]
+
+
+ENTRIES: dict[str, tuple[Any, str]] = {
+    "no object": ("7.jpg", "bad image entry"),
+    "no file name": ({"split": "val", "sentences": []}, "bad image entry"),
+    "a file name that climbs": ({**coco(7, "val"), "filename": "../x.jpg"}, "bad image entry"),
+    "a folder that climbs": ({**coco(7, "val"), "filepath": "../.."}, "bad image entry"),
+    "a folder that is absolute": ({**coco(7, "val"), "filepath": "/etc"}, "bad image entry"),
+    "a folder that is a number": ({**coco(7, "val"), "filepath": 7}, "bad image entry"),
+    "no split": ({"filename": "7.jpg", "sentences": []}, "bad image entry"),
+    "another split": (coco(7, "dev"), "bad image entry"),
+    "a split that is a list": ({**coco(7, "val"), "split": ["val"]}, "bad image entry"),
+    "no sentences": ({"filename": "7.jpg", "split": "val"}, "bad image entry"),
+    "sentences that are text": ({**coco(7, "val"), "sentences": ["An ant."]}, "bad image entry"),
+    "a sentence without text": ({**coco(7, "val"), "sentences": [{"tokens": ["a"]}]}, "bad image entry"),
+    "a sentence that is null": ({**coco(7, "val"), "sentences": [{"raw": None}]}, "bad image entry"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_malformed_entry(make: Any, walk: Any, name: str) -> None:
+    value, reason = ENTRIES[name]
+    images = ",\n".join(json.dumps(image) for image in (coco(1, "train", "x"), value, coco(2, "test", "y")))
+    make.file("dataset_coco.json", f'{{"images": [\n{images}], "dataset": "coco"}}')
+    records, (bad,) = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["dataset_coco:1", "dataset_coco:3"]
+    assert (bad.file, bad.line, bad.reason) == ("dataset_coco.json", 3, reason)
+
+
+def test_empty_captions_are_told(make: Any, walk: Any) -> None:
+    make.file("dataset_coco.json", json.dumps({"images": [coco(1, "train", "x", " ", "")]}))
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert record.body.captions == ("x",)
+    assert bad.reason == "empty caption"
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "reasons"),
+    [
+        ("{}", 0, ["no images"]),
+        ("[]", 0, ["bad json", "no images"]),
+        ('{"images": {}}', 0, ["bad json", "no images"]),
+        ('{"images": [' + json.dumps(coco(1, "val", "x")), 1, ["bad json"]),
+        ('{"images": [' + json.dumps(coco(1, "val", "x")) + ", {]}", 1, ["bad json"]),
+    ],
+)
+def test_a_malformed_file(make: Any, walk: Any, text: str, count: int, reasons: list[str]) -> None:
+    make.file("dataset_flickr8k.json", text)
+    records, bad = walk(open_reader(make.root))
+    assert len(records) == count
+    assert [item.reason for item in bad] == reasons

@@ -1,0 +1,320 @@
+"""Malformed lines, documents and archives: each has its defined result, and the lines around it are read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tracemalloc
+import zipfile
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.formats import text_files
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.jsonl import MAX_LINE_BYTES
+
+GOOD = b'{"text_list": ["good"], "image_info": []}\n'
+START = b'{"text_list": [], "image_info": [], "x": '
+LINES: dict[str, tuple[bytes, str]] = {
+    "no JSON": (b"text", "bad line"),
+    "half an object": (b'{"text_list": ["x"', "bad line"),
+    "an array": (b"[]", "bad line"),
+    "a number": (b"1", "bad line"),
+    "null": (b"null", "bad line"),
+    "two objects": (b"{} {}", "bad line"),
+    "invalid UTF-8": (b'{"text_list": ["\xff\xfe"], "image_info": []}', "bad line"),
+    "UTF-16": ('{"text_list": []}'.encode("utf-16-le"), "bad line"),
+    "NUL bytes": (b"\0" * 1000, "bad line"),
+    "nested without end": (b"[" * 100_000, "bad line"),
+    "nested in a field": (START + b"[" * 500 + b"]" * 500 + b"}", "bad document"),
+    "a number of 5,000 digits": (START + b"9" * 5000 + b"}", "bad line"),
+    "no fields": (b"{}", "bad document"),
+    "text_list a string": (b'{"text_list": "x", "image_info": []}', "bad document"),
+    "text_list null": (b'{"text_list": null, "image_info": []}', "bad document"),
+    "a sentence that is a number": (b'{"text_list": ["x", 1], "image_info": []}', "bad document"),
+    "image_info an object": (b'{"text_list": [], "image_info": {}}', "bad document"),
+    "image_info missing": (b'{"text_list": []}', "bad document"),
+    "a line too long": (b'{"x": "' + b"a" * MAX_LINE_BYTES + b'"}', "line too long"),
+}
+
+
+def shard(*lines: bytes) -> bytes:
+    return b"".join(line.rstrip(b"\n") + b"\n" for line in lines)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_malformed_line(make: Any, walk: Any, name: str) -> None:
+    line, reason = LINES[name]
+    data = shard(GOOD, line, GOOD)
+    make.file("docs_shard_0_v2.jsonl", data)
+    make.file("docs_shard_1_v2.jsonl.gz", gzip.compress(data, 1))
+    records, bad = walk(open_reader(make.root))
+    assert [record.id.rpartition(":")[2] for record in records] == ["1", "3", "1", "3"]
+    assert [(item.file, item.line, item.reason) for item in bad] == [
+        ("docs_shard_0_v2.jsonl", 2, reason),
+        ("docs_shard_1_v2.jsonl.gz", 2, reason),
+    ]
+    assert all(item.detail and len(item.detail) < 400 for item in bad)
+
+
+IMAGE = {"image_name": "a.jpg", "matched_text_index": 0, "matched_sim": 0.5}
+REFERENCES: dict[str, Any] = {
+    "no object": "a.jpg",
+    "no name": {"matched_text_index": 0, "matched_sim": 0.5},
+    "an empty name": {**IMAGE, "image_name": ""},
+    "a name that is a number": {**IMAGE, "image_name": 7},
+    "a name with NUL": {**IMAGE, "image_name": "a\0.jpg"},
+    "an absolute name": {**IMAGE, "image_name": "/etc/passwd"},
+    "a name that climbs": {**IMAGE, "image_name": "../../etc/passwd"},
+    "a name that climbs within": {**IMAGE, "image_name": "a/../../b.jpg"},
+    "a name with a backslash": {**IMAGE, "image_name": "..\\b.jpg"},
+    "a name too long": {**IMAGE, "image_name": "a" * 2000},
+    "a negative index": {**IMAGE, "matched_text_index": -1},
+    "an index past the end": {**IMAGE, "matched_text_index": 1},
+    "an index that is text": {**IMAGE, "matched_text_index": "0"},
+    "an index with a fraction": {**IMAGE, "matched_text_index": 0.0},
+    "an index that is true": {**IMAGE, "matched_text_index": True},
+    "no index": {"image_name": "a.jpg", "matched_sim": 0.5},
+    "similarity NaN": {**IMAGE, "matched_sim": float("nan")},
+    "similarity infinite": {**IMAGE, "matched_sim": float("-inf")},
+    "similarity beyond floats": {**IMAGE, "matched_sim": 10**400},
+    "similarity of 2": {**IMAGE, "matched_sim": 2},
+    "similarity null": {**IMAGE, "matched_sim": None},
+    "similarity text": {**IMAGE, "matched_sim": "0.5"},
+    "similarity true": {**IMAGE, "matched_sim": True},
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("format", ["mmc4", "native"])
+def test_a_malformed_image_reference_leaves_the_document(make: Any, walk: Any, name: str, format: str) -> None:
+    row = {"text_list": ["x"], "image_info": [IMAGE, REFERENCES[name], {**IMAGE, "image_name": "b.jpg"}]}
+    file = "docs_shard_0_v2.jsonl" if format == "mmc4" else "interleaved.jsonl"
+    make.jsonl(file, [row])
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert [match.image for match in record.body.matches] == ["a.jpg", "b.jpg"]
+    assert (bad.file, bad.line, bad.reason) == (file, 1, "bad image reference")
+    assert "image_info[1]" in bad.detail
+
+
+def test_odd_values_are_made_harmless(make: Any, walk: Any) -> None:
+    """Half surrogates, NaN in a field that is kept, a byte order mark, Windows line ends, blank lines."""
+    line = b'\xef\xbb\xbf{"text_list": ["\\ud800x \\ud83d\\ude00"], "image_info": [], "n": NaN, "m": 1e999}\r\n\r\n\n'
+    make.file("docs_shard_0_v2.jsonl", line + GOOD.rstrip())
+    (first, second), bad = walk(open_reader(make.root))
+    assert bad == []
+    assert first.body.sentences == ("\ufffdx \U0001f600",)
+    assert first.extra == {"n": None, "m": None}
+    assert second.id == "docs_shard_0_v2.jsonl:4"
+
+
+PAIRS: dict[str, Any] = {
+    "no image": {"captions": []},
+    "an unsafe image": {"image": "../x.png", "captions": []},
+    "captions a string": {"image": "x.png", "captions": "c"},
+    "labels a list": {"image": "x.png", "captions": [], "labels": [1]},
+    "split a number": {"image": "x.png", "captions": [], "split": 3},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_malformed_pair_of_our_own_form(make: Any, walk: Any, name: str) -> None:
+    good = {"image": "x.png", "captions": ["c"]}
+    make.jsonl("pairs.jsonl", [good, PAIRS[name], good])
+    records, (bad,) = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["pairs.jsonl:1", "pairs.jsonl:3"]
+    assert (bad.file, bad.line, bad.reason) == ("pairs.jsonl", 2, "bad pair")
+
+
+SEGMENTS: dict[str, tuple[Any, str]] = {
+    "no list": ("x", "bad document"),
+    "an entry that is text": (["x"], "bad document"),
+    "an entry of neither": ([{"video": "x"}], "bad document"),
+    "a text that is a number": ([{"text": 1}], "bad document"),
+    "an image that is null": ([{"image": None}], "bad document"),
+    "an image without a name": ([{"text": "x"}, {"image": ""}], "bad image reference"),
+    "an image that climbs": ([{"text": "x"}, {"image": "../x.png"}], "bad image reference"),
+    "an absolute image": ([{"text": "x"}, {"image": "/etc/passwd"}], "bad image reference"),
+    "an image with NUL": ([{"text": "x"}, {"image": "a\0.png"}], "bad image reference"),
+    "an image with a long name": ([{"text": "x"}, {"image": "x" * 2000}], "bad image reference"),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_malformed_segments_of_our_own_form(make: Any, walk: Any, name: str) -> None:
+    segments, reason = SEGMENTS[name]
+    make.jsonl("interleaved.jsonl", [{"text_list": [], "image_info": [], "segments": segments}])
+    records, (bad,) = walk(open_reader(make.root))
+    assert (bad.file, bad.line, bad.reason) == ("interleaved.jsonl", 1, reason)
+    kept = [segment.text for record in records for segment in record.body.segments]
+    assert kept == (["x"] if reason == "bad image reference" else [])
+
+
+def test_lines_of_our_own_form(make: Any, walk: Any) -> None:
+    make.file("interleaved.jsonl", shard(GOOD, b"{", b"\xff", b"[]", GOOD))
+    records, bad = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["interleaved.jsonl:1", "interleaved.jsonl:5"]
+    assert [(item.line, item.reason) for item in bad] == [(line, "bad line") for line in (2, 3, 4)]
+
+
+NOISE = shard(*[json.dumps({"text_list": [os.urandom(40).hex()], "image_info": []}).encode() for _ in range(2000)])
+
+
+def zipped(data: bytes, method: int = zipfile.ZIP_DEFLATED, name: str = "x.jsonl") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def with_flag(data: bytes, bit: int) -> bytes:
+    """The zip with a flag set for its one member, in both headers."""
+    changed, central = bytearray(data), data.rindex(b"PK\1\2")
+    changed[6] |= bit
+    changed[central + 8] |= bit
+    return bytes(changed)
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+
+
+def with_size(data: bytes, size: int) -> bytes:
+    """The zip whose directory states another unpacked size."""
+    central = data.rindex(b"PK\1\2")
+    return data[: central + 24] + size.to_bytes(4, "little") + data[central + 28 :]
+
+
+ARCHIVES: dict[str, tuple[str, bytes, str]] = {
+    "an empty zip file": ("zip", b"", ""),
+    "a zip of nothing": ("zip", zipped(b"", name="README"), "unreadable file"),
+    "half a zip": ("zip", zipped(NOISE)[:20_000], "unreadable file"),
+    "a zip with a byte changed": ("zip", flipped(zipped(NOISE), 30_000), "damaged archive"),
+    "a stored zip with a byte changed": ("zip", flipped(zipped(NOISE, zipfile.ZIP_STORED), 30_000), "damaged archive"),
+    "an encrypted zip": ("zip", with_flag(zipped(NOISE), 1), "unreadable file"),
+    "a zip packed by bzip2": ("zip", zipped(NOISE, zipfile.ZIP_BZIP2), "unreadable file"),
+    "a zip that lies about its size": ("zip", with_size(zipped(NOISE), 10), "damaged archive"),
+    "a zip that is gzip": ("zip", gzip.compress(NOISE)[:-4], "damaged archive"),
+    "only the start of a gzip": ("gz", gzip.compress(NOISE)[:20_000], "damaged archive"),
+    "a gzip with a byte changed": ("gz", flipped(gzip.compress(NOISE), 30_000), "damaged archive"),
+    "a gzip without its check sum": ("gz", gzip.compress(NOISE)[:-8], "damaged archive"),
+    "a gzip followed by other bytes": ("gz", gzip.compress(NOISE) + b"tail", "damaged archive"),
+    "a gzip header alone": ("gz", b"\x1f\x8b\x08\x00", "damaged archive"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_malformed_archive(make: Any, walk: Any, name: str) -> None:
+    packing, data, reason = ARCHIVES[name]
+    make.file(f"docs_shard_0_v2.jsonl.{packing}", data)
+    make.file("docs_shard_1_v2.jsonl", GOOD)
+    records, bad = walk(open_reader(make.root))
+    assert records[-1].id == "docs_shard_1_v2.jsonl:1", "the next shard is read"
+    assert all(record.body.sentences[0] in NOISE.decode() for record in records[:-1])
+    assert [item.reason for item in bad] == ([reason] if reason else [])
+    assert not bad or bad[0].line == 0 or bad[0].line == len(records), "the line after the last that was read"
+
+
+@pytest.mark.parametrize("packing", ["gz", "zip"])
+def test_an_archive_that_expands_too_much(make: Any, walk: Any, packing: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(text_files, "MIN_ALLOWANCE_BYTES", 1 << 16)
+    for number, data in enumerate((GOOD * 40_000, GOOD + b"\0" * (20 << 20))):
+        packed = zipped(data) if packing == "zip" else gzip.compress(data)
+        make.file(f"docs_shard_{number}_v2.jsonl.{packing}", packed)
+    records, bad = walk(open_reader(make.root))
+    assert 0 < len(records) < 40_000
+    assert [item.reason for item in bad] == ["archive expands too much"] * 2
+
+
+def test_a_bomb_needs_little_memory(make: Any) -> None:
+    """400 MB of one line, from 400 kB."""
+    make.file("docs_shard_0_v2.jsonl.gz", gzip.compress(b"\0" * (100 << 20), 1) * 4)
+    tracemalloc.start()
+    try:
+        (bad,) = open_reader(make.root).records()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bad.reason == "archive expands too much"
+    assert peak < 4 * MAX_LINE_BYTES
+
+
+def test_files_that_are_no_files(make: Any, walk: Any) -> None:
+    outside = make.file("../outside.jsonl", GOOD)
+    make.file("docs_shard_0_v2.jsonl", GOOD)
+    (make.root / "docs_shard_1_v2.jsonl").symlink_to(outside)
+    (make.root / "docs_shard_2_v2.jsonl").symlink_to(make.root / "docs_shard_2_v2.jsonl")
+    (make.root / "docs_shard_3_v2.jsonl").symlink_to(make.root / "nothing")
+    os.mkfifo(make.root / "docs_shard_4_v2.jsonl")
+    (make.root / "docs_shard_5_v2.jsonl").symlink_to("docs_shard_0_v2.jsonl")
+    make.jsonl("docs_shard_0_v2.jsonl.zip", [])
+    records, bad = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["docs_shard_0_v2.jsonl:1", "docs_shard_5_v2.jsonl:1"]
+    assert [(item.file, item.reason) for item in bad] == [
+        ("docs_shard_0_v2.jsonl.zip", "repeated shard"),
+        ("docs_shard_1_v2.jsonl", "unsafe link"),
+        *[(f"docs_shard_{number}_v2.jsonl", "unreadable file") for number in (2, 3, 4)],
+    ]
+
+
+def test_our_own_folder_with_files_that_are_no_files(make: Any, walk: Any) -> None:
+    outside = make.file("../outside.jsonl", GOOD)
+    make.jsonl("interleaved/a.jsonl", [])
+    (make.root / "interleaved" / "b.jsonl").symlink_to(outside)
+    (make.root / "interleaved" / "c.jsonl").symlink_to("c.jsonl")
+    os.mkfifo(make.root / "interleaved" / "d.jsonl")
+    records, bad = walk(open_reader(make.root))
+    assert records == []
+    assert [(item.file, item.reason) for item in bad] == [
+        (f"interleaved/{name}.jsonl", "unreadable file") for name in "bcd"
+    ]
+
+
+def make_link_out(make: Any) -> None:
+    (make.root / "images" / "a.jpg").symlink_to(make.file("../secret.jpg", b"secret"))
+
+
+def make_loop(make: Any) -> None:
+    (make.root / "images" / "a.jpg").symlink_to("a.jpg")
+
+
+def make_pipe(make: Any) -> None:
+    os.mkfifo(make.root / "images" / "a.jpg")
+
+
+def make_folder(make: Any) -> None:
+    (make.root / "images" / "a.jpg").mkdir()
+
+
+def make_giant(make: Any) -> None:
+    with (make.root / "images" / "a.jpg").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (make_link_out, "bad_path"),
+        (make_loop, "file_unreadable"),
+        (make_pipe, "file_missing"),
+        (make_folder, "file_missing"),
+        (make_giant, "file_too_large"),
+    ],
+)
+@pytest.mark.parametrize("format", ["mmc4", "native"])
+def test_a_picture_that_cannot_be_had(make: Any, walk: Any, spoil: Any, code: str, format: str) -> None:
+    make.jsonl(
+        "docs_shard_0_v2.jsonl" if format == "mmc4" else "interleaved.jsonl",
+        [{"text_list": ["x"], "image_info": [IMAGE]}],
+    )
+    (make.root / "images").mkdir()
+    spoil(make)
+    (record,), bad = walk(open_reader(make.root))
+    assert bad == []
+    with pytest.raises(UserError) as caught:
+        record.pictures[0].load()
+    assert caught.value.code == code

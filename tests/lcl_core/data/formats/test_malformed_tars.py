@@ -1,0 +1,243 @@
+"""Malformed tars, their members and side files: each has its defined result, and the rest is read."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tarfile
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.formats import tar_index, webdataset
+from lcl_core.data.formats.image_lookup import ImageFinder
+from lcl_core.data.formats.registry import open_reader
+
+PICTURE = b"P" * 700
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.size = kind, link, size
+    return made
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """A bare header block that states any size; the library would refuse to write some of these."""
+    return entry(name, kind, size=size).tobuf(tarfile.GNU_FORMAT)
+
+
+def block(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def whole(make: Any) -> bytes:
+    """Three samples, 2,048 bytes each, and the end mark."""
+    members = [(f"{n}.{kind}", data) for n in range(3) for kind, data in (("jpg", PICTURE), ("txt", b"t"))]
+    return make.tar("../good.tar", members).read_bytes()
+
+
+def with_sum(data: bytes) -> bytes:
+    """A header block with its check sum made right."""
+    clean = data[:148] + b" " * 8 + data[156:]
+    return data[:148] + f"{sum(clean):06o}\0 ".encode() + data[156:]
+
+
+FIRST = block(PICTURE)
+HEAD = header("0.jpg", b"0", 700)
+END = bytes(1024)
+# what a tar holds → (records that are read, reasons)
+TARS: dict[str, tuple[Any, int, list[str]]] = {
+    "an empty file": (lambda good: b"", 0, ["damaged tar"]),
+    "text": (lambda good: b"no tar at all" * 100, 0, ["damaged tar"]),
+    "zeros": (lambda good: bytes(4096), 0, []),
+    "gzip": (lambda good: gzip.compress(good), 0, ["damaged tar"]),
+    "half a header": (lambda good: good[:300], 0, ["damaged tar"]),
+    "cut in a picture": (lambda good: good[:1000], 0, ["damaged tar"]),
+    "cut in the second sample": (lambda good: good[:3300], 1, ["damaged tar"]),
+    "cut between members": (lambda good: good[:2560], 1, ["damaged tar"]),
+    "a header with a byte changed": (lambda good: good[:2560] + b"X" + good[2561:], 1, ["damaged tar"]),
+    "two tars in one file": (lambda good: good + good, 3, ["damaged tar"]),
+    "a member larger than the file": (lambda good: header("0.jpg", b"0", 1 << 40) + END, 0, ["damaged tar"]),
+    "a negative size": (lambda good: with_sum(HEAD[:124] + b"\xff" * 12 + HEAD[136:]) + FIRST, 0, ["damaged tar"]),
+    "a size that is no number": (lambda good: with_sum(HEAD[:124] + b"zz" + HEAD[126:]) + FIRST, 0, ["damaged tar"]),
+    "a sparse member": (lambda good: header("0.jpg", b"S", 700) + FIRST + END, 0, ["damaged tar"]),
+    "an unknown kind": (lambda good: header("0.jpg", b"Z", 700) + FIRST + good, 3, ["not an ordinary file"]),
+    "a long name cut short": (lambda good: header("x", b"L", 4000) + block(b"n" * 100), 0, ["damaged tar"]),
+    "an extended header of rubbish": (lambda good: header("x", b"x", 12) + block(b"0 =0 =0 =0 =") + good, 3, []),
+    "an extended header with a huge size": (
+        lambda good: header("x", b"x", 20) + block(b"20 size=99999999999\n") + good,
+        0,
+        ["damaged tar"],
+    ),
+    "an extended header that lies about length": (
+        lambda good: header("x", b"x", 14) + block(b"999999 path=a\n") + good,
+        3,
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_a_malformed_tar(make: Any, walk: Any, name: str) -> None:
+    spoil, count, reasons = TARS[name]
+    good = whole(make)
+    make.file("a.tar", spoil(good))
+    make.file("b.tar", good)
+    records, bad = walk(open_reader(make.root, format="webdataset"))
+    assert [record.id for record in records if record.id.startswith("b/")] == ["b/0", "b/1", "b/2"]
+    assert len(records) == 3 + count
+    assert [(item.file, item.reason) for item in bad] == [("a.tar", reason) for reason in reasons]
+    assert all(item.detail for item in bad)
+    finder = ImageFinder(make.root)
+    assert [item.reason for item in finder.problems] == reasons
+    assert finder.find("2.jpg").load() == PICTURE
+
+
+def test_headers_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tar_index, "MAX_HEADER_BYTES", 1000)
+    for number, kind in enumerate((b"L", b"x")):
+        make.file(f"{number}.tar", header("x", kind, 2000) + block(b"n" * 2000) + END)
+    records, bad = walk(open_reader(make.root, format="webdataset"))
+    assert (records, [item.reason for item in bad]) == ([], ["damaged tar"] * 2)
+
+
+KINDS = {
+    "symbolic link": (tarfile.SYMTYPE, "/etc/passwd"),
+    "hard link": (tarfile.LNKTYPE, "0.txt"),
+    "character device": (tarfile.CHRTYPE, ""),
+    "block device": (tarfile.BLKTYPE, ""),
+    "pipe": (tarfile.FIFOTYPE, ""),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_members_that_are_no_files(make: Any, walk: Any, name: str) -> None:
+    kind, link = KINDS[name]
+    make.tar("x.tar", [(entry("0.jpg", kind, link), b""), ("0.txt", b"t"), ("1.jpg", PICTURE)])
+    records, bad = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["x/1"]
+    assert [item.reason for item in bad] == ["not an ordinary file", "no image"]
+    with pytest.raises(UserError) as caught:
+        ImageFinder(make.root).find("0.jpg").load()
+    assert caught.value.code == "file_missing"
+
+
+DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
+SAMPLES: dict[str, tuple[list[tuple[str, bytes]], list[str], list[str]]] = {
+    "no image": ([("0.txt", b"t"), ("0.json", b"{}")], [], ["no image"]),
+    "two images": ([("0.jpg", PICTURE), ("0.png", b"x")], ["x/0"], ["second image"]),
+    "a member twice": ([("0.jpg", PICTURE), ("0.jpg", b"x")], ["x/0"], ["repeated member"]),
+    "a sample twice": ([("0.jpg", PICTURE), ("1.jpg", PICTURE), ("0.jpg", b"x")], ["x/0", "x/1"], ["repeated sample"]),
+    "a caption that is not UTF-8": ([("0.jpg", PICTURE), ("0.txt", b"\xff\xfe")], ["x/0"], ["bad txt"]),
+    "json that is none": ([("0.jpg", PICTURE), ("0.json", b"{")], ["x/0"], ["bad json"]),
+    "json that is a list": ([("0.jpg", PICTURE), ("0.json", b"[]")], ["x/0"], ["bad json"]),
+    "json nested too deep": ([("0.jpg", PICTURE), ("0.json", DEEP)], ["x/0"], ["bad json"]),
+    "an empty json": ([("0.jpg", PICTURE), ("0.json", b"")], ["x/0"], ["bad json"]),
+    "a caption that is a number": ([("0.jpg", PICTURE), ("0.json", b'{"caption": 3}')], ["x/0"], []),
+    "names that climb": ([("../../0.jpg", PICTURE)], ["x/../../0"], []),
+    "an absolute name": ([("/etc/0.jpg", PICTURE)], ["x//etc/0"], []),
+    "a name of stray bytes": ([("\udcff\n.jpg", PICTURE)], ["x/\ufffd\ufffd"], []),
+    "no extension": ([("plain", PICTURE), ("0.jpg", PICTURE)], ["x/0"], ["no image"]),
+    "many members of one key": (
+        [("0.jpg", PICTURE), *[(f"0.{number}", b"") for number in range(70)]],
+        ["x/0"],
+        ["repeated member"] * 7,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_malformed_samples(make: Any, walk: Any, name: str) -> None:
+    members, ids, reasons = SAMPLES[name]
+    make.tar("x.tar", members)
+    records, bad = walk(open_reader(make.root, format="webdataset"))
+    assert [record.id for record in records] == ids
+    assert [item.reason for item in bad] == reasons
+    assert all(picture.load() == PICTURE for record in records for picture in record.pictures)
+    assert all("/" not in picture.name and picture.name.isprintable() for r in records for picture in r.pictures)
+
+
+def test_a_picture_too_large_shows_when_it_is_loaded(make: Any, walk: Any) -> None:
+    size = (64 << 20) + 1
+    path = make.file("x.tar", header("0.jpg", b"0", size))
+    with path.open("r+b") as file:
+        file.truncate(512 + size + 511 + 1024)
+    (record,), bad = walk(open_reader(path))
+    assert bad == []
+    for picture in (record.pictures[0], ImageFinder(path).find("0.jpg")):
+        with pytest.raises(UserError) as caught:
+            picture.load()
+        assert caught.value.code == "file_too_large"
+
+
+def rows(*more: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([{"key": "0", "url": "u0", "caption": "side", "status": None}, *more])
+
+
+SIDES: dict[str, tuple[Any, str, int]] = {
+    "no Parquet": (b"PAR1" + b"x" * 100 + b"PAR1", "damaged parquet", 0),
+    "an empty file": (b"", "damaged parquet", 0),
+    "no column key": (pa.table({"id": ["0"]}), "side file not used", 0),
+    "two columns of one name": (pa.table([["0"], ["c"], ["d"]], ["key", "x", "x"]), "side file not used", 0),
+    "a row without key": (rows({"key": None}), "bad side row", 2),
+    "a key twice": (rows({"key": "0", "url": "other"}), "bad side row", 2),
+    "a sample that is not there": (rows({"key": "7"}), "not in the tar", 2),
+    "a failure": (rows({"key": "7", "status": "failed"}), "not downloaded", 2),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_a_malformed_side_file(make: Any, walk: Any, name: str) -> None:
+    data, reason, line = SIDES[name]
+    make.tar("x.tar", [("0.jpg", PICTURE)])
+    if isinstance(data, bytes):
+        make.file("x.parquet", data)
+    else:
+        make.parquet("x.parquet", data)
+    records, (bad,) = walk(open_reader(make.root, format="webdataset"))
+    assert [record.id for record in records] == ["x/0"]
+    assert (bad.file, bad.line, bad.reason) == ("x.parquet", line, reason)
+    assert records[0].body.captions == (("side",) if line else ())
+
+
+def test_a_side_file_is_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(webdataset, "MAX_SIDE_ROWS", 3)
+    make.tar("x.tar", [("0.jpg", PICTURE)])
+    make.parquet("x.parquet", rows(*[{"key": str(number)} for number in range(1, 4)]))
+    records, (bad,) = walk(open_reader(make.root))
+    assert (bad.reason, records[0].body.captions) == ("side file not used", ())
+
+
+def test_tars_that_are_no_files(make: Any, walk: Any) -> None:
+    outside = make.tar("../outside.tar", [("0.jpg", PICTURE)])
+    make.tar("a.tar", [("0.jpg", PICTURE)])
+    (make.root / "b.tar").symlink_to(outside)
+    (make.root / "c.tar").symlink_to("c.tar")
+    os.mkfifo(make.root / "d.tar")
+    make.file("e.tar.gz", gzip.compress(outside.read_bytes()))
+    records, bad = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["a/0"]
+    expected = [
+        ("b.tar", "unsafe link"),
+        ("c.tar", "unreadable file"),
+        ("d.tar", "unreadable file"),
+        ("e.tar.gz", "damaged tar"),
+    ]
+    assert [(item.file, item.reason) for item in bad] == expected
+    assert [(item.file, item.reason) for item in ImageFinder(make.root).problems] == expected
+
+
+def test_problems_of_the_images_are_passed_on(make: Any, walk: Any) -> None:
+    make.jsonl("docs_shard_0_v2.jsonl", [])
+    make.tar("images/a.tar", [("0.jpg", PICTURE), ("0.json", b"{"), ("1.jpg", b"x"), ("1.json", b"[]")])
+    make.tar("images/b.tar", [(entry("2.jpg", tarfile.SYMTYPE, "x"), b""), (entry("3.jpg", tarfile.FIFOTYPE), b"")])
+    _, bad = walk(open_reader(make.root))
+    assert [(item.file, item.reason) for item in bad] == [
+        ("a.tar", "bad json"),
+        ("a.tar", "bad json"),
+        ("b.tar", "not an ordinary file"),
+    ]
+    assert bad[2].detail.startswith("2 entries")

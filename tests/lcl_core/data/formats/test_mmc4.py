@@ -1,0 +1,173 @@
+"""MMC4 as it is distributed: shards in every packing, images in every layout."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.formats.mmc4 import MMC4Reader
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.records import ImageMatch, MatchedDocument
+
+SHARDS = (
+    "docs_shard_{}_v2.jsonl",
+    "docs_shard_{}_v2.jsonl.zip",
+    "docs_shard_{}_v2.jsonl.gz",
+    "docs_no_face_shard_{}_v2.jsonl.zip",
+    "docs_no_face_shard_{}_v3.jsonl",
+    "docs_shard_{}_v3.jsonl.zip",
+    "docs_shard_{}_v2-core-ff.jsonl.zip",
+)
+
+
+@pytest.mark.parametrize("pattern", SHARDS)
+def test_shards_of_every_naming_in_the_order_of_their_numbers(make: Any, sample: Any, walk: Any, pattern: str) -> None:
+    rows = sample.mmc4()
+    for number, row in zip((10, 9, 100), rows, strict=True):
+        make.jsonl(pattern.format(number), [row, row])
+    make.files("images", sample.mmc4_images())
+    reader = open_reader(make.root)
+    records, bad = walk(reader)
+    assert (reader.format, bad) == ("mmc4", [])
+    stem = pattern.removesuffix(".zip").removesuffix(".gz")
+    expected = [(stem.format(number), line) for number in (9, 10, 100) for line in (1, 2)]
+    assert [record.id for record in records] == [f"{shard}:{line}" for shard, line in expected]
+    for record, row in zip(records[::2], (rows[1], rows[0], rows[2]), strict=True):
+        assert record.body == MatchedDocument(
+            tuple(row["text_list"]),
+            tuple(
+                ImageMatch(image["image_name"], image["matched_text_index"], image["matched_sim"])
+                for image in row["image_info"]
+            ),
+        )
+
+
+def test_what_a_document_keeps(make: Any, sample: Any, walk: Any) -> None:
+    row = sample.mmc4()[0]
+    make.jsonl("docs_shard_0_v2.jsonl.zip", [row])
+    (record,), _ = walk(open_reader(make.root))
+    assert record.extra["url"] == row["url"]
+    assert record.extra["could_have_url_duplicate"] == 0
+    assert record.extra["image_info"] == [
+        {"raw_url": image["raw_url"], "face_detections": None} for image in row["image_info"]
+    ]
+    assert "similarity_matrix" not in record.extra
+    assert (record.split, record.source) == ("train", "")
+
+
+def lay_folder(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    return make.files("pictures", images)
+
+
+def lay_tars(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    names = sorted(images)
+    make.tar("pictures/a.tar", [(f"./{name}", images[name]) for name in names[::2]])
+    return make.tar("pictures/b.tar", [(f"deep/in/{name}", images[name]) for name in names[1::2]]).parent
+
+
+def lay_one_tar(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    return make.tar("pictures.tar", sorted(images.items()))
+
+
+def by_url(images: dict[str, bytes], rows: list[Any]) -> dict[str, bytes]:
+    return {image["raw_url"]: images[image["image_name"]] for row in rows for image in row["image_info"]}
+
+
+def lay_img2dataset(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    return make.img2dataset("pictures", by_url(images, rows))
+
+
+def lay_img2dataset_json_only(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    return make.img2dataset("pictures", by_url(images, rows), side=False)
+
+
+def lay_img2dataset_side_only(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    return make.img2dataset("pictures", by_url(images, rows), json_too=False)
+
+
+def lay_img2dataset_files(make: Any, images: dict[str, bytes], rows: list[Any]) -> Path:
+    found = by_url(images, rows)
+    place = make.img2dataset("pictures", found, json_too=False)
+    (place / "00000.tar").unlink()
+    return make.files("pictures/00000", {f"{n:09d}.jpg": data for n, data in enumerate(found.values())}).parent
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lay_folder,
+        lay_tars,
+        lay_one_tar,
+        lay_img2dataset,
+        lay_img2dataset_json_only,
+        lay_img2dataset_side_only,
+        lay_img2dataset_files,
+    ],
+)
+def test_images_in_every_layout(make: Any, sample: Any, walk: Any, lay: Any) -> None:
+    rows, images = sample.mmc4(), sample.mmc4_images()
+    shard = make.jsonl("docs_shard_7_v2.jsonl.gz", rows)
+    place = lay(make, images, rows)
+    records, bad = walk(open_reader(shard, images=place))
+    assert bad == []
+    loaded = {picture.name: picture.load() for record in records for picture in record.pictures}
+    assert loaded == images
+
+
+def test_a_missing_image_shows_when_it_is_loaded(make: Any, sample: Any, walk: Any) -> None:
+    make.jsonl("docs_shard_0_v2.jsonl", sample.mmc4())
+    for options in ({}, {"images": make.files("pictures", {"other.jpg": b"x"})}, {"images": make.tar("i.tar", [])}):
+        records, bad = walk(open_reader(make.root, **options))
+        assert (len(records), bad) == (3, [])
+        with pytest.raises(UserError) as caught:
+            records[0].pictures[0].load()
+        assert caught.value.code == "file_missing"
+        assert caught.value.file == records[0].pictures[0].name
+
+
+def test_one_image_for_two_sentences_is_one_picture(make: Any, walk: Any) -> None:
+    image = {"image_name": "a.jpg", "matched_sim": 0.5}
+    row = {"text_list": ["x", "y"], "image_info": [{**image, "matched_text_index": n} for n in (1, 0)]}
+    make.jsonl("docs_shard_0_v2.jsonl", [row])
+    (record,), _ = walk(open_reader(make.root))
+    assert record.body.matches == (ImageMatch("a.jpg", 1, 0.5), ImageMatch("a.jpg", 0, 0.5))
+    assert [picture.name for picture in record.pictures] == ["a.jpg"]
+    assert "image_info" not in record.extra
+
+
+def test_a_zip_of_several_files_keeps_ids_apart(make: Any, sample: Any, walk: Any) -> None:
+    rows = sample.mmc4()
+    parts = {"b.jsonl": make.lines(rows[:1]), "a.jsonl": make.lines(rows[1:]), "README": b"?"}
+    make.zip("docs_shard_3_v2.jsonl.zip", {**parts, "__MACOSX/a.jsonl": b"\0"})
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [record.id for record in records] == [
+        f"docs_shard_3_v2.jsonl/{place}" for place in ("a.jsonl:1", "a.jsonl:2", "b.jsonl:1")
+    ]
+
+
+def test_a_shard_is_streamed_and_its_matrices_are_not_kept(make: Any) -> None:
+    """7 MB of lines, one in memory at a time."""
+    row = {"text_list": ["x"], "image_info": [], "similarity_matrix": [[0.123456789] * 10_000]}
+    make.file("docs_shard_0_v2.jsonl", (json.dumps(row) + "\n") * 50)
+    tracemalloc.start()
+    try:
+        records = list(open_reader(make.root).records())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(records) == 50
+    assert all(record.extra == {} for record in records)
+    assert peak < 3 << 20
+
+
+def test_any_file_when_the_format_is_named(make: Any, sample: Any, walk: Any) -> None:
+    path = make.jsonl("mine.jsonl", sample.mmc4())
+    assert not MMC4Reader.sniff(path)
+    records, _ = walk(open_reader(path, format="mmc4"))
+    assert [record.id for record in records] == [f"mine.jsonl:{line}" for line in (1, 2, 3)]

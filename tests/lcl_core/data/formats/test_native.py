@@ -1,0 +1,60 @@
+"""Our own folder or zip, as records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data import open_corpus
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.records import CaptionedImage, MatchedDocument
+
+
+def test_the_sample_corpus_is_read_whole(sample_zip: Path) -> None:
+    corpus = open_corpus(sample_zip)
+    reader = open_reader(sample_zip)
+    assert reader.format == "native"
+    records = list(reader.records())
+    documents = [record for record in records if isinstance(record.body, MatchedDocument)]
+    pairs = [record for record in records if isinstance(record.body, CaptionedImage)]
+    assert records == [*documents, *pairs]
+    assert len({record.id for record in records}) == len(records)
+    for record, row in zip(documents, corpus.documents, strict=True):
+        assert list(record.body.sentences) == row["text_list"]
+        found = [(match.image, match.sentence, match.similarity) for match in record.body.matches]
+        assert found == [
+            (image["image_name"], image["matched_text_index"], image["matched_sim"]) for image in row["image_info"]
+        ]
+        assert (record.source, record.extra["url"]) == (row["source"], row["url"])
+        assert [image["insert_before"] for image in record.extra.get("image_info", [])] == [
+            image["insert_before"] for image in row["image_info"]
+        ]
+    for record, pair in zip(pairs, corpus.pairs(), strict=True):
+        assert record.body == CaptionedImage(pair.image, pair.captions, pair.labels)
+        assert (record.split, record.source, record.extra) == (pair.split, pair.source, pair.extra)
+    picture = documents[0].pictures[0]
+    assert picture.load() == corpus.image_bytes(picture.name)
+
+
+def test_several_files_in_a_folder(make: Any, walk: Any) -> None:
+    for name in ("a", "val", "test_vendor"):
+        make.jsonl(f"interleaved/{name}.jsonl", [{"text_list": [name], "image_info": []}])
+    make.jsonl("pairs/b.jsonl", [{"image": "x.png", "captions": ["c"], "split": "val"}])
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [(record.id, record.split) for record in records] == [
+        ("interleaved/a.jsonl:1", "train"),
+        ("interleaved/test_vendor.jsonl:1", "test_vendor"),
+        ("interleaved/val.jsonl:1", "val"),
+        ("pairs/b.jsonl:1", "val"),
+    ]
+
+
+def test_a_folder_without_the_files(make: Any) -> None:
+    make.file("README", "nothing")
+    with pytest.raises(UserError) as caught:
+        list(open_reader(make.root, format="native").records())
+    assert caught.value.code == "corpus_unreadable"

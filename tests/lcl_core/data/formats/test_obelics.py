@@ -1,0 +1,141 @@
+"""OBELICS: Parquet and Arrow rows, images by URL or embedded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data import ImageSegment, TextSegment
+from lcl_core.data.formats.registry import open_reader
+
+SCHEMA = pa.schema(
+    [
+        ("images", pa.list_(pa.string())),
+        ("metadata", pa.string()),
+        ("general_metadata", pa.string()),
+        ("texts", pa.list_(pa.string())),
+    ]
+)
+
+
+def rows(sample: Any) -> list[dict[str, Any]]:
+    """Two documents: text, image, text, image; and an image that stands twice with a text between."""
+    urls = list(sample.urls())
+    texts = sample.documents[0]["text_list"]
+    first = {"images": [None, urls[0], None, urls[1]], "texts": [texts[0], None, texts[1], None]}
+    second = {"images": [urls[2], None, urls[2]], "texts": [None, "\n\n" + texts[2], None]}
+    for number, row in enumerate((first, second)):
+        about = [url and {"src": url, "alt_text": f"of {url}", "original_width": 72} for url in row["images"]]
+        row["metadata"] = json.dumps(about)
+        row["general_metadata"] = json.dumps({"url": f"http://example.org/{number}", "warc_offset": number})
+    return [first, second]
+
+
+def write(make: Any, kind: str, table: pa.Table) -> None:
+    if kind == "parquet":
+        make.parquet("data/train-00000-of-00002.parquet", table.slice(0, 1))
+        make.parquet("data/train-00001-of-00002.parquet", table.slice(1))
+    else:
+        make.arrow("data-00000-of-00002.arrow", table.slice(0, 1), stream=kind == "arrow stream")
+        make.arrow("data-00001-of-00002.arrow", table.slice(1), stream=kind == "arrow stream")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow stream", "arrow file"])
+def test_rows_become_documents(make: Any, sample: Any, walk: Any, kind: str) -> None:
+    given = rows(sample)
+    write(make, kind, pa.Table.from_pylist(given, SCHEMA))
+    reader = open_reader(make.root, images=make.img2dataset("images", sample.urls()))
+    records, bad = walk(reader)
+    assert (reader.format, bad) == ("obelics", [])
+    first, second = records
+    stem = "data/train-0000{}-of-00002.parquet:1" if kind == "parquet" else "data-0000{}-of-00002.arrow:1"
+    assert [record.id for record in records] == [stem.format(0), stem.format(1)]
+    texts, urls = given[0]["texts"], given[0]["images"]
+    assert first.body.segments == (TextSegment(texts[0]), ImageSegment("1"), TextSegment(texts[2]), ImageSegment("3"))
+    assert second.body.segments == (ImageSegment("0"), TextSegment(given[1]["texts"][1]), ImageSegment("0"))
+    assert [picture.load() for picture in first.pictures] == [sample.urls()[urls[1]], sample.urls()[urls[3]]]
+    assert [picture.load() for picture in second.pictures] == [sample.urls()[given[1]["images"][0]]]
+    assert first.extra["general_metadata"] == {"url": "http://example.org/0", "warc_offset": 0}
+    assert first.extra["images"]["1"] == {
+        "url": urls[1],
+        "src": urls[1],
+        "alt_text": f"of {urls[1]}",
+        "original_width": 72,
+    }
+
+
+STRUCT = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+
+
+@pytest.mark.parametrize("layout", ["bytes", "struct", "column of bytes", "column of struct"])
+def test_embedded_images(make: Any, sample: Any, walk: Any, layout: str) -> None:
+    (url, data), *_ = sample.urls().items()
+    schema, options = SCHEMA, {}
+    row = {"images": [None, url], "texts": ["before", None], "metadata": None, "general_metadata": None}
+    if layout == "bytes":
+        schema = schema.set(0, pa.field("images", pa.list_(pa.binary())))
+        row["images"] = [None, data]
+    elif layout == "struct":
+        schema = schema.set(0, pa.field("images", STRUCT))
+        row["images"] = [None, {"bytes": data, "path": url}]
+    else:
+        kind = pa.list_(pa.binary()) if layout == "column of bytes" else STRUCT
+        schema = schema.append(pa.field("pixels", kind))
+        row["pixels"] = [None, data if layout == "column of bytes" else {"bytes": data, "path": None}]
+        options = {"bytes_column": "pixels"}
+    make.parquet("x.parquet", pa.Table.from_pylist([row], schema))
+    (record,), bad = walk(open_reader(make.root, **options))
+    assert bad == []
+    assert record.body.segments == (TextSegment("before"), ImageSegment("1"))
+    assert record.pictures[0].load() == data
+    assert record.extra == ({} if layout == "bytes" else {"images": {"1": {"url": url}}})
+
+
+def test_images_by_path_and_images_that_are_not_there(make: Any, sample: Any, walk: Any) -> None:
+    (name, data), *_ = sample.mmc4_images().items()
+    table = pa.table({"images": [[name, "http://example.org/none.jpg", "../x.jpg"]], "texts": [[None] * 3]})
+    make.parquet("x.parquet", table)
+    make.files("images", {name: data})
+    (record,), bad = walk(open_reader(make.root))
+    assert bad == []
+    assert record.pictures[0].load() == data
+    for picture, code in zip(record.pictures[1:], ("file_missing", "bad_path"), strict=True):
+        with pytest.raises(UserError) as caught:
+            picture.load()
+        assert caught.value.code == code
+
+
+def test_splits_and_further_columns(make: Any, walk: Any) -> None:
+    for name in ("train", "validation", "test", "part"):
+        table = pa.table({"images": [[None]], "texts": [[name]], "score": [float("nan")], "rank": [3]})
+        make.parquet(f"{name}-00000-of-00001.parquet", table)
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    found = {record.body.segments[0].text: record.split for record in records}
+    assert found == {"train": "train", "validation": "val", "test": "test", "part": "train"}
+    assert records[0].extra == {"score": None, "rank": 3}
+
+
+def test_splits_by_folder(make: Any, walk: Any) -> None:
+    for name in ("train", "validation"):
+        make.arrow(f"{name}/data-00000-of-00001.arrow", pa.table({"images": [[None]], "texts": [[name]]}))
+    records, bad = walk(open_reader(make.root, format="obelics"))
+    assert bad == []
+    assert [(record.id, record.split) for record in records] == [
+        ("train/data-00000-of-00001.arrow:1", "train"),
+        ("validation/data-00000-of-00001.arrow:1", "val"),
+    ]
+
+
+def test_many_rows_keep_their_numbers(make: Any, walk: Any) -> None:
+    count = 200
+    table = pa.table({"images": [[None]] * count, "texts": [[str(number)] for number in range(count)]})
+    make.parquet("x.parquet", table, group=70)
+    records, _ = walk(open_reader(make.root))
+    assert [(record.id, record.body.segments[0].text) for record in records] == [
+        (f"x.parquet:{number + 1}", str(number)) for number in range(count)
+    ]

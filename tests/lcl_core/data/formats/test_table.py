@@ -1,0 +1,334 @@
+"""CSV, TSV and JSON lines of images with captions or labels."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.records import CaptionedImage
+
+
+@pytest.fixture
+def pictures(make: Any, sample: Any) -> list[bytes]:
+    """a.webp, b.webp, c.webp in the folder."""
+    data = [sample.image(pair["image"]) for pair in sample.pairs[:3]]
+    make.files(".", {f"{name}.webp": part for name, part in zip("abc", data, strict=True)})
+    return data
+
+
+CSV = 'file_name,caption,label,note\na.webp,"An ant, small",insect,x\nb.webp,A bird.,bird,\n'
+TSV = CSV.replace('"An ant, small"', "An ant; small").replace(",", "\t").replace(";", ",")
+JSONL = (
+    '{"file_name": "a.webp", "caption": "An ant, small", "label": "insect", "note": "x"}\n'
+    '{"file_name": "b.webp", "caption": ["A bird."], "label": "bird", "note": ""}\n'
+)
+TABLES = {
+    "t.csv": CSV,
+    "t.tsv": TSV,
+    "t.jsonl": JSONL,
+    "t.ndjson": JSONL,
+    "windows.csv": CSV.replace("\n", "\r\n"),
+    "marked.csv": "\ufeff" + CSV,
+    "spaced.csv": CSV.replace(",", ", ").replace("ant,  small", "ant, small"),
+    "semicolons.csv": 'file_name;caption;label;note\na.webp;"An ant, small";insect;x\nb.webp;A bird.;bird;\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_kind_of_table(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+    make.file(name, TABLES[name])
+    reader = open_reader(make.root / name)
+    records, bad = walk(reader)
+    assert (reader.format, bad) == ("table", [])
+    assert [record.body for record in records] == [
+        CaptionedImage("a.webp", ("An ant, small",), {"label": "insect"}),
+        CaptionedImage("b.webp", ("A bird.",), {"label": "bird"}),
+    ]
+    first = 1 if name.endswith(("jsonl", "ndjson")) else 2
+    assert [record.id for record in records] == [f"{name}:{first}", f"{name}:{first + 1}"]
+    assert records[0].extra == {"note": "x"}
+    assert [record.pictures[0].load() for record in records] == pictures[:2]
+
+
+def test_packed_tables(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("a.csv.gz", gzip.compress(CSV.encode()))
+    make.file("b.jsonl.gz", gzip.compress(JSONL.encode()))
+    records, bad = walk(open_reader(make.root))
+    assert (len(records), bad) == (4, [])
+
+
+def test_flickrs_own_table(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    """Bars between columns, blanks around them, quotes as they are, five rows an image."""
+    rows = [f'a.webp| {n}| "Caption" {n} , here .' for n in range(5)] + ["b.webp| 0| Another ."]
+    make.file("results.csv", "\n".join(["image_name| comment_number| comment", *rows]))
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [record.body for record in records] == [
+        CaptionedImage("a.webp", tuple(f'"Caption" {n} , here .' for n in range(5))),
+        CaptionedImage("b.webp", ("Another .",)),
+    ]
+    assert [record.id for record in records] == ["results.csv:2", "results.csv:7"]
+    apart, _ = walk(open_reader(make.root, group=False))
+    assert len(apart) == 6
+
+
+def test_rows_of_different_labels_stay_apart(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("t.csv", "image,caption,label\na.webp,one,x\na.webp,two,y\na.webp,three,y\n")
+    records, _ = walk(open_reader(make.root))
+    assert [record.body.captions for record in records] == [("one",), ("two", "three")]
+
+
+def test_columns_may_be_named(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("t.csv", "bild,worte,mehr,art,teil,woher,image\na.webp,eins,zwei,tier,held,zoo,other\n")
+    options = {"image": "bild", "captions": ["worte", "mehr"], "labels": ["art"], "split": "teil", "source": "woher"}
+    (record,), bad = walk(open_reader(make.root, "table", **options))
+    assert bad == []
+    assert record.body == CaptionedImage("a.webp", ("eins", "zwei"), {"art": "tier"})
+    assert (record.split, record.source, dict(record.extra)) == ("held", "zoo", {"image": "other"})
+
+
+def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
+    """Conceptual Captions: caption, tab, address."""
+    urls = sample.urls()
+    shards = make.img2dataset("shards", urls)
+    make.file("Train_GCC-training.tsv", "".join(f"caption {n} .\t{url}\n" for n, url in enumerate(urls)))
+    options = {"header": False, "image": "1", "captions": ["0"], "images": shards}
+    records, bad = walk(open_reader(make.root / "Train_GCC-training.tsv", "table", **options))
+    assert bad == []
+    assert [record.body for record in records] == [
+        CaptionedImage(url, (f"caption {n} .",)) for n, url in enumerate(urls)
+    ]
+    assert [record.pictures[0].load() for record in records] == list(urls.values())
+    assert {record.split for record in records} == {"train"}
+
+
+def test_labels_of_every_kind(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    rows = [
+        {"image": "a.webp", "label": 7, "class": True, "category": 0.5, "species": None},
+        {"image": "b.webp", "labels": {"order": "ants", "family": 3}, "label": "x"},
+    ]
+    make.jsonl("t.jsonl", rows)
+    options = {"labels": ["label", "class", "category", "species", "labels"]}
+    with pytest.raises(UserError, match="labels"):
+        list(open_reader(make.root, **options).records())
+    rows[0]["labels"] = {}
+    make.jsonl("t.jsonl", rows)
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [dict(record.body.labels) for record in records] == [
+        {"label": "7", "class": "True", "category": "0.5"},
+        {"label": "x", "order": "ants", "family": "3"},
+    ]
+
+
+def test_splits_by_column_name_and_folder(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("one/x.csv", "image,label,split\na.webp,x,val\nb.webp,y,\n")
+    make.file("two/val.csv", "image,label\na.webp,x\n")
+    make.file("three/captions_test.csv", "image,label\na.webp,x\n")
+    for split in ("train", "validation"):
+        make.file(f"four/{split}/metadata.jsonl", '{"file_name": "a.webp", "text": "x"}')
+        make.file(f"four/{split}/a.webp", pictures[0] if split == "train" else pictures[1])
+    found = {name: walk(open_reader(make.root / name)) for name in ("one", "two", "three", "four")}
+    assert all(not bad for _, bad in found.values())
+    splits = {name: [record.split for record in records] for name, (records, _) in found.items()}
+    assert splits == {"one": ["val", "train"], "two": ["val"], "three": ["test"], "four": ["train", "val"]}
+    assert [record.pictures[0].load() for record in found["four"][0]] == pictures[:2]
+
+
+def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("x/t.csv", "image,label\npic.webp,x\n")
+    make.file("x/images/pic.webp", pictures[0])
+    make.file("y/deep/pic.webp", pictures[1])
+    make.tar("z.tar", [("deep/pic.webp", pictures[2])])
+    table = make.root / "x" / "t.csv"
+    assert walk(open_reader(table))[0][0].pictures[0].load() == pictures[0]
+    elsewhere = open_reader(table, images=make.root / "y" / "deep")
+    assert walk(elsewhere)[0][0].pictures[0].load() == pictures[1]
+    assert walk(open_reader(table, images=make.root / "z.tar"))[0][0].pictures[0].load() == pictures[2]
+
+
+def test_quoted_fields_may_hold_lines(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("t.csv", 'image,caption\na.webp,"one\ntwo ""three"""\nb.webp,four\n')
+    records, bad = walk(open_reader(make.root))
+    assert bad == []
+    assert [record.body.captions for record in records] == [('one\ntwo "three"',), ("four",)]
+    assert [record.id for record in records] == ["t.csv:2", "t.csv:4"]
+
+
+def test_other_encodings_are_an_option(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("t.csv", "image,caption\na.webp,Gr\u00fcn\n".encode("cp1252"))
+    records, (bad,) = walk(open_reader(make.root / "t.csv", "table"))[0], walk(open_reader(make.root, "table"))[1][:1]
+    assert (records, bad.line, bad.reason) == ([], 2, "bad encoding")
+    (record,), bad = walk(open_reader(make.root, "table", encoding="cp1252"))
+    assert (record.body.captions, bad) == (("Gr\u00fcn",), [])
+
+
+def test_a_stranger_among_tables_is_told(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("a.csv", "image,caption\na.webp,x\n")
+    make.file("b.csv", "day,rain\n1,2\n")
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.id, bad.file, bad.reason) == ("a.csv:2", "b.csv", "bad header")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "field"),
+    [
+        ("day,rain\n1,2\n", {}, "image"),
+        ("image,rain\na.webp,2\n", {}, "captions"),
+        ("image,caption\na.webp,2\n", {"image": "picture"}, "image"),
+        ("image,caption\na.webp,2\n", {"captions": ["caption", "words"]}, "captions"),
+        ("image,caption\na.webp,2\n", {"labels": ["kind"]}, "labels"),
+        ("image,caption\na.webp,2\n", {"split": "part"}, "split"),
+        ("a.webp,2\n", {"header": False}, "image"),
+        ("image,caption\na.webp,2\n", {"delimiter": "ab"}, "delimiter"),
+        ("image,caption\na.webp,2\n", {"encoding": "hex"}, "encoding"),
+        ("a," * 20_000 + "\n" + "b," * 20_000 + "\n", {}, "delimiter"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named(make: Any, text: str, options: dict[str, Any], field: str) -> None:
+    make.file("t.csv", text)
+    with pytest.raises(UserError) as caught:
+        list(open_reader(make.root, "table", **options).records())
+    assert (caught.value.code, caught.value.field) == ("bad_option", field)
+    assert len(caught.value.message) < 2000
+
+
+# a line between good ones of "image,caption,label" -> reason
+ROWS: dict[str, tuple[bytes, str]] = {
+    "too few fields": (b"x.webp,a caption", "ragged row"),
+    "too many fields": (b"x.webp,a caption,b,c", "ragged row"),
+    "one field": (b"x.webp", "ragged row"),
+    "no image": (b",a caption,b", "bad row"),
+    "neither caption nor label": (b"x.webp, ,", "bad row"),
+    "an image that climbs": (b"../x.webp,a caption,b", "bad row"),
+    "an image that climbs with backslashes": (b"..\\x.webp,a caption,b", "bad row"),
+    "an absolute image": (b"/etc/passwd,a caption,b", "bad row"),
+    "an image of a drive": (b"x//y.webp,a caption,b", "bad row"),
+    "a huge image name": (b"a" * 5000 + b",a caption,b", "bad row"),
+    "a NUL": (b"x.webp,a \0caption,b", "bad row"),
+    "not UTF-8": (b"x.webp,a \xffcaption,b", "bad encoding"),
+    "text after a quote": (b'x.webp,"a" caption,b', "bad row"),
+    "a huge field": (b"x.webp," + b"a" * 200_000 + b",b", "bad row"),
+    "a huge line": (b"a" * ((16 << 20) + 2), "line too long"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_malformed_row(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+    line, reason = ROWS[name]
+    make.file("t.csv", b"image,caption,label\na.webp,one,x\n" + line + b"\n\n,,\nb.webp,two,x\n")
+    records, (bad,) = walk(open_reader(make.root))
+    assert [record.id for record in records] == ["t.csv:2", "t.csv:6"]
+    assert (bad.file, bad.line, bad.reason) == ("t.csv", 3, reason)
+    assert 0 < len(bad.detail) < 400
+
+
+# a line between good ones of JSON
+OBJECTS: dict[str, tuple[bytes, str]] = {
+    "no JSON": (b"image,caption", "bad line"),
+    "a list": (b'["a.webp", "x"]', "bad line"),
+    "cut short": (b'{"image": "x.webp", "cap', "bad line"),
+    "not UTF-8": (b'{"image": "x.webp", "caption": "\xff"}', "bad line"),
+    "nested without end": (b"[" * 100_000, "bad line"),
+    "no image": (b'{"caption": "x"}', "bad row"),
+    "an image that is a number": (b'{"image": 7, "caption": "x"}', "bad row"),
+    "an image that is null": (b'{"image": null, "caption": "x"}', "bad row"),
+    "an image with a NUL": (b'{"image": "a\\u0000", "caption": "x"}', "bad row"),
+    "a caption that is a number": (b'{"image": "x.webp", "caption": 7}', "bad row"),
+    "a caption that is an object": (b'{"image": "x.webp", "caption": {"en": "x"}}', "bad row"),
+    "captions with a number": (b'{"image": "x.webp", "caption": ["x", 7]}', "bad row"),
+    "a label that is a list": (b'{"image": "x.webp", "caption": "x", "label": ["a", "b"]}', "bad row"),
+    "a split that is a number": (b'{"image": "x.webp", "caption": "x", "split": 1}', "bad row"),
+    "nothing said": (b'{"image": "x.webp", "caption": "", "label": null}', "bad row"),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_malformed_object(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+    line, reason = OBJECTS[name]
+    good = b'{"image": "a.webp", "caption": "x", "label": "y", "split": "val"}\n'
+    make.file("t.jsonl", good + line + b"\n" + good.replace(b"a.webp", b"b.webp"))
+    records, (bad,) = walk(open_reader(make.root, "table"))
+    assert [record.id for record in records] == ["t.jsonl:1", "t.jsonl:3"]
+    assert (bad.line, bad.reason) == (2, reason)
+
+
+FILES: dict[str, tuple[bytes, list[str]]] = {
+    "empty": (b"", ["no rows"]),
+    "blank": (b"\n\n \n", ["no rows"]),
+    "a header alone": (b"image,caption\n", ["no rows"]),
+    "UTF-16": ("image,caption\na.webp,x\n".encode("utf-16"), ["bad encoding", "bad header", "no rows"]),
+    "a header that is not UTF-8": (b"image,c\xff\na.webp,x\n", ["bad encoding", "bad header", "no rows"]),
+    "a header with NULs": (b"image,\0\na.webp,x\n", ["bad row", "bad header", "no rows"]),
+    "a header with a huge field": (b"a" * 200_000 + b",b\na.webp,x\n", ["bad row", "bad header", "no rows"]),
+    "an open quote in the header": (b'image,"caption\na.webp,x\n', ["bad row", "bad header", "no rows"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_malformed_table(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+    data, reasons = FILES[name]
+    make.file("a.csv", data)
+    make.file("b.csv", "image,caption\na.webp,x\n")
+    (record,), bad = walk(open_reader(make.root, "table"))
+    assert record.id == "b.csv:2"
+    assert [(item.file, item.reason) for item in bad] == [("a.csv", reason) for reason in reasons]
+
+
+def test_an_open_quote_costs_a_bounded_part_of_the_table(make: Any, walk: Any) -> None:
+    rows = [f"{n}.webp,caption number {n}" for n in range(8000)]
+    make.file("t.csv", "\n".join(["image,caption", rows[0], 'x.webp,"open', *rows[1:]]))
+    records, (bad,) = walk(open_reader(make.root))
+    assert (bad.line, bad.reason) == (3, "bad row")
+    assert "up to line" in bad.detail
+    assert len(records) > 2000
+    assert records[-1].id == "t.csv:8002"
+
+
+def test_an_open_quote_in_the_last_row(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("t.csv", 'image,caption\na.webp,x\nb.webp,"open')
+    (record,), (bad,) = walk(open_reader(make.root))
+    assert (record.id, bad.line, bad.reason) == ("t.csv:2", 3, "bad row")
+
+
+def test_headers_with_gaps(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("t.csv", ",image,caption,caption,\n0,a.webp,one,two,z\n")
+    (record,), bad = walk(open_reader(make.root))
+    assert (record.body.captions, bad) == (("one",), [])
+    assert dict(record.extra) == {"column 0": "0", "caption 3": "two", "column 4": "z"}
+
+
+def test_files_that_are_no_files(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    make.file("a.csv", "image,caption\na.webp,x\n")
+    (make.root / "b.csv").symlink_to(make.file("../b.csv", "image,caption\na.webp,x\n"))
+    (make.root / "c.csv").symlink_to("c.csv")
+    os.mkfifo(make.root / "d.csv")
+    (record,), bad = walk(open_reader(make.root))
+    assert record.id == "a.csv:2"
+    assert [(item.file, item.reason) for item in bad] == [
+        ("b.csv", "unsafe link"),
+        ("c.csv", "unreadable file"),
+        ("d.csv", "unreadable file"),
+    ]
+
+
+def test_a_damaged_archive_keeps_what_came_before(make: Any, walk: Any) -> None:
+    noise = "".join(f"{os.urandom(20).hex()}.webp,x\n" for _ in range(30_000))
+    make.file("t.csv.gz", gzip.compress(("image,caption\n" + noise).encode())[:-1000])
+    records, bad = walk(open_reader(make.root, "table"))
+    assert 100 < len(records) < 30_000
+    # the last line that came out may be cut in the middle
+    assert {item.reason for item in bad} - {"ragged row", "bad row"} == {"damaged archive"}
+
+
+def test_json_lines_are_kept_as_they_are(make: Any, walk: Any, pictures: list[bytes]) -> None:
+    row = {"image": "a.webp", "caption": "x", "size": [1, 2], "more": {"a": None}, "score": 0.5}
+    make.file("t.jsonl", json.dumps(row))
+    (record,), _ = walk(open_reader(make.root))
+    assert record.extra == {"size": [1, 2], "more": {"a": None}, "score": 0.5}

@@ -1,0 +1,62 @@
+"""Walking a tar's headers: the same members as the standard library finds."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.data.formats.tar_index import TarMember, split_member_name, walk_tar
+
+NAMES = ["a.jpg", "folder/b.jpg", "ü/ж.txt", f"{'deep/' * 30}c.json", "x" * 180 + ".png", "empty.txt"]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_of_every_form(make: Any, form: int) -> None:
+    names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or len(name) < 100]
+    contents = {name: name.encode() * (number * 40) for number, name in enumerate(names)}
+    path = make.tar("x.tar", contents.items(), form)
+    with tarfile.open(path) as archive:
+        expected = [TarMember(entry.name, entry.offset_data, entry.size) for entry in archive]
+    assert list(walk_tar(path)) == expected
+    data = path.read_bytes()
+    assert {entry.name: data[entry.offset : entry.offset + entry.size] for entry in expected} == contents
+
+
+def test_a_member_of_more_than_8_gib(make: Any) -> None:
+    """Its size is in base 256 or in an extended header; the file is sparse, so that it takes no room."""
+    size = 9 << 30
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        entry = tarfile.TarInfo("big.bin")
+        entry.size = size
+        header = entry.tobuf(form)
+        path = make.file(f"{form}.tar", header)
+        with path.open("r+b") as file:
+            file.truncate(len(header) + size + 1024)
+        assert list(walk_tar(path)) == [TarMember("big.bin", len(header), size)]
+
+
+def test_folders_and_global_headers_are_left_out(make: Any) -> None:
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    path: Path = make.tar("x.tar", [(folder, b""), ("folder/a.jpg", b"a")])
+    header = tarfile.TarInfo.create_pax_global_header({"comment": "x"})
+    path.write_bytes(header + path.read_bytes())
+    assert [entry.name for entry in walk_tar(path)] == ["folder/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "extension"),
+    [
+        ("a.jpg", "a", "jpg"),
+        ("./a.JPG", "a", "jpg"),
+        ("x.y/a.seg.png", "x.y/a", "seg.png"),
+        ("x/.hidden", "x/", "hidden"),
+        ("plain", "plain", ""),
+        ("", "", ""),
+    ],
+)
+def test_key_and_extension(name: str, key: str, extension: str) -> None:
+    assert split_member_name(name) == (key, extension)

@@ -1,0 +1,78 @@
+"""Documents cut into pieces."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from lcl_core.data.corpus.base import usable_image_counts
+from lcl_core.data.sampling.document_plan import (
+    ChunkIndex,
+    chunk_count,
+    chunk_placements,
+    count_dropped_context,
+    sample_images_per_chunk,
+)
+from lcl_core.data.sampling.interleave import Placement
+from lcl_core.specs.pretrain import DataSpec
+
+
+@pytest.mark.parametrize("images", range(8))
+@pytest.mark.parametrize("most", range(1, 6))
+def test_sizes_add_up_within_bounds(images: int, most: int) -> None:
+    drawn = {tuple(sample_images_per_chunk(random.Random(seed), images, most)) for seed in range(200)}
+    for sizes in drawn:
+        assert sum(sizes) == images
+        assert len(sizes) == chunk_count(images, most)
+        assert all(0 < size <= most for size in sizes) or images == 0
+    if images == 6 and most == 3:
+        assert len(drawn) == 7, "all compositions of 6 into 3 parts of 1 to 3 occur"
+
+
+def test_pieces_cover_the_document_once() -> None:
+    placements = [Placement(sentence, f"{sentence}") for sentence in (1, 2, 5, 8)]
+    for sizes in ([4], [1, 1, 1, 1], [2, 2], [1, 3], [3, 1]):
+        pieces = [chunk_placements(placements, sizes, number, sentences=11) for number in range(len(sizes))]
+        assert [place for own, _ in pieces for place in own] == placements
+        assert [sentence for _, span in pieces for sentence in span] == list(range(11))
+        for (own, span), size in zip(pieces, sizes, strict=True):
+            assert len(own) == size
+            assert all(place.sentence in span for place in own)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "lead_in", "room", "dropped"),
+    [
+        ([5, 5, 5], 2, 20, 0),
+        ([5, 5, 5], 2, 15, 0),
+        ([5, 5, 5], 2, 14, 1),
+        ([5, 5, 5], 2, 6, 2),
+        ([5, 5, 5], 1, 1, 1),
+        ([50], 0, 1, 0),
+    ],
+)
+def test_lead_in_goes_only_as_far_as_it_must(lengths: list[int], lead_in: int, room: int, dropped: int) -> None:
+    assert count_dropped_context(lengths, lead_in, room) == dropped
+
+
+def test_items_are_pieces() -> None:
+    index = ChunkIndex([0, 4, 0, 6, 1], piece_images=3)
+    assert [index[item] for item in range(len(index))] == [
+        (0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0),
+    ]  # fmt: skip
+    assert len(ChunkIndex([], 3)) == 0
+
+
+def test_usable_images_are_counted_as_they_are_chosen(kit: Any) -> None:
+    sentences = [f"s{number}" for number in range(8)]
+
+    def of(images: int) -> dict[str, Any]:
+        return kit.document(sentences, *(kit.image("red.png", number) for number in range(images)))
+
+    two_on_one = kit.document(sentences, kit.image("a", 0), kit.image("b", 0), kit.image("low", 3, 0.1))
+    sequence = {**of(0), "segments": [{"image": "a"}, {"text": "x"}, {"image": "a"}]}
+    odd = {**of(3), "segments": [{"picture": 1}]}
+    corpus = kit.corpus([of(0), of(4), {"broken": True}, of(8), two_on_one, sequence, odd])
+    assert list(usable_image_counts(corpus.documents, DataSpec())) == [0, 4, 0, 6, 1, 2, 0]

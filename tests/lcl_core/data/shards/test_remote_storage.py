@@ -1,0 +1,151 @@
+"""Corpora at a distance: any fsspec URL, one request a document, retries, a cache on the local disk."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data import Corpus, open_corpus
+from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.stream import SampleStream
+from lcl_core.data.shards.convert import convert
+from lcl_core.data.tokenizer import Tokenizer
+from lcl_core.specs.pretrain import BatchSpec, DataSpec
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(make: Any, shards: Callable[..., Path]) -> Path:
+    return shards(make.mixed(), shard_bytes=8192)
+
+
+@pytest.fixture
+def memory(folder: Path) -> Iterator[str]:
+    """The corpus in fsspec's memory."""
+    url = f"memory://{uuid.uuid4().hex}/corpus"
+    files = fsspec.filesystem("memory")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            files.pipe_file(f"{url}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+    yield url
+    files.rm(url, recursive=True)
+
+
+@pytest.fixture
+def s3(s3_bucket: str, folder: Path) -> str:
+    """The corpus in a bucket of its own."""
+    url = f"{s3_bucket}/corpus"
+    fsspec.filesystem("s3").put(f"{folder}/", f"{url}/", recursive=True)
+    return url
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def url(request: pytest.FixtureRequest, folder: Path) -> str:
+    return f"file://{folder}" if request.param == "file" else str(request.getfixturevalue(request.param))
+
+
+def everything(corpus: Corpus) -> list[Any]:
+    documents, pairs = list(corpus.documents), list(corpus.pairs())
+    names = [image["image_name"] for document in documents for image in document["image_info"]]
+    names += [pair.image for pair in pairs]
+    return [documents, pairs, [corpus.image_bytes(name) for name in names], corpus.splits(), corpus.content_hash()]
+
+
+def test_any_place_gives_the_same(url: str, folder: Path) -> None:
+    assert everything(open_corpus(url)) == everything(open_corpus(folder))
+
+
+def test_batches_stream_from_anywhere_in_worker_processes(url: str, folder: Path, tokenizer: Tokenizer) -> None:
+    data = DataSpec(sources=({"dataset": "d"}, {"dataset": "d", "view": "pairs"}))
+
+    def batches(place: str | Path, workers: int) -> list[list[Any]]:
+        stream = SampleStream(data, {"d": open_corpus(place)}, tokenizer, 4, 16, 120, seed=0)
+        loaded = load_batches(stream, 0, BatchSpec(tokens=128), workers)
+        got = [next(loaded) for _ in range(4)]
+        return [[(sample.id, sample.pixels.tobytes()) for sample in batch.samples] for batch in got]
+
+    assert batches(url, 1) == batches(folder, 0)
+
+
+def test_a_document_is_one_request_and_the_second_time_none(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    requests: list[str] = []
+    cat_file = MemoryFileSystem.cat_file
+
+    def counted(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+        requests.append(path.rpartition("/")[2])
+        return cat_file(self, path, start=start, end=end, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    corpus = open_corpus(memory)
+    assert sorted(requests) == [
+        "blocks.bin", "groups.bin", "index.json", "rows.bin", "similarities.bin", "starts.bin",
+    ]  # fmt: skip
+    requests.clear()
+    document = corpus.documents[0]
+    for image in document["image_info"]:
+        corpus.read_image(image["image_name"])
+    assert requests == ["000000.tar"]
+    again = open_corpus(memory)
+    assert again.documents[0] == document
+    assert requests == ["000000.tar", "index.json"], "the index and the document were kept"
+
+
+def test_other_contents_under_the_same_url_are_not_those_that_were_kept(
+    memory: str, make: Any, shards: Callable[..., Path]
+) -> None:
+    assert open_corpus(memory).pairs()[0].captions == ("red", "a red square")
+    files = fsspec.filesystem("memory")
+    files.rm(memory, recursive=True)
+    changed = [make.pair("p0", "red.png", "rot", "a red square", source="s")]
+    convert(changed, memory)
+    assert open_corpus(memory).pairs()[0].captions == ("rot", "a red square")
+
+
+def test_the_cache_is_bounded_and_lies_where_the_settings_say(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LCL_DATA_CACHE")
+    monkeypatch.setenv("LCL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "3000")
+    everything(open_corpus(memory))
+    kept = [file.stat().st_size for file in (tmp_path / "home" / "cache" / "ranges").glob("??/*.range")]
+    assert 0 < sum(kept) <= 3000
+    monkeypatch.setenv("LCL_DATA_CACHE_BYTES", "much")
+    with pytest.raises(UserError, match="LCL_DATA_CACHE_BYTES is 'much'"):
+        open_corpus(memory)
+
+
+def test_an_index_that_cannot_be_kept_says_where(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LCL_DATA_CACHE", str(tmp_path / "file" / "in the way"))
+    with pytest.raises(UserError, match="LCL_DATA_CACHE") as caught:
+        open_corpus(memory)
+    assert caught.value.code == "cache_unwritable"
+
+
+def test_an_index_of_other_bytes_is_refused(memory: str) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe_file(f"{memory}/index/rows.bin", b"other")
+    with pytest.raises(UserError, match="sha256") as caught:
+        open_corpus(memory)
+    assert caught.value.code == "shard_damaged"
+
+
+@pytest.mark.parametrize("url", ["nonsense://bucket/corpus", "memory://nothing-here"])
+def test_a_url_that_leads_nowhere_is_named(url: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_corpus(url)
+    assert caught.value.code in ("corpus_unreadable", "corpus_missing")
+    assert url in str(caught.value)

@@ -1,0 +1,83 @@
+"""JSON-lines files, line by line."""
+
+from __future__ import annotations
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data import jsonl as lines_module
+from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
+
+
+def lines(data: bytes, name: str = "x.jsonl") -> JsonLines:
+    return JsonLines(data, name, lambda value: None if "bad" not in value else "bad is not allowed")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"n": 0}\n{"n": 1}\n',
+        b'{"n": 0}\n{"n": 1}',
+        b'{"n": 0}\r\n{"n": 1}\r\n',
+        b'\n\n{"n": 0}\n\r\n\n{"n": 1}\n\n',
+        b'\xef\xbb\xbf{"n": 0}\n{"n": 1}\n',
+    ],
+)
+def test_line_ends_and_blank_lines(data: bytes) -> None:
+    assert [row["n"] for row in lines(data)] == [0, 1]
+    assert lines(data)[-1] == {"n": 1}
+    assert lines(data)[0:2] == [{"n": 0}, {"n": 1}]
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"\r\n\n"])
+def test_an_empty_file_has_no_lines(data: bytes) -> None:
+    assert len(lines(data)) == 0
+    assert list(lines(data)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"x", "not JSON"),
+        (b"   ", "not JSON"),
+        (b'{"n": 1} {"n": 2}', "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b'{"t": "\xff"}', "not UTF-8"),
+        (b'{"t": "\xed\xa0\x80"}', "not UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"n": ' + b"9" * 10_000 + b"}", "not JSON"),
+        (b'{"bad": 1}', "bad is not allowed"),
+    ],
+)
+def test_a_bad_line_is_named_and_the_others_are_read(line: bytes, message: str) -> None:
+    rows = lines(b'{"n": 0}\n\n' + line + b'\n{"n": 1}\n')
+    assert [rows[0], rows[2]] == [{"n": 0}, {"n": 1}]
+    with pytest.raises(UserError, match=message) as caught:
+        rows[1]
+    assert (caught.value.code, caught.value.file, caught.value.line) == ("bad_line", "x.jsonl", 3)
+
+
+def test_a_huge_line_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 10)
+    with pytest.raises(UserError, match="longer than 10 bytes"):
+        lines(b'{"text": "long"}\n')[0]
+
+
+def test_newlines_are_found_across_scan_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"".join(b'{"n": %d}\n' % n for n in range(100))
+    for border in (1, 7, 9, 10, 64):
+        monkeypatch.setattr(lines_module, "_SCAN_BYTES", border)
+        assert [row["n"] for row in lines(data)] == list(range(100))
+
+
+def test_several_files_are_one_sequence() -> None:
+    both = ConcatenatedLines([lines(b'{"n": 0}\n', "a"), lines(b"", "b"), lines(b'\n{"n": 1}\n{"n": 2}\n', "c")])
+    assert [row["n"] for row in both] == [both[n]["n"] for n in range(3)] == [0, 1, 2]
+    assert [both.location(n) for n in range(3)] == ["a:1", "c:2", "c:3"]
+    assert both[-1]["n"] == 2
+    assert [row["n"] for row in both[1:]] == [1, 2]
+    for outside in (3, -4):
+        with pytest.raises(IndexError):
+            both[outside]

@@ -1,0 +1,75 @@
+"""Pages of manuals as they were written."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import pytest
+
+from lcl_core.dataset_builder.documents import hash_fraction
+from lcl_core.dataset_builder.sources import SOURCES
+from lcl_core.dataset_builder.sources.manuals import MANUALS, VAL
+
+pytest.importorskip("lxml")
+GIMP = SOURCES["gimp"]
+ROOT = "usr/share/gimp/3.0/help/en"
+WORDS = "Here are quite a few words that say nothing much at all."
+
+
+def page(*pictures: str, text: str = WORDS) -> str:
+    shown = "".join(f'<p>{text}</p><img src="{picture}" alt="see">' for picture in pictures)
+    return f"<html><head><title>x</title></head><body>{shown}</body></html>"
+
+
+def test_pages_keep_their_pictures_but_for_icons(kit: Any) -> None:
+    files: dict[str, bytes | str] = {
+        f"{ROOT}/a.html": page("images/one.png?x#y", "images/note.png", "images/tiny.png", "images/rule.png"),
+        f"{ROOT}/b.html": page("images/packed.png"),
+        f"{ROOT}/c.html": page("http://x.org/a.png", f"{'../' * 8}secret.png", "/etc/x.png", "images/gone.png"),
+        f"{ROOT}/d.html": "<body><p>No pictures here.</p></body>",
+        f"{ROOT}/e.html": "no page at all",
+        f"{ROOT}/images/one.png": kit.picture("red", (300, 200)),
+        f"{ROOT}/images/note.png": kit.picture("blue"),
+        f"{ROOT}/images/tiny.png": kit.picture("green", (20, 20)),
+        f"{ROOT}/images/rule.png": kit.picture("black", (280, 33)),
+        f"{ROOT}/images/packed.png.gz": gzip.compress(kit.picture("gold")),
+    }
+    files |= {f"{ROOT}/more{number}.html": page("images/note.png") for number in range(5)}
+    (kit.root / "secret.png").write_bytes(kit.picture("red"))
+    built = GIMP.build(kit.material(GIMP, {"gimp-help-en": files}))
+    assert built.pairs == ()
+    found = {document.url: document for document in built.documents}
+    assert set(found) == {f"gimp:{ROOT}/a.html#0", f"gimp:{ROOT}/b.html#0"}
+    (placed,) = found[f"gimp:{ROOT}/a.html#0"].pictures
+    assert (placed.image, placed.sentence, placed.before, placed.alt) == ("gimp/en/images/one.webp", 0, 1, "see")
+    assert [each.image for each in found[f"gimp:{ROOT}/b.html#0"].pictures] == ["gimp/en/images/packed.webp"]
+    for document in built.documents:
+        name = document.url.removeprefix("gimp:").removesuffix("#0")
+        assert document.split == ("val" if hash_fraction(f"doc:{name}") < VAL else "train")
+        assert document.licence == "GFDL-1.2+ no invariants"
+
+
+def test_a_picture_on_five_pages_is_a_picture_and_on_six_an_icon(kit: Any) -> None:
+    files: dict[str, bytes | str] = {f"{ROOT}/{number}.html": page("n.png") for number in range(5)}
+    files[f"{ROOT}/n.png"] = kit.picture("blue")
+    assert len(GIMP.build(kit.material(GIMP, {"gimp-help-en": files})).documents) == 5
+    files[f"{ROOT}/5.html"] = page("n.png")
+    assert GIMP.build(kit.material(GIMP, {"gimp-help-en": files})).documents == []
+
+
+def test_of_a_page_the_main_part_counts(kit: Any) -> None:
+    source = SOURCES["openshot"]
+    root = "usr/share/doc/openshot-qt/html"
+    menu = "<ul><li>A menu that has nothing to do with it</li></ul>"
+    html = f'<html><body>{menu}<div role="main"><p>{WORDS}</p><img src="a.png"></div></body></html>'
+    files = {f"{root}/deep/a.html": html, f"{root}/deep/a.png": kit.picture("red")}
+    (document,) = source.build(kit.material(source, {"openshot-qt-doc": files})).documents
+    assert document.sentences == (WORDS,)
+    assert document.pictures[0].image == "openshot/deep/a.webp"
+
+
+def test_each_manual_unpacks_its_pages() -> None:
+    for manual in MANUALS:
+        start = manual.pages.partition("*")[0]
+        assert any(part.startswith(start) or start.startswith(part) for part in manual.package.parts), manual.name

@@ -1,0 +1,106 @@
+"""A small study in a migrated database, and runs that end as a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from lcl_core.db import runs
+from lcl_core.db import studies as db_studies
+from lcl_core.db.models import Run, StudyCell
+from lcl_core.db.session import Database
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
+from lcl_core.studies.status import study_status
+
+Json = dict[str, Any]
+METRIC = {"name": "IR@5", "metric": "IR@5"}
+LOSSES = {
+    "name": "loss",
+    "variants": [{"name": "both"}, {"name": "contrastive", "spec": {"objective.generation_weight": 0.0}}],
+}
+HALVING = {
+    "kind": "halving",
+    "trials": 4,
+    "parameters": {"optimizer.lr": {"kind": "log-uniform", "low": 1e-4, "high": 1e-2}},
+    "rungs": [10, 30],
+    "keep": 0.5,
+    "validation": {"splits": ["val"]},
+    "metric": METRIC,
+}
+
+
+class Studies:
+    """What tests ask of a database of studies."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def spec(self, **changes: Any) -> StudySpec:
+        given = {"axes": [LOSSES], "metrics": [METRIC], "pretrain": {"steps": 10}, "seeds": [0, 1], **changes}
+        return parse_as(StudySpec, given)
+
+    def halving(self, **changes: Any) -> StudySpec:
+        return self.spec(axes=[], seeds=[0], search={**HALVING, **changes}, evaluate={"splits": ["test"]})
+
+    def make(self, spec: StudySpec | None = None, **facts: Any) -> str:
+        with self.database.session() as session:
+            return db_studies.create_study(session, spec or self.spec(), **facts).id
+
+    def cells(self, study_id: str) -> list[StudyCell]:
+        with self.database.reading() as session:
+            query = select(StudyCell).where(StudyCell.study_id == study_id).order_by(StudyCell.number)
+            return list(session.scalars(query))
+
+    def runs(self, kind: str | None = None) -> list[Run]:
+        with self.database.reading() as session:
+            return list(reversed(runs.list_runs(session, kind=kind, limit=200).items))
+
+    def end(self, run_id: str, state: str = "succeeded", value: float = 0.5) -> None:
+        """As a worker would: a pre-training made an encoder, an evaluation found ``value``."""
+        with self.database.session() as session:
+            run = runs.get_run(session, run_id)
+            run.state = state
+            if run.kind == "pretrain":
+                run.encoder_id = run_id.replace("run_", "enc_")
+                run.result = {"encoder": {"seconds": 1.0}}
+            else:
+                run.result = {"rows": [{"metric": "IR@5", "value": value}]}
+
+    def advance(self, study_id: str) -> list[str]:
+        with self.database.session() as session:
+            return db_studies.advance_study(session, study_id)
+
+    def due(self) -> list[str]:
+        with self.database.reading() as session:
+            return db_studies.due_studies(session)
+
+    def state(self, study_id: str) -> str:
+        """By both ways to it, which must agree."""
+        with self.database.reading() as session:
+            study = db_studies.get_study(session, study_id)
+            spec, cells = db_studies.study_spec(study), db_studies.study_cells(session, study_id)
+            whole = study_status(spec, cells, cancelled=study.cancelled_at is not None)
+            assert db_studies.study_statuses(session, [study])[study_id] == whole
+            return whole.state
+
+    def act(self, verb: Callable[..., Any], study_id: str, *arguments: Any) -> Any:
+        with self.database.session() as session:
+            return verb(session, db_studies.get_study(session, study_id), *arguments)
+
+    def finish(self, study_id: str) -> None:
+        """All cells, pre-training and evaluation."""
+        for cell in self.cells(study_id):
+            self.end(cell.run_id)
+        self.advance(study_id)
+        for cell in self.cells(study_id):
+            assert cell.evaluation_id is not None
+            self.end(cell.evaluation_id)
+
+
+@pytest.fixture
+def studies(database: Database) -> Studies:
+    return Studies(database)

@@ -1,0 +1,181 @@
+"""A study makes runs, takes over those that are there, and grows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import datasets
+from lcl_core.db import runs as db_runs
+from lcl_core.db import studies as db_studies
+from lcl_core.db.states import ForbiddenTransition
+from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
+from lcl_core.specs.study import AdditionSpec, StudySpec
+
+
+def test_every_cell_is_an_ordinary_run(studies: Any) -> None:
+    study_id = studies.make(name="two losses", owner="ada")
+    cells, runs = studies.cells(study_id), {run.id: run for run in studies.runs()}
+    assert [(cell.number, cell.labels["loss"], cell.seed) for cell in cells] == [
+        (0, "both", 0),
+        (1, "contrastive", 0),
+        (2, "both", 1),
+        (3, "contrastive", 1),
+    ]
+    assert {cell.run_id for cell in cells} == set(runs)
+    first = runs[cells[1].run_id]
+    assert (first.kind, first.state, first.owner, first.study_id) == ("pretrain", "queued", "ada", study_id)
+    assert (first.name, first.spec["objective"]["generation_weight"]) == ("two-losses-contrastive-s0", 0.0)
+    assert first.spec_hash == spec_hash("pretrain", parse_spec("pretrain", first.spec))
+    assert studies.state(study_id) == "queued"
+
+
+def test_runs_of_a_study_let_others_pass(studies: Any, queue: Callable[..., str], claim: Callable[..., Any]) -> None:
+    studies.make()
+    by_hand = queue(spec={"steps": 7})
+    assert claim().run_id == by_hand
+
+
+def test_a_study_that_is_made_again_runs_nothing_again(studies: Any) -> None:
+    first = studies.make()
+    studies.finish(first)
+    count = len(studies.runs())
+    second = studies.make(name="the same once more")
+    assert second != first
+    assert [cell.run_id for cell in studies.cells(second)] == [cell.run_id for cell in studies.cells(first)]
+    studies.advance(second)
+    assert len(studies.runs()) == count
+    assert studies.state(second) == "succeeded"
+
+
+def test_a_run_that_was_submitted_by_hand_is_taken_over(studies: Any, queue: Callable[..., str]) -> None:
+    spec = parse_spec("pretrain", {"steps": 10, "seed": 1, "objective": {"generation_weight": 0.0}})
+    by_hand = queue(spec=spec.model_dump(mode="json"))
+    assert studies.cells(studies.make())[3].run_id == by_hand
+
+
+def test_what_came_of_a_spec_for_somebody_else_is_not_shown(studies: Any, database: Any) -> None:
+    theirs = studies.make(owner="ada")
+    with database.reading() as session:
+        assert db_studies.plan_study(session, studies.spec(), "bob")["reused"] == 0
+    shown = {cell.run_id for cell in studies.cells(studies.make(owner="bob"))}
+    assert shown.isdisjoint(cell.run_id for cell in studies.cells(theirs))
+
+
+@pytest.mark.parametrize(("state", "again"), [("failed", True), ("cancelled", True), ("running", False)])
+def test_what_failed_is_run_again(studies: Any, state: str, again: bool) -> None:
+    first = studies.make()
+    studies.end(studies.cells(first)[0].run_id, state)
+    second = studies.make()
+    assert (studies.cells(second)[0].run_id != studies.cells(first)[0].run_id) is again
+    assert studies.cells(second)[1].run_id == studies.cells(first)[1].run_id
+
+
+def test_other_data_under_the_same_name_is_other_work(studies: Any, database: Any) -> None:
+    first = studies.make()
+    with database.session() as session:
+        dataset = datasets.register_sample(session)
+        for cell, read in zip(studies.cells(first), ("old", "new", None, "new"), strict=True):
+            db_runs.get_run(session, cell.run_id).inputs = {"datasets": {"sample": read}}
+        datasets.record_version(session, dataset, "new", None)
+    second = studies.make()
+    kept = [a.run_id == b.run_id for a, b in zip(studies.cells(first), studies.cells(second), strict=True)]
+    assert kept == [False, True, True, True]
+
+
+def test_the_plan_says_how_many_runs_are_new(studies: Any, database: Any) -> None:
+    with database.reading() as session:
+        assert db_studies.plan_study(session, studies.spec()) == {"rows": 2, "seeds": 2, "cells": 4, "reused": 0}
+    studies.make(studies.spec(seeds=[0]))
+    with database.reading() as session:
+        assert db_studies.plan_study(session, studies.spec())["reused"] == 2
+    assert len(studies.runs()) == 2, "a plan queues nothing"
+
+
+def test_the_same_key_and_body_give_the_same_study(studies: Any) -> None:
+    first = studies.make(idempotency_key="k", name="n")
+    assert studies.make(idempotency_key="k", name="n") == first
+    assert studies.make(idempotency_key="k", name="n", owner="somebody else") != first
+    with pytest.raises(UserError, match=first) as caught:
+        studies.make(idempotency_key="k", name="other")
+    assert caught.value.code == "idempotency_conflict"
+
+
+def test_studies_that_are_made_at_once_share_their_runs(studies: Any) -> None:
+    together = threading.Barrier(4)
+    failed: list[Exception] = []
+
+    def make(number: int) -> None:
+        together.wait()
+        try:
+            studies.make(owner="one", idempotency_key=f"k-{number}")
+            studies.make(owner="one", idempotency_key="k")
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(studies.runs()) == 4
+    with studies.database.reading() as session:
+        assert len(db_studies.list_studies(session).items) == 5
+
+
+def test_what_is_kept_does_not_change_with_a_preset(studies: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_id = studies.make(parse_as(StudySpec, {"preset": "loss_ablation", "seeds": [0]}))
+    with monkeypatch.context() as changed:
+        changed.setattr("lcl_core.studies.trials.presets", lambda kind: {"sample": {"steps": 9999}})
+        changed.setattr(import_module("lcl_core.specs.presets"), "presets", lambda kind: {})
+        studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, {"seeds": [1]}))
+    steps = {run.spec["steps"] for run in studies.runs("pretrain")}
+    assert (len(studies.cells(study_id)), steps) == (6, {500})
+
+
+def test_a_bad_study_leaves_nothing(studies: Any) -> None:
+    with pytest.raises(UserError):
+        studies.make(studies.spec(max_cells=3))
+    assert studies.runs() == []
+
+
+def test_extending_adds_cells_and_keeps_the_others(studies: Any) -> None:
+    study_id = studies.make()
+    studies.finish(study_id)
+    before = studies.cells(study_id)
+    more = [{"name": "loss", "variants": [{"name": "heavy", "spec": {"objective.contrastive_weight": 5}}]}]
+    addition = parse_as(AdditionSpec, {"seeds": [2], "axes": more})
+    added = studies.act(db_studies.extend_study, study_id, addition)
+    after = studies.cells(study_id)
+    assert [(cell.number, cell.run_id, cell.evaluation_id) for cell in after[:4]] == [
+        (cell.number, cell.run_id, cell.evaluation_id) for cell in before
+    ]
+    assert {(cell.labels["loss"], cell.seed) for cell in after[4:]} == {
+        ("heavy", 0), ("heavy", 1), ("both", 2), ("contrastive", 2), ("heavy", 2)
+    }  # fmt: skip
+    assert [run.id for run in added] == [cell.run_id for cell in after[4:]]
+    assert studies.state(study_id) == "running"
+    assert studies.act(db_studies.extend_study, study_id, addition) == [], "asking twice changes nothing"
+    with studies.database.reading() as session:
+        assert db_studies.study_spec(db_studies.get_study(session, study_id)).seeds == (0, 1, 2)
+
+
+def test_a_cancelled_study_is_resumed_before_it_is_extended(studies: Any) -> None:
+    study_id = studies.make()
+    studies.act(db_studies.cancel_study, study_id)
+    with pytest.raises(ForbiddenTransition, match="resume it first"):
+        studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, {"seeds": [2]}))
+
+
+def test_names_are_fit_for_encoders(studies: Any) -> None:
+    study_id = studies.make(studies.spec(seeds=[0]), name="λ über all: " + "x" * 80)
+    names = [run.name for run in studies.runs() if run.study_id == study_id]
+    for name in names:
+        parse_spec("evaluate", {"encoder": name})
+    assert names[1].endswith("contrastive-s0")

@@ -1,0 +1,98 @@
+"""Pages of studies, whose they are, and the facts of their cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import studies as db_studies
+from lcl_core.db.models import Metric
+from lcl_core.db.session import Database
+
+
+def test_pages_go_on_where_they_ended_and_are_somebodys(studies: Any, database: Database) -> None:
+    made = [studies.make(owner="ada") for _ in range(3)]
+    others = studies.make(owner="bob")
+    with database.reading() as session:
+        first = db_studies.list_studies(session, owner="ada", limit=2)
+        second = db_studies.list_studies(session, owner="ada", limit=2, cursor=first.next_cursor)
+        everybody = db_studies.list_studies(session)
+    assert [study.id for study in [*first.items, *second.items]] == made[::-1]
+    assert second.next_cursor is None
+    assert [study.id for study in everybody.items] == [others, *made[::-1]]
+
+
+@pytest.mark.parametrize(("given", "code"), [({"cursor": "run_1"}, "bad_cursor"), ({"limit": 0}, "bad_limit")])
+def test_a_bad_page_is_refused(database: Database, given: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught, database.reading() as session:
+        db_studies.list_studies(session, **given)
+    assert caught.value.code == code
+
+
+def test_a_study_of_somebody_else_is_unknown(studies: Any, database: Database) -> None:
+    study_id = studies.make(owner="ada")
+    with database.reading() as session:
+        assert db_studies.get_study(session, study_id, owner="ada").id == db_studies.get_study(session, study_id).id
+        for wanted in ((study_id, "bob"), ("study_none", None)):
+            with pytest.raises(UserError) as caught:
+                db_studies.get_study(session, *wanted)
+            assert caught.value.code == "unknown_study"
+
+
+def test_cells_come_with_what_their_runs_found(studies: Any, database: Database) -> None:
+    study_id = studies.make()
+    studies.finish(study_id)
+    with database.reading() as session:
+        cells = db_studies.study_cells(session, study_id)
+    assert [(cell.number, cell.labels["loss"], cell.seed, cell.state()) for cell in cells] == [
+        (0, "both", 0, "succeeded"),
+        (1, "contrastive", 0, "succeeded"),
+        (2, "both", 1, "succeeded"),
+        (3, "contrastive", 1, "succeeded"),
+    ]
+    assert cells[0].evaluation is not None
+    assert cells[0].evaluation.result["rows"][0]["value"] == 0.5
+    assert (cells[0].run.result["encoder"]["seconds"], cells[0].run.spec["steps"]) == (1.0, 10)
+
+
+def test_a_spec_survives_the_database(studies: Any, database: Database) -> None:
+    spec = studies.halving()
+    study_id = studies.make(spec)
+    with database.reading() as session:
+        assert db_studies.study_spec(db_studies.get_study(session, study_id)) == spec
+
+
+def test_standings_of_many_are_counted_together(studies: Any, database: Database) -> None:
+    running, done, halving = studies.make(), studies.make(studies.spec(seeds=[5])), studies.make(studies.halving())
+    studies.finish(done)
+    studies.end(studies.cells(running)[0].run_id)
+    with database.reading() as session:
+        page = db_studies.list_studies(session).items
+        found = {
+            study_id: (each.state, each.counts) for study_id, each in db_studies.study_statuses(session, page).items()
+        }
+    assert found == {
+        running: ("running", {"running": 1, "queued": 3}),
+        done: ("succeeded", {"succeeded": 2}),
+        halving: ("queued", {"queued": 4}),
+    }
+    for study_id in (running, done, halving):
+        assert studies.state(study_id) == found[study_id][0]
+
+
+def test_metric_lines_are_thinned_alike(studies: Any, database: Database) -> None:
+    first, second, *_ = (cell.run_id for cell in studies.cells(studies.make()))
+    with database.session() as session:
+        for run_id, count in ((first, 30), (second, 17)):
+            lines = [Metric(run_id=run_id, phase="", step=10 * n, values={"step": 10 * n}) for n in range(1, count + 1)]
+            session.add_all(lines)
+    with database.reading() as session:
+        whole = db_studies.study_metrics(session, [first, second])
+        thin = db_studies.study_metrics(session, [first, second], most=10)
+        none = db_studies.study_metrics(session, [])
+    assert [line["step"] for line in whole[second]] == list(range(10, 171, 10))
+    assert [line["step"] for line in thin[first]] == list(range(30, 301, 30))
+    assert [line["step"] for line in thin[second]] == [30, 60, 90, 120, 150]
+    assert none == {}

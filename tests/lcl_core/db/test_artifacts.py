@@ -1,0 +1,268 @@
+"""From a run's end to a named place in the store, through faults and kills; and what they leave is found."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.settings import Settings
+from lcl_core.db import artifacts, complete_run, garbage, leases, outbox, runs
+from lcl_core.db.models import ArtifactUpload, Garbage
+from lcl_core.db.outbox import referenced_keys
+from lcl_core.db.session import Database, now
+
+WEIGHTS = b"weights" * 1000
+ENCODER = {"path": "artifacts/encoder", "hash": hashlib.sha256(WEIGHTS).hexdigest()}
+GRACE = 3600.0
+Queue = Callable[..., str]
+Take = Callable[..., leases.Claim]
+Objects = Callable[[], dict[str, int]]
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite alone: test_deposits asks both databases."""
+    return f"sqlite:///{tmp_path / 'lcl.db'}"
+
+
+@pytest.fixture
+def supply(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
+    return artifacts.Artifacts(Settings(home=tmp_path / "home", artifacts=depot_url))
+
+
+@pytest.fixture
+def other(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
+    """Another machine: nothing in common but database and store."""
+    return artifacts.Artifacts(Settings(home=tmp_path / "other home", artifacts=depot_url))
+
+
+@pytest.fixture
+def ended(database: Database, queue: Queue, claim: Take, supply: artifacts.Artifacts) -> Callable[..., str]:
+    """Settle a run that has made an encoder; its id."""
+
+    def end(outcome: complete_run.RunOutcome | None = None) -> str:
+        run_id = queue()
+        folder = supply.home / "runs" / run_id
+        (folder / "artifacts" / "encoder").mkdir(parents=True)
+        (folder / "artifacts" / "encoder" / "model.safetensors").write_bytes(WEIGHTS)
+        (folder / "log.txt").write_text("it went well")
+        (folder / "metrics.jsonl").write_text("{}")
+        outcome = outcome or complete_run.RunSucceeded({"encoder": ENCODER})
+        complete_run.complete_run(database, claim(), outcome, folder, supply.home, 1.0, supply.holder)
+        return run_id
+
+    return end
+
+
+def due_now(database: Database) -> None:
+    with database.session() as session:
+        for row in session.query(ArtifactUpload):
+            row.next_at = now(session) - timedelta(seconds=1)
+
+
+def row_of(database: Database, path: str) -> ArtifactUpload:
+    with database.reading() as session:
+        return session.get_one(ArtifactUpload, path)
+
+
+def encoder_of(run_id: str) -> str:
+    return f"encoders/{run_id.replace('run_', 'enc_')}"
+
+
+@pytest.mark.parametrize("depot_url", ["s3"], indirect=True)
+def test_what_a_run_made_is_on_every_machine(
+    database: Database,
+    ended: Callable[..., str],
+    supply: artifacts.Artifacts,
+    other: artifacts.Artifacts,
+    objects: Objects,
+) -> None:
+    run_id = ended()
+    with database.reading() as session:
+        assert outbox.runs_with_pending_uploads(session, [run_id]) == {run_id: None}
+        with pytest.raises(UserError) as caught:
+            other.folder(session, encoder_of(run_id))
+    assert caught.value.code == "artifacts_pending"
+    assert objects() == {}
+    assert not artifacts.upload_next(database, other), "it has not the files"
+    artifacts.upload_pending(database, supply)
+    encoder, run = f"{encoder_of(run_id)}/1", f"runs/{run_id}/1"
+    assert set(objects()) == {
+        f"{encoder}/files/model.safetensors", f"{encoder}/manifest.json",
+        f"{run}/files/artifacts/encoder/model.safetensors", f"{run}/files/log.txt", f"{run}/files/metrics.jsonl",
+        f"{run}/manifest.json",
+    }  # fmt: skip
+    with database.reading() as session:
+        assert outbox.runs_with_pending_uploads(session, [run_id]) == {}
+        assert supply.find_remote_copy(session, encoder_of(run_id)) is None
+        fetched = other.folder(session, encoder_of(run_id))
+        assert fetched.is_relative_to(other.home / "cache")
+        assert [path.name for path in fetched.iterdir()] == ["model.safetensors"]
+        assert (fetched / "model.safetensors").read_bytes() == WEIGHTS
+        part = other.folder(session, f"runs/{run_id}", "artifacts/encoder")
+        assert (part / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_without_a_store_nothing_is_noted(
+    database: Database, tmp_path: Path, queue: Queue, claim: Take, objects: Objects
+) -> None:
+    supply = artifacts.Artifacts(Settings(home=tmp_path / "home"))
+    queue()
+    complete_run.complete_run(database, claim(), complete_run.RunCancelled(), tmp_path, supply.home, 1.0, supply.holder)
+    with database.reading() as session:
+        assert session.query(ArtifactUpload).count() == 0
+        assert supply.folder(session, "encoders/enc_x") == supply.home / "encoders" / "enc_x"
+    assert not artifacts.upload_next(database, supply)
+
+
+def test_a_store_that_is_away_holds_nothing_up_and_loses_nothing(
+    database: Database,
+    ended: Callable[..., str],
+    supply: artifacts.Artifacts,
+    run_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = ended()
+    files = supply.store._storage.files()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(supply.store._storage, "_first_wait", 0.0)
+        patch.setattr(files, "find", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("refused")))
+        artifacts.upload_pending(database, supply)
+    assert run_of(run_id).state == "succeeded"
+    for path in (encoder_of(run_id), f"runs/{run_id}"):
+        row = row_of(database, path)
+        assert (row.place, row.pending, row.tries) == (None, 1, 1)
+        assert "refused" in str(row.error)
+    assert not artifacts.upload_next(database, supply), "not at once"
+    due_now(database)
+    artifacts.upload_pending(database, supply)
+    assert row_of(database, f"runs/{run_id}").place == f"runs/{run_id}/1"
+    assert row_of(database, encoder_of(run_id)).error is None
+
+
+KILLED = """
+import sys, time
+from lcl_core.db import store
+from lcl_core.db.session import Database
+from lcl_core.common.settings import Settings
+
+supply = store.Supply(Settings(home=sys.argv[1], artifacts=sys.argv[2]))
+files = supply.depot._storage.files()[0]
+put_file = files.put_file
+
+def slow(source, target, **more):
+    if target.endswith("metrics.jsonl"):
+        print("half", flush=True)
+        time.sleep(600)
+    put_file(source, target, **more)
+
+files.put_file = slow
+store.carry_all(Database(sys.argv[3]), supply)
+"""
+
+
+@pytest.mark.parametrize("depot_url", ["file"], indirect=True)
+def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
+    database: Database,
+    database_url: str,
+    depot_url: str,
+    ended: Callable[..., str],
+    supply: artifacts.Artifacts,
+    objects: Objects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = ended()
+    arguments = [sys.executable, "-c", KILLED, str(supply.home), depot_url, database_url]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = next((line for line in process.stdout if line == "half\n"), None)
+        process.kill()
+    assert said is not None, "it ended by itself"
+    run = f"runs/{run_id}/1"
+    assert {name for name in objects() if name.startswith(run)} == {f"{run}/files/log.txt"}
+    assert row_of(database, f"runs/{run_id}").place is None, "no row names half of it"
+    assert collected(database, supply) == set(), "and nobody takes it for garbage"
+    assert not artifacts.upload_next(database, supply), "as if somebody were still at it"
+    due_now(database)
+    sent: list[str] = []
+    files = supply.store._storage.files()[0]
+    put_file = files.put_file
+    monkeypatch.setattr(
+        files, "put_file", lambda source, target, **more: (sent.append(Path(target).name), put_file(source, target))[1]
+    )
+    artifacts.upload_pending(database, supply)
+    assert sent == ["metrics.jsonl"], "what was there stayed"
+    assert row_of(database, f"runs/{run_id}").place == run
+    assert f"{run}/manifest.json" in objects()
+
+
+def collected(database: Database, supply: artifacts.Artifacts) -> set[str]:
+    """What goes once everything that is garbage now has been known for longer than the grace."""
+    with database.session() as session:
+        garbage.record_garbage(session, supply.home, GRACE, supply.store.list_keys())
+        for row in session.query(Garbage):
+            row.seen_at = now(session) - timedelta(seconds=GRACE + 1)
+    found = garbage.collect_garbage(database, supply.home, GRACE, supply.store, supply.store.list_keys())
+    return {leftover.path for leftover in found}
+
+
+@pytest.mark.parametrize("depot_url", ["memory", "s3"], indirect=True)
+def test_objects_that_no_row_names_are_found_kept_for_their_grace_and_removed(
+    database: Database, ended: Callable[..., str], supply: artifacts.Artifacts, objects: Objects
+) -> None:
+    run_id = ended()
+    artifacts.upload_pending(database, supply)
+    orphan = f"runs/run_{'0' * 18}/3"
+    supply.store.put(orphan, supply.home / "runs" / run_id, {})
+    with database.reading() as session:
+        [found] = garbage.list_garbage(session, supply.home, GRACE, supply.store.list_keys())
+    assert (found.path, found.due) == (f"store/{orphan}", False)
+    assert found.bytes > len(WEIGHTS)
+    assert garbage.collect_garbage(database, supply.home, GRACE, supply.store, supply.store.list_keys()) == []
+    assert collected(database, supply) == {f"store/{orphan}"}
+    assert {name.split("/")[0] for name in objects()} == {"encoders", "runs"}
+    with database.session() as session:
+        runs.delete_run(session, run_id)
+    assert collected(database, supply) == {f"runs/{run_id}", f"store/runs/{run_id}/1"}
+    assert {name.split("/")[0] for name in objects()} == {"encoders"}, "what it made stays"
+
+
+def test_the_garbage_of_one_home_is_not_forgotten_by_another(
+    database: Database, supply: artifacts.Artifacts, other: artifacts.Artifacts
+) -> None:
+    (supply.home / "runs" / f"run_{'0' * 18}").mkdir(parents=True)
+    garbage.collect_garbage(database, supply.home, GRACE)
+    garbage.collect_garbage(database, other.home, GRACE)
+    with database.reading() as session:
+        [found] = garbage.list_garbage(session, supply.home, GRACE)
+        assert found.seen_at is not None
+        assert garbage.list_garbage(session, other.home, GRACE) == []
+
+
+def test_a_run_that_ends_again_elsewhere_is_read_from_there(
+    database: Database, ended: Callable[..., str], claim: Take, supply: artifacts.Artifacts, other: artifacts.Artifacts
+) -> None:
+    run_id = ended(complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
+    artifacts.upload_pending(database, supply)
+    with database.session() as session:
+        runs.resume_run(session, run_id)
+    folder = other.home / "runs" / run_id
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("the second time")
+    complete_run.complete_run(database, claim(), complete_run.RunCancelled(), folder, other.home, 1.0, other.holder)
+    artifacts.upload_pending(database, other)
+    with database.reading() as session:
+        there = supply.find_remote_copy(session, f"runs/{run_id}")
+        assert there is not None
+        assert there.place == f"runs/{run_id}/2"
+        assert referenced_keys(session) == {f"runs/{run_id}/2"}
+        assert other.find_remote_copy(session, f"runs/{run_id}") is None
+    assert collected(database, supply) == {f"store/runs/{run_id}/1"}

@@ -1,0 +1,245 @@
+"""Changes of a collection as rows: what is refused, what a reader sees, and what an index run folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections.file_format import stable_hash64
+from lcl_core.collections.records import ChangeRecord, DeltaSnapshot
+from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.common.errors import UserError
+from lcl_core.db import collections, complete_run, runs
+from lcl_core.db import collections as db_collections
+from lcl_core.db.collections import CollectionRef, CollectionReplaced, IdempotentRequest, ItemAddition
+from lcl_core.db.models import CollectionAddition, CollectionChange, CollectionRow
+from lcl_core.db.session import Database, now
+from lcl_core.specs.parsing import parse_spec
+
+ENCODER, DIM = "e" * 64, 4
+
+
+def identity(name: str) -> str:
+    return f"img_{stable_hash64(name):016x}"
+
+
+IN_DIRECTORY = ("a.png", "b.png")
+OPENED = CollectionRef("col_1", "collections/col_1", {identity(name) for name in IN_DIRECTORY}.__contains__)
+
+
+def vector(name: str) -> bytes:
+    return np.random.default_rng(stable_hash64(name)).normal(size=DIM).astype("<f4").tobytes()
+
+
+def picture(name: str, note: str = "") -> ItemAddition:
+    record = {"id": identity(name), "image": name, "captions": [note] if note else [], "labels": {}, "split": ""}
+    record |= {"source": "", "media_type": "image/png"}
+    return ItemAddition(
+        ChangeRecord(0, identity(name), record, vector(name), vector(note) if note else b""), name.encode()
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def build(place: Path, names: tuple[str, ...]) -> None:
+    items = [CollectionItem(name, name.encode(), "image/png") for name in names]
+    build_collection(place, items, np.eye(len(names), DIM), {}, name="few", encoder_hash=ENCODER)
+
+
+@pytest.fixture
+def made(database: Database, home: Path) -> Database:
+    """With a collection of two pictures."""
+    build(home / "collections" / "col_1", IN_DIRECTORY)
+    with database.session() as session:
+        facts = {"encoder_hash": ENCODER, "owner": "ada", "images": 2, "texts": 0, "dim": DIM}
+        session.add(CollectionRow(id="col_1", name="few", path=OPENED.path, created_at=now(session), **facts))
+    return database
+
+
+def add(database: Database, *pictures: ItemAddition, **how: Any) -> list[str]:
+    with database.session() as session:
+        return db_collections.add_items(session, OPENED, pictures, **{"encoder_hash": ENCODER, **how})[0]
+
+
+def remove(database: Database, name: str) -> None:
+    with database.session() as session:
+        db_collections.remove_item(session, OPENED, identity(name))
+
+
+def row_of(database: Database) -> CollectionRow:
+    with database.reading() as session:
+        return session.get_one(CollectionRow, "col_1")
+
+
+def seen(database: Database, number: int = 0, path: str = OPENED.path) -> list[ChangeRecord]:
+    with database.reading() as session:
+        return db_collections.changes_since(session, "col_1", path, number)
+
+
+def code_of(do: Callable[..., object], *given: Any, **how: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        do(*given, **how)
+    return caught.value.code
+
+
+def test_a_reader_is_told_what_came_since(made: Database) -> None:
+    assert add(made, picture("c.png", "a cat"), picture("d.png")) == [identity("c.png"), identity("d.png")]
+    first = seen(made)
+    assert [(change.number, change.item) for change in first] == [(1, identity("c.png")), (2, identity("d.png"))]
+    assert (first[0].record or {})["captions"] == ["a cat"]
+    assert (first[0].vector, first[0].text_vectors) == (vector("c.png"), vector("a cat"))
+    remove(made, "a.png")
+    remove(made, "c.png")
+    assert seen(made, 2) == [ChangeRecord(3, identity("a.png")), ChangeRecord(4, identity("c.png"))]
+    assert [change.number for change in seen(made)] == [2, 3, 4], "of a picture only the last counts"
+    assert (row_of(made).changes, row_of(made).images) == (4, 2)
+    with made.reading() as session:
+        assert db_collections.item_image(session, "col_1", identity("d.png")) == b"d.png"
+        assert db_collections.item_image(session, "col_1", identity("c.png")) is None
+
+
+def test_a_name_that_is_there_is_not_replaced_in_silence(made: Database) -> None:
+    add(made, picture("c.png"))
+    for name in ("a.png", "c.png"):
+        with pytest.raises(UserError) as caught:
+            add(made, picture("new.png"), picture(name))
+        assert (caught.value.code, caught.value.field) == ("item_exists", "items.1.name")
+        assert name in caught.value.message
+    assert (row_of(made).changes, row_of(made).images) == (1, 3), "nothing of a refused call is kept"
+    add(made, picture("a.png", "again"), picture("new.png"), replace=True)
+    assert (row_of(made).changes, row_of(made).images) == (3, 4)
+    remove(made, "a.png")
+    add(made, picture("a.png"))
+    assert row_of(made).images == 4
+
+
+def test_what_does_not_belong_is_refused(made: Database) -> None:
+    assert code_of(add, made, picture("c.png"), encoder_hash="f" * 64) == "encoder_mismatch"
+    assert code_of(remove, made, "never.png") == "item_not_found"
+    remove(made, "a.png")
+    assert code_of(remove, made, "a.png") == "item_not_found"
+    with made.session() as session:
+        absent = CollectionRef("col_absent", "x", OPENED.holds)
+        assert code_of(db_collections.remove_item, session, absent, identity("a.png")) == "unknown_collection"
+    assert row_of(made).changes == 1
+
+
+def test_there_is_a_bound_that_says_what_to_do(made: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collections, "MAX_CHANGES", 3)
+    add(made, *(picture(f"{number}.png") for number in range(3)))
+    for name in ("more.png", "a.png"):
+        with pytest.raises(UserError, match='mode "add"') as caught:
+            add(made, picture(name), replace=True)
+        assert caught.value.code == "collection_full"
+    add(made, picture("1.png", "another"), replace=True)
+    remove(made, "2.png")
+    add(made, picture("2.png"))
+    assert row_of(made).images == 5
+
+
+def test_a_repeated_request_gives_the_same_answer(made: Database) -> None:
+    request = IdempotentRequest("ada", "once", "hash")
+    ids = add(made, picture("c.png"), request=request)
+    assert add(made, picture("c.png"), request=request) == ids
+    assert row_of(made).changes == 1
+    assert (
+        code_of(add, made, picture("x.png"), request=IdempotentRequest("ada", "once", "other"))
+        == "idempotency_conflict"
+    )
+    assert add(made, picture("d.png"), request=IdempotentRequest("ben", "once", "other")) == [identity("d.png")]
+
+
+def test_who_has_an_outdated_directory_open_is_told(made: Database) -> None:
+    with made.session() as session:
+        session.get_one(CollectionRow, "col_1").path = "collections/col_2"
+    for act in (lambda: add(made, picture("c.png")), lambda: remove(made, "a.png"), lambda: seen(made)):
+        with pytest.raises(CollectionReplaced):
+            act()
+    assert row_of(made).changes == 0
+
+
+def test_changes_go_with_their_collection(made: Database) -> None:
+    add(made, picture("c.png"), request=IdempotentRequest("ada", "once", "hash"))
+    with made.session() as session:
+        db_collections.delete_collection(session, session.get_one(CollectionRow, "col_1"))
+    with made.reading() as session:
+        assert [session.query(table).count() for table in (CollectionRow, CollectionChange, CollectionAddition)] == [
+            0,
+            0,
+            0,
+        ]
+
+
+class Fold:
+    """An index run that adds to the collection, from its claim to its end."""
+
+    def __init__(self, database: Database, home: Path, queue: Callable[..., str], claim: Callable[..., Any]) -> None:
+        self.database, self.home = database, home
+        spec = {"encoder": "any", "dataset": None, "collection": "few", "mode": "add"}
+        self.run_dir = home / "runs" / queue("index", spec)
+        self.run_dir.mkdir(parents=True)
+        self.claim = claim()
+        handed = db_collections.prepare_collection_snapshots(
+            database, parse_spec("index", spec), self.run_dir / "changes", home
+        )
+        self.handed = handed["few"]
+
+    def end(self, names: tuple[str, ...]) -> str:
+        """With a directory that holds these."""
+        build(self.run_dir / "artifacts" / "collection", names)
+        facts = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": len(names), "texts": 0, "dim": DIM}
+        facts |= {"id": self.handed["id"], "base": self.handed["stored"], "through": self.handed["through"]}
+        outcome = complete_run.RunSucceeded({"collection": facts})
+        return complete_run.complete_run(self.database, self.claim, outcome, self.run_dir, self.home, 1.0)
+
+
+@pytest.fixture
+def begin(made: Database, home: Path, queue: Callable[..., str], claim: Callable[..., Any]) -> Callable[[], Fold]:
+    return lambda: Fold(made, home, queue, claim)
+
+
+def test_a_fold_keeps_what_came_meanwhile(made: Database, home: Path, begin: Callable[[], Fold]) -> None:
+    add(made, picture("c.png"), picture("d.png", "first"))
+    remove(made, "a.png")
+    fold = begin()
+    handed = DeltaSnapshot(Path(fold.handed["changes"]))
+    assert [change.item for change in handed.changes] == [identity(name) for name in ("c.png", "d.png", "a.png")]
+    assert handed.pictures([identity("d.png")]) == [b"d.png"]
+    add(made, picture("e.png"))
+    add(made, picture("d.png", "second"), replace=True)
+    remove(made, "b.png")
+    assert fold.end(("b.png", "c.png", "d.png")) == "succeeded"
+    row = row_of(made)
+    assert (row.id, row.changes, row.images, row.owner) == ("col_1", 6, 3, "ada"), "c, d and e"
+    assert row.path != OPENED.path
+    assert not (home / OPENED.path).exists()
+    left = seen(made, path=row.path)
+    assert [(change.number, change.item) for change in left] == [
+        (4, identity("e.png")),
+        (5, identity("d.png")),
+        (6, identity("b.png")),
+    ]
+    assert (left[1].record or {})["captions"] == ["second"]
+
+
+def test_of_two_that_fold_at_once_one_has_to_do_it_again(made: Database, home: Path, begin: Callable[[], Fold]) -> None:
+    first, second = begin(), begin()
+    assert first.end(("a.png", "b.png")) == "succeeded"
+    path = row_of(made).path
+    add_to = CollectionRef("col_1", path, OPENED.holds)
+    with made.session() as session:
+        db_collections.add_items(session, add_to, [picture("c.png")], ENCODER)
+    assert second.end(("a.png", "b.png")) == "failed"
+    with made.reading() as session:
+        run = runs.get_run(session, second.claim.run_id)
+    assert (run.reason or {})["code"] == "collection_changed"
+    assert row_of(made).path == path
+    assert [entry.name for entry in (home / "collections").iterdir()] == [Path(path).name]
+    assert [change.item for change in seen(made, path=path)] == [identity("c.png")]

@@ -1,0 +1,142 @@
+"""Datasets in versions, what a run read, and paths that stay inside the data roots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import complete_run, datasets, leases, registry
+from lcl_core.db.session import Database
+from lcl_core.specs.parsing import parse_spec
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    return tmp_path / "data"
+
+
+def versions(database: Database, name: str) -> list[tuple[int, str, str]]:
+    with database.reading() as session:
+        return [(row.version, row.content_hash, Path(row.path).name) for row in datasets.list_versions(session, name)]
+
+
+def test_other_contents_are_a_new_version_and_the_same_ones_are_none(database: Database, root: Path) -> None:
+    for folder, digest in (("one", "a" * 64), ("one", "a" * 64), ("two", "a" * 64), ("two", "b" * 64)):
+        with database.session() as session:
+            row = datasets.register_dataset(session, "mine", root / folder, [root], "ada", new_version=True)
+            datasets.record_version(session, row, digest, {"documents": 1})
+    assert versions(database, "mine") == [(2, "b" * 64, "two"), (1, "a" * 64, "two")]
+    with database.reading() as session:
+        assert datasets.get_dataset(session, "mine").content_hash == "b" * 64
+        with pytest.raises(UserError) as caught:
+            datasets.list_versions(session, "absent")
+    assert caught.value.code == "unknown_dataset"
+
+
+def test_what_a_moved_name_holds_is_not_known_before_it_is_read(database: Database, root: Path) -> None:
+    with database.session() as session:
+        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
+        datasets.record_version(session, row, "a" * 64, {"documents": 1})
+        row = datasets.register_dataset(session, "mine", root / "two", [root], "ada", new_version=True)
+        assert (row.content_hash, row.statistics) == (None, None)
+
+
+def test_a_run_notes_the_hash_of_what_it_reads(
+    database: Database, root: Path, queue: Callable[..., str], claim: Callable[..., leases.Claim], run_of: Any
+) -> None:
+    with database.session() as session:
+        row = datasets.register_dataset(session, "mine", root / "one", [root], "ada")
+        datasets.record_version(session, row, "a" * 64, None)
+    run_id = queue("validate", {"dataset": "mine"})
+    claimed = claim()
+    with database.session() as session:
+        inputs = registry.resolve_inputs(session, parse_spec("validate", claimed.spec), root, [root])
+        read = {"datasets": inputs.dataset_hashes}
+        leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True, inputs=read)
+    assert run_of(run_id).inputs == {"datasets": {"mine": "a" * 64}}
+    result = {"dataset_hash": "b" * 64}
+    complete_run.complete_run(database, claimed, complete_run.RunSucceeded(result), root / "run", root, 1.0)
+    assert run_of(run_id).inputs == {"datasets": {"mine": "b" * 64}}, "the files had been changed since"
+
+
+@pytest.mark.parametrize("kind", ["validate", "convert", "match"])
+def test_a_path_is_read_inside_the_roots_alone(database: Database, root: Path, kind: str) -> None:
+    (root / "link").symlink_to(root.parent)
+    more = {"convert": {"name": "x"}, "match": {"name": "x", "encoder": "absent"}}.get(kind, {})
+    with database.reading() as session:
+        for path, code in ((root.parent, "path_forbidden"), (root / "link", "path_forbidden"), ("/", "path_forbidden")):
+            with pytest.raises(UserError) as caught:
+                registry.resolve_inputs(session, parse_spec(kind, {"path": str(path), **more}), root, [root])
+            assert caught.value.code == code
+        with pytest.raises(UserError) as caught:
+            registry.resolve_inputs(session, parse_spec(kind, {"path": str(root / "absent"), **more}), root, [root])
+        assert caught.value.code == "missing_files"
+
+
+def test_the_paths_of_an_evaluation_lie_in_the_roots(database: Database, root: Path) -> None:
+    for task, own in (
+        ("captioning", {"language_model": {"path": "/"}}),
+        ("dialogue", {"benchmarks": [{"name": "gqa", "path": str(root), "images": "/"}]}),
+    ):
+        spec = parse_spec("evaluate", {"encoder": "absent", "tasks": [task], task: own})
+        with database.reading() as session, pytest.raises(UserError) as caught:
+            registry.resolve_inputs(session, spec, root, [root])
+        assert caught.value.code == "path_forbidden"
+
+
+def test_a_converted_dataset_is_registered_and_shares_its_bytes_with_the_run(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
+) -> None:
+    shard = tmp_path / "run" / "artifacts" / "dataset" / "shards" / "000000.tar"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"tar")
+    home = tmp_path / "home"
+    made = {"path": "artifacts/dataset", "content_hash": "c" * 64, "statistics": {"documents": 7}}
+    run_id = queue("convert", {"path": "/x", "name": "made"}, owner="ada")
+    settled = complete_run.complete_run(
+        database, claim(), complete_run.RunSucceeded({"dataset": made}), tmp_path / "run", home, 1.0
+    )
+    assert settled == "succeeded"
+    with database.reading() as session:
+        row, (version,) = datasets.get_dataset(session, "made"), datasets.list_versions(session, "made")
+        assert (row.owner, row.content_hash, row.statistics) == ("ada", "c" * 64, {"documents": 7})
+        assert (version.run_id, version.path) == (run_id, row.path)
+        copy = registry.absolute_path(home, row.path) / "shards" / "000000.tar"
+    assert copy.read_bytes() == b"tar"
+    assert copy.stat().st_ino == shard.stat().st_ino
+
+
+def test_what_was_converted_to_a_url_is_registered_where_it_lies(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
+) -> None:
+    url, home = "s3://bucket/team/made", tmp_path / "home"
+    made = {"path": "s3://elsewhere/made", "content_hash": "c" * 64, "statistics": {"documents": 7}}
+    queue("convert", {"path": "/x", "name": "made", "to": url}, owner="ada")
+    assert (
+        complete_run.complete_run(database, claim(), complete_run.RunSucceeded({"dataset": made}), tmp_path, home, 1.0)
+        == "succeeded"
+    )
+    assert not home.exists()
+    spec = parse_spec("validate", {"dataset": "made"})
+    with database.reading() as session:
+        assert datasets.get_dataset(session, "made").path == url, "as the spec says, whatever the result says"
+        inputs = registry.resolve_inputs(session, spec, home, [home, "s3://bucket/team"])
+        assert (inputs.datasets, inputs.dataset_hashes) == ({"made": url}, {"made": "c" * 64})
+        with pytest.raises(UserError) as caught:
+            registry.resolve_inputs(session, spec, home, [home])
+    assert caught.value.code == "path_forbidden", "the root was taken away"
+
+
+@pytest.mark.parametrize("field", ["path", "to"])
+def test_a_url_of_a_spec_is_held_to_the_roots_by_the_worker_too(database: Database, root: Path, field: str) -> None:
+    other = {"to": "dataset", "path": "name"}[field]
+    spec = parse_spec("convert", {"name": "x", other: "x", field: "s3://bucket/other/x"})
+    with database.reading() as session, pytest.raises(UserError) as caught:
+        registry.resolve_inputs(session, spec, root, [root, "s3://bucket/team"])
+    assert (caught.value.code, caught.value.field) == ("path_forbidden", field)

@@ -1,0 +1,120 @@
+"""What may be deleted, what is in the way, and which folders go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import datasets, deletion, outbox, registry, runs, studies
+from lcl_core.db.datasets import upsert_dataset
+from lcl_core.db.models import Dataset, DatasetVersion, EncoderRow, Run, StudyCell
+from lcl_core.db.session import Database, now
+from lcl_core.specs.parsing import parse_as
+from lcl_core.specs.study import StudySpec
+
+HOME = Path("/srv/lcl")
+
+
+@pytest.fixture
+def encoder(database: Database) -> str:
+    with database.session() as session:
+        facts = {"path": "encoders/enc_1", "hash": "0" * 64, "owner": "ada", "info": {}, "created_at": now(session)}
+        session.add(EncoderRow(id="enc_1", name="tiny", **facts))
+    return "enc_1"
+
+
+def refusal(database: Database, sight: str | None = None) -> str:
+    with database.session() as session, pytest.raises(UserError) as caught:
+        deletion.delete_encoder(session, registry.get_encoder(session, "tiny"), sight)
+    assert caught.value.code == "encoder_in_use"
+    return caught.value.message
+
+
+def test_an_encoder_goes_with_what_is_known_of_its_files(database: Database, encoder: str) -> None:
+    with database.session() as session:
+        outbox.enqueue_upload(session, "encoders/enc_1", 1, "home-1")
+        assert deletion.delete_encoder(session, registry.get_encoder(session, "tiny")) == ["encoders/enc_1"]
+    with database.reading() as session:
+        assert outbox.get_upload(session, "encoders/enc_1") is None
+        with pytest.raises(UserError):
+            registry.get_encoder(session, encoder)
+
+
+@pytest.mark.parametrize("named", ["tiny", "enc_1"])
+def test_a_run_that_waits_needs_it_by_id_or_name(
+    database: Database, queue: Callable[..., str], encoder: str, named: str
+) -> None:
+    run_id = queue("evaluate", {"encoder": named}, owner="bob")
+    queue("evaluate", {"encoder": "another"}, owner="ada")
+    assert run_id in refusal(database)
+    hidden = refusal(database, "ada")
+    assert run_id not in hidden
+    assert "a run of another owner" in hidden
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    with database.session() as session:
+        deletion.delete_encoder(session, registry.get_encoder(session, "tiny"))
+
+
+def test_many_in_the_way_are_counted(database: Database, queue: Callable[..., str], encoder: str) -> None:
+    for _ in range(7):
+        queue("evaluate", {"encoder": "tiny"}, owner="ada")
+    assert "2 more" in refusal(database, "ada")
+    assert "7 runs of other owners" in refusal(database, "bob")
+
+
+STUDY: dict[str, Any] = {"metrics": [{"name": "IR@5", "metric": "IR@5"}], "pretrain": {"steps": 7}}
+
+
+def test_what_a_study_is_going_to_examine_stays(database: Database, encoder: str) -> None:
+    with database.session() as session:
+        study = studies.create_study(session, parse_as(StudySpec, STUDY), owner="ada")
+        (cell,) = session.query(StudyCell).all()
+        run = session.get_one(Run, cell.run_id)
+        run.state, run.encoder_id = "succeeded", "enc_1"
+        session.get_one(EncoderRow, "enc_1").run_id = run.id
+        study_id = study.id
+    assert study_id in refusal(database)
+    with database.session() as session:
+        studies.cancel_study(session, studies.get_study(session, study_id))
+    with database.session() as session:
+        deletion.delete_encoder(session, registry.get_encoder(session, "tiny"))
+
+
+def test_a_dataset_goes_with_its_versions_and_names_the_services_folders_alone(database: Database) -> None:
+    with database.session() as session:
+        for path, digest in (("datasets/data_1", "1"), ("/data/wiki", "2"), ("datasets/data_2", "3")):
+            row = upsert_dataset(session, "wiki", path, "ada")
+            datasets.record_version(session, row, digest * 64, None)
+        assert deletion.delete_dataset(session, row, HOME) == ["datasets/data_2", "datasets/data_1"]
+    with database.reading() as session:
+        assert session.query(Dataset).count() == session.query(DatasetVersion).count() == 0
+
+
+def test_a_folder_that_another_dataset_is_registered_in_stays(database: Database) -> None:
+    with database.session() as session:
+        row = upsert_dataset(session, "wiki", "datasets/data_1", "ada")
+        upsert_dataset(session, "part", str(HOME / "datasets" / "data_1" / "part"), "bob")
+        upsert_dataset(session, "beside", str(HOME / "datasets" / "data_10"), "bob")
+        with pytest.raises(UserError, match="of dataset part too") as caught:
+            deletion.delete_dataset(session, row, HOME)
+        assert caught.value.code == "dataset_in_use"
+
+
+def test_what_comes_with_the_product_stays(database: Database, encoder: str) -> None:
+    with database.session() as session:
+        sample, row = datasets.register_sample(session), session.get_one(EncoderRow, encoder)
+        row.owner, row.path = "lcl", "/usr/lib/lcl/drawings"
+        deletions = (
+            lambda: deletion.delete_dataset(session, sample, HOME),
+            lambda: deletion.delete_encoder(session, row, welcome=True),
+        )
+        for delete in deletions:
+            with pytest.raises(UserError) as caught:
+                delete()
+            assert caught.value.code == "in_product"
+        assert deletion.delete_encoder(session, row) == [], "the installation's files stay"

@@ -1,0 +1,278 @@
+"""Runs of several nodes: taken by all or none, given back, and over for all when one is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from lcl_core.db import complete_run, gang, leases
+from lcl_core.db import queue as db_queue
+from lcl_core.db import runs as db_runs
+from lcl_core.db.models import GangMemberRow, Worker
+from lcl_core.db.session import Database
+from lcl_core.db.workers import WorkerIdentity, record_heartbeat, worker_stats
+
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+Taken = leases.Claim | gang.MemberLease | None
+Take = Callable[..., Taken]
+
+
+@pytest.fixture
+def take(database: Database) -> Take:
+    """What a worker gets, if anything."""
+
+    def claim(worker: str, **more: Any) -> Taken:
+        with database.session() as session:
+            return db_queue.claim_next(session, worker, **more)
+
+    return claim
+
+
+@pytest.fixture
+def look(database: Database) -> Callable[[Taken], gang.Rendezvous | None]:
+    def see(seat: Taken) -> gang.Rendezvous | None:
+        assert isinstance(seat, gang.MemberLease)
+        with database.reading() as session:
+            return gang.check_member_lease(session, seat)
+
+    return see
+
+
+@pytest.fixture
+def seated(queue: Queue, take: Take) -> tuple[leases.Claim, list[gang.MemberLease]]:
+    """A run of three that all have come to."""
+    spread(queue, 3)
+    seats = [take(worker) for worker in ("w-1", "w-2")]
+    claim = take("w-3")
+    assert isinstance(claim, leases.Claim)
+    return claim, [seat for seat in seats if isinstance(seat, gang.MemberLease)]
+
+
+def spread(queue: Queue, nodes: int, **facts: Any) -> str:
+    return queue(spec={"engine": {"nodes": nodes}}, **facts)
+
+
+def count(database: Database) -> int:
+    with database.reading() as session:
+        return session.scalars(select(func.count()).select_from(GangMemberRow)).one()
+
+
+def test_it_starts_when_the_last_worker_has_come(queue: Queue, take: Take, run_of: RunOf, look: Any) -> None:
+    run_id = spread(queue, 3)
+    first, second = take("w-1"), take("w-2")
+    assert isinstance(first, gang.MemberLease)
+    assert isinstance(second, gang.MemberLease)
+    assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", 0)
+    assert look(first) is None
+    claim = take("w-3")
+    assert isinstance(claim, leases.Claim)
+    assert (claim.run_id, claim.nodes, claim.node) == (run_id, 3, 0)
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_owner) == ("running", 1, "w-3")
+    assert look(first) is None, "node 0 makes the folder ready first"
+
+
+def test_the_others_are_called(database: Database, seated: Any, look: Any) -> None:
+    claim, seats = seated
+    with database.session() as session:
+        gang.set_rendezvous(session, claim, "10.0.0.3:4711")
+    calls = [look(seat) for seat in seats]
+    assert [(call.address, call.claim.node, call.claim.worker) for call in calls] == [
+        ("10.0.0.3:4711", 1, "w-1"),
+        ("10.0.0.3:4711", 2, "w-2"),
+    ]
+    assert {(call.claim.token, call.claim.attempt, call.claim.nodes) for call in calls} == {(claim.token, 1, 3)}
+
+
+def test_a_worker_sits_at_a_run_once_and_goes_on_to_others(queue: Queue, take: Take) -> None:
+    run_id, other = spread(queue, 2), queue()
+    assert isinstance(take("w-1"), gang.MemberLease)
+    second = take("w-1")
+    assert isinstance(second, leases.Claim)
+    assert second.run_id == other
+    assert take("w-1") is None
+    last = take("w-2")
+    assert isinstance(last, leases.Claim)
+    assert last.run_id == run_id
+
+
+def test_who_waited_in_vain_gives_the_seat_back_and_lets_others_go_first(
+    database: Database, queue: Queue, take: Take, run_of: RunOf
+) -> None:
+    run_id, other = spread(queue, 2, priority=5), queue()
+    seat = take("w-1")
+    assert isinstance(seat, gang.MemberLease)
+    with database.session() as session:
+        assert gang.release_member(session, seat, only_waiting=True)
+    assert count(database) == 0
+    taken = take("w-1", given_up=run_id)
+    assert isinstance(taken, leases.Claim)
+    assert taken.run_id == other
+    assert isinstance(take("w-1", given_up=run_id), gang.MemberLease), "nothing else is queued"
+    assert run_of(run_id).attempt == 0
+
+
+def test_a_seat_cannot_be_given_up_once_all_have_come(database: Database, seated: Any) -> None:
+    _, (first, _) = seated
+    with database.session() as session:
+        assert not gang.release_member(session, first, only_waiting=True)
+        assert gang.release_member(session, first)
+
+
+def test_a_worker_that_died_while_it_waited_is_not_counted(queue: Queue, take: Take) -> None:
+    spread(queue, 2)
+    assert isinstance(take("dead", lease_seconds=-1.0), gang.MemberLease)
+    assert isinstance(take("w-1"), gang.MemberLease)
+    assert isinstance(take("w-2"), leases.Claim)
+
+
+def test_a_seat_is_renewed(database: Database, queue: Queue, take: Take) -> None:
+    spread(queue, 2)
+    seat = take("w-1", lease_seconds=-1.0)
+    assert isinstance(seat, gang.MemberLease)
+    with database.session() as session:
+        gang.renew_member_lease(session, seat, 30.0)
+    assert isinstance(take("w-2"), leases.Claim)
+
+
+@pytest.mark.parametrize("verb", ["request_cancel", "pause"])
+def test_who_waits_learns_that_the_run_was_withdrawn(
+    database: Database, queue: Queue, take: Take, look: Any, verb: str
+) -> None:
+    run_id = spread(queue, 2)
+    seat = take("w-1")
+    with database.session() as session:
+        getattr(db_runs, verb)(session, run_id)
+    with pytest.raises(leases.StaleLease):
+        look(seat)
+
+
+def test_the_end_of_the_lease_is_the_end_for_all_and_all_may_come_again(
+    database: Database, seated: Any, take: Take, look: Any
+) -> None:
+    claim, seats = seated
+    with database.session() as session:
+        leases.release_lease(session, claim)
+    for seat in seats:
+        with pytest.raises(leases.StaleLease):
+            look(seat)
+    again = [take(worker) for worker in ("w-3", "w-1", "w-2")]
+    assert [type(each) for each in again] == [gang.MemberLease, gang.MemberLease, leases.Claim]
+    with database.session() as session, pytest.raises(leases.StaleLease):
+        gang.record_member_exit(session, seats[0], None)
+    assert look(again[0]) is None
+
+
+def test_node_0_learns_how_the_others_ended(database: Database, seated: Any) -> None:
+    claim, (first, second) = seated
+
+    def told() -> tuple[list[gang.MemberFailure], bool]:
+        with database.reading() as session:
+            return gang.member_failures(session, claim)
+
+    assert told() == ([], False)
+    with database.session() as session:
+        gang.record_member_exit(session, first, None)
+    assert told() == ([], False)
+    loss = gang.MemberFailure("w-2", "it broke", reason={"code": "crash", "message": "it broke"})
+    with database.session() as session:
+        gang.record_member_exit(session, second, loss)
+    assert told() == ([loss], True)
+
+
+def test_a_worker_that_shows_no_life_is_lost(database: Database, seated: Any) -> None:
+    claim, (first, second) = seated
+    with database.session() as session:
+        gang.renew_member_lease(session, first, -1.0)
+        gang.release_member(session, second)
+    with database.reading() as session:
+        found, complete = gang.member_failures(session, claim)
+    assert complete
+    assert [(loss.worker, loss.uses_attempt) for loss in found] == [("w-1", True), ("", False)]
+    assert "worker w-1, node 1 of the run, was lost" in found[0].message
+
+
+def test_racing_workers_fill_each_run_once(database: Database, queue: Queue, run_of: RunOf) -> None:
+    runs = [spread(queue, 3), spread(queue, 3)]
+    found: list[Taken] = []
+    together = threading.Barrier(6)
+
+    def work(name: str) -> None:
+        together.wait()
+        while True:  # PostgreSQL may say None while another worker sits down
+            with database.session() as session:
+                taken = db_queue.claim_next(session, name)
+            if taken is not None:
+                found.append(taken)
+                return
+
+    threads = [threading.Thread(target=work, args=(f"w-{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    claims = [taken for taken in found if isinstance(taken, leases.Claim)]
+    assert sorted(claim.run_id for claim in claims) == sorted(runs)
+    assert [run_of(run_id).attempt for run_id in runs] == [1, 1]
+    with database.reading() as session:
+        seats = session.execute(select(GangMemberRow.run_id, GangMemberRow.number)).tuples().all()
+    assert sorted(seats) == sorted((run_id, number) for run_id in runs for number in range(3))
+
+
+def test_a_deleted_run_takes_its_seats_along(database: Database, seated: Any, tmp_path: Path) -> None:
+    claim, _ = seated
+    complete_run.complete_run(database, claim, complete_run.RunCancelled(), tmp_path, tmp_path, 1.0)
+    with database.session() as session:
+        db_runs.delete_run(session, claim.run_id)
+    assert count(database) == 0
+
+
+def test_seats_show_among_what_workers_do(database: Database, queue: Queue, take: Take) -> None:
+    run_id = spread(queue, 2)
+    with database.session() as session:
+        for name in ("w-1", "w-2"):
+            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("cpu",)))
+
+    def at_work() -> tuple[int, dict[str, str | None]]:
+        with database.reading() as session:
+            return worker_stats(session).slots_used, {row.id: row.current_run for row in db_runs.list_workers(session)}
+
+    take("w-1")
+    assert at_work() == (1, {"w-1": run_id, "w-2": None})
+    claim = take("w-2")
+    assert at_work() == (2, {"w-1": run_id, "w-2": run_id})
+    assert isinstance(claim, leases.Claim)
+    with database.session() as session:
+        leases.release_lease(session, claim)
+    assert at_work()[1] == {"w-1": None, "w-2": None}
+
+
+def test_too_few_workers_are_an_obstacle(database: Database, queue: Queue, run_of: RunOf) -> None:
+    run_id = spread(queue, 3, resource="gpu")
+    offers: dict[str, tuple[str, ...]] = {"w-1": ("cpu", "gpu"), "w-2": ("gpu",), "w-3": ("cpu",)}
+    with database.session() as session:
+        for name, offered in offers.items():
+            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offered))
+    with database.reading() as session:
+        told = db_runs.blocked_reasons(session, [run_of(run_id)])[run_id]
+    assert told["code"] == "too_few_workers"
+    assert "takes 3 workers at once, and only 2 can serve it" in told["message"]
+    with database.session() as session:
+        session.get_one(Worker, "w-3").seen_at -= timedelta(minutes=5)
+        record_heartbeat(session, WorkerIdentity("w-4", "host", 1, 1, ("a device",), ("gpu",)))
+    with database.reading() as session:
+        assert db_runs.blocked_reasons(session, [run_of(run_id)]) == {}
+
+
+def test_one_node_says_nothing_in_the_spec(queue: Queue, run_of: RunOf) -> None:
+    plain, one, two = queue(), spread(queue, 1), spread(queue, 2)
+    assert "nodes" not in run_of(plain).spec["engine"]
+    assert run_of(plain).spec_hash == run_of(one).spec_hash != run_of(two).spec_hash
+    assert [run_of(run_id).nodes for run_id in (plain, one, two)] == [1, 1, 2]

@@ -1,0 +1,197 @@
+"""What nothing names is found, kept for its grace, and removed; what anything names never is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from lcl_core.common.files import stage
+from lcl_core.db import garbage, runs
+from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Garbage, new_id, output_id
+from lcl_core.db.session import Database, now
+
+GRACE = 3600.0
+ENCODERS = "encoders"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def put(home: Path, place: str, size: int = 10) -> str:
+    folder = home / place / "inner"
+    folder.mkdir(parents=True)
+    (folder / "file").write_bytes(b"x" * size)
+    return place
+
+
+def paths(database: Database, home: Path) -> dict[str, bool]:
+    """What is unnamed, and whether it is due."""
+    with database.reading() as session:
+        return {found.path: found.due for found in garbage.list_garbage(session, home, GRACE)}
+
+
+def collected(database: Database, home: Path) -> set[str]:
+    """What goes once everything that is garbage now has been known for longer than the grace."""
+    with database.session() as session:
+        garbage.record_garbage(session, home, GRACE)
+        for row in session.query(Garbage):
+            row.seen_at = now(session) - timedelta(seconds=GRACE + 1)
+    return {leftover.path for leftover in garbage.collect_garbage(database, home, GRACE)}
+
+
+def test_a_folder_is_kept_for_its_grace_and_then_removed(database: Database, home: Path) -> None:
+    orphan = put(home, f"runs/{new_id('run')}", size=1234)
+    with database.reading() as session:
+        [found] = garbage.list_garbage(session, home, GRACE)
+    assert (found.path, found.bytes, found.seen_at, found.due) == (orphan, 1234, None, False)
+    assert garbage.collect_garbage(database, home, GRACE) == []
+    assert (home / orphan).is_dir()
+    assert collected(database, home) == {orphan}
+    assert not (home / orphan).exists()
+    assert garbage.collect_garbage(database, home, GRACE) == []
+    with database.reading() as session:
+        assert session.query(Garbage).count() == 0, "what is gone is forgotten"
+
+
+def test_what_a_row_names_stays(database: Database, home: Path, queue: Callable[..., str]) -> None:
+    run_id = queue()
+    named = {kind: f"{folder}/{new_id(kind)}" for kind, folder in (("enc", ENCODERS), ("col", "collections"))}
+    old, new = (f"datasets/{new_id('data')}" for _ in range(2))
+    with database.session() as session:
+        facts: dict[str, Any] = {"owner": "ada", "created_at": now(session)}
+        session.add(EncoderRow(id="enc_1", name="e", path=named["enc"], hash="h", info={}, **facts))
+        session.add(
+            CollectionRow(id="c", name="c", path=named["col"], encoder_hash="", images=1, texts=1, dim=1, **facts)
+        )
+        session.add(Dataset(name="d", path=new, **facts))
+        session.flush()
+        for version, path in ((1, old), (2, new)):
+            session.add(DatasetVersion(name="d", version=version, path=path, content_hash="h", **facts))
+    kept = [put(home, place) for place in (f"runs/{run_id}", *named.values(), old, new)]
+    assert collected(database, home) == set()
+    assert all((home / place).is_dir() for place in kept)
+
+
+def test_only_what_bears_the_services_own_names_is_looked_at(database: Database, home: Path, tmp_path: Path) -> None:
+    for place in ("encoders/my_export", "datasets/data_2024", "runs/run_x", "data/enc_000000000000000000", "logs/x"):
+        put(home, place)
+    elsewhere = tmp_path / "precious"
+    put(tmp_path, "precious")
+    (home / ENCODERS / new_id("enc")).symlink_to(elsewhere)
+    (home / "runs" / new_id("run")).write_text("a file, not a folder")
+    assert paths(database, home) == {}
+
+
+def test_a_link_inside_is_removed_and_what_it_leads_to_stays(database: Database, home: Path, tmp_path: Path) -> None:
+    orphan = put(home, f"runs/{new_id('run')}")
+    put(tmp_path, "precious")
+    (home / orphan / "link").symlink_to(tmp_path / "precious")
+    assert collected(database, home) == {orphan}
+    assert (tmp_path / "precious" / "inner" / "file").exists()
+
+
+@pytest.mark.parametrize(("state", "wanted"), [("failed", True), ("running", True), ("succeeded", False)])
+def test_what_a_run_may_still_make_again_is_kept(
+    database: Database, home: Path, queue: Callable[..., str], state: str, wanted: bool
+) -> None:
+    run_id = queue()
+    with database.session() as session:
+        runs.get_run(session, run_id).state = state
+    encoder = output_id("enc", run_id)
+    left = {put(home, f"{ENCODERS}/{encoder}"), put(home, f"{ENCODERS}/.{encoder}.0badcafe")}
+    assert collected(database, home) == (set() if wanted else left)
+
+
+def test_broken_off_work_is_found(database: Database, home: Path) -> None:
+    left = {
+        put(home, f"{ENCODERS}/.import-{new_id('enc')}"),
+        put(home, f"collections/.{new_id('col')}.0123abcd"),
+        put(home, "runs/.removed-0123456789abcdef"),
+    }
+    assert collected(database, home) == left
+    assert sorted(os.listdir(home / ENCODERS)) == []
+
+
+def test_a_deleted_run_leaves_nothing_even_if_its_folder_was_not_removed_with_it(
+    database: Database, home: Path, queue: Callable[..., str]
+) -> None:
+    run_id = queue()
+    place = put(home, f"runs/{run_id}")
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    with database.session() as session:
+        runs.delete_run(session, run_id)
+    assert collected(database, home) == {place}
+
+
+def test_what_is_named_again_is_forgotten(database: Database, home: Path) -> None:
+    place = put(home, f"{ENCODERS}/{new_id('enc')}")
+    with database.session() as session:
+        garbage.record_garbage(session, home, GRACE)
+        session.add(EncoderRow(id="e", name="e", path=place, hash="h", info={}, owner="ada", created_at=now(session)))
+    with database.session() as session:
+        assert garbage.record_garbage(session, home, GRACE) == []
+        assert session.query(Garbage).count() == 0
+
+
+def test_linked_files_are_not_counted_as_freed(database: Database, home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "shared").write_bytes(b"x" * 1000)
+    stage(source, home / "datasets" / new_id("data"), link=True).publish()
+    with database.reading() as session:
+        [found] = garbage.list_garbage(session, home, GRACE)
+    assert found.bytes == 0
+
+
+def test_several_collect_at_once(database: Database, home: Path) -> None:
+    for _ in range(8):
+        put(home, f"runs/{new_id('run')}")
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            garbage.collect_garbage(database, home, 0.0)
+        except Exception as error:
+            errors.append(error)
+
+    with database.session() as session:
+        garbage.record_garbage(session, home, 0.0)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    garbage.collect_garbage(database, home, 0.0)
+    assert list((home / "runs").glob("run_*")) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_another_is_just_noting_is_noted_once(
+    database: Database, home: Path, eventually: Callable[..., None]
+) -> None:
+    place = put(home, f"runs/{new_id('run')}")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    def somebody_waits() -> bool:
+        with database.reading() as session:
+            return bool(session.execute(waiting).scalar_one())
+
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as session:
+            garbage.record_garbage(session, home, 3600)
+            collecting = other.submit(garbage.collect_garbage, database, home, 3600)
+            eventually(somebody_waits, "the other's wait for this transaction")
+        assert collecting.result(180) == []
+    assert paths(database, home) == {place: False}

@@ -1,0 +1,203 @@
+"""Claims and leases: one winner, guarded writes, lost workers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.db import complete_run, leases, runs, states
+from lcl_core.db import queue as db_queue
+from lcl_core.db.session import Database, now
+
+Queue = Callable[..., str]
+Take = Callable[..., leases.Claim]
+RunOf = Callable[[str], Any]
+EXPIRED = -1.0  # a lease this long is over when it begins
+
+
+def expire(database: Database) -> list[str]:
+    with database.session() as session:
+        return [run.id for run in leases.expire_leases(session)]
+
+
+def test_claims_go_by_priority_then_waiting_time(database: Database, queue: Queue, claim: Take) -> None:
+    first, second, urgent = queue(), queue(), queue(priority=5)
+    assert [claim().run_id for _ in range(3)] == [urgent, first, second]
+    with database.session() as session:
+        assert db_queue.claim_next(session, "worker-1") is None
+
+
+def test_a_claim_marks_the_row(queue: Queue, claim: Take, run_of: RunOf) -> None:
+    run_id = queue()
+    claimed = claim("worker-7", 30.0)
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.lease_owner, run.lease_token) == ("running", 1, "worker-7", claimed.token)
+    assert run.lease_expires_at - run.started_at == timedelta(seconds=30)
+
+
+def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue) -> None:
+    for_gpu, for_cpu, for_any = queue(resource="gpu", priority=2), queue(resource="cpu", priority=1), queue()
+    reads = queue("validate", {"path": "/data"})
+
+    def taken(*offers: str) -> list[str]:
+        with database.session() as session:
+            claims = [db_queue.claim_next(session, "worker-1", offers=offers) for _ in range(5)]
+            session.rollback()
+        return [claim.run_id for claim in claims if claim is not None]
+
+    assert taken("cpu", "gpu") == [for_gpu, for_cpu, for_any, reads]
+    assert taken("cpu") == [for_cpu, for_any, reads]
+    assert taken("gpu") == [for_gpu, for_any]
+    with database.reading() as session:
+        later = now(session) + timedelta(seconds=1)
+        assert db_queue.unclaimed_runs(session, later, ("gpu",)) == [for_gpu, for_any]
+
+
+def test_racing_claimers_share_the_runs_and_double_none(database: Database, queue: Queue) -> None:
+    wanted = {queue() for _ in range(24)}
+    won: list[str] = []
+    together = threading.Barrier(4)
+
+    def work(name: str) -> None:
+        together.wait()
+        while True:
+            with database.session() as session:
+                claimed = db_queue.claim_next(session, name)
+            if claimed is None:
+                return
+            won.append(claimed.run_id)
+
+    threads = [threading.Thread(target=work, args=(f"worker-{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(won) == Counter(wanted)
+
+
+def test_on_postgresql_a_claim_skips_a_row_that_another_is_taking(
+    database: Database, queue: Queue, claim: Take
+) -> None:
+    if database.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    first, second = queue(), queue()
+    with database.session() as session:
+        taken = db_queue.claim_next(session, "worker-1")
+        assert claim("worker-2").run_id == second  # while the first claim is not committed
+    assert taken is not None
+    assert taken.run_id == first
+
+
+def test_renewing_extends_the_lease_and_tells_the_state(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue()
+    claimed = claim(lease_seconds=EXPIRED)
+    with database.session() as session:
+        assert leases.renew_lease(session, claimed, 30.0, ran_seconds=4.5) is states.State.RUNNING
+    assert expire(database) == []
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    with database.reading() as session:
+        assert leases.check_lease(session, claimed) is states.State.CANCELLING
+    assert run_of(run_id).ran_seconds == 4.5
+
+
+def test_every_write_of_a_stale_worker_is_discarded(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf, tmp_path: Path
+) -> None:
+    run_id = queue()
+    stale = claim("worker-1", EXPIRED)
+    assert expire(database) == [run_id]
+    owner = claim("worker-2")
+    before = run_of(run_id)
+
+    def write(action: Callable[..., object], *arguments: Any) -> None:
+        with database.session() as session:
+            action(session, stale, *arguments)
+
+    for action, arguments in (
+        (leases.renew_lease, ()),
+        (leases.check_lease, ()),
+        (leases.record_metrics, ([{"step": 1}],)),
+        (leases.release_lease, ()),
+    ):
+        with pytest.raises(leases.StaleLease):
+            write(action, *arguments)
+    with pytest.raises(leases.StaleLease):
+        complete_run.complete_run(database, stale, complete_run.RunFailed({"code": "x"}), tmp_path, tmp_path, 1.0)
+    after = run_of(run_id)
+    assert (after.state, after.lease_token, after.lease_expires_at) == (
+        "running",
+        owner.token,
+        before.lease_expires_at,
+    )
+    with database.reading() as session:
+        assert runs.metrics_after(session, run_id) == []
+
+
+def test_a_lost_worker_costs_an_attempt_and_the_last_one_the_run(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue(max_attempts=2)
+    claim(lease_seconds=EXPIRED)
+    assert expire(database) == [run_id]
+    assert (run_of(run_id).state, run_of(run_id).attempt, run_of(run_id).lease_token) == ("queued", 1, None)
+    assert claim("worker-9", EXPIRED).attempt == 2
+    expire(database)
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "worker_lost")
+    assert "worker-9" in run.reason["message"]
+    assert run.finished_at is not None
+    assert expire(database) == []
+
+
+def test_a_lost_worker_finishes_a_cancel(database: Database, queue: Queue, claim: Take, run_of: RunOf) -> None:
+    run_id = queue()
+    claim(lease_seconds=EXPIRED)
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    assert expire(database) == [run_id]
+    assert run_of(run_id).state == "cancelled"
+
+
+@pytest.mark.parametrize(("uses_attempt", "attempt"), [(False, 1), (True, 2)])
+def test_handing_back_uses_an_attempt_only_when_told(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf, uses_attempt: bool, attempt: int
+) -> None:
+    run_id = queue()
+    held = claim()
+    with database.session() as session:
+        leases.release_lease(session, held, uses_attempt=uses_attempt)
+    assert run_of(run_id).state == "queued"
+    assert claim().attempt == attempt
+
+
+def test_handing_back_a_run_that_is_being_cancelled_ends_it(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue()
+    held = claim()
+    with database.session() as session:
+        runs.cancel_run(session, run_id)
+    with database.session() as session:
+        assert leases.release_lease(session, held) is states.State.CANCELLED
+    assert run_of(run_id).finished_at is not None
+
+
+def test_the_reaper_sees_what_waits_and_what_expired(database: Database, queue: Queue, claim: Take) -> None:
+    first, second = queue(), queue()
+    with database.reading() as session:
+        moment = now(session)
+        assert db_queue.unclaimed_runs(session, moment + timedelta(seconds=1)) == [first, second]
+        assert db_queue.unclaimed_runs(session, moment - timedelta(hours=1)) == []
+        assert not leases.has_expired_leases(session)
+    claim(lease_seconds=EXPIRED)
+    with database.reading() as session:
+        assert leases.has_expired_leases(session)

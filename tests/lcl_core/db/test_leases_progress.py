@@ -1,0 +1,84 @@
+"""Metrics on their way to the database: never doubled, cut back with the file, always valid JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lcl_core.db import leases, runs
+from lcl_core.db.session import Database
+
+Record = Callable[..., None]
+
+
+@pytest.fixture
+def claimed(queue: Callable[..., str], claim: Callable[..., leases.Claim]) -> leases.Claim:
+    queue()
+    return claim()
+
+
+@pytest.fixture
+def record(database: Database, claimed: leases.Claim) -> Record:
+    def write(*lines: dict[str, Any], rewound: bool = False) -> None:
+        with database.session() as session:
+            leases.record_metrics(session, claimed, lines, rewound=rewound)
+
+    return write
+
+
+def rows(database: Database, run_id: str, after: int = 0) -> list[Any]:
+    with database.reading() as session:
+        return list(runs.metrics_after(session, run_id, after))
+
+
+def test_lines_become_rows_and_the_last_one_progress(database: Database, claimed: leases.Claim, record: Record) -> None:
+    record({"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0})
+    first, second = rows(database, claimed.run_id)
+    assert (first.values, second.values) == ({"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0})
+    record({"step": 3, "loss": 1.0})
+    assert [row.step for row in rows(database, claimed.run_id, after=second.id)] == [3]
+    with database.reading() as session:
+        assert runs.get_run(session, claimed.run_id).progress == {"step": 3, "loss": 1.0}
+
+
+def test_a_step_told_twice_is_one_row(database: Database, claimed: leases.Claim, record: Record) -> None:
+    record({"step": 1, "loss": 3.0}, {"step": 1, "loss": 2.5})
+    record({"step": 1, "loss": 2.0}, {"step": 1, "phase": "probe", "loss": 9.0})
+    assert [(row.phase, row.values["loss"]) for row in rows(database, claimed.run_id)] == [("", 2.0), ("probe", 9.0)]
+
+
+def test_steps_after_the_checkpoint_are_forgotten_and_come_with_new_ids(
+    database: Database, claimed: leases.Claim, record: Record
+) -> None:
+    record(*({"step": step, "attempt": 1} for step in range(1, 6)))
+    newest = rows(database, claimed.run_id)[-1].id
+    record(*({"step": step, "attempt": 1} for step in range(1, 4)), rewound=True)
+    assert [row.step for row in rows(database, claimed.run_id)] == [1, 2, 3]
+    record({"step": 4, "attempt": 2})
+    assert [row.step for row in rows(database, claimed.run_id, after=newest)] == [4]
+    record(rewound=True)
+    assert rows(database, claimed.run_id) == []
+
+
+def test_many_lines_at_once(database: Database, claimed: leases.Claim, record: Record) -> None:
+    record(*({"step": step} for step in range(1203)))
+    assert [row.step for row in rows(database, claimed.run_id)] == list(range(1203))
+
+
+def test_what_json_in_the_database_cannot_hold(database: Database, claimed: leases.Claim, record: Record) -> None:
+    record({"step": 1, "loss": float("nan"), "norms": [float("inf"), 1.5], "note": "a\x00b"})
+    assert rows(database, claimed.run_id)[0].values == {"step": 1, "loss": None, "norms": [None, 1.5], "note": "ab"}
+
+
+def test_an_attempt_that_starts_over_forgets_the_metrics(
+    database: Database, claimed: leases.Claim, record: Record
+) -> None:
+    record({"step": 1})
+    with database.session() as session:
+        leases.begin_attempt(session, claimed, encoder_id="enc_1", from_scratch=False)
+    assert len(rows(database, claimed.run_id)) == 1
+    with database.session() as session:
+        leases.begin_attempt(session, claimed, encoder_id=None, from_scratch=True)
+    assert rows(database, claimed.run_id) == []

@@ -1,0 +1,241 @@
+"""Collections that PostgreSQL searches: what it finds is what the files say, and tables come and go with their row."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy.orm import Session
+
+from lcl_core.collections.collection import Collection
+from lcl_core.collections.delta import CollectionWithDelta, Delta
+from lcl_core.collections.file_format import stable_hash64
+from lcl_core.collections.records import ChangeRecord
+from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.common.errors import UserError
+from lcl_core.db import collections, complete_run, garbage, leases, pgvector, registry, runs
+from lcl_core.db import pgvector as db_pgvector
+from lcl_core.db.models import CollectionRow as Row
+from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.specs.parsing import parse_spec
+
+ENCODER, DIM, ROWS, K = "e" * 64, 16, 300, 10
+Settle = Callable[..., str]
+on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+VECTORS = unit(np.random.default_rng(0).normal(size=(ROWS, DIM)))
+QUERIES = unit(np.random.default_rng(1).normal(size=(10, DIM)))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection's directory: every picture has a caption of its own, and every tenth a rare label."""
+    place = tmp_path_factory.mktemp("vectors") / "collection"
+    items = [
+        CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",), {"rare": "yes" if row % 10 == 0 else "no"})
+        for row in range(ROWS)
+    ]
+    texts = {f"text {row}": -VECTORS[row] for row in range(ROWS)}
+    build_collection(place, items, VECTORS, texts, name="many", encoder_hash=ENCODER)
+    return place
+
+
+@pytest.fixture
+def end(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], made: Path, tmp_path: Path
+) -> Settle:
+    """Submit an index run, and end it with that directory."""
+
+    def act(index: str = "pgvector", **facts: Any) -> str:
+        spec = {"encoder": "any", "collection": "many", "index": index, "mode": "add" if facts else "replace"}
+        run_dir = tmp_path / "runs" / queue("index", spec)
+        shutil.copytree(made, run_dir / "artifacts" / "collection")
+        found = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
+        outcome = complete_run.RunSucceeded({"collection": {**found, "index": index, **facts}})
+        return complete_run.complete_run(database, claim(), outcome, run_dir, tmp_path, 1.0)
+
+    return act
+
+
+def row_of(database: Database) -> Row:
+    with database.reading() as session:
+        return registry.get_collection(session, "many")
+
+
+def tables(database: Database) -> set[str]:
+    return {name for name in inspect(database.engine).get_table_names() if name.startswith("vec_")}
+
+
+def named(database: Database) -> set[str]:
+    return {f"{row_of(database).vectors}_{target}" for target in ("images", "texts")}
+
+
+def both(database: Database, made: Path) -> tuple[Collection, Collection]:
+    """Searched in its files, and by PostgreSQL."""
+    ask = db_pgvector.PgVectorIndex(database, str(row_of(database).vectors), DIM)
+    return Collection.open(made), Collection.open(made, ask=ask)
+
+
+def found(collection: Collection, **how: Any) -> list[dict[str, float]]:
+    """For each query the scores by id, best first."""
+    return [{hit.id: hit.score for hit in collection.search(query, **{"k": K, **how})} for query in QUERIES]
+
+
+def check_same(some: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+    """One neighbour or another may be missed (an index is made with chance), but scores are the same."""
+    common = [a.keys() & b.keys() for a, b in zip(some, others, strict=True)]
+    assert [len(a) for a in some] == [len(b) for b in others]
+    assert np.mean([len(ids) / K for ids in common]) > 0.9
+    for ids, a, b in zip(common, some, others, strict=True):
+        assert [a[each] for each in ids] == pytest.approx([b[each] for each in ids], abs=1e-5)
+
+
+@on_postgres
+def test_it_finds_what_the_files_say(
+    database: Database, end: Settle, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert end() == "succeeded"
+    assert tables(database) == named(database)
+    files, there = both(database, made)
+    monkeypatch.setattr("lcl_core.collections.external_index.nearest", only_few)
+    for target in ("images", "texts"):
+        check_same(found(there, target=target), found(files, target=target))
+    for labels in ("yes", "no"):
+        check_same(found(there, where={"rare": labels}), found(files, where={"rare": labels}))
+    assert found(there, where={"rare": "never"}) == [{}] * len(QUERIES)
+
+
+@on_postgres
+def test_changes_are_honoured(database: Database, end: Settle, made: Path) -> None:
+    end()
+    best = {next(iter(hits)) for hits in found(Collection.open(made))}
+    record = {"id": f"img_{stable_hash64('new'):016x}", "image": "new", "captions": ["new"], "labels": {}, "split": ""}
+    record |= {"source": "", "media_type": "image/png"}
+    new = ChangeRecord(1, record["id"], record, QUERIES[0].tobytes(), QUERIES[1].tobytes())
+    overlay = Delta().with_changes([new, *(ChangeRecord(2, item) for item in best)])
+    files, there = (CollectionWithDelta(each, overlay) for each in both(database, made))
+    for target in ("images", "texts"):
+        check_same(found(there, target=target), found(files, target=target))
+    answers = found(there)
+    assert next(iter(answers[0])) == record["id"]
+    assert best.isdisjoint(item for hits in answers for item in hits)
+
+
+def only_few(vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> Any:
+    """One pass over everything is not what is examined."""
+    from lcl_core.collections.flat_index import nearest
+
+    assert rows is not None
+    assert len(rows) <= K
+    return nearest(vectors, query, k, rows)
+
+
+@on_postgres
+def test_tables_go_with_their_row(
+    database: Database, end: Settle, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end()
+    _, outdated = both(database, made)
+    expected = found(outdated)
+    first = named(database)
+    end()
+    assert tables(database) == named(database)
+    assert not tables(database) & first
+    check_same(found(outdated), expected)  # who has the older directory open still finds all that is in it
+    row, spec = row_of(database), {"encoder": "any", "collection": "many", "mode": "add", "dataset": None}
+    handed = collections.prepare_collection_snapshots(
+        database, parse_spec("index", spec), tmp_path / "changes", tmp_path
+    )
+    assert handed["many"]["index"] == "pgvector", "what auto goes by"
+    monkeypatch.setattr(pgvector, "_SET_LOCK_TIMEOUT", text("SET LOCAL lock_timeout = '20ms'"))
+    with database.engine.connect() as reader:
+        reader.execute(text(f"SELECT count(*) FROM {row.vectors}_images"))
+        end("files", id=row.id, base=row.path, through=0)
+        assert tables(database) == {f"{row.vectors}_images", f"{row.vectors}_texts"}, "somebody reads them"
+        assert row_of(database).vectors is None
+    with database.reading() as session:
+        [left] = garbage.list_garbage(session, tmp_path, 3600.0)
+    assert (left.path, left.due) == (f"tables/{row.vectors}", True)
+    assert left.bytes > ROWS * DIM * 2
+    assert [each.path for each in garbage.collect_garbage(database, tmp_path, 3600.0)] == [left.path]
+    assert tables(database) == set()
+
+
+def hang_up(database: Database) -> bytes:
+    """End what is at work on the database, as a restart of the server does."""
+    with database.engine.connect() as connection:
+        others = "pid <> pg_backend_pid() AND datname = current_database()"
+        connection.execute(text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}"))
+    return bytes(1 << 20)
+
+
+@on_postgres
+def test_what_breaks_off_leaves_nothing(
+    database: Database, end: Settle, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_fail() -> None:
+        with database.session() as session:
+            pgvector.write_vectors(session, made)
+            assert tables(database) == set(), "nobody sees them before the commit"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert tables(database) == set()
+    monkeypatch.setattr(pgvector, "_binary_rows", lambda *_: hang_up(database))
+    with pytest.raises(UNREACHABLE):
+        end()
+    assert tables(database) == set()
+    monkeypatch.setattr(pgvector, "_binary_rows", lambda *_: b"no row")
+    assert end() == "failed"
+    with database.reading() as session:
+        run = runs.list_runs(session).items[0]
+    assert run.reason is not None
+    assert (run.reason["code"], run.reason["field"]) == ("pgvector_failed", "index")
+    assert tables(database) == set()
+
+
+def refusal(session: Session) -> str:
+    with pytest.raises(UserError) as caught:
+        db_pgvector.require_pgvector(session)
+    assert (caught.value.code, caught.value.field) == ("pgvector_unavailable", "index")
+    assert "set index to files" in caught.value.message
+    return caught.value.message
+
+
+def test_a_database_that_cannot_says_what_to_do(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pgvector, "MIN_VERSION", (99, 0))
+    with database.session() as session:
+        wanted = "SQLite" if database.engine.dialect.name == "sqlite" else "99.0 is needed"
+        assert wanted in refusal(session)
+
+
+@pytest.fixture
+def nobody(empty_postgres: str) -> Iterator[Database]:
+    """The database as one sees it who may make no extension."""
+    engine = create_engine(empty_postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE ROLE nobody LOGIN"))
+    url = make_url(empty_postgres).set(username="nobody", password=None)
+    database = Database(url.render_as_string())
+    yield database
+    database.dispose()
+    with engine.connect() as connection:
+        connection.execute(text("DROP ROLE nobody"))
+    engine.dispose()
+
+
+def test_who_may_not_make_the_extension_is_told_whom_to_ask(nobody: Database) -> None:
+    with nobody.session() as session:
+        assert "CREATE EXTENSION vector" in refusal(session)
+        assert session.scalar(text("SELECT 1")) == 1, "the transaction goes on"

@@ -1,0 +1,132 @@
+"""Names and what they stand for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import datasets, registry
+from lcl_core.db.models import EncoderRow
+from lcl_core.db.session import Database, now
+from lcl_core.specs.parsing import parse_spec
+
+
+@pytest.fixture
+def code_of() -> Callable[..., str]:
+    """The code of the UserError that a call raises."""
+
+    def call(function: Callable[..., Any], *arguments: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            function(*arguments)
+        return caught.value.code
+
+    return call
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder that may hold corpora, with one in it, and one outside it."""
+    (tmp_path / "data" / "corpus").mkdir(parents=True)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "private")
+    return tmp_path / "data"
+
+
+def test_a_dataset_is_registered_once_and_found_by_name(
+    database: Database, root: Path, code_of: Callable[..., str]
+) -> None:
+    with database.session() as session:
+        datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
+    with database.session() as session:
+        assert Path(datasets.get_dataset(session, "corpus").path) == (root / "corpus").resolve()
+        assert code_of(datasets.register_dataset, session, "corpus", root / "corpus", [root], "ada") == "dataset_exists"
+        assert code_of(datasets.get_dataset, session, "corpse") == "unknown_dataset"
+        assert [dataset.name for dataset in datasets.list_datasets(session)] == ["corpus"]
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("link", "path_forbidden"),
+        ("../private", "path_forbidden"),
+        ("/etc/passwd", "path_forbidden"),
+        ("no", "missing_files"),
+    ],
+)
+def test_a_path_outside_the_roots_is_refused(
+    database: Database, root: Path, code_of: Callable[..., str], path: str, code: str
+) -> None:
+    with database.session() as session:
+        assert code_of(datasets.register_dataset, session, "x", root / path, [root], "ada") == code
+        assert datasets.list_datasets(session) == []
+
+
+def test_the_sample_is_registered_at_every_start(database: Database) -> None:
+    for _ in range(2):
+        with database.session() as session:
+            path = datasets.register_sample(session).path
+            assert path.endswith("lcl_core/data/sample/tiny.zip")
+            session.get_one(datasets.get_dataset(session, "sample").__class__, "sample").path = "/moved"
+    with database.session() as session:
+        assert datasets.register_sample(session).path == path
+
+
+def test_of_encoders_with_one_name_the_newest_answers(database: Database, tmp_path: Path) -> None:
+    with database.session() as session:
+        for number in (1, 2):
+            facts = {"path": f"encoders/enc_{number}", "hash": "0", "owner": "local", "info": {}}
+            session.add(EncoderRow(id=f"enc_{number}", name="mine", created_at=now(session), **facts))
+    with database.reading() as session:
+        assert registry.get_encoder(session, "mine").id == "enc_2"
+        assert registry.get_encoder(session, "enc_1").id == "enc_1"
+
+
+def test_inputs_become_paths(database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]) -> None:
+    spec = parse_spec("evaluate", {"encoder": "mine", "dataset": "corpus"})
+    with database.session() as session:
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_dataset"
+        datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "unknown_encoder"
+        facts = {"path": "encoders/enc_1", "hash": "0", "owner": "local", "info": {}}
+        session.add(EncoderRow(id="enc_1", name="mine", created_at=now(session), **facts))
+        session.flush()
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "missing_files"
+        folder = tmp_path / "encoders" / "enc_1"
+        folder.mkdir(parents=True)
+        inputs = registry.resolve_inputs(session, spec, tmp_path, [root])
+    assert inputs.encoders == {"mine": str(folder.resolve())}
+    assert inputs.datasets == {"corpus": str((root / "corpus").resolve())}
+    assert inputs.encoder_id == "enc_1"
+
+
+def test_a_dataset_that_became_a_link_or_lost_its_root_is_not_read(
+    database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]
+) -> None:
+    spec = parse_spec("validate", {"dataset": "corpus"})
+    with database.session() as session:
+        datasets.register_dataset(session, "corpus", root / "corpus", [root], "ada")
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [tmp_path / "private"]) == "path_forbidden"
+        (root / "corpus").rmdir()
+        (root / "corpus").symlink_to(tmp_path / "private")
+        assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == "path_forbidden"
+
+
+def test_the_sample_is_read_where_this_installation_has_it(database: Database, tmp_path: Path) -> None:
+    with database.session() as session:
+        here = datasets.register_sample(session).path
+        datasets.get_dataset(session, "sample").path = "/elsewhere/lcl_core/data/sample/tiny.zip"  # as another has it
+        inputs = registry.resolve_inputs(session, parse_spec("validate", {"dataset": "sample"}), tmp_path, [])
+    assert inputs.datasets == {"sample": here}
+
+
+def test_the_store_loads_neither_torch_nor_the_readers_nor_celery() -> None:
+    code = "import sys, lcl_core.runs.store, lcl_core.db.wakeup; print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "'sqlalchemy'" in loaded
+    assert not [name for name in ("'torch'", "'lcl_core.data'", "'celery'", "'alembic'") if name in loaded]

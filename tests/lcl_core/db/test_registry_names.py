@@ -1,0 +1,154 @@
+"""Whose a name is: the first owner's, the product's, and an admin's to use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import complete_run, leases, registry, runs
+from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
+from lcl_core.db.registry import MAX_NAME_LENGTH, available_name
+from lcl_core.db.session import Database, now
+
+Code = Callable[..., str | None]
+
+
+def add_encoder(session: Any, name: str, owner: str, row_id: str, **more: Any) -> None:
+    facts = {"path": f"encoders/{row_id}", "hash": "0" * 64, "info": {}, "created_at": now(session)}
+    session.add(EncoderRow(id=row_id, name=name, owner=owner, **{**facts, **more}))
+    session.flush()
+
+
+@pytest.fixture
+def code(database: Database) -> Code:
+    """``code(noun, name, owner)``: of the refusal; None: the name may be used."""
+
+    def ask(noun: str, name: str, owner: str, **more: Any) -> str | None:
+        with database.session() as session:
+            try:
+                registry.check_name(session, noun, name, owner, **more)
+            except UserError as error:
+                return error.code if error.field == "name" else f"of the field {error.field}"
+        return None
+
+    return ask
+
+
+def test_the_first_owner_keeps_an_encoders_name(database: Database, code: Code) -> None:
+    assert code("encoder", "tiny", "bob") is None
+    with database.session() as session:
+        moment = now(session)
+        add_encoder(session, "tiny", "ada", "enc_2", created_at=moment)
+        add_encoder(session, "tiny", "root", "enc_3", created_at=moment + timedelta(seconds=5))
+    assert code("encoder", "tiny", "ada") is None
+    assert code("encoder", "tiny", "bob") == code("encoder", "tiny", "root") == "name_taken"
+    assert code("encoder", "tiny", "bob", admin=True) is None
+    assert code("dataset", "tiny", "bob") is None, "each kind has names of its own"
+
+
+def test_a_dataset_and_a_collection_have_one_owner(database: Database, code: Code) -> None:
+    with database.session() as session:
+        facts = {"owner": "ada", "created_at": now(session)}
+        session.add(Dataset(name="wiki", path="/data/wiki", **facts))
+        sizes = {"images": 0, "texts": 0, "dim": 4, "encoder_hash": "0" * 64}
+        session.add(CollectionRow(id="col_1", name="wiki", path="collections/col_1", **sizes, **facts))
+    for noun in ("dataset", "collection"):
+        assert code(noun, "wiki", "ada") is None
+        assert code(noun, "wiki", "bob") == "name_taken"
+        assert code(noun, "wiki", "bob", admin=True) is None
+
+
+@pytest.mark.parametrize(
+    ("noun", "name"), [("encoder", "drawings"), ("dataset", "sample"), ("collection", "sample-drawings")]
+)
+def test_the_products_names_are_kept_though_nothing_has_them(code: Code, noun: str, name: str) -> None:
+    assert code(noun, name, "ada") == "name_taken"
+    assert code(noun, name, "lcl") is None
+    assert code(noun, name, "ada", admin=True) is None
+
+
+def test_the_form_of_an_id_is_nobodys(code: Code) -> None:
+    assert code("encoder", "enc_anything", "ada", admin=True) == "bad_name"
+    assert code("collection", "col_anything", "ada", admin=True) == "bad_name"
+    assert code("dataset", "data_anything", "ada") is None, "datasets have names alone"
+
+
+def test_what_a_run_makes_gets_a_name_that_is_free(database: Database) -> None:
+    run_id = "run_0123456789abcdefgh"
+    long = "x" * MAX_NAME_LENGTH
+    with database.session() as session:
+        add_encoder(session, "tiny", "ada", "enc_2")
+        add_encoder(session, long, "ada", "enc_3")
+        assert available_name(session, "encoder", "tiny", "ada", run_id) == "tiny"
+        assert available_name(session, "encoder", "tiny", "bob", run_id) == f"tiny-{run_id}"
+        assert available_name(session, "encoder", "enc_2", "bob", run_id) == f"enc_2-{run_id}"
+        shortened = available_name(session, "encoder", long, "bob", run_id)
+        assert (len(shortened), shortened[-len(run_id) :]) == (MAX_NAME_LENGTH, run_id)
+
+
+def test_an_owner_with_an_admins_key_may_use_any_name(database: Database) -> None:
+    with database.session() as session:
+        add_encoder(session, "tiny", "ada", "enc_2")
+        facts = {"hash": "x", "created_at": now(session)}
+        session.add(ApiKey(prefix="lcl_1", owner="bob", role="submitter", **facts))
+        over = now(session) - timedelta(seconds=1)
+        session.add(ApiKey(prefix="lcl_2", owner="bob", role="admin", expires=over, **facts))
+        session.flush()
+        assert available_name(session, "encoder", "tiny", "bob", "run_1") == "tiny-run_1"
+        session.add(ApiKey(prefix="lcl_3", owner="bob", role="admin", **facts))
+        session.flush()
+        assert available_name(session, "encoder", "tiny", "bob", "run_1") == "tiny"
+
+
+def test_two_who_want_one_name_at_one_moment(database: Database) -> None:
+    """No constraint of the database keeps an encoder's name, since its owner may use it again."""
+    both = threading.Barrier(2, timeout=60)
+    said: dict[str, str] = {}
+
+    def take(owner: str) -> None:
+        both.wait()
+        try:
+            with database.session() as session:
+                registry.check_name(session, "encoder", "wanted", owner)
+                add_encoder(session, "wanted", owner, f"enc_{owner}")
+            said[owner] = "has it"
+        except UserError as error:
+            said[owner] = error.code
+
+    threads = [threading.Thread(target=take, args=(owner,)) for owner in ("ada", "bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(said.values()) == ["has it", "name_taken"]
+
+
+def test_the_name_of_a_runs_encoder_is_free_for_its_owner_alone(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim], tmp_path: Path
+) -> None:
+    from lcl_core.encoders.file_hashes import sha256_file
+
+    with database.session() as session:
+        add_encoder(session, "mine", "ada", "enc_2")
+    weights = tmp_path / "run" / "artifacts" / "encoder" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    run_id = queue(name="mine", owner="bob")
+    result = {"encoder": {"path": "artifacts/encoder", "hash": sha256_file(weights)}}
+    home = tmp_path / "home"
+    assert (
+        complete_run.complete_run(database, claim(), complete_run.RunSucceeded(result), tmp_path / "run", home, 1.0)
+        == "succeeded"
+    )
+    with database.reading() as session:
+        run = runs.get_run(session, run_id)
+        assert (
+            registry.get_encoder(session, str(run.encoder_id)).name == run.result["registered_as"] == f"mine-{run_id}"
+        )
+        assert registry.get_encoder(session, "mine").id == "enc_2"

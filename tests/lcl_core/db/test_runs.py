@@ -1,0 +1,111 @@
+"""Pages that stay put, filters, an encoder's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import queue as db_queue
+from lcl_core.db import runs, states
+from lcl_core.db.models import Run
+from lcl_core.db.session import Database
+from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat, record_wakeup
+
+Queue = Callable[..., str]
+
+
+def ids(database: Database, **filters: Any) -> list[str]:
+    with database.reading() as session:
+        return [run.id for run in runs.list_runs(session, **filters).items]
+
+
+def test_pages_cover_everything_once_though_runs_arrive_meanwhile(database: Database, queue: Queue) -> None:
+    made = [queue(tags=["old"]) for _ in range(7)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        with database.reading() as session:
+            page = runs.list_runs(session, limit=3, cursor=cursor)
+        seen += [run.id for run in page.items]
+        queue(tags=["new"])
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_filters(database: Database, queue: Queue) -> None:
+    pretrain = queue(tags=["a", "b"])
+    evaluate = queue("evaluate", {"encoder": "e"}, tags=["b"], owner="ada")
+    with database.session() as session:
+        runs.cancel_run(session, pretrain)
+    assert ids(database, kind="evaluate") == [evaluate]
+    assert ids(database, state="cancelled") == [pretrain]
+    assert ids(database, owner="ada") == [evaluate]
+    assert ids(database, tag="b") == [evaluate, pretrain]
+    assert ids(database, tag="b", state="queued") == [evaluate]
+    assert ids(database, tag="c") == []
+    with database.reading() as session:
+        counted = runs.count_runs_by_state(session)
+    assert counted == dict.fromkeys(states.State, 0) | {"queued": 1, "cancelled": 1}
+
+
+def test_a_tags_pages_cover_it_once_newest_first(database: Database, queue: Queue) -> None:
+    tagged = [queue(tags=["a", "b"] if number % 2 else ["a"]) for number in range(5)]
+    queue(tags=["c"])
+    seen: list[str] = []
+    cursor = None
+    while cursor is not None or not seen:
+        with database.reading() as session:
+            page = runs.list_runs(session, tag="a", limit=2, cursor=cursor)
+        seen += [run.id for run in page.items]
+        cursor = page.next_cursor
+    assert seen == tagged[::-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [({"limit": 0}, "bad_limit"), ({"limit": 201}, "bad_limit"), ({"cursor": "x"}, "bad_cursor")]
+)
+def test_a_bad_page_is_refused(database: Database, arguments: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ids(database, **arguments)
+    assert caught.value.code == code
+
+
+def test_figures_of_an_encoder_are_its_successful_evaluations(database: Database, queue: Queue) -> None:
+    good, failed, other = (queue("evaluate", {"encoder": "e"}) for _ in range(3))
+    rows = [{"metric": "IR@5", "value": 0.1}]
+    with database.session() as session:
+        for run_id, state, encoder in (
+            (good, "succeeded", "enc_1"),
+            (failed, "failed", "enc_1"),
+            (other, "succeeded", "enc_2"),
+        ):
+            values = {"state": state, "encoder_id": encoder, "result": {"rows": rows}}
+            session.execute(update(Run).where(Run.id == run_id).values(**values))
+    with database.reading() as session:
+        assert [(run.id, figures) for run, figures in runs.list_evaluations(session, "enc_1")] == [(good, rows)]
+
+
+def test_the_roster_shows_who_is_alive_and_what_they_hold(database: Database, queue: Queue) -> None:
+    queue()
+    ada, bob = (WorkerIdentity(name, "host", 1, 1, ("cpu (2 cores)",)) for name in ("ada", "bob"))
+    with database.session() as session:
+        for worker in (ada, bob, ada):
+            record_heartbeat(session, worker)
+        record_wakeup(session, "ada")
+        claimed = db_queue.claim_next(session, "bob")
+    with database.reading() as session:
+        found = {worker.id: worker for worker in runs.list_workers(session)}
+    assert claimed is not None
+    assert {name: worker.current_run for name, worker in found.items()} == {"ada": None, "bob": claimed.run_id}
+    assert found["ada"].consumed_at is not None
+    assert found["bob"].consumed_at is None
+    with database.session() as session:
+        deregister(session, "ada")
+    with database.reading() as session:
+        assert [worker.id for worker in runs.list_workers(session)] == ["bob"]

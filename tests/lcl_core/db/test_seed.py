@@ -1,0 +1,104 @@
+"""What a fresh service has to offer, and that a second start offers nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lcl_core.db import datasets, registry, runs, seed, submit
+from lcl_core.db.models import CollectionRow
+from lcl_core.db.session import Database, now
+from lcl_core.encoders.file_hashes import identity_hash
+from lcl_core.pretrained import PretrainedEncoder
+
+FOUND = PretrainedEncoder("drawer", Path("/opt/one/drawer"), "0123456789abcdef" * 4, {"parameters": 7})
+
+
+@pytest.fixture
+def comes_with(monkeypatch: pytest.MonkeyPatch) -> list[PretrainedEncoder]:
+    """The encoders that come with the product, to be changed by a test."""
+    found = [FOUND]
+    monkeypatch.setattr("lcl_core.db.seed.pretrained_encoders", lambda: found)
+    return found
+
+
+def start(database: Database) -> list[str]:
+    with database.session() as session:
+        datasets.register_sample(session)
+        return [row.id for row in seed.seed_database(session)]
+
+
+def test_a_fresh_service_has_the_encoder_and_queues_its_index(
+    database: Database, comes_with: list[PretrainedEncoder]
+) -> None:
+    (identity,) = start(database)
+    with database.reading() as session:
+        (encoder,) = registry.list_encoders(session)
+        assert (encoder.id, encoder.name, encoder.path) == (identity, "drawer", "/opt/one/drawer")
+        info = {"parameters": 7, "files": {"model.safetensors": FOUND.hash}}
+        assert (encoder.hash, encoder.info, encoder.run_id) == (FOUND.hash, info, None)
+        assert encoder.identity == identity_hash(info["files"])
+        (run,) = runs.list_runs(session).items
+        assert (run.kind, run.state, run.owner) == ("index", "queued", "lcl")
+        assert (run.spec["encoder"], run.spec["dataset"]) == (identity, "sample")
+
+
+def test_later_starts_add_nothing(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+    first = start(database)
+    comes_with[0] = replace(FOUND, directory=Path("/opt/two/drawer"))
+    assert start(database) == first
+    with database.reading() as session:
+        assert [row.path for row in registry.list_encoders(session)] == ["/opt/two/drawer"]
+        assert len(runs.list_runs(session).items) == 1
+
+
+def test_an_index_that_was_deleted_does_not_come_back(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+    start(database)
+    with database.session() as session:
+        (run,) = runs.list_runs(session).items
+        runs.cancel_run(session, run.id)
+        runs.delete_run(session, run.id)
+    start(database)
+    with database.reading() as session:
+        assert runs.list_runs(session).items == []
+
+
+def test_an_encoder_made_here_is_listed_before_those_that_came(
+    database: Database, comes_with: list[PretrainedEncoder]
+) -> None:
+    (identity,) = start(database)
+    with database.session() as session:
+        row = registry.get_encoder(session, identity)
+        facts = {"path": "encoders/x", "hash": "0" * 64, "owner": "ada", "info": {}}
+        session.add(type(row)(id=submit.submit(session, "pretrain", {}).id.replace("run", "enc"), name="own",
+                              created_at=now(session), **facts))  # fmt: skip
+    with database.reading() as session:
+        assert [row.name for row in registry.list_encoders(session)] == ["own", "drawer"]
+
+
+def test_a_better_encoder_is_another_one(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+    start(database)
+    comes_with.append(replace(FOUND, name="drawer-2", hash="fedcba9876543210" * 4))
+    assert len(set(start(database))) == 2
+
+
+def test_a_collection_that_is_there_is_not_made_again(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+    with database.session() as session:
+        session.add(
+            CollectionRow(
+                id="col_1", name="sample-drawings", path="collections/col_1", encoder_id=None, encoder_hash="0" * 64,
+                images=1, texts=1, dim=4, owner="ada", created_at=now(session),
+            )
+        )  # fmt: skip
+    start(database)
+    with database.reading() as session:
+        assert runs.list_runs(session).items == []
+
+
+def test_with_nothing_to_offer_nothing_is_queued(database: Database, comes_with: list[PretrainedEncoder]) -> None:
+    comes_with.clear()
+    assert start(database) == []
+    with database.reading() as session:
+        assert runs.list_runs(session).items == []

@@ -1,0 +1,174 @@
+"""Migrations that agree with the tables, and many writers at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import String, event, inspect, text
+
+from lcl_core.db import leases, runs, submit
+from lcl_core.db import session as module
+from lcl_core.db.models import Base
+from lcl_core.db.session import BUSY_TIMEOUT_SECONDS, UNREACHABLE, Database
+
+
+def table_names(database: Database) -> set[str]:
+    return set(inspect(database.engine).get_table_names())
+
+
+def test_migrations_and_tables_agree(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrations_go_down_and_up_again(database: Database) -> None:
+    before = table_names(database)
+    database.downgrade("base")
+    assert table_names(database) == {"alembic_version"}
+    database.migrate()
+    assert table_names(database) == before >= set(Base.metadata.tables)
+
+
+def test_a_migration_that_alters_a_table_keeps_the_rows_that_refer_to_it(
+    database: Database, queue: Callable[..., str], claim: Callable[..., leases.Claim]
+) -> None:
+    run_id = queue(tags=["a"])
+    with database.session() as session:
+        leases.record_metrics(session, claim(), [{"step": 1}])
+    with database._migrating() as config:
+        operations = Operations(MigrationContext.configure(config.attributes["connection"]))
+        with operations.batch_alter_table("run") as batch:
+            batch.alter_column("name", type_=String(150))
+    with database.reading() as session:
+        assert list(runs.get_run(session, run_id).tags) == ["a"]
+        assert len(runs.metrics_after(session, run_id)) == 1
+    database.downgrade("base")
+
+
+def test_processes_that_start_together_migrate_once(database_url: str) -> None:
+    code = "import sys; from lcl_core.db.session import Database; Database(sys.argv[1]).migrate()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, database_url], stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
+    database = Database(database_url)
+    assert table_names(database) > set(Base.metadata.tables)
+    database.dispose()
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database, queue: Callable[..., str]) -> None:
+    def submit_and_fail() -> None:
+        with database.session() as session:
+            submit.submit(session, "pretrain", {})
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        submit_and_fail()
+    with database.reading() as session:
+        assert runs.list_runs(session).items == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_hangs_within_a_transaction_is_cut_off_and_finds_the_database_unreachable(
+    database: Database, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.5)
+    run_id = queue()
+    hung = Database(database.url)
+
+    def hang() -> None:
+        with hung.session() as session:
+            runs.pause_run(session, run_id)
+            with database.session() as other:
+                runs.cancel_run(other, run_id)  # waits for the row until the server has ended the hung one
+
+    with pytest.raises(UNREACHABLE):
+        hang()
+    with hung.session() as session:
+        assert runs.get_run(session, run_id).state == "cancelled"
+    hung.dispose()
+
+
+def test_writers_wait_for_each_other_and_readers_for_nobody(database: Database, queue: Callable[..., str]) -> None:
+    errors: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(15):
+                queue(owner=f"owner-{number}")
+                with database.reading() as session:
+                    runs.list_runs(session)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with database.reading() as session:
+        assert runs.count_runs_by_state(session)["queued"] == 90
+
+
+def test_sqlite_is_set_up_for_many_processes(database: Database) -> None:
+    if database.engine.dialect.name != "sqlite":
+        pytest.skip("settings of SQLite")
+    with database.engine.connect() as connection:
+        found = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+def test_writers_of_one_process_take_turns_on_sqlite(tmp_path: Path) -> None:
+    """Nobody is told that the database is locked, though nobody waits for it."""
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    event.listen(database.engine, "connect", lambda connection, _record: connection.execute("PRAGMA busy_timeout=0"))
+
+    def write(number: int) -> str:
+        with database.session() as session:
+            return submit.submit(session, "pretrain", {"seed": number}).id
+
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(write, range(200)))
+    with database.reading() as session:
+        assert runs.count_runs_by_state(session)["queued"] == len(set(made)) == 200
+    database.dispose()
+
+
+def test_a_turn_ends_with_a_transaction_that_failed(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
+    database.migrate()
+    with suppress(RuntimeError), database.session() as session:
+        submit.submit(session, "pretrain", {})
+        raise RuntimeError("half-way")
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, database.session() as session:
+        submit.submit(session, "pretrain", {})
+        waits = pool.submit(_count_runs, database)
+        assert waits.result() == 0, "who only reads waits for no turn, and sees what was committed"
+    assert time.monotonic() - began < BUSY_TIMEOUT_SECONDS
+    assert _count_runs(database) == 1
+    database.dispose()
+
+
+def _count_runs(database: Database) -> int:
+    with database.reading() as session:
+        return sum(runs.count_runs_by_state(session).values())

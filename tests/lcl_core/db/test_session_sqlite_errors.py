@@ -1,0 +1,125 @@
+"""A full disk, a damaged file, a file without rights: SQLite's errors name the file and the way out."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from lcl_core.common.system_errors import FailureCode, failure_code
+from lcl_core.db import session
+from lcl_core.db.session import UNREACHABLE, Database, DatabaseDamaged, DatabaseFull, DatabaseUnusable
+
+
+def database_at(path: Path) -> Database:
+    return Database(f"sqlite:///{path}")
+
+
+def fill(database: Database) -> None:
+    """Write rows until there is no room. The values must not show in the error."""
+    for _ in range(1000):
+        with database.session() as session:
+            session.execute(text("INSERT INTO sheet VALUES (:value)"), {"value": "sesame" * 50_000})
+
+
+def test_a_full_disk_is_called_by_its_name_and_answers_again(small_disk: Any) -> None:
+    database = database_at(small_disk.path / "lcl.db")
+    with database.session() as session:
+        session.execute(text("CREATE TABLE sheet (value TEXT)"))
+    small_disk.fill()
+    with pytest.raises(DatabaseFull) as caught:
+        fill(database)
+    said = str(caught.value)
+    assert said.startswith(f"no space left on the disk that holds {small_disk.path / 'lcl.db'} (")
+    assert len(said.splitlines()) == 1
+    assert "sesame" not in said
+    assert isinstance(caught.value, UNREACHABLE), "whoever waits for a database goes on waiting"
+    assert failure_code(caught.value, Path()) is FailureCode.DISK_FULL
+    small_disk.make_room()
+    with database.session() as session:
+        session.execute(text("INSERT INTO sheet VALUES ('x')"))
+    database.dispose()
+
+
+def test_a_full_disk_without_a_disk(tmp_path: Path) -> None:
+    """The same by SQLite's own bound, where no file system can be mounted."""
+    database = database_at(tmp_path / "lcl.db")
+    with database.session() as session:
+        session.execute(text("CREATE TABLE sheet (value TEXT)"))
+        session.execute(text("PRAGMA max_page_count = 50"))
+        with pytest.raises(DatabaseFull, match=r"no space left .*lcl\.db \(database or disk is full\); make room"):
+            session.execute(text("INSERT INTO sheet VALUES (:value)"), {"value": "sesame" * 50_000})
+        session.rollback()
+    database.dispose()
+
+
+@pytest.mark.parametrize(("room", "kind"), [(0, DatabaseFull), (1 << 30, DatabaseDamaged)])
+def test_an_input_output_error_is_a_full_disk_s_when_there_is_no_room(
+    room: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Context:
+        original_exception = sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(session, "_free_bytes", lambda _: room)
+    assert isinstance(session.explain_sqlite_error("/srv/lcl.db", Context()), kind)  # type: ignore[arg-type]
+
+
+def damage_header(path: Path) -> None:
+    path.write_bytes(b"x" * 8192)
+
+
+def damage_pages(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize("damage", [damage_header, damage_pages])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "lcl.db"
+    database = database_at(path)
+    database.migrate()
+    database.dispose()
+    assert not Path(f"{path}-wal").exists(), "all of it is in the one file"
+    damage(path)
+    again = database_at(path)
+    with pytest.raises(DatabaseDamaged) as caught:
+        again.migrate()
+    said = str(caught.value)
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith("restore a backup (docs/operations.md, Backup)")
+    assert len(said.splitlines()) == 1
+    again.dispose()
+
+
+def test_a_file_without_the_right_to_write_is_named(small_disk: Any) -> None:
+    path = small_disk.path / "lcl.db"
+    database = database_at(path)
+    database.migrate()
+    database.dispose()
+    small_disk.make_writable(False)
+    with pytest.raises(DatabaseUnusable, match=r"lcl\.db cannot be opened and written"), database.session() as session:
+        session.execute(text("DELETE FROM run"))
+    database.dispose()
+
+
+@pytest.mark.parametrize("module", ["api", "workers", "lcl_core.db.migrations.__main__"])
+def test_every_process_tells_of_a_damaged_database_in_one_line(module: str, tmp_path: Path) -> None:
+    damage_header(tmp_path / "lcl.db")
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={**os.environ, "LCL_HOME": str(tmp_path), "LCL_API_PORT": "0", "LCL_LOG_FORMAT": "json"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{tmp_path}/lcl.db is damaged (file is not a database); stop the service and restore" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr

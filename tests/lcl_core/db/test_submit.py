@@ -1,0 +1,74 @@
+"""Submitting: the spec is completed, and the same request is the same run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import runs
+from lcl_core.db import submit as db_submit
+from lcl_core.db.session import Database
+
+Queue = Callable[..., str]
+
+
+def test_a_run_is_queued_with_its_whole_spec(queue: Queue, run_of: Callable[[str], Any]) -> None:
+    run_id = queue(spec={"steps": 7}, name="first", tags=["b", "a", "b"], owner="ada", priority=3)
+    run = run_of(run_id)
+    assert run_id.startswith("run_")
+    assert (run.state, run.name, list(run.tags), run.owner) == ("queued", "first", ["a", "b"], "ada")
+    assert (run.spec["steps"], run.spec["optimizer"]["lr"], run.priority, run.attempt) == (7, 5e-4, 3, 0)
+    assert run.created_at == run.queued_at
+    assert run.created_at.utcoffset().total_seconds() == 0
+
+
+def test_a_new_run_can_be_read_after_its_session(database: Database) -> None:
+    with database.session() as session:
+        run = db_submit.submit(session, "pretrain", {})
+    assert (list(run.tags), run.reason, run.started_at, run.attempt) == ([], None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "code"), [("cook", {}, "unknown_kind"), ("pretrain", {"steps": -1}, "bad_spec")]
+)
+def test_a_bad_spec_makes_no_run(database: Database, kind: str, spec: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught, database.session() as session:
+        db_submit.submit(session, kind, spec)
+    assert caught.value.code == code
+    with database.reading() as session:
+        assert runs.list_runs(session).items == []
+
+
+def test_the_same_key_and_body_give_the_same_run(queue: Queue) -> None:
+    first = queue(idempotency_key="k", name="n", tags=["x", "y"])
+    assert queue(idempotency_key="k", name="n", tags=["y", "x"]) == first
+    assert queue(idempotency_key="k", name="n", tags=["x", "y"], owner="somebody else") != first
+    assert queue(name="n", tags=["x", "y"]) != first
+
+
+def test_the_same_key_with_another_body_is_a_conflict(queue: Queue) -> None:
+    first = queue(idempotency_key="k")
+    with pytest.raises(UserError, match=first) as caught:
+        queue(spec={"steps": 2}, idempotency_key="k")
+    assert caught.value.code == "idempotency_conflict"
+
+
+def test_the_same_key_from_many_threads_at_once_makes_one_run(database: Database, queue: Queue) -> None:
+    made: list[str] = []
+    together = threading.Barrier(8)
+
+    def submit() -> None:
+        together.wait()
+        made.append(queue(idempotency_key="k"))
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    assert len(set(made)) == 1

@@ -1,0 +1,131 @@
+"""Runs that come after others: let go by success, ended by failure, whoever looks and however often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.db import leases, runs, submit
+from lcl_core.db.session import Database
+
+Submit = Callable[..., str]
+Take = Callable[..., leases.Claim]
+RunOf = Callable[[str], Any]
+
+
+def release(database: Database) -> list[str]:
+    with database.reading() as session:
+        due = submit.has_releasable(session)
+    with database.session() as session:
+        queued = submit.release_dependents(session)
+        assert due or not queued
+    return queued
+
+
+def end(database: Database, run_id: str, state: str) -> None:
+    with database.session() as session:
+        run = runs.get_run(session, run_id)
+        run.state, run.reason = state, {"code": "crash", "message": "it fell over"} if state == "failed" else None
+
+
+def test_a_run_waits_for_all_and_then_takes_its_old_place(
+    database: Database, queue: Submit, claim: Take, run_of: RunOf
+) -> None:
+    first, second = queue(), queue()
+    waiting = queue(after=[second, first, first])
+    assert (run_of(waiting).state, list(run_of(waiting).after)) == ("waiting", [first, second])
+    later = queue()
+    end(database, first, "succeeded")
+    assert release(database) == []
+    end(database, second, "succeeded")
+    assert release(database) == [waiting]
+    assert release(database) == []
+    assert [claim().run_id, claim().run_id] == [waiting, later]
+
+
+def test_one_whose_predecessors_are_done_waits_for_nobody(database: Database, queue: Submit, run_of: RunOf) -> None:
+    done = queue()
+    end(database, done, "succeeded")
+    assert run_of(queue(after=[done])).state == "queued"
+
+
+@pytest.mark.parametrize(("ended", "words"), [("failed", "failed: it fell over"), ("cancelled", "was cancelled")])
+def test_a_lost_predecessor_ends_the_whole_chain_and_says_which(
+    database: Database, queue: Submit, run_of: RunOf, ended: str, words: str
+) -> None:
+    first, other = queue(), queue()
+    second = queue(after=[first, other])
+    third = queue(after=[second])
+    end(database, first, ended)
+    assert release(database) == []
+    assert [run_of(run_id).state for run_id in (second, third, other)] == ["cancelled", "cancelled", "queued"]
+    assert run_of(second).reason["code"] == "predecessor_failed"
+    assert first in run_of(second).reason["message"]
+    assert words in run_of(second).reason["message"]
+    assert second in run_of(third).reason["message"]
+    assert run_of(second).finished_at is not None
+
+
+def test_a_chain_is_resumed_in_its_order(database: Database, queue: Submit, run_of: RunOf) -> None:
+    first = queue()
+    second = queue(after=[first])
+    end(database, first, "failed")
+    release(database)
+    with database.session() as session:
+        runs.resume_run(session, first)
+        assert runs.resume_run(session, second).state == "waiting"
+    assert release(database) == []
+    end(database, first, "succeeded")
+    assert release(database) == [second]
+    assert run_of(second).reason is None
+
+
+def test_what_cannot_be_waited_for_is_refused(database: Database, queue: Submit) -> None:
+    good, failed, others = queue(), queue(), queue(owner="grace")
+    end(database, failed, "failed")
+    for after, code, field in (
+        ([good, "run_none"], "unknown_predecessor", "after.1"),
+        ([others], "unknown_predecessor", "after.0"),
+        ([failed], "predecessor_failed", "after.0"),
+    ):
+        with pytest.raises(UserError) as caught:
+            queue(after=after, sight="local")
+        assert (caught.value.code, caught.value.field) == (code, field)
+
+
+def test_who_comes_after_is_part_of_the_request(database: Database, queue: Submit) -> None:
+    first = queue()
+    second = queue(after=[first], idempotency_key="k")
+    assert queue(after=[first], idempotency_key="k") == second
+    with pytest.raises(UserError, match="used before"):
+        queue(idempotency_key="k")
+
+
+def test_a_paused_successor_hears_of_it_when_it_goes_on(database: Database, queue: Submit, run_of: RunOf) -> None:
+    first = queue()
+    second = queue(after=[first])
+    with database.session() as session:
+        runs.pause_run(session, second)
+    end(database, first, "failed")
+    release(database)
+    assert run_of(second).state == "paused"
+    with database.session() as session:
+        assert runs.unpause_run(session, second).state == "waiting"
+    release(database)
+    assert run_of(second).state == "cancelled"
+
+
+def test_a_run_that_is_awaited_is_not_deleted(database: Database, queue: Submit) -> None:
+    first = queue()
+    second = queue(after=[first])
+    end(database, first, "failed")
+    with pytest.raises(UserError, match=second), database.session() as session:
+        runs.delete_run(session, first)
+    release(database)
+    with database.session() as session:
+        runs.delete_run(session, first)
+    with database.reading() as session:
+        assert list(runs.get_run(session, second).after) == []

@@ -1,0 +1,64 @@
+"""The wake-up message, and a broker that is not there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.embedded_redis import EmbeddedBroker
+from lcl_core.db.wakeup import PING, QUEUE, WAKE, WakeupProducer
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with tempfile.TemporaryDirectory(prefix="lcl-") as folder, EmbeddedBroker(Path(folder)) as broker:
+        yield broker
+
+
+def messages(broker: EmbeddedBroker) -> list[tuple[str, list[str]]]:
+    """Task and arguments of every message in the queue, oldest first."""
+    with redis.Redis(unix_socket_path=str(broker.socket)) as server:
+        raw = [json.loads(item) for item in reversed(server.lrange(QUEUE, 0, -1))]
+    assert {item["content-type"] for item in raw} <= {"application/json"}
+    return [(item["headers"]["task"], json.loads(base64.b64decode(item["body"]))[0]) for item in raw]
+
+
+def test_a_ring_is_a_small_json_message(broker: EmbeddedBroker) -> None:
+    doorbell = WakeupProducer(broker.url)
+    assert doorbell.wake("run_1")
+    assert doorbell.ping("worker-1")
+    assert messages(broker) == [(WAKE, ["run_1"]), (PING, ["worker-1"])]
+    doorbell.close()
+
+
+def test_a_broker_that_is_down_costs_nobody_anything(broker: EmbeddedBroker) -> None:
+    doorbell = WakeupProducer(broker.url)
+    broker.stop()
+    assert doorbell.wake("run_1") is False
+    broker.start()
+    assert doorbell.wake("run_2") is True
+    assert messages(broker) == [(WAKE, ["run_2"])]
+    doorbell.close()
+
+
+def test_a_broker_that_was_started_again_forgets_messages_and_takes_new_ones(
+    broker: EmbeddedBroker, eventually: Callable[..., None]
+) -> None:
+    doorbell = WakeupProducer(broker.url)
+    assert doorbell.wake("run_1")
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, broker.pid, os.WEXITED | os.WNOWAIT)
+    broker.start()
+    assert messages(broker) == []
+    eventually(lambda: doorbell.wake("run_2"), "a message that is taken")
+    assert [arguments for _, arguments in messages(broker)] == [["run_2"]]
+    doorbell.close()

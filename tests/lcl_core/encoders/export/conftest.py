@@ -1,0 +1,60 @@
+"""An encoder of ours in which nothing is at its initial value, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lcl_core.data.tokenizer import train_bpe
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.train.factory import build_model
+from tests.lcl_core.encoders.external_samples import perturb_weights, sample_images
+
+LONG = " ".join(["a red square and a blue circle"] * 20)
+TEXTS = ["a red square", "", "Green  triangles &amp; naïve\tcircles", LONG]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An encoder's directory, itself, pictures and texts, and its vectors of them."""
+
+    directory: Path
+    model: LCLModel
+    processor: LCLProcessor
+    pictures: list[Image.Image]
+    texts: list[str]
+    pixels: Tensor
+    ids: Tensor
+    images: Tensor
+    sentences: Tensor
+
+
+@pytest.fixture(scope="session", params=["gelu", "quick_gelu"])
+def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    directory = tmp_path_factory.mktemp("encoder")
+    tokenizer = train_bpe(("a red square", "a blue circle", "green triangles on white"), vocab_size=280)
+    config = LCLConfig(
+        image_size=32, patch_size=8, vision_width=48, vision_layers=2, vision_head_width=16, text_width=24,
+        text_layers=2, text_heads=2, pool_heads=4, context_length=90, vocab_size=tokenizer.vocab_size, mlp_ratio=2.5,
+        activation=request.param,
+        **{f"{name}_token_id": getattr(tokenizer.specials, name) for name in ("sot", "eot", "img", "soi", "eoi")},
+    )  # fmt: skip
+    model = build_model(config, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if ".ln_" in name or "norm1" in name or value.ndim == 1:  # gains and biases that no fold could ignore
+                value.add_(0.5 * torch.randn(value.shape, generator=generator))
+    perturb_weights(model)
+    model.save_pretrained(directory)
+    processor = LCLProcessor(tokenizer, config.image_size)
+    processor.save_pretrained(directory)
+    pixels, ids = processor.preprocess(sample_images()), processor.encode_texts(TEXTS)
+    with torch.inference_mode():
+        images, sentences = model.get_image_features(pixels), model.get_text_features(ids)
+    return Sample(directory, model, processor, sample_images(), TEXTS, pixels, ids, images, sentences)

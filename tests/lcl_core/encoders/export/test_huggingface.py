@@ -1,0 +1,78 @@
+"""The form for transformers: computed by the code that lies beside the weights, and still an encoder of ours."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers.models.auto import configuration_auto, modeling_auto, processing_auto
+
+from lcl_core.encoders.export import export
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from tests.lcl_core.encoders.export.conftest import Sample
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """transformers as it is for those who have not got lcl_core, with a cache of its own."""
+    monkeypatch.delitem(configuration_auto.CONFIG_MAPPING._extra_content, "lcl")
+    for mapping in (modeling_auto.MODEL_MAPPING, processing_auto.PROCESSOR_MAPPING):
+        monkeypatch.delitem(mapping._extra_content, LCLConfig)
+        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
+    monkeypatch.setattr(configuration_auto.CONFIG_MAPPING, "_extra_content", {})
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
+@torch.inference_mode()
+def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, strangers: None) -> None:
+    export("huggingface", sample.directory, tmp_path / "out")
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules.")
+    assert type(processor).__module__.startswith("transformers_modules.")
+    given = processor(images=sample.pictures, text=sample.texts)
+    torch.testing.assert_close(given["pixel_values"], sample.pixels, atol=1e-6, rtol=0)
+    assert torch.equal(given["input_ids"], sample.ids)
+    torch.testing.assert_close(model.get_image_features(sample.pixels), sample.images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.get_text_features(sample.ids), sample.sentences, atol=1e-5, rtol=0)
+    patches = sample.model.get_patch_features(sample.pixels)
+    found = model(**given)
+    torch.testing.assert_close(found.last_hidden_state, patches, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found.image_embeds, sample.images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.text_embeds, sample.sentences, atol=1e-5, rtol=0)
+
+
+def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sample, tmp_path: Path) -> None:
+    export("huggingface", sample.directory, tmp_path / "out")
+    for code in (tmp_path / "out").glob("*.py"):
+        code.write_text("raise SystemExit('remote code ran')")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "out")
+    assert type(model) is LCLModel
+    state = sample.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    processor = LCLProcessor.from_pretrained(tmp_path / "out")
+    assert torch.equal(processor.encode_texts(sample.texts), sample.ids)
+
+
+def test_an_image_processor_of_theirs_prepares_pictures_alike(sample: Sample, tmp_path: Path) -> None:
+    """Of pictures whose middle is a whole number of pixels: of the others it crops the neighbouring square."""
+    export("huggingface", sample.directory, tmp_path / "out")
+    theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    squares = [picture.resize((side, side)) for picture, side in zip(sample.pictures, (32, 50, 77, 200), strict=False)]
+    found = theirs(images=squares, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found, sample.processor.preprocess(squares), atol=1e-5, rtol=0)
+
+
+def test_the_code_beside_the_weights_stands_alone(sample: Sample, tmp_path: Path) -> None:
+    export("huggingface", sample.directory, tmp_path / "out")
+    files = sorted((tmp_path / "out").glob("*.py"))
+    assert [file.name for file in files] == ["modeling_lcl.py", "processing_lcl.py"]
+    for file in files:
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not any(name.startswith(("lcl_core", "api")) for name in named)

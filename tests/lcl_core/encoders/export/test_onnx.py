@@ -1,0 +1,66 @@
+"""ONNX files answer what the encoder answers, at any number of pictures and texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.export import export, onnx
+from tests.lcl_core.encoders.export.conftest import Sample
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def folder(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("onnx") / "out"
+    export("onnx", sample.directory, target)
+    return target
+
+
+def session(file: Path) -> Any:
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+def test_vectors_are_the_encoders(sample: Sample, folder: Path) -> None:
+    image, text = session(folder / "image.onnx"), session(folder / "text.onnx")
+    for count in (1, len(sample.pixels)):
+        found = image.run(None, {"pixel_values": sample.pixels[:count].numpy()})[0]
+        np.testing.assert_allclose(found, sample.images[:count], atol=1e-5)
+    found = text.run(None, {"input_ids": sample.ids.numpy()})[0]
+    np.testing.assert_allclose(found, sample.sentences, atol=1e-5)
+    alone = text.run(None, {"input_ids": sample.ids[:1, :5].numpy()})[0]  # without an end: its last token is one
+    np.testing.assert_allclose(alone, sample.model.get_text_features(sample.ids[:1, :5]).detach(), atol=1e-5)
+
+
+def test_sizes_are_named_and_free(folder: Path) -> None:
+    image, text = session(folder / "image.onnx"), session(folder / "text.onnx")
+    assert [(each.name, each.shape) for each in (*image.get_inputs(), *image.get_outputs())] == [
+        ("pixel_values", ["n", 3, 32, 32]), ("image_embeds", ["n", 24]),
+    ]  # fmt: skip
+    assert [(each.name, each.shape) for each in (*text.get_inputs(), *text.get_outputs())] == [
+        ("input_ids", ["n", "length"]), ("text_embeds", ["n", 24]),
+    ]  # fmt: skip
+
+
+def test_the_readme_runs_without_torch(sample: Sample, folder: Path) -> None:
+    words = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", words, re.MULTILINE | re.DOTALL)
+    assert "torch" not in code
+    names: dict[str, Any] = {"picture": sample.pictures[0]}
+    exec(code.replace("DIR/", f"{folder}/"), names)
+    np.testing.assert_allclose(names["pictures"], sample.images[:1], atol=1e-5)
+    texts = sample.processor.encode_texts(["a red bus", "a blue circle"])
+    np.testing.assert_allclose(names["texts"], sample.model.get_text_features(texts).detach(), atol=1e-5)
+
+
+def test_more_than_a_file_can_hold_is_refused(sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="2 GiB") as caught:
+        export("onnx", sample.directory, tmp_path / "out")
+    assert (caught.value.code, caught.value.field) == ("not_expressible", "format")

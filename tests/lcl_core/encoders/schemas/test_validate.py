@@ -1,0 +1,120 @@
+"""What an encoder's small files may say: all that is genuine passes, every bomb is refused before it is built."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.encoders.safetensors_header import read_header
+from lcl_core.encoders.schemas.lcl import LCLSettings, expected_shapes
+from lcl_core.encoders.schemas.tokenizer import check_tokenizer
+from lcl_core.encoders.schemas.validate import check_encoder
+from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.pretrained import pretrained_encoders
+from tests.api.hostile import encoders
+from tests.api.sample_assets import save_encoder
+from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("ours") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_huggingface(tmp_path_factory.mktemp("foreign") / "encoder", "clip")
+
+
+def test_genuine_encoders_pass(ours: Path, foreign: Path, tmp_path: Path) -> None:
+    shipped = [found.directory for found in pretrained_encoders()]
+    made = [save_huggingface(tmp_path / kind, kind) for kind in ("vit", "dinov2", "resnet", "siglip", "bert")]
+    made += [save_openclip(tmp_path / f"openclip-{kind}", kind) for kind in ("vit", "resnet", "coca", "timm")]
+    made += [save_timm(tmp_path / "timm", img_size=64, depth=2, embed_dim=32, num_heads=2)]
+    for directory in (ours, foreign, *shipped, *made):
+        check_encoder(directory)
+
+
+# these are within their forms, and refused when the network is laid out without memory
+LAID_OUT = {
+    "a text tower of a wide context", "a text tower of 100 layers", "pictures of 4096 pixels", "patches of one pixel",
+    "heads that do not divide", "timm with 4096 pixels",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", encoders.ALL)
+def test_a_bomb_is_refused_before_it_is_built(ours: Path, foreign: Path, tmp_path: Path, name: str) -> None:
+    directory = encoders.make(name, tmp_path / "encoder", ours, foreign)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    if name in LAID_OUT:
+        check_encoder(directory)
+    with pytest.raises(UserError) as caught:
+        (load_image_encoder if name in LAID_OUT else check_encoder)(directory)
+    assert caught.value.code in ("bad_encoder", "encoder_unreadable")
+    assert str(directory) in str(caught.value)
+    assert len(str(caught.value)) < 2000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 30, "seconds of processor time"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_size": 64, "patch_size": 16, "mlp_ratio": 4.0},
+        {"image_size": 48, "patch_size": 8, "mlp_ratio": 2.5, "vision_layers": 0, "text_layers": 3, "text_width": 40},
+    ],
+)
+def test_the_foretold_shapes_are_the_models(settings: dict[str, float]) -> None:
+    sizes = {"vision_width": 32, "vision_head_width": 16, "text_heads": 4, "vocab_size": 50_000, **settings}
+    with torch.device("meta"):
+        made = LCLModel(LCLConfig(**{"text_width": 32, "context_length": 40, **sizes}))
+    wanted = expected_shapes(LCLSettings(model_type="lcl", **{"text_width": 32, "context_length": 40, **sizes}))  # type: ignore[arg-type]
+    assert wanted == {name: tuple(value.shape) for name, value in made.state_dict().items()}
+
+
+def test_a_header_of_long_numbers_takes_no_time(ours: Path, foreign: Path, tmp_path: Path) -> None:
+    """Numbers of 4000 digits were multiplied, which takes time with the square of their length."""
+    directory = encoders.make("sides of 4000 digits", tmp_path / "encoder", ours, foreign)
+    started = time.process_time()
+    with pytest.raises(UserError, match="digits"):
+        read_header(directory / "model.safetensors")
+    assert time.process_time() - started < 5
+
+
+def test_a_refusal_names_the_tensor(ours: Path, foreign: Path, tmp_path: Path) -> None:
+    directory = encoders.make("a negative side", tmp_path / "encoder", ours, foreign)
+    with pytest.raises(UserError, match=r"lm_head\.0\.bias"):
+        read_header(directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Bert", "Roberta", "XLMRoberta"])
+def test_tokenizers_of_transformers_pass(tmp_path: Path, kind: str) -> None:
+    import transformers
+
+    getattr(transformers, f"{kind}Tokenizer")().save_pretrained(tmp_path)
+    assert check_tokenizer(tmp_path / "tokenizer.json", 100) >= 2
+
+
+def test_the_schema_needs_no_torch(ours: Path) -> None:
+    code = "import sys; from pathlib import Path; from lcl_core.encoders.schemas.validate import check_encoder; "
+    code += f"check_encoder(Path({str(ours)!r})); print({{'torch', 'transformers', 'tokenizers'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_an_export_for_transformers_is_still_ours(ours: Path, tmp_path: Path) -> None:
+    from lcl_core.encoders.export import export
+
+    export("huggingface", ours, tmp_path / "copy")
+    assert "auto_map" in json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert check_encoder(tmp_path / "copy").kind == "lcl"
+    shutil.rmtree(tmp_path / "copy")

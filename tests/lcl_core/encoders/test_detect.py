@@ -1,0 +1,105 @@
+"""Whose encoder lies in a directory, told without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.detect import detect_encoder, hash_weights
+
+
+def lay(folder: Path, config: Any, *weights: str, name: str = "config.json") -> Path:
+    (folder / name).write_text(config if isinstance(config, str) else json.dumps(config))
+    for weight in weights:
+        (folder / weight).write_bytes(weight.encode())
+    return folder
+
+
+CLIP = {"model_type": "clip", "vision_config": {}, "text_config": {}}
+BOTH = ("images", "texts")
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "model", "reads"),
+    [
+        ({"model_type": "lcl"}, "lcl", "lcl", BOTH),
+        (CLIP, "huggingface", "clip", BOTH),
+        ({"model_type": "vit", "image_size": 224}, "huggingface", "vit", ("images",)),
+        ({"model_type": "resnet", "num_channels": 3}, "huggingface", "resnet", ("images",)),
+        ({"model_type": "bert", "vocab_size": 30522}, "huggingface", "bert", ("texts",)),
+        ({"architecture": "resnet18", "num_classes": 10}, "timm", "resnet18", ("images",)),
+        ({"architecture": "efficientnet-lite0"}, "efficientnet-lite", "efficientnet-lite0", ("images",)),
+    ],
+)
+def test_a_configuration_says_whose_it_is(
+    tmp_path: Path, config: dict[str, Any], kind: str, model: str, reads: tuple[str, ...]
+) -> None:
+    found = detect_encoder(lay(tmp_path, config, "model.safetensors"))
+    assert (found.kind, found.model, found.reads) == (kind, model, reads)
+    assert found.weights == ("model.safetensors",)
+
+
+def test_an_openclip_directory_may_hold_other_configurations(tmp_path: Path) -> None:
+    lay(tmp_path, CLIP, "model.safetensors", "open_clip_model.safetensors")
+    lay(tmp_path, {"model_cfg": {"vision_cfg": {"width": 768, "layers": 12, "patch_size": 16}}},
+        name="open_clip_config.json")  # fmt: skip
+    found = detect_encoder(tmp_path)
+    assert (found.kind, found.model, found.weights) == (
+        "openclip", "vit-768x12-16", ("open_clip_model.safetensors",),
+    )  # fmt: skip
+
+
+def test_shards_are_named_by_their_index(tmp_path: Path) -> None:
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    lay(tmp_path, CLIP, *shards)
+    lay(tmp_path, {"weight_map": {"a": shards[1], "b": shards[0], "c": shards[0]}}, name="model.safetensors.index.json")
+    found = detect_encoder(tmp_path)
+    assert list(found.weights) == shards
+    lines = [f"{name}\0{hashlib.sha256(name.encode()).hexdigest()}\n" for name in shards]
+    assert hash_weights(tmp_path, found.weights) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "absent.safetensors", 7])
+def test_shards_lie_in_the_directory(tmp_path: Path, name: Any) -> None:
+    lay(tmp_path, CLIP)
+    lay(tmp_path, {"weight_map": {"a": name}}, name="model.safetensors.index.json")
+    with pytest.raises(UserError) as caught:
+        detect_encoder(tmp_path)
+    assert caught.value.code == "bad_encoder"
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "words"),
+    [
+        (CLIP, "pytorch_model.bin", "read from safetensors alone"),
+        ({"model_type": "wav2vec2"}, "model.safetensors", "neither pictures nor texts"),
+        ({"name": "something"}, "model.safetensors", "nobody knows whose"),
+        ("[1, 2]", "model.safetensors", "not a model's configuration"),
+        ("{", "model.safetensors", "not JSON"),
+    ],
+)
+def test_what_nobody_can_read_is_told(tmp_path: Path, config: Any, weights: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        detect_encoder(lay(tmp_path, config, weights))
+    assert caught.value.code == "bad_encoder"
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    lay(tmp_path, CLIP)
+    (tmp_path / "model.safetensors").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="of its own"):
+        detect_encoder(tmp_path)
+
+
+def test_recognising_imports_no_torch() -> None:
+    code = "import sys; from lcl_core.encoders import detect_encoder; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,63 @@
+"""The product's own encoder as it sits an examination."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.lcl import LCLEncoder
+from lcl_core.encoders.registry import load_image_encoder
+
+PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def tower(encoder_dir: Path) -> LCLEncoder:
+    found = load_image_encoder(encoder_dir)
+    assert isinstance(found, LCLEncoder)
+    return found
+
+
+def test_its_numbers_are_its_shapes(tower: LCLEncoder) -> None:
+    pooled, patches = tower.encode(PIXELS)
+    assert patches.shape == (3, tower.tokens, tower.width)
+    assert pooled.shape == (3, tower.embed_dim)
+    torch.testing.assert_close(pooled.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(patches, tower.patches(PIXELS))
+    assert tower.texts(["a square", "a"]).shape == (2, tower.embed_dim)
+    assert tower.image_size == 16
+
+
+def test_its_layers_hold_every_parameter_once_from_the_input_up(tower: LCLEncoder) -> None:
+    named = {id(parameter): name for name, parameter in tower.module.named_parameters()}
+    layers = [[named[id(parameter)] for parameter in layer] for layer in tower.layers()]
+    assert sorted(name for layer in layers for name in layer) == sorted(named.values())
+    assert len(layers) == 1 + 2 + 1
+    assert "conv1.weight" in layers[0]
+    assert all(name.startswith("transformer.resblocks.0.") for name in layers[1])
+    assert layers[3] == ["ln_post.weight", "ln_post.bias"]
+
+
+def test_a_copy_can_learn_and_is_its_own(tower: LCLEncoder) -> None:
+    copy = tower.copy()
+    assert all(each.requires_grad for each in copy.module.parameters())
+    with torch.no_grad():
+        for each in copy.module.parameters():
+            each.add_(1.0)
+    torch.testing.assert_close(tower.patches(PIXELS), load_tower_again(tower).patches(PIXELS))
+    assert not torch.allclose(copy.patches(PIXELS), tower.patches(PIXELS))
+    copy.patches(PIXELS).sum().backward()
+
+
+def load_tower_again(tower: LCLEncoder) -> LCLEncoder:
+    """From the weights that it was read with: the untrained ones at seed 0, as the fixture saves them."""
+    return tower.random_init()
+
+
+def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no encoder here") as caught:
+        load_image_encoder(tmp_path)
+    assert caught.value.file == str(tmp_path)

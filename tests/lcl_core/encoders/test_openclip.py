@@ -1,0 +1,114 @@
+"""An OpenCLIP encoder answers what OpenCLIP answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.openclip import OpenCLIPImageEncoder
+from tests.lcl_core.encoders.external_samples import sample_images, save_openclip
+
+open_clip = pytest.importorskip("open_clip")
+
+TEXTS = ["a red bus", "", "a picture of the end of a very long road that goes on and on and on and on and on"]
+
+
+def library(folder: Path) -> tuple[Any, Any, Any]:
+    """The model, its evaluation transform and its tokenizer, as OpenCLIP's own guide makes them."""
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    return model.eval(), transform, open_clip.get_tokenizer(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "coca", "timm"])
+@torch.no_grad()
+def test_both_sides_are_the_librarys(tmp_path: Path, kind: str) -> None:
+    folder = save_openclip(tmp_path, kind)
+    model, transform, tokenizer = library(folder)
+    tower = OpenCLIPImageEncoder.load(folder)
+    pixels = tower.preprocess(sample_images())
+    assert torch.equal(pixels, torch.stack([transform(picture) for picture in sample_images()]))
+    pooled, patches = tower.encode(pixels)
+    expected = F.normalize(model.encode_image(pixels), dim=-1)
+    assert pooled is not None
+    torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=1e-5)
+    texts = tower.texts(TEXTS)
+    assert texts is not None
+    torch.testing.assert_close(texts, F.normalize(model.encode_text(tokenizer(TEXTS)), dim=-1), atol=1e-6, rtol=1e-5)
+    assert (tower.embed_dim, tower.tokens, tower.width) == (24, patches.shape[1], patches.shape[2])
+    assert tower.parameters <= sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_patch_tokens_are_those_before_the_projection(tmp_path: Path) -> None:
+    folder = save_openclip(tmp_path)
+    model, _, _ = library(folder)
+    tower = OpenCLIPImageEncoder.load(folder)
+    pixels = tower.preprocess(sample_images())
+    model.visual.output_tokens = True
+    _, tokens = model.visual(pixels)
+    torch.testing.assert_close(tower.patches(pixels), tokens, atol=1e-6, rtol=1e-5)
+    assert (tower.tokens, tower.width) == (16, 32)
+
+
+def test_the_projection_learns_last(tmp_path: Path) -> None:
+    tower = OpenCLIPImageEncoder.load(save_openclip(tmp_path))
+    layers = tower.layers()
+    visual: Any = tower.module
+    assert len(layers) == 4  # before the two blocks, each block, after them
+    assert any(parameter is visual.proj for parameter in layers[-1])
+    assert any(parameter is visual.class_embedding for parameter in layers[0])
+    assert sum(map(len, layers)) == len(list(visual.parameters()))
+
+
+def test_a_copy_learns_alone_and_the_original_is_frozen(tmp_path: Path) -> None:
+    tower = OpenCLIPImageEncoder.load(save_openclip(tmp_path))
+    pixels = tower.preprocess(sample_images()[:2])
+    twin = tower.copy()
+    twin.patches(pixels).square().mean().backward()
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in tower.module.parameters())
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in twin.layers()[0])
+
+
+def test_the_untrained_twin_has_the_architecture_and_other_weights(tmp_path: Path) -> None:
+    tower = OpenCLIPImageEncoder.load(save_openclip(tmp_path))
+    first, second = tower.random_init(), tower.random_init()
+    pixels = tower.preprocess(sample_images()[:2])
+    assert torch.equal(first.patches(pixels), second.patches(pixels))
+    assert first.identity == second.identity
+    assert first.identity["weights"] != tower.identity["weights"]
+    assert first.identity["config"] == tower.identity["config"]
+    assert first.transform == tower.transform
+    assert not torch.allclose(first.patches(pixels), tower.patches(pixels), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_cfg": {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}},
+        {"vision_cfg": {"timm_model_name": "hf-hub:somebody/network", "image_size": 32}},
+    ],
+)
+def test_what_a_hub_defines_is_refused_without_asking_it(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = save_openclip(tmp_path) / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"] |= change
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="on a hub") as caught:
+        OpenCLIPImageEncoder.load(tmp_path)
+    assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    file = save_openclip(tmp_path) / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["vision_cfg"]["layers"] = 3
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        OpenCLIPImageEncoder.load(tmp_path)
+    assert caught.value.code == "encoder_unreadable"

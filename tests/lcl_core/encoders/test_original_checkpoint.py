@@ -1,0 +1,60 @@
+"""The authors' files in and out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders import export_official, load_official
+from lcl_core.model import LCLModel
+
+
+@pytest.fixture
+def exported(small_model: LCLModel, tmp_path: Path) -> Path:
+    export_official(small_model, tmp_path)
+    return tmp_path
+
+
+def test_round_trip(small_model: LCLModel, exported: Path) -> None:
+    again = load_official(exported / "config.json", exported / "weights.safetensors")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in small_model.state_dict().items())
+    assert again.config.context_length == small_model.config.context_length
+
+
+def test_a_released_checkpoint_with_prefixes(small_model: LCLModel, exported: Path) -> None:
+    state = {f"module.{key}": value for key, value in small_model.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, exported / "epoch_1.pt")
+    again = load_official(exported / "config.json", exported / "epoch_1.pt")
+    assert torch.equal(again.lm_head[1].weight, small_model.lm_head[1].weight)
+
+
+def test_no_code_runs_from_a_checkpoint(exported: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, ("raise SystemExit",))
+
+    torch.save({"state_dict": Trap()}, exported / "trap.pt")
+    with pytest.raises(UserError, match="cannot read weights"):
+        load_official(exported / "config.json", exported / "trap.pt")
+
+
+def test_bad_files_are_named(small_model: LCLModel, exported: Path) -> None:
+    weights = exported / "weights.safetensors"
+    with pytest.raises(UserError, match="cannot read the model JSON"):
+        load_official(exported / "nowhere.json", weights)
+    broken = exported / "broken.json"
+    broken.write_text('{"embed_dim": 24}')
+    with pytest.raises(UserError, match="vision_cfg"):
+        load_official(broken, weights)
+    save_file({"logit_scale": torch.tensor(1.0)}, exported / "few.safetensors")
+    with pytest.raises(UserError, match="missing"):
+        load_official(exported / "config.json", exported / "few.safetensors")
+    config = json.loads((exported / "config.json").read_text())
+    config["text_cfg"]["vocab_size"] = 101
+    with pytest.raises(UserError, match="has shape"):
+        load_official(config, weights)

@@ -1,0 +1,133 @@
+"""Forecasts from runs that were, and from none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lcl_core.estimate.history import MeasuredRun, measured_run
+from lcl_core.estimate.report import estimate_pretraining
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import PretrainSpec
+
+COUNTS = {"steps": 500, "images_seen": 64_000, "tokens_seen": 1_600_000, "documents_seen": 58_000}
+
+
+def spec_of(**changes: Any) -> PretrainSpec:
+    spec = parse_spec("pretrain", {"preset": "sample", "precision": "fp32", **changes})
+    assert isinstance(spec, PretrainSpec)
+    return spec
+
+
+def ended(run_id: str = "run_1", seconds: float = 200.0, memory: float = 1.0, **changes: Any) -> MeasuredRun:
+    """A run of the sample preset that read its 128 pictures a step."""
+    result = {"encoder": {**COUNTS, "seconds": seconds}, "final": {"memory_gib": memory}}
+    past = measured_run(run_id, spec_of(**changes).model_dump(), "cpu", None, result, seconds + 10)
+    assert past is not None
+    return past
+
+
+def test_a_run_forecasts_its_own_repetition() -> None:
+    found = estimate_pretraining(spec_of(), [ended()])
+    assert found.certainty == "measured"
+    assert found.seconds.expected == pytest.approx(210)
+    assert found.seconds.low < 210 < found.seconds.high < 250
+    assert found.memory_bytes.expected == pytest.approx(2**30)
+    assert found.samples.images == pytest.approx(64_000)
+    assert found.samples.tokens == pytest.approx(1_600_000)
+    assert found.flops == pytest.approx(500 * found.flops_per_step)
+    assert found.runs == ["run_1"]
+    assert "as measured by run_1, of this very setup" in found.basis[0]
+    assert "as run_1 read them" in found.basis[1]
+
+
+def test_twice_the_steps_take_twice_as_long_and_a_larger_model_longer() -> None:
+    past = [ended()]
+    once, twice, larger = (
+        estimate_pretraining(spec_of(**changes), past)
+        for changes in ({}, {"steps": 1000}, {"model": {"vision_width": 384, "text_width": 384, "text_heads": 6}})
+    )
+    assert twice.seconds.expected - 10 == pytest.approx(2 * (once.seconds.expected - 10))
+    assert twice.memory_bytes == once.memory_bytes
+    assert larger.certainty == "scaled"
+    assert larger.seconds.expected - 10 == pytest.approx(200 * larger.flops / once.flops)
+    assert larger.flops > 2 * once.flops
+    assert larger.seconds.high / larger.seconds.low > once.seconds.high / once.seconds.low
+    assert larger.memory_bytes.expected > 1.2 * once.memory_bytes.expected
+
+
+def test_the_nearest_run_counts_and_like_ones_widen_the_range() -> None:
+    far = ended("run_far", seconds=9000.0, model={"vision_width": 1024, "vision_layers": 12})
+    found = estimate_pretraining(spec_of(), [far, ended("run_near"), ended("run_slow", seconds=400.0)])
+    assert found.runs == ["run_near", "run_slow"]
+    assert found.seconds.high > 400
+    assert found.seconds.low < 200
+
+
+def test_without_any_run_it_is_said_to_be_a_guess() -> None:
+    found = estimate_pretraining(spec_of(), [])
+    assert (found.certainty, found.runs) == ("assumed", [])
+    assert found.seconds.high > 10 * found.seconds.low
+    assert "assumed at 100 GFLOP/s" in found.basis[0]
+    assert "assumed to hold" in found.basis[1]
+    assert found.parameters == 6_411_265
+    assert found.checkpoint_bytes == 12 * found.parameters
+    assert found.disk_bytes == 2 * found.checkpoint_bytes + 4 * found.parameters
+
+
+def test_on_a_gpu_no_checkpoint_is_staged_in_its_memory() -> None:
+    on_cpu, on_gpu = (estimate_pretraining(spec_of(), [], device) for device in ("cpu", "gpu"))
+    assert on_gpu.memory_parts["copies"] == 0 < on_cpu.memory_parts["copies"]
+    assert on_gpu.seconds.expected < on_cpu.seconds.expected
+
+
+def test_more_processes_read_more_at_the_same_rate_each() -> None:
+    one, four = (estimate_pretraining(spec_of(engine={"nodes": 2, "processes": n}), [ended()]) for n in (1, 4))
+    assert four.per_step.images == pytest.approx(4 * one.per_step.images)
+    assert four.seconds.expected == pytest.approx(one.seconds.expected)
+    assert four.flops == pytest.approx(4 * one.flops)
+
+
+def test_a_run_under_way_tells_its_rate_too() -> None:
+    line = {"step": 100, "images_seen": 12_800, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 1.0}
+    past = measured_run("run_2", spec_of().model_dump(), "cpu", line, None)
+    assert past is not None
+    found = estimate_pretraining(spec_of(), [past])
+    assert "as run_2 reads them" in found.basis[1]
+    assert (found.certainty, found.runs) == ("measured", ["run_2"])
+    assert found.seconds.expected == pytest.approx(200 + 15, rel=0.01)
+    assert "as run_1 read them" in estimate_pretraining(spec_of(), [past, ended()]).basis[1], (
+        "one that has ended knows more"
+    )
+
+
+def test_a_process_that_is_still_growing_tells_no_peak() -> None:
+    line = {"step": 20, "images_seen": 2560, "images_per_s": 320.0, "tokens_per_s": 8000.0, "memory_gib": 9.0}
+    past = measured_run("run_2", spec_of().model_dump(), "cpu", line, None)
+    assert past is not None
+    blind, young = estimate_pretraining(spec_of(), []), estimate_pretraining(spec_of(), [past])
+    assert young.memory_bytes.expected == pytest.approx(blind.memory_bytes.expected, rel=0.2)
+    assert "no run has told its peak" in young.basis[2]
+    assert estimate_pretraining(spec_of(steps=20), [past]).memory_bytes.expected == pytest.approx(9 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("progress", "result"),
+    [(None, None), ({"step": 3}, None), ({"step": 3, "images_per_s": "many"}, None), (None, {"encoder": {"steps": 5}}),
+     ({"step": 5, "images_seen": True, "images_per_s": 1.0, "tokens_per_s": 1.0}, None)],
+)  # fmt: skip
+def test_a_run_that_tells_too_little_is_passed_over(progress: Any, result: Any) -> None:
+    assert measured_run("run_3", spec_of().model_dump(), "cpu", progress, result) is None
+
+
+def test_a_spec_of_an_older_version_is_passed_over() -> None:
+    assert measured_run("run_4", {"colour": "red"}, "cpu", None, {"encoder": {**COUNTS, "seconds": 3.0}}) is None
+
+
+@pytest.mark.parametrize("name", ["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"])
+def test_every_method_is_forecast(name: str) -> None:
+    changes = {"preset": "sample_pairs", "objective": {"name": name}}
+    found = estimate_pretraining(spec_of(**changes), [ended()])
+    assert found.certainty == "scaled" or name == "lcl"
+    assert 0 < found.seconds.low < found.seconds.expected < found.seconds.high

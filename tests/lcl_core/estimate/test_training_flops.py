@@ -1,0 +1,32 @@
+"""The estimate against the trainer's own count, which knows every document."""
+
+from __future__ import annotations
+
+import pytest
+
+from lcl_core.estimate.flops import CLIP_TOKENS, step_flops, training_flops
+from lcl_core.model import LCLConfig
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import PretrainSpec
+
+
+@pytest.mark.parametrize(("changes", "patches"), [({}, None), ({"patch_drop": 0.5}, 8)])
+def test_equal_documents_cost_what_the_trainer_counts(changes: dict[str, float], patches: int | None) -> None:
+    spec = parse_spec("pretrain", {"preset": "sample", **changes})
+    assert isinstance(spec, PretrainSpec)
+    config = LCLConfig(**spec.model.model_dump(), vocab_size=spec.tokenizer.vocab_size + 5)
+    seen = spec.kept_patches
+    documents, length = 40, 2 * seen + 30
+    counted = step_flops(config, [length] * documents, 2 * documents, 30 * documents, patches)
+    assert training_flops(spec, 2 * documents, length * documents, documents) == pytest.approx(counted, rel=1e-12)
+
+
+def test_clips_vocabulary_is_larger() -> None:
+    from lcl_core.data import clip_tokenizer
+
+    assert clip_tokenizer().vocab_size == CLIP_TOKENS
+    own, clips = (
+        training_flops(PretrainSpec.model_validate({"tokenizer": {"kind": kind}}), 10, 1000, 10)
+        for kind in ("bpe", "clip")
+    )
+    assert clips > own

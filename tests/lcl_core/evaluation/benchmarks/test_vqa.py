@@ -1,0 +1,128 @@
+"""VQAv2 and VizWiz: normalisation and the accuracy of ten people, by hand from the published rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks.base import pair_answers
+from lcl_core.evaluation.benchmarks.parsing import consensus_accuracy
+from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
+from lcl_core.evaluation.benchmarks.vqa_normalization import normalize_answer
+
+
+@pytest.mark.parametrize(
+    ("said", "compared"),
+    [
+        ("Yes.", "yes"),
+        ("a man and the dog", "man and dog"),
+        ("Two", "2"),
+        ("none", "0"),
+        ("ten dogs", "10 dogs"),
+        ("dont know", "don't know"),
+        ("it isnt", "it isn't"),
+        ("couldnt've", "couldn't've"),
+        ("1,000", "1000"),  # a comma between digits is removed
+        ("red, white", "red white"),  # touches a space: removed
+        ("red,white", "red white"),  # does not: becomes a space
+        ("10:30", "10:30"),  # a colon is none of the signs
+        ("3.5", "3.5"),
+        ("u.s.", "us"),
+        ("5.", "5"),
+        ("t-shirt", "t shirt"),
+        ("1,000 t-shirts", "1000 tshirts"),  # a comma between digits takes every other sign along
+        ("what?!", "what"),
+        (" a\tbig\nbus ", "big bus"),
+    ],
+)
+def test_normalisation(said: str, compared: str) -> None:
+    assert normalize_answer(said) == compared
+
+
+@pytest.mark.parametrize(
+    ("same", "accuracy"),
+    [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)],
+)
+def test_accuracy_over_the_ten_subsets(same: int, accuracy: float) -> None:
+    """With 3 alike: the 3 subsets without one of them hold 2 (2/3), the other 7 hold 3 (1): (3 x 2/3 + 7) / 10."""
+    people = ["yes"] * same + [f"other {number}" for number in range(10 - same)]
+    assert consensus_accuracy("Yes.", people) == pytest.approx(accuracy)
+
+
+def test_people_lose_their_punctuation_only_where_they_differ() -> None:
+    assert consensus_accuracy("t shirt", ["t-shirt"] * 9 + ["shirt"]) == 1
+    assert consensus_accuracy("t-shirt", ["t-shirt"] * 10) == 0  # as the official program has it
+
+
+def vqa_files(folder: Path, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Path:
+    (folder / "v2_OpenEnded_mscoco_val2014_questions.json").write_text(json.dumps({"questions": questions}))
+    (folder / "v2_mscoco_val2014_annotations.json").write_text(json.dumps({"annotations": annotations}))
+    return folder
+
+
+def asked(number: int) -> dict[str, Any]:
+    return {"question_id": number, "image_id": 42, "question": "Is it red?"}
+
+
+def told(number: int, answers: list[str], kind: str) -> dict[str, Any]:
+    return {
+        "question_id": number,
+        "image_id": 42,
+        "answer_type": kind,
+        "answers": [{"answer": answer, "answer_id": place + 1} for place, answer in enumerate(answers)],
+    }
+
+
+def test_vqa_from_its_files(tmp_path: Path) -> None:
+    vqa = BENCHMARKS["vqav2"]
+    annotations = [
+        told(1, ["yes"] * 10, "yes/no"),
+        told(2, ["2"] * 2 + ["3"] * 8, "number"),
+        told(3, ["red"] * 10, "other"),
+    ]
+    questions = vqa.load(vqa_files(tmp_path, [asked(1), asked(2), asked(3)], annotations))
+    assert (questions[0].image, questions[0].text) == ("42", "Is it red?")
+    scores = vqa.score(pair_answers(questions, {"1": "Yes", "2": "two"}))
+    assert scores.metrics == pytest.approx(
+        {"accuracy": 1.6 / 3, "accuracy (yes/no)": 1, "accuracy (number)": 0.6, "accuracy (other)": 0}
+    )
+    assert scores.samples["accuracy"] == pytest.approx({"1": 1, "2": 0.6, "3": 0})
+    assert scores.missing == ["3"]
+
+
+def test_vqa_without_annotations_of_a_question(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="question 2 has no annotation; test splits"):
+        BENCHMARKS["vqav2"].load(vqa_files(tmp_path, [asked(1), asked(2)], [told(1, ["yes"] * 10, "yes/no")]))
+
+
+def vizwiz_entry(image: str, answers: list[str], answerable: int) -> dict[str, Any]:
+    return {
+        "image": image,
+        "question": "What is this?",
+        "answers": [{"answer": answer, "answer_confidence": "yes"} for answer in answers],
+        "answer_type": "other" if answerable else "unanswerable",
+        "answerable": answerable,
+    }
+
+
+def test_vizwiz(tmp_path: Path) -> None:
+    file = tmp_path / "val.json"
+    entries = [
+        vizwiz_entry("a.jpg", ["soup"] * 9 + ["can"], 1),
+        vizwiz_entry("b.jpg", ["unanswerable"] * 10, 0),
+        vizwiz_entry("c.jpg", ["unanswerable"] * 7 + ["blue"] * 3, 0),
+        vizwiz_entry("d.jpg", ["dog"] * 10, 1),
+    ]
+    file.write_text(json.dumps(entries))
+    vizwiz = BENCHMARKS["vizwiz"]
+    answers = {"a.jpg": "Soup.", "b.jpg": "Unanswerable", "c.jpg": "blue"}
+    scores = vizwiz.score(pair_answers(vizwiz.load(file), answers))
+    assert scores.metrics["accuracy"] == pytest.approx((1 + 1 + 0.9 + 0) / 4)
+    assert scores.metrics["accuracy (answerable)"] == pytest.approx(1 / 2)
+    assert scores.metrics["accuracy (unanswerable)"] == pytest.approx(1.9 / 2)
+    assert scores.metrics["answerability"] == pytest.approx(2 / 4)  # c said a colour, d said nothing
+    assert scores.missing == ["d.jpg"]

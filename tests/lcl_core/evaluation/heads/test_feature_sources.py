@@ -1,0 +1,95 @@
+"""What a head stands on: frozen features stay, an encoder that learns along is a copy."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data import open_corpus
+from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache, load_evaluated_encoder
+from lcl_core.evaluation.heads.linear_probe import fit_probe
+from lcl_core.evaluation.heads.training import FEATURE_SOURCES, CachedFeatureBatches, FrozenImageBatches
+from lcl_core.evaluation.predictions import JsonLog, PredictionStore
+from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, EvalProgress, group_captions_by_image, select_labeled
+from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec
+from lcl_core.specs.pretrain import AugmentationSpec
+
+PLAIN = AugmentationSpec()
+
+
+@pytest.fixture
+def encoder(encoder_dir: Path) -> EvaluatedEncoder:
+    return load_evaluated_encoder(encoder_dir)
+
+
+@pytest.fixture
+def room(tmp_path: Path, squares: Path) -> EvalContext:
+    run_dir = RunDir(tmp_path)
+    return EvalContext(
+        spec=EvaluateSpec(encoder="tiny"), corpus=open_corpus(squares), records=PredictionStore(tmp_path / "records"),
+        cache=FeatureCache(tmp_path / "cache"), progress=EvalProgress(run_dir, 1), artifacts=tmp_path,
+        choices=JsonLog(tmp_path / "choice.json"), curves=JsonLog(tmp_path / "curves.json"), patches=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pictures(room: EvalContext) -> list[EvalImage]:
+    return group_captions_by_image(room.corpus.pairs("train"))
+
+
+def weights(encoder: EvaluatedEncoder) -> list[torch.Tensor]:
+    return [each.detach().clone() for each in encoder.tower.module.parameters()]
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "full"])
+def test_only_a_copy_learns_and_only_in_full_transfer(
+    room: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage], transfer: str
+) -> None:
+    before = weights(encoder)
+    ground = FEATURE_SOURCES[transfer](room, encoder, PLAIN)
+    classes = tuple(sorted({picture.labels["colour"] for picture in pictures}))
+    teachers = select_labeled(pictures, "colour", classes)
+    spec = ClassificationSpec(epochs=2, batch_size=16, encoder_lr=1e-2)
+    fit_probe(ground, ground.view("train", pictures), teachers, len(classes), spec, seed=0, field="classification")
+    assert all(torch.equal(old, new) for old, new in zip(before, weights(encoder), strict=True))
+    assert not any(each.requires_grad for each in encoder.tower.module.parameters())
+    if transfer == "frozen":
+        assert ground.tower is None
+        return
+    learnt = list(ground.tower.module.parameters())
+    assert all(not torch.equal(old, new) for old, new in zip(before, learnt, strict=True))
+
+
+def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(
+    room: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage]
+) -> None:
+    cached = FEATURE_SOURCES["frozen"](room, encoder, PLAIN).view("train", pictures)
+    small = replace(room, cache=FeatureCache(room.cache.root, max_bytes=10_000))
+    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).view("train", pictures)
+    assert isinstance(cached, CachedFeatureBatches)
+    assert isinstance(fresh, FrozenImageBatches)
+    rows = np.array([3, 17, 4])
+    draw = random.Random(0)
+    torch.testing.assert_close(
+        fresh.tokens(fresh.load(rows, draw)), cached.tokens(cached.load(rows, draw)), atol=2e-3, rtol=0
+    )
+    assert not fresh.tokens(fresh.load(rows)).requires_grad
+
+
+def test_pictures_are_augmented_while_learning_alone(
+    room: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage]
+) -> None:
+    grey = AugmentationSpec(grey_probability=1.0)
+    view = FEATURE_SOURCES["full"](room, encoder, grey).view("train", pictures)
+    rows = np.array([0, 1])
+    assert torch.equal(
+        view.load(rows), encoder.tower.preprocess([room.corpus.read_image(pictures[r].image) for r in rows])
+    )
+    assert not torch.equal(view.load(rows), view.load(rows, random.Random(1)))
+    assert torch.equal(view.load(rows, random.Random(1)), view.load(rows, random.Random(1)))

@@ -1,0 +1,129 @@
+"""A head that learns classes: it learns what is there and nothing that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from lcl_core.common.errors import UserError
+from lcl_core.evaluation.heads.linear_probe import ClassPredictions, TrainedProbe, fit_probe
+from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, ImageBatchSource
+from lcl_core.evaluation.tasks.base import LabeledImages
+from lcl_core.specs.evaluate import ClassificationSpec
+
+SPEC = ClassificationSpec(epochs=12, batch_size=64, lr=2e-3)
+CLASSES, PATCHES, WIDTH = 6, 9, 64
+
+
+def planted(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with the class written into one patch, at a random place: only attention can find it."""
+    rng = np.random.default_rng(seed)
+    code = np.random.default_rng(99).standard_normal((CLASSES, WIDTH)) * 3
+    classes = rng.integers(0, CLASSES, images)
+    patches = rng.standard_normal((images, PATCHES, WIDTH))
+    patches[np.arange(images), rng.integers(0, PATCHES, images)] += code[classes]
+    return patches.astype(np.float16), classes
+
+
+class Planted(FeatureSource):
+    """Features that are at hand."""
+
+    width, device, tower, precision = WIDTH, torch.device("cpu"), None, "fp32"
+
+    def view(self, split: str, pictures: list[object]) -> ImageBatchSource:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Rows:
+    patches: np.ndarray
+    rows: np.ndarray
+    classes: np.ndarray
+
+    @property
+    def view(self) -> ImageBatchSource:
+        return CachedFeatureBatches(self.patches, torch.device("cpu"))
+
+    @property
+    def labelled(self) -> LabeledImages:
+        return LabeledImages(self.rows, self.classes, {})
+
+
+def rows(patches: np.ndarray, classes: np.ndarray) -> Rows:
+    return Rows(patches, np.arange(len(classes)), classes)
+
+
+def train_probe(train: Rows, seed: int = 0, on_step: Callable[[int], None] = lambda _: None) -> TrainedProbe:
+    return fit_probe(
+        Planted(), train.view, train.labelled, CLASSES, SPEC, seed=seed, field="classification", on_step=on_step
+    )
+
+
+def exam(train: Rows, test: Rows, seed: int = 0) -> ClassPredictions:
+    return train_probe(train, seed).answer(test.view, test.labelled)
+
+
+def accuracy(predictions: ClassPredictions) -> float:
+    return float(np.mean(predictions.rank == 1))
+
+
+def test_it_learns_a_planted_signal_and_generalises() -> None:
+    assert accuracy(exam(rows(*planted(600, 0)), rows(*planted(300, 1)))) > 0.9
+
+
+def test_shuffled_labels_give_chance() -> None:
+    patches, classes = planted(600, 0)
+    shuffled = rows(patches, np.random.default_rng(5).permutation(classes))
+    assert accuracy(exam(shuffled, rows(*planted(600, 1)))) == pytest.approx(1 / CLASSES, abs=0.06)
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_does_not() -> None:
+    train, test = rows(*planted(200, 0)), rows(*planted(200, 1))
+    first, again, other = exam(train, test, 3), exam(train, test, 3), exam(train, test, 4)
+    assert first.rank.tolist() == again.rank.tolist()
+    assert first.top.tolist() == again.top.tolist()
+    assert first.top.tolist() != other.top.tolist()
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    train_probe(rows(*planted(64, 0)), 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_only_the_chosen_rows_are_seen() -> None:
+    patches, classes = planted(200, 0)
+    chosen = np.arange(1, 200, 2)
+    spoiled = patches.copy()
+    spoiled[::2] = 1000
+    spoiled_rows = Rows(spoiled, chosen, classes[chosen])
+    test = rows(*planted(50, 1))
+    clean_rows = Rows(patches, chosen, classes[chosen])
+    assert exam(spoiled_rows, test).top.tolist() == exam(clean_rows, test).top.tolist()
+
+
+def test_top_answers_are_ordered_and_agree_with_the_rank() -> None:
+    test = rows(*planted(100, 1))
+    got = exam(rows(*planted(300, 0)), test)
+    assert got.top.shape == (100, 5)
+    for rank, top, true in zip(got.rank, got.top, test.classes, strict=True):
+        assert (top[rank - 1] == true) if rank <= 5 else (true not in top)
+
+
+def test_progress_counts_every_picture_of_every_epoch() -> None:
+    counts: list[int] = []
+    train_probe(rows(*planted(100, 0)), 0, counts.append)
+    assert sum(counts) == 100 * SPEC.epochs
+    assert len(counts) == 2 * SPEC.epochs
+
+
+def test_a_diverging_probe_names_the_learning_rate() -> None:
+    patches, classes = planted(100, 0)
+    patches[3] = np.inf
+    with pytest.raises(UserError, match=r"classification\.lr") as caught:
+        train_probe(rows(patches, classes))
+    assert caught.value.field == "classification.lr"

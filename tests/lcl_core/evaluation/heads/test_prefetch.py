@@ -1,0 +1,50 @@
+"""Work done ahead: in order, bounded, errors at their turn, and no thread left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from lcl_core.evaluation.heads.training import prefetch_map
+
+
+def test_it_is_map_in_order() -> None:
+    assert list(prefetch_map(lambda x: x * x, range(50), threads=4)) == [x * x for x in range(50)]
+    assert list(prefetch_map(str, [])) == []
+
+
+def test_without_threads_nothing_is_done_before_it_is_asked_for() -> None:
+    done: list[int] = []
+    stream = prefetch_map(done.append, range(9), threads=0)
+    next(stream)
+    assert done == [0]
+
+
+def test_it_runs_only_a_few_items_ahead() -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            asked.append(number)
+            yield number
+
+    stream = prefetch_map(lambda x: x, items(), threads=2)
+    assert next(stream) == 0
+    assert len(asked) == 3
+    before = threading.active_count()
+    stream.close()
+    assert threading.active_count() < before
+
+
+def test_an_error_comes_at_its_item_s_turn() -> None:
+    def work(number: int) -> int:
+        if number == 2:
+            raise KeyError(number)
+        return number
+
+    stream = prefetch_map(work, range(9), threads=3)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(KeyError):
+        next(stream)

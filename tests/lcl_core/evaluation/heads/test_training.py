@@ -1,0 +1,139 @@
+"""The training loop: rates, decay, clipping, determinism, and what it says when a loss is no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.evaluation.heads.training import (
+    count_steps,
+    encoder_groups,
+    layer_rates,
+    lr_factor,
+    parameter_groups,
+    train_head,
+)
+from lcl_core.specs.evaluate import TuningSpec
+
+SPEC = TuningSpec(lr=0.1, weight_decay=0.5, warmup=0.0, precision="fp32")
+
+
+class Line(nn.Module):
+    """y = a x + b, both starting at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def train(spec: TuningSpec = SPEC, steps: int = 3, factor: float = 1.0) -> tuple[Line, list[float], list[int]]:
+    line, passes = Line(), []
+    points = torch.tensor([[1.0], [2.0]])
+
+    def batches(number: int) -> Iterator[Tensor]:
+        passes.append(number)
+        yield from points[:, None]
+
+    def loss(x: Tensor) -> Tensor:
+        return factor * (line(x) - 3 * x).square().mean()
+
+    losses = train_head(line, batches, loss, spec, steps=steps, field="classification")
+    return line, losses, passes
+
+
+def test_a_step_is_adamw_s_own() -> None:
+    line, losses, _ = train(steps=1)
+    assert losses == [9.0]  # (0 - 3) squared
+    # The first step of Adam is the rate against the gradient's sign; the weight decays first, the bias does not.
+    assert line.linear.weight.item() == pytest.approx(0.1, abs=1e-6)
+    assert line.linear.bias.item() == pytest.approx(0.1, abs=1e-6)
+
+
+def test_passes_follow_each_other_until_the_steps_are_done() -> None:
+    _, losses, passes = train(steps=5)
+    assert len(losses) == 5
+    assert passes == [0, 1, 2]
+
+
+def test_modules_are_left_as_they_are_asked_about() -> None:
+    assert not train()[0].training
+
+
+def test_rates_rise_in_a_line_and_fall_in_a_cosine() -> None:
+    shares = [lr_factor(step, 12, 1 / 6) for step in range(12)]
+    assert shares[:3] == [0.5, 1.0, 1.0]
+    assert shares[7] == pytest.approx(0.5)  # half way from step 2 to step 12
+    assert shares[11] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.9)))
+    assert all(later < earlier for earlier, later in pairwise(shares[2:]))
+
+
+def test_a_long_gradient_is_clipped() -> None:
+    # Adam is blind to the gradient's length, but for its eps: a gradient shortened to nearly nothing barely moves.
+    clipped, _, _ = train(SPEC.with_values(max_grad_norm=1e-9), steps=1)
+    assert 0 < clipped.linear.weight.item() < 0.02
+
+
+def test_layers_learn_the_faster_the_deeper_they_lie() -> None:
+    assert layer_rates(4, 1e-3, 0.5) == [1.25e-4, 2.5e-4, 5e-4, 1e-3]
+    assert layer_rates(3, 1e-3, 1.0) == [1e-3] * 3
+
+
+def test_an_encoder_s_parameters_are_in_one_group_each_at_their_layer_s_rate(encoder_dir: Path) -> None:
+    tower = load_image_encoder(encoder_dir).copy()
+    spec = TuningSpec(encoder_lr=8e-4, layer_decay=0.5, weight_decay=0.1)
+    groups = encoder_groups(tower, spec)
+    found = {id(each): group for group in groups for each in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(tower.module.parameters()))
+    named = dict(tower.module.named_parameters())
+    rates = {name: (found[id(each)]["lr"], found[id(each)]["weight_decay"]) for name, each in named.items()}
+    # Input, two blocks, output norm: 8e-4 halved three times at the input.
+    assert rates["conv1.weight"] == (1e-4, 0.1)
+    assert rates["class_embedding"] == (1e-4, 0.0)
+    assert rates["transformer.resblocks.0.mlp.c_fc.weight"] == (2e-4, 0.1)
+    assert rates["transformer.resblocks.1.ln_1.bias"] == (4e-4, 0.0)
+    assert rates["ln_post.weight"] == (8e-4, 0.0)
+
+
+def test_matrices_decay_and_nothing_else_does() -> None:
+    class Head(nn.Module):
+        undecayed = ("query",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query = nn.Parameter(torch.zeros(2, 3))
+            self.linear = nn.Linear(3, 2)
+            self.fixed = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+
+    head = Head()
+    decayed, plain = parameter_groups(head, 0.1, 0.5)
+    assert [id(each) for each in decayed["params"]] == [id(head.linear.weight)]
+    assert {id(each) for each in plain["params"]} == {id(head.query), id(head.linear.bias)}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_names_the_rate(bad: float) -> None:
+    with pytest.raises(UserError, match=r"classification\.lr") as caught:
+        train(factor=bad)
+    assert (caught.value.code, caught.value.field) == ("tuning_diverged", "classification.lr")
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"), [({"epochs": 3, "batch_size": 4}, 9), ({"epochs": 3, "batch_size": 4, "steps": 2}, 2)]
+)
+def test_steps_are_the_spec_s_or_those_of_its_epochs(fields: dict[str, Any], steps: int) -> None:
+    assert count_steps(TuningSpec(**fields), 10) == steps

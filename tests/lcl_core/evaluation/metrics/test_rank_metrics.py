@@ -1,0 +1,31 @@
+"""Accuracy class by class, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lcl_core.evaluation.metrics.core import class_mean, rank_metrics
+from lcl_core.evaluation.predictions import PredictionFile
+
+
+def test_the_class_mean_weighs_classes_alike() -> None:
+    samples = [
+        {"query": str(n), "label": label, "rank": rank, "right": 1, "top": []}
+        for n, (label, rank) in enumerate([("ant", 1), ("ant", 1), ("ant", 2), ("ant", 1), ("bee", 2), ("bee", 1)])
+    ]
+    sheet = PredictionFile(
+        "c", "t", "kind", "frozen", "ranks", "trained", part="image_to_class", facts={"candidates": 4}
+    )
+    measures = {measure.metric: measure for measure in rank_metrics(sheet, samples)}
+    assert measures["acc@1"].value == pytest.approx(4 / 6)
+    assert measures["acc@1 class mean"].value == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert measures["acc@1 class mean"].chance == 1 / 4
+    low, high = measures["acc@1 class mean"].interval(seed=0)
+    assert low < 0.625 < high
+
+
+def test_a_class_that_is_not_drawn_does_not_count() -> None:
+    rows = np.array([[7.0, 1.0], [7.0, 0.0], [9.0, 1.0]])
+    counts = np.array([[1, 3, 2], [2, 2, 0], [0, 0, 5]])
+    assert class_mean(rows, counts).tolist() == pytest.approx([(1 / 4 + 1) / 2, 1 / 2, 1])

@@ -1,0 +1,178 @@
+"""Captioning through a bridge: it learns by heart, and what is frozen stays as it is to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.vlm import model as pupils
+from lcl_core.evaluation.vlm.chat_format import caption_sequence
+from lcl_core.evaluation.vlm.model import VisionLanguageModel
+from lcl_core.specs.evaluate import CaptioningSpec
+from lcl_core.specs.parsing import parse_spec
+
+NewRun = Callable[..., RunDir]
+
+
+@pytest.fixture
+def caption_run(new_run: NewRun, taught_language_model_dir: Path) -> NewRun:
+    """Makes a run that captions; keyword arguments are fields of the captioning spec, or ``spec`` of the run's."""
+
+    def make(name: str = "run", spec: dict[str, Any] | None = None, **fields: Any) -> RunDir:
+        own = {
+            "language_model": {"path": str(taught_language_model_dir)}, "epochs": 4, "batch_size": 16, "lr": 3e-3,
+            "decoding": {"max_new_tokens": 12}, "zero_shot": False, **fields,
+        }  # fmt: skip
+        return new_run(name, tasks=["captioning"], captioning=own, **{"untrained_baseline": False, **(spec or {})})
+
+    return make
+
+
+def sheet(run_dir: RunDir, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir.artifacts / "records" / f"{name}.jsonl").open()]
+
+
+def numbers(result: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {(row["variant"], row["transfer"], row["metric"]): row for row in result["rows"]}
+
+
+@pytest.fixture
+def enrolled(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
+    """Every pupil that a run enrols."""
+    found: list[VisionLanguageModel] = []
+    enrol = pupils.build_vlm
+
+    def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
+        found.append(enrol(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr("lcl_core.evaluation.vlm.captioning.build_vlm", watched)
+    return found
+
+
+def test_it_learns_the_captions_of_what_it_sees(caption_run: NewRun) -> None:
+    run_dir = caption_run(epochs=20, batch_size=8, caption=0)
+    rows = numbers(evaluate(run_dir))
+    lines = sheet(run_dir, "captioning-test-all-frozen-trained")
+    assert len(lines) == 12
+    right = [line["caption"] == line["references"][0] for line in lines]
+    assert sum(right) >= 10, [line["caption"] for line in lines]
+    cider = rows["all", "frozen", "CIDEr"]
+    assert cider["value"] > 2 * cider["chance"]
+    assert cider["value"] > 2 * cider["majority"]
+    assert cider["interval"][0] <= cider["value"] <= cider["interval"][1]
+
+
+def test_captions_may_be_answers_to_a_question(caption_run: NewRun, enrolled: list[VisionLanguageModel]) -> None:
+    rows = numbers(evaluate(caption_run(question="What colour?", epochs=20, batch_size=8, caption=0)))
+    cider = rows["all", "frozen", "CIDEr"]
+    assert cider["value"] > 1.5 * max(cider["chance"], cider["majority"])
+    language = enrolled[0].speaker.language
+    spec = CaptioningSpec(question="What colour?")
+    asked, whole = (caption_sequence(language, spec, caption) for caption in (None, "red"))
+    assert whole.ids[: len(asked.ids)] == asked.ids
+    assert asked.pictures == 1
+    assert "What colour?" in language.tokenizer.decode([each for each in asked.ids if each >= 0])
+    with pytest.raises(UserError, match="leave out either"):
+        parse_spec("evaluate", {"encoder": "e", "captioning": {"question": "What?", "prompt": "a"}})
+
+
+def test_frozen_changes_neither_the_encoder_nor_the_language_model(
+    caption_run: NewRun, enrolled: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
+) -> None:
+    evaluate(caption_run())
+    (pupil,) = enrolled
+    assert pupil.ground.tower is None
+    stored = load_file(taught_language_model_dir / "model.safetensors")
+    now = pupil.speaker.language.model.state_dict()
+    assert all(torch.equal(now[name].float(), value.to(now[name].dtype).float()) for name, value in stored.items())
+    fresh = pupils.LlavaModel(pupil.speaker.language, 32, 4, seed=0).bridge
+    assert not torch.equal(fresh.leave.weight, pupil.speaker.bridge.leave.weight)
+    assert load_file(encoder_dir / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_full_teaches_the_encoder_and_the_language_model_if_told(
+    caption_run: NewRun,
+    enrolled: list[VisionLanguageModel],
+    taught_language_model_dir: Path,
+    encoder_dir: Path,
+    train: bool,
+) -> None:
+    model = {"path": str(taught_language_model_dir), "train": train, "lr": 1e-3}
+    result = evaluate(caption_run(spec={"transfer": ["full"]}, epochs=1, language_model=model))
+    (pupil,) = enrolled
+    assert pupil.ground.tower is not None
+    before = load_file(encoder_dir / "model.safetensors")
+    after = pupil.ground.tower.module.state_dict()
+    assert not torch.equal(before["visual.conv1.weight"], after["conv1.weight"])
+    stored = load_file(taught_language_model_dir / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(stored.bfloat16(), pupil.speaker.language.embeddings.bfloat16()) is not train
+    assert {row["transfer"] for row in result["rows"]} == {"full"}
+
+
+def test_the_text_tower_speaks_untaught(caption_run: NewRun) -> None:
+    run_dir = caption_run(language_model=None, zero_shot=True, spec={"untrained_baseline": True})
+    rows = evaluate(run_dir)["rows"]
+    assert {row["transfer"] for row in rows} == {"zero_shot"}
+    assert all(row["value"] == row["untrained"] for row in rows)  # the encoder has its initial weights
+    assert len(sheet(run_dir, "captioning-test-all-zero_shot-trained")) == 12
+
+
+def test_sources_are_scored_by_themselves(caption_run: NewRun) -> None:
+    rows = numbers(evaluate(caption_run(epochs=1, by_source=True)))
+    assert {variant for variant, *_ in rows} == {"all", "even", "odd"}
+    assert [rows[variant, "frozen", "CIDEr"]["count"] for variant in ("all", "even", "odd")] == [12, 6, 6]
+
+
+def test_the_same_spec_gives_the_same_captions_and_another_seed_does_not(caption_run: NewRun) -> None:
+    drawn = {"decoding": {"max_new_tokens": 12, "top_p": 0.9}, "epochs": 1}
+    said = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run_dir = caption_run(name, spec={"seed": seed}, **drawn)
+        evaluate(run_dir)
+        said.append([line["caption"] for line in sheet(run_dir, "captioning-test-all-frozen-trained")])
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(
+    caption_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = caption_run()
+    loss = pupils.LlavaModel.loss
+
+    def stop(self: Any, *args: Any) -> Any:
+        run_dir._stop.set()
+        return loss(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pupils.LlavaModel, "loss", stop)
+        with pytest.raises(JobCancelled):
+            evaluate(run_dir)
+    run_dir._stop.clear()
+    assert evaluate(run_dir) == evaluate(caption_run("other"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"train_split": "test"}, "train_split_tested", "splits.0"),
+        ({"train_split": "nowhere"}, "empty_split", "captioning.train_split"),
+        ({"caption": 7}, "nothing_to_learn", "captioning.caption"),
+        ({"train_dataset": "elsewhere"}, "unknown_dataset", "captioning.train_dataset"),
+        ({"language_model": {"path": "/no/such"}}, "language_model_missing", "captioning.language_model.path"),
+    ],
+)
+def test_bad_requests_say_where(caption_run: NewRun, fields: dict[str, Any], code: str, field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluate(caption_run(**fields))
+    assert (caught.value.code, caught.value.field) == (code, field)

@@ -1,0 +1,103 @@
+"""Classification as a run: frozen and full, choices that never see the tested pictures, the same number again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from lcl_core.evaluation.evaluate import evaluate
+
+NewRun = Callable[..., RunDir]
+SEARCH = {"labels": ["colour"], "epochs": 3, "batch_size": 16, "search": {"lr": [1e-5, 1e-2]}}
+
+
+def rows_of(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["transfer"], row["metric"]): row for row in result["rows"]}
+
+
+def with_other_test_labels(squares: Path, folder: Path) -> Path:
+    """The same corpus, the tested pictures' labels turned round."""
+    shutil.copytree(squares, folder)
+    lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    others = {"red": "green", "green": "blue", "blue": "grey", "grey": "red"}
+    for line in lines:
+        if line["split"] == "test":
+            line["labels"] = {key: others.get(label, label) for key, label in line["labels"].items()}
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_both_protocols_stand_side_by_side_and_again_give_the_same(new_run: NewRun) -> None:
+    fields: dict[str, Any] = {"tasks": ["classification"], "transfer": ["full", "frozen"]}
+    first = evaluate(new_run("a", **fields))
+    rows = rows_of(first)
+    assert {transfer for transfer, _ in rows} == {"frozen", "full"}
+    assert rows["frozen", "acc@1"]["value"] > 0.6
+    assert rows["full", "acc@1"]["value"] > 0.6
+    # The encoder has the weights that the untrained twin starts from; both learn alike.
+    assert all(row["value"] == row["untrained"] for row in first["rows"])
+    assert evaluate(new_run("b", **fields)) == first
+
+
+def test_the_frozen_number_does_not_depend_on_full_transfer_beside_it(new_run: NewRun) -> None:
+    both = rows_of(evaluate(new_run("a", tasks=["classification"], transfer=["full", "frozen"])))
+    alone = rows_of(evaluate(new_run("b", tasks=["classification"])))
+    assert all(both[key] == row for key, row in alone.items())
+
+
+def test_the_choice_is_on_file_and_the_rate_that_learns_is_chosen(new_run: NewRun) -> None:
+    run_dir = new_run(tasks=["classification"], classification=SEARCH, untrained_baseline=False)
+    evaluate(run_dir)
+    (entry,) = json.loads((run_dir.artifacts / "choice.json").read_text())
+    assert entry["chosen"] == {"lr": 1e-2}
+    assert [trial["lr"] for trial in entry["tried"]] == [1e-5, 1e-2]
+    assert entry["held_out"] == {"split": "train", "pictures": 4, "of": 40}
+    assert (entry["task"], entry["variant"], entry["transfer"], entry["encoder"]) == (
+        "classification", "colour", "frozen", "trained",
+    )  # fmt: skip
+    (curve,) = json.loads((run_dir.artifacts / "curves.json").read_text())
+    assert len(curve["loss"]) == 3 * 3  # of the last training, on all 40 pictures
+
+
+def test_the_choice_never_looks_at_tested_pictures(new_run: NewRun, squares: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"tasks": ["classification"], "classification": SEARCH, "transfer": ["frozen", "full"]}
+    honest, poisoned = (
+        new_run("a", **fields),
+        new_run("b", corpus=with_other_test_labels(squares, tmp_path / "p"), **fields),
+    )
+    before, after = evaluate(honest), evaluate(poisoned)
+    assert before["rows"] != after["rows"]
+    assert (honest.artifacts / "choice.json").read_text() == (poisoned.artifacts / "choice.json").read_text()
+
+
+def test_a_named_split_can_be_chosen_on(new_run: NewRun, squares: Path, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(squares, tmp_path / "corpus"))
+    lines = [json.loads(line) for line in (corpus / "pairs.jsonl").read_text().splitlines()]
+    for line in lines[:8]:
+        line["split"] = "val"
+    (corpus / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_dir = new_run(corpus=corpus, tasks=["classification"], classification={**SEARCH, "validation_split": "val"})
+    evaluate(run_dir)
+    entries = json.loads((run_dir.artifacts / "choice.json").read_text())
+    assert [entry["held_out"] for entry in entries] == [{"split": "val", "pictures": 8, "of": 8}] * 2
+
+
+@pytest.mark.parametrize(("split", "word"), [("test", "examined"), ("train", "learnt from")])
+def test_nothing_is_chosen_on_a_split_that_is_used_otherwise(new_run: NewRun, split: str, word: str) -> None:
+    with pytest.raises(UserError, match=word) as caught:
+        evaluate(new_run(tasks=["classification"], classification={**SEARCH, "validation_split": split}))
+    assert (caught.value.code, caught.value.field) == ("validation_split_used", "classification.validation_split")
+
+
+def test_a_second_attempt_forgets_the_choices_of_the_first(new_run: NewRun) -> None:
+    run_dir = new_run(tasks=["classification"], classification=SEARCH, untrained_baseline=False)
+    evaluate(run_dir)
+    evaluate(run_dir)
+    assert len(json.loads((run_dir.artifacts / "choice.json").read_text())) == 1

@@ -1,0 +1,195 @@
+"""Dialogue end to end: two stages, derived questions and official ones, frozen and full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel, build_vlm
+
+NewRun = Callable[..., RunDir]
+STAGE = {"epochs": 1, "batch_size": 16, "lr": 3e-3}
+
+
+@pytest.fixture
+def talk_run(new_run: NewRun, taught_language_model_dir: Path) -> NewRun:
+    """Makes a run about dialogue; keyword arguments are fields of the dialogue spec, or ``spec`` of the run's."""
+
+    def make(name: str = "run", spec: dict[str, Any] | None = None, **fields: Any) -> RunDir:
+        own = {
+            "language_model": {"path": str(taught_language_model_dir)}, "align": STAGE, "instruct": STAGE,
+            "derived": {"label": "colour", "per_picture": 1}, "decoding": {"max_new_tokens": 4}, **fields,
+        }  # fmt: skip
+        return new_run(name, tasks=["dialogue"], dialogue=own, **{"untrained_baseline": False, **(spec or {})})
+
+    return make
+
+
+@pytest.fixture
+def enrolled(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
+    found: list[VisionLanguageModel] = []
+
+    def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
+        found.append(build_vlm(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr("lcl_core.evaluation.tasks.dialogue.build_vlm", watched)
+    return found
+
+
+def sheet(run_dir: RunDir, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir.artifacts / "records" / f"{name}.jsonl").open()]
+
+
+def numbers(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["variant"], row["metric"]): row for row in result["rows"]}
+
+
+def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) -> None:
+    run_dir = talk_run()
+    rows = numbers(evaluate(run_dir))
+    # twelve pictures, one without a label and one with a label that training lacks
+    assert rows["derived pope", "accuracy"]["count"] == 2 * 3 * 10
+    assert rows["derived pope", "accuracy"]["chance"] == 0.5
+    assert rows["derived pope", "F1"]["majority"] == pytest.approx(2 / 3)  # "yes" to everything
+    assert rows["derived seed-bench", "accuracy"]["count"] == 10
+    assert rows["derived seed-bench", "accuracy"]["chance"] == 0.25
+    assert all(low <= row["value"] <= high for row in rows.values() for low, high in [row["interval"]])
+    stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
+    assert len(stored) == 60
+    assert {"id", "image", "text", "truth", "answer"} <= set(stored[0])
+    assert (run_dir.artifacts / "derived" / "test" / "pope" / "derived_pope_popular.json").is_file()
+    taught = json.loads((run_dir.artifacts / "derived" / "instructions.json").read_text())
+    assert len(taught) == 40
+    curves = json.loads((run_dir.artifacts / "curves.json").read_text())
+    assert [(curve["variant"], len(curve["loss"])) for curve in curves] == [("align", 5), ("instruct", 3)]
+
+
+def test_stage_two_goes_on_from_stage_one(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, torch.Tensor, set[int]]] = []
+    teach = __import__("lcl_core.evaluation.vlm.model", fromlist=["teach"]).teach
+
+    def watched(pupil: VisionLanguageModel, view: Any, examples: Any, spec: Any, **kwargs: Any) -> list[float]:
+        before = pupil.speaker.bridge.leave.weight.detach().clone()
+        losses = teach(pupil, view, examples, spec, **kwargs)
+        after = pupil.speaker.bridge.leave.weight.detach().clone()
+        seen.append((kwargs["field"], torch.stack([before, after]), {len(each.tokens.ids) for each in examples}))
+        return losses
+
+    monkeypatch.setattr("lcl_core.evaluation.tasks.dialogue.train_vlm", watched)
+    evaluate(talk_run())
+    (first, one, captions), (second, two, talks) = seen
+    assert (first, second) == ("dialogue.align", "dialogue.instruct")
+    assert torch.equal(one[1], two[0])
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(two[0], two[1])
+    assert max(captions) < min(talks)  # captions stand alone, conversations in the model's template
+
+
+def test_frozen_leaves_both_models_as_they_are_and_full_teaches_the_encoder_in_stage_two(
+    talk_run: NewRun, enrolled: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
+) -> None:
+    evaluate(talk_run(spec={"transfer": ["frozen", "full"]}))
+    frozen, full = enrolled
+    stored = load_file(taught_language_model_dir / "model.safetensors")
+    for pupil in (frozen, full):
+        now = pupil.speaker.language.model.state_dict()
+        assert all(torch.equal(now[name], value.to(now[name].dtype)) for name, value in stored.items())
+    assert frozen.ground.tower is None
+    assert full.ground.tower is not None
+    before = load_file(encoder_dir / "model.safetensors")["visual.conv1.weight"]
+    assert not torch.equal(before, full.ground.tower.module.state_dict()["conv1.weight"])
+
+
+def test_official_conversations_and_benchmarks_replace_the_derived(
+    talk_run: NewRun, tmp_path: Path, taught_language_model_dir: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (20, 20), (60 * number, 0, 0)).save(folder / f"{number}.png")
+    talk = [{"from": "human", "value": "<image>\nRed?"}, {"from": "gpt", "value": "yes"}]
+    entries = [{"id": n, "image": f"{n}.png", "conversations": talk * 2} for n in range(3)]
+    entries.append({"id": 9, "conversations": talk})
+    (tmp_path / "mix.json").write_text(json.dumps(entries))
+    lines = [{"question_id": n, "image": f"{n}.png", "text": "Red?", "label": "yes"} for n in range(4)]
+    (tmp_path / "coco_pope_random.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sources = {
+        "instructions": [{"path": str(tmp_path / "mix.json"), "images": str(folder)}],
+        "benchmarks": [{"name": "pope", "path": str(tmp_path / "coco_pope_random.json"), "images": str(folder)}],
+    }
+    model = {"path": str(taught_language_model_dir), "train": True, "lr": 1e-2}
+    instruct = {**STAGE, "epochs": 10, "batch_size": 4}
+    run_dir = talk_run(**sources, instruct=instruct, language_model=model, spec={"transfer": ["full"], "figures": True})
+    rows = numbers(evaluate(run_dir))
+    assert {variant for variant, _ in rows} == {"pope"}
+    stored = sheet(run_dir, "dialogue-coco_pope_random.json-pope-full-trained")
+    assert [each["answer"] for each in stored] == ["yes"] * 4  # the one thing it was taught to say
+    assert rows["pope", "accuracy (random)"]["value"] == 1.0
+    assert not (run_dir.artifacts / "derived").exists()
+    assert list((run_dir.artifacts / "figures").glob("examples-dialogue-*.png"))
+
+
+def test_the_same_question_about_the_same_picture_is_put_once(
+    talk_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    say = LlavaModel.say
+
+    def watched(self: LlavaModel, prompts: Any, *args: Any) -> list[str]:
+        asked.append(len(prompts))
+        return say(self, prompts, *args)
+
+    monkeypatch.setattr(LlavaModel, "say", watched)
+    run_dir = talk_run()
+    evaluate(run_dir)
+    stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
+    different = {(each["image"], each["text"]) for each in stored}
+    assert sum(asked) == len(different) + 10
+    assert len(different) < len(stored)
+
+
+def test_a_stop_is_honoured_and_a_second_attempt_finishes(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = talk_run()
+    say = LlavaModel.say
+
+    def stop(self: LlavaModel, *args: Any) -> list[str]:
+        run_dir._stop.set()
+        return say(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlavaModel, "say", stop)
+        with pytest.raises(JobCancelled):
+            evaluate(run_dir)
+    run_dir._stop.clear()
+    assert evaluate(run_dir) == evaluate(talk_run("other"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"train_split": "test"}, "train_split_tested", "splits.0"),
+        ({"derived": {"label": "shape"}}, "label_unknown", "dialogue.derived.label"),
+        ({"train_dataset": "elsewhere"}, "unknown_dataset", "dialogue.train_dataset"),
+        ({"language_model": {"path": "/no/such"}}, "language_model_missing", "dialogue.language_model.path"),
+        ({"align": {"search": {"lr": [1e-3]}}}, "bad_spec", "dialogue.align"),
+        ({"instruct": {"transfer": ["full"]}}, "bad_spec", "dialogue.instruct"),
+        (
+            {"benchmarks": [{"name": "gqa", "path": "/no/such"}]}, "benchmark_unreadable", None,
+        ),
+    ],
+)  # fmt: skip
+def test_bad_requests_say_where(talk_run: NewRun, fields: dict[str, Any], code: str, field: str | None) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluate(talk_run(**fields))
+    assert (caught.value.code, caught.value.field) == (code, field)

@@ -1,0 +1,88 @@
+"""Labels arrive from the layouts that labelled pictures are distributed in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.shards.convert import convert
+from lcl_core.evaluation.evaluate import evaluate
+
+COLOURS = {"n01440764": (220, 30, 30), "n01443537": (30, 200, 40), "n01484850": (30, 40, 220)}
+WORDS = {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish", "n01484850": "great white shark"}
+
+
+def picture(file: Path, synset: str, number: int) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shade = tuple(min(255, channel + number) for channel in COLOURS[synset])
+    Image.new("RGB", (20, 18), shade).save(file)
+    return file.name
+
+
+def imagenet(folder: Path) -> None:
+    """Class folders for training, a flat val with Kaggle's solution."""
+    solution = ["ImageId,PredictionString"]
+    for place, synset in enumerate(COLOURS):
+        for number in range(6):
+            picture(folder / "ILSVRC/Data/CLS-LOC/train" / synset / f"{synset}_{number}.JPEG", synset, number)
+        for number in range(2):
+            name = f"ILSVRC2012_val_{place * 2 + number + 1:08d}"
+            picture(folder / "ILSVRC/Data/CLS-LOC/val" / f"{name}.JPEG", synset, number)
+            solution.append(f"{name},{synset} 1 2 3 4")
+    (folder / "LOC_val_solution.csv").write_text("\n".join(solution) + "\n")
+    (folder / "LOC_synset_mapping.txt").write_text("".join(f"{name} {words}\n" for name, words in WORDS.items()))
+
+
+def class_folders(folder: Path) -> None:
+    for synset, words in WORDS.items():
+        for number in range(8):
+            split = "train" if number < 6 else "val"
+            picture(folder / split / words / f"{number}.png", synset, number)
+
+
+def table(folder: Path, write: Callable[[list[dict[str, str]]], None]) -> None:
+    rows = []
+    for synset, words in WORDS.items():
+        for number in range(8):
+            name = picture(folder / "images" / f"{synset}-{number}.png", synset, number)
+            rows.append({"image": name, "class": words, "split": "train" if number < 6 else "val"})
+    write(rows)
+
+
+def csv_table(folder: Path) -> None:
+    def write(rows: list[dict[str, str]]) -> None:
+        lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
+        (folder / "labels.csv").write_text("\n".join(["image,class,split", *lines]) + "\n")
+
+    table(folder, write)
+
+
+def json_lines(folder: Path) -> None:
+    table(folder, lambda rows: (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows)))
+
+
+@pytest.mark.parametrize("layout", [imagenet, class_folders, csv_table, json_lines])
+def test_each_layout_can_be_learnt_and_examined(
+    layout: Callable[[Path], None], new_run: Callable[..., RunDir], tmp_path: Path
+) -> None:
+    layout(tmp_path / "given")
+    convert(open_reader(tmp_path / "given").records(), tmp_path / "shards")
+    own: dict[str, Any] = {"labels": ["class"], "steps": 25, "batch_size": 9, "lr": 5e-3}
+    result = evaluate(
+        new_run(
+            corpus=tmp_path / "shards", splits=["val"], tasks=["classification", "zero_shot_classification"],
+            classification=own, zero_shot_classification={"labels": ["class"]}, untrained_baseline=False,
+        )
+    )  # fmt: skip
+    learnt, *_ = (row for row in result["rows"] if row["task"] == "classification")
+    assert (learnt["count"], learnt["candidates"], learnt["left_out"]) == (6, 3, {})
+    assert learnt["value"] == 1
+    named, *_ = (row for row in result["rows"] if row["task"] == "zero_shot_classification")
+    assert (named["count"], named["candidates"]) == (6, 3)

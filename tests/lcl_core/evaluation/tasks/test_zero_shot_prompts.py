@@ -1,0 +1,47 @@
+"""Templates and class names: own, given, and those that open_clip holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.evaluation.tasks.zero_shot import PLAIN_TEMPLATES, class_names, prompt_templates
+
+SYNSETS = [f"n{number:08d}" for number in range(1000)]
+
+
+def test_plain_templates_have_a_place_for_the_class() -> None:
+    assert prompt_templates("plain") == PLAIN_TEMPLATES
+    assert all(template.count("{}") == 1 for template in PLAIN_TEMPLATES)
+
+
+def test_labels_are_read_as_words() -> None:
+    labels = ["animal-bug", "sky_and  weather", "-"]
+    assert class_names(labels, "labels", {}, field="x") == ("animal bug", "sky and  weather", "-")
+
+
+def test_given_names_come_first() -> None:
+    assert class_names(["b-c", "a"], "labels", {"a": "ant", "z": "zoo"}, field="x") == ("b c", "ant")
+
+
+def test_imagenet_s_templates_and_names_come_from_open_clip() -> None:
+    pytest.importorskip("open_clip")
+    templates = prompt_templates("imagenet")
+    assert len(templates) == 80
+    assert all("{}" in template for template in templates)
+    names = class_names(SYNSETS, "imagenet", {SYNSETS[1]: "gold"}, field="x")
+    assert (len(names), *names[:2], names[999]) == (1000, "tench", "gold", "toilet paper")
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [*SYNSETS[:999], "cat"]])
+def test_imagenet_s_names_are_for_its_synsets_alone(labels: list[str]) -> None:
+    with pytest.raises(UserError, match="thousand synsets") as caught:
+        class_names(labels, "imagenet", {}, field="x")
+    assert caught.value.code == "class_unnamed"
+
+
+def test_without_open_clip_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "open_clip.zero_shot_metadata", None)
+    with pytest.raises(UserError, match=r"open_clip.*lcl\[interop\]") as caught:
+        prompt_templates("imagenet")
+    assert caught.value.code == "missing_extra"

@@ -1,0 +1,252 @@
+"""The evaluation run as a whole, on a small corpus and on the sample."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data import Corpus, open_corpus
+from lcl_core.evaluation.evaluate import evaluate
+from lcl_core.evaluation.features import EvaluatedEncoder, load_evaluated_encoder
+from lcl_core.evaluation.results import score_predictions
+from lcl_core.model import LCLModel, LCLProcessor
+
+NewRun = Callable[..., RunDir]
+SaveEncoder = Callable[..., Path]
+
+
+def numbers(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["variant"], row["metric"]): row for row in result["rows"]}
+
+
+def test_every_number_stands_beside_chance_and_the_untrained_encoder(new_run: NewRun) -> None:
+    result = evaluate(new_run())
+    rows = numbers(result)
+    retrieval = [f"{way}{m}" for way in ("TR", "IR") for m in ("@1", "@5", "@10", " median rank")]
+    expected = [(variant, metric) for variant in ("captions[0]", "captions[1]", "all") for metric in retrieval]
+    assert list(rows) == [*expected, ("colour", "acc@1"), ("colour", "acc@5"), ("colour", "acc@1 class mean")]
+    # The encoder has the weights that the untrained twin starts from, so the two columns must agree.
+    for row in result["rows"]:
+        assert row["value"] == row["untrained"]
+        assert row["split"] == "test"
+    assert rows["captions[0]", "IR@1"]["count"] == 4  # twelve pictures, four different first captions
+    assert rows["captions[0]", "IR@1"]["chance"] == pytest.approx(3 / 12)
+    assert rows["captions[0]", "TR@1"]["count"] == 12
+    assert rows["captions[0]", "TR@1"]["chance"] == pytest.approx(1 / 4)
+    assert rows["captions[1]", "TR@1"]["count"] == 11
+    assert rows["captions[1]", "TR@1"]["left_out"] == {"no_caption": 1}
+    assert rows["captions[1]", "IR@1"]["candidates"] == 12
+    colour = rows["colour", "acc@1"]
+    assert (colour["count"], colour["left_out"]) == (10, {"unseen": 1, "unlabelled": 1})
+    assert colour["chance"] == pytest.approx(1 / 4)
+    assert colour["value"] > 0.6  # four flat colours are easy even for random weights
+
+
+def test_answers_are_stored_and_scores_follow_from_them(new_run: NewRun) -> None:
+    run_dir = new_run()
+    result = evaluate(run_dir)
+    records = run_dir.artifacts / "records"
+    assert [row.to_dict() for row in score_predictions(records, seed=0)] == result["rows"]
+    lines = [
+        json.loads(line) for line in (records / "classification-test-colour-image_to_class-frozen-trained.jsonl").open()
+    ]
+    assert len(lines) == 10
+    assert lines[0]["query"] == "40.png"
+    assert (lines[0]["label"], len(lines[0]["top"])) == ("red", 4)
+    table = json.loads((run_dir.artifacts / "table.json").read_text())
+    assert table["rows"] == json.loads(json.dumps(result["rows"]))
+    assert table["spec"]["classification"]["epochs"] == 4
+    assert result["encoder_hash"] == table["encoder_hash"]
+
+
+def test_the_same_spec_gives_the_same_numbers_with_or_without_the_cache(new_run: NewRun, tmp_path: Path) -> None:
+    first = evaluate(new_run("a"))
+    cached = evaluate(new_run("b"))
+    (tmp_path / "cache").rename(tmp_path / "elsewhere")
+    fresh = evaluate(new_run("c"))
+    assert first == cached == fresh
+
+
+def test_frozen_features_are_computed_once(
+    new_run: NewRun, save_tiny_encoder: SaveEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evaluate(new_run("a"))
+    evaluated: list[str] = []
+    monkeypatch.setattr(EvaluatedEncoder, "embed_images", lambda *_: evaluated.append("image"))
+    monkeypatch.setattr(EvaluatedEncoder, "embed_texts", lambda *_: evaluated.append("text"))
+    evaluate(new_run("b", seed=5, classification={"labels": ["colour"], "epochs": 2}))
+    assert evaluated == []
+    monkeypatch.undo()
+    seen: list[str] = []
+    read = Corpus.read_image
+    monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.append(name) or read(self, name))
+    other = save_tiny_encoder(tmp_path / "other", seed=1)
+    evaluate(new_run("c", weights=other, untrained_baseline=False))
+    assert len(seen) == 52  # another encoder has features of its own
+
+
+def test_retrieval_alone_reads_no_training_pictures(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    read = Corpus.read_image
+    monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.append(name) or read(self, name))
+    result = evaluate(new_run(tasks=["retrieval"], source="odd", untrained_baseline=False))
+    assert len(seen) == 6
+    assert {row["task"] for row in result["rows"]} == {"retrieval"}
+    assert all(row["untrained"] is None for row in result["rows"])
+
+
+def test_excluded_labels_are_neither_learnt_nor_asked(new_run: NewRun) -> None:
+    left_out = {"colour": ["grey", "red"]}
+    rows = numbers(evaluate(new_run(exclude=left_out, untrained_baseline=False)))
+    colour = rows["colour", "acc@1"]
+    # of twelve pictures three are called red and two grey
+    assert (colour["candidates"], colour["count"], colour["left_out"]) == (2, 5, {"unseen": 1, "unlabelled": 1})
+    assert rows["captions[0]", "TR@1"]["count"] == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field", "words"),
+    [
+        ({"exclude": {"colour": ["red", "green", "blue", "grey"]}}, "nothing_to_score", "exclude", "excluded"),
+        ({"splits": ["test", "tset"]}, "empty_split", "splits.1", "splits: test, train"),
+        ({"source": "emoji"}, "empty_split", "splits.0", "source 'emoji'"),
+        ({"splits": ["train"]}, "train_split_tested", "splits.0", "learns from"),
+        ({"encoder": "huge"}, "unknown_encoder", "encoder", "not registered"),
+        ({"dataset": "photos"}, "unknown_dataset", "dataset", "not registered"),
+        ({"classification": {"labels": ["shape"]}}, "label_unknown", "classification.labels.0", "labels: colour"),
+        (
+            {"classification": {"train_split": "nowhere", "labels": ["colour"]}},
+            "empty_split", "classification.train_split", "nowhere",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_requests_say_where_and_what_instead(
+    new_run: NewRun, fields: dict[str, Any], code: str, field: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        evaluate(new_run(**fields))
+    assert (caught.value.code, caught.value.field) == (code, field)
+
+
+def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"no encoder here that sees: there is no config\.json") as caught:
+        evaluate(new_run(weights=empty))
+    assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(empty))
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_encoder_is_named(
+    new_run: NewRun, save_tiny_encoder: SaveEncoder, tmp_path: Path, damage: str
+) -> None:
+    encoder = save_tiny_encoder(tmp_path / "damaged")
+    (encoder / damage).write_text("{")
+    with pytest.raises(UserError) as caught:
+        evaluate(new_run(weights=encoder))
+    assert str(encoder) in str(caught.value)
+
+
+def test_an_encoder_that_gives_nan_is_refused(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = EvaluatedEncoder.embed_images
+
+    def spoiled(self: EvaluatedEncoder, images: list[Any]) -> tuple[Any, Any]:
+        pooled, patches = embed(self, images)
+        return pooled * np.nan, patches
+
+    monkeypatch.setattr(EvaluatedEncoder, "embed_images", spoiled)
+    with pytest.raises(UserError, match="diverged") as caught:
+        evaluate(new_run())
+    assert caught.value.code == "encoder_not_finite"
+
+
+def test_a_stopped_run_leaves_no_result_and_a_second_attempt_finishes(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = new_run()
+    embed = EvaluatedEncoder.embed_texts
+
+    def stop(self: EvaluatedEncoder, ids: Any) -> Any:
+        run_dir._stop.set()
+        return embed(self, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluatedEncoder, "embed_texts", stop)
+        with pytest.raises(JobCancelled):
+            evaluate(run_dir)
+    run_dir._stop.clear()
+    again = evaluate(run_dir)
+    assert again == evaluate(new_run("other"))
+    steps = [json.loads(line)["step"] for line in run_dir.metrics_file.open()]
+    assert steps == sorted(steps)
+
+
+def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_dir: Path, squares: Path) -> None:
+    run_dir = new_run(tasks=["retrieval"])
+    evaluate(run_dir)
+    model, processor = LCLModel.from_pretrained(encoder_dir).eval(), LCLProcessor.from_pretrained(encoder_dir)
+    corpus = open_corpus(squares)
+    asked = [pair for pair in corpus.pairs("test") if len(pair.captions) > 1]
+    gallery = [pair.image for pair in corpus.pairs("test")]
+    with torch.no_grad():
+        images = model.get_image_features(processor.preprocess([corpus.read_image(name) for name in gallery]))
+        texts = model.get_text_features(processor.encode_texts([pair.captions[1] for pair in asked]))
+    scores = (texts.double() @ images.double().T).numpy()
+    own = np.array([gallery.index(pair.image) for pair in asked])
+    expected = (scores >= scores[np.arange(len(asked)), own, None] - 1e-9).sum(axis=1)
+    file = run_dir.artifacts / "records" / "retrieval-test-captions_1-text_to_image-zero_shot-trained.jsonl"
+    lines = [json.loads(line) for line in file.open()]
+    assert [line["query"] for line in lines] == [pair.captions[1] for pair in asked]
+    assert [line["rank"] for line in lines] == expected.tolist()
+    assert lines[3]["top"][0] == gallery[scores[3].argmax()]
+
+
+def test_features_do_not_depend_on_the_company_they_keep(encoder_dir: Path) -> None:
+    encoder = load_evaluated_encoder(encoder_dir)
+    together = encoder.embed_texts(["a red square", "a blue square, number 7", "a", "x " * 60])
+    alone = encoder.embed_texts(["a blue square, number 7"])
+    np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
+
+
+def test_the_process_examines_the_sample_corpus(new_run: NewRun, sample_zip: Path) -> None:
+    run_dir = new_run(
+        corpus=sample_zip, splits=["test_vendor"], source="emoji",
+        classification={"labels": ["subgroup", "group"], "epochs": 2},
+    )  # fmt: skip
+    command = [sys.executable, "-m", "lcl_core.evaluation", str(run_dir.path)]
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.OK, done.stderr
+    rows = numbers(json.loads(run_dir.result_file.read_text()))
+    assert rows["captions[0]", "IR@5"]["count"] == 590
+    assert rows["captions[0]", "IR@5"]["chance"] == pytest.approx(5 / 590)
+    assert rows["captions[1]", "IR@5"]["count"] == 539
+    assert rows["subgroup", "acc@1"]["candidates"] == 48
+    assert rows["subgroup", "acc@1"]["value"] > rows["subgroup", "acc@1"]["chance"]
+    assert (run_dir.artifacts / "table.md").read_text().count("| retrieval |") == 24
+    last = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
+    assert (last["phase"], last["seconds_left"], last["step"]) == ("done", 0, last["total_steps"])
+
+
+def test_a_bad_request_ends_the_process_with_the_reason_on_file(new_run: NewRun) -> None:
+    run_dir = new_run(splits=["nowhere"])
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-m", "lcl_core.evaluation", str(run_dir.path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.USER_ERROR
+    assert json.loads(run_dir.error_file.read_text())["field"] == "splits.0"
+    assert "Traceback" not in done.stderr
+    assert not run_dir.result_file.exists()

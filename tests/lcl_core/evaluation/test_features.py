@@ -1,0 +1,110 @@
+"""Frozen features: what they are of, and what makes the cache compute them again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lcl_core.data import open_corpus
+from lcl_core.encoders.lcl import LCLEncoder
+from lcl_core.evaluation.features import (
+    EvaluatedEncoder,
+    FeatureCache,
+    ImageFeatures,
+    image_features,
+    load_evaluated_encoder,
+    random_init_baseline,
+    text_features,
+)
+
+NAMES = [f"{number}.png" for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_dir: Path) -> EvaluatedEncoder:
+    return load_evaluated_encoder(encoder_dir)
+
+
+def look(encoder: EvaluatedEncoder, corpus: Path, cache: Path, *, patches: bool = True) -> ImageFeatures:
+    return image_features(
+        encoder, open_corpus(corpus), NAMES, FeatureCache(cache), patches=patches, advance=lambda _: None
+    )
+
+
+def test_they_are_the_model_s_own(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
+    got = look(encoder, squares, tmp_path)
+    corpus = open_corpus(squares)
+    tower = encoder.tower
+    assert isinstance(tower, LCLEncoder)
+    pixels = tower.processor.preprocess([corpus.read_image(name) for name in NAMES])
+    with torch.no_grad():
+        pooled = tower.model.get_image_features(pixel_values=pixels)
+        patches = tower.model.get_patch_features(pixel_values=pixels)
+    np.testing.assert_allclose(got.pooled, pooled.numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(got.pooled, axis=1), 1, atol=1e-6)
+    assert got.patches is not None
+    np.testing.assert_allclose(got.patches, patches.numpy(), atol=2e-3)
+    assert look(encoder, squares, tmp_path, patches=False).patches is None
+
+
+def test_a_changed_picture_is_looked_at_again(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
+    before = look(encoder, squares, tmp_path / "cache")
+    changed = Path(shutil.copytree(squares, tmp_path / "changed"))
+    Image.new("RGB", (16, 16), (250, 250, 0)).save(changed / "images" / NAMES[2])
+    after = look(encoder, changed, tmp_path / "cache")
+    assert [not np.allclose(a, b) for a, b in zip(before.pooled, after.pooled, strict=True)] == [
+        number == 2 for number in range(6)
+    ]
+
+
+def test_another_encoder_or_transform_has_features_of_its_own(
+    encoder: EvaluatedEncoder, save_tiny_encoder: Callable[..., Path], squares: Path, tmp_path: Path
+) -> None:
+    first = look(encoder, squares, tmp_path / "cache")
+    other = look(load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)), squares, tmp_path / "cache")
+    assert not np.allclose(first.pooled, other.pooled)
+    tower = encoder.tower
+    assert isinstance(tower, LCLEncoder)
+
+    class Brighter(LCLEncoder):
+        def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+            return super().preprocess(images) + 0.5
+
+    brighter = EvaluatedEncoder("trained", Brighter(tower.model, tower.processor, tower.weights_hash))
+    assert not np.allclose(first.pooled, look(brighter, squares, tmp_path / "cache").pooled)
+
+
+def test_a_copy_of_an_encoder_shares_its_features(encoder: EvaluatedEncoder, encoder_dir: Path, tmp_path: Path) -> None:
+    copy = load_evaluated_encoder(shutil.copytree(encoder_dir, tmp_path / "copy"))
+    assert copy.tower.identity == encoder.tower.identity
+
+
+def test_texts_are_computed_once(encoder: EvaluatedEncoder, tmp_path: Path) -> None:
+    cache, done = FeatureCache(tmp_path), []
+    first = text_features(encoder, ["a red square", "a blue square"], cache, advance=done.append)
+    other = text_features(encoder, ["a blue square", "a red square"], cache, advance=done.append)
+    again = text_features(encoder, ["a red square", "a blue square"], cache, advance=done.append)
+    np.testing.assert_allclose(first, other[::-1], atol=1e-6)
+    assert not np.allclose(first[0], first[1], atol=1e-3)
+    np.testing.assert_array_equal(first, again)
+    assert sum(done) == 6
+
+
+def test_the_twin_has_fresh_weights_and_the_same_processor(
+    save_tiny_encoder: Callable[..., Path], tmp_path: Path
+) -> None:
+    trained = load_evaluated_encoder(save_tiny_encoder(tmp_path / "seed3", seed=3))
+    twin, again = random_init_baseline(trained).tower, random_init_baseline(trained).tower
+    assert twin.identity == again.identity
+    assert twin.identity["weights"] != trained.weights_hash
+    assert twin.identity["config"] == trained.tower.identity["config"]
+    assert twin.transform == trained.tower.transform
+    assert twin.parameters == trained.tower.parameters
+    assert not twin.module.training
+    assert not any(parameter.requires_grad for parameter in twin.module.parameters())

@@ -1,0 +1,36 @@
+"""Accuracy by class, by hand."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
+from lcl_core.evaluation.results import ClassRow, class_rows, write_class_tables
+
+
+def sample(label: str, first: str, rank: int) -> dict[str, Any]:
+    return {"query": "q", "label": label, "rank": rank, "right": 1, "top": [first], "probability": 0.5}
+
+
+SAMPLES = [sample("ant", "ant", 1), sample("ant", "bee", 4), sample("ant", "cat", 9), sample("bee", "bee", 1)]
+
+
+def test_rows_by_hand() -> None:
+    assert class_rows(SAMPLES) == [
+        ClassRow("ant", 3, 1 / 3, 2 / 3, "bee", 1),  # bee and cat once each: the first by name
+        ClassRow("bee", 1, 1.0, 1.0, "", 0),
+    ]
+
+
+def test_tables_are_written_of_the_trained_encoder_s_classes(tmp_path: Path) -> None:
+    records = PredictionStore(tmp_path / "records")
+    records.start()
+    for encoder in ("trained", "untrained"):
+        records.add(PredictionFile("c", "t", "kind", "frozen", "ranks", encoder, part="image_to_class"), SAMPLES)
+    records.add(PredictionFile("r", "t", "all", "zero_shot", "ranks", "trained", part="image_to_text"), [])
+    write_class_tables(records.folder, tmp_path / "classes")
+    (file,) = (tmp_path / "classes").iterdir()
+    with file.open(newline="") as lines:
+        assert [row["label"] for row in csv.DictReader(lines)] == ["ant", "bee"]

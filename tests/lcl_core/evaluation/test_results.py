@@ -1,0 +1,126 @@
+"""From stored answers to rows: by hand, and again from the files alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
+from lcl_core.evaluation.results import MetricRow, score_predictions, write_tables
+
+FACTS = {
+    "encoder": "e", "encoder_hash": "a" * 64, "dataset": "d", "dataset_hash": "b" * 64, "version": "1", "seed": 0,
+}  # fmt: skip
+
+
+def sample(rank: int, right: int = 1, **more: str) -> dict[str, Any]:
+    return {"query": "q", "rank": rank, "right": right, "top": [], **more}
+
+
+def sheet(part: str, encoder: str, candidates: int = 20, **facts: Any) -> PredictionFile:
+    classify = part == "image_to_class"
+    task, variant, transfer = (
+        ("classification", "subgroup", "frozen") if classify else ("retrieval", "captions[0]", "zero_shot")
+    )
+    facts = {"candidates": candidates, **facts}
+    return PredictionFile(task, "test", variant, transfer, "ranks", encoder, part=part, facts=facts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    records = PredictionStore(tmp_path / "records")
+    records.start()
+    for encoder, ranks in (("trained", (1, 3, 7, 20)), ("untrained", (9, 9, 4, 20))):
+        records.add(sheet("text_to_image", encoder), [sample(rank) for rank in ranks])
+        silent = {"no_caption": 2}
+        records.add(sheet("image_to_text", encoder, left_out=silent), [sample(rank, 2) for rank in ranks])
+        labels = ("cat", "cat", "dog", "ant")
+        counts = {"ant": 1, "cat": 6, "dog": 9}
+        records.add(
+            sheet("image_to_class", encoder, 3, train_counts=counts, left_out={"unseen": 5}),
+            [sample(rank % 4 or 1, label=label) for rank, label in zip(ranks, labels, strict=True)],
+        )
+    return records.folder
+
+
+def by_metric(rows: list[MetricRow]) -> dict[str, MetricRow]:
+    return {row.metric: row for row in rows}
+
+
+def test_rows_by_hand(folder: Path) -> None:
+    rows = by_metric(score_predictions(folder, seed=0))
+    assert list(rows) == [
+        "IR@1", "IR@5", "IR@10", "IR median rank",
+        "TR@1", "TR@5", "TR@10", "TR median rank", "acc@1", "acc@5", "acc@1 class mean",
+    ]  # fmt: skip
+    assert (rows["IR@5"].value, rows["IR@5"].chance, rows["IR@5"].untrained) == (0.5, 0.25, 0.25)
+    assert rows["IR median rank"].value == 5
+    assert rows["IR median rank"].untrained == 9
+    assert rows["IR median rank"].chance == 10.5
+    assert rows["TR@1"].chance == pytest.approx(0.1)
+    assert rows["TR@1"].left_out == {"no_caption": 2}
+    # Trained class ranks 1 3 3 1: half right; dog is the most frequent class and true once in four.
+    assert (rows["acc@1"].value, rows["acc@1"].majority) == (0.5, 0.25)
+    assert rows["acc@1"].chance == pytest.approx(1 / 3)
+    assert rows["acc@5"].chance == rows["acc@5"].value == 1
+    for row in rows.values():
+        assert row.interval[0] <= row.value <= row.interval[1]
+        assert row.count == 4
+
+
+def test_scores_can_be_made_again_and_follow_the_files(folder: Path) -> None:
+    before = score_predictions(folder, seed=0)
+    assert score_predictions(folder, seed=0) == before
+    file = folder / sheet("text_to_image", "trained").file
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({**line, "rank": 1}) + "\n" for line in lines))
+    assert by_metric(score_predictions(folder, seed=0))["IR@1"].value == 1
+
+
+def test_without_a_twin_the_untrained_column_is_empty(tmp_path: Path) -> None:
+    records = PredictionStore(tmp_path / "records")
+    records.start()
+    records.add(sheet("text_to_image", "trained"), [sample(1)])
+    assert [row.untrained for row in score_predictions(records.folder, seed=0)] == [None] * 4
+
+
+def test_starting_again_forgets_an_earlier_attempt(folder: Path) -> None:
+    records = PredictionStore(folder)
+    records.start()
+    records.add(sheet("text_to_image", "trained"), [sample(2)])
+    assert len(records.read()) == 1
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_broken_record_is_named_by_file_and_line(folder: Path) -> None:
+    file = folder / sheet("text_to_image", "trained").file
+    file.write_text('{"rank": 1, "right": 1}\n{"rank": \n')
+    with pytest.raises(UserError) as caught:
+        score_predictions(folder, seed=0)
+    assert (caught.value.code, caught.value.file, caught.value.line) == ("records_unreadable", str(file), 2)
+
+
+def test_missing_records_are_an_error_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no evaluation records"):
+        score_predictions(tmp_path, seed=0)
+
+
+def test_tables_hold_every_row_in_three_forms(folder: Path, tmp_path: Path) -> None:
+    rows = score_predictions(folder, seed=0)
+    write_tables(tmp_path, FACTS, rows)
+    as_json = json.loads((tmp_path / "table.json").read_text())
+    assert as_json["encoder_hash"] == "a" * 64
+    assert [row["value"] for row in as_json["rows"]] == [row.value for row in rows]
+    with (tmp_path / "table.csv").open(newline="") as file:
+        as_csv = list(csv.DictReader(file))
+    assert [float(row["value"]) for row in as_csv] == [row.value for row in rows]
+    assert as_csv[0]["majority"] == ""
+    text = (tmp_path / "table.md").read_text()
+    assert "| retrieval | test | captions[0] | zero_shot | IR@5 | 0.500 |" in text
+    assert text.count("| classification |") == 3
+    assert "Left out: 5 pictures of test, classification subgroup (unseen)." in text

@@ -1,0 +1,53 @@
+"""The beam search that stops at every token finds what transformers' own finds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from lcl_core.model import LCLModel
+from lcl_core.model.generation import PreallocatedCache, TextDecoder, beam_search
+
+
+def theirs(model: LCLModel, prefix: torch.Tensor, length: int, beams: int) -> list[list[int]]:
+    ends = [model.config.eot_token_id, model.config.soi_token_id]
+    config = GenerationConfig(
+        max_new_tokens=length,
+        num_beams=beams,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
+        bos_token_id=model.config.sot_token_id,
+    )
+    everything = prefix.new_ones(prefix.shape[:2], dtype=torch.long)
+    with torch.inference_mode():
+        found = TextDecoder(model).generate(
+            inputs_embeds=prefix, attention_mask=everything, generation_config=config, cache=PreallocatedCache()
+        )
+    return [cut(row, ends) for row in found.tolist()]
+
+
+def cut(ids: list[int], ends: list[int]) -> list[int]:
+    """Up to the first end; what follows it is padding."""
+    first = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: first + 1]
+
+
+@pytest.mark.parametrize("beams", [2, 5, 16])
+@pytest.mark.parametrize("likely_ends", [0.0, 3.0, 6.0])
+def test_it_finds_what_transformers_finds(small_model: LCLModel, beams: int, likely_ends: float) -> None:
+    config = small_model.eval().config
+    lean = torch.nn.Linear(config.text_width, config.vocab_size)
+    with torch.no_grad():
+        lean.weight.copy_(small_model.lm_head[1].weight * 12)
+        lean.bias.zero_()
+        lean.bias[[config.eot_token_id, config.soi_token_id]] = likely_ends
+    small_model.lm_head[1] = lean
+    prefix = torch.randn(6, 7, config.text_width, generator=torch.Generator().manual_seed(beams)) * 0.1
+    steps = list(beam_search(small_model, prefix, 12, beams))
+    found = dict(row for rows in steps for row in rows)
+    assert [found[row] for row in range(6)] == theirs(small_model, prefix, 12, beams)
+    assert len(steps) <= 12
+    lengths = {len(ids) for ids in found.values()}
+    assert max(lengths) == 12 if likely_ends == 0 else min(lengths) < 12

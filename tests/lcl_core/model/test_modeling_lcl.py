@@ -1,0 +1,168 @@
+"""The model against the authors' tensors, and the properties that hold without them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.utils.rnn import pad_sequence
+
+from lcl_core.encoders import load_official
+from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
+from lcl_core.objectives.base import compute_loss
+from lcl_core.objectives.lcl import Lcl
+from lcl_core.train import build_optimizer
+
+CASES = ("model_a", "model_b")
+SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")
+
+
+def within(ours: torch.Tensor, case: Path, name: str) -> bool:
+    """Whether an output is as near to the float64 reference as the authors' own fp32, with room for round-off."""
+    exact = load_file(case / "outputs_f64.safetensors")[name]
+    theirs = load_file(case / "outputs.safetensors")[name].double()
+    scale = max(float(exact.abs().max()), 1.0)
+    allowed = 4 * float((theirs - exact).abs().max()) + 3e-6 * scale
+    return float((ours.detach().double() - exact).abs().max()) <= allowed
+
+
+def learnt(model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor) -> LCLOutput:
+    return compute_loss(Lcl.of(model.config), model, PackedBatch.pack(documents, pixels, model.config))
+
+
+def loaded(case: Path) -> tuple[LCLModel, dict[str, torch.Tensor]]:
+    model = load_official(case / "config.json", case / "weights.safetensors").set_numerics("official")
+    return model, load_file(case / "inputs.safetensors")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_match_the_authors(golden: Path, name: str) -> None:
+    model, inputs = loaded(golden / name)
+    out = model(pixel_values=inputs["images"], input_ids=inputs["text_ids"])
+    assert within(out.image_latents, golden / name, "image_latent")
+    assert within(out.patch_tokens, golden / name, "image_embs")
+    for field in ("image_features", "text_features", "contrastive_loss", "generation_loss"):
+        assert within(out[field], golden / name, field), field
+    assert within(out.loss, golden / name, "total_loss")
+    real = inputs["text_ids"] != 0
+    expected = load_file(golden / name / "outputs_f64.safetensors")["text_outputs"][real]
+    torch.testing.assert_close(out.hidden.double(), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_match_the_authors(golden: Path, name: str) -> None:
+    model, inputs = loaded(golden / name)
+    model(pixel_values=inputs["images"], input_ids=inputs["text_ids"]).loss.backward()
+    exact = load_file(golden / name / "grads_f64.safetensors")
+    theirs = load_file(golden / name / "grads.safetensors")
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        if key.endswith(SHIFT_INVARIANT):
+            assert float(parameter.grad.abs().max()) < 1e-7
+            continue
+        peak = float(exact[key].abs().max())
+        worst = float((theirs[key].double() - exact[key]).abs().max()) / peak
+        error = float((parameter.grad.double() - exact[key]).abs().max()) / peak
+        assert error <= 4 * worst + 1e-5, key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_three_optimiser_steps_match_the_authors(golden: Path, name: str) -> None:
+    model, inputs = loaded(golden / name)
+    optimizer = build_optimizer(model, lr=1e-3, weight_decay=0.2)
+    trace = json.loads((golden / name / "meta.json").read_text())["train"]["trace"]
+    for expected in trace:
+        out = model(pixel_values=inputs["images"], input_ids=inputs["text_ids"])
+        assert float(out.contrastive_loss.detach()) == pytest.approx(expected["contrastive_loss"], abs=1e-5)
+        assert float(out.generation_loss.detach()) == pytest.approx(expected["generation_loss"], abs=1e-5)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        model.clamp_logit_scale_()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_encoders_match_the_authors(golden: Path, name: str) -> None:
+    model, inputs = loaded(golden / name)
+    ids = inputs["encode_text_ids"].clone()
+    length = int(inputs["encode_text_context_length"])
+    with torch.no_grad():
+        assert within(model.get_text_features(ids, length), golden / name, "encode_text_normalized")
+        assert within(model.get_image_features(inputs["images"]), golden / name, "encode_image_normalized")
+    assert torch.equal(ids, inputs["encode_text_ids"]), "the caller's ids were written to"
+
+
+def test_padded_call_equals_packed_call(
+    small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    padded = small_model(pixel_values=pixels, input_ids=pad_sequence(documents, batch_first=True))
+    packed = learnt(small_model, documents, pixels)
+    assert torch.equal(padded.loss, packed.loss)
+
+
+def test_a_document_does_not_see_its_neighbours(
+    small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    changed = [documents[0].clone(), *documents[1:]]
+    changed[0][1] = 77
+    before = learnt(small_model, documents, pixels).hidden
+    after = learnt(small_model, changed, pixels).hidden
+    first = len(documents[0])
+    assert not torch.equal(before[:first], after[:first])
+    assert torch.equal(before[first:], after[first:])
+
+
+def test_packed_generation_loss_is_the_mean_over_single_documents(
+    small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    counts = [1, 2, 1, 1]
+    total, labels = 0.0, 0
+    for document, images in zip(documents, pixels.split(counts), strict=True):
+        batch = PackedBatch.pack([document], images, small_model.config)
+        total += float(compute_loss(Lcl.of(small_model.config), small_model, batch).generation_loss) * len(batch.labels)
+        labels += len(batch.labels)
+    packed = learnt(small_model, documents, pixels)
+    assert float(packed.generation_loss) == pytest.approx(total / labels, rel=1e-6)
+
+
+def test_a_text_with_two_ends_gives_one_feature(small_model: LCLModel, small_config: LCLConfig) -> None:
+    sot, eot = small_config.sot_token_id, small_config.eot_token_id
+    twice = small_model.get_text_features(torch.tensor([[sot, 4, 5, eot, 6, eot]]))
+    once = small_model.get_text_features(torch.tensor([[sot, 4, 5, eot, 0, 0]]))
+    assert twice.shape == (1, small_config.embed_dim)
+    torch.testing.assert_close(twice, once)
+
+
+def test_a_long_text_is_cut_and_still_ends_in_an_image_start(small_model: LCLModel) -> None:
+    long = torch.arange(1, 21)[None]
+    cut = torch.cat((long[:, :9], torch.tensor([[small_model.config.eot_token_id]])), dim=1)
+    torch.testing.assert_close(small_model.get_text_features(long, 10), small_model.get_text_features(cut, 10))
+
+
+def test_save_and_load_through_the_auto_class(small_config: LCLConfig, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    model = LCLModel(small_config)
+    model.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    again = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(again, LCLModel)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_numerics_takes_two_words(small_model: LCLModel) -> None:
+    with pytest.raises(ValueError, match="official"):
+        small_model.set_numerics("exact")  # type: ignore[arg-type]
+
+
+def test_initial_weights_have_the_authors_spread(golden: Path) -> None:
+    stats = json.loads((golden / "init_stats_LCL_ViT-B-32_mmc4.json").read_text())
+    model = LCLModel(LCLConfig())
+    assert model.num_parameters() == 178_642_945
+    parameters = stats.get("parameters", stats)
+    for key, value in model.state_dict().items():
+        expected = parameters[key]["std"]
+        assert float(value.std()) == pytest.approx(expected, rel=0.15, abs=1e-3) if value.numel() > 1 else True, key

@@ -1,0 +1,92 @@
+"""Hard negatives: who may be drawn, how often, and by what it is decided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lcl_core.objectives.hard_negatives import (
+    NegativeCandidates,
+    concatenate_candidates,
+    gumbel_noise,
+    sample_hard_negatives,
+)
+
+LOG_SCALE = torch.tensor(1.2)
+
+
+def offer(pairs: int, keys: Tensor, texts: Tensor | None = None) -> NegativeCandidates:
+    """Pairs with random features, the same for the same number."""
+    draw = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(pairs, 4, generator=draw), dim=1) for _ in range(2))
+    ids = torch.arange(pairs)
+    same = ids if texts is None else texts
+    return NegativeCandidates(image, text, torch.randn(pairs, 2, 3), ids[:, None], torch.ones(pairs), keys, same)
+
+
+def rows(whole: NegativeCandidates, numbers: list[int]) -> NegativeCandidates:
+    return NegativeCandidates(**{name: tensor[numbers] for name, tensor in vars(whole).items()})
+
+
+def test_likelier_negatives_are_drawn_as_much_more_often() -> None:
+    pairs, draws = 6, 1500
+    found = {"texts": torch.zeros(pairs, pairs), "images": torch.zeros(pairs, pairs)}
+    made = offer(pairs, torch.arange(pairs) * 7919)
+    for _ in range(draws):
+        made = replace(made, keys=made.keys + 104_729)
+        negatives = sample_hard_negatives(made, made, LOG_SCALE)
+        for kind, counts in found.items():
+            counts[torch.arange(pairs), getattr(negatives, kind)] += 1
+    scores = LOG_SCALE.exp() * made.image_features @ made.text_features.T
+    own = torch.eye(pairs, dtype=torch.bool)
+    for kind, logits in (("texts", scores), ("images", scores.T)):
+        expected = logits.masked_fill(own, -torch.inf).softmax(1)
+        assert torch.equal(found[kind].diagonal(), torch.zeros(pairs))
+        error = (found[kind] / draws - expected).abs()
+        assert (error <= 5 * (expected * (1 - expected) / draws).sqrt() + 1e-9).all(), kind
+
+
+def test_draws_do_not_depend_on_how_pairs_are_dealt_out() -> None:
+    made = offer(9, torch.arange(9) * 7919)
+    whole = sample_hard_negatives(made, made, LOG_SCALE)
+    order = [8, 3, 5, 0, 1, 7, 2, 6, 4]
+    everyone = concatenate_candidates([rows(made, order[:4]), rows(made, order[4:])], width=1)
+    part = sample_hard_negatives(rows(made, order[4:]), everyone, LOG_SCALE)
+    for mine, theirs in ((part.texts, whole.texts), (part.images, whole.images)):
+        assert [order[number] for number in mine] == theirs[order[4:]].tolist()
+
+
+def test_a_pair_with_the_same_text_is_no_negative() -> None:
+    texts = torch.tensor([1, 1, 1, 2])
+    for number in range(50):
+        made = offer(4, torch.arange(4) * 7919 + number * 104_729, texts)
+        negatives = sample_hard_negatives(made, made, LOG_SCALE)
+        assert negatives.texts[:3].tolist() == negatives.images[:3].tolist() == [3, 3, 3]
+        assert negatives.there.tolist() == [1, 1, 1, 1]
+    same = offer(3, torch.arange(3), torch.zeros(3))
+    assert sample_hard_negatives(same, same, LOG_SCALE).there.tolist() == [0, 0, 0]
+
+
+def test_the_noise_is_gumbels_and_each_pairs_own() -> None:
+    keys = torch.arange(300) - 150
+    noise = gumbel_noise(keys, keys, 0)
+    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
+    assert float(noise.var()) == pytest.approx(torch.pi**2 / 6, abs=0.05)
+    assert len(noise.unique()) > 0.99 * noise.numel()
+    assert not torch.equal(noise, noise.T)
+    for other in (gumbel_noise(keys, keys, 1), noise.T, noise.roll(1, 0), noise.roll(1, 1)):
+        both = torch.stack((noise.flatten(), other.flatten()))
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.02
+
+
+def test_text_and_image_are_drawn_for_themselves() -> None:
+    made = offer(40, torch.arange(40) * 7919)
+    alike = NegativeCandidates(
+        **{**vars(made), "image_features": torch.ones(40, 4), "text_features": torch.ones(40, 4)}
+    )
+    negatives = sample_hard_negatives(alike, alike, LOG_SCALE)
+    assert int((negatives.texts == negatives.images).sum()) < 8, "one in 39 by chance"

@@ -1,0 +1,211 @@
+"""Many clients on one real encoder: the same vectors as alone, bad items alone, and no thread left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.captioning import GenerationConfig, StreamListener
+from lcl_core.model.generation import IncrementalDetokenizer
+from lcl_core.serving.batched_engine import BatchedEngine
+from lcl_core.serving.dynamic_batcher import EncoderUnloaded, Overloaded
+from lcl_core.serving.engine import EncoderEngine
+
+
+@pytest.fixture(scope="module")
+def alone(encoder: Path) -> EncoderEngine:
+    return EncoderEngine(encoder, device="cpu")
+
+
+@pytest.fixture
+def shared(alone: EncoderEngine) -> Iterator[BatchedEngine]:
+    session = BatchedEngine(alone, max_batch=8)
+    yield session
+    session.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_batches_change_nothing(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+    expected, words = alone.embed_images(drawings), alone.embed_texts(["ant", "bus"])
+    with ThreadPoolExecutor(12) as clients:
+        answers = list(clients.map(lambda image: shared.embed_images([image])[0], drawings))
+    assert answers == pytest.approx(expected, abs=1e-5)
+    assert shared.embed_texts(["ant", "bus"]) == pytest.approx(words, abs=1e-5)
+    assert shared.embed_images([]).shape == (0, alone.dim)
+    assert (shared.hash, shared.dim, shared.image_tokens) == (alone.hash, alone.dim, alone.image_tokens)
+    assert shared.count_tokens(["ant"]) == alone.count_tokens(["ant"])
+
+
+def test_awaiting_gives_the_same(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+    async def ask() -> tuple:
+        return await asyncio.gather(
+            shared.embed_images_async(drawings[:3]),
+            shared.embed_texts_async(["ant"]),
+            shared.caption_async(drawings[:2], max_new_tokens=5),
+        )
+
+    images, texts, captions = asyncio.run(ask())
+    assert images == pytest.approx(alone.embed_images(drawings[:3]), abs=1e-5)
+    assert texts == pytest.approx(alone.embed_texts(["ant"]), abs=1e-5)
+    assert captions == alone.caption(drawings[:2], max_new_tokens=5)
+
+
+def test_sampled_captions_do_not_depend_on_company(
+    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
+) -> None:
+    options = GenerationConfig(top_p=0.9, temperature=3.0, seed=7, max_new_tokens=8)
+    expected = alone.caption(drawings[:1], top_p=0.9, temperature=3.0, seed=7, max_new_tokens=8)
+    futures = [shared.submit_captions([drawings[0]], options)[0] for _ in range(4)]
+    assert [future.result(30) for future in futures] == expected * 4
+
+
+def test_pieces_are_told_while_a_caption_is_written(
+    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
+) -> None:
+    for decoding in ({}, {"top_p": 0.9, "temperature": 3.0, "seed": 7}, {"num_beams": 3}):
+        told: list[list[str]] = [[], [], []]
+        readers = [StreamListener(pieces.append) for pieces in told]
+        options = GenerationConfig(max_new_tokens=12, **decoding)
+        futures = shared.submit_captions(drawings[:3], options, readers)
+        captions = [future.result(30) for future in futures]
+        assert ["".join(pieces) for pieces in told] == captions
+        assert captions == alone.caption(drawings[:3], max_new_tokens=12, **decoding)
+        assert max(map(len, told)) > 1 or "num_beams" in decoding
+
+
+def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
+    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        IncrementalDetokenizer, "ended", property(lambda _: False, lambda *_: None), raising=False
+    )  # no end comes
+    told, on, heard = [], threading.Event(), threading.Event()
+
+    def hear(piece: str) -> None:
+        told.append(piece)
+        heard.set()
+        assert on.wait(30)
+
+    reader = StreamListener(hear)
+    (future,) = shared.submit_captions(drawings[:1], GenerationConfig(max_new_tokens=256), [reader])
+    assert heard.wait(30)
+    vector = shared.submit_texts(["ant"])[0]
+    reader.cancelled = True
+    on.set()
+    assert vector.result(30).shape == (alone.dim,)
+    assert future.result(30).startswith(told[0])
+    assert len(told) == 1, "it was not written to its end"
+    assert shared.embed_texts(["bus"]).shape == (1, alone.dim)
+
+
+def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(
+    alone: EncoderEngine, drawings: list[Image.Image]
+) -> None:
+    options, readers = GenerationConfig(num_beams=3, max_new_tokens=30), [StreamListener(), StreamListener()]
+    steps = alone.write_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
+    assert next(steps) == []
+    readers[1].cancelled = True
+    assert next(steps) == [(1, "")]
+    readers[0].cancelled = True
+    assert next(steps) == [(0, "")]
+    assert list(steps) == []
+
+
+def test_a_reader_that_breaks_breaks_nobody_elses_caption(
+    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
+) -> None:
+    def hear(piece: str) -> None:
+        raise RuntimeError("the loop is closed")
+
+    futures = shared.submit_captions(
+        drawings[:2], GenerationConfig(max_new_tokens=6), [StreamListener(hear), StreamListener()]
+    )
+    assert futures[1].result(30) == alone.caption(drawings[:2], max_new_tokens=6)[1]
+
+
+def test_a_document_goes_on(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+    parts = ["an ant", drawings[0], "and", drawings[1]]
+    told: list[str] = []
+    future = shared.submit_continuation(parts, GenerationConfig(max_new_tokens=6), StreamListener(told.append))
+    expected = alone.continue_document(parts, max_new_tokens=6)
+    assert future.result(30) == expected == "".join(told)
+    assert alone.continue_document(["an ant"], max_new_tokens=6, num_beams=2) is not None
+    with pytest.raises(UserError) as caught:
+        shared.submit_continuation(["an ant", None], GenerationConfig())  # type: ignore[list-item]
+    assert (caught.value.code, caught.value.field) == ("image_unreadable", "document.1")
+    with pytest.raises(UserError) as caught:
+        shared.submit_continuation(drawings * 2, GenerationConfig())
+    assert caught.value.code == "document_too_long"
+
+
+def test_attention_is_asked_for(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+    grids = [future.result(30) for future in shared.submit_attention(drawings[:2])]
+    assert np.stack(grids) == pytest.approx(alone.attention_maps(alone.preprocess(drawings[:2])), abs=1e-6)
+    assert grids[0].shape == (2, 2, 2)
+    assert grids[0].sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_a_picture_that_cannot_be_prepared_fails_alone(
+    shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
+) -> None:
+    futures = shared.submit_images([drawings[0], None, drawings[1]])  # type: ignore[list-item]
+    assert futures[1].exception(30) is not None
+    good = [futures[0].result(30), futures[2].result(30)]
+    assert good == pytest.approx(alone.embed_images(drawings[:2]), abs=1e-5)
+    with pytest.raises(UserError, match="max_new_tokens"):
+        shared.caption(drawings[:1], max_new_tokens=0)
+
+
+def test_a_prompt_without_room_fails_alone(shared: BatchedEngine, drawings: list[Image.Image]) -> None:
+    with pytest.raises(UserError) as caught:
+        shared.caption(drawings[:1], prompt="so many words " * 50)
+    assert caught.value.code == "prompt_too_long"
+    assert len(shared.caption(drawings[:1], max_new_tokens=3)) == 1
+
+
+def test_too_much_at_once_is_refused_before_any_work(alone: EncoderEngine, drawings: list[Image.Image]) -> None:
+    session = BatchedEngine(alone, max_queue=4, max_wait=30, max_batch=64)
+    with pytest.raises(UserError) as caught:
+        session.embed_images(drawings[:5])
+    assert caught.value.code == "too_many_items"
+    waiting = session.submit_texts(["a", "b", "c", "d"])
+    with pytest.raises(Overloaded):
+        session.embed_images(drawings[:1])
+    session.close()
+    assert all(future.result(0).shape == (alone.dim,) for future in waiting)
+    with pytest.raises(EncoderUnloaded):
+        session.embed_texts(["e"])
+
+
+def test_health_goes_through_the_queue(shared: BatchedEngine) -> None:
+    assert shared.health()["device"] == "cpu"
+    shared.close()
+    with pytest.raises(EncoderUnloaded):
+        shared.health()
+
+
+def test_a_session_that_nobody_holds_finishes_and_leaves(alone: EncoderEngine) -> None:
+    before = set(threading.enumerate())
+    session = BatchedEngine(alone, max_wait=30)
+    (thread,) = set(threading.enumerate()) - before
+    (future,) = session.submit_texts(["ant"])
+    del session
+    gc.collect()
+    assert future.result(30).shape == (alone.dim,)
+    until(lambda: not thread.is_alive())

@@ -1,0 +1,227 @@
+"""Which encoders are in memory, with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders import file_hashes
+from lcl_core.encoders.file_hashes import hash_files
+from lcl_core.serving import engine
+from lcl_core.serving.batched_engine import BatchedEngine
+from lcl_core.serving.engine import EncoderEngine, estimate_memory
+from lcl_core.serving.model_pool import ModelPool
+
+
+class CountingLoader:
+    """Loads for real, counts, and can be held up."""
+
+    def __init__(self) -> None:
+        self.loads: list[Path] = []
+        self.release = threading.Event()
+        self.release.set()
+
+    def __call__(self, directory: Path) -> BatchedEngine:
+        self.loads.append(directory)
+        assert self.release.wait(180)
+        return BatchedEngine(EncoderEngine(directory, device="cpu", warm_up=False))
+
+
+@pytest.fixture
+def loader() -> CountingLoader:
+    return CountingLoader()
+
+
+@pytest.fixture
+def pool(loader: CountingLoader, encoder: Path) -> Iterator[ModelPool]:
+    """With room for two of the encoders, which are all of one size, but not for three."""
+    pool = ModelPool(3 * estimate_memory(encoder, "cpu") - 1, device="cpu", load=loader)
+    yield pool
+    pool.close()
+
+
+def test_an_encoder_is_loaded_once_for_many_callers(pool: ModelPool, loader: CountingLoader, encoder: Path) -> None:
+    loader.release.clear()
+    with ThreadPoolExecutor(8) as callers:
+        futures = [callers.submit(pool.get, encoder) for _ in range(8)]
+        loader.release.set()
+        sessions = {id(future.result(30)) for future in futures}
+    assert len(sessions) == 1
+    assert loader.loads == [encoder.resolve()]
+
+
+def test_the_least_recently_used_leaves(pool: ModelPool, loader: CountingLoader, encoders: list[Path]) -> None:
+    first, second, third = encoders
+    held = pool.get(first)
+    pool.get(second)
+    pool.get(first)
+    pool.get(third)
+    assert pool.loaded == [first.resolve(), third.resolve()]
+    pool.get(second)
+    assert pool.loaded == [third.resolve(), second.resolve()]
+    assert held.embed_texts(["still here"]).shape == (1, held.dim), "who holds it may go on"
+    assert len(loader.loads) == 4
+
+
+def test_as_many_leave_as_the_next_needs_room_for(loader: CountingLoader, encoders: list[Path]) -> None:
+    small, other, large = (path.resolve() for path in encoders)
+    sizes = {small: 2, other: 3, large: 6}
+    pool = ModelPool(max_bytes=8, load=loader, measure=sizes.__getitem__)
+    held = pool.get(small)
+    pool.get(other)
+    assert pool.loaded_bytes == 5
+    pool.get(large)
+    assert pool.loaded == [large], "the small one beside it would have fitted, but is the least recently used"
+    gc.collect()
+    assert pool.loaded_bytes == 6 + 2, "what is held is still in memory"
+    del held
+    gc.collect()
+    assert pool.loaded_bytes == 6
+    pool.get(small)
+    assert pool.loaded == [large, small]
+    pool.close()
+
+
+def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(
+    loader: CountingLoader, encoders: list[Path]
+) -> None:
+    size = estimate_memory(encoders[0], "cpu")
+    pool = ModelPool(size, device="cpu", load=loader)
+    pool.get(encoders[0])
+    pool.max_bytes = size - 1
+    with pytest.raises(UserError, match=f"takes {size:,} .* may take {size - 1:,}; LCL_ENCODER_MEMORY_BYTES") as caught:
+        pool.get(encoders[1])
+    assert (caught.value.code, caught.value.file) == ("encoder_too_large", str(encoders[1].resolve()))
+    assert pool.loaded == loader.loads == [encoders[0].resolve()]
+    pool.close()
+
+
+def test_a_failed_load_is_told_and_tried_again(
+    pool: ModelPool, loader: CountingLoader, encoder: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    config = (broken / "config.json").read_bytes()
+    (broken / "config.json").write_bytes(b"{")
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot be loaded"):
+            pool.get(broken)
+    assert pool.loaded == []
+    (broken / "config.json").write_bytes(config)
+    assert pool.get(broken).embed_texts(["ant"]).shape[0] == 1
+    with pytest.raises(UserError) as caught:
+        pool.get(tmp_path / "nowhere")
+    assert caught.value.code == "encoder_unreadable"
+
+
+def test_replaced_weights_are_loaded_anew(
+    pool: ModelPool, loader: CountingLoader, encoders: list[Path], tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(encoders[0], tmp_path / "encoder"))
+    old = pool.get(place).hash
+    (place / "new").write_bytes((encoders[1] / "model.safetensors").read_bytes())
+    (place / "new").replace(place / "model.safetensors")
+    assert pool.get(place).hash != old
+    assert pool.loaded == [place.resolve()]
+
+
+def test_awaiting_an_encoder(pool: ModelPool, encoder: Path) -> None:
+    session = asyncio.run(pool.get_async(encoder))
+    assert session is pool.get(encoder)
+
+
+def test_a_closed_pool_stops_its_encoders(pool: ModelPool, encoder: Path) -> None:
+    session = pool.get(encoder)
+    pool.close()
+    with pytest.raises(UserError, match="unloaded"):
+        session.embed_texts(["ant"])
+    with pytest.raises(UserError) as caught:
+        pool.get(encoder)
+    assert caught.value.code == "pool_closed"
+
+
+def test_no_torch_before_the_first_encoder() -> None:
+    program = (
+        "import sys; from lcl_core.collections import preview, writer; from lcl_core.encoders import captioning\n"
+        "from lcl_core.serving import model_pool\n"
+        "model_pool.ModelPool(); writer.build_collection; preview.pca_2d; captioning.GenerationConfig()\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def flip(file: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[-100] ^= 1
+    file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_files_are_compared_when_they_are_loaded(encoder: Path, tmp_path: Path, name: str) -> None:
+    own = Path(shutil.copytree(encoder, tmp_path / "own"))
+    registered = hash_files(own)
+    pool = ModelPool(device="cpu")
+    first = pool.get(own, registered)
+    assert pool.get(own, registered) is first
+    assert first.hash == registered["model.safetensors"]
+    flip(own / name)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{name} of this encoder changed") as caught:
+            pool.get(own, registered)
+        assert caught.value.code == "encoder_changed"
+    assert pool.loaded == []
+    flip(own / name)
+    assert pool.get(own, registered).hash == first.hash, "restored, it is loaded again"
+    pool.close()
+
+
+def test_what_was_found_changed_is_not_hashed_again_until_it_is_another(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(encoder, tmp_path / "own"))
+    registered = {**hash_files(own), "config.json": "0" * 64}
+    hashed: list[Path] = []
+    real = engine.hash_files
+    monkeypatch.setattr(engine, "hash_files", lambda path: (hashed.append(path), real(path))[1])
+    pool = ModelPool(device="cpu")
+    for _ in range(3):
+        with pytest.raises(UserError, match=r"config\.json"):
+            pool.get(own, registered)
+    assert len(hashed) == 1
+    (own / "config.json").touch()
+    with pytest.raises(UserError, match=r"config\.json"):
+        pool.get(own, registered)
+    assert len(hashed) == 2
+    pool.close()
+
+
+def test_the_files_of_an_encoder_are_read_once_to_be_hashed(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(encoder, tmp_path / "own"))
+    read: list[str] = []
+    real = file_hashes.sha256_file
+    for module in (file_hashes, engine):
+        monkeypatch.setattr(module, "hash_of_file", lambda path: (read.append(path.name), real(path))[1])
+    pool = ModelPool(device="cpu")
+    pool.get(own, hash_files(encoder))
+    assert read[-len(list(own.iterdir())) :].count("model.safetensors") == 1
+    assert read.count("model.safetensors") == 2, "once here, once in the pool"
+    pool.close()
+
+
+def test_who_is_dropped_is_given_up(pool: ModelPool, encoder: Path) -> None:
+    held = pool.get(encoder)
+    pool.drop(encoder)
+    assert pool.loaded == []
+    assert held.embed_texts(["ant"]).shape[0] == 1, "who uses it may go on"
+    assert pool.get(encoder) is not held

@@ -1,0 +1,178 @@
+"""The vocabulary: presets, bounds, and errors that name the field."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.jobs import JOB_KINDS
+from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
+from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec
+from lcl_core.specs.presets import presets
+from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
+
+
+def test_a_preset_fills_in_what_is_not_given() -> None:
+    preset = presets("pretrain")["sample"]
+    spec = parse_spec("pretrain", {"preset": "sample", "steps": 7, "model": {"text_layers": 1}})
+    assert isinstance(spec, PretrainSpec)
+    assert spec.steps == 7
+    assert spec.model.text_layers == 1
+    assert spec.model.vision_layers == preset["model"]["vision_layers"]
+
+
+SMALLEST: dict[str, dict[str, str]] = {
+    "pretrain": {},
+    "evaluate": {"encoder": "enc_1"},
+    "index": {"encoder": "enc_1", "collection": "things"},
+    "validate": {"dataset": "sample"},
+    "convert": {"path": "/data/mine", "name": "mine"},
+    "match": {"dataset": "sample", "encoder": "enc_1", "name": "matched"},
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in SPECS for name in sorted(presets(kind))])
+def test_every_preset_is_a_spec(kind: str, name: str) -> None:
+    assert parse_spec(kind, {**SMALLEST[kind], "preset": name})
+
+
+@pytest.mark.parametrize("kind", sorted(SPECS))
+def test_a_parsed_spec_parses_to_itself(kind: str) -> None:
+    spec = parse_spec(kind, SMALLEST[kind])
+    assert parse_spec(kind, spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "field", "word"),
+    [
+        ("pretrain", {"optimizer": {"lr": -1}}, "optimizer.lr", "greater than 0"),
+        ("pretrain", {"optimizer": {"lr": float("nan")}}, "optimizer.lr", "finite"),
+        ("pretrain", {"model": {"patch_size": 7}}, "model", "multiple of patch_size"),
+        ("pretrain", {"model": {"image_size": 512, "patch_size": 4}}, "model", "context_length"),
+        ("pretrain", {"preset": "nothing"}, None, "choose from"),
+        ("pretrain", {"stpes": 3}, "stpes", "did you mean 'steps'"),
+        ("pretrain", {"data": {"sources": []}}, "data.sources", "at least 1"),
+        ("pretrain", {"data": {"sources": [{"dataset": "../x"}]}}, "data.sources.0.dataset", "a name starts with"),
+        ("pretrain", [], None, "dictionary"),
+        ("pretrain", {"objective": {"name": "magic"}}, "objective.name", "'lcl', 'clip'"),
+        ("pretrain", {"objective": {"name": "clip"}}, "data.sources.0.view", "pairs or matched_pairs"),
+        (
+            "pretrain",
+            {"objective": {"name": "blip2"}, "data": {"sources": [{"view": "pairs"}, {}]}},
+            "data.sources.1.view",
+            "or choose lcl, beit3",
+        ),
+        ("pretrain", {"objective": {"name": "emu"}, "numerics": "official"}, "numerics", "lcl alone"),
+        ("pretrain", {"objective": {"image_mask_ratio": 1}}, "objective.image_mask_ratio", "less than 1"),
+        ("pretrain", {"objective": {"matching_weight": -1}}, "objective.matching_weight", "greater than or equal"),
+        ("evaluate", {}, "encoder", "required"),
+        ("evaluate", {"encoder": "e", "tasks": ["cooking"]}, "tasks.0", "retrieval"),
+        ("evaluate", {"encoder": "e", "preset": "nothing"}, None, "choose from"),
+        ("evaluate", {"encoder": "e", "classification": {"search": {"lr": []}}}, "classification.search", "search.lr"),
+        ("evaluate", {"encoder": "e", "classification": {"search": {"lr": [9.0]}}}, "classification", "search.lr"),
+        (
+            "evaluate", {"encoder": "e", "classification": {"search": {"speed": [1]}}},
+            "classification.search.speed.[key]", "'lr'",
+        ),
+        ("evaluate", {"encoder": "e", "few_shot": {"shots": [4, 1]}}, "few_shot", "rise"),
+        ("evaluate", {"encoder": "e", "few_shot": {"search": {"epochs": [1, 2]}}}, "few_shot", "steps is set"),
+        ("evaluate", {"encoder": "e", "zero_shot_classification": {"templates": ["a photo"]}},
+         "zero_shot_classification.templates.0", "where the name of the class goes"),
+        ("index", {"encoder": "e"}, "collection", "required"),
+        ("cook", {}, "kind", "choose from"),
+    ],
+)  # fmt: skip
+def test_bad_specs_name_the_field(kind: str, spec: object, field: str | None, word: str) -> None:
+    with pytest.raises(UserError, match=word) as caught:
+        parse_spec(kind, spec)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("view", ["interleaved", "pairs", "matched_pairs"])
+def test_every_method_takes_pairs_and_some_take_documents(name: str, view: str) -> None:
+    spec = {"objective": {"name": name}, "data": {"sources": [{"view": view}]}}
+    if view == "interleaved" and name in ("clip", "coca", "blip2"):
+        with pytest.raises(UserError):
+            parse_spec("pretrain", spec)
+    else:
+        assert parse_spec("pretrain", spec)
+
+
+def test_weights_are_the_methods_own_unless_given() -> None:
+    assert ObjectiveSpec().weights == {"contrastive": 0.1, "generation": 1.0}
+    assert ObjectiveSpec(name="coca").weights == {"contrastive": 1.0, "generation": 2.0}
+    given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3, regression_weight=9)
+    assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
+
+
+def test_what_a_spec_reads() -> None:
+    spec = parse_spec("pretrain", {"data": {"sources": [{"dataset": "a"}, {"dataset": "b"}, {"dataset": "a"}]}})
+    assert datasets_of(spec) == ("a", "b")
+    assert encoders_of(spec) == ()
+    assert list(dataset_fields(spec)) == [f"data.sources.{place}.dataset" for place in range(3)]
+    evaluation = EvaluateSpec(encoder="enc_1", dataset="a")
+    assert (datasets_of(evaluation), encoders_of(evaluation)) == (("a",), ("enc_1",))
+    assert data_paths(evaluation) == {}
+    tuned = {"encoder": "enc_1", "tasks": ["tuned_retrieval"], "tuned_retrieval": {"text_encoder": "words"}}
+    assert encoders_of(parse_spec("evaluate", tuned)) == ("enc_1", "words")
+    assert encoders_of(parse_spec("evaluate", {**tuned, "tasks": ["retrieval"]})) == ("enc_1",)
+
+
+def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
+    talk = {
+        "language_model": {"path": "/m"}, "train_dataset": "b",
+        "instructions": [{"path": "/i.json", "images": "/i"}],
+        "benchmarks": [{"name": "mmbench", "path": "/m.tsv"}, {"name": "gqa", "path": "/g.json", "images": "/g"}],
+    }  # fmt: skip
+    asked = {"encoder": "e", "dataset": "a", "dialogue": talk, "captioning": {"train_dataset": "c"}}
+    spec = parse_spec("evaluate", {**asked, "tasks": ["dialogue"]})
+    assert dataset_fields(spec) == {"dataset": "a", "dialogue.train_dataset": "b"}
+    assert data_paths(spec) == {
+        "dialogue.language_model.path": "/m",
+        "dialogue.instructions.0.path": "/i.json", "dialogue.instructions.0.images": "/i",
+        "dialogue.benchmarks.0.path": "/m.tsv",
+        "dialogue.benchmarks.1.path": "/g.json", "dialogue.benchmarks.1.images": "/g",
+    }  # fmt: skip
+    other = parse_spec("evaluate", {**asked, "tasks": ["captioning"]})
+    assert (dataset_fields(other)["captioning.train_dataset"], data_paths(other)) == ("c", {})
+
+
+def test_nobody_is_asked_to_caption_without_a_voice() -> None:
+    with pytest.raises(UserError, match="nobody writes captions"):
+        parse_spec("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}})
+    with pytest.raises(UserError, match="single beam"):
+        parse_spec("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}})
+
+
+def test_a_stage_that_is_searched_and_has_a_protocol_is_refused_in_words() -> None:
+    stage = {"search": {"lr": [0.1]}, "transfer": ["frozen"]}
+    with pytest.raises(UserError, match="a stage is neither searched nor sat alone"):
+        parse_spec("evaluate", {"encoder": "e", "dialogue": {"align": stage}})
+
+
+def test_each_protocol_takes_what_concerns_it() -> None:
+    spec = TuningSpec(epochs=20, full_epochs=8, search={"lr": (0.1, 0.2), "encoder_lr": (0.01,)})
+    frozen, full = spec.for_protocol("frozen"), spec.for_protocol("full")
+    assert (frozen.epochs, set(frozen.search)) == (20, {"lr"})
+    assert (full.epochs, set(full.search)) == (8, {"lr", "encoder_lr"})
+    searched = TuningSpec(epochs=20, full_epochs=8, search={"epochs": (3, 5)})
+    assert searched.for_protocol("full").epochs == 20  # the search decides
+
+
+def test_a_task_s_own_protocols_come_first() -> None:
+    spec = EvaluateSpec(encoder="e", transfer=("full", "full", "frozen"))
+    assert spec.protocols(spec.classification) == ("full", "frozen")
+    assert spec.protocols(spec.few_shot) == ("frozen",)
+
+
+def test_the_vocabulary_needs_no_torch() -> None:
+    code = "import lcl_core.specs, lcl_core.common.run_dir, sys; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_kinds_are_those_of_the_specs() -> None:
+    assert tuple(SPECS) == JOB_KINDS

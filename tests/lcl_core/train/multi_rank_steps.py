@@ -1,0 +1,86 @@
+"""One rank of steps over documents that several ranks share, with every objective in turn.
+
+    joint_run.py FOLDER RANK RANKS STRATEGY HANDS
+
+FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows and the images of all; HANDS (JSON) says which rows
+each micro-batch of each rank takes. Rank 0 writes, by objective, gradients, weights and the losses of two steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lcl_core.model import LCLConfig
+from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.specs.pretrain import ObjectiveSpec
+from lcl_core.train import build_optimizer
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.factory import build_model
+from lcl_core.train.train_step import StepReport, TrainingStep
+from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
+
+Hands = list[list[int]]
+CONTRASTIVE_WEIGHT = 0.1  # with more of it round-off of the pooler's key bias, zero by mathematics, stands out
+
+
+def main(folder: Path, rank: int, ranks: int, strategy: str, hands: Hands) -> None:
+    if ranks > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
+    config = LCLConfig(**json.loads((folder / "config.json").read_text()))
+    tensors: dict[str, Tensor] = {}
+    facts = {}
+    for name in OBJECTIVES:
+        found, facts[name] = learnt(name, folder, config, strategy, hands)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
+    if rank == 0:
+        save_file(tensors, folder / "result.safetensors")
+        (folder / "result.json").write_text(json.dumps(facts))
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+def learnt(
+    name: str, folder: Path, config: LCLConfig, strategy: str, hands: Hands
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Gradients of the second step and weights after it; numbers of both steps."""
+    case = load_file(folder / ("pairs.safetensors" if name in PAIR_METHODS else "documents.safetensors"))
+    pixels = case.pop("pixels")
+    rows = [case[f"{number}"] for number in range(len(case))]
+    objective = build_objective(ObjectiveSpec(name=name, contrastive_weight=CONTRASTIVE_WEIGHT), config)
+    meeting = RankGroup()
+    step = TrainingStep(build_model(config, seed=0).train(), objective, meeting, strategy=strategy, max_grad_norm=0.5)
+    optimizer = build_optimizer(step.trained, lr=1e-3)
+    facts = [
+        numbers(step(optimizer, partition_batches(objective, rows, pixels, config, hands)), meeting) for _ in range(2)
+    ]
+    result = {f"grad.{key}": _whole(p.grad) for key, p in step.trained.named_parameters() if p.grad is not None}
+    return result | {f"weight.{key}": _whole(p) for key, p in step.trained.named_parameters()}, facts
+
+
+def numbers(report: StepReport, meeting: RankGroup) -> dict[str, Any]:
+    """What the ranks found together."""
+    own = {name: float(loss) for name, loss in report.losses.items()}
+    own |= {f"{name}.total": float(ratio.total) for name, ratio in report.metrics.items()}
+    own |= {f"{name}.count": float(ratio.count) for name, ratio in report.metrics.items()}
+    shares = meeting.gather(own)
+    return {name: sum(share[name] for share in shares) for name in own} | {"norm": float(report.norm)}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().clone()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    hands = json.loads(sys.argv[5])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], hands[int(sys.argv[2])])

@@ -1,0 +1,137 @@
+"""Tiny runs on the sample corpus, in this process or in some of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lcl_core.common.run_dir import RunDir
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.trainer import Trainer
+
+TINY: dict[str, Any] = {
+    "model": {
+        "image_size": 32,
+        "vision_width": 32,
+        "vision_layers": 1,
+        "vision_head_width": 16,
+        "text_width": 32,
+        "text_layers": 1,
+        "text_heads": 2,
+    },
+    "tokenizer": {"vocab_size": 500},
+    "data": {
+        "sources": [{"view": "interleaved"}, {"view": "pairs"}],
+        "piece_images": 2,
+    },
+    "batch": {"tokens": 512, "images": 16},
+    "optimizer": {"lr": 2e-3, "warmup_steps": 2},
+    "steps": 12,
+    "log_every": 4,
+    "checkpoint_every": 5,
+    "precision": "fp32",
+}
+VOLATILE = {"time", "images_per_s", "tokens_per_s", "seconds_left", "mfu", "data_wait", "memory_gib"}
+
+
+def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
+    """A directory ready for an attempt at ``TINY`` with these changes."""
+    path.mkdir(parents=True, exist_ok=True)
+    run_dir = RunDir(path)
+    spec = {**TINY, **changes}
+    run_dir.prepare({"run_id": "run_1", "kind": "pretrain", "spec": spec, "datasets": {"sample": str(sample_zip)}})
+    return run_dir
+
+
+def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
+    run = run_dir.read_run()
+    spec = parse_spec("pretrain", run["spec"])
+    assert isinstance(spec, PretrainSpec)
+    return Trainer(spec, run_dir, run["datasets"], workers)
+
+
+def curve(run_dir: RunDir) -> list[dict[str, Any]]:
+    """The metric lines, without what a clock or the memory says."""
+    lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in VOLATILE} for line in lines if line["step"]]
+
+
+def weights(run_dir: RunDir) -> str:
+    return hashlib.sha256((run_dir.artifacts / "encoder" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def logged_steps(run_dir: RunDir) -> int:
+    """The last step of which there is a whole metric line."""
+    text = run_dir.metrics_file.read_text() if run_dir.metrics_file.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+@contextmanager
+def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m lcl_core.train RUN_DIR``, or another command, in a group of its own, of which nothing stays.
+
+    What it says goes to ``log.txt``.
+
+    Args:
+        supervised: it leaves when its standard input, a pipe, is closed.
+    """
+    # One thread by default, as in this process: sums in another order would differ in the last bit.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    program = [sys.executable, *(command or ("-m", "lcl_core.train", str(run_dir.path)))]
+    if supervised:
+        environment["LCL_SUPERVISED"] = "1"
+    stdin = subprocess.PIPE if supervised else subprocess.DEVNULL
+    with run_dir.log_file.open("ab") as log:
+        process = subprocess.Popen(
+            program, env=environment, stdin=stdin, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def finished(run_dir: RunDir, *command: str) -> int:
+    """The exit status of the command that ``started`` runs."""
+    with started(run_dir, *command) as process:
+        return process.wait(timeout=240)
+
+
+def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *command: str) -> None:
+    """Run until the line of ``step`` is there, then kill every process by SIGKILL."""
+    with started(run_dir, *command) as process:
+        eventually(lambda: logged_steps(run_dir) >= step or process.poll() is not None, f"step {step}")
+        kill_group(process)
+        assert process.wait() == -signal.SIGKILL, run_dir.log_file.read_text()
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def group(leader: int) -> list[int]:
+    """The living processes of a process group."""
+    members = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # pid (name) state parent group …; a name may hold blanks
+            state, _, number = status.read_text().rpartition(")")[2].split()[:3]
+            if int(number) == leader and state not in "ZX":
+                members.append(int(status.parent.name))
+    return members

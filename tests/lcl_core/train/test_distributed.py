@@ -1,0 +1,79 @@
+"""Two processes learn what one learns from the joint batch, however the documents are dealt out, by every objective."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lcl_core.model import LCLConfig
+from lcl_core.objectives.registry import OBJECTIVES
+from tests.lcl_core.train.rank_processes import run_together
+
+SCRIPT = Path(__file__).with_name("joint_run.py")
+# rows of each micro-batch of each rank: uneven images; a rank whose only document has no contrastive pair
+DEALS = {
+    "uneven": [[[0, 1, 2]], [[3]]],
+    "accumulated": [[[1], [0]], [[3], [2]]],
+}
+Result = tuple[dict[str, Tensor], dict[str, list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Result]:
+    """By name: processes are slow to start, and each run is of all objectives."""
+    return {}
+
+
+@pytest.fixture
+def run(
+    results: dict[str, Result],
+    tmp_path: Path,
+    small_config: LCLConfig,
+    documents: list[Tensor],
+    pairs: list[Tensor],
+    pixels: Tensor,
+) -> Callable[[str, str, list[list[list[int]]]], Result]:
+    """Tensors and numbers that the ranks, which share the case in this way, end with."""
+
+    def run(name: str, strategy: str, hands: list[list[list[int]]]) -> Result:
+        if name not in results:
+            (tmp_path / "config.json").write_text(small_config.to_json_string(use_diff=False))
+            # of two images with the same text, the accuracy of the one that comes first would be counted
+            for kind, rows, images in (("documents", documents, pixels), ("pairs", [*pairs[:3], pairs[4]], pixels[:4])):
+                case = {f"{number}": row for number, row in enumerate(rows)} | {"pixels": images.clone()}
+                save_file(case, tmp_path / f"{kind}.safetensors")
+            common = [str(len(hands)), strategy, json.dumps(hands)]
+            run_together([[sys.executable, str(SCRIPT), str(tmp_path), str(r), *common] for r in range(len(hands))])
+            facts = json.loads((tmp_path / "result.json").read_text())
+            results[name] = load_file(tmp_path / "result.safetensors"), facts
+        return results[name]
+
+    return run
+
+
+@pytest.mark.parametrize("deal", sorted(DEALS))
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_ranks_are_one_process_with_the_joint_batch(
+    run: Callable[[str, str, list[list[list[int]]]], Result], strategy: str, deal: str, name: str
+) -> None:
+    alone, alone_facts = run("alone", "ddp", [[[0, 1, 2, 3]]])
+    shared, shared_facts = run(f"{strategy} {deal}", strategy, DEALS[deal])
+    own = {key: tensor for key, tensor in alone.items() if key.startswith(f"{name}.")}
+    assert own
+    assert {key for key in shared if key.startswith(f"{name}.")} == own.keys()
+    for key, tensor in own.items():
+        scale = max(float(tensor.abs().max()), 1e-3)
+        # two AdamW steps turn round-off of near-zero gradients into full steps of lr, so weights get more room
+        room = 2e-5 if key.startswith(f"{name}.grad.") else 2e-4
+        torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
+    for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)

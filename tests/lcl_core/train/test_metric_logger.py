@@ -1,0 +1,63 @@
+"""Metric lines on disk, and the same numbers for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import RunDir
+from lcl_core.train.metrics import MetricLogger
+
+LINES = [
+    {"step": 4, "total_steps": 8, "loss": 3.25, "phase": "training"},
+    {"step": 8, "total_steps": 8, "loss": 2.5, "phase": "training"},
+]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path)
+    run_dir.prepare({})
+    return run_dir
+
+
+def write(run_dir: RunDir, *, tensorboard: bool) -> None:
+    journal = MetricLogger(run_dir, tensorboard)
+    for line in LINES:
+        journal.write(line)
+    journal.close()
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_each_line_is_one_of_json(run_dir: RunDir, tensorboard: bool) -> None:
+    write(run_dir, tensorboard=tensorboard)
+    lines = [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
+    assert all(line.pop("time") > 0 for line in lines)
+    assert lines == LINES
+    assert (run_dir.artifacts / "tensorboard").exists() == tensorboard
+
+
+def test_tensorboard_shows_the_numbers_of_all_attempts(run_dir: RunDir) -> None:
+    write(run_dir, tensorboard=True)
+    journal = MetricLogger(run_dir, True)
+    journal.write({"step": 12, "loss": 1.75})
+    # before it is closed: a run that is killed has told what it knew
+    shown = EventAccumulator(str(run_dir.artifacts / "tensorboard")).Reload()
+    journal.close()
+    assert sorted(shown.Tags()["scalars"]) == ["loss", "total_steps"]
+    assert [(event.step, event.value) for event in shown.Scalars("loss")] == [(4, 3.25), (8, 2.5), (12, 1.75)]
+
+
+def test_a_missing_package_names_the_extra(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UserError, match=r"lcl\[tensorboard\]") as caught:
+        MetricLogger(run_dir, True)
+    assert (caught.value.code, caught.value.field) == ("extra_missing", "engine.tensorboard")
+    MetricLogger(run_dir, False).close()

@@ -1,0 +1,145 @@
+"""Numbers for people: means over the steps and ranks of an interval, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.sampling.sources import Sample
+from lcl_core.objectives.base import MeanMetric
+from lcl_core.train.checkpoint.state import TrainingProgress
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.metrics import MetricsAggregator, NonFiniteLoss
+from lcl_core.train.train_step import StepReport
+
+
+class TwoRanks(RankGroup):
+    """This rank and another, whose answers are given."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.rank, self.size, self._group = 0, 2, None
+        self._answers = list(answers)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self._answers.pop(0)]
+
+
+def report(
+    contrastive: float, generation: float, correct: float = 0, pairs: int = 4, norm: float = 1, finite: float = 1
+) -> StepReport:
+    losses = {"contrastive": torch.tensor(contrastive), "generation": torch.tensor(generation)}
+    right, all_pairs, length, taken = (torch.tensor(float(number)) for number in (correct, pairs, norm, finite))
+    return StepReport(losses, {"in_batch_accuracy": MeanMetric(right, all_pairs)}, length, taken)
+
+
+def batch(*names: str) -> DocumentBatch:
+    """Documents of three tokens and an image each."""
+    pixels = np.zeros((1, 3, 2, 2), np.float32)
+    samples = [Sample(name, 0, np.arange(3, dtype=np.int32), pixels) for name in names]
+    return DocumentBatch(samples, Cursor(len(samples)))
+
+
+def add(meter: MetricsAggregator, reports: Sequence[StepReport], first: int = 1) -> None:
+    for step, one in enumerate(reports, first):
+        meter.add(step, one, [batch(f"a/{step}"), batch(f"b/{step}")], flops=100.0, waited=0.0)
+
+
+def test_a_line_holds_means_over_its_steps() -> None:
+    meter, progress = (
+        MetricsAggregator(10, RankGroup(), peak=1e9),
+        TrainingProgress(step=2, images_seen=8, skipped={"long": 2, "torn": 1}),
+    )
+    add(meter, [report(2.0, 4.0, correct=1, norm=3.0), report(1.0, 3.0, correct=4, norm=5.0)])
+    line = meter.line(progress, lr=0.25)
+    assert (line["step"], line["total_steps"], line["images_seen"], line["skipped"]) == (2, 10, 8, 3)
+    assert (line["contrastive_loss"], line["generation_loss"], line["loss"]) == (1.5, 3.5, 5.0)
+    assert line["in_batch_accuracy"] == pytest.approx((1 / 4 + 4 / 4) / 2)
+    assert (line["grad_norm"], line["lr"]) == (4.0, 0.25)
+    assert all(line[name] > 0 for name in ("images_per_s", "tokens_per_s", "mfu", "memory_gib", "seconds_left"))
+    assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
+
+
+def test_the_next_line_starts_anew() -> None:
+    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress()
+    add(meter, [report(2.0, 4.0, correct=4)])
+    meter.line(progress)
+    add(meter, [report(1.0, 3.0, correct=2)], first=2)
+    line = meter.line(progress)
+    assert (line["contrastive_loss"], line["in_batch_accuracy"]) == (1.0, 0.5)
+    assert progress.pending == []
+
+
+def test_shares_of_ranks_add_up() -> None:
+    """Losses, and totals and counts of metrics, are shares of the whole; the norm is the same everywhere."""
+    others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], [10, 30]
+    meter = MetricsAggregator(10, TwoRanks(others_rows, others_counts), peak=1e9)
+    add(meter, [report(1.5, 1.0, correct=2, pairs=2, norm=3.0)])
+    line = meter.line(TrainingProgress(step=1))
+    assert (line["contrastive_loss"], line["generation_loss"], line["grad_norm"]) == (2.0, 3.0, 3.0)
+    assert line["in_batch_accuracy"] == 3 / 4
+    # 2 images and 6 tokens here, 10 and 30 there
+    assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
+
+
+def test_a_step_without_pairs_has_no_accuracy_to_divide() -> None:
+    meter = MetricsAggregator(10, RankGroup(), peak=1e9)
+    add(meter, [report(0.0, 4.0, pairs=0)])
+    assert meter.line(TrainingProgress(step=1))["in_batch_accuracy"] == 0
+
+
+def test_a_number_that_only_some_steps_have_is_their_mean() -> None:
+    meter = MetricsAggregator(10, RankGroup(), peak=1e9)
+    measured = report(1.0, 3.0)
+    measured.metrics["rank"] = MeanMetric(torch.tensor(5.0), torch.tensor(2.0))
+    add(meter, [report(2.0, 4.0), measured])
+    line = meter.line(TrainingProgress(step=2))
+    assert (line["rank"], line["contrastive_loss"]) == (2.5, 1.5)
+    assert line["loss"] == 5.0, "other numbers are no losses"
+
+
+def test_a_checkpoint_carries_the_steps_since_the_last_line() -> None:
+    reports = [report(2.0, 4.0, correct=1), report(1.0, 3.0), report(0.1, 0.7, correct=3, norm=0.3)]
+    whole, alone = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress(step=3)
+    add(whole, reports)
+    expected = whole.line(alone)
+    before, saved = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress(step=2)
+    add(before, reports[:2])
+    before.settle(saved)
+    assert len(saved.pending) == 2
+    progress = TrainingProgress(**json.loads(json.dumps(asdict(saved))))
+    progress.step = 3
+    after = MetricsAggregator(10, RankGroup(), peak=1e9)
+    add(after, reports[2:], first=3)
+    line = after.line(progress)
+    for name in ("loss", "contrastive_loss", "generation_loss", "in_batch_accuracy", "grad_norm"):
+        assert line[name] == expected[name], name
+
+
+def test_a_step_that_was_no_number_is_told_with_its_documents() -> None:
+    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress()
+    nan = float("nan")
+    add(meter, [report(2.0, 4.0), report(nan, 3.0, norm=nan, finite=0), report(nan, nan, norm=nan, finite=0)])
+    with pytest.raises(NonFiniteLoss, match="at step 2") as caught:
+        meter.settle(progress)
+    assert (caught.value.code, caught.value.field) == ("diverged", "optimizer.lr")
+    assert caught.value.facts == {
+        "step": 2,
+        "losses": {"contrastive": "nan", "generation": 3.0},
+        "grad_norm": "nan",
+        "documents": ["a/2", "b/2"],
+    }
+    json.dumps(caught.value.facts, allow_nan=False)
+    assert len(progress.pending) == 1
+
+
+def test_a_line_of_finite_numbers_is_strict_json() -> None:
+    meter = MetricsAggregator(10, RankGroup(), peak=1e9)
+    add(meter, [report(2.0, 4.0)])
+    json.dumps(meter.line(TrainingProgress(step=1)), allow_nan=False)

@@ -1,0 +1,157 @@
+"""The Caption tab: words as they come, the ways that were chosen, and where the encoder looks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from api.client import ApiError, TextDelta
+from ui.common import PageSelection
+from ui.tabs.caption import CaptionTab, draw_attention, peak_position
+
+SECONDS = 30  # a deadline, not a duration
+BOTH = ["Greedy", "Nucleus sampling"]
+CHOICES = (12, 4, 0.8, 0.7, 3)
+LOOK = {"grid": [2, 3], "box": [0.0, 0.0, 1.0, 1.0], "mean": [[0.1, 0.1, 0.5], [0.1, 0.1, 0.1]]}
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "mine.png"
+    Image.new("RGBA", (30, 20), "crimson").save(path)
+    return str(path)
+
+
+def telling(*pieces: TextDelta) -> Callable[..., Iterator[TextDelta]]:
+    return lambda *_, **__: (piece for piece in pieces)
+
+
+def written(tab: CaptionTab, selection: PageSelection[Any], *asked: Any) -> str:
+    """What is shown when all has been written."""
+    _, clock = tab.caption(selection, *asked)
+    assert clock.active
+    selection.watched.wait(SECONDS)
+    drawn, clock = tab.glance(selection)
+    assert not clock.active
+    return drawn
+
+
+def test_each_way_that_was_chosen_is_asked_for(service: Any, picture: str) -> None:
+    client = service(
+        stream_captions=telling(TextDelta(0, "a <red>"), TextDelta(0, " car"), TextDelta(0, "a <red> car", whole=True))
+    )
+    drawn = written(CaptionTab(client), PageSelection(None), "enc", picture, BOTH, "before", "the", *CHOICES)
+    shared = {"max_new_tokens": 12, "prompt": "the", "context": "before"}
+    asked = sorted(client.asked("stream_captions"), key=len)
+    assert asked == [{**shared, "num_beams": 1}, {**shared, "top_p": 0.8, "temperature": 0.7, "seed": 3}]
+    assert drawn.count("a &lt;red&gt; car") == 2
+    assert drawn.count(" ms</footer>") == 2
+
+
+def test_words_are_shown_while_they_are_written_and_another_picture_ends_that(service: Any, picture: str) -> None:
+    on, closed, heard = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(*_: Any, **__: Any) -> Iterator[TextDelta]:
+        try:
+            yield TextDelta(0, "a red")
+            heard.set()
+            assert on.wait(SECONDS)
+            yield TextDelta(0, " car")
+            yield TextDelta(0, "too far")
+        finally:
+            closed.set()
+
+    tab, selection = CaptionTab(service(stream_captions=slowly)), PageSelection(None)
+    first, _ = tab.caption(selection, "enc", picture, ["Greedy"], " ", "", *CHOICES)
+    assert 'aria-busy="true"' in first
+    assert heard.wait(SECONDS)
+    drawn, clock = tab.glance(selection)
+    assert "a red<i" in drawn
+    assert "writing" in drawn
+    assert clock == gr.skip()
+    sheet = selection.watched
+    assert "Captions appear here" in tab.clear(selection)[0]
+    on.set()
+    assert closed.wait(SECONDS)
+    sheet.wait(SECONDS)
+    assert "too far" not in sheet.draw()
+    assert tab.glance(selection)[0] == gr.skip()
+
+
+def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture: str, away: Exception) -> None:
+    def caption(*_: Any, **decoding: Any) -> Iterator[TextDelta]:
+        if decoding.get("num_beams") == 4:
+            raise away
+        yield TextDelta(0, "fine", whole=True)
+
+    tab = CaptionTab(service(stream_captions=caption))
+    drawn = written(tab, PageSelection(None), "enc", picture, ["Greedy", "Beam search"], "", "", *CHOICES)
+    assert "fine" in drawn
+    assert "no answer from" in drawn
+
+
+def test_what_is_no_picture_is_said_once(service: Any, picture: str) -> None:
+    unreadable = ApiError(422, "image_unreadable", "images.0: the image cannot be decoded", "images.0")
+    tab = CaptionTab(service(stream_captions=unreadable, attention=unreadable))
+    assert written(tab, PageSelection(None), "enc", picture, BOTH, "", "", *CHOICES).count("not a picture") == 1
+    assert tab.attend("enc", picture, True) == ""
+
+
+def test_where_the_encoder_looks_is_shown_when_that_is_wanted(service: Any, picture: str) -> None:
+    client = service(attention=[{**LOOK, "heads": [LOOK["mean"], LOOK["mean"]]}])
+    tab = CaptionTab(client)
+    assert tab.attend("enc", picture, False) == ""
+    assert client.calls == []
+    drawn = tab.attend("enc", picture, True)
+    assert "Half of the weight lies on 1 of 6 patches" in drawn
+    assert re.findall(r'aria-label="(.*?)"', drawn) == [
+        "Mean of the heads: most weight at the upper right",
+        "Each head",
+        "Head 1: most weight at the upper right",
+        "Head 2: most weight at the upper right",
+    ]
+    foreign = service(attention=ApiError(422, "no_attention", "this encoder pools patches in its own way", "model"))
+    assert "pools patches in its own way" in CaptionTab(foreign).attend("enc", picture, True)
+
+
+def test_the_part_that_is_seen_is_drawn() -> None:
+    image = Image.new("RGB", (90, 30), "white")
+    image.paste("blue", (30, 0, 60, 30))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    drawn = draw_attention(out.getvalue(), {**LOOK, "box": [1 / 3, 0.0, 2 / 3, 1.0]})
+    (url,) = re.findall(r"url\((data:image/webp;base64,.*?)\)", drawn)
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as seen:
+        assert seen.size == (280, 280)
+        assert max(seen.convert("L").crop((20, 20, 260, 260)).getextrema()) < 60, "the blue middle alone, as grey"
+    assert "lcl-look__heads" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("at", "words"), [((0, 0), "at the upper left"), ((1, 1), "in the middle"), ((2, 1), "at the lower")]
+)
+def test_a_place_is_told_in_words(at: tuple[int, int], words: str) -> None:
+    weights = [[0.1] * 3 for _ in range(3)]
+    weights[at[0]][at[1]] = 0.9
+    assert peak_position(weights) == words
+
+
+def test_the_service_is_asked_as_the_visitor_whose_event_it_is(service: Any, picture: str) -> None:
+    visitor = ContextVar("visitor", default="nobody")
+
+    def who(*_: Any, **__: Any) -> Iterator[TextDelta]:
+        yield TextDelta(0, visitor.get(), whole=True)
+
+    visitor.set("ada")  # as Gradio keeps the request that an event came with
+    tab = CaptionTab(service(stream_captions=who))
+    assert "ada" in written(tab, PageSelection(None), "enc", picture, ["Greedy"], "", "", *CHOICES)

@@ -1,0 +1,132 @@
+"""How runs are drawn in each state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ui.tabs.run_view import draw_curves, draw_head, draw_list, draw_log, draw_result, progress_fraction
+
+
+def test_a_running_run_shows_how_far_it_is(run: dict[str, Any]) -> None:
+    drawn = draw_head(run)
+    assert "step 50 of 200 · 1 min 15 s left" in drawn
+    assert 'aria-valuenow="25"' in drawn
+    assert "<dd>152</dd>" in drawn
+
+
+def test_a_queued_run_waits(run: dict[str, Any]) -> None:
+    queued = {**run, "state": "queued", "progress": None}
+    assert "Waiting for a worker" in draw_head(queued)
+    drawn = draw_head({**queued, "obstacle": {"code": "no_resource", "message": "no worker offers <gpu>"}})
+    assert "no worker offers &lt;gpu&gt;" in drawn
+    assert "Waiting for a worker" not in drawn
+
+
+def test_an_ended_run_says_what_is_not_in_the_store_yet(run: dict[str, Any]) -> None:
+    ended = {**run, "state": "succeeded"}
+    assert "lcl-note" not in draw_head(ended)
+    drawn = draw_head({**ended, "artifacts": {"code": "artifacts_pending", "message": "its files are <here>"}})
+    assert "The run has ended; its files are &lt;here&gt;." in drawn
+
+
+def test_a_waiting_run_leads_to_those_before_it(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "state": "waiting", "progress": None, "after": ["run_a", "run_b"]})
+    assert 'Comes after <a href="?run=run_a">run_a</a>, <a href="?run=run_b">run_b</a>.' in drawn
+
+
+def test_a_paused_run_says_where_it_goes_on(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "state": "paused"})
+    assert "Unpause lets it go on from where it was: step 50 of 200." in drawn
+    assert "progressbar" not in drawn
+    assert "from where it was.</p>" in draw_head({**run, "state": "paused", "progress": None})
+
+
+def test_a_run_whose_length_is_unknown_has_a_busy_bar(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "progress": None})
+    assert "lcl-bar--busy" in drawn
+    assert "Starting" in drawn
+
+
+def test_a_failure_names_field_and_reason_once(run: dict[str, Any]) -> None:
+    reason = {"code": "bad_spec", "field": "steps", "message": "steps: must be <positive>"}
+    drawn = draw_head({**run, "state": "failed", "reason": reason})
+    assert "<code>steps</code>" in drawn
+    assert "must be &lt;positive&gt;" in drawn
+    assert "steps: must" not in drawn
+
+
+def test_how_long_an_ended_run_took(run: dict[str, Any]) -> None:
+    drawn = draw_head({**run, "state": "succeeded", "finished_at": "2026-01-01T10:03:35Z"})
+    assert "3 min 30 s" in drawn
+    assert progress_fraction({**run, "state": "succeeded"}) == 1.0
+
+
+def test_the_list_marks_the_selected_run_and_escapes_names(run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_2", "name": "<i>x</i>", "state": "failed"}
+    drawn = draw_list([run, other], "run_1")
+    assert drawn.count("aria-current") == 1
+    assert drawn.index("aria-current") < drawn.index("run_2")
+    assert "&lt;i&gt;x" in drawn
+    assert "No runs yet" in draw_list([], None)
+
+
+def test_curves_are_for_pre_training_only(run: dict[str, Any]) -> None:
+    lines = [
+        {"step": step, "contrastive_loss": contrastive, "generation_loss": generation}
+        for step, contrastive, generation in ((10, 0.4, 6.0), (20, 0.3, 5.0))
+    ]
+    drawn = draw_curves(run, lines)
+    assert "Contrastive loss: 0.4 at step 10, 0.3 at step 20" in drawn
+    assert "Generation loss: 6 at step 10, 5 at step 20" in drawn
+    assert draw_curves({**run, "kind": "index"}, lines) == ""
+
+
+def test_the_losses_of_any_method_are_drawn(run: dict[str, Any]) -> None:
+    lines = [{"step": step, "masked_text_loss": 9 / step, "masked_image_loss": 1.0} for step in (1, 2, 3)]
+    drawn = draw_curves(run, lines)
+    assert "Masked text loss: 9 at step 1, 3 at step 3" in drawn
+    assert "Masked image loss" in drawn
+    assert "Generation" not in drawn
+    assert draw_curves(run, []).count("Waiting for the first figures") == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"encoder": {"parameters": 6_400_000, "images_seen": 33_000, "seconds": 200, "hash": "ab" * 32}}, "6.4M"),
+        ({"collection": {"name": "sample", "images": 3835, "texts": 9000, "dim": 192}}, "3,835"),
+        ({"encoder": "enc_1", "rows": [{"task": "retrieval", "metric": "IR@5", "value": 0.171, "split": "test",
+          "variant": "captions[0]", "chance": 0.0085, "untrained": 0.01, "interval": [0.14, 0.2]}]}, "0.14 – 0.2"),
+    ],
+)  # fmt: skip
+def test_results_are_shown(run: dict[str, Any], result: dict[str, Any], words: str) -> None:
+    assert words in draw_result({**run, "state": "succeeded", "result": result})
+
+
+def test_without_a_result_there_is_none(run: dict[str, Any]) -> None:
+    assert draw_result(run) == ""
+
+
+def test_a_log_is_text() -> None:
+    assert "&lt;script&gt;" in draw_log("<script>")
+    assert "empty so far" in draw_log("")
+
+
+def test_an_examination_shows_its_counts_and_first_problems(run: dict[str, Any]) -> None:
+    finding = {"file": "a<b>.jsonl", "line": 7, "id": "x", "reason": "unreadable image", "detail": "no <picture>"}
+    report = {"documents": 1200, "images": 3, "distinct_images": 2, "tokens": 5, "length_unit": "tokens"}
+    drawn = draw_result({**run, "result": {"report": {**report, "reasons": {"bad line": 4}, "first": [finding]}}})
+    assert "1,200" in drawn
+    assert "Bad line" in drawn
+    assert "<code>a&lt;b&gt;.jsonl:7</code> unreadable image: no &lt;picture&gt;" in drawn
+    clean = draw_result({**run, "result": {"report": {**report, "reasons": {}, "first": []}}})
+    assert "Problems" not in clean
+
+
+def test_a_converted_dataset_is_shown(run: dict[str, Any]) -> None:
+    made = {"name": "mine", "records": 12, "pictures": 30, "shards": 2, "bytes": 2_500_000, "content_hash": "c" * 64}
+    drawn = draw_result({**run, "result": {"dataset": made}})
+    assert "mine" in drawn
+    assert "2.5" in drawn

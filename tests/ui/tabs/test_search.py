@@ -1,0 +1,217 @@
+"""The Search tab's handlers against a service that answers from memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from api.client import ApiError
+from ui.tabs.search import BOTH, IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab, parse_label_filter
+from ui.tabs.search_view import draw_detail, label_choice, link_to
+
+COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
+HIT = {"id": "i1", "score": 0.91234, "caption": "an <ant>", "labels": {}}
+RED, BLUE, BIG = label_choice("hue", "red"), label_choice("hue", "blue"), label_choice("size", "big")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "mine.png"
+    path.write_bytes(b"\x89PNG")
+    return str(path)
+
+
+class Request:
+    """What Gradio gives of the address."""
+
+    def __init__(self, **query: str) -> None:
+        self.query_params = query
+
+
+def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 7.4})
+    drawn, asked, more = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 50, [], 12)
+    assert client.asked("search") == [{"target": "images", "k": 12, "offset": 0, "text": "ant"}]
+    assert "an &lt;ant&gt;" in drawn
+    assert "0.912" in drawn
+    assert "7 ms in the service" in drawn
+    assert 'href="?collection=col_1&amp;q=ant"' in drawn
+    assert (asked.about, more.visible) == ("“ant”", False)
+
+
+def test_a_pictures_bytes_are_sent(service: Any, picture: str) -> None:
+    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
+    drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", picture, 50, [], 24)[0]
+    assert client.asked("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
+    assert 'data-pick="text:col_1:words"' in drawn
+    assert "?collection" not in drawn, "an address cannot carry a picture"
+
+
+@pytest.mark.parametrize(("words", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
+def test_text_and_image_are_weighed(service: Any, picture: str, words: float, weights: tuple[float, float]) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1})
+    drawn = SearchTab(client).search(BOTH, "col_1", "red", picture, words, [], 24)[0]
+    (asked,) = client.asked("search")
+    assert (asked["text"], asked["image"], asked["target"]) == ("red", b"\x89PNG", "images")
+    assert (asked["weights"]["text"], asked["weights"]["image"]) == pytest.approx(weights)
+    assert ("your picture away from “red”" if words < 0 else "your picture and “red”") in drawn
+
+
+def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1})
+    tab = SearchTab(client)
+    tab.search(BOTH, "col_1", "red", None, 50, [], 24)
+    tab.search(BOTH, "col_1", " ", picture, 50, [], 24)
+    assert [set(asked) - {"target", "k", "offset"} for asked in client.asked("search")] == [{"text"}, {"image"}]
+    assert "A picture, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
+    assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
+
+
+def test_labels_that_were_chosen_are_asked_for(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1})
+    SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG, BLUE], 24)
+    assert client.asked("search")[0]["where"] == {"hue": ["red", "blue"], "size": ["big"]}
+    assert parse_label_filter(None) == {}
+
+
+def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
+    picker, kept = SearchTab(service(collection=COLLECTION)).labels("col_1", [RED, BIG])
+    assert kept == [RED]
+    assert [tuple(choice) for choice in picker.choices] == [("hue: blue", BLUE), ("hue: red", RED)]
+    assert (picker.value, picker.visible) == ([RED], True)
+
+
+def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1})
+    tab = SearchTab(client)
+    asked = tab.searches.ask("col_1", "this picture", "images", 12, item="i1").asked
+    drawn, narrowed, _ = tab.narrow([RED], asked)
+    wanted = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
+    assert client.asked("search")[1] == wanted
+    assert "closest to this picture" in drawn
+    assert tab.narrow([RED], narrowed) == tab.narrow([], None) == (gr.skip(),) * 3
+
+
+def test_another_collection_keeps_the_labels_that_it_has(service: Any) -> None:
+    client = service(collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
+    picker, _, asked, _ = SearchTab(client).move(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG], 12)
+    assert picker.value == [RED]
+    assert asked.where == client.asked("search")[0]["where"] == {"hue": ["red"]}
+
+
+def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any) -> None:
+    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
+        return {"hits": [{**HIT, "id": f"i{place}"} for place in range(30)[offset : offset + k]], "took_ms": 1}
+
+    client = service(search=search)
+    tab = SearchTab(client)
+    drawn, asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
+    assert ("12 pictures" in drawn, more.visible) == (True, True)
+    for shown, last in ((24, False), (30, True)):
+        drawn, asked, more = tab.show_more(asked)
+        assert (f"{shown} pictures" in drawn, more.visible) == (True, not last)
+        assert [f"col_1:i{place}" in drawn for place in (0, shown - 1)] == [True, True]
+        assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
+    assert [(page["offset"], page["k"]) for page in client.asked("search")] == [(0, 12), (12, 12), (24, 12)]
+    assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.asked("search"))
+    drawn, asked, _ = tab.narrow([BLUE], asked)
+    assert "12 pictures" in drawn, "other labels begin anew"
+    assert (client.asked("search")[-1]["offset"], len(asked.hits)) == (0, 12)
+
+
+def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
+    found = [f"i{place}" for place in range(30)]
+
+    def search(_: str, k: int, offset: int, **__: Any) -> dict[str, Any]:
+        return {"hits": [{**HIT, "id": item} for item in found[offset : offset + k]], "took_ms": 1}
+
+    tab = SearchTab(service(search=search))
+    asked = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
+    found.insert(0, "new")
+    drawn, asked, _ = tab.show_more(asked)
+    assert "23 pictures" in drawn
+    assert [hit["id"] for hit in asked.hits] == found[1:24]
+
+
+def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
+    client = service(search=lambda _, k, offset, **__: {
+        "hits": [{**HIT, "id": f"i{place}"} for place in range(offset, offset + k)], "took_ms": 1
+    })  # fmt: skip
+    tab = SearchTab(client)
+    asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
+    assert more.visible
+    drawn, _, more = tab.show_more(asked)
+    assert ("1000 pictures" in drawn, more.visible, client.asked("search")[1]["k"]) == (True, False, 400)
+
+
+def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any) -> None:
+    client = service(search={"hits": [HIT], "took_ms": 1}, collections=[COLLECTION])
+    assert "lcl-results" in SearchTab(client).search(TEXT_TO_IMAGES, None, "ant", None, 50, [], 12)[0]
+    none = SearchTab(service(collections=[])).search(TEXT_TO_IMAGES, None, "ant", None, 50, [], 12)
+    assert "No collection yet" in none[0]
+
+
+def test_refusals_are_told_in_words(service: Any, away: Exception) -> None:
+    def drawn(**answers: Any) -> str:
+        return SearchTab(service(**answers)).search(TEXT_TO_IMAGES, "c", "ant", None, 50, [], 12)[0]
+
+    assert "no answer from" in drawn(search=away)
+    assert "Nothing found" in drawn(search={"hits": [], "took_ms": 1})
+
+
+def test_results_stay_when_the_tab_is_entered_again(service: Any) -> None:
+    tab = SearchTab(service(collections=[COLLECTION], collection=COLLECTION))
+    picker, bare, _, shown = tab.refresh("col_1", False)
+    assert (picker.value, bare, shown) == ("col_1", False, gr.skip())
+    picker, bare, _, shown = tab.refresh(None, True)
+    assert (picker.value, bare) == ("col_1", False)
+    assert "What are you looking for" in shown
+
+
+def test_an_address_opens_a_search_or_a_picture(service: Any) -> None:
+    client = service(
+        collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
+        search={"hits": [{**HIT, "text": "words"}], "took_ms": 1},
+    )  # fmt: skip
+    tab = SearchTab(client)
+    collection, words, drawn, *_, detail = tab.open_link(24, Request(collection="drawings", q="an ant"))
+    assert (collection, words, detail) == ("col_1", "an ant", gr.skip())
+    assert "closest to “an ant”" in drawn
+    opened = tab.open_link(24, Request(collection="drawings", item="i1"))
+    assert "Chosen picture" in opened[-1]
+    assert opened[2] == gr.skip(), "there is no search to show"
+    assert "no collection &#x27;gone&#x27;" in tab.open_link(24, Request(collection="gone", q="ant"))[2]
+    for elsewhere in (Request(), Request(collection="drawings"), Request(tab="caption", q="ant")):
+        assert tab.open_link(24, elsewhere) == (gr.skip(),) * 6
+
+
+def test_a_picture_is_looked_at_with_what_is_near_it(service: Any) -> None:
+    hits = [{**HIT, "id": f"i{place}"} for place in range(9)]
+    client = service(
+        item={"id": "i1", "captions": ["an <ant>", "insect"], "labels": {"hue": "red", "name": "i"}, "split": "val"},
+        collection=COLLECTION,
+        search=lambda _, target="images", **__: {
+            "hits": hits if target == "images" else [{"id": "t", "score": 0.5, "text": "words"}]
+        },
+    )
+    drawn = SearchTab(client).searches.look("col_1", "i1")
+    assert '<h2 tabindex="-1">an &lt;ant&gt;</h2>' in drawn
+    assert 'data-pick="image:col_1:i1"' not in drawn, "it is not its own neighbour"
+    assert drawn.count('data-pick="image:col_1:') == 8
+    assert 'data-pick="text:col_1:words"' in drawn
+    assert "label:col_1:[&quot;hue&quot;, &quot;red&quot;]" in drawn
+    assert "label:col_1:[&quot;name" not in drawn, "too many values to choose by"
+    gone = service(item=ApiError(404, "item_not_found", "the collection holds no item 'i1'"))
+    assert "holds no item" in SearchTab(gone).searches.look("col_1", "i1")
+
+
+def test_what_is_drawn_of_a_picture_cannot_break_out() -> None:
+    evil = {"id": '"><b>', "captions": ["<script>"], "labels": {"<i>": '"x"'}}
+    drawn = draw_detail("col_1", evil, [], [], {"<i>"})
+    assert "<script>" not in drawn
+    assert "<b>" not in drawn
+    assert 'aria-label="Only pictures with &lt;i&gt; &quot;x&quot;"' in drawn
+    assert link_to("a b", q="x&y") == "?collection=a%20b&q=x%26y"

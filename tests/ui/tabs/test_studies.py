@@ -1,0 +1,189 @@
+"""The tab's handlers and its form against a service that answers from memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from lcl_core.specs.presets import presets
+from ui.common import PageSelection
+from ui.tabs.studies import FIRST_STUDY, StudiesTab, StudyForm, WatchedStudy, plan_summary, preset_study
+
+Json = dict[str, Any]
+PLAN = {"rows": 3, "seeds": 2, "cells": 6, "reused": 0}
+CURVES = {"value": "loss", "values": ["loss", "lr"], "rows": [{"labels": {}, "rung": 0, "points": []}]}
+
+
+def study(study_id: str = "study_1", state: str = "running") -> Json:
+    compute = dict.fromkeys(("seconds", "images_seen", "tokens_seen", "flops", "parameters"))
+    row = {"labels": {}, "parameters": {}, "rung": None, "cells": [], "states": {}, "figures": {}, "compute": compute}
+    heads = ("IR@5", "TR@5")
+    table = {
+        "axes": [], "parameters": [], "metrics": [{"name": head, "better": "higher"} for head in heads],
+        "rows": [row], "baseline": 0, "comparisons": {head: [] for head in heads},
+        "pareto": {head: [] for head in heads}, "fits": dict.fromkeys(heads), "compute": "seconds",
+    }  # fmt: skip
+    return {"id": study_id, "name": "mine", "owner": "ada", "state": state, "question": "", "counts": {"running": 1},
+            "created_at": "2026-01-01T10:00:00Z", "cells": [], "notes": [], "table": table}  # fmt: skip
+
+
+@pytest.fixture
+def client(service: Any) -> Any:
+    return service(
+        studies=lambda: {"items": [study("study_2"), study("study_1")]},
+        study=lambda study_id: study(study_id),
+        study_curves=lambda study_id, value: CURVES,
+        plan_study=PLAN,
+        submit_study=lambda spec, name: study("study_3"),
+        cancel_study=study(),
+        resume_study=study(),
+    )
+
+
+def at(study_id: str | None = None) -> PageSelection[WatchedStudy]:
+    return PageSelection(WatchedStudy(study_id))
+
+
+def test_at_first_the_newest_study_is_shown(client: Any) -> None:
+    selection = at()
+    listing, head, cancel, resume, *_ = StudiesTab(client).refresh(selection)
+    assert selection.watched.id == "study_2"
+    assert listing.count("aria-current") == 1
+    assert "mine" in head
+    assert (cancel.visible, resume.visible) == (True, False)
+
+
+def test_a_link_opens_its_study(client: Any) -> None:
+    class Request:
+        query_params: dict[str, str] = {"study": "study_1"}  # noqa: RUF012
+
+    selection = at()
+    StudiesTab(client).refresh(selection, request=Request())  # type: ignore[arg-type]
+    assert selection.watched.id == "study_1"
+
+
+def test_without_studies_the_way_to_one_is_shown(service: Any) -> None:
+    selection = at()
+    listing, head, *_ = StudiesTab(service(studies={"items": []})).refresh(selection)
+    assert "No studies yet" in listing
+    assert selection.watched.id is None
+    assert "No study selected" in head
+
+
+def test_a_service_that_is_away_is_said_in_words(service: Any, client: Any, away: Exception) -> None:
+    selection = at("study_1")
+    listing, *rest = StudiesTab(service(studies=away)).refresh(selection)
+    assert "no answer from" in listing
+    assert selection.watched.id == "study_1"
+    assert all(each == gr.skip() for each in rest), "what is on show stays"
+    client.answers["study"] = away
+    _, head, *_ = StudiesTab(client).refresh(at("study_9"))
+    assert "no answer from" in head
+
+
+def test_the_curves_of_an_ended_study_are_read_once(client: Any) -> None:
+    client.answers["study"] = study(state="succeeded")
+    tab = StudiesTab(client)
+    selection = at("study_1")
+    tab.refresh(selection)
+    tab.refresh(selection, "TR@5")
+    assert sum(name == "study_curves" for name, *_ in client.calls) == 1
+    tab.draw_anew(selection, "TR@5", "lr")
+    assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["loss", "lr"]
+
+
+def test_the_figure_that_is_asked_for_is_drawn(client: Any) -> None:
+    shown = StudiesTab(client).refresh(at("study_1"), "TR@5", "lr")
+    metric, value, charts = shown[7:10]
+    assert (metric.value, value.value) == ("TR@5", "lr")
+    assert "TR@5 over seconds of training" in charts
+    unknown = StudiesTab(client).refresh(at("study_1"), "gone")
+    assert unknown[7].value == "IR@5"
+
+
+def test_nothing_is_fetched_while_another_tab_is_looked_at(client: Any) -> None:
+    assert StudiesTab(client).tick(at("study_1"), "IR@5", None, None) == gr.skip()
+    assert client.calls == []
+
+
+def test_a_study_that_is_chosen_while_another_is_fetched_stays(client: Any) -> None:
+    selection = at("study_1")
+
+    def chosen_meanwhile(*_: Any) -> dict[str, Any]:
+        selection.watched = WatchedStudy("study_2")
+        return study()
+
+    client.answers["study"] = chosen_meanwhile
+    drawn = StudiesTab(client).refresh(selection)
+    assert selection.watched.id == "study_2"
+    assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
+
+
+def test_buttons_fit_the_state(client: Any) -> None:
+    def shown(state: str) -> list[bool]:
+        client.answers["study"] = study(state=state)
+        return [button.visible for button in StudiesTab(client).refresh(at("study_1"))[2:4]]
+
+    assert shown("queued") == shown("running") == [True, False]
+    assert shown("failed") == shown("cancelled") == [False, True]
+    assert shown("succeeded") == shown("cancelling") == [False, False]
+
+
+def test_the_new_study_is_selected(client: Any) -> None:
+    tab = StudiesTab(client)
+    text = json.dumps(preset_study(FIRST_STUDY))
+    selection = at("study_1")
+    verdict = tab.submit(text, " ", FIRST_STUDY, "0, 1, 2", 500, selection)
+    assert "Submitted as study_3" in verdict
+    assert selection.watched.id == "study_3"
+    name, (spec, title), _ = client.calls[-1]
+    assert (name, title, spec["seeds"]) == ("submit_study", FIRST_STUDY, [0, 1, 2])
+    for broken, seeds, words in (("{", "0, 1, 2", "line 1"), (text, "0, 1", "not yet in step")):
+        verdict = tab.submit(broken, "", FIRST_STUDY, seeds, 500, selection)
+        assert words in verdict
+        assert selection.watched.id == "study_3"
+
+
+def test_fields_write_into_the_spec_and_the_service_counts(client: Any) -> None:
+    form = StudyForm(client)
+    text, verdict = form.write_fields(json.dumps(preset_study("table1")), "4, 5,", 500)
+    assert json.loads(text)["seeds"] == [4, 5]
+    assert json.loads(text)["pretrain"] == {"preset": "sample"}, "500 is what the preset says"
+    assert "3 rows × 2 seeds = 6 pre-trainings and 6 evaluations." in verdict
+    late = json.dumps(preset_study("table1"))  # the editor as it was before the seeds had arrived there
+    text, _ = form.write_fields(late, "4, 5", 50.0)
+    assert (json.loads(text)["seeds"], json.loads(text)["pretrain"]["steps"]) == ([4, 5], 50)
+    form.write_fields(text, "x", 50)
+    assert client.calls[-1][1][0]["seeds"] == ["x"], "the service says what is wrong with it"
+
+
+@pytest.mark.parametrize("preset", sorted(presets("study")))
+def test_every_built_in_study_can_be_chosen(client: Any, preset: str) -> None:
+    text, question, seeds, steps, name, verdict = StudyForm(client).take_preset(preset)
+    assert json.loads(text) == presets("study")[preset]
+    assert presets("study")[preset]["question"][:20] in question
+    assert (seeds, name.placeholder) == ("0, 1, 2", preset)
+    assert (steps.value, steps.interactive) == ((None, False) if preset == "scaling" else (500, True))
+    assert "pre-trainings" in verdict
+
+
+def test_broken_json_is_left_to_be_mended(client: Any, service: Any, away: Exception) -> None:
+    form = StudyForm(client)
+    assert "line 1" in form.judge("{")
+    assert form.write_fields("{", "1", None)[0] == gr.skip()
+    assert form.read_editor("{")[:3] == (gr.skip(),) * 3
+    _, seeds, steps, verdict = form.read_editor('{"seeds": [7], "pretrain": {"steps": 9}}')
+    assert (seeds, steps.value) == ("7", 9)
+    assert "6 pre-trainings" in verdict
+    assert "no answer from" in StudyForm(service(plan_study=away)).judge("{}")
+
+
+def test_the_count_is_honest() -> None:
+    assert plan_summary({**PLAN, "reused": 2}) == (
+        "3 rows × 2 seeds = 6 pre-trainings and 6 evaluations; 2 of the pre-trainings are there already and are not "
+        "run again."
+    )
+    assert plan_summary(PLAN, halving=True).endswith(", then those of the trials that are promoted.")

@@ -1,0 +1,185 @@
+"""The tabs' handlers against a service that answers from memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from ui.spec_fields import from_json, get_at, starting_spec, to_json
+from ui.tabs.embed import EmbedTab
+from ui.tabs.encoders import EncodersTab, best_figures, draw_encoder, draw_exports
+from ui.tabs.run_form import SpecForm
+from ui.tabs.runs import RUN_ACTIONS, RunsTab, SelectedRun, WatchedRun
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "mine.png"
+    path.write_bytes(b"\x89PNG")
+    return str(path)
+
+
+def line(step: int) -> dict[str, Any]:
+    return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
+
+
+def test_embedding_writes_the_file_in_the_format_chosen(service: Any, picture: str) -> None:
+    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [picture], "csv")
+    assert "1 × 2 numbers" in drawn
+    file = button.value["path"] if isinstance(button.value, dict) else button.value.path
+    assert Path(file).read_bytes() == b"name,v0,v1\r\nmine.png,0.6,0.8\r\n"
+
+
+def test_embedding_names_the_file_that_was_refused(service: Any, picture: str) -> None:
+    from api.client import ApiError
+
+    refused = ApiError(422, "bad_image", "input.0: not a picture", "input.0")
+    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [picture], "npy")
+    assert "mine.png: not a picture" in drawn
+
+
+def test_of_several_variants_the_best_figure_is_shown() -> None:
+    rows = [
+        {"task": "retrieval", "split": "t", "metric": "IR@1", "value": 0.05},
+        {"task": "retrieval", "split": "t", "metric": "IR@5", "value": 0.1},
+        {"task": "retrieval", "split": "t", "metric": "IR@5", "value": 0.2},
+    ]
+    assert [(row["metric"], row["value"]) for row in best_figures(rows)] == [("IR@5", 0.2), ("IR@1", 0.05)]
+
+
+def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:
+    assert "No encoder yet" in EncodersTab(service(encoders=[])).refresh()
+    assert "no answer from" in EncodersTab(service(encoders=away)).refresh()
+
+
+def test_an_encoder_offers_the_formats_that_can_hold_it() -> None:
+    ours = draw_exports("enc/1", "lcl")
+    assert re.findall(r'href="([^"]+)"', ours) == [
+        f"encoder/enc%2F1/{name}.tar" for name in ("lcl", "huggingface", "timm", "onnx")
+    ]  # fmt: skip
+    assert re.findall(r'href="([^"]+)"', draw_exports("enc_2", "openclip")) == ["encoder/enc_2/lcl.tar"]
+    assert 'href="encoder/e/onnx.tar"' in draw_encoder({"id": "e", "info": {}}, [])
+
+
+def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: dict[str, Any]) -> None:
+    stored = [line(10), {"step": 15, "phase": "saving"}, line(20)]
+    client = service(
+        runs={"items": [run]},
+        run=run,
+        metrics=lambda _, after: [each for each in stored if each["step"] > after],
+        logs=lambda _, offset: {"text": "abc"[offset:], "offset": 3},
+    )
+    tab = RunsTab(client)
+    selection = SelectedRun(WatchedRun())
+    tab.refresh(selection)
+    assert [each["step"] for each in selection.watched.lines] == [10, 20]
+    stored.append(line(30))
+    tab.refresh(selection)
+    assert [each["step"] for each in selection.watched.lines] == [10, 20, 30]
+    assert selection.watched.log == "abc"
+    assert [kwargs["after"] for kwargs in client.asked("metrics")] == [0, 20]
+
+
+def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: dict[str, Any]) -> None:
+    ended = {**run, "state": "succeeded"}
+    client = service(runs={"items": [ended]}, run=ended, metrics=[line(10)], logs={"text": "", "offset": 0})
+    tab = RunsTab(client)
+    selection = SelectedRun(WatchedRun())
+    tab.refresh(selection)
+    tab.refresh(selection)
+    assert len(client.asked("metrics")) == 1
+
+
+def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
+    selection = SelectedRun(WatchedRun("run_1"))
+
+    def chosen_meanwhile(_: str, after: int) -> list[Any]:
+        selection.watched = WatchedRun("run_2")
+        return []
+
+    client = service(runs={"items": [run]}, run=run, metrics=chosen_meanwhile, logs={"text": "", "offset": 0})
+    drawn = RunsTab(client).refresh(selection)
+    assert selection.watched.id == "run_2"
+    assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
+
+
+def test_fields_of_a_form_write_into_the_spec_together(service: Any, estimate: dict[str, Any]) -> None:
+    form = SpecForm(service(estimate=estimate), "pretrain")
+    spec = starting_spec("pretrain", "sample")
+    values = [field.to_form(get_at(spec, field.path)) for field in form.fields]
+    text, *_ = form.write_fields(to_json(spec), *values)
+    assert from_json(text) == spec
+    first, second = [i for i, field in enumerate(form.fields) if field.kind == "integer"][:2]
+    values[first], values[second] = 3.0, 5.0
+    text, *_ = form.write_fields(to_json(spec), *values)
+    assert [get_at(from_json(text), form.fields[i].path) for i in (first, second)] == [3, 5]
+    assert form.write_fields("{", *values)[0] == gr.skip()
+
+
+def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[str, Any]) -> None:
+    client = service(
+        runs={"items": [run]}, run={**run, "attempt": 2}, metrics=[line(10)], logs={"text": "", "offset": 0}
+    )
+    old = WatchedRun("run_1", attempt=1, lines=(line(10), line(90)), log="old", offset=3)
+    selection = SelectedRun(old)
+    RunsTab(client).refresh(selection)
+    assert [each["step"] for each in selection.watched.lines] == [10]
+    assert selection.watched.log == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "fitting"),
+    [
+        ("waiting", ["Pause", "Cancel", "Clone"]),
+        ("queued", ["Pause", "Cancel", "Clone"]),
+        ("running", ["Pause", "Cancel", "Clone"]),
+        ("pausing", ["Cancel", "Clone"]),
+        ("paused", ["Unpause", "Cancel", "Clone"]),
+        ("cancelling", ["Clone"]),
+        ("succeeded", ["Clone"]),
+        ("failed", ["Resume", "Start anew", "Clone"]),
+        ("cancelled", ["Resume", "Start anew", "Clone"]),
+    ],
+)
+def test_buttons_fit_the_state(service: Any, run: dict[str, Any], state: str, fitting: list[str]) -> None:
+    now = {**run, "state": state, "after": ["run_0"]}
+    client = service(runs={"items": [now]}, run=now, metrics=[], logs={"text": "", "offset": 0})
+    words = [*(action.words for action in RUN_ACTIONS), "Clone"]
+    buttons = RunsTab(client).refresh(SelectedRun(WatchedRun()))[3 : 3 + len(words)]
+    assert [name for name, button in zip(words, buttons, strict=True) if button.visible] == fitting
+
+
+def test_buttons_are_shown_where_the_service_takes_them() -> None:
+    """The state machine is the service's; what it refuses is not offered, and nothing that it takes is missing."""
+    from lcl_core.db.states import ALLOWED, State
+
+    def sources(target: State) -> set[str]:
+        return {state.value for state in State if target in ALLOWED[state]}
+
+    offered = {action.verb: set(action.states) for action in RUN_ACTIONS}
+    assert offered["cancel"] == (sources(State.CANCELLED) | sources(State.CANCELLING)) - {"cancelling"}
+    assert offered["unpause"] == {"paused"}
+    assert offered["pause"] == (sources(State.PAUSED) | sources(State.PAUSING)) - {"pausing"}
+    assert offered["resume"] == offered["retry"] == {"failed", "cancelled"}
+
+
+def test_a_clone_fills_the_form_of_its_kind_and_leaves_the_others(
+    service: Any, run: dict[str, Any], estimate: dict[str, Any]
+) -> None:
+    spec = {**starting_spec("pretrain", "sample"), "steps": 77}
+    tab = RunsTab(service(run={**run, "spec": spec}, estimate=estimate))
+    drawer, kind, *filled, refusal = tab.clone(SelectedRun(WatchedRun("run_1")))
+    assert (drawer.open, kind, refusal) == (True, "pretrain", "")
+    form = tab.forms["pretrain"]
+    column, name, preset, text, verdict, estimated, *values = filled[: 6 + len(form.fields)]
+    assert (column.visible, from_json(text), name, preset) == (True, spec, "first", "sample")
+    assert "The spec is valid" in verdict
+    assert "This run would take" in estimated
+    assert dict(zip((field.path for field in form.fields), values, strict=True))["steps"] == 77
+    others = filled[6 + len(form.fields) :]
+    assert {type(part) for part in others if part != gr.skip()} == {gr.Column}
+    assert not any(part.visible for part in others if part != gr.skip())

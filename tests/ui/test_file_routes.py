@@ -1,0 +1,121 @@
+"""Pictures and vectors that the page serves itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.client import ApiError
+from ui.file_routes import build_file_routes
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+
+
+@pytest.fixture
+def http(service: Any) -> Callable[..., TestClient]:
+    def make(**answers: Any) -> TestClient:
+        app = FastAPI()
+        app.include_router(build_file_routes(service(**answers)))
+        return TestClient(app)
+
+    return make
+
+
+def test_pictures_are_passed_on_with_their_type(http: Callable[..., TestClient]) -> None:
+    answer = http(item_image=PNG).get("/media/col_1/item")
+    assert answer.content == PNG
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"].startswith("private")
+
+
+def test_what_is_no_picture_is_never_a_page(http: Callable[..., TestClient]) -> None:
+    answer = http(item_image=b"<script>alert(1)</script>").get("/media/col_1/item")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_refusals_are_passed_on(http: Callable[..., TestClient], away: Exception) -> None:
+    gone = http(item_image=ApiError(404, "item_not_found", "no such item")).get("/media/c/i")
+    assert (gone.status_code, gone.text) == (404, "no such item")
+    assert http(item_image=away).get("/media/c/i").status_code == 502
+    assert http(vectors=away).get("/vectors/c.npy").status_code == 502
+
+
+def test_vectors_come_in_three_formats(http: Callable[..., TestClient]) -> None:
+    client = http(vectors=(["a", "b,c"], [[0.1, -0.2], [0.3, 0.4]]))
+    matrix = np.load(io.BytesIO(client.get("/vectors/col.npy").content), allow_pickle=False)
+    np.testing.assert_allclose(matrix, [[0.1, -0.2], [0.3, 0.4]], rtol=1e-6)
+    rows = list(csv.reader(io.StringIO(client.get("/vectors/col.csv").text)))
+    assert rows == [["name", "v0", "v1"], ["a", "0.1", "-0.2"], ["b,c", "0.3", "0.4"]]
+    assert json.loads(client.get("/vectors/col.json").text)[1] == {"name": "b,c", "vector": [0.3, 0.4]}
+    assert "attachment" in client.get("/vectors/col.npy").headers["content-disposition"]
+
+
+def test_another_format_is_refused(http: Callable[..., TestClient]) -> None:
+    answer = http().get("/vectors/col.pkl")
+    assert answer.status_code == 404
+    assert "npy, csv, json" in answer.text
+
+
+def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClient]) -> None:
+    client = http(vectors=([], []))
+    assert client.get("/vectors/col.csv").text.strip() == "name"
+    assert client.get("/vectors/col.json").json() == []
+
+
+def test_a_corpus_picture_that_cannot_be_had_leaves_a_sign_in_its_place(
+    http: Callable[..., TestClient], away: Exception
+) -> None:
+    gone = http(dataset_image=ApiError(404, "unknown_image", "images/x.png: missing")).get("/corpus/sample/x.png")
+    assert (gone.status_code, gone.headers["content-type"]) == (200, "image/svg+xml")
+    assert "cannot be read" in gone.text
+    assert http(dataset_image=away).get("/corpus/sample/x.png").status_code == 502
+    asked: list[tuple[str, ...]] = []
+
+    def image(*names: str) -> bytes:
+        asked.append(names)
+        return PNG
+
+    assert http(dataset_image=image).get("/corpus/a%20b/c/d%20e.png").headers["content-type"] == "image/png"
+    assert asked == [("a b", "c/d e.png")]
+
+
+def test_a_study_is_downloaded_and_never_shown_as_a_page(http: Callable[..., TestClient], away: Exception) -> None:
+    files = http(study_table=lambda study, kind: f"{study} {kind}", study_plot=lambda study, name, kind: b"<svg/>")
+    table = files.get("/study/study_1/table.md")
+    assert (table.text, table.headers["content-disposition"]) == ("study_1 md", 'attachment; filename="table.md"')
+    plot = files.get("/study/study_1/plots/pareto.svg")
+    assert plot.content == b"<svg/>"
+    assert plot.headers["content-type"] == "application/octet-stream"
+    assert http(study_table=away).get("/study/study_1/table.csv").status_code == 502
+
+
+def test_encoders_are_passed_on_as_they_come(http: Callable[..., TestClient]) -> None:
+    open_now: list[str] = []
+
+    @contextmanager
+    def archive(encoder: str, form: str) -> Iterator[httpx.Response]:
+        if form == "openclip":
+            raise ApiError(422, "not_expressible", "OpenCLIP cannot hold it", "format")
+        open_now.append(form)
+        yield httpx.Response(200, content=f"{encoder} {form}".encode(), headers={"server": "another"})
+        open_now.remove(form)
+
+    client = http(encoder_archive=archive)
+    answer = client.get("/encoder/enc_1/onnx.tar")
+    assert (answer.status_code, answer.content) == (200, b"enc_1 onnx")
+    assert 'filename="enc_1-onnx.tar"' in answer.headers["content-disposition"]
+    assert answer.headers["content-length"] == "10"
+    assert open_now == []
+    refused = client.get("/encoder/enc_1/openclip.tar")
+    assert (refused.status_code, refused.text) == (422, "OpenCLIP cannot hold it")

@@ -1,0 +1,93 @@
+"""A worker sends what its runs have made, by itself, and again when the store was away."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.db import artifacts, outbox, submit
+from lcl_core.db import outbox as db_outbox
+from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.session import Database
+from tests.workers.in_process_worker import InProcessWorker
+from tests.workers.worker_processes import WorkerProcesses
+from workers.maintenance import ArtifactUploader
+from workers.settings import WorkerSettings
+
+
+def test_it_goes_on_until_the_store_has_everything(
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    eventually: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    monkeypatch.setattr(outbox, "_UPLOAD_FIRST_DELAY", outbox._UPLOAD_FIRST_DELAY / 20)
+    put, failures = ArtifactStore.put, iter((RuntimeError("a fault of ours"), OSError("no such disk")))
+
+    def flaky(*arguments: Any) -> Any:
+        for failure in failures:
+            raise failure
+        return put(*arguments)
+
+    monkeypatch.setattr(ArtifactStore, "put", flaky)
+    monkeypatch.setattr(outbox, "_UPLOAD_TIMEOUT", outbox._UPLOAD_FIRST_DELAY / 20)
+    run_id = queue()
+    InProcessWorker(database, settings, modules).work()
+    assert run_of(run_id).state == "succeeded"
+
+    def pending() -> dict[str, str | None]:
+        with database.reading() as session:
+            return db_outbox.runs_with_pending_uploads(session, [run_id])
+
+    assert run_id in pending()
+    carrier = ArtifactUploader(database, settings)
+    carrier.start()
+    eventually(lambda: not pending(), "the last file")
+    carrier.stop()
+    places = artifacts.Artifacts(settings).store.list_keys()
+    assert {place.rpartition("/")[0] for place in places} == {
+        f"runs/{run_id}", f"encoders/{run_of(run_id).encoder_id}",
+    }  # fmt: skip
+
+
+def test_without_a_store_there_is_nothing_to_do(database: Database, settings: WorkerSettings) -> None:
+    carrier = ArtifactUploader(database, settings)
+    carrier.start()
+    carrier.stop()
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_two_machines(
+    database: Database,
+    crew: WorkerProcesses,
+    run_of: Callable[[str], Any],
+    queue: Callable[..., str],
+    eventually: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    """What a worker made, one on another home reads; the first one is gone by then."""
+    store_url = f"file://{tmp_path / 'store'}"
+    made = queue()
+    first = crew.start(LCL_ARTIFACTS=store_url)
+
+    def stored() -> bool:
+        with database.reading() as session:
+            return run_of(made).state == "succeeded" and not db_outbox.runs_with_pending_uploads(session, [made])
+
+    eventually(stored, "the upload")
+    first.kill()
+    first.wait()
+    with database.session() as session:
+        spec = {"encoder": run_of(made).encoder_id, "dataset": "sample"}
+        read = submit.submit(session, "evaluate", spec).id
+    crew.start(LCL_ARTIFACTS=store_url, LCL_HOME=str(tmp_path / "other"))
+    eventually(lambda: run_of(read).state == "succeeded", "the run on the other machine")
+    assert list((tmp_path / "other" / "cache" / "artifacts").glob("encoders~enc_*~1/model.safetensors"))

@@ -1,0 +1,139 @@
+"""Slots: never more runs at a time than there are, never a ring unheard."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lcl_core.db import leases
+from lcl_core.db import runs as db_runs
+from lcl_core.db.session import Database
+from lcl_core.db.workers import WorkerIdentity
+from workers.claim_loop import ClaimLoop
+
+Eventually = Callable[..., None]
+
+
+class Work:
+    """Stands at each claimed run until it is let go, then settles it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._go = threading.Semaphore(0)
+        self.now: set[str] = set()
+        self.done: list[str] = []
+        self.most = 0
+
+    def __call__(self, claim: leases.Claim, stopping: threading.Event) -> None:
+        with self._lock:
+            self.now.add(claim.run_id)
+            self.most = max(self.most, len(self.now))
+        while not self._go.acquire(timeout=0.01) and not stopping.is_set():
+            pass
+        with self._database.session() as session:
+            leases.release_lease(session, claim) if stopping.is_set() else None
+        with self._lock:
+            self.now.discard(claim.run_id)
+            self.done.append(claim.run_id)
+
+    def let_go(self, count: int) -> None:
+        self._go.release(count)
+
+
+def worker(slots: int, offers: tuple[str, ...] = ("cpu",)) -> WorkerIdentity:
+    return WorkerIdentity("worker-1", "host", 1, slots, ("cpu",), offers)
+
+
+@pytest.fixture
+def work(database: Database) -> Work:
+    return Work(database)
+
+
+@pytest.fixture
+def slots(database: Database, work: Work) -> Iterator[ClaimLoop]:
+    slots = ClaimLoop(worker(2), database, 30.0, work)
+    yield slots
+    slots.stop()
+    slots.join()
+
+
+def test_one_ring_fills_all_slots_and_drains_the_queue(
+    slots: ClaimLoop, work: Work, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    runs = [queue() for _ in range(5)]
+    slots.notify()
+    eventually(lambda: work.now == set(runs[:2]))
+    slots.notify()
+    work.let_go(5)
+    eventually(lambda: len(work.done) == 5)
+    assert sorted(work.done) == sorted(runs)
+    assert work.most == 2
+
+
+def test_a_ring_in_vain_costs_nothing_and_the_next_one_is_heard(
+    slots: ClaimLoop, work: Work, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    for _ in range(20):
+        slots.notify()
+    run_id = queue()
+    slots.notify()
+    work.let_go(1)
+    eventually(lambda: work.done == [run_id])
+
+
+def test_every_ring_is_heard_however_it_falls(
+    slots: ClaimLoop, work: Work, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    """Rings race with slots that just found the queue empty."""
+    work.let_go(40)
+    runs = []
+    for _ in range(40):
+        runs.append(queue())
+        slots.notify()
+    eventually(lambda: sorted(work.done) == sorted(runs))
+
+
+def test_a_stopped_worker_hands_back_and_claims_nothing_more(
+    slots: ClaimLoop, work: Work, queue: Callable[..., str], database: Database, eventually: Eventually
+) -> None:
+    for _ in range(3):
+        queue()
+    slots.notify()
+    eventually(lambda: len(work.now) == 2)
+    slots.stop()
+    slots.join()
+    slots.notify()
+    with database.reading() as session:
+        assert db_runs.count_runs_by_state(session)["queued"] == 3
+
+
+def test_a_fault_of_the_supervisor_does_not_cost_the_slot(
+    database: Database, queue: Callable[..., str], eventually: Eventually
+) -> None:
+    seen: list[str] = []
+
+    def fail(claim: leases.Claim, stopping: threading.Event) -> None:
+        seen.append(claim.run_id)
+        raise ZeroDivisionError
+
+    slots = ClaimLoop(worker(1), database, 30.0, fail)
+    runs = [queue(), queue()]
+    slots.notify()
+    eventually(lambda: seen == runs)
+    slots.join()
+
+
+def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(
+    database: Database, queue: Callable[..., str], run_of: Callable[[str], Any], eventually: Eventually
+) -> None:
+    seen: list[str] = []
+    slots = ClaimLoop(worker(1), database, 30.0, lambda claim, stopping: seen.append(claim.run_id))
+    for_a_gpu, for_anybody = queue(resource="gpu", priority=9), queue()
+    slots.notify()
+    eventually(lambda: seen == [for_anybody])
+    slots.join()
+    assert run_of(for_a_gpu).state == "queued"

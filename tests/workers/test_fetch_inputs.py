@@ -1,0 +1,121 @@
+"""A worker that shares only database and store with the one that made an encoder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db import runs
+from lcl_core.db import submit as db_submit
+from lcl_core.db.session import Database
+from tests.workers.in_process_worker import InProcessWorker
+from tests.workers.toy_run import WEIGHTS
+from workers import prepare_run
+from workers.maintenance import ArtifactUploader
+from workers.settings import WorkerSettings
+
+Queue = Callable[..., str]
+RunOf = Callable[[str], Any]
+
+
+@pytest.fixture
+def here(settings: WorkerSettings) -> WorkerSettings:
+    """The machine that makes the encoder."""
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    return settings
+
+
+@pytest.fixture
+def there(here: WorkerSettings, tmp_path: Path) -> WorkerSettings:
+    """Another one, on the same database."""
+    url = here.resolved_database_url
+    return here.model_copy(update={"home": tmp_path / "other", "database_url": url})
+
+
+@pytest.fixture
+def encoder(database: Database, here: WorkerSettings, modules: dict[str, str], queue: Queue, run_of: RunOf) -> str:
+    """Made, and not sent yet."""
+    run_id = queue()
+    InProcessWorker(database, here, modules).work()
+    assert run_of(run_id).state == "succeeded"
+    return str(run_of(run_id).encoder_id)
+
+
+@pytest.fixture
+def examine(database: Database, encoder: str) -> Callable[[], str]:
+    def submit() -> str:
+        with database.session() as session:
+            return db_submit.submit(session, "evaluate", {"encoder": encoder, "dataset": "sample"}).id
+
+    return submit
+
+
+def read_by(settings: WorkerSettings, run_id: str) -> Path:
+    run = RunDir(settings.runs_dir / run_id).read_run()
+    (place,) = run["encoders"].values()
+    return Path(place)
+
+
+def test_it_reads_what_another_has_made(
+    database: Database,
+    here: WorkerSettings,
+    there: WorkerSettings,
+    modules: dict[str, str],
+    examine: Callable[[], str],
+    run_of: RunOf,
+) -> None:
+    run_id = examine()
+    carrier = ArtifactUploader(database, here)
+    carrier.start()
+    InProcessWorker(database, there, modules).work()  # waits for what is on its way
+    carrier.stop()
+    assert run_of(run_id).state == "succeeded", run_of(run_id).reason
+    place = read_by(there, run_id)
+    assert place.is_relative_to(there.home / "cache" / "artifacts")
+    assert (place / "model.safetensors").read_bytes() == WEIGHTS
+    assert not (there.home / "encoders").exists()
+
+
+def test_what_does_not_come_ends_the_run_with_a_word(
+    database: Database,
+    there: WorkerSettings,
+    modules: dict[str, str],
+    examine: Callable[[], str],
+    run_of: RunOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prepare_run, "_FETCH_SECONDS", 0.3)
+    run_id = examine()
+    InProcessWorker(database, there, modules).work()
+    assert (run_of(run_id).state, run_of(run_id).reason["code"]) == ("failed", "artifacts_pending")
+
+
+@pytest.mark.parametrize("how", ["shutdown", "cancel", "pause"])
+def test_who_waits_can_be_called_away(
+    database: Database,
+    there: WorkerSettings,
+    modules: dict[str, str],
+    examine: Callable[[], str],
+    run_of: RunOf,
+    eventually: Callable[..., None],
+    how: str,
+) -> None:
+    there.heartbeat_seconds = 0.05
+    run_id = examine()
+    desk = InProcessWorker(database, there, modules)
+    desk.start()
+    eventually(lambda: run_of(run_id).state == "running", "the claim")
+    if how == "shutdown":
+        desk.stopping.set()
+    else:
+        with database.session() as session:
+            {"cancel": runs.cancel_run, "pause": runs.pause_run}[how](session, run_id)
+    desk.join()
+    run = run_of(run_id)
+    assert run.state == {"shutdown": "queued", "cancel": "cancelled", "pause": "paused"}[how]
+    assert not (there.runs_dir / run_id / "run.json").exists(), "it had not begun"

@@ -1,0 +1,50 @@
+"""A run that goes on where another one ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from lcl_core.common.run_dir import RunDir
+from workers.prepare_run import copy_parent_checkpoint
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path / "run_parent")
+    checkpoint = run_dir.checkpoints / "step_00000010"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    run_dir.metrics_file.write_text('{"step": 10}\n')
+    return run_dir
+
+
+@pytest.fixture
+def heir(tmp_path: Path) -> RunDir:
+    run_dir = RunDir(tmp_path / "run_heir")
+    run_dir.path.mkdir()
+    return run_dir
+
+
+def test_checkpoints_and_metrics_are_there_as_if_it_had_made_them(parent: RunDir, heir: RunDir) -> None:
+    assert copy_parent_checkpoint(parent, heir)
+    weights = heir.checkpoints / "step_00000010" / "model.safetensors"
+    assert weights.read_bytes() == b"weights"
+    assert heir.metrics_file.read_text() == '{"step": 10}\n'
+    weights.unlink()
+    assert (parent.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_without_a_parent_it_begins_anew_and_says_so(heir: RunDir) -> None:
+    with capture_logs() as logs:
+        assert not copy_parent_checkpoint(RunDir(heir.path.with_name("run_gone")), heir)
+    assert not heir.checkpoints.exists()
+    assert [(line["event"], line["parent"]) for line in logs] == [("nothing_to_inherit", "run_gone")]
+
+
+def test_a_parent_without_metrics_will_do(parent: RunDir, heir: RunDir) -> None:
+    parent.metrics_file.unlink()
+    assert copy_parent_checkpoint(parent, heir)
+    assert not heir.metrics_file.exists()

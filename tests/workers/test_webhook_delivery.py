@@ -1,0 +1,162 @@
+"""The courier against a real receiver: signed, repeated until it is heard, and never elsewhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from lcl_core.common.webhook_signing import master_secret, verify, webhook_secret
+from lcl_core.db import runs
+from lcl_core.db.models import Webhook, WebhookDelivery
+from lcl_core.db.outbox import list_deliveries
+from lcl_core.db.session import Database, now
+from workers.settings import WorkerSettings
+from workers.webhook_delivery import WebhookSender
+
+HOOK = "hook_1"
+
+
+class Receiver:
+    """Answers with the scripted statuses, the last one again and again; keeps what it was sent."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        self.host = ""
+
+
+@contextmanager
+def receiving(*statuses: int) -> Iterator[Receiver]:
+    receiver = Receiver(*statuses)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
+            self.send_response(status)
+            if status == 302:
+                self.send_header("location", f"http://{receiver.host}/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        receiver.host = f"127.0.0.1:{listening.server_port}"
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield receiver
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def tell(database: Database, queue: Callable[..., str]) -> Callable[[str], str]:
+    """Register a webhook at a host and cancel a run, whose id it returns."""
+
+    def cancel(host: str) -> str:
+        run_id = queue(name="ü")
+        with database.session() as session:
+            facts = {"events": ["run.cancelled"], "owner": "o", "created_at": now(session)}
+            session.merge(Webhook(id=HOOK, url=f"http://{host}/lcl", **facts))
+        with database.session() as session:
+            runs.cancel_run(session, run_id)
+        return run_id
+
+    return cancel
+
+
+@pytest.fixture
+def courier(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+    courier = WebhookSender(database, settings)
+    yield courier
+    courier.stop()
+
+
+def make_due(database: Database) -> None:
+    with database.session() as session:
+        for row in session.query(WebhookDelivery).filter(WebhookDelivery.done_at.is_(None)):
+            row.next_at = now(session) - timedelta(seconds=1)
+
+
+def delivery(database: Database) -> WebhookDelivery:
+    with database.reading() as session:
+        return list_deliveries(session, HOOK)[0]
+
+
+def test_a_receiver_that_fails_first_gets_the_same_message_again(
+    courier: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
+) -> None:
+    with receiving(500, 302, 204) as receiver:
+        settings.webhook_hosts = [receiver.host]
+        run_id = tell(receiver.host)
+        assert courier.round() == 1
+        assert courier.round() == 0, "its next time has not come"
+        assert "500" in str(delivery(database).error)
+        make_due(database)
+        courier.round()
+        assert "302" in str(delivery(database).error), "redirects are not followed"
+        make_due(database)
+        courier.round()
+        assert courier.round() == 0
+    row = delivery(database)
+    assert (row.attempts, row.error, row.done_at is not None) == (3, None, True)
+    assert len({body for _, body in receiver.got}) == 1
+    assert {headers["x-lcl-delivery"] for headers, _ in receiver.got} == {row.id}
+    secret = webhook_secret(master_secret("", settings.home), HOOK)
+    for headers, body in receiver.got:
+        assert verify(secret, headers["x-lcl-timestamp"], headers["x-lcl-signature"], body)
+        assert not verify(secret, headers["x-lcl-timestamp"], headers["x-lcl-signature"], body + b" ")
+    told = json.loads(receiver.got[0][1])
+    assert (told["event"], told["run"]["id"], told["run"]["name"], told["run"]["state"]) == (
+        "run.cancelled",
+        run_id,
+        "ü",
+        "cancelled",
+    )
+
+
+def test_a_host_that_the_list_no_longer_has_gets_nothing(
+    courier: WebhookSender, database: Database, tell: Callable[[str], str]
+) -> None:
+    with receiving(204) as receiver:
+        tell(receiver.host)
+        courier.round()
+        assert receiver.got == []
+    assert "LCL_WEBHOOK_HOSTS" in str(delivery(database).error)
+
+
+def test_nobody_there_is_an_error_like_another(
+    courier: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
+) -> None:
+    with receiving(204) as receiver:
+        host = receiver.host
+    settings.webhook_hosts = [host]
+    tell(host)
+    assert courier.round() == 1
+    assert delivery(database).error
+    assert delivery(database).done_at is None
+
+
+def test_it_sends_by_itself_and_leaves_when_told(
+    courier: WebhookSender,
+    database: Database,
+    settings: WorkerSettings,
+    tell: Callable[[str], str],
+    eventually: Callable[..., None],
+) -> None:
+    with receiving(204) as receiver:
+        settings.webhook_hosts = [receiver.host]
+        courier.start()
+        run_id = tell(receiver.host)
+        eventually(lambda: len(receiver.got) == 1, "the message")
+    assert json.loads(receiver.got[0][1])["run"]["id"] == run_id

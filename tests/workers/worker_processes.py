@@ -1,0 +1,60 @@
+"""Real worker processes on a real broker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.embedded_redis import EmbeddedBroker
+from workers.settings import WorkerSettings
+
+TOY_WORKER = """
+from workers.logs import configure_logs
+from workers.settings import WorkerSettings
+from workers.worker import WorkerProcess
+
+configure_logs("json")
+WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
+"""
+
+
+class WorkerProcesses:
+    """Starts workers; whatever still lives at the end of the test is killed."""
+
+    def __init__(self, settings: WorkerSettings, broker: EmbeddedBroker, logs: Path) -> None:
+        self._environment = {
+            **os.environ,
+            "LCL_HOME": str(settings.home),
+            "LCL_DATABASE_URL": settings.database_url,
+            "LCL_BROKER_URL": broker.url,
+            "LCL_LEASE_SECONDS": "2",
+            "LCL_HEARTBEAT_SECONDS": "0.3",
+            "LCL_WATCH_SECONDS": "0.05",
+            "LCL_REAP_SECONDS": "0.3",
+            "LCL_PING_SECONDS": "0.3",
+        }
+        self._logs = logs
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *, toy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
+        """``toy``: the process of every run is the toy; else the real one."""
+        command = ("-c", TOY_WORKER) if toy else ("-m", "workers")
+        with self.log(len(self.started)).open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, *command],
+                env={**self._environment, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.started.append(worker)
+        return worker
+
+    def log(self, number: int) -> Path:
+        return self._logs / f"worker-{number}.log"
+
+    def end(self) -> None:
+        for worker in self.started:
+            worker.kill()
+            worker.wait()

@@ -1,0 +1,163 @@
+"""Routes beside the page for files fetched through the API: images, vectors, tables of studies, encoder archives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.client import ApiError, Client
+from ui.sessions import SESSION_SCOPE_KEY, SessionStore, use_key
+
+Vectors = Sequence[Sequence[float]]
+
+
+def as_npy(names: Sequence[str], vectors: Vectors) -> bytes:
+    """A float32 matrix for ``numpy.load``, one row a picture. Names are in the other two formats."""
+    out = io.BytesIO()
+    np.save(out, np.asarray(vectors, dtype=np.float32), allow_pickle=False)
+    return out.getvalue()
+
+
+def as_csv(names: Sequence[str], vectors: Vectors) -> bytes:
+    """``name,v0,v1,…``, one line a picture."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["name", *(f"v{i}" for i in range(len(vectors[0]) if len(vectors) else 0))])
+    writer.writerows([name, *(f"{value:.7g}" for value in row)] for name, row in zip(names, vectors, strict=True))
+    return out.getvalue().encode()
+
+
+def as_json(names: Sequence[str], vectors: Vectors) -> bytes:
+    """``[{"name", "vector"}]``."""
+    rows = [{"name": name, "vector": list(row)} for name, row in zip(names, vectors, strict=True)]
+    return json.dumps(rows, ensure_ascii=False).encode()
+
+
+FORMATS: dict[str, tuple[Callable[[Sequence[str], Vectors], bytes], str]] = {
+    "npy": (as_npy, "application/octet-stream"),
+    "csv": (as_csv, "text/csv; charset=utf-8"),
+    "json": (as_json, "application/json"),
+}
+IMAGE_SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+AVIF_BRANDS = (b"ftypavif", b"ftypavis")  # after four bytes of length
+UNREADABLE_IMAGE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="150" height="104" viewBox="0 0 150 104">
+<rect x="1" y="1" width="148" height="102" rx="8" fill="#fdeae7" stroke="#f3b8ae" stroke-dasharray="5 4"/>
+<path d="M58 58l12-15 10 11 6-7 11 11M58 28h39v34H58z" fill="none" stroke="#b42318" stroke-width="2.5"/>
+<path d="M52 68l51-46" stroke="#b42318" stroke-width="2.5"/>
+<text x="75" y="88" font-family="sans-serif" font-size="11.5" text-anchor="middle" fill="#b42318">cannot be read</text>
+</svg>"""
+IMAGE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
+
+
+def image_media_type(data: bytes) -> str:
+    """Media type by the bytes themselves; what is no known picture is never given to a browser as a page."""
+    if data[4:12] in AVIF_BRANDS:
+        return "image/avif"
+    return next(
+        (kind for start, kind in IMAGE_SIGNATURES.items() if data.startswith(start)), "application/octet-stream"
+    )
+
+
+def build_file_routes(client: Client, visitors: SessionStore | None = None) -> APIRouter:
+    """Routes beside the page; a refusal of the API is passed on in its own words."""
+
+    async def as_visitor(request: Request) -> None:
+        visitor = visitors.find(request.scope.get(SESSION_SCOPE_KEY)) if visitors else None
+        use_key(visitor.key if visitor else None)
+
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(as_visitor)])
+
+    @router.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/media/{collection}/{item}")
+    def picture(collection: str, item: str) -> Response:
+        try:
+            data = client.item_image(collection, item)
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502)
+        return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+
+    @router.get("/corpus/{dataset}/{image:path}")
+    def corpus_picture(dataset: str, image: str) -> Response:
+        try:
+            data = client.dataset_image(dataset, image)
+        except ApiError as error:
+            if error.status not in (404, 422):
+                return PlainTextResponse(error.message, status_code=error.status or 502)
+            # a sign in its place: the document goes on around it
+            return Response(
+                UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"}
+            )
+        return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
+
+    @router.get("/study/{study}/table.{kind}")
+    def study_table(study: str, kind: str) -> Response:
+        return _attachment(lambda: client.study_table(study, kind).encode(), f"table.{kind}")
+
+    @router.get("/study/{study}/plots/{name}.{kind}")
+    def study_plot(study: str, name: str, kind: str) -> Response:
+        return _attachment(lambda: client.study_plot(study, name, kind), f"{name}.{kind}")
+
+    @router.get("/encoder/{encoder}/{format}.tar")
+    def exported(encoder: str, format: str) -> Response:
+        return _encoder_archive(client, encoder, format)
+
+    @router.get("/vectors/{collection}.{kind}")
+    def vectors(collection: str, kind: str) -> Response:
+        if kind not in FORMATS:
+            return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
+        try:
+            ids, rows = client.vectors(collection)
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502)
+        write, media_type = FORMATS[kind]
+        headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
+        return Response(write(ids, rows), media_type=media_type, headers=headers)
+
+    return router
+
+
+def _encoder_archive(client: Client, encoder: str, format: str) -> Response:
+    """An encoder's tar as it comes."""
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(client.encoder_archive(encoder, format))
+        except ApiError as error:
+            return PlainTextResponse(error.message, status_code=error.status or 502)
+        headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
+        headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
+        return _ClosingResponse(archive.iter_bytes(), stack.pop_all(), headers)
+
+
+class _ClosingResponse(StreamingResponse):
+    """Ends the request to the service when the last byte is out, or when the browser is gone."""
+
+    def __init__(self, chunks: Iterator[bytes], holds: ExitStack, headers: Mapping[str, str]) -> None:
+        super().__init__(chunks, media_type="application/x-tar", headers=headers)
+        self._holds = holds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._holds.close()
+
+
+def _attachment(fetch: Callable[[], bytes], name: str) -> Response:
+    """A file of the service as a download: never shown as a page."""
+    try:
+        data = fetch()
+    except ApiError as error:
+        return PlainTextResponse(error.message, status_code=error.status or 502)
+    headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
+    return Response(data, media_type="application/octet-stream", headers=headers)

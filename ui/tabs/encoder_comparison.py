@@ -1,0 +1,341 @@
+"""Compare tab: two encoders, the same query side by side, and the metrics of both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from ui.common import BUSY_EVENT, SILENT_EVENT, api_error_box, image_input, read_upload, update_dropdown
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url
+
+JsonMapping = Mapping[str, Any]
+FIGURE_KEY = ("task", "split", "variant", "transfer", "metric")
+TOO_FEW_ENCODERS = empty_state(
+    "Two encoders are needed",
+    "Train another one in the Runs tab (other data, another method, another seed), or import one with "
+    "“lcl encoders import”; then both answer the same query here, side by side.",
+)
+SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
+INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose a picture: both encoders answer.")
+
+
+def no_collection(missing: Sequence[JsonMapping], dataset: str) -> str:
+    """Says which encoder has no collection of the dataset, and how one is made."""
+    commands = "".join(
+        f"<code>lcl submit index --set encoder={esc(each['id'])} --set dataset={esc(dataset)} "
+        f"--set collection={esc(dataset)}-{esc(each['name'])}</code>"
+        for each in missing
+    )
+    names = " and ".join(f"<b>{esc(each['name'])}</b>" for each in missing)
+    return (
+        '<div class="lcl-empty" role="status"><strong>A collection is missing</strong>'
+        f"<p>Both are asked in collections of the same dataset, and {names} has none of {esc(dataset)}. "
+        "An index run makes it: in the Runs tab, “New run”, kind Index; or in a terminal:</p>"
+        f'<p class="lcl-commands">{commands}</p></div>'
+    )
+
+
+def draw_sides(encoders: Sequence[JsonMapping], collections: Sequence[str], answers: Sequence[Any], about: str) -> str:
+    """Both encoders' hits, with the place that each has on the other side.
+
+    Args:
+        answers: of each side its hits, or why there are none as HTML.
+    """
+    places = [
+        {hit["id"]: place for place, hit in enumerate(hits, start=1)} if not isinstance(hits, str) else {}
+        for hits in answers
+    ]
+    shared = len(places[0].keys() & places[1].keys())
+    most = max(map(len, places))
+    columns = "".join(
+        _side(encoders[at], collections[at], answers[at], places[1 - at], encoders[1 - at]["name"]) for at in (0, 1)
+    )
+    return (
+        f'<section class="lcl-results" aria-label="Results of both"><p class="lcl-results__head" role="status">'
+        f"<b>{shared} of {most}</b> found by both for {esc(about)}</p>"
+        f'<div class="lcl-sides">{columns}</div></section>'
+    )
+
+
+def draw_figures(
+    encoders: Sequence[JsonMapping], rows: Sequence[JsonMapping], figures: Sequence[Sequence[JsonMapping]]
+) -> str:
+    """One row a figure that both have: each value with its interval, and their difference with its own.
+
+    Args:
+        rows: as the service compares them.
+        figures: of each encoder all rows of its evaluations, for their intervals.
+    """
+    names = [esc(each["name"]) for each in encoders]
+    if not rows:
+        return empty_state(
+            "No figures in common",
+            "Examine both with the same evaluate run (Runs tab, kind Evaluate): same task, split and dataset.",
+        )
+    known = [{(row.get("run_id"), *(row.get(key) for key in FIGURE_KEY)): row for row in side} for side in figures]
+    header = "".join(f'<th scope="col">{word}</th>' for word in ("figure", "of", *names, "difference", "p", "chance"))
+    body = "".join(_figure_row(row, known) for row in rows)
+    return (
+        '<div class="lcl-table lcl-table--compare" tabindex="0" role="region" aria-label="Figures of both"><table>'
+        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="lcl-note">In brackets 95 % intervals: of each value over the pictures, and of the difference '
+        f"({names[1]} minus {names[0]}) over the same pictures for both. p: sign flips, two-sided, of this row alone. "
+        "Bold: the better one, where the interval of the difference does not hold 0.</p>"
+    )
+
+
+def _side(encoder: JsonMapping, collection: str, hits: Any, others: Mapping[str, int], other: str) -> str:
+    inside = hits if isinstance(hits, str) else _cards(collection, hits, others, other)
+    return f'<section aria-label="{esc(encoder["name"])}"><h3>{esc(encoder["name"])}</h3>{inside}</section>'
+
+
+def _cards(collection: str, hits: Sequence[JsonMapping], others: Mapping[str, int], other: str) -> str:
+    cards = "".join(_card(collection, hit, place, others.get(hit["id"]), other) for place, hit in enumerate(hits, 1))
+    return f'<ol class="lcl-grid lcl-grid--small">{cards}</ol>'
+
+
+def _card(collection: str, hit: JsonMapping, place: int, there: int | None, other: str) -> str:
+    words = hit.get("caption") or hit["id"]
+    shared = "" if there is None else f'<em class="lcl-both">both · {there}. there</em>'
+    also = "" if there is None else f", place {there} of {other}"
+    name = f"{words}, place {place}{also}. Ask both with this picture"
+    return (
+        f'<li><button type="button" class="lcl-card{"" if there is None else " lcl-card--both"}" '
+        f'data-pick="item:{esc(hit["id"])}" title="Ask both with this picture" aria-label="{esc(name)}">'
+        f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy" decoding="async">'
+        f'<span class="lcl-card__words">{place}. {esc(words)}</span>{shared}</button></li>'
+    )
+
+
+def _figure_row(row: JsonMapping, known: Sequence[Mapping[Any, JsonMapping]]) -> str:
+    question = tuple(row.get(key) for key in FIGURE_KEY)
+    bounds: Sequence[float] | None = row.get("interval")
+    more, less = ("left", "right") if row["metric"].endswith("rank") else ("right", "left")  # a low rank is a good one
+    better = None if bounds is None else more if bounds[0] > 0 else less if bounds[1] < 0 else None
+    cells = []
+    for side, rows in zip(("left", "right"), known, strict=True):
+        found = rows.get((row.get(f"{side}_run"), *question), {})
+        value = _format_value(row.get(side))
+        strong = f"<b>{value}</b>" if side == better else value
+        cells.append(f"<td>{strong}{_interval(found.get('interval'))}</td>")
+    p = row.get("p")
+    chances = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
+    words = " · ".join(esc(row[key]) for key in ("task", "transfer") if row.get(key))
+    return (
+        f'<tr><th scope="row">{esc(row["metric"])}</th><td>{words}<small>{esc(row.get("variant") or "")} · '
+        f"{esc(row.get('split') or '')}</small></td>{''.join(cells)}"
+        f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}</td>"
+        f"<td>{chances}</td><td>{_format_value(row.get('chance'))}</td></tr>"
+    )
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return f"<small>[{_format_value(bounds[0])}, {_format_value(bounds[1])}]</small>" if bounds else ""
+
+
+def _format_value(value: float | None) -> str:
+    """Shares with three digits, ranks with one."""
+    if value is None:
+        return ""
+    return (f"{value:.3f}" if abs(value) < 2 else f"{value:.1f}").replace("-", "−")
+
+
+def _format_difference(value: float | None) -> str:
+    return "" if value is None else ("+" if value > 0 else "") + _format_value(value)
+
+
+WORDS, PICTURE = "Words", "Picture"
+EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
+HITS_PER_SIDE = 12  # pictures a side
+SAMPLE_DATASET = "sample"  # the dataset that every service has
+Json = dict[str, Any]
+Sides = tuple[Json, Json]
+
+
+class CompareTab:
+    title = "Compare"
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        self.bare = gr.State(False)  # the pane says that something is missing, or no service
+        with gr.Column(elem_classes="lcl-panel"):
+            title = heading("Compare two encoders", "The same query to both, in collections of the same dataset.")
+            gr.HTML(title, apply_default_css=False)
+            with gr.Row(elem_classes="lcl-toolbar"):
+                self.left = gr.Dropdown(label="Encoder on the left", scale=2, min_width=180)
+                self.right = gr.Dropdown(label="Encoder on the right", scale=2, min_width=180)
+                self.dataset = gr.Dropdown(label="Dataset", scale=1, min_width=140)
+            with gr.Row(elem_classes="lcl-query"):
+                self.mode = gr.Radio(
+                    [WORDS, PICTURE], value=WORDS, label="Ask with", show_label=False, elem_classes="lcl-segment",
+                    scale=0, min_width=190,
+                )  # fmt: skip
+                self.text = gr.Textbox(
+                    "", label="Words", show_label=False, placeholder="What should both look for?", max_lines=1, scale=6
+                )
+                with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
+                    self.image = image_input("Picture to ask both with", height=170)
+                self.go = gr.Button("Ask both", variant="primary", scale=1, min_width=120)
+            with gr.Row(elem_classes="lcl-chips") as self.chips:
+                self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
+        self.results = gr.HTML(INVITATION, apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="compare-results")
+        self.figures = gr.HTML(apply_default_css=False, elem_id="compare-figures")
+
+    def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
+        sides = [self.left, self.right]
+        pickers = [*sides, self.dataset]
+        query = [*pickers, self.mode, self.text, self.image]
+        known = [*pickers, self.bare]
+        tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT).then(
+            self.draw_figures, sides, self.figures, **SILENT_EVENT
+        )
+        for side in sides:
+            side.input(self.refresh, known, [*known, self.results], **SILENT_EVENT).then(
+                self.search, query, self.results, **BUSY_EVENT
+            ).then(self.draw_figures, sides, self.figures, **SILENT_EVENT)
+        for event in (self.go.click, self.text.submit, self.image.upload, self.dataset.input):
+            event(self.search, query, self.results, **BUSY_EVENT)
+        self.mode.input(self.switch, self.mode, [self.text, self.frame, self.chips], **SILENT_EVENT)
+        for button, words in zip(self.examples, EXAMPLES, strict=True):
+            button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT).then(
+                self.search, query, self.results, **BUSY_EVENT
+            )
+        self.results.select(self.follow, pickers, self.results, **BUSY_EVENT)
+
+    def refresh(self, left: str | None, right: str | None, dataset: str | None, bare: bool = False) -> tuple[Any, ...]:
+        """Encoders and collections may have come or gone; results that are on show stay."""
+        try:
+            encoders, collections = self.client.encoders(), self.client.collections()
+        except ApiError as error:
+            words = error_box(error.message, "The service cannot be reached")
+            return gr.skip(), gr.skip(), gr.skip(), bare or not left, gr.skip() if left else words
+        choices = _choices(encoders)
+        sides = _sides(left, right, encoders)
+        if sides is None:
+            return (
+                update_dropdown(choices, left),
+                update_dropdown(choices, right),
+                update_dropdown([], None),
+                True,
+                TOO_FEW_ENCODERS,
+            )
+        names = _datasets(*sides, collections) or [dataset or SAMPLE_DATASET]
+        picked = dataset if dataset in names else names[0]
+        pickers = [update_dropdown(choices, side["id"]) for side in sides]
+        shown: Any = INVITATION if bare else gr.skip()
+        try:
+            _side_collections(sides, picked, collections)
+        except _MissingInput as missing:
+            bare, shown = True, missing.drawn
+        else:
+            bare = False
+        return *pickers, update_dropdown([(name, name) for name in names], picked), bare, shown
+
+    def switch(self, mode: str) -> tuple[Any, Any, Any]:
+        words = mode == WORDS
+        return gr.Textbox(visible=words), gr.Column(visible=not words), gr.Row(visible=words)
+
+    def search(
+        self, left: str | None, right: str | None, dataset: str | None, mode: str, text: str, image: str | None
+    ) -> str:
+        """Both encoders' answers to the words or the picture, or in words why there are none."""
+        if mode == WORDS:
+            said = text.strip()
+            return self.ask(left, right, dataset, f"“{said}”", **({"text": said} if said else {}))
+        return self.ask(left, right, dataset, "your picture", **({"image": read_upload(image)} if image else {}))
+
+    def follow(self, left: str | None, right: str | None, dataset: str | None, event: gr.EventData) -> str:
+        """A picture of one side: both are asked for what is near to it. It has the same id in both collections."""
+        return self.ask(left, right, dataset, "this picture", item=str(event.pick).removeprefix("item:"))
+
+    def ask(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
+        try:
+            encoders, collections = self._pair(left, right, dataset)
+        except _MissingInput as missing:
+            return missing.drawn
+        except ApiError as error:
+            return error_box(error.message, "The service cannot be reached")
+        if not query:
+            return INVITATION
+        answers: list[Any] = []
+        for collection in collections:
+            try:
+                answers.append(self.client.search(collection, k=HITS_PER_SIDE, **query)["hits"])
+            except ApiError as error:
+                answers.append(api_error_box(error, "The search was refused"))
+        return draw_sides(encoders, collections, answers, about)
+
+    def draw_figures(self, left: str | None, right: str | None) -> str:
+        """What both were examined on."""
+        if not left or not right or left == right:
+            return ""
+        try:
+            found = self.client.compare_encoders(left, right)
+            figures = [self.client.encoder_figures(each) for each in (left, right)]
+        except ApiError as error:
+            return error_box(error.message, "The figures cannot be shown")
+        title = heading("Figures of both", "What both were examined on, from the newest evaluation of each.")
+        return title + draw_figures([found["left"], found["right"]], found["rows"], figures)
+
+    def _pair(self, left: str | None, right: str | None, dataset: str | None) -> tuple[Sides, list[str]]:
+        """Both encoders, and the collection to ask each in. Raises: ApiError; _Missing."""
+        sides, collections = _sides(left, right, self.client.encoders()), self.client.collections()
+        if sides is None:
+            raise _MissingInput(TOO_FEW_ENCODERS)
+        wanted = dataset or next(iter(_datasets(*sides, collections)), SAMPLE_DATASET)
+        return sides, _side_collections(sides, wanted, collections)
+
+
+class _MissingInput(Exception):
+    """What is not there that is needed, drawn."""
+
+    def __init__(self, drawn: str) -> None:
+        super().__init__(drawn)
+        self.drawn = drawn
+
+
+def _choices(encoders: Sequence[Json]) -> list[tuple[str, str]]:
+    """(name, id) of every encoder, newest first; names that several have are told apart."""
+    names = Counter(each["name"] for each in encoders)
+    ends = [f" · {each['id'][-4:]}" if names[each["name"]] > 1 else "" for each in encoders]
+    return [(each["name"] + end, each["id"]) for each, end in zip(encoders, ends, strict=True)]
+
+
+def _collections_of(encoder: Json, collections: Sequence[Json]) -> dict[str, str]:
+    """{dataset: id of the newest collection of it that this encoder made}."""
+    own = [each for each in collections if each["encoder_id"] == encoder["id"] and each["dataset"]]
+    return {each["dataset"]: each["id"] for each in reversed(own)}
+
+
+def _datasets(left: Json, right: Json, collections: Sequence[Json]) -> list[str]:
+    """Those of which both have a collection."""
+    other = _collections_of(right, collections)
+    return [name for name in _collections_of(left, collections) if name in other]
+
+
+def _sides(left: str | None, right: str | None, encoders: Sequence[Json]) -> Sides | None:
+    """The encoders that were chosen; for one that was not, or is gone, the newest that is not the other."""
+    known = {each["id"]: each for each in encoders}
+    if len(known) < 2:
+        return None
+    newest, second = list(known)[:2]
+    last = right if right in known else newest if newest != left else second
+    first = left if left in known else second if second != last else newest
+    return known[str(first)], known[str(last)]
+
+
+def _side_collections(sides: Sides, dataset: str, collections: Sequence[Json]) -> list[str]:
+    """The collection of each encoder. Raises: _Missing."""
+    if sides[0]["id"] == sides[1]["id"]:
+        raise _MissingInput(SAME_ENCODER)
+    own = [_collections_of(each, collections).get(dataset) for each in sides]
+    missing = [each for each, collection in zip(sides, own, strict=True) if collection is None]
+    if missing:
+        raise _MissingInput(no_collection(missing, dataset))
+    return [str(collection) for collection in own]

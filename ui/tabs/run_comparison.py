@@ -1,0 +1,144 @@
+"""Curves of several runs in one chart: choice of runs, metric and axis; fetched metric lines are kept and extended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gradio as gr
+
+from api.client import ApiError, Client
+from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
+from ui.common import SILENT_EVENT, PageSelection, Shown
+from ui.html import error_box
+
+Run = Mapping[str, Any]
+Lines = tuple[dict[str, Any], ...]
+ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
+FIRST_METRIC, FIRST_AXIS = "loss", "step"
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """The lines of metrics that are known of a run.
+
+    Attributes:
+        settled: it had ended when they were last read.
+    """
+
+    attempt: int = 0
+    lines: Lines = ()
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class ComparisonChoice:
+    """What a visitor wants to see beside the selected run."""
+
+    others: Sequence[str] = ()
+    metric: str = FIRST_METRIC
+    axis: str = FIRST_AXIS
+
+
+@dataclass
+class RunSelection(PageSelection[Shown]):
+    """The selected run, what is asked, the curves of those beside it by id, and what can be chosen: (words, id)."""
+
+    question: ComparisonChoice = ComparisonChoice()
+    curves: dict[str, RunCurve] = field(default_factory=dict)
+    choices: list[tuple[str, str]] = field(default_factory=list)
+
+
+class RunComparison:
+    """The choices above the chart."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        with gr.Row(elem_classes="lcl-beside"):
+            self.others = gr.Dropdown(
+                [], value=[], multiselect=True, max_choices=MAX_SERIES - 1, label="Compare with", elem_id="compare-with",
+                scale=3, min_width=220, visible=False,
+            )  # fmt: skip
+            metrics = [(words, metric) for metric, words in METRIC_LABELS.items()]
+            self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
+            axes = [(words.split()[0], axis) for axis, words in AXIS_LABELS.items()]
+            self.axis = gr.Radio(
+                axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
+            )
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a ``Question`` is made of."""
+        return [self.others, self.metric, self.axis]
+
+    def wire(self) -> None:
+        """Metric and axis are asked for once there is something to compare."""
+        self.others.input(
+            lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
+            self.others, [self.metric, self.axis], **SILENT_EVENT,
+        )  # fmt: skip
+
+    def offer(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
+        """An update of what can be chosen, once there are two; none while nothing is new: open lists are left alone."""
+        listed = [(run_label(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
+        here = {run_id for _, run_id in listed}
+        choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
+        if not listed or choices == selection.choices:
+            return gr.skip()
+        selection.choices = choices
+        return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
+
+    def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
+        """The selected run first, if it is a pre-training, then the others in the order of their choice."""
+        question = selection.question
+        series = [_series(run, lines, question)] if run["kind"] == "pretrain" else []
+        known, complaints = {str(each["id"]): each for each in listed}, ""
+        for run_id in (each for each in question.others if each != run["id"]):
+            try:
+                other = known.get(run_id) or self.client.run(run_id)
+                curve = self.read(run_id, other, selection.curves.get(run_id, RunCurve()))
+            except ApiError as error:
+                complaints += error_box(error.message, "A run cannot be compared")
+                continue
+            selection.curves[run_id] = curve
+            series.append(_series(other, curve.lines, question))
+        return overlay_chart(question.metric, question.axis, series) + complaints
+
+    def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
+        """What is new of a run; nothing is asked once it has ended. Raises: ApiError."""
+        attempt, moving = run.get("attempt") or 0, run["state"] in ACTIVE_STATES
+        if attempt != curve.attempt:
+            curve = RunCurve(attempt)
+        if curve.settled and not moving:
+            return curve
+        new = loss_lines(self.client.metrics(run_id, after=last_step(curve.lines)))
+        return replace(curve, lines=curve.lines + new, settled=not moving)
+
+
+def loss_lines(lines: Sequence[Mapping[str, Any]]) -> Lines:
+    """Of lines that tell a loss, what can be drawn."""
+    return tuple(
+        {
+            name: value
+            for name, value in line.items()
+            if name in METRIC_LABELS or name in AXIS_LABELS or name.endswith("_loss")
+        }
+        for line in lines
+        if any(name.endswith("loss") and value is not None for name, value in line.items())
+    )
+
+
+def last_step(lines: Lines) -> int:
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def run_label(run: Run) -> str:
+    """Its name, with the end of its id: names need not differ."""
+    return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
+
+
+def _series(run: Run, lines: Lines, question: ComparisonChoice) -> RunSeries:
+    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, question.metric, question.axis))

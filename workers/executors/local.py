@@ -1,0 +1,99 @@
+"""Local executor: one job process in a session and process group of its own.
+
+The process gets the worker's environment without secrets and without variables of another launcher. Credentials of
+object storage stay, for the protocols that the data roots name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from lcl_core.common.process_env import without_secrets
+from lcl_core.common.run_dir import RunDir
+from lcl_core.db.leases import Claim
+
+
+def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
+    """What a run's process may see, plus what tells it that a supervisor watches.
+
+    Args:
+        protocols: of the URLs that a run may read and write, such as ``s3``.
+    """
+    return {**without_secrets(environment, protocols), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def device_env(claim: Claim) -> dict[str, str]:
+    """A run that asked for the processor sees no GPU: another run may need its memory."""
+    return {"CUDA_VISIBLE_DEVICES": ""} if claim.resource == "cpu" else {}
+
+
+class JobProcess:
+    """``python -m MODULE RUN_DIR``. A context manager: after exit nobody of its group is left.
+
+    Its standard input stays open as long as this process lives; when it closes, the trainer leaves by itself.
+    Its output is appended to the run's log, under a line that names the attempt.
+
+    Args:
+        protocols: of object storage whose credentials it gets.
+        more: environment variables that are set for it.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        run_dir: RunDir,
+        title: str,
+        protocols: Collection[str] = (),
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        header = f"=== {title}, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode()
+        with run_dir.log_file.open("ab") as log:
+            log.write(header)
+            log.flush()
+            self.log_start = log.tell()  # byte offset of this attempt's own output
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(run_dir.path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=sanitized_env(os.environ, protocols) | dict(more or {}),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status (negative: the signal that killed it), or None if it still runs after ``seconds``."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
+    def terminate(self) -> None:
+        """Ask the process to leave. Not its helpers: it needs its data workers until the checkpoint is written."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """End the whole group now; returns the exit status."""
+        with contextlib.suppress(ProcessLookupError):  # the group is empty: nobody is left to tell
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()  # helpers that the trainer left behind, and the trainer itself after an error here
+        if self._process.stdin is not None:
+            self._process.stdin.close()
