@@ -12,8 +12,10 @@ from importlib import import_module
 
 from lcl_core.common.errors import UserError
 
-CORE = ("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader", "outside")
-CORE += ("packing", "retrieval", "objectives")
+CORE = (
+    *("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader"),
+    *("objectives", "outside", "packing", "retrieval"),
+)
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 
 

@@ -35,7 +35,7 @@ from workers.webhook_delivery import WebhookSender
 
 
 def consumer_app(broker_url: str, slots: int) -> Celery:
-    """An application whose tasks take milliseconds: no run lives in a message, so none is lost with one."""
+    """Celery application of a worker; one thread more than slots, for the two short tasks."""
     app = producer_app(broker_url)
     app.conf.update(
         enable_utc=True,
@@ -86,7 +86,7 @@ class WorkerProcess:
     """Runs in the main thread until SIGTERM, SIGINT or SIGQUIT.
 
     Args:
-        modules: the module that runs each kind of spec.
+        modules: that run each job kind.
     """
 
     def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
