@@ -103,7 +103,7 @@ class LocalStack:
             self._say(f"warning: {warning}")
         settings = ApiSettings(home=self.home)
         prepare_home(self.home)
-        self._hold_home()
+        self._lock_home()
         try:
             self._start(settings)
         except BaseException:
@@ -145,7 +145,7 @@ class LocalStack:
         self._restarter.check()
         self._restarter.require_all()
 
-    def _hold_home(self) -> None:
+    def _lock_home(self) -> None:
         self._lock = (self.home / "launcher.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
