@@ -17,17 +17,17 @@ _FILES = ("lcl.db*", "key", "key-pepper", "page-token", "webhook.key", "launcher
 
 
 def private_umask() -> None:
-    """From now on this process and its children make files that only their user can read."""
+    """Files made by this process and its children are readable by their user only."""
     os.umask(PRIVATE_UMASK)
 
 
 def prepare_home(home: Path) -> None:
-    """Make the folder if there is none, and take group's and others' rights from it, its database and its logs.
+    """Create the folder if missing; remove group's and others' rights from it, its database and its logs.
 
-    What belongs to another user, such as a volume that a cluster made, keeps its rights; so does a folder with the
-    sticky bit, which many users share on purpose.
+    What belongs to another user, such as a volume made by a cluster, keeps its rights, as does a folder with the sticky
+    bit, which users share on purpose.
 
-    Raises: UserError ``home_unusable`` naming the folder and what is wrong with it.
+    Raises: UserError ``home_unusable`` naming the folder and the problem.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,11 +50,11 @@ def _private_paths(home: Path) -> Iterator[Path]:
 
 def _close_to_others(path: Path) -> None:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return
-    kind = found.st_mode
-    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)) or found.st_uid != os.geteuid() or kind & stat.S_ISVTX:
+    kind = status.st_mode
+    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)) or status.st_uid != os.geteuid() or kind & stat.S_ISVTX:
         return
     if kind & _GROUP_AND_OTHERS:
         path.chmod(stat.S_IMODE(kind) & ~_GROUP_AND_OTHERS)
@@ -65,9 +65,9 @@ def _home_unusable(home: Path, problem: str) -> UserError:
 
 
 def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
-    """What the file holds; with mode 600 and in one piece made by ``make`` when there is none.
+    """Secret in ``file``; made by ``make`` with mode 600 when there is none.
 
-    Of several processes that find none, one makes it, and all return the same. Raises: OSError.
+    Of several processes that find no file one creates it, and all return the same secret. Raises: OSError.
     """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
