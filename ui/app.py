@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ from ui.file_routes import build_file_routes
 from ui.html import LOGO_SVG, TAGLINE, esc
 from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
 from ui.session_files import SessionFiles
-from ui.sessions import SessionStore
+from ui.sessions import SessionKeyAuth, SessionStore
 from ui.settings import UiSettings
 from ui.tabs.caption import CaptionTab
 from ui.tabs.documents import DocumentsTab
@@ -44,7 +43,7 @@ from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
-# Names of gradio's theme variables; the twin with _dark is the dark mode's.
+# Theme variables of Gradio; with the suffix _dark for dark mode.
 THEME_VARIABLES = {
     "body_background_fill": "#f6f7f9",
     "body_background_fill_dark": "#0c1118",
@@ -118,7 +117,7 @@ THEME_VARIABLES = {
 
 
 def build_theme() -> gr.themes.Base:
-    """A quiet light theme with its dark twin; ``style.css`` builds on the same variables."""
+    """Light and dark theme; ``style.css`` uses the same variables."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.amber,
@@ -130,13 +129,10 @@ def build_theme() -> gr.themes.Base:
     return theme.set(**THEME_VARIABLES)
 
 
-# Before gradio is imported: nothing is reported to anyone and nothing is fetched.
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-
 HERE = Path(__file__).parent
 TITLE = "LCL · Latent Compression Learning"
-SWEEP_SECONDS = 60.0
-MAX_PAGE_STATES = 500  # open pages whose state Gradio keeps, half a MB each; the longest unused give way
+CLEANUP_SECONDS = 60.0
+MAX_PAGE_STATES = 500  # open pages whose state Gradio keeps, half a MB each; least recently used first out
 TABS: dict[str, type[PageTab]] = {
     "search": SearchTab,
     "caption": CaptionTab,
@@ -147,7 +143,7 @@ TABS: dict[str, type[PageTab]] = {
     "encoders": EncodersTab,
     "compare": CompareTab,
 }
-TAB_OF_PARAMETER = {  # what an address names -> the tab that shows it
+TAB_OF_PARAMETER = {  # query parameter -> tab
     "run": "runs", "study": "studies", "collection": "search", "q": "search", "item": "search",
 }  # fmt: skip
 HEADER = f'<header class="lcl-header">{LOGO_SVG}<div><h1>LCL</h1><p>{TAGLINE}</p></div></header>'
@@ -157,7 +153,7 @@ THEME_SWITCH = """<button type="button" class="lcl-theme" data-lcl-theme aria-la
 
 
 def service_status(client: Client) -> str:
-    """One line under the title: does the service answer, and are its jobs consumed?"""
+    """Line under the title: whether the service answers and is ready."""
     try:
         health = client.health()
     except ApiError as error:
@@ -168,72 +164,76 @@ def service_status(client: Client) -> str:
     return _status_pill("part", "Service not ready", "; ".join(bad))
 
 
-def build_page(client: Client, visitors: SessionStore | None = None) -> gr.Blocks:
-    """All tabs on one page; each refreshes itself when it is entered. With ``visitors`` it says who is signed in."""
-    tabs = {name: place(client) for name, place in TABS.items()}
+def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
+    """All tabs on one page; each refreshes when it is opened. With sessions of a ``team`` the user is shown."""
+    tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, apply_default_css=False)
-            pill = gr.HTML(apply_default_css=False, elem_id="service")
-            visitor = gr.HTML(apply_default_css=False, elem_id="visitor", visible=visitors is not None)
+            status = gr.HTML(apply_default_css=False, elem_id="service")
+            user = gr.HTML(apply_default_css=False, elem_id="visitor", visible=team is not None)
             gr.HTML(THEME_SWITCH, apply_default_css=False, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
-            places = [_build_tab(name, tab) for name, tab in tabs.items()]
-        for tab, place in zip(tabs.values(), places, strict=True):
-            # Out here: whatever is made between two tabs would count as one.
-            tab.wire(page, place)
+            items = [_build_tab(name, tab) for name, tab in tabs.items()]
+        for tab, item in zip(tabs.values(), items, strict=True):
+            tab.wire(page, item)  # outside of gr.Tabs, where every new component counts as a tab
         clock = gr.Timer(20)
         for event in (page.load, clock.tick):
-            event(lambda: service_status(client), outputs=pill, **SILENT_EVENT)
+            event(lambda: service_status(client), outputs=status, **SILENT_EVENT)
         page.load(_linked_tab, outputs=bar, **SILENT_EVENT)
-        if visitors:
-            page.load(lambda: draw_user(visitors), outputs=visitor, **SILENT_EVENT)
+        if team:
+            page.load(lambda: draw_user(team), outputs=user, **SILENT_EVENT)
     return page
 
 
-def build_app(client: Client, settings: UiSettings | None = None, visitors: SessionStore | None = None) -> FastAPI:
-    """The page as an ASGI application, with the files it serves beside it.
+def create_app() -> FastAPI:
+    """The application of ``python -m ui``; settings, address and key of the service from the environment."""
+    settings = UiSettings()
+    team = SessionStore(settings.session_hours * 3600) if settings.team else None
+    return build_app(Client(key=SessionKeyAuth(team) if team else None, attempts=2), settings, team)
 
-    With ``visitors`` (a team) one signs in first; ``client`` must then ask with their keys (``OwnKey``). Without, the
-    page opens with the token of the settings; ``None`` there is the one that is kept in the home folder.
+
+def build_app(client: Client, settings: UiSettings | None = None, team: SessionStore | None = None) -> FastAPI:
+    """The page as an ASGI application, with its routes for files.
+
+    Args:
+        client: with ``team``, one that uses ``SessionKeyAuth(team)``.
+        team: sessions of users who sign in with API keys. None: the token of the settings opens the page; the default
+            token is the one in the home folder.
     """
     settings = settings or UiSettings()
-    sessions = visitors or SessionStore(TOKEN_SESSION_SECONDS)
+    sessions = team or SessionStore(TOKEN_SESSION_SECONDS)
     root = Path(get_upload_folder())
-    files = SessionFiles(root, settings.upload_bounds, is_open=lambda session: sessions.find(session) is not None)
-    page = build_page(client, visitors)
+    files = SessionFiles(root, settings.upload_limits, is_open=lambda session: sessions.find(session) is not None)
+    page = build_page(client, team)
     app = FastAPI(
-        title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _sweep_sessions(sessions)
+        title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lambda _: _close_expired(sessions)
     )
-    app.include_router(build_file_routes(client, visitors))
+    app.include_router(build_file_routes(client, team))
     app.include_router(build_session_check(sessions))
     app.include_router(build_upload_routes(files, sessions))
-    if visitors:
-        app.include_router(build_login_routes(client, visitors))
-    _add_session_middleware(
-        app, page, sessions, files, ApiKeySignIn() if visitors else TokenSignIn(sessions, _token(settings))
-    )
+    sign_in: SignInMethod
+    if team:
+        app.include_router(build_login_routes(client, team))
+        sign_in = ApiKeySignIn()
+    else:
+        token = load_or_create_token(default_home()) if settings.token is None else settings.token
+        sign_in = TokenSignIn(sessions, token)
     hosts = parse_hosts(settings.hosts)
-    app.add_middleware(CsrfMiddleware, hosts=hosts)
-    app.add_middleware(HostMiddleware, hosts=hosts, any_host=visitors is not None)
-    app.add_middleware(SecurityHeadersMiddleware)
-    return _mount_page(app, page, settings)
-
-
-def _add_session_middleware(
-    app: FastAPI, page: gr.Blocks, sessions: SessionStore, files: SessionFiles, entry: SignInMethod
-) -> None:
-    """From within: what events may bring along, which routes there are, who may ask at all."""
-    events = {number for number, event in page.fns.items() if event.fn is not None}
+    # innermost first
     app.add_middleware(
         EventFileMiddleware,
         files=files,
-        visitors=sessions,
-        events=events,
-        forget=lambda name: _drop_page_state(page, name),
+        sessions=sessions,
+        events={number for number, event in page.fns.items() if event.fn is not None},
+        drop_state=lambda name: _drop_page_state(page, name),
     )
-    app.add_middleware(RouteAllowlistMiddleware, sign_in=isinstance(entry, ApiKeySignIn))
-    app.add_middleware(AuthMiddleware, visitors=sessions, entry=entry)
+    app.add_middleware(RouteAllowlistMiddleware, login=team is not None)
+    app.add_middleware(AuthMiddleware, sessions=sessions, sign_in=sign_in)
+    app.add_middleware(CsrfMiddleware, hosts=hosts)
+    app.add_middleware(HostMiddleware, hosts=hosts, any_host=team is not None)
+    app.add_middleware(SecurityHeadersMiddleware)
+    return _mount_page(app, page, settings)
 
 
 def _mount_page(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
@@ -255,21 +255,21 @@ def _mount_page(app: FastAPI, page: gr.Blocks, settings: UiSettings) -> FastAPI:
         max_file_size=settings.max_upload,
         show_error=False,
     )
-    # Gradio looks whether an event's file was uploaded only in a page that was launched, which mounting does not say.
+    # Gradio checks that the files of an event were uploaded only if the page was launched; mounting does not set this.
     page.has_launched = True
     return app
 
 
 @asynccontextmanager
-async def _sweep_sessions(sessions: SessionStore) -> AsyncIterator[None]:
-    """While the page is served, sessions whose time is over end, and their files with them."""
+async def _close_expired(sessions: SessionStore) -> AsyncIterator[None]:
+    """Lifespan: closes expired sessions, and with them their files, every ``CLEANUP_SECONDS``."""
 
-    async def sweep() -> None:
+    async def run() -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            await asyncio.to_thread(sessions.sweep)
+            await asyncio.sleep(CLEANUP_SECONDS)
+            await asyncio.to_thread(sessions.close_expired)
 
-    task = asyncio.create_task(sweep())
+    task = asyncio.create_task(run())
     try:
         yield
     finally:
@@ -277,28 +277,24 @@ async def _sweep_sessions(sessions: SessionStore) -> AsyncIterator[None]:
 
 
 def _drop_page_state(page: gr.Blocks, name: str) -> None:
-    """Drop what Gradio keeps for one open page."""
+    """Remove the state that Gradio keeps for one open page."""
     holder = page.state_holder
     with holder.lock:
         holder.session_data.pop(name, None)
         holder.time_last_used.pop(name, None)
 
 
-def _token(settings: UiSettings) -> str:
-    return settings.token if settings.token is not None else load_or_create_token(default_home())
-
-
 def _build_tab(name: str, tab: PageTab) -> gr.Tab:
-    with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}") as place:
+    with gr.Tab(tab.title, id=name, elem_id=f"tab-{name}") as item:
         tab.build()
-    return place
+    return item
 
 
 def _linked_tab(request: gr.Request) -> gr.Tabs:
-    """``?tab=embed`` opens that tab; without one ``?run=ID`` the one with runs, ``?item=ID`` the one that searches …"""
+    """The tab of ``?tab=embed``; without it the tab of another parameter: ``?run=ID`` opens Runs."""
     linked = next((tab for name, tab in TAB_OF_PARAMETER.items() if name in request.query_params), "")
-    wanted = request.query_params.get("tab", linked)
-    return gr.Tabs(selected=wanted) if wanted in TABS else gr.skip()
+    name = request.query_params.get("tab", linked)
+    return gr.Tabs(selected=name) if name in TABS else gr.skip()
 
 
 def _status_pill(kind: str, word: str, detail: str) -> str:

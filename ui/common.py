@@ -14,24 +14,24 @@ from ui.html import error_box
 
 Shown = TypeVar("Shown")
 
-# Events are the page's own business: not offered as an API. None goes through Gradio's queue: an event that joins it
-# while the stream of the one before is being closed is never answered. Hence words travel as HTML (ui.html.toast);
-# gr.Warning and gr.Error need the queue.
+# Options of every event: not offered as an API, and not through Gradio's queue, where an event that joins while the
+# stream of the previous one is being closed is never answered. Messages are HTML (ui.html.toast), since gr.Warning and
+# gr.Error need the queue.
 SILENT_EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 BUSY_EVENT: dict[str, Any] = SILENT_EVENT | {"show_progress": "minimal"}
 
-IMAGE_UNREADABLE = "image_unreadable"  # the service's code for bytes that are no picture
+IMAGE_UNREADABLE = "image_unreadable"  # error code of the service
 
 
 @dataclass
 class PageSelection(Generic[Shown]):
-    """What a visitor looks at: one object a visitor, kept in a ``gr.State`` and changed in place.
+    """The object that a user has selected, in a ``gr.State``, changed in place.
 
-    Events overtake each other. One that began before another choice was made sees that choice here when it ends, and
-    draws nothing over it.
+    Events overtake each other. An event that began before a newer selection finds it here at its end, and then draws
+    nothing.
     """
 
-    watched: Shown
+    current: Shown
 
 
 class PageTab(Protocol):
@@ -47,14 +47,14 @@ class PageTab(Protocol):
 
 
 def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None) -> Any:
-    """New choices for a dropdown; the current one stays while it exists, else the first is taken."""
+    """New choices of a dropdown. The current value stays if it exists, else the first choice is selected."""
     values = [value for _, value in choices]
     value = current if current in values else first_choice(choices)
     return gr.Dropdown(choices=list(choices), value=value, interactive=bool(values))
 
 
 def collection_choices(client: Client) -> list[tuple[str, str]]:
-    """(words, id) of every collection. Raises: ApiError."""
+    """(label, id) of every collection. Raises: ApiError."""
     return [(_with_count(item), item["id"]) for item in client.collections()]
 
 
@@ -64,14 +64,14 @@ def encoder_choices(client: Client) -> list[tuple[str, str]]:
 
 
 def first_choice(choices: Sequence[tuple[str, str]]) -> str | None:
-    """What a visitor gets who is quicker than a picker's first answer."""
+    """Value for an event that arrives before the dropdown has choices."""
     return choices[0][1] if choices else None
 
 
 def image_input(label: str, height: int) -> gr.Image:
-    """An upload that keeps the bytes as they are: the service says in words when they are no picture.
+    """An upload that keeps the bytes unchanged; the service reports files that are no image.
 
-    Update its value only, never its properties: those make a new component, which decodes the picture first.
+    Update only its value: a change of its properties makes a new component, which decodes the image.
     """
     component = gr.Image(
         label=label,
@@ -86,12 +86,12 @@ def image_input(label: str, height: int) -> gr.Image:
 
 
 def read_upload(path: str) -> bytes:
-    """The bytes of a file that the browser uploaded."""
+    """Bytes of an uploaded file."""
     return Path(path).read_bytes()
 
 
 def api_error_box(error: ApiError, title: str) -> str:
-    """An error of the service, as HTML; a file that is no picture in a visitor's words."""
+    """An error of the service as HTML; with a message of the page for a file that is no image."""
     if error.code == IMAGE_UNREADABLE:
         return error_box("This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF.", "No picture")
     return error_box(error.message, title)

@@ -20,14 +20,14 @@ Vectors = Sequence[Sequence[float]]
 
 
 def as_npy(names: Sequence[str], vectors: Vectors) -> bytes:
-    """A float32 matrix for ``numpy.load``, one row a picture. Names are in the other two formats."""
+    """float32 [images, dim] for ``numpy.load``, without the names."""
     out = io.BytesIO()
     np.save(out, np.asarray(vectors, dtype=np.float32), allow_pickle=False)
     return out.getvalue()
 
 
 def as_csv(names: Sequence[str], vectors: Vectors) -> bytes:
-    """``name,v0,v1,…``, one line a picture."""
+    """``name,v0,v1,…``, one line an image."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["name", *(f"v{i}" for i in range(len(vectors[0]) if len(vectors) else 0))])
@@ -58,7 +58,7 @@ IMAGE_HEADERS = {"cache-control": "private, max-age=3600", "x-content-type-optio
 
 
 def image_media_type(data: bytes) -> str:
-    """Media type by the bytes themselves; what is no known picture is never given to a browser as a page."""
+    """Media type by the first bytes; other content is never shown by a browser."""
     if data[4:12] in AVIF_BRANDS:
         return "image/avif"
     return next(
@@ -66,35 +66,35 @@ def image_media_type(data: bytes) -> str:
     )
 
 
-def build_file_routes(client: Client, visitors: SessionStore | None = None) -> APIRouter:
-    """Routes beside the page; a refusal of the API is passed on in its own words."""
+def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRouter:
+    """Routes beside the page; errors of the API are passed on."""
 
-    async def as_visitor(request: Request) -> None:
-        visitor = visitors.find(request.scope.get(SESSION_SCOPE_KEY)) if visitors else None
-        use_key(visitor.key if visitor else None)
+    async def use_session_key(request: Request) -> None:
+        session = team.find(request.scope.get(SESSION_SCOPE_KEY)) if team else None
+        use_key(session.key if session else None)
 
-    router = APIRouter(include_in_schema=False, dependencies=[Depends(as_visitor)])
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(use_session_key)])
 
     @router.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @router.get("/media/{collection}/{item}")
-    def picture(collection: str, item: str) -> Response:
+    def item_image(collection: str, item: str) -> Response:
         try:
             data = client.item_image(collection, item)
         except ApiError as error:
-            return PlainTextResponse(error.message, status_code=error.status or 502)
+            return _error(error)
         return Response(data, media_type=image_media_type(data), headers=IMAGE_HEADERS)
 
     @router.get("/corpus/{dataset}/{image:path}")
-    def corpus_picture(dataset: str, image: str) -> Response:
+    def dataset_image(dataset: str, image: str) -> Response:
         try:
             data = client.dataset_image(dataset, image)
         except ApiError as error:
             if error.status not in (404, 422):
-                return PlainTextResponse(error.message, status_code=error.status or 502)
-            # a sign in its place: the document goes on around it
+                return _error(error)
+            # a placeholder, so that the document around it stays readable
             return Response(
                 UNREADABLE_IMAGE_SVG, media_type="image/svg+xml", headers={"x-content-type-options": "nosniff"}
             )
@@ -119,7 +119,7 @@ def build_file_routes(client: Client, visitors: SessionStore | None = None) -> A
         try:
             ids, rows = client.vectors(collection)
         except ApiError as error:
-            return PlainTextResponse(error.message, status_code=error.status or 502)
+            return _error(error)
         write, media_type = FORMATS[kind]
         headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
         return Response(write(ids, rows), media_type=media_type, headers=headers)
@@ -127,37 +127,41 @@ def build_file_routes(client: Client, visitors: SessionStore | None = None) -> A
     return router
 
 
+def _error(error: ApiError) -> Response:
+    return PlainTextResponse(error.message, status_code=error.status or 502)
+
+
 def _encoder_archive(client: Client, encoder: str, format: str) -> Response:
-    """An encoder's tar as it comes."""
+    """Tar file of an encoder, streamed."""
     with ExitStack() as stack:
         try:
             archive = stack.enter_context(client.encoder_archive(encoder, format))
         except ApiError as error:
-            return PlainTextResponse(error.message, status_code=error.status or 502)
+            return _error(error)
         headers = {"content-disposition": f'attachment; filename="{encoder}-{format}.tar"'}
         headers |= {name: value for name, value in archive.headers.items() if name == "content-length"}
         return _ClosingResponse(archive.iter_bytes(), stack.pop_all(), headers)
 
 
 class _ClosingResponse(StreamingResponse):
-    """Ends the request to the service when the last byte is out, or when the browser is gone."""
+    """Closes the request to the service after the last byte, or when the browser disconnects."""
 
-    def __init__(self, chunks: Iterator[bytes], holds: ExitStack, headers: Mapping[str, str]) -> None:
+    def __init__(self, chunks: Iterator[bytes], resources: ExitStack, headers: Mapping[str, str]) -> None:
         super().__init__(chunks, media_type="application/x-tar", headers=headers)
-        self._holds = holds
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._holds.close()
+            self._resources.close()
 
 
 def _attachment(fetch: Callable[[], bytes], name: str) -> Response:
-    """A file of the service as a download: never shown as a page."""
+    """A file of the service as a download."""
     try:
         data = fetch()
     except ApiError as error:
-        return PlainTextResponse(error.message, status_code=error.status or 502)
+        return _error(error)
     headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
     return Response(data, media_type="application/octet-stream", headers=headers)

@@ -1,8 +1,9 @@
-"""Small pieces of HTML that the tabs share. Whatever comes from a user or a corpus passes through ``esc``."""
+"""HTML fragments and text formats of the tabs. All text from users and datasets passes through ``esc``."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -13,7 +14,7 @@ LOGO_SVG = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
 <path d="M3 26h11M3 33h16"/><circle cx="30" cy="29" r="7"/></svg>"""
 TAGLINE = "Vision encoders learned from documents of pictures and text: search, caption, embed, train."
 
-# Given to gr.HTML(js_on_load=...): a click on anything that carries data-pick tells Python which.
+# For gr.HTML(js_on_load=...): a click on an element with data-pick triggers a select event with its value.
 PICK_SCRIPT = """
 element.addEventListener('click', (event) => {
   const chosen = event.target.closest('[data-pick]');
@@ -21,6 +22,7 @@ element.addEventListener('click', (event) => {
 });
 """
 
+ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
 STATE_LABELS = {
     "waiting": "Waiting",
     "queued": "Queued",
@@ -35,7 +37,7 @@ STATE_LABELS = {
 
 
 def esc(value: Any) -> str:
-    """``value`` as text that is safe between tags and inside quoted attributes."""
+    """``value`` escaped for text and quoted attributes."""
     return escape(str(value), quote=True)
 
 
@@ -46,55 +48,55 @@ def badge(state: str) -> str:
 
 
 def empty_state(title: str, hint: str) -> str:
-    """What a pane shows when there is nothing to show yet: what is missing, and the way there."""
+    """Placeholder of an empty pane: what is missing and how to get it."""
     return f'<div class="lcl-empty" role="status"><strong>{esc(title)}</strong><p>{esc(hint)}</p></div>'
 
 
 def error_box(message: str, title: str = "That did not work") -> str:
-    """An error in words, announced to screen readers."""
+    """An error message, announced by screen readers."""
     return f'<div class="lcl-problem" role="alert"><strong>{esc(title)}</strong><p>{esc(message)}</p></div>'
 
 
 def toast(message: str, title: str = "Not possible") -> str:
-    """A refusal that lies over the page for a while; every one is another, so that the same words appear again."""
+    """An error message over the page for some seconds. The time stamp makes a repeated message appear again."""
     words = f"<strong>{esc(title)}</strong><p>{esc(message)}</p>"
     return f'<div class="lcl-problem lcl-toast" role="alert" data-at="{time.monotonic_ns()}">{words}</div>'
 
 
 def status_line(message: str) -> str:
-    """One quiet line of status."""
+    """One line of status."""
     return f'<p class="lcl-note" role="status">{esc(message)}</p>'
 
 
 def heading(title: str, hint: str = "") -> str:
-    """Title of a section, with a line that says what it is for."""
+    """Title of a section, with a line that explains it."""
     below = f"<p>{esc(hint)}</p>" if hint else ""
     return f'<div class="lcl-heading"><h2>{esc(title)}</h2>{below}</div>'
 
 
 def definition_list(pairs: list[tuple[str, str]]) -> str:
-    """A definition list of figures; a pair with an empty value is left out."""
+    """A definition list; pairs with an empty value are left out."""
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in pairs if value)
     return f'<dl class="lcl-facts">{rows}</dl>'
 
 
 def item_url(collection: str, item: str) -> str:
-    """Where this page serves a collection's picture, relative to the page's own root."""
+    """Address of an image of a collection, relative to the root of the page."""
     return f"media/{quote(collection, safe='')}/{quote(item, safe='')}"
 
 
 def run_link(run_id: str) -> str:
-    """Leads to the run in the Runs tab."""
+    """A link to the run in the Runs tab."""
     return f'<a href="?run={quote(run_id, safe="")}">{esc(run_id)}</a>'
 
 
 def dataset_image_url(dataset: str, image: str) -> str:
-    """Where this page serves a corpus's picture."""
+    """Address of an image of a dataset, relative to the root of the page."""
     return f"corpus/{quote(dataset, safe='')}/{quote(image)}"
 
 
 def progress_bar(fraction: float | None, label: str) -> str:
-    """A bar from 0 to 1; None: under way, extent unknown."""
+    """A progress bar from 0 to 1; None: extent unknown."""
     if fraction is None:
         return f'<div class="lcl-bar lcl-bar--busy" role="progressbar" aria-label="{esc(label)}"><span></span></div>'
     percent = round(100 * min(1.0, max(0.0, fraction)))
@@ -105,7 +107,7 @@ def progress_bar(fraction: float | None, label: str) -> str:
 
 
 def parse_time(iso: str | None) -> datetime | None:
-    """An ISO-8601 time; one without a zone is UTC."""
+    """An ISO 8601 time; without a zone it is UTC."""
     if not iso:
         return None
     moment = datetime.fromisoformat(iso)
@@ -138,8 +140,8 @@ def ago(iso: str | None, now: datetime | None = None) -> str:
     return f"{int(seconds // 86_400)} days ago"
 
 
-def format_number(value: Any, digits: int = 4) -> str:
-    """A figure for people: ``6412345`` -> ``6.4M``, ``0.04321`` -> ``0.0432``; anything else as text."""
+def number(value: Any, digits: int = 4) -> str:
+    """A readable number: ``6412345`` -> ``6.4M``, ``0.04321`` -> ``0.0432``; other values as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)
     if abs(value) >= 1_000_000:
@@ -147,3 +149,13 @@ def format_number(value: Any, digits: int = 4) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
+def html_table(label: str, columns: Sequence[str], body: str, modifier: str = "") -> str:
+    """A table that the keyboard can scroll. ``body``: rows as HTML; ``label``: for screen readers."""
+    head = "".join(f'<th scope="col">{esc(column)}</th>' for column in columns)
+    variant = f" lcl-table--{modifier}" if modifier else ""
+    return (
+        f'<div class="lcl-table{variant}" tabindex="0" role="region" aria-label="{esc(label)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

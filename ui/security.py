@@ -1,4 +1,9 @@
-"""Middleware that needs no session: host names (DNS rebinding), cross-site requests, response headers, allowed routes."""
+"""ASGI middleware that needs no session: host names, cross-site requests, response headers, allowed routes.
+
+Host names: a web site can resolve its own name to 127.0.0.1 (DNS rebinding); the browser then treats the page as part
+of that site, but sends the site's name in ``Host``, which no script can change. Cross-site requests: Gradio under a
+name of its own answers every origin. Routes: Gradio has about ninety; its browser code needs the few listed here.
+"""
 
 from __future__ import annotations
 
@@ -13,129 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9][a-z0-9._-]{0,252})(?::([0-9]{1,5}))?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-HOST_EXEMPT_PATHS = ("/healthz",)  # probes of containers ask by whatever address the container has
-HostPort = tuple[str, int | None]  # host, and port if one is said
-
-
-def parse_host(value: str) -> HostPort | None:
-    """``name``, ``name:port``, ``[v6]:port`` in lower case; None for anything else."""
-    found = HOST_PATTERN.fullmatch(value.strip().lower())
-    if found is None:
-        return None
-    return found[1], int(found[2]) if found[2] else None
-
-
-def parse_hosts(value: str) -> list[HostPort]:
-    """A list of hosts, parted by commas. Raises: ValueError."""
-    names = [part for part in value.split(",") if part.strip()]
-    parsed = [name for part in names if (name := parse_host(part))]
-    if len(parsed) != len(names):
-        raise ValueError("must be hosts such as lcl.example.org or 10.0.0.5:8080, parted by commas")
-    return parsed
-
-
-class HostMiddleware:
-    """Refuses with 403 whatever was asked under another name, WebSockets included. Plain ASGI.
-
-    Args:
-        hosts: names that are allowed besides those of the loopback with the port that the page listens on; without a
-            port: under any.
-        any_host: allow every name while ``hosts`` is empty.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: Sequence[HostPort] = (), any_host: bool = False) -> None:
-        self.app = app
-        self.hosts = frozenset(hosts)
-        self.any_host = any_host and not hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "lifespan"
-            or scope["path"] in HOST_EXEMPT_PATHS
-            or self.any_host
-            or self._is_allowed(scope)
-        ):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await PlainTextResponse(_host_error(scope), 403)(scope, receive, send)
-
-    def _is_allowed(self, scope: Scope) -> bool:
-        given = _host_headers(scope)
-        name = parse_host(given[0]) if len(given) == 1 else None
-        if name is None:
-            return False
-        host, port = name
-        port = port or DEFAULT_PORTS.get(scope.get("scheme", "http"))
-        server = scope.get("server")
-        if host in LOOPBACK and server is not None and port == server[1]:
-            return True
-        return (host, None) in self.hosts or (host, port) in self.hosts
-
-
-def _host_headers(scope: Scope) -> list[str]:
-    return [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-
-
-def _host_error(scope: Scope) -> str:
-    given = _host_headers(scope)
-    name = given[0] if len(given) == 1 and parse_host(given[0]) else ""
-    under = f"the name {name}" if name else "this name"
-    return f"the page is not served under {under}; if it should be, add the name to LCL_UI_HOSTS and start it again\n"
-
-
+HOST_EXEMPT_PATHS = ("/healthz",)  # container probes use the address of the container
+HostPort = tuple[str, int | None]
 SAFE_METHODS = ("GET", "HEAD")
 CROSS_SITE_ERROR = "this was asked by another site; open the page itself"
 
-
-class CsrfMiddleware:
-    """Refuses what another site's page would change, and invites none to read. Plain ASGI.
-
-    Args:
-        hosts: names of the page besides the one that a request says in ``Host``.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: Sequence[HostPort] = ()) -> None:
-        self.app = app
-        self.hosts = frozenset(hosts)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "http"
-            and scope["method"] not in SAFE_METHODS
-            and is_cross_site(Headers(scope=scope), self.hosts)
-        ):
-            await PlainTextResponse(CROSS_SITE_ERROR, 403)(scope, receive, send)
-            return
-
-        async def send_uninviting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name in [name for name in headers if name.startswith("access-control-")]:
-                    del headers[name]
-            await send(message)
-
-        await self.app(scope, receive, send_uninviting if scope["type"] == "http" else send)
-
-
-def is_cross_site(headers: Headers, hosts: Collection[HostPort] = ()) -> bool:
-    """Whether a browser says that another site asks. It says so where the connection is safe; else the origin tells.
-
-    Programs, which say neither, are their own masters. ``X-Forwarded-Host`` is not asked: anybody can send it.
-    """
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site not in ("same-origin", "none")
-    origin = headers.get("origin")
-    if origin is None:
-        return False
-    netloc = urlsplit(origin).netloc
-    name = parse_host(netloc)
-    return netloc != headers.get("host") and not (name and (name in hosts or (name[0], None) in hosts))
-
-
-# Gradio writes scripts and styles into its page and builds functions from texts; nothing comes from elsewhere.
+# Gradio uses inline scripts and styles and eval; nothing is loaded from other hosts.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -160,30 +48,7 @@ SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-
-
 TLS_HEADERS = {"strict-transport-security": "max-age=31536000"}
-
-
-class SecurityHeadersMiddleware:
-    """Adds ``HEADERS`` to every answer that does not say otherwise, and ``TLS_HEADERS`` where the visitor came by TLS.
-
-    Plain ASGI: streams go through unbuffered.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in (SECURITY_HEADERS | (TLS_HEADERS if scope["scheme"] == "https" else {})).items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
-
 
 OWN_GET_ROUTES = (
     r"/healthz", r"/signed-in", r"/media/.+", r"/corpus/.+", r"/study/.+", r"/encoder/.+", r"/vectors/.+",
@@ -196,37 +61,161 @@ GRADIO_GET_ROUTES = (
     r"/gradio_api/upload_progress", r"/gradio_api/file=.+",
 )  # fmt: skip
 GRADIO_POST_ROUTES = (r"/gradio_api/run/predict", r"/gradio_api/upload")
-FORBIDDEN_PARAMETERS = {"deep_link"}  # opens a page's state that somebody else has kept
+FORBIDDEN_PARAMETERS = {"deep_link"}  # opens the saved state of another page
+
+
+def parse_host(value: str) -> HostPort | None:
+    """``name``, ``name:port``, ``[v6]:port`` in lower case; None for anything else."""
+    match = HOST_PATTERN.fullmatch(value.strip().lower())
+    if match is None:
+        return None
+    return match[1], int(match[2]) if match[2] else None
+
+
+def parse_hosts(value: str) -> list[HostPort]:
+    """A list of hosts, separated by commas. Raises: ValueError."""
+    names = [part for part in value.split(",") if part.strip()]
+    parsed = [name for part in names if (name := parse_host(part))]
+    if len(parsed) != len(names):
+        raise ValueError("must be hosts such as lcl.example.org or 10.0.0.5:8080, separated by commas")
+    return parsed
+
+
+class HostMiddleware:
+    """Refuses requests under other host names with 403, WebSockets included.
+
+    Args:
+        hosts: allowed besides loopback names with the port that the page listens on; without a port: with any port.
+        any_host: allow every name while ``hosts`` is empty.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[HostPort] = (), any_host: bool = False) -> None:
+        self.app = app
+        self.hosts = frozenset(hosts)
+        self.any_host = any_host and not hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope["path"] in HOST_EXEMPT_PATHS or self.any_host:
+            await self.app(scope, receive, send)
+            return
+        values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        host = parse_host(values[0]) if len(values) == 1 else None
+        if host is not None and self._is_allowed(host, scope):
+            await self.app(scope, receive, send)
+            return
+        name = f"the name {values[0]}" if host else "this name"
+        error = (
+            f"the page is not served under {name}; if it should be, add the name to LCL_UI_HOSTS and start it again\n"
+        )
+        await _refuse(403, error, scope, receive, send)
+
+    def _is_allowed(self, name: HostPort, scope: Scope) -> bool:
+        host, port = name
+        port = port or DEFAULT_PORTS.get(scope.get("scheme", "http"))
+        server = scope.get("server")
+        if host in LOOPBACK and server is not None and port == server[1]:
+            return True
+        return (host, None) in self.hosts or (host, port) in self.hosts
+
+
+class CsrfMiddleware:
+    """Refuses cross-site requests that change something, and removes CORS headers from responses.
+
+    Args:
+        hosts: names of the page besides the one in ``Host``.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[HostPort] = ()) -> None:
+        self.app = app
+        self.hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] not in SAFE_METHODS and is_cross_site(Headers(scope=scope), self.hosts):
+            await _refuse(403, CROSS_SITE_ERROR, scope, receive, send)
+            return
+
+        async def send_without_cors(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name in [name for name in headers if name.startswith("access-control-")]:
+                    del headers[name]
+            await send(message)
+
+        await self.app(scope, receive, send_without_cors)
+
+
+def is_cross_site(headers: Headers, hosts: Collection[HostPort] = ()) -> bool:
+    """Does a browser report another site? ``Sec-Fetch-Site`` on secure connections, else ``Origin``.
+
+    Programs send neither. ``X-Forwarded-Host`` is not trusted: any client can send it.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    if origin is None:
+        return False
+    netloc = urlsplit(origin).netloc
+    name = parse_host(netloc)
+    return netloc != headers.get("host") and not (name and (name in hosts or (name[0], None) in hosts))
+
+
+class SecurityHeadersMiddleware:
+    """Adds ``SECURITY_HEADERS``, and over TLS ``TLS_HEADERS``, to responses that do not set them. Buffers nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        added = SECURITY_HEADERS | (TLS_HEADERS if scope["scheme"] == "https" else {})
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in added.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 class RouteAllowlistMiddleware:
-    """Answers 404 to every request for a route that the page does not need. Plain ASGI.
+    """Answers 404 to every request for a route that the page does not use.
 
     Args:
-        sign_in: whether visitors sign in here; Gradio has routes of the same names.
+        login: whether ``/login`` and ``/logout`` are ours; Gradio has routes of the same names.
     """
 
-    def __init__(self, app: ASGIApp, sign_in: bool) -> None:
+    def __init__(self, app: ASGIApp, login: bool) -> None:
         self.app = app
-        self.read = _compile_routes(*OWN_GET_ROUTES, *GRADIO_GET_ROUTES, *(LOGIN_GET_ROUTES if sign_in else ()))
-        self.write = _compile_routes(*GRADIO_POST_ROUTES, *(LOGIN_POST_ROUTES if sign_in else ()))
+        get_routes = (*OWN_GET_ROUTES, *GRADIO_GET_ROUTES, *(LOGIN_GET_ROUTES if login else ()))
+        post_routes = (*GRADIO_POST_ROUTES, *(LOGIN_POST_ROUTES if login else ()))
+        self.get_routes = re.compile("|".join(get_routes), re.DOTALL)
+        self.post_routes = re.compile("|".join(post_routes), re.DOTALL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_needed(scope):
+        if scope["type"] == "lifespan" or self._is_allowed(scope):
             await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
         else:
-            await PlainTextResponse("there is nothing here; the page is at its root", 404)(scope, receive, send)
+            await _refuse(404, "there is nothing here; the page is at its root", scope, receive, send)
 
-    def _is_needed(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD", "POST"):
             return False
-        routes = self.write if scope["method"] == "POST" else self.read
+        routes = self.post_routes if scope["method"] == "POST" else self.get_routes
         query = scope["query_string"].decode("latin-1")
-        named = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
-        return routes.fullmatch(scope["path"]) is not None and not named & FORBIDDEN_PARAMETERS
+        parameters = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+        return routes.fullmatch(scope["path"]) is not None and not parameters & FORBIDDEN_PARAMETERS
 
 
-def _compile_routes(*routes: str) -> re.Pattern[str]:
-    return re.compile("|".join(routes), re.DOTALL)
+async def _refuse(status: int, error: str, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    else:
+        await PlainTextResponse(error, status)(scope, receive, send)

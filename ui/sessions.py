@@ -17,129 +17,125 @@ from dataclasses import dataclass, field
 import httpx
 from gradio.context import LocalContext
 
-MAX_SESSIONS = 10_000  # sessions; the oldest of the key with the most of them gives way
-MAX_SESSIONS_PER_KEY = 100  # sessions of one key; its own oldest gives way
-SESSION_SCOPE_KEY = "lcl.session"
+MAX_SESSIONS = 10_000
+MAX_SESSIONS_PER_KEY = 100
+SESSION_SCOPE_KEY = "lcl.session"  # of the ASGI scope, for the token of the session
 
 _key: ContextVar[str | None] = ContextVar("lcl_key", default=None)
 
 
 @dataclass(frozen=True)
 class UserSession:
-    """Somebody who came with a key of the service; ``until`` is a moment of the sessions' clock."""
+    """A user who signed in with a key of the service. ``expires_at``: by the clock of the store."""
 
     key: str = field(repr=False)
     owner: str
     role: str
-    until: float
+    expires_at: float
 
 
 class SessionStore:
     """The open sessions. Safe to share between threads.
 
     Args:
-        seconds: after which a session ends, however busy it is.
-        most: sessions kept at a time.
-        most_of_key: sessions of one key kept at a time, so that one key cannot push out the others.
+        seconds: lifetime of a session, active or not.
+        limit: sessions; above it the oldest session of the key with the most sessions ends.
+        limit_per_key: sessions of one key; above it the oldest session of that key ends.
     """
 
     def __init__(
         self,
         seconds: float,
-        most: int = MAX_SESSIONS,
-        most_of_key: int = MAX_SESSIONS_PER_KEY,
+        limit: int = MAX_SESSIONS,
+        limit_per_key: int = MAX_SESSIONS_PER_KEY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.seconds = seconds
-        self.most = most
-        self.most_of_key = most_of_key
+        self.limit = limit
+        self.limit_per_key = limit_per_key
         self.clock = clock
         self.on_end: list[Callable[[str], None]] = []  # called with the token of each session that has ended
-        self._open: dict[str, UserSession] = {}  # in the order of their end
+        self._open: dict[str, UserSession] = {}  # oldest first
         self._lock = threading.Lock()
 
-    def enter(self, key: str, owner: str, role: str) -> str:
-        """Open a session. Returns: its token, which the browser keeps."""
-        self.sweep()
+    def open(self, key: str, owner: str, role: str) -> str:
+        """Start a session. Returns: its token, for the browser's cookie."""
+        self.close_expired()
         token = secrets.token_urlsafe(32)
         with self._lock:
-            gone = self._giving_way(key)
-            for other in gone:
+            evicted = self._sessions_to_evict(key)
+            for other in evicted:
                 del self._open[other]
             self._open[token] = UserSession(key, owner, role, self.clock() + self.seconds)
-        self._tell(gone)
+        self._notify(evicted)
         return token
 
     def find(self, token: str | None) -> UserSession | None:
-        """Whose session that is, unless it has ended."""
-        visitor = self._open.get(token or "")
-        return visitor if visitor and visitor.until > self.clock() else None
+        session = self._open.get(token or "")
+        return session if session and session.expires_at > self.clock() else None
 
-    def leave(self, token: str | None) -> None:
-        """End a session; one that is not there has ended already."""
-        self._end(lambda other, _: other == token)
-
-    def turn_out(self, key: str) -> None:
-        """End every session of a key that the service refuses."""
-        self._end(lambda _, visitor: visitor.key == key)
-
-    def sweep(self) -> None:
-        """Forget the sessions whose time is over."""
-        now = self.clock()
-        self._end(lambda _, visitor: visitor.until <= now)
-
-    def _giving_way(self, key: str) -> list[str]:
-        """Sessions that end so that one more of this key may open. The lock is held."""
-        own = [token for token, visitor in self._open.items() if visitor.key == key]
-        if len(own) >= self.most_of_key:
-            return own[: len(own) - self.most_of_key + 1]
-        if len(self._open) < self.most:
-            return []
-        fullest = Counter(visitor.key for visitor in self._open.values()).most_common(1)[0][0]
-        return [next(token for token, visitor in self._open.items() if visitor.key == fullest)]
-
-    def _end(self, is_over: Callable[[str, UserSession], bool]) -> None:
-        with self._lock:
-            gone = [token for token, visitor in self._open.items() if is_over(token, visitor)]
-            for token in gone:
-                del self._open[token]
-        self._tell(gone)
-
-    def _tell(self, gone: list[str]) -> None:
-        for token in gone:
-            for told in self.on_end:
-                told(token)
-
-    def present(self) -> UserSession | None:
-        """Whose event of the page is being worked on; None outside of events."""
+    def current(self) -> UserSession | None:
+        """The session whose Gradio event is being handled; None outside of events."""
         event = LocalContext.request.get(None)
-        return (
-            self.find(event.request.scope.get(SESSION_SCOPE_KEY))
-            if event is not None and event.request is not None
-            else None
-        )
+        if event is None or event.request is None:
+            return None
+        return self.find(event.request.scope.get(SESSION_SCOPE_KEY))
+
+    def close(self, token: str | None) -> None:
+        """End a session; an unknown token is ignored."""
+        self._close_if(lambda other, _: other == token)
+
+    def close_key(self, key: str) -> None:
+        """End every session of a key that the service rejects."""
+        self._close_if(lambda _, session: session.key == key)
+
+    def close_expired(self) -> None:
+        now = self.clock()
+        self._close_if(lambda _, session: session.expires_at <= now)
+
+    def _sessions_to_evict(self, key: str) -> list[str]:
+        """Tokens of the sessions that end so that one more of this key may open. The lock is held."""
+        own = [token for token, session in self._open.items() if session.key == key]
+        if len(own) >= self.limit_per_key:
+            return own[: len(own) - self.limit_per_key + 1]
+        if len(self._open) < self.limit:
+            return []
+        fullest = Counter(session.key for session in self._open.values()).most_common(1)[0][0]
+        return [next(token for token, session in self._open.items() if session.key == fullest)]
+
+    def _close_if(self, ended: Callable[[str, UserSession], bool]) -> None:
+        with self._lock:
+            tokens = [token for token, session in self._open.items() if ended(token, session)]
+            for token in tokens:
+                del self._open[token]
+        self._notify(tokens)
+
+    def _notify(self, tokens: list[str]) -> None:
+        for token in tokens:
+            for callback in self.on_end:
+                callback(token)
 
 
 class SessionKeyAuth(httpx.Auth):
-    """Gives each call the key of the visitor whose event or request it serves; without one, none.
+    """Sends the key of the user whose Gradio event or request causes the call; no key without a user.
 
-    Events run on threads of Gradio's, far from the request that asked for them, and bring that request along;
-    the page's own routes say who acts by ``act_with``.
+    Gradio handles events on other threads than their request, and passes the request along (``SessionStore.current``).
+    Routes beside the page set the key with ``use_key``.
     """
 
-    def __init__(self, visitors: SessionStore) -> None:
-        self.visitors = visitors
+    def __init__(self, sessions: SessionStore) -> None:
+        self.sessions = sessions
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        visitor = self.visitors.present()
-        key = visitor.key if visitor else _key.get()
+        session = self.sessions.current()
+        key = session.key if session else _key.get()
         if key:
             request.headers["authorization"] = f"Bearer {key}"
         response = yield request
-        if key and response.status_code == httpx.codes.UNAUTHORIZED:  # revoked or expired meanwhile
-            self.visitors.turn_out(key)
+        if key and response.status_code == httpx.codes.UNAUTHORIZED:  # revoked or expired since
+            self.sessions.close_key(key)
 
 
 def use_key(key: str | None) -> None:
-    """Whatever this request still asks of the service is asked with ``key``."""
+    """Send ``key`` with all further calls of this request."""
     _key.set(key)

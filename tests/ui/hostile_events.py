@@ -241,7 +241,7 @@ class HostilePage:
     def __init__(self, folder: Path, team: bool) -> None:
         self.uploads = folder / "uploads"
         self.is_team = team
-        self.visitors = SessionStore(3600)
+        self.sessions = SessionStore(3600)
         self.service = StubService(self._owner)
         self.service.ANSWERS = {**StubService.ANSWERS, "item_image": png()}
         built: list[Any] = []
@@ -249,7 +249,7 @@ class HostilePage:
             build = page_module.build_page
             patch.setattr(page_module, "build_page", lambda *args: built.append(build(*args)) or built[-1])
             settings = UiSettings(team=team, token=TOKEN, _env_file=None)  # type: ignore[call-arg]
-            self.app = page_module.build_app(self.service, settings, self.visitors if team else None)  # type: ignore[arg-type]
+            self.app = page_module.build_app(self.service, settings, self.sessions if team else None)  # type: ignore[arg-type]
         [self.page] = built
         self.events = events_of(self.page)
         self.private = folder / "closed" / "private.png"
@@ -261,14 +261,14 @@ class HostilePage:
 
     def _owner(self) -> Any:
         request = httpx.Request("GET", "http://service")
-        next(SessionKeyAuth(self.visitors).auth_flow(request))
+        next(SessionKeyAuth(self.sessions).auth_flow(request))
         owner, role = OWNERS[request.headers["authorization"].removeprefix("Bearer ")]
         return {"owner": owner, "role": role}
 
     async def browser(self, key: str | None) -> Browser:
         """With a session of that key (on one machine: a session of its own), or without one."""
         browser = Browser(self.app)
-        if key and self.visitors and not await self._opened(browser):
+        if key and self.sessions and not await self._opened(browser):
             await browser.sign_in(key)
         return browser
 

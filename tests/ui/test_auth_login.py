@@ -26,7 +26,7 @@ class House:
     """A team's page before a service that knows two keys; ``trouble`` is what the service answers instead."""
 
     def __init__(self, service: Any) -> None:
-        self.visitors = SessionStore(3600)
+        self.sessions = SessionStore(3600)
         self.trouble: ApiError | None = None
         answers = {
             "own_key": lambda: {"owner": self.whose(), "role": "submitter"},
@@ -34,12 +34,12 @@ class House:
             **dict.fromkeys(WIRED),  # only to be there when the page is built
             "item_image": lambda *_: self.whose().encode(),
         }
-        self.app = build_app(service(**answers), UiSettings(team=True), self.visitors)
+        self.app = build_app(service(**answers), UiSettings(team=True), self.sessions)
 
     def whose(self) -> str:
         """The owner of the key that the call at hand carries, by the way of a real request."""
         request = httpx.Request("GET", "http://service")
-        next(SessionKeyAuth(self.visitors).auth_flow(request))
+        next(SessionKeyAuth(self.sessions).auth_flow(request))
         if self.trouble:
             raise self.trouble
         owner = OWNERS.get(request.headers.get("authorization", ""))
@@ -156,9 +156,9 @@ def test_a_key_that_no_header_can_hold_is_a_wrong_key(key: str) -> None:
     """By the way of a real call: the client's own refusal of such a header would show the key."""
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        visitors = SessionStore(60)
-        with Client(f"http://127.0.0.1:{server.server_port}", SessionKeyAuth(visitors), attempts=1) as client:
-            app = build_app(client, UiSettings(team=True, _env_file=None), visitors)  # type: ignore[call-arg]
+        sessions = SessionStore(60)
+        with Client(f"http://127.0.0.1:{server.server_port}", SessionKeyAuth(sessions), attempts=1) as client:
+            app = build_app(client, UiSettings(team=True, _env_file=None), sessions)  # type: ignore[call-arg]
             answer = sign_in(TestClient(app, "http://lcl.example"), key)
         server.shutdown()
     assert (answer.status_code, "This key opens nothing" in answer.text) == (401, True)

@@ -157,7 +157,7 @@ def test_what_an_event_makes_is_served_to_its_session_alone(walk: HostilePage) -
 
     async def ask() -> None:
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
-        number = next(n for n, event in walk.page.fns.items() if getattr(event.fn, "__name__", "") == "take_sample")
+        number = next(n for n, event in walk.page.fns.items() if getattr(event.fn, "__name__", "") == "use_sample")
         status, body = await vic.run(number, [], event_data={"pick": "col_1:item"})
         assert status == 200, body
         made = json.loads(body)["data"][0]

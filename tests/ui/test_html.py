@@ -14,8 +14,8 @@ from ui.html import (
     duration,
     empty_state,
     error_box,
-    format_number,
     item_url,
+    number,
     parse_time,
     progress_bar,
 )
@@ -64,7 +64,7 @@ def test_a_time_without_a_zone_is_utc() -> None:
      ("text", "text"), (True, "True"), (0, "0")],
 )  # fmt: skip
 def test_figures(value: Any, words: str) -> None:
-    assert format_number(value) == words
+    assert number(value) == words
 
 
 def test_a_bar_stays_between_nothing_and_all() -> None:

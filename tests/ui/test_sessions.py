@@ -21,85 +21,85 @@ def clock() -> Clock:
 
 
 def test_a_session_is_found_until_it_is_left(clock: Clock) -> None:
-    visitors = SessionStore(60, clock=clock)
-    ada, bob = visitors.enter("key-a", "ada", "submitter"), visitors.enter("key-b", "bob", "viewer")
+    sessions = SessionStore(60, clock=clock)
+    ada, bob = sessions.open("key-a", "ada", "submitter"), sessions.open("key-b", "bob", "viewer")
     assert ada != bob
-    found = visitors.find(ada)
+    found = sessions.find(ada)
     assert found is not None
     assert (found.key, found.owner, found.role) == ("key-a", "ada", "submitter")
     assert "key-a" not in repr(found)
-    visitors.leave(ada)
-    visitors.leave(ada)
-    assert visitors.find(ada) is None
-    assert visitors.find(bob) is not None
-    assert visitors.find(None) is None
-    assert visitors.find("made-up") is None
+    sessions.close(ada)
+    sessions.close(ada)
+    assert sessions.find(ada) is None
+    assert sessions.find(bob) is not None
+    assert sessions.find(None) is None
+    assert sessions.find("made-up") is None
 
 
 def test_a_session_ends_by_the_clock_however_busy(clock: Clock) -> None:
-    visitors = SessionStore(60, clock=clock)
-    token = visitors.enter("key", "ada", "viewer")
+    sessions = SessionStore(60, clock=clock)
+    token = sessions.open("key", "ada", "viewer")
     clock.now += 59
-    assert visitors.find(token) is not None
+    assert sessions.find(token) is not None
     clock.now += 1
-    assert visitors.find(token) is None
+    assert sessions.find(token) is None
 
 
 def test_the_oldest_sessions_give_way_after_those_that_have_ended(clock: Clock) -> None:
-    visitors = SessionStore(60, most=2, clock=clock)
-    first = visitors.enter("key", "ada", "viewer")
+    sessions = SessionStore(60, limit=2, clock=clock)
+    first = sessions.open("key", "ada", "viewer")
     clock.now += 30
-    second = visitors.enter("key", "ada", "viewer")
-    third = visitors.enter("key", "ada", "viewer")
-    assert [visitors.find(token) is not None for token in (first, second, third)] == [False, True, True]
+    second = sessions.open("key", "ada", "viewer")
+    third = sessions.open("key", "ada", "viewer")
+    assert [sessions.find(token) is not None for token in (first, second, third)] == [False, True, True]
     clock.now += 45
-    late = visitors.enter("key", "ada", "viewer")
+    late = sessions.open("key", "ada", "viewer")
     clock.now += 14
-    fourth = visitors.enter("key", "ada", "viewer")
+    fourth = sessions.open("key", "ada", "viewer")
     clock.now += 2
-    assert [visitors.find(token) is not None for token in (third, late, fourth)] == [False, True, True]
+    assert [sessions.find(token) is not None for token in (third, late, fourth)] == [False, True, True]
 
 
 def test_one_key_pushes_out_its_own_sessions_alone(clock: Clock) -> None:
-    visitors = SessionStore(60, clock=clock)
-    bob = visitors.enter("key-b", "bob", "viewer")
-    many = [visitors.enter("key-a", "ada", "viewer") for _ in range(10_000)]
-    assert visitors.find(bob) is not None
-    assert sum(visitors.find(token) is not None for token in many) == MAX_SESSIONS_PER_KEY
-    assert visitors.find(many[-1]) is not None
-    assert visitors.find(many[0]) is None
+    sessions = SessionStore(60, clock=clock)
+    bob = sessions.open("key-b", "bob", "viewer")
+    many = [sessions.open("key-a", "ada", "viewer") for _ in range(10_000)]
+    assert sessions.find(bob) is not None
+    assert sum(sessions.find(token) is not None for token in many) == MAX_SESSIONS_PER_KEY
+    assert sessions.find(many[-1]) is not None
+    assert sessions.find(many[0]) is None
 
 
 def test_where_there_is_no_room_the_key_with_most_sessions_makes_it(clock: Clock) -> None:
-    visitors = SessionStore(60, most=3, clock=clock)
-    bob, ada = visitors.enter("key-b", "bob", "viewer"), visitors.enter("key-a", "ada", "viewer")
-    again = visitors.enter("key-a", "ada", "viewer")
-    cleo = visitors.enter("key-c", "cleo", "viewer")
-    assert [visitors.find(token) is not None for token in (bob, ada, again, cleo)] == [True, False, True, True]
+    sessions = SessionStore(60, limit=3, clock=clock)
+    bob, ada = sessions.open("key-b", "bob", "viewer"), sessions.open("key-a", "ada", "viewer")
+    again = sessions.open("key-a", "ada", "viewer")
+    cleo = sessions.open("key-c", "cleo", "viewer")
+    assert [sessions.find(token) is not None for token in (bob, ada, again, cleo)] == [True, False, True, True]
 
 
 def test_whatever_ends_a_session_is_told(clock: Clock) -> None:
-    visitors, ended = SessionStore(60, most_of_key=2, clock=clock), list[str]()
-    visitors.on_end.append(ended.append)
-    tokens = [visitors.enter("key-a", "ada", "viewer") for _ in range(3)]
+    sessions, ended = SessionStore(60, limit_per_key=2, clock=clock), list[str]()
+    sessions.on_end.append(ended.append)
+    tokens = [sessions.open("key-a", "ada", "viewer") for _ in range(3)]
     assert ended == tokens[:1]
-    visitors.leave(tokens[1])
-    visitors.leave(tokens[1])
-    visitors.leave("made-up")
+    sessions.close(tokens[1])
+    sessions.close(tokens[1])
+    sessions.close("made-up")
     assert ended == tokens[:2]
-    visitors.turn_out("key-b")
-    visitors.turn_out("key-a")
+    sessions.close_key("key-b")
+    sessions.close_key("key-a")
     assert ended == tokens
-    late = visitors.enter("key-b", "bob", "viewer")
+    late = sessions.open("key-b", "bob", "viewer")
     clock.now += 60
-    visitors.sweep()
+    sessions.close_expired()
     assert ended == [*tokens, late]
 
 
-def asked(visitors: SessionStore, status: int = 200) -> str | None:
+def asked(sessions: SessionStore, status: int = 200) -> str | None:
     """The key that a call carries, which is answered with ``status``."""
     request = httpx.Request("GET", "http://service/v1/runs")
-    flow = SessionKeyAuth(visitors).auth_flow(request)
+    flow = SessionKeyAuth(sessions).auth_flow(request)
     next(flow)
     with pytest.raises(StopIteration):
         flow.send(httpx.Response(status))
@@ -107,21 +107,21 @@ def asked(visitors: SessionStore, status: int = 200) -> str | None:
 
 
 def test_a_call_that_nobody_asked_for_carries_no_key(clock: Clock) -> None:
-    visitors = SessionStore(60, clock=clock)
-    visitors.enter("key-a", "ada", "viewer")
+    sessions = SessionStore(60, clock=clock)
+    sessions.open("key-a", "ada", "viewer")
     use_key(None)
-    assert asked(visitors) is None
+    assert asked(sessions) is None
     use_key("key-b")
-    assert asked(visitors) == "Bearer key-b"
+    assert asked(sessions) == "Bearer key-b"
     use_key(None)
 
 
 def test_a_key_that_the_service_refuses_ends_its_sessions_alone(clock: Clock) -> None:
-    visitors = SessionStore(60, clock=clock)
-    ada, again, bob = (visitors.enter(key, "x", "viewer") for key in ("key-a", "key-a", "key-b"))
+    sessions = SessionStore(60, clock=clock)
+    ada, again, bob = (sessions.open(key, "x", "viewer") for key in ("key-a", "key-a", "key-b"))
     use_key("key-a")
-    asked(visitors, 403)
-    assert visitors.find(ada) is not None
-    asked(visitors, 401)
+    asked(sessions, 403)
+    assert sessions.find(ada) is not None
+    asked(sessions, 401)
     use_key(None)
-    assert [visitors.find(token) is not None for token in (ada, again, bob)] == [False, False, True]
+    assert [sessions.find(token) is not None for token in (ada, again, bob)] == [False, False, True]

@@ -28,13 +28,13 @@ class Team:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.now = 0.0
-        self.visitors = SessionStore(3600, clock=lambda: self.now)
+        self.sessions = SessionStore(3600, clock=lambda: self.now)
         settings = UiSettings(team=True, **SMALL, _env_file=None)  # type: ignore[call-arg,arg-type]
-        self.app = build_app(StubService(self._mine), settings, self.visitors)  # type: ignore[arg-type]
+        self.app = build_app(StubService(self._mine), settings, self.sessions)  # type: ignore[arg-type]
 
     def _mine(self) -> Any:
         request = httpx.Request("GET", "http://service")
-        next(SessionKeyAuth(self.visitors).auth_flow(request))
+        next(SessionKeyAuth(self.sessions).auth_flow(request))
         return {"owner": request.headers["authorization"], "role": "viewer"}
 
     async def browser(self, key: str = "vic") -> Browser:
@@ -164,10 +164,10 @@ def test_the_files_of_a_session_end_with_it(team: Team, ending: str) -> None:
         elif ending == "signing in anew":
             await vic.sign_in("vic")
         elif ending == "a revoked key":
-            team.visitors.turn_out("vic")
+            team.sessions.close_key("vic")
         else:
             team.now += 3600
-            team.visitors.sweep()
+            team.sessions.close_expired()
         assert team.kept() == (0 if ending == "time" else KIB)
         assert not [folder for folder in team.root.iterdir() if not any(folder.iterdir())]
 
@@ -239,7 +239,7 @@ def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkey
     async def signing_out_meanwhile(*args: Any) -> AsyncIterator[bytes]:
         async for chunk in bounded(*args):
             yield chunk
-        team.visitors.turn_out("vic")
+        team.sessions.close_key("vic")
 
     monkeypatch.setattr(module, "_limited_body", signing_out_meanwhile)
 
@@ -265,7 +265,7 @@ def test_a_disk_that_takes_no_more_is_told_in_words(team: Team, monkeypatch: pyt
 
 
 def uploads_at_once() -> int:
-    return UiSettings(_env_file=None).upload_bounds.at_once  # type: ignore[call-arg]
+    return UiSettings(_env_file=None).upload_limits.concurrent  # type: ignore[call-arg]
 
 
 def test_files_in_another_field_are_not_kept(team: Team) -> None:

@@ -31,33 +31,50 @@ from ui.common import (
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url, toast
 
-IMAGE_SIDE = 280  # pixels of the picture
-PIXELS_PER_PATCH = 8  # pixels of a patch in the glow
-HEAT_COLOUR, MAX_HEAT_ALPHA = (234, 88, 12), 0.8  # orange, which neither black nor white pictures hide
+IMAGE_SIDE = 280  # pixels
+PIXELS_PER_PATCH = 8  # of the heat layer
+HEAT_COLOUR, MAX_HEAT_ALPHA = (234, 88, 12), 0.8  # orange, visible on dark and on bright images
 AttentionWeights = Sequence[Sequence[float]]
+Decodings = Mapping[str, dict[str, Any]]
+
+GREEDY, BEAM, NUCLEUS = "Greedy", "Beam search", "Nucleus sampling"
+DECODINGS = [GREEDY, BEAM, NUCLEUS]
+DECODING_HINTS = {
+    GREEDY: "the likeliest token each time",
+    BEAM: "the likeliest sentence among several kept",
+    NUCLEUS: "drawn from the likeliest tokens",
+}
+SAMPLE_IMAGES = 8  # offered
+POLL_SECONDS = 0.15  # of the captions
+NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder writes here.")
+WAITING = empty_state("Captions appear here", "Choose a picture. Each way of decoding writes its own caption.")
 
 
-def draw_attention(image: bytes, found: Mapping[str, Any]) -> str:
-    """The part of the picture that the encoder sees under the mean of its heads, and small under each head."""
-    heads: Sequence[AttentionWeights] = found.get("heads") or ()
+def draw_attention(image: bytes, attention: Mapping[str, Any]) -> str:
+    """The region that the encoder sees with the mean attention over it, and small with that of each head.
+
+    Args:
+        attention: as ``Client.attention`` returns it for the image.
+    """
+    heads: Sequence[AttentionWeights] = attention.get("heads") or ()
     small = "".join(f"<li>{_attention_figure(head, f'Head {number}')}</li>" for number, head in enumerate(heads, 1))
-    each = f'<ul class="lcl-look__heads" aria-label="Each head">{small}</ul>' if len(heads) > 1 else ""
-    return heading("Where the encoder looks", _concentration(found["mean"])) + (
-        f'<div class="lcl-look" style="--picture: url({_visible_region(image, found["box"])})">'
-        f"{_attention_figure(found['mean'], 'Mean of the heads')}{each}</div>"
+    by_head = f'<ul class="lcl-look__heads" aria-label="Each head">{small}</ul>' if len(heads) > 1 else ""
+    return heading("Where the encoder looks", _concentration(attention["mean"])) + (
+        f'<div class="lcl-look" style="--picture: url({_visible_region(image, attention["box"])})">'
+        f"{_attention_figure(attention['mean'], 'Mean of the heads')}{by_head}</div>"
     )
 
 
 def _attention_figure(weights: AttentionWeights, name: str) -> str:
-    words = f"{name}: most weight {peak_position(weights)}"
+    label = f"{name}: most weight {peak_position(weights)}"
     return (
-        f'<figure title="{esc(words)}"><div role="img" aria-label="{esc(words)}">'
+        f'<figure title="{esc(label)}"><div role="img" aria-label="{esc(label)}">'
         f'<img src="{_heat_layer(weights)}" alt=""></div><figcaption>{esc(name)}</figcaption></figure>'
     )
 
 
 def peak_position(weights: AttentionWeights) -> str:
-    """Where the largest weight is, in words: ``at the upper left``, ``in the middle``."""
+    """Position of the largest weight as text: ``at the upper left``, ``in the middle``."""
     grid = np.asarray(weights)
     row, column = (int(at) for at in np.unravel_index(int(grid.argmax()), grid.shape))
     down = ("upper", "", "lower")[3 * row // grid.shape[0]]
@@ -66,14 +83,14 @@ def peak_position(weights: AttentionWeights) -> str:
 
 
 def _concentration(weights: AttentionWeights) -> str:
-    """How much of the picture the encoder attends to."""
+    """Number of patches with half of the weight, as text."""
     largest_first = -np.sort(-np.asarray(weights).ravel())
     half = int(np.searchsorted(largest_first.cumsum(), largest_first.sum() / 2)) + 1
     return f"Half of the weight lies on {half} of {largest_first.size} patches; the warmer a patch, the more it counts."
 
 
 def _visible_region(image: bytes, box: Sequence[float]) -> str:
-    """That part of the picture, without its colours, over white."""
+    """The region of the image in ``box`` (relative), grey, over white, as a data URL."""
     with Image.open(io.BytesIO(image)) as opened:
         picture = ImageOps.exif_transpose(opened).convert("RGBA")
     left, top, right, bottom = box
@@ -99,49 +116,51 @@ def _data_url(image: Image.Image, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
-Decodings = Mapping[str, dict[str, Any]]
-
-
 @dataclass(slots=True)
 class _StreamedCaption:
-    """One way's caption; ``took`` is None while it is written."""
+    """The caption of one decoding; ``seconds`` is None while it is generated."""
 
     hint: str
-    words: str = ""
-    took: float | None = None
+    text: str = ""
+    seconds: float | None = None
     error: ApiError | None = None
 
     def draw(self, name: str) -> str:
         if self.error is not None:
             return error_box(self.error.message, name)
-        caret = '<i class="lcl-caret" aria-hidden="true"></i>' if self.took is None else ""
-        said = f"{esc(self.words)}{caret}" if self.words or caret else "<em>no words</em>"
-        ended = "writing …" if self.took is None else f"{1000 * self.took:.0f} ms"
+        caret = '<i class="lcl-caret" aria-hidden="true"></i>' if self.seconds is None else ""
+        text = f"{esc(self.text)}{caret}" if self.text or caret else "<em>no words</em>"
+        footer = "writing …" if self.seconds is None else f"{1000 * self.seconds:.0f} ms"
         return (
             f'<article class="lcl-caption"><h3>{esc(name)}</h3><p>{esc(self.hint)}</p>'
-            f"<blockquote>{said}</blockquote><footer>{ended}</footer></article>"
+            f"<blockquote>{text}</blockquote><footer>{footer}</footer></article>"
         )
 
 
 class CaptionStream:
-    """Begins to write when it is made.
+    """Captions of one image by several decodings, generated at once from construction on.
+
+    Threads read the streams of the service, and a timer of the page draws what has arrived: Gradio's own streams need
+    its queue, which the page does not use (``ui.common``).
 
     Args:
-        decodings: name of each way → what the service is asked for.
-        hints: name of each way → a line about it.
+        decodings: by name, the options of ``Client.caption``.
+        hints: by name, a line of explanation.
     """
 
     def __init__(
         self, client: Client, encoder: str, image: bytes, decodings: Decodings, hints: Mapping[str, str]
     ) -> None:
-        self._ways = {name: _StreamedCaption(hints[name]) for name in decodings}
-        self._is_left = False
+        self._captions = {name: _StreamedCaption(hints[name]) for name in decodings}
+        self._is_cancelled = False
         self._threads = [
-            # with the visitor's key, which the context of the event knows
+            # the context has the key of the user
             threading.Thread(
-                target=copy_context().run, args=(self._write, way, client, encoder, image, decodings[name]), daemon=True
+                target=copy_context().run,
+                args=(self._write, caption, client, encoder, image, decodings[name]),
+                daemon=True,
             )
-            for name, way in self._ways.items()
+            for name, caption in self._captions.items()
         ]
         for thread in self._threads:
             thread.start()
@@ -150,57 +169,42 @@ class CaptionStream:
     def is_done(self) -> bool:
         return not any(thread.is_alive() for thread in self._threads)
 
-    def leave(self) -> None:
-        """Nobody looks any more: the service need not write on."""
-        self._is_left = True
+    def cancel(self) -> None:
+        """Stop the generation."""
+        self._is_cancelled = True
 
     def wait(self, seconds: float) -> None:
-        """Until it is done, at most so long."""
-        until = time.monotonic() + seconds
+        """Wait until all captions are complete, at most ``seconds``."""
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def draw(self) -> str:
-        """What there is, one card a way; or the one reason why the picture has no caption."""
+        """A card for each decoding; or, for an unreadable image, one error."""
         busy = "false" if self.is_done else "true"
-        ways = dict(self._ways)
-        no_picture = next(
-            (way.error for way in ways.values() if way.error and way.error.code == IMAGE_UNREADABLE), None
-        )
-        if no_picture is not None:  # which no way can mend
-            return api_error_box(no_picture, "No caption can be written")
-        cards = "".join(way.draw(name) for name, way in ways.items())
+        errors = [caption.error for caption in self._captions.values() if caption.error]
+        unreadable = next((error for error in errors if error.code == IMAGE_UNREADABLE), None)
+        if unreadable is not None:
+            return api_error_box(unreadable, "No caption can be written")
+        cards = "".join(caption.draw(name) for name, caption in self._captions.items())
         return heading("Captions", "The same picture, decoded in different ways.") + (
             f'<div class="lcl-captions" role="status" aria-busy="{busy}">{cards}</div>'
         )
 
     def _write(
-        self, way: _StreamedCaption, client: Client, encoder: str, image: bytes, decoding: dict[str, Any]
+        self, caption: _StreamedCaption, client: Client, encoder: str, image: bytes, decoding: dict[str, Any]
     ) -> None:
         start = time.perf_counter()
         try:
-            with closing(client.stream_captions(encoder, [image], **decoding)) as pieces:
-                for piece in pieces:
-                    way.words = piece.text if piece.whole else way.words + piece.text
-                    if self._is_left:  # hanging up ends the writing
+            with closing(client.stream_captions(encoder, [image], **decoding)) as deltas:
+                for delta in deltas:
+                    caption.text = delta.text if delta.whole else caption.text + delta.text
+                    if self._is_cancelled:
                         break
         except ApiError as error:
-            way.error = error
+            caption.error = error
         finally:
-            way.took = time.perf_counter() - start
-
-
-GREEDY, BEAM, NUCLEUS = "Greedy", "Beam search", "Nucleus sampling"
-DECODINGS = [GREEDY, BEAM, NUCLEUS]
-DECODING_HINTS = {
-    GREEDY: "the likeliest token each time",
-    BEAM: "the likeliest sentence among several kept",
-    NUCLEUS: "drawn from the likeliest tokens",
-}
-SAMPLE_IMAGES = 8  # pictures offered
-POLL_SECONDS = 0.15  # between two looks at what has been written
-NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder writes here.")
-WAITING = empty_state("Captions appear here", "Choose a picture. Each way of decoding writes its own caption.")
+            caption.seconds = time.perf_counter() - start
 
 
 class CaptionTab:
@@ -225,7 +229,7 @@ class CaptionTab:
                     max_lines=6,
                     elem_id="caption-context",
                 )
-                self.ways = gr.CheckboxGroup(DECODINGS, value=DECODINGS, label="Ways to decode")
+                self.decodings = gr.CheckboxGroup(DECODINGS, value=DECODINGS, label="Ways to decode")
                 with gr.Accordion("Decoding choices", open=False):
                     self._build_choices()
                 self.look = gr.Checkbox(False, label="Show where the encoder looks")
@@ -244,51 +248,51 @@ class CaptionTab:
         self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="nucleus sampling")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
-        known = [self.encoder, self.sampled]
-        tab.select(self.refresh, known, [*known, self.samples, self.results], **SILENT_EVENT)
+        state = [self.encoder, self.sampled]
+        tab.select(self.refresh, state, [*state, self.samples, self.results], **SILENT_EVENT)
         self.clock = gr.Timer(POLL_SECONDS, active=False)
         choices = [self.prompt, self.length, self.beams, self.top_p, self.temperature, self.seed]
-        asked = [self.selection, self.encoder, self.image, self.ways, self.context, *choices]
-        written, seen = [self.results, self.clock], [self.encoder, self.image, self.look]
+        inputs = [self.selection, self.encoder, self.image, self.decodings, self.context, *choices]
+        outputs, attended = [self.results, self.clock], [self.encoder, self.image, self.look]
         for event in (self.go.click, self.image.upload, self.prompt.submit):
-            event(self.caption, asked, written, **SILENT_EVENT)
+            event(self.caption, inputs, outputs, **SILENT_EVENT)
         for event in (self.go.click, self.image.upload, self.look.input):
-            event(self.attend, seen, self.attention, **BUSY_EVENT)
-        self.image.clear(self.clear, self.selection, [*written, self.attention], **SILENT_EVENT)
-        self.clock.tick(self.glance, self.selection, written, **SILENT_EVENT)
-        taken = self.samples.select(self.take_sample, outputs=[self.image, self.refusal], **BUSY_EVENT)
-        taken.then(self.caption, asked, written, **SILENT_EVENT)
-        taken.then(self.attend, seen, self.attention, **BUSY_EVENT)
+            event(self.attend, attended, self.attention, **BUSY_EVENT)
+        self.image.clear(self.clear, self.selection, [*outputs, self.attention], **SILENT_EVENT)
+        self.clock.tick(self.poll, self.selection, outputs, **SILENT_EVENT)
+        picked = self.samples.select(self.use_sample, outputs=[self.image, self.refusal], **BUSY_EVENT)
+        picked.then(self.caption, inputs, outputs, **SILENT_EVENT)
+        picked.then(self.attend, attended, self.attention, **BUSY_EVENT)
 
     def refresh(self, current: str | None, sampled: bool) -> tuple[Any, ...]:
-        """Encoders may have come; sample pictures are looked up once there is a collection."""
+        """New encoders; sample images once there is a collection."""
         try:
             choices = encoder_choices(self.client)
-            samples = gr.skip() if sampled else self.sample_pictures()
+            samples = gr.skip() if sampled else self.sample_images()
         except ApiError as error:
             return gr.skip(), sampled, gr.skip(), error_box(error.message, "The service cannot be reached")
         message = NO_ENCODER if not choices else gr.skip() if current else WAITING
         return update_dropdown(choices, current), sampled or bool(samples), samples, message
 
-    def sample_pictures(self) -> str:
-        """A few pictures out of the newest collection. Raises: ApiError."""
+    def sample_images(self) -> str:
+        """Some images of the newest collection. Raises: ApiError."""
         collections = self.client.collections()
         if not collections:
             return ""
-        place = collections[0]["id"]
+        collection = collections[0]["id"]
         items = "".join(
-            f'<li><button type="button" data-pick="{esc(place)}:{esc(item["id"])}" '
+            f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
             f'aria-label="Use the picture {esc(item["caption"])}">'
-            f'<img src="{esc(item_url(place, item["id"]))}" alt="" loading="lazy"></button></li>'
-            for item in self.client.collection_map(place, limit=SAMPLE_IMAGES)["points"]
+            f'<img src="{esc(item_url(collection, item["id"]))}" alt="" loading="lazy"></button></li>'
+            for item in self.client.collection_map(collection, limit=SAMPLE_IMAGES)["points"]
         )
         return f'<p class="lcl-note">or one of these</p><ul class="lcl-samples">{items}</ul>'
 
-    def take_sample(self, event: gr.EventData) -> tuple[Any, Any]:
-        """The picture, and nothing to say; or the picture as it is, and why."""
-        place, _, item = str(event.pick).partition(":")
+    def use_sample(self, event: gr.EventData) -> tuple[Any, Any]:
+        """The sample as image input, and no message; or no change and an error."""
+        collection, _, item = str(event.pick).partition(":")
         try:
-            return Image.open(io.BytesIO(self.client.item_image(place, item))), ""
+            return Image.open(io.BytesIO(self.client.item_image(collection, item))), ""
         except ApiError as error:
             return gr.skip(), toast(error.message, "The picture cannot be fetched")
 
@@ -297,7 +301,7 @@ class CaptionTab:
         selection: PageSelection[CaptionStream | None],
         encoder: str | None,
         image: str | None,
-        ways: list[str],
+        chosen: list[str],
         context: str,
         prompt: str,
         length: int,
@@ -306,9 +310,9 @@ class CaptionTab:
         temperature: float,
         seed: float | None,
     ) -> tuple[str, gr.Timer]:
-        """Begin to write a card for every chosen way; whatever was being written before is left."""
-        self._leave(selection)
-        if not image or not ways:
+        """Start a caption for every chosen decoding; the previous captions are cancelled."""
+        self._cancel(selection)
+        if not image or not chosen:
             return WAITING, gr.Timer(active=False)
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
@@ -323,39 +327,39 @@ class CaptionTab:
         }
         texts = {name: text for name, text in (("prompt", prompt), ("context", context)) if text.strip()}
         shared = {"max_new_tokens": int(length), **texts}
-        asked = {way: {**shared, **decodings[way]} for way in DECODINGS if way in ways}
-        sheet = selection.watched = CaptionStream(self.client, encoder, read_upload(image), asked, DECODING_HINTS)
-        return sheet.draw(), gr.Timer(active=True)
+        requests = {name: {**shared, **decodings[name]} for name in DECODINGS if name in chosen}
+        stream = selection.current = CaptionStream(self.client, encoder, read_upload(image), requests, DECODING_HINTS)
+        return stream.draw(), gr.Timer(active=True)
 
-    def glance(self, selection: PageSelection[CaptionStream | None]) -> tuple[Any, Any]:
-        """What has been written until now; the clock stops with the last word."""
-        sheet = selection.watched
-        if sheet is None:
+    def poll(self, selection: PageSelection[CaptionStream | None]) -> tuple[Any, Any]:
+        """The captions so far; the timer stops when they are complete."""
+        stream = selection.current
+        if stream is None:
             return gr.skip(), gr.Timer(active=False)
-        is_done = sheet.is_done  # asked first: what is drawn then is all
-        drawn = sheet.draw()
-        if selection.watched is not sheet:  # another picture came meanwhile
+        is_done = stream.is_done  # before drawing, which is then complete
+        drawn = stream.draw()
+        if selection.current is not stream:  # another image was chosen
             return gr.skip(), gr.skip()
         return drawn, gr.Timer(active=False) if is_done else gr.skip()
 
-    def attend(self, encoder: str | None, image: str | None, wanted: bool) -> str:
-        """The picture with what the encoder looks at, if that is wanted."""
-        if not wanted or not image:
+    def attend(self, encoder: str | None, image: str | None, enabled: bool) -> str:
+        """The attention map, if enabled."""
+        if not enabled or not image:
             return ""
         data = read_upload(image)
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
             return draw_attention(data, self.client.attention(encoder, [data])[0]) if encoder else ""
         except ApiError as error:
-            # what is no picture is said once, by the captions
+            # the captions already report an unreadable image
             return "" if error.code == IMAGE_UNREADABLE else api_error_box(error, "Where it looks cannot be shown")
 
     def clear(self, selection: PageSelection[CaptionStream | None]) -> tuple[str, gr.Timer, str]:
-        """The picture was taken away."""
-        self._leave(selection)
+        """The image was removed."""
+        self._cancel(selection)
         return WAITING, gr.Timer(active=False), ""
 
-    def _leave(self, selection: PageSelection[CaptionStream | None]) -> None:
-        if selection.watched is not None:
-            selection.watched.leave()
-        selection.watched = None
+    def _cancel(self, selection: PageSelection[CaptionStream | None]) -> None:
+        if selection.current is not None:
+            selection.current.cancel()
+        selection.current = None

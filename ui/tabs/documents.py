@@ -1,4 +1,4 @@
-"""Documents: what a dataset holds, page by page, its pictures where they stand."""
+"""Documents tab: the documents of a dataset with their images in place, page by page."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from ui.common import BUSY_EVENT, SILENT_EVENT, update_dropdown
-from ui.html import dataset_image_url, empty_state, error_box, esc, format_number, run_link, status_line
+from ui.html import dataset_image_url, empty_state, error_box, esc, number, run_link, status_line
 
 PER_PAGE = 6
-ROW_TOKENS = 2048  # the length of a row that documents are packed into
+ROW_TOKENS = 2048  # of a packed row of the model
 ALL = ""
 VIEWS = [("Documents", "interleaved"), ("Captioned images", "pairs")]
 NO_DATASET = empty_state(
@@ -38,69 +38,71 @@ class DocumentsTab:
                 self.split = gr.Dropdown([("All", ALL)], value=ALL, label="Split", visible=False, min_width=130)
                 self.source = gr.Dropdown([("All", ALL)], value=ALL, label="Source", visible=False, min_width=130)
             with gr.Row(elem_classes="lcl-pager"):
-                self.place = gr.HTML(apply_default_css=False, elem_id="documents-place")
+                self.position = gr.HTML(apply_default_css=False, elem_id="documents-place")
                 self.check = gr.Button("Validate", size="sm", min_width=90, elem_id="documents-validate")
                 self.previous = gr.Button("Previous", size="sm", min_width=90, interactive=False)
                 self.next = gr.Button("Next", size="sm", min_width=90, interactive=False)
         self.shown = gr.HTML(LOADING, apply_default_css=False, elem_id="documents")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
-        asked = [self.dataset, self.view, self.split, self.source]
-        told = [self.offset, self.split, self.source, self.place, self.previous, self.next, self.shown]
-        now = [*asked, self.offset]
-        tab.select(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(self.show, now, told, **SILENT_EVENT)
+        inputs = [self.dataset, self.view, self.split, self.source]
+        outputs = [self.offset, self.split, self.source, self.position, self.previous, self.next, self.shown]
+        now = [*inputs, self.offset]
+        tab.select(self.refresh, self.dataset, self.dataset, **SILENT_EVENT).then(
+            self.show, now, outputs, **SILENT_EVENT
+        )
         for change in (self.dataset.input, self.view.input):
-            change(self.start, asked[:2], told, **BUSY_EVENT)
+            change(self.start, inputs[:2], outputs, **BUSY_EVENT)
         for change in (self.split.input, self.source.input):
-            change(self.show, asked, told, **BUSY_EVENT)
+            change(self.show, inputs, outputs, **BUSY_EVENT)
         for button, step in ((self.previous, -PER_PAGE), (self.next, PER_PAGE)):
             button.click(
                 lambda dataset, view, split, source, offset, step=step: self.show(
                     dataset, view, split, source, offset + step
                 ),
                 now,
-                told,
+                outputs,
                 **BUSY_EVENT,
             )
-        self.check.click(self.validate, self.dataset, self.place, **BUSY_EVENT)
+        self.check.click(self.validate, self.dataset, self.position, **BUSY_EVENT)
 
     def refresh(self, current: str | None) -> Any:
-        """Datasets may have come or gone; the one on show stays."""
+        """Update the datasets; the selected one stays."""
         try:
             return update_dropdown([(row["name"], row["name"]) for row in self.client.datasets()], current)
         except ApiError:
-            return gr.skip()  # the documents' own call says it in words
+            return gr.skip()  # show reports the error
 
     def start(self, dataset: str | None, view: str) -> tuple[Any, ...]:
-        """Another dataset or view: from its beginning, unfiltered."""
+        """Another dataset or view: the first page without filters."""
         return self.show(dataset, view, ALL, ALL, 0)
 
     def show(self, dataset: str | None, view: str, split: str, source: str, offset: int = 0) -> tuple[Any, ...]:
-        """One page: where it starts, the filters, the words, whether there is more, and the documents."""
+        """One page: offset, filters, position, buttons, documents."""
         offset, pairs = max(0, int(offset)), view == "pairs"
-        where = {"split": split or None, "source": source or None} if pairs else {}
+        filters = {"split": split or None, "source": source or None} if pairs else {}
         try:
             dataset = dataset or next((row["name"] for row in self.client.datasets()), None)
             if dataset is None:
-                return self._bare(NO_DATASET)
+                return self._empty(NO_DATASET)
             if pairs:
-                self.client.dataset_statistics(dataset)  # counted once: the filters are made from it
-            found = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, **where)
+                self.client.dataset_statistics(dataset)  # caches the values of the filters
+            page = self.client.dataset_documents(dataset, offset, PER_PAGE, view, tokens=True, **filters)
         except ApiError as error:
-            return self._bare(error_box(error.message, "The documents cannot be shown"))
-        items, total = found["items"], found["total"]
+            return self._empty(error_box(error.message, "The documents cannot be shown"))
+        items, total = page["items"], page["total"]
         if not items:
-            return 0, *_filters(found, pairs, split, source), status_line("Nothing here"), *_more(0, 0), _nothing(view)
+            return 0, *_filters(page, pairs, split, source), status_line("Nothing here"), *_more(0, 0), _nothing(view)
         return (
             offset,
-            *_filters(found, pairs, split, source),
-            draw_place(view, offset, len(items), total),
+            *_filters(page, pairs, split, source),
+            draw_position(view, offset, len(items), total),
             *_more(offset, total),
             draw_documents(dataset, items),
         )
 
     def validate(self, dataset: str | None) -> str:
-        """Queue an examination; it is watched where all runs are."""
+        """Queue a validation run, with a link to it."""
         if not dataset:
             return status_line("Choose a dataset first.")
         try:
@@ -110,18 +112,18 @@ class DocumentsTab:
         return f'<p class="lcl-note" role="status">Validation is queued: {run_link(run["id"])} in the Runs tab.</p>'
 
     @staticmethod
-    def _bare(words: str) -> tuple[Any, ...]:
+    def _empty(html: str) -> tuple[Any, ...]:
         hidden = gr.Dropdown(visible=False)
-        return 0, hidden, hidden, "", *_more(0, 0), words
+        return 0, hidden, hidden, "", *_more(0, 0), html
 
 
-def draw_place(view: str, offset: int, shown: int, total: int) -> str:
-    """Which of them are on show, and what the colours mean."""
+def draw_position(view: str, offset: int, count: int, total: int) -> str:
+    """Position of the page, and the meaning of the colours."""
     what = "Captioned images" if view == "pairs" else "Documents"
     return (
-        f'<p class="lcl-key" role="status"><span><b>{what} {format_number(offset + 1)}–{format_number(offset + shown)}</b> of '
-        f'{format_number(total)}</span><span><i class="lcl-row__text"></i>text</span><span><i class="lcl-row__image"></i>image'
-        f"</span><span>bar: a row of {ROW_TOKENS:,} tokens</span></p>"
+        f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + count)}</b> of '
+        f'{number(total)}</span><span><i class="lcl-row__text"></i>text</span>'
+        f'<span><i class="lcl-row__image"></i>image</span><span>bar: a row of {ROW_TOKENS:,} tokens</span></p>'
     )
 
 
@@ -141,7 +143,7 @@ def _document(dataset: str, item: dict[str, Any]) -> str:
     marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
     return (
         f'<article class="lcl-doc"><header><h3 title="{esc(title)}">{esc(title)}</h3>'
-        f"<span>{format_number(tokens)} tokens</span></header>{_row(segments, tokens)}"
+        f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens)}"
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
         f"{f'<footer>{marks}</footer>' if marks else ''}</article>"
     )
@@ -158,7 +160,7 @@ def _segment(dataset: str, segment: dict[str, Any]) -> str:
 
 
 def _row(segments: Sequence[dict[str, Any]], tokens: int) -> str:
-    """The document as it lies in a row of the model: one coloured stretch a segment."""
+    """The document as a packed row of the model: one coloured section for each segment."""
     whole = max(ROW_TOKENS, tokens)
     parts = "".join(
         f'<i class="lcl-row__{"text" if "text" in segment else "image"}" style="width:{_percent(segment, whole)}%"></i>'
@@ -172,10 +174,10 @@ def _percent(segment: dict[str, Any], whole: int) -> str:
     return f"{100 * segment['tokens'] / whole:.3f}"
 
 
-def _filters(found: dict[str, Any], pairs: bool, split: str, source: str) -> tuple[Any, Any]:
-    """Offered only where there is something to choose from."""
+def _filters(page: dict[str, Any], pairs: bool, split: str, source: str) -> tuple[Any, Any]:
+    """Split and source, visible if there is a choice."""
     made = []
-    for known, current in ((found["splits"], split), (found["sources"], source)):
+    for known, current in ((page["splits"], split), (page["sources"], source)):
         choices = [("All", ALL), *((word, word) for word in known if word)]
         value = current if current in known else ALL
         made.append(gr.Dropdown(choices=choices, value=value, visible=pairs and len(choices) > 2))

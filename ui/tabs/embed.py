@@ -1,4 +1,4 @@
-"""Embed: a collection on a plane, and the vectors of one's own pictures as a file."""
+"""Embed tab: 2-D map of a collection, and vectors of uploaded images as a file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ui.common import (
     update_dropdown,
 )
 from ui.file_routes import FORMATS
-from ui.html import empty_state, error_box, esc, heading
+from ui.html import empty_state, error_box, esc, heading, html_table
 
 NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its pictures on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
 WAITING = empty_state("Vectors appear here", "Choose pictures and press “Embed”.")
-PREFERRED = ("group", "category", "subgroup")  # labels with few values make the clearest map
+PREFERRED = ("group", "category", "subgroup")  # labels with few values
 MAX_FILES = 64
 BATCH = 16
 
@@ -74,12 +74,12 @@ class EmbedTab:
         tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT)
         self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
         self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **SILENT_EVENT)
-        asked = [self.encoder, self.pictures, self.format]
-        self.go.click(self.embed, asked, [self.vectors, self.download], **BUSY_EVENT)
-        self.format.input(self.embed_again, asked, [self.vectors, self.download], **BUSY_EVENT)
+        inputs = [self.encoder, self.pictures, self.format]
+        self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
+        self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
 
     def refresh(self, collection: str | None, encoder: str | None) -> tuple[Any, Any, Any]:
-        """What there is to choose from; a change of collection then draws its map."""
+        """Update collections and encoders; a changed collection draws its map."""
         try:
             collections, encoders = collection_choices(self.client), encoder_choices(self.client)
         except ApiError as error:
@@ -88,7 +88,7 @@ class EmbedTab:
         return update_dropdown(collections, collection), update_dropdown(encoders, encoder), shown
 
     def load_map(self, collection: str | None, label: str | None) -> tuple[Any, ...]:
-        """Fetch the plane of another collection, and draw it."""
+        """Fetch and draw the map of a collection."""
         if not collection:
             return [], update_dropdown([], None), "", NO_COLLECTION
         try:
@@ -96,19 +96,19 @@ class EmbedTab:
         except ApiError as error:
             return [], gr.skip(), "", error_box(error.message, "The map cannot be shown")
         labels = sorted({name for point in points for name in point["labels"]})
-        wanted = label if label in labels else next((name for name in PREFERRED if name in labels), None)
-        picker = update_dropdown([(name, name) for name in labels], wanted)
-        return points, picker, _links(collection), self.draw_map(collection, points, wanted or next(iter(labels), None))
+        chosen = label if label in labels else next((name for name in PREFERRED if name in labels), None)
+        picker = update_dropdown([(name, name) for name in labels], chosen)
+        return points, picker, _links(collection), self.draw_map(collection, points, chosen or next(iter(labels), None))
 
     def draw_map(self, collection: str, points: Sequence[dict[str, Any]], label: str | None) -> str:
         return scatter_map(collection, points, label) if points else NO_COLLECTION
 
     def embed_again(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
-        """Another format: only when there is something to write."""
+        """Another format, if there are files."""
         return self.embed(encoder, paths, kind) if paths else (gr.skip(), gr.skip())
 
     def embed(self, encoder: str | None, paths: list[str] | None, kind: str) -> tuple[Any, Any]:
-        """A table of the vectors, and the file to download."""
+        """Table of the vectors, and the file to download."""
         hidden = gr.DownloadButton(visible=False)
         if not paths:
             return WAITING, hidden
@@ -123,14 +123,14 @@ class EmbedTab:
             return error_box(error.message, "The pictures were refused"), hidden
         names = [Path(path).name for path in paths]
         write, _ = FORMATS[kind]
-        # where Gradio keeps what it serves: it makes no copy, and the file goes when its session ends
+        # in Gradio's folder, so that it makes no copy; deleted with the session
         file = Path(get_upload_folder()) / secrets.token_hex(16) / f"vectors.{kind}"
         file.parent.mkdir(mode=0o700, parents=True)
         file.write_bytes(write(names, vectors))
         return draw_vectors(names, vectors), gr.DownloadButton(f"Download {file.name}", value=str(file), visible=True)
 
     def _vectors(self, encoder: str, paths: Sequence[str]) -> list[list[float]]:
-        """A few pictures a request, so that no request grows large. Raises: ApiError that names the file."""
+        """Embed in batches. Raises: ApiError that names the file."""
         rows: list[list[float]] = []
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
@@ -142,16 +142,16 @@ class EmbedTab:
 
 
 def _naming_file(error: ApiError, paths: Sequence[str]) -> ApiError:
-    """The service says ``input.3``; the visitor knows that picture by its name."""
-    place = (error.field or "").removeprefix("input.")
-    if not place.isdigit() or int(place) >= len(paths):
+    """Reindexs ``input.3`` in the error by the name of the file."""
+    index = (error.field or "").removeprefix("input.")
+    if not index.isdigit() or int(index) >= len(paths):
         return error
     words = error.message.removeprefix(f"{error.field}: ")
-    return ApiError(error.status, error.code, f"{Path(paths[int(place)]).name}: {words}", error.field)
+    return ApiError(error.status, error.code, f"{Path(paths[int(index)]).name}: {words}", error.field)
 
 
 def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> str:
-    """One row a picture: its name, its vector as a strip of colours, and which of the others is closest."""
+    """One row for each image: name, vector as bars, and the closest of the others."""
     matrix = np.asarray(vectors, dtype=np.float32)
     near = matrix @ matrix.T
     np.fill_diagonal(near, -np.inf)
@@ -160,12 +160,8 @@ def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> st
         best = int(near[i].argmax())
         closest = f"{names[best]} ({near[i, best]:.2f})" if len(names) > 1 else ""
         rows.append(f"<tr><td>{esc(name)}</td><td>{vector_strip(vector)}</td><td>{esc(closest)}</td></tr>")
-    head = "".join(f'<th scope="col">{word}</th>' for word in ("Picture", "Vector", "Closest of the others"))
-    return (
-        f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'
-        f'<div class="lcl-table" tabindex="0" role="region" aria-label="Vectors"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    size = f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'
+    return size + html_table("Vectors", ("Picture", "Vector", "Closest of the others"), "".join(rows))
 
 
 def _links(collection: str) -> str:

@@ -10,9 +10,9 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from ui.common import BUSY_EVENT, SILENT_EVENT, api_error_box, image_input, read_upload, update_dropdown
-from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url
+from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, item_url
 
-JsonMapping = Mapping[str, Any]
+Json = Mapping[str, Any]
 FIGURE_KEY = ("task", "split", "variant", "transfer", "metric")
 TOO_FEW_ENCODERS = empty_state(
     "Two encoders are needed",
@@ -21,10 +21,15 @@ TOO_FEW_ENCODERS = empty_state(
 )
 SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
 INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose a picture: both encoders answer.")
+WORDS, PICTURE = "Words", "Picture"
+EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
+HITS_PER_SIDE = 12
+SAMPLE_DATASET = "sample"  # every service has this dataset
+Sides = tuple[Json, Json]
 
 
-def no_collection(missing: Sequence[JsonMapping], dataset: str) -> str:
-    """Says which encoder has no collection of the dataset, and how one is made."""
+def no_collection(missing: Sequence[Json], dataset: str) -> str:
+    """Names the encoders without a collection of the dataset, and the command that makes one."""
     commands = "".join(
         f"<code>lcl submit index --set encoder={esc(each['id'])} --set dataset={esc(dataset)} "
         f"--set collection={esc(dataset)}-{esc(each['name'])}</code>"
@@ -39,20 +44,21 @@ def no_collection(missing: Sequence[JsonMapping], dataset: str) -> str:
     )
 
 
-def draw_sides(encoders: Sequence[JsonMapping], collections: Sequence[str], answers: Sequence[Any], about: str) -> str:
-    """Both encoders' hits, with the place that each has on the other side.
+def draw_sides(encoders: Sequence[Json], collections: Sequence[str], answers: Sequence[Any], about: str) -> str:
+    """Hits of both encoders, each with its rank on the other side.
 
     Args:
-        answers: of each side its hits, or why there are none as HTML.
+        answers: for each side its hits, or an error as HTML.
     """
-    places = [
-        {hit["id"]: place for place, hit in enumerate(hits, start=1)} if not isinstance(hits, str) else {}
+    ranks = [
+        {hit["id"]: rank for rank, hit in enumerate(hits, start=1)} if not isinstance(hits, str) else {}
         for hits in answers
     ]
-    shared = len(places[0].keys() & places[1].keys())
-    most = max(map(len, places))
+    shared = len(ranks[0].keys() & ranks[1].keys())
+    most = max(map(len, ranks))
     columns = "".join(
-        _side(encoders[at], collections[at], answers[at], places[1 - at], encoders[1 - at]["name"]) for at in (0, 1)
+        _side(encoders[side], collections[side], answers[side], ranks[1 - side], encoders[1 - side]["name"])
+        for side in (0, 1)
     )
     return (
         f'<section class="lcl-results" aria-label="Results of both"><p class="lcl-results__head" role="status">'
@@ -61,14 +67,12 @@ def draw_sides(encoders: Sequence[JsonMapping], collections: Sequence[str], answ
     )
 
 
-def draw_figures(
-    encoders: Sequence[JsonMapping], rows: Sequence[JsonMapping], figures: Sequence[Sequence[JsonMapping]]
-) -> str:
-    """One row a figure that both have: each value with its interval, and their difference with its own.
+def draw_figures(encoders: Sequence[Json], rows: Sequence[Json], figures: Sequence[Sequence[Json]]) -> str:
+    """One row for each metric that both have: the values and their difference, with intervals.
 
     Args:
-        rows: as the service compares them.
-        figures: of each encoder all rows of its evaluations, for their intervals.
+        rows: of the service's comparison.
+        figures: for each encoder all rows of its evaluations, for their intervals.
     """
     names = [esc(each["name"]) for each in encoders]
     if not rows:
@@ -76,60 +80,58 @@ def draw_figures(
             "No figures in common",
             "Examine both with the same evaluate run (Runs tab, kind Evaluate): same task, split and dataset.",
         )
-    known = [{(row.get("run_id"), *(row.get(key) for key in FIGURE_KEY)): row for row in side} for side in figures]
-    header = "".join(f'<th scope="col">{word}</th>' for word in ("figure", "of", *names, "difference", "p", "chance"))
+    known = [{(row.get("run_id"), *(row.get(name) for name in FIGURE_KEY)): row for row in side} for side in figures]
+    columns = ("figure", "of", *(encoder["name"] for encoder in encoders), "difference", "p", "chance")
     body = "".join(_figure_row(row, known) for row in rows)
-    return (
-        '<div class="lcl-table lcl-table--compare" tabindex="0" role="region" aria-label="Figures of both"><table>'
-        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+    return html_table("Figures of both", columns, body, "compare") + (
         f'<p class="lcl-note">In brackets 95 % intervals: of each value over the pictures, and of the difference '
         f"({names[1]} minus {names[0]}) over the same pictures for both. p: sign flips, two-sided, of this row alone. "
         "Bold: the better one, where the interval of the difference does not hold 0.</p>"
     )
 
 
-def _side(encoder: JsonMapping, collection: str, hits: Any, others: Mapping[str, int], other: str) -> str:
+def _side(encoder: Json, collection: str, hits: Any, others: Mapping[str, int], other: str) -> str:
     inside = hits if isinstance(hits, str) else _cards(collection, hits, others, other)
     return f'<section aria-label="{esc(encoder["name"])}"><h3>{esc(encoder["name"])}</h3>{inside}</section>'
 
 
-def _cards(collection: str, hits: Sequence[JsonMapping], others: Mapping[str, int], other: str) -> str:
-    cards = "".join(_card(collection, hit, place, others.get(hit["id"]), other) for place, hit in enumerate(hits, 1))
+def _cards(collection: str, hits: Sequence[Json], others: Mapping[str, int], other: str) -> str:
+    cards = "".join(_card(collection, hit, rank, others.get(hit["id"]), other) for rank, hit in enumerate(hits, 1))
     return f'<ol class="lcl-grid lcl-grid--small">{cards}</ol>'
 
 
-def _card(collection: str, hit: JsonMapping, place: int, there: int | None, other: str) -> str:
+def _card(collection: str, hit: Json, rank: int, other_rank: int | None, other: str) -> str:
     words = hit.get("caption") or hit["id"]
-    shared = "" if there is None else f'<em class="lcl-both">both · {there}. there</em>'
-    also = "" if there is None else f", place {there} of {other}"
-    name = f"{words}, place {place}{also}. Ask both with this picture"
+    shared = "" if other_rank is None else f'<em class="lcl-both">both · {other_rank}. there</em>'
+    also = "" if other_rank is None else f", place {other_rank} of {other}"
+    name = f"{words}, place {rank}{also}. Ask both with this picture"
     return (
-        f'<li><button type="button" class="lcl-card{"" if there is None else " lcl-card--both"}" '
+        f'<li><button type="button" class="lcl-card{"" if other_rank is None else " lcl-card--both"}" '
         f'data-pick="item:{esc(hit["id"])}" title="Ask both with this picture" aria-label="{esc(name)}">'
         f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy" decoding="async">'
-        f'<span class="lcl-card__words">{place}. {esc(words)}</span>{shared}</button></li>'
+        f'<span class="lcl-card__words">{rank}. {esc(words)}</span>{shared}</button></li>'
     )
 
 
-def _figure_row(row: JsonMapping, known: Sequence[Mapping[Any, JsonMapping]]) -> str:
-    question = tuple(row.get(key) for key in FIGURE_KEY)
+def _figure_row(row: Json, known: Sequence[Mapping[Any, Json]]) -> str:
+    key = tuple(row.get(name) for name in FIGURE_KEY)
     bounds: Sequence[float] | None = row.get("interval")
-    more, less = ("left", "right") if row["metric"].endswith("rank") else ("right", "left")  # a low rank is a good one
-    better = None if bounds is None else more if bounds[0] > 0 else less if bounds[1] < 0 else None
+    higher, lower = ("left", "right") if row["metric"].endswith("rank") else ("right", "left")  # lower ranks are better
+    better = None if bounds is None else higher if bounds[0] > 0 else lower if bounds[1] < 0 else None
     cells = []
     for side, rows in zip(("left", "right"), known, strict=True):
-        found = rows.get((row.get(f"{side}_run"), *question), {})
+        figure = rows.get((row.get(f"{side}_run"), *key), {})
         value = _format_value(row.get(side))
         strong = f"<b>{value}</b>" if side == better else value
-        cells.append(f"<td>{strong}{_interval(found.get('interval'))}</td>")
+        cells.append(f"<td>{strong}{_interval(figure.get('interval'))}</td>")
     p = row.get("p")
-    chances = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
+    p_text = "" if p is None else "&lt; .001" if p < 0.001 else f"{p:.3f}"
     words = " · ".join(esc(row[key]) for key in ("task", "transfer") if row.get(key))
     return (
         f'<tr><th scope="row">{esc(row["metric"])}</th><td>{words}<small>{esc(row.get("variant") or "")} · '
         f"{esc(row.get('split') or '')}</small></td>{''.join(cells)}"
         f"<td>{_format_difference(row.get('difference'))}{_interval(bounds)}</td>"
-        f"<td>{chances}</td><td>{_format_value(row.get('chance'))}</td></tr>"
+        f"<td>{p_text}</td><td>{_format_value(row.get('chance'))}</td></tr>"
     )
 
 
@@ -138,7 +140,7 @@ def _interval(bounds: Sequence[float] | None) -> str:
 
 
 def _format_value(value: float | None) -> str:
-    """Shares with three digits, ranks with one."""
+    """Three digits for shares, one for ranks."""
     if value is None:
         return ""
     return (f"{value:.3f}" if abs(value) < 2 else f"{value:.1f}").replace("-", "−")
@@ -148,14 +150,6 @@ def _format_difference(value: float | None) -> str:
     return "" if value is None else ("+" if value > 0 else "") + _format_value(value)
 
 
-WORDS, PICTURE = "Words", "Picture"
-EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
-HITS_PER_SIDE = 12  # pictures a side
-SAMPLE_DATASET = "sample"  # the dataset that every service has
-Json = dict[str, Any]
-Sides = tuple[Json, Json]
-
-
 class CompareTab:
     title = "Compare"
 
@@ -163,7 +157,7 @@ class CompareTab:
         self.client = client
 
     def build(self) -> None:
-        self.bare = gr.State(False)  # the pane says that something is missing, or no service
+        self.bare = gr.State(False)  # does the pane show a placeholder?
         with gr.Column(elem_classes="lcl-panel"):
             title = heading("Compare two encoders", "The same query to both, in collections of the same dataset.")
             gr.HTML(title, apply_default_css=False)
@@ -209,7 +203,7 @@ class CompareTab:
         self.results.select(self.follow, pickers, self.results, **BUSY_EVENT)
 
     def refresh(self, left: str | None, right: str | None, dataset: str | None, bare: bool = False) -> tuple[Any, ...]:
-        """Encoders and collections may have come or gone; results that are on show stay."""
+        """Update the choices. Results that are shown stay."""
         try:
             encoders, collections = self.client.encoders(), self.client.collections()
         except ApiError as error:
@@ -228,14 +222,14 @@ class CompareTab:
         names = _datasets(*sides, collections) or [dataset or SAMPLE_DATASET]
         picked = dataset if dataset in names else names[0]
         pickers = [update_dropdown(choices, side["id"]) for side in sides]
-        shown: Any = INVITATION if bare else gr.skip()
+        results: Any = INVITATION if bare else gr.skip()
         try:
             _side_collections(sides, picked, collections)
         except _MissingInput as missing:
-            bare, shown = True, missing.drawn
+            bare, results = True, missing.html
         else:
             bare = False
-        return *pickers, update_dropdown([(name, name) for name in names], picked), bare, shown
+        return *pickers, update_dropdown([(name, name) for name in names], picked), bare, results
 
     def switch(self, mode: str) -> tuple[Any, Any, Any]:
         words = mode == WORDS
@@ -244,21 +238,21 @@ class CompareTab:
     def search(
         self, left: str | None, right: str | None, dataset: str | None, mode: str, text: str, image: str | None
     ) -> str:
-        """Both encoders' answers to the words or the picture, or in words why there are none."""
+        """Hits of both encoders for the text or the image, or an error."""
         if mode == WORDS:
-            said = text.strip()
-            return self.ask(left, right, dataset, f"“{said}”", **({"text": said} if said else {}))
-        return self.ask(left, right, dataset, "your picture", **({"image": read_upload(image)} if image else {}))
+            query = text.strip()
+            return self.compare(left, right, dataset, f"“{query}”", **({"text": query} if query else {}))
+        return self.compare(left, right, dataset, "your picture", **({"image": read_upload(image)} if image else {}))
 
     def follow(self, left: str | None, right: str | None, dataset: str | None, event: gr.EventData) -> str:
-        """A picture of one side: both are asked for what is near to it. It has the same id in both collections."""
-        return self.ask(left, right, dataset, "this picture", item=str(event.pick).removeprefix("item:"))
+        """Search both sides with an image of one side; it has the same id in both collections."""
+        return self.compare(left, right, dataset, "this picture", item=str(event.pick).removeprefix("item:"))
 
-    def ask(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
+    def compare(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
         try:
             encoders, collections = self._pair(left, right, dataset)
         except _MissingInput as missing:
-            return missing.drawn
+            return missing.html
         except ApiError as error:
             return error_box(error.message, "The service cannot be reached")
         if not query:
@@ -272,55 +266,55 @@ class CompareTab:
         return draw_sides(encoders, collections, answers, about)
 
     def draw_figures(self, left: str | None, right: str | None) -> str:
-        """What both were examined on."""
+        """Metrics that both have."""
         if not left or not right or left == right:
             return ""
         try:
-            found = self.client.compare_encoders(left, right)
+            comparison = self.client.compare_encoders(left, right)
             figures = [self.client.encoder_figures(each) for each in (left, right)]
         except ApiError as error:
             return error_box(error.message, "The figures cannot be shown")
         title = heading("Figures of both", "What both were examined on, from the newest evaluation of each.")
-        return title + draw_figures([found["left"], found["right"]], found["rows"], figures)
+        return title + draw_figures([comparison["left"], comparison["right"]], comparison["rows"], figures)
 
     def _pair(self, left: str | None, right: str | None, dataset: str | None) -> tuple[Sides, list[str]]:
-        """Both encoders, and the collection to ask each in. Raises: ApiError; _Missing."""
+        """Both encoders, and the collection of each. Raises: ApiError, _MissingInput."""
         sides, collections = _sides(left, right, self.client.encoders()), self.client.collections()
         if sides is None:
             raise _MissingInput(TOO_FEW_ENCODERS)
-        wanted = dataset or next(iter(_datasets(*sides, collections)), SAMPLE_DATASET)
-        return sides, _side_collections(sides, wanted, collections)
+        name = dataset or next(iter(_datasets(*sides, collections)), SAMPLE_DATASET)
+        return sides, _side_collections(sides, name, collections)
 
 
 class _MissingInput(Exception):
-    """What is not there that is needed, drawn."""
+    """A placeholder (HTML) that says what is missing."""
 
-    def __init__(self, drawn: str) -> None:
-        super().__init__(drawn)
-        self.drawn = drawn
+    def __init__(self, html: str) -> None:
+        super().__init__(html)
+        self.html = html
 
 
 def _choices(encoders: Sequence[Json]) -> list[tuple[str, str]]:
-    """(name, id) of every encoder, newest first; names that several have are told apart."""
+    """(name, id) of every encoder, newest first; equal names get the end of the id."""
     names = Counter(each["name"] for each in encoders)
     ends = [f" · {each['id'][-4:]}" if names[each["name"]] > 1 else "" for each in encoders]
     return [(each["name"] + end, each["id"]) for each, end in zip(encoders, ends, strict=True)]
 
 
 def _collections_of(encoder: Json, collections: Sequence[Json]) -> dict[str, str]:
-    """{dataset: id of the newest collection of it that this encoder made}."""
+    """{dataset: id of its newest collection by this encoder}."""
     own = [each for each in collections if each["encoder_id"] == encoder["id"] and each["dataset"]]
     return {each["dataset"]: each["id"] for each in reversed(own)}
 
 
 def _datasets(left: Json, right: Json, collections: Sequence[Json]) -> list[str]:
-    """Those of which both have a collection."""
+    """Datasets of which both have a collection."""
     other = _collections_of(right, collections)
     return [name for name in _collections_of(left, collections) if name in other]
 
 
 def _sides(left: str | None, right: str | None, encoders: Sequence[Json]) -> Sides | None:
-    """The encoders that were chosen; for one that was not, or is gone, the newest that is not the other."""
+    """The chosen encoders; a missing one is replaced by the newest that is not the other."""
     known = {each["id"]: each for each in encoders}
     if len(known) < 2:
         return None
@@ -331,7 +325,7 @@ def _sides(left: str | None, right: str | None, encoders: Sequence[Json]) -> Sid
 
 
 def _side_collections(sides: Sides, dataset: str, collections: Sequence[Json]) -> list[str]:
-    """The collection of each encoder. Raises: _Missing."""
+    """The collection of each encoder. Raises: _MissingInput."""
     if sides[0]["id"] == sides[1]["id"]:
         raise _MissingInput(SAME_ENCODER)
     own = [_collections_of(each, collections).get(dataset) for each in sides]

@@ -1,4 +1,4 @@
-"""Encoders: a card each, with what it is and how well it does."""
+"""Encoders tab: a card for each encoder with its properties and metrics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import gradio as gr
 
 from api.client import ApiError, Client
 from ui.common import SILENT_EVENT
-from ui.html import ago, definition_list, empty_state, error_box, esc, format_number, heading
+from ui.html import ago, definition_list, empty_state, error_box, esc, heading, number
 
 SHOWN = 4
-# What one of ours can leave as, and what visitors call that. Others' leave as they are.
+# export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
 
@@ -41,14 +41,14 @@ class EncodersTab:
 
 
 def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    """Name, sizes and the best-known figures of one encoder; facts that the service does not give are left out."""
+    """Name, sizes and main metrics of an encoder; missing properties are left out."""
     about = {**(encoder.get("info") or {}), **encoder}
     size = about.get("image_size")
     listed = [
-        ("Parameters", format_number(about.get("parameters"))),
+        ("Parameters", number(about.get("parameters"))),
         ("Pictures", f"{size} × {size} px" if size else ""),
         ("Vector", f"{about['embed_dim']} numbers" if about.get("embed_dim") else ""),
-        ("Pictures seen", format_number(about.get("images_seen"))),
+        ("Pictures seen", number(about.get("images_seen"))),
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
@@ -62,15 +62,15 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
 
 
 def draw_exports(encoder: str, kind: str) -> str:
-    """Its files as tars, in each format that can hold it."""
-    place = f"encoder/{quote(encoder, safe='')}"
+    """Links to tar files of the encoder in each format."""
+    address = f"encoder/{quote(encoder, safe='')}"
     formats = EXPORTS if kind == "lcl" else {"lcl": "as it is"}
-    links = "".join(f'<a href="{place}/{name}.tar" download>{words}</a>' for name, words in formats.items())
+    links = "".join(f'<a href="{address}/{name}.tar" download>{words}</a>' for name, words in formats.items())
     return f'<div class="lcl-links lcl-exports"><span>Export</span>{links}</div>'
 
 
 def best_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each task, split, transfer and metric the best variant; accuracies and recalls at 5 first."""
+    """Best variant of each task, split, transfer and metric; accuracies and recalls at 5 first."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         key = (row["task"], row["split"], row.get("transfer"), row["metric"])
@@ -84,5 +84,5 @@ def _figure(row: dict[str, Any]) -> str:
     times = f"{row['value'] / row['chance']:.0f} × chance" if row.get("chance") else ""
     return (
         f"<li><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
-        f"<b>{format_number(row['value'], 3)}</b><small>{times}</small></li>"
+        f"<b>{number(row['value'], 3)}</b><small>{times}</small></li>"
     )

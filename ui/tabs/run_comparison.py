@@ -11,30 +11,25 @@ import gradio as gr
 from api.client import ApiError, Client
 from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
 from ui.common import SILENT_EVENT, PageSelection, Shown
-from ui.html import error_box
+from ui.html import ACTIVE_STATES, error_box
 
 Run = Mapping[str, Any]
 Lines = tuple[dict[str, Any], ...]
-ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
 FIRST_METRIC, FIRST_AXIS = "loss", "step"
 
 
 @dataclass(frozen=True)
 class RunCurve:
-    """The lines of metrics that are known of a run.
-
-    Attributes:
-        settled: it had ended when they were last read.
-    """
+    """Metric lines of a run. ``complete``: the run had ended when they were last read."""
 
     attempt: int = 0
     lines: Lines = ()
-    settled: bool = False
+    complete: bool = False
 
 
 @dataclass(frozen=True)
 class ComparisonChoice:
-    """What a visitor wants to see beside the selected run."""
+    """Runs, metric and axis that the user has chosen."""
 
     others: Sequence[str] = ()
     metric: str = FIRST_METRIC
@@ -43,15 +38,15 @@ class ComparisonChoice:
 
 @dataclass
 class RunSelection(PageSelection[Shown]):
-    """The selected run, what is asked, the curves of those beside it by id, and what can be chosen: (words, id)."""
+    """The selected run, the chosen comparison, curves of the other runs by id, and the choices (label, id)."""
 
-    question: ComparisonChoice = ComparisonChoice()
+    comparison: ComparisonChoice = ComparisonChoice()
     curves: dict[str, RunCurve] = field(default_factory=dict)
     choices: list[tuple[str, str]] = field(default_factory=list)
 
 
 class RunComparison:
-    """The choices above the chart."""
+    """Dropdowns above the chart, and the chart."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -59,8 +54,8 @@ class RunComparison:
     def build(self) -> None:
         with gr.Row(elem_classes="lcl-beside"):
             self.others = gr.Dropdown(
-                [], value=[], multiselect=True, max_choices=MAX_SERIES - 1, label="Compare with", elem_id="compare-with",
-                scale=3, min_width=220, visible=False,
+                [], value=[], multiselect=True, max_choices=MAX_SERIES - 1, label="Compare with",
+                elem_id="compare-with", scale=3, min_width=220, visible=False,
             )  # fmt: skip
             metrics = [(words, metric) for metric, words in METRIC_LABELS.items()]
             self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
@@ -71,18 +66,18 @@ class RunComparison:
 
     @property
     def inputs(self) -> list[Any]:
-        """What a ``Question`` is made of."""
+        """Components of a ``ComparisonChoice``."""
         return [self.others, self.metric, self.axis]
 
     def wire(self) -> None:
-        """Metric and axis are asked for once there is something to compare."""
+        """Metric and axis are visible once runs are chosen."""
         self.others.input(
             lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
             self.others, [self.metric, self.axis], **SILENT_EVENT,
         )  # fmt: skip
 
-    def offer(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
-        """An update of what can be chosen, once there are two; none while nothing is new: open lists are left alone."""
+    def update_choices(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
+        """New choices of the dropdown, if they have changed: an update would close an open list."""
         listed = [(run_label(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
         here = {run_id for _, run_id in listed}
         choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
@@ -92,34 +87,34 @@ class RunComparison:
         return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
 
     def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
-        """The selected run first, if it is a pre-training, then the others in the order of their choice."""
-        question = selection.question
-        series = [_series(run, lines, question)] if run["kind"] == "pretrain" else []
-        known, complaints = {str(each["id"]): each for each in listed}, ""
-        for run_id in (each for each in question.others if each != run["id"]):
+        """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
+        choice = selection.comparison
+        series = [_series(run, lines, choice)] if run["kind"] == "pretrain" else []
+        known, errors = {str(each["id"]): each for each in listed}, ""
+        for run_id in (each for each in choice.others if each != run["id"]):
             try:
                 other = known.get(run_id) or self.client.run(run_id)
                 curve = self.read(run_id, other, selection.curves.get(run_id, RunCurve()))
             except ApiError as error:
-                complaints += error_box(error.message, "A run cannot be compared")
+                errors += error_box(error.message, "A run cannot be compared")
                 continue
             selection.curves[run_id] = curve
-            series.append(_series(other, curve.lines, question))
-        return overlay_chart(question.metric, question.axis, series) + complaints
+            series.append(_series(other, curve.lines, choice))
+        return overlay_chart(choice.metric, choice.axis, series) + errors
 
     def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
-        """What is new of a run; nothing is asked once it has ended. Raises: ApiError."""
+        """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
         attempt, moving = run.get("attempt") or 0, run["state"] in ACTIVE_STATES
         if attempt != curve.attempt:
             curve = RunCurve(attempt)
-        if curve.settled and not moving:
+        if curve.complete and not moving:
             return curve
         new = loss_lines(self.client.metrics(run_id, after=last_step(curve.lines)))
-        return replace(curve, lines=curve.lines + new, settled=not moving)
+        return replace(curve, lines=curve.lines + new, complete=not moving)
 
 
 def loss_lines(lines: Sequence[Mapping[str, Any]]) -> Lines:
-    """Of lines that tell a loss, what can be drawn."""
+    """Metrics and axes of the lines that contain a loss."""
     return tuple(
         {
             name: value
@@ -136,9 +131,9 @@ def last_step(lines: Lines) -> int:
 
 
 def run_label(run: Run) -> str:
-    """Its name, with the end of its id: names need not differ."""
+    """Name and end of the id: names need not be unique."""
     return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
 
 
-def _series(run: Run, lines: Lines, question: ComparisonChoice) -> RunSeries:
-    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, question.metric, question.axis))
+def _series(run: Run, lines: Lines, choice: ComparisonChoice) -> RunSeries:
+    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, choice.metric, choice.axis))

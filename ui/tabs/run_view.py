@@ -1,4 +1,4 @@
-"""How runs are drawn: the list, and the pieces of the selected one."""
+"""HTML of runs: the list, and header, curves, result and log of the selected one."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from typing import Any
 from lcl_core.jobs import JOBS
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (
+    ACTIVE_STATES,
     ago,
     badge,
     definition_list,
     duration,
     empty_state,
     esc,
-    format_number,
+    html_table,
+    number,
     parse_time,
     progress_bar,
     run_link,
 )
-from ui.tabs.run_comparison import ACTIVE_STATES
 
 KIND_LABELS = {name: kind.label for name, kind in JOBS.items()}
-EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # that are waited for
+EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
 
 
 def draw_list(runs: Sequence[dict[str, Any]], selected: str | None) -> str:
-    """Newest first; each is a button that selects it."""
+    """Newest first; each is a button."""
     if not runs:
         return NO_RUNS
     return f'<ul class="lcl-runs">{"".join(_row(run, run["id"] == selected) for run in runs)}</ul>'
 
 
 def draw_head(run: dict[str, Any]) -> str:
-    """Name, state, progress, time left; the reason of a failure; the figures of the moment."""
+    """Name, state, progress, reason of a failure, current metrics."""
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     title = run.get("name") or kind
     attempt = f" · attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else ""
@@ -48,21 +49,21 @@ def draw_head(run: dict[str, Any]) -> str:
 
 
 def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
-    """The losses of a pre-training run, those that its method has; ``lines``: of its metrics."""
+    """Losses of a pre-training run. ``lines``: of its metrics."""
     if run["kind"] != "pretrain":
         return ""
-    told = [
+    losses = [
         name for name in METRIC_LABELS if name.endswith("_loss") and any(line.get(name) is not None for line in lines)
     ]
     charts = (
         line_chart(METRIC_LABELS[name], metric_points(lines, name, "step"), colour)
-        for colour, name in enumerate(told or EXPECTED_LOSSES, start=1)
+        for colour, name in enumerate(losses or EXPECTED_LOSSES, start=1)
     )
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
 
 def draw_result(run: dict[str, Any]) -> str:
-    """What came out: the encoder, the table of figures, or the collection."""
+    """Result: encoder, table of metrics, collection, validation report or dataset."""
     result = run.get("result") or {}
     if rows := result.get("rows"):
         return _table(rows)
@@ -70,8 +71,8 @@ def draw_result(run: dict[str, Any]) -> str:
         return _section(
             "Encoder",
             [
-                ("Parameters", format_number(encoder.get("parameters"))),
-                ("Pictures seen", format_number(encoder.get("images_seen"))),
+                ("Parameters", number(encoder.get("parameters"))),
+                ("Pictures seen", number(encoder.get("images_seen"))),
                 ("Trained for", duration(encoder.get("seconds"))),
                 ("Hash", str(encoder.get("hash") or "")[:12]),
                 ("Id", str(run.get("encoder_id") or "")),
@@ -82,8 +83,8 @@ def draw_result(run: dict[str, Any]) -> str:
             "Collection",
             [
                 ("Name", str(collection.get("name") or "")),
-                ("Pictures", format_number(collection.get("images"))),
-                ("Texts", format_number(collection.get("texts"))),
+                ("Pictures", number(collection.get("images"))),
+                ("Texts", number(collection.get("texts"))),
                 ("Vector", f"{collection.get('dim')} numbers"),
                 ("Id", str(run.get("collection_id") or "")),
             ],
@@ -96,7 +97,7 @@ def draw_result(run: dict[str, Any]) -> str:
 
 
 def draw_log(text: str) -> str:
-    """The log's tail; focusable, so that the keyboard can scroll it."""
+    """End of the log; focusable, so that the keyboard can scroll it."""
     shown = esc(text) if text else "The log is empty so far."
     return f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
 
@@ -138,7 +139,7 @@ def _progress(run: dict[str, Any]) -> str:
     step, total = progress.get("step"), progress.get("total_steps")
     parts = [
         str(progress.get("phase") or ""),
-        f"step {format_number(step)} of {format_number(total)}" if total else "",
+        f"step {number(step)} of {number(total)}" if total else "",
         f"{duration(progress.get('seconds_left'))} left" if progress.get("seconds_left") is not None else "",
     ]
     words = " · ".join(part for part in parts if part) or "Starting"
@@ -146,10 +147,10 @@ def _progress(run: dict[str, Any]) -> str:
 
 
 def _reached_step(run: dict[str, Any]) -> str:
-    """Where a run that is held back goes on."""
+    """Step from which a paused run continues."""
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
-    return f": step {format_number(step)} of {format_number(total)}." if step and total else "."
+    return f": step {number(step)} of {number(total)}." if step and total else "."
 
 
 def _reason(run: dict[str, Any]) -> str:
@@ -168,10 +169,10 @@ def _figures(run: dict[str, Any]) -> list[tuple[str, str]]:
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     per_second = progress.get("images_per_s")
     return [
-        ("Pictures per second", format_number(per_second, 3) if per_second else ""),
-        ("Pictures seen", format_number(progress.get("images_seen"))),
-        ("Learning rate", format_number(progress.get("lr"), 2)),
-        ("In-batch accuracy", format_number(progress.get("in_batch_accuracy"), 2)),
+        ("Pictures per second", number(per_second, 3) if per_second else ""),
+        ("Pictures seen", number(progress.get("images_seen"))),
+        ("Learning rate", number(progress.get("lr"), 2)),
+        ("In-batch accuracy", number(progress.get("in_batch_accuracy"), 2)),
         ("Took", duration((end - start).total_seconds()) if start and end else ""),
         ("Owner", str(run.get("owner") or "")),
     ]
@@ -182,14 +183,14 @@ def _section(what: str, pairs: list[tuple[str, str]]) -> str:
 
 
 def _validation_report(report: dict[str, Any]) -> str:
-    """What an examination found, and the first of its problems."""
+    """Counts of a validation report and its first problems."""
     counts = [
-        ("Documents", format_number(report.get("documents"))),
-        ("Pictures", format_number(report.get("images"))),
-        ("Different pictures", format_number(report.get("distinct_images"))),
-        (str(report.get("length_unit") or "").capitalize(), format_number(report.get("tokens"))),
+        ("Documents", number(report.get("documents"))),
+        ("Pictures", number(report.get("images"))),
+        ("Different pictures", number(report.get("distinct_images"))),
+        (str(report.get("length_unit") or "").capitalize(), number(report.get("tokens"))),
     ]
-    reasons = [(reason.capitalize(), format_number(count)) for reason, count in (report.get("reasons") or {}).items()]
+    reasons = [(reason.capitalize(), number(count)) for reason, count in (report.get("reasons") or {}).items()]
     first = "".join(
         f"<li><code>{esc(row['file'])}{':' + str(row['line']) if row['line'] else ''}</code> "
         f"{esc(row['reason'])}: {esc(row['detail'])}</li>"
@@ -205,31 +206,26 @@ def _dataset(dataset: dict[str, Any]) -> str:
         "Dataset",
         [
             ("Name", str(dataset.get("name") or "")),
-            ("Records", format_number(dataset.get("records"))),
-            ("Pictures", format_number(dataset.get("pictures"))),
-            ("Shards", format_number(dataset.get("shards"))),
-            ("Megabytes", format_number(round((dataset.get("bytes") or 0) / 1e6, 1))),
+            ("Records", number(dataset.get("records"))),
+            ("Pictures", number(dataset.get("pictures"))),
+            ("Shards", number(dataset.get("shards"))),
+            ("Megabytes", number(round((dataset.get("bytes") or 0) / 1e6, 1))),
             ("Contents", str(dataset.get("content_hash") or "")[:12]),
         ],
     )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    body = "".join(_table_row(row) for row in rows)
-    names = ("Task", "Split", "Variant", "Transfer", "Metric", "Value (95 %)", "Chance", "Untrained")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return (
-        f'<div class="lcl-table" tabindex="0" role="region" aria-label="Result"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    columns = ("Task", "Split", "Variant", "Transfer", "Metric", "Value (95 %)", "Chance", "Untrained")
+    return html_table("Result", columns, "".join(map(_table_row, rows)))
 
 
 def _table_row(row: dict[str, Any]) -> str:
     low, high = row.get("interval") or (None, None)
-    interval = f" <small>{format_number(low, 3)} – {format_number(high, 3)}</small>" if low is not None else ""
+    interval = f" <small>{number(low, 3)} – {number(high, 3)}</small>" if low is not None else ""
     words = "".join(f"<td>{esc(row.get(key, ''))}</td>" for key in ("task", "split", "variant", "transfer", "metric"))
-    figures = (format_number(row.get("chance"), 2), format_number(row.get("untrained"), 2))
+    figures = (number(row.get("chance"), 2), number(row.get("untrained"), 2))
     return (
-        f"<tr>{words}<td><b>{format_number(row.get('value'), 3)}</b>{interval}</td>"
+        f"<tr>{words}<td><b>{number(row.get('value'), 3)}</b>{interval}</td>"
         f"<td>{figures[0]}</td><td>{figures[1]}</td></tr>"
     )

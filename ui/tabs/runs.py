@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from api.client import ApiError, Client
-from lcl_core.common.errors import UserError
+from api.client import ApiError, Client, UserError
 from ui.common import BUSY_EVENT, SILENT_EVENT
 from ui.html import PICK_SCRIPT, error_box, toast
 from ui.tabs.run_comparison import (
@@ -27,7 +26,7 @@ from ui.tabs.run_view import KIND_LABELS, NOTHING_SELECTED, draw_curves, draw_he
 
 @dataclass(frozen=True)
 class RunAction:
-    """``verb``: the client's call. ``states``: those from which the service takes it."""
+    """``verb``: method of the client. ``states``: those in which the service allows it."""
 
     verb: str
     words: str
@@ -46,7 +45,7 @@ SMALL_BUTTON: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
 
 
 class RunActions:
-    """The row of buttons; the last one, Clone, fits every run."""
+    """Row of buttons; Clone, the last one, is for every run."""
 
     def build(self) -> None:
         with gr.Row(elem_classes="lcl-actions"):
@@ -64,18 +63,18 @@ class RunActions:
 
 
 def visible_buttons(state: str | None) -> list[gr.Button]:
-    """Which of the buttons are visible; none without a run."""
-    fitting = [gr.Button(visible=state in action.states) for action in RUN_ACTIONS]
-    return [*fitting, gr.Button(visible=state is not None)]
+    """Visibility of the buttons in a state; None: no run."""
+    buttons = [gr.Button(visible=state in action.states) for action in RUN_ACTIONS]
+    return [*buttons, gr.Button(visible=state is not None)]
 
 
 REFRESH_SECONDS = 2
 MAX_LOG_CHARACTERS = 20_000  # characters kept on the page
 ALL = "all"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
-# what a refresh draws: list, what can be compared, head, curves, result, log, and a button each
+# list, choices of the comparison, header, curves, result, log, and the buttons
 REFRESHED_OUTPUTS = 6 + len(RUN_ACTIONS) + 1
-# Asked of the page itself at each tick: the events of tabs may overtake each other.
+# Evaluated in the browser at each tick, since the events of tabs may overtake each other.
 VISIBLE_ONLY_SCRIPT = """(selection, only) => {
   const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
   return [selection, seen ? only : null];
@@ -84,14 +83,14 @@ VISIBLE_ONLY_SCRIPT = """(selection, only) => {
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """What the page has already fetched of the selected run."""
+    """Metric lines and log of the selected run that were fetched."""
 
     id: str | None = None
     attempt: int = 0
     lines: Lines = field(default=(), repr=False)
     log: str = field(default="", repr=False)
     offset: int = 0
-    settled: bool = False  # the run had ended when its metrics and log were last read
+    complete: bool = False  # the run had ended when they were last fetched
 
 
 SelectedRun = RunSelection[WatchedRun]
@@ -158,7 +157,7 @@ class RunsTab:
 
     def _wire_form(self, form: SpecForm, tab: gr.Tab, everything: list[Any]) -> None:
         form.wire()
-        tab.select(lambda text: self.refresh_form(form, text), form.editor, form.shown, **SILENT_EVENT)
+        tab.select(lambda text: self.refresh_form(form, text), form.editor, form.outputs, **SILENT_EVENT)
         form.submit.click(
             lambda text, name, selection, *values: self.submit(form, text, name, selection, values),
             [form.editor, form.name, self.selection, *form.inputs],
@@ -170,96 +169,96 @@ class RunsTab:
         return [gr.Column(visible=kind == name) for name in self.forms]
 
     def refresh_form(self, form: SpecForm, text: str) -> list[Any]:
-        """A service that does not answer, or JSON that is being written, leaves the form as it is."""
+        """Unchanged on an error of the service, or while the editor has no valid JSON."""
         try:
             return form.refresh(text)
         except (ApiError, UserError):
-            return [gr.skip()] * form.width
+            return [gr.skip()] * form.output_count
 
     def submit(self, form: SpecForm, text: str, name: str, selection: SelectedRun, values: Sequence[Any]) -> str:
-        """The new run becomes the selected one."""
+        """The new run is selected."""
         verdict, run_id = form.send(text, name, values)
         if run_id:
-            selection.watched = WatchedRun(run_id)
+            selection.current = WatchedRun(run_id)
         return verdict
 
     def act(self, verb: str, selection: SelectedRun) -> str:
         """One of ``ACTIONS``; a refusal is shown in the service's words."""
         try:
-            getattr(self.client, verb)(selection.watched.id)
+            getattr(self.client, verb)(selection.current.id)
         except ApiError as error:
             return toast(error.message)
         return ""
 
     def clone(self, selection: SelectedRun) -> list[Any]:
-        """The selected run's spec and name into the form of its kind, where it may be changed and submitted."""
+        """Copy spec and name of the selected run into the form of its kind."""
         try:
-            run = self.client.run(str(selection.watched.id))
+            run = self.client.run(str(selection.current.id))
         except ApiError as error:
             return [gr.skip()] * (2 + sum(len(form.parts) for form in self.forms.values())) + [toast(error.message)]
         filled = [
             part
             for kind, form in self.forms.items()
-            for part in (form.fill(run["spec"], run["name"]) if kind == run["kind"] else form.put_aside())
+            for part in (form.fill(run["spec"], run["name"]) if kind == run["kind"] else form.hide())
         ]
         return [gr.Accordion(open=True), run["kind"], *filled, ""]
 
     def select(self, selection: SelectedRun, only: str, event: gr.EventData) -> tuple[Any, ...]:
-        if selection.watched.id != str(event.pick):
-            selection.watched = WatchedRun(str(event.pick))
+        if selection.current.id != str(event.pick):
+            selection.current = WatchedRun(str(event.pick))
         return self.refresh(selection, only)
 
     def compare(self, selection: SelectedRun, only: str, others: list[str], metric: str, axis: str) -> tuple[Any, ...]:
-        selection.question = ComparisonChoice(tuple(others), metric, axis)
+        selection.comparison = ComparisonChoice(tuple(others), metric, axis)
         return self.refresh(selection, only)
 
     def tick(self, selection: SelectedRun, only: str | None, request: gr.Request) -> Any:
-        """Nothing is fetched while another tab is looked at; a tick may come before the tab's own event."""
+        """Fetches nothing while the tab is hidden (``only`` is None). A tick may precede the first refresh."""
         return gr.skip() if only is None else self.refresh(selection, only, request)
 
     def refresh(self, selection: SelectedRun, only: str = ALL, request: gr.Request | None = None) -> tuple[Any, ...]:
-        """List and selected run as they are now; at first the run of ``?run=ID`` is taken, or the newest."""
+        """Current list and selected run; initially the run of ``?run=ID``, else the newest."""
         try:
             runs = self.client.runs(kind=None if only == ALL else only)["items"]
         except ApiError as error:
             return error_box(error.message, "The runs cannot be shown"), *[gr.skip()] * (REFRESHED_OUTPUTS - 1)
-        if selection.watched.id is None:
-            wanted = request.query_params.get("run") if request else None
-            selection.watched = WatchedRun(wanted or (runs[0]["id"] if runs else None))
-        watched = selection.watched
+        if selection.current.id is None:
+            linked = request.query_params.get("run") if request else None
+            selection.current = WatchedRun(linked or (runs[0]["id"] if runs else None))
+        watched = selection.current
         if watched.id is None:
             return draw_list(runs, None), gr.skip(), NOTHING_SELECTED, *_empty_detail()
-        offer = self.comparison.offer(selection, runs)
+        choices = self.comparison.update_choices(selection, runs)
         try:
             watched, detail = self.detail(watched, selection, runs)
         except ApiError as error:
             detail = error_box(error.message, "This run cannot be shown"), *_empty_detail()
-        if selection.watched.id != watched.id:  # chosen meanwhile: that event draws
+        if selection.current.id != watched.id:  # another run was selected since
             return (gr.skip(),) * REFRESHED_OUTPUTS
-        selection.watched = watched
-        return draw_list(runs, watched.id), offer, *detail
+        selection.current = watched
+        return draw_list(runs, watched.id), choices, *detail
 
     def detail(
         self, watched: WatchedRun, selection: SelectedRun, listed: Sequence[dict[str, Any]]
     ) -> tuple[WatchedRun, tuple[Any, ...]]:
-        """Fetch what is new of the selected run and draw it. Raises: ApiError."""
+        """Fetch new lines of the selected run and draw it. Raises: ApiError."""
         run = self.client.run(str(watched.id))
         if run.get("attempt", 0) != watched.attempt:
             watched = WatchedRun(watched.id, run.get("attempt", 0))
         moving = run["state"] in ACTIVE_STATES
-        if not watched.settled or moving:
-            watched = replace(self.fetch(watched), settled=not moving)
-        beside = selection.question.others and self.comparison.draw(selection, run, watched.lines, listed)
+        if not watched.complete or moving:
+            watched = replace(self.fetch(watched), complete=not moving)
+        overlay = selection.comparison.others and self.comparison.draw(selection, run, watched.lines, listed)
         return watched, (
             draw_head(run),
             *visible_buttons(run["state"]),
-            beside or draw_curves(run, watched.lines),
+            overlay or draw_curves(run, watched.lines),
             draw_result(run),
             draw_log(watched.log),
         )
 
     def fetch(self, watched: WatchedRun) -> WatchedRun:
-        """Metric lines and log from where the page stands. Raises: ApiError."""
+        """Append new metric lines and log text. Raises: ApiError."""
         new = loss_lines(self.client.metrics(str(watched.id), after=last_step(watched.lines)))
         log = self.client.logs(str(watched.id), offset=watched.offset)
         tail = (watched.log + log["text"])[-MAX_LOG_CHARACTERS:]

@@ -1,4 +1,4 @@
-"""How searches are drawn: pictures, texts, and the one picture that was chosen."""
+"""HTML of search results: images, texts, and details of one image."""
 
 from __future__ import annotations
 
@@ -24,25 +24,21 @@ NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that 
 
 
 def draw_results(collection: str, hits: Sequence[Json], about: str, target: str, times: str, link: str = "") -> str:
-    """The hits under one line that says what they are.
-
-    Args:
-        link: address that shows the same search again, if there is one.
-    """
+    """The hits and a line about them. ``link``: address of the same search, if there is one."""
     if not hits:
         return NOTHING_FOUND
     what = "texts" if target == "texts" else "pictures"
     inside = (draw_texts if target == "texts" else draw_images)(collection, hits)
-    again = f'<a href="{esc(link)}">link</a>' if link else ""
+    link_html = f'<a href="{esc(link)}">link</a>' if link else ""
     return (
         f'<section class="lcl-results" aria-label="Search results"><p class="lcl-results__head" role="status" '
-        f'tabindex="-1"><b>{len(hits)} {what}</b> closest to {esc(about)}{again}<span>{times}</span></p>'
+        f'tabindex="-1"><b>{len(hits)} {what}</b> closest to {esc(about)}{link_html}<span>{times}</span></p>'
         f"{inside}</section>"
     )
 
 
 def draw_images(collection: str, hits: Sequence[Json]) -> str:
-    """A grid of pictures, best first."""
+    """A grid of images, best first."""
     return f'<ol class="lcl-grid">{"".join(_image_card(collection, hit) for hit in hits)}</ol>'
 
 
@@ -55,22 +51,23 @@ def draw_texts(collection: str, hits: Sequence[Json]) -> str:
 def draw_detail(
     collection: str, item: Json, near: Sequence[Json], texts: Sequence[Json], pickable: Collection[str]
 ) -> str:
-    """One picture, large, with all that is known of it and what is closest to it.
+    """One image with its captions and labels, and the nearest images and texts.
 
     Args:
-        pickable: labels that pictures can be chosen by.
+        pickable: labels that a search can be filtered by.
     """
     captions = [str(caption) for caption in item.get("captions", [])]
     title, more = (captions[0], captions[1:]) if captions else (str(item["id"]), [])
     pick = f"{collection}:{item['id']}"
     labels = {**item.get("labels", {}), **{name: item[name] for name in ("split", "source") if item.get(name)}}
+    actions = (("near", "Neighbours"), ("texts", "Similar texts"), ("mix", "Add words …"))
+    buttons = "".join(_action_button(kind, pick, label) for kind, label in actions)
     around = "".join(_thumbnail(collection, hit) for hit in near)
     return (
         f'<section class="lcl-detail" aria-label="Chosen picture"><header><h2 tabindex="-1">{esc(title)}</h2>'
         '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
         f'<img class="lcl-detail__picture" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
-        f'<p class="lcl-detail__ways">{_action_button("near", pick, "Neighbours")}{_action_button("texts", pick, "Similar texts")}'
-        f'{_action_button("mix", pick, "Add words …")}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
+        f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
         f"{_titled_list('Also called', more)}"
         + (f'<h3>Nearest to it</h3><ul class="lcl-samples">{around}</ul>' if around else "")
         + (f"<h3>Texts nearest to it</h3>{draw_texts(collection, texts)}" if texts else "")
@@ -79,14 +76,14 @@ def draw_detail(
     )
 
 
-def link_to(collection: str, **what: str) -> str:
-    """An address of this page: ``q`` leads to the pictures that words find, ``item`` to one picture."""
-    rest = "".join(f"&{name}={quote(value, safe='')}" for name, value in what.items())
-    return f"?collection={quote(collection, safe='')}{rest}"
+def link_to(collection: str, **parameters: str) -> str:
+    """Address of this page with a search (``q``) or one image (``item``)."""
+    query = "".join(f"&{name}={quote(value, safe='')}" for name, value in parameters.items())
+    return f"?collection={quote(collection, safe='')}{query}"
 
 
 def label_choice(label: str, value: str) -> str:
-    """A label and its value as one value of a picker."""
+    """A label and its value as one value of a dropdown."""
     return json.dumps([label, value], ensure_ascii=False)
 
 
@@ -128,7 +125,7 @@ def _titled_list(title: str, lines: Sequence[str]) -> str:
 
 
 def _labels(collection: str, labels: Json, pickable: Collection[str]) -> str:
-    """Those that pictures can be chosen by are buttons that let only such pictures through."""
+    """Labels; those that a search can be filtered by are buttons."""
     chips = "".join(
         f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, str(value)))}" '
         f'title="Only such pictures" aria-label="Only pictures with {esc(name)} {esc(value)}">{_label(name, value)}'
@@ -145,6 +142,6 @@ def _label(name: str, value: Any) -> str:
 
 
 def _score(score: float) -> str:
-    """Cosine similarity as a bar (negative: empty) and a figure."""
+    """Cosine similarity as a bar (negative: empty) and a number."""
     width = round(100 * min(1.0, max(0.0, score)))
     return f'<span class="lcl-score"><i><b style="width:{width}%"></b></i><span>{score:.3f}</span></span>'

@@ -8,18 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from api.client import ApiError, Client
-from lcl_core.common.errors import UserError
+from api.client import ApiError, Client, UserError
 from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import PretrainSpec
 from ui.charts import cost_chart, curves_chart
 from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection
-from ui.html import PICK_SCRIPT, error_box, esc, toast
+from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, esc, toast
 from ui.spec_fields import from_json, get_at, put_at, to_json
-from ui.tabs.run_form import invalid_message
+from ui.tabs.run_form import invalid_message, valid_message
 from ui.tabs.study_view import (
-    ACTIVE_STATES,
     NOTHING_SELECTED,
     draw_cells,
     draw_links,
@@ -33,7 +31,7 @@ FIRST_STUDY = "loss_ablation"
 
 
 class StudyForm:
-    """Fields and editor stay in step; the service counts the runs before any is queued."""
+    """Fields and JSON editor show the same spec; the service counts the runs in advance."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -59,8 +57,8 @@ class StudyForm:
     def wire(self, tab: gr.Tab) -> None:
         """Events inside the form; what follows a submission is wired by the tab."""
         shown = [self.editor, self.question, self.seeds, self.steps, self.name, self.verdict]
-        self.preset.input(self.take_preset, self.preset, shown, **BUSY_EVENT)
-        # One event for both fields: two would overtake each other, and the older answer could be written last.
+        self.preset.input(self.apply_preset, self.preset, shown, **BUSY_EVENT)
+        # One event for both fields: separate events overtake each other, and the older result could be written last.
         gr.on(
             [self.seeds.input, self.steps.input],
             self.write_fields, [self.editor, self.seeds, self.steps], [self.editor, self.verdict],
@@ -70,51 +68,47 @@ class StudyForm:
             self.read_editor, self.editor, [self.question, self.seeds, self.steps, self.verdict],
             trigger_mode="always_last", **SILENT_EVENT,
         )  # fmt: skip
-        tab.select(self.judge, self.editor, self.verdict, **SILENT_EVENT)
+        tab.select(self.validate, self.editor, self.verdict, **SILENT_EVENT)
 
-    def take_preset(self, preset: str) -> tuple[Any, ...]:
+    def apply_preset(self, preset: str) -> tuple[Any, ...]:
         spec = preset_study(preset)
         text = to_json(spec)
         named = gr.Textbox(placeholder=preset)
-        return text, _question_line(spec), _seeds_text(spec), _steps_field(spec), named, self.judge(text)
+        return text, _question_line(spec), _seeds_text(spec), _steps_field(spec), named, self.validate(text)
 
     def write_fields(self, text: str, seeds: str, steps: float | None) -> tuple[Any, str]:
-        """Both fields into the editor, so that quick edits of one and the other do not undo each other.
-
-        Seeds that are no numbers are refused by the service in its words.
-        """
+        """Update the editor with both fields. The service reports seeds that are no numbers."""
         try:
             text = to_json(_apply_fields(from_json(text), seeds, steps))
         except UserError:
-            return gr.skip(), self.judge(text)
-        return text, self.judge(text)
+            return gr.skip(), self.validate(text)
+        return text, self.validate(text)
 
     def read_editor(self, text: str) -> tuple[Any, ...]:
-        """Fields follow the editor while it holds JSON at all."""
+        """Update the fields; unchanged while the editor has no valid JSON."""
         try:
             spec = from_json(text)
         except UserError:
-            return *[gr.skip()] * 3, self.judge(text)
-        return _question_line(spec), _seeds_text(spec), _steps_field(spec), self.judge(text)
+            return *[gr.skip()] * 3, self.validate(text)
+        return _question_line(spec), _seeds_text(spec), _steps_field(spec), self.validate(text)
 
-    def judge(self, text: str) -> str:
-        """What the study comes to, or what is wrong with it."""
+    def validate(self, text: str) -> str:
+        """Number of runs of the study, or the error."""
         try:
-            return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(self._count(from_json(text)))}</p>'
+            return valid_message(self._count(from_json(text)))
         except (UserError, ApiError) as error:
             return invalid_message(error.field, error.message)
 
     def send(self, text: str, name: str, preset: str, seeds: str, steps: float | None) -> tuple[str, str | None]:
-        """Submit. Returns: the verdict, and the new study's id or None when it was refused."""
+        """Submit. Returns: message, and the id of the study or None if it was rejected."""
         try:
             spec = from_json(text)
             if _apply_fields(spec, seeds, steps) != spec:
-                return invalid_message(None, "fields and JSON were not yet in step; look again and start."), None
+                return invalid_message(None, "fields and JSON differ; check them and start again."), None
             study = self.client.submit_study(spec, name.strip() or preset)
         except (UserError, ApiError) as error:
             return invalid_message(error.field, error.message), None
-        words = f"Submitted as {study['id']}. Its table fills below."
-        return f'<p class="lcl-verdict lcl-verdict--good" role="status">{esc(words)}</p>', study["id"]
+        return valid_message(f"Submitted as {study['id']}. Its table fills below."), study["id"]
 
     def _count(self, spec: Mapping[str, Any]) -> str:
         plan = self.client.plan_study(spec)
@@ -122,7 +116,7 @@ class StudyForm:
 
 
 def plan_summary(plan: Mapping[str, int], halving: bool = False) -> str:
-    """An honest count: what will be trained and examined, and what is there already."""
+    """Number of runs to train and evaluate, and of those that are reused."""
     cells, reused = plan["cells"], plan["reused"]
     sizes = f"{_plural(plan['rows'], 'row')} × {_plural(plan['seeds'], 'seed')}"
     words = f"{sizes} = {_plural(cells, 'pre-training')} and {_plural(cells, 'evaluation')}"
@@ -136,12 +130,12 @@ def _plural(count: int, noun: str) -> str:
 
 
 def preset_study(preset: str) -> dict[str, Any]:
-    """A built-in study as it stands."""
+    """Spec of a built-in study."""
     return presets("study")[preset]
 
 
 def _apply_fields(spec: dict[str, Any], seeds: str, steps: float | None) -> dict[str, Any]:
-    """The spec with what the fields say; steps that say what the base says anyway are not written."""
+    """The spec with the values of the fields, where they differ."""
     words = [word.strip() for word in seeds.split(",") if word.strip()]
     if seeds != _seeds_text(spec):
         spec = put_at(spec, "seeds", [int(word) if word.isdigit() else word for word in words])
@@ -156,7 +150,7 @@ def _seeds_text(spec: Mapping[str, Any]) -> str:
 
 
 def _common_steps(spec: Mapping[str, Any]) -> int | None:
-    """Of the base; None when it is not valid, or when the rows differ in their steps."""
+    """Steps of the base spec; None if it is invalid or the rows differ in their steps."""
     variants = [variant for axis in spec.get("axes", ()) for variant in axis["variants"]]
     if any("steps" in variant.get("spec", ()) for variant in variants) or get_at(spec, "search.rungs"):
         return None
@@ -167,7 +161,7 @@ def _common_steps(spec: Mapping[str, Any]) -> int | None:
 
 
 def _steps_field(spec: Mapping[str, Any]) -> Any:
-    """The field, closed when it would change nothing."""
+    """The field, disabled without common steps."""
     steps = _common_steps(spec)
     return gr.Number(steps, interactive=steps is not None)
 
@@ -185,11 +179,14 @@ VISIBLE_ONLY_SCRIPT = """(selection, metric, value) => {
 
 @dataclass(frozen=True)
 class WatchedStudy:
-    """What the page knows of the selected study."""
+    """The selected study and its curves."""
 
     id: str | None = None
     curves: dict[str, Any] | None = field(default=None, repr=False)
-    settled: bool = False  # it had ended when its curves were last read
+    complete: bool = False  # the study had ended when they were last fetched
+
+
+SelectedStudy = PageSelection[WatchedStudy]
 
 
 class StudiesTab:
@@ -235,7 +232,7 @@ class StudiesTab:
         ]  # fmt: skip
         for event in (tab.select, self.metric.input):
             event(self.refresh, asked, everything, **SILENT_EVENT)
-        self.value.input(self.draw_anew, asked, everything, **SILENT_EVENT)
+        self.value.input(self.change_value, asked, everything, **SILENT_EVENT)
         self.clock.tick(self.tick, asked, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, asked, everything, **SILENT_EVENT)
         for button, verb in ((self.cancel, self.client.cancel_study), (self.resume, self.client.resume_study)):
@@ -251,74 +248,70 @@ class StudiesTab:
         ).then(self.refresh, asked, everything, **SILENT_EVENT)
 
     def submit(
-        self, text: str, name: str, preset: str, seeds: str, steps: float | None, selection: PageSelection[WatchedStudy]
+        self, text: str, name: str, preset: str, seeds: str, steps: float | None, selection: SelectedStudy
     ) -> str:
-        """The new study becomes the selected one."""
+        """The new study is selected."""
         verdict, study_id = self.form.send(text, name, preset, seeds, steps)
         if study_id:
-            selection.watched = WatchedStudy(study_id)
+            selection.current = WatchedStudy(study_id)
         return verdict
 
-    def act(self, verb: Any, selection: PageSelection[WatchedStudy]) -> str:
-        """Cancel or resume; a refusal is shown in the service's words."""
+    def act(self, verb: Any, selection: SelectedStudy) -> str:
+        """Cancel or resume. Returns: the error of the service, if any."""
         try:
-            verb(selection.watched.id)
+            verb(selection.current.id)
         except ApiError as error:
             return toast(error.message)
         return ""
 
-    def select(
-        self, selection: PageSelection[WatchedStudy], metric: str | None, value: str, event: gr.EventData
-    ) -> tuple[Any, ...]:
-        if selection.watched.id != str(event.pick):
-            selection.watched = WatchedStudy(str(event.pick))
+    def select(self, selection: SelectedStudy, metric: str | None, value: str, event: gr.EventData) -> tuple[Any, ...]:
+        if selection.current.id != str(event.pick):
+            selection.current = WatchedStudy(str(event.pick))
         return self.refresh(selection, metric, value)
 
-    def draw_anew(self, selection: PageSelection[WatchedStudy], metric: str | None, value: str) -> tuple[Any, ...]:
-        """Another curve is asked for: what was read is of no use."""
-        selection.watched = WatchedStudy(selection.watched.id)
+    def change_value(self, selection: SelectedStudy, metric: str | None, value: str) -> tuple[Any, ...]:
+        """Another curve: fetch it."""
+        selection.current = WatchedStudy(selection.current.id)
         return self.refresh(selection, metric, value)
 
-    def tick(
-        self, selection: PageSelection[WatchedStudy], metric: str | None, value: str | None, request: gr.Request
-    ) -> Any:
-        """Nothing is fetched while another tab is looked at; a tick may come before the tab's own event."""
+    def tick(self, selection: SelectedStudy, metric: str | None, value: str | None, request: gr.Request) -> Any:
+        """Fetches nothing while the tab is hidden (``value`` is None). A tick may precede the first refresh."""
         return gr.skip() if value is None else self.refresh(selection, metric, value, request)
 
     def refresh(
         self,
-        selection: PageSelection[WatchedStudy],
+        selection: SelectedStudy,
         metric: str | None = None,
         value: str = "loss",
         request: gr.Request | None = None,
     ) -> tuple[Any, ...]:
-        """List and selected study as they are now; at first the study of ``?study=ID`` is taken, or the newest."""
+        """Current list and selected study; initially the study of ``?study=ID``, else the newest."""
         try:
             studies = self.client.studies()["items"]
         except ApiError as error:
             return error_box(error.message, "The studies cannot be shown"), *[gr.skip()] * 11
-        if selection.watched.id is None:
-            wanted = request.query_params.get("study") if request else None
-            selection.watched = WatchedStudy(wanted or (studies[0]["id"] if studies else None))
-        watched = selection.watched
+        if selection.current.id is None:
+            linked = request.query_params.get("study") if request else None
+            selection.current = WatchedStudy(linked or (studies[0]["id"] if studies else None))
+        watched = selection.current
         if watched.id is None:
             return draw_studies(studies, None), NOTHING_SELECTED, *_empty_detail()
         try:
             watched, detail = self.detail(watched, metric, value)
         except ApiError as error:
             detail = error_box(error.message, "This study cannot be shown"), *_empty_detail()
-        if selection.watched.id != watched.id:  # chosen meanwhile: that event draws
+        if selection.current.id != watched.id:  # another study was selected since
             return (gr.skip(),) * 12
-        selection.watched = watched
+        selection.current = watched
         return draw_studies(studies, watched.id), *detail
 
     def detail(self, watched: WatchedStudy, metric: str | None, value: str) -> tuple[WatchedStudy, tuple[Any, ...]]:
         """Fetch the selected study and draw it. Raises: ApiError."""
         study = self.client.study(str(watched.id))
         moving = study["state"] in ACTIVE_STATES
-        if moving or not watched.settled or watched.curves is None:
+        if moving or not watched.complete or watched.curves is None:
             curves = self.client.study_curves(str(watched.id), value)
-            watched = replace(watched, curves=curves, settled=not moving)
+            watched = replace(watched, curves=curves, complete=not moving)
         heads = [column["name"] for column in study["table"]["metrics"]]
         head = heads[0] if metric not in heads else str(metric)
         drawn = watched.curves or {"rows": [], "values": []}

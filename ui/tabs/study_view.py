@@ -1,4 +1,4 @@
-"""How studies are drawn: the list, and the pieces of the selected one."""
+"""HTML of studies: the list, and header, table, notes, links and cells of the selected one."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from typing import Any
 from urllib.parse import quote
 
 from ui.charts import row_colour_class, row_label
-from ui.html import STATE_LABELS, ago, badge, empty_state, esc, format_number, progress_bar, run_link
+from ui.html import (
+    ACTIVE_STATES,
+    STATE_LABELS,
+    ago,
+    badge,
+    empty_state,
+    esc,
+    html_table,
+    number,
+    progress_bar,
+    run_link,
+)
 
 Json = Mapping[str, Any]
 NO_STUDIES = empty_state("No studies yet", "Open “New study” and start a built-in one; its table fills here.")
 NOTHING_SELECTED = empty_state("No study selected", "Choose one on the left to see its table and charts.")
-ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
 TABLE_FORMATS, PLOT_NAMES = ("md", "csv", "json"), ("rows", "pareto", "scaling", "curves")
 
 
 def draw_studies(studies: Sequence[Json], selected: str | None) -> str:
-    """Newest first; each is a button that selects it."""
+    """Newest first; each is a button."""
     if not studies:
         return NO_STUDIES
     return f'<ul class="lcl-runs">{"".join(_item(study, study["id"] == selected) for study in studies)}</ul>'
 
 
 def draw_study_head(study: Json) -> str:
-    """Name, question, state, and how many cells have ended."""
+    """Name, question, state, number of finished cells."""
     done, total = study["counts"].get("succeeded", 0), sum(study["counts"].values())
     line = f"{study['id']} · submitted {ago(study['created_at'])} · {study['owner']}"
     question = f'<p class="lcl-question">{esc(study["question"])}</p>' if study["question"] else ""
@@ -36,7 +46,7 @@ def draw_study_head(study: Json) -> str:
 
 
 def draw_table(study: Json, head: str) -> str:
-    """The table so far: every figure as mean, deviation and interval, and ``head`` against the baseline."""
+    """The table so far: every metric with mean, deviation and interval, and ``head`` compared with the baseline."""
     table = study["table"]
     rungs = any(row["rung"] is not None for row in table["rows"])
     baseline = None if table["baseline"] is None else table["rows"][table["baseline"]]
@@ -44,29 +54,26 @@ def draw_table(study: Json, head: str) -> str:
     heads = [metric["name"] for metric in table["metrics"]]
     against = [] if baseline is None or len(table["rows"]) < 2 else [f"{head} against {row_label(baseline)}"]
     names = [*(axes or ["row"]), "cells", "pictures", *heads, *against]
-    header = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
     compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     body = "".join(
         _row(
             study,
-            place,
+            index,
             rungs,
             best,
-            [_comparison_cell(compared.get(place), place == table["baseline"])] if against else [],
+            [_comparison_cell(compared.get(index), index == table["baseline"])] if against else [],
         )
-        for place in range(len(table["rows"]))
+        for index in range(len(table["rows"]))
     )
-    return (
-        '<div class="lcl-table lcl-table--study" tabindex="0" role="region" aria-label="Table of the study"><table>'
-        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+    return html_table("Table of the study", names, body, "study") + (
         '<p class="lcl-note">Mean ± standard deviation over seeds; below, Student’s 95 % interval. '
         "p-values are paired over seeds and adjusted for being several (Holm).</p>"
     )
 
 
 def draw_notes(study: Json) -> str:
-    """What failed, and what a reader should know."""
+    """Failed runs, and notes on the table."""
     failed = [
         (run, cell)
         for cell in study["cells"]
@@ -83,15 +90,15 @@ def draw_notes(study: Json) -> str:
 
 
 def draw_links(study: Json) -> str:
-    """The table and the plots as files."""
-    place = f"study/{quote(study['id'], safe='')}"
-    tables = "".join(f'<a href="{place}/table.{kind}" download>table.{kind}</a>' for kind in TABLE_FORMATS)
-    plots = "".join(f'<a href="{place}/plots/{name}.svg" download>{name}.svg</a>' for name in PLOT_NAMES)
+    """Links to the table and the plots as files."""
+    address = f"study/{quote(study['id'], safe='')}"
+    tables = "".join(f'<a href="{address}/table.{kind}" download>table.{kind}</a>' for kind in TABLE_FORMATS)
+    plots = "".join(f'<a href="{address}/plots/{name}.svg" download>{name}.svg</a>' for name in PLOT_NAMES)
     return f'<div class="lcl-links"><span>Download</span>{tables}{plots}</div>'
 
 
 def draw_cells(study: Json) -> str:
-    """Every cell with its runs; a link opens the run."""
+    """Every cell with links to its runs."""
     rows = "".join(
         f"<tr><td>{esc(' '.join(cell['labels'].values()) or 'all')}</td><td>{cell['seed']}</td>"
         f"<td>{badge(cell['state'])}</td><td>{run_link(cell['run']['id'])}{_progress(cell['run'])}</td>"
@@ -99,11 +106,7 @@ def draw_cells(study: Json) -> str:
         f"{_progress(cell['evaluation']) if cell['evaluation'] else ''}</td></tr>"
         for cell in study["cells"]
     )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Row", "Seed", "State", "Pre-training", "Evaluation"))
-    return (
-        '<div class="lcl-table" tabindex="0" role="region" aria-label="Cells"><table>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    return html_table("Cells", ("Row", "Seed", "State", "Pre-training", "Evaluation"), rows)
 
 
 def _item(study: Json, selected: bool) -> str:
@@ -122,22 +125,22 @@ def _counts(study: Json) -> str:
     return " · ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in study["counts"].items())
 
 
-def _row(study: Json, place: int, rungs: bool, best: Mapping[str, int | None], against: list[str]) -> str:
+def _row(study: Json, index: int, rungs: bool, best: Mapping[str, int | None], against: list[str]) -> str:
     table = study["table"]
-    row = table["rows"][place]
+    row = table["rows"][index]
     labels = [row["labels"].get(axis, "") for axis in table["axes"]]
-    drawn = [format_number(row["parameters"].get(name)) for name in table["parameters"]]
+    drawn = [number(row["parameters"].get(name)) for name in table["parameters"]]
     words = [*labels, *drawn, *([str(row["rung"])] if rungs else [])] or ["all"]
-    dot = f'<i class="lcl-dot {row_colour_class(place)}" aria-hidden="true"></i>'
+    dot = f'<i class="lcl-dot {row_colour_class(index)}" aria-hidden="true"></i>'
     first = f'<th scope="row">{dot}{esc(words[0])}</th>' + "".join(f"<td>{esc(word)}</td>" for word in words[1:])
-    figures = "".join(_figure(row["figures"].get(head), best[head] == place) for head in best)
+    figures = "".join(_figure(row["figures"].get(head), best[head] == index) for head in best)
     seen = row["compute"]["images_seen"]
-    seen_words = "–" if seen is None else format_number(round(seen))
+    seen_words = "–" if seen is None else number(round(seen))
     return f"<tr>{first}<td>{_dots(study, row)}</td><td>{seen_words}</td>{figures}{''.join(against)}</tr>"
 
 
 def _dots(study: Json, row: Json) -> str:
-    """One dot a cell, coloured by its state; said in words too."""
+    """One dot for each cell, coloured by its state, with a text for screen readers."""
     cells = [cell for cell in study["cells"] if cell["number"] in row["cells"]]
     words = ", ".join(f"{count} {STATE_LABELS[state].lower()}" for state, count in row["states"].items())
     dots = "".join(
@@ -174,15 +177,15 @@ def _comparison_cell(comparison: Json | None, is_baseline: bool) -> str:
 
 
 def _fixed(value: float) -> str:
-    """Three decimals, so that figures below each other compare; large numbers as everywhere."""
-    return f"{value:.3f}".replace("-", "−") if abs(value) < 100 else format_number(value)
+    """Three decimals for small values."""
+    return f"{value:.3f}".replace("-", "−") if abs(value) < 100 else number(value)
 
 
 def _best(table: Json, metric: Json) -> int | None:
-    """The row with the best mean, when there are several."""
+    """Index of the row with the best mean, if several rows have one."""
     means = [
-        (row["figures"][metric["name"]]["mean"], place)
-        for place, row in enumerate(table["rows"])
+        (row["figures"][metric["name"]]["mean"], index)
+        for index, row in enumerate(table["rows"])
         if metric["name"] in row["figures"]
     ]
     if len(means) < 2:
@@ -191,8 +194,8 @@ def _best(table: Json, metric: Json) -> int | None:
 
 
 def _progress(run: Json) -> str:
-    """How far a run at work is."""
+    """State of a run, or its step while it runs."""
     progress = run["progress"] or {}
     if run["state"] != "running" or not progress.get("total_steps"):
         return "" if run["state"] == "succeeded" else f" <small>{esc(STATE_LABELS[run['state']].lower())}</small>"
-    return f" <small>step {format_number(progress.get('step', 0))} of {format_number(progress['total_steps'])}</small>"
+    return f" <small>step {number(progress.get('step', 0))} of {number(progress['total_steps'])}</small>"

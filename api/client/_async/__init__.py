@@ -1,5 +1,1 @@
-"""Asynchronous client; the source of the synchronous one."""
-
-from api.client._async.client import AsyncClient
-
-__all__ = ["AsyncClient"]
+"""The asynchronous client, and the source of ``api.client._sync``: ``python scripts/generate_sync_client.py``."""

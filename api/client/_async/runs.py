@@ -1,11 +1,9 @@
-"""Calls about runs (with their files, metrics and events) and studies."""
+"""Calls about runs, with their files, metrics and events, and about studies."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,21 @@ from urllib.parse import quote
 
 import httpx
 
-from api.client._async.transport import AsyncTransport, backoff
-from api.client._sync.runs import FINAL_STATES, MAX_RECONNECTS, STUDY_FINAL_STATES, Json, _study_path
-from api.client._sync.transport import RETRY_STATUSES
+from api.client._async.transport import RETRY_STATUSES, AsyncTransport, backoff, parse_events
+from api.client._io import async_sleep
 from api.client.errors import ApiError
+from api.client.payloads import FINAL_STATES, Json, without_none
+
+MAX_RECONNECTS = 8  # about twenty seconds without the service: longer than a restart
+EVENT_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
+
+
+def _run_path(run_id: str) -> str:
+    return f"/v1/runs/{quote(run_id, safe='')}"
+
+
+def _study_path(study_id: str) -> str:
+    return f"/v1/studies/{quote(study_id, safe='')}"
 
 
 class AsyncRunCalls(AsyncTransport):
@@ -33,22 +42,22 @@ class AsyncRunCalls(AsyncTransport):
         max_attempts: int | None = None,
         resource: str | None = None,
     ) -> Json:
-        """Queue a run. A key is made when none is given, so that a repeated request never makes two runs.
+        """Queue a run. The default ``idempotency_key`` is random, so that a repeated request never makes two runs.
 
         Args:
-            after: ids of runs whose success it waits for.
+            after: ids of runs that must succeed before this one starts.
             priority: -100 to 100; higher goes first.
-            max_attempts: workers that may be lost before it fails.
-            resource: ``cpu`` or ``gpu``, which a worker must offer; none: any worker, by kind.
+            max_attempts: workers that may be lost before the run fails.
+            resource: ``cpu`` or ``gpu``, which a worker must offer; None: any worker, by kind.
         """
         body: Json = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
-        given: Json = {"after": list(after), "priority": priority, "max_attempts": max_attempts, "resource": resource}
-        body |= {field: value for field, value in given.items() if value}
+        options: Json = {"after": list(after), "priority": priority, "max_attempts": max_attempts, "resource": resource}
+        body |= {field: value for field, value in options.items() if value}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         return (await self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True)).json()
 
     async def run(self, run_id: str) -> Json:
-        return await self.get(f"/v1/runs/{quote(run_id, safe='')}")
+        return await self.get(_run_path(run_id))
 
     async def runs(
         self,
@@ -62,50 +71,50 @@ class AsyncRunCalls(AsyncTransport):
         return await self.get("/v1/runs", kind=kind, state=state, limit=limit, cursor=cursor, tag=tag)
 
     async def cancel(self, run_id: str) -> Json:
-        return await self._verb(run_id, "cancel")
+        return await self.post(f"{_run_path(run_id)}/cancel")
 
     async def pause(self, run_id: str) -> Json:
-        """Hold a run back; one at work writes a checkpoint first."""
-        return await self._verb(run_id, "pause")
+        """Pause a run; one at work writes a checkpoint first."""
+        return await self.post(f"{_run_path(run_id)}/pause")
 
     async def unpause(self, run_id: str) -> Json:
-        return await self._verb(run_id, "unpause")
+        return await self.post(f"{_run_path(run_id)}/unpause")
 
     async def resume(self, run_id: str) -> Json:
-        """Go on from the last checkpoint of a cancelled or failed run."""
-        return await self._verb(run_id, "resume")
+        """Continue a cancelled or failed run from its last checkpoint."""
+        return await self.post(f"{_run_path(run_id)}/resume")
 
     async def retry(self, run_id: str) -> Json:
-        """Start a finished run anew."""
-        return await self._verb(run_id, "retry")
+        """Start a finished run from the beginning."""
+        return await self.post(f"{_run_path(run_id)}/retry")
 
     async def delete(self, run_id: str) -> None:
-        await self.send("DELETE", f"/v1/runs/{quote(run_id, safe='')}")
+        await self.send("DELETE", _run_path(run_id))
 
     async def metrics(self, run_id: str, after: int = 0, after_id: int = 0) -> list[Json]:
-        """Metric lines with a step above ``after``, or that came after the line of number ``after_id``."""
-        return (await self.get(f"/v1/runs/{quote(run_id, safe='')}/metrics", after=after, after_id=after_id))["items"]
+        """Metric lines with a step above ``after``, or recorded after the line with the number ``after_id``."""
+        return (await self.get(f"{_run_path(run_id)}/metrics", after=after, after_id=after_id))["items"]
 
     async def logs(self, run_id: str, offset: int = 0) -> Json:
-        """{"text", "offset"}: the log from byte ``offset`` on, and where to go on."""
-        return await self.get(f"/v1/runs/{quote(run_id, safe='')}/logs", offset=offset)
+        """{"text", "offset"}: the log from byte ``offset``, and the next offset."""
+        return await self.get(f"{_run_path(run_id)}/logs", offset=offset)
 
     async def artifacts(self, run_id: str) -> list[Json]:
-        return (await self.get(f"/v1/runs/{quote(run_id, safe='')}/artifacts"))["items"]
+        return (await self.get(f"{_run_path(run_id)}/artifacts"))["items"]
 
     async def artifact(self, run_id: str, name: str) -> bytes:
-        return (await self.send("GET", f"/v1/runs/{quote(run_id, safe='')}/artifacts/{quote(name)}")).content
+        return (await self.send("GET", f"{_run_path(run_id)}/artifacts/{quote(name)}")).content
 
     async def download_artifact(self, run_id: str, name: str, path: str | Path) -> Path:
-        return await self.download(f"/v1/runs/{quote(run_id, safe='')}/artifacts/{quote(name)}", path)
+        return await self.download(f"{_run_path(run_id)}/artifacts/{quote(name)}", path)
 
     async def events(self, run_id: str) -> AsyncGenerator[Json]:
-        """{"event": "state" | "metrics", "data"} until the run ends; a cut connection is taken up where it broke."""
+        """{"event": "state" | "metrics", "data"} until the run ends. A broken connection is resumed."""
         last_id, breaks = "", 0
         while True:
             try:
-                async with aclosing(self._events_from(run_id, last_id)) as pieces:
-                    async for event in pieces:
+                async with aclosing(self._events_after(run_id, last_id)) as events:
+                    async for event in events:
                         last_id, breaks = event.pop("id"), 0
                         yield event
                         if event["event"] == "state" and event["data"]["state"] in FINAL_STATES:
@@ -117,9 +126,9 @@ class AsyncRunCalls(AsyncTransport):
             await backoff(breaks)
 
     async def wait(self, run_id: str, on_progress: Callable[[Json], None] | None = None) -> Json:
-        """Block until the run has ended; ``on_progress`` gets each of its metric lines. Returns the run."""
-        async with aclosing(self.events(run_id)) as pieces:
-            async for event in pieces:
+        """Wait until the run has ended; ``on_progress`` receives each metric line. Returns: the run."""
+        async with aclosing(self.events(run_id)) as events:
+            async for event in events:
                 if on_progress and event["event"] == "metrics":
                     on_progress(event["data"])
         return await self.run(run_id)
@@ -129,53 +138,32 @@ class AsyncRunCalls(AsyncTransport):
         return await self.get(f"/v1/specs/{quote(kind, safe='')}")
 
     async def estimate(self, kind: str, spec: Mapping[str, Any], resource: str | None = None) -> Json:
-        """What a run of ``spec`` would take: seconds, memory, operations, disk; nothing is queued.
+        """Expected seconds, memory, operations and disk of a run of ``spec``; nothing is queued.
 
         Raises: ApiError as ``submit``, and ``not_estimated`` for a kind other than pretrain.
         """
         body: Json = {"spec": dict(spec)} | ({"resource": resource} if resource else {})
-        return (
-            await self.send("POST", f"/v1/specs/{quote(kind, safe='')}/estimate", json=body, repeatable=True)
-        ).json()
+        return await self.post(f"/v1/specs/{quote(kind, safe='')}/estimate", body, repeatable=True)
 
-    async def _verb(self, run_id: str, verb: str) -> Json:
-        return await self.post(f"/v1/runs/{quote(run_id, safe='')}/{verb}")
-
-    async def _events_from(self, run_id: str, last_id: str) -> AsyncGenerator[Json]:
+    async def _events_after(self, run_id: str, last_id: str) -> AsyncGenerator[Json]:
         headers = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
-        timeout = httpx.Timeout(60.0, connect=10.0)  # the service pings every 15 s
-        path = f"/v1/runs/{quote(run_id, safe='')}/events"
-        async with self.stream(path, headers=headers, timeout=timeout) as response:
-            async with aclosing(parse_events(response.aiter_lines())) as pieces:
-                async for each in pieces:
-                    yield each
-
-
-async def parse_events(lines: AsyncIterator[str]) -> AsyncGenerator[Json]:
-    """Server-sent events as {"id", "event", "data"}, data parsed as JSON; comments are pings."""
-    facts: dict[str, str] = {}
-    async for line in lines:
-        if line.startswith(":"):
-            continue
-        if line:
-            key, _, value = line.partition(": ")
-            facts[key] = value
-        elif facts:
-            yield {"id": facts.get("id", ""), "event": facts.get("event", "message"), "data": json.loads(facts["data"])}
-            facts = {}
+        async with self.stream(f"{_run_path(run_id)}/events", headers=headers, timeout=EVENT_TIMEOUT) as response:
+            async with aclosing(parse_events(response.aiter_lines())) as events:
+                async for event in events:
+                    yield event
 
 
 class AsyncStudyCalls(AsyncTransport):
     async def submit_study(
         self, spec: Mapping[str, Any], name: str | None = None, idempotency_key: str | None = None
     ) -> Json:
-        """Queue the runs of a study. A key is made when none is given, so a repeated request never makes two."""
+        """Queue the runs of a study. The default ``idempotency_key`` is random: a repeated request never makes two."""
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         body = {"spec": dict(spec), "name": name}
         return (await self.send("POST", "/v1/studies", json=body, headers=headers, repeatable=True)).json()
 
     async def plan_study(self, spec: Mapping[str, Any]) -> Json:
-        """{"rows", "seeds", "cells", "reused"}: what a submission would come to; nothing is queued."""
+        """{"rows", "seeds", "cells", "reused"}: what a submission would run; nothing is queued."""
         return await self.post("/v1/studies/plan", {"spec": dict(spec)}, repeatable=True)
 
     async def studies(self, limit: int = 50, cursor: str | None = None) -> Json:
@@ -183,33 +171,32 @@ class AsyncStudyCalls(AsyncTransport):
         return await self.get("/v1/studies", limit=limit, cursor=cursor)
 
     async def study(self, study_id: str) -> Json:
-        """Its spec, state, cells with their runs, and the table so far."""
+        """Spec, state, cells with their runs, and the table so far."""
         return await self.get(_study_path(study_id))
 
     async def cancel_study(self, study_id: str) -> Json:
         return await self.post(f"{_study_path(study_id)}/cancel")
 
     async def resume_study(self, study_id: str) -> Json:
-        """Take up again what failed or was cancelled."""
+        """Resume the failed and cancelled runs of a study."""
         return await self.post(f"{_study_path(study_id)}/resume")
 
     async def extend_study(self, study_id: str, **addition: Any) -> Json:
-        """``addition``: seeds, axes (of the same names, with new variants), trials. Asking twice changes nothing."""
+        """``addition``: seeds, axes (of the same names, with new variants), trials. A repeated call changes nothing."""
         return await self.post(f"{_study_path(study_id)}/extend", addition, repeatable=True)
 
     async def delete_study(self, study_id: str) -> None:
-        """Its runs and encoders stay."""
+        """Runs and encoders of the study stay."""
         await self.send("DELETE", _study_path(study_id))
 
     async def study_table(self, study_id: str, kind: str = "json") -> str:
         """The table as ``json``, ``csv`` or ``md``, as text."""
         return (await self.send("GET", f"{_study_path(study_id)}/table.{quote(kind, safe='')}")).text
 
-    async def study_plot(self, study_id: str, name: str, kind: str = "svg", **wanted: str | None) -> bytes:
-        """``name``: rows, pareto, scaling or curves. ``wanted``: metric, and for curves value."""
-        given = {key: value for key, value in wanted.items() if value is not None}
+    async def study_plot(self, study_id: str, name: str, kind: str = "svg", **query: str | None) -> bytes:
+        """``name``: rows, pareto, scaling or curves. ``query``: metric, and for curves value."""
         path = f"{_study_path(study_id)}/plots/{quote(name, safe='')}.{quote(kind, safe='')}"
-        return (await self.send("GET", path, params=given)).content
+        return (await self.send("GET", path, params=without_none(**query))).content
 
     async def study_curves(self, study_id: str, value: str = "loss") -> Json:
         """{"value", "values", "rows": [{"labels", "rung", "points": [[step, mean, lowest, highest]]}]}."""
@@ -222,14 +209,14 @@ class AsyncStudyCalls(AsyncTransport):
     async def wait_for_study(
         self, study_id: str, on_change: Callable[[Json], None] | None = None, poll_seconds: float = 2.0
     ) -> Json:
-        """Block until the study has ended; ``on_change`` gets it whenever a cell changed its state."""
-        known: list[str] | None = None
+        """Wait until the study has ended; ``on_change`` receives it whenever the state of a cell has changed."""
+        last_states: list[str] | None = None
         while True:
             study = await self.study(study_id)
             states = [cell["state"] for cell in study["cells"]]
-            if on_change and states != known:
+            if on_change and states != last_states:
                 on_change(study)
-            known = states
-            if study["state"] in STUDY_FINAL_STATES:
+            last_states = states
+            if study["state"] in FINAL_STATES:
                 return study
-            await asyncio.sleep(poll_seconds)
+            await async_sleep(poll_seconds)

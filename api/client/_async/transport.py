@@ -1,11 +1,11 @@
-# Made from api/client/_sync/transport.py by `python -m api.client.derivation`: change that one.
-"""HTTP transport: authorisation, retries of calls that may be repeated, errors as ``ApiError``."""
+"""HTTP transport: authorisation, retries of calls that may be repeated, streams, errors as ``ApiError``."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,19 +13,24 @@ from typing import IO, Any, Self
 
 import httpx
 
-from api.client._async.blocking import sleep, write
-from api.client._sync.transport import DEFAULT_URL, LOOPBACK, RETRY_STATUSES, Progress, content_length, stored_key
+from api.client._io import async_sleep, async_write
 from api.client.errors import ApiError
+from api.client.payloads import Json, Progress, without_none
+
+DEFAULT_URL = "http://127.0.0.1:8765"
+RETRY_STATUSES = (429, 502, 503, 504)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class AsyncTransport:
-    """What the calls of every resource stand on.
+    """Base of the calls of every resource.
 
     Args:
         base_url: of the service; default ``LCL_API_URL``, else http://127.0.0.1:8765.
-        key: API key; default ``LCL_API_KEY``, else what is in ``$LCL_HOME/key``. Or what finds one for each request.
-        timeout: seconds for one answer (the first inference of an encoder loads it).
-        attempts: tries of a call that may be repeated.
+        key: API key; default ``LCL_API_KEY``, else the content of ``$LCL_HOME/key``. An ``httpx.Auth`` chooses a key
+            for each request.
+        timeout: seconds for one response (the first inference of an encoder loads it).
+        attempts: of a call that may be repeated.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class AsyncTransport:
                 timeout=httpx.Timeout(timeout, connect=10.0),
                 trust_env=httpx.URL(self.base_url).host not in LOOPBACK,
             )
-        except (httpx.InvalidURL, ValueError) as error:  # ValueError: a key that no header can hold
+        except (httpx.InvalidURL, ValueError) as error:  # ValueError: a key with characters that no header can hold
             raise ApiError(0, "unsendable", f"the service's address or the key is malformed: {error}") from error
 
     async def __aenter__(self) -> Self:
@@ -70,9 +75,9 @@ class AsyncTransport:
         expected: tuple[int, ...] = (),
         **options: Any,
     ) -> httpx.Response:
-        """One call. A refused connection is tried again always, a broken one only when ``repeatable`` (default: GET).
+        """One call. A refused connection is always retried, a broken one only if ``repeatable`` (default: GET).
 
-        Raises: ApiError for a status >= 400 that is not among ``expected``.
+        Raises: ApiError for a status >= 400 that is not in ``expected``.
         """
         repeatable = method == "GET" if repeatable is None else repeatable
         for attempt in range(1, self.attempts + 1):
@@ -80,12 +85,12 @@ class AsyncTransport:
             try:
                 response = await self._http.request(method, path, **options)
             except httpx.TransportError as error:
-                harmless = repeatable or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-                if last or not harmless:
+                unsent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+                if last or not (repeatable or unsent):
                     raise self._unreachable(error) from error
                 await backoff(attempt)
                 continue
-            except (httpx.InvalidURL, ValueError) as error:  # broken Unicode, a number that is none
+            except (httpx.InvalidURL, ValueError) as error:  # lone surrogates, NaN
                 raise ApiError(0, "unsendable", f"this cannot be sent: {error}") from error
             if response.status_code in expected:
                 return response
@@ -93,59 +98,85 @@ class AsyncTransport:
                 await backoff(attempt, response.headers.get("retry-after"))
                 continue
             if response.is_error:
-                raise ApiError.of(response)
+                raise ApiError.from_response(response)
             return response
         raise AssertionError("the last attempt returns or raises")
 
     async def get(self, path: str, **query: Any) -> Any:
-        """GET and parse; None values are left out of the query."""
-        given = {key: value for key, value in query.items() if value is not None}
-        return (await self.send("GET", path, params=given)).json()
+        """Parsed response of a GET. Query parameters that are None are left out."""
+        return (await self.send("GET", path, params=without_none(**query))).json()
 
     async def post(self, path: str, body: Any = None, *, repeatable: bool = False) -> Any:
+        """Parsed response of a POST."""
         return (await self.send("POST", path, json=body, repeatable=repeatable)).json()
 
     @asynccontextmanager
     async def stream(self, path: str, method: str = "GET", **options: Any) -> AsyncGenerator[httpx.Response]:
-        """A call whose answer is read as it comes. Raises: ApiError."""
+        """A call whose body is read as it arrives. Raises: ApiError."""
         try:
             async with self._http.stream(method, path, **options) as response:
                 if response.is_error:
                     await response.aread()
-                    raise ApiError.of(response)
+                    raise ApiError.from_response(response)
                 yield response
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
     async def download(self, path: str, file: str | Path, on_progress: Progress | None = None, **options: Any) -> Path:
-        """GET into ``file``, which appears only when it is whole.
+        """GET into ``file``, which is created only when the body is complete.
 
         Args:
-            on_progress: gets the bytes so far, and how many there will be (None: nobody knows), again and again.
+            on_progress: receives the bytes so far and the expected total (None: unknown), repeatedly.
         """
         target = Path(file)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with beside.open("wb") as out:
-                await self._pour(path, out, on_progress, options)
-            beside.replace(target)
+            with partial.open("wb") as out:
+                await self._copy_body(path, out, on_progress, options)
+            partial.replace(target)
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         return target
 
-    async def _pour(self, path: str, out: IO[bytes], on_progress: Progress | None, options: dict[str, Any]) -> None:
+    async def _copy_body(self, path: str, out: IO[bytes], on_progress: Progress | None, options: Json) -> None:
         async with self.stream(path, **options) as response:
+            length = response.headers.get("content-length", "")
+            total = int(length) if length.isdigit() else None
             async for chunk in response.aiter_bytes(1 << 20):
-                await write(out, chunk)
+                await async_write(out, chunk)
                 if on_progress is not None:
-                    on_progress(out.tell(), content_length(response))
+                    on_progress(out.tell(), total)
 
     def _unreachable(self, error: httpx.TransportError) -> ApiError:
         reason = str(error) or type(error).__name__
         return ApiError(0, "unreachable", f"no answer from {self.base_url} ({reason}); is the service up?")
 
 
+def stored_key() -> str | None:
+    """The key of the embedded default, if this user may read it."""
+    file = Path(os.environ.get("LCL_HOME") or Path.home() / ".lcl") / "key"
+    try:
+        return file.read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 async def backoff(attempt: int, retry_after: str | None = None) -> None:
-    """Doubling waits with jitter, at most five seconds; the service's own wish goes first."""
-    wished = float(retry_after) if retry_after and retry_after.isdigit() else 0.1 * 2**attempt
-    await sleep(min(wished, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
+    """Wait ``retry_after`` seconds, by default 0.1 × 2^attempt; at most five, with 20 % jitter."""
+    seconds = float(retry_after) if retry_after and retry_after.isdigit() else 0.1 * 2**attempt
+    await async_sleep(min(seconds, 5.0) * random.uniform(0.8, 1.2))  # noqa: S311
+
+
+async def parse_events(lines: AsyncIterator[str]) -> AsyncGenerator[Json]:
+    """Server-sent events as {"id", "event", "data"} with data parsed as JSON. Comments (pings) are skipped."""
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            key, _, value = line.partition(": ")
+            fields[key] = value
+        elif fields:
+            event, data = fields.get("event", "message"), json.loads(fields["data"])
+            yield {"id": fields.get("id", ""), "event": event, "data": data}
+            fields = {}

@@ -21,7 +21,7 @@ def test_a_webhooks_life(lcl: Any, house: Any) -> None:
     status, out, _ = lcl("webhooks", "list")
     assert (status, webhook in out, URL in out, secret in out) == (0, True, True, False)
     assert "run.cancelled, run.failed" in out
-    assert "it was told nothing yet" in lcl("webhooks", "deliveries", webhook)[1]
+    assert "no messages yet" in lcl("webhooks", "deliveries", webhook)[1]
     run_id = house.submit()
     lcl("runs", "cancel", run_id)
     status, out, _ = lcl("webhooks", "deliveries", webhook)

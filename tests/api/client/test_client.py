@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.client import ApiError, Client
-from api.client._sync.inference import data_url
+from api.client import ApiError, Client, data_url
 from tests.api.scripted_server import BUSY, FINE, Answer, Server, scripted_server
 
 

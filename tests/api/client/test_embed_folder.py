@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from api.client import ApiError, Client, Skipped
+from api.client._io import async_parallel_map, parallel_map
 from api.client._sync import inference
-from api.client._sync.blocking import in_parallel
 from tests.api.client.sync_adapter import SyncAdapter
 from tests.api.sample_assets import png
 from tests.api.scripted_server import scripted_server
@@ -90,14 +90,12 @@ def test_only_so_many_are_under_way_and_order_is_kept() -> None:
             now -= 1
         return item
 
-    assert list(in_parallel(call, range(20), 3)) == list(range(20))
+    assert list(parallel_map(call, range(20), 3)) == list(range(20))
     assert 1 < most <= 3
 
 
 def test_whoever_leaves_early_leaves_nothing_behind() -> None:
     import asyncio
-
-    from api.client._async import blocking
 
     started: list[int] = []
 
@@ -107,9 +105,9 @@ def test_whoever_leaves_early_leaves_nothing_behind() -> None:
         return item
 
     async def leave() -> None:
-        found = blocking.in_parallel(call, range(100), 3)
+        found = async_parallel_map(call, range(100), 3)
         assert await anext(found) == 0
-        await found.aclose()  # type: ignore[attr-defined]
+        await found.aclose()
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(leave())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.client._sync.inference import data_url
+from api.client import data_url
 
 openai = pytest.importorskip("openai")
 

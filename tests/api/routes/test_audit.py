@@ -10,7 +10,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from api.client._sync.inference import data_url
+from api.client import data_url
 from api.deps import get_write_transaction
 from api.routes import ROUTERS
 from lcl_core.db import complete_run

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.client import ApiError, TextDelta
-from api.client._sync.inference import data_url
-from api.client._sync.runs import parse_events
+from api.client import ApiError, TextDelta, data_url
+from api.client._sync.transport import parse_events
 from api.services.inference import StreamConsumers
 from lcl_core.common.errors import UserError
 from lcl_core.model.generation import IncrementalDetokenizer

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.client import ApiError
-from api.client._sync.inference import data_url
+from api.client import ApiError, data_url
 from lcl_core.serving.engine import EncoderEngine
 
 

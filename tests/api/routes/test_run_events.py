@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from api.client._sync.runs import parse_events
+from api.client._sync.transport import parse_events
 from lcl_core.db import complete_run, runs
 
 

@@ -112,7 +112,7 @@ def test_known_weights_with_other_files_are_refused(
 def test_pictures_are_added_with_the_collections_own_encoder(
     http: httpx.Client, twin: tuple[httpx.Response, Json], pictures: dict[str, bytes]
 ) -> None:
-    from api.client._sync.inference import data_url
+    from api.client import data_url
 
     item = {"image": data_url(pictures["red"]), "name": "one-more.png", "captions": ["a red square"]}
     answer = http.post("/v1/collections/squares/items", json={"items": [item]})

@@ -40,8 +40,8 @@ def written(tab: CaptionTab, selection: PageSelection[Any], *asked: Any) -> str:
     """What is shown when all has been written."""
     _, clock = tab.caption(selection, *asked)
     assert clock.active
-    selection.watched.wait(SECONDS)
-    drawn, clock = tab.glance(selection)
+    selection.current.wait(SECONDS)
+    drawn, clock = tab.poll(selection)
     assert not clock.active
     return drawn
 
@@ -75,17 +75,17 @@ def test_words_are_shown_while_they_are_written_and_another_picture_ends_that(se
     first, _ = tab.caption(selection, "enc", picture, ["Greedy"], " ", "", *CHOICES)
     assert 'aria-busy="true"' in first
     assert heard.wait(SECONDS)
-    drawn, clock = tab.glance(selection)
+    drawn, clock = tab.poll(selection)
     assert "a red<i" in drawn
     assert "writing" in drawn
     assert clock == gr.skip()
-    sheet = selection.watched
+    sheet = selection.current
     assert "Captions appear here" in tab.clear(selection)[0]
     on.set()
     assert closed.wait(SECONDS)
     sheet.wait(SECONDS)
     assert "too far" not in sheet.draw()
-    assert tab.glance(selection)[0] == gr.skip()
+    assert tab.poll(selection)[0] == gr.skip()
 
 
 def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture: str, away: Exception) -> None:

@@ -57,7 +57,7 @@ def test_an_ended_run_is_read_once_and_one_that_starts_over_anew(service: Any, r
     other = {**run, "id": "run_2", "state": "succeeded"}
     stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
     client = house(service, run, other, stored=stored)
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), question=ComparisonChoice(("run_2",)))
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_2",)))
     for _ in range(3):
         tab.refresh(selection)
     assert [args[0] for name, args, _ in client.calls if name == "metrics"].count("run_2") == 1
@@ -89,7 +89,7 @@ def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dic
         return own(run_id)
 
     client.answers["run"] = find
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), question=ComparisonChoice(("run_gone",)))
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_gone",)))
     drawn = tab.refresh(selection)[DRAWN_CURVES]
     assert "run_gone" in drawn
     assert "5 at 20" in drawn
@@ -98,6 +98,6 @@ def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dic
 def test_beside_a_run_of_another_kind_only_pre_trainings_are_drawn(service: Any, run: dict[str, Any]) -> None:
     index = {**run, "id": "run_3", "kind": "index"}
     client = house(service, index, run, stored={"run_1": [line(10), line(20)], "run_3": []})
-    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_3"), question=ComparisonChoice(("run_1",)))
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_3"), comparison=ComparisonChoice(("run_1",)))
     drawn = tab.refresh(selection)[DRAWN_CURVES]
     assert drawn.count("<li>") == 1

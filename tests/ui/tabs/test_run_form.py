@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from api.client.units import format_bytes, format_si
 from ui.spec_fields import get_at, starting_spec, to_json
-from ui.tabs.run_form import SpecForm, draw_estimate, format_bytes, format_si
+from ui.tabs.run_form import SpecForm, draw_estimate
 
 
 def test_time_and_memory_come_with_their_ranges(estimate: dict[str, Any]) -> None:
@@ -57,7 +58,7 @@ def test_the_form_asks_anew_whenever_its_spec_changes(service: Any, estimate: di
     values[steps] = 77
     assert "This run would take" in form.write_fields(to_json(spec), *values)[2]
     assert "This run would take" in form.read_editor('{"preset": "sample", "steps": 78}')[1]
-    assert "This run would take" in form.take_preset("sample_pairs")[2]
+    assert "This run would take" in form.apply_preset("sample_pairs")[2]
     assert "This run would take" in form.refresh(to_json(spec))[2]
     assert [each["steps"] for each in asked[:2]] == [77, 78]
     assert asked[2]["preset"] == "sample_pairs"

@@ -87,17 +87,17 @@ def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
 def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     tab = SearchTab(client)
-    asked = tab.searches.ask("col_1", "this picture", "images", 12, item="i1").asked
-    drawn, narrowed, _ = tab.narrow([RED], asked)
+    asked = tab.runner.run("col_1", "this picture", "images", 12, item="i1").query
+    drawn, narrowed, _ = tab.change_filter([RED], asked)
     wanted = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
     assert client.asked("search")[1] == wanted
     assert "closest to this picture" in drawn
-    assert tab.narrow([RED], narrowed) == tab.narrow([], None) == (gr.skip(),) * 3
+    assert tab.change_filter([RED], narrowed) == tab.change_filter([], None) == (gr.skip(),) * 3
 
 
 def test_another_collection_keeps_the_labels_that_it_has(service: Any) -> None:
     client = service(collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    picker, _, asked, _ = SearchTab(client).move(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG], 12)
+    picker, _, asked, _ = SearchTab(client).change_collection(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG], 12)
     assert picker.value == [RED]
     assert asked.where == client.asked("search")[0]["where"] == {"hue": ["red"]}
 
@@ -117,7 +117,7 @@ def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any)
         assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
     assert [(page["offset"], page["k"]) for page in client.asked("search")] == [(0, 12), (12, 12), (24, 12)]
     assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.asked("search"))
-    drawn, asked, _ = tab.narrow([BLUE], asked)
+    drawn, asked, _ = tab.change_filter([BLUE], asked)
     assert "12 pictures" in drawn, "other labels begin anew"
     assert (client.asked("search")[-1]["offset"], len(asked.hits)) == (0, 12)
 
@@ -197,7 +197,7 @@ def test_a_picture_is_looked_at_with_what_is_near_it(service: Any) -> None:
             "hits": hits if target == "images" else [{"id": "t", "score": 0.5, "text": "words"}]
         },
     )
-    drawn = SearchTab(client).searches.look("col_1", "i1")
+    drawn = SearchTab(client).runner.details("col_1", "i1")
     assert '<h2 tabindex="-1">an &lt;ant&gt;</h2>' in drawn
     assert 'data-pick="image:col_1:i1"' not in drawn, "it is not its own neighbour"
     assert drawn.count('data-pick="image:col_1:') == 8
@@ -205,7 +205,7 @@ def test_a_picture_is_looked_at_with_what_is_near_it(service: Any) -> None:
     assert "label:col_1:[&quot;hue&quot;, &quot;red&quot;]" in drawn
     assert "label:col_1:[&quot;name" not in drawn, "too many values to choose by"
     gone = service(item=ApiError(404, "item_not_found", "the collection holds no item 'i1'"))
-    assert "holds no item" in SearchTab(gone).searches.look("col_1", "i1")
+    assert "holds no item" in SearchTab(gone).runner.details("col_1", "i1")
 
 
 def test_what_is_drawn_of_a_picture_cannot_break_out() -> None:

@@ -50,7 +50,7 @@ def at(study_id: str | None = None) -> PageSelection[WatchedStudy]:
 def test_at_first_the_newest_study_is_shown(client: Any) -> None:
     selection = at()
     listing, head, cancel, resume, *_ = StudiesTab(client).refresh(selection)
-    assert selection.watched.id == "study_2"
+    assert selection.current.id == "study_2"
     assert listing.count("aria-current") == 1
     assert "mine" in head
     assert (cancel.visible, resume.visible) == (True, False)
@@ -62,14 +62,14 @@ def test_a_link_opens_its_study(client: Any) -> None:
 
     selection = at()
     StudiesTab(client).refresh(selection, request=Request())  # type: ignore[arg-type]
-    assert selection.watched.id == "study_1"
+    assert selection.current.id == "study_1"
 
 
 def test_without_studies_the_way_to_one_is_shown(service: Any) -> None:
     selection = at()
     listing, head, *_ = StudiesTab(service(studies={"items": []})).refresh(selection)
     assert "No studies yet" in listing
-    assert selection.watched.id is None
+    assert selection.current.id is None
     assert "No study selected" in head
 
 
@@ -77,7 +77,7 @@ def test_a_service_that_is_away_is_said_in_words(service: Any, client: Any, away
     selection = at("study_1")
     listing, *rest = StudiesTab(service(studies=away)).refresh(selection)
     assert "no answer from" in listing
-    assert selection.watched.id == "study_1"
+    assert selection.current.id == "study_1"
     assert all(each == gr.skip() for each in rest), "what is on show stays"
     client.answers["study"] = away
     _, head, *_ = StudiesTab(client).refresh(at("study_9"))
@@ -91,7 +91,7 @@ def test_the_curves_of_an_ended_study_are_read_once(client: Any) -> None:
     tab.refresh(selection)
     tab.refresh(selection, "TR@5")
     assert sum(name == "study_curves" for name, *_ in client.calls) == 1
-    tab.draw_anew(selection, "TR@5", "lr")
+    tab.change_value(selection, "TR@5", "lr")
     assert [args[1] for name, args, _ in client.calls if name == "study_curves"] == ["loss", "lr"]
 
 
@@ -113,12 +113,12 @@ def test_a_study_that_is_chosen_while_another_is_fetched_stays(client: Any) -> N
     selection = at("study_1")
 
     def chosen_meanwhile(*_: Any) -> dict[str, Any]:
-        selection.watched = WatchedStudy("study_2")
+        selection.current = WatchedStudy("study_2")
         return study()
 
     client.answers["study"] = chosen_meanwhile
     drawn = StudiesTab(client).refresh(selection)
-    assert selection.watched.id == "study_2"
+    assert selection.current.id == "study_2"
     assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
 
 
@@ -138,13 +138,13 @@ def test_the_new_study_is_selected(client: Any) -> None:
     selection = at("study_1")
     verdict = tab.submit(text, " ", FIRST_STUDY, "0, 1, 2", 500, selection)
     assert "Submitted as study_3" in verdict
-    assert selection.watched.id == "study_3"
+    assert selection.current.id == "study_3"
     name, (spec, title), _ = client.calls[-1]
     assert (name, title, spec["seeds"]) == ("submit_study", FIRST_STUDY, [0, 1, 2])
-    for broken, seeds, words in (("{", "0, 1, 2", "line 1"), (text, "0, 1", "not yet in step")):
+    for broken, seeds, words in (("{", "0, 1, 2", "line 1"), (text, "0, 1", "differ")):
         verdict = tab.submit(broken, "", FIRST_STUDY, seeds, 500, selection)
         assert words in verdict
-        assert selection.watched.id == "study_3"
+        assert selection.current.id == "study_3"
 
 
 def test_fields_write_into_the_spec_and_the_service_counts(client: Any) -> None:
@@ -162,7 +162,7 @@ def test_fields_write_into_the_spec_and_the_service_counts(client: Any) -> None:
 
 @pytest.mark.parametrize("preset", sorted(presets("study")))
 def test_every_built_in_study_can_be_chosen(client: Any, preset: str) -> None:
-    text, question, seeds, steps, name, verdict = StudyForm(client).take_preset(preset)
+    text, question, seeds, steps, name, verdict = StudyForm(client).apply_preset(preset)
     assert json.loads(text) == presets("study")[preset]
     assert presets("study")[preset]["question"][:20] in question
     assert (seeds, name.placeholder) == ("0, 1, 2", preset)
@@ -172,13 +172,13 @@ def test_every_built_in_study_can_be_chosen(client: Any, preset: str) -> None:
 
 def test_broken_json_is_left_to_be_mended(client: Any, service: Any, away: Exception) -> None:
     form = StudyForm(client)
-    assert "line 1" in form.judge("{")
+    assert "line 1" in form.validate("{")
     assert form.write_fields("{", "1", None)[0] == gr.skip()
     assert form.read_editor("{")[:3] == (gr.skip(),) * 3
     _, seeds, steps, verdict = form.read_editor('{"seeds": [7], "pretrain": {"steps": 9}}')
     assert (seeds, steps.value) == ("7", 9)
     assert "6 pre-trainings" in verdict
-    assert "no answer from" in StudyForm(service(plan_study=away)).judge("{}")
+    assert "no answer from" in StudyForm(service(plan_study=away)).validate("{}")
 
 
 def test_the_count_is_honest() -> None:

@@ -76,11 +76,11 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
     tab = RunsTab(client)
     selection = SelectedRun(WatchedRun())
     tab.refresh(selection)
-    assert [each["step"] for each in selection.watched.lines] == [10, 20]
+    assert [each["step"] for each in selection.current.lines] == [10, 20]
     stored.append(line(30))
     tab.refresh(selection)
-    assert [each["step"] for each in selection.watched.lines] == [10, 20, 30]
-    assert selection.watched.log == "abc"
+    assert [each["step"] for each in selection.current.lines] == [10, 20, 30]
+    assert selection.current.log == "abc"
     assert [kwargs["after"] for kwargs in client.asked("metrics")] == [0, 20]
 
 
@@ -98,12 +98,12 @@ def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: 
     selection = SelectedRun(WatchedRun("run_1"))
 
     def chosen_meanwhile(_: str, after: int) -> list[Any]:
-        selection.watched = WatchedRun("run_2")
+        selection.current = WatchedRun("run_2")
         return []
 
     client = service(runs={"items": [run]}, run=run, metrics=chosen_meanwhile, logs={"text": "", "offset": 0})
     drawn = RunsTab(client).refresh(selection)
-    assert selection.watched.id == "run_2"
+    assert selection.current.id == "run_2"
     assert all(each == gr.skip() for each in drawn), "the event of the later choice draws"
 
 
@@ -127,8 +127,8 @@ def test_a_run_that_starts_over_forgets_the_old_curve(service: Any, run: dict[st
     old = WatchedRun("run_1", attempt=1, lines=(line(10), line(90)), log="old", offset=3)
     selection = SelectedRun(old)
     RunsTab(client).refresh(selection)
-    assert [each["step"] for each in selection.watched.lines] == [10]
-    assert selection.watched.log == ""
+    assert [each["step"] for each in selection.current.lines] == [10]
+    assert selection.current.log == ""
 
 
 @pytest.mark.parametrize(

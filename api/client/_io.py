@@ -1,0 +1,73 @@
+"""Waiting, file access and parallel calls, as coroutines and as blocking functions (``async_x`` and ``x``)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+
+async def async_sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def async_read_bytes(path: Path) -> bytes:
+    return await asyncio.to_thread(path.read_bytes)
+
+
+def read_bytes(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def async_write(file: IO[bytes], chunk: bytes) -> None:
+    await asyncio.to_thread(file.write, chunk)
+
+
+def write(file: IO[bytes], chunk: bytes) -> None:
+    file.write(chunk)
+
+
+async def async_parallel_map(
+    call: Callable[[Input], Coroutine[Any, Any, Output]], items: Iterable[Input], limit: int
+) -> AsyncGenerator[Output]:
+    """``call`` of each item, at most ``limit`` at a time, in their order. The first error cancels the rest."""
+    pending: deque[asyncio.Task[Output]] = deque()
+    try:
+        for item in items:
+            pending.append(asyncio.create_task(call(item)))
+            if len(pending) >= limit:
+                yield await pending[0]
+                pending.popleft()
+        while pending:
+            yield await pending[0]
+            pending.popleft()
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+def parallel_map(call: Callable[[Input], Output], items: Iterable[Input], limit: int) -> Generator[Output]:
+    """``async_parallel_map`` with threads."""
+    pending: deque[Future[Output]] = deque()
+    pool = ThreadPoolExecutor(limit)
+    try:
+        for item in items:
+            pending.append(pool.submit(call, item))
+            if len(pending) >= limit:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,108 @@
+"""Values in requests and responses that both clients share. No function here performs a request."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+from api.client.errors import ApiError
+
+Json = dict[str, Any]
+Progress = Callable[[int, int | None], None]  # (done, total or None when unknown)
+
+FINAL_STATES = ("succeeded", "failed", "cancelled")  # of runs and studies
+IMAGE_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+_INPUT_FIELD = re.compile(r"input\.(\d+)")
+
+
+class _RequiredImage(TypedDict):
+    image: bytes
+
+
+class NewItem(_RequiredImage, total=False):
+    """An image to add to a collection: the bytes of an image file, and its metadata.
+
+    Without ``name`` the item is identified by its bytes, so that the same image is stored once.
+    """
+
+    name: str
+    captions: list[str]
+    labels: dict[str, str]
+    split: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A part of a generated text.
+
+    Attributes:
+        index: of the image in the request.
+        text: the next characters; in the last delta of a text, which is ``whole``, the complete text.
+    """
+
+    index: int
+    text: str
+    whole: bool = False
+
+    @classmethod
+    def from_event(cls, event: Json, status: int) -> TextDelta:
+        """From a server-sent event. Raises: ApiError for an error event, with the ``status`` of the response."""
+        data = event["data"]
+        if event["event"] == "error":
+            raise ApiError.from_body(status, data)
+        if event["event"] == "piece":
+            return cls(data["index"], data["piece"])
+        return cls(data["index"], data["caption"] if "caption" in data else data["text"], whole=True)
+
+
+class Skipped(NamedTuple):
+    """An image file without a vector, and the reason."""
+
+    path: Path
+    reason: str
+
+
+class EmbeddedBatch(NamedTuple):
+    """Vectors of the readable images among some files, in order, and the files without one."""
+
+    rows: list[tuple[Path, list[float]]]
+    skipped: list[Skipped]
+
+
+def data_url(image: bytes) -> str:
+    """An encoded image as a data URL. The server decides by the bytes, not by the media type."""
+    kind = next((kind for start, kind in IMAGE_SIGNATURES if image.startswith(start)), "png")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+
+
+def without_none(**values: Any) -> Json:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def document_body(encoder: str, document: Sequence[str | bytes], decoding: Json) -> Json:
+    """Body of ``POST /v1/continuations``: texts and images in reading order."""
+    parts = [part if isinstance(part, str) else {"image": data_url(part)} for part in document]
+    return {"model": encoder, "document": parts, **decoding}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Files below ``folder`` with an image's suffix, sorted. Raises: NotADirectoryError."""
+    if not folder.is_dir():
+        raise NotADirectoryError(20, "there is no such folder", str(folder))
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
+
+
+def rejected_index(error: ApiError, count: int) -> int:
+    """Index of the rejected image among ``count``. Raises: ``error`` if its cause is not a single image."""
+    match = _INPUT_FIELD.fullmatch(error.field or "")
+    if match and error.status == 422 and error.code.startswith("image_") and int(match[1]) < count:
+        return int(match[1])
+    if error.status == 413 and count == 1:
+        return 0
+    raise error
