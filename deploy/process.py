@@ -119,9 +119,9 @@ class ChildProcess:
         status = self.process.poll()
         if status is None:
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         tail = self.log_tail()
-        raise ChildDied(f"{self.name} {how}; its log is {self.log}" + (f" and ends:\n{tail}" if tail else ""), status)
+        ending = f" and ends:\n{tail}" if tail else ""
+        raise ChildDied(f"{self.name} {describe_exit(status)}; its log is {self.log}{ending}", status)
 
     def log_tail(self, lines: int = 15) -> str:
         """Last log lines of the present process."""
@@ -165,6 +165,11 @@ class ChildProcess:
                 pass_fds=tuple(numbers.values()),
                 process_group=0,
             )
+
+
+def describe_exit(status: int) -> str:
+    """``was killed by SIGKILL`` or ``ended with status 1``."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def wait_for_exit(process: subprocess.Popen[bytes], seconds: float, hurry: Callable[[], bool]) -> None:

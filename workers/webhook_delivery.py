@@ -107,7 +107,8 @@ class WebhookSender:
                     delivery=delivery.id,
                     attempt=delivery.attempt,
                     error=error,
-                    **_log_context(delivery),
+                    run=delivery.payload["run"]["id"],
+                    webhook=delivery.webhook_id,
                 )
             await asyncio.to_thread(self._record, delivery, error)
         return len(deliveries)
@@ -166,7 +167,3 @@ async def _drain_response(response: httpx.Response) -> None:
         read += len(chunk)
         if read > _MAX_RESPONSE_BYTES:
             return
-
-
-def _log_context(delivery: PendingDelivery) -> dict[str, str]:
-    return {"run": delivery.payload["run"]["id"], "webhook": delivery.webhook_id}

@@ -229,13 +229,5 @@ class Settings(BaseSettings):
         return self.home / "encoders"
 
     @property
-    def datasets_dir(self) -> Path:
-        return self.home / "datasets"
-
-    @property
-    def collections_dir(self) -> Path:
-        return self.home / "collections"
-
-    @property
     def key_file(self) -> Path:
         return self.home / "key"

@@ -59,7 +59,7 @@ class LocalTarget:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(text(query)).mappings()]
 
-    def lives(self) -> list[ActivitySpan]:
+    def spans(self) -> list[ActivitySpan]:
         return read_activity(self._estate.home / ACTIVITY_LOG)
 
     def digest_at(self, path: str) -> str | None:
@@ -79,7 +79,7 @@ class LocalTarget:
     def _freeze(self, fault: Fault) -> bool:
         """A worker that is at work on a run, which somebody else takes over meanwhile."""
         busy = set(self._trainers().values())
-        names = [name for name in self._estate.worker_names() if self._estate.tended[name].part.pid in busy]
+        names = [name for name in self._estate.worker_names() if self._estate.parts[name].part.pid in busy]
         found = self._estate.draw(names, fault.draw)
         if found is not None:
             found.freeze(fault.away * LEASE_SECONDS)

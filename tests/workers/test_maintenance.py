@@ -12,7 +12,7 @@ from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, studies
 from lcl_core.db.session import Database, now
 from lcl_core.db.workers import WorkerIdentity
-from workers.maintenance import QueueMaintenance
+from workers.maintenance import PeriodicTask, QueueMaintenance
 from workers.settings import WorkerSettings
 
 
@@ -145,3 +145,33 @@ def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
     queue_maintenance.round()
     assert (wakeups.woken, claim_loop.notified) == ([after_good], 1)
     assert (run_of(after_good).state, run_of(after_bad).state) == ("queued", "cancelled")
+
+
+def test_a_failed_round_ends_no_periodic_task(eventually: Callable[..., None]) -> None:
+    rounds = iter([RuntimeError("a fault of ours"), True, None])
+    done: list[object] = []
+
+    def work() -> object:
+        done.append(result := next(rounds, None))
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    task = PeriodicTask("test", work, 0.01)
+    task.start()
+    eventually(lambda: len(done) >= 4, "a fourth round")
+    task.stop()
+    assert done[1] is True
+
+
+def test_a_periodic_task_may_begin_with_a_pause_and_go_on_at_once(eventually: Callable[..., None]) -> None:
+    rounds: list[float] = []
+    task = PeriodicTask("test", lambda: rounds.append(0.0), 3600.0, delayed=True)
+    task.start()
+    task.stop()
+    assert rounds == []
+    more = iter([True, True, False])
+    eager = PeriodicTask("test", lambda: rounds.append(0.0) or next(more), 3600.0)
+    eager.start()
+    eventually(lambda: len(rounds) == 3, "two rounds more without a pause")
+    eager.stop()

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Self
 
 from lcl_core.common.process_env import without_secrets
@@ -91,9 +90,7 @@ class JobProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()  # helpers that the job left behind, and the job itself after an error here
         if self._process.stdin is not None:
             self._process.stdin.close()
