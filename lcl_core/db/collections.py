@@ -211,8 +211,8 @@ def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str,
     count = session.scalars(select(func.count()).where(_Change.collection_id == row.id)).one() + len(values)
     if count > MAX_CHANGES:
         message = (
-            f"collection {row.name!r} would have {count:,} changes since its last index run, of {MAX_CHANGES:,} that it may; "
-            'fold them with an index run of mode "add" and dataset null, then go on'
+            f"collection {row.name!r} would have {count:,} changes since its last index run, of {MAX_CHANGES:,} that "
+            'it may; fold them with an index run of mode "add" and dataset null, then go on'
         )
         raise UserError(message, code="collection_full")
     rows = [{**_NO_VALUES, **value, "number": row.changes + place} for place, value in enumerate(values, 1)]

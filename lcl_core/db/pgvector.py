@@ -1,8 +1,8 @@
-"""Vectors of collections in PostgreSQL with the extension ``vector``: written with the collection's row, searched, dropped.
+"""Vectors of collections in PostgreSQL with the extension ``vector``: written with the row, searched, dropped.
 
-Each directory of a collection has two tables, ``vec_…_images`` and ``vec_…_texts``; the row of the collection stores the
-common prefix of their names. A directory never changes, and neither do its tables. They are created and filled in the
-transaction that names them. The HNSW index of a table holds vectors of one collection only, so a search visits no
+Each directory of a collection has two tables, ``vec_…_images`` and ``vec_…_texts``; the row of the collection stores
+the common prefix of their names. A directory never changes, and neither do its tables. They are created and filled in
+the transaction that names them. The HNSW index of a table has vectors of one collection only, so a search visits no
 others, and dropping the tables leaves no dead rows in a shared index.
 """
 

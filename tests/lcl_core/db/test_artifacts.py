@@ -139,23 +139,23 @@ def test_a_store_that_is_away_holds_nothing_up_and_loses_nothing(
     assert run_of(run_id).state == "succeeded"
     for path in (encoder_of(run_id), f"runs/{run_id}"):
         row = row_of(database, path)
-        assert (row.place, row.pending, row.tries) == (None, 1, 1)
+        assert (row.key, row.pending, row.tries) == (None, 1, 1)
         assert "refused" in str(row.error)
     assert not artifacts.upload_next(database, supply), "not at once"
     due_now(database)
     artifacts.upload_pending(database, supply)
-    assert row_of(database, f"runs/{run_id}").place == f"runs/{run_id}/1"
+    assert row_of(database, f"runs/{run_id}").key == f"runs/{run_id}/1"
     assert row_of(database, encoder_of(run_id)).error is None
 
 
 KILLED = """
 import sys, time
-from lcl_core.db import store
+from lcl_core.db import artifacts
 from lcl_core.db.session import Database
 from lcl_core.common.settings import Settings
 
-supply = store.Supply(Settings(home=sys.argv[1], artifacts=sys.argv[2]))
-files = supply.depot._storage.files()[0]
+supply = artifacts.Artifacts(Settings(home=sys.argv[1], artifacts=sys.argv[2]))
+files = supply.store._storage.files()[0]
 put_file = files.put_file
 
 def slow(source, target, **more):
@@ -165,7 +165,7 @@ def slow(source, target, **more):
     put_file(source, target, **more)
 
 files.put_file = slow
-store.carry_all(Database(sys.argv[3]), supply)
+artifacts.upload_pending(Database(sys.argv[3]), supply)
 """
 
 
@@ -188,7 +188,7 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     assert said is not None, "it ended by itself"
     run = f"runs/{run_id}/1"
     assert {name for name in objects() if name.startswith(run)} == {f"{run}/files/log.txt"}
-    assert row_of(database, f"runs/{run_id}").place is None, "no row names half of it"
+    assert row_of(database, f"runs/{run_id}").key is None, "no row names half of it"
     assert collected(database, supply) == set(), "and nobody takes it for garbage"
     assert not artifacts.upload_next(database, supply), "as if somebody were still at it"
     due_now(database)
@@ -200,7 +200,7 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     )
     artifacts.upload_pending(database, supply)
     assert sent == ["metrics.jsonl"], "what was there stayed"
-    assert row_of(database, f"runs/{run_id}").place == run
+    assert row_of(database, f"runs/{run_id}").key == run
     assert f"{run}/manifest.json" in objects()
 
 
@@ -262,7 +262,7 @@ def test_a_run_that_ends_again_elsewhere_is_read_from_there(
     with database.reading() as session:
         there = supply.find_remote_copy(session, f"runs/{run_id}")
         assert there is not None
-        assert there.place == f"runs/{run_id}/2"
+        assert there.key == f"runs/{run_id}/2"
         assert referenced_keys(session) == {f"runs/{run_id}/2"}
         assert other.find_remote_copy(session, f"runs/{run_id}") is None
     assert collected(database, supply) == {f"store/runs/{run_id}/1"}
