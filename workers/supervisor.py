@@ -20,6 +20,7 @@ from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.collections import prepare_collection_snapshots
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, begin_attempt, release_lease, renew_lease
+from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.registry import ResolvedInputs, resolve_inputs
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.specs.parsing import parse_spec
@@ -178,7 +179,9 @@ class Supervisor:
         """Raises: StaleLease, UNREACHABLE, OSError."""
         place, home, holder = run_dir.path, self._settings.home, self._supply.holder
         with lease_heartbeat(self._database, self._settings, claim):  # what was made may be large
-            return self._persist(lambda: complete_run(self._database, claim, outcome, place, home, ran_seconds, holder))
+            return self._persist(
+                lambda: complete_run(self._database, claim, outcome, place, home, ran_seconds, holder, _open_collection)
+            )
 
     def _hand_back(self, claim: Claim, verdict: Requeue) -> str:
         with self._database.session() as session:
@@ -222,6 +225,12 @@ def _is_unlocked(run_dir: RunDir) -> bool:
         except BlockingIOError:
             return False
     return True
+
+
+def _open_collection(directory: Path) -> CollectionDirectory:
+    from lcl_core.collections.collection import Collection  # keeps numpy out of the worker until it is needed
+
+    return Collection.open(directory)
 
 
 def _storage_failure(error: OSError, run_dir: Path) -> RunFailed:
