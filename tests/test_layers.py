@@ -45,7 +45,11 @@ LAWS = {
         (*FRAMEWORKS, "httpx", "structlog", "pydantic_settings", "lcl_core.db", "lcl_core.common.settings"),
     ),
     "the ground floor knows no floor above": Law(("lcl_core",), ("api", "workers", "ui", "deploy")),
-    "the database layer knows no torch": Law(("lcl_core/db",), (*HEAVY, "fastapi", "gradio")),
+    "the database layer knows no torch": Law(
+        ("lcl_core/db",),
+        (*HEAVY, "fastapi", "gradio", "lcl_core.serving", "lcl_core.collections"),
+        but=("lcl_core.collections.records",),
+    ),
     "studies know neither torch nor service": Law(
         ("lcl_core/studies",),
         (
