@@ -1,10 +1,10 @@
-# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | lint | audit | sbom | lock [UPGRADE=1] | pin-images | clean
+# make setup | up | demo [ONCE=1] | test [ARGS="tests/api -k name"] | check | lint | audit | sbom | lock [UPGRADE=1] | pin-images | clean
 #
 # Everything lives in .venv and (at run time) .lcl, both inside this folder. PYTHON=/path/to/python chooses
 # the interpreter; otherwise the first one below that is new enough and can make virtual environments. TORCH_INDEX=URL
 # is the package index that torch comes from, such as https://download.pytorch.org/whl/cpu; without it, pip's own.
 .DELETE_ON_ERROR:
-.PHONY: setup up demo test lint audit sbom lock pin-images clean help
+.PHONY: setup up demo test check lint audit sbom lock pin-images clean help
 
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
@@ -32,8 +32,14 @@ demo: setup
 test: .venv/.test
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest $(ARGS)
 
+# What a change should pass before it is pushed, in two minutes: lint, types, laws of the tree, tests without processes.
+QUICK := $(addprefix tests/,test_layers.py test_architecture.py lcl_core/specs lcl_core/studies lcl_core/estimate)
+check: lint
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(QUICK)
+
 lint: .venv/.test
 	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy
 
 # Asks PyPI for known vulnerabilities of what the lock file names, and of the torch that is installed. Ends with an error

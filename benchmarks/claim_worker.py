@@ -26,20 +26,20 @@ LEASE_SECONDS = 30.0
 
 @dataclass
 class ClaimLog:
-    """What one worker claimed, and the seconds it waited each time from asking to holding the lease."""
+    """Run ids that one worker claimed, and the seconds of each claim."""
 
     claimed: list[str] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
 
 
 class _TimedClaimLoop(ClaimLoop):
-    """The workers' slots with a clock at the claim."""
+    """The product's claim loop with a clock around the claim."""
 
     log: ClaimLog
 
-    def _claim(self, given_up: str | None) -> Claim | MemberLease | None:
+    def _claim(self, timed_out: str | None) -> Claim | MemberLease | None:
         began = time.perf_counter()
-        claim = super()._claim(given_up)
+        claim = super()._claim(timed_out)
         if claim is not None:
             self.log.waits.append(time.perf_counter() - began)
             self.log.claimed.append(claim.run_id)
@@ -47,7 +47,7 @@ class _TimedClaimLoop(ClaimLoop):
 
 
 def claim_all(url: str, home: Path) -> ClaimLog:
-    """Claim and finish runs until there are none."""
+    """Claim and complete runs until the queue is empty."""
     database, log = Database(url), ClaimLog()
 
     def work(claim: Claim | MemberLease, stopping: threading.Event) -> None:
@@ -57,14 +57,14 @@ def claim_all(url: str, home: Path) -> ClaimLog:
         complete_run(database, claim, RunSucceeded({}), home / "runs" / claim.run_id, home, 0.0)
 
     worker = WorkerIdentity(f"worker-{os.getpid()}", "localhost", os.getpid(), 1, ("none",), ("cpu",))
-    slots = _TimedClaimLoop(worker, database, LEASE_SECONDS, work)
-    slots.log = log
+    claim_loop = _TimedClaimLoop(worker, database, LEASE_SECONDS, work)
+    claim_loop.log = log
     with database.reading() as session:
-        session.connection()  # a worker has long been connected when its next run comes
+        session.connection()  # a worker is connected before its next claim
     print(READY, flush=True)
     sys.stdin.readline()
-    slots.notify()
-    slots.join()
+    claim_loop.notify()
+    claim_loop.join()
     database.dispose()
     return log
 

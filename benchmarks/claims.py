@@ -1,6 +1,6 @@
-"""How long a free slot waits for its next run while several workers drain a full queue, and that no run is done twice.
+"""Latency of a claim while several workers drain a full queue, and proof that no run is claimed twice.
 
-The workers' own slots claim in processes of their own; what they would start is left out, so they ask all the time.
+The product's claim loops run in processes of their own and start no job, so they claim all the time.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _queue(database: Database, runs: int) -> set[str]:
 
 
 def _drain(url: str, home: Path, workers: int) -> tuple[list[ClaimLog], float]:
-    """Let the workers begin together and wait until each finds nothing more; seconds from the beginning."""
+    """Start the workers together and wait until the queue is empty. Returns: their logs, and seconds."""
     command = [sys.executable, "-m", "benchmarks.claim_worker", url, str(home)]
     pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": PROJECT}
     started = [subprocess.Popen(command, **pipe) for _ in range(workers)]
@@ -80,14 +80,14 @@ def _drain(url: str, home: Path, workers: int) -> tuple[list[ClaimLog], float]:
         for process in started:
             assert process.stdout is not None
             if process.stdout.readline().strip() != READY:
-                raise UserError("a worker did not start; what it says is above", code="worker_failed")
+                raise UserError("a worker did not start; its error is above", code="worker_failed")
         began = time.perf_counter()
         for process in started:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        told = [process.communicate(timeout=LIMIT_SECONDS)[0] for process in started]
-        return [ClaimLog(**json.loads(text)) for text in told], time.perf_counter() - began
+        outputs = [process.communicate(timeout=LIMIT_SECONDS)[0] for process in started]
+        return [ClaimLog(**json.loads(text)) for text in outputs], time.perf_counter() - began
     finally:
         for process in started:
             process.kill()
@@ -95,12 +95,12 @@ def _drain(url: str, home: Path, workers: int) -> tuple[list[ClaimLog], float]:
 
 
 def _check(database: Database, queued: set[str], logs: list[ClaimLog]) -> int:
-    """How many runs were done, each by one worker in one attempt. Raises: UserError ``claimed_twice``."""
+    """Number of runs done, each by one worker in one attempt. Raises: UserError ``claimed_twice``."""
     claimed = Counter(run_id for log in logs for run_id in log.claimed)
     ended = select(func.count()).select_from(Run).where(Run.state == states.State.SUCCEEDED.value, Run.attempt == 1)
     with database.reading() as session:
         done = session.scalars(ended).one()
     if set(claimed) != queued or max(claimed.values()) != 1 or done != len(queued):
-        told = f"{len(claimed)} of {len(queued)} runs claimed, {claimed.most_common(1)}, {done} succeeded at once"
-        raise UserError(f"not every run was done exactly once: {told}", code="claimed_twice")
+        summary = f"{len(claimed)} of {len(queued)} runs claimed, {claimed.most_common(1)}, {done} succeeded at once"
+        raise UserError(f"not every run was done exactly once: {summary}", code="claimed_twice")
     return done

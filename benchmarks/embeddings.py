@@ -1,7 +1,7 @@
-"""Pictures a second embedded over HTTP by many clients, beside a plain FastAPI route with OpenCLIP's model of the size.
+"""Images a second embedded over HTTP by many clients, compared with a plain FastAPI route around OpenCLIP.
 
 With ``--infinity PYTHON`` infinity serves a CLIP of the size too (``benchmarks.infinity`` says how to install it).
-Each runs alone, one after the other, on this machine, clients included: one picture a request, ViT-B/32, fresh weights.
+Each runs alone on this machine, clients included: one image a request, ViT-B/32, fresh weights.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="ours")
     parser.add_argument("--infinity", metavar="PYTHON", help="one that has infinity-emb: infinity is measured too")
     parser.add_argument("--infinity-settings", nargs="+", choices=sorted(SETTINGS), default=USUAL)
-    parser.add_argument("--infinity-batches", nargs="+", type=int, default=[8, 32], help="pictures at most in one")
+    parser.add_argument("--infinity-batches", nargs="+", type=int, default=[8, 32], help="images at most in one")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -44,15 +44,17 @@ def main(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Ours with all clients, a few and one, then the others with all. Raises: UserError if one does not start."""
-    infinity = installed(options.infinity) if options.infinity else None  # first: minutes go by before it is asked
+    infinity = (
+        installed(options.infinity) if options.infinity else None
+    )  # first: it fails now rather than after minutes
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
         write_encoder(Path(folder) / "encoder", SIZES[options.model])
         more = {"LCL_DATA_ROOTS": folder, "LCL_INFERENCE_PRECISION": options.precision}
-        with running_api(options.database, more=more) as api:
+        with running_api(options.database, env=more) as api:
             register_encoder(api, Path(folder) / "encoder")
             plan = LoadPlan(api.url, "embeddings", [api.key], options.clients, options.requests, options.warm_up)
             batching = {"images": _loads(plan, options.few)}
-            # they are quick, and so many that the process that reads them is at work before a figure counts
+            # texts are fast: enough of them that the text process has started before counting
             texts = replace(plan, traffic="text embeddings", requests=8 * plan.requests, warm_up=8 * plan.requests)
             batching["texts"] = _loads(texts, options.few)
     with _plain(options.plain) as url:
@@ -74,28 +76,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _loads(plan: LoadPlan, few: int) -> dict[str, Any]:
-    """All clients, a few, one alone; what the few gain by batches, and their p99 by the median of one."""
+    """Loads of all clients, of a few and of one; the few's gain by batching, and their p99 by the median of one."""
     count = max(plan.requests // 3, 8)
     loads = {
         "many": run_load(plan),
         "few": run_load(replace(plan, clients=few, requests=count, warm_up=count // 4)),
         "one": run_load(replace(plan, clients=1, requests=count // 2, warm_up=4)),
     }
-    figures: dict[str, Any] = {name: summarize_load(came, "items") for name, came in loads.items()}
-    some, one = figures["few"], figures["one"]
+    summaries: dict[str, Any] = {name: summarize_load(result, "items") for name, result in loads.items()}
+    some, one = summaries["few"], summaries["one"]
     gain, slower = some["items_per_s"] / one["items_per_s"], some["p99_ms"] / one["p50_ms"]
-    return {**figures, "gain": round(gain, 2), "few_p99_by_one_p50": round(slower, 2)}
+    return {**summaries, "gain": round(gain, 2), "few_p99_by_one_p50": round(slower, 2)}
 
 
 def _beside_infinity(options: argparse.Namespace, infinity: Installed, ours: float) -> dict[str, Any]:
-    """infinity's figures in each setting, and ours by those of its fastest."""
+    """infinity's load in each setting, and the ratio of ours to its fastest."""
     loads: list[dict[str, Any]] = []
-    for name, pictures in product(options.infinity_settings, options.infinity_batches):
-        with running_infinity(infinity, SETTINGS[name], pictures) as url:
+    for name, images in product(options.infinity_settings, options.infinity_batches):
+        with running_infinity(infinity, SETTINGS[name], images) as url:
             plan = LoadPlan(url, "infinity embeddings", ["none"], options.clients, options.requests, options.warm_up)
             load = summarize_load(run_load(plan), "items")
         ratio = round(ours / load["items_per_s"], 2)
-        loads.append({"setting": name, "batch": pictures, **load, "ratio": ratio})
+        loads.append({"setting": name, "batch": images, **load, "ratio": ratio})
     return {
         "infinity": loads,
         "infinity_versions": infinity.versions,

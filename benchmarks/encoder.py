@@ -9,7 +9,7 @@ from typing import Any
 from api.client import Client
 from benchmarks.service import RunningApi
 from lcl_core.collections.file_format import MANIFEST, read_manifest
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.data import SAMPLE_CORPUS, open_corpus, train_bpe
 from lcl_core.db.models import CollectionRow, new_id
 from lcl_core.db.session import now
@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
 
 
 def write_encoder(directory: Path, sizes: dict[str, Any]) -> None:
-    """As a run leaves one; the tokenizer knows the sample's captions."""
+    """Save an encoder as a run does; the tokenizer is trained on the sample's captions."""
     texts = [caption for pair in open_corpus(SAMPLE_CORPUS).pairs("val") for caption in pair.captions]
     tokenizer = train_bpe(texts, vocab_size=1000)
     special = tokenizer.specials
@@ -44,24 +44,24 @@ def write_encoder(directory: Path, sizes: dict[str, Any]) -> None:
 
 
 def register_encoder(api: RunningApi, directory: Path) -> dict[str, Any]:
-    """The service's answer; it has to be allowed to read there (``LCL_DATA_ROOTS``)."""
+    """Import the encoder over REST; ``LCL_DATA_ROOTS`` must contain ``directory``."""
     with Client(api.url, api.key) as client:
         return client.import_encoder(NAME, str(directory))
 
 
-def link_collection(api: RunningApi, place: Path, encoder: dict[str, Any]) -> None:
-    """As this registered encoder's, its files linked into the service's home."""
+def link_collection(api: RunningApi, source: Path, encoder: dict[str, Any]) -> None:
+    """Register the collection in ``source`` for this encoder; its files are linked into the service's home."""
     identity = new_id("col")
-    own = api.home / "collections" / identity
-    own.mkdir(parents=True)
-    for path in place.iterdir():
+    target = api.home / "collections" / identity
+    target.mkdir(parents=True)
+    for path in source.iterdir():
         if path.name != MANIFEST:
-            os.symlink(path.resolve(), own / path.name)
-    manifest = read_manifest(place)
-    write_json_atomically(own / MANIFEST, {**manifest.model_dump(), "encoder_hash": encoder["hash"]})
+            os.symlink(path.resolve(), target / path.name)
+    manifest = read_manifest(source)
+    write_json_atomically(target / MANIFEST, {**manifest.model_dump(), "encoder_hash": encoder["hash"]})
     sizes = {"images": manifest.images, "texts": manifest.texts, "dim": manifest.dim}
     with api.database.session() as session:
-        facts = {"owner": "bench", "created_at": now(session), **sizes}
-        facts |= {"encoder_id": encoder["id"], "encoder_hash": encoder["hash"]}
-        facts["encoder_identity"] = encoder["identity"]
-        session.add(CollectionRow(id=identity, name=NAME, path=f"collections/{identity}", **facts))
+        columns = {"owner": "bench", "created_at": now(session), **sizes}
+        columns |= {"encoder_id": encoder["id"], "encoder_hash": encoder["hash"]}
+        columns["encoder_identity"] = encoder["identity"]
+        session.add(CollectionRow(id=identity, name=NAME, path=f"collections/{identity}", **columns))

@@ -1,4 +1,4 @@
-"""Inference of every kind, one request in twenty with a picture that is none: who else fails, and does memory grow?"""
+"""Inference of every kind, one request in twenty with an invalid image: other failures, and growth of memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
         write_encoder(Path(folder) / "encoder", sizes)
         _write_collection(Path(folder) / "collection", sizes["text_width"])
-        with running_api(options.database, more={"LCL_DATA_ROOTS": folder}) as api:
+        with running_api(options.database, env={"LCL_DATA_ROOTS": folder}) as api:
             link_collection(api, Path(folder) / "collection", register_encoder(api, Path(folder) / "encoder"))
             plan = LoadPlan(api.url, "inferences", [api.key], options.clients, options.first)
             early = run_load(plan)

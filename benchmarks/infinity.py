@@ -1,6 +1,6 @@
 """infinity (https://github.com/michaelfeil/infinity) with a CLIP of ViT-B/32's size and fresh weights, on the CPU.
 
-It wants older releases than we do, and so has a Python of its own::
+It needs older releases than the product, and so a Python of its own::
 
     python3.11 -m venv infinity
     infinity/bin/pip install 'infinity-emb[torch,vision,server]==0.0.78' aiohttp torch==2.13.0 torchvision==0.28.0
@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from deploy.process import LOOPBACK, PROJECT, ProcessStack, Service, free_port, responds
 from lcl_core.common.errors import UserError
 
-START_SECONDS = 300.0  # it warms up with texts and pictures before it answers
+START_SECONDS = 300.0  # it warms up before it responds
 PACKAGES = ("infinity-emb", "torch", "transformers", "aiohttp")
 VERSIONS = """
 import json, sys
@@ -34,11 +34,11 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is started.
+    """How infinity is started.
 
     Attributes:
         options: of its command line.
-        bfloat16: have the model load so; infinity itself has no way to ask for that on a CPU.
+        bfloat16: load the model so; infinity has no option for it on a CPU.
     """
 
     options: tuple[str, ...]
@@ -51,19 +51,19 @@ SETTINGS = {
     "bfloat16": Setting(("--dtype", "auto", "--no-compile"), bfloat16=True),
     "bfloat16-compiled": Setting(("--dtype", "auto", "--compile"), bfloat16=True),
 }
-USUAL = ("float32", "int8", "bfloat16")  # compiling takes minutes, for each size of batches anew
+USUAL = ("float32", "int8", "bfloat16")  # compiling takes minutes for each batch size
 
 
 @dataclass(frozen=True)
 class Installed:
-    """The Python that has infinity (a whole path), and releases of what counts there."""
+    """Absolute path of the Python that has infinity, and its package versions."""
 
     python: str
     versions: dict[str, str]
 
 
 def installed(python: str) -> Installed:
-    """What that Python has. Raises: UserError ``no_infinity`` if it lacks infinity, or is none."""
+    """Check that Python. Raises: UserError ``no_infinity`` if it lacks infinity or cannot be run."""
     whole = os.path.abspath(shutil.which(python) or python)  # links are kept: a venv's Python is one
     try:
         done = subprocess.run([whole, "-c", VERSIONS, *PACKAGES], capture_output=True, text=True, check=False)
@@ -81,7 +81,7 @@ def installed(python: str) -> Installed:
 
 @contextmanager
 def running_infinity(infinity: Installed, setting: Setting, batch_size: int) -> Iterator[str]:
-    """Start one with a model of its own, called ``bench``; gives its address, and leaves nothing behind.
+    """Start infinity with a model called ``bench``; yields its URL.
 
     Raises: UserError ``no_infinity`` or ``not_ready``, or ChildDied.
     """
@@ -102,7 +102,7 @@ def running_infinity(infinity: Installed, setting: Setting, batch_size: int) -> 
             *("--engine", "torch", "--device", "cpu", "--batch-size", str(batch_size), "--no-bettertransformer"),
             *("--host", LOOPBACK, "--port", str(port), "--log-level", "error", *setting.options),
         )
-        # Nothing is asked of a hub nor told to anybody, and what it keeps goes with the folder.
+        # offline, without telemetry; its caches are removed with the folder
         environment = {
             "HF_HUB_OFFLINE": "1",
             "DO_NOT_TRACK": "1",

@@ -22,7 +22,7 @@ from benchmarks.service import RunningApi, running_api
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Run, RunTag, new_id
 from lcl_core.db.session import Database
-from lcl_core.jobs import DEFAULT_RESOURCE
+from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import parse_spec, spec_hash
 
 ROWS_PER_INSERT = 2000
@@ -34,58 +34,6 @@ SPECS: dict[str, dict[str, Any]] = {
     "validate": {"dataset": "sample"},
 }
 COMMON_TAG, RARE_TAG = "nightly", "paper"  # tags of every third run and of every thousandth
-
-
-def insert_runs(database: Database, rows: int, owners: list[str], seed: int = 0) -> None:
-    """Add ``rows`` runs of these owners in all states and kinds, the newest last."""
-    dice = random.Random(seed)  # noqa: S311 - no secret
-    specs = {kind: parse_spec(kind, given) for kind, given in SPECS.items()}
-    said = {kind: (spec.model_dump(mode="json"), spec_hash(kind, spec)) for kind, spec in specs.items()}
-    moment = datetime.now(UTC) - timedelta(days=300)
-    for start in range(0, rows, ROWS_PER_INSERT):
-        runs: list[dict[str, Any]] = []
-        tags: list[dict[str, str]] = []
-        for number in range(start, min(start + ROWS_PER_INSERT, rows)):
-            run = _run_row(dice, said, owners, moment + timedelta(seconds=number))
-            runs.append(run)
-            tags += [{"run_id": run["id"], "tag": tag, "owner": run["owner"]} for tag in _tags(number)]
-        with database.session() as session:
-            session.execute(insert(Run), runs)
-            session.execute(insert(RunTag), tags)
-    if database.engine.dialect.name == "postgresql":  # its autovacuum would come to it within a minute
-        with database.session() as session:
-            session.execute(text("ANALYZE"))
-
-
-def _tags(number: int) -> list[str]:
-    return [COMMON_TAG] * (number % 3 == 0) + [RARE_TAG] * (number % 1000 == 999)
-
-
-def _run_row(
-    dice: random.Random, said: dict[str, tuple[dict[str, Any], str]], owners: list[str], moment: datetime
-) -> dict[str, Any]:
-    kind, state = dice.choice(list(SPECS)), dice.choice(STATES)
-    spec, digest = said[kind]
-    ended = state in ("succeeded", "failed", "cancelled")
-    return {
-        "id": new_id("run"),
-        "kind": kind,
-        "name": f"run {moment:%H:%M:%S}",
-        "spec": spec,
-        "spec_hash": digest,
-        "owner": dice.choice(owners),
-        "body_hash": digest,
-        "state": state,
-        "reason": {"code": "crash", "message": "it fell over"} if state == "failed" else None,
-        "progress": None if state == "queued" else {"step": 100, "loss": 2.5, "images_per_s": 40.0},
-        "result": {"rows": [{"metric": "IR@5", "value": 0.2}] * 20} if state == "succeeded" else None,
-        "resource": DEFAULT_RESOURCE[kind],
-        **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
-        "started_at": None if state == "queued" else moment,
-        "finished_at": moment if ended else None,
-    }
-
-
 OWNERS = 10
 WARM_UP = 3
 LIMIT = "10"  # of a page, so that few runs fill most pages too
@@ -103,9 +51,59 @@ FILTERS: dict[str, dict[str, str]] = {
 }
 
 
+def insert_runs(database: Database, rows: int, owners: list[str], seed: int = 0) -> None:
+    """Add ``rows`` runs of these owners in all states and kinds, the newest last."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    specs = {kind: parse_spec(kind, fields) for kind, fields in SPECS.items()}
+    parsed = {kind: (spec.model_dump(mode="json"), spec_hash(kind, spec)) for kind, spec in specs.items()}
+    created_at = datetime.now(UTC) - timedelta(days=300)
+    for start in range(0, rows, ROWS_PER_INSERT):
+        runs: list[dict[str, Any]] = []
+        tags: list[dict[str, str]] = []
+        for number in range(start, min(start + ROWS_PER_INSERT, rows)):
+            run = _run_row(rng, parsed, owners, created_at + timedelta(seconds=number))
+            runs.append(run)
+            tags += [{"run_id": run["id"], "tag": tag, "owner": run["owner"]} for tag in _tags(number)]
+        with database.session() as session:
+            session.execute(insert(Run), runs)
+            session.execute(insert(RunTag), tags)
+    if database.engine.dialect.name == "postgresql":  # autovacuum would do it within a minute
+        with database.session() as session:
+            session.execute(text("ANALYZE"))
+
+
+def _tags(number: int) -> list[str]:
+    return [COMMON_TAG] * (number % 3 == 0) + [RARE_TAG] * (number % 1000 == 999)
+
+
+def _run_row(
+    rng: random.Random, parsed: dict[str, tuple[dict[str, Any], str]], owners: list[str], created_at: datetime
+) -> dict[str, Any]:
+    kind, state = rng.choice(list(SPECS)), rng.choice(STATES)
+    spec, digest = parsed[kind]
+    ended = state in ("succeeded", "failed", "cancelled")
+    return {
+        "id": new_id("run"),
+        "kind": kind,
+        "name": f"run {created_at:%H:%M:%S}",
+        "spec": spec,
+        "spec_hash": digest,
+        "owner": rng.choice(owners),
+        "body_hash": digest,
+        "state": state,
+        "reason": {"code": "crash", "message": "it fell over"} if state == "failed" else None,
+        "progress": None if state == "queued" else {"step": 100, "loss": 2.5, "images_per_s": 40.0},
+        "result": {"rows": [{"metric": "IR@5", "value": 0.2}] * 20} if state == "succeeded" else None,
+        "resource": JOBS[kind].resource,
+        **dict.fromkeys(("created_at", "queued_at", "ready_at"), created_at),
+        "started_at": None if state == "queued" else created_at,
+        "finished_at": created_at if ended else None,
+    }
+
+
 @dataclass(frozen=True)
 class _SeededService:
-    """One service, its keys by who asks, and an id in the middle of its runs."""
+    """One service, its keys by role, and the id in the middle of its runs."""
 
     api: RunningApi
     keys: dict[str, str]
@@ -115,7 +113,7 @@ class _SeededService:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--many", type=int, default=100_000, help="rows")
     parser.add_argument("--few", type=int, default=1000, help="rows")
-    parser.add_argument("--times", type=int, default=100, help="each page is asked for")
+    parser.add_argument("--times", type=int, default=100, help="requests of each page")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -127,9 +125,9 @@ def main(options: argparse.Namespace) -> None:
 def measure(database: str, many: int, few: int, times: int) -> dict[str, Any]:
     """p95 of every page on both services. Raises: UserError when a service does not start."""
     with running_api(database, "many") as large, running_api(database, "few") as small:
-        shelves = _seed_service(large, many), _seed_service(small, few)
+        services = _seed_service(large, many), _seed_service(small, few)
         pages = [
-            {"asked_by": who, "filter": name, "page": page, **_compare(shelves, who, query, page, times)}
+            {"asked_by": who, "filter": name, "page": page, **_compare(services, who, query, page, times)}
             for who in ("admin", "owner")
             for name, query in FILTERS.items()
             for page in ("first", "later")
@@ -154,25 +152,25 @@ def _seed_service(api: RunningApi, rows: int) -> _SeededService:
 
 
 def _compare(
-    shelves: tuple[_SeededService, _SeededService], who: str, query: dict[str, str], page: str, times: int
+    services: tuple[_SeededService, _SeededService], who: str, query: dict[str, str], page: str, times: int
 ) -> dict[str, Any]:
-    """p95 in milliseconds where there are many rows and few, runs on the page, and the one p95 by the other."""
+    """p95 in milliseconds with many rows and with few, runs on the page, and the ratio of the two."""
     latencies: tuple[list[float], list[float]] = ([], [])
     lengths = [0, 0]
     with httpx.Client(timeout=60, trust_env=False) as client:
         for _ in range(times + WARM_UP):
-            for side, shelf in enumerate(shelves):
-                cursor = {"cursor": shelf.middle} if page == "later" else {}
-                seconds, lengths[side] = _timed_request(client, shelf, who, {**query, **cursor, "limit": LIMIT})
+            for side, service in enumerate(services):
+                cursor = {"cursor": service.middle} if page == "later" else {}
+                seconds, lengths[side] = _timed_request(client, service, who, {**query, **cursor, "limit": LIMIT})
                 latencies[side].append(seconds)
-    many, few = (percentile_ms(found[WARM_UP:], 95) for found in latencies)
+    many, few = (percentile_ms(times_of_side[WARM_UP:], 95) for times_of_side in latencies)
     return {"p95_ms": [many, few], "runs": lengths, "ratio": round(many / few, 2) if len(set(lengths)) == 1 else None}
 
 
-def _timed_request(client: httpx.Client, shelf: _SeededService, who: str, query: dict[str, str]) -> tuple[float, int]:
-    """Seconds, and how many runs came."""
-    headers, began = {"Authorization": f"Bearer {shelf.keys[who]}"}, time.perf_counter()
-    answer = client.get(f"{shelf.api.url}/v1/runs", params=query, headers=headers)
+def _timed_request(client: httpx.Client, service: _SeededService, who: str, query: dict[str, str]) -> tuple[float, int]:
+    """Seconds, and the number of runs on the page."""
+    headers, began = {"Authorization": f"Bearer {service.keys[who]}"}, time.perf_counter()
+    response = client.get(f"{service.api.url}/v1/runs", params=query, headers=headers)
     seconds = time.perf_counter() - began
-    answer.raise_for_status()
-    return seconds, len(answer.json()["items"])
+    response.raise_for_status()
+    return seconds, len(response.json()["items"])

@@ -1,4 +1,4 @@
-"""Resident memory of the api after many requests of all kinds, compared with after the first of them."""
+"""Resident memory of the api after many requests of all kinds, relative to that after the first ones."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def main(options: argparse.Namespace) -> None:
     print(json.dumps(report, indent=1))
 
 
-def measure(database: str, first: int, requests: int, looks: int, clients: int) -> dict[str, Any]:
+def measure(database: str, first: int, requests: int, samples: int, clients: int) -> dict[str, Any]:
     """Memory at marks evenly between the two, and how it grew. Raises: UserError when the service or clients fail."""
-    marks = [first + (requests - first) * look // looks for look in range(looks + 1)]
+    marks = [first + (requests - first) * sample // samples for sample in range(samples + 1)]
     with running_api(database) as api:
         plan = LoadPlan(api.url, "mixed", api.keys(OWNERS), clients, first)
         resident, wrong, done, seconds = list[int](), dict[str, int](), 0, 0.0
         for mark in marks:
-            came = run_load(replace(plan, requests=mark - done))
-            done, seconds = mark, seconds + came.seconds
-            wrong |= {what: wrong.get(what, 0) + times for what, times in came.wrong.items()}
+            result = run_load(replace(plan, requests=mark - done))
+            done, seconds = mark, seconds + result.seconds
+            wrong |= {what: wrong.get(what, 0) + times for what, times in result.wrong.items()}
             resident.append(api.resident_bytes())
     return {
         "database": database,

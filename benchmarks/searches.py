@@ -41,7 +41,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
         small = {**VIT_B_32, "vision_layers": 1}  # pictures are not asked for
         write_encoder(Path(folder) / "encoder", small)
-        with running_api(options.database, more={"LCL_DATA_ROOTS": folder}) as api:
+        with running_api(options.database, env={"LCL_DATA_ROOTS": folder}) as api:
             link_collection(api, options.collection, register_encoder(api, Path(folder) / "encoder"))
             before = api.resident_bytes()
             plan = LoadPlan(api.url, "searches", [api.key], options.clients, options.requests, options.warm_up)

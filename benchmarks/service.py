@@ -24,7 +24,7 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RunningApi:
-    """Where it answers, a key of its admin, its home, the database behind it, and its process."""
+    """A running api: URL, admin key, home, database and process id."""
 
     url: str
     key: str
@@ -33,33 +33,33 @@ class RunningApi:
     pid: int
 
     def keys(self, owners: int) -> list[str]:
-        """A new submitter's key for each of so many owners, as a team has several."""
+        """New submitter keys, one an owner."""
         with Client(self.url, self.key) as admin:
             return [admin.create_key(f"owner-{number}", "submitter")["key"] for number in range(owners)]
 
     def resident_bytes(self) -> int:
-        """Resident memory of the process and of those that it has started, where encoders read texts."""
+        """Resident memory of the process and of its children, which encode texts."""
         return sum(_resident_bytes(pid) for pid in (self.pid, *_child_pids(self.pid)))
 
     def cpu_seconds(self) -> float:
-        """Processor time that the process has used so far."""
-        return self._figure("process_cpu_seconds_total")
+        """CPU time of the process so far."""
+        return self._metric("process_cpu_seconds_total")
 
-    def _figure(self, name: str) -> float:
-        """As the service tells it to Prometheus."""
+    def _metric(self, name: str) -> float:
+        """A metric that the service exposes to Prometheus."""
         text = httpx.get(f"{self.url}/metrics", timeout=60, trust_env=False).text
-        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-        assert found, f"the service tells no {name}"
-        return float(found[1])
+        match = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        assert match, f"the service exposes no {name}"
+        return float(match[1])
 
 
 @contextmanager
-def running_api(kind: str, name: str = "api", more: Mapping[str, str] | None = None) -> Iterator[RunningApi]:
-    """Start one on an empty home; after the context nothing of it is left.
+def running_api(kind: str, name: str = "api", env: Mapping[str, str] | None = None) -> Iterator[RunningApi]:
+    """Start an api on an empty home; it is gone after the context.
 
     Args:
         kind: of database.
-        more: settings beside those of a team.
+        env: settings added to those of a team.
 
     Raises: UserError ``not_ready``, or ChildDied.
     """
@@ -79,7 +79,7 @@ def running_api(kind: str, name: str = "api", more: Mapping[str, str] | None = N
             "LCL_ADMIN_KEY": key,
             "LCL_WELCOME": "false",
             "LCL_LOG_FORMAT": "json",
-            **(more or {}),
+            **(env or {}),
         }
         stack, address, database = ProcessStack(Path(folder) / "logs"), f"http://{LOOPBACK}:{port}", Database(url)
         try:

@@ -32,9 +32,9 @@ def submissions() -> Iterator[Request]:
 
 
 def mixed() -> Iterator[Request]:
-    """Of twenty requests two submit, fourteen look, four are wrong one way or another."""
-    dice, submitting = random.Random(0), submissions()  # noqa: S311 - no secret
-    looks = (
+    """Of twenty requests two submit, fourteen read and four are invalid."""
+    rng, submitting = random.Random(0), submissions()  # noqa: S311 - no secret
+    reads = (
         Request("GET", "/v1/runs"),
         Request("GET", "/v1/runs?state=queued&limit=20"),
         Request("GET", "/v1/runs?kind=pretrain&tag=absent"),
@@ -56,8 +56,8 @@ def mixed() -> Iterator[Request]:
         Request("GET", "/v1/audit", expected=(403,)),
     )
     while True:
-        deck = [*looks, *wrong, next(submitting), next(submitting), Request("GET", "/readyz", expected=(200, 503))]
-        dice.shuffle(deck)
+        deck = [*reads, *wrong, next(submitting), next(submitting), Request("GET", "/readyz", expected=(200, 503))]
+        rng.shuffle(deck)
         yield from deck
 
 
@@ -113,21 +113,21 @@ def _pictures(count: int = 64, side: int = 256) -> list[str]:
 
 def inferences() -> Iterator[Request]:
     """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds a picture that is none."""
-    dice, words, bad = random.Random(0), searches(), cycle(_bad_pictures())  # noqa: S311 - no secret
+    rng, words, bad = random.Random(0), searches(), cycle(_bad_pictures())  # noqa: S311 - no secret
     pictures = _pictures()
     while True:
-        four, alone = dice.sample(pictures, 4), dice.choice(pictures)
+        four, alone = rng.sample(pictures, 4), rng.choice(pictures)
         deck = [
-            *(_embed(picture) for picture in dice.sample(pictures, 6)),
-            *(_embed(dice.sample(pictures, 4)) for _ in range(2)),
-            *(_embed(f"a drawing of {dice.randrange(10**6)} things") for _ in range(4)),
+            *(_embed(picture) for picture in rng.sample(pictures, 6)),
+            *(_embed(rng.sample(pictures, 4)) for _ in range(2)),
+            *(_embed(f"a drawing of {rng.randrange(10**6)} things") for _ in range(4)),
             *(next(words) for _ in range(4)),
             Request("POST", "/v1/collections/bench/search", {"image": alone, "k": 10}),
             Request("POST", "/v1/captions", {"model": "bench", "images": [alone], "max_new_tokens": 8}),
             _embed([*four[:3], "among pictures a text"]),
             _embed([*four[:2], next(bad), four[3]], (422,)),
         ]
-        dice.shuffle(deck)
+        rng.shuffle(deck)
         yield from deck
 
 

@@ -23,11 +23,11 @@ Json = dict[str, Any]
 POLL_SECONDS = 0.5
 FINAL_STATES = ("succeeded", "failed", "cancelled")
 LOG_TAIL_LINES = 15
-UNAVAILABLE_STATUSES = (0, 502, 503, 504)  # statuses of an api that cannot be reached, or whose database cannot
+UNAVAILABLE_STATUSES = (0, 502, 503, 504)  # statuses of an api, or of its database, that cannot be reached
 
 
 class ProgressDisplay(Protocol):
-    """Where progress goes: a live bar or plain lines."""
+    """Display of progress: a live bar or plain lines."""
 
     def update(self, run: Json) -> None: ...
 
@@ -43,19 +43,19 @@ class DemoResult:
     index: Json
 
 
-def run_demo(client: Client, screen: ProgressDisplay, check: Callable[[], None]) -> DemoResult:
+def run_demo(client: Client, display: ProgressDisplay, check: Callable[[], None]) -> DemoResult:
     """Three runs, one after the other.
 
     Args:
-        check: called at every look; starts again what has died, and raises when that is given up.
+        check: called at every poll; restarts what has died, and raises for what is not restarted any more.
 
     Raises:
         UserError: ``demo_failed`` with the run's reason, when one did not succeed.
     """
-    follow = RunFollower(client, screen, check)
+    follow = RunFollower(client, display, check)
     pretrain = follow("pretrain", {"preset": "sample"})
     encoder = pretrain["encoder_id"]
-    # full transfer, which the preset asks for too, would take as long as the training
+    # full transfer, which is in the preset too, would take as long as the training
     evaluation = {"preset": "sample", "encoder": encoder, "classification": {"transfer": ["frozen"]}}
     evaluate = follow("evaluate", evaluation)
     index = follow("index", {"encoder": encoder, "collection": "sample"})
@@ -67,26 +67,26 @@ class RunFollower:
     """Submits a run and shows it to its end."""
 
     client: Client
-    screen: ProgressDisplay
+    display: ProgressDisplay
     check: Callable[[], None]
 
     def __call__(self, kind: str, spec: Json) -> Json:
-        facts: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
-        run = self._answered(partial(self.client.submit, kind, spec, **facts))
+        options: Json = {"name": f"demo-{kind}", "tags": ["demo"], "idempotency_key": uuid.uuid4().hex}
+        run = self._retry(partial(self.client.submit, kind, spec, **options))
         while run["state"] not in FINAL_STATES:
             self.check()
-            self.screen.update(run)
+            self.display.update(run)
             time.sleep(POLL_SECONDS)
-            run = self._answered(partial(self.client.run, run["id"]))
-        self.screen.finish(run)
+            run = self._retry(partial(self.client.run, run["id"]))
+        self.display.finish(run)
         if run["state"] != "succeeded":
-            raise UserError(self._why(run), code="demo_failed")
+            raise UserError(self._failure(run), code="demo_failed")
         return run
 
-    def _answered(self, call: Callable[[], Json]) -> Json:
-        """What ``call`` returns; while the api is being started again it is made anew.
+    def _retry(self, call: Callable[[], Json]) -> Json:
+        """Result of ``call``, repeated while the api is restarted.
 
-        Raises: what ``check`` raises; ApiError of an api that is there and refuses.
+        Raises: what ``check`` raises; ApiError of an api that responds.
         """
         while True:
             try:
@@ -97,7 +97,7 @@ class RunFollower:
             self.check()
             time.sleep(POLL_SECONDS)
 
-    def _why(self, run: Json) -> str:
+    def _failure(self, run: Json) -> str:
         reason = (run.get("reason") or {}).get("message", "no reason was given")
         log = self.client.logs(run["id"])["text"].splitlines()[-LOG_TAIL_LINES:]
         tail = "".join(f"\n    {line}" for line in log)
@@ -115,7 +115,7 @@ PROGRESS_COLUMNS = (
 
 
 def format_progress(run: Json) -> str:
-    """Step, both losses, images a second and time left, as far as they are known."""
+    """Step, both losses, images a second and time left, as far as known."""
     progress = run.get("progress") or {}
     if not progress:
         return STATE_LABELS.get(run["state"], str(run["state"]))
@@ -131,7 +131,7 @@ def format_progress(run: Json) -> str:
 
 
 def format_end(run: Json) -> str:
-    """How a run ended, after how long, and what it said last."""
+    """State of a finished run, its duration and its last progress."""
     parts = [str(run["state"])]
     if run.get("started_at") and run.get("finished_at"):
         took = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
@@ -197,7 +197,7 @@ class LiveDisplay:
 
 @contextmanager
 def open_display(console: Console) -> Iterator[ProgressDisplay]:
-    """The screen that suits ``console``."""
+    """Live bars on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
         yield PlainDisplay(console)
         return
@@ -215,15 +215,15 @@ REPORTED_METRICS = {
 }
 
 
-def print_report(console: Console, outcome: DemoResult) -> None:
+def print_report(console: Console, result: DemoResult) -> None:
     console.print()
-    console.print(result_table(outcome.evaluate["result"]))
-    for line in summary_lines(outcome):
+    console.print(result_table(result.evaluate["result"]))
+    for line in summary_lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def result_table(result: Json) -> Table:
-    """The main measurements, one a line; what was not measured is a dash. ``result`` is an evaluate run's."""
+    """Main metrics of an evaluate run's ``result``, one a line; a dash for what was not measured."""
     shown = [row for row in result["rows"] if (row["task"], row["metric"]) in REPORTED_METRICS]
     splits = ", ".join(dict.fromkeys(row["split"] for row in shown))
     title = f"The encoder on {splits}: drawings by artists it never saw"
@@ -238,21 +238,22 @@ def result_table(result: Json) -> Table:
 
 
 def _variant(row: Json) -> str:
-    """What was asked for, and whether the encoder was trained further for it."""
+    """The variant, and whether the encoder was fine-tuned."""
     return f"{row['variant']}, full" if row.get("transfer") == "full" else row["variant"]
 
 
 def format_score(value: float | None) -> str:
-    """Three decimals without the zero before the point, as tables of the field have them."""
+    """Three decimals without the leading zero, as tables of the field have them."""
     return "–" if value is None else f"{value:.3f}".removeprefix("0")
 
 
-def summary_lines(outcome: DemoResult) -> list[str]:
-    """How long the training took and what came of it."""
-    encoder = outcome.pretrain["result"]["encoder"]
-    collection = outcome.index["result"]["collection"]
+def summary_lines(result: DemoResult) -> list[str]:
+    """Training time and the sizes of its outputs."""
+    encoder = result.pretrain["result"]["encoder"]
+    collection = result.index["result"]["collection"]
     return [
-        f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): {encoder['steps']:,} steps, "
-        f"{encoder['images_seen']:,} pictures, {encoder['parameters'] / 1e6:.1f} M parameters.",
+        f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): "
+        f"{encoder['steps']:,} steps, {encoder['images_seen']:,} pictures, "
+        f"{encoder['parameters'] / 1e6:.1f} M parameters.",
         f"Collection {collection['name']!r} holds {collection['images']:,} pictures and {collection['texts']:,} texts.",
     ]

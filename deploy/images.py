@@ -34,36 +34,38 @@ def references(root: Path) -> dict[str, tuple[str, str | None]]:
 
     Raises: UserError ``image_ambiguous`` if a variable has two defaults.
     """
-    found: dict[str, tuple[str, str | None]] = {}
+    images: dict[str, tuple[str, str | None]] = {}
     for file in files(root):
         for match in REFERENCE.finditer(file.read_text(encoding="utf-8")):
             variable = match["compose"] or match["argument"]
             image = (match["name"], match["digest"])
-            if found.setdefault(variable, image) != image:
+            if images.setdefault(variable, image) != image:
                 raise UserError(f"{file.name}: {variable} has another default than elsewhere", code="image_ambiguous")
-    return found
+    return images
 
 
 def resolve(image: str) -> str:
-    """The digest of the index of all platforms that ``NAME:TAG`` points to, as the registry says.
+    """Digest of the multi-platform index that ``NAME:TAG`` points to, from the registry.
 
-    Raises: UserError ``image_unresolved`` if Docker cannot say, or if the tag names an image of one platform alone.
+    Raises: UserError ``image_unresolved`` if Docker cannot resolve it, or if the tag names a single-platform image.
     """
     command = ["docker", "buildx", "imagetools", "inspect", image, "--format", "{{json .Manifest}}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise UserError("docker is not installed; it asks the image registry", code="image_unresolved") from error
+        raise UserError(
+            "docker is not installed; it is needed to query the image registry", code="image_unresolved"
+        ) from error
     if done.returncode != 0:
         raise UserError(f"{image}: {done.stderr.strip()}", code="image_unresolved")
     manifest = json.loads(done.stdout)
     if manifest["mediaType"] not in INDEXES:
-        raise UserError(f"{image}: is for one platform alone ({manifest['mediaType']})", code="image_unresolved")
+        raise UserError(f"{image}: is for one platform only ({manifest['mediaType']})", code="image_unresolved")
     return str(manifest["digest"])
 
 
 def pin(root: Path) -> list[str]:
-    """Write the present digest of every image. All are resolved before the first file is written.
+    """Write the current digest of every image. All are resolved before the first file is written.
 
     Returns: a line for each image whose digest changed.
     """

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from rich.console import Console
@@ -30,11 +30,11 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ShutdownRequested(BaseException):
-    """A signal asked the launcher to end. Not an Exception, so that nothing mistakes it for an error."""
+    """A signal stops the launcher. A BaseException, so that no handler of errors catches it."""
 
 
 class ShutdownSignals:
-    """A context manager that turns the first signal into Interrupted, and later ones into ``hurry()``."""
+    """A context manager: the first signal raises ShutdownRequested, later ones make ``hurry()`` true."""
 
     def __init__(self) -> None:
         self._stopping = False
@@ -45,14 +45,12 @@ class ShutdownSignals:
         self._before = {which: signal.signal(which, self._on_signal) for which in HANDLED}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for which, handler in self._before.items():
             signal.signal(which, handler)
 
     def begin_stopping(self) -> None:
-        """From now on signals interrupt nothing; they only make the end quicker."""
+        """From now on signals raise nothing; they only make ``hurry()`` true."""
         self._stopping = True
 
     def hurry(self) -> bool:
@@ -77,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ShutdownSignals() as signals:
         try:
             print_line(console, f"starting the service on {arguments.home}")
-            with LocalStack(arguments.home, lambda text: print_line(console, text), signals.hurry) as house:
+            with LocalStack(arguments.home, lambda text: print_line(console, text), signals.hurry) as stack:
                 try:
-                    return serve(house, console, arguments)
+                    return serve(stack, console, arguments)
                 finally:
                     signals.begin_stopping()
         except ShutdownRequested:
@@ -99,30 +97,30 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def serve(house: LocalStack, console: Console, arguments: argparse.Namespace) -> int:
-    """Raises: Interrupted while the demonstration runs, UserError when a part or a step of it fails."""
-    key = f"key in {house.key_file}" if house.key_file.exists() else "key: LCL_ADMIN_KEY"
-    print_line(console, f"page  {house.page_address}\napi   {house.api_url}/docs   {key}")
+def serve(stack: LocalStack, console: Console, arguments: argparse.Namespace) -> int:
+    """Raises: ShutdownRequested while the demonstration runs, UserError when a part or a step of it fails."""
+    key = f"key in {stack.key_file}" if stack.key_file.exists() else "key: LCL_ADMIN_KEY"
+    print_line(console, f"page  {stack.page_address}\napi   {stack.api_url}/docs   {key}")
     if arguments.command == "demo":
-        run_and_report(house, console)
+        run_and_report(stack, console)
         if arguments.once:
             return 0
     print_line(console, "Ctrl-C ends it.")
     try:
         while True:
-            house.check()
+            stack.check()
             time.sleep(WATCH_SECONDS)
     except ShutdownRequested:
         print_line(console, "stopping")
         return 0
 
 
-def run_and_report(house: LocalStack, console: Console) -> None:
-    # calls are short and tried once: nobody starts again what has died while one waits for an answer
-    with house.client(CALL_SECONDS, attempts=1) as client, open_display(console) as screen:
-        outcome = run_demo(client, screen, house.require_all)
+def run_and_report(stack: LocalStack, console: Console) -> None:
+    # short calls, one attempt each: dead parts are restarted between calls, not during one
+    with stack.client(CALL_SECONDS, attempts=1) as client, open_display(console) as screen:
+        outcome = run_demo(client, screen, stack.require_all)
     print_report(console, outcome)
-    print_line(console, f"Try it on the page: {house.page_address}")
+    print_line(console, f"Try it on the page: {stack.page_address}")
 
 
 def print_line(console: Console, text: str) -> None:

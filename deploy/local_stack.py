@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 from pydantic import TypeAdapter, ValidationError
@@ -49,31 +48,31 @@ def check_settings(home: Path) -> list[str]:
 
 API_PORT, UI_PORT = 8765, 7865
 START_SECONDS = 120.0
-ANSWER_SECONDS = 2.0  # the sockets listen before anybody accepts: a question may wait
+RESPONSE_SECONDS = 2.0  # the sockets listen before a process accepts, so a request may wait
 UI_ENV = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
 
 
 def ui_token(home: Path) -> str:
-    """What opens the page: the one of ``LCL_UI_TOKEN``, else the one that is kept in ``home``.
+    """Token of the page: ``LCL_UI_TOKEN``, else the one in ``home``.
 
-    Empty in a team, where one signs in, and where ``LCL_UI_TOKEN`` is set and empty.
+    Empty in a team, whose members sign in, and where ``LCL_UI_TOKEN`` is set and empty.
     """
     if TypeAdapter(bool).validate_python(os.environ.get("LCL_TEAM") or False):
         return ""
-    given = os.environ.get("LCL_UI_TOKEN")
-    return load_or_create_token(home) if given is None else given
+    token = os.environ.get("LCL_UI_TOKEN")
+    return load_or_create_token(home) if token is None else token
 
 
 class LocalStack:
-    """A context manager: after entry everything answers, after exit nothing runs any more.
+    """A context manager: after entry every part responds, after exit none runs.
 
     Args:
-        home: ``LCL_HOME``; made if missing. One launcher at a time may use it.
-        say: told what happens, one line each.
-        hurry: asked while stopping; True skips the grace.
-        ports: wished for the api and the page; others are taken when these are in use, or 0.
+        home: ``LCL_HOME``; created if missing. One launcher at a time may use it.
+        log: receives one line an event.
+        hurry: polled while stopping; True skips the grace period.
+        ports: preferred for api and page; others are taken when these are in use, or 0.
 
-    While it is up, ``check`` starts again what has died; until then a death ends the start.
+    After entry, ``check`` restarts what has died; before, a death ends the start.
 
     Raises (on entry):
         UserError: ``bad_setting``, ``insecure_secret``, ``home_unusable``, ``home_busy``, ``not_ready``, or a child's
@@ -83,27 +82,27 @@ class LocalStack:
     def __init__(
         self,
         home: Path,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         hurry: Callable[[], bool] = never,
         ports: tuple[int, int] = (API_PORT, UI_PORT),
     ) -> None:
         self.home = home.resolve()
         self.stack = ProcessStack(self.home / "logs", hurry)
-        self._say = say
+        self._log = log
         self._hurry = hurry
         self._ports = ports
         self._broker: EmbeddedBroker | None = None
         self._lock: IO[str] | None = None
         self._sockets: list[socket.socket] = []
-        self._restarter = Restarter(say)
+        self._restarter = Restarter(log)
         self.api_url = self.page_url = self._page_token = ""
 
     def __enter__(self) -> Self:
         for warning in check_settings(self.home):
-            self._say(f"warning: {warning}")
+            self._log(f"warning: {warning}")
         settings = ApiSettings(home=self.home)
         prepare_home(self.home)
-        self._hold_home()
+        self._lock_home()
         try:
             self._start(settings)
         except BaseException:
@@ -111,9 +110,7 @@ class LocalStack:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     @property
@@ -122,42 +119,42 @@ class LocalStack:
 
     @property
     def page_address(self) -> str:
-        """What opens the page: on one machine with the token, without which it answers nothing."""
+        """URL of the page, on one machine with its token."""
         return url_with_token(self.page_url, self._page_token)
 
     def client(self, timeout: float = 120.0, attempts: int = 4) -> Client:
-        """A client with the key of the settings, else the one that the api made at its first start."""
+        """Client with the key of the settings, else the one that the api made at its first start."""
         configured = ApiSettings(home=self.home).admin_key.get_secret_value()
         key = configured or self.key_file.read_text(encoding="ascii").strip()
         return Client(self.api_url, key, timeout=timeout, attempts=attempts)
 
     def pids(self) -> dict[str, int | None]:
-        """The process of each part, by its name."""
-        found: dict[str, int | None] = {child.name: child.process.pid for child in self.stack.children}
-        return found | ({} if self._broker is None else {self._broker.name: self._broker.pid})
+        """Process id of each part, by name."""
+        pids: dict[str, int | None] = {child.name: child.process.pid for child in self.stack.children}
+        return pids | ({} if self._broker is None else {self._broker.name: self._broker.pid})
 
     def check(self) -> None:
-        """Start again what has died, and say so. To be called often."""
+        """Restart what has died, and log it. Call it often."""
         self._restarter.check()
 
     def require_all(self) -> None:
-        """As ``check``. Raises: UserError ``child_died`` when a part is not started again any more."""
+        """As ``check``. Raises: UserError ``child_died`` for a part that is not restarted any more."""
         self._restarter.check()
         self._restarter.require_all()
 
-    def _hold_home(self) -> None:
+    def _lock_home(self) -> None:
         self._lock = (self.home / "launcher.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise UserError(
-                f"another launcher is at work on {self.home}; end it, or set LCL_HOME to another folder",
+                f"another launcher uses {self.home}; end it, or set LCL_HOME to another folder",
                 code="home_busy",
             ) from None
 
     def _start(self, settings: ApiSettings) -> None:
-        api_socket, page_socket = (self._listen(wished) for wished in self._ports)
+        api_socket, page_socket = (self._listen(port) for port in self._ports)
         self.api_url, self.page_url = (f"http://{LOOPBACK}:{_port(each)}" for each in (api_socket, page_socket))
         shared = {
             "LCL_HOME": str(self.home),
@@ -167,7 +164,7 @@ class LocalStack:
         api = {**shared, "LCL_API_HOST": LOOPBACK, "LCL_API_PORT": str(_port(api_socket))}
         sockets = {"LCL_API_SOCKET": api_socket}
         self.stack.start(Service("api", ("python", "-m", "api"), api, grace=10, sockets=sockets))
-        # longer than the worker itself waits for a run's process, so that it is the one to end it
+        # longer than the worker waits for its job processes, so that the worker ends them
         grace = settings.cancel_grace_seconds + 10
         self.stack.start(Service("worker", ("python", "-m", "workers"), shared, grace=grace))
         self._wait(f"{self.api_url}/healthz", "the api")
@@ -186,15 +183,15 @@ class LocalStack:
         self._broker.start()
         return self._broker.url
 
-    def _listen(self, wished: int) -> socket.socket:
-        listener = listening_socket(wished)
+    def _listen(self, port: int) -> socket.socket:
+        listener = listening_socket(port)
         self._sockets.append(listener)
-        if wished and _port(listener) != wished:
-            self._say(f"port {wished} is in use; taking {_port(listener)}")
+        if port and _port(listener) != port:
+            self._log(f"port {port} is in use; taking {_port(listener)}")
         return listener
 
     def _wait(self, url: str, what: str) -> None:
-        self.stack.wait_until(lambda: responds(url, ANSWER_SECONDS), what, START_SECONDS)
+        self.stack.wait_until(lambda: responds(url, RESPONSE_SECONDS), what, START_SECONDS)
 
     def _stop(self) -> None:
         self.stack.stop()

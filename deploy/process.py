@@ -20,17 +20,16 @@ import httpx
 from lcl_core.common.errors import UserError
 
 LOOPBACK = "127.0.0.1"
-BACKLOG = 1024  # connections that wait while the process behind the socket is started
+BACKLOG = 1024  # connections that wait while the process behind the socket starts
 
 
 def listening_socket(preferred: int) -> socket.socket:
-    """A socket that listens on ``preferred``, or on a port that the system chooses when that one is in use or 0.
+    """Socket that listens on ``preferred``, or on a port chosen by the system when that one is in use or 0.
 
-    Nobody else can take the port afterwards: the socket is passed to the process that serves on it, and to its
-    successor when it dies. Binding alone would not do, since Linux lets two sockets with SO_REUSEADDR bind one port
-    as long as neither listens.
+    The port stays reserved: the socket is passed to the serving process and to its successors. Binding is not enough,
+    since Linux lets two sockets with SO_REUSEADDR bind one port as long as neither listens.
 
-    Raises: OSError when no port can be had.
+    Raises: OSError when no port is available.
     """
     for port in dict.fromkeys((preferred, 0)):
         listener = socket.socket()
@@ -48,7 +47,7 @@ def listening_socket(preferred: int) -> socket.socket:
 
 
 def free_port(preferred: int) -> int:
-    """``preferred`` if nobody listens there, otherwise one that the system calls free. It may be taken any moment."""
+    """``preferred`` if it is free, else a port chosen by the system. Another process may bind it any moment."""
     with listening_socket(preferred) as probe:
         return int(probe.getsockname()[1])
 
@@ -59,10 +58,10 @@ _TAIL_BYTES = 8192
 
 
 class ChildDied(UserError):
-    """A child ended although nobody asked it to; the message holds its last log lines.
+    """A child exited by itself; the message holds the end of its log.
 
     Args:
-        status: exit status, negative for the signal that killed it.
+        status: exit status, negative for a signal.
     """
 
     def __init__(self, message: str, status: int, code: str = "child_died") -> None:
@@ -72,14 +71,14 @@ class ChildDied(UserError):
 
 @dataclass(frozen=True)
 class Service:
-    """What to start.
+    """A child process to start.
 
     Args:
         name: also the name of its log file.
         command: program and arguments; ``python`` stands for this interpreter.
         environment: added to the launcher's own.
         grace: seconds between SIGTERM and SIGKILL.
-        sockets: inherited by the process, which finds their numbers in the environment variables that are the keys.
+        sockets: inherited by the process; the keys are environment variables with their descriptors.
     """
 
     name: str
@@ -90,7 +89,7 @@ class Service:
 
 
 class ChildProcess:
-    """A started service in a process group of its own, so that Ctrl-C reaches the launcher alone."""
+    """A started service in a process group of its own, so that Ctrl-C reaches only the launcher."""
 
     def __init__(self, service: Service, logs: Path) -> None:
         self.service = service
@@ -98,41 +97,41 @@ class ChildProcess:
         logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.old"))
-        self.process = self._started("wb")
+        self.process = self._spawn("wb")
 
     @property
     def name(self) -> str:
         return self.service.name
 
     def start(self) -> None:
-        """Start the service again; its log goes on. What is left of the group of the process before is killed."""
+        """Start the service again, appending to its log. The rest of the earlier process group is killed."""
         self._kill_group()
-        self.process = self._started("ab")
+        self.process = self._spawn("ab")
 
     def abandon(self) -> None:
-        """Close the service's sockets: who connects is refused instead of waiting for nobody."""
+        """Close the service's sockets, so that connections are refused instead of waiting."""
         self._kill_group()
         for listener in self.service.sockets.values():
             listener.close()
 
     def check(self) -> None:
-        """Raises: ChildDied with exit status and last log lines, if the process is gone."""
+        """Raises: ChildDied with exit status and the end of the log, if the process has exited."""
         status = self.process.poll()
         if status is None:
             return
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        words = self.last_words()
-        raise ChildDied(f"{self.name} {how}; its log is {self.log}" + (f" and ends:\n{words}" if words else ""), status)
+        tail = self.log_tail()
+        ending = f" and ends:\n{tail}" if tail else ""
+        raise ChildDied(f"{self.name} {describe_exit(status)}; its log is {self.log}{ending}", status)
 
-    def last_words(self, lines: int = 15) -> str:
-        """The end of what the present process has written."""
+    def log_tail(self, lines: int = 15) -> str:
+        """Last log lines of the present process."""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             written = log.read().decode("utf-8", "replace")
         return "\n".join(f"    {line}" for line in written.splitlines()[-lines:])
 
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
-        """SIGTERM, up to the grace (or until ``hurry()``), then SIGKILL to whatever is left of the group."""
+        """SIGTERM, then SIGKILL to the group after the grace period or when ``hurry()`` is true."""
         if self.process.poll() is None:
             self.process.terminate()
             wait_for_exit(self.process, self.service.grace, hurry)
@@ -140,15 +139,15 @@ class ChildProcess:
         self.process.wait()
 
     def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left, which is the aim
+        with contextlib.suppress(ProcessLookupError):  # the group is empty
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def _started(self, mode: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, mode: str) -> subprocess.Popen[bytes]:
         program = [sys.executable if word == "python" else word for word in self.service.command]
         numbers = {name: listener.fileno() for name, listener in self.service.sockets.items()}
         with self.log.open(mode, buffering=0) as log:
             if mode == "ab":
-                with contextlib.suppress(OSError):  # a full disk must not keep the service down
+                with contextlib.suppress(OSError):  # a full disk must not prevent the start
                     log.write(f"=== started again, {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
             self._log_start = log.tell()
             return subprocess.Popen(
@@ -168,8 +167,13 @@ class ChildProcess:
             )
 
 
+def describe_exit(status: int) -> str:
+    """``was killed by SIGKILL`` or ``ended with status 1``."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
 def wait_for_exit(process: subprocess.Popen[bytes], seconds: float, hurry: Callable[[], bool]) -> None:
-    """Return when the process has left, the time is over or ``hurry()`` says so."""
+    """Return when the process has exited, the time is over or ``hurry()`` is true."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline and not hurry():
         time.sleep(EXIT_POLL_SECONDS)
@@ -183,11 +187,11 @@ def never() -> bool:
 
 
 class ProcessStack:
-    """The launcher's children.
+    """Child processes of one launcher, started in order and stopped in reverse.
 
     Args:
         logs: folder of their logs.
-        hurry: asked while stopping; True skips what is left of the grace.
+        hurry: polled while stopping; True skips the rest of the grace period.
     """
 
     def __init__(self, logs: Path, hurry: Callable[[], bool] = never) -> None:
@@ -201,7 +205,7 @@ class ProcessStack:
         return child
 
     def check(self) -> None:
-        """Raises: ChildDied for the first child that is gone."""
+        """Raises: ChildDied for the first child that has exited."""
         for child in self.children:
             child.check()
 
@@ -220,21 +224,21 @@ class ProcessStack:
 
 
 def responds(url: str, seconds: float = 5.0) -> bool:
-    """True when ``url`` answers 200 within ``seconds``."""
+    """Whether ``url`` responds with 200 within ``seconds``."""
     try:
         return httpx.get(url, timeout=seconds, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
 
-FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0  # between a death and the next start; doubled from one to the other
-HEALTHY_SECONDS = 60.0  # a process that lived so long begins with the first pause again
-MAX_DEATHS = 10  # in a row, none of them after a healthy time: about four minutes with the pauses
-WRONG_SETTINGS = 2  # exit status by which a process says that its settings are wrong
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 30.0  # back-off between a death and the next start, doubled each time
+HEALTHY_SECONDS = 60.0  # a process that lived so long restarts with the first back-off
+MAX_DEATHS = 10  # in a row, none of them after HEALTHY_SECONDS: about four minutes with the back-off
+WRONG_SETTINGS = 2  # exit status of a process whose settings are wrong
 
 
 class Restartable(Protocol):
-    """A process that can be started again."""
+    """A process that the Restarter checks and starts again."""
 
     @property
     def name(self) -> str: ...
@@ -246,19 +250,19 @@ class Restartable(Protocol):
         """Raises: UserError, OSError."""
 
     def abandon(self) -> None:
-        """Called when it will not be started any more."""
+        """Called when it will not be started again."""
 
 
 @dataclass
-class _Watched:
+class _RestartState:
     part: Restartable
     started: float
     deaths: int = 0
-    again_at: float | None = None
-    last_words: str = ""  # not empty: it is not started again
+    restart_at: float | None = None
+    final_error: str = ""  # not empty: it is not started again
 
     def died(self, death: ChildDied | UserError | OSError, now: float) -> float | None:
-        """Count a death. Returns: seconds until the next start; None when there is to be none."""
+        """Count a death. Returns: seconds until the next start, None for no restart."""
         self.deaths = 1 if now - self.started >= HEALTHY_SECONDS else self.deaths + 1
         if getattr(death, "status", None) == WRONG_SETTINGS or self.deaths >= MAX_DEATHS:
             return None
@@ -266,53 +270,53 @@ class _Watched:
 
 
 class Restarter:
-    """Watches parts; ``tend`` is to be called often, from the thread that started them (they die with it).
+    """Restarts processes that have died. Call ``check`` often, from the thread that started them: they die with it.
 
     Args:
-        say: gets one line for each death and each restart, and the last words of a part that is given up.
-        clock: seconds that only grow.
+        log: receives one line for each death and each restart, and the error of a part that is not restarted.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._say = say
+    def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
         self._clock = clock
-        self._watched: list[_Watched] = []
+        self._watched: list[_RestartState] = []
 
     def watch(self, part: Restartable) -> None:
-        """Take care of a part that has just been started."""
-        self._watched.append(_Watched(part, self._clock()))
+        """Restart ``part`` when it dies. It has just been started."""
+        self._watched.append(_RestartState(part, self._clock()))
 
     def check(self) -> None:
-        """Notice deaths, and start again what is due. Each part by itself: the others go on."""
-        for watched in self._watched:
-            if not watched.last_words:
-                self._tend(watched)
+        """Detect deaths and start what is due, each part independently."""
+        for state in self._watched:
+            if not state.final_error:
+                self._check(state)
 
     def require_all(self) -> None:
-        """Raises: UserError ``child_died`` for a part that is not started again, with its last words."""
-        for watched in self._watched:
-            if watched.last_words:
-                raise UserError(watched.last_words, code="child_died")
+        """Raises: UserError ``child_died`` for a part that is not started again."""
+        for state in self._watched:
+            if state.final_error:
+                raise UserError(state.final_error, code="child_died")
 
-    def _tend(self, watched: _Watched) -> None:
+    def _check(self, state: _RestartState) -> None:
         now = self._clock()
         try:
-            if watched.again_at is None:
-                watched.part.check()
-            elif now >= watched.again_at:
-                watched.again_at, watched.started = None, now
-                watched.part.start()
-                self._say(f"{watched.part.name} is started again")
+            if state.restart_at is None:
+                state.part.check()
+            elif now >= state.restart_at:
+                state.restart_at, state.started = None, now
+                state.part.start()
+                self._log(f"{state.part.name} is started again")
         except (UserError, OSError) as death:
-            self._after(watched, death, now)
+            self._after(state, death, now)
 
-    def _after(self, watched: _Watched, death: UserError | OSError, now: float) -> None:
-        pause = watched.died(death, now)
+    def _after(self, state: _RestartState, death: UserError | OSError, now: float) -> None:
+        pause = state.died(death, now)
         if pause is not None:
-            watched.again_at = now + pause
-            self._say(f"{str(death).splitlines()[0]}; starting it again in {pause:g} s")
+            state.restart_at = now + pause
+            self._log(f"{str(death).splitlines()[0]}; starting it again in {pause:g} s")
             return
-        times = "its settings are wrong" if watched.deaths < MAX_DEATHS else f"it died {watched.deaths} times in a row"
-        watched.last_words = f"{watched.part.name} is not started again, since {times}: {death}"
-        watched.part.abandon()
-        self._say(f"{watched.last_words}\nThe other parts go on; mend the cause, then end and start the launcher.")
+        times = "its settings are wrong" if state.deaths < MAX_DEATHS else f"it died {state.deaths} times in a row"
+        state.final_error = f"{state.part.name} is not started again, since {times}: {death}"
+        state.part.abandon()
+        self._log(f"{state.final_error}\nThe other parts go on; mend the cause, then end and start the launcher.")

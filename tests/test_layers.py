@@ -1,20 +1,15 @@
-"""The laws of the house: who may import whom.
-
-Imports inside functions count, except where a law is about start-up.
-"""
+"""Laws of imports: which room may import what. Imports inside functions count, except for laws about start-up."""
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FRAMEWORKS = ("fastapi", "starlette", "uvicorn", "celery", "redis", "sqlalchemy", "alembic", "gradio")
+from tests.source_tree import ROOT, imports, package_of, python_files
+
+FRAMEWORKS = ("fastapi", "starlette", "uvicorn", "celery", "redis", "sqlalchemy", "alembic", "gradio", "ray")
 HEAVY = ("torch", "torchvision", "transformers")
 ROOMS = ("model", "objectives", "data", "train", "evaluation", "encoders", "ops")
 LARGE = tuple(
@@ -44,7 +39,8 @@ LAWS = {
         SCIENCE,
         (*FRAMEWORKS, "httpx", "structlog", "pydantic_settings", "lcl_core.db", "lcl_core.common.settings"),
     ),
-    "the ground floor knows no floor above": Law(("lcl_core",), ("api", "workers", "ui", "deploy")),
+    "the core knows no service": Law(("lcl_core",), ("api", "workers", "ui", "deploy")),
+    "the product knows no benchmark": Law(("api", "workers", "lcl_core", "ui", "deploy"), ("benchmarks", "tests")),
     "the database layer knows no torch": Law(
         ("lcl_core/db",),
         (*HEAVY, "fastapi", "gradio", "lcl_core.serving", "lcl_core.collections"),
@@ -71,43 +67,11 @@ LAWS = {
     "the page talks to the client alone": Law(
         ("ui",),
         ("api", "workers", "deploy", "lcl_core", "sqlalchemy", "celery", "redis"),
-        but=("api.client", "lcl_core.specs"),
+        but=("api.client", "lcl_core.specs", "lcl_core.jobs"),
     ),
     "workers never import torch": Law(("workers",), HEAVY),
     "the api starts without torch": Law(("api",), (*HEAVY, "lcl_core.model", "lcl_core.train"), module_level_only=True),
 }
-
-
-def python_files(*folders: str) -> list[Path]:
-    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
-
-
-def package_of(file: Path) -> str:
-    """Dotted name of the package that ``file`` lies in."""
-    return ".".join(file.relative_to(ROOT).parent.parts)
-
-
-def imports(source: str, package: str, module_level_only: bool) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything that ``source``, a module of ``package``, imports."""
-    tree = ast.parse(source)
-    for node in _at_module_level(tree) if module_level_only else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *filter(None, [node.module])])
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-
-
-def _at_module_level(node: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that run on import: no function bodies, no ``if TYPE_CHECKING:``."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from _at_module_level(child)
 
 
 def below(name: str, prefixes: tuple[str, ...]) -> bool:

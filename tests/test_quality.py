@@ -38,6 +38,10 @@ def test_ruff_is_silent() -> None:
     checked("ruff", "check", ".")
 
 
+def test_the_tree_is_formatted() -> None:
+    checked("ruff", "format", "--check", ".")
+
+
 def test_mypy_is_silent() -> None:
     checked("mypy")
 

@@ -21,8 +21,8 @@ class ClaimLoop:
     """Claims runs while it has free slots.
 
     Args:
-        work: supervises one claimed run, or keeps a seat at one; it hands the run back when the event is set. It
-            returns the id of a run for whose other workers it has waited in vain.
+        work: supervises one claimed run, or one member of a gang; it requeues the run when the event is set. Returns
+            the id of a run whose other workers did not join in time.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class ClaimLoop:
         self._work = work
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._rings = 0
+        self._notifications = 0
         self._threads: set[threading.Thread] = set()
 
     def notify(self) -> None:
-        """Something may be queued: if a slot is free, look. Returns at once; costs nothing when called in vain."""
+        """Try to claim if a slot is free. Returns at once."""
         with self._lock:
-            self._rings += 1
+            self._notifications += 1
             if len(self._threads) >= self._worker.slots or self._stopping.is_set():
                 return
             thread = threading.Thread(target=self._serve, name="slot")
@@ -52,40 +52,40 @@ class ClaimLoop:
             thread.start()
 
     def stop(self) -> None:
-        """Claim nothing more and ask the supervised runs to be handed back. Safe in a signal handler."""
+        """Claim nothing more and requeue the supervised runs. Safe in a signal handler."""
         self._stopping.set()
 
     def join(self) -> None:
-        """Wait until every slot is empty."""
+        """Wait until all slots are free."""
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
             thread.join()
 
     def _serve(self) -> None:
-        given_up = None
+        timed_out = None
         try:
             while not self._stopping.is_set():
                 with self._lock:
-                    heard = self._rings
-                claim = self._claim(given_up)
+                    seen = self._notifications
+                claim = self._claim(timed_out)
                 if claim is None:
                     with self._lock:
-                        if self._rings == heard:  # nobody rang since we looked
+                        if self._notifications == seen:  # nobody called notify since the claim
                             self._threads.discard(threading.current_thread())
                             return
                     continue
-                self.notify()  # perhaps there is work for another slot too
+                self.notify()  # another slot may find work too
                 with structlog.contextvars.bound_contextvars(run=claim.run_id):
-                    given_up = self._supervise(claim)
+                    timed_out = self._supervise(claim)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _claim(self, given_up: str | None) -> Claim | MemberLease | None:
+    def _claim(self, timed_out: str | None) -> Claim | MemberLease | None:
         try:
             with self._database.session() as session:
-                return claim_next(session, self._worker.id, self._lease_seconds, self._worker.offers, given_up)
+                return claim_next(session, self._worker.id, self._lease_seconds, self._worker.offers, timed_out)
         except UNREACHABLE as error:
             log_database_error(error)
             return None
@@ -93,6 +93,6 @@ class ClaimLoop:
     def _supervise(self, claim: Claim | MemberLease) -> str | None:
         try:
             return self._work(claim, self._stopping)
-        except Exception:  # the slot outlives a fault of the supervisor; the run's lease runs out
+        except Exception:  # the slot survives an error of the supervisor; the run's lease expires
             log.exception("supervisor_failed")
             return None

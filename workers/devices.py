@@ -16,7 +16,7 @@ _MEBIBYTE = 1 << 20
 
 
 def detect_devices() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the NVIDIA GPUs, else one entry for the processor; and what runs may ask of such a machine."""
+    """Names of the NVIDIA GPUs, else one entry for the CPU; and the resources that runs may request here."""
     gpus = _gpu_names()
     return (gpus, ("cpu", "gpu")) if gpus else ((f"cpu ({_cores()} cores)",), ("cpu",))
 
@@ -29,9 +29,9 @@ def _cores() -> int:
 
 
 def gpu_usage() -> list[dict[str, Any]]:
-    """What each NVIDIA GPU is doing: ``name``, ``utilization`` (0–1), ``memory_used`` and ``memory_total`` (bytes).
+    """Usage of each NVIDIA GPU: ``name``, ``utilization`` (0–1), ``memory_used`` and ``memory_total`` (bytes).
 
-    A figure that the driver does not give (``[N/A]`` under MIG) is None.
+    A value that the driver does not report (``[N/A]`` under MIG) is None.
     """
     return [
         _parse_usage(row)
@@ -59,7 +59,7 @@ def _gpu_names() -> tuple[str, ...]:
 
 
 def _query_nvidia_smi(fields: str) -> list[list[str]]:
-    """A row for each GPU; none where there is no driver or it fails."""
+    """One row a GPU; none where there is no driver or it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

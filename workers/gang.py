@@ -32,13 +32,14 @@ from workers.monitor import LEASE_SAFETY
 from workers.settings import WorkerSettings
 
 AttemptOutcome = RunOutcome | Requeue
-_DISCARD_PORT = 9  # nothing is sent there: it only makes the system choose a way
+_DISCARD_PORT = 9  # nothing is sent: connecting a UDP socket makes the system choose a local address
+log = structlog.get_logger(__name__)
 
 
 def publish_rendezvous(database: Database, settings: WorkerSettings, claim: Claim) -> dict[str, str]:
-    """Tell the others where all meet, once the run's folder is ready; nothing to do for a run of one node.
+    """Publish the rendezvous address of the nodes, once RUN_DIR is ready. A run of one node needs none.
 
-    Returns: what the process of node 0 needs in its environment. Raises: StaleLease, UNREACHABLE.
+    Returns: environment variables for the process of node 0. Raises: StaleLease, UNREACHABLE.
     """
     if claim.nodes == 1:
         return {}
@@ -55,7 +56,7 @@ def gang_env(claim: Claim, address: str) -> dict[str, str]:
 
 
 def local_address(database_url: str) -> str:
-    """By which other workers reach this machine: the one that leads to the database; this machine's own without one."""
+    """Address by which other workers reach this machine: that of the route to the database; loopback without one."""
     host = make_url(database_url).host
     if not host or host.startswith("/"):
         return "127.0.0.1"
@@ -67,49 +68,49 @@ def local_address(database_url: str) -> str:
 
 
 def is_secondary_failure(run_dir: RunDir, exited: ProcessExit) -> bool:
-    """Whether node 0 may have ended only because another node had: what it says of itself is then not the cause."""
+    """Whether node 0 may have ended only because another node had; its own outcome is then not the cause."""
     if run_dir.result_file.exists() or run_dir.error_file.exists():
         return False
-    by_itself = exited.ending is None and exited.status in (ExitCode.CRASH, ExitCode.CANCELLED)
-    return by_itself or exited.ending is StopReason.NODE
+    by_itself = exited.stop_reason is None and exited.status in (ExitCode.CRASH, ExitCode.CANCELLED)
+    return by_itself or exited.stop_reason is StopReason.NODE
 
 
 def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim, own: AttemptOutcome) -> AttemptOutcome:
-    """What the end of all nodes means, ``own`` being what node 0 alone would say.
+    """Outcome of a run of several nodes; ``own`` is that of node 0.
 
-    Waits until the others have told how they ended, or a lease's length. Raises: StaleLease.
+    Waits until the others have reported how they ended, a lease's length at most. Raises: StaleLease.
     """
-    found: list[MemberFailure] = []
+    failures: list[MemberFailure] = []
     deadline = time.monotonic() + settings.lease_seconds
     while time.monotonic() < deadline:
         try:
             with database.session() as session:
                 renew_lease(session, claim, settings.lease_seconds)
-                found, complete = member_failures(session, claim)
+                failures, complete = member_failures(session, claim)
         except UNREACHABLE:
             complete = False
-        if complete or any(_is_root_cause(loss) for loss in found):
+        if complete or any(_is_root_cause(failure) for failure in failures):
             break
         time.sleep(settings.watch_seconds)
-    return _root_cause(found, own)
+    return _root_cause(failures, own)
 
 
-def _is_root_cause(loss: MemberFailure) -> bool:
-    """A crash may be an echo as well; a lost worker, a signal, or too little memory is a cause."""
-    return loss.reason is None or loss.reason["code"] != "crash"
+def _is_root_cause(failure: MemberFailure) -> bool:
+    """A crash may be a consequence; a lost worker, a signal, or too little memory is a cause."""
+    return failure.reason is None or failure.reason["code"] != "crash"
 
 
-def _root_cause(found: Sequence[MemberFailure], own: AttemptOutcome) -> AttemptOutcome:
-    causes = sorted((loss for loss in found if _is_root_cause(loss)), key=lambda loss: loss.reason is not None)
+def _root_cause(failures: Sequence[MemberFailure], own: AttemptOutcome) -> AttemptOutcome:
+    causes = sorted(filter(_is_root_cause, failures), key=lambda failure: failure.reason is not None)
     if causes:
         first = causes[0]
         return RunFailed(first.reason) if first.reason else Requeue(first.uses_attempt, first.message)
-    if isinstance(own, RunFailed) and found:
+    if isinstance(own, RunFailed) and failures:
         return RunFailed(
-            {**own.reason, "message": "; ".join([own.reason["message"], *(loss.message for loss in found)])}
+            {**own.reason, "message": "; ".join([own.reason["message"], *(failure.message for failure in failures)])}
         )
-    if isinstance(own, Requeue) and found and found[0].reason:  # node 0 was ended because the other had crashed
-        return RunFailed(found[0].reason)
+    if isinstance(own, Requeue) and failures and failures[0].reason:  # node 0 was ended because the other had crashed
+        return RunFailed(failures[0].reason)
     return own
 
 
@@ -120,124 +121,121 @@ def _free_port() -> int:
         return port
 
 
-log = structlog.get_logger(__name__)
-
-
 class GangMember:
-    """Every node of a run but the first, whose worker holds the lease. Safe to use from several threads."""
+    """Runs the nodes after the first, whose worker holds the run's lease. Thread-safe."""
 
     def __init__(self, database: Database, settings: WorkerSettings, modules: Mapping[str, str]) -> None:
         self._database = database
         self._settings = settings
         self._modules = modules
 
-    def run(self, seat: MemberLease, stopping: threading.Event) -> str | None:
-        """Keep the seat until the attempt is over, or the others do not come.
+    def run(self, lease: MemberLease, stopping: threading.Event) -> str | None:
+        """Hold the member lease until the attempt is over.
 
-        Returns: in that case the run's id, so that other runs go first once.
+        Returns: the run's id if the other nodes did not join in time, so that other runs go first once.
         """
         try:
-            call = _MemberHeartbeat(self._database, self._settings, seat).await_call(stopping)
-            if call is not None:
-                self._tell(seat, self._work(call, seat, stopping))
+            rendezvous = _MemberHeartbeat(self._database, self._settings, lease).await_rendezvous(stopping)
+            if rendezvous is not None:
+                self._record_exit(lease, self._work(rendezvous, lease, stopping))
                 return None
         except StaleLease:
-            log.info("seat_lost")
+            log.info("member_lease_lost")
         except UNREACHABLE as error:
-            log_database_error(error)  # the seat runs out
+            log_database_error(error)  # the member lease expires
             return None
-        self._leave(seat)
-        return seat.run_id
+        self._release(lease)
+        return lease.run_id
 
-    def _work(self, call: Rendezvous, seat: MemberLease, stopping: threading.Event) -> MemberFailure | None:
-        """How this node ended, None: in order. Raises: StaleLease, once its process has been killed."""
-        claim = call.claim
+    def _work(self, rendezvous: Rendezvous, lease: MemberLease, stopping: threading.Event) -> MemberFailure | None:
+        """Run this node's process. Returns: its failure, if any. Raises: StaleLease, after killing the process."""
+        claim = rendezvous.claim
         run_dir = RunDir(self._settings.runs_dir.resolve() / claim.run_id)
         run_dir.log_file = run_dir.artifacts / f"log-{claim.node}.txt"  # the run's own log is node 0's
         title = f"attempt {claim.attempt} on {claim.worker}, node {claim.node} of {claim.nodes}"
-        more = gang_env(claim, call.address) | device_env(claim)
-        with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, more) as trainer:
-            log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=trainer.pid)
-            exited = _MemberHeartbeat(self._database, self._settings, seat).until_exit(trainer, stopping)
-        log.info("left", status=exited.status)
+        env = gang_env(claim, rendezvous.address) | device_env(claim)
+        with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
+            log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=process.pid)
+            exited = _MemberHeartbeat(self._database, self._settings, lease).until_exit(process, stopping)
+        log.info("job_exited", status=exited.status)
         if exited.status == ExitCode.OK:
             return None
-        verdict = classify_exit(claim, run_dir, exited)
+        outcome = classify_exit(claim, run_dir, exited)
         where = f"node {claim.node} on {claim.worker}"
-        if isinstance(verdict, Requeue):
-            return MemberFailure(claim.worker, f"{where}: {verdict.cause}", verdict.uses_attempt)
-        if isinstance(verdict, RunFailed):
-            message = f"{where}: {verdict.reason['message']}"
-            return MemberFailure(claim.worker, message, reason={**verdict.reason, "message": message})
+        if isinstance(outcome, Requeue):
+            return MemberFailure(claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt)
+        if isinstance(outcome, RunFailed):
+            message = f"{where}: {outcome.reason['message']}"
+            return MemberFailure(claim.worker, message, reason={**outcome.reason, "message": message})
         return None
 
-    def _tell(self, seat: MemberLease, loss: MemberFailure | None) -> None:
+    def _record_exit(self, lease: MemberLease, failure: MemberFailure | None) -> None:
         with self._database.session() as session:
-            record_member_exit(session, seat, loss)
+            record_member_exit(session, lease, failure)
 
-    def _leave(self, seat: MemberLease) -> None:
+    def _release(self, lease: MemberLease) -> None:
         try:
             with self._database.session() as session:
-                release_member(session, seat)
+                release_member(session, lease)
         except UNREACHABLE as error:
             log_database_error(error)
 
 
 class _MemberHeartbeat:
-    """Renews one seat, and looks whether it still is one."""
+    """Renews one member lease and checks that it is still valid."""
 
-    def __init__(self, database: Database, settings: WorkerSettings, seat: MemberLease) -> None:
+    def __init__(self, database: Database, settings: WorkerSettings, lease: MemberLease) -> None:
         self._database = database
         self._settings = settings
-        self._seat = seat
+        self._lease = lease
         self._renewed = time.monotonic()
 
-    def await_call(self, stopping: threading.Event) -> Rendezvous | None:
-        """None: the worker is leaving, or the others did not come in time. Raises: StaleLease."""
+    def await_rendezvous(self, stopping: threading.Event) -> Rendezvous | None:
+        """Wait for the rendezvous. None: the worker stops, or the others did not join in time. Raises: StaleLease."""
         deadline = time.monotonic() + self._settings.gang_seconds
         while not stopping.is_set():
-            call = self._look()
-            if call is not None:
-                return call
-            if time.monotonic() > deadline and self._given_up():
-                log.info("the_others_did_not_come", seconds=self._settings.gang_seconds)
+            rendezvous = self._check()
+            if rendezvous is not None:
+                return rendezvous
+            if time.monotonic() > deadline and self._release_waiting():
+                log.info("rendezvous_timed_out", seconds=self._settings.gang_seconds)
                 return None
             stopping.wait(self._settings.watch_seconds)
         return None
 
-    def until_exit(self, trainer: JobProcess, stopping: threading.Event) -> ProcessExit:
-        """Raises: StaleLease when the attempt is over for all; the caller ends the process."""
-        ending, kill_at = None, float("inf")
-        while (status := trainer.wait(self._settings.watch_seconds)) is None:
-            self._look()
-            if stopping.is_set() and ending is None:
-                # all nodes leave after the same step, with a checkpoint
-                ending, kill_at = StopReason.SHUTDOWN, time.monotonic() + self._settings.cancel_grace_seconds
-                trainer.terminate()
+    def until_exit(self, process: JobProcess, stopping: threading.Event) -> ProcessExit:
+        """Raises: StaleLease when the attempt is over for all nodes; the caller ends the process."""
+        reason, kill_at = None, float("inf")
+        while (status := process.wait(self._settings.watch_seconds)) is None:
+            self._check()
+            if stopping.is_set() and reason is None:
+                # all nodes stop after the same step, with a checkpoint
+                reason, kill_at = StopReason.SHUTDOWN, time.monotonic() + self._settings.cancel_grace_seconds
+                process.terminate()
             if time.monotonic() > kill_at:
-                status = trainer.kill()
+                status = process.kill()
                 break
-        return ProcessExit(status, ending, trainer.log_start)
+        return ProcessExit(status, reason, process.log_start)
 
-    def _look(self) -> Rendezvous | None:
+    def _check(self) -> Rendezvous | None:
         started = time.monotonic()
         try:
             if started > self._renewed + self._settings.heartbeat_seconds:
                 with self._database.session() as session:
-                    renew_member_lease(session, self._seat, self._settings.lease_seconds)
+                    renew_member_lease(session, self._lease, self._settings.lease_seconds)
                 self._renewed = started
             with self._database.reading() as session:
-                return check_member_lease(session, self._seat)
+                return check_member_lease(session, self._lease)
         except UNREACHABLE as error:
             log_database_error(error)
             if started > self._renewed + LEASE_SAFETY * self._settings.lease_seconds:
-                raise StaleLease(self._seat.run_id) from error
+                raise StaleLease(self._lease.run_id) from error
             return None
 
-    def _given_up(self) -> bool:
-        """Leave, unless the last of the others has come at this very moment."""
+    def _release_waiting(self) -> bool:
+        """Release the lease, unless the last of the others has joined meanwhile."""
         try:
             with self._database.session() as session:
-                return release_member(session, self._seat, only_waiting=True)
+                return release_member(session, self._lease, only_waiting=True)
         except UNREACHABLE:
             return False

@@ -24,15 +24,15 @@ def main() -> int:
     settings = WorkerSettings()
     database = Database(settings.resolved_database_url)
     try:
-        well = has_live_worker(database, socket.gethostname(), settings.ping_seconds)
+        alive = has_live_worker(database, socket.gethostname(), settings.ping_seconds)
     except UNREACHABLE as error:
         print(f"the database does not answer ({type(error).__name__})", file=sys.stderr)  # noqa: T201
         return 1
     finally:
         database.dispose()
-    if not well:
+    if not alive:
         print("no worker of this host has been seen lately", file=sys.stderr)  # noqa: T201
-    return 0 if well else 1
+    return 0 if alive else 1
 
 
 if __name__ == "__main__":

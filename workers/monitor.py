@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class MetricsTail:
-    """Reads whole new lines. A line that is no metric is left out and logged once it is complete."""
+    """Reads new complete lines of ``metrics.jsonl``. A line that is no metric is logged and left out."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class MetricsTail:
         self._rest = b""
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """New metric lines, and whether the file was replaced, so that they are all it holds now."""
+        """Returns: new metric lines, and whether the file was replaced and they are its whole content."""
         rewound = self._reopen_if_replaced()
         if self._file is None:
             return [], rewound
@@ -51,12 +51,15 @@ class MetricsTail:
 
     def _reopen_if_replaced(self) -> bool:
         try:
-            there = self._path.stat()
+            current = self._path.stat()
         except FileNotFoundError:
-            return False  # not written yet, or between two versions: the next look will tell
+            return False  # not written yet, or being replaced: the next read finds it
         if self._file is not None:
-            mine = os.fstat(self._file.fileno())
-            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino) and there.st_size >= self._file.tell():
+            opened = os.fstat(self._file.fileno())
+            if (opened.st_dev, opened.st_ino) == (
+                current.st_dev,
+                current.st_ino,
+            ) and current.st_size >= self._file.tell():
                 return False
         self.close()
         self._file = self._path.open("rb")
@@ -66,13 +69,13 @@ class MetricsTail:
 
 @dataclass
 class PendingMetrics:
-    """Metric lines that the database does not have yet. False when there is nothing to tell it."""
+    """Metric lines that the database does not have yet. False when there are none."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     rewound: bool = False  # ``lines`` is all that the file holds
 
-    def take(self, tail: MetricsTail) -> None:
-        """Add what ``tail`` has to tell."""
+    def read_from(self, tail: MetricsTail) -> None:
+        """Add the new lines of ``tail``."""
         lines, rewound = tail.read()
         self.lines = lines if rewound else self.lines + lines
         self.rewound |= rewound
@@ -94,14 +97,14 @@ def _parse_metric(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-LEASE_SAFETY = 0.8  # of a lease's length: by then, without a renewal, the process must be gone
+LEASE_SAFETY = 0.8  # share of a lease after which, without a renewal, the process is killed
 
 
 class JobMonitor:
-    """Looks at a trainer every ``watch_seconds`` until it has left.
+    """Monitors a job process every ``watch_seconds`` until it has exited.
 
     Args:
-        stopping: set when the worker is leaving.
+        stopping: set when the worker stops.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class JobMonitor:
         database: Database,
         settings: WorkerSettings,
         claim: Claim,
-        trainer: JobProcess,
+        process: JobProcess,
         run_dir: RunDir,
         tail: MetricsTail,
         stopping: threading.Event,
@@ -117,115 +120,115 @@ class JobMonitor:
         self._database = database
         self._settings = settings
         self._claim = claim
-        self._trainer = trainer
+        self._process = process
         self._run_dir = run_dir
-        self._noticed = False
+        self._notice_recorded = False
         self._tail = tail
         self._unsaved = PendingMetrics()
         self._stopping = stopping
         self._started = self._renewed = time.monotonic()
-        self._ending: StopReason | None = None
+        self._stop_reason: StopReason | None = None
         self._kill_at = float("inf")
-        self._losses: list[MemberFailure] = []  # of other nodes
+        self._failures: list[MemberFailure] = []  # of other nodes
 
     @property
     def ran_seconds(self) -> float:
-        """Work on the run so far, earlier attempts too."""
+        """Seconds of work on the run so far, earlier attempts included."""
         return self._claim.ran_seconds + time.monotonic() - self._started
 
     def until_exit(self) -> ProcessExit:
-        """Raises: StaleLease, once the process has been killed because the run is no longer ours."""
-        while (status := self._trainer.wait(self._settings.watch_seconds)) is None:
-            self._look()
+        """Raises: StaleLease, after the process has been killed because the lease was lost."""
+        while (status := self._process.wait(self._settings.watch_seconds)) is None:
+            self._check()
             if time.monotonic() > self._kill_at:
-                log.warning("grace_over", ending=self._ending)
-                status = self._trainer.kill()
+                log.warning("grace_exceeded", reason=self._stop_reason)
+                status = self._process.kill()
                 break
         self._drain()
-        return ProcessExit(status, self._ending, self._trainer.log_start)
+        return ProcessExit(status, self._stop_reason, self._process.log_start)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             self._decide(self._exchange())
         except StaleLease:
-            self._trainer.kill()
+            self._process.kill()
             raise
         except UNREACHABLE as error:
             log_database_error(error)
-            if self._lease_is_over():
-                # others may take the run over any moment now: nothing may write beside them
-                self._trainer.kill()
+            if self._lease_expires():
+                # another worker may claim the run any moment: nothing may write beside it
+                self._process.kill()
                 raise StaleLease(self._claim.run_id) from error
 
     def _drain(self) -> None:
-        """Copy the last metrics of a process that has left. Raises: StaleLease."""
+        """Copy the last metrics of a process that has exited. Raises: StaleLease."""
         while True:
             try:
                 self._exchange()
                 return
             except UNREACHABLE as error:
                 log_database_error(error)
-                if self._lease_is_over():
+                if self._lease_expires():
                     raise StaleLease(self._claim.run_id) from error
                 time.sleep(self._settings.watch_seconds)
 
-    def _lease_is_over(self) -> bool:
+    def _lease_expires(self) -> bool:
         return time.monotonic() > self._renewed + LEASE_SAFETY * self._settings.lease_seconds
 
     def _exchange(self) -> State:
-        """Tell the database what is new, and learn the run's state."""
-        self._unsaved.take(self._tail)
+        """Write metrics, notice and lease to the database; read the run's state."""
+        self._unsaved.read_from(self._tail)
         renewal = time.monotonic()
-        notice = self._notice()
+        notice = self._read_notice()
         if not self._unsaved and not notice and renewal < self._renewed + self._settings.heartbeat_seconds:
             with self._database.reading() as session:
-                self._losses, _ = member_failures(session, self._claim)
+                self._failures, _ = member_failures(session, self._claim)
                 return check_lease(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
                 record_metrics(session, self._claim, self._unsaved.lines, rewound=self._unsaved.rewound)
             if notice:
                 record_interruption(session, self._claim, notice)
-            self._losses, _ = member_failures(session, self._claim)
+            self._failures, _ = member_failures(session, self._claim)
             state = renew_lease(session, self._claim, self._settings.lease_seconds, self.ran_seconds)
         self._unsaved = PendingMetrics()
         self._renewed = renewal
-        self._noticed |= bool(notice)
+        self._notice_recorded |= bool(notice)
         return state
 
-    def _notice(self) -> dict[str, Any]:
-        """What the process says that it came upon, until the database has it."""
-        if self._noticed or not self._run_dir.notice_file.exists():
+    def _read_notice(self) -> dict[str, Any]:
+        """Content of ``notice.json`` until the database has it."""
+        if self._notice_recorded or not self._run_dir.notice_file.exists():
             return {}
         notice: dict[str, Any] = json.loads(self._run_dir.notice_file.read_text(encoding="utf-8"))
-        log.warning("run_notice", code=notice["code"], words=notice["message"])
+        log.warning("run_notice", code=notice["code"], message=notice["message"])
         return notice
 
     def _decide(self, state: State) -> None:
-        """Ask the process to leave, once, if somebody wants that."""
+        """Stop the process, once, when the run's state, the worker, the timeout or another node says so."""
         limit = self._claim.spec.get("timeout_seconds")
-        if self._ending is not None:
+        if self._stop_reason is not None:
             return
         if state is State.CANCELLING:
-            self._ask(StopReason.CANCEL)
+            self._stop(StopReason.CANCEL)
         elif state is State.PAUSING:
-            self._ask(StopReason.PAUSE)
+            self._stop(StopReason.PAUSE)
         elif self._stopping.is_set():
-            self._ask(StopReason.SHUTDOWN)
+            self._stop(StopReason.SHUTDOWN)
         elif limit is not None and self.ran_seconds > limit:
-            self._ask(StopReason.TIMEOUT)
-        elif self._losses:
-            self._follow()
+            self._stop(StopReason.TIMEOUT)
+        elif self._failures:
+            self._stop_after_node()
 
-    def _follow(self) -> None:
-        """Another node has ended. If that was in order, its ranks have told ours, which leave by themselves."""
-        log.warning("node_lost", told=[loss.message for loss in self._losses])
-        self._ending = StopReason.NODE
-        lost = any(loss.uses_attempt for loss in self._losses)
+    def _stop_after_node(self) -> None:
+        """Another node has ended. After an orderly end its ranks have notified ours, which exit by themselves."""
+        log.warning("node_lost", failures=[failure.message for failure in self._failures])
+        self._stop_reason = StopReason.NODE
+        lost = any(failure.uses_attempt for failure in self._failures)
         self._kill_at = time.monotonic() + (0.0 if lost else self._settings.cancel_grace_seconds)
 
-    def _ask(self, ending: StopReason) -> None:
-        log.info("asked_to_leave", ending=ending.value)
-        self._ending = ending
+    def _stop(self, reason: StopReason) -> None:
+        log.info("stop_requested", reason=reason.value)
+        self._stop_reason = reason
         self._kill_at = time.monotonic() + self._settings.cancel_grace_seconds
-        self._trainer.terminate()
+        self._process.terminate()

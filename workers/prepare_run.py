@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import stage
+from lcl_core.common.files import remove_tree, stage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.leases import Claim, renew_lease
+from lcl_core.db.collections import prepare_collection_snapshots
+from lcl_core.db.leases import Claim, begin_attempt, renew_lease
 from lcl_core.db.models import ArtifactUpload
-from lcl_core.db.registry import managed_paths
+from lcl_core.db.registry import ResolvedInputs, managed_paths, resolve_inputs
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.specs.parsing import parse_spec
@@ -25,73 +27,135 @@ from workers.logs import log_database_error
 from workers.monitor import LEASE_SAFETY
 from workers.settings import WorkerSettings
 
+_FETCH_SECONDS = 300.0
+# of errors that pass: an upload in progress, a store that is unreachable
+_TRANSIENT_CODES = ("artifacts_pending", "store_unreachable")
 log = structlog.get_logger(__name__)
 
 
-def copy_parent_checkpoint(parent: RunDir, heir: RunDir) -> bool:
-    """Give ``heir`` the checkpoints of ``parent`` (files share their bytes where the disk allows) and its metric lines.
+def prepare_run_dir(
+    database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]
+) -> None:
+    """Record the run's inputs in the database and write RUN_DIR for a new attempt.
 
-    The checkpoints come last and whole: an attempt that is interrupted before finds none, and begins anew. So does a
-    run whose parent's folder is gone; it does the same work, only more of it.
+    Args:
+        fetched: of :func:`fetch_inputs`.
 
-    Returns: whether there were any. Raises: OSError.
+    Raises: UserError for unknown names, StaleLease, UNREACHABLE, OSError.
     """
-    if not parent.checkpoints.is_dir() or not any(parent.checkpoints.iterdir()):
-        log.warning("nothing_to_inherit", parent=parent.path.name)
-        return False
-    if parent.metrics_file.exists():
-        shutil.copyfile(parent.metrics_file, heir.metrics_file)
-    stage(parent.checkpoints, heir.checkpoints, link=True).publish()
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    _await_earlier_process(database, settings, claim, run_dir)
+    scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
+    with database.session() as session:
+        spec = parse_spec(claim.kind, claim.spec)
+        inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
+        read = {"datasets": inputs.dataset_hashes}
+        begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
+    if scratch:
+        run_dir.metrics_file.unlink(missing_ok=True)
+        remove_tree(run_dir.checkpoints)
+        remove_tree(run_dir.artifacts)
+        if claim.continues and not claim.from_scratch:
+            copy_parent_checkpoint(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
+    collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
+    run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
+
+
+def _await_earlier_process(database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir) -> None:
+    """Wait for a process of an earlier attempt that still holds the directory's lock."""
+    deadline = time.monotonic() + settings.lease_seconds
+    while not _is_unlocked(run_dir) and time.monotonic() < deadline:
+        with database.session() as session:
+            renew_lease(session, claim, settings.lease_seconds)
+        time.sleep(settings.watch_seconds)
+
+
+def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
+    return {
+        "run_id": claim.run_id,
+        "kind": claim.kind,
+        "spec": claim.spec,
+        "datasets": inputs.datasets,
+        "encoders": inputs.encoders,
+        "encoder_files": inputs.encoder_files,
+        "attempt": claim.attempt,
+    }
+
+
+def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
+    roots = [str(root.resolve() if isinstance(root, Path) else root) for root in settings.roots]
+    return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
+
+
+def _is_unlocked(run_dir: RunDir) -> bool:
+    """Whether no process holds the directory's lock."""
+    with (run_dir.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
-_FETCH_SECONDS = 300.0
-# what may be otherwise in a moment: the machine that made it is sending it still, or the store is away
-_TRANSIENT_CODES = ("artifacts_pending", "store_unreachable")
+def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
+    """Copy checkpoints (hard links where the disk allows) and metrics of ``parent`` to ``child``.
+
+    The checkpoints appear last and whole: an attempt that is interrupted before finds none and starts from scratch, as
+    a run does whose parent's folder is gone.
+
+    Returns: whether the parent had checkpoints. Raises: OSError.
+    """
+    if not parent.checkpoints.is_dir() or not any(parent.checkpoints.iterdir()):
+        log.warning("parent_has_no_checkpoint", parent=parent.path.name)
+        return False
+    if parent.metrics_file.exists():
+        shutil.copyfile(parent.metrics_file, child.metrics_file)
+    stage(parent.checkpoints, child.checkpoints, link=True).publish()
+    return True
 
 
 class FetchInterrupted(Exception):
-    """The run is wanted elsewhere, or by nobody, before its inputs were here."""
+    """The worker or the run was stopped while its inputs were fetched."""
 
 
 @contextmanager
 def fetch_inputs(
-    database: Database, settings: WorkerSettings, supply: Artifacts, claim: Claim, stopping: threading.Event
+    database: Database, settings: WorkerSettings, artifacts: Artifacts, claim: Claim, stopping: threading.Event
 ) -> Iterator[dict[str, Path]]:
-    """Folders by their stored path that another home holds, and where they are here until the end of the block.
+    """Local copies of the inputs that another home holds, by stored path; they stay until the end of the block.
 
-    Raises (on entry): Interrupted, StaleLease, UNREACHABLE; UserError for what does not come, or is not known.
+    Raises (on entry): FetchInterrupted, StaleLease, UNREACHABLE; UserError for an input that is unknown or unavailable.
     """
-    errand = _LeaseKeeper(database, settings, claim, stopping)
+    keeper = _LeaseKeeper(database, settings, claim, stopping)
     with ExitStack() as stack:
-        yield {row.path: errand.bring(stack, supply, row) for row in _remote_inputs(database, supply, claim)}
+        yield {row.path: keeper.fetch(stack, artifacts, row) for row in _remote_inputs(database, artifacts, claim)}
 
 
-def _remote_inputs(database: Database, supply: Artifacts, claim: Claim) -> list[ArtifactUpload]:
-    if supply.holder is None:
+def _remote_inputs(database: Database, artifacts: Artifacts, claim: Claim) -> list[ArtifactUpload]:
+    if artifacts.holder is None:
         return []
     with database.reading() as session:
         stored = managed_paths(session, parse_spec(claim.kind, claim.spec))
-        return [row for path in stored if (row := supply.find_remote_copy(session, path)) is not None]
+        return [row for path in stored if (row := artifacts.find_remote_copy(session, path)) is not None]
 
 
 class _LeaseKeeper:
-    """Keeps the lease while something is fetched or waited for."""
+    """Fetches inputs and renews the lease meanwhile."""
 
     def __init__(self, database: Database, settings: WorkerSettings, claim: Claim, stopping: threading.Event) -> None:
         self._database, self._settings, self._claim, self._stopping = database, settings, claim, stopping
         self._renewed = time.monotonic()
 
-    def bring(self, stack: ExitStack, supply: Artifacts, row: ArtifactUpload) -> Path:
-        """Raises: as ``fetched_inputs``."""
+    def fetch(self, stack: ExitStack, artifacts: Artifacts, row: ArtifactUpload) -> Path:
+        """Raises: as :func:`fetch_inputs`."""
         deadline = time.monotonic() + _FETCH_SECONDS
         while True:
             try:
-                return stack.enter_context(supply.open_cached(row, progress=self.tick))
+                return stack.enter_context(artifacts.open_cached(row, progress=self.tick))
             except UserError as error:
                 if error.code not in _TRANSIENT_CODES or time.monotonic() > deadline:
                     raise
-                log.warning("input_not_here", path=row.path, error=str(error))
+                log.warning("input_unavailable", path=row.path, error=str(error))
             self._stopping.wait(self._settings.reap_seconds)
             self.tick()
             with self._database.reading() as session:
@@ -114,4 +178,4 @@ class _LeaseKeeper:
             return
         self._renewed = now
         if state is not State.RUNNING:
-            raise FetchInterrupted("it was asked to stop before its inputs were here")
+            raise FetchInterrupted("it was stopped before its inputs were fetched")

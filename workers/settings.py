@@ -11,7 +11,7 @@ from lcl_core.common.settings import Settings
 
 
 class WorkerSettings(Settings):
-    """Read from ``LCL_*``."""
+    """Read from ``LCL_*`` environment variables."""
 
     worker_slots: int = Field(1, ge=1, le=64, description="runs at a time")
     worker_offers: Annotated[list[Literal["cpu", "gpu"]], NoDecode] = Field(
@@ -30,5 +30,5 @@ class WorkerSettings(Settings):
 
     @field_validator("worker_offers", mode="before")
     @classmethod
-    def _split_offers(cls, given: object) -> object:
-        return [offer.strip() for offer in given.split(",") if offer.strip()] if isinstance(given, str) else given
+    def _split_offers(cls, value: object) -> object:
+        return [offer.strip() for offer in value.split(",") if offer.strip()] if isinstance(value, str) else value

@@ -77,7 +77,7 @@ class DiskCache:
                 if path.exists():
                     return
                 self._make_room(total, len(data))
-                write_atomically(path, data)
+                write_atomically(path, data, mode=0o600, durable=False)
                 total.bytes += len(data)
 
     @contextlib.contextmanager

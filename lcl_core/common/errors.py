@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Bad input. Shown to the user as it stands, never as a traceback.
+    """Bad input. Its message is shown to the user, never a traceback.
 
     Args:
         message: what is wrong and what to do about it, one or two sentences.
@@ -38,6 +38,6 @@ class UserError(Exception):
         return f"{where}: {self.message}" if where else self.message
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form that run rows, ``error.json`` and REST answers carry; absent facts are left out."""
-        facts = {"code": self.code, "message": str(self), "field": self.field, "file": self.file, "line": self.line}
-        return {key: value for key, value in facts.items() if value is not None}
+        """JSON form in run rows, ``error.json`` and REST responses; empty fields are left out."""
+        fields = {"code": self.code, "message": str(self), "field": self.field, "file": self.file, "line": self.line}
+        return {key: value for key, value in fields.items() if value is not None}

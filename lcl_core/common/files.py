@@ -1,78 +1,101 @@
-"""Files and folders: hashes, staged copies that are renamed into place, removal, flush to disk."""
+"""Files and folders: SHA-256, atomic writes, staged copies that are renamed into place, removal, flush to disk."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file. Raises: OSError."""
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises: OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_atomically(
+    path: Path, data: bytes | str, *, mode: int = 0o666, replace: bool = True, durable: bool = True
+) -> None:
+    """Write a temporary file beside ``path`` and rename it, so that readers see the old content or the new one.
+
+    Args:
+        mode: permissions of a new file, before the umask.
+        replace: False keeps a file that is there already, also one that another process makes meanwhile.
+        durable: flush to disk before the rename.
+
+    Raises: OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if replace:
+            temporary.replace(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write JSON as :func:`write_atomically` does. Raises: OSError."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
 def regular_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """(relative name, status) of the regular files below ``folder``, without links and hidden files."""
+    """Regular files below ``folder``: relative name and stat; links and hidden files are left out."""
     for parent, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             path = Path(parent) / name
             try:
                 status = path.lstat()
-            except FileNotFoundError:  # a running job may delete its files
+            except FileNotFoundError:  # files of a running job may vanish at any time
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(folder).as_posix(), status
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside ``path`` and rename: a reader sees the old file or the new one. Raises: OSError."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 @dataclass(frozen=True)
 class Staged:
-    """A copied folder, hidden beside its target until the transaction that registers it."""
+    """Copied folder, hidden beside its target until the transaction that registers it."""
 
     hidden: Path
     target: Path
 
     def publish(self) -> None:
-        """Rename to the target. A folder there can only be an unregistered copy of an interrupted attempt."""
+        """Rename to the target. An existing target was left unregistered by an interrupted attempt."""
         if self.target.exists():
             remove_tree(self.target)
         self.hidden.rename(self.target)
         fsync_path(self.target.parent)
 
     def discard(self) -> None:
-        """Remove the copy, unless it was published."""
+        """Remove the copy if it was not published."""
         remove_tree(self.hidden)
 
 
 def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
     """Copy the folder ``source`` to a hidden folder beside ``target`` and flush it to disk.
 
-    Hidden copies that earlier attempts left are removed.
-
-    Args:
-        link: hard-link the files where the disk allows it; for large files that never change.
+    ``link``: hard links where the disk allows, for large files that never change. Unfinished copies of earlier attempts
+    at the same target are removed first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f".{target.name}.*"):
-        remove_tree(stale)
+    for left in target.parent.glob(f".{target.name}.*"):
+        remove_tree(left)
     hidden = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
         shutil.copytree(source, hidden, copy_function=_link_or_copy if link else shutil.copy2)
@@ -86,12 +109,12 @@ def stage(source: Path, target: Path, *, link: bool = False) -> Staged:
 
 
 def discard_run_dir(runs_dir: Path, run_id: str) -> None:
-    """Remove the directory of a deleted run."""
+    """Remove RUN_DIR of a deleted run."""
     remove_tree(Path(runs_dir) / run_id)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, if it exists. It is renamed first, so nobody sees it half removed; several may do so at once."""
+    """Rename a folder to a hidden name and remove it. Safe when several processes do it, or it is missing."""
     away = path.parent / f".removed-{secrets.token_hex(8)}"
     try:
         path.rename(away)
@@ -101,6 +124,7 @@ def remove_tree(path: Path) -> None:
 
 
 def _ignore_missing(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:
+    """Error handler of ``rmtree``: another process has removed the file."""
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]
 
@@ -108,7 +132,7 @@ def _ignore_missing(_function: object, _path: str, error: tuple[object, BaseExce
 def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or a file system without hard links
+    except OSError:  # another disk, or one without links
         shutil.copy2(source, target)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 
 PRIVATE_UMASK = 0o077
 _GROUP_AND_OTHERS = 0o077  # bits of group and others
@@ -17,17 +17,17 @@ _FILES = ("lcl.db*", "key", "key-pepper", "page-token", "webhook.key", "launcher
 
 
 def private_umask() -> None:
-    """From now on this process and its children make files that only their user can read."""
+    """Files made by this process and its children are readable by their user only."""
     os.umask(PRIVATE_UMASK)
 
 
 def prepare_home(home: Path) -> None:
-    """Make the folder if there is none, and take group's and others' rights from it, its database and its logs.
+    """Create the folder if missing; remove group's and others' rights from it, its database and its logs.
 
-    What belongs to another user, such as a volume that a cluster made, keeps its rights; so does a folder with the
-    sticky bit, which many users share on purpose.
+    What belongs to another user, such as a volume made by a cluster, keeps its rights, as does a folder with the sticky
+    bit, which users share on purpose.
 
-    Raises: UserError ``home_unusable`` naming the folder and what is wrong with it.
+    Raises: UserError ``home_unusable`` naming the folder and the problem.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,11 +50,11 @@ def _private_paths(home: Path) -> Iterator[Path]:
 
 def _close_to_others(path: Path) -> None:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return
-    kind = found.st_mode
-    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)) or found.st_uid != os.geteuid() or kind & stat.S_ISVTX:
+    kind = status.st_mode
+    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)) or status.st_uid != os.geteuid() or kind & stat.S_ISVTX:
         return
     if kind & _GROUP_AND_OTHERS:
         path.chmod(stat.S_IMODE(kind) & ~_GROUP_AND_OTHERS)
@@ -65,27 +65,13 @@ def _home_unusable(home: Path, problem: str) -> UserError:
 
 
 def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
-    """What the file holds; with mode 600 and in one piece made by ``make`` when there is none.
+    """Secret in ``file``; made by ``make`` with mode 600 when there is none.
 
-    Of several processes that find none, one makes it, and all return the same. Raises: OSError.
+    Of several processes that find no file one creates it, and all return the same secret. Raises: OSError.
     """
     if not file.exists():
-        _write_once(file, make())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, make() + "\n", mode=0o600, replace=False)
     if file.stat().st_mode & 0o077:
         file.chmod(0o600)
     return file.read_text(encoding="ascii").strip()
-
-
-def _write_once(file: Path, secret: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-            out.write(secret + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(beside, file)  # unlike a rename, never replaces another process's secret
-    except FileExistsError:
-        return
-    finally:
-        beside.unlink(missing_ok=True)

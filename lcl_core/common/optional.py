@@ -9,7 +9,7 @@ from lcl_core.common.errors import UserError
 
 
 def import_optional(module: str, purpose: str, extra: str = "data") -> Any:
-    """Import a module of an extra. Raises: UserError ``missing_extra`` that names it."""
+    """Import a module of an extra. Raises: UserError ``missing_extra`` that names the extra."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -19,22 +19,22 @@ Root = Path | str  # a folder, or a URL without a slash at its end
 ROOTS_SETTING = "LCL_DATA_ROOTS"
 _LOCAL = ("file", "local")
 _FORM = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]+)(/.*)?")
-# an element of a list as in PATH: a URL, whose own colons part nothing, or whatever has no colon
+# an element of a list as in PATH: a URL, whose colons do not separate, or text without a colon
 _ELEMENT = re.compile(r"[a-z][a-z0-9+.-]*://[^:/]+(?::\d+)?(?:/[^:]*)?|[^:]+")
 
 
 def is_url(text: str) -> bool:
-    """Whether a corpus of that name is opened as a URL."""
+    """Whether a path is a URL."""
     return "://" in text
 
 
 def parse_roots(text: str) -> list[str]:
-    """The elements of a setting: ``/data:/more:s3://bucket/prefix``, or a JSON list. Raises: ValueError."""
+    """Elements of the setting: ``/data:/more:s3://bucket/prefix``, or a JSON list. Raises: ValueError."""
     return json.loads(text) if text.startswith("[") else _ELEMENT.findall(text)
 
 
 def parse_root(text: str) -> Root:
-    """A folder, or a URL in the one form. Raises: ValueError."""
+    """A folder, or a URL in canonical form. Raises: ValueError."""
     if not is_url(text):
         return Path(text)
     problem = url_problem(text)
@@ -46,18 +46,18 @@ def parse_root(text: str) -> Root:
 
 
 def url_problem(url: str) -> str | None:
-    """Why nobody may give this URL, in words that follow "the URL"; None: it is in the one form."""
+    """Why this URL is rejected, in words that follow "the URL"; None: it is in canonical form."""
     form = _FORM.fullmatch(url)
     if "::" in url:
-        return "chains protocols; name the place itself, protocol://bucket/prefix"
+        return "chains protocols; give protocol://bucket/prefix"
     if form is None or not url.isprintable() or "\\" in url:
         return "is not of the form protocol://bucket/prefix"
-    _, place, path = form.groups(default="")
-    if "@" in place:
+    _, host, path = form.groups(default="")
+    if "@" in host:
         return "names a user; credentials come from the environment of the api and the workers alone"
     if "?" in url or "#" in url:
         return "has a query or a fragment; credentials come from the environment of the api and the workers alone"
-    if not place.isascii() or "%" in place:
+    if not host.isascii() or "%" in host:
         return "names a host that is not plain ASCII"
     if any(_is_unsafe_segment(part) for part in path.rstrip("/").split("/")[1:]):
         return "has a part that is empty, . or .."
@@ -65,14 +65,14 @@ def url_problem(url: str) -> str | None:
 
 
 def _is_unsafe_segment(part: str) -> bool:
-    """Empty, dots, or what a server might decode to these or to further parts."""
+    """Empty, dots, or what a server might decode to these or to further segments."""
     while (decoded := unquote(part)) != part:
         part = decoded
     return part in ("", ".", "..") or "/" in part or "\\" in part or not part.isprintable()
 
 
 def overlaps(root: Root, url: str) -> bool:
-    """Whether one of the two holds the other. ``url`` may be ``file://`` and an absolute path."""
+    """Whether one of the two contains the other. ``url`` may be ``file://`` and an absolute path."""
     scheme, _, rest = url.partition("://")
     if isinstance(root, Path):
         real, other = root.expanduser().resolve(), Path(rest).resolve()
@@ -81,9 +81,9 @@ def overlaps(root: Root, url: str) -> bool:
 
 
 def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path") -> Root:
-    """The real path, links resolved, if it exists in one of ``roots``; or the URL, if it lies below one.
+    """Real path, links resolved, if it exists inside ``roots``; or the URL, if it lies below one of them.
 
-    Whether there is anything at a URL is not asked.
+    Whether a URL exists is not checked.
 
     Raises: UserError ``path_forbidden`` or ``missing_files``, about ``field``.
     """
@@ -92,14 +92,14 @@ def resolve_allowed(path: str | Path, roots: Sequence[Root], field: str = "path"
     real = _resolve_path(path, field)
     folders = [root.expanduser().resolve() for root in roots if isinstance(root, Path)]
     if not any(real.is_relative_to(folder) for folder in folders):
-        raise _forbidden(f"{path} is outside the places that may be read", "put it there", roots, field)
+        raise _forbidden(f"{path} is outside the folders that may be read", "put it there", roots, field)
     if not os.path.exists(real):  # not the method of Path, which raises for names that no file can have
         raise UserError("there is no such file or folder", code="missing_files", field=field, file=path)
     return real
 
 
 def _resolve_path(path: str | Path, field: str) -> Path:
-    """Links followed. A relative path would mean another place to another process, and so would a home's ``~``."""
+    """Resolve links. Relative paths and ``~`` are rejected: they depend on the process."""
     shown = str(path).encode("utf-8", "replace").decode()[:200]
     if not os.path.isabs(path):
         message = f"{shown!r} is not an absolute path, such as /data/wiki; name the whole path on the server"
@@ -118,11 +118,11 @@ def _resolve_allowed_url(url: str, roots: Sequence[Root], field: str) -> str:
     bare = url.rstrip("/")
     prefixes = [root for root in roots if isinstance(root, str)]
     if not any(bare == prefix or bare.startswith(f"{prefix}/") for prefix in prefixes):
-        raise _forbidden(f"{url} is outside the places that may be used", "name a URL below one", roots, field)
+        raise _forbidden(f"{url} is outside the URLs that may be used", "name a URL below one", roots, field)
     return bare
 
 
 def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> UserError:
-    places = ", ".join(str(root.expanduser().resolve() if isinstance(root, Path) else root) for root in roots)
-    message = f"{what} ({places}); {way_out}, or add what holds it to {ROOTS_SETTING} of the api and the workers"
+    listed = ", ".join(str(root.expanduser().resolve() if isinstance(root, Path) else root) for root in roots)
+    message = f"{what} ({listed}); {way_out}, or add its folder or URL to {ROOTS_SETTING} of the api and the workers"
     return UserError(message, code="path_forbidden", field=field)

@@ -19,21 +19,18 @@ OFFLINE = {
 
 
 def forbid_downloads(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set, over what stands there. Entry points of the service call it before anything imports transformers.
-
-    Whoever imports ``lcl_core`` in a script of their own decides for themselves.
-    """
+    """Switch model hubs off. Entry points of the service call it before anything imports transformers."""
     environment.update(OFFLINE)
 
 
-# a process that inherits these believes that it is one rank of somebody else's distributed job
+# with these a process would believe that it is a rank of another distributed job
 _DISTRIBUTED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"}
 _DISTRIBUTED |= {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 _DISTRIBUTED_PREFIXES = ("ROLE_", "SLURM", "TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_")
 _SECRET_WORDS = {"KEY", "KEYS", "SECRET", "SECRETS", "TOKEN", "TOKENS", "PASSWORD", "PASSWD", "CREDENTIAL"}
 _SECRET_WORDS |= {"CREDENTIALS", "PGPASSWORD", "PGPASSFILE", "DSN"}
 _URLS_WITH_PASSWORDS = {"LCL_DATABASE_URL", "LCL_BROKER_URL", "DATABASE_URL", "REDIS_URL"}  # may hold a password
-# where the library of a protocol looks for credentials, besides fsspec's own FSSPEC_{PROTOCOL}_*
+# prefixes of a protocol's credentials, besides fsspec's own FSSPEC_{PROTOCOL}_*
 _STORAGE_PREFIXES = {
     **dict.fromkeys(("s3", "s3a"), ("AWS_",)),
     **dict.fromkeys(("gs", "gcs"), ("GOOGLE_", "GCS_")),
@@ -42,7 +39,7 @@ _STORAGE_PREFIXES = {
 
 
 def without_secrets(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
-    """``environment`` without secrets and without another launcher's traces; hubs are off.
+    """``environment`` without secrets and launcher variables, and with model hubs off.
 
     Args:
         protocols: of object storage whose credentials stay, such as ``s3``.

@@ -36,11 +36,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically, write_json_atomically
 from lcl_core.common.system_errors import failure_code
 
 
 class ExitCode(IntEnum):
-    """How a trainer process leaves."""
+    """Exit status of a job process."""
 
     OK = 0
     CRASH = 1  # an unexpected exception; the traceback is in log.txt
@@ -48,21 +49,11 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 71
     DISK_FULL = 73
     READ_ONLY = 74
-    CANCELLED = 75  # SIGTERM was honoured: a checkpoint is on disk
+    CANCELLED = 75  # stopped by SIGTERM, with a checkpoint on disk
 
 
 class JobCancelled(Exception):
-    """Raised by a trainer after it has honoured SIGTERM."""
-
-
-def write_json_atomically(path: Path, value: Any) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    """Raised by a job that has saved its state after SIGTERM."""
 
 
 class RunDir:
@@ -83,7 +74,7 @@ class RunDir:
         self._lock: IO[str] | None = None
 
     def prepare(self, run: dict[str, Any]) -> None:
-        """Make the directory ready for an attempt: what a previous attempt concluded is removed."""
+        """Prepare the directory for an attempt: the result or error of an earlier attempt is removed."""
         self.artifacts.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         for stale in (self.result_file, self.error_file, self.notice_file):
@@ -100,7 +91,7 @@ class RunDir:
             file.write(line + "\n")
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the lines after ``step`` (they will be made again), and a torn last line."""
+        """Drop the lines after ``step``, which will be written again, and an incomplete last line."""
         if not self.metrics_file.exists():
             return
         kept = []
@@ -111,12 +102,10 @@ class RunDir:
                 continue
             if row.get("step", 0) <= step:
                 kept.append(line)
-        beside = self.metrics_file.with_suffix(".tmp")
-        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        beside.replace(self.metrics_file)
+        write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
     def write_notice(self, code: str, message: str) -> None:
-        """Tell whoever supervises the run of something that does not end it."""
+        """Report a problem that does not end the run."""
         write_json_atomically(self.notice_file, {"code": code, "message": message})
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -124,7 +113,7 @@ class RunDir:
 
     @property
     def stop_requested(self) -> bool:
-        """True once SIGTERM came; long loops look at it between steps."""
+        """True after SIGTERM; long loops check it between steps."""
         return self._stop.is_set()
 
     def raise_if_stopped(self) -> None:
@@ -132,7 +121,7 @@ class RunDir:
             raise JobCancelled
 
     def lock(self) -> None:
-        """Lock the directory for this process's life. Raises: UserError if another process holds it."""
+        """Lock the directory for the life of this process. Raises: UserError ``run_dir_busy`` if it is locked."""
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,22 +136,21 @@ class RunDir:
             threading.Thread(target=self._exit_with_supervisor, daemon=True).start()
 
     def _exit_with_supervisor(self) -> None:
-        # the bare descriptor: a thread that waits inside sys.stdin aborts the interpreter when it ends
+        # os.read: a thread blocked in sys.stdin would abort the interpreter at its end
         while os.read(0, 4096):
             pass
-        if os.getpgrp() == os.getpid():  # a group of our own: its loader processes would outlive us
+        if os.getpgrp() == os.getpid():  # our own group: loader processes would outlive us
             os.killpg(0, signal.SIGKILL)
         os._exit(ExitCode.CRASH)
 
 
 def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = None, *, main: bool = True) -> int:
-    """The body of every ``python -m … RUN_DIR``: run ``work``, leave its result or the reason of its failure.
+    """Body of every ``python -m MODULE RUN_DIR``: run ``work``, write its result or its error.
 
-    ``work`` returns the JSON result; it raises UserError for bad input and Cancelled once it has honoured
-    ``stop_requested``.
+    ``work`` returns the JSON result; it raises UserError for bad input, and JobCancelled after ``stop_requested``.
 
     Args:
-        main: of several processes in one RUN_DIR, the one that holds the directory and leaves the result.
+        main: of several processes in one RUN_DIR, the one that locks the directory and writes the result.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -178,20 +166,20 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
             run_dir.write_result(result)
     except JobCancelled:
         return ExitCode.CANCELLED
-    except Exception as error:  # the process boundary: the traceback goes to the log, the class to the row
+    except Exception as error:  # the process boundary: the traceback goes to the log, the status to the supervisor
         return _report_failure(error, run_dir)
     return ExitCode.OK
 
 
 def _report_failure(error: Exception, run_dir: RunDir) -> ExitCode:
-    """Leave the reason of a failure, as far as the disk takes it."""
+    """Write the error, as far as the disk permits. Returns: the exit status."""
     try:
         if isinstance(error, UserError):
             write_json_atomically(run_dir.error_file, error.to_dict())
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             return ExitCode.USER_ERROR
         traceback.print_exception(error)
-    except OSError as other:  # the log lies on the same disk
+    except OSError as other:  # the log is on the same disk
         error = error if failure_code(error, run_dir.path) else other
-    fault = failure_code(error, run_dir.path)
-    return ExitCode.CRASH if fault is None else ExitCode[fault.name]
+    code = failure_code(error, run_dir.path)
+    return ExitCode.CRASH if code is None else ExitCode[code.name]

@@ -31,10 +31,10 @@ _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "soc
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Of one process.
+    """Limits of one process.
 
     Attributes:
-        seconds: of wall clock, after which its process group is killed; its processor time is bounded by as many.
+        seconds: of wall clock, after which its process group is killed; also the limit of its CPU time.
         memory: bytes of address space; the module lowers it with :func:`limit_memory` once its libraries are loaded.
         written: bytes of the largest file that it may write.
     """
@@ -47,7 +47,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class SandboxResult:
-    """How it ended: exit status (negative: of a signal; none: it took too long), and what it said."""
+    """Exit status (negative: of a signal; None: timeout), standard output and standard error."""
 
     status: int | None
     output: bytes
@@ -55,7 +55,7 @@ class SandboxResult:
 
     @property
     def reason(self) -> str:
-        """Of an end that was not its own, in words for the user."""
+        """Why the process was ended or failed, in words for the user."""
         if self.status is None:
             return "it takes too long"
         if self.status == -signal.SIGXCPU:
@@ -67,17 +67,17 @@ class SandboxResult:
 
 
 def run_sandboxed(
-    module: str, arguments: Sequence[str], limits: SandboxLimits, more: Mapping[str, str] | None = None
+    module: str, arguments: Sequence[str], limits: SandboxLimits, env: Mapping[str, str] | None = None
 ) -> SandboxResult:
-    """Run ``python -m module arguments…`` and wait. When this returns, nobody of its process group is left.
+    """Run ``python -m module arguments…`` and wait. On return no process of its group is left.
 
     Args:
-        more: environment variables besides ours, from which secrets are taken out.
+        env: variables added to this process's environment, from which secrets are removed.
     """
     command = [sys.executable, "-m", "lcl_core.common.sandbox", json.dumps(asdict(limits)), module, *arguments]
     threads = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "TOKENIZERS_PARALLELISM": "false"}
-    environment = without_secrets(os.environ) | threads | {"CUDA_VISIBLE_DEVICES": ""} | dict(more or {})
-    # files, not pipes: what it says is bounded by what it may write
+    environment = without_secrets(os.environ) | threads | {"CUDA_VISIBLE_DEVICES": ""} | dict(env or {})
+    # files, not pipes: the limit on written files bounds the output
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True
@@ -100,14 +100,14 @@ def _read_tail(file: IO[bytes]) -> bytes:
 
 
 def limit_memory(more: int) -> None:
-    """From now on this process may take ``more`` bytes of address space than it has. Not to be raised again."""
+    """Limit this process to ``more`` bytes of address space beyond its present ones, for good."""
     with open("/proc/self/statm", encoding="ascii") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    _lower_limit(resource.RLIMIT_AS, taken + more)
+        present = int(file.read().split()[0]) * resource.getpagesize()
+    _lower_limit(resource.RLIMIT_AS, present + more)
 
 
 def apply_limits(limits: SandboxLimits) -> None:
-    """Bound this process, for good."""
+    """Apply the limits to this process, for good."""
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_CPU, int(limits.seconds) + 1)
     _lower_limit(resource.RLIMIT_FSIZE, limits.written)
@@ -124,10 +124,9 @@ def _lower_limit(kind: int, bound: int) -> None:
 
 
 def _isolate_network() -> None:
-    """Into a network namespace of its own, which has no interfaces, where the kernel lets us.
+    """Move to a new network namespace, which has no interfaces, where the kernel permits it.
 
-    With privileges that alone; else within a user namespace of its own. Where neither is allowed, the audit hook has to
-    do.
+    An unprivileged process needs a user namespace as well. Where neither is permitted, only the audit hook applies.
     """
     libc: Any = ctypes.CDLL(None, use_errno=True)
     with contextlib.suppress(AttributeError):  # another system than Linux

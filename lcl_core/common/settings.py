@@ -50,15 +50,15 @@ KNOWN_NAMES = frozenset(
     for group in (SHARED_NAMES, API_NAMES, WORKER_NAMES, UI_NAMES, CLIENT_NAMES, COMPOSE_NAMES, JOB_NAMES, TEST_NAMES)
     for word in group.split()
 )
-# SequenceMatcher's ratio: one letter more, less or other in a name of ten letters gives .9 and more
+# ratio of SequenceMatcher: one letter added, lost or changed in a name of ten gives at least .9
 _SIMILARITY_CUTOFF = 0.87
 
 
 def check_setting_names(environment: Mapping[str, str]) -> list[str]:
-    """Look for ``LCL_*`` variables that no setting has.
+    """Find ``LCL_*`` variables that are no setting.
 
-    Returns: a warning for each that resembles no setting; it may be somebody else's.
-    Raises: UserError ``bad_setting`` for one that was clearly meant to be a setting, naming both.
+    Returns: a warning for each that resembles no setting.
+    Raises: UserError ``bad_setting`` for a misspelt setting, naming both.
     """
     warnings = []
     for name in sorted(name for name in environment if name.upper().startswith(ENV_PREFIX)):
@@ -79,18 +79,19 @@ DATABASES = ("sqlite", "postgresql+psycopg")
 
 
 def settings_error_message(error: ValidationError) -> str:
-    """The first of what is wrong with settings, in one line: the variable and what it must be. Shows no value."""
+    """First error of the settings in one line: the variable and what it must be. Shows no value."""
     first = error.errors(include_url=False, include_input=False)[0]
-    said = first["msg"].removeprefix("Value error, ")
-    return f"LCL_{str(first['loc'][0]).upper()}: {said}" if first["loc"] else said  # what lies in none names its own
+    message = first["msg"].removeprefix("Value error, ")
+    return (
+        f"LCL_{str(first['loc'][0]).upper()}: {message}" if first["loc"] else message
+    )  # an error of several settings names them
 
 
 class Settings(BaseSettings):
     """Read from ``LCL_*`` environment variables.
 
-    ``home`` holds everything that the service writes. Every path and URL in a spec is confined to ``data_roots``,
-    folders and prefixes of URLs, and to the few folders of ``home`` that hold no secret and nobody's runs.
-    ``welcome``: register the encoders that come with the product, and index the sample corpus with one of them.
+    ``home`` holds everything that the service writes. Paths and URLs of specs are confined to ``data_roots`` and to
+    the folders of ``home`` without secrets and runs. ``welcome``: register the bundled encoders, index the sample.
     """
 
     model_config = SettingsConfigDict(env_prefix="LCL_", extra="ignore", hide_input_in_errors=True)
@@ -110,7 +111,9 @@ class Settings(BaseSettings):
     log_format: str = Field("auto", pattern="^(auto|json|text)$", description="auto: text on a terminal, else json")
 
     artifacts: str = Field("", description="URL of the store that all machines share; empty: home alone")
-    artifacts_cache_bytes: int = Field(10 << 30, ge=0, description="of what was fetched from there and is not in use")
+    artifacts_cache_bytes: int = Field(
+        10 << 30, ge=0, description="of the local cache of artifacts that are not in use"
+    )
 
     webhook_hosts: Annotated[list[str], NoDecode] = Field(
         [], description="HOST or HOST:PORT, with http:// before it where a team lets it be http; parted by commas"
@@ -119,20 +122,20 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _check_database(cls, given: str) -> str:
-        """SQLAlchemy knows more, but their drivers are not installed, and our statements are not meant for them."""
-        scheme, separator, _ = given.partition("://")
-        if given and (not separator or scheme not in DATABASES):
+    def _check_database(cls, value: str) -> str:
+        """Only the two databases whose drivers are installed and whose SQL dialects are supported."""
+        scheme, separator, _ = value.partition("://")
+        if value and (not separator or scheme not in DATABASES):
             raise ValueError(f"only {' and '.join(DATABASES)} are supported, as in postgresql+psycopg://USER@HOST/NAME")
-        if given:
+        if value:
             from sqlalchemy import make_url
             from sqlalchemy.exc import ArgumentError
 
             try:
-                make_url(given)
-            except (ArgumentError, ValueError):  # their words may hold the password
+                make_url(value)
+            except (ArgumentError, ValueError):  # the error may quote the password
                 raise ValueError("is no address such as postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME") from None
-        return given
+        return value
 
     @model_validator(mode="after")
     def _lease_outlives_missed_heartbeats(self) -> Self:
@@ -145,45 +148,45 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_hosts", mode="before")
     @classmethod
-    def _split_hosts(cls, given: object) -> object:
-        return [host.strip() for host in given.split(",") if host.strip()] if isinstance(given, str) else given
+    def _split_hosts(cls, value: object) -> object:
+        return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
 
     @field_validator("webhook_secret")
     @classmethod
-    def _check_secret(cls, given: SecretStr) -> SecretStr:
-        if 0 < len(given.get_secret_value()) < SHORTEST_SECRET:
+    def _check_secret(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < SHORTEST_SECRET:
             raise ValueError(f"is shorter than {SHORTEST_SECRET} characters; make one with `openssl rand -hex 32`")
-        return given
+        return value
 
     @field_validator("data_roots", mode="before")
     @classmethod
-    def _check_roots(cls, given: object) -> object:
+    def _check_roots(cls, value: object) -> object:
         """Folders and URLs as in PATH (``/data:s3://bucket/prefix``), or a JSON list."""
-        listed = parse_roots(given) if isinstance(given, str) else given
+        listed = parse_roots(value) if isinstance(value, str) else value
         if not isinstance(listed, list):
             return listed
         return [parse_root(root) if isinstance(root, str) else root for root in listed]
 
     @field_validator("artifacts")
     @classmethod
-    def _check_artifacts(cls, given: str) -> str:
-        """The one form of a URL, or ``file://`` and an absolute path."""
-        problem = None if not given or given.startswith("file:///") else url_problem(given)
+    def _check_artifacts(cls, value: str) -> str:
+        """A URL in canonical form, or ``file://`` and an absolute path."""
+        problem = None if not value or value.startswith("file:///") else url_problem(value)
         if problem is not None:
             raise ValueError(f"the URL {problem}")
-        return given.rstrip("/")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _roots_leave_artifacts_alone(self) -> Self:
-        """A root that held them would open everybody's runs to every submitter, and let conversions write there."""
+        """A root that contains the artifacts would open all runs to every submitter, for writing too."""
         for root in self.data_roots:
             if self.artifacts and overlaps(root, self.artifacts):
-                raise ValueError(f"{ROOTS_SETTING}: {root} and LCL_ARTIFACTS overlap; give each a place of its own")
+                raise ValueError(f"{ROOTS_SETTING}: {root} and LCL_ARTIFACTS overlap; give each a folder of its own")
         return self
 
     @model_validator(mode="after")
     def _roots_leave_home_alone(self) -> Self:
-        """A root that held ``home`` would open its key, its database and everybody's runs to every submitter."""
+        """A root that contains ``home`` would open its key, database and runs to every submitter."""
         home = self.home.expanduser().resolve()
         closed = [home / name for name in CLOSED_FOLDERS]
         for root in self.data_roots:
@@ -204,17 +207,17 @@ class Settings(BaseSettings):
 
     @property
     def roots(self) -> list[Root]:
-        """What a path in a request or a spec may lie in, or a URL below."""
+        """Folders and URL prefixes that requests and specs may use."""
         return [*(self.home / name for name in OPEN_FOLDERS), *self.data_roots]
 
     @property
     def folders(self) -> list[Path]:
-        """Those of the roots that are folders."""
+        """Roots that are folders."""
         return [root for root in self.roots if isinstance(root, Path)]
 
     @property
     def protocols(self) -> set[str]:
-        """Of the URLs that corpora may lie at."""
+        """Protocols of the roots that are URLs."""
         return {root.partition("://")[0] for root in self.roots if isinstance(root, str)}
 
     @property
@@ -224,14 +227,6 @@ class Settings(BaseSettings):
     @property
     def encoders_dir(self) -> Path:
         return self.home / "encoders"
-
-    @property
-    def datasets_dir(self) -> Path:
-        return self.home / "datasets"
-
-    @property
-    def collections_dir(self) -> Path:
-        return self.home / "collections"
 
     @property
     def key_file(self) -> Path:

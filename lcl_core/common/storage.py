@@ -13,14 +13,14 @@ from lcl_core.common.optional import import_optional
 
 _ATTEMPTS = 5
 _FIRST_WAIT_SECONDS = 0.1
-# a user in an address, and what follows a question mark: both may be credentials
+# user names and queries of URLs, which may be credentials
 _SECRETS = ((re.compile(r"://[^/@\s'\"]*@"), "://…@"), (re.compile(r"\?[^\s'\"]+"), "?…"))
 _CODES = {"read": "file_unreadable", "written": "file_unwritable"}
 T = TypeVar("T")
 
 
 class Storage:
-    """Safe from several threads and after a fork.
+    """Files below a URL. Thread-safe, and safe after a fork.
 
     Credentials and endpoints come from where the protocol's own library looks for them, such as ``AWS_*`` variables.
 
@@ -37,11 +37,11 @@ class Storage:
         self.files()
 
     def files(self) -> tuple[Any, str]:
-        """The file system and the path in it: opened anew in a forked process, whose event loop died with the fork."""
+        """File system and path in it; reopened in a forked process, where the event loop does not run."""
         if self._opened is None or self._opened[0] != os.getpid():
             core = import_optional("fsspec.core", f"reading {self.url}")
             try:
-                # folders of a local file system are made as they are needed; object storage has none
+                # a local file system needs its folders made; object storage has none
                 options = {"auto_mkdir": True} if self.url.startswith(("file://", "local://")) else {}
                 files, path = core.url_to_fs(self.url, skip_instance_cache=self._opened is not None, **options)
             except (ImportError, ValueError) as error:
@@ -55,7 +55,7 @@ class Storage:
         return bytes(self.with_retries(name, "read", lambda files, path: files.cat_file(path, start=start, end=end)))
 
     def with_retries(self, name: str, verb: str, act: Callable[[Any, str], T]) -> T:
-        """What ``act(file system, path of the file)`` gives; what fails is tried again. ``verb``: read or written.
+        """Result of ``act(file system, path of the file)``, retried on failure. ``verb``: read or written.
 
         Raises: FileExistsError; UserError ``file_missing``, ``file_unreadable`` or ``file_unwritable``.
         """
@@ -68,24 +68,24 @@ class Storage:
                 raise UserError(f"the file is not in {self.url}", code="file_missing", file=name) from error
             except FileExistsError:
                 raise
-            except Exception as error:  # each protocol has exceptions of its own
+            except Exception as error:  # each protocol has its own exceptions
                 if attempt == self._attempts or isinstance(error, PermissionError):
-                    raise self._given_up(name, verb, attempt, error) from error
+                    raise self._failed(name, verb, attempt, error) from error
                 time.sleep(wait)
                 wait *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    def _given_up(self, name: str, verb: str, attempts: int, error: Exception) -> UserError:
+    def _failed(self, name: str, verb: str, attempts: int, error: Exception) -> UserError:
         message = (
             f"{f'the file in {self.url}' if name else self.url} cannot be {verb} after {attempts} attempts "
-            f"({type(error).__name__}: {redact_credentials(str(error))}); look at the network, and at the credentials in "
+            f"({type(error).__name__}: {redact_credentials(str(error))}); check the network, and the credentials in "
             "the environment of the process"
         )
         return UserError(message, code=_CODES[verb], file=name or None)
 
 
 def redact_credentials(text: str) -> str:
-    """``text`` without what may be credentials in the addresses that it quotes."""
+    """``text`` with user names and queries of URLs masked."""
     for pattern, mark in _SECRETS:
         text = pattern.sub(mark, text)
     return text

@@ -14,8 +14,8 @@ MAX_DIGITS = 20  # of a whole number: more than 64 bits
 def loads(body: bytes | str, max_digits: int = MAX_DIGITS) -> Any:
     """Parse a document.
 
-    Raises: ValueError for what two parsers might read differently, JSONDecodeError (a ValueError) for what is no
-        JSON, RecursionError for what is nested too deeply.
+    Raises: ValueError where parsers differ, JSONDecodeError (a ValueError) for invalid JSON, RecursionError for a too
+        deep nesting.
     """
     return json.loads(
         body,
@@ -27,11 +27,11 @@ def loads(body: bytes | str, max_digits: int = MAX_DIGITS) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the name {twice[:80]!r} stands twice in one object")
-    return found
+        raise ValueError(f"the name {twice[:80]!r} appears twice in one object")
+    return parsed
 
 
 def _constant(word: str) -> Any:

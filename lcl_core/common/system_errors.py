@@ -17,7 +17,7 @@ from lcl_core.common.errors import UserError
 
 
 class FailureCode(Enum):
-    """The code of a run's reason, and what to do about it."""
+    """What the machine lacked; the value is the ``code`` of a run's reason."""
 
     DISK_FULL = "disk_full"
     READ_ONLY = "read_only"
@@ -31,7 +31,7 @@ _ERRNO = {
     errno.ENOMEM: FailureCode.OUT_OF_MEMORY,
 }
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
-# of errors that carry no number: safetensors' and torch's; CUDA says "out of memory", torch's CPU allocator the last
+# errors without an errno: safetensors' and torch's; CUDA says "out of memory", torch's CPU allocator the last
 _MESSAGES = {
     "no space left on device": FailureCode.DISK_FULL,
     "database or disk is full": FailureCode.DISK_FULL,  # SQLite's
@@ -43,13 +43,12 @@ _MESSAGES = {
 
 
 def failure_code(error: BaseException, folder: Path) -> FailureCode | None:
-    """The fault behind an exception, its causes included; None when it is something else.
+    """Failure code of an exception or of one of its causes; None for any other error.
 
     Args:
-        folder: the one that is written to. A permission that is lacking there is the machine's fault too; elsewhere it
-            is about somebody's input.
+        folder: where the caller writes. A missing permission counts inside it; elsewhere it is about an input.
     """
-    return next((fault for each in _cause_chain(error) if (fault := _code_of_one(each, folder)) is not None), None)
+    return next((code for each in _cause_chain(error) if (code := _code_of_one(each, folder)) is not None), None)
 
 
 def _code_of_one(error: BaseException, folder: Path) -> FailureCode | None:
@@ -58,8 +57,8 @@ def _code_of_one(error: BaseException, folder: Path) -> FailureCode | None:
     if isinstance(error, OSError) and error.errno is not None:
         inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(folder)
         return FailureCode.READ_ONLY if error.errno in _FORBIDDEN and inside else _ERRNO.get(error.errno)
-    said = str(error).lower()
-    return next((fault for words, fault in _MESSAGES.items() if words in said), None)
+    message = str(error).lower()
+    return next((code for words, code in _MESSAGES.items() if words in message), None)
 
 
 def _cause_chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -70,15 +69,12 @@ def _cause_chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-# what ends a thread or a coroutine, and is nobody's failure
+# exceptions that end a thread or a coroutine on purpose
 TERMINATIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The failure that a caught ``error`` is, for whoever waits for an Exception.
-
-    Raises: ``error`` itself when it ends the thread.
-    """
+    """``error`` as an Exception that can be passed on. Raises: ``error`` itself when it ends the thread on purpose."""
     if isinstance(error, TERMINATIONS):
         raise error
     if isinstance(error, Exception):
@@ -96,7 +92,7 @@ def tokenizer_error(error: BaseException) -> UserError:
 
 @contextmanager
 def tokenizer_errors() -> Iterator[None]:
-    """Whatever a tokenizer raises inside becomes a UserError ``tokenizer_failed``."""
+    """Convert whatever a tokenizer raises to a UserError ``tokenizer_failed``."""
     try:
         yield
     except (UserError, *TERMINATIONS):
@@ -107,7 +103,7 @@ def tokenizer_errors() -> Iterator[None]:
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """A panic inside becomes a UserError ``tokenizer_failed``; Exceptions stay as they are."""
+    """Convert a Rust panic to a UserError ``tokenizer_failed``; Exceptions pass."""
     try:
         yield
     except Exception:

@@ -18,13 +18,13 @@ _PORTS = {"https": 443, "http": 80}
 
 
 def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> None:
-    """Let pass what is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol before it.
+    """Check that ``url`` is http(s) on one of ``hosts``: ``name`` or ``name:port``, with or without a protocol.
 
-    Without a port a host stands for its protocol's own. Names are compared as they are written: what a name resolves
-    to is the business of whoever put it into the list.
+    A host without a port stands for its protocol's default. Names are compared as text; what a name resolves to is up
+    to whoever listed it.
 
     Args:
-        https_only: http is let pass only to hosts that the list names with ``http://``.
+        https_only: http is allowed only for hosts listed with ``http://``.
     Raises: UserError ``webhook_forbidden``.
     """
     try:
@@ -43,15 +43,15 @@ def check_url(url: str, hosts: Collection[str], *, https_only: bool = False) -> 
         raise _forbidden(f"the host {name!r} is not among those that LCL_WEBHOOK_HOSTS allows")
     if https_only and parts.scheme == "http":
         raise _forbidden(
-            f"http sends what is told of runs unencrypted: give an https address, or let LCL_WEBHOOK_HOSTS name "
+            f"http sends messages about runs unencrypted: give an https address, or let LCL_WEBHOOK_HOSTS name "
             f"http://{parts.netloc}"
         )
 
 
 def master_secret(configured: str, home: Path) -> bytes:
-    """What secrets are derived from: the setting, else a key file in ``home`` that the first caller makes.
+    """Master secret: the setting, else a key file in ``home`` that the first caller makes.
 
-    api and workers share ``home``, so they derive the same.
+    api and workers share ``home``, so they derive the same secrets.
     """
     if configured:
         return configured.encode()
@@ -59,7 +59,7 @@ def master_secret(configured: str, home: Path) -> bytes:
 
 
 def webhook_secret(master: bytes, webhook_id: str) -> str:
-    """The secret of one webhook. It is derived and never stored, so the database gives none away."""
+    """Secret of one webhook, derived and never stored in the database."""
     return hmac.new(master, webhook_id.encode(), hashlib.sha256).hexdigest()
 
 
@@ -68,11 +68,11 @@ def signature(secret: str, timestamp: int, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-def verify(secret: str, timestamp: str, given: str, body: bytes, clock: float | None = None) -> bool:
-    """For receivers: whether the message is ours and at most five minutes old."""
+def verify(secret: str, timestamp: str, received: str, body: bytes, clock: float | None = None) -> bool:
+    """For receivers: whether the signature is valid and at most five minutes old."""
     if not timestamp.isdigit() or abs((time.time() if clock is None else clock) - int(timestamp)) > MAX_AGE_SECONDS:
         return False
-    return hmac.compare_digest(signature(secret, int(timestamp), body), given)
+    return hmac.compare_digest(signature(secret, int(timestamp), body), received)
 
 
 def _forbidden(message: str) -> UserError:

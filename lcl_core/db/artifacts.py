@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from lcl_core.common.disk_cache import DiskCache, no_progress
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_path
+from lcl_core.common.files import fsync_path, write_atomically
 from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.models import ArtifactUpload
@@ -200,11 +200,7 @@ def home_id(home: Path) -> str:
     with suppress(FileNotFoundError):
         return path.read_text(encoding="ascii").strip()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    partial.write_text(secrets.token_hex(16), encoding="ascii")
-    with suppress(FileExistsError):  # another process created the file first; its id counts
-        os.link(partial, path)
-    partial.unlink()
+    write_atomically(path, secrets.token_hex(16), replace=False)  # of several processes the first one's id counts
     return path.read_text(encoding="ascii").strip()
 
 

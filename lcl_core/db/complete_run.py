@@ -21,7 +21,7 @@ from lcl_core.db.collections import collection_changed_error, delete_compacted_c
 from lcl_core.db.datasets import record_version, upsert_dataset
 from lcl_core.db.leases import NO_LEASE, Claim, check_lease, end_increments, lock_with_lease, transition
 from lcl_core.db.metrics import QUARANTINED, Increment, record_increments
-from lcl_core.db.models import OUTPUT_FOLDERS, CollectionRow, EncoderRow, Run, output_id, to_json_safe
+from lcl_core.db.models import CollectionRow, EncoderRow, Run, output_id, to_json_safe
 from lcl_core.db.outbox import delete_stored_folder, enqueue_upload
 from lcl_core.db.pgvector import CollectionDirectory, OpenDirectory, drop_vectors, write_vectors
 from lcl_core.db.quotas import delete_collection_bytes, folder_bytes, record_bytes
@@ -29,6 +29,7 @@ from lcl_core.db.registry import absolute_path, available_name, set_encoder_file
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
+from lcl_core.jobs import JOBS
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def complete_run(
 class _StagedOutput:
     """Staged output of a run: stored path, metadata of its row, and the staged copy."""
 
+    noun: str  # encoder, collection or dataset
     path: str  # relative to home, or a URL
     metadata: dict[str, Any]
     staged: Staged | None  # None: the run wrote it to the URL
@@ -150,7 +152,7 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if output is not None:
-            superseded = _REGISTER[run.kind](session, run, output)
+            superseded = _REGISTER[output.noun](session, run, output)
             if staged is not None:
                 record_bytes(session, output.path, run.owner, output_bytes)
                 if end.holder is not None:
@@ -200,18 +202,19 @@ def _stage_output(
     claim: Claim, result: dict[str, Any], run_dir: Path, home: Path, open_directory: OpenDirectory | None
 ) -> _StagedOutput | None:
     """Stage the output of a succeeded run. Raises: UserError ``bad_result`` or ``artifact_corrupt``."""
-    if claim.kind not in _REGISTER:
+    output = JOBS[claim.kind].output
+    if output is None:
         return None
-    noun, folder = _OUTPUTS[claim.kind]
+    noun, folder = output.noun, output.folder
     metadata = result.get(noun)
     url = claim.spec.get("to")
     if isinstance(url, str) and isinstance(metadata, dict):
-        return _StagedOutput(url, metadata, None)
+        return _StagedOutput(noun, url, metadata, None)
     source = (run_dir / str(metadata.get("path"))).resolve() if isinstance(metadata, dict) else run_dir
     inside = source.is_relative_to(run_dir.resolve() / "artifacts")
     if not isinstance(metadata, dict) or not inside or not source.is_dir():
         raise UserError(f"the run left no {noun} among its artifacts", code="bad_result")
-    target = Path(home).resolve() / folder / output_id(OUTPUT_FOLDERS[folder], claim.run_id)
+    target = Path(home).resolve() / folder / output_id(output.id_prefix, claim.run_id)
     staged = stage(source, target, link=noun == "dataset")
     files = hash_files(staged.hidden) if noun == "encoder" else {}
     if noun == "encoder" and files.get("model.safetensors") != metadata.get("hash", ""):
@@ -220,7 +223,7 @@ def _stage_output(
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
             code="artifact_corrupt",
         )
-    return _StagedOutput(f"{folder}/{target.name}", metadata, staged, files=files, open_directory=open_directory)
+    return _StagedOutput(noun, f"{folder}/{target.name}", metadata, staged, files=files, open_directory=open_directory)
 
 
 def _register_encoder(session: Session, run: Run, output: _StagedOutput) -> None:
@@ -324,16 +327,9 @@ def _register_dataset(session: Session, run: Run, output: _StagedOutput) -> None
     )
 
 
-# {kind: (name in the result, folder of the home)}
-_OUTPUTS = {
-    "pretrain": ("encoder", "encoders"),
-    "index": ("collection", "collections"),
-    "convert": ("dataset", "datasets"),
-    "match": ("dataset", "datasets"),
-}
+# by the noun of the kind's output
 _REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _SupersededOutput | None]] = {
-    "pretrain": _register_encoder,
-    "index": _register_collection,
-    "convert": _register_dataset,
-    "match": _register_dataset,
+    "encoder": _register_encoder,
+    "collection": _register_collection,
+    "dataset": _register_dataset,
 }

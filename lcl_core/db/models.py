@@ -33,7 +33,7 @@ from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from lcl_core.db.states import State
-from lcl_core.jobs import ANY_DEVICE
+from lcl_core.jobs import ANY_DEVICE, JOBS
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -88,8 +88,8 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{''.join(digits)}"
 
 
-# {folder of the home: prefix of the id} of what runs make
-OUTPUT_FOLDERS = {"encoders": "enc", "collections": "col", "datasets": "data"}
+# {folder of the home: prefix of the id} of the outputs of runs
+OUTPUT_FOLDERS = {kind.output.folder: kind.output.id_prefix for kind in JOBS.values() if kind.output is not None}
 
 
 def output_id(prefix: str, run_id: str) -> str:

@@ -53,8 +53,8 @@ def record_activity(book: Path, run_id: str) -> Iterator[None]:
 
 def read_activity(book: Path) -> list[ActivitySpan]:
     """Every life in the book, in order of beginning."""
-    lives: dict[tuple[str, int, float], ActivitySpan] = {}
+    spans: dict[tuple[str, int, float], ActivitySpan] = {}
     for line in book.read_text(encoding="utf-8").splitlines() if book.exists() else ():
-        life = ActivitySpan(**json.loads(line))
-        lives[life.run, life.pid, life.began] = life
-    return sorted(lives.values(), key=lambda life: life.began)
+        span = ActivitySpan(**json.loads(line))
+        spans[span.run, span.pid, span.began] = span
+    return sorted(spans.values(), key=lambda span: span.began)

@@ -31,7 +31,7 @@ class Submission:
         cancelled: a cancel was accepted.
     """
 
-    order: PlannedRun
+    planned: PlannedRun
     run: Future[str] = field(default_factory=Future)
     after: str | None = None
     cancelled: bool = False
@@ -46,38 +46,40 @@ class RetryingClients:
     """
 
     def __init__(self, client: Client) -> None:
-        self.placed: list[Submission] = []
+        self.submissions: list[Submission] = []
         self.unanswered = 0
-        self.complaints: list[str] = []
+        self.bad_responses: list[str] = []
         self._client = client
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="customer")
-        self._errands: list[Future[None]] = []
+        self._futures: list[Future[None]] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
 
-    def place(self, order: PlannedRun) -> None:
+    def place(self, planned: PlannedRun) -> None:
         """Send somebody with the next order; returns at once."""
-        placed = Submission(order)
-        self.placed.append(placed)
-        self._errands.append(self._pool.submit(self._see_to, placed))
+        submission = Submission(planned)
+        self.submissions.append(submission)
+        self._futures.append(self._pool.submit(self._see_to, submission))
 
     @property
     def done(self) -> bool:
-        return all(errand.done() for errand in self._errands)
+        return all(future.done() for future in self._futures)
 
     def close(self) -> None:
         """Send nobody again. Raises: what an errand raised."""
         self._over.set()
         self._pool.shutdown(cancel_futures=True)
-        for errand in self._errands:
-            if not errand.cancelled():
-                errand.result()
+        for future in self._futures:
+            if not future.cancelled():
+                future.result()
 
     def resume_what_may(self, runs: Sequence[Json]) -> bool:
         """Queue again what failed with its only worker, and what was cancelled because of it; whether there was any."""
         states = {run["id"]: run["state"] for run in runs}
         lost = {"worker_lost", "killed"}
-        fragile = {placed.run.result() for placed in self.placed if placed.order.role is Role.FRAGILE}
+        fragile = {
+            submission.run.result() for submission in self.submissions if submission.planned.role is Role.FRAGILE
+        }
         again = []
         for run in runs:
             reason = run["reason"] or {}
@@ -89,36 +91,38 @@ class RetryingClients:
             self._verb(run_id, self._client.resume)
         return bool(again)
 
-    def _see_to(self, placed: Submission) -> None:
+    def _see_to(self, submission: Submission) -> None:
         try:
-            run_id = self._submit(placed)
-            placed.run.set_result(run_id)
+            run_id = self._submit(submission)
+            submission.run.set_result(run_id)
         except BaseException as error:
-            placed.run.set_exception(error)
+            submission.run.set_exception(error)
             raise
-        role = placed.order.role
+        role = submission.planned.role
         if role is Role.CANCELLED:
-            time.sleep(placed.order.linger)
-            placed.cancelled = self._verb(run_id, self._client.cancel) in ("cancelling", "cancelled")
+            time.sleep(submission.planned.linger)
+            submission.cancelled = self._verb(run_id, self._client.cancel) in ("cancelling", "cancelled")
         if role is Role.PAUSED:
-            time.sleep(placed.order.linger)
+            time.sleep(submission.planned.linger)
             if self._verb(run_id, self._client.pause) in ("pausing", "paused"):
                 self._wait(run_id, ("paused", *FINAL))
                 self._verb(run_id, self._client.unpause)
 
-    def _submit(self, placed: Submission) -> str:
-        order = placed.order
-        placed.after = None if order.after is None else self.placed[order.after].run.result(PATIENCE_SECONDS)
+    def _submit(self, submission: Submission) -> str:
+        planned = submission.planned
+        submission.after = (
+            None if planned.after is None else self.submissions[planned.after].run.result(PATIENCE_SECONDS)
+        )
 
         def send() -> Json:
             return self._client.submit(
                 "pretrain",
-                order.spec,
+                planned.spec,
                 tags=["chaos"],
-                idempotency_key=order.key,
-                after=[placed.after] if placed.after else [],
-                priority=order.priority,
-                max_attempts=order.max_attempts,
+                idempotency_key=planned.key,
+                after=[submission.after] if submission.after else [],
+                priority=planned.priority,
+                max_attempts=planned.max_attempts,
             )
 
         try:
@@ -126,7 +130,7 @@ class RetryingClients:
         except ApiError as error:
             if error.code != "predecessor_failed":
                 raise
-            placed.after = None  # the one before has ended badly, so it comes after nobody
+            submission.after = None  # the one before has ended badly, so it comes after nobody
             return self._answered(send, self._note_unanswered)["id"]
 
     def _note_unanswered(self) -> None:
@@ -162,7 +166,7 @@ class RetryingClients:
                 if 0 < error.status < 500 and error.status not in RETRY_STATUSES:
                     raise
                 if error.status and error.status not in RETRY_STATUSES:
-                    self.complaints.append(f"the api answered {error.status}: {error.message}")
+                    self.bad_responses.append(f"the api answered {error.status}: {error.message}")
                 if time.monotonic() > deadline or self._over.is_set():
                     raise
             unanswered()

@@ -31,15 +31,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()
     started = time.monotonic()
-    asked = [replace(order, spec=REAL_SPEC) for order in plan_runs(given.seed, given.runs)]
+    planned = [replace(planned, spec=REAL_SPEC) for planned in plan_runs(given.seed, given.runs)]
     faults = plan_faults(given.seed, given.faults, CONTAINERS, LULL_SECONDS)
-    with ComposeTarget(given.workers) as ground:
-        facts, figures = run_trial(ground, faults, asked, REAL_SPEC)
-        figures["unwell"] = ground.unwell()
-    facts.grace = REFUSAL_SECONDS
-    facts.left = list(trainers().values())
+    with ComposeTarget(given.workers) as target:
+        observed, figures = run_trial(target, faults, planned, REAL_SPEC)
+        figures["unwell"] = target.unwell()
+    observed.grace = REFUSAL_SECONDS
+    observed.left = list(trainers().values())
     about = {"seed": given.seed, "database": "postgresql in a container", "workers": given.workers}
-    return print_report(make_report(about | figures, facts, started), given.json)
+    return print_report(make_report(about | figures, observed, started), given.json)
 
 
 if __name__ == "__main__":

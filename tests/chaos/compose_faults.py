@@ -127,8 +127,8 @@ class ComposeTarget:
     def rows(self, query: str) -> list[dict[str, Any]]:
         return json.loads(self._psql("--command", f"SELECT coalesce(json_agg(t), '[]') FROM ({query}) t"))
 
-    def lives(self) -> list[ActivitySpan]:
-        return sorted(self._lives.values(), key=lambda life: life.began)
+    def spans(self) -> list[ActivitySpan]:
+        return sorted(self._lives.values(), key=lambda span: span.began)
 
     def digest_at(self, path: str) -> str | None:
         weights = f"{HOME}/{path}/model.safetensors"

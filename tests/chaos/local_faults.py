@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from lcl_core.common.files import sha256_of
+from lcl_core.common.files import sha256_file
 from tests.chaos.activity_log import ActivitySpan, read_activity
 from tests.chaos.fault_plan import Fault
 from tests.chaos.service_under_test import LEASE_SECONDS, ServiceUnderTest, processes_of
@@ -59,12 +59,12 @@ class LocalTarget:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(text(query)).mappings()]
 
-    def lives(self) -> list[ActivitySpan]:
+    def spans(self) -> list[ActivitySpan]:
         return read_activity(self._estate.home / ACTIVITY_LOG)
 
     def digest_at(self, path: str) -> str | None:
         weights = self._estate.home / path / "model.safetensors"
-        return sha256_of(weights) if weights.is_file() else None
+        return sha256_file(weights) if weights.is_file() else None
 
     def inject(self, fault: Fault) -> bool:
         """Do it if there is something to hit now; returns whether there was."""
@@ -79,7 +79,7 @@ class LocalTarget:
     def _freeze(self, fault: Fault) -> bool:
         """A worker that is at work on a run, which somebody else takes over meanwhile."""
         busy = set(self._trainers().values())
-        names = [name for name in self._estate.worker_names() if self._estate.tended[name].part.pid in busy]
+        names = [name for name in self._estate.worker_names() if self._estate.parts[name].part.pid in busy]
         found = self._estate.draw(names, fault.draw)
         if found is not None:
             found.freeze(fault.away * LEASE_SECONDS)

@@ -24,11 +24,11 @@ VOLATILE = {"time", "seconds_left", "images_per_s", "tokens_per_s", "mfu", "data
 
 def observe(
     rows: Rows,
-    placed: Sequence[Submission],
+    submissions: Sequence[Submission],
     reference: str | None,
     digest_at: Callable[[str], str | None],
-    lives: Sequence[ActivitySpan],
-    complaints: Sequence[str],
+    spans: Sequence[ActivitySpan],
+    bad_responses: Sequence[str],
 ) -> Observations:
     """Everything but who outlived the service.
 
@@ -38,31 +38,31 @@ def observe(
     """
     curves = read_curves(rows)
     encoders = [{**row, "found": digest_at(row["path"])} for row in rows(ENCODERS)]
-    stories = read_history(rows)
+    histories = read_history(rows)
     real = None
     if reference is not None:
-        stories.pop(reference, None)
+        histories.pop(reference, None)
         made = next(row for row in encoders if row["run_id"] == reference)
         encoders.remove(made)
         real = ExpectedTraining([line for _, line in curves[reference]], made["hash"])
     runs = {row["id"]: {**row, "reason": parsed(row["reason"])} for row in rows(RUNS) if row["id"] != reference}
     return Observations(
-        placed=placed,
+        submissions=submissions,
         runs=runs,
-        stories=stories,
-        lives=[life for life in lives if life.run != reference],
+        histories=histories,
+        spans=[span for span in spans if span.run != reference],
         curves=curves,
-        models={each.order.number: expected_training(each, real) for each in placed},
+        models={each.planned.number: expected_training(each, real) for each in submissions},
         encoders=encoders,
-        complaints=complaints,
+        bad_responses=bad_responses,
     )
 
 
-def expected_training(placed: Submission, real: ExpectedTraining | None) -> ExpectedTraining:
-    if placed.order.spec["seed"] < TOY_SEEDS:
+def expected_training(submission: Submission, real: ExpectedTraining | None) -> ExpectedTraining:
+    if submission.planned.spec["seed"] < TOY_SEEDS:
         assert real is not None, "the product's own pre-training was not run without disturbance"
         return real
-    losses, digest = curve.curve(placed.order.spec["seed"], placed.order.spec["steps"])
+    losses, digest = curve.curve(submission.planned.spec["seed"], submission.planned.spec["steps"])
     lines = [{"step": at, "total_steps": len(losses), "loss": loss} for at, loss in enumerate(losses, start=1)]
     return ExpectedTraining(lines, digest)
 

@@ -40,22 +40,22 @@ def run_local_trial(
     natures = {kind: nature for kind, nature in PROCESS_FAULTS.items() if postgres or kind not in POSTGRES_FAULTS}
     with ServiceUnderTest(home, postgres=postgres, workers=workers, step_seconds=step_seconds) as estate:
         engine = create_engine(estate.database_url, pool_pre_ping=True)
-        ground = LocalTarget(estate, engine)
-        asked = plan_runs(seed, runs, real)
-        facts, figures = run_trial(ground, plan_faults(seed, faults, natures), asked, REAL_SPEC if real else None)
+        target = LocalTarget(estate, engine)
+        planned = plan_runs(seed, runs, real)
+        observed, figures = run_trial(target, plan_faults(seed, faults, natures), planned, REAL_SPEC if real else None)
         engine.dispose()
-    facts.left = list(processes_of(estate.home).values())
+    observed.left = list(processes_of(estate.home).values())
     about = {"seed": seed, "database": engine.dialect.name, "workers": workers}
-    return make_report(about | figures | {"logged": read_logs(estate.home / "logs")}, facts, started)
+    return make_report(about | figures | {"logged": read_logs(estate.home / "logs")}, observed, started)
 
 
-def make_report(figures: Json, facts: Observations, started: float) -> Json:
+def make_report(figures: Json, observed: Observations, started: float) -> Json:
     """The figures with the verdict: how many violations, which, and how long it all took."""
-    verdict = check_invariants(facts)
+    violations = check_invariants(observed)
     return {
         **figures,
-        "violations": sum(map(len, verdict.values())),
-        "violated": {name: lines for name, lines in verdict.items() if lines},
+        "violations": sum(map(len, violations.values())),
+        "violated": {name: lines for name, lines in violations.items() if lines},
         "seconds": round(time.monotonic() - started, 1),
     }
 

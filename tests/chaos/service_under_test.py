@@ -87,7 +87,7 @@ class ServiceUnderTest:
         self.home, self._on_postgres, self._count = home.resolve(), postgres, workers
         self._step_seconds = step_seconds
         self._cleanup = ExitStack()
-        self.tended: dict[str, SupervisedPart] = {}
+        self.parts: dict[str, SupervisedPart] = {}
         self.database_url = f"sqlite:///{self.home / 'lcl.db'}"
         self.api_url = f"http://{LOOPBACK}:{free_port(0)}"
 
@@ -110,37 +110,37 @@ class ServiceUnderTest:
         return Client(self.api_url, key, timeout=20.0, attempts=attempts)
 
     def worker_names(self) -> list[str]:
-        return [name for name in self.tended if name.startswith("worker")]
+        return [name for name in self.parts if name.startswith("worker")]
 
     def draw(self, names: list[str], draw: float) -> SupervisedPart | None:
         """One of the parts that are up now; None when none is."""
-        up = [self.tended[name] for name in names if self.tended[name].up]
+        up = [self.parts[name] for name in names if self.parts[name].up]
         return random.Random(draw).choice(up) if up else None
 
     def tend(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Be the supervisor for so long, or until something is so; returns whether it is."""
         deadline = time.monotonic() + seconds
         while not (so := until()) and time.monotonic() < deadline:
-            for tended in self.tended.values():
-                tended.tend()
+            for part in self.parts.values():
+                part.tend()
             time.sleep(TICK_SECONDS)
         return so
 
     def heal(self) -> None:
         """Start what is down and let go on what is frozen, now."""
-        for tended in self.tended.values():
-            tended.start_at = None if tended.start_at is None else 0.0
-            tended.thaw_at = None if tended.thaw_at is None else 0.0
+        for part in self.parts.values():
+            part.start_at = None if part.start_at is None else 0.0
+            part.thaw_at = None if part.thaw_at is None else 0.0
         self._await(lambda: responds(f"{self.api_url}/readyz"), "readiness")
 
     def stop(self) -> None:
         """Workers first, then the api, then what they stand on; the frozen are let go on, for an orderly end."""
-        for tended in reversed(self.tended.values()):
-            if tended.thaw_at is not None:
-                tended.thaw()
-            if tended.start_at is None:
-                tended.part.stop()
-        self.tended.clear()
+        for part in reversed(self.parts.values()):
+            if part.thaw_at is not None:
+                part.thaw()
+            if part.start_at is None:
+                part.part.stop()
+        self.parts.clear()
         self._cleanup.close()
 
     def _start(self) -> None:
@@ -162,7 +162,7 @@ class ServiceUnderTest:
 
     def _add(self, name: str, part: Part) -> None:
         part.start()
-        self.tended[name] = SupervisedPart(name, part)
+        self.parts[name] = SupervisedPart(name, part)
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         if not self.tend(START_SECONDS, ready):
@@ -175,9 +175,9 @@ def processes_of(home: Path) -> dict[int, str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").replace("\0", " ").strip()
-            facts = (folder / "environ").read_bytes().decode("utf-8", "replace")
+            observed = (folder / "environ").read_bytes().decode("utf-8", "replace")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if words and int(folder.name) != os.getpid() and str(home) in words + facts:
+        if words and int(folder.name) != os.getpid() and str(home) in words + observed:
             found[int(folder.name)] = words
     return found

@@ -55,7 +55,7 @@ def statements(dialect: str) -> list[str]:
 def read_history(rows: Rows) -> dict[str, list[StateChange]]:
     """Each run's story."""
     query = "SELECT id AS place, run_id AS run, old, new, old_token, new_token FROM chaos_ledger ORDER BY id"
-    stories: dict[str, list[StateChange]] = defaultdict(list)
+    histories: dict[str, list[StateChange]] = defaultdict(list)
     for row in rows(query):
-        stories[row["run"]].append(StateChange(**row))
-    return dict(stories)
+        histories[row["run"]].append(StateChange(**row))
+    return dict(histories)

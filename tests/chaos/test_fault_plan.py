@@ -16,7 +16,7 @@ def test_the_same_seed_gives_the_same_trial() -> None:
 
 def test_no_kind_is_left_out() -> None:
     assert {fault.kind for fault in plan_faults(0, len(PROCESS_FAULTS), PROCESS_FAULTS)} == set(PROCESS_FAULTS)
-    assert {order.role for order in plan_runs(0, 8, real=1)} == set(Role)
+    assert {planned.role for planned in plan_runs(0, 8, real=1)} == set(Role)
 
 
 def test_a_frozen_worker_loses_its_lease() -> None:
@@ -24,11 +24,11 @@ def test_a_frozen_worker_loses_its_lease() -> None:
 
 
 def test_orders_are_told_apart_and_come_after_earlier_ones() -> None:
-    asked = plan_runs(0, 60)
-    assert len({order.key for order in asked}) == len({order.spec["seed"] for order in asked}) == 60
-    followers = [order for order in asked if order.after is not None]
+    planned = plan_runs(0, 60)
+    assert len({planned.key for planned in planned}) == len({planned.spec["seed"] for planned in planned}) == 60
+    followers = [planned for planned in planned if planned.after is not None]
     assert followers
-    assert all(order.after < order.number for order in followers)
+    assert all(planned.after < planned.number for planned in followers)
 
 
 def test_a_curve_is_known_by_its_seed_and_length() -> None:

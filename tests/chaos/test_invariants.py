@@ -28,109 +28,118 @@ SECOND = (
 )
 
 
-def placed(number: int, run_id: str, role: Role, **facts: object) -> Submission:
+def submission(number: int, run_id: str, role: Role, **observed: object) -> Submission:
     run: Future[str] = Future()
     run.set_result(run_id)
-    order = PlannedRun(number, role, f"key-{number}", {}, 0, 3, None, 0.0)
-    return Submission(order, run, **facts)  # type: ignore[arg-type]
+    planned = PlannedRun(number, role, f"key-{number}", {}, 0, 3, None, 0.0)
+    return Submission(planned, run, **observed)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def facts() -> Observations:
+def observed() -> Observations:
     """One run that lost a worker and succeeded, and one that was cancelled in time."""
     return Observations(
-        placed=[placed(0, "first", Role.PLAIN), placed(1, "second", Role.CANCELLED, after="first", cancelled=True)],
+        submissions=[
+            submission(0, "first", Role.PLAIN),
+            submission(1, "second", Role.CANCELLED, after="first", cancelled=True),
+        ],
         runs={
             "first": {"id": "first", "state": "succeeded", "reason": None, "idempotency_key": "key-0"},
             "second": {"id": "second", "state": "cancelled", "reason": None, "idempotency_key": "key-1"},
         },
-        stories={"first": STORY, "second": SECOND},
-        lives=[ActivitySpan("first", 7, 1.0, 2.0), ActivitySpan("first", 8, 2.5, 3.0)],
+        histories={"first": STORY, "second": SECOND},
+        spans=[ActivitySpan("first", 7, 1.0, 2.0), ActivitySpan("first", 8, 2.5, 3.0)],
         curves={"first": [(line["step"], line) for line in LINES]},
         models={number: ExpectedTraining(LINES, "digest") for number in (0, 1)},
         encoders=[{"id": "encoder", "run_id": "first", "hash": "digest", "found": "digest"}],
     )
 
 
-def run_gone(facts: Observations) -> None:
-    facts.runs = {"second": facts.runs["second"]}
+def run_gone(observed: Observations) -> None:
+    observed.runs = {"second": observed.runs["second"]}
 
 
-def run_doubled(facts: Observations) -> None:
-    facts.runs = {**facts.runs, "third": {**facts.runs["first"], "id": "third"}}
+def run_doubled(observed: Observations) -> None:
+    observed.runs = {**observed.runs, "third": {**observed.runs["first"], "id": "third"}}
 
 
-def run_failed(facts: Observations) -> None:
-    facts.runs["first"]["state"] = "failed"
+def run_failed(observed: Observations) -> None:
+    observed.runs["first"]["state"] = "failed"
 
 
-def cancel_forgotten(facts: Observations) -> None:
-    facts.placed[0].cancelled = True
+def cancel_forgotten(observed: Observations) -> None:
+    observed.submissions[0].cancelled = True
 
 
-def both_at_work(facts: Observations) -> None:
-    facts.lives = [ActivitySpan("first", 7, 1.0, 2.6), ActivitySpan("first", 8, 2.5, 3.0)]
+def both_at_work(observed: Observations) -> None:
+    observed.spans = [ActivitySpan("first", 7, 1.0, 2.6), ActivitySpan("first", 8, 2.5, 3.0)]
 
 
-def back_from_the_end(facts: Observations) -> None:
-    facts.stories = {**facts.stories, "first": (*STORY, StateChange(8, "first", "succeeded", "running", None, "c"))}
+def back_from_the_end(observed: Observations) -> None:
+    observed.histories = {
+        **observed.histories,
+        "first": (*STORY, StateChange(8, "first", "succeeded", "running", None, "c")),
+    }
 
 
-def state_skipped(facts: Observations) -> None:
-    facts.stories = {**facts.stories, "first": (*STORY[:2], *STORY[3:])}
+def state_skipped(observed: Observations) -> None:
+    observed.histories = {**observed.histories, "first": (*STORY[:2], *STORY[3:])}
 
 
-def run_deleted(facts: Observations) -> None:
-    facts.stories = {**facts.stories, "second": (*SECOND, StateChange(8, "second", "cancelled", None, None, None))}
+def run_deleted(observed: Observations) -> None:
+    observed.histories = {
+        **observed.histories,
+        "second": (*SECOND, StateChange(8, "second", "cancelled", None, None, None)),
+    }
 
 
-def lease_returned(facts: Observations) -> None:
-    facts.stories = {**facts.stories, "first": (*STORY[:3], replace(STORY[3], new_token="a"), STORY[4])}
+def lease_returned(observed: Observations) -> None:
+    observed.histories = {**observed.histories, "first": (*STORY[:3], replace(STORY[3], new_token="a"), STORY[4])}
 
 
-def follower_in_front(facts: Observations) -> None:
+def follower_in_front(observed: Observations) -> None:
     early = StateChange(0, "second", "queued", "running", None, "z")
-    facts.stories = {**facts.stories, "second": (early, *SECOND)}
+    observed.histories = {**observed.histories, "second": (early, *SECOND)}
 
 
-def step_missing(facts: Observations) -> None:
-    facts.curves = {"first": [(1, LINES[0]), (3, LINES[2])]}
+def step_missing(observed: Observations) -> None:
+    observed.curves = {"first": [(1, LINES[0]), (3, LINES[2])]}
 
 
-def step_twice(facts: Observations) -> None:
-    facts.curves = {"first": [(line["step"], line) for line in (LINES[0], *LINES)]}
+def step_twice(observed: Observations) -> None:
+    observed.curves = {"first": [(line["step"], line) for line in (LINES[0], *LINES)]}
 
 
-def curve_bent(facts: Observations) -> None:
-    facts.curves = {"first": [(1, LINES[0]), (2, {"step": 2, "loss": 0.5 + 1e-16 + 1e-15}), (3, LINES[2])]}
+def curve_bent(observed: Observations) -> None:
+    observed.curves = {"first": [(1, LINES[0]), (2, {"step": 2, "loss": 0.5 + 1e-16 + 1e-15}), (3, LINES[2])]}
 
 
-def end_missing(facts: Observations) -> None:
-    facts.curves = {"first": [(line["step"], line) for line in LINES[:2]]}
+def end_missing(observed: Observations) -> None:
+    observed.curves = {"first": [(line["step"], line) for line in LINES[:2]]}
 
 
-def encoder_half_written(facts: Observations) -> None:
-    facts.encoders[0]["found"] = None
+def encoder_half_written(observed: Observations) -> None:
+    observed.encoders[0]["found"] = None
 
 
-def encoder_of_a_cancelled_run(facts: Observations) -> None:
-    facts.encoders = [*facts.encoders, {"id": "other", "run_id": "second", "hash": "digest", "found": "digest"}]
+def encoder_of_a_cancelled_run(observed: Observations) -> None:
+    observed.encoders = [*observed.encoders, {"id": "other", "run_id": "second", "hash": "digest", "found": "digest"}]
 
 
-def encoder_forgotten(facts: Observations) -> None:
-    facts.encoders = []
+def encoder_forgotten(observed: Observations) -> None:
+    observed.encoders = []
 
 
-def process_left(facts: Observations) -> None:
-    facts.left = ["python -m tests.chaos.toy_job"]
+def process_left(observed: Observations) -> None:
+    observed.left = ["python -m tests.chaos.toy_job"]
 
 
-def test_nothing_is_found_where_nothing_is_wrong(facts: Observations) -> None:
-    assert not any(check_invariants(facts).values())
+def test_nothing_is_found_where_nothing_is_wrong(observed: Observations) -> None:
+    assert not any(check_invariants(observed).values())
 
 
 @pytest.mark.parametrize(
-    ("harm", "verdict"),
+    ("harm", "violations"),
     [
         (run_gone, "lost_or_doubled"),
         (run_doubled, "lost_or_doubled"),
@@ -152,6 +161,6 @@ def test_nothing_is_found_where_nothing_is_wrong(facts: Observations) -> None:
         (process_left, "left_processes"),
     ],
 )
-def test_what_is_wrong_is_found(facts: Observations, harm: Callable[[Observations], None], verdict: str) -> None:
-    harm(facts)
-    assert check_invariants(facts)[verdict]
+def test_what_is_wrong_is_found(observed: Observations, harm: Callable[[Observations], None], violations: str) -> None:
+    harm(observed)
+    assert check_invariants(observed)[violations]

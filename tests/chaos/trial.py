@@ -39,80 +39,80 @@ class FaultTarget(Protocol):
     def inject(self, fault: Fault) -> bool: ...
     def execute(self, statement: str) -> None: ...
     def rows(self, query: str) -> list[Json]: ...
-    def lives(self) -> list[ActivitySpan]: ...
+    def spans(self) -> list[ActivitySpan]: ...
     def digest_at(self, path: str) -> str | None: ...
 
 
 def run_trial(
-    ground: FaultTarget, faults: Sequence[Fault], orders: Sequence[PlannedRun], real: Mapping[str, Any] | None
+    target: FaultTarget, faults: Sequence[Fault], planned: Sequence[PlannedRun], real: Mapping[str, Any] | None
 ) -> tuple[Observations, Json]:
     """What is found when all is over, and figures about it.
 
     Args:
         real: the spec of the orders for the product's own pre-training; one of it is run in peace before.
     """
-    for statement in statements(ground.dialect):
-        ground.execute(statement)
-    with ground.client() as client, closing(RetryingClients(client)) as customers:
-        reference = None if real is None else _reference(ground, client, real)
+    for statement in statements(target.dialect):
+        target.execute(statement)
+    with target.client() as client, closing(RetryingClients(client)) as clients:
+        reference = None if real is None else _reference(target, client, real)
         began = time.monotonic()
-        done = _disturb(ground, customers, faults, orders)
+        done = _disturb(target, clients, faults, planned)
         disturbed = time.monotonic() - began
-        ground.heal()
-        _await_ends(ground, customers)
-        facts = observe(
-            ground.rows, customers.placed, reference, ground.digest_at, ground.lives(), customers.complaints
+        target.heal()
+        _await_ends(target, clients)
+        observed = observe(
+            target.rows, clients.submissions, reference, target.digest_at, target.spans(), clients.bad_responses
         )
-    entries = [entry for story in facts.stories.values() for entry in story]
+    entries = [entry for history in observed.histories.values() for entry in history]
     figures = {
         "faults": done.total(),
         "faults_by_kind": dict(sorted(done.items())),
         "faults_without_target": len(faults) - done.total(),
-        "runs": len(facts.runs),
-        "runs_by_state": dict(Counter(run["state"] for run in facts.runs.values())),
-        "runs_by_role": dict(Counter(placed.order.role.value for placed in facts.placed)),
-        "attempts": len(facts.lives),
+        "runs": len(observed.runs),
+        "runs_by_state": dict(Counter(run["state"] for run in observed.runs.values())),
+        "runs_by_role": dict(Counter(submission.planned.role.value for submission in observed.submissions)),
+        "attempts": len(observed.spans),
         "transitions": sum(entry.old != entry.new for entry in entries),
-        "submissions_repeated": customers.unanswered,
+        "submissions_repeated": clients.unanswered,
         "seconds_of_faults": round(disturbed, 1),
     }
-    return facts, figures
+    return observed, figures
 
 
 def _disturb(
-    ground: FaultTarget, customers: RetryingClients, faults: Sequence[Fault], orders: Sequence[PlannedRun]
+    target: FaultTarget, clients: RetryingClients, faults: Sequence[Fault], planned: Sequence[PlannedRun]
 ) -> Counter[str]:
     """Faults and orders side by side, so that the last orders come when some faults are still ahead."""
     done: Counter[str] = Counter()
-    waiting = list(orders)
+    waiting = list(planned)
     for number, fault in enumerate(faults, start=1):
-        due = len(orders) * number / (0.9 * len(faults))
-        while waiting and len(orders) - len(waiting) < due:
-            customers.place(waiting.pop(0))
-        ground.tend(fault.lull)
-        if ground.tend(FIND_SECONDS, lambda fault=fault: ground.inject(fault)):
+        due = len(planned) * number / (0.9 * len(faults))
+        while waiting and len(planned) - len(waiting) < due:
+            clients.place(waiting.pop(0))
+        target.tend(fault.lull)
+        if target.tend(FIND_SECONDS, lambda fault=fault: target.inject(fault)):
             done[fault.kind] += 1
-    for order in waiting:
-        customers.place(order)
+    for planned in waiting:
+        clients.place(planned)
     return done
 
 
-def _reference(ground: FaultTarget, client: Client, spec: Mapping[str, Any]) -> str:
+def _reference(target: FaultTarget, client: Client, spec: Mapping[str, Any]) -> str:
     """The id of a run that nobody disturbs."""
     run_id = client.submit("pretrain", spec, idempotency_key="chaos-reference")["id"]
-    ground.tend(RECOVERY_SECONDS, lambda: client.run(run_id)["state"] in FINAL)
+    target.tend(RECOVERY_SECONDS, lambda: client.run(run_id)["state"] in FINAL)
     run = client.run(run_id)
     assert run["state"] == "succeeded", f"without any fault the run is {run['state']}: {run['reason']}"
     return run_id
 
 
-def _await_ends(ground: FaultTarget, customers: RetryingClients) -> None:
+def _await_ends(target: FaultTarget, clients: RetryingClients) -> None:
     """Until every order has been answered and every run has ended, the fragile ones having been resumed."""
 
     def over() -> bool:
-        if not customers.done:
+        if not clients.done:
             return False
-        runs = [{**run, "reason": parsed(run["reason"])} for run in ground.rows(RUNS)]
-        return not customers.resume_what_may(runs) and all(run["state"] in FINAL for run in runs)
+        runs = [{**run, "reason": parsed(run["reason"])} for run in target.rows(RUNS)]
+        return not clients.resume_what_may(runs) and all(run["state"] in FINAL for run in runs)
 
-    ground.tend(RECOVERY_SECONDS, over)
+    target.tend(RECOVERY_SECONDS, over)

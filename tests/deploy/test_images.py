@@ -106,7 +106,7 @@ def test_digests_are_written_where_the_images_are_named(folder: Path) -> None:
     assert images.pin(folder) == []
 
 
-@pytest.mark.parametrize(("what", "said"), [("away", "redis:8: no such host"), ("single", "one platform alone")])
+@pytest.mark.parametrize(("what", "said"), [("away", "redis:8: no such host"), ("single", "one platform only")])
 def test_nothing_is_written_unless_all_are_known(folder: Path, what: str, said: str) -> None:
     (folder / what).touch()
     before = [file.read_bytes() for file in images.files(folder)]

@@ -39,7 +39,7 @@ def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack
 
     monkeypatch.setattr(module, "Service", service)
     monkeypatch.setenv("LCL_BROKER_URL", "redis://127.0.0.1:9/0")
-    with LocalStack(home, say=print, ports=(0, 0)) as house:
+    with LocalStack(home, log=print, ports=(0, 0)) as house:
         yield house
 
 

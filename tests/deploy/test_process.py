@@ -50,7 +50,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
 
 def test_a_child_is_told_before_it_is_ended(start: Callable[..., ChildProcess], tmp_path: Path, until: Until) -> None:
     child = start(OBEDIENT, str(tmp_path / "told"))
-    until(lambda: "ready" in child.last_words(), "the child's first line")
+    until(lambda: "ready" in child.log_tail(), "the child's first line")
     child.check()
     child.stop()
     assert child.process.returncode == 0
@@ -61,8 +61,8 @@ def test_a_stubborn_child_goes_with_its_family(
     start: Callable[..., ChildProcess], until: Until, is_running: IsRunning
 ) -> None:
     child = start(STUBBORN, grace=0.2)
-    until(child.last_words, "the grandchild's number")
-    grandchild = int(child.last_words())
+    until(child.log_tail, "the grandchild's number")
+    grandchild = int(child.log_tail())
     assert is_running(grandchild)
     child.stop()
     assert child.process.returncode == -signal.SIGKILL
@@ -71,7 +71,7 @@ def test_a_stubborn_child_goes_with_its_family(
 
 def test_hurry_skips_the_grace(start: Callable[..., ChildProcess], until: Until) -> None:
     child = start(STUBBORN, grace=3600)
-    until(child.last_words, "the child's first line")
+    until(child.log_tail, "the child's first line")
     child.stop(hurry=lambda: True)
     assert child.process.returncode == -signal.SIGKILL
 
@@ -85,7 +85,7 @@ def test_a_dead_child_is_told_with_its_last_words(start: Callable[..., ChildProc
 
 def test_a_killed_child_is_told_with_the_signal(start: Callable[..., ChildProcess], until: Until) -> None:
     child = start(STUBBORN)
-    until(child.last_words, "the child's first line")
+    until(child.log_tail, "the child's first line")
     child.process.kill()
     child.process.wait()
     with pytest.raises(ChildDied, match="was killed by SIGKILL"):

@@ -37,7 +37,7 @@ def test_the_last_started_ends_first(stack: ProcessStack, tmp_path: Path, until:
     order = tmp_path / "order"
     for name in ("api", "worker", "ui"):
         child = stack.start(Service(name, ("python", "-c", LAST_WILL, name, str(order))))
-        until(child.last_words, f"{name} to be ready")
+        until(child.log_tail, f"{name} to be ready")
     stack.check()
     stack.stop()
     assert order.read_text(encoding="utf-8").split() == ["ui", "worker", "api"]

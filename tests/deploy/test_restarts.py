@@ -156,10 +156,10 @@ def test_a_successor_answers_on_the_same_socket_and_its_log_goes_on(
         with socket.create_connection(listener.getsockname(), timeout=20) as early:  # while nobody is there
             child.start()
             assert int(early.recv(20)) == child.process.pid != first
-        until(lambda: "ready" in child.last_words(), "the successor's first line")
+        until(lambda: "ready" in child.log_tail(), "the successor's first line")
         assert child.log.read_text(encoding="utf-8").count("ready") == 2
         assert "=== started again" in child.log.read_text(encoding="utf-8")
-        assert "started again" not in child.last_words(), "the last words are the successor's own"
+        assert "started again" not in child.log_tail(), "the last words are the successor's own"
         child.abandon()
         child.process.wait(20)
         assert listener.fileno() == -1, "who connects is refused"
@@ -183,7 +183,7 @@ print(left.pid, flush=True)
     child = ChildProcess(Service("part", ("python", "-c", code)), tmp_path)
     try:
         until(lambda: child.process.poll() is not None, "its end")
-        left = int(child.last_words())
+        left = int(child.log_tail())
         assert is_running(left)
         child.start()
         until(lambda: not is_running(left), "the end of what was left")

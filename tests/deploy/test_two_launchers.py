@@ -16,8 +16,8 @@ from deploy.process import PROJECT, listening_socket
 LAUNCH = """
 import sys
 from pathlib import Path
-from deploy.local_stack import House
-with House(Path(sys.argv[1]), lambda text: None, ports=(int(sys.argv[2]), int(sys.argv[3]))) as house:
+from deploy.local_stack import LocalStack
+with LocalStack(Path(sys.argv[1]), lambda text: None, ports=(int(sys.argv[2]), int(sys.argv[3]))) as house:
     print(house.api_url, house.page_url, flush=True)
     sys.stdin.read()
 """

@@ -28,7 +28,7 @@ ENDLESS = {**SMALL_PRETRAIN, "steps": 1_000_000, "checkpoint_every": 1_000_000}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with LocalStack(tmp_path_factory.mktemp("house"), say=print, ports=(0, 0)) as house, house.client() as client:
+    with LocalStack(tmp_path_factory.mktemp("house"), log=print, ports=(0, 0)) as house, house.client() as client:
         yield client
 
 

@@ -65,13 +65,13 @@ def test_a_file_that_was_cut_back_is_read_again(run_dir: RunDir, tail: MetricsTa
 
 def test_what_could_not_be_saved_is_kept_until_it_is(run_dir: RunDir, tail: MetricsTail) -> None:
     unsaved = PendingMetrics()
-    unsaved.take(tail)
+    unsaved.read_from(tail)
     assert not unsaved
     for step in (1, 2):
         run_dir.append_metrics(step=step)
-        unsaved.take(tail)
+        unsaved.read_from(tail)
     assert ([line["step"] for line in unsaved.lines], unsaved.rewound) == ([1, 2], True)
     run_dir.truncate_metrics(0)
-    unsaved.take(tail)
+    unsaved.read_from(tail)
     assert unsaved
     assert unsaved.lines == []

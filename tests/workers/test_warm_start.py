@@ -41,7 +41,7 @@ def test_without_a_parent_it_begins_anew_and_says_so(heir: RunDir) -> None:
     with capture_logs() as logs:
         assert not copy_parent_checkpoint(RunDir(heir.path.with_name("run_gone")), heir)
     assert not heir.checkpoints.exists()
-    assert [(line["event"], line["parent"]) for line in logs] == [("nothing_to_inherit", "run_gone")]
+    assert [(line["event"], line["parent"]) for line in logs] == [("parent_has_no_checkpoint", "run_gone")]
 
 
 def test_a_parent_without_metrics_will_do(parent: RunDir, heir: RunDir) -> None:

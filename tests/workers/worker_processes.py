@@ -11,11 +11,11 @@ from deploy.embedded_redis import EmbeddedBroker
 from workers.settings import WorkerSettings
 
 TOY_WORKER = """
-from workers.logs import configure_logs
+from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
-configure_logs("json")
+configure_logging("json")
 WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
 """
 

@@ -161,7 +161,7 @@ class RemoteShardStorage:
                 raise damaged_shard_error(name, "its sha256 is another")
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, data)
+                write_atomically(target, data, durable=False)
             except OSError as error:
                 message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
                 raise UserError(message, code="cache_unwritable", file=target) from error
