@@ -152,7 +152,7 @@ class DiskCache:
 
     def _remove(self, path: Path, name: str) -> bool:
         """Remove ``path`` unless the entry ``name`` is in use or being made. Returns: whether it is gone."""
-        if path.is_file():
+        if not path.is_dir():
             path.unlink(missing_ok=True)
             return True
         with self._lock_file(self.folder / name) as lock:
