@@ -41,7 +41,11 @@ LAWS = {
     ),
     "the core knows no service": Law(("lcl_core",), ("api", "workers", "ui", "deploy")),
     "the product knows no benchmark": Law(("api", "workers", "lcl_core", "ui", "deploy"), ("benchmarks", "tests")),
-    "the database layer knows no torch": Law(("lcl_core/db",), (*HEAVY, "fastapi", "gradio")),
+    "the database layer knows no torch": Law(
+        ("lcl_core/db",),
+        (*HEAVY, "fastapi", "gradio", "lcl_core.serving", "lcl_core.collections"),
+        but=("lcl_core.collections.records",),
+    ),
     "studies know neither torch nor service": Law(
         ("lcl_core/studies",),
         (

@@ -151,7 +151,7 @@ class _LeaseKeeper:
         deadline = time.monotonic() + _FETCH_SECONDS
         while True:
             try:
-                return stack.enter_context(artifacts.open_cached(row, tick=self.tick))
+                return stack.enter_context(artifacts.open_cached(row, progress=self.tick))
             except UserError as error:
                 if error.code not in _TRANSIENT_CODES or time.monotonic() > deadline:
                     raise

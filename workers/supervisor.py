@@ -17,6 +17,7 @@ from lcl_core.common.system_errors import failure_code
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, release_lease, renew_lease
+from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.jobs import JOB_MODULES
 from workers.executors.local import JobProcess, device_env
@@ -134,7 +135,9 @@ class Supervisor:
         """Raises: StaleLease, UNREACHABLE, OSError."""
         path, home, holder = run_dir.path, self._settings.home, self._artifacts.holder
         with lease_heartbeat(self._database, self._settings, claim):  # the output may be large
-            return self._persist(lambda: complete_run(self._database, claim, outcome, path, home, ran_seconds, holder))
+            return self._persist(
+                lambda: complete_run(self._database, claim, outcome, path, home, ran_seconds, holder, _open_collection)
+            )
 
     def _requeue(self, claim: Claim, outcome: Requeue) -> str:
         with self._database.session() as session:
@@ -151,6 +154,12 @@ class Supervisor:
                     raise
                 log_database_error(error)
                 time.sleep(self._settings.watch_seconds)
+
+
+def _open_collection(directory: Path) -> CollectionDirectory:
+    from lcl_core.collections.collection import Collection  # keeps numpy out of the worker until it is needed
+
+    return Collection.open(directory)
 
 
 def _storage_failure(error: OSError, run_dir: Path) -> RunFailed:

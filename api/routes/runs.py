@@ -50,7 +50,7 @@ def submit(
             max_attempts=body.max_attempts,
             resource=body.resource,
             after=body.after,
-            sight=caller.visible_owner,
+            visible_to=caller.visible_owner,
         )
     response.headers["location"] = f"/v1/runs/{run.id}"
     after.add_task(context.wakeups.wake, [run.id])

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file
 
@@ -193,6 +194,7 @@ class PackageCache:
 
     def __init__(self, folder: Path, fetch: bool, say: Log) -> None:
         self._folder, self._fetch, self._say = folder, fetch, say
+        self._unpacked = DiskCache(folder / "unpacked", max_bytes=None)
 
     def require(self, packages: list[Package]) -> None:
         """Have every archive, or say which are missing.
@@ -210,23 +212,17 @@ class PackageCache:
 
     def files_of(self, package: Package) -> Path:
         """The folder of the unpacked package. Raises: UserError, also ``package_differs``."""
-        place = self._place(package)
-        if not place.is_dir():
+        name = _unpacked_name(package)
+        if not self._unpacked.path(name).is_dir():
             self._say(f"unpacking {package.file}")
-            self._check(self._folder / package.file, package)
-            with self._beside() as folder:
-                unpack_archive(self._folder / package.file, Path(folder) / "files", package.wants)
-                place.parent.mkdir(exist_ok=True)
-                (Path(folder) / "files").rename(place)
-        return place
+            archive = self._folder / package.file
+            self._check(archive, package)
+            with self._unpacked.open(name, lambda folder: unpack_archive(archive, folder, package.wants)):
+                pass
+        return self._unpacked.path(name)
 
     def _has(self, package: Package) -> bool:
-        return self._place(package).is_dir() or (self._folder / package.file).is_file()
-
-    def _place(self, package: Package) -> Path:
-        """Named after all that it depends on, so that another pin or choice of parts is another folder."""
-        key = hashlib.sha256("\n".join((package.sha256, *package.parts)).encode()).hexdigest()[:12]
-        return self._folder / "unpacked" / f"{package.file}-{key}"
+        return self._unpacked.path(_unpacked_name(package)).is_dir() or (self._folder / package.file).is_file()
 
     def _download(self, package: Package) -> None:
         with self._beside() as name:
@@ -247,6 +243,12 @@ class PackageCache:
         if digest != package.sha256:
             message = f"its sha256 is {digest} and not {package.sha256}; remove it and fetch it again"
             raise UserError(message, code="package_differs", file=archive)
+
+
+def _unpacked_name(package: Package) -> str:
+    """Named after all that it depends on, so that another pin or choice of parts is another folder."""
+    key = hashlib.sha256("\n".join((package.sha256, *package.parts)).encode()).hexdigest()[:12]
+    return f"{package.file}-{key}"
 
 
 def _run_client(package: Package, folder: Path) -> None:

@@ -24,14 +24,14 @@ from lcl_core.db.outbox import FileEntries
 MANIFEST = "manifest.json"
 CHUNK = 8 << 20  # bytes of one request
 _FORMAT = 1
-_ATTEMPTS = 3  # the libraries of most protocols try again, too, and somebody may wait for an answer
+_ATTEMPTS = 3  # most protocol libraries retry, too, and a user may wait for the response
 _KEY = re.compile(r"((?:runs/run|encoders/enc|collections/col|datasets/data)_[0-9a-hjkmnp-tv-z]{18}/\d+)/.+")
-_RUN_FILES = ("artifacts/", "log.txt", "metrics.jsonl", "result.json")  # the rest is of use to a resume alone
+_RUN_FILES = ("artifacts/", "log.txt", "metrics.jsonl", "result.json")  # only a resume needs the other files
 CopySources = Mapping[str, tuple[str, str]]
 
 
 class ArtifactStore:
-    """Safe from several threads. What cannot be reached raises UserError ``store_unreachable``, after retries.
+    """Client of the store, safe from several threads. Raises UserError ``store_unreachable`` after retries.
 
     Args:
         url: of fsspec; credentials and endpoint come from the environment.
@@ -41,99 +41,103 @@ class ArtifactStore:
         self.url = url
         self._storage = Storage(url, _ATTEMPTS)
 
-    def put(self, place: str, folder: Path, twins: CopySources) -> FileEntries:
-        """Send a folder's plain files, then its manifest. Files that are there already, bit for bit, are not sent.
+    def put(self, key: str, folder: Path, copy_sources: CopySources) -> FileEntries:
+        """Upload the regular files of a folder, then its manifest. Files that the store has already are not sent.
 
         Args:
-            twins: objects (place, name) by the sha256 of their bytes: these are copied where they are.
+            copy_sources: (key, name) of objects by the SHA-256 of their content, which the store copies.
 
-        Raises: UserError also ``artifact_damaged`` for what is not there as it was sent; OSError.
+        Raises: UserError also ``artifact_damaged`` for a file that differs from what was sent; OSError.
         """
-        files, sizes = _describe_files(folder), self._sizes(f"{place}/")
-        for name, facts in files.items():
-            self._put_file(f"{place}/files/{name}", folder / name, facts, twins.get(facts["sha256"]), sizes)
+        files, sizes = _describe_files(folder), self._sizes(f"{key}/")
+        for name, entry in files.items():
+            source = copy_sources.get(entry["sha256"])
+            self._put_file(f"{key}/files/{name}", folder / name, entry, source, sizes)
         manifest = json.dumps({"format": _FORMAT, "files": files}, ensure_ascii=False).encode()
-        self._act(f"{place}/{MANIFEST}", "written", lambda store, path: store.pipe_file(path, manifest))
-        if self._act(f"{place}/{MANIFEST}", "read", lambda store, path: store.cat_file(path)) != manifest:
+        self._with_retries(f"{key}/{MANIFEST}", "written", lambda store, path: store.pipe_file(path, manifest))
+        if self._with_retries(f"{key}/{MANIFEST}", "read", lambda store, path: store.cat_file(path)) != manifest:
             raise _damaged_error(MANIFEST)
         return files
 
-    def read_stream(self, place: str, name: str, start: int, end: int) -> Iterator[bytes]:
-        """The bytes of a file from ``start`` up to ``end``, a few MiB at a time."""
-        return self._chunks(f"{place}/files/{name}", start, end)
+    def read_stream(self, key: str, name: str, start: int, end: int) -> Iterator[bytes]:
+        """Bytes ``start`` to ``end`` of a file, in chunks of a few MiB."""
+        return self._read_chunks(f"{key}/files/{name}", start, end)
 
     def list_keys(self) -> dict[str, int]:
-        """Everything in the store that bears a name of ours: its place and bytes."""
-        found: dict[str, int] = {}
+        """{key: bytes} of all keys that have the form of ours."""
+        keys: dict[str, int] = {}
         for name, size in self._sizes("").items():
-            ours = _KEY.fullmatch(name)
-            if ours is not None:
-                found[ours[1]] = found.get(ours[1], 0) + size
-        return found
+            match = _KEY.fullmatch(name)
+            if match is not None:
+                keys[match[1]] = keys.get(match[1], 0) + size
+        return keys
 
-    def remove(self, place: str) -> None:
-        """Remove all that lies at a place, if it is there; the manifest first."""
-        for name in (f"{place}/{MANIFEST}", place):
+    def remove(self, key: str) -> None:
+        """Remove all objects of a key, the manifest first. A key that does not exist is no error."""
+        for name in (f"{key}/{MANIFEST}", key):
             try:
-                self._act(name, "written", lambda store, path: store.rm(path, recursive=True))
+                self._with_retries(name, "written", lambda store, path: store.rm(path, recursive=True))
             except UserError as error:
                 if error.code != "file_missing":
                     raise
 
     def _put_file(
-        self, name: str, file: Path, facts: dict[str, Any], twin: tuple[str, str] | None, sizes: Mapping[str, int]
+        self, name: str, file: Path, entry: dict[str, Any], source: tuple[str, str] | None, sizes: Mapping[str, int]
     ) -> None:
-        if sizes.get(name) == facts["bytes"] and self._digest(name, facts["bytes"]) == facts["sha256"]:
-            return  # an earlier try got so far
-        if twin is not None and self._copied(twin, name) and self._digest(name, facts["bytes"]) == facts["sha256"]:
+        def is_stored() -> bool:
+            return self._digest(name, entry["bytes"]) == entry["sha256"]
+
+        if sizes.get(name) == entry["bytes"] and is_stored():
+            return  # an earlier attempt sent it
+        if source is not None and self._copy(source, name) and is_stored():
             return
-        self._act(name, "written", lambda store, path: store.put_file(str(file), path))
-        if self._digest(name, facts["bytes"]) != facts["sha256"]:
+        self._with_retries(name, "written", lambda store, path: store.put_file(str(file), path))
+        if not is_stored():
             raise _damaged_error(file.name)
 
-    def _copied(self, twin: tuple[str, str], name: str) -> bool:
-        """Whether the store could copy it by itself; the twin may just have been removed."""
-        source = f"{twin[0]}/files/{twin[1]}"
+    def _copy(self, source: tuple[str, str], name: str) -> bool:
+        """Copy an object inside the store. False: the store cannot, or the source has just been removed."""
         try:
             root = self._storage.files()[1]
-            self._act(name, "written", lambda store, path: store.cp_file(f"{root}/{source}", path))
+            path_of_source = f"{root}/{source[0]}/files/{source[1]}"
+            self._with_retries(name, "written", lambda store, path: store.cp_file(path_of_source, path))
         except UserError:
             return False
         return True
 
-    def _digest(self, name: str, size: int) -> str | None:
+    def _digest(self, name: str, size: int) -> str:
         digest = hashlib.sha256()
-        for chunk in self._chunks(name, 0, size):
+        for chunk in self._read_chunks(name, 0, size):
             digest.update(chunk)
         return digest.hexdigest()
 
-    def _chunks(self, name: str, start: int, end: int) -> Iterator[bytes]:
-        for at in range(start, end, CHUNK):
-            upto = min(at + CHUNK, end)
+    def _read_chunks(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        for first in range(start, end, CHUNK):
+            stop = min(first + CHUNK, end)
 
-            def read(store: Any, path: str, at: int = at, upto: int = upto) -> bytes:
-                return bytes(store.cat_file(path, start=at, end=upto))
+            def read(store: Any, path: str, first: int = first, stop: int = stop) -> bytes:
+                return bytes(store.cat_file(path, start=first, end=stop))
 
-            data = self._act(name, "read", read)
-            if len(data) != upto - at:
+            data = self._with_retries(name, "read", read)
+            if len(data) != stop - first:
                 raise _damaged_error(name)
             yield data
 
     def _sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every object whose name begins with ``prefix``, by name."""
+        """{name: bytes} of every object whose name begins with ``prefix``."""
 
-        def look(store: Any, path: str) -> dict[str, int]:
+        def list_objects(store: Any, path: str) -> dict[str, int]:
             store.invalidate_cache()
             root = self._storage.files()[1]
             try:
-                found = store.find(path.rstrip("/"), detail=True)
+                objects = store.find(path.rstrip("/"), detail=True)
             except FileNotFoundError:
                 return {}
-            return {name[len(root) :].strip("/"): int(facts["size"] or 0) for name, facts in found.items()}
+            return {name[len(root) :].strip("/"): int(details["size"] or 0) for name, details in objects.items()}
 
-        return self._act(prefix, "read", look)
+        return self._with_retries(prefix, "read", list_objects)
 
-    def _act(self, name: str, verb: str, act: Any) -> Any:
+    def _with_retries(self, name: str, verb: str, act: Any) -> Any:
         try:
             return self._storage.with_retries(name, verb, act)
         except UserError as error:
@@ -143,18 +147,18 @@ class ArtifactStore:
 
 
 def _describe_files(folder: Path) -> FileEntries:
-    """Of the plain files of a folder. Of a run's own: what the service shows of it."""
+    """The regular files of a folder; of the folder of a run those that the service shows. Raises: ``missing_files``."""
     if not folder.is_dir():
         raise UserError("the folder that was to be sent to the store is gone", code="missing_files", file=folder)
-    run = folder.parent.name == "runs"
+    is_run = folder.parent.name == "runs"
     return {
         name: {
-            "bytes": facts.st_size,
+            "bytes": status.st_size,
             "sha256": sha256_file(folder / name),
-            "modified_at": datetime.fromtimestamp(facts.st_mtime, UTC).isoformat(),
+            "modified_at": datetime.fromtimestamp(status.st_mtime, UTC).isoformat(),
         }
-        for name, facts in regular_files(folder)
-        if not run or name.startswith(_RUN_FILES)
+        for name, status in regular_files(folder)
+        if not is_run or name.startswith(_RUN_FILES)
     }
 
 

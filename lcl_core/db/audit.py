@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from lcl_core.common.errors import UserError
 from lcl_core.db.models import AuditEntry
-from lcl_core.db.session import sql_now
-
-AUDIT_LIMIT = 200
-
-
-@dataclass(frozen=True)
-class AuditPage:
-    """``items`` newest first; ``next_cursor`` asks for the page after, None when there is none."""
-
-    items: list[AuditEntry]
-    next_cursor: str | None
+from lcl_core.db.session import CursorPage, bad_cursor, read_page, sql_now
 
 
 def record_action(session: Session, owner: str, prefix: str, action: str, object_id: str, request_id: str = "") -> None:
-    """Add an entry, which is kept if what the session does besides is kept.
+    """Add an entry to the caller's transaction.
 
     Args:
-        owner: of the key that asked; ``prefix``: that key's.
+        owner: of the API key; ``prefix``: of the same key.
         action: resource and verb, such as ``runs.cancel``.
-        object_id: id or name of what was changed.
+        object_id: id or name of the changed object.
     """
     session.add(
         AuditEntry(
@@ -50,23 +37,18 @@ def list_audit(
     object_id: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
-) -> AuditPage:
-    """A page of entries. Raises: UserError ``bad_cursor`` or ``bad_limit``."""
-    if not 1 <= limit <= AUDIT_LIMIT:
-        raise UserError(f"limit must be 1 to {AUDIT_LIMIT} (got {limit})", code="bad_limit", field="limit")
-    query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
+) -> CursorPage[AuditEntry]:
+    """A page of entries, newest first. Raises: UserError ``bad_cursor`` or ``bad_limit``."""
+    query = select(AuditEntry).order_by(AuditEntry.id.desc())
     if cursor is not None:
         query = query.where(AuditEntry.id < _parse_cursor(cursor))
-    wanted = ((AuditEntry.owner, owner), (AuditEntry.action, action), (AuditEntry.object, object_id))
-    for column, value in wanted:
+    for column, value in ((AuditEntry.owner, owner), (AuditEntry.action, action), (AuditEntry.object, object_id)):
         if value is not None:
             query = query.where(column == value)
-    found = list(session.scalars(query))
-    items = found[:limit]
-    return AuditPage(items, str(items[-1].id) if len(found) > limit else None)
+    return read_page(session, query, limit, lambda entry: entry.id)
 
 
 def _parse_cursor(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
+        raise bad_cursor()
     return int(cursor)

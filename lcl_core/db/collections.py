@@ -31,19 +31,21 @@ from lcl_core.db.session import Database, now
 from lcl_core.db.submit import find_by_idempotency_key
 from lcl_core.specs.parsing import AnySpec, collections_of
 
-MAX_CHANGES = 10_000  # pictures of one collection that may have changed since its directory was written
+MAX_CHANGES = 10_000  # changed items of one collection since its last index run
 IDEMPOTENCY_WINDOW = timedelta(days=1)
 _Change = CollectionChange
+_NO_FETCHED: Mapping[str, Path] = {}
+_NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
 _CHANGE_COLUMNS = (_Change.number, _Change.item, _Change.record, _Change.vector, _Change.text_vectors)
 
 
 class CollectionReplaced(Exception):
-    """The collection has another directory by now: open that one and do it again."""
+    """The collection has another directory by now; open that one and retry."""
 
 
 @dataclass(frozen=True)
 class CollectionRef:
-    """Which collection somebody has open: its id, its stored path, and whether that directory holds an item."""
+    """A collection that the caller has open: its id, its stored path, and a test whether the directory has an item."""
 
     id: str
     path: str
@@ -52,7 +54,7 @@ class CollectionRef:
 
 @dataclass(frozen=True)
 class ItemAddition:
-    """What is to be added: ``change`` without a number, and the bytes that a gallery shows."""
+    """An item to add: ``change`` without a number, and the bytes of its thumbnail."""
 
     change: ChangeRecord
     data: bytes
@@ -60,7 +62,7 @@ class ItemAddition:
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """By which the repetition of a request is known."""
+    """The Idempotency-Key of a request."""
 
     owner: str
     key: str
@@ -70,22 +72,24 @@ class IdempotentRequest:
 def add_items(
     session: Session,
     opened: CollectionRef,
-    pictures: Sequence[ItemAddition],
+    items: Sequence[ItemAddition],
     encoder_hash: str,
     *,
     replace: bool = False,
     request: IdempotentRequest | None = None,
 ) -> tuple[list[str], CollectionRow]:
-    """All of them or none. Returns: ids, of the earlier call if this is its repetition; the collection.
+    """Add all items or none.
 
     Args:
-        pictures: each once.
-        encoder_hash: the encoder that made the vectors.
-        replace: a picture of a name that is there takes the place of the older one.
+        items: no item twice.
+        encoder_hash: hash of the encoder that computed the vectors.
+        replace: an item replaces an existing one of the same name.
+
+    Returns: ids of the items (of the first request, if this one repeats it), and the collection.
 
     Raises:
-        Moved.
-        UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` naming the place in the list,
+        CollectionReplaced.
+        UserError: ``unknown_collection``, ``encoder_mismatch``, ``item_exists`` with the field ``items.INDEX.name``,
             ``collection_full``, ``idempotency_conflict``.
     """
     row = _lock_collection(session, opened)
@@ -94,15 +98,15 @@ def add_items(
     if row.encoder_hash != encoder_hash:
         message = f"collection {row.name!r} is of encoder {row.encoder_hash[:12]}, the vectors are of another"
         raise UserError(message, code="encoder_mismatch", field="encoder")
-    ids = [picture.change.item for picture in pictures]
-    there = _present_items(session, opened, ids)
-    for place, picture in enumerate(pictures):
-        if picture.change.item in there and not replace:
-            name = (picture.change.record or {}).get("image")
-            message = f"a picture {name!r} is there already; give it another name, or say replace"
-            raise UserError(message, code="item_exists", field=f"items.{place}.name")
-    _insert_changes(session, row, [_change_values(picture) for picture in pictures])
-    row.images += len(set(ids) - there)
+    ids = [item.change.item for item in items]
+    present = _present_items(session, opened, ids)
+    for index, item in enumerate(items):
+        if item.change.item in present and not replace:
+            name = (item.change.record or {}).get("image")
+            message = f"an image {name!r} is there already; give it another name, or say replace"
+            raise UserError(message, code="item_exists", field=f"items.{index}.name")
+    _insert_changes(session, row, [_change_values(item) for item in items])
+    row.images += len(set(ids) - present)
     if request is not None:
         _record_addition(session, row, request, ids)
     session.flush()
@@ -110,7 +114,7 @@ def add_items(
 
 
 def remove_item(session: Session, opened: CollectionRef, item: str) -> CollectionRow:
-    """Raises: Moved; UserError ``unknown_collection``, ``item_not_found``, ``collection_full``."""
+    """Raises: CollectionReplaced; UserError ``unknown_collection``, ``item_not_found``, ``collection_full``."""
     row = _lock_collection(session, opened)
     if item not in _present_items(session, opened, [item]):
         raise UserError(f"the collection holds no item {item!r}", code="item_not_found")
@@ -121,7 +125,7 @@ def remove_item(session: Session, opened: CollectionRef, item: str) -> Collectio
 
 
 def find_repeated_addition(session: Session, request: IdempotentRequest | None) -> list[str] | None:
-    """The ids that this request made before, if it did. Raises: UserError ``idempotency_conflict``."""
+    """Ids of the items that the same request has added; None: it is new. Raises: UserError ``idempotency_conflict``."""
     if request is None:
         return None
     row = find_by_idempotency_key(session, CollectionAddition, request.owner, request.key, request.body_hash)
@@ -129,36 +133,36 @@ def find_repeated_addition(session: Session, request: IdempotentRequest | None) 
 
 
 def changes_since(session: Session, collection_id: str, path: str, number: int) -> list[ChangeRecord]:
-    """Changes above ``number``, in their order, without pictures. Raises: Moved, when ``path`` is outdated."""
+    """Changes above ``number``, in order, without thumbnails. Raises: CollectionReplaced if ``path`` is outdated."""
     query = (
         select(*_CHANGE_COLUMNS)
         .where(_Change.collection_id == collection_id, _Change.number > number)
         .order_by(_Change.number)
     )
-    found = [_to_change(*facts) for facts in session.execute(query).tuples()]
-    # rows go only with the path: if that is the same now, none were gone when they were read
+    changes = [_to_change(*columns) for columns in session.execute(query).tuples()]
+    # rows are deleted only together with a change of the path: if the path is still the same, none were missing
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == collection_id)).one_or_none() != path:
         raise CollectionReplaced
-    return found
+    return changes
 
 
 def item_image(session: Session, collection_id: str, item: str) -> bytes | None:
-    """The bytes of an added picture; None: it is not, or no longer, among the changes."""
+    """Thumbnail of an added item; None: the item is not among the changes."""
     query = select(_Change.picture).where(_Change.collection_id == collection_id, _Change.item == item)
     return session.scalars(query).one_or_none()
 
 
 def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> int:
-    """Write all changes, pictures too, for a run that folds them. Returns: the number of the last one.
+    """Write all changes with their thumbnails for a run that compacts them. Returns: the number of the last one.
 
-    Raises: Moved; OSError.
+    Raises: CollectionReplaced; OSError.
     """
     query = select(*_CHANGE_COLUMNS, _Change.picture).where(_Change.collection_id == row.id).order_by(_Change.number)
     number = 0
     with DeltaSnapshotWriter(directory) as writer:
-        for *facts, picture in session.execute(query.execution_options(yield_per=100)).tuples():
-            change = _to_change(*facts)
-            writer.write(change, picture or b"")
+        for *columns, thumbnail in session.execute(query.execution_options(yield_per=100)).tuples():
+            change = _to_change(*columns)
+            writer.write(change, thumbnail or b"")
             number = change.number
     if session.scalars(select(CollectionRow.path).where(CollectionRow.id == row.id)).one_or_none() != row.path:
         raise CollectionReplaced
@@ -166,20 +170,20 @@ def snapshot_changes(session: Session, row: CollectionRow, directory: Path) -> i
 
 
 def delete_compacted_changes(session: Session, row: CollectionRow, through: int) -> list[tuple[str, bool]]:
-    """Forget the changes up to ``through``, and requests of long ago.
+    """Delete the changes up to the number ``through``, and requests older than IDEMPOTENCY_WINDOW.
 
-    Returns: of the changes that stay, the picture's id and whether it is there after them.
+    Returns: (item, whether the collection has it) of the changes that stay.
     """
     session.execute(delete(_Change).where(_Change.collection_id == row.id, _Change.number <= through))
     delete_collection_bytes(session, row.id)
     old = CollectionAddition.created_at < now(session) - IDEMPOTENCY_WINDOW
     session.execute(delete(CollectionAddition).where(CollectionAddition.collection_id == row.id, old))
-    left = select(_Change.item, _Change.vector.is_not(None)).where(_Change.collection_id == row.id)
-    return list(session.execute(left).tuples().all())
+    later = select(_Change.item, _Change.vector.is_not(None)).where(_Change.collection_id == row.id)
+    return list(session.execute(later).tuples().all())
 
 
 def delete_collection(session: Session, row: CollectionRow) -> None:
-    """With its changes. Its folder and its tables of vectors are the caller's to remove, after the commit."""
+    """Delete a collection with its changes. The caller removes its folder and pgvector tables after the commit."""
     delete_stored_folder(session, row.path)
     delete_collection_bytes(session, row.id)
     session.delete(row)
@@ -197,7 +201,7 @@ def _lock_collection(session: Session, opened: CollectionRef) -> CollectionRow:
 
 
 def _present_items(session: Session, opened: CollectionRef, ids: Sequence[str]) -> set[str]:
-    """Those of ``ids`` that the collection holds now."""
+    """Those of ``ids`` that the collection has now."""
     query = select(_Change.item, _Change.vector.is_not(None)).where(
         _Change.collection_id == opened.id, _Change.item.in_(ids)
     )
@@ -211,22 +215,19 @@ def _insert_changes(session: Session, row: CollectionRow, values: list[dict[str,
     count = session.scalars(select(func.count()).where(_Change.collection_id == row.id)).one() + len(values)
     if count > MAX_CHANGES:
         message = (
-            f"collection {row.name!r} would have {count:,} changes since its last index run, of {MAX_CHANGES:,} that it may; "
-            'fold them with an index run of mode "add" and dataset null, then go on'
+            f"collection {row.name!r} would have {count:,} changes since its last index run, of {MAX_CHANGES:,} that "
+            'it may; fold them with an index run of mode "add" and dataset null, then go on'
         )
         raise UserError(message, code="collection_full")
-    rows = [{**_NO_VALUES, **value, "number": row.changes + place} for place, value in enumerate(values, 1)]
+    rows = [{**_NO_VALUES, **value, "number": number} for number, value in enumerate(values, row.changes + 1)]
     session.execute(insert(_Change), [{**each, "collection_id": row.id} for each in rows])
     row.changes += len(rows)
 
 
-_NO_VALUES: dict[str, Any] = dict.fromkeys(("record", "picture", "vector", "text_vectors"))
-
-
-def _change_values(picture: ItemAddition) -> dict[str, Any]:
-    change = picture.change
-    facts = {"item": change.item, "record": change.record, "picture": picture.data}
-    return facts | {"vector": change.vector, "text_vectors": change.text_vectors}
+def _change_values(addition: ItemAddition) -> dict[str, Any]:
+    change = addition.change
+    columns = {"item": change.item, "record": change.record, "picture": addition.data}
+    return columns | {"vector": change.vector, "text_vectors": change.text_vectors}
 
 
 def _to_change(
@@ -249,37 +250,40 @@ def _record_addition(session: Session, row: CollectionRow, request: IdempotentRe
     )
 
 
-_NO_FETCHED: Mapping[str, Path] = {}
-
-
 def prepare_collection_snapshots(
     database: Database, spec: AnySpec, changes: Path, home: Path, fetched: Mapping[str, Path] = _NO_FETCHED
 ) -> dict[str, dict[str, Any]]:
-    """By name: {"id", "stored": its path there, "path", "changes": directory, "through": the last change in it,
-    "index": what searches it}.
+    """Write the changes of the collections that an index run adds to into the directory ``changes``.
 
     Args:
-        changes: where to write what has changed.
-        fetched: folders by their stored path that another home holds, and where they are here.
+        fetched: {stored path: local path} of folders that another home has.
+
+    Returns: {name: {"id", "stored": stored path, "path": local path, "changes": the directory, "through": number of its
+        last change, "index": "files" or "pgvector"}}.
 
     Raises: UserError ``unknown_collection``, ``collection_changed``; OSError.
     """
-    found = {}
+    snapshots = {}
     for name in collections_of(spec):
-        remove_tree(changes)  # an earlier attempt's
+        remove_tree(changes)  # of an earlier attempt
         with database.reading() as session:
             row = get_collection(session, name)
-            place = fetched.get(row.path) or absolute_path(home, row.path)
+            path = fetched.get(row.path) or absolute_path(home, row.path)
             try:
                 through = snapshot_changes(session, row, changes)
             except CollectionReplaced:
                 raise collection_changed_error(name) from None
-        if not place.is_dir():
+        if not path.is_dir():
             raise collection_changed_error(name)
-        place_of = {"path": str(place), "changes": str(changes)}
-        facts = {"id": row.id, "stored": row.path, "through": through}
-        found[name] = {**facts, **place_of, "index": "pgvector" if row.vectors else "files"}
-    return found
+        snapshots[name] = {
+            "id": row.id,
+            "stored": row.path,
+            "path": str(path),
+            "changes": str(changes),
+            "through": through,
+            "index": "pgvector" if row.vectors else "files",
+        }
+    return snapshots
 
 
 def collection_changed_error(name: str) -> UserError:

@@ -1,4 +1,4 @@
-"""Datasets by name: registered, listed, and kept in versions."""
+"""Datasets by name: registration, lookup, versions, and the bundled sample corpus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db.models import Dataset, DatasetVersion
 from lcl_core.db.session import now
 
-PRODUCT_OWNER = "lcl"  # owner of what comes with the product
+PRODUCT_OWNER = "lcl"  # owner of bundled encoders and datasets
 SAMPLE_DATASET = "sample"
 SAMPLE_FILE = "lcl_core/data/sample/tiny.zip"
 
@@ -49,8 +49,8 @@ def register_dataset(
     """Register the corpus at ``path`` (a folder, a .zip, or a URL of shards) under a new name.
 
     Args:
-        roots: the folders inside which a corpus may lie, symbolic links resolved, and the URLs below which.
-        new_version: a name that exists stands for this corpus from now on.
+        roots: folders and URLs that may contain a corpus; symbolic links are resolved.
+        new_version: an existing name refers to this corpus from now on.
 
     Raises: UserError ``dataset_exists``, ``path_forbidden`` or ``missing_files``.
     """
@@ -62,7 +62,7 @@ def register_dataset(
 
 
 def upsert_dataset(session: Session, name: str, path: str, owner: str) -> Dataset:
-    """The dataset of that name, new or moved to ``path``; of what it holds now nothing is known yet."""
+    """Insert the dataset, or move it to ``path`` with unknown contents."""
     dataset = session.get(Dataset, name)
     if dataset is None:
         dataset = Dataset(name=name, path=path, owner=owner, created_at=now(session))
@@ -82,7 +82,7 @@ def record_version(
     owner: str | None = None,
     run_id: str | None = None,
 ) -> None:
-    """Note what a dataset holds. Contents that differ from its newest version are a new one."""
+    """Record the contents of a dataset; contents that differ from the newest version become a new version."""
     dataset.content_hash, dataset.statistics = content_hash, statistics
     versions = list_versions(session, dataset.name)
     if versions and versions[0].content_hash == content_hash:
@@ -104,13 +104,12 @@ def record_version(
 
 
 def sample_path() -> str:
-    """Where the corpus lies that comes with the product."""
-    # by path: importing lcl_core.data would load what only trainers need
+    """Absolute path of the bundled corpus, without importing lcl_core.data."""
     return str(Path(str(resources.files("lcl_core"))).parent.joinpath(SAMPLE_FILE).resolve())
 
 
 def register_sample(session: Session) -> Dataset:
-    """Register the corpus that comes with the product, or note where it lies after a new installation."""
+    """Register the bundled corpus, or update its path after a new installation."""
     path = sample_path()
     dataset = session.get(Dataset, SAMPLE_DATASET)
     if dataset is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import or_, select
@@ -26,15 +27,17 @@ from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_specs, expand_study
 
 _FINISHED = [state.value for state in FINISHED]
-_MAX_LISTED = 5  # of what is in the way
+_MAX_LISTED = 5  # objects that a message names
 
 
-def delete_encoder(session: Session, row: EncoderRow, sight: str | None = None, *, welcome: bool = False) -> list[str]:
-    """Remove the row. Returns: stored paths of the folders that nobody needs any more.
+def delete_encoder(
+    session: Session, row: EncoderRow, visible_to: str | None = None, *, welcome: bool = False
+) -> list[str]:
+    """Delete the row. Returns: stored paths of the folders to remove after the commit.
 
     Args:
-        sight: the owner whose runs and studies the error may name; None: everybody's.
-        welcome: whether what comes with the product is registered at each start.
+        visible_to: owner whose runs and studies the error may name; None: all owners.
+        welcome: whether bundled encoders are registered at each start.
 
     Raises: UserError ``in_product``, ``encoder_in_use``.
     """
@@ -44,15 +47,12 @@ def delete_encoder(session: Session, row: EncoderRow, sight: str | None = None, 
     names = {row.id, row.name}
     runs = _unfinished_runs_using(session, lambda spec: bool(names.intersection(encoders_of(spec))))
     studies = _active_studies_using(session, lambda spec: bool(names & _encoders_of_study(spec)), row.run_id)
-    made = list(
-        session.scalars(select(CollectionRow.name).where(CollectionRow.encoder_id == row.id).order_by(CollectionRow.id))
-    )
-    reasons = [*_usage_reasons("run", runs, sight, "cancel it or wait for its end")]
-    reasons += _usage_reasons("study", studies, sight, "cancel it or wait for its end")
+    query = select(CollectionRow.name).where(CollectionRow.encoder_id == row.id).order_by(CollectionRow.id)
+    made = list(session.scalars(query))
+    reasons = _usage_reasons(runs, studies, visible_to)
     if made:
-        shown = ", ".join(made[:_MAX_LISTED]) + (
-            f" and {len(made) - _MAX_LISTED} more" if len(made) > _MAX_LISTED else ""
-        )
+        more = f" and {len(made) - _MAX_LISTED} more" if len(made) > _MAX_LISTED else ""
+        shown = ", ".join(made[:_MAX_LISTED]) + more
         reasons.append(f"collections were made with it ({shown}): delete them, or index them anew with another encoder")
     _raise_if_used("encoder", row.name, reasons)
     delete_stored_folder(session, row.path)
@@ -61,10 +61,10 @@ def delete_encoder(session: Session, row: EncoderRow, sight: str | None = None, 
     return _managed_only([row.path])
 
 
-def delete_dataset(session: Session, row: Dataset, home: Path, sight: str | None = None) -> list[str]:
-    """Remove the row with its versions. A corpus that somebody registered stays where it lies.
+def delete_dataset(session: Session, row: Dataset, home: Path, visible_to: str | None = None) -> list[str]:
+    """Delete the row with its versions. Files that the service did not make stay.
 
-    Returns: stored paths of the folders that the service made of it. Args: as ``delete_encoder``.
+    Returns: stored paths of the folders to remove after the commit. Args: as ``delete_encoder``.
 
     Raises: UserError ``in_product``, ``dataset_in_use``.
     """
@@ -74,8 +74,7 @@ def delete_dataset(session: Session, row: Dataset, home: Path, sight: str | None
     paths = _managed_only([row.path, *(version.path for version in list_versions(session, row.name))])
     runs = _unfinished_runs_using(session, lambda spec: row.name in datasets_of(spec))
     studies = _active_studies_using(session, lambda spec: row.name in _datasets_of_study(spec), None)
-    reasons = [*_usage_reasons("run", runs, sight, "cancel it or wait for its end")]
-    reasons += _usage_reasons("study", studies, sight, "cancel it or wait for its end")
+    reasons = _usage_reasons(runs, studies, visible_to)
     if others := _registered_inside(session, row, [absolute_path(home, path) for path in paths]):
         reasons.append(f"its files are those of dataset {', '.join(others[:_MAX_LISTED])} too: delete that first")
     _raise_if_used("dataset", row.name, reasons)
@@ -91,86 +90,79 @@ def _raise_if_used(noun: str, name: str, reasons: Sequence[str]) -> None:
         raise UserError(f"{noun} {name!r} is in use: {'; '.join(reasons)}", code=f"{noun}_in_use")
 
 
-def _usage_reasons(noun: str, found: Sequence[tuple[str, str]], sight: str | None, way_out: str) -> Iterable[str]:
-    """A reason, where there are (id, owner) in the way. Those of others are counted: their ids are not told."""
-    seen = [object_id for object_id, owner in found if sight in (None, owner)]
-    shown = [f"{noun} {object_id}" for object_id in seen[:_MAX_LISTED]]
-    if len(seen) > _MAX_LISTED:
-        shown.append(f"{len(seen) - _MAX_LISTED} more")
-    if hidden := len(found) - len(seen):
-        shown.append(f"a {noun} of another owner" if hidden == 1 else f"{hidden} {_plural(noun)} of other owners")
-    if shown:
-        yield f"needed by {', '.join(shown)}: {way_out}"
-
-
-def _plural(noun: str) -> str:
-    return "studies" if noun == "study" else f"{noun}s"
+def _usage_reasons(
+    runs: Sequence[tuple[str, str]], studies: Sequence[tuple[str, str]], visible_to: str | None
+) -> list[str]:
+    """One reason for the runs and one for the studies, of (id, owner). Those of other owners are only counted."""
+    reasons = []
+    for noun, plural, users in (("run", "runs", runs), ("study", "studies", studies)):
+        visible = [object_id for object_id, owner in users if visible_to in (None, owner)]
+        shown = [f"{noun} {object_id}" for object_id in visible[:_MAX_LISTED]]
+        if len(visible) > _MAX_LISTED:
+            shown.append(f"{len(visible) - _MAX_LISTED} more")
+        if hidden := len(users) - len(visible):
+            shown.append(f"a {noun} of another owner" if hidden == 1 else f"{hidden} {plural} of other owners")
+        if shown:
+            reasons.append(f"needed by {', '.join(shown)}: cancel it or wait for its end")
+    return reasons
 
 
 def _unfinished_runs_using(session: Session, reads: Callable[[AnySpec], bool]) -> list[tuple[str, str]]:
-    """(id, owner) of the runs that have not ended and read it."""
+    """(id, owner) of the unfinished runs whose spec ``reads`` the object."""
     query = select(Run.id, Run.owner, Run.kind, Run.spec).where(Run.state.not_in(_FINISHED)).order_by(Run.id)
-    found = []
+    users = []
     for run_id, owner, kind, spec in session.execute(query).tuples():
-        try:
-            needs = reads(parse_spec(kind, spec))
-        except UserError:  # of another version: it is going to say so itself
-            continue
-        if needs:
-            found.append((run_id, owner))
-    return found
+        with suppress(UserError):  # a spec of another version: the run is going to fail
+            if reads(parse_spec(kind, spec)):
+                users.append((run_id, owner))
+    return users
 
 
 def _active_studies_using(
     session: Session, reads: Callable[[StudySpec], bool], made_by: str | None
 ) -> list[tuple[str, str]]:
-    """(id, owner) of the studies that are under way and read it, or are going to examine what ``made_by`` made."""
+    """(id, owner) of the active studies whose spec ``reads`` the object, or that will evaluate the run ``made_by``."""
     evaluation = aliased(Run)
-    to_examine = StudyCell.evaluation_id.is_(None) & (Run.state == State.SUCCEEDED.value)
-    under_way = or_(to_examine, Run.state.not_in(_FINISHED), evaluation.state.not_in(_FINISHED))
+    to_evaluate = StudyCell.evaluation_id.is_(None) & (Run.state == State.SUCCEEDED.value)
+    active = or_(to_evaluate, Run.state.not_in(_FINISHED), evaluation.state.not_in(_FINISHED))
     query = (
-        select(Study, to_examine & (StudyCell.run_id == made_by))
+        select(Study, to_evaluate & (StudyCell.run_id == made_by))
         .join(StudyCell, StudyCell.study_id == Study.id)
         .join(Run, Run.id == StudyCell.run_id)
         .outerjoin(evaluation, evaluation.id == StudyCell.evaluation_id)
-        .where(Study.cancelled_at.is_(None), under_way)
+        .where(Study.cancelled_at.is_(None), active)
         .order_by(Study.id)
     )
-    found: dict[str, str] = {}
-    looked_at: set[str] = set()
-    for study, examines in session.execute(query).tuples():
-        if examines:
-            found[study.id] = study.owner
-        if study.id not in looked_at:
-            looked_at.add(study.id)
-            if _study_uses(study, reads):
-                found[study.id] = study.owner
-    return list(found.items())
+    uses: dict[Study, bool] = {}  # one row of the query for each cell
+    for study, evaluates in session.execute(query).tuples():
+        if study not in uses:
+            uses[study] = _study_uses(study, reads)
+        uses[study] |= evaluates
+    return [(study.id, study.owner) for study, is_user in uses.items() if is_user]
 
 
 def _study_uses(study: Study, reads: Callable[[StudySpec], bool]) -> bool:
-    try:
+    with suppress(UserError):  # a spec of another version
         return reads(study_spec(study))
-    except UserError:  # of another version: it is going to say so itself
-        return False
+    return False
 
 
 def _encoders_of_study(spec: StudySpec) -> set[str]:
-    return {name for asked in evaluate_specs(spec).values() for name in asked.further_encoders().values()}
+    return {name for evaluation in evaluate_specs(spec).values() for name in evaluation.further_encoders().values()}
 
 
 def _datasets_of_study(spec: StudySpec) -> set[str]:
     trained = {name for cell in expand_study(spec) for name in datasets_of(cell.spec)}
-    return trained | {name for asked in evaluate_specs(spec).values() for name in dataset_fields(asked).values()}
+    return trained | {name for each in evaluate_specs(spec).values() for name in dataset_fields(each).values()}
 
 
 def _managed_only(paths: Iterable[str]) -> list[str]:
-    """Those that the service made itself; the others lie where somebody else put them."""
+    """Those paths whose folders the service made."""
     return [path for path in dict.fromkeys(paths) if not os.path.isabs(path) and not is_url(path)]
 
 
 def _registered_inside(session: Session, row: Dataset, folders: Sequence[Path]) -> list[str]:
-    """Names of other datasets whose corpus lies in one of these folders."""
+    """Names of other datasets whose corpus is in one of these folders."""
     if not folders:
         return []
     pairs = [*session.execute(select(Dataset.name, Dataset.path)).tuples()]

@@ -7,12 +7,11 @@ others work under that lease. When the lease or a member is lost, the attempt en
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import Claim, StaleLease
@@ -23,7 +22,7 @@ from lcl_core.db.states import State
 
 @dataclass(frozen=True)
 class MemberLease:
-    """The right to wait for the others, and to work with them once all are there."""
+    """A worker's membership in the gang of a run, valid while the worker renews it."""
 
     run_id: str
     token: str
@@ -32,15 +31,19 @@ class MemberLease:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """All are seated and the run's folder is ready: the process may start."""
+    """The gang is complete and the run directory is ready: the process of this node may start."""
 
-    claim: Claim  # of the whole run, as node 0 has it
-    address: str  # HOST:PORT where all meet
+    claim: Claim  # of the run, with the number of this node
+    address: str  # HOST:PORT of node 0
 
 
 @dataclass(frozen=True)
 class MemberFailure:
-    """How a node ended that did not end in order. ``reason``: of a run that another attempt would not help."""
+    """Failure of a node.
+
+    Attributes:
+        reason: {"code", "message", …} of a failure that another attempt would repeat.
+    """
 
     worker: str
     message: str
@@ -51,114 +54,116 @@ class MemberFailure:
 def join_gang(
     session: Session, run_id: str, worker: str, lease_token: str, nodes: int, seconds: float
 ) -> MemberLease | None:
-    """Sit down at a run whose row is locked. None: that was the last seat; all are under ``lease_token`` now."""
+    """Join the gang of a run whose row the caller has locked.
+
+    Returns: None when the gang is complete; all members work under ``lease_token`` then.
+    """
     moment = now(session)
-    mine_or_over = or_(
+    replaced = or_(
         GangMemberRow.worker == worker, GangMemberRow.expires_at < moment, GangMemberRow.lease_token.is_not(None)
     )
-    session.execute(delete(GangMemberRow).where(GangMemberRow.run_id == run_id, mine_or_over))
-    seat = GangMemberRow(run_id=run_id, worker=worker, token=secrets.token_hex(16))
-    seat.expires_at = moment + timedelta(seconds=seconds)
-    others = session.scalars(
-        select(GangMemberRow).where(GangMemberRow.run_id == run_id).order_by(GangMemberRow.worker)
-    ).all()
-    session.add(seat)
+    session.execute(delete(GangMemberRow).where(GangMemberRow.run_id == run_id, replaced))
+    member = GangMemberRow(run_id=run_id, worker=worker, token=secrets.token_hex(16))
+    member.expires_at = moment + timedelta(seconds=seconds)
+    query = select(GangMemberRow).where(GangMemberRow.run_id == run_id).order_by(GangMemberRow.worker)
+    others = session.scalars(query).all()
+    session.add(member)
     if len(others) + 1 < nodes:
         session.flush()
-        return MemberLease(run_id, seat.token, worker)
-    for number, each in enumerate([seat, *others]):
+        return MemberLease(run_id, member.token, worker)
+    for number, each in enumerate([member, *others]):
         each.number, each.lease_token = number, lease_token
     session.flush()
     return None
 
 
-def check_member_lease(session: Session, mine: MemberLease) -> Rendezvous | None:
-    """None while others are missing or node 0 makes ready. Raises: StaleLease once the run is not theirs any more."""
+def check_member_lease(session: Session, membership: MemberLease) -> Rendezvous | None:
+    """The rendezvous; None while members are missing or node 0 prepares.
+
+    Raises: StaleLease when this member, or the gang's lease, has expired.
+    """
     query = select(GangMemberRow, Run).join(Run, Run.id == GangMemberRow.run_id)
-    found = (
-        session.execute(query.where(GangMemberRow.run_id == mine.run_id, GangMemberRow.token == mine.token))
-        .tuples()
-        .one_or_none()
-    )
-    if found is None:
-        raise StaleLease(mine.run_id)
-    seat, run = found
-    if seat.lease_token is None and run.state == State.QUEUED:
+    row = session.execute(query.where(_is_member(membership))).tuples().one_or_none()
+    if row is None:
+        raise StaleLease(membership.run_id)
+    member, run = row
+    if member.lease_token is None and run.state == State.QUEUED:
         return None
-    if seat.lease_token is None or seat.lease_token != run.lease_token:
-        raise StaleLease(mine.run_id)
-    meeting = select(GangMemberRow.address).where(GangMemberRow.run_id == mine.run_id, GangMemberRow.number == 0)
-    address = session.scalars(meeting).one_or_none()
-    claim = Claim.of(run, seat.lease_token, mine.worker, node=seat.number or 0)
+    if member.lease_token is None or member.lease_token != run.lease_token:
+        raise StaleLease(membership.run_id)
+    leader = GangMemberRow.run_id == membership.run_id, GangMemberRow.number == 0
+    address = session.scalars(select(GangMemberRow.address).where(*leader)).one_or_none()
+    claim = Claim.of(run, member.lease_token, membership.worker, node=member.number or 0)
     return None if address is None else Rendezvous(claim, address)
 
 
-def renew_member_lease(session: Session, mine: MemberLease, seconds: float) -> None:
+def renew_member_lease(session: Session, membership: MemberLease, seconds: float) -> None:
     """Raises: StaleLease."""
-    _lock_member(session, mine).expires_at = now(session) + timedelta(seconds=seconds)
+    _lock_member(session, membership).expires_at = now(session) + timedelta(seconds=seconds)
 
 
-def release_member(session: Session, mine: MemberLease, *, only_waiting: bool = False) -> bool:
-    """Give the place to others. Returns: whether it was there (and, if ``only_waiting``, others were missing)."""
-    query = (
-        select(GangMemberRow)
-        .where(GangMemberRow.run_id == mine.run_id, GangMemberRow.token == mine.token)
-        .with_for_update()
-    )
-    seat = session.scalars(query).one_or_none()
-    if seat is None or (only_waiting and seat.lease_token is not None):
+def release_member(session: Session, membership: MemberLease, *, only_waiting: bool = False) -> bool:
+    """Leave the gang.
+
+    Args:
+        only_waiting: only while members are missing.
+
+    Returns: whether the member has left.
+    """
+    member = session.scalars(select(GangMemberRow).where(_is_member(membership)).with_for_update()).one_or_none()
+    if member is None or (only_waiting and member.lease_token is not None):
         return False
-    session.delete(seat)
+    session.delete(member)
     return True
 
 
-def record_member_exit(session: Session, mine: MemberLease, loss: MemberFailure | None) -> None:
-    """Tell node 0 how this node ended; None: in order. Raises: StaleLease."""
-    seat = _lock_member(session, mine)
-    seat.ending = (
-        {} if loss is None else {"message": loss.message, "uses_attempt": loss.uses_attempt, "reason": loss.reason}
-    )
+def record_member_exit(session: Session, membership: MemberLease, failure: MemberFailure | None) -> None:
+    """Record for node 0 how the process of this node ended; None: it succeeded. Raises: StaleLease."""
+    member = _lock_member(session, membership)
+    member.ending = {}
+    if failure is not None:
+        member.ending = {"message": failure.message, "uses_attempt": failure.uses_attempt, "reason": failure.reason}
 
 
 def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
-    """Node 0 calls the others. Raises: StaleLease."""
+    """Publish the address of node 0 to the other nodes. Raises: StaleLease."""
     query = select(GangMemberRow).where(
         GangMemberRow.run_id == claim.run_id, GangMemberRow.lease_token == claim.token, GangMemberRow.number == 0
     )
-    seat = session.scalars(query.with_for_update()).one_or_none()
-    if seat is None:
+    member = session.scalars(query.with_for_update()).one_or_none()
+    if member is None:
         raise StaleLease(claim.run_id)
-    seat.address = address
+    member.address = address
 
 
 def member_failures(session: Session, claim: Claim) -> tuple[list[MemberFailure], bool]:
-    """What node 0 learns of the others: who ended out of order or was lost, and whether all have ended somehow."""
+    """Failures and lost workers among the nodes above 0, and whether all these nodes have ended."""
     if claim.nodes == 1:
         return [], True
     query = select(GangMemberRow).where(
         GangMemberRow.run_id == claim.run_id, GangMemberRow.lease_token == claim.token, GangMemberRow.number > 0
     )
-    seats: Sequence[GangMemberRow] = session.scalars(query.order_by(GangMemberRow.number)).all()
-    moment, found = now(session), []
-    for seat in seats:
-        if seat.ending:
-            found.append(MemberFailure(seat.worker, **seat.ending))
-        elif seat.ending is None and seat.expires_at < moment:
-            found.append(MemberFailure(seat.worker, f"worker {seat.worker}, node {seat.number} of the run, was lost"))
-    missing = claim.nodes - 1 - len(seats)
-    if missing:  # only a worker that leaves before the start does so without a word
-        found.append(MemberFailure("", "a worker left before the start", uses_attempt=False))
-    in_order = sum(seat.ending == {} for seat in seats)
-    return found, len(found) + in_order >= claim.nodes - 1
+    members = session.scalars(query.order_by(GangMemberRow.number)).all()
+    moment, failures = now(session), []
+    for member in members:
+        if member.ending:
+            failures.append(MemberFailure(member.worker, **member.ending))
+        elif member.ending is None and member.expires_at < moment:
+            message = f"worker {member.worker}, node {member.number} of the run, was lost"
+            failures.append(MemberFailure(member.worker, message))
+    if len(members) < claim.nodes - 1:  # a row is missing only if its worker left before the start
+        failures.append(MemberFailure("", "a worker left before the start", uses_attempt=False))
+    succeeded = sum(member.ending == {} for member in members)
+    return failures, len(failures) + succeeded >= claim.nodes - 1
 
 
-def _lock_member(session: Session, mine: MemberLease) -> GangMemberRow:
-    query = (
-        select(GangMemberRow)
-        .where(GangMemberRow.run_id == mine.run_id, GangMemberRow.token == mine.token)
-        .with_for_update()
-    )
-    seat = session.scalars(query).one_or_none()
-    if seat is None:
-        raise StaleLease(mine.run_id)
-    return seat
+def _lock_member(session: Session, membership: MemberLease) -> GangMemberRow:
+    """Raises: StaleLease."""
+    member = session.scalars(select(GangMemberRow).where(_is_member(membership)).with_for_update()).one_or_none()
+    if member is None:
+        raise StaleLease(membership.run_id)
+    return member
+
+
+def _is_member(membership: MemberLease) -> ColumnElement[bool]:
+    return and_(GangMemberRow.run_id == membership.run_id, GangMemberRow.token == membership.token)

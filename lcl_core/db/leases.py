@@ -21,22 +21,7 @@ from lcl_core.db.session import dialect_insert, now
 from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
 
-
-def transition(run: Run, target: State, **changes: Any) -> Run:
-    """The only place that writes ``state`` of a row that is there; webhooks hear of it. Raises: ForbiddenTransition."""
-    check_transition(run.id, run.state, target)
-    run.state = target.value
-    for name, value in changes.items():
-        setattr(run, name, value)
-    session = object_session(run)
-    if target in NOTIFIED_STATES and session is not None:
-        enqueue_webhooks(session, run)
-    return run
-
-
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
-
-
 _CLAIM_FIELDS = (
     "kind",
     "spec",
@@ -48,15 +33,16 @@ _CLAIM_FIELDS = (
     "resource",
     "nodes",
 )
+_ROWS_A_STATEMENT = 500
 
 
 class StaleLease(Exception):
-    """The run is no longer this worker's: whatever it wanted to write must be discarded."""
+    """The worker has lost its lease on the run; its write is discarded."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a run, and what a supervisor must know of it."""
+    """A worker's lease on a run, with what its supervisor needs to know of the run."""
 
     run_id: str
     token: str
@@ -70,19 +56,33 @@ class Claim:
     continues: str | None = None
     resource: str = ANY_DEVICE
     nodes: int = 1
-    node: int = 0  # of those: 0 holds the lease
-    waited_seconds: float = 0.0  # from when the run could have been taken
+    node: int = 0  # number of this node; node 0 has the lease
+    waited_seconds: float = 0.0  # from when the run could have been claimed
 
     @classmethod
     def of(cls, run: Run, token: str, worker: str, **more: Any) -> Claim:
-        """What a row says, for the holder of ``token``."""
-        return cls(
-            run_id=run.id, token=token, worker=worker, **{name: getattr(run, name) for name in _CLAIM_FIELDS}, **more
-        )
+        """Claim of the run by the worker that has ``token``."""
+        fields = {name: getattr(run, name) for name in _CLAIM_FIELDS}
+        return cls(run_id=run.id, token=token, worker=worker, **fields, **more)
+
+
+def transition(run: Run, target: State, **changes: Any) -> Run:
+    """Change the state of a run, with further columns, and enqueue its webhooks. Nothing else writes ``state``.
+
+    Raises: ForbiddenTransition.
+    """
+    check_transition(run.id, run.state, target)
+    run.state = target.value
+    for name, value in changes.items():
+        setattr(run, name, value)
+    session = object_session(run)
+    if target in NOTIFIED_STATES and session is not None:
+        enqueue_webhooks(session, run)
+    return run
 
 
 def lock_with_lease(session: Session, claim: Claim) -> Run:
-    """The locked row of a run that ``claim`` still holds. Raises: StaleLease."""
+    """Lock the row of a run. Raises: StaleLease unless ``claim`` is its current lease."""
     query = select(Run).where(Run.id == claim.run_id, Run.lease_token == claim.token).with_for_update(of=Run)
     run = session.scalars(query).one_or_none()
     if run is None:
@@ -91,7 +91,7 @@ def lock_with_lease(session: Session, claim: Claim) -> Run:
 
 
 def check_lease(session: Session, claim: Claim) -> State:
-    """The state of a run that ``claim`` still holds; takes no lock. Raises: StaleLease."""
+    """State of a run, without a lock. Raises: StaleLease unless ``claim`` is its current lease."""
     query = select(Run.state).where(Run.id == claim.run_id, Run.lease_token == claim.token)
     state = session.scalars(query).one_or_none()
     if state is None:
@@ -100,7 +100,7 @@ def check_lease(session: Session, claim: Claim) -> State:
 
 
 def renew_lease(session: Session, claim: Claim, lease_seconds: float = 30.0, ran_seconds: float | None = None) -> State:
-    """Extend the lease from now on; returns the state. Raises: StaleLease."""
+    """Extend the lease to ``lease_seconds`` from now. Returns: the state of the run. Raises: StaleLease."""
     run = lock_with_lease(session, claim)
     run.lease_expires_at = now(session) + timedelta(seconds=lease_seconds)
     if ran_seconds is not None:
@@ -111,9 +111,12 @@ def renew_lease(session: Session, claim: Claim, lease_seconds: float = 30.0, ran
 def release_lease(
     session: Session, claim: Claim, *, uses_attempt: bool = False, cause: str = "the worker gave it back"
 ) -> State:
-    """Give a run up unfinished, for another worker to resume. One being paused or cancelled ends so instead.
+    """Release an unfinished run, for another worker to resume; a pausing or cancelling one is paused or cancelled.
 
-    ``uses_attempt`` counts the attempt as a lost worker does. Raises: StaleLease.
+    Args:
+        uses_attempt: the attempt counts, as one whose worker was lost.
+
+    Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
     run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}"}
@@ -127,7 +130,7 @@ def release_lease(
 
 
 def expire_leases(session: Session) -> list[Run]:
-    """Take runs from workers that let their lease run out: queue, fail or cancel them. Returns those runs."""
+    """Queue, pause, fail or cancel the runs whose lease has expired. Returns: those runs."""
     moment = now(session)
     query = (
         select(Run)
@@ -136,30 +139,27 @@ def expire_leases(session: Session) -> list[Run]:
     )
     lost = list(session.scalars(query))
     for run in lost:
-        told = f"worker {run.lease_owner} was lost in attempt {run.attempt} of {run.max_attempts}"
-        run.interruption = {"code": "worker_lost", "message": told}
+        message = f"worker {run.lease_owner} was lost in attempt {run.attempt} of {run.max_attempts}"
+        run.interruption = {"code": "worker_lost", "message": message}
         _handle_lost_worker(run, moment)
-    record_increments(
-        session, [tick for run in lost for tick in (LEASE_LOSSES.increment(kind=run.kind), *end_increments(run))]
-    )
+    record_increments(session, [LEASE_LOSSES.increment(kind=run.kind) for run in lost] + end_increments(*lost))
     return lost
 
 
-def end_increments(run: Run) -> list[Increment]:
-    """What to count of a run that a worker has just let go: nothing, unless that was its end."""
-    if run.state not in FINISHED:
-        return []
-    return [RUN_DURATION.increment(run.ran_seconds, kind=run.kind, state=run.state)]
+def end_increments(*runs: Run) -> list[Increment]:
+    """The durations of those runs that are finished."""
+    finished = (run for run in runs if run.state in FINISHED)
+    return [RUN_DURATION.increment(run.ran_seconds, kind=run.kind, state=run.state) for run in finished]
 
 
 def has_expired_leases(session: Session) -> bool:
-    """Whether ``expire`` would find something; only reads."""
+    """Whether ``expire_leases`` would find a run; only reads."""
     query = select(Run.id).where(Run.state.in_([state.value for state in LEASED]), Run.lease_expires_at < now(session))
     return session.scalars(query.limit(1)).first() is not None
 
 
 def _requeue_or_pause(run: Run, moment: datetime) -> None:
-    """A run that is unfinished through no fault of its own goes back to where it came from, or is paused."""
+    """The run did not cause the interruption."""
     if run.state == State.PAUSING:
         transition(run, State.PAUSED, **NO_LEASE)
     else:
@@ -167,7 +167,7 @@ def _requeue_or_pause(run: Run, moment: datetime) -> None:
 
 
 def _handle_lost_worker(run: Run, moment: datetime) -> None:
-    """What becomes of a run whose worker is gone."""
+    """Cancel, fail (after the last attempt), pause or queue a run whose worker was lost."""
     if run.state == State.CANCELLING:
         transition(run, State.CANCELLED, finished_at=moment, **NO_LEASE)
     elif run.state == State.RUNNING and run.attempt >= run.max_attempts:
@@ -181,9 +181,6 @@ def _handle_lost_worker(run: Run, moment: datetime) -> None:
         _requeue_or_pause(run, moment)
 
 
-_ROWS_A_STATEMENT = 500
-
-
 def begin_attempt(
     session: Session,
     claim: Claim,
@@ -192,9 +189,9 @@ def begin_attempt(
     from_scratch: bool,
     inputs: dict[str, Any] | None = None,
 ) -> None:
-    """Note what the attempt starts from; one that starts over forgets what earlier attempts reported.
+    """Record the inputs of an attempt; ``from_scratch`` deletes the metrics of earlier attempts.
 
-    The attempt and how long the run had waited for it are counted here: a claim must not wait for another's count.
+    The attempt and its claim latency are counted here and not in the claim, which must not wait for counter rows.
 
     Raises: StaleLease.
     """
@@ -211,7 +208,7 @@ def begin_attempt(
 
 
 def record_interruption(session: Session, claim: Claim, notice: dict[str, Any]) -> None:
-    """Say in the run's row what its attempt came upon, beside why the attempt before ended. Raises: StaleLease."""
+    """Append the notice {"code", "message"} of this attempt to the run's interruption. Raises: StaleLease."""
     run = lock_with_lease(session, claim)
     before = f"{run.interruption['message']}; " if run.interruption else ""
     run.interruption = {"code": notice["code"], "message": f"{before}{notice['message']}"}
@@ -220,8 +217,10 @@ def record_interruption(session: Session, claim: Claim, notice: dict[str, Any]) 
 def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], *, rewound: bool = False) -> None:
     """Copy metric lines to the database; the last one becomes the run's progress.
 
-    A step that is there already is written over, never doubled. ``rewound`` says that ``lines`` is the whole
-    file after the process cut it back to its checkpoint: what the database has beyond it is forgotten.
+    A row of the same phase and step is overwritten.
+
+    Args:
+        rewound: ``lines`` is the whole file, which the process truncated to its checkpoint: later steps are deleted.
 
     Raises: StaleLease.
     """

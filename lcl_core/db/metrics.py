@@ -24,7 +24,7 @@ INFINITY = "+Inf"
 
 @dataclass(frozen=True)
 class MetricFamily:
-    """One measured thing, by its name at Prometheus. Without ``bounds`` it is a counter, else a histogram."""
+    """A Prometheus metric: a histogram with the upper bounds ``bounds``, or a counter without bounds."""
 
     name: str
     help: str
@@ -32,17 +32,19 @@ class MetricFamily:
     bounds: tuple[float, ...] = ()
 
     def increment(self, value: float = 1.0, **labels: str) -> Increment:
-        """One thing that happened: a counter grows by ``value``, a histogram notes it."""
+        """One event: ``value`` is added to a counter, or observed by a histogram."""
         assert set(labels) == set(self.labels), f"{self.name} has the labels {self.labels}"
         if not self.bounds:
             return Increment(self.name, _labels_json(labels), "", value)
-        at = bisect.bisect_left(self.bounds, value)
-        bound = f"{self.bounds[at]:g}" if at < len(self.bounds) else INFINITY
+        bucket = bisect.bisect_left(self.bounds, value)
+        bound = f"{self.bounds[bucket]:g}" if bucket < len(self.bounds) else INFINITY
         return Increment(self.name, _labels_json(labels), bound, value)
 
 
 @dataclass(frozen=True)
 class Increment:
+    """One event of a series; ``bound`` names the bucket, "" for a counter."""
+
     name: str
     labels: str
     bound: str
@@ -70,16 +72,16 @@ DELIVERIES = MetricFamily("lcl_webhook_attempts_total", "Attempts to deliver mes
 FAMILIES = (CLAIM_LATENCY, RUN_DURATION, ATTEMPTS, LEASE_LOSSES, QUARANTINED, DELIVERIES)
 
 
-def record_increments(session: Session, ticks: Iterable[Increment]) -> None:
-    """Count. Call it last and once in a short transaction: others wait for the rows until it ends.
+def record_increments(session: Session, increments: Iterable[Increment]) -> None:
+    """Add increments to the counters. Call it last and once in a short transaction: others wait for the rows.
 
-    Rows are written in one order everywhere, so two transactions never wait for each other crosswise.
+    All callers write rows in one order, so two transactions never deadlock.
     """
     sums: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0, 0.0])
-    for tick in ticks:
-        found = sums[tick.name, tick.labels, tick.bound]
-        found[0] += 1
-        found[1] += tick.value
+    for increment in increments:
+        entry = sums[increment.name, increment.labels, increment.bound]
+        entry[0] += 1
+        entry[1] += increment.value
     if not sums:
         return
     rows = [
@@ -87,13 +89,13 @@ def record_increments(session: Session, ticks: Iterable[Increment]) -> None:
         for (name, labels, bound), (count, total) in sorted(sums.items())
     ]
     statement = dialect_insert(session, CounterRow).values(rows)
-    more = {"count": CounterRow.count + statement.excluded.count, "total": CounterRow.total + statement.excluded.total}
-    session.execute(statement.on_conflict_do_update(index_elements=["name", "labels", "bound"], set_=more))
+    sum_ = {"count": CounterRow.count + statement.excluded.count, "total": CounterRow.total + statement.excluded.total}
+    session.execute(statement.on_conflict_do_update(index_elements=["name", "labels", "bound"], set_=sum_))
 
 
 @dataclass
 class MetricSeries:
-    """One labelled series: how many in each bucket alone (by bound; "" for a counter), and the sum of all."""
+    """One labelled series: the count of each bucket alone by its bound ("" for a counter), and the sum of values."""
 
     labels: dict[str, str]
     counts: dict[str, int]
@@ -101,13 +103,13 @@ class MetricSeries:
 
 
 def read_counters(session: Session) -> dict[str, list[MetricSeries]]:
-    """Every series by its family's name, labels in order."""
-    found: dict[str, dict[str, MetricSeries]] = defaultdict(dict)
+    """{name of the family: its series, in the order of their labels}."""
+    families: dict[str, dict[str, MetricSeries]] = defaultdict(dict)
     for row in session.scalars(select(CounterRow).order_by(CounterRow.name, CounterRow.labels)):
-        series = found[row.name].setdefault(row.labels, MetricSeries(json.loads(row.labels), {}, 0.0))
+        series = families[row.name].setdefault(row.labels, MetricSeries(json.loads(row.labels), {}, 0.0))
         series.counts[row.bound] = row.count
         series.total += row.total
-    return {name: list(by_labels.values()) for name, by_labels in found.items()}
+    return {name: list(by_labels.values()) for name, by_labels in families.items()}
 
 
 def _labels_json(labels: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """All tables of the database. Times are aware and UTC; paths are absolute, or relative to the home folder.
 
-``new_id`` makes primary keys that sort by creation time, ``to_json_safe`` makes values that both databases store.
+``new_id`` makes primary keys that sort by creation time; ``to_json_safe`` makes values that both databases store.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from lcl_core.db.states import State
-from lcl_core.jobs import ANY_DEVICE
+from lcl_core.jobs import ANY_DEVICE, JOBS
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC time on both databases (SQLite keeps no time zones)."""
+    """Aware UTC time on both databases; SQLite stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -81,20 +81,24 @@ _ID_RANDOM_BITS = 38
 def new_id(prefix: str) -> str:
     """``PREFIX_`` and 18 digits: 52 bits of microseconds since 1970, then 38 random bits.
 
-    Newest-first pages need no other index than the primary key.
+    Pages in order of creation need no index but the primary key.
     """
     value = (time.time_ns() // 1000) << _ID_RANDOM_BITS | secrets.randbits(_ID_RANDOM_BITS)
-    digits = [_ID_DIGITS[(value >> (5 * place)) & 31] for place in reversed(range(_ID_LENGTH))]
+    digits = [_ID_DIGITS[(value >> (5 * digit)) & 31] for digit in reversed(range(_ID_LENGTH))]
     return f"{prefix}_{''.join(digits)}"
 
 
+# {folder of the home: prefix of the id} of the outputs of runs
+OUTPUT_FOLDERS = {kind.output.folder: kind.output.id_prefix for kind in JOBS.values() if kind.output is not None}
+
+
 def output_id(prefix: str, run_id: str) -> str:
-    """The identifier of the one thing that a run makes: an attempt that is made again makes the same."""
+    """Id of the output of a run, the same for every attempt."""
     return f"{prefix}_{run_id.partition('_')[2]}"
 
 
 def to_json_safe(value: Any) -> Any:
-    """``value``, non-finite numbers as null and NUL characters left out: PostgreSQL's JSON knows neither."""
+    """``value`` with non-finite numbers as null and without NUL characters, which PostgreSQL's JSON cannot store."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -106,187 +110,8 @@ def to_json_safe(value: Any) -> Any:
     return value
 
 
-class Study(Base):
-    """What is compared, and whether somebody asked for its end."""
-
-    __tablename__ = "study"
-    __table_args__ = (UniqueConstraint("owner", "idempotency_key"),)
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str | None] = mapped_column(String(100))
-    spec: Mapped[dict[str, Any]]
-    owner: Mapped[str] = mapped_column(String(100))
-    idempotency_key: Mapped[str | None] = mapped_column(String(200))
-    body_hash: Mapped[str] = mapped_column(String(64))  # of the request that made it
-    created_at: Mapped[datetime]
-    cancelled_at: Mapped[datetime | None]
-
-
-class StudyCell(Base):
-    """A pre-training of a study and, once it has succeeded, the evaluation of its encoder: two ordinary runs.
-
-    A run may belong to several studies, and is not deleted while it belongs to one.
-    """
-
-    __tablename__ = "study_cell"
-
-    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # in the order of their making
-    labels: Mapped[dict[str, Any]]  # {axis: variant}
-    parameters: Mapped[dict[str, Any]]  # {field: value that a search drew}
-    seed: Mapped[int]
-    rung: Mapped[int]
-    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), index=True)
-    evaluation_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"), index=True)
-
-
-class GangMemberRow(Base):
-    """One worker's place in a run of several nodes: it waits for the others, then works under the run's lease.
-
-    A seat counts while its worker renews it; one of a lease that the run no longer has counts for nothing.
-    """
-
-    __tablename__ = "seat"
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
-    worker: Mapped[str] = mapped_column(String(100), primary_key=True)
-    token: Mapped[str] = mapped_column(String(40))  # by which its worker knows that it is still its own
-    expires_at: Mapped[datetime]
-    lease_token: Mapped[str | None] = mapped_column(String(40))  # of the attempt; None while it waits for the others
-    number: Mapped[int | None]  # of the node; 0 is the one that holds the lease
-    address: Mapped[str | None] = mapped_column(String(300))  # HOST:PORT where all meet; of node 0, once they may come
-    ending: Mapped[dict[str, Any] | None]  # what came of its process: {} for an exit in order, else see seats.Loss
-
-
-class CollectionChange(Base):
-    """The last that happened to one picture; ``number`` is where it stands in the collection's count of changes."""
-
-    __tablename__ = "collection_change"
-    __table_args__ = (Index("ix_collection_change_collection_id_number", "collection_id", "number", unique=True),)
-
-    collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), primary_key=True)
-    item: Mapped[str] = mapped_column(String(20), primary_key=True)  # img_…
-    number: Mapped[int]
-    record: Mapped[dict[str, Any] | None]  # None: it was removed, and so is the rest
-    picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # as a gallery shows it
-    vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
-    text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # the same of its captions, row by row
-
-
-class CollectionAddition(Base):
-    """A request that added pictures, by which its repetition is known."""
-
-    __tablename__ = "addition"
-    __table_args__ = (UniqueConstraint("owner", "idempotency_key"),)
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), index=True)
-    owner: Mapped[str] = mapped_column(String(100))
-    idempotency_key: Mapped[str] = mapped_column(String(200))
-    body_hash: Mapped[str] = mapped_column(String(64))
-    items: Mapped[list[Any]]  # ids of the pictures
-    created_at: Mapped[datetime]
-
-
-class ArtifactUpload(Base):
-    """A folder of some home of which a copy is in the store, or is to be."""
-
-    __tablename__ = "deposit"
-    __table_args__ = (Index("ix_deposit_holder_next_at", "holder", "next_at"),)
-
-    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # relative to home: runs/run_…, encoders/enc_…
-    key: Mapped[str | None] = mapped_column("place", String(220))  # in the store, where all of ``files`` are
-    files: Mapped[dict[str, Any] | None]  # {name: {"bytes", "sha256", "modified_at"}}
-    pending: Mapped[int | None]  # the attempt whose files are not there yet; None: there is nothing to do
-    holder: Mapped[str] = mapped_column(String(40))  # the home that has the newest of them, by its id
-    next_at: Mapped[datetime]  # when sending may be tried (again)
-    tries: Mapped[int] = mapped_column(default=0)
-    error: Mapped[str | None] = mapped_column(String(500))  # why the last one failed
-
-
-class Garbage(Base):
-    """A folder that nothing names, and since when that is known to this database."""
-
-    __tablename__ = "garbage"
-
-    home: Mapped[str] = mapped_column(String(40), primary_key=True)  # its id; empty: the store of artifacts
-    path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to that
-    seen_at: Mapped[datetime]
-
-
-class StoredBytes(Base):
-    """A folder of the service, or what one owner added to a collection since its last index run."""
-
-    __tablename__ = "stored_bytes"
-    __table_args__ = (Index("ix_stored_bytes_owner_bytes", "owner", "bytes"),)
-
-    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # runs/ID, encoders/ID, additions/ID/OWNER
-    owner: Mapped[str] = mapped_column(String(100))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-
-
-class Webhook(Base):
-    """An address that is told how runs end."""
-
-    __tablename__ = "webhook"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    url: Mapped[str] = mapped_column(String(2000))
-    events: Mapped[list[Any]]  # such as "run.succeeded"
-    owner: Mapped[str] = mapped_column(String(100))
-    created_at: Mapped[datetime]
-
-
-class WebhookDelivery(Base):
-    """One message to one address: written in the transaction of what it tells, sent afterwards, at least once."""
-
-    __tablename__ = "delivery"
-    __table_args__ = (Index("ix_delivery_done_at_next_at", "done_at", "next_at"),)
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhook.id", ondelete="CASCADE"), index=True)
-    event: Mapped[str] = mapped_column(String(40))
-    payload: Mapped[dict[str, Any]]
-    attempts: Mapped[int] = mapped_column(default=0)
-    next_at: Mapped[datetime]  # when it is to be sent; while it is being sent, when somebody else may try
-    done_at: Mapped[datetime | None]  # delivered, or given up
-    error: Mapped[str | None] = mapped_column(String(500))  # of the last attempt
-    created_at: Mapped[datetime]
-
-
-class AuditEntry(Base):
-    """One change that somebody asked for. Written with the change or not at all; never altered; holds no secret."""
-
-    __tablename__ = "audit"
-    __table_args__ = (
-        Index("ix_audit_owner_id", "owner", "id"),
-        Index("ix_audit_object_id", "object", "id"),
-        {"sqlite_autoincrement": True},
-    )
-
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
-    at: Mapped[datetime]
-    owner: Mapped[str] = mapped_column(String(100))  # of the key that asked
-    prefix: Mapped[str] = mapped_column(String(20))  # of that key
-    action: Mapped[str] = mapped_column(String(60))  # such as runs.cancel
-    object: Mapped[str] = mapped_column(String(200))  # id or name of what was changed
-    request_id: Mapped[str] = mapped_column(String(64))  # by which the log finds the request; empty: at the start
-
-
-class CounterRow(Base):
-    """One counter, or one bucket of a histogram."""
-
-    __tablename__ = "tally"
-
-    name: Mapped[str] = mapped_column(String(60), primary_key=True)
-    labels: Mapped[str] = mapped_column(String(200), primary_key=True)  # JSON, keys sorted
-    bound: Mapped[str] = mapped_column(String(20), primary_key=True)  # upper bound of the bucket; "" of a counter
-    count: Mapped[int] = mapped_column(BigInteger)  # what fell into this bucket alone
-    total: Mapped[float]  # the sum of it
-
-
 class RunTag(Base):
-    """``owner`` is the run's: an owner's page of a tag is read in order, and no one else's runs are looked at."""
+    """A tag of a run. ``owner`` is the run's, so that a page of one owner and tag is one range of the index."""
 
     __tablename__ = "run_tag"
     __table_args__ = (Index("ix_run_tag_tag_owner_run_id", "tag", "owner", "run_id"),)
@@ -297,7 +122,7 @@ class RunTag(Base):
 
 
 class Predecessor(Base):
-    """A run that comes after another one; both are there when the row is made, so there are no circles."""
+    """``run_id`` waits for the success of ``after_id``. Both exist when the row is written, so there are no circles."""
 
     __tablename__ = "predecessor"
 
@@ -306,7 +131,7 @@ class Predecessor(Base):
 
 
 class Run(Base):
-    """One job: what is asked (``kind``, ``spec``), how it stands, and who holds it."""
+    """One job: its request (``kind``, ``spec``), its state, and the lease of the worker that runs it."""
 
     __tablename__ = "run"
     __table_args__ = (
@@ -335,26 +160,28 @@ class Run(Base):
     state: Mapped[str] = mapped_column(String(20), default=State.QUEUED.value)
     reason: Mapped[dict[str, Any] | None]  # {"code", "message", "field"?, "file"?, "line"?}
     interruption: Mapped[dict[str, Any] | None]  # {"code", "message"}: why its last attempt ended unfinished
-    progress: Mapped[dict[str, Any] | None]  # the last line of metrics
+    progress: Mapped[dict[str, Any] | None]  # last line of metrics
     result: Mapped[dict[str, Any] | None]
-    encoder_id: Mapped[str | None] = mapped_column(String(40))  # the encoder it made, or the one it examined
+    encoder_id: Mapped[str | None] = mapped_column(String(40))  # its output, or the encoder that it evaluates
     collection_id: Mapped[str | None] = mapped_column(String(40))
-    inputs: Mapped[dict[str, Any] | None]  # {"datasets": {name: content hash}}, as they were when it began
-    # the study that submitted it; others may show it too
+    inputs: Mapped[dict[str, Any] | None]  # {"datasets": {name: content hash}}, at its start
+    # the study that submitted it; other studies may use the run too
     study_id: Mapped[str | None] = mapped_column(ForeignKey("study.id", ondelete="SET NULL"), index=True)
-    continues: Mapped[str | None] = mapped_column(String(40))  # the run whose last checkpoint it begins with
+    continues: Mapped[str | None] = mapped_column(String(40))  # id of the run whose last checkpoint it starts from
 
-    priority: Mapped[int] = mapped_column(default=0)  # higher goes first
-    resource: Mapped[str] = mapped_column(String(20), default=ANY_DEVICE)  # one of CLASSES: which workers may take it
-    nodes: Mapped[int] = mapped_column(default=1)  # workers that it takes, all or none
-    attempt: Mapped[int] = mapped_column(default=0)  # 1 while the first worker is at it
+    priority: Mapped[int] = mapped_column(default=0)  # higher runs first
+    resource: Mapped[str] = mapped_column(
+        String(20), default=ANY_DEVICE
+    )  # one of RESOURCE_CLASSES: which workers may claim it
+    nodes: Mapped[int] = mapped_column(default=1)  # number of workers, all or none
+    attempt: Mapped[int] = mapped_column(default=0)  # 1 during the first attempt
     max_attempts: Mapped[int] = mapped_column(default=3)  # a worker lost in this attempt fails the run
-    from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt forgets the checkpoints
-    ran_seconds: Mapped[float] = mapped_column(default=0.0)  # worked so far, all attempts
+    from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
+    ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
     created_at: Mapped[datetime]
-    queued_at: Mapped[datetime]  # its place among those of its priority
-    ready_at: Mapped[datetime | None]  # since when a worker may take it; None for runs of older versions
+    queued_at: Mapped[datetime]  # its order among runs of one priority
+    ready_at: Mapped[datetime | None]  # since when a worker may claim it; None: older versions
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -379,7 +206,7 @@ class Run(Base):
 
 
 class Metric(Base):
-    """One line of ``metrics.jsonl``. ``id`` grows: a reader asks for what came after the last it saw."""
+    """One line of ``metrics.jsonl``. ``id`` increases: a reader passes the last one that it has."""
 
     __tablename__ = "metric"
     __table_args__ = (
@@ -395,95 +222,26 @@ class Metric(Base):
     values: Mapped[dict[str, Any]]
 
 
-class Dataset(Base):
-    """A corpus on disk, known by its name."""
+class GangMemberRow(Base):
+    """A worker that joined a run of several nodes: it waits for the others, then works under the run's lease.
 
-    __tablename__ = "dataset"
+    A row counts until it expires. One with a lease token that the run no longer has does not count.
+    """
 
-    name: Mapped[str] = mapped_column(String(100), primary_key=True)
-    path: Mapped[str]
-    owner: Mapped[str] = mapped_column(String(100))
-    content_hash: Mapped[str | None] = mapped_column(String(64))
-    statistics: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime]
+    __tablename__ = "seat"
 
-
-class DatasetVersion(Base):
-    """What a dataset's name stood for from some moment on; the newest is what the dataset says now."""
-
-    __tablename__ = "dataset_version"
-
-    name: Mapped[str] = mapped_column(ForeignKey("dataset.name", ondelete="CASCADE"), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1, 2, 3 …
-    path: Mapped[str]
-    content_hash: Mapped[str] = mapped_column(String(64))
-    statistics: Mapped[dict[str, Any] | None]
-    owner: Mapped[str] = mapped_column(String(100))
-    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
-    created_at: Mapped[datetime]
-
-
-class EncoderRow(Base):
-    """An encoder: one that a run made, or one of any origin that was imported."""
-
-    __tablename__ = "encoder"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100), index=True)  # the newest of a name answers to it
-    path: Mapped[str]
-    hash: Mapped[str] = mapped_column(String(64))  # sha256 of its weights
-    # of all files that decide its vectors, see interop.identity; None: of an older version, not looked at yet
-    identity: Mapped[str | None] = mapped_column(String(64), index=True)
-    owner: Mapped[str] = mapped_column(String(100))
-    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
-    info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …; files: {name: sha256}
-    created_at: Mapped[datetime]
-
-
-class CollectionRow(Base):
-    """Embedded images and captions that can be searched."""
-
-    __tablename__ = "collection"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(100), unique=True)
-    path: Mapped[str]
-    encoder_id: Mapped[str | None] = mapped_column(ForeignKey("encoder.id", ondelete="SET NULL"), index=True)
-    encoder_hash: Mapped[str] = mapped_column(String(64))  # of its weights, as the directory has it
-    encoder_identity: Mapped[str | None] = mapped_column(String(64))  # by which an equal copy may stand in
-    dataset: Mapped[str | None] = mapped_column(String(100))
-    owner: Mapped[str] = mapped_column(String(100))
-    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
-    images: Mapped[int]  # changes included
-    texts: Mapped[int]  # of the directory
-    dim: Mapped[int]
-    # where PostgreSQL searches: how the names of its tables begin; None: the api does, in the directory
-    vectors: Mapped[str | None] = mapped_column(String(40))
-    changes: Mapped[int] = mapped_column(default=0)  # how many there ever were; who has seen so many has seen all
-    created_at: Mapped[datetime]
-
-
-class ApiKey(Base):
-    """A key is ``PREFIX.SECRET``; only the secret's hash is kept, and for a grace that of the one before."""
-
-    __tablename__ = "api_key"
-
-    prefix: Mapped[str] = mapped_column(String(20), primary_key=True)
-    hash: Mapped[str] = mapped_column(String(128))
-    role: Mapped[str] = mapped_column(String(20))  # viewer < submitter < admin
-    owner: Mapped[str] = mapped_column(String(100))
-    created_at: Mapped[datetime]
-    last_used: Mapped[datetime | None]
-    expires: Mapped[datetime | None]
-    previous_hash: Mapped[str | None] = mapped_column(String(128))
-    previous_until: Mapped[datetime | None]  # when the secret before stops to open anything
-    rotated_at: Mapped[datetime | None]
-    # the settings made it: the next start with other settings removes it, and its hash is ConfiguredKey's
-    configured: Mapped[bool] = mapped_column(default=False)
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    worker: Mapped[str] = mapped_column(String(100), primary_key=True)
+    token: Mapped[str] = mapped_column(String(40))  # of the member lease of this worker
+    expires_at: Mapped[datetime]
+    lease_token: Mapped[str | None] = mapped_column(String(40))  # of the attempt; None while members are missing
+    number: Mapped[int | None]  # of the node; node 0 has the run's lease
+    address: Mapped[str | None] = mapped_column(String(300))  # HOST:PORT of the rendezvous, on node 0 only
+    ending: Mapped[dict[str, Any] | None]  # exit of its process: {} for success, else gang.MemberFailure
 
 
 class Worker(Base):
-    """A worker process that is, or lately was, alive."""
+    """A worker process with a recent heartbeat."""
 
     __tablename__ = "worker"
 
@@ -492,13 +250,13 @@ class Worker(Base):
     pid: Mapped[int]
     slots: Mapped[int] = mapped_column(default=1)
     devices: Mapped[list[Any]]  # names, such as "NVIDIA H100" or "cpu (2 cores)"
-    offers: Mapped[list[Any]] = mapped_column(default=lambda: ["cpu"])  # of RESOURCES: what runs may ask of it
-    gpus: Mapped[list[Any]] = mapped_column(default=list)  # what each was doing when it was last seen, see roster.beat
+    offers: Mapped[list[Any]] = mapped_column(default=lambda: ["cpu"])  # of RESOURCES: which runs it may claim
+    gpus: Mapped[list[Any]] = mapped_column(default=list)  # use of each GPU, see workers.record_heartbeat
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
-    consumed_at: Mapped[datetime | None]  # when it last took a message off the broker
+    consumed_at: Mapped[datetime | None]  # when it last received a message from the broker
 
-    # what it holds now is read from leases and seats, so the two cannot disagree
+    # derived from the leases, so the two cannot disagree
     current_run: Mapped[str | None] = column_property(
         func.coalesce(
             select(Run.id)
@@ -519,3 +277,251 @@ class Worker(Base):
             .scalar_subquery(),
         )
     )
+
+
+class Study(Base):
+    """A study: its spec, and when it was cancelled. Its state follows from its runs and is not stored."""
+
+    __tablename__ = "study"
+    __table_args__ = (UniqueConstraint("owner", "idempotency_key"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(100))
+    spec: Mapped[dict[str, Any]]
+    owner: Mapped[str] = mapped_column(String(100))
+    idempotency_key: Mapped[str | None] = mapped_column(String(200))
+    body_hash: Mapped[str] = mapped_column(String(64))  # of the request that made it
+    created_at: Mapped[datetime]
+    cancelled_at: Mapped[datetime | None]
+
+
+class StudyCell(Base):
+    """A pre-training run of a study and, once it has succeeded, the evaluation run of its encoder.
+
+    A run may belong to several studies, and is not deleted while it belongs to one.
+    """
+
+    __tablename__ = "study_cell"
+
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # in order of creation
+    labels: Mapped[dict[str, Any]]  # {axis: variant}
+    parameters: Mapped[dict[str, Any]]  # {field: value sampled by the search}
+    seed: Mapped[int]
+    rung: Mapped[int]
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id"), index=True)
+    evaluation_id: Mapped[str | None] = mapped_column(ForeignKey("run.id"), index=True)
+
+
+class Dataset(Base):
+    """A registered corpus, on disk or at a URL."""
+
+    __tablename__ = "dataset"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    path: Mapped[str]
+    owner: Mapped[str] = mapped_column(String(100))
+    content_hash: Mapped[str | None] = mapped_column(String(64))
+    statistics: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class DatasetVersion(Base):
+    """A version of a dataset's contents; the newest equals the row of the dataset."""
+
+    __tablename__ = "dataset_version"
+
+    name: Mapped[str] = mapped_column(ForeignKey("dataset.name", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1, 2, 3 …
+    path: Mapped[str]
+    content_hash: Mapped[str] = mapped_column(String(64))
+    statistics: Mapped[dict[str, Any] | None]
+    owner: Mapped[str] = mapped_column(String(100))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime]
+
+
+class EncoderRow(Base):
+    """An encoder: the output of a run, or an imported one of any format."""
+
+    __tablename__ = "encoder"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), index=True)  # a name refers to the newest encoder that has it
+    path: Mapped[str]
+    hash: Mapped[str] = mapped_column(String(64))  # sha256 of its weights
+    # hash of all files that determine its vectors; None: registered by an older version
+    identity: Mapped[str | None] = mapped_column(String(64), index=True)
+    owner: Mapped[str] = mapped_column(String(100))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
+    info: Mapped[dict[str, Any]]  # parameters, images_seen, steps, seconds …; files: {name: sha256}
+    created_at: Mapped[datetime]
+
+
+class CollectionRow(Base):
+    """A searchable collection of embedded images and captions."""
+
+    __tablename__ = "collection"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    path: Mapped[str]
+    encoder_id: Mapped[str | None] = mapped_column(ForeignKey("encoder.id", ondelete="SET NULL"), index=True)
+    encoder_hash: Mapped[str] = mapped_column(String(64))  # sha256 of the weights, as in the directory
+    encoder_identity: Mapped[str | None] = mapped_column(String(64))  # an encoder of equal identity may replace it
+    dataset: Mapped[str | None] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(100))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("run.id", ondelete="SET NULL"), index=True)
+    images: Mapped[int]  # including changes
+    texts: Mapped[int]  # of the directory alone
+    dim: Mapped[int]
+    # prefix of its pgvector tables; None: the api searches the files of the directory
+    vectors: Mapped[str | None] = mapped_column(String(40))
+    changes: Mapped[int] = mapped_column(default=0)  # number of the last change
+    created_at: Mapped[datetime]
+
+
+class CollectionChange(Base):
+    """The last change of one item. ``number`` is its position among the changes of the collection."""
+
+    __tablename__ = "collection_change"
+    __table_args__ = (Index("ix_collection_change_collection_id_number", "collection_id", "number", unique=True),)
+
+    collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), primary_key=True)
+    item: Mapped[str] = mapped_column(String(20), primary_key=True)  # img_…
+    number: Mapped[int]
+    record: Mapped[dict[str, Any] | None]  # None: the item was removed, and the columns below are None
+    picture: Mapped[bytes | None] = mapped_column(LargeBinary)  # thumbnail
+    vector: Mapped[bytes | None] = mapped_column(LargeBinary)  # little-endian f32 [E]
+    text_vectors: Mapped[bytes | None] = mapped_column(LargeBinary)  # of its captions: f32 [m, E]
+
+
+class CollectionAddition(Base):
+    """A request that added items, for its Idempotency-Key."""
+
+    __tablename__ = "addition"
+    __table_args__ = (UniqueConstraint("owner", "idempotency_key"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    collection_id: Mapped[str] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), index=True)
+    owner: Mapped[str] = mapped_column(String(100))
+    idempotency_key: Mapped[str] = mapped_column(String(200))
+    body_hash: Mapped[str] = mapped_column(String(64))
+    items: Mapped[list[Any]]  # ids of the added items
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """A key is ``PREFIX.SECRET``. Only the secret's hash is stored and, for a grace, the previous hash."""
+
+    __tablename__ = "api_key"
+
+    prefix: Mapped[str] = mapped_column(String(20), primary_key=True)
+    hash: Mapped[str] = mapped_column(String(128))
+    role: Mapped[str] = mapped_column(String(20))  # viewer < submitter < admin
+    owner: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+    last_used: Mapped[datetime | None]
+    expires: Mapped[datetime | None]
+    previous_hash: Mapped[str | None] = mapped_column(String(128))
+    previous_until: Mapped[datetime | None]  # when the previous secret expires
+    rotated_at: Mapped[datetime | None]
+    # made from the settings: a start with other settings removes it
+    configured: Mapped[bool] = mapped_column(default=False)
+
+
+class AuditEntry(Base):
+    """One change made through the API, written in the transaction of the change. Never altered; contains no secret."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_owner_id", "owner", "id"),
+        Index("ix_audit_object_id", "object", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    at: Mapped[datetime]
+    owner: Mapped[str] = mapped_column(String(100))  # of the API key
+    prefix: Mapped[str] = mapped_column(String(20))  # of the API key
+    action: Mapped[str] = mapped_column(String(60))  # such as runs.cancel
+    object: Mapped[str] = mapped_column(String(200))  # id or name of the changed object
+    request_id: Mapped[str] = mapped_column(String(64))  # as in the log; empty: at the start of the service
+
+
+class Webhook(Base):
+    """An address that receives a message when a run ends or pauses. Secrets are not in the database."""
+
+    __tablename__ = "webhook"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[list[Any]]  # such as "run.succeeded"
+    owner: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+
+
+class WebhookDelivery(Base):
+    """One message to one address: written in the transaction of the event, sent afterwards, at least once."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (Index("ix_delivery_done_at_next_at", "done_at", "next_at"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhook.id", ondelete="CASCADE"), index=True)
+    event: Mapped[str] = mapped_column(String(40))
+    payload: Mapped[dict[str, Any]]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]  # when it is due; while it is being sent, when another process may retry
+    done_at: Mapped[datetime | None]  # when it was delivered or given up
+    error: Mapped[str | None] = mapped_column(String(500))  # of the last attempt
+    created_at: Mapped[datetime]
+
+
+class ArtifactUpload(Base):
+    """A folder of some home whose copy is in the artifact store, or is to be uploaded."""
+
+    __tablename__ = "deposit"
+    __table_args__ = (Index("ix_deposit_holder_next_at", "holder", "next_at"),)
+
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # relative to home: runs/run_…, encoders/enc_…
+    key: Mapped[str | None] = mapped_column("place", String(220))  # key in the store, which has all of ``files``
+    files: Mapped[dict[str, Any] | None]  # {name: {"bytes", "sha256", "modified_at"}}
+    pending: Mapped[int | None]  # attempt whose files are to be uploaded; None: nothing to do
+    holder: Mapped[str] = mapped_column(String(40))  # id of the home that has the newest files
+    next_at: Mapped[datetime]  # when the next upload may start
+    attempts: Mapped[int] = mapped_column("tries", default=0)
+    error: Mapped[str | None] = mapped_column(String(500))  # of the last upload
+
+
+class Garbage(Base):
+    """A folder or store key that no row names, and since when this database knows it."""
+
+    __tablename__ = "garbage"
+
+    home: Mapped[str] = mapped_column(String(40), primary_key=True)  # id of the home; empty: the artifact store
+    path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to the home, or a key of the store
+    seen_at: Mapped[datetime]
+
+
+class StoredBytes(Base):
+    """Bytes of a folder of the service, or of what one owner added to a collection since its last index run."""
+
+    __tablename__ = "stored_bytes"
+    __table_args__ = (Index("ix_stored_bytes_owner_bytes", "owner", "bytes"),)
+
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # runs/ID, encoders/ID, additions/ID/OWNER
+    owner: Mapped[str] = mapped_column(String(100))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class CounterRow(Base):
+    """One counter, or one bucket of a histogram."""
+
+    __tablename__ = "tally"
+
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(200), primary_key=True)  # JSON, keys sorted
+    bound: Mapped[str] = mapped_column(String(20), primary_key=True)  # upper bound of the bucket; "": a counter
+    count: Mapped[int] = mapped_column(BigInteger)  # of this bucket alone
+    total: Mapped[float]  # sum of the values

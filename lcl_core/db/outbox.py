@@ -9,29 +9,82 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.metrics import DELIVERIES, record_increments
-from lcl_core.db.models import ArtifactUpload, Run, Webhook, WebhookDelivery, new_id, output_id
+from lcl_core.db.models import OUTPUT_FOLDERS, ArtifactUpload, Run, Webhook, WebhookDelivery, new_id, output_id
 from lcl_core.db.quotas import delete_bytes
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 
 NOTIFIED_STATES = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.PAUSED)
 WEBHOOK_EVENTS = tuple(f"run.{state.value}" for state in NOTIFIED_STATES)
-DELIVERY_ATTEMPTS = 15  # with the waits below: about eight hours
-_DELIVERY_FIRST_DELAY, _DELIVERY_MAX_DELAY = timedelta(seconds=5), timedelta(hours=1)
-_DELIVERY_TIMEOUT = timedelta(minutes=1)  # longer than sending a batch takes at worst
-_DELIVERIES_KEPT = timedelta(days=7)  # what has been delivered or given up
+DELIVERY_ATTEMPTS = 15  # with the delays of DELIVERY_OUTBOX: about eight hours
+_DELIVERIES_KEPT = timedelta(days=7)  # delivered or given up
+
+FileEntries = dict[str, dict[str, Any]]  # {name: {"bytes", "sha256", "modified_at"}}
+OutboxRow = TypeVar("OutboxRow", ArtifactUpload, WebhookDelivery)
+
+
+@dataclass
+class Outbox(Generic[OutboxRow]):
+    """Rows of one table that wait to be sent, claimed for ``timeout`` by one process at a time.
+
+    A row has ``attempts``, ``next_at`` and ``error``. After a failed attempt it is due again in ``first_delay``,
+    doubled with each attempt up to ``max_delay``.
+    """
+
+    table: type[OutboxRow]
+    is_open: ColumnElement[bool]
+    timeout: timedelta
+    first_delay: timedelta
+    max_delay: timedelta
+
+    def due(self, session: Session) -> ColumnElement[bool]:
+        """Condition on a row: it may be claimed now."""
+        return and_(self.is_open, self.table.next_at <= now(session))
+
+    def claim(self, session: Session, where: Sequence[Any], order_by: Sequence[Any], limit: int) -> list[OutboxRow]:
+        """Due rows for the caller to send; no other process gets them before ``timeout``."""
+        query = select(self.table).where(self.due(session), *where).order_by(*order_by).limit(limit)
+        rows = list(session.scalars(query.with_for_update(of=self.table, skip_locked=True)))
+        for row in rows:
+            row.attempts += 1
+            row.next_at = now(session) + self.timeout
+        return rows
+
+    def retry(self, session: Session, row: OutboxRow, error: str) -> None:
+        """Record a failed attempt."""
+        row.error, row.next_at = error[:500], now(session) + self.delay(row.attempts)
+
+    def delay(self, attempt: int) -> timedelta:
+        """Time between the failed ``attempt`` (from 1) and the next one."""
+        return min(self.first_delay * 2 ** min(attempt - 1, 20), self.max_delay)
+
+
+DELIVERY_OUTBOX = Outbox(
+    WebhookDelivery,
+    WebhookDelivery.done_at.is_(None),
+    timeout=timedelta(minutes=1),  # longer than sending one batch
+    first_delay=timedelta(seconds=5),
+    max_delay=timedelta(hours=1),
+)
+UPLOAD_OUTBOX = Outbox(
+    ArtifactUpload,
+    ArtifactUpload.pending.is_not(None),
+    timeout=timedelta(minutes=10),  # a second upload at the same time would do no harm
+    first_delay=timedelta(seconds=2),
+    max_delay=timedelta(minutes=10),
+)
 
 
 @dataclass(frozen=True)
 class PendingDelivery:
-    """A message that the taker is to send now."""
+    """A message that the caller has claimed and is to send."""
 
     id: str
     webhook_id: str
@@ -42,75 +95,68 @@ class PendingDelivery:
 
 
 def enqueue_webhooks(session: Session, run: Run) -> None:
-    """Put down what the run's new state means for those who want to hear it; sent only if this is committed."""
+    """Enqueue a message about the run's new state for every webhook that has subscribed to the event."""
     event = f"run.{run.state}"
     for webhook in session.scalars(select(Webhook).order_by(Webhook.id)).all():
         if event not in webhook.events:
             continue
-        moment, number = now(session), new_id("evt")
-        payload = {"id": number, "event": event, "created_at": moment.isoformat(), "run": _run_payload(run)}
-        row = WebhookDelivery(id=number, webhook_id=webhook.id, event=event, payload=payload, next_at=moment)
+        moment, event_id = now(session), new_id("evt")
+        payload = {"id": event_id, "event": event, "created_at": moment.isoformat(), "run": _run_payload(run)}
+        row = WebhookDelivery(id=event_id, webhook_id=webhook.id, event=event, payload=payload, next_at=moment)
         row.created_at, row.attempts = moment, 0
         session.add(row)
 
 
-def claim_deliveries(session: Session, most: int = 5, webhooks: Collection[str] | None = None) -> list[PendingDelivery]:
-    """Messages that are due, for the caller to send within a minute; nobody else gets them meanwhile.
+def claim_deliveries(
+    session: Session, limit: int = 5, webhooks: Collection[str] | None = None
+) -> list[PendingDelivery]:
+    """Claim messages that are due, for the caller to send within a minute.
 
     Args:
-        webhooks: ids of those whose messages are wanted; default all.
+        webhooks: ids of the webhooks; None: all.
     """
-    moment = now(session)
-    query = (
-        select(WebhookDelivery, Webhook.url)
-        .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-        .where(WebhookDelivery.done_at.is_(None), WebhookDelivery.next_at <= moment)
-        .order_by(WebhookDelivery.next_at, WebhookDelivery.id)
-        .limit(most)
-        .with_for_update(of=WebhookDelivery, skip_locked=True)
-    )
-    if webhooks is not None:
-        query = query.where(WebhookDelivery.webhook_id.in_(webhooks))
-    parcels = []
-    for row, url in session.execute(query).tuples():
-        row.attempts += 1
-        row.next_at = moment + _DELIVERY_TIMEOUT
-        parcels.append(PendingDelivery(row.id, row.webhook_id, url, row.event, row.payload, row.attempts))
-    return parcels
+    where = [] if webhooks is None else [WebhookDelivery.webhook_id.in_(webhooks)]
+    rows = DELIVERY_OUTBOX.claim(session, where, (WebhookDelivery.next_at, WebhookDelivery.id), limit)
+    return [
+        PendingDelivery(
+            row.id,
+            row.webhook_id,
+            session.get_one(Webhook, row.webhook_id).url,
+            row.event,
+            row.payload,
+            row.attempts,
+        )
+        for row in rows
+    ]
 
 
 def webhooks_with_due_deliveries(session: Session) -> list[tuple[str, str]]:
-    """Id and address of each webhook that ``take`` would find messages of, the longest due first; only reads."""
+    """(id, URL) of the webhooks with due messages, the longest due first; only reads."""
     query = (
         select(Webhook.id, Webhook.url)
         .join(WebhookDelivery, WebhookDelivery.webhook_id == Webhook.id)
-        .where(WebhookDelivery.done_at.is_(None), WebhookDelivery.next_at <= now(session))
+        .where(DELIVERY_OUTBOX.due(session))
         .group_by(Webhook.id, Webhook.url)
         .order_by(func.min(WebhookDelivery.next_at))
     )
     return [(webhook_id, url) for webhook_id, url in session.execute(query).tuples()]
 
 
-def record_delivery(session: Session, parcel: PendingDelivery, error: str | None) -> None:
-    """How sending ended. What failed is due again after a wait that doubles, until it is given up."""
-    row = session.get(WebhookDelivery, parcel.id, with_for_update=True)
-    if row is None or row.done_at is not None or row.attempts != parcel.attempt:
-        return  # the webhook was removed, or somebody else has sent it meanwhile
-    moment = now(session)
-    row.error = None if error is None else error[:500]
-    over = error is None or parcel.attempt >= DELIVERY_ATTEMPTS
-    if over:
-        row.done_at = moment
-        session.execute(delete(WebhookDelivery).where(WebhookDelivery.done_at < moment - _DELIVERIES_KEPT))
+def record_delivery(session: Session, delivery: PendingDelivery, error: str | None) -> None:
+    """Record a delivered message (``error`` None) or a failed attempt; the last failed attempt gives it up."""
+    row = session.get(WebhookDelivery, delivery.id, with_for_update=True)
+    if row is None or row.done_at is not None or row.attempts != delivery.attempt:
+        return  # the webhook was deleted, or another process has sent the message
+    given_up = error is not None and delivery.attempt >= DELIVERY_ATTEMPTS
+    if error is None:
+        row.error = None
     else:
-        row.next_at = moment + delivery_delay(parcel.attempt)
-    outcome = "delivered" if error is None else "given_up" if over else "failed"
+        DELIVERY_OUTBOX.retry(session, row, error)
+    if error is None or given_up:
+        row.done_at = now(session)
+        session.execute(delete(WebhookDelivery).where(WebhookDelivery.done_at < row.done_at - _DELIVERIES_KEPT))
+    outcome = "delivered" if error is None else "given_up" if given_up else "failed"
     record_increments(session, [DELIVERIES.increment(outcome=outcome)])
-
-
-def delivery_delay(attempt: int) -> timedelta:
-    """Between this failed attempt (1 is the first) and the next one."""
-    return min(_DELIVERY_FIRST_DELAY * 2 ** (attempt - 1), _DELIVERY_MAX_DELAY)
 
 
 def list_deliveries(session: Session, webhook_id: str, limit: int = 50) -> Sequence[WebhookDelivery]:
@@ -119,30 +165,28 @@ def list_deliveries(session: Session, webhook_id: str, limit: int = 50) -> Seque
     return session.scalars(query.limit(limit)).all()
 
 
+def pending_deliveries(session: Session) -> tuple[int, float]:
+    """Number of undelivered messages, and the age of the oldest in seconds (0 where there is none)."""
+    oldest = func.min(WebhookDelivery.created_at, type_=WebhookDelivery.created_at.type)
+    count, since = session.execute(select(func.count(), oldest).where(DELIVERY_OUTBOX.is_open)).tuples().one()
+    return count, max(0.0, (now(session) - since).total_seconds()) if since else 0.0
+
+
 def _run_payload(run: Run) -> dict[str, Any]:
-    """What a receiver needs to know whether it is concerned; the rest it asks of ``GET /v1/runs/{id}``."""
+    """The run as in a message; ``GET /v1/runs/{id}`` has the other fields."""
     names = ("id", "kind", "name", "owner", "state", "reason", "attempt", "study_id")
     return {**{name: getattr(run, name) for name in names}, "tags": list(run.tags)}
 
 
-def pending_deliveries(session: Session) -> tuple[int, float]:
-    """How many messages wait, and the seconds since the oldest of them was put down (0 when there is none)."""
-    oldest = func.min(WebhookDelivery.created_at, type_=WebhookDelivery.created_at.type)
-    count, since = session.execute(select(func.count(), oldest).where(WebhookDelivery.done_at.is_(None))).tuples().one()
-    return count, max(0.0, (now(session) - since).total_seconds()) if since else 0.0
-
-
-FileEntries = dict[str, dict[str, Any]]  # {name: {"bytes", "sha256", "modified_at"}}
-_UPLOAD_TIMEOUT = timedelta(minutes=10)  # after that somebody else may send it too, which does no harm
-_UPLOAD_FIRST_DELAY, _UPLOAD_MAX_DELAY = timedelta(seconds=2), timedelta(minutes=10)
-
-
 @dataclass(frozen=True)
 class UploadTask:
-    """A folder that the taker is to send now.
+    """A folder that the caller has claimed and is to upload.
 
     Attributes:
-        twins: objects of other deposits of the same run by the sha256 of their bytes.
+        path: relative to the home folder.
+        attempt: of the run that wrote the folder.
+        tries: number of upload attempts, this one included.
+        copy_sources: (key, name) of objects in the store by the SHA-256 of their content.
     """
 
     path: str
@@ -156,67 +200,60 @@ class UploadTask:
 
 
 def upload_key(path: str, attempt: int) -> str:
-    """Where in the store: an attempt ends once, so a place is only ever written with the same files."""
+    """Key in the store. An attempt ends once, so every upload to a key has the same files."""
     return f"{path}/{attempt}"
 
 
 def enqueue_upload(session: Session, path: str, attempt: int, holder: str) -> None:
-    """Note that a folder of the home ``holder`` is to be sent. What an earlier attempt left stays until it is."""
+    """Enqueue the upload of a folder of the home ``holder``. An earlier attempt's copy stays until the upload."""
     moment, row = now(session), session.get(ArtifactUpload, path, with_for_update=True)
     if row is None:
         row = ArtifactUpload(path=path)
         session.add(row)
-    row.pending, row.holder, row.next_at, row.tries, row.error = attempt, holder, moment, 0, None
+    row.pending, row.holder, row.next_at, row.attempts, row.error = attempt, holder, moment, 0, None
     session.flush()
 
 
 def count_pending_uploads(session: Session) -> int:
-    """How many folders of all homes are not in the store yet, those included that are on their way."""
-    return session.scalars(select(func.count()).where(ArtifactUpload.pending.is_not(None))).one()
+    """Number of folders of all homes that are not in the store yet."""
+    return session.scalars(select(func.count()).where(UPLOAD_OUTBOX.is_open)).one()
 
 
 def has_due_uploads(session: Session, holder: str) -> bool:
-    """Whether ``take`` would find something; only reads."""
-    query = select(ArtifactUpload.path).where(*_due_uploads(session, holder))
+    """Whether ``claim_upload`` would find a folder; only reads."""
+    query = select(ArtifactUpload.path).where(UPLOAD_OUTBOX.due(session), ArtifactUpload.holder == holder)
     return session.scalars(query.limit(1)).first() is not None
 
 
 def claim_upload(session: Session, holder: str) -> UploadTask | None:
-    """A folder of the home ``holder`` that is due. Nobody else gets it for ten minutes.
+    """Claim a folder of the home ``holder`` that is due.
 
-    A run's own folder comes after what it made: most of that is in it again, and need not travel twice.
+    The folder of a run comes after the run's output: the store copies the files that both have.
     """
-    query = select(ArtifactUpload).where(*_due_uploads(session, holder))
-    query = query.order_by(ArtifactUpload.path.startswith("runs/"), ArtifactUpload.next_at, ArtifactUpload.path).limit(
-        1
-    )
-    row = session.scalars(query.with_for_update(of=ArtifactUpload, skip_locked=True)).first()
-    if row is None or row.pending is None:
-        return None
-    row.tries += 1
-    row.next_at = now(session) + _UPLOAD_TIMEOUT
-    return UploadTask(row.path, row.pending, row.tries, _same_content(session, row.path))
+    order = (ArtifactUpload.path.startswith("runs/"), ArtifactUpload.next_at, ArtifactUpload.path)
+    for row in UPLOAD_OUTBOX.claim(session, [ArtifactUpload.holder == holder], order, 1):
+        if row.pending is not None:
+            return UploadTask(row.path, row.pending, row.attempts, _copy_sources(session, row.path))
+    return None
 
 
 def record_uploaded(session: Session, task: UploadTask, files: FileEntries) -> None:
-    """All of the files are in the store: from now on the row names them."""
+    """Record that all files are in the store."""
     row = session.get(ArtifactUpload, task.path, with_for_update=True)
     if row is None or row.pending != task.attempt:
-        return  # what it was of is deleted, or a later attempt has ended
+        return  # the folder was deleted, or a later attempt has ended
     row.key, row.files, row.pending, row.error = task.key, files, None, None
 
 
 def record_upload_failure(session: Session, task: UploadTask, error: str) -> None:
-    """It is due again after a wait that doubles, up to ten minutes. It is never given up."""
+    """Record a failed upload. It is retried for ever."""
     row = session.get(ArtifactUpload, task.path, with_for_update=True)
-    if row is None or row.pending != task.attempt:
-        return
-    row.error = error[:500]
-    row.next_at = now(session) + min(_UPLOAD_FIRST_DELAY * 2 ** min(task.tries - 1, 20), _UPLOAD_MAX_DELAY)
+    if row is not None and row.pending == task.attempt:
+        UPLOAD_OUTBOX.retry(session, row, error)
 
 
 def delete_stored_folder(session: Session, path: str) -> None:
-    """The folder is nobody's any more; its objects in the store are garbage, and its bytes count for nobody."""
+    """Delete the rows about a folder: its objects in the store become garbage, and its bytes count for no owner."""
     session.execute(delete(ArtifactUpload).where(ArtifactUpload.path == path))
     delete_bytes(session, path)
 
@@ -226,30 +263,30 @@ def get_upload(session: Session, path: str) -> ArtifactUpload | None:
 
 
 def runs_with_pending_uploads(session: Session, run_ids: Sequence[str]) -> dict[str, str | None]:
-    """Of runs of which something is not in the store yet, why the last try failed (None: none did)."""
+    """{run id: error of the last upload, or None} of those runs with a folder that is not in the store yet."""
     run_of = {path: run_id for run_id in run_ids for path in (f"runs/{run_id}", *_output_paths(run_id))}
     query = select(ArtifactUpload.path, ArtifactUpload.error).where(
-        ArtifactUpload.path.in_(run_of), ArtifactUpload.pending.is_not(None)
+        UPLOAD_OUTBOX.is_open, ArtifactUpload.path.in_(run_of)
     )
-    found: dict[str, str | None] = {}
+    errors: dict[str, str | None] = {}
     for path, error in session.execute(query).tuples():
-        found[run_of[path]] = found.get(run_of[path]) or error
-    return found
+        errors[run_of[path]] = errors.get(run_of[path]) or error
+    return errors
 
 
 def referenced_keys(session: Session) -> set[str]:
-    """Places that rows name, and those that are being written."""
+    """Keys of the store that rows name, and keys of pending uploads."""
     rows = session.execute(select(ArtifactUpload.path, ArtifactUpload.key, ArtifactUpload.pending)).tuples().all()
-    named = {place for _, place, _ in rows if place is not None}
-    return named | {upload_key(path, pending) for path, _, pending in rows if pending is not None}
+    keys = {key for _, key, _ in rows if key is not None}
+    return keys | {upload_key(path, pending) for path, _, pending in rows if pending is not None}
 
 
 def require_uploaded(row: ArtifactUpload) -> str:
-    """Its place in the store. Raises: UserError ``artifacts_pending``."""
+    """Key of the folder in the store. Raises: UserError ``artifacts_pending``."""
     if row.key is None:
-        why = f" ({row.error})" if row.error else ""
+        error = f" ({row.error})" if row.error else ""
         message = (
-            f"the files of {row.path} are still on the machine that made them and on their way to the store{why}; "
+            f"the files of {row.path} are still on the machine that made them and on their way to the store{error}; "
             "try again in a while, and see that a worker of that machine is running"
         )
         raise UserError(message, code="artifacts_pending")
@@ -257,24 +294,18 @@ def require_uploaded(row: ArtifactUpload) -> str:
 
 
 def _output_paths(run_id: str) -> list[str]:
-    """What a run may have made, by path."""
-    rooms = {"encoders": "enc", "collections": "col", "datasets": "data"}
-    return [f"{room}/{output_id(prefix, run_id)}" for room, prefix in rooms.items()]
+    """Paths that the output of a run may have."""
+    return [f"{folder}/{output_id(prefix, run_id)}" for folder, prefix in OUTPUT_FOLDERS.items()]
 
 
-def _due_uploads(session: Session, holder: str) -> tuple[Any, ...]:
-    return ArtifactUpload.pending.is_not(None), ArtifactUpload.holder == holder, ArtifactUpload.next_at <= now(session)
-
-
-def _same_content(session: Session, path: str) -> dict[str, tuple[str, str]]:
+def _copy_sources(session: Session, path: str) -> dict[str, tuple[str, str]]:
+    """Of the folder of a run: the uploaded files of the run's output."""
     if not path.startswith("runs/"):
         return {}
-    rows = session.scalars(
-        select(ArtifactUpload).where(ArtifactUpload.path.in_(_output_paths(path.removeprefix("runs/"))))
-    )
+    query = select(ArtifactUpload).where(ArtifactUpload.path.in_(_output_paths(path.removeprefix("runs/"))))
     return {
-        facts["sha256"]: (row.key, name)
-        for row in rows
+        entry["sha256"]: (row.key, name)
+        for row in session.scalars(query)
         if row.key is not None
-        for name, facts in (row.files or {}).items()
+        for name, entry in (row.files or {}).items()
     }

@@ -1,20 +1,20 @@
-"""Vectors of collections in PostgreSQL with the extension ``vector``: written with the collection's row, searched, dropped.
+"""Vectors of collections in PostgreSQL with the extension ``vector``: written with the row, searched, dropped.
 
-Each directory of a collection has two tables, ``vec_…_images`` and ``vec_…_texts``; the row of the collection stores the
-common prefix of their names. A directory never changes, and neither do its tables. They are created and filled in the
-transaction that names them. The HNSW index of a table holds vectors of one collection only, so a search visits no
+Each directory of a collection has two tables, ``vec_…_images`` and ``vec_…_texts``; the row of the collection stores
+the common prefix of their names. A directory never changes, and neither do its tables. They are created and filled in
+the transaction that names them. The HNSW index of a table has vectors of one collection only, so a search visits no
 others, and dropping the tables leaves no dead rows in a shared index.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sqlalchemy import ARRAY, Column, Connection, Index, Integer, MetaData, String, Table, cast, func, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
@@ -24,65 +24,23 @@ from sqlalchemy.types import UserDefinedType
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import CollectionRow, new_id
-from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.session import UNREACHABLE, Database, lock_until_commit
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lcl_core.collections.collection import Collection as Directory
-
-
-MIN_VERSION = (0, 8)  # the first whose search goes on until a filter has let enough pass
-_EXTENSION_LOCK = 0x6C636C766563  # any constant: names the advisory lock of those who make the extension
-
-
-def require_pgvector(session: Session) -> None:
-    """See to it that vectors can be kept, making the extension if it is not there.
-
-    Raises: UserError ``pgvector_unavailable``.
-    """
-    if session.get_bind().dialect.name != "postgresql":
-        raise _unavailable("this service keeps its database in SQLite; pgvector is an extension of PostgreSQL")
-    found = _version(session) or _create_extension(session)
-    if tuple(int(part) for part in found.split(".")[:2]) < MIN_VERSION:
-        wanted = ".".join(map(str, MIN_VERSION))
-        raise _unavailable(f"the database has pgvector {found}, {wanted} is needed (ALTER EXTENSION vector UPDATE)")
-
-
-def _version(session: Session) -> str | None:
-    found: str | None = session.scalar(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
-    return found
-
-
-def _create_extension(session: Session) -> str:
-    session.execute(select(func.pg_advisory_xact_lock(_EXTENSION_LOCK)))
-    try:
-        with session.begin_nested():
-            session.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        told = str(error.orig).partition("\n")[0]
-        raise _unavailable(
-            f"PostgreSQL cannot make the extension vector ({told}); install pgvector on its machine, or use the image "
-            "pgvector/pgvector:pg17, and let an administrator of the database run CREATE EXTENSION vector"
-        ) from error
-    return str(_version(session))
-
-
-def _unavailable(what: str) -> UserError:
-    return UserError(f"{what}; or set index to files", code="pgvector_unavailable", field="index")
-
-
-TARGETS: tuple[Literal["images", "texts"], ...] = ("images", "texts")
-HNSW_M, HNSW_EF_CONSTRUCTION = 16, 128  # as those of a graph in a file
-HNSW_EF_SEARCH, MAX_EF_SEARCH = 100, 1000  # candidates kept while a query walks; the most that the extension allows
+Target = Literal["images", "texts"]
+TARGETS: tuple[Target, ...] = ("images", "texts")
+MIN_VERSION = (0, 8)  # the first with iterative scans: a filtered search continues until it has enough rows
+HNSW_M, HNSW_EF_CONSTRUCTION = 16, 128  # as in the HNSW index of a file
+HNSW_EF_SEARCH, MAX_EF_SEARCH = 100, 1000
 _COPY_ROWS = 2000
 _ITEM_ID_LENGTH = 20
 _TABLE_NAME = re.compile(r"(vec_[0-9a-z]{18})_(?:images|texts)")
-# for this transaction alone: go on until enough have passed the filter; a plan for these very rows, and not compiled
+_EXTENSION_LOCK = 0x6C636C766563  # any constant: key of the advisory lock
+# for one transaction: continue filtered scans; plan for the given rows; no JIT compilation
 _SET_SEARCH_PARAMETERS = text(
-    "SELECT set_config('hnsw.ef_search', :breadth, true), set_config('hnsw.iterative_scan', 'relaxed_order', true), "
+    "SELECT set_config('hnsw.ef_search', :ef_search, true), set_config('hnsw.iterative_scan', 'relaxed_order', true), "
     "set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
 )
 _SET_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '2s'")
@@ -92,8 +50,134 @@ _SELECT_TABLE_SIZES = text(
 )
 
 
+class CollectionDirectory(Protocol):
+    """What this layer reads of a collection on disk, as ``lcl_core.collections.collection.Collection`` has it."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def count(self, target: Target) -> int: ...
+
+    def at(self, target: Target, positions: Sequence[int], /) -> tuple[list[str], np.ndarray]: ...
+
+    def in_base(self, item_id: str) -> bool: ...
+
+
+OpenDirectory = Callable[[Path], CollectionDirectory]
+
+
+def write_vectors(session: Session, directory: CollectionDirectory) -> str:
+    """Create and fill the tables of a collection's directory, in the caller's transaction.
+
+    Returns: prefix of their names. Raises: UserError ``pgvector_unavailable``, ``pgvector_failed``; UNREACHABLE.
+    """
+    name = new_id("vec")
+    require_pgvector(session)
+    try:
+        for target in TARGETS:
+            table, connection = _table(name, target, directory.dim), session.connection()
+            table.create(connection, checkfirst=False)
+            _copy_vectors(connection, table, directory, target)
+            _hnsw_index(table).create(connection)
+            connection.execute(text(f"ANALYZE {table.name}"))  # the name has an id of ours
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        cause = str(error.orig).partition("\n")[0]
+        message = f"PostgreSQL did not take the vectors ({cause}); mend that and resume the run, or index with files"
+        raise UserError(message, code="pgvector_failed", field="index") from error
+    return name
+
+
+def drop_vectors(database: Database, name: str | None) -> None:
+    """Drop tables that no row names any more. While a search reads them they are left to the garbage collection."""
+    if name is None:
+        return
+    with suppress(*UNREACHABLE), database.session() as session:
+        session.execute(_SET_LOCK_TIMEOUT)
+        for target in TARGETS:
+            session.execute(DropTable(_table(name, target, 1), if_exists=True))
+
+
+def orphaned_tables(session: Session) -> dict[str, int]:
+    """{prefix: bytes} of the tables that no collection names."""
+    if session.get_bind().dialect.name != "postgresql":
+        return {}
+    sizes: dict[str, int] = {}
+    for table, size in session.execute(_SELECT_TABLE_SIZES).tuples():
+        if match := _TABLE_NAME.fullmatch(table):
+            sizes[match[1]] = sizes.get(match[1], 0) + size
+    # read after the tables: a table that is visible was committed together with the row that names it
+    query = select(CollectionRow.vectors).where(CollectionRow.vectors.is_not(None))
+    named = set(session.scalars(query)) if sizes else set()
+    return {name: size for name, size in sorted(sizes.items()) if name not in named}
+
+
+@dataclass(frozen=True)
+class PgVectorIndex:
+    """Search in the tables of a collection, for the argument ``ask`` of ``Collection.open``. Safe from any thread."""
+
+    database: Database
+    name: str
+    dim: int
+
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        """Rows nearest to ``query``, at most ``k``; among ``rows``, or outside them.
+
+        Returns: no rows when the tables are dropped: the collection has another directory by now. Raises: UNREACHABLE.
+        """
+        table = _table(self.name, target, self.dim)
+        statement = select(table.c.row).order_by(table.c.embedding.op("<=>")(query)).limit(k)
+        if among or rows:
+            array = cast(list(rows), ARRAY(Integer))
+            statement = statement.where(table.c.row == func.any(array) if among else table.c.row != func.all(array))
+        with self.database.reading() as session:
+            session.execute(_SET_SEARCH_PARAMETERS, {"ef_search": str(min(max(HNSW_EF_SEARCH, 2 * k), MAX_EF_SEARCH))})
+            try:
+                return session.scalars(statement).all()
+            except ProgrammingError as error:
+                if getattr(error.orig, "sqlstate", None) == "42P01":  # no such table
+                    return ()
+                raise
+
+
+def require_pgvector(session: Session) -> None:
+    """Create the extension if it does not exist. Raises: UserError ``pgvector_unavailable``."""
+    if session.get_bind().dialect.name != "postgresql":
+        raise _unavailable("this service keeps its database in SQLite; pgvector is an extension of PostgreSQL")
+    version = _version(session) or _create_extension(session)
+    if tuple(int(part) for part in version.split(".")[:2]) < MIN_VERSION:
+        needed = ".".join(map(str, MIN_VERSION))
+        raise _unavailable(f"the database has pgvector {version}, {needed} is needed (ALTER EXTENSION vector UPDATE)")
+
+
+def _version(session: Session) -> str | None:
+    version: str | None = session.scalar(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
+    return version
+
+
+def _create_extension(session: Session) -> str:
+    lock_until_commit(session, _EXTENSION_LOCK)
+    try:
+        with session.begin_nested():
+            session.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        cause = str(error.orig).partition("\n")[0]
+        raise _unavailable(
+            f"PostgreSQL cannot make the extension vector ({cause}); install pgvector on its machine, or use the image "
+            "pgvector/pgvector:pg17, and let an administrator of the database run CREATE EXTENSION vector"
+        ) from error
+    return str(_version(session))
+
+
+def _unavailable(what: str) -> UserError:
+    return UserError(f"{what}; or set index to files", code="pgvector_unavailable", field="index")
+
+
 class Halfvec(UserDefinedType[list[float]]):
-    """``halfvec(E)``, two bytes a number."""
+    """Column type ``halfvec(E)``, two bytes a number."""
 
     cache_ok = True
 
@@ -105,85 +189,6 @@ class Halfvec(UserDefinedType[list[float]]):
 
     def bind_processor(self, dialect: Any) -> Any:
         return lambda numbers: "[" + ",".join(map(repr, numbers)) + "]"
-
-
-def write_vectors(session: Session, folder: Path) -> str:
-    """Make and fill the tables of a collection's directory. Seen by nobody before the commit.
-
-    Returns: the beginning of their names. Raises: UserError ``pgvector_unavailable``, ``pgvector_failed``; UNREACHABLE.
-    """
-    from lcl_core.collections.collection import Collection as Directory  # numpy: only when there is something to write
-
-    directory, name = Directory.open(folder), new_id("vec")
-    require_pgvector(session)
-    try:
-        for target in TARGETS:
-            table, connection = _table(name, target, directory.dim), session.connection()
-            table.create(connection, checkfirst=False)
-            _copy_vectors(connection, table, directory, target)
-            _hnsw_index(table).create(connection)
-            connection.execute(text(f"ANALYZE {table.name}"))  # the name is made of an id of ours
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        told = str(error.orig).partition("\n")[0]
-        message = f"PostgreSQL did not take the vectors ({told}); mend that and resume the run, or index with files"
-        raise UserError(message, code="pgvector_failed", field="index") from error
-    return name
-
-
-def drop_vectors(database: Database, name: str | None) -> None:
-    """Drop the tables that no row names any more. While somebody reads them it is left to the garbage collection."""
-    if name is None:
-        return
-    with suppress(*UNREACHABLE), database.session() as session:
-        session.execute(_SET_LOCK_TIMEOUT)
-        for target in TARGETS:
-            session.execute(DropTable(_table(name, target, 1), if_exists=True))
-
-
-def orphaned_tables(session: Session) -> dict[str, int]:
-    """The beginnings of the names of tables that no collection has, and their bytes."""
-    if session.get_bind().dialect.name != "postgresql":
-        return {}
-    sizes: dict[str, int] = {}
-    for table, size in session.execute(_SELECT_TABLE_SIZES).tuples():
-        if found := _TABLE_NAME.fullmatch(table):
-            sizes[found[1]] = sizes.get(found[1], 0) + size
-    # looked at after the tables: those that are seen were named in the same moment
-    named = (
-        set(session.scalars(select(CollectionRow.vectors).where(CollectionRow.vectors.is_not(None))))
-        if sizes
-        else set()
-    )
-    return {name: size for name, size in sorted(sizes.items()) if name not in named}
-
-
-@dataclass(frozen=True)
-class PgVectorIndex:
-    """Asks the tables of a collection; what ``Collection.open`` takes as ``ask``. From any thread."""
-
-    database: Database
-    name: str
-    dim: int
-
-    def __call__(
-        self, target: Literal["images", "texts"], query: list[float], k: int, rows: Sequence[int], among: bool
-    ) -> Sequence[int]:
-        """Nothing when the tables are gone: another directory is the collection's by now. Raises: UNREACHABLE."""
-        table = _table(self.name, target, self.dim)
-        statement = select(table.c.row).order_by(table.c.embedding.op("<=>")(query)).limit(k)
-        if among or rows:
-            given = cast(list(rows), ARRAY(Integer))
-            statement = statement.where(table.c.row == func.any(given) if among else table.c.row != func.all(given))
-        with self.database.reading() as session:
-            session.execute(_SET_SEARCH_PARAMETERS, {"breadth": str(min(max(HNSW_EF_SEARCH, 2 * k), MAX_EF_SEARCH))})
-            try:
-                return session.scalars(statement).all()
-            except ProgrammingError as error:
-                if getattr(error.orig, "sqlstate", None) == "42P01":  # no such table
-                    return ()
-                raise
 
 
 @lru_cache(maxsize=64)
@@ -207,33 +212,31 @@ def _hnsw_index(table: Table) -> Index:
     )
 
 
-def _copy_vectors(
-    connection: Connection, table: Table, directory: Directory, target: Literal["images", "texts"]
-) -> None:
-    """Raises: OperationalError that says whether the connection is lost, as of a statement that the engine sends."""
-    driver, faults = connection.connection.driver_connection, connection.dialect.loaded_dbapi.Error
+def _copy_vectors(connection: Connection, table: Table, directory: CollectionDirectory, target: Target) -> None:
+    """Copy all vectors with COPY. Raises: OperationalError, as a statement of the engine does."""
+    driver, errors = connection.connection.driver_connection, connection.dialect.loaded_dbapi.Error
     assert driver is not None
     total = directory.count(target)
     try:
         with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:
             copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))  # no flags, no extension
             for start in range(0, total, _COPY_ROWS):
-                places = range(start, min(start + _COPY_ROWS, total))
-                copy.write(_binary_rows(places, *directory.at(target, places)))
+                positions = range(start, min(start + _COPY_ROWS, total))
+                copy.write(_binary_rows(positions, *directory.at(target, positions)))
             copy.write(b"\xff\xff")
-    except faults as error:
+    except errors as error:
         raise OperationalError("COPY", None, error, connection_invalidated=driver.closed) from error
 
 
-def _binary_rows(places: Sequence[int], ids: Sequence[str], vectors: np.ndarray) -> bytes:
-    """Rows as COPY takes them: each value behind its length in bytes, everything big-endian."""
+def _binary_rows(positions: Sequence[int], ids: Sequence[str], vectors: np.ndarray) -> bytes:
+    """Rows in the binary format of COPY: each value after its length in bytes, big-endian."""
     import numpy as np
 
     dim = vectors.shape[1]
-    parts: list[Any] = [("columns", ">i2"), ("row_size", ">i4"), ("row", ">i4")]
-    parts += [("item_size", ">i4"), ("item", f"S{_ITEM_ID_LENGTH}")]
-    parts += [("size", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("embedding", ">f2", (dim,))]
-    lines = np.zeros(len(places), dtype=np.dtype(parts))
-    lines["columns"], lines["row_size"], lines["item_size"], lines["size"] = 3, 4, _ITEM_ID_LENGTH, 4 + 2 * dim
-    lines["row"], lines["item"], lines["dim"], lines["embedding"] = list(places), ids, dim, vectors
-    return lines.tobytes()
+    fields: list[Any] = [("columns", ">i2"), ("row_size", ">i4"), ("row", ">i4")]
+    fields += [("item_size", ">i4"), ("item", f"S{_ITEM_ID_LENGTH}")]
+    fields += [("size", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("embedding", ">f2", (dim,))]
+    rows = np.zeros(len(positions), dtype=np.dtype(fields))
+    rows["columns"], rows["row_size"], rows["item_size"], rows["size"] = 3, 4, _ITEM_ID_LENGTH, 4 + 2 * dim
+    rows["row"], rows["item"], rows["dim"], rows["embedding"] = list(positions), ids, dim, vectors
+    return rows.tobytes()

@@ -7,7 +7,6 @@ counted.
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 from sqlalchemy import delete, func, select
@@ -22,29 +21,26 @@ UNFINISHED_STATES = [state.value for state in State if state not in FINISHED]
 
 
 def folder_bytes(folder: Path, *, shared: bool = True) -> int:
-    """Of the regular files below ``folder``; 0 when it is not there.
+    """Bytes of the regular files below ``folder``; 0 where there is no folder.
 
-    ``shared``: those too that are linked elsewhere.
+    Args:
+        shared: include files with further hard links.
     """
-    return sum(
-        facts.st_size
-        for _, facts in regular_files(folder)
-        if stat.S_ISREG(facts.st_mode) and (shared or facts.st_nlink == 1)
-    )
+    return sum(status.st_size for _, status in regular_files(folder) if shared or status.st_nlink == 1)
 
 
 def record_bytes(session: Session, path: str, owner: str, size: int) -> None:
-    """``path`` takes so much now, whatever it took before."""
+    """Set the bytes of the folder ``path``."""
     statement = dialect_insert(session, StoredBytes).values(path=path, owner=owner, bytes=size)
     session.execute(statement.on_conflict_do_update(index_elements=["path"], set_={"owner": owner, "bytes": size}))
 
 
 def add_collection_bytes(session: Session, collection_id: str, owner: str, size: int) -> None:
-    """``owner`` has added so much to a collection."""
+    """Increase the bytes that ``owner`` has added to a collection."""
     path = f"{_collection_prefix(collection_id)}{owner}"
     statement = dialect_insert(session, StoredBytes).values(path=path, owner=owner, bytes=size)
-    more = {"bytes": StoredBytes.bytes + statement.excluded.bytes}
-    session.execute(statement.on_conflict_do_update(index_elements=["path"], set_=more))
+    total = {"bytes": StoredBytes.bytes + statement.excluded.bytes}
+    session.execute(statement.on_conflict_do_update(index_elements=["path"], set_=total))
 
 
 def delete_bytes(session: Session, path: str) -> None:
@@ -52,26 +48,26 @@ def delete_bytes(session: Session, path: str) -> None:
 
 
 def delete_collection_bytes(session: Session, collection_id: str) -> None:
-    """They are in the collection's folder now, or gone with it."""
+    """Delete the additions of all owners: a new directory of the collection contains them, or it is deleted."""
     session.execute(
         delete(StoredBytes).where(StoredBytes.path.startswith(_collection_prefix(collection_id), autoescape=True))
     )
 
 
 def owner_bytes(session: Session, owner: str) -> int:
-    """Everything that ``owner`` keeps."""
+    """Bytes of everything that ``owner`` stores."""
     query = select(func.coalesce(func.sum(StoredBytes.bytes), 0)).where(StoredBytes.owner == owner)
     return int(session.scalars(query).one())
 
 
 def count_unfinished_runs(session: Session, owner: str) -> int:
-    """Runs of ``owner`` that wait, are paused or are at work."""
+    """Number of unfinished runs of ``owner``."""
     query = select(func.count()).select_from(Run).where(Run.owner == owner, Run.state.in_(UNFINISHED_STATES))
     return session.scalars(query).one()
 
 
 def usage_by_owner(session: Session) -> dict[str, tuple[int, int]]:
-    """(unfinished runs, bytes) of every owner who has some of either, by name."""
+    """{owner: (unfinished runs, bytes)} of every owner with either."""
     runs = select(Run.owner, func.count()).where(Run.state.in_(UNFINISHED_STATES)).group_by(Run.owner)
     sizes = select(StoredBytes.owner, func.sum(StoredBytes.bytes)).group_by(StoredBytes.owner)
     counts, stored = dict(session.execute(runs).tuples().all()), dict(session.execute(sizes).tuples().all())

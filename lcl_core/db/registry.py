@@ -13,32 +13,95 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, is_url, resolve_allowed
 from lcl_core.db.datasets import PRODUCT_OWNER, SAMPLE_DATASET, SAMPLE_FILE, get_dataset, sample_path
 from lcl_core.db.models import ApiKey, CollectionRow, Dataset, EncoderRow
-from lcl_core.db.session import Database, now
+from lcl_core.db.session import Database, lock_until_commit, now
 from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
 from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, datasets_of, encoders_of
 
+SAMPLE_COLLECTION = "sample-drawings"
+MAX_NAME_LENGTH = 100
 _WEIGHTS_FILE = "model.safetensors"  # of encoders that runs make
-# Asked with every search, and dearer to build than to run.
-_SELECT_ENCODER = select(EncoderRow).where(EncoderRow.id == bindparam("wanted"))
+_NAME_LOCK = 0x6C636C  # any constant: first half of the keys of PostgreSQL's advisory locks on names
+_NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
+    "encoder": EncoderRow,
+    "dataset": Dataset,
+    "collection": CollectionRow,
+}
+# a reference is an id or a name; datasets have names alone
+_ID_PREFIXES = {"encoder": "enc_", "collection": "col_"}
+_NO_FETCHED: Mapping[str, Path] = {}
+
+# run with every search or submission, and more expensive to build than to run
+_SELECT_ENCODER = select(EncoderRow).where(EncoderRow.id == bindparam("id"))
+_SELECT_COLLECTION = (
+    select(CollectionRow)
+    .where(or_(CollectionRow.id == bindparam("id_or_name"), CollectionRow.name == bindparam("id_or_name")))
+    .order_by((CollectionRow.id == bindparam("id_or_name")).desc())
+    .limit(1)
+)
+_SELECT_OWNER = {
+    noun: select(table.owner).where(table.name == bindparam("name")).order_by(table.created_at).limit(1)
+    for noun, table in _NAMED_TABLES.items()
+}
+
+
+def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
+    """The encoder with that id, else the newest with that name. Raises: UserError ``unknown_encoder``."""
+    query = select(EncoderRow).where(or_(EncoderRow.id == id_or_name, EncoderRow.name == id_or_name))
+    query = query.order_by((EncoderRow.id == id_or_name).desc(), EncoderRow.id.desc()).limit(1)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise UserError(
+            f"encoder {id_or_name!r} is not registered; the list of encoders has the names, or pre-train one",
+            code="unknown_encoder",
+        )
+    return row
+
+
+def encoders_by_weights_hash(session: Session, weights_hash: str) -> Sequence[EncoderRow]:
+    """Encoders with these weights, oldest first; their other files may differ."""
+    return session.scalars(select(EncoderRow).where(EncoderRow.hash == weights_hash).order_by(EncoderRow.id)).all()
+
+
+def list_encoders(session: Session) -> Sequence[EncoderRow]:
+    """Newest first."""
+    return session.scalars(select(EncoderRow).order_by(EncoderRow.id.desc())).all()
+
+
+def get_collection(session: Session, id_or_name: str) -> CollectionRow:
+    """Raises: UserError ``unknown_collection``."""
+    row = session.scalars(_SELECT_COLLECTION, {"id_or_name": id_or_name}).one_or_none()
+    if row is None:
+        raise unknown_collection(id_or_name)
+    return row
+
+
+def unknown_collection(id_or_name: str) -> UserError:
+    message = f"collection {id_or_name!r} does not exist; the list of collections has the names, or index one"
+    return UserError(message, code="unknown_collection")
+
+
+def list_collections(session: Session) -> Sequence[CollectionRow]:
+    """Newest first."""
+    return session.scalars(select(CollectionRow).order_by(CollectionRow.id.desc())).all()
 
 
 def set_encoder_files(row: EncoderRow, files: Hashes) -> None:
-    """Set what the row says of the encoder's files: sha256 by name, and the identity over all."""
+    """Set the file hashes {name: sha256} of the row, and its identity."""
     row.info = {**(row.info or {}), "files": dict(files)}
     row.identity = identity_hash(files)
 
 
 def registered_files(row: EncoderRow) -> dict[str, str]:
-    """sha256 of the encoder's files by name; of a row of an older version, of the weights alone or of none."""
+    """{name: sha256} of the encoder's files; of a row of an older version only the weights, or nothing."""
     known = row.info.get("files")
     if known:
         return dict(known)
@@ -46,14 +109,14 @@ def registered_files(row: EncoderRow) -> dict[str, str]:
 
 
 def collection_encoder(session: Session, collection: CollectionRow) -> EncoderRow | None:
-    """The very encoder that the collection was made with, if it is registered still."""
+    """The encoder that the collection was made with, if it is still registered."""
     if collection.encoder_id is None:
         return None
-    return session.scalars(_SELECT_ENCODER, {"wanted": collection.encoder_id}).one_or_none()
+    return session.scalars(_SELECT_ENCODER, {"id": collection.encoder_id}).one_or_none()
 
 
 def identical_encoders(session: Session, collection: CollectionRow) -> Sequence[EncoderRow]:
-    """Other encoders that are equal to the collection's in all files, oldest first."""
+    """Other encoders with the same files as the collection's, oldest first."""
     if collection.encoder_identity is None:
         return []
     query = select(EncoderRow).where(EncoderRow.identity == collection.encoder_identity).order_by(EncoderRow.id)
@@ -61,7 +124,7 @@ def identical_encoders(session: Session, collection: CollectionRow) -> Sequence[
 
 
 def check_collection_encoder(session: Session, collection: CollectionRow, encoder: EncoderRow) -> None:
-    """Whether ``encoder`` makes the vectors that the collection holds. Raises: UserError ``encoder_mismatch``."""
+    """Raises: UserError ``encoder_mismatch`` unless ``encoder`` computes the vectors of the collection."""
     identity = collection.encoder_identity
     if encoder.id == collection.encoder_id or (identity is not None and identity == encoder.identity):
         return
@@ -79,70 +142,53 @@ def check_collection_encoder(session: Session, collection: CollectionRow, encode
 
 
 def has_missing_identities(database: Database) -> bool:
-    """Whether ``complete_identities`` has something to look at."""
+    """Whether ``fill_missing_identities`` would find a row; only reads."""
     with database.reading() as session:
         return session.scalars(select(EncoderRow.id).where(EncoderRow.identity.is_(None)).limit(1)).first() is not None
 
 
 def fill_missing_identities(database: Database, home: Path) -> int:
-    """Hash the files of encoders that an older version registered without, where they are on this disk.
+    """Hash the files of encoders that an older version registered without an identity, if they are on this disk.
 
-    Files that have been changed since cannot be told from the original ones here, except by the weights' hash: a row
-    whose weights are others stays as it is. Returns: how many rows were completed.
+    A change since the registration is detected only in the weights; a row with other weights stays as it is.
+
+    Returns: number of completed rows.
     """
     with database.reading() as session:
         missing = session.execute(
             select(EncoderRow.id, EncoderRow.path, EncoderRow.hash).where(EncoderRow.identity.is_(None))
         )
-        found = [(row_id, Path(home).resolve() / path, digest) for row_id, path, digest in missing.tuples()]
-    done = 0
-    for row_id, directory, digest in found:
+        rows = [(row_id, absolute_path(home, path), digest) for row_id, path, digest in missing.tuples()]
+    completed = 0
+    for row_id, directory, digest in rows:
         try:
             files = hash_files(directory)
-        except OSError:  # it stays for the next start
+        except OSError:  # the next start retries
             continue
-        if _WEIGHTS_FILE in files and files[_WEIGHTS_FILE] == digest:
-            done += _fill_identity(database, row_id, files)
-    return done
+        if files.get(_WEIGHTS_FILE) == digest:
+            completed += _fill_identity(database, row_id, files)
+    return completed
 
 
 def _fill_identity(database: Database, row_id: str, files: Hashes) -> bool:
     with database.session() as session:
         row = session.get(EncoderRow, row_id, with_for_update=True)
-        if row is None or row.identity is not None:  # deleted meanwhile, or another process was quicker
+        if row is None or row.identity is not None:  # deleted, or completed by another process
             return False
         set_encoder_files(row, files)
-        nameless = CollectionRow.encoder_identity.is_(None)
-        made_with_it = update(CollectionRow).where(CollectionRow.encoder_id == row_id, nameless)
-        session.execute(made_with_it.values(encoder_identity=row.identity))
+        incomplete = CollectionRow.encoder_id == row_id, CollectionRow.encoder_identity.is_(None)
+        session.execute(update(CollectionRow).where(*incomplete).values(encoder_identity=row.identity))
         return True
 
 
-SAMPLE_COLLECTION = "sample-drawings"
-MAX_NAME_LENGTH = 100
-_NAME_LOCK = 0x6C636C  # any constant: the first half of the keys of PostgreSQL's advisory locks on names
-_NAMED_TABLES: dict[str, type[EncoderRow | Dataset | CollectionRow]] = {
-    "encoder": EncoderRow,
-    "dataset": Dataset,
-    "collection": CollectionRow,
-}
-# Asked with every submission, and dearer to build than to run.
-_SELECT_OWNER = {
-    noun: select(table.owner).where(table.name == bindparam("wanted")).order_by(table.created_at).limit(1)
-    for noun, table in _NAMED_TABLES.items()
-}
-# How ids begin: a reference is an id or a name. Datasets have names alone.
-_ID_PREFIXES = {"encoder": "enc_", "collection": "col_"}
-
-
 def check_name(session: Session, noun: str, name: str, owner: str, field: str = "name", *, admin: bool = False) -> None:
-    """Whether ``owner`` may register an encoder, dataset or collection (``noun``) under ``name``.
+    """Check that ``owner`` may register an encoder, dataset or collection (``noun``) under ``name``.
 
     Args:
-        field: of the request, for the error.
-        admin: may use the names of others.
+        field: field of the request, for the error.
+        admin: whether the owner may use names of others.
 
-    Raises: UserError ``bad_name`` for what has the form of an id, ``name_taken``.
+    Raises: UserError ``bad_name`` for a name in the form of an id, ``name_taken``.
     """
     prefix = _ID_PREFIXES.get(noun)
     if prefix is not None and name.startswith(prefix):
@@ -158,7 +204,7 @@ def check_name(session: Session, noun: str, name: str, owner: str, field: str = 
 def check_run_names(
     session: Session, kind: str, spec: AnySpec, name: str | None, owner: str, *, admin: bool = False
 ) -> None:
-    """The same for what a run is going to make. Raises: UserError as ``check_name``."""
+    """``check_name`` for the output of a run."""
     if kind == "pretrain" and name is not None:
         check_name(session, "encoder", name, owner, admin=admin)
     elif isinstance(spec, ConvertSpec | MatchSpec):
@@ -168,7 +214,7 @@ def check_run_names(
 
 
 def available_name(session: Session, noun: str, name: str, owner: str, run_id: str) -> str:
-    """``name``, or one of the run's own where another owner took it while the run was under way."""
+    """``name``, or ``name-run_id`` if another owner has registered the name since the submission."""
     try:
         check_name(session, noun, name, owner, admin=_is_admin(session, owner))
     except UserError:
@@ -177,22 +223,21 @@ def available_name(session: Session, noun: str, name: str, owner: str, run_id: s
 
 
 def name_owner(session: Session, noun: str, name: str) -> str | None:
-    """Who had the name first; None: nobody has it."""
+    """Owner of the first row with that name; None: there is none."""
     if name in _bundled_names()[noun]:
         return PRODUCT_OWNER
     if noun == "encoder":
         lock_name(session, name)  # datasets and collections are unique by name in the database itself
-    return session.scalars(_SELECT_OWNER[noun], {"wanted": name}).one_or_none()
+    return session.scalars(_SELECT_OWNER[noun], {"name": name}).one_or_none()
 
 
 def lock_name(session: Session, name: str) -> None:
-    """Until the transaction's end nobody else who asks for this name goes on. On SQLite one writes at a time anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(_NAME_LOCK, zlib.crc32(name.encode()) >> 1)))
+    """Make other transactions that lock this name wait until the end of this one."""
+    lock_until_commit(session, _NAME_LOCK, zlib.crc32(name.encode()) >> 1)
 
 
 def _is_admin(session: Session, owner: str) -> bool:
-    """Whether one of the owner's keys is an admin's: a run does not know with which key it was submitted."""
+    """Whether the owner has an admin's key: a run does not record the key of its submission."""
     query = select(ApiKey.expires).where(ApiKey.owner == owner, ApiKey.role == "admin")
     moment = now(session)
     return any(expires is None or expires > moment for expires in session.scalars(query))
@@ -201,7 +246,7 @@ def _is_admin(session: Session, owner: str) -> bool:
 @cache
 def _bundled_names() -> dict[str, frozenset[str]]:
     return {
-        "encoder": frozenset(found.name for found in pretrained_encoders()),
+        "encoder": frozenset(encoder.name for encoder in pretrained_encoders()),
         "dataset": frozenset({SAMPLE_DATASET}),
         "collection": frozenset({SAMPLE_COLLECTION}),
     }
@@ -211,42 +256,33 @@ def _with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-_NO_FETCHED: Mapping[str, Path] = {}
-# Asked with every search, and dearer to build than to run.
-_SELECT_COLLECTION = (
-    select(CollectionRow)
-    .where(or_(CollectionRow.id == bindparam("wanted"), CollectionRow.name == bindparam("wanted")))
-    .order_by((CollectionRow.id == bindparam("wanted")).desc())
-    .limit(1)
-)
-
-
 @dataclass(frozen=True)
 class ResolvedInputs:
-    """What a spec's names stand for: absolute paths or URLs, contents, and the id of the encoder it starts from."""
+    """What the names in a spec refer to: absolute paths or URLs, content hashes, and the id of its first encoder."""
 
     datasets: dict[str, str]
     encoders: dict[str, str]
     encoder_id: str | None
-    dataset_hashes: dict[str, str | None]  # as registered; None where the contents were never read
-    encoder_files: dict[str, dict[str, str]]  # sha256 by file, as registered
+    dataset_hashes: dict[str, str | None]  # as registered; None: never read
+    encoder_files: dict[str, dict[str, str]]  # {encoder: {file: sha256}}, as registered
 
 
 def absolute_path(home: Path, stored: str) -> Path:
-    """A stored path made absolute; relative ones lie in ``home``, which may move."""
+    """A stored path as an absolute one; a relative one is below ``home``."""
     return Path(home).resolve() / stored
 
 
 def dataset_location(
     home: Path, dataset: Dataset, roots: Sequence[Root], fetched: Mapping[str, Path] = _NO_FETCHED
 ) -> Root:
-    """Where a registered dataset lies. What runs made is the service's own; so is the sample, of this installation.
+    """Absolute path or URL of a registered dataset.
 
     Args:
-        fetched: folders by their stored path that another home holds, and where they are here.
+        roots: folders and URLs that may contain a registered corpus. Links are resolved again: a folder may have become
+            a link since its registration.
+        fetched: {stored path: local path} of folders that another home has.
 
-    Raises: UserError ``path_forbidden`` for what does not, or no longer, lie in one of ``roots``, links followed anew:
-        a folder may have become a link since. ``missing_files`` for what is gone.
+    Raises: UserError ``path_forbidden``, ``missing_files``.
     """
     if dataset.name == SAMPLE_DATASET and dataset.path.endswith(SAMPLE_FILE):
         return Path(sample_path())
@@ -256,7 +292,7 @@ def dataset_location(
 
 
 def managed_paths(session: Session, spec: AnySpec) -> list[str]:
-    """Stored paths of what a spec reads and the service keeps itself.
+    """Stored paths of the folders that a spec reads and the service made.
 
     Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``unknown_collection``.
     """
@@ -269,17 +305,17 @@ def managed_paths(session: Session, spec: AnySpec) -> list[str]:
 def resolve_inputs(
     session: Session, spec: AnySpec, home: Path, roots: Sequence[Root] = (), fetched: Mapping[str, Path] = _NO_FETCHED
 ) -> ResolvedInputs:
-    """Find everything that a spec names.
+    """Resolve all names in a spec.
 
     Args:
-        roots: what a path in it may lie in, or a URL below.
-        fetched: folders by their stored path that another home holds, and where they are here.
+        roots: folders and URLs that may contain the paths in the spec.
+        fetched: {stored path: local path} of folders that another home has.
 
     Raises: UserError ``unknown_dataset``, ``unknown_encoder``, ``missing_files`` or ``path_forbidden``;
-        ``encoder_mismatch`` for an encoder with which nothing can be added to the collection.
+        ``encoder_mismatch`` for an encoder that cannot add to the collection.
     """
-    for field, place in data_paths(spec).items():
-        resolve_allowed(place, roots, field)
+    for field, path in data_paths(spec).items():
+        resolve_allowed(path, roots, field)
     datasets = {name: get_dataset(session, name) for name in datasets_of(spec)}
     encoders = {name: get_encoder(session, name) for name in encoders_of(spec)}
     for name in collections_of(spec):
@@ -298,49 +334,8 @@ def resolve_inputs(
     )
 
 
-def _check_present(place: Root) -> str:
-    """Whether there is anything at a URL, the run itself finds out."""
-    if isinstance(place, Path) and not place.exists():
-        raise UserError("these files are gone; register them again", code="missing_files", file=place)
-    return str(place)
-
-
-def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
-    """The encoder of that id, else the newest of that name. Raises: UserError ``unknown_encoder``."""
-    query = select(EncoderRow).where(or_(EncoderRow.id == id_or_name, EncoderRow.name == id_or_name))
-    query = query.order_by((EncoderRow.id == id_or_name).desc(), EncoderRow.id.desc()).limit(1)
-    found = session.scalars(query).one_or_none()
-    if found is None:
-        raise UserError(
-            f"encoder {id_or_name!r} is not registered; the list of encoders has the names, or pre-train one",
-            code="unknown_encoder",
-        )
-    return found
-
-
-def encoders_by_weights_hash(session: Session, weights_hash: str) -> Sequence[EncoderRow]:
-    """All encoders with these weights, oldest first. Their other files may differ."""
-    return session.scalars(select(EncoderRow).where(EncoderRow.hash == weights_hash).order_by(EncoderRow.id)).all()
-
-
-def list_encoders(session: Session) -> Sequence[EncoderRow]:
-    """Newest first."""
-    return session.scalars(select(EncoderRow).order_by(EncoderRow.id.desc())).all()
-
-
-def get_collection(session: Session, id_or_name: str) -> CollectionRow:
-    """Raises: UserError ``unknown_collection``."""
-    found = session.scalars(_SELECT_COLLECTION, {"wanted": id_or_name}).one_or_none()
-    if found is None:
-        raise unknown_collection(id_or_name)
-    return found
-
-
-def unknown_collection(id_or_name: str) -> UserError:
-    message = f"collection {id_or_name!r} does not exist; the list of collections has the names, or index one"
-    return UserError(message, code="unknown_collection")
-
-
-def list_collections(session: Session) -> Sequence[CollectionRow]:
-    """Newest first."""
-    return session.scalars(select(CollectionRow).order_by(CollectionRow.id.desc())).all()
+def _check_present(location: Root) -> str:
+    """Raises: UserError ``missing_files``. A URL is not checked here: the run itself finds out."""
+    if isinstance(location, Path) and not location.exists():
+        raise UserError("these files are gone; register them again", code="missing_files", file=location)
+    return str(location)

@@ -6,7 +6,6 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import delete as sql_delete
@@ -17,7 +16,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
-from lcl_core.db.session import now, sql_now
+from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
 from lcl_core.db.workers import ALIVE_WITHIN
@@ -27,19 +26,16 @@ from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.specs.pretrain import PretrainSpec
 
-PAGE_LIMIT = 200
-
-
-@dataclass(frozen=True)
-class CursorPage:
-    """``items`` newest first; ``next_cursor`` asks for the page after, None when there is none."""
-
-    items: list[Run]
-    next_cursor: str | None
+ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
+Device = Literal["cpu", "gpu"]
+_REMEDIES = {
+    "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
+    "gpu": "start one on a machine with a GPU, or submit the run again for cpu",
+}
 
 
 def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
-    """``owner``: only if it is theirs; None: whoever's. Raises: UserError ``unknown_run``."""
+    """The run, if it belongs to ``owner`` (None: to anyone). Raises: UserError ``unknown_run``."""
     run = session.get(Run, run_id)
     if run is None or owner not in (None, run.owner):
         raise unknown_run(run_id)
@@ -59,34 +55,30 @@ def list_runs(
     owner: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
-) -> CursorPage:
-    """A page of runs. Pages are stable: a run that arrives meanwhile shifts nothing.
+) -> CursorPage[Run]:
+    """A page of runs, newest first. A new run does not shift the pages after a cursor.
 
     Raises: UserError ``bad_cursor`` or ``bad_limit``.
     """
-    if not 1 <= limit <= PAGE_LIMIT:
-        raise UserError(f"limit must be 1 to {PAGE_LIMIT} (got {limit})", code="bad_limit", field="limit")
-    # of a tag's runs its own table knows the order; sorted by the run's id, all of them would be fetched first
-    key, whose = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
-    query = select(Run).order_by(key.desc()).limit(limit + 1)
+    # the index of run_tag has the runs of a tag in order; sorted by Run.id, all of them would be fetched first
+    key, owner_column = (Run.id, Run.owner) if tag is None else (RunTag.run_id, RunTag.owner)
+    query = select(Run).order_by(key.desc())
     if cursor is not None:
         if not cursor.startswith("run_"):
-            raise UserError("cursor is not one that a page gave", code="bad_cursor", field="cursor")
-        query = query.where(key < cursor, Run.id < cursor)  # PostgreSQL does not see that both are the same
-    for column, wanted in ((Run.kind, kind), (Run.state, state), (whose, owner)):
-        if wanted is not None:
-            query = query.where(column == wanted)
+            raise bad_cursor()
+        query = query.where(key < cursor, Run.id < cursor)  # PostgreSQL does not infer that both are equal
+    for column, value in ((Run.kind, kind), (Run.state, state), (owner_column, owner)):
+        if value is not None:
+            query = query.where(column == value)
     if tag is not None:
         query = query.join(RunTag, RunTag.run_id == Run.id).where(RunTag.tag == tag)
-    found = list(session.scalars(query))
-    items = found[:limit]
-    return CursorPage(items, items[-1].id if len(found) > limit else None)
+    return read_page(session, query, limit, lambda run: run.id)
 
 
 def metrics_after(
     session: Session, run_id: str, after: int = 0, limit: int | None = None, *, step: int | None = None
 ) -> Sequence[Metric]:
-    """Metric rows whose ``id`` is above ``after`` (and whose step is above ``step``), in the order they came in."""
+    """Metric rows with an id above ``after`` and a step above ``step``, by id."""
     query = select(Metric).where(Metric.run_id == run_id, Metric.id > after).order_by(Metric.id)
     if step is not None:
         query = query.where(Metric.step > step)
@@ -94,7 +86,7 @@ def metrics_after(
 
 
 def list_evaluations(session: Session, encoder_id: str) -> list[tuple[Run, list[dict[str, Any]]]]:
-    """The evaluations of an encoder, newest first, each with its rows of figures."""
+    """Succeeded evaluations of an encoder, newest first, each with the rows of its result."""
     query = (
         select(Run)
         .where(Run.encoder_id == encoder_id, Run.kind == "evaluate", Run.state == State.SUCCEEDED.value)
@@ -104,18 +96,18 @@ def list_evaluations(session: Session, encoder_id: str) -> list[tuple[Run, list[
 
 
 def count_runs_by_state(session: Session) -> dict[str, int]:
-    """How many runs are in each state; states without runs are 0."""
-    counted = dict(session.execute(select(Run.state, func.count()).group_by(Run.state)).tuples().all())
-    return {state.value: counted.get(state.value, 0) for state in State}
+    """Number of runs in every state, states without runs included."""
+    counts = dict(session.execute(select(Run.state, func.count()).group_by(Run.state)).tuples().all())
+    return {state.value: counts.get(state.value, 0) for state in State}
 
 
 def list_workers(session: Session) -> Sequence[Worker]:
-    """Workers that are or lately were alive, longest-serving first."""
+    """Workers with a recent heartbeat, in the order of their start."""
     return session.scalars(select(Worker).order_by(Worker.started_at, Worker.id)).all()
 
 
 def cancel_run(session: Session, run_id: str) -> Run:
-    """A run that nobody holds is cancelled at once; a running one is ``cancelling`` until its worker has stopped it."""
+    """Cancel a run. One with a lease is ``cancelling`` until its worker has stopped it. Raises: ForbiddenTransition."""
     run = _lock_run(session, run_id)
     if run.state == State.CANCELLING:
         raise ForbiddenTransition(run_id, run.state, "cancelled again")
@@ -123,16 +115,16 @@ def cancel_run(session: Session, run_id: str) -> Run:
 
 
 def cancel_locked_run(session: Session, run: Run) -> Run:
-    """The same for a run whose row is locked. Raises: ForbiddenTransition."""
+    """``cancel_run`` for a run whose row is locked. Raises: ForbiddenTransition."""
     if run.state in UNCLAIMED:
         return transition(run, State.CANCELLED, finished_at=now(session))
     return transition(run, State.CANCELLING)
 
 
 def pause_run(session: Session, run_id: str) -> Run:
-    """Hold a run back; one at work is ``pausing`` until its worker has stopped it at a checkpoint.
+    """Pause a run. A running one is ``pausing`` until its worker has stopped it at a checkpoint.
 
-    It keeps its place in the queue, and its attempt is not counted.
+    The run keeps its position in the queue, and the attempt does not count. Raises: ForbiddenTransition.
     """
     run = _lock_run(session, run_id)
     if run.state not in (State.WAITING, State.QUEUED, State.RUNNING):
@@ -141,7 +133,7 @@ def pause_run(session: Session, run_id: str) -> Run:
 
 
 def unpause_run(session: Session, run_id: str) -> Run:
-    """Let a paused run go on from where it was: in the queue, or waiting for others."""
+    """Put a paused run back into the queue, or let it wait for its predecessors. Raises: ForbiddenTransition."""
     run = _lock_run(session, run_id)
     if run.state != State.PAUSED:
         raise ForbiddenTransition(run_id, run.state, "unpaused; only a paused run can")
@@ -149,12 +141,12 @@ def unpause_run(session: Session, run_id: str) -> Run:
 
 
 def resume_run(session: Session, run_id: str) -> Run:
-    """Queue a failed or cancelled run again; it goes on from its last checkpoint."""
+    """Queue a failed or cancelled run again, from its last checkpoint. Raises: ForbiddenTransition."""
     return _requeue(session, run_id, from_scratch=False)
 
 
 def retry_run(session: Session, run_id: str) -> Run:
-    """Queue a failed or cancelled run again; it starts over, its checkpoints and metrics forgotten."""
+    """Queue a failed or cancelled run again, from scratch; its metrics are deleted. Raises: ForbiddenTransition."""
     run = _requeue(session, run_id, from_scratch=True)
     run.progress = None
     run.ran_seconds = 0.0
@@ -163,11 +155,11 @@ def retry_run(session: Session, run_id: str) -> Run:
 
 
 def delete_run(session: Session, run_id: str) -> None:
-    """Remove a finished run's row, tags and metrics. What it made (encoder, collection) stays.
+    """Delete a finished run with its tags and metrics; its output (encoder, collection, dataset) stays.
 
-    The caller removes RUN_DIR after the commit (``lcl_core.common.files.discard_run_dir``).
+    The caller removes RUN_DIR after the commit.
 
-    Raises: ForbiddenTransition while the run is not finished; UserError ``run_in_study`` while a study shows it.
+    Raises: ForbiddenTransition for an unfinished run; UserError ``run_in_study``, ``run_is_awaited``.
     """
     run = _lock_run(session, run_id)
     if run.state not in FINISHED:
@@ -187,7 +179,7 @@ def _check_in_no_study(session: Session, run_id: str) -> None:
 
 
 def _check_no_dependents(session: Session, run_id: str) -> None:
-    """A run that waits must find out how the one before it ended."""
+    """A dependent that waits or is paused still needs the final state of its predecessor."""
     query = (
         select(Run.id)
         .join(Predecessor, Predecessor.run_id == Run.id)
@@ -199,7 +191,7 @@ def _check_no_dependents(session: Session, run_id: str) -> None:
 
 
 def _unclaimed_state(session: Session, run: Run) -> State:
-    """Where a run that nobody holds belongs."""
+    """State of a run without a lease: queued, or waiting for a predecessor."""
     unfinished = (
         select(Run.id)
         .join(Predecessor, Predecessor.after_id == Run.id)
@@ -210,7 +202,7 @@ def _unclaimed_state(session: Session, run: Run) -> State:
 
 def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
     run, moment = _lock_run(session, run_id), now(session)
-    if run.state not in FINISHED:  # a running run may be queued again too, but only by its lease
+    if run.state not in FINISHED:  # the state machine allows running to queued, for leases
         raise ForbiddenTransition(run_id, run.state, "queued again before it is cancelled or has failed")
     return transition(
         run,
@@ -223,7 +215,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
         interruption=None,
         result=None,
         max_attempts=run.attempt + DEFAULT_MAX_ATTEMPTS,
-        # a resume after a retry that never began still starts over
+        # a retry that never started is still from scratch after a resume
         from_scratch=from_scratch or run.from_scratch,
     )
 
@@ -235,52 +227,43 @@ def _lock_run(session: Session, run_id: str) -> Run:
     return run
 
 
-_REMEDIES = {
-    "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
-    "gpu": "start one on a machine with a GPU, or submit the run again for cpu",
-}
-
-
 def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str, str]]:
-    """``{"code", "message"}`` by id, of those queued runs that no worker alive can take; the others only wait."""
+    """{run id: {"code", "message"}} of the queued runs that no worker alive can run; the other runs only wait."""
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
     alive = select(Worker.offers).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
-    crew = session.scalars(alive).all()
-    return {run.id: found for run in queued if (found := _blocked_reason(run, crew)) is not None}
+    offers = session.scalars(alive).all()
+    return {run.id: reason for run in queued if (reason := _blocked_reason(run, offers)) is not None}
 
 
-def _blocked_reason(run: Run, crew: Sequence[list[str]]) -> dict[str, str] | None:
-    able = [offers for offers in crew if run.resource in (*offers, ANY_DEVICE)]
-    if not crew:
+def _blocked_reason(run: Run, workers: Sequence[list[str]]) -> dict[str, str] | None:
+    """``workers``: the offers of each worker alive."""
+    able = [offers for offers in workers if run.resource in (*offers, ANY_DEVICE)]
+    if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
     if not able:
         return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
     if len(able) < run.nodes:
-        told = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
-        return {"code": "too_few_workers", "message": f"{told}, or submit it again with fewer engine.nodes"}
+        message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
+        return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
     return None
 
 
-ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
-Device = Literal["cpu", "gpu"]
-
-
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:
-    """Time, memory, operations and disk of a run that is not submitted yet.
+    """Time, memory, FLOPs and disk of a run before its submission, from measured runs.
 
     Args:
-        resource: ``cpu`` or ``gpu``, which the run would ask for; None: a GPU if a worker alive has one.
-        owner: whose runs may be learnt from; None: everybody's.
+        resource: ``cpu`` or ``gpu``; None: a GPU if a worker alive has one.
+        owner: owner of the runs that the estimate may use; None: all owners.
 
-    Raises: UserError ``not_estimated`` for anything but a pre-training.
+    Raises: UserError ``not_estimated`` unless the spec is of a pre-training.
     """
     if not isinstance(spec, PretrainSpec):
         raise UserError("only runs of kind pretrain are estimated", code="not_estimated", field="kind")
-    there = _has_gpu_worker(session)
-    device: Device = "gpu" if resource == "gpu" or (there and resource is None) else "cpu"
-    return estimate_pretraining(spec, _measured_runs(session, device, there, owner), device)
+    has_gpu = _has_gpu_worker(session)
+    device: Device = "gpu" if resource == "gpu" or (has_gpu and resource is None) else "cpu"
+    return estimate_pretraining(spec, _measured_runs(session, device, has_gpu, owner), device)
 
 
 def _has_gpu_worker(session: Session) -> bool:
@@ -288,16 +271,16 @@ def _has_gpu_worker(session: Session) -> bool:
     return any("gpu" in offers for offers in alive)
 
 
-def _measured_runs(session: Session, device: Device, gpu: bool, owner: str | None) -> list[MeasuredRun]:
-    """Newest first. Runs that took any device are taken to have had the best that is there."""
-    classes = {device} if gpu and device == "cpu" else {device, ANY_DEVICE}
+def _measured_runs(session: Session, device: Device, has_gpu: bool, owner: str | None) -> list[MeasuredRun]:
+    """Newest first. A run of the class "any device" is assumed to have had a GPU if a worker has one."""
+    classes = {device} if has_gpu and device == "cpu" else {device, ANY_DEVICE}
     columns = (Run.id, Run.spec, Run.resource, Run.progress, Run.result, Run.ran_seconds, Run.attempt)
     query = select(*columns).where(Run.kind == "pretrain", Run.resource.in_(classes)).order_by(Run.id.desc())
     if owner is not None:
         query = query.where(Run.owner == owner)
-    found = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
-    pasts = (
+    rows = session.execute(query.limit(ESTIMATE_FROM_RUNS)).tuples()
+    measured = (
         measured_run(run_id, spec, resource, progress, result, ran if attempt == 1 else None)
-        for run_id, spec, resource, progress, result, ran, attempt in found
+        for run_id, spec, resource, progress, result, ran, attempt in rows
     )
-    return [past for past in pasts if past is not None]
+    return [run for run in measured if run is not None]

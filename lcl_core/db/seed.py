@@ -17,32 +17,32 @@ from lcl_core.encoders.file_hashes import hash_files, identity_hash
 from lcl_core.pretrained import PretrainedEncoder, pretrained_encoders
 
 WEIGHTS_FILE = "model.safetensors"
-_FIRST_ID = "00"  # identifiers sort by time; these come before all that a service makes
+_FIRST_ID = "00"  # sorts before all ids that new_id makes
 _HASH_DIGITS = 16
 
 
 def seed_database(session: Session) -> list[EncoderRow]:
-    """Register the encoders that come with the product; with one that is new here, queue an index of the sample corpus.
+    """Register the bundled encoders; for a new one, queue an index run over the sample corpus.
 
-    Done at every start, by any number of processes: what is there is left as it is, apart from the place of an
-    encoder, which may have moved with a new installation. The caller has registered the sample corpus, and commits.
+    Called at every start, by any number of processes. An existing row changes only in its path, after a new
+    installation. The caller has registered the sample corpus, and commits.
     """
-    return [_register_bundled(session, found) for found in pretrained_encoders()]
+    return [_register_bundled(session, encoder) for encoder in pretrained_encoders()]
 
 
-def _register_bundled(session: Session, found: PretrainedEncoder) -> EncoderRow:
-    row_id, path = f"enc_{_FIRST_ID}{found.hash[:_HASH_DIGITS]}", str(found.directory)
+def _register_bundled(session: Session, encoder: PretrainedEncoder) -> EncoderRow:
+    row_id, path = f"enc_{_FIRST_ID}{encoder.hash[:_HASH_DIGITS]}", str(encoder.directory)
     row = session.get(EncoderRow, row_id)
     if row is not None:
         if row.path != path or row.identity is None:
-            row.path, (row.info, row.identity) = path, _describe(found)
+            row.path, (row.info, row.identity) = path, _describe(encoder)
         return row
-    info, identity = _describe(found)
+    info, identity = _describe(encoder)
     row = EncoderRow(
         id=row_id,
-        name=found.name,
+        name=encoder.name,
         path=path,
-        hash=found.hash,
+        hash=encoder.hash,
         identity=identity,
         owner=PRODUCT_OWNER,
         info=info,
@@ -51,20 +51,20 @@ def _register_bundled(session: Session, found: PretrainedEncoder) -> EncoderRow:
     try:
         with session.begin_nested():
             session.add(row)
-    except IntegrityError:  # another process starts as well, and queues the index
+    except IntegrityError:  # another process has inserted it, and queues the index
         return session.get_one(EncoderRow, row_id)
     _queue_sample_index(session, row)
     return row
 
 
-def _describe(found: PretrainedEncoder) -> tuple[dict[str, Any], str]:
-    """What the row says of it, and its identity. Its weights are what its notes say, whatever lies there now."""
-    files = {**hash_files(found.directory), WEIGHTS_FILE: found.hash}
-    return {**found.info, "files": files}, identity_hash(files)
+def _describe(encoder: PretrainedEncoder) -> tuple[dict[str, Any], str]:
+    """(info, identity) of the row. The hash of the weights is the published one, whatever the file has now."""
+    files = {**hash_files(encoder.directory), WEIGHTS_FILE: encoder.hash}
+    return {**encoder.info, "files": files}, identity_hash(files)
 
 
-def _queue_sample_index(session: Session, encoder: EncoderRow) -> None:
-    """Unless the collection is there already."""
+def _queue_sample_index(session: Session, row: EncoderRow) -> None:
+    """Unless the collection exists."""
     if session.scalars(select(CollectionRow).where(CollectionRow.name == SAMPLE_COLLECTION)).first() is None:
-        spec = {"encoder": encoder.id, "dataset": SAMPLE_DATASET, "collection": SAMPLE_COLLECTION}
+        spec = {"encoder": row.id, "dataset": SAMPLE_DATASET, "collection": SAMPLE_COLLECTION}
         submit(session, "index", spec, f"index-{SAMPLE_COLLECTION}", owner=PRODUCT_OWNER)

@@ -1,4 +1,6 @@
-"""The states of a run and every transition that is allowed between them (docs/runs.md draws and explains them).
+"""States of a run and the allowed transitions between them; docs/runs.md explains them.
+
+``leases.transition`` is the only writer of the state.
 
 waiting ──► queued ──► running ──► succeeded | failed | cancelled
    ▲ │       ▲ │ ▲        │  │
@@ -15,7 +17,7 @@ from lcl_core.common.errors import UserError
 
 
 class State(StrEnum):
-    WAITING = "waiting"  # for runs that it comes after
+    WAITING = "waiting"  # for its predecessors
     QUEUED = "queued"
     RUNNING = "running"
     PAUSING = "pausing"
@@ -29,11 +31,11 @@ class State(StrEnum):
 ALLOWED: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.QUEUED, State.PAUSED, State.CANCELLED}),
     State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELLED}),
-    # back to queued: the lease was lost, or the worker that held it is leaving
+    # to queued: the lease expired, or its worker is shutting down
     State.RUNNING: frozenset(
         {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.CANCELLING, State.PAUSING, State.QUEUED},
     ),
-    # a run may finish before the pause or the cancel reaches it
+    # a run may finish before the pause or cancel reaches it
     State.PAUSING: frozenset({State.PAUSED, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
     State.PAUSED: frozenset({State.QUEUED, State.WAITING, State.CANCELLED}),
     State.CANCELLING: frozenset({State.CANCELLED, State.SUCCEEDED, State.FAILED}),
@@ -41,10 +43,10 @@ ALLOWED: dict[State, frozenset[State]] = {
     State.FAILED: frozenset({State.QUEUED, State.WAITING}),
     State.CANCELLED: frozenset({State.QUEUED, State.WAITING}),
 }
-LEASED = frozenset({State.RUNNING, State.PAUSING, State.CANCELLING})  # some worker holds the run
+LEASED = frozenset({State.RUNNING, State.PAUSING, State.CANCELLING})  # a worker has a lease
 FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
-# what would be done to a run that is to go into a state, where the state's own name does not say it
-PARTICIPLES = {
+# what happens to a run on the way into a state, for error messages; else the name of the state
+_PARTICIPLES = {
     State.QUEUED: "queued again",
     State.RUNNING: "started",
     State.PAUSING: "paused",
@@ -52,20 +54,20 @@ PARTICIPLES = {
     State.WAITING: "made to wait",
     State.SUCCEEDED: "finished",
 }
-UNCLAIMED = frozenset(State) - LEASED - FINISHED  # nobody holds it yet, or any more
+UNCLAIMED = frozenset(State) - LEASED - FINISHED  # no worker has a lease, and one may still get it
 
 
 class ForbiddenTransition(UserError):
-    """The state of the run (or of the study) does not allow what was asked."""
+    """The state of the run (or study) forbids the action; ``action`` is a participle such as ``cancelled``."""
 
-    def __init__(self, run_id: str, state: str, wanted: str, noun: str = "run") -> None:
-        super().__init__(f"{noun} {run_id} is {state} and cannot be {wanted}", code="forbidden_transition")
+    def __init__(self, run_id: str, state: str, action: str, noun: str = "run") -> None:
+        super().__init__(f"{noun} {run_id} is {state} and cannot be {action}", code="forbidden_transition")
         self.run_id = run_id
         self.state = state
-        self.wanted = wanted
+        self.action = action
 
 
 def check_transition(run_id: str, source: str, target: State) -> None:
-    """Raises: ForbiddenTransition unless ``source`` may become ``target``."""
+    """Raises: ForbiddenTransition unless the transition from ``source`` to ``target`` is allowed."""
     if target not in ALLOWED[State(source)]:
-        raise ForbiddenTransition(run_id, source, PARTICIPLES.get(target, target.value))
+        raise ForbiddenTransition(run_id, source, _PARTICIPLES.get(target, target.value))

@@ -22,113 +22,10 @@ from lcl_core.db.states import State
 from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import AnySpec, nodes_of, parse_spec, spec_hash
 
-IdempotentRow = TypeVar("IdempotentRow", CollectionAddition, Run, Study)
-
-
-def find_by_idempotency_key(
-    session: Session, table: type[IdempotentRow], owner: str, key: str | None, body_hash: str
-) -> IdempotentRow | None:
-    """The row that this owner's ``key`` made before, if it did.
-
-    Raises: UserError ``idempotency_conflict``: of another body.
-    """
-    if key is None:
-        return None
-    row = session.scalars(select(table).where(table.owner == owner, table.idempotency_key == key)).one_or_none()
-    if row is not None and row.body_hash != body_hash:
-        raise UserError(
-            f"Idempotency-Key {key!r} was used before with another body, for {table.__tablename__} {row.id}; "
-            "use a new key",
-            code="idempotency_conflict",
-        )
-    return row
-
-
-def hash_body(body: dict[str, Any]) -> str:
-    """By which a repeated request is known."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
+DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run fails
 _UNSUCCESSFUL = (State.FAILED.value, State.CANCELLED.value)
 
-
-def check_predecessors(session: Session, after: Sequence[str], sight: str | None = None) -> bool:
-    """Whether all of them have succeeded already. ``sight``: whose runs may be named; None: everybody's.
-
-    Raises: UserError ``unknown_predecessor`` or ``predecessor_failed``, naming the place in the list.
-    """
-    if not after:
-        return True
-    query = select(Run.id, Run.state).where(Run.id.in_(after))
-    if sight is not None:
-        query = query.where(Run.owner == sight)
-    found = dict(session.execute(query).tuples().all())
-    for at, run_id in enumerate(after):
-        if run_id not in found:
-            message = f"there is no run {run_id!r} to come after; submit that one first"
-            raise UserError(message, code="unknown_predecessor", field=f"after.{at}")
-        if found[run_id] in _UNSUCCESSFUL:
-            message = f"run {run_id} is {found[run_id]}; resume it first, or leave it out"
-            raise UserError(message, code="predecessor_failed", field=f"after.{at}")
-    return all(state == State.SUCCEEDED for state in found.values())
-
-
-def has_releasable(session: Session) -> bool:
-    """Whether ``release`` would find something; only reads."""
-    return session.scalars(select(Run.id).where(_releasable()).limit(1)).first() is not None
-
-
-def release_dependents(session: Session) -> list[str]:
-    """Queue the runs whose predecessors have all succeeded, and cancel those of which one has not.
-
-    May be done at any time, by any number at once. Returns: ids of the runs that are queued now.
-    """
-    queued: list[str] = []
-    moment = now(session)
-    while found := list(session.scalars(_releasable_runs())):  # what is cancelled may be what others wait for
-        for run in found:
-            lost = _unsuccessful_predecessor(session, run.id)
-            if lost is None:
-                transition(run, State.QUEUED, ready_at=moment)
-                queued.append(run.id)
-            else:
-                transition(run, State.CANCELLED, finished_at=moment, reason=_predecessor_reason(lost))
-        session.flush()
-    return queued
-
-
-def _releasable() -> ColumnElement[bool]:
-    """Of a waiting run: a predecessor was lost, or none is unfinished."""
-    other = aliased(Run)
-    of_it = select(Predecessor.run_id).join(other, other.id == Predecessor.after_id)
-    lost = of_it.where(other.state.in_(_UNSUCCESSFUL))
-    unfinished = of_it.where(other.state != State.SUCCEEDED.value)
-    return and_(Run.state == State.WAITING.value, or_(Run.id.in_(lost), Run.id.not_in(unfinished)))
-
-
-def _releasable_runs() -> Select[Run]:
-    due = select(Run).where(_releasable()).order_by(Run.id)
-    return due.with_for_update(of=Run, skip_locked=True).execution_options(populate_existing=True)
-
-
-def _unsuccessful_predecessor(session: Session, run_id: str) -> Run | None:
-    query = (
-        select(Run)
-        .join(Predecessor, Predecessor.after_id == Run.id)
-        .where(Predecessor.run_id == run_id, Run.state.in_(_UNSUCCESSFUL))
-        .order_by(Run.id)
-    )
-    return session.scalars(query.limit(1)).first()
-
-
-def _predecessor_reason(lost: Run) -> dict[str, str]:
-    why = (lost.reason or {}).get("message")
-    told = f"run {lost.id}, which this one comes after, {'failed' if lost.state == State.FAILED else 'was cancelled'}"
-    told += f": {why}" if why else ""
-    return {"code": "predecessor_failed", "message": f"{told}; resume that one, then this one", "run": lost.id}
-
-
-DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run counts as failed
+IdempotentRow = TypeVar("IdempotentRow", CollectionAddition, Run, Study)
 
 
 def submit(
@@ -146,21 +43,22 @@ def submit(
     study_id: str | None = None,
     continues: str | None = None,
     after: Sequence[str] = (),
-    sight: str | None = None,
+    visible_to: str | None = None,
 ) -> Run:
-    """Queue a run, or return the one that this owner's ``idempotency_key`` already made.
+    """Queue a run, or return the run that the owner's ``idempotency_key`` created.
 
-    The caller commits, then rings the doorbell.
+    The caller commits, then publishes the wake-up message.
 
     Args:
-        resource: ``cpu`` or ``gpu``; None: what its kind needs.
-        study_id: the study that the run is submitted for.
-        after: runs whose success it waits for, of the owner ``sight`` (None: of anybody).
-        continues: a run that the new one goes on from, its checkpoint being what a run of this spec comes through.
+        resource: ``cpu`` or ``gpu``; None: the default of the kind.
+        study_id: the study that submits the run.
+        after: ids of runs whose success the run waits for.
+        continues: id of a run from whose last checkpoint the new run starts; a run of this spec passes through it.
+        visible_to: owner whose runs ``after`` may name; None: all owners.
 
     Raises:
         UserError: ``unknown_kind``, ``bad_spec``, ``unknown_predecessor``, ``predecessor_failed``;
-            ``idempotency_conflict``: the key came with another body.
+            ``idempotency_conflict``: the key was used with another body.
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
@@ -169,7 +67,7 @@ def submit(
     body_hash = hash_body(body | _optional_fields(after, max_attempts, resource))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
-    moment, ready = now(session), check_predecessors(session, after, sight)
+    moment, ready = now(session), check_predecessors(session, after, visible_to)
     run = Run(
         id=new_id("run"),
         kind=kind,
@@ -194,14 +92,14 @@ def submit(
 
 
 def _optional_fields(after: Sequence[str], max_attempts: int, resource: str | None) -> dict[str, Any]:
-    """What is not said is left out, so that requests of before there was such a thing keep their hash."""
-    chosen: dict[str, Any] = {"max_attempts": max_attempts} if max_attempts != DEFAULT_MAX_ATTEMPTS else {}
-    chosen |= {"resource": resource} if resource else {}
-    return {"after": list(after), **chosen} if after else chosen
+    """Fields that are not at their default: a request without them has the hash of a version without these fields."""
+    fields: dict[str, Any] = {"max_attempts": max_attempts} if max_attempts != DEFAULT_MAX_ATTEMPTS else {}
+    fields |= {"resource": resource} if resource else {}
+    return {"after": list(after), **fields} if after else fields
 
 
 def _insert(session: Session, run: Run) -> Run:
-    """Insert; with a key in a savepoint: another process may have used the same one since we looked."""
+    """With an idempotency key in a savepoint: another process may have inserted the same key meanwhile."""
     if run.idempotency_key is None:
         session.add(run)
         session.flush()
@@ -216,3 +114,101 @@ def _insert(session: Session, run: Run) -> Run:
             raise
         return repeated
     return run
+
+
+def find_by_idempotency_key(
+    session: Session, table: type[IdempotentRow], owner: str, key: str | None, body_hash: str
+) -> IdempotentRow | None:
+    """The row that the owner's ``key`` created; None: the key is new. Raises: UserError ``idempotency_conflict``."""
+    if key is None:
+        return None
+    row = session.scalars(select(table).where(table.owner == owner, table.idempotency_key == key)).one_or_none()
+    if row is not None and row.body_hash != body_hash:
+        raise UserError(
+            f"Idempotency-Key {key!r} was used before with another body, for {table.__tablename__} {row.id}; "
+            "use a new key",
+            code="idempotency_conflict",
+        )
+    return row
+
+
+def hash_body(body: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a request."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def check_predecessors(session: Session, after: Sequence[str], visible_to: str | None = None) -> bool:
+    """Whether all runs of ``after`` have succeeded.
+
+    Raises: UserError ``unknown_predecessor`` or ``predecessor_failed`` with the field ``after.INDEX``.
+    """
+    if not after:
+        return True
+    query = select(Run.id, Run.state).where(Run.id.in_(after))
+    if visible_to is not None:
+        query = query.where(Run.owner == visible_to)
+    states = dict(session.execute(query).tuples().all())
+    for index, run_id in enumerate(after):
+        if run_id not in states:
+            message = f"there is no run {run_id!r} to come after; submit that one first"
+            raise UserError(message, code="unknown_predecessor", field=f"after.{index}")
+        if states[run_id] in _UNSUCCESSFUL:
+            message = f"run {run_id} is {states[run_id]}; resume it first, or leave it out"
+            raise UserError(message, code="predecessor_failed", field=f"after.{index}")
+    return all(state == State.SUCCEEDED for state in states.values())
+
+
+def has_releasable(session: Session) -> bool:
+    """Whether ``release_dependents`` would find a run; only reads."""
+    return session.scalars(select(Run.id).where(_releasable()).limit(1)).first() is not None
+
+
+def release_dependents(session: Session) -> list[str]:
+    """Queue waiting runs whose predecessors have all succeeded; cancel those with a failed or cancelled predecessor.
+
+    Several processes may call it at any time. Returns: ids of the runs that are queued now.
+    """
+    queued: list[str] = []
+    moment = now(session)
+    while runs := list(session.scalars(_releasable_runs())):  # other runs may wait for a run that is cancelled here
+        for run in runs:
+            predecessor = _unsuccessful_predecessor(session, run.id)
+            if predecessor is None:
+                transition(run, State.QUEUED, ready_at=moment)
+                queued.append(run.id)
+            else:
+                transition(run, State.CANCELLED, finished_at=moment, reason=_predecessor_reason(predecessor))
+        session.flush()
+    return queued
+
+
+def _releasable() -> ColumnElement[bool]:
+    """Condition on a run: it waits, and a predecessor has failed or been cancelled, or all have succeeded."""
+    predecessor = aliased(Run)
+    dependents = select(Predecessor.run_id).join(predecessor, predecessor.id == Predecessor.after_id)
+    failed = dependents.where(predecessor.state.in_(_UNSUCCESSFUL))
+    not_succeeded = dependents.where(predecessor.state != State.SUCCEEDED.value)
+    return and_(Run.state == State.WAITING.value, or_(Run.id.in_(failed), Run.id.not_in(not_succeeded)))
+
+
+def _releasable_runs() -> Select[Run]:
+    query = select(Run).where(_releasable()).order_by(Run.id)
+    return query.with_for_update(of=Run, skip_locked=True).execution_options(populate_existing=True)
+
+
+def _unsuccessful_predecessor(session: Session, run_id: str) -> Run | None:
+    query = (
+        select(Run)
+        .join(Predecessor, Predecessor.after_id == Run.id)
+        .where(Predecessor.run_id == run_id, Run.state.in_(_UNSUCCESSFUL))
+        .order_by(Run.id)
+    )
+    return session.scalars(query.limit(1)).first()
+
+
+def _predecessor_reason(predecessor: Run) -> dict[str, str]:
+    cause = (predecessor.reason or {}).get("message")
+    end = "failed" if predecessor.state == State.FAILED else "was cancelled"
+    message = f"run {predecessor.id}, which this one comes after, {end}" + (f": {cause}" if cause else "")
+    message += "; resume that one, then this one"
+    return {"code": "predecessor_failed", "message": message, "run": predecessor.id}

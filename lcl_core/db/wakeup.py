@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def producer_app(broker_url: str) -> Celery:
-    """A Celery application that only sends, JSON only."""
+    """A Celery application that only sends, in JSON."""
     from celery import Celery
 
     app = Celery("lcl", broker=broker_url, set_as_current=False)
@@ -35,7 +35,7 @@ def producer_app(broker_url: str) -> Celery:
 
 
 class WakeupProducer:
-    """Rings for workers. A broker that is down costs a log line, never the caller's request."""
+    """Sends messages to workers. An unreachable broker is logged and raises nothing."""
 
     def __init__(self, broker_url: str) -> None:
         self.broker_url = broker_url
@@ -45,23 +45,23 @@ class WakeupProducer:
         return producer_app(self.broker_url)
 
     def wake(self, run_id: str) -> bool:
-        """Tell the workers that a run waits. False when the broker could not be reached."""
+        """Announce a queued run to the workers. False: the broker cannot be reached."""
         return self._send(WAKE, [run_id], expires=3600)
 
     def ping(self, sender: str) -> bool:
-        """Send the message by which whoever takes it proves that messages are consumed."""
+        """Send a message whose receipt proves that workers consume messages."""
         return self._send(PING, [sender], expires=60)
 
     def _send(self, task: str, arguments: list[Any], expires: float) -> bool:
         from kombu.exceptions import OperationalError
 
         try:
-            # one retry at once: a pooled connection may be left from before a restart of the broker
+            # one immediate retry: a pooled connection may be older than a restart of the broker
             policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
             self._app.send_task(task, arguments, expires=expires, retry=True, retry_policy=policy)
         except (OperationalError, OSError) as error:
-            about = {"run": arguments[0]} if task == WAKE else {}
-            log.warning("broker_unreachable", task=task, error=str(error), **about)
+            details = {"run": arguments[0]} if task == WAKE else {}
+            log.warning("broker_unreachable", task=task, error=str(error), **details)
             return False
         return True
 

@@ -15,11 +15,12 @@ from lcl_core.db.session import now
 from lcl_core.db.states import LEASED, State
 
 FORGET_AFTER = timedelta(minutes=10)
+ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
 
 
 @dataclass(frozen=True)
 class WorkerIdentity:
-    """Facts of a worker process that do not change."""
+    """What does not change about a worker process."""
 
     id: str
     host: str
@@ -30,57 +31,53 @@ class WorkerIdentity:
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
-    """Say that the worker is alive; the first call makes its row. Workers long unseen are forgotten.
+    """Record that the worker is alive; the first call inserts its row. Workers without recent heartbeats are deleted.
 
     Args:
-        gpus: what each of its GPUs is doing: name, utilization (0–1), memory_used and memory_total (bytes); a figure
-            that is not known is None.
+        gpus: use of each GPU: name, utilization (0–1), memory_used and memory_total (bytes); None where not known.
     """
     moment = now(session)
     row = session.get(Worker, worker.id)
     if row is None:
-        facts = {**asdict(worker), "devices": list(worker.devices), "offers": list(worker.offers)}
-        session.add(Worker(started_at=moment, seen_at=moment, gpus=list(gpus), **facts))
+        columns = {**asdict(worker), "devices": list(worker.devices), "offers": list(worker.offers)}
+        session.add(Worker(started_at=moment, seen_at=moment, gpus=list(gpus), **columns))
     else:
         row.seen_at, row.gpus = moment, list(gpus)
     session.execute(delete(Worker).where(Worker.seen_at < moment - FORGET_AFTER))
 
 
 def record_wakeup(session: Session, worker_id: str) -> None:
-    """Note that the worker took a message off the broker just now."""
+    """Record that the worker has just received a message from the broker."""
     session.execute(update(Worker).where(Worker.id == worker_id).values(consumed_at=now(session)))
 
 
 def deregister(session: Session, worker_id: str) -> None:
-    """Forget a worker that ends in order."""
+    """Delete the row of a worker that shuts down."""
     session.execute(delete(Worker).where(Worker.id == worker_id))
-
-
-ALIVE_WITHIN = timedelta(seconds=30)  # six signs of life; a worker that gave none is not counted
 
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """Runs of one kind and class that a worker may take."""
+    """Queued runs of one kind and resource class."""
 
     kind: str
-    resource: str  # the class
+    resource: str  # one of jobs.CLASSES
     depth: int
-    oldest_seconds: float  # since the first of them could have been taken; 0 when there is none
+    oldest_seconds: float  # since the first of them could have been claimed
 
 
 @dataclass(frozen=True)
 class WorkerStats:
-    """The workers that are alive."""
+    """Workers with a heartbeat within ALIVE_WITHIN."""
 
     workers: int
     slots: int
-    slots_used: int  # runs that some worker holds, and seats of those who wait to share one or do
-    consumed_seconds: float | None  # since the last message was taken off the broker; None: never yet
+    slots_used: int  # leased runs, and gang members that wait or work
+    consumed_seconds: float | None  # since a worker last received a message; None: never
 
 
 def queue_depths(session: Session) -> list[QueueDepth]:
-    """One for each kind and class that has runs in the queue."""
+    """One for each kind and resource class with queued runs."""
     moment = now(session)
     ready = func.min(func.coalesce(Run.ready_at, Run.queued_at), type_=Run.queued_at.type)
     query = (
@@ -89,36 +86,33 @@ def queue_depths(session: Session) -> list[QueueDepth]:
         .group_by(Run.kind, Run.resource)
         .order_by(Run.kind, Run.resource)
     )
-    found = session.execute(query).tuples()
-    return [
-        QueueDepth(kind, resource, depth, _seconds_since(moment, oldest)) for kind, resource, depth, oldest in found
-    ]
+    rows = session.execute(query).tuples()
+    return [QueueDepth(kind, resource, depth, _seconds(oldest, moment)) for kind, resource, depth, oldest in rows]
 
 
 def worker_stats(session: Session) -> WorkerStats:
-    """Workers that gave a sign of life lately, and what they hold."""
+    """Number of workers that are alive, and their load."""
     moment = now(session)
     alive = select(func.count(), func.coalesce(func.sum(Worker.slots), 0), func.max(Worker.consumed_at)).where(
         Worker.seen_at >= moment - ALIVE_WITHIN
     )
     workers, slots, consumed = session.execute(alive).tuples().one()
-    held = select(func.count()).select_from(Run).where(Run.state.in_([state.value for state in LEASED]))
-    beside = func.coalesce(GangMemberRow.number, 1) > 0  # the leader's is in the count of runs
-    seats = (
-        select(func.count())
-        .select_from(GangMemberRow)
-        .where(beside, GangMemberRow.expires_at >= moment, GangMemberRow.ending.is_(None))
+    leased = select(func.count()).select_from(Run).where(Run.state.in_([state.value for state in LEASED]))
+    members = select(func.count()).where(
+        func.coalesce(GangMemberRow.number, 1) > 0,  # node 0 is counted with the leased run
+        GangMemberRow.expires_at >= moment,
+        GangMemberRow.ending.is_(None),
     )
-    used = session.scalars(held).one() + session.scalars(seats).one()
-    return WorkerStats(workers, slots, used, None if consumed is None else _seconds_since(moment, consumed))
+    used = session.scalars(leased).one() + session.scalars(members).one()
+    return WorkerStats(workers, slots, used, None if consumed is None else _seconds(consumed, moment))
 
 
 def gpu_usage(session: Session) -> list[tuple[str, int, dict[str, Any]]]:
-    """Worker, number of a GPU there, and what it was doing (see ``roster.beat``), of the workers that are alive."""
+    """(worker, number of the GPU, its use as in ``record_heartbeat``) of the workers that are alive."""
     query = select(Worker.id, Worker.gpus).where(Worker.seen_at >= now(session) - ALIVE_WITHIN).order_by(Worker.id)
-    found = session.execute(query).tuples()
-    return [(worker, number, use) for worker, uses in found for number, use in enumerate(uses)]
+    rows = session.execute(query).tuples()
+    return [(worker, number, use) for worker, uses in rows for number, use in enumerate(uses)]
 
 
-def _seconds_since(moment: datetime, earlier: datetime) -> float:
-    return max(0.0, (moment - earlier).total_seconds())
+def _seconds(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds())

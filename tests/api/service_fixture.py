@@ -67,9 +67,10 @@ class ServiceFixture:
             leases.record_metrics(session, claim, lines)
 
     def settle(self, claim: leases.Claim, outcome: complete_run.RunOutcome) -> None:
-        complete_run.complete_run(
-            self.context.database, claim, outcome, self.run_dir(claim.run_id).path, self.home, 1.0
-        )
+        from lcl_core.collections.collection import Collection
+
+        run_dir = self.run_dir(claim.run_id).path
+        complete_run.complete_run(self.context.database, claim, outcome, run_dir, self.home, 1.0, None, Collection.open)
 
     def finished(self, outcome: complete_run.RunOutcome | None = None, **more: Any) -> str:
         """The id of a run that has ended: failed, unless told otherwise."""

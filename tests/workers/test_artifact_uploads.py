@@ -29,7 +29,7 @@ def test_it_goes_on_until_the_store_has_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
-    monkeypatch.setattr(outbox, "_UPLOAD_FIRST_DELAY", outbox._UPLOAD_FIRST_DELAY / 20)
+    monkeypatch.setattr(outbox.UPLOAD_OUTBOX, "first_delay", outbox.UPLOAD_OUTBOX.first_delay / 20)
     put, failures = ArtifactStore.put, iter((RuntimeError("a fault of ours"), OSError("no such disk")))
 
     def flaky(*arguments: Any) -> Any:
@@ -38,7 +38,7 @@ def test_it_goes_on_until_the_store_has_everything(
         return put(*arguments)
 
     monkeypatch.setattr(ArtifactStore, "put", flaky)
-    monkeypatch.setattr(outbox, "_UPLOAD_TIMEOUT", outbox._UPLOAD_FIRST_DELAY / 20)
+    monkeypatch.setattr(outbox.UPLOAD_OUTBOX, "timeout", outbox.UPLOAD_OUTBOX.first_delay / 20)
     run_id = queue()
     InProcessWorker(database, settings, modules).work()
     assert run_of(run_id).state == "succeeded"

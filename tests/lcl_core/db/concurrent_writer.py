@@ -1,7 +1,7 @@
-"""``python -m tests.lcl_core.db.concurrent_writer URL``: processes that add to collection ``col_1`` until they are killed.
+"""``python -m tests.lcl_core.db.concurrent_writer URL``: processes that add to collection ``col_1`` until killed.
 
-For a line of words on standard input one process is started for each word. It says ``pid PID``, and then, three
-pictures a call, ``kept NAME NAME NAME`` once a call is committed and not before. When all have been killed: ``over``.
+For a line of words on standard input one process is started for each word. It prints ``pid PID`` and then, for calls of
+three items, ``kept NAME NAME NAME`` after the commit of each call. When all have been killed: ``over``.
 """
 
 from __future__ import annotations

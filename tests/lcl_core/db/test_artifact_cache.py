@@ -41,35 +41,35 @@ def source() -> Source:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> ArtifactCache:
+def cache(tmp_path: Path) -> ArtifactCache:
     return ArtifactCache(tmp_path / "cache", 250)
 
 
-def get(shelf: ArtifactCache, source: Source, key: str) -> Path:
-    with shelf.open_cached(key, source.files, source.read) as path:
+def get(cache: ArtifactCache, source: Source, key: str) -> Path:
+    with cache.open_cached(key, source.files, source.read) as path:
         assert (path / "inner" / "file").read_bytes() == b"x" * 100
         return path
 
 
-def kept(shelf: ArtifactCache) -> set[str]:
-    return {path.name for path in shelf.folder.iterdir() if path.is_dir()}
+def kept(cache: ArtifactCache) -> set[str]:
+    return {path.name for path in cache.folder.iterdir() if path.is_dir()}
 
 
-def test_it_is_fetched_once(shelf: ArtifactCache, source: Source) -> None:
-    path = get(shelf, source, "encoders/enc_1/1")
+def test_it_is_fetched_once(cache: ArtifactCache, source: Source) -> None:
+    path = get(cache, source, "encoders/enc_1/1")
     stamp = path.stat().st_mtime_ns
-    assert get(shelf, source, "encoders/enc_1/1") == path
+    assert get(cache, source, "encoders/enc_1/1") == path
     assert (source.asked, path.stat().st_mtime_ns) == (1, stamp)
     assert (path / "inner" / "file").stat().st_mtime == 1893456000.0, "as it was where it was made"
 
 
-def test_many_at_once_wait_for_one(shelf: ArtifactCache, source: Source) -> None:
+def test_many_at_once_wait_for_one(cache: ArtifactCache, source: Source) -> None:
     ticks: list[int] = []
     errors: list[Exception] = []
 
     def work() -> None:
         try:
-            with ArtifactCache(shelf.folder, 250).open_cached(
+            with ArtifactCache(cache.folder, 250).open_cached(
                 "e/1", source.files, source.read, lambda: ticks.append(1)
             ) as path:
                 assert (path / "inner" / "file").stat().st_size == 100
@@ -85,28 +85,28 @@ def test_many_at_once_wait_for_one(shelf: ArtifactCache, source: Source) -> None
     assert len(ticks) >= 2, "who fetches tells that it goes on"
 
 
-def test_the_least_recently_used_goes_first_and_what_is_in_use_stays(shelf: ArtifactCache, source: Source) -> None:
-    with shelf.open_cached("a", source.files, source.read):
-        os.utime(shelf.folder / "a.lock", (1, 1))  # the oldest of all, but somebody is at it
-        get(shelf, source, "b")
-        os.utime(shelf.folder / "b.lock", (2, 2))
-        get(shelf, source, "c")
-        assert kept(shelf) == {"a", "c"}
-    get(shelf, source, "d")
-    assert kept(shelf) == {"c", "d"}
+def test_the_least_recently_used_goes_first_and_what_is_in_use_stays(cache: ArtifactCache, source: Source) -> None:
+    with cache.open_cached("a", source.files, source.read):
+        os.utime(cache.folder / "a.lock", (1, 1))  # the oldest of all, but somebody is at it
+        get(cache, source, "b")
+        os.utime(cache.folder / "b.lock", (2, 2))
+        get(cache, source, "c")
+        assert kept(cache) == {"a", "c"}
+    get(cache, source, "d")
+    assert kept(cache) == {"c", "d"}
 
 
-def test_other_bytes_than_were_promised_are_refused(shelf: ArtifactCache, source: Source) -> None:
+def test_other_bytes_than_were_promised_are_refused(cache: ArtifactCache, source: Source) -> None:
     source.files["inner/file"]["sha256"] = "0" * 64
-    with pytest.raises(UserError) as caught, shelf.open_cached("a", source.files, source.read):
+    with pytest.raises(UserError) as caught, cache.open_cached("a", source.files, source.read):
         pass
     assert caught.value.code == "artifact_damaged"
-    assert kept(shelf) == set()
+    assert kept(cache) == set()
 
 
-def test_fetching_that_is_broken_off_leaves_nothing_to_be_mistaken(shelf: ArtifactCache, source: Source) -> None:
-    (shelf.folder / ".a.0badcafe").mkdir(parents=True)  # of a process that was killed
-    (shelf.folder / ".a.0badcafe" / "file").write_bytes(b"x" * 10_000)
+def test_fetching_that_is_broken_off_leaves_nothing_to_be_mistaken(cache: ArtifactCache, source: Source) -> None:
+    (cache.folder / ".a.0badcafe").mkdir(parents=True)  # of a process that was killed
+    (cache.folder / ".a.0badcafe" / "file").write_bytes(b"x" * 10_000)
 
     class Leaving(Exception):
         pass
@@ -114,11 +114,11 @@ def test_fetching_that_is_broken_off_leaves_nothing_to_be_mistaken(shelf: Artifa
     def refuse() -> None:
         raise Leaving
 
-    with pytest.raises(Leaving), shelf.open_cached("b", source.files, source.read, refuse):
+    with pytest.raises(Leaving), cache.open_cached("b", source.files, source.read, refuse):
         pass
-    assert kept(shelf) == set()
-    get(shelf, source, "b")
-    assert kept(shelf) == {"b"}
+    assert kept(cache) == set()
+    get(cache, source, "b")
+    assert kept(cache) == {"b"}
 
 
 def test_a_disk_that_is_full_is_told(tmp_path: Path, source: Source) -> None:

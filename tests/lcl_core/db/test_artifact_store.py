@@ -37,14 +37,14 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def whole(depot: ArtifactStore, place: str, name: str, size: int) -> bytes:
-    return b"".join(depot.read_stream(place, name, 0, size))
+def whole(target_store: ArtifactStore, place: str, name: str, size: int) -> bytes:
+    return b"".join(target_store.read_stream(place, name, 0, size))
 
 
 @EVERYWHERE
 def test_a_folder_goes_there_and_comes_back(depot_url: str, folder: Path, objects: Callable[[], Any]) -> None:
-    depot = ArtifactStore(depot_url)
-    files = depot.put(PLACE, folder, {})
+    target_store = ArtifactStore(depot_url)
+    files = target_store.put(PLACE, folder, {})
     assert set(files) == {
         "artifacts/encoder/model.safetensors", "artifacts/encoder/config.json", "artifacts/empty",
         "artifacts/ünïcode name.txt", "log.txt", "metrics.jsonl", "result.json",
@@ -52,14 +52,14 @@ def test_a_folder_goes_there_and_comes_back(depot_url: str, folder: Path, object
     for name, facts in files.items():
         data = (folder / name).read_bytes()
         assert (facts["bytes"], facts["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-        assert whole(depot, PLACE, name, len(data)) == data
+        assert whole(target_store, PLACE, name, len(data)) == data
     assert set(objects()) == {f"{PLACE}/manifest.json", *(f"{PLACE}/files/{name}" for name in files)}
     store, path = fsspec.core.url_to_fs(depot_url)
     assert json.loads(store.cat_file(f"{path}/{PLACE}/manifest.json")) == {"format": 1, "files": files}
-    assert depot.list_keys() == {PLACE: sum(objects().values())}
-    depot.remove(PLACE)
-    depot.remove(PLACE)
-    assert (objects(), depot.list_keys()) == ({}, {})
+    assert target_store.list_keys() == {PLACE: sum(objects().values())}
+    target_store.remove(PLACE)
+    target_store.remove(PLACE)
+    assert (objects(), target_store.list_keys()) == ({}, {})
 
 
 @EVERYWHERE
@@ -67,23 +67,23 @@ def test_ranges_are_read_as_ranges(depot_url: str, folder: Path, monkeypatch: py
     monkeypatch.setattr(module, "CHUNK", 100)
     data = bytes(range(256)) * 4
     (folder / "log.txt").write_bytes(data)
-    depot = ArtifactStore(depot_url)
-    depot.put(PLACE, folder, {})
-    chunks = list(depot.read_stream(PLACE, "log.txt", 150, 420))
+    target_store = ArtifactStore(depot_url)
+    target_store.put(PLACE, folder, {})
+    chunks = list(target_store.read_stream(PLACE, "log.txt", 150, 420))
     assert [len(chunk) for chunk in chunks] == [100, 100, 70]
     assert b"".join(chunks) == data[150:420]
     with pytest.raises(UserError) as caught:
-        list(depot.read_stream(PLACE, "gone", 0, 5))
+        list(target_store.read_stream(PLACE, "gone", 0, 5))
     assert caught.value.code == "file_missing"
 
 
 class Counted:
     """The calls of a file system that send bytes, by the last part of the name."""
 
-    def __init__(self, depot: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, target_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent: list[str] = []
         self.copied: list[str] = []
-        files = depot._storage.files()[0]
+        files = target_store._storage.files()[0]
         for method, names in (("put_file", self.sent), ("cp_file", self.copied)):
             monkeypatch.setattr(files, method, self._counted(getattr(files, method), names))
 
@@ -97,34 +97,34 @@ class Counted:
 
 @EVERYWHERE
 def test_the_same_bytes_are_not_sent_twice(depot_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    depot = ArtifactStore(depot_url)
+    target_store = ArtifactStore(depot_url)
     encoder = folder / "artifacts" / "encoder"
-    made = depot.put(PLACE, encoder, {})
-    counted = Counted(depot, monkeypatch)
-    assert depot.put(PLACE, encoder, {}) == made
+    made = target_store.put(PLACE, encoder, {})
+    counted = Counted(target_store, monkeypatch)
+    assert target_store.put(PLACE, encoder, {}) == made
     assert (counted.sent, counted.copied) == ([], [])
     twins = {facts["sha256"]: (PLACE, name) for name, facts in made.items()}
     run = f"runs/run_{DIGITS}/1"
-    files = depot.put(run, folder, twins)
+    files = target_store.put(run, folder, twins)
     assert "model.safetensors" in counted.copied
     assert not {"model.safetensors", "config.json"} & set(counted.sent) or depot_url.startswith("file")
-    assert whole(depot, run, "artifacts/encoder/model.safetensors", 1000) == b"w" * 1000
+    assert whole(target_store, run, "artifacts/encoder/model.safetensors", 1000) == b"w" * 1000
     assert len(files) == 7
 
 
 def test_a_twin_that_is_gone_is_no_harm(depot_url: str, folder: Path) -> None:
-    depot = ArtifactStore(depot_url)
+    target_store = ArtifactStore(depot_url)
     digest = hashlib.sha256(b"said").hexdigest()
-    depot.put(PLACE, folder, {digest: ("encoders/enc_gone/1", "log.txt")})
-    assert whole(depot, PLACE, "log.txt", 4) == b"said"
+    target_store.put(PLACE, folder, {digest: ("encoders/enc_gone/1", "log.txt")})
+    assert whole(target_store, PLACE, "log.txt", 4) == b"said"
 
 
 @EVERYWHERE
 def test_what_arrives_damaged_is_told_and_mended_by_the_next_try(
     depot_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    depot = ArtifactStore(depot_url)
-    files = depot._storage.files()[0]
+    target_store = ArtifactStore(depot_url)
+    files = target_store._storage.files()[0]
     put_file = files.put_file
 
     def damage(source: str, target: str, **more: Any) -> None:
@@ -135,11 +135,11 @@ def test_what_arrives_damaged_is_told_and_mended_by_the_next_try(
     with monkeypatch.context() as patch:
         patch.setattr(files, "put_file", damage)
         with pytest.raises(UserError) as caught:
-            depot.put(PLACE, folder, {})
+            target_store.put(PLACE, folder, {})
     assert caught.value.code == "artifact_damaged"
-    assert f"{PLACE}/manifest.json" not in depot._sizes("")
-    depot.put(PLACE, folder, {})
-    assert whole(depot, PLACE, "log.txt", 4) == b"said"
+    assert f"{PLACE}/manifest.json" not in target_store._sizes("")
+    target_store.put(PLACE, folder, {})
+    assert whole(target_store, PLACE, "log.txt", 4) == b"said"
 
 
 def test_only_names_of_ours_are_looked_at(depot_url: str) -> None:

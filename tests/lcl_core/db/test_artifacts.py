@@ -34,7 +34,7 @@ def database_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def supply(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
+def local_artifacts(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
     return artifacts.Artifacts(Settings(home=tmp_path / "home", artifacts=depot_url))
 
 
@@ -45,18 +45,18 @@ def other(tmp_path: Path, depot_url: str) -> artifacts.Artifacts:
 
 
 @pytest.fixture
-def ended(database: Database, queue: Queue, claim: Take, supply: artifacts.Artifacts) -> Callable[..., str]:
+def ended(database: Database, queue: Queue, claim: Take, local_artifacts: artifacts.Artifacts) -> Callable[..., str]:
     """Settle a run that has made an encoder; its id."""
 
     def end(outcome: complete_run.RunOutcome | None = None) -> str:
         run_id = queue()
-        folder = supply.home / "runs" / run_id
+        folder = local_artifacts.home / "runs" / run_id
         (folder / "artifacts" / "encoder").mkdir(parents=True)
         (folder / "artifacts" / "encoder" / "model.safetensors").write_bytes(WEIGHTS)
         (folder / "log.txt").write_text("it went well")
         (folder / "metrics.jsonl").write_text("{}")
         outcome = outcome or complete_run.RunSucceeded({"encoder": ENCODER})
-        complete_run.complete_run(database, claim(), outcome, folder, supply.home, 1.0, supply.holder)
+        complete_run.complete_run(database, claim(), outcome, folder, local_artifacts.home, 1.0, local_artifacts.holder)
         return run_id
 
     return end
@@ -81,7 +81,7 @@ def encoder_of(run_id: str) -> str:
 def test_what_a_run_made_is_on_every_machine(
     database: Database,
     ended: Callable[..., str],
-    supply: artifacts.Artifacts,
+    local_artifacts: artifacts.Artifacts,
     other: artifacts.Artifacts,
     objects: Objects,
 ) -> None:
@@ -93,7 +93,7 @@ def test_what_a_run_made_is_on_every_machine(
     assert caught.value.code == "artifacts_pending"
     assert objects() == {}
     assert not artifacts.upload_next(database, other), "it has not the files"
-    artifacts.upload_pending(database, supply)
+    artifacts.upload_pending(database, local_artifacts)
     encoder, run = f"{encoder_of(run_id)}/1", f"runs/{run_id}/1"
     assert set(objects()) == {
         f"{encoder}/files/model.safetensors", f"{encoder}/manifest.json",
@@ -102,7 +102,7 @@ def test_what_a_run_made_is_on_every_machine(
     }  # fmt: skip
     with database.reading() as session:
         assert outbox.runs_with_pending_uploads(session, [run_id]) == {}
-        assert supply.find_remote_copy(session, encoder_of(run_id)) is None
+        assert local_artifacts.find_remote_copy(session, encoder_of(run_id)) is None
         fetched = other.folder(session, encoder_of(run_id))
         assert fetched.is_relative_to(other.home / "cache")
         assert [path.name for path in fetched.iterdir()] == ["model.safetensors"]
@@ -114,48 +114,50 @@ def test_what_a_run_made_is_on_every_machine(
 def test_without_a_store_nothing_is_noted(
     database: Database, tmp_path: Path, queue: Queue, claim: Take, objects: Objects
 ) -> None:
-    supply = artifacts.Artifacts(Settings(home=tmp_path / "home"))
+    local_artifacts = artifacts.Artifacts(Settings(home=tmp_path / "home"))
     queue()
-    complete_run.complete_run(database, claim(), complete_run.RunCancelled(), tmp_path, supply.home, 1.0, supply.holder)
+    complete_run.complete_run(
+        database, claim(), complete_run.RunCancelled(), tmp_path, local_artifacts.home, 1.0, local_artifacts.holder
+    )
     with database.reading() as session:
         assert session.query(ArtifactUpload).count() == 0
-        assert supply.folder(session, "encoders/enc_x") == supply.home / "encoders" / "enc_x"
-    assert not artifacts.upload_next(database, supply)
+        assert local_artifacts.folder(session, "encoders/enc_x") == local_artifacts.home / "encoders" / "enc_x"
+    assert not artifacts.upload_next(database, local_artifacts)
 
 
 def test_a_store_that_is_away_holds_nothing_up_and_loses_nothing(
     database: Database,
     ended: Callable[..., str],
-    supply: artifacts.Artifacts,
+    local_artifacts: artifacts.Artifacts,
     run_of: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_id = ended()
-    files = supply.store._storage.files()[0]
+    files = local_artifacts.store._storage.files()[0]
     with monkeypatch.context() as patch:
-        patch.setattr(supply.store._storage, "_first_wait", 0.0)
+        patch.setattr(local_artifacts.store._storage, "_first_wait", 0.0)
         patch.setattr(files, "find", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("refused")))
-        artifacts.upload_pending(database, supply)
+        artifacts.upload_pending(database, local_artifacts)
     assert run_of(run_id).state == "succeeded"
     for path in (encoder_of(run_id), f"runs/{run_id}"):
         row = row_of(database, path)
-        assert (row.place, row.pending, row.tries) == (None, 1, 1)
+        assert (row.key, row.pending, row.attempts) == (None, 1, 1)
         assert "refused" in str(row.error)
-    assert not artifacts.upload_next(database, supply), "not at once"
+    assert not artifacts.upload_next(database, local_artifacts), "not at once"
     due_now(database)
-    artifacts.upload_pending(database, supply)
-    assert row_of(database, f"runs/{run_id}").place == f"runs/{run_id}/1"
+    artifacts.upload_pending(database, local_artifacts)
+    assert row_of(database, f"runs/{run_id}").key == f"runs/{run_id}/1"
     assert row_of(database, encoder_of(run_id)).error is None
 
 
 KILLED = """
 import sys, time
-from lcl_core.db import store
+from lcl_core.db import artifacts
 from lcl_core.db.session import Database
 from lcl_core.common.settings import Settings
 
-supply = store.Supply(Settings(home=sys.argv[1], artifacts=sys.argv[2]))
-files = supply.depot._storage.files()[0]
+local_artifacts = artifacts.Artifacts(Settings(home=sys.argv[1], artifacts=sys.argv[2]))
+files = local_artifacts.store._storage.files()[0]
 put_file = files.put_file
 
 def slow(source, target, **more):
@@ -165,7 +167,7 @@ def slow(source, target, **more):
     put_file(source, target, **more)
 
 files.put_file = slow
-store.carry_all(Database(sys.argv[3]), supply)
+artifacts.upload_pending(Database(sys.argv[3]), local_artifacts)
 """
 
 
@@ -175,12 +177,12 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     database_url: str,
     depot_url: str,
     ended: Callable[..., str],
-    supply: artifacts.Artifacts,
+    local_artifacts: artifacts.Artifacts,
     objects: Objects,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_id = ended()
-    arguments = [sys.executable, "-c", KILLED, str(supply.home), depot_url, database_url]
+    arguments = [sys.executable, "-c", KILLED, str(local_artifacts.home), depot_url, database_url]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = next((line for line in process.stdout if line == "half\n"), None)
@@ -188,70 +190,81 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
     assert said is not None, "it ended by itself"
     run = f"runs/{run_id}/1"
     assert {name for name in objects() if name.startswith(run)} == {f"{run}/files/log.txt"}
-    assert row_of(database, f"runs/{run_id}").place is None, "no row names half of it"
-    assert collected(database, supply) == set(), "and nobody takes it for garbage"
-    assert not artifacts.upload_next(database, supply), "as if somebody were still at it"
+    assert row_of(database, f"runs/{run_id}").key is None, "no row names half of it"
+    assert collected(database, local_artifacts) == set(), "and nobody takes it for garbage"
+    assert not artifacts.upload_next(database, local_artifacts), "as if somebody were still at it"
     due_now(database)
     sent: list[str] = []
-    files = supply.store._storage.files()[0]
+    files = local_artifacts.store._storage.files()[0]
     put_file = files.put_file
     monkeypatch.setattr(
         files, "put_file", lambda source, target, **more: (sent.append(Path(target).name), put_file(source, target))[1]
     )
-    artifacts.upload_pending(database, supply)
+    artifacts.upload_pending(database, local_artifacts)
     assert sent == ["metrics.jsonl"], "what was there stayed"
-    assert row_of(database, f"runs/{run_id}").place == run
+    assert row_of(database, f"runs/{run_id}").key == run
     assert f"{run}/manifest.json" in objects()
 
 
-def collected(database: Database, supply: artifacts.Artifacts) -> set[str]:
+def collected(database: Database, local_artifacts: artifacts.Artifacts) -> set[str]:
     """What goes once everything that is garbage now has been known for longer than the grace."""
     with database.session() as session:
-        garbage.record_garbage(session, supply.home, GRACE, supply.store.list_keys())
+        garbage.record_garbage(session, local_artifacts.home, GRACE, local_artifacts.store.list_keys())
         for row in session.query(Garbage):
             row.seen_at = now(session) - timedelta(seconds=GRACE + 1)
-    found = garbage.collect_garbage(database, supply.home, GRACE, supply.store, supply.store.list_keys())
+    found = garbage.collect_garbage(
+        database, local_artifacts.home, GRACE, local_artifacts.store, local_artifacts.store.list_keys()
+    )
     return {leftover.path for leftover in found}
 
 
 @pytest.mark.parametrize("depot_url", ["memory", "s3"], indirect=True)
 def test_objects_that_no_row_names_are_found_kept_for_their_grace_and_removed(
-    database: Database, ended: Callable[..., str], supply: artifacts.Artifacts, objects: Objects
+    database: Database, ended: Callable[..., str], local_artifacts: artifacts.Artifacts, objects: Objects
 ) -> None:
     run_id = ended()
-    artifacts.upload_pending(database, supply)
+    artifacts.upload_pending(database, local_artifacts)
     orphan = f"runs/run_{'0' * 18}/3"
-    supply.store.put(orphan, supply.home / "runs" / run_id, {})
+    local_artifacts.store.put(orphan, local_artifacts.home / "runs" / run_id, {})
     with database.reading() as session:
-        [found] = garbage.list_garbage(session, supply.home, GRACE, supply.store.list_keys())
+        [found] = garbage.list_garbage(session, local_artifacts.home, GRACE, local_artifacts.store.list_keys())
     assert (found.path, found.due) == (f"store/{orphan}", False)
     assert found.bytes > len(WEIGHTS)
-    assert garbage.collect_garbage(database, supply.home, GRACE, supply.store, supply.store.list_keys()) == []
-    assert collected(database, supply) == {f"store/{orphan}"}
+    assert (
+        garbage.collect_garbage(
+            database, local_artifacts.home, GRACE, local_artifacts.store, local_artifacts.store.list_keys()
+        )
+        == []
+    )
+    assert collected(database, local_artifacts) == {f"store/{orphan}"}
     assert {name.split("/")[0] for name in objects()} == {"encoders", "runs"}
     with database.session() as session:
         runs.delete_run(session, run_id)
-    assert collected(database, supply) == {f"runs/{run_id}", f"store/runs/{run_id}/1"}
+    assert collected(database, local_artifacts) == {f"runs/{run_id}", f"store/runs/{run_id}/1"}
     assert {name.split("/")[0] for name in objects()} == {"encoders"}, "what it made stays"
 
 
 def test_the_garbage_of_one_home_is_not_forgotten_by_another(
-    database: Database, supply: artifacts.Artifacts, other: artifacts.Artifacts
+    database: Database, local_artifacts: artifacts.Artifacts, other: artifacts.Artifacts
 ) -> None:
-    (supply.home / "runs" / f"run_{'0' * 18}").mkdir(parents=True)
-    garbage.collect_garbage(database, supply.home, GRACE)
+    (local_artifacts.home / "runs" / f"run_{'0' * 18}").mkdir(parents=True)
+    garbage.collect_garbage(database, local_artifacts.home, GRACE)
     garbage.collect_garbage(database, other.home, GRACE)
     with database.reading() as session:
-        [found] = garbage.list_garbage(session, supply.home, GRACE)
+        [found] = garbage.list_garbage(session, local_artifacts.home, GRACE)
         assert found.seen_at is not None
         assert garbage.list_garbage(session, other.home, GRACE) == []
 
 
 def test_a_run_that_ends_again_elsewhere_is_read_from_there(
-    database: Database, ended: Callable[..., str], claim: Take, supply: artifacts.Artifacts, other: artifacts.Artifacts
+    database: Database,
+    ended: Callable[..., str],
+    claim: Take,
+    local_artifacts: artifacts.Artifacts,
+    other: artifacts.Artifacts,
 ) -> None:
     run_id = ended(complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
-    artifacts.upload_pending(database, supply)
+    artifacts.upload_pending(database, local_artifacts)
     with database.session() as session:
         runs.resume_run(session, run_id)
     folder = other.home / "runs" / run_id
@@ -260,9 +273,9 @@ def test_a_run_that_ends_again_elsewhere_is_read_from_there(
     complete_run.complete_run(database, claim(), complete_run.RunCancelled(), folder, other.home, 1.0, other.holder)
     artifacts.upload_pending(database, other)
     with database.reading() as session:
-        there = supply.find_remote_copy(session, f"runs/{run_id}")
+        there = local_artifacts.find_remote_copy(session, f"runs/{run_id}")
         assert there is not None
-        assert there.place == f"runs/{run_id}/2"
+        assert there.key == f"runs/{run_id}/2"
         assert referenced_keys(session) == {f"runs/{run_id}/2"}
         assert other.find_remote_copy(session, f"runs/{run_id}") is None
-    assert collected(database, supply) == {f"store/runs/{run_id}/1"}
+    assert collected(database, local_artifacts) == {f"store/runs/{run_id}/1"}

@@ -9,7 +9,7 @@ from lcl_core.db import audit, submit
 from lcl_core.db.session import Database
 
 
-def told(database: Database, **wanted: str) -> list[str]:
+def actions(database: Database, **wanted: str) -> list[str]:
     with database.reading() as session:
         return [entry.object for entry in audit.list_audit(session, **wanted).items]
 
@@ -20,7 +20,7 @@ def test_an_entry_falls_with_its_change(database: Database) -> None:
         audit.record_action(session, "ada", "lcl_1", "runs.submit", kept, "r")
     with pytest.raises(ZeroDivisionError):
         _submit_and_fall(database)
-    assert told(database) == [kept]
+    assert actions(database) == [kept]
 
 
 def _submit_and_fall(database: Database) -> None:

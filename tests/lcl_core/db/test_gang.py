@@ -20,15 +20,15 @@ from lcl_core.db.workers import WorkerIdentity, record_heartbeat, worker_stats
 
 Queue = Callable[..., str]
 RunOf = Callable[[str], Any]
-Taken = leases.Claim | gang.MemberLease | None
-Take = Callable[..., Taken]
+Claimed = leases.Claim | gang.MemberLease | None
+TryClaim = Callable[..., Claimed]
 
 
 @pytest.fixture
-def take(database: Database) -> Take:
+def try_claim(database: Database) -> TryClaim:
     """What a worker gets, if anything."""
 
-    def claim(worker: str, **more: Any) -> Taken:
+    def claim(worker: str, **more: Any) -> Claimed:
         with database.session() as session:
             return db_queue.claim_next(session, worker, **more)
 
@@ -36,23 +36,23 @@ def take(database: Database) -> Take:
 
 
 @pytest.fixture
-def look(database: Database) -> Callable[[Taken], gang.Rendezvous | None]:
-    def see(seat: Taken) -> gang.Rendezvous | None:
-        assert isinstance(seat, gang.MemberLease)
+def check(database: Database) -> Callable[[Claimed], gang.Rendezvous | None]:
+    def check_member(member: Claimed) -> gang.Rendezvous | None:
+        assert isinstance(member, gang.MemberLease)
         with database.reading() as session:
-            return gang.check_member_lease(session, seat)
+            return gang.check_member_lease(session, member)
 
-    return see
+    return check_member
 
 
 @pytest.fixture
-def seated(queue: Queue, take: Take) -> tuple[leases.Claim, list[gang.MemberLease]]:
+def complete_gang(queue: Queue, try_claim: TryClaim) -> tuple[leases.Claim, list[gang.MemberLease]]:
     """A run of three that all have come to."""
     spread(queue, 3)
-    seats = [take(worker) for worker in ("w-1", "w-2")]
-    claim = take("w-3")
+    members = [try_claim(worker) for worker in ("w-1", "w-2")]
+    claim = try_claim("w-3")
     assert isinstance(claim, leases.Claim)
-    return claim, [seat for seat in seats if isinstance(seat, gang.MemberLease)]
+    return claim, [member for member in members if isinstance(member, gang.MemberLease)]
 
 
 def spread(queue: Queue, nodes: int, **facts: Any) -> str:
@@ -64,26 +64,26 @@ def count(database: Database) -> int:
         return session.scalars(select(func.count()).select_from(GangMemberRow)).one()
 
 
-def test_it_starts_when_the_last_worker_has_come(queue: Queue, take: Take, run_of: RunOf, look: Any) -> None:
+def test_it_starts_when_the_last_worker_has_come(queue: Queue, try_claim: TryClaim, run_of: RunOf, check: Any) -> None:
     run_id = spread(queue, 3)
-    first, second = take("w-1"), take("w-2")
+    first, second = try_claim("w-1"), try_claim("w-2")
     assert isinstance(first, gang.MemberLease)
     assert isinstance(second, gang.MemberLease)
     assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", 0)
-    assert look(first) is None
-    claim = take("w-3")
+    assert check(first) is None
+    claim = try_claim("w-3")
     assert isinstance(claim, leases.Claim)
     assert (claim.run_id, claim.nodes, claim.node) == (run_id, 3, 0)
     run = run_of(run_id)
     assert (run.state, run.attempt, run.lease_owner) == ("running", 1, "w-3")
-    assert look(first) is None, "node 0 makes the folder ready first"
+    assert check(first) is None, "node 0 makes the folder ready first"
 
 
-def test_the_others_are_called(database: Database, seated: Any, look: Any) -> None:
-    claim, seats = seated
+def test_the_others_are_called(database: Database, complete_gang: Any, check: Any) -> None:
+    claim, members = complete_gang
     with database.session() as session:
         gang.set_rendezvous(session, claim, "10.0.0.3:4711")
-    calls = [look(seat) for seat in seats]
+    calls = [check(member) for member in members]
     assert [(call.address, call.claim.node, call.claim.worker) for call in calls] == [
         ("10.0.0.3:4711", 1, "w-1"),
         ("10.0.0.3:4711", 2, "w-2"),
@@ -91,87 +91,87 @@ def test_the_others_are_called(database: Database, seated: Any, look: Any) -> No
     assert {(call.claim.token, call.claim.attempt, call.claim.nodes) for call in calls} == {(claim.token, 1, 3)}
 
 
-def test_a_worker_sits_at_a_run_once_and_goes_on_to_others(queue: Queue, take: Take) -> None:
+def test_a_worker_sits_at_a_run_once_and_goes_on_to_others(queue: Queue, try_claim: TryClaim) -> None:
     run_id, other = spread(queue, 2), queue()
-    assert isinstance(take("w-1"), gang.MemberLease)
-    second = take("w-1")
+    assert isinstance(try_claim("w-1"), gang.MemberLease)
+    second = try_claim("w-1")
     assert isinstance(second, leases.Claim)
     assert second.run_id == other
-    assert take("w-1") is None
-    last = take("w-2")
+    assert try_claim("w-1") is None
+    last = try_claim("w-2")
     assert isinstance(last, leases.Claim)
     assert last.run_id == run_id
 
 
 def test_who_waited_in_vain_gives_the_seat_back_and_lets_others_go_first(
-    database: Database, queue: Queue, take: Take, run_of: RunOf
+    database: Database, queue: Queue, try_claim: TryClaim, run_of: RunOf
 ) -> None:
     run_id, other = spread(queue, 2, priority=5), queue()
-    seat = take("w-1")
-    assert isinstance(seat, gang.MemberLease)
+    member = try_claim("w-1")
+    assert isinstance(member, gang.MemberLease)
     with database.session() as session:
-        assert gang.release_member(session, seat, only_waiting=True)
+        assert gang.release_member(session, member, only_waiting=True)
     assert count(database) == 0
-    taken = take("w-1", given_up=run_id)
+    taken = try_claim("w-1", given_up=run_id)
     assert isinstance(taken, leases.Claim)
     assert taken.run_id == other
-    assert isinstance(take("w-1", given_up=run_id), gang.MemberLease), "nothing else is queued"
+    assert isinstance(try_claim("w-1", given_up=run_id), gang.MemberLease), "nothing else is queued"
     assert run_of(run_id).attempt == 0
 
 
-def test_a_seat_cannot_be_given_up_once_all_have_come(database: Database, seated: Any) -> None:
-    _, (first, _) = seated
+def test_a_seat_cannot_be_given_up_once_all_have_come(database: Database, complete_gang: Any) -> None:
+    _, (first, _) = complete_gang
     with database.session() as session:
         assert not gang.release_member(session, first, only_waiting=True)
         assert gang.release_member(session, first)
 
 
-def test_a_worker_that_died_while_it_waited_is_not_counted(queue: Queue, take: Take) -> None:
+def test_a_worker_that_died_while_it_waited_is_not_counted(queue: Queue, try_claim: TryClaim) -> None:
     spread(queue, 2)
-    assert isinstance(take("dead", lease_seconds=-1.0), gang.MemberLease)
-    assert isinstance(take("w-1"), gang.MemberLease)
-    assert isinstance(take("w-2"), leases.Claim)
+    assert isinstance(try_claim("dead", lease_seconds=-1.0), gang.MemberLease)
+    assert isinstance(try_claim("w-1"), gang.MemberLease)
+    assert isinstance(try_claim("w-2"), leases.Claim)
 
 
-def test_a_seat_is_renewed(database: Database, queue: Queue, take: Take) -> None:
+def test_a_seat_is_renewed(database: Database, queue: Queue, try_claim: TryClaim) -> None:
     spread(queue, 2)
-    seat = take("w-1", lease_seconds=-1.0)
-    assert isinstance(seat, gang.MemberLease)
+    member = try_claim("w-1", lease_seconds=-1.0)
+    assert isinstance(member, gang.MemberLease)
     with database.session() as session:
-        gang.renew_member_lease(session, seat, 30.0)
-    assert isinstance(take("w-2"), leases.Claim)
+        gang.renew_member_lease(session, member, 30.0)
+    assert isinstance(try_claim("w-2"), leases.Claim)
 
 
-@pytest.mark.parametrize("verb", ["request_cancel", "pause"])
+@pytest.mark.parametrize("verb", ["cancel_run", "pause_run"])
 def test_who_waits_learns_that_the_run_was_withdrawn(
-    database: Database, queue: Queue, take: Take, look: Any, verb: str
+    database: Database, queue: Queue, try_claim: TryClaim, check: Any, verb: str
 ) -> None:
     run_id = spread(queue, 2)
-    seat = take("w-1")
+    member = try_claim("w-1")
     with database.session() as session:
         getattr(db_runs, verb)(session, run_id)
     with pytest.raises(leases.StaleLease):
-        look(seat)
+        check(member)
 
 
 def test_the_end_of_the_lease_is_the_end_for_all_and_all_may_come_again(
-    database: Database, seated: Any, take: Take, look: Any
+    database: Database, complete_gang: Any, try_claim: TryClaim, check: Any
 ) -> None:
-    claim, seats = seated
+    claim, members = complete_gang
     with database.session() as session:
         leases.release_lease(session, claim)
-    for seat in seats:
+    for member in members:
         with pytest.raises(leases.StaleLease):
-            look(seat)
-    again = [take(worker) for worker in ("w-3", "w-1", "w-2")]
+            check(member)
+    again = [try_claim(worker) for worker in ("w-3", "w-1", "w-2")]
     assert [type(each) for each in again] == [gang.MemberLease, gang.MemberLease, leases.Claim]
     with database.session() as session, pytest.raises(leases.StaleLease):
-        gang.record_member_exit(session, seats[0], None)
-    assert look(again[0]) is None
+        gang.record_member_exit(session, members[0], None)
+    assert check(again[0]) is None
 
 
-def test_node_0_learns_how_the_others_ended(database: Database, seated: Any) -> None:
-    claim, (first, second) = seated
+def test_node_0_learns_how_the_others_ended(database: Database, complete_gang: Any) -> None:
+    claim, (first, second) = complete_gang
 
     def told() -> tuple[list[gang.MemberFailure], bool]:
         with database.reading() as session:
@@ -187,8 +187,8 @@ def test_node_0_learns_how_the_others_ended(database: Database, seated: Any) -> 
     assert told() == ([loss], True)
 
 
-def test_a_worker_that_shows_no_life_is_lost(database: Database, seated: Any) -> None:
-    claim, (first, second) = seated
+def test_a_worker_that_shows_no_life_is_lost(database: Database, complete_gang: Any) -> None:
+    claim, (first, second) = complete_gang
     with database.session() as session:
         gang.renew_member_lease(session, first, -1.0)
         gang.release_member(session, second)
@@ -201,7 +201,7 @@ def test_a_worker_that_shows_no_life_is_lost(database: Database, seated: Any) ->
 
 def test_racing_workers_fill_each_run_once(database: Database, queue: Queue, run_of: RunOf) -> None:
     runs = [spread(queue, 3), spread(queue, 3)]
-    found: list[Taken] = []
+    found: list[Claimed] = []
     together = threading.Barrier(6)
 
     def work(name: str) -> None:
@@ -222,19 +222,19 @@ def test_racing_workers_fill_each_run_once(database: Database, queue: Queue, run
     assert sorted(claim.run_id for claim in claims) == sorted(runs)
     assert [run_of(run_id).attempt for run_id in runs] == [1, 1]
     with database.reading() as session:
-        seats = session.execute(select(GangMemberRow.run_id, GangMemberRow.number)).tuples().all()
-    assert sorted(seats) == sorted((run_id, number) for run_id in runs for number in range(3))
+        members = session.execute(select(GangMemberRow.run_id, GangMemberRow.number)).tuples().all()
+    assert sorted(members) == sorted((run_id, number) for run_id in runs for number in range(3))
 
 
-def test_a_deleted_run_takes_its_seats_along(database: Database, seated: Any, tmp_path: Path) -> None:
-    claim, _ = seated
+def test_a_deleted_run_takes_its_seats_along(database: Database, complete_gang: Any, tmp_path: Path) -> None:
+    claim, _ = complete_gang
     complete_run.complete_run(database, claim, complete_run.RunCancelled(), tmp_path, tmp_path, 1.0)
     with database.session() as session:
         db_runs.delete_run(session, claim.run_id)
     assert count(database) == 0
 
 
-def test_seats_show_among_what_workers_do(database: Database, queue: Queue, take: Take) -> None:
+def test_seats_show_among_what_workers_do(database: Database, queue: Queue, try_claim: TryClaim) -> None:
     run_id = spread(queue, 2)
     with database.session() as session:
         for name in ("w-1", "w-2"):
@@ -244,9 +244,9 @@ def test_seats_show_among_what_workers_do(database: Database, queue: Queue, take
         with database.reading() as session:
             return worker_stats(session).slots_used, {row.id: row.current_run for row in db_runs.list_workers(session)}
 
-    take("w-1")
+    try_claim("w-1")
     assert at_work() == (1, {"w-1": run_id, "w-2": None})
-    claim = take("w-2")
+    claim = try_claim("w-2")
     assert at_work() == (2, {"w-1": run_id, "w-2": run_id})
     assert isinstance(claim, leases.Claim)
     with database.session() as session:

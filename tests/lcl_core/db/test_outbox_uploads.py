@@ -23,7 +23,7 @@ def expect(database: Database, path: str = "encoders/enc_1", attempt: int = 1, h
         outbox.enqueue_upload(session, path, attempt, holder)
 
 
-def take(database: Database, holder: str = HERE) -> outbox.UploadTask | None:
+def claim_upload_of(database: Database, holder: str = HERE) -> outbox.UploadTask | None:
     with database.session() as session:
         return outbox.claim_upload(session, holder)
 
@@ -38,11 +38,11 @@ def test_only_the_home_that_has_it_is_asked_to_send_it_and_once(database: Databa
     with database.reading() as session:
         assert not outbox.has_due_uploads(session, THERE)
         assert outbox.has_due_uploads(session, HERE)
-    assert take(database, THERE) is None
-    task = take(database)
+    assert claim_upload_of(database, THERE) is None
+    task = claim_upload_of(database)
     assert task is not None
     assert (task.path, task.key) == ("encoders/enc_1", "encoders/enc_1/1")
-    assert take(database) is None, "somebody is at it"
+    assert claim_upload_of(database) is None, "somebody is at it"
 
 
 def test_a_row_names_a_place_once_everything_is_there(database: Database) -> None:
@@ -50,20 +50,20 @@ def test_a_row_names_a_place_once_everything_is_there(database: Database) -> Non
     with pytest.raises(UserError) as caught:
         outbox.require_uploaded(row_of(database))
     assert caught.value.code == "artifacts_pending"
-    task = take(database)
+    task = claim_upload_of(database)
     assert task is not None
     with database.session() as session:
         outbox.record_uploaded(session, task, FILES)
     row = row_of(database)
     assert (outbox.require_uploaded(row), row.files, row.pending) == ("encoders/enc_1/1", FILES, None)
-    assert take(database) is None
+    assert claim_upload_of(database) is None
 
 
 def test_what_fails_is_tried_again_later_and_later_for_ever(database: Database) -> None:
     expect(database)
     waits = []
     for _ in range(12):
-        task = take(database)
+        task = claim_upload_of(database)
         assert task is not None
         with database.session() as session:
             outbox.record_upload_failure(session, task, "the store is away")
@@ -79,7 +79,7 @@ def test_what_fails_is_tried_again_later_and_later_for_ever(database: Database) 
 def test_a_later_attempt_replaces_and_the_earlier_one_is_named_until_it_is_there(database: Database) -> None:
     path = "runs/run_1"
     expect(database, path)
-    first = take(database)
+    first = claim_upload_of(database)
     assert first is not None
     with database.session() as session:
         outbox.record_uploaded(session, first, FILES)
@@ -92,7 +92,7 @@ def test_a_later_attempt_replaces_and_the_earlier_one_is_named_until_it_is_there
         outbox.record_uploaded(session, first, {})  # somebody who was very slow
         outbox.record_upload_failure(session, first, "no")
     assert row_of(database, path).files == FILES
-    second = take(database, THERE)
+    second = claim_upload_of(database, THERE)
     assert second is not None
     with database.session() as session:
         outbox.record_uploaded(session, second, {})
@@ -104,12 +104,12 @@ def test_what_a_run_made_goes_first_and_need_not_travel_again(database: Database
     expect(database, f"runs/run_{DIGITS}")
     expect(database, f"encoders/enc_{DIGITS}")
     expect(database, "encoders/enc_other")
-    tasks = [take(database) for _ in range(2)]
+    tasks = [claim_upload_of(database) for _ in range(2)]
     for task in tasks:
         assert task is not None
         with database.session() as session:
             outbox.record_uploaded(session, task, {task.path: {**FILES["x"], "sha256": task.path}})
-    last = take(database)
+    last = claim_upload_of(database)
     assert last is not None
     assert last.path == f"runs/run_{DIGITS}"
     mine = f"encoders/enc_{DIGITS}"

@@ -1,4 +1,4 @@
-"""The outbox: told if and only if it was committed, by one at a time, again until it is heard or given up."""
+"""Webhook outbox: enqueued with the event, claimed by one process at a time, retried until delivered or given up."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lcl_core.db.metrics import read_counters
 from lcl_core.db.models import Webhook, WebhookDelivery
 from lcl_core.db.outbox import (
     DELIVERY_ATTEMPTS,
+    DELIVERY_OUTBOX,
     PendingDelivery,
     claim_deliveries,
-    delivery_delay,
     list_deliveries,
     pending_deliveries,
     record_delivery,
@@ -39,9 +39,9 @@ def due(database: Database) -> list[PendingDelivery]:
         return claim_deliveries(session)
 
 
-def note(database: Database, parcel: PendingDelivery, error: str | None = None) -> None:
+def record(database: Database, delivery: PendingDelivery, error: str | None = None) -> None:
     with database.session() as session:
-        record_delivery(session, parcel, error)
+        record_delivery(session, delivery, error)
 
 
 def make_due(database: Database) -> None:
@@ -90,7 +90,7 @@ def test_what_did_not_happen_is_not_told(database: Database, queue: Submit) -> N
 
 
 @pytest.fixture
-def told(database: Database, queue: Submit) -> str:
+def webhook_id(database: Database, queue: Submit) -> str:
     """A webhook with one message to it."""
     name = hook(database, "run.cancelled")
     run_id = queue()
@@ -99,57 +99,57 @@ def told(database: Database, queue: Submit) -> str:
     return name
 
 
-def test_a_message_is_one_takers_at_a_time_and_anothers_when_that_is_gone(database: Database, told: str) -> None:
+def test_a_message_is_one_takers_at_a_time_and_anothers_when_that_is_gone(database: Database, webhook_id: str) -> None:
     (first,) = due(database)
     assert due(database) == []
     make_due(database)  # a minute later, and nothing was heard of the first taker
     (second,) = due(database)
     assert (second.id, second.attempt) == (first.id, 2)
-    note(database, first, "too late")  # it comes back after all: the message is not its any more
-    note(database, second)
+    record(database, first, "too late")  # it comes back after all: the message is not its any more
+    record(database, second)
     with database.reading() as session:
-        (row,) = list_deliveries(session, told)
+        (row,) = list_deliveries(session, webhook_id)
         assert (row.error, row.done_at is not None) == (None, True)
 
 
-def test_what_fails_is_tried_after_ever_longer_waits_and_then_given_up(database: Database, told: str) -> None:
+def test_what_fails_is_tried_after_ever_longer_waits_and_then_given_up(database: Database, webhook_id: str) -> None:
     for attempt in range(1, DELIVERY_ATTEMPTS + 1):
         with database.reading() as session:
             assert webhooks_with_due_deliveries(session)
-        (parcel,) = due(database)
-        assert parcel.attempt == attempt
-        note(database, parcel, "x" * 900)
+        (delivery,) = due(database)
+        assert delivery.attempt == attempt
+        record(database, delivery, "x" * 900)
         with database.reading() as session:
-            (row,) = list_deliveries(session, told)
+            (row,) = list_deliveries(session, webhook_id)
             assert row.error == "x" * 500
             left = (row.next_at - now(session)).total_seconds()
         if attempt < DELIVERY_ATTEMPTS:
-            assert 0 < delivery_delay(attempt).total_seconds() - left < 60
+            assert 0 < DELIVERY_OUTBOX.delay(attempt).total_seconds() - left < 60
             make_due(database)
     assert due(database) == []
     with database.reading() as session:
         assert pending_deliveries(session) == (0, 0.0)
         found = {each.labels["outcome"]: each.total for each in read_counters(session)["lcl_webhook_attempts_total"]}
     assert found == {"failed": DELIVERY_ATTEMPTS - 1, "given_up": 1}
-    assert delivery_delay(1) == timedelta(seconds=5)
-    assert delivery_delay(2) == timedelta(seconds=10)
-    assert delivery_delay(DELIVERY_ATTEMPTS) == timedelta(hours=1)
+    assert DELIVERY_OUTBOX.delay(1) == timedelta(seconds=5)
+    assert DELIVERY_OUTBOX.delay(2) == timedelta(seconds=10)
+    assert DELIVERY_OUTBOX.delay(DELIVERY_ATTEMPTS) == timedelta(hours=1)
 
 
-def test_a_removed_webhook_takes_its_messages_along(database: Database, told: str) -> None:
-    (parcel,) = due(database)
+def test_a_removed_webhook_takes_its_messages_along(database: Database, webhook_id: str) -> None:
+    (delivery,) = due(database)
     with database.session() as session:
-        session.delete(session.get_one(Webhook, told))
-    note(database, parcel, "gone")
+        session.delete(session.get_one(Webhook, webhook_id))
+    record(database, delivery, "gone")
     with database.reading() as session:
         assert pending_deliveries(session) == (0, 0.0)
 
 
-def test_old_messages_are_forgotten(database: Database, told: str, queue: Submit) -> None:
-    (parcel,) = due(database)
-    note(database, parcel)
+def test_old_messages_are_forgotten(database: Database, webhook_id: str, queue: Submit) -> None:
+    (delivery,) = due(database)
+    record(database, delivery)
     with database.session() as session:
-        session.get_one(WebhookDelivery, parcel.id).done_at = now(session) - timedelta(days=8)
+        session.get_one(WebhookDelivery, delivery.id).done_at = now(session) - timedelta(days=8)
     run_id = queue()
     with database.session() as session:
         runs.cancel_run(session, run_id)
@@ -158,7 +158,7 @@ def test_old_messages_are_forgotten(database: Database, told: str, queue: Submit
     assert count == 1
     assert 0 <= seconds < 300
     (another,) = due(database)
-    note(database, another)
+    record(database, another)
     with database.reading() as session:
-        rows: list[Any] = list(list_deliveries(session, told))
+        rows: list[Any] = list(list_deliveries(session, webhook_id))
     assert [row.id for row in rows] == [another.id]

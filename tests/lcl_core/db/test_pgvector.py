@@ -62,7 +62,7 @@ def end(
         shutil.copytree(made, run_dir / "artifacts" / "collection")
         found = {"path": "artifacts/collection", "encoder_hash": ENCODER, "images": ROWS, "texts": ROWS, "dim": DIM}
         outcome = complete_run.RunSucceeded({"collection": {**found, "index": index, **facts}})
-        return complete_run.complete_run(database, claim(), outcome, run_dir, tmp_path, 1.0)
+        return complete_run.complete_run(database, claim(), outcome, run_dir, tmp_path, 1.0, None, Collection.open)
 
     return act
 
@@ -185,7 +185,7 @@ def test_what_breaks_off_leaves_nothing(
 ) -> None:
     def write_and_fail() -> None:
         with database.session() as session:
-            pgvector.write_vectors(session, made)
+            pgvector.write_vectors(session, Collection.open(made))
             assert tables(database) == set(), "nobody sees them before the commit"
             raise ZeroDivisionError
 

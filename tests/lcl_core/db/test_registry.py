@@ -126,7 +126,8 @@ def test_the_sample_is_read_where_this_installation_has_it(database: Database, t
 
 
 def test_the_store_loads_neither_torch_nor_the_readers_nor_celery() -> None:
-    code = "import sys, lcl_core.runs.store, lcl_core.db.wakeup; print(sorted(sys.modules))"
+    modules = [f"lcl_core.db.{path.stem}" for path in Path(registry.__file__).parent.glob("*.py")]
+    code = f"import sys, {', '.join(modules)}; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'sqlalchemy'" in loaded
     assert not [name for name in ("'torch'", "'lcl_core.data'", "'celery'", "'alembic'") if name in loaded]

@@ -29,7 +29,7 @@ def add_encoder(session: Any, name: str, owner: str, row_id: str, **more: Any) -
 def code(database: Database) -> Code:
     """``code(noun, name, owner)``: of the refusal; None: the name may be used."""
 
-    def ask(noun: str, name: str, owner: str, **more: Any) -> str | None:
+    def try_name(noun: str, name: str, owner: str, **more: Any) -> str | None:
         with database.session() as session:
             try:
                 registry.check_name(session, noun, name, owner, **more)
@@ -37,7 +37,7 @@ def code(database: Database) -> Code:
                 return error.code if error.field == "name" else f"of the field {error.field}"
         return None
 
-    return ask
+    return try_name
 
 
 def test_the_first_owner_keeps_an_encoders_name(database: Database, code: Code) -> None:

@@ -16,7 +16,7 @@ Queue = Callable[..., str]
 
 
 @pytest.fixture
-def told(database: Database) -> Callable[[], dict[str, tuple[str, str]]]:
+def reasons(database: Database) -> Callable[[], dict[str, tuple[str, str]]]:
     """Code and message by run."""
 
     def look() -> dict[str, tuple[str, str]]:
@@ -35,30 +35,33 @@ def show(database: Database, name: str, *offers: str, seen_ago: float = 0.0) -> 
 
 
 def test_it_names_what_is_missing(
-    database: Database, queue: Queue, told: Callable[[], dict[str, tuple[str, str]]]
+    database: Database, queue: Queue, reasons: Callable[[], dict[str, tuple[str, str]]]
 ) -> None:
     anywhere, on_a_gpu, on_a_cpu = queue(), queue(resource="gpu"), queue(resource="cpu")
-    assert {code for code, _ in told().values()} == {"no_worker"}
+    assert {code for code, _ in reasons().values()} == {"no_worker"}
     show(database, "small", "cpu")
     show(database, "gone", "gpu", seen_ago=300.0)
-    assert set(told()) == {on_a_gpu}
-    code, message = told()[on_a_gpu]
+    assert set(reasons()) == {on_a_gpu}
+    code, message = reasons()[on_a_gpu]
     assert (code, message.partition(";")[0]) == ("no_resource", "no worker offers gpu")
     show(database, "big", "gpu")
-    assert told() == {}
+    assert reasons() == {}
     show(database, "small", "cpu", seen_ago=300.0)
-    assert {run_id: message.partition(";")[0] for run_id, (_, message) in told().items()} == {
+    assert {run_id: message.partition(";")[0] for run_id, (_, message) in reasons().items()} == {
         on_a_cpu: "no worker offers cpu"
     }
-    assert anywhere not in told()
+    assert anywhere not in reasons()
 
 
 def test_a_run_at_work_or_at_its_end_has_no_obstacle(
-    database: Database, queue: Queue, claim: Callable[..., leases.Claim], told: Callable[[], dict[str, tuple[str, str]]]
+    database: Database,
+    queue: Queue,
+    claim: Callable[..., leases.Claim],
+    reasons: Callable[[], dict[str, tuple[str, str]]],
 ) -> None:
     queue()
     claim()
     with database.session() as session:
         runs.cancel_run(session, queue_ended := queue())
-    assert queue_ended not in told()
-    assert told() == {}
+    assert queue_ended not in reasons()
+    assert reasons() == {}

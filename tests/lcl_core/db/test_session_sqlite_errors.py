@@ -109,7 +109,7 @@ def test_a_file_without_the_right_to_write_is_named(small_disk: Any) -> None:
     database.dispose()
 
 
-@pytest.mark.parametrize("module", ["api", "workers", "lcl_core.db.migrations.__main__"])
+@pytest.mark.parametrize("module", ["api", "workers", "lcl_core.db.migrations"])
 def test_every_process_tells_of_a_damaged_database_in_one_line(module: str, tmp_path: Path) -> None:
     damage_header(tmp_path / "lcl.db")
     done = subprocess.run(

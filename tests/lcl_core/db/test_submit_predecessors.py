@@ -92,7 +92,7 @@ def test_what_cannot_be_waited_for_is_refused(database: Database, queue: Submit)
         ([failed], "predecessor_failed", "after.0"),
     ):
         with pytest.raises(UserError) as caught:
-            queue(after=after, sight="local")
+            queue(after=after, visible_to="local")
         assert (caught.value.code, caught.value.field) == (code, field)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def maker(value: float, calls: list[float], size: int = 4) -> Callable[[Path], N
 
 
 def entries(root: Path) -> list[Path]:
-    return [entry for entry in root.iterdir() if not entry.name.startswith(".")]
+    return [entry for entry in root.iterdir() if entry.is_dir()]
 
 
 def test_made_once_for_equal_facts_and_again_for_others(tmp_path: Path) -> None:
@@ -45,17 +46,19 @@ def test_a_failed_maker_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="on fire"):
         cache.get_or_make({"a": 1}, fail)
-    assert list(tmp_path.iterdir()) == []
+    assert entries(tmp_path) == []
     assert cache.get_or_make({"a": 1}, maker(7, []))["pooled"][0] == 7
 
 
-def test_an_entry_that_another_process_made_meanwhile_is_used(tmp_path: Path) -> None:
-    def lose_the_race(folder: Path) -> None:
-        FeatureCache(tmp_path).get_or_make({"a": 1}, maker(1, []))
-        np.save(folder / "pooled.npy", np.full(4, 2.0))
+def test_an_entry_that_another_thread_is_making_is_awaited_and_used(tmp_path: Path) -> None:
+    calls: list[float] = []
 
-    assert FeatureCache(tmp_path).get_or_make({"a": 1}, lose_the_race)["pooled"][0] == 1
-    assert len(list(tmp_path.iterdir())) == 1
+    def get(value: float) -> float:
+        return float(FeatureCache(tmp_path).get_or_make({"a": 1}, maker(value, calls))["pooled"][0])
+
+    with ThreadPoolExecutor(4) as pool:
+        values = set(pool.map(get, range(4)))
+    assert (values, len(calls), len(entries(tmp_path))) == (set(calls), 1, 1)
 
 
 def test_the_longest_unused_entries_go_first_and_mapped_arrays_stay_readable(tmp_path: Path) -> None:
@@ -64,8 +67,8 @@ def test_the_longest_unused_entries_go_first_and_mapped_arrays_stay_readable(tmp
     (zero,) = entries(tmp_path)
     victim = cache.get_or_make({"n": 1}, maker(1, [], size=1000))
     (one,) = set(entries(tmp_path)) - {zero}
-    os.utime(zero, (1000, 1000))
-    os.utime(one, (2000, 2000))
+    os.utime(f"{zero}.lock", (1000, 1000))
+    os.utime(f"{one}.lock", (2000, 2000))
     calls: list[float] = []
     cache.get_or_make({"n": 0}, maker(0, calls, size=1000))  # used again, so younger than n = 1
     cache.get_or_make({"n": 2}, maker(2, calls, size=1000))

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from lcl_core.data.shards.storage import RangeCache
+from lcl_core.data.shards.storage import RangeCache, range_name
 
 
 def files(folder: Path) -> int:
@@ -19,20 +19,20 @@ def test_what_was_put_is_got(tmp_path: Path) -> None:
     cache.put("a", b"x" * 10)
     cache.put("a", b"x" * 10)
     assert cache.get("a") == b"x" * 10
-    assert cache.bytes() == files(cache.folder) == 10
+    assert cache.total_bytes() == files(cache.folder) == 10
 
 
 def test_the_least_recently_used_goes(tmp_path: Path) -> None:
     cache = RangeCache(tmp_path, 1000)
     for number in range(10):
         cache.put(str(number), bytes(100))
-        os.utime(cache._path(str(number)), (number, number))
+        os.utime(cache.path(range_name(str(number))), (number, number))
     assert cache.get("0") is not None
     cache.put("new", bytes(100))
     assert cache.get("0") is not None, "it was used just now"
     assert cache.get("1") is None
     assert cache.get("new") is not None
-    assert files(tmp_path) == cache.bytes() <= 1000
+    assert files(tmp_path) == cache.total_bytes() <= 1000
 
 
 def test_nothing_larger_than_the_bound_is_kept(tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_processes_share_the_bound(tmp_path: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.starmap(_fill, [(tmp_path, process) for process in range(4)]) == [0] * 4
     assert 0 < files(tmp_path) <= 20_000
-    assert RangeCache(tmp_path, 20_000).bytes() == files(tmp_path)
+    assert RangeCache(tmp_path, 20_000).total_bytes() == files(tmp_path)

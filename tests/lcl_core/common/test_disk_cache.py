@@ -1,0 +1,173 @@
+"""The disk cache: entries are complete, made once, within the bound, and never evicted while in use."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common.disk_cache import DiskCache
+
+
+def writer(size: int = 100, calls: list[str] | None = None) -> Callable[[Path], None]:
+    """A maker of folder entries with one file of ``size`` bytes."""
+
+    def make(folder: Path) -> None:
+        if calls is not None:
+            calls.append(folder.name)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_bytes(bytes(size))
+
+    return make
+
+
+def folders(cache: DiskCache) -> set[str]:
+    return {path.name for path in cache.folder.iterdir() if path.is_dir()}
+
+
+def opened(cache: DiskCache, name: str, size: int = 100) -> Path:
+    with cache.open(name, writer(size), size) as path:
+        assert (path / "inner" / "file").stat().st_size == size
+        return path
+
+
+def test_an_entry_is_made_once(tmp_path: Path) -> None:
+    calls: list[str] = []
+    cache = DiskCache(tmp_path / "cache", 1000)
+    with cache.open("a", writer(100, calls)) as first:
+        stamp = first.stat().st_mtime_ns
+    with DiskCache(tmp_path / "cache", 1000).open("a", writer(100, calls)) as again:
+        assert (again, again.stat().st_mtime_ns) == (first, stamp), "the folder keeps the time of its making"
+    assert len(calls) == 1
+    assert cache.total_bytes() == 100
+
+
+def test_a_maker_that_fails_leaves_no_entry(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 1000)
+
+    def fail(folder: Path) -> None:
+        (folder / "file").write_bytes(bytes(10))
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"), cache.open("a", fail, 10):
+        pass
+    assert (folders(cache), cache.total_bytes()) == (set(), 0)
+    opened(cache, "a")
+
+
+def test_callers_in_threads_wait_for_the_one_that_makes(tmp_path: Path) -> None:
+    calls: list[str] = []
+    waits: list[int] = []
+    release, started = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        started.set()
+        release.wait(10)
+        writer(100, calls)(folder)
+
+    def work() -> None:
+        with DiskCache(tmp_path, 1000).open("a", slow, progress=lambda: waits.append(1)) as path:
+            assert (path / "inner" / "file").exists()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert started.wait(10)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+
+
+def test_what_progress_raises_ends_the_wait(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 1000)
+
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    def wait_for_it(_folder: Path) -> None:
+        with pytest.raises(Stop), DiskCache(tmp_path, 1000).open("a", writer(), progress=stop):
+            pass
+
+    with cache.open("a", wait_for_it):
+        pass
+
+
+def test_the_least_recently_used_entry_is_evicted_and_one_in_use_stays(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 250)
+    with cache.open("a", writer(), 100):
+        os.utime(tmp_path / "a.lock", (1, 1))  # the oldest, but in use
+        opened(cache, "b")
+        os.utime(tmp_path / "b.lock", (2, 2))
+        opened(cache, "c")
+        assert folders(cache) == {"a", "c"}
+    opened(cache, "d")
+    assert folders(cache) == {"c", "d"}
+    assert cache.total_bytes() == 200
+
+
+def test_an_entry_of_unknown_size_is_counted_when_it_is_complete(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 150)
+    opened(cache, "a")
+    os.utime(tmp_path / "a.lock", (1, 1))
+    with cache.open("b", writer(100)):
+        assert folders(cache) == {"b"}
+    with cache.open("c", writer(1000)) as path:
+        assert path.is_dir(), "an entry above the bound can still be used"
+
+
+def test_leftovers_of_killed_processes_are_removed_and_entries_without_a_total_are_counted(tmp_path: Path) -> None:
+    (tmp_path / ".a.0badcafe").mkdir()
+    (tmp_path / ".a.0badcafe" / "file").write_bytes(bytes(10_000))
+    (tmp_path / "old").mkdir()  # of a version that wrote neither total nor locks
+    (tmp_path / "old" / "file").write_bytes(bytes(120))
+    os.utime(tmp_path / "old", (1, 1))
+    cache = DiskCache(tmp_path, 200)
+    assert cache.total_bytes() == 120
+    opened(cache, "b")
+    assert folders(cache) == {"b"}
+
+
+def test_a_cache_without_a_bound_evicts_nothing(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, None)
+    for name in "abc":
+        opened(cache, name)
+    assert folders(cache) == {"a", "b", "c"}
+
+
+def files_of(folder: Path) -> DiskCache:
+    return DiskCache(folder, 20_000, entries="??/*.bin", low_water=0.9)
+
+
+def _fill(folder: Path, process: int) -> int:
+    cache, wrong = files_of(folder), 0
+    for number in range(150):
+        key = f"{(number * (process + 1)) % 60:02}"
+        data = cache.read(f"{key}/{key}.bin")
+        if data is None:
+            cache.write(f"{key}/{key}.bin", key.encode() * 500)
+        else:
+            wrong += data != key.encode() * 500
+    return wrong
+
+
+def test_processes_share_the_bound_of_file_entries(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.starmap(_fill, [(tmp_path, process) for process in range(4)]) == [0] * 4
+    size = sum(path.stat().st_size for path in tmp_path.glob("??/*.bin"))
+    assert 0 < size <= 20_000
+    assert files_of(tmp_path).total_bytes() == size
+
+
+def test_a_disk_that_cannot_be_written_is_no_error_for_file_entries(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = files_of(tmp_path / "file")
+    cache.write("aa/a.bin", b"x")
+    assert cache.read("aa/a.bin") is None
