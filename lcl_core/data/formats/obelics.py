@@ -79,7 +79,7 @@ def read_row(
         extra["general_metadata"] = found["general_metadata"]
     if gallery.about:
         extra["images"] = gallery.about
-    pictures = tuple(gallery.pictures.values())
+    pictures = tuple(gallery.images.values())
     yield Record(f"{place.file}:{place.line}", SequenceDocument(tuple(segments)), pictures, place.split, extra=extra)
 
 
@@ -89,7 +89,7 @@ class _RowImages:
 
     finder: ImageFinder
     metadata: list[Any]
-    pictures: dict[str, RecordImage] = field(default_factory=dict)
+    images: dict[str, RecordImage] = field(default_factory=dict)
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
     _names: dict[str, str] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class _RowImages:
             return self._names[where]
         name = str(number)
         data = data if data is not None else more
-        self.pictures[name] = self._picture(name, where, data)
+        self.images[name] = self._picture(name, where, data)
         about = self.metadata[number] if number < len(self.metadata) else None
         facts = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
         if where:

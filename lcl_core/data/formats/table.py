@@ -411,7 +411,7 @@ class _TableParser:
         return Record(
             id=f"{self._name}:{row.line}",
             body=CaptionedImage(name, captions, labels),
-            pictures=(picture,),
+            images=(picture,),
             split=_text(cells, columns.split) or self._split,
             source=_text(cells, columns.source),
             extra={key: to_json_safe(value) for key, value in cells.items() if key not in columns.used},

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import CaptionPair, Corpus
+from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import CropNeed
+from lcl_core.data.records import CaptionPair
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
 from lcl_core.data.sampling.shuffle import mix64

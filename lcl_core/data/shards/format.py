@@ -34,8 +34,16 @@ from typing import Any
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import CaptionPair as CorpusPair
-from lcl_core.data.records import CaptionedImage, ImageSegment, MatchedDocument, Record, SequenceDocument, TextSegment
+from lcl_core.data.records import (
+    Body,
+    CaptionedImage,
+    CaptionPair,
+    ImageSegment,
+    MatchedDocument,
+    Record,
+    SequenceDocument,
+    TextSegment,
+)
 
 FORMAT = "lcl-shards"
 VERSION = 1
@@ -142,31 +150,11 @@ def _parse_tar_header(block: bytes) -> tuple[str, int]:
 Json = dict[str, Any]
 
 
-def body_kind(body: MatchedDocument | SequenceDocument | CaptionedImage) -> str:
+def body_kind(body: Body) -> str:
     return {MatchedDocument: MATCHED, SequenceDocument: SEQUENCE, CaptionedImage: PAIR}[type(body)]
 
 
-def body_texts(body: MatchedDocument | SequenceDocument | CaptionedImage) -> tuple[str, ...]:
-    """Every text of a record."""
-    if isinstance(body, MatchedDocument):
-        return body.sentences
-    if isinstance(body, SequenceDocument):
-        return tuple(segment.text for segment in body.segments if isinstance(segment, TextSegment))
-    return body.captions
-
-
-def body_image_names(body: MatchedDocument | SequenceDocument | CaptionedImage) -> tuple[str, ...]:
-    """Names of the pictures, each once, in the order in which the body first names them."""
-    if isinstance(body, MatchedDocument):
-        names = [match.image for match in body.matches]
-    elif isinstance(body, SequenceDocument):
-        names = [segment.name for segment in body.segments if isinstance(segment, ImageSegment)]
-    else:
-        names = [body.image]
-    return tuple(dict.fromkeys(names))
-
-
-def best_similarities(body: MatchedDocument | SequenceDocument | CaptionedImage) -> list[float]:
+def best_similarities(body: Body) -> list[float]:
     """The best similarity of each sentence that has an image; every image of a sequence is as good as can be."""
     if isinstance(body, SequenceDocument):
         return [math.inf for segment in body.segments if isinstance(segment, ImageSegment)]
@@ -195,7 +183,7 @@ def encode_record(record: Record, extensions: Mapping[str, str]) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _encode_body(body: MatchedDocument | SequenceDocument | CaptionedImage, numbers: Mapping[str, int]) -> Json:
+def _encode_body(body: Body, numbers: Mapping[str, int]) -> Json:
     if isinstance(body, MatchedDocument):
         matches = [
             {"picture": numbers[match.image], "sentence": match.sentence, "similarity": match.similarity}
@@ -252,9 +240,9 @@ def mmc4_from_segments(segments: list[Json]) -> Json:
     return {"text_list": texts, "image_info": infos}
 
 
-def decode_pair(value: Json, record: int) -> CorpusPair:
+def decode_pair(value: Json, record: int) -> CaptionPair:
     """A captioned image as a corpus gives it."""
-    return CorpusPair(
+    return CaptionPair(
         image=record_image_names(value, record)[0],
         captions=tuple(value["captions"]),
         labels=value["labels"],

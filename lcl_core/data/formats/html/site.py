@@ -314,7 +314,7 @@ def _make_record(
     return Record(
         id=f"{page}#{number}" if number else page,
         body=SequenceDocument(segments),
-        pictures=tuple(pictures[name] for name in names),
+        images=tuple(pictures[name] for name in names),
         extra={"page": page, "title": title} if title else {"page": page},
     )
 

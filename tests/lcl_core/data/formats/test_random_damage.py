@@ -61,7 +61,7 @@ def look_at_everything(path: Path, format: str) -> None:
             continue
         json.dumps(item.extra, allow_nan=False)
         repr((item.id, item.body)).encode()
-        for picture in item.pictures:
+        for picture in item.images:
             try:
                 picture.load()
             except UserError:

@@ -158,11 +158,11 @@ def test_an_interruption_leaves_nothing_and_says_so(make: Any, tmp_path: Path, e
 
 ENDLESS = """
 import itertools, sys
-from lcl_core.data.records import Pair, Record, Picture
-from lcl_core.data.shards import convert
+from lcl_core.data.records import CaptionedImage, Record, RecordImage
+from lcl_core.data.shards.convert import convert
 data = open(sys.argv[2], "rb").read()
-pictures = (Picture("red.png", lambda: data),)
-convert((Record(str(n), Pair("red.png", ("x",)), pictures) for n in itertools.count()), sys.argv[1])
+images = (RecordImage("red.png", lambda: data),)
+convert((Record(str(n), CaptionedImage("red.png", ("x",)), images) for n in itertools.count()), sys.argv[1])
 """
 
 
