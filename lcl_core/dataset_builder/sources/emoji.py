@@ -146,17 +146,17 @@ class Concept:
     labels: dict[str, str]
 
 
-def build(material: SourceFiles) -> SourceRows:
-    data = material.files[_DATA.name] / "en"
+def build(files: SourceFiles) -> SourceRows:
+    data = files.packages[_DATA.name] / "en"
     entries = _read_json(data / "data.json")
     concepts = list(_concepts(entries, _read_json(data / "messages.json")))
     slugs = name_slugs((entry["label"], entry["hexcode"]) for entry in entries)
     drawings = {
-        each.name: read_drawings(each, material.files[each.package.name], slugs)
+        each.name: read_drawings(each, files.packages[each.package.name], slugs)
         for each in SETS
-        if material.allows(each.licence)
+        if files.allows(each.licence)
     }
-    pairs = list(_pairs(material, concepts, drawings))
+    pairs = list(_pairs(files, concepts, drawings))
     return SourceRows(pairs, list(emoji_documents(pairs)))
 
 
@@ -203,9 +203,7 @@ def _split(role: str, concept: Concept) -> str | None:
     }.get((role, unseen))
 
 
-def _pairs(
-    material: SourceFiles, concepts: list[Concept], drawings: dict[str, dict[str, Drawing]]
-) -> Iterator[PairRow]:
+def _pairs(files: SourceFiles, concepts: list[Concept], drawings: dict[str, dict[str, Drawing]]) -> Iterator[PairRow]:
     found: list[tuple[PairRow, Drawing]] = []
     for concept in concepts:
         for each in SETS:
@@ -217,7 +215,7 @@ def _pairs(
     pixels = iter(map_in_processes(partial(rasterise_svg, side=SIDE), vectors, at_once=64))
     for pair, drawing in found:
         picture = next(pixels) if isinstance(drawing, str) else drawing
-        image = None if picture is None else material.pictures.put(picture, pair.image, ImageOptions(side=SIDE))
+        image = None if picture is None else files.images.put(picture, pair.image, ImageOptions(side=SIDE))
         if image is not None:
             yield replace(pair, image=image)
 
