@@ -47,7 +47,7 @@ class ConvertReport:
     """Result of a conversion.
 
     Attributes:
-        pictures: images of all records, those without bytes too.
+        images: images of all records, those without bytes too.
         quarantined: items and images left out, by reason; ``quarantine.jsonl`` names each.
         removed_leftover: whether files of an earlier, interrupted conversion were removed.
     """

@@ -52,7 +52,7 @@ ROWS, GROUPS, BLOCKS = "index/rows.bin", "index/groups.bin", "index/blocks.bin"
 SIMILARITIES, STARTS = "index/similarities.bin", "index/starts.bin"
 QUARANTINE = "quarantine.jsonl"
 MATCHED, SEQUENCE, PAIR = "matched", "sequence", "pair"
-# offset, length: the record's range in its shard; json: how much of the range, from its start, holds no picture;
+# offset, length: the record's range in its shard; json: how much of the range, from its start, holds no image;
 # text: UTF-8 bytes of its texts; matches: how many similarities it has
 ROW = np.dtype(
     [
@@ -73,7 +73,7 @@ MAX_GROUPS = 1024
 MAX_RECORD_BYTES = 1 << 30
 MAX_RECORD_IMAGES = (1 << 16) - 1
 MAX_RECORDS = 10**9 - 1  # nine digits; tar readers group members by the name's first part
-LEFT_OUT = "none"  # extension of a picture that could not be had when the corpus was converted
+LEFT_OUT = "none"  # extension of an image that could not be had when the corpus was converted
 _IMAGE = re.compile(r"(\d{9})\.(\d+)\.([a-z0-9]+)")
 
 
@@ -86,7 +86,7 @@ def json_name(record: int) -> str:
 
 
 def image_name(record: int, number: int, extension: str) -> str:
-    """Name of a record's picture, which is also its name in the corpus."""
+    """Name of a record's image, which is also its name in the corpus."""
     return f"{record:09d}.{number}.{extension}"
 
 
@@ -94,7 +94,7 @@ def parse_image_name(name: str) -> tuple[int, str]:
     """(record, the part that picks the member). Raises: UserError ``file_missing`` for any other name."""
     found = _IMAGE.fullmatch(name)
     if found is None:
-        raise UserError("no picture of a sharded corpus has such a name", code="file_missing", file=name)
+        raise UserError("no image of a sharded corpus has such a name", code="file_missing", file=name)
     return int(found[1]), f"{found[2]}.{found[3]}"
 
 
@@ -168,7 +168,7 @@ def best_similarities(body: Body) -> list[float]:
 
 
 def encode_record(record: Record, extensions: Mapping[str, str]) -> bytes:
-    """The member's bytes, keys sorted. ``extensions``: by picture name, in the order of their numbers."""
+    """The member's bytes, keys sorted. ``extensions``: by image name, in the order of their numbers."""
     numbers = {name: number for number, name in enumerate(extensions)}
     value: Json = {
         "id": record.id,
@@ -200,8 +200,8 @@ def _encode_body(body: Body, numbers: Mapping[str, int]) -> Json:
 
 
 def record_image_names(value: Json, record: int) -> list[str]:
-    """The corpus's names of a record's pictures."""
-    return [image_name(record, number, picture["file"]) for number, picture in enumerate(value["pictures"])]
+    """The corpus's names of a record's images."""
+    return [image_name(record, number, image["file"]) for number, image in enumerate(value["pictures"])]
 
 
 def decode_document(value: Json, record: int) -> Json:

@@ -21,13 +21,7 @@ from typing import Any
 from PIL import Image
 
 from lcl_core.data.formats.html.chunking import split_sentences
-from lcl_core.dataset_builder.documents import (
-    PairRow,
-    SourceRows,
-    group_documents,
-    hash_fraction,
-    plain_text,
-)
+from lcl_core.dataset_builder.documents import PairRow, SourceRows, group_documents, hash_fraction, plain_text
 from lcl_core.dataset_builder.images import WHITE, ImageOptions
 from lcl_core.dataset_builder.packages import apt
 from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
@@ -172,12 +166,7 @@ def read_tiles(folder: Path) -> Iterator[Tile]:
 LICENCE = "CC-BY-SA-3.0"
 HELD_OUT = 0.10  # of the names
 MIN_WORDS = 4  # of a description
-SETS = {
-    "UltimateCataclysm": "train",
-    "MshockXotto+": "train",
-    "BrownLikeBears": "train",
-    "Cuteclysm": "test_vendor",
-}
+SETS = {"UltimateCataclysm": "train", "MshockXotto+": "train", "BrownLikeBears": "train", "Cuteclysm": "test_vendor"}
 CATEGORIES = {
     "COMESTIBLE": "food and drink", "MONSTER": "creature", "GENERIC": "item", "ARMOR": "clothing", "TOOL": "tool",
     "BOOK": "book", "furniture": "furniture", "terrain": "terrain", "TOOL_ARMOR": "clothing", "MAGAZINE": "item",
@@ -257,10 +246,7 @@ def _describe(entities: GameEntities, id: str) -> _Description | None:
 def _pair(image: str, team: str, described: _Description) -> PairRow:
     first = split_sentences(described.description)[0]
     unseen = hash_fraction(f"cdda:{described.name.lower()}") < HELD_OUT
-    split = {
-        ("train", True): "test_concept",
-        ("test_vendor", True): "test_both",
-    }.get((SETS[team], unseen), SETS[team])
+    split = {("train", True): "test_concept", ("test_vendor", True): "test_both"}.get((SETS[team], unseen), SETS[team])
     return PairRow(
         image,
         (f"{described.name}. {first}", described.name),

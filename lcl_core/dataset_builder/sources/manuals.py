@@ -17,7 +17,7 @@ from lcl_core.dataset_builder.images import ImageOptions, safe_image_name
 from lcl_core.dataset_builder.packages import Package, apt
 from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
 
-MAX_PAGES = 5  # a picture on more than that is an icon, a logo or a warning sign
+MAX_PAGES = 5  # an image on more than that is an icon, a logo or a warning sign
 VAL = 0.05  # of the pages
 _IMAGE_OPTIONS = ImageOptions(shortest=32, aspect=6)
 _IMAGE_FILE = re.compile(r"\.(png|jpe?g|webp|gif)(\.gz)?$", re.IGNORECASE)
@@ -130,7 +130,7 @@ MANUALS = (
                     "53a694f8cfe47d04aac2e197b91744e1600d7886c5695b8ecb8dee9f527897bb"),)),
     Manual("gnucash", "GnuCash's manual and guide", "GFDL-1.1+ no invariants", apt(
         "gnucash-docs", "5.10-0.1", "ae8609e8cbc846be54ccd08dab6cae21b1012386f5ee474ca88544f01314b7a4",
-        # some English pictures are links to the German translation's
+        # some English images are links to the German translation's
         *(f"{_DOC}gnucash-docs/gnucash-{part}/" for part in (
             "guide-en", "manual-en", "guide-de/figures", "manual-de/figures"))),
         f"{_DOC}gnucash-docs/gnucash-*-en/*.html"),

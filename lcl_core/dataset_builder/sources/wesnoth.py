@@ -1,6 +1,6 @@
 """The Battle for Wesnoth: portraits and sprites of its units with their descriptions, and an article on each people.
 
-A document is an article's next sentences, then four units of the people, each picture before its text: the texts as
+A document is an article's next sentences, then four units of the people, each image before its text: the texts as
 they were written, the order ours.
 """
 
@@ -86,7 +86,7 @@ def _races(config: str) -> Iterator[tuple[str, _Race]]:
 
 
 def _units(root: Path) -> Iterator[tuple[str, _Unit]]:
-    """Folder and unit of each file that has a name, a description and a picture."""
+    """Folder and unit of each file that has a name, a description and an image."""
     for path in sorted((root / "units").rglob("*.cfg"), key=lambda path: path.as_posix()):
         config = path.read_text(encoding="utf-8")
         name, text = _UNIT_NAME.search(config), _UNIT_TEXT.search(config)

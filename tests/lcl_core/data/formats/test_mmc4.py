@@ -115,7 +115,7 @@ def test_images_in_every_layout(make: Any, sample: Any, walk: Any, lay: Any) -> 
     place = lay(make, images, rows)
     records, bad = walk(open_reader(shard, images=place))
     assert bad == []
-    loaded = {picture.name: picture.load() for record in records for picture in record.images}
+    loaded = {image.name: image.load() for record in records for image in record.images}
     assert loaded == images
 
 

@@ -98,7 +98,7 @@ def test_what_is_converted_reads_the_same(make: Any, sample: Any, walk: Any, tmp
     else:
         for record, document in zip(records, corpus.documents, strict=True):
             assert document["id"] == record.id
-            loaded = {picture.name: picture.load() for picture in record.images}
+            loaded = {image.name: image.load() for image in record.images}
             for segment, stored in zip(record.body.segments, document["segments"], strict=True):
                 if isinstance(segment, TextSegment):
                     assert stored == {"text": segment.text}

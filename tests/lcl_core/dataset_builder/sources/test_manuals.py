@@ -17,8 +17,8 @@ ROOT = "usr/share/gimp/3.0/help/en"
 WORDS = "Here are quite a few words that say nothing much at all."
 
 
-def page(*pictures: str, text: str = WORDS) -> str:
-    shown = "".join(f'<p>{text}</p><img src="{picture}" alt="see">' for picture in pictures)
+def page(*images: str, text: str = WORDS) -> str:
+    shown = "".join(f'<p>{text}</p><img src="{image}" alt="see">' for image in images)
     return f"<html><head><title>x</title></head><body>{shown}</body></html>"
 
 

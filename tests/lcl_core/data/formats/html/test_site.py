@@ -73,7 +73,7 @@ def test_a_page_in_reading_order(site: Any, make: Any) -> None:
     ]
     assert (record.id, record.split) == ("page.html", "train")
     assert record.extra == {"page": "page.html", "title": "Ants & bees"}
-    assert [picture.name for picture in record.images] == ["a.webp", "b.webp"]
+    assert [image.name for image in record.images] == ["a.webp", "b.webp"]
     assert record.images[0].load() == (make.root / "a.webp").read_bytes()
 
 
