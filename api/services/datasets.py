@@ -16,7 +16,8 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root
 
 if TYPE_CHECKING:
-    from lcl_core.data.corpus.base import CaptionPair, Corpus
+    from lcl_core.data.corpus.base import Corpus
+    from lcl_core.data.records import CaptionPair
     from lcl_core.data.shards.sharded_corpus import ShardedCorpus
     from lcl_core.data.tokenizer import Tokenizer
 
@@ -74,8 +75,7 @@ def _count_segments(document: dict[str, Any]) -> tuple[int, list[str]]:
     """How many texts, and the names of the images. Raises: UserError for malformed segments."""
     if "segments" not in document:
         return len(document["text_list"]), [image["image_name"] for image in document["image_info"]]
-    from lcl_core.data.records import ImageSegment
-    from lcl_core.data.sampling.document_plan import parse_segments
+    from lcl_core.data.records import ImageSegment, parse_segments
 
     segments = parse_segments(document)
     images = [segment.name for segment in segments if isinstance(segment, ImageSegment)]
@@ -142,7 +142,7 @@ class CorpusCache:
 
     def get(self, place: Root) -> Corpus:
         """Open, or opened before and unchanged since. Raises: UserError naming the file."""
-        from lcl_core.data.corpus.base import open_corpus
+        from lcl_core.data.corpus.open import open_corpus
 
         stamp = _change_stamp(place)
         with self._lock:

@@ -1,7 +1,8 @@
 """Corpora, tokenizers and the stream of samples. Knows no torch; packing and loading live in their own modules."""
 
-from lcl_core.data.corpus.base import SAMPLE_CORPUS, CaptionPair, Corpus, open_corpus
-from lcl_core.data.records import Document, ImageSegment, TextSegment
+from lcl_core.data.corpus.base import SAMPLE_CORPUS, Corpus
+from lcl_core.data.corpus.open import open_corpus
+from lcl_core.data.records import CaptionPair, Document, ImageSegment, TextSegment
 from lcl_core.data.sampling.interleave import render_mmc4, render_pair
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream

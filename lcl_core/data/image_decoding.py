@@ -207,11 +207,11 @@ _STRIP_BYTES = 1 << 20  # converted at a time
 
 @dataclass(frozen=True, slots=True)
 class CropNeed:
-    """What a training transform will cut out of a picture: a random crop, resized to a square.
+    """What a training transform will cut out of an image: a random crop, resized to a square.
 
     Attributes:
         size: side of the square, pixels.
-        smallest_share: of the picture's area that a crop may have.
+        smallest_share: of the image's area that a crop may have.
     """
 
     size: int
@@ -234,7 +234,7 @@ def decode_image(
     Args:
         data: the whole file.
         name: the file's name, for messages only.
-        max_pixels: width x height above which the picture is refused before it is decoded.
+        max_pixels: width x height above which the image is refused before it is decoded.
         need: what will be cut out; a JPEG twice or more as large as that is decoded at a half, a quarter or an
             eighth, where the decoder leaves out the frequencies instead of computing and averaging pixels.
 

@@ -1,7 +1,7 @@
-"""Images assigned to sentences as MMC4 did it: by the linear assignment that makes the sum of similarities largest.
+"""Images assigned to sentences as in MMC4: by the linear assignment that maximises the sum of similarities.
 
-Each image goes to one sentence and no sentence gets two. Where a document has more images than sentences, those
-that fit least are left out. Features come from a callable, so that nothing here knows an encoder.
+Each image goes to one sentence and no sentence gets two. Where a document has more images than sentences, the least
+similar images are left out. Features come from a callable, so nothing here depends on an encoder.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from lcl_core.data.records import (
     BadItem,
     CaptionedImage,
     ImageMatch,
-    ImageSegment,
     MatchedDocument,
     Record,
     RecordImage,
-    TextSegment,
+    body_image_names,
+    body_texts,
 )
-from lcl_core.data.records import SequenceDocument as Laid
 
 MAX_SENTENCES = 4096  # of a document that is assigned as a whole; the matrix has images x sentences cells
 ImageFeatures = Callable[[Sequence[Image.Image]], np.ndarray]
@@ -35,7 +34,7 @@ TextFeatures = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class PairEncoder:
-    """What embeds: [n] images or texts -> [n, d] float32, each row of length 1."""
+    """[n] images or texts -> [n, d] float32, each row of length 1."""
 
     images: ImageFeatures
     texts: TextFeatures
@@ -55,10 +54,10 @@ def max_similarity_assignment(similarities: np.ndarray) -> list[tuple[int, int]]
 
 
 def match_records(records: Iterable[Record | BadItem], encoder: PairEncoder) -> Iterator[Record | BadItem]:
-    """Documents become Matched records with the encoder's similarities; captioned images pass as they are.
+    """Documents become matched records with the encoder's similarities; captioned images pass unchanged.
 
-    The texts of a sequence are its sentences. A picture that cannot be read is listed as a BadItem before its
-    record, which goes on without it; a document without words or readable pictures is listed and left out.
+    The texts of a sequence are its sentences. An image that cannot be read is listed as a BadItem before its record,
+    which continues without it; a document without words or readable images is listed and left out.
     """
     for record in records:
         if isinstance(record, BadItem) or isinstance(record.body, CaptionedImage):
@@ -68,7 +67,7 @@ def match_records(records: Iterable[Record | BadItem], encoder: PairEncoder) -> 
 
 
 def _assign_images(record: Record, encoder: PairEncoder) -> Iterator[Record | BadItem]:
-    sentences, names = _sentences_and_images(record)
+    sentences, names = body_texts(record.body), body_image_names(record.body)
     worded = [number for number, text in enumerate(sentences) if text.strip()][:MAX_SENTENCES]
     if not worded or not names:
         yield BadItem(record.id, 0, "nothing to match", "the document has no words" if names else "it has no images")
@@ -85,33 +84,19 @@ def _assign_images(record: Record, encoder: PairEncoder) -> Iterator[Record | Ba
         yield BadItem(record.id, 0, "no usable image", "none of the document's images can be read")
         return
     similarities = encoder.images(images) @ encoder.texts([sentences[number] for number in worded]).T
-    matches = [
+    matches = tuple(
         ImageMatch(files[image][0], worded[sentence], round(float(similarities[image, sentence]), 6))
         for image, sentence in max_similarity_assignment(similarities)
-    ]
-    # the bytes were read already: they are not fetched a second time
+    )
+    # the bytes are in memory: they are not loaded a second time
     kept = {match.image for match in matches}
-    pictures = tuple(RecordImage(name, partial(_identity, data)) for name, data in files if name in kept)
-    yield replace(record, body=MatchedDocument(tuple(sentences), tuple(matches)), pictures=pictures)
-
-
-def _sentences_and_images(record: Record) -> tuple[list[str], list[str]]:
-    """Sentences, and the names of the pictures, each once."""
-    body = record.body
-    if isinstance(body, MatchedDocument):
-        return list(body.sentences), list(dict.fromkeys(match.image for match in body.matches))
-    assert isinstance(body, Laid), "captioned images are not matched"
-    texts = [segment.text for segment in body.segments if isinstance(segment, TextSegment)]
-    return texts, list(dict.fromkeys(segment.name for segment in body.segments if isinstance(segment, ImageSegment)))
+    loaded = tuple(RecordImage(name, partial(bytes, data)) for name, data in files if name in kept)
+    yield replace(record, body=MatchedDocument(tuple(sentences), matches), images=loaded)
 
 
 def _find_image(record: Record, name: str) -> RecordImage:
     """Raises: UserError where the record does not come with it."""
-    for picture in record.pictures:
-        if picture.name == name:
-            return picture
-    raise UserError("the record names a picture that it does not have", code="file_missing", file=name)
-
-
-def _identity(data: bytes) -> bytes:
-    return data
+    for image in record.images:
+        if image.name == name:
+            return image
+    raise UserError("the record names an image that it does not have", code="file_missing", file=name)

@@ -1,4 +1,4 @@
-"""A JSON-lines file as a sequence: only where each line starts is held in memory, a line is parsed when asked for."""
+"""A JSON-lines file as a sequence: only where each line starts is held in memory, a line is parsed on access."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JsonLines(Sequence[dict[str, Any]]):
     Args:
         buffer: the file, in memory or mapped.
         name: its name, for messages.
-        check: looks at an object and returns what is wrong with it, or None.
+        check: looks at an object and returns the problem, or None.
 
     Indexing raises UserError ``bad_line`` with file and line for a line that is no valid object.
     """
@@ -98,7 +98,7 @@ class ConcatenatedLines(Sequence[dict[str, Any]]):
         return (value for part in self._parts for value in part)
 
     def describe(self, index: int) -> dict[str, Any]:
-        """As indexing: no line holds a picture."""
+        """As indexing: no line holds an image."""
         return self[index]
 
     def location(self, index: int) -> str:

@@ -11,17 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lcl_core.common.errors import UserError
+
+DEFAULT_SPLIT = "train"
+PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
+
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
-    """One stretch of text as written, usually a sentence."""
+    """A text as written, usually one sentence."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSegment:
-    """One picture, by its name under the corpus's ``images/``."""
+    """An image, by its name under the corpus's ``images/``."""
 
     name: str
 
@@ -31,20 +36,40 @@ Segment = TextSegment | ImageSegment
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Texts and images in the order in which a reader meets them."""
+    """Texts and images in reading order."""
 
     id: str
     segments: tuple[Segment, ...]
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of the pictures in reading order."""
+        """Names of the images in reading order."""
         return tuple(segment.name for segment in self.segments if isinstance(segment, ImageSegment))
 
     @property
     def text(self) -> str:
-        """The texts alone, joined by single spaces."""
+        """All texts, joined by single spaces."""
         return " ".join(segment.text for segment in self.segments if isinstance(segment, TextSegment))
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionPair:
+    """A captioned image of a corpus.
+
+    Attributes:
+        image: name under ``images/``.
+        captions: alternative texts, maybe none.
+        labels: classes by kind, such as ``{"subgroup": "bugs"}``.
+        source: part of the corpus, maybe empty.
+        extra: the line's other fields.
+    """
+
+    image: str
+    captions: tuple[str, ...]
+    labels: dict[str, str]
+    split: str
+    source: str
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +78,7 @@ class RecordImage:
 
     Attributes:
         name: unique within its record.
-        load: the file's bytes, bounded. Raises: UserError when they cannot be had.
+        load: returns the file's bytes, bounded. Raises: UserError when they are not available.
     """
 
     name: str
@@ -62,13 +87,7 @@ class RecordImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageMatch:
-    """An image that a corpus assigns to a sentence (MMC4), to be placed when the document is laid out.
-
-    Attributes:
-        image: name of the picture.
-        sentence: number of the sentence, from 0.
-        similarity: of picture and sentence, -1 to 1.
-    """
+    """An image assigned to a sentence (MMC4); ``sentence`` counts from 0, ``similarity`` is from -1 to 1."""
 
     image: str
     sentence: int
@@ -77,7 +96,7 @@ class ImageMatch:
 
 @dataclass(frozen=True, slots=True)
 class MatchedDocument:
-    """Sentences, and images assigned to them: which are kept, and where they stand, is chosen in training."""
+    """Sentences and the images assigned to them; training chooses the images and their side of the sentence."""
 
     sentences: tuple[str, ...]
     matches: tuple[ImageMatch, ...]
@@ -85,24 +104,21 @@ class MatchedDocument:
 
 @dataclass(frozen=True, slots=True)
 class SequenceDocument:
-    """Texts and images at their true places."""
+    """Texts and images in their original order."""
 
     segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """One image with its captions and labels; either may be empty.
-
-    Attributes:
-        image: name of the picture.
-        captions: every caption of the image.
-        labels: class by kind of label, such as {"class": "tench"}.
-    """
+    """One image with all of its captions and its labels by kind, such as {"class": "tench"}; either may be empty."""
 
     image: str
     captions: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+Body = MatchedDocument | SequenceDocument | CaptionedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +127,26 @@ class Record:
 
     Attributes:
         id: unique in the corpus and stable, such as ``docs_shard_3_v2.jsonl:17`` or a relative path.
-        body: what it is.
-        pictures: all that the body names.
+        images: all that the body names.
         split: of the corpus's own splits; "train" where there is none.
-        source: which part of the corpus it comes from; may be empty.
-        extra: fields kept as they were (url, licence, original captions …), JSON values only.
+        source: part of the corpus; may be empty.
+        extra: other fields as they were (url, licence, original captions …), JSON values only.
     """
 
     id: str
-    body: MatchedDocument | SequenceDocument | CaptionedImage
-    pictures: tuple[RecordImage, ...]
-    split: str = "train"
+    body: Body
+    images: tuple[RecordImage, ...]
+    split: str = DEFAULT_SPLIT
     source: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class BadItem:
-    """An item that could not be read, and why: it goes to the quarantine list and is counted.
+    """An item that could not be read: it is counted and goes to the quarantine list.
 
     Attributes:
-        file, line: where it stands; line 0: the whole file.
+        line: from 1; 0: the whole file.
         reason: one of a few phrases, to be counted.
         detail: the particulars.
     """
@@ -142,48 +157,75 @@ class BadItem:
     detail: str = ""
 
 
+def body_texts(body: Body) -> list[str]:
+    """Every text of a record body, in order."""
+    if isinstance(body, MatchedDocument):
+        return list(body.sentences)
+    if isinstance(body, CaptionedImage):
+        return list(body.captions)
+    return [segment.text for segment in body.segments if isinstance(segment, TextSegment)]
+
+
+def body_image_names(body: Body) -> list[str]:
+    """Names of the images, each once, in the order in which the body first names them."""
+    if isinstance(body, MatchedDocument):
+        names = [match.image for match in body.matches]
+    elif isinstance(body, CaptionedImage):
+        names = [body.image]
+    else:
+        names = [segment.name for segment in body.segments if isinstance(segment, ImageSegment)]
+    return list(dict.fromkeys(names))
+
+
+def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:
+    """``segments`` of a document, ``[{"text": …} | {"image": …}, …]``. Raises: UserError ``bad_document``."""
+    segments: list[Segment] = []
+    entries = document["segments"]
+    for entry in entries if isinstance(entries, list) else [None]:
+        value = entry if isinstance(entry, dict) else {}
+        if isinstance(value.get("text"), str):
+            segments.append(TextSegment(value["text"]))
+        elif isinstance(value.get("image"), str):
+            segments.append(ImageSegment(value["image"]))
+        else:
+            raise UserError("segments must be a list of {text} and {image} objects", code="bad_document")
+    return tuple(segments)
+
+
 def check_document(document: dict[str, Any]) -> str | None:
     """An MMC4 document: ``text_list`` and ``image_info`` with name, sentence and similarity of each image."""
-    texts = document.get("text_list")
+    texts, images = document.get("text_list"), document.get("image_info")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         return "text_list must be a list of strings"
-    images = document.get("image_info")
     if not isinstance(images, list):
         return "image_info must be a list of objects"
-    for number, image in enumerate(images):
-        problem = _check_image(image)
-        if problem is not None:
-            return f"image_info[{number}]{problem}"
-    return None
+    problems = (f"image_info[{number}]{problem}" for number, image in enumerate(images) if (problem := _check(image)))
+    return next(problems, None)
 
 
-def _check_image(image: Any) -> str | None:
+def _check(image: Any) -> str | None:
     if not isinstance(image, dict):
         return " must be an object"
     if not isinstance(image.get("image_name"), str) or not image["image_name"]:
         return ".image_name must be a file name"
-    if not _is_number(image.get("matched_text_index"), int):
+    if not is_number(image.get("matched_text_index"), int):
         return ".matched_text_index must be an integer"
-    if not _is_number(image.get("matched_sim"), (int, float)):
-        return ".matched_sim must be a number"
-    return None
+    return None if is_number(image.get("matched_sim"), (int, float)) else ".matched_sim must be a number"
 
 
 def check_pair(pair: dict[str, Any]) -> str | None:
     """A captioned image: ``image``, ``captions``, and optionally ``labels``, ``split``, ``source``."""
     if not isinstance(pair.get("image"), str) or not pair["image"]:
         return "image must be a file name"
-    captions = pair.get("captions")
+    captions, labels = pair.get("captions"), pair.get("labels", {})
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         return "captions must be a list of strings"
-    labels = pair.get("labels", {})
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
         return "labels must be an object whose values are strings"
-    for key in ("split", "source"):
-        if not isinstance(pair.get(key, ""), str):
-            return f"{key} must be a string"
-    return None
+    wrong = [key for key in ("split", "source") if not isinstance(pair.get(key, ""), str)]
+    return f"{wrong[0]} must be a string" if wrong else None
 
 
-def _is_number(value: Any, kind: type | tuple[type, ...]) -> bool:
+def is_number(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """Whether a JSON value is of ``kind`` and no boolean."""
     return isinstance(value, kind) and not isinstance(value, bool)

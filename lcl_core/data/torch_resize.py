@@ -1,4 +1,4 @@
-"""The crop and resize of training pictures by torch's vector instructions: three to five times as fast as Pillow's.
+"""The crop and resize of training images by torch's vector instructions: three to five times as fast as Pillow's.
 
 The filter is Pillow's own (bicubic with antialiasing, on 8-bit levels, each axis rounded for itself); a value in some
 hundred comes out a level higher or lower, seldom two. It knows torch, so only the stream of training imports it, and
@@ -21,16 +21,16 @@ _OFFSET = (-torch.tensor(CLIP_MEAN, dtype=torch.float64) / _STD).float()[:, None
 
 
 class TorchCropper:
-    """A :class:`lcl_core.data.transforms.Cropper`. Pictures that are not RGB go through Pillow."""
+    """A :class:`lcl_core.data.transforms.Cropper`. Images that are not RGB go through Pillow."""
 
-    def picture(self, image: Image.Image, box: Box, size: int) -> Image.Image:
+    def crop(self, image: Image.Image, box: Box, size: int) -> Image.Image:
         if image.mode != "RGB":
-            return PILLOW_CROPPER.picture(image, box, size)
+            return PILLOW_CROPPER.crop(image, box, size)
         return Image.fromarray(_crop_and_resize(image, box, size).permute(1, 2, 0).numpy())
 
-    def pixels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
+    def crop_normalised(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
         if image.mode != "RGB":
-            PILLOW_CROPPER.pixels(image, box, size, mirrored, out)
+            PILLOW_CROPPER.crop_normalised(image, box, size, mirrored, out)
             return
         square = _crop_and_resize(image, box, size)
         target = torch.from_numpy(out)
@@ -41,6 +41,6 @@ class TorchCropper:
 def _crop_and_resize(image: Image.Image, box: Box, size: int) -> Tensor:
     """uint8 [3, size, size]."""
     left, top, right, bottom = box
-    part = np.asarray(image)[top:bottom, left:right].copy()  # torch wants it writable, and in one piece
+    part = np.asarray(image)[top:bottom, left:right].copy()  # torch wants it writable, and in one chunk
     pixels = torch.from_numpy(part).permute(2, 0, 1).unsqueeze(0)
     return interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False)[0]

@@ -35,7 +35,7 @@ _LEVELS = _normalised_levels()
 
 
 def normalise(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
-    """Any picture → [3, H, W] float32, normalised with CLIP's mean and deviation; into ``out`` if given."""
+    """Any image → [3, H, W] float32, normalised with CLIP's mean and deviation; into ``out`` if given."""
     levels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     pixels = np.empty((3, *levels.shape[:2]), np.float32) if out is None else out
     for channel in range(3):
@@ -45,7 +45,7 @@ def normalise(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def crop_and_resize(image: Image.Image, box: Box, size: int) -> Image.Image:
-    """The part (left, top, right, bottom) of the picture as a size x size square, bicubic."""
+    """The part (left, top, right, bottom) of the image as a size x size square, bicubic."""
     return image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
 
 
@@ -97,16 +97,16 @@ def eval_box(image: Image.Image, size: int) -> tuple[float, float, float, float]
     return left / width, top / height, (left + size) / width, (top + size) / height
 
 
-def _resized_size(picture: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _resized_size(image: tuple[int, int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Width and height when the shortest side has ``size`` pixels, and the central square's corner in it."""
-    width, height = picture
-    long = max(size, int(size * max(picture) / min(picture)))
+    width, height = image
+    long = max(size, int(size * max(image) / min(image)))
     resized = (size, long) if width <= height else (long, size)
     return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
 
 
 def _crop_strip(image: Image.Image, size: int, resized: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
-    """Resize only what the square shows: of a hair-thin picture the rest could fill the memory."""
+    """Resize only what the square shows: of a hair-thin image the rest could fill the memory."""
     across, down = image.width / resized[0], image.height / resized[1]
     left, top = corner[0] * across, corner[1] * down
     box = (left, top, min(left + size * across, image.width), min(top + size * down, image.height))
@@ -117,22 +117,22 @@ _COLOUR_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhanc
 
 
 class Cropper(Protocol):
-    """Cuts a box (left, top, right, bottom) out of a picture and makes it a square."""
+    """Cuts a box (left, top, right, bottom) out of an image and makes it a square."""
 
-    def picture(self, image: Image.Image, box: Box, size: int) -> Image.Image:
-        """The square as a picture, to be changed further."""
+    def crop(self, image: Image.Image, box: Box, size: int) -> Image.Image:
+        """The square as an image, to be changed further."""
 
-    def pixels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
+    def crop_normalised(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
         """The square, normalised, into ``out`` [3, size, size] float32."""
 
 
 class PillowCropper:
     """Pillow's own filter, as the reference has it."""
 
-    def picture(self, image: Image.Image, box: Box, size: int) -> Image.Image:
+    def crop(self, image: Image.Image, box: Box, size: int) -> Image.Image:
         return crop_and_resize(image, box, size)
 
-    def pixels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
+    def crop_normalised(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
         normalise(_flip(crop_and_resize(image, box, size), mirrored), out)
 
 
@@ -156,20 +156,20 @@ def augment(
     mirrored = bool(spec.flip_probability) and draw.random() < spec.flip_probability
     grey = bool(spec.grey_probability) and draw.random() < spec.grey_probability
     if not grey and not spec.colour_jitter:
-        cropper.pixels(image, box, size, mirrored, pixels)
+        cropper.crop_normalised(image, box, size, mirrored, pixels)
         return pixels
-    picture = _flip(cropper.picture(image, box, size), mirrored)
-    picture = picture.convert("L").convert("RGB") if grey else _jitter_colours(picture, draw, spec.colour_jitter)
-    return normalise(picture, pixels)
+    cropped = _flip(cropper.crop(image, box, size), mirrored)
+    cropped = cropped.convert("L").convert("RGB") if grey else _jitter_colours(cropped, draw, spec.colour_jitter)
+    return normalise(cropped, pixels)
 
 
-def _flip(picture: Image.Image, mirrored: bool) -> Image.Image:
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
+def _flip(image: Image.Image, mirrored: bool) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 
 
-def _jitter_colours(picture: Image.Image, draw: random.Random, strength: float) -> Image.Image:
+def _jitter_colours(image: Image.Image, draw: random.Random, strength: float) -> Image.Image:
     """Brightness, contrast and saturation, each times a factor in 1 ± strength, in random order."""
-    picture = picture.convert("RGB")
+    image = image.convert("RGB")
     for change in draw.sample(_COLOUR_ENHANCERS, len(_COLOUR_ENHANCERS)):
-        picture = change(picture).enhance(draw.uniform(1 - strength, 1 + strength))
-    return picture
+        image = change(image).enhance(draw.uniform(1 - strength, 1 + strength))
+    return image

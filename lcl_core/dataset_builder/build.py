@@ -35,15 +35,15 @@ from lcl_core.dataset_builder.sources.emoji import emoji_documents
 from lcl_core.dataset_builder.sources.openclipart import clipart_documents
 
 COMPARED_SIDE = 24  # pixels of the small copies that are compared
-DUPLICATE_DISTANCE = 6.0  # root mean square difference of levels below which two are the same picture
+DUPLICATE_DISTANCE = 6.0  # root mean square difference of levels below which two are the same image
 _COMPARED_ROWS = 256
 
 
 def remove_cross_split_duplicates(pairs: Sequence[PairRow], images: Path) -> list[PairRow]:
-    """``pairs`` without those of val and test whose picture is equal or nearly equal to one of train.
+    """``pairs`` without those of val and test whose image is equal or nearly equal to one of train.
 
     Args:
-        images: folder that the pictures' names are relative to.
+        images: folder that the images' names are relative to.
     """
     train = [number for number, pair in enumerate(pairs) if pair.split == "train"]
     held_out = [number for number, pair in enumerate(pairs) if pair.split != "train"]
@@ -168,7 +168,7 @@ class BuildDir:
         shutil.rmtree(self.folder)
 
     def _drop_others(self, sources: list[str]) -> None:
-        """The steps, and pictures of sources that an interrupted attempt at another choice had finished."""
+        """The steps, and images of sources that an interrupted attempt at another choice had finished."""
         shutil.rmtree(self.folder / _STEPS)
         for left in self.images.iterdir() if self.images.is_dir() else ():
             if left.name not in sources:
@@ -210,7 +210,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 SIDE = 128  # pixels of the longest side, unless a source has its own
-_FORM = 1  # raised when the same inputs give another result
+_FORM = 2  # raised when the same inputs give another result
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class BuildPlan:
     """What to build.
 
     Attributes:
-        side: longest side of a picture, px.
+        side: longest side of an image, px.
         licences: which works are taken.
     """
 
@@ -262,14 +262,10 @@ def build_in(place: BuildDir, plan: BuildPlan, cache: PackageCache, say: Log) ->
 
 def _build_source(place: BuildDir, source: CorpusSource, plan: BuildPlan, files: dict[str, Path]) -> dict[str, Any]:
     place.begin(source.name)
-    pictures = ImageWriter(place.images, plan.side)
-    built = source.build(SourceFiles(files, pictures, plan.licences))
+    images = ImageWriter(place.images, plan.side)
+    built = source.build(SourceFiles(files, images, plan.licences))
     pairs = remove_cross_split_duplicates(built.pairs, place.images)
-    figures = {
-        "pictures": len(pictures),
-        "leaks": len(built.pairs) - len(pairs),
-        **_counts(pairs, built.documents),
-    }
+    figures = {"pictures": len(images), "leaks": len(built.pairs) - len(pairs), **_counts(pairs, built.documents)}
     place.finish(source.name, _input_key(source, plan), pairs, built.documents, figures)
     return figures
 
@@ -278,7 +274,7 @@ def _counts(pairs: Sequence[PairRow], documents: Sequence[DocumentRow]) -> dict[
     return {
         "pairs": dict(sorted(Counter(pair.split for pair in pairs).items())),
         "documents": dict(sorted(Counter(document.split for document in documents).items())),
-        "placed": sum(len(document.pictures) for document in documents),
+        "placed": sum(len(document.images) for document in documents),
         "sentences": sum(len(document.sentences) for document in documents),
         "words": sum(len(sentence.split()) for document in documents for sentence in document.sentences),
     }

@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lcl_core.common.errors import UserError
+from lcl_core.data.formats.html.chunking import split_sentences
+from lcl_core.data.formats.html.parser import ImageItem, PageItem
+
+MAX_IMAGES, MAX_WORDS, MIN_WORDS = 8, 320, 12
+GROUP_SIZE, MIN_GROUP_SIZE = 6, 2
+# sentences tried for an image, relative to the one before which it stands, the likeliest first
+_CAPTION_OFFSETS = (0, -1, 1, -2)
+_NEAR_OFFSETS = (-1, 0, -2, 1, -3, 2)
+K = TypeVar("K", bound="str | tuple[str, ...]")
 
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """A picture and the words that belong to it.
+    """An image and its texts, a line of ``pairs``.
 
     Attributes:
-        keywords, long: further words, where the source has them.
+        keywords, long: further texts, where the source has them.
         vendor: who drew it, where several drew the same thing.
     """
 
@@ -34,33 +40,19 @@ class PairRow:
     long: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        facts = {
-            "image": self.image,
-            "captions": list(self.captions),
-            "keywords": None if self.keywords is None else list(self.keywords),
-            "long": self.long,
-            "labels": self.labels,
-            "vendor": self.vendor,
-            "split": self.split,
-            "source": self.source,
-            "licence": self.licence,
-        }
-        return {name: value for name, value in facts.items() if value is not None}
+        order = ("image", "captions", "keywords", "long", "labels", "vendor", "split", "source", "licence")
+        values = ((name, getattr(self, name)) for name in order)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values if v is not None}
 
     @staticmethod
-    def from_json(facts: dict[str, Any]) -> PairRow:
-        lists: dict[str, Any] = {name: tuple(facts[name]) for name in ("captions", "keywords") if name in facts}
-        return PairRow(**(facts | lists))
+    def from_json(value: dict[str, Any]) -> PairRow:
+        lists: dict[str, Any] = {name: tuple(value[name]) for name in ("captions", "keywords") if name in value}
+        return PairRow(**(value | lists))
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
-    """A picture of a document.
-
-    Attributes:
-        sentence: the one that it is matched to.
-        before: the one before which it really stands.
-    """
+    """An image of a document: the ``sentence`` it is matched to, and the one ``before`` which it stands."""
 
     image: str
     sentence: int
@@ -70,13 +62,13 @@ class PlacedImage:
 
 @dataclass(frozen=True, slots=True)
 class DocumentRow:
-    """Sentences, and pictures matched to some of them by the structure of where they come from: similarity 1."""
+    """Sentences, and images matched to some of them by the structure of their source: similarity 1."""
 
     url: str
     source: str
     licence: str
     sentences: tuple[str, ...]
-    pictures: tuple[PlacedImage, ...]
+    images: tuple[PlacedImage, ...]
     split: str = "train"
 
     def to_json(self) -> dict[str, Any]:
@@ -89,241 +81,92 @@ class DocumentRow:
                 "insert_before": placed.before,
                 "alt": placed.alt,
             }
-            for placed in self.pictures
+            for placed in self.images
         ]
-        return {
-            "url": self.url,
-            "source": self.source,
-            "licence": self.licence,
-            "text_list": list(self.sentences),
-            "image_info": images,
-        }
+        row = {"url": self.url, "source": self.source, "licence": self.licence}
+        return {**row, "text_list": list(self.sentences), "image_info": images}
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRows:
-    """What a source gives."""
+    """Rows of one source."""
 
     pairs: Sequence[PairRow] = ()
     documents: Sequence[DocumentRow] = ()
 
 
-def json_line(facts: dict[str, Any]) -> str:
-    return json.dumps(facts, ensure_ascii=False) + "\n"
-
-
-_BLANKS = re.compile(r"\s+")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“(])")
-MIN_SENTENCE_WORDS = 3  # words: what is shorter is no sentence of its own
+def json_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def plain_text(text: str | None) -> str:
-    """Entities resolved, runs of blanks made one."""
-    return _BLANKS.sub(" ", html.unescape(text or "")).strip()
-
-
-def split_sentences(text: str) -> list[str]:
-    """Cut after a full stop before a capital; pieces of fewer than three words stay with their neighbour."""
-    found: list[str] = []
-    for piece in _SENTENCE_END.split(text):
-        if found and (len(piece.split()) < MIN_SENTENCE_WORDS or len(found[-1].split()) < MIN_SENTENCE_WORDS):
-            found[-1] += f" {piece}"
-        else:
-            found.append(piece)
-    return found
+    """Entities resolved, whitespace collapsed."""
+    return " ".join(html.unescape(text or "").split())
 
 
 def hash_fraction(key: str) -> float:
-    """A number in [0, 1) that belongs to ``key``: the first 32 bits of its SHA-1."""
+    """A number in [0, 1) that depends on ``key`` alone: the first 32 bits of its SHA-1."""
     digest = hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()
     return int(digest[:8], 16) / 2**32
 
 
 def split_by_hash(key: str, val: float = 0.05, test: float = 0.10) -> str:
-    """The same split for everything that shares ``key``."""
-    share = hash_fraction(f"split:{key}")
-    if share < test:
+    """The same split for all rows of one ``key``."""
+    fraction = hash_fraction(f"split:{key}")
+    if fraction < test:
         return "test"
-    return "val" if share < test + val else "train"
+    return "val" if fraction < test + val else "train"
 
 
-_SKIPPED_TAGS = {"script", "style", "nav", "header", "footer", "pre", "svg", "form", "button", "noscript"}
-_SKIPPED_CLASSES = {"headerlink", "toctree-wrapper", "toc", "navheader", "navfooter", "indexterm", "related"}
-_SKIPPED_CLASSES |= {"sphinxsidebar", "contents", "refbox", "field-list", "next-page", "prev-page", "seealso"}
-_SKIPPED_CLASSES |= {"footer", "highlight"}
-_BLOCK_TAGS = {"p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "h5", "h6", "figcaption", "caption", "td", "th", "tr"}
-_BLOCK_TAGS |= {"div", "blockquote", "section", "article", "table", "ul", "ol", "dl", "figure", "center", "body", "br"}
-_BLOCK_TAGS |= {"hr"}
-_CAPTION = re.compile(r"\bcaption\b")
-_WORD = re.compile(r"[A-Za-z]{2}")
+def build_documents(
+    items: Sequence[PageItem], max_words: int = MAX_WORDS
+) -> Iterator[tuple[list[str], list[PlacedImage]]]:
+    """Chunks of a page that have an image and enough words: sentences, and images matched to one each.
 
-
-@dataclass(frozen=True, slots=True)
-class PageText:
-    text: str
-    caption: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PageImage:
-    """A picture: where the page says it is, or its name in the corpus; and the text in its place."""
-
-    image: str
-    alt: str = ""
-
-
-PageContent = PageText | PageImage
-
-
-def page_items(html: str) -> list[PageContent]:
-    """The contents of a page's main part; nothing of what is no page.
-
-    Raises: UserError ``missing_extra`` without lxml.
+    An image goes to its caption if it has one, else to the nearest free sentence before it, else to the one after; no
+    sentence is matched twice. The first source of an image is its name.
     """
-    lxml, walk = _lxml(), _PageWalk()
-    try:
-        root = lxml.fromstring(html)
-    except (ValueError, lxml.etree.LxmlError):
-        return []
-    walk.element(root, caption=False)
-    walk.flush(caption=False)
-    return walk.items
+    for chunk in _split_page(items, max_words):
+        texts: list[str] = []
+        captions: set[int] = set()
+        images: list[tuple[ImageItem, int]] = []
+        for item in chunk:
+            if isinstance(item, ImageItem):
+                images.append((item, len(texts)))
+                captions.update(range(len(texts), len(texts) + len(item.captions)))
+                texts += item.captions
+            else:
+                texts += [item.text] if item.level else split_sentences(item.text)
+        placed = list(_match_images(texts, captions, images))
+        if placed and sum(len(text.split()) for text in texts) >= MIN_WORDS:
+            yield texts, placed
 
 
-def _lxml() -> Any:
-    try:
-        return import_module("lxml.html")
-    except ImportError as error:
-        message = "pages need lxml, which is not installed; `pip install 'lcl[corpora]'` brings it"
-        raise UserError(message, code="missing_extra") from error
-
-
-class _PageWalk:
-    def __init__(self) -> None:
-        self.items: list[PageContent] = []
-        self._pieces: list[str] = []
-
-    def flush(self, caption: bool) -> None:
-        """What was gathered becomes a text, if there is a word in it."""
-        text = plain_text("".join(self._pieces)).replace("¶", "").strip()
-        self._pieces.clear()
-        if len(text) > 1 and _WORD.search(text):
-            self.items.append(PageText(text, caption))
-
-    def element(self, element: Any, caption: bool) -> None:
-        """``caption``: whether it lies in one."""
-        if _is_skipped(element):
-            return
-        if element.tag.lower() == "img":
-            self.flush(caption)
-            self.items.append(PageImage(element.get("src") or "", plain_text(element.get("alt"))))
-            return
-        inner = caption or _is_caption(element)
-        block = element.tag.lower() in _BLOCK_TAGS
-        if block:
-            self.flush(caption)
-        self._pieces.append(element.text or "")
-        for child in element:
-            self.element(child, inner)
-            self._pieces.append(child.tail or "")
-        if block:
-            self.flush(inner)
-
-
-def _classes(element: Any) -> list[str]:
-    return (element.get("class") or "").split()
-
-
-def _is_skipped(element: Any) -> bool:
-    """Comments, what is no text, and what surrounds it."""
-    if not isinstance(element.tag, str) or element.tag.lower() in _SKIPPED_TAGS:
-        return True
-    return not _SKIPPED_CLASSES.isdisjoint(_classes(element))
-
-
-def _is_caption(element: Any) -> bool:
-    tag = element.tag.lower()
-    if tag in ("figcaption", "caption") or _CAPTION.search(element.get("class") or ""):
-        return True
-    above = element.getparent()
-    titled = tag == "p" and "title" in _classes(element)
-    return titled and above is not None and "figure" in (above.get("class") or "")
-
-
-def page_images(items: list[PageContent]) -> Iterator[PageImage]:
-    return (item for item in items if isinstance(item, PageImage))
-
-
-MAX_IMAGES, MAX_WORDS, MIN_WORDS = 8, 320, 12
-GROUP_SIZE, MIN_GROUP_SIZE = 6, 2
-_CAPTION_OFFSETS = (0, -1, 1, -2)  # from the sentence before which the picture stands, the likeliest first
-_NEAR_OFFSETS = (-1, 0, -2, 1, -3, 2)
-Body = tuple[list[str], list[PlacedImage]]
-K = TypeVar("K", bound="str | tuple[str, ...]")
-
-
-def build_documents(items: Sequence[PageContent], max_words: int = MAX_WORDS) -> Iterator[Body]:
-    """Pieces of a page that have a picture and enough words: sentences, and pictures matched to one each.
-
-    A picture goes to its caption where there is one, else to the nearest sentence before it, else to the one after;
-    no sentence is matched twice.
-    """
-    for piece in _split_page(items, max_words):
-        laid = _collect_content(piece)
-        if laid.figures and sum(len(text.split()) for text in laid.texts) >= MIN_WORDS:
-            placed = list(_match_images(laid))
-            if placed:
-                yield laid.texts, placed
-
-
-def _split_page(items: Sequence[PageContent], max_words: int) -> Iterator[list[PageContent]]:
-    piece: list[PageContent] = []
+def _split_page(items: Sequence[PageItem], max_words: int) -> Iterator[list[PageItem]]:
+    chunk: list[PageItem] = []
     words = images = 0
     for item in items:
-        more = len(item.text.split()) if isinstance(item, PageText) else 0
-        full = images >= MAX_IMAGES if isinstance(item, PageImage) else not item.caption and words + more > max_words
-        if piece and full:
-            yield piece
-            piece, words, images = [], 0, 0
-        piece.append(item)
+        is_image = isinstance(item, ImageItem)
+        more = sum(len(text.split()) for text in (item.captions if isinstance(item, ImageItem) else [item.text]))
+        if chunk and (images >= MAX_IMAGES if is_image else words + more > max_words):
+            yield chunk
+            chunk, words, images = [], 0, 0
+        chunk.append(item)
         words += more
-        images += isinstance(item, PageImage)
-    if piece:
-        yield piece
+        images += is_image
+    if chunk:
+        yield chunk
 
 
-@dataclass
-class _DocumentContent:
-    """``figures``: each with the number of the sentence before which it stands."""
-
-    texts: list[str] = field(default_factory=list)
-    captions: set[int] = field(default_factory=set)
-    figures: list[tuple[PageImage, int]] = field(default_factory=list)
-
-
-def _collect_content(piece: Iterable[PageContent]) -> _DocumentContent:
-    laid = _DocumentContent()
-    for item in piece:
-        if isinstance(item, PageImage):
-            laid.figures.append((item, len(laid.texts)))
-        elif item.caption:
-            laid.captions.add(len(laid.texts))
-            laid.texts.append(item.text)
-        else:
-            laid.texts += split_sentences(item.text)
-    return laid
-
-
-def _match_images(laid: _DocumentContent) -> Iterator[PlacedImage]:
-    taken: set[int] = set()
-    for figure, before in laid.figures:
-        near = [before + step for step in _CAPTION_OFFSETS if before + step in laid.captions]
+def _match_images(texts: list[str], captions: set[int], images: list[tuple[ImageItem, int]]) -> Iterator[PlacedImage]:
+    matched: set[int] = set()
+    for image, before in images:
+        near = [before + step for step in _CAPTION_OFFSETS if before + step in captions]
         near += [before + step for step in _NEAR_OFFSETS]
-        free = (place for place in near if 0 <= place < len(laid.texts) and place not in taken)
-        place = next(free, None)
-        if place is not None:
-            taken.add(place)
-            yield PlacedImage(figure.image, place, before, figure.alt)
+        sentence = next((each for each in near if 0 <= each < len(texts) and each not in matched), None)
+        if sentence is not None:
+            matched.add(sentence)
+            yield PlacedImage(image.sources[0], sentence, before, image.alt)
 
 
 def group_documents(
@@ -333,13 +176,11 @@ def group_documents(
     licence: str,
     title: Callable[[K], str] = lambda _: "",
 ) -> Iterator[DocumentRow]:
-    """Training pictures of one topic, each before its own text, in an order that their names decide.
-
-    The texts are as people wrote them; that these stand together is our doing.
+    """Documents of training images of one topic, each before its own text, ordered by a hash of their names.
 
     Args:
         licence: of all the works.
-        title: first sentence of a topic's documents, or nothing.
+        title: first sentence of a topic's documents, or "".
     """
     groups: dict[K, list[PairRow]] = {}
     for pair in pairs:
@@ -349,17 +190,12 @@ def group_documents(
         members.sort(key=lambda pair: hash_fraction(f"order:{pair.image}"))
         for start in range(0, len(members), GROUP_SIZE):
             chunk = members[start : start + GROUP_SIZE]
-            if len(chunk) >= MIN_GROUP_SIZE:
-                url = f"{chunk[0].source}:{topic}/{start}"
-                yield _group_document(url, chunk, title(topic), texts, licence)
-
-
-def _group_document(
-    url: str, chunk: Sequence[PairRow], title: str, texts: Callable[[PairRow], Sequence[str]], licence: str
-) -> DocumentRow:
-    said = [title] if title else []
-    placed = []
-    for pair in chunk:
-        placed.append(PlacedImage(pair.image, len(said), len(said)))
-        said += texts(pair)
-    return DocumentRow(url, chunk[0].source, licence, tuple(said), tuple(placed))
+            if len(chunk) < MIN_GROUP_SIZE:
+                continue
+            sentences = [title(topic)] if title(topic) else []
+            images = []
+            for pair in chunk:
+                images.append(PlacedImage(pair.image, len(sentences), len(sentences)))
+                sentences += texts(pair)
+            source = chunk[0].source
+            yield DocumentRow(f"{source}:{topic}/{start}", source, licence, tuple(sentences), tuple(images))

@@ -35,11 +35,11 @@ ImageInput = Path | bytes | Image.Image
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """What a picture must be, and how it is kept.
+    """What an image must be, and how it is kept.
 
     Attributes:
         side: the longest one may have, px; None: the corpus's own.
-        shortest: a shorter side below this, px, and the picture is an icon.
+        shortest: a shorter side below this, px, and the image is an icon.
         aspect: long side over short side above this, and it is a rule or a banner.
         lossless: for sprites, whose every pixel counts.
     """
@@ -51,7 +51,7 @@ class ImageOptions:
 
 
 class ImageWriter:
-    """The pictures of one source; each name is looked at once."""
+    """The images of one source; each name is looked at once."""
 
     def __init__(self, folder: Path, side: int) -> None:
         self.side = side
@@ -62,7 +62,7 @@ class ImageWriter:
         return sum(name is not None for name in self._known.values())
 
     def put(self, source: ImageInput, name: str, wanted: ImageOptions = ImageOptions()) -> str | None:
-        """The name in the corpus, or None for a picture that is unusable."""
+        """The name in the corpus, or None for an image that is unusable."""
         if name not in self._known:
             self._known[name] = self._save(source, f"{name}.webp", wanted)
         return self._known[name]
@@ -101,12 +101,12 @@ def _open_image(source: ImageInput) -> Image.Image:
     with allow_large_images():
         image = Image.open(io.BytesIO(source))
     if len(source) > MAX_BYTES or image.width * image.height > MAX_PIXELS:
-        raise ValueError("the picture is too large")
+        raise ValueError("the image is too large")
     return image
 
 
 def allow_large_images() -> AbstractContextManager[Any]:
-    """No warning of pictures below ``MAX_PIXELS``."""
+    """No warning of images below ``MAX_PIXELS``."""
     return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import Corpus, open_corpus
-from lcl_core.data.records import TextSegment
-from lcl_core.data.sampling.document_plan import parse_segments
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.corpus.open import open_corpus
+from lcl_core.data.records import TextSegment, parse_segments
 from lcl_core.data.sampling.packing import DocumentBatch
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, train_bpe

@@ -61,7 +61,7 @@ class ConversionStatistics:
 
     def _count(self, record: Record) -> None:
         body = record.body
-        self._counts["images"] += len(record.pictures)
+        self._counts["images"] += len(record.images)
         if isinstance(body, CaptionedImage):
             self._counts["pairs"] += 1
             self._counts["captions"] += len(body.captions)

@@ -1,27 +1,40 @@
-"""The corpus that a spec names: a registered one, or what lies at a path in whatever format."""
+"""Opening a corpus: any form by its path, or what a spec names, registered or in whatever format."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url, resolve_allowed
-from lcl_core.data.corpus.base import open_corpus
-from lcl_core.data.formats.base import FormatReader
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.corpus.file_corpus import FileCorpus
 from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.shards.format import HEADER
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.corpus_jobs import CorpusSpec
 
 
+def open_corpus(path: str | Path) -> Corpus:
+    """Open a folder, a zip, or shards in a folder or at any fsspec URL.
+
+    Raises: UserError ``corpus_missing`` or ``corpus_unreadable``, naming it.
+    """
+    if is_url(str(path)) or os.path.isfile(Path(path) / HEADER):
+        return ShardedCorpus.open(path)
+    return FileCorpus.open(Path(path))
+
+
 def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[str] | None = None) -> Any:
-    """An open corpus, or a reader.
+    """An open corpus, or a format reader.
 
     Args:
         datasets: paths of registered ones by name.
-        roots: where files that options name may lie; None: anywhere.
+        roots: folders in which files that options name must lie; None: anywhere.
 
-    Raises: UserError ``unknown_dataset``, ``path_forbidden``, or what opening it raises.
+    Raises: UserError ``unknown_dataset``, ``path_forbidden``, or what opening it raises; its field is the spec's.
     """
     if spec.dataset is not None:
         if spec.dataset not in datasets:
@@ -36,24 +49,15 @@ def open_source(spec: CorpusSpec, datasets: Mapping[str, str], roots: Sequence[s
             if error.code != "corpus_unreadable" or is_url(spec.path):
                 error.field = "path"
                 raise
-    reader = _open_format(spec, spec.path)
-    if roots is not None:
-        _check_options(reader, [Path(root) for root in roots if not is_url(root)])
-    return reader
-
-
-def _check_options(reader: FormatReader[Any], roots: Sequence[Path]) -> None:
-    """Raises: UserError for an option that names a file outside ``roots``."""
-    for name, value in reader.options:
-        if isinstance(value, Path):
-            resolve_allowed(value, roots, f"options.{name}")
-
-
-def _open_format(spec: CorpusSpec, path: str) -> FormatReader[Any]:
-    """Raises: UserError whose field is the spec's."""
     try:
-        return open_reader(path, spec.format, **spec.options)
+        reader = open_reader(spec.path, spec.format, **spec.options)
     except UserError as error:
         if error.code == "bad_option":
             error.field = f"options.{error.field}"
         raise
+    if roots is not None:
+        folders = [Path(root) for root in roots if not is_url(root)]
+        for name, value in reader.options:
+            if isinstance(value, Path):
+                resolve_allowed(value, folders, f"options.{name}")
+    return reader

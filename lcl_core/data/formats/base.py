@@ -24,7 +24,7 @@ MAX_JSON_DEPTH = 64
 
 
 class BadValue(Exception):
-    """A line or member does not hold what it should; the text says what is wrong with it."""
+    """A line or member does not hold what it should; the text says the problem."""
 
 
 def decode_utf8(data: bytes) -> str:
@@ -191,8 +191,8 @@ class FormatReader(ABC, Generic[Options]):
     def records(self) -> Iterator[Record | BadItem]:
         """Walk the corpus from its start, in the same order each time, with bounded memory.
 
-        What cannot be read is a BadItem, and the walk goes on. A picture that is missing or too large does not
-        make its record bad: the picture's ``load`` raises UserError, and who reads the pixels counts it.
+        What cannot be read is a BadItem, and the walk goes on. An image that is missing or too large does not
+        make its record bad: the image's ``load`` raises UserError, and who reads the pixels counts it.
 
         Raises: UserError when the corpus as a whole cannot be read, or an option does not fit it.
         """

@@ -78,7 +78,7 @@ class CocoReader(FormatReader[CocoOptions]):
             yield Record(
                 id=f"{Path(arrays.name).with_suffix('').as_posix()}:{image['id']}",
                 body=CaptionedImage(image["file_name"], captions.pop(image["id"])),
-                pictures=(_find_image(image, part, images),),
+                images=(_find_image(image, part, images),),
                 split=split,
                 source=source,
                 extra={key: value for key, value in image.items() if key != "file_name"},

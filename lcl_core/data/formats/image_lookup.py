@@ -154,7 +154,7 @@ class ImageFinder:
             self._fill(place)
 
     def find(self, name: str, url: str | None = None, called: str | None = None) -> RecordImage:
-        """The image of that name, or else the one from that URL, as a picture ``called`` so (or ``name``).
+        """The image of that name, or else the one from that URL, as an image ``called`` so (or ``name``).
 
         Nothing is read yet: that an image is missing, too large or unreadable shows when it is loaded.
         """

@@ -333,8 +333,8 @@ class _FolderWalk:
             yield BadItem(name, 0, "unreadable file" if not ordinary else "unsafe link", problem)
             return
         inside = os.path.relpath(path, self._corpus).replace(os.sep, "/")
-        picture = RecordImage(name, partial(read_folder_image, self._corpus, inside))
-        yield Record(name, CaptionedImage(name, (), labels), (picture,), split=split)
+        image = RecordImage(name, partial(read_folder_image, self._corpus, inside))
+        yield Record(name, CaptionedImage(name, (), labels), (image,), split=split)
 
 
 def _root(path: Path) -> Path:

@@ -84,7 +84,7 @@ class KarpathyReader(FormatReader[KarpathyOptions]):
         yield Record(
             id=f"{Path(file).with_suffix('').as_posix()}:{number}",
             body=CaptionedImage(name, captions),
-            pictures=(_find_image(name, images),),
+            images=(_find_image(name, images),),
             split="train" if self.options.merge_restval and split == "restval" else split,
             source=source,
             extra={key: value for key, value in image.items() if key not in _DROPPED_FIELDS} | {"split": split},

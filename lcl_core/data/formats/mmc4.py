@@ -54,7 +54,7 @@ def read_mmc4_document(
     for each match, in the same order. ``similarity_matrix`` is dropped.
 
     Args:
-        find: gives the picture of an object of ``image_info``.
+        find: gives the image of an object of ``image_info``.
     """
     try:
         yield from _read_document(line, origin, find)
@@ -92,7 +92,7 @@ def _make_record(
     matches = [
         ImageMatch(image["image_name"], image["matched_text_index"], float(image["matched_sim"])) for image in images
     ]
-    pictures = {image["image_name"]: find(image) for image in reversed(images)}
+    matched = {image["image_name"]: find(image) for image in reversed(images)}
     extra = {key: to_json_safe(value) for key, value in line.items() if key not in _DROPPED_FIELDS}
     source = extra.pop("source") if isinstance(extra.get("source"), str) else ""
     others = [
@@ -101,7 +101,7 @@ def _make_record(
     if any(others):
         extra["image_info"] = others
     body = MatchedDocument(tuple(texts), tuple(matches))
-    return Record(origin.id, body, tuple(reversed(pictures.values())), origin.split, source, extra)
+    return Record(origin.id, body, tuple(reversed(matched.values())), origin.split, source, extra)
 
 
 def check_image_reference(image: Any, sentences: int) -> str | None:

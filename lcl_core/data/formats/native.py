@@ -1,4 +1,4 @@
-"""The project's own folder or zip of JSON lines (``lcl_core.data.corpus``): its documents, then its captioned images."""
+"""The project's own folder or zip of JSON lines: its documents, then its captioned images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import DEFAULT_SPLIT
+from lcl_core.data.corpus.file_corpus import jsonl_files
 from lcl_core.data.corpus.file_store import FileStore, open_store
 from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, to_json_safe
 from lcl_core.data.formats.image_lookup import read_stored_image
 from lcl_core.data.formats.mmc4 import LineLocation, check_image_name, read_mmc4_document
 from lcl_core.data.jsonl import JsonLines
 from lcl_core.data.records import (
+    DEFAULT_SPLIT,
+    PAIR_FIELDS,
     BadItem,
     CaptionedImage,
     ImageSegment,
@@ -23,49 +25,19 @@ from lcl_core.data.records import (
     Segment,
     SequenceDocument,
     check_pair,
+    parse_segments,
 )
-from lcl_core.data.sampling.document_plan import parse_segments
 
 _DROPPED_FIELDS = frozenset(("segments", "text_list", "image_info", "source"))
-
-
-def read_sequence(
-    line: dict[str, Any], origin: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
-) -> Iterator[Record | BadItem]:
-    """The Sequence record, after a BadItem for each image that had to be left out; the other fields go to ``extra``.
-
-    Args:
-        find: gives the picture of an object with ``image_name``.
-    """
-    try:
-        segments = parse_segments(line)
-    except UserError as error:
-        yield BadItem(origin.file, origin.line, "bad document", error.message)
-        return
-    kept: list[Segment] = []
-    for number, segment in enumerate(segments):
-        problem = check_image_name(segment.name) if isinstance(segment, ImageSegment) else None
-        if problem is None:
-            kept.append(segment)
-        else:
-            yield BadItem(origin.file, origin.line, "bad image reference", f"segments[{number}].image {problem}")
-    names = dict.fromkeys(segment.name for segment in kept if isinstance(segment, ImageSegment))
-    pictures = tuple(find({"image_name": name}) for name in names)
-    source = line["source"] if isinstance(line.get("source"), str) else ""
-    extra = {key: value for key, value in line.items() if key not in _DROPPED_FIELDS}
-    yield Record(origin.id, SequenceDocument(tuple(kept)), pictures, origin.split, source, extra)
-
-
 _STEMS = ("interleaved", "pairs")
-_PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
 
 
 class NativeReader(FormatReader[ReaderOptions]):
-    """Matched records of ``interleaved.jsonl``, Sequence records of its lines with ``segments``, Pair records of
+    """Matched records of ``interleaved.jsonl``, sequences of its lines with ``segments``, captioned images of
     ``pairs.jsonl``; ids ``FILE:LINE``.
 
-    Where there are several files, ``interleaved/NAME.jsonl``, the split of a document is NAME if that is ``val`` or
-    begins with ``test``, or else ``train``.
+    Of several files ``interleaved/NAME.jsonl``, the split of a document is NAME if that is ``val`` or begins with
+    ``test``, or else ``train``.
     """
 
     format = "native"
@@ -78,68 +50,85 @@ class NativeReader(FormatReader[ReaderOptions]):
             if file.read(4) != b"PK\3\4":
                 return False
         store = open_store(path)
-        return any(_jsonl_files(store, stem) for stem in _STEMS)
+        return any(jsonl_files(store, stem) for stem in _STEMS)
 
     def records(self) -> Iterator[Record | BadItem]:
         store = open_store(self.path)
-        files = [name for stem in _STEMS for name in _jsonl_files(store, stem)]
+        files = [name for stem in _STEMS for name in jsonl_files(store, stem)]
         if not files:
             raise UserError(
                 "there is neither interleaved.jsonl nor pairs.jsonl", code="corpus_unreadable", file=self.path
             )
         for name in files:
-            read = self._document if name.startswith("interleaved") else self._pair
+            read = _read_document if name.startswith("interleaved") else _read_pair
             for item in _json_objects(store, name):
                 if isinstance(item, BadItem):
                     yield item
                 else:
                     yield from read(store, name, *item)
 
-    def _document(self, store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
-        def find(image: dict[str, Any]) -> RecordImage:
-            return _image(store, image["image_name"])
 
-        origin = LineLocation(name, number, f"{name}:{number}", _split_of(name))
-        if "segments" in line:
-            yield from read_sequence(line, origin, find)
+def _read_document(store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
+    def find(image: dict[str, Any]) -> RecordImage:
+        return _image(store, image["image_name"])
+
+    part = name.removeprefix("interleaved/").removesuffix(".jsonl")
+    split = part if "/" not in part and (part == "val" or part.startswith("test")) else DEFAULT_SPLIT
+    location = LineLocation(name, number, f"{name}:{number}", split)
+    yield from (read_sequence if "segments" in line else read_mmc4_document)(line, location, find)
+
+
+def read_sequence(
+    line: dict[str, Any], location: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
+) -> Iterator[Record | BadItem]:
+    """The sequence record, after a BadItem for each image that was left out; the other fields go to ``extra``.
+
+    Args:
+        find: returns the image of an object with ``image_name``.
+    """
+    try:
+        segments = parse_segments(line)
+    except UserError as error:
+        yield BadItem(location.file, location.line, "bad document", error.message)
+        return
+    kept: list[Segment] = []
+    for number, segment in enumerate(segments):
+        problem = check_image_name(segment.name) if isinstance(segment, ImageSegment) else None
+        if problem is None:
+            kept.append(segment)
         else:
-            yield from read_mmc4_document(line, origin, find)
+            detail = f"segments[{number}].image {problem}"
+            yield BadItem(location.file, location.line, "bad image reference", detail)
+    names = dict.fromkeys(segment.name for segment in kept if isinstance(segment, ImageSegment))
+    images = tuple(find({"image_name": name}) for name in names)
+    source = line["source"] if isinstance(line.get("source"), str) else ""
+    extra = {key: value for key, value in line.items() if key not in _DROPPED_FIELDS}
+    yield Record(location.id, SequenceDocument(tuple(kept)), images, location.split, source, extra)
 
-    def _pair(self, store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
-        problem = check_pair(line)
-        if problem is None and (reason := check_image_name(line["image"])) is not None:
-            problem = f"image {reason}"
-        if problem is not None:
-            yield BadItem(name, number, "bad pair", problem)
-            return
-        yield Record(
-            id=f"{name}:{number}",
-            body=CaptionedImage(line["image"], tuple(line["captions"]), line.get("labels", {})),
-            pictures=(_image(store, line["image"]),),
-            split=line.get("split", DEFAULT_SPLIT),
-            source=line.get("source", ""),
-            extra={key: value for key, value in line.items() if key not in _PAIR_FIELDS},
-        )
+
+def _read_pair(store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:
+    problem = check_pair(line)
+    if problem is None and (reason := check_image_name(line["image"])) is not None:
+        problem = f"image {reason}"
+    if problem is not None:
+        yield BadItem(name, number, "bad pair", problem)
+        return
+    yield Record(
+        id=f"{name}:{number}",
+        body=CaptionedImage(line["image"], tuple(line["captions"]), line.get("labels", {})),
+        images=(_image(store, line["image"]),),
+        split=line.get("split", DEFAULT_SPLIT),
+        source=line.get("source", ""),
+        extra={key: value for key, value in line.items() if key not in PAIR_FIELDS},
+    )
 
 
 def _image(store: FileStore, name: str) -> RecordImage:
     return RecordImage(name, partial(read_stored_image, store, f"images/{name}"))
 
 
-def _jsonl_files(store: FileStore, stem: str) -> list[str]:
-    """``STEM.jsonl``, or else the files ``STEM/*.jsonl``, as in a Corpus but for the held-out documents."""
-    if store.has(f"{stem}.jsonl"):
-        return [f"{stem}.jsonl"]
-    return [name for name in store.names() if name.startswith(f"{stem}/") and name.endswith(".jsonl")]
-
-
-def _split_of(name: str) -> str:
-    part = name.removeprefix("interleaved/").removesuffix(".jsonl")
-    return part if "/" not in part and (part == "val" or part.startswith("test")) else DEFAULT_SPLIT
-
-
 def _json_objects(store: FileStore, name: str) -> Iterator[tuple[int, dict[str, Any]] | BadItem]:
-    """Every object of a file of JSON lines with the number of its line."""
+    """Every object of a file of JSON lines with its line number."""
     try:
         lines = JsonLines(store.buffer(name), name, lambda value: None)
     except UserError as error:
@@ -149,7 +138,5 @@ def _json_objects(store: FileStore, name: str) -> Iterator[tuple[int, dict[str, 
         number = lines.line_number(index)
         try:
             yield number, to_json_safe(lines[index])
-        except UserError as error:
-            yield BadItem(name, number, "bad line", error.message)
-        except BadValue as error:
-            yield BadItem(name, number, "bad line", str(error))
+        except (UserError, BadValue) as error:
+            yield BadItem(name, number, "bad line", error.message if isinstance(error, UserError) else str(error))

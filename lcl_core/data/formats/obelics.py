@@ -79,28 +79,28 @@ def read_row(
         extra["general_metadata"] = found["general_metadata"]
     if gallery.about:
         extra["images"] = gallery.about
-    pictures = tuple(gallery.pictures.values())
-    yield Record(f"{place.file}:{place.line}", SequenceDocument(tuple(segments)), pictures, place.split, extra=extra)
+    images = tuple(gallery.images.values())
+    yield Record(f"{place.file}:{place.line}", SequenceDocument(tuple(segments)), images, place.split, extra=extra)
 
 
 @dataclass(slots=True)
 class _RowImages:
-    """The pictures of a row: an image that stands in several places is one picture, named by the first of them."""
+    """The images of a row: an image that stands in several places is one image, named by the first of them."""
 
     finder: ImageFinder
     metadata: list[Any]
-    pictures: dict[str, RecordImage] = field(default_factory=dict)
+    images: dict[str, RecordImage] = field(default_factory=dict)
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
     _names: dict[str, str] = field(default_factory=dict)
 
     def add(self, number: int, image: Any, embedded: Any) -> str:
-        """The name of the picture at place ``number``."""
+        """The name of the image at place ``number``."""
         (where, data), (_, more) = _image_source(image), _image_source(embedded)
         if where in self._names:
             return self._names[where]
         name = str(number)
         data = data if data is not None else more
-        self.pictures[name] = self._picture(name, where, data)
+        self.images[name] = self._image(name, where, data)
         about = self.metadata[number] if number < len(self.metadata) else None
         facts = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
         if where:
@@ -109,7 +109,7 @@ class _RowImages:
             self.about[name] = facts
         return name
 
-    def _picture(self, name: str, where: str, data: bytes | None) -> RecordImage:
+    def _image(self, name: str, where: str, data: bytes | None) -> RecordImage:
         if data is not None:
             return RecordImage(name, partial(inline_image, data, name))
         if "://" in where:
@@ -167,7 +167,7 @@ class ObelicsOptions(ReaderOptions):
 class ObelicsReader(FormatReader[ObelicsOptions]):
     """Sequence records, ids ``FILE:ROW`` with rows from 1.
 
-    A picture is named by the place where it first stands in its row; ``extra["images"]`` has by that name what is
+    An image is named by the place where it first stands in its row; ``extra["images"]`` has by that name what is
     known of it: ``url`` and the entry of ``metadata``. A place with neither or both of text and image is a BadItem,
     and the document goes on without it. The split is that in the name of the file (``validation-00000-of-…``) or of
     its folder, or else train.

@@ -375,7 +375,7 @@ class _TableImages:
         self._folder = folder
 
     def find(self, value: str) -> tuple[str, RecordImage]:
-        """The name and the picture that a cell tells. Raises: BadValue."""
+        """The name and the image that a cell tells. Raises: BadValue."""
         if _URL.match(value):
             return value, self._images.find_url(value, value)
         name = value.replace("\\", "/").removeprefix("./")
@@ -407,11 +407,11 @@ class _TableParser:
         labels = {kind: text for name in columns.labels for kind, text in _labels(name, cells.get(name))}
         if not captions and not labels:
             raise BadValue("there is neither caption nor label")
-        name, picture = self._places.find(image.strip())
+        name, located = self._places.find(image.strip())
         return Record(
             id=f"{self._name}:{row.line}",
             body=CaptionedImage(name, captions, labels),
-            pictures=(picture,),
+            images=(located,),
             split=_text(cells, columns.split) or self._split,
             source=_text(cells, columns.source),
             extra={key: to_json_safe(value) for key, value in cells.items() if key not in columns.used},

@@ -147,7 +147,7 @@ class WebDatasetReader(FormatReader[WebDatasetOptions]):
 
     The other fields of KEY.json (of the side file where there is no usable KEY.json) go to ``extra``; KEY.cls is the
     label "class". Rows of a side file whose image is not in the tar are BadItems with the reason that the row gives.
-    A picture's name is that of its member.
+    An image's name is that of its member.
     """
 
     format = "webdataset"
@@ -240,8 +240,8 @@ class _Shard:
             extra["other_members"] = others
         name = to_printable(image.name.removeprefix("./").rpartition("/")[2])
         labels = {"class": texts["cls"].strip()} if texts.get("cls", "").strip() else {}
-        picture = RecordImage(name, partial(read_range, self._path, image.offset, image.size, name))
-        yield Record(f"{self._stem}/{key}", CaptionedImage(name, captions, labels), (picture,), extra=extra)
+        loadable = RecordImage(name, partial(read_range, self._path, image.offset, image.size, name))
+        yield Record(f"{self._stem}/{key}", CaptionedImage(name, captions, labels), (loadable,), extra=extra)
 
     def _bad(self, reason: str, detail: str) -> BadItem:
         return BadItem(self._name, self._number, reason, to_printable(detail))

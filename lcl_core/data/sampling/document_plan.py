@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lcl_core.common.errors import UserError
-from lcl_core.data.records import Document, ImageSegment, Segment, TextSegment
+from lcl_core.data.records import Document, ImageSegment, Segment, TextSegment, parse_segments
 from lcl_core.data.sampling.interleave import (
     Placement,
     choose_images,
@@ -27,71 +26,61 @@ from lcl_core.specs.pretrain import DataSpec
 
 
 def chunk_count(images: int, piece_images: int) -> int:
-    """Pieces of a document with that many usable images, such that a piece holds (1 + piece_images) / 2 on average."""
+    """Chunks of a document with that many usable images; a chunk holds (1 + piece_images) / 2 on average."""
     return max(1, -(-2 * images // (piece_images + 1)))
 
 
 def sample_images_per_chunk(draw: random.Random, images: int, piece_images: int) -> list[int]:
-    """How many images each piece holds: each 1 to ``piece_images``, together ``images`` (one piece of 0 for none)."""
-    pieces = chunk_count(images, piece_images)
+    """Images of each chunk: each 1 to ``piece_images``, together ``images`` (one chunk of 0 for none)."""
+    chunks = chunk_count(images, piece_images)
     if images == 0:
         return [0]
-    sizes = [1] * pieces
-    for extra in draw.sample(range(pieces * (piece_images - 1)), images - pieces):
+    sizes = [1] * chunks
+    for extra in draw.sample(range(chunks * (piece_images - 1)), images - chunks):
         sizes[extra // (piece_images - 1)] += 1
     return sizes
 
 
 def chunk_placements(
-    placements: Sequence[Placement], sizes: Sequence[int], piece: int, sentences: int
+    placements: Sequence[Placement], sizes: Sequence[int], chunk: int, sentences: int
 ) -> tuple[list[Placement], range]:
-    """The images of piece number ``piece`` and its sentences: from after the last piece's last image to its own.
+    """The images of a chunk and its sentences: from after the previous chunk's last image to its own last image.
 
-    The last piece takes the document's tail too.
+    The last chunk includes the document's tail.
     """
-    first = sum(sizes[:piece])
-    own = list(placements[first : first + sizes[piece]])
+    first = sum(sizes[:chunk])
+    own = list(placements[first : first + sizes[chunk]])
     start = placements[first - 1].sentence + 1 if first else 0
-    last = piece == len(sizes) - 1
-    end = sentences if last else own[-1].sentence + 1
-    return own, range(start, end)
+    return own, range(start, sentences if chunk == len(sizes) - 1 else own[-1].sentence + 1)
 
 
-def count_dropped_context(lengths: Sequence[int], lead_in: int, room: int) -> int:
-    """How many of the first ``lead_in`` sentences to leave out so that the piece's images fit.
+def count_dropped_context(lengths: Sequence[int], context: int, room: int) -> int:
+    """How many of the first ``context`` sentences to leave out so that the chunk's images fit.
 
     Args:
-        lengths: tokens up to and with the last image, a sentence each (with its image block).
-        lead_in: sentences before the first image's.
-        room: tokens there are.
+        lengths: tokens of each sentence (with its image block), up to and including the last image.
+        context: sentences before the first image's.
+        room: tokens available.
     """
     excess, dropped = sum(lengths) - room, 0
-    while excess > 0 and dropped < lead_in:
+    while excess > 0 and dropped < context:
         excess -= lengths[dropped]
         dropped += 1
     return dropped
 
 
 class DocumentChunks(Protocol):
-    """The pieces of all documents of a corpus, numbered through."""
+    """The chunks of all documents of a corpus, numbered: item number → (document, chunk)."""
 
     def __len__(self) -> int: ...
-
-    def __getitem__(self, item: int, /) -> tuple[int, int]:
-        """Document and piece."""
+    def __getitem__(self, item: int, /) -> tuple[int, int]: ...
 
 
 class ChunkIndex:
-    """Item number → (document, piece), over all documents of a source.
-
-    Args:
-        images: usable images of each document; a malformed one has none, which is one piece, which the stream will
-            skip.
-    """
+    """``DocumentChunks`` from the usable images of each document; a malformed one has none, which is one chunk."""
 
     def __init__(self, images: Iterable[int], piece_images: int) -> None:
-        counts = np.fromiter((chunk_count(number, piece_images) for number in images), np.int64)
-        self._ends = np.cumsum(counts)
+        self._ends = np.cumsum(np.fromiter((chunk_count(number, piece_images) for number in images), np.int64))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -102,29 +91,29 @@ class ChunkIndex:
 
 
 class DocumentPlan(Protocol):
-    """What is left to decide is which pictures can be read and on which side of their sentences they stand."""
+    """A layout up to two choices: which images can be read, and on which side of their sentences they stand."""
 
     @property
     def images(self) -> Sequence[str]:
-        """Names of the pictures to read."""
+        """Names of the images to read."""
 
     def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
-        """The document with the readable pictures. ``image_first``: chance to stand before the sentence."""
+        """The document with the readable images. ``image_first``: probability to stand before the sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentChunk:
-    """One piece of a document.
+    """One chunk of a document.
 
     Attributes:
-        number: of the piece.
-        most: images that a piece may hold.
-        room: tokens that a piece may have between its first and last.
-        tokens: length of a segment's tokens: of a text, or of an image where None is given.
+        number: of the chunk.
+        max_images: of a chunk.
+        room: tokens of a chunk between its first and last token.
+        tokens: length of a text, or of an image (None), in tokens.
     """
 
     number: int
-    most: int
+    max_images: int
     room: int
     tokens: Callable[[str | None], int]
 
@@ -143,14 +132,13 @@ class MatchedPlan:
 
     def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
         placements = [placement for placement in self.placements if placement.name in readable]
-        return place_images(
-            self.sentences, placements, draw_image_sides(draw, image_first, len(placements)), self.start
-        )
+        sides = draw_image_sides(draw, image_first, len(placements))
+        return place_images(self.sentences, placements, sides, self.start)
 
 
 @dataclass(frozen=True, slots=True)
 class SequencePlan:
-    """Texts and images at their true places."""
+    """Texts and images in their original order."""
 
     segments: tuple[Segment, ...]
 
@@ -164,89 +152,71 @@ class SequencePlan:
 
 
 def plan_document(
-    document: dict[str, Any], data: DataSpec, draw: random.Random, cut: DocumentChunk | None = None
+    document: dict[str, Any], data: DataSpec, draw: random.Random, chunk: DocumentChunk | None = None
 ) -> DocumentPlan | None:
-    """Choose the images of a document, or of one piece of it; None: too few are usable.
+    """Choose the images of a document, or of one chunk of it; None: too few are usable.
 
-    ``draw`` is the document's own: the cuts and the pick among images of one sentence agree in all its pieces.
+    ``draw`` is the document's own: the cuts and the choice among images of one sentence agree in all its chunks.
 
     Raises: UserError ``bad_document`` for malformed segments.
     """
     if "segments" in document:
-        return _plan_sequence(parse_segments(document), data, draw, cut)
+        return _plan_sequence(parse_segments(document), data, draw, chunk)
     placements = choose_images(document, data.similarity_threshold, data.max_images, draw)
     if len(placements) < max(1, data.min_images):
         return None
     sentences: list[str] = document["text_list"]
-    if cut is None:
+    if chunk is None:
         return MatchedPlan(sentences, placements)
-    sizes = sample_images_per_chunk(draw, len(placements), cut.most)
-    if cut.number >= len(sizes):  # an index of shards rounds similarities up: it may count an image too many
+    sizes = sample_images_per_chunk(draw, len(placements), chunk.max_images)
+    if chunk.number >= len(sizes):  # an index of shards rounds similarities up: it may count an image too many
         return None
-    own, span = chunk_placements(placements, sizes, cut.number, len(sentences))
-    placed = {placement.sentence for placement in own}
+    own, span = chunk_placements(placements, sizes, chunk.number, len(sentences))
+    with_image = {placement.sentence for placement in own}
     lengths = [
-        cut.tokens(sentences[number]) + (cut.tokens(None) if number in placed else 0)
+        chunk.tokens(sentences[number]) + (chunk.tokens(None) if number in with_image else 0)
         for number in range(span.start, own[-1].sentence + 1)
     ]
-    start = span.start + count_dropped_context(lengths, own[0].sentence - span.start, cut.room)
+    start = span.start + count_dropped_context(lengths, own[0].sentence - span.start, chunk.room)
     return MatchedPlan(sentences[start : span.stop], own, start)
 
 
 def count_usable_images(document: dict[str, Any], data: DataSpec) -> int:
-    """How many images ``draft`` would choose from, at most ``data.max_images``.
+    """Number of images that ``plan_document`` chooses from, at most ``data.max_images``.
 
     Raises: UserError ``bad_document``.
     """
     if "segments" in document:
-        found = sum(isinstance(segment, ImageSegment) for segment in parse_segments(document))
+        count = sum(isinstance(segment, ImageSegment) for segment in parse_segments(document))
     else:
-        found = len(images_by_sentence(document, data.similarity_threshold))
-    return min(found, data.max_images)
-
-
-def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:
-    """``[{"text": …} | {"image": …}, …]``. Raises: UserError ``bad_document``."""
-    segments: list[Segment] = []
-    entries = document["segments"]
-    for entry in entries if isinstance(entries, list) else [None]:
-        value = entry if isinstance(entry, dict) else {}
-        if isinstance(value.get("text"), str):
-            segments.append(TextSegment(value["text"]))
-        elif isinstance(value.get("image"), str):
-            segments.append(ImageSegment(value["image"]))
-        else:
-            message = "segments must be a list of {text} and {image} objects"
-            raise UserError(message, code="bad_document")
-    return tuple(segments)
+        count = len(images_by_sentence(document, data.similarity_threshold))
+    return min(count, data.max_images)
 
 
 def _plan_sequence(
-    segments: tuple[Segment, ...], data: DataSpec, draw: random.Random, cut: DocumentChunk | None
+    segments: tuple[Segment, ...], data: DataSpec, draw: random.Random, chunk: DocumentChunk | None
 ) -> SequencePlan | None:
     kept: list[Segment] = []
     images = 0
     for segment in segments:
-        if isinstance(segment, ImageSegment):
-            images += 1
-            if images > data.max_images:
-                continue
-        kept.append(segment)
+        images += isinstance(segment, ImageSegment)
+        if isinstance(segment, TextSegment) or images <= data.max_images:
+            kept.append(segment)
     images = min(images, data.max_images)
     if images < max(1, data.min_images):
         return None
-    return SequencePlan(
-        tuple(kept if cut is None else _chunk_segments(kept, sample_images_per_chunk(draw, images, cut.most), cut))
-    )
+    if chunk is not None:
+        kept = _chunk_segments(kept, sample_images_per_chunk(draw, images, chunk.max_images), chunk)
+    return SequencePlan(tuple(kept))
 
 
-def _chunk_segments(segments: list[Segment], sizes: Sequence[int], cut: DocumentChunk) -> list[Segment]:
-    """From after the last piece's last image to its own; the last piece has the tail too."""
-    places = [place for place, segment in enumerate(segments) if isinstance(segment, ImageSegment)]
-    first = sum(sizes[: cut.number])
-    own = places[first : first + sizes[cut.number]]
-    start = places[first - 1] + 1 if first else 0
-    end = len(segments) if cut.number == len(sizes) - 1 else own[-1] + 1
+def _chunk_segments(segments: list[Segment], sizes: Sequence[int], chunk: DocumentChunk) -> list[Segment]:
+    """From after the previous chunk's last image to its own last image; the last chunk includes the tail."""
+    images = [number for number, segment in enumerate(segments) if isinstance(segment, ImageSegment)]
+    first = sum(sizes[: chunk.number])
+    own = images[first : first + sizes[chunk.number]]
+    start = images[first - 1] + 1 if first else 0
+    end = len(segments) if chunk.number == len(sizes) - 1 else own[-1] + 1
     before = segments[start : own[-1] + 1]
-    lengths = [cut.tokens(segment.text if isinstance(segment, TextSegment) else None) for segment in before]
-    return segments[start + count_dropped_context(lengths, own[0] - start, cut.room) : end]
+    lengths = [chunk.tokens(segment.text if isinstance(segment, TextSegment) else None) for segment in before]
+    return segments[start + count_dropped_context(lengths, own[0] - start, chunk.room) : end]

@@ -76,11 +76,7 @@ def draw_image_sides(
 
 
 def choose_images(
-    doc: dict[str, Any],
-    threshold: float,
-    max_images: int,
-    draw: random.Random,
-    picks: Sequence[int] | None = None,
+    doc: dict[str, Any], threshold: float, max_images: int, draw: random.Random, picks: Sequence[int] | None = None
 ) -> list[Placement]:
     """Rules 1-4: similar enough, one a sentence, the first ``max_images`` in document order."""
     groups = images_by_sentence(doc, threshold)

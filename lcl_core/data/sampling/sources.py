@@ -7,17 +7,18 @@ by (seed, source, epoch, item), so an item's sample is a pure function of these.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import CaptionPair, Corpus
+from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import CropNeed
+from lcl_core.data.records import CaptionPair
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
 from lcl_core.data.sampling.shuffle import mix64
@@ -25,18 +26,22 @@ from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment
 from lcl_core.specs.pretrain import DataSpec, SourceSpec
 
+DEFAULT_CACHE_BYTES = 512 << 20
+_BYTES_PER_PIXEL = 4  # Pillow pads RGB to four
+SampleSize = tuple[int, int]  # images, tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One document, ready for the model.
 
     Attributes:
-        id: where it was read: dataset, file and line, and the piece if it was cut.
+        id: dataset, file and line, and the chunk if the document was cut.
         source: number of the source in the data spec.
         token_ids: int32 [L], no padding.
         pixels: float32 [k, 3, S, S], one image for each image block, in order.
-        left_out: why each image that could not be read was left out, as error codes.
-        position: where it stands in the stream of all ranks together.
+        left_out: error code of each image that could not be read.
+        position: in the stream of all ranks together.
     """
 
     id: str
@@ -48,7 +53,7 @@ class Sample:
 
     @property
     def unreadable(self) -> int:
-        """Images of the document that had to be left out because they could not be read."""
+        """Number of images of the document that could not be read."""
         return len(self.left_out)
 
 
@@ -68,15 +73,11 @@ class SkippedSample:
     left_out: tuple[str, ...] = ()
 
 
-DEFAULT_CACHE_BYTES = 512 << 20
-_BYTES_PER_PIXEL = 4  # Pillow pads RGB to four
-
-
 class ImageCache:
-    """Keeps what comes first, up to a bound, and drops nothing.
+    """Decoded images in memory: keeps the first ones up to a bound, evicts nothing.
 
-    Every epoch reads every image once, so replacing old by new would gain nothing over keeping a fixed part; and
-    without replacement there is nothing to lock, in threads or after a fork.
+    Every epoch reads every image once, so eviction would gain nothing over a fixed set; and without it there is
+    nothing to lock, in threads or after a fork.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
@@ -88,10 +89,10 @@ class ImageCache:
         return len(self._images)
 
     def get(self, dataset: str, name: str, read: Callable[[str], Image.Image]) -> Image.Image:
-        """The RGB picture; ``read(name)`` is called, and its errors pass, when it is not kept."""
-        found = self._images.get((dataset, name))
-        if found is not None:
-            return found
+        """The RGB image; ``read(name)`` is called, and its errors pass, when it is not cached."""
+        cached = self._images.get((dataset, name))
+        if cached is not None:
+            return cached
         image = read(name)
         size = image.width * image.height * _BYTES_PER_PIXEL
         if self.bytes + size <= self.max_bytes:
@@ -102,7 +103,7 @@ class ImageCache:
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """What all sources of a stream share."""
+    """Settings that all sources of a stream share, and the operations that depend on them."""
 
     data: DataSpec
     tokenizer: Tokenizer
@@ -114,12 +115,12 @@ class StreamContext:
     cache: ImageCache
     cropper: Cropper = PILLOW_CROPPER
 
-    def draw(self, *place: int) -> random.Random:
-        """The generator of one place; the same numbers on every machine."""
-        return random.Random(mix64(self.seed, *place))  # noqa: S311 - a data order, not a secret
+    def draw(self, *key: int) -> random.Random:
+        """The generator of (source, epoch, item, …); the same numbers on every machine."""
+        return random.Random(mix64(self.seed, *key))  # noqa: S311 - a data order, not a secret
 
     def tokens(self, text: str | None) -> int:
-        """Length of a text, or (None) of an image, in tokens."""
+        """Tokens of a text, or (None) of an image."""
         if text is None:
             return len(image_block(self.tokenizer, self.num_image_tokens))
         return len(self.tokenizer.encode(text, self.numerics == "fixed"))
@@ -127,7 +128,7 @@ class StreamContext:
     def read(
         self, dataset: str, corpus: Corpus, names: Iterable[str]
     ) -> tuple[dict[str, Image.Image], list[UserError]]:
-        """The pictures that can be read, by name, and what is wrong with the others."""
+        """The readable images by name, and the errors of the others."""
         data = self.data
         need = CropNeed(self.image_size, data.augmentation.crop_scale[0]) if data.fast_decode else None
         images: dict[str, Image.Image] = {}
@@ -141,114 +142,122 @@ class StreamContext:
 
     def pixels(self, images: Sequence[Image.Image], draw: random.Random) -> np.ndarray:
         """Random crops → [k, 3, S, S] float32."""
-        size = self.image_size
-        pixels = np.empty((len(images), 3, size, size), np.float32)
+        pixels = np.empty((len(images), 3, self.image_size, self.image_size), np.float32)
         for image, out in zip(images, pixels, strict=True):
-            augment(image, size, draw, self.data.augmentation, out, self.cropper)
+            augment(image, self.image_size, draw, self.data.augmentation, out, self.cropper)
         return pixels
 
-
-def error_codes(problems: Iterable[UserError]) -> tuple[str, ...]:
-    """Why pictures were left out, to be counted."""
-    return tuple(problem.code for problem in problems)
-
-
-def error_details(problems: Iterable[UserError]) -> str:
-    """The particulars, for a person."""
-    return "; ".join(str(problem) for problem in problems)
+    def encode_pair(self, texts: list[str], draw: random.Random) -> list[int]:
+        """One of the texts, drawn, in the pair wrapper."""
+        text, image_first = draw.choice(texts), draw.random() < self.data.image_first_probability
+        return render_pair(text, self.tokenizer, self.num_image_tokens, self.context_length, image_first, self.numerics)
 
 
-SampleSize = tuple[int, int]  # images, tokens
-
-
-class SampleSource(Protocol):
+class SampleSource(ABC):
     """Numbered items of one entry of the mixture."""
 
-    def __init__(self, recipe: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None: ...
+    def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
+        self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
 
+    @abstractmethod
     def __len__(self) -> int:
         """Items in an epoch."""
 
+    @abstractmethod
     def sample(self, item: int, epoch: int) -> Sample | SkippedSample: ...
 
+    @abstractmethod
     def measure(self, item: int) -> SampleSize | None:
-        """Images and tokens of an item, its pictures not read and taken for readable; None: it gives no sample."""
+        """Images and tokens of an item, its images not read and assumed readable; None: it gives no sample."""
+
+    def _draw(self, *key: int) -> random.Random:
+        return self._context.draw(self._number, *key)
+
+    def _plan(self, index: int, epoch: int, chunk: DocumentChunk | None = None) -> DocumentPlan | None:
+        """The layout of a document. Raises: UserError."""
+        document = self._corpus.documents[index]
+        return plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk)
+
+    def _pair_sample(self, name: str, image: str, texts: list[str], draw: random.Random) -> Sample | SkippedSample:
+        images, problems = self._context.read(self._dataset, self._corpus, [image])
+        if problems:
+            return SkippedSample(name, "unreadable image", *_describe(problems))
+        ids = self._context.encode_pair(texts, draw)
+        return Sample(name, self._number, np.array(ids, np.int32), self._context.pixels([images[image]], draw))
 
 
-class DocumentSource:
-    """The documents of a corpus, whole or cut into pieces."""
+class DocumentSource(SampleSource):
+    """The documents of a corpus, whole or cut into chunks."""
 
-    def __init__(self, recipe: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
-        self._recipe, self._number, self._dataset, self._corpus = recipe, number, spec.dataset, corpus
-        self._documents = corpus.documents
-        most = recipe.data.piece_images
-        self._most = most
-        self._pieces = corpus.chunks(recipe.data, most) if most is not None else None
+    def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
+        super().__init__(context, number, spec, corpus)
+        self._max_images = context.data.piece_images
+        self._chunks = None if self._max_images is None else corpus.chunks(context.data, self._max_images)
 
     def __len__(self) -> int:
-        return len(self._documents) if self._pieces is None else len(self._pieces)
+        return len(self._corpus.documents) if self._chunks is None else len(self._chunks)
 
     def sample(self, item: int, epoch: int) -> Sample | SkippedSample:
-        index, piece = self._place(item)
-        name = f"{self._dataset}:{self._documents.location(index)}" + ("" if piece is None else f"#{piece + 1}")
-        recipe = self._recipe
+        index, chunk = self._locate(item)
+        suffix = "" if chunk is None else f"#{chunk + 1}"
+        name = f"{self._dataset}:{self._corpus.documents.location(index)}{suffix}"
         try:
-            drafted = self._draft(index, piece, epoch)
+            plan = self._plan_chunk(index, chunk, epoch)
         except UserError as error:
             return SkippedSample(name, "unreadable line", str(error))
-        if drafted is None:
+        if plan is None:
             return SkippedSample(name, "too few usable images")
-        draw = recipe.draw(self._number, epoch, index, 1 if piece is None else piece + 2)
-        images, problems = recipe.read(self._dataset, self._corpus, drafted.images)
-        got = self._encode(drafted, images, draw, piece)
-        if got is None:
+        draw = self._draw(epoch, index, 1 if chunk is None else chunk + 2)
+        images, problems = self._context.read(self._dataset, self._corpus, plan.images)
+        encoded = self._encode(plan, images, draw, chunk)
+        detail, codes = _describe(problems)
+        if encoded is None:
             reason = "too few readable images" if problems else "too few images fit the context"
-            return SkippedSample(name, reason, error_details(problems), error_codes(problems))
-        ids, kept = got
-        pixels = recipe.pixels([images[image] for image in kept], draw)
-        return Sample(name, self._number, np.array(ids, np.int32), pixels, error_codes(problems))
+            return SkippedSample(name, reason, detail, codes)
+        ids, kept = encoded
+        pixels = self._context.pixels([images[image] for image in kept], draw)
+        return Sample(name, self._number, np.array(ids, np.int32), pixels, codes)
 
     def measure(self, item: int) -> SampleSize | None:
-        index, piece = self._place(item)
+        index, chunk = self._locate(item)
         try:
-            drafted = self._draft(index, piece, 0)
+            plan = self._plan_chunk(index, chunk, 0)
         except UserError:
             return None
-        if drafted is None:
-            return None
-        got = self._encode(drafted, drafted.images, self._recipe.draw(self._number, 0, index), piece)
-        return None if got is None else (len(got[1]), len(got[0]))
+        encoded = None if plan is None else self._encode(plan, plan.images, self._draw(0, index), chunk)
+        return None if encoded is None else (len(encoded[1]), len(encoded[0]))
 
-    def _place(self, item: int) -> tuple[int, int | None]:
-        """Document and piece."""
-        return (item, None) if self._pieces is None else self._pieces[item]
+    def _locate(self, item: int) -> tuple[int, int | None]:
+        """Document and chunk."""
+        return (item, None) if self._chunks is None else self._chunks[item]
 
-    def _draft(self, index: int, piece: int | None, epoch: int) -> DocumentPlan | None:
-        recipe = self._recipe
-        cut = None
-        if piece is not None and self._most is not None:
-            cut = DocumentChunk(piece, self._most, recipe.context_length - 2, recipe.tokens)
-        return plan_document(self._documents[index], recipe.data, recipe.draw(self._number, epoch, index, 0), cut)
+    def _plan_chunk(self, index: int, chunk: int | None, epoch: int) -> DocumentPlan | None:
+        if chunk is None or self._max_images is None:
+            return self._plan(index, epoch)
+        context = self._context
+        return self._plan(
+            index, epoch, DocumentChunk(chunk, self._max_images, context.context_length - 2, context.tokens)
+        )
 
     def _encode(
-        self, drafted: DocumentPlan, readable: Container[str], draw: random.Random, piece: int | None
+        self, plan: DocumentPlan, readable: Container[str], draw: random.Random, chunk: int | None
     ) -> tuple[list[int], list[str]] | None:
-        recipe = self._recipe
+        context = self._context
         return encode_document(
-            drafted.to_document(readable, draw, recipe.data.image_first_probability),
-            recipe.tokenizer,
-            recipe.num_image_tokens,
-            recipe.context_length,
-            recipe.data.min_images if piece is None else 1,
-            recipe.numerics,
+            plan.to_document(readable, draw, context.data.image_first_probability),
+            context.tokenizer,
+            context.num_image_tokens,
+            context.context_length,
+            context.data.min_images if chunk is None else 1,
+            context.numerics,
         )
 
 
-class PairSource:
+class PairSource(SampleSource):
     """The captioned or labelled images of one split; of several captions one is drawn each time."""
 
-    def __init__(self, recipe: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
-        self._recipe, self._number, self._dataset, self._corpus = recipe, number, spec.dataset, corpus
+    def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
+        super().__init__(context, number, spec, corpus)
         self._pairs = corpus.pairs(spec.split)
 
     def __len__(self) -> int:
@@ -263,97 +272,66 @@ class PairSource:
         texts = caption_candidates(pair)
         if not texts:
             return SkippedSample(name, "no caption")
-        draw = self._recipe.draw(self._number, epoch, item)
-        return make_pair_sample(
-            self._recipe, self._number, name, (self._dataset, self._corpus, pair.image), texts, draw
-        )
+        return self._pair_sample(name, pair.image, texts, self._draw(epoch, item))
 
     def measure(self, item: int) -> SampleSize | None:
         try:
             texts = caption_candidates(self._pairs[item])
         except UserError:
             return None
-        if not texts:
-            return None
-        return 1, len(encode_pair(self._recipe, texts, self._recipe.draw(self._number, 0, item)))
+        return (1, len(self._context.encode_pair(texts, self._draw(0, item)))) if texts else None
 
 
-class MatchedPairSource:
+class MatchedPairSource(SampleSource):
     """MMC4-Pair: every image that the rules for interleaved documents would choose, with its own sentence."""
 
-    def __init__(self, recipe: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
-        self._recipe, self._number, self._dataset, self._corpus = recipe, number, spec.dataset, corpus
-        self._documents = corpus.documents
-        self._items = corpus.chunks(recipe.data, 1)
+    def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
+        super().__init__(context, number, spec, corpus)
+        self._items = corpus.chunks(context.data, 1)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def sample(self, item: int, epoch: int) -> Sample | SkippedSample:
         index, number = self._items[item]
-        name = f"{self._dataset}:{self._documents.location(index)}#{number + 1}"
+        name = f"{self._dataset}:{self._corpus.documents.location(index)}#{number + 1}"
         try:
-            found = self._pair(index, number, epoch)
+            pair = self._pair(index, number, epoch)
         except UserError as error:
             return SkippedSample(name, "unreadable line", str(error))
-        if found is None:
+        if pair is None:
             return SkippedSample(name, "too few usable images")
-        image, sentence = found
-        draw = self._recipe.draw(self._number, epoch, index, number + 1)
-        return make_pair_sample(
-            self._recipe, self._number, name, (self._dataset, self._corpus, image), [sentence], draw
-        )
+        return self._pair_sample(name, pair[0], [pair[1]], self._draw(epoch, index, number + 1))
 
     def measure(self, item: int) -> SampleSize | None:
         index, number = self._items[item]
         try:
-            found = self._pair(index, number, 0)
+            pair = self._pair(index, number, 0)
         except UserError:
             return None
-        if found is None:
+        if pair is None:
             return None
-        return 1, len(encode_pair(self._recipe, [found[1]], self._recipe.draw(self._number, 0, index, number + 1)))
+        return 1, len(self._context.encode_pair([pair[1]], self._draw(0, index, number + 1)))
 
     def _pair(self, index: int, number: int, epoch: int) -> tuple[str, str] | None:
-        """The image and its sentence. A sequence has no sentence that an image belongs to."""
-        drafted = plan_document(
-            self._documents[index], self._recipe.data, self._recipe.draw(self._number, epoch, index, 0)
-        )
-        if not isinstance(drafted, MatchedPlan):
+        """The image and its sentence; None for a sequence, whose images have no sentence."""
+        plan = self._plan(index, epoch)
+        if not isinstance(plan, MatchedPlan):
             return None
-        placement = drafted.placements[number]
-        return placement.name, drafted.sentences[placement.sentence]
+        placement = plan.placements[number]
+        return placement.name, plan.sentences[placement.sentence]
 
 
 def caption_candidates(pair: CaptionPair) -> list[str]:
-    """The captions; where there is none, the name of the class, or else every label."""
+    """The captions; without any, the name of the class, or else every label."""
     captions = [caption for caption in pair.captions if caption.strip()]
     labels = {kind: label for kind, label in sorted(pair.labels.items()) if label.strip()}
     return captions or ([labels["class"]] if "class" in labels else list(labels.values()))
 
 
-def make_pair_sample(
-    recipe: StreamContext, source: int, name: str, place: tuple[str, Corpus, str], texts: list[str], draw: random.Random
-) -> Sample | SkippedSample:
-    """A picture with one of ``texts``. ``place``: its dataset, corpus and name."""
-    dataset, corpus, image = place
-    images, problems = recipe.read(dataset, corpus, [image])
-    if problems:
-        return SkippedSample(name, "unreadable image", error_details(problems), error_codes(problems))
-    ids = encode_pair(recipe, texts, draw)
-    return Sample(name, source, np.array(ids, np.int32), recipe.pixels([images[image]], draw))
-
-
-def encode_pair(recipe: StreamContext, texts: list[str], draw: random.Random) -> list[int]:
-    """One of the texts, drawn, in the pair wrapper."""
-    return render_pair(
-        draw.choice(texts),
-        recipe.tokenizer,
-        recipe.num_image_tokens,
-        recipe.context_length,
-        draw.random() < recipe.data.image_first_probability,
-        recipe.numerics,
-    )
+def _describe(problems: list[UserError]) -> tuple[str, tuple[str, ...]]:
+    """The messages, and the codes to be counted."""
+    return "; ".join(map(str, problems)), tuple(problem.code for problem in problems)
 
 
 VIEWS: dict[str, type[SampleSource]] = {

@@ -74,7 +74,7 @@ class SampleStream:
         image_size: side of the square input, pixels.
         context_length: tokens a sample may have.
         numerics: "official" for the authors' handling of special tokens in web text.
-        cache_bytes: bound on decoded pictures kept in memory, in each process that reads the stream; of a large
+        cache_bytes: bound on decoded images kept in memory, in each process that reads the stream; of a large
             corpus none are kept.
         rank, world: this reader is the ``rank``-th of ``world`` that share the stream: its position p is position
             p * world + rank of the whole, so shares are disjoint, need no talk, and together leave nothing out.
@@ -105,18 +105,10 @@ class SampleStream:
         )  # fmt: skip
         self.data, self.rank, self.world = data, rank, world
         cache = ImageCache(cache_bytes)
-        recipe = StreamContext(
-            data,
-            tokenizer,
-            num_image_tokens,
-            image_size,
-            context_length,
-            seed,
-            numerics,
-            cache,
-            _make_cropper(data),
+        context = StreamContext(
+            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, _make_cropper(data)
         )
-        self._sources = [_open_source(recipe, number, spec, corpora) for number, spec in enumerate(data.sources)]
+        self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         if self.documents_per_epoch > _MAX_CACHED_ITEMS:
             cache.max_bytes = 0
         weights = document_weights(self._sources, [spec.weight for spec in data.sources], data.weight_by)
@@ -128,7 +120,7 @@ class SampleStream:
 
     @property
     def documents_per_epoch(self) -> int:
-        """Items in one pass over every source (pieces where documents are cut), of all ranks together."""
+        """Items in one pass over every source (chunks where documents are cut), of all ranks together."""
         return sum(len(source) for source in self._sources)
 
     def __getitem__(self, position: int) -> Sample | SkippedSample:
@@ -138,7 +130,7 @@ class SampleStream:
         return replace(sample, position=self._whole(position)) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> SampleSize | None:
-        """Images and tokens of an item as the first epoch lays it out, its pictures not read and taken for readable."""
+        """Images and tokens of an item as the first epoch lays it out, its images not read and taken for readable."""
         place = self._place(position)
         return self._sources[place.source].measure(place.index)
 
@@ -160,12 +152,12 @@ def _make_cropper(data: DataSpec) -> Cropper:
     return TorchCropper()
 
 
-def _open_source(recipe: StreamContext, number: int, spec: SourceSpec, corpora: Mapping[str, Corpus]) -> SampleSource:
+def _open_source(context: StreamContext, number: int, spec: SourceSpec, corpora: Mapping[str, Corpus]) -> SampleSource:
     field = f"data.sources.{number}"
     corpus = corpora.get(spec.dataset)
     if corpus is None:
         raise UserError(f"dataset {spec.dataset!r} is not there", code="unknown_dataset", field=f"{field}.dataset")
-    source = VIEWS[spec.view](recipe, number, spec, corpus)
+    source = VIEWS[spec.view](context, number, spec, corpus)
     if len(source) == 0 and spec.view == "pairs":
         known = ", ".join(corpus.splits()) or "none"
         message = f"dataset {spec.dataset!r} has no captioned images in split {spec.split!r}; its splits: {known}"

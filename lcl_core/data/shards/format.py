@@ -34,8 +34,16 @@ from typing import Any
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import CaptionPair as CorpusPair
-from lcl_core.data.records import CaptionedImage, ImageSegment, MatchedDocument, Record, SequenceDocument, TextSegment
+from lcl_core.data.records import (
+    Body,
+    CaptionedImage,
+    CaptionPair,
+    ImageSegment,
+    MatchedDocument,
+    Record,
+    SequenceDocument,
+    TextSegment,
+)
 
 FORMAT = "lcl-shards"
 VERSION = 1
@@ -44,7 +52,7 @@ ROWS, GROUPS, BLOCKS = "index/rows.bin", "index/groups.bin", "index/blocks.bin"
 SIMILARITIES, STARTS = "index/similarities.bin", "index/starts.bin"
 QUARANTINE = "quarantine.jsonl"
 MATCHED, SEQUENCE, PAIR = "matched", "sequence", "pair"
-# offset, length: the record's range in its shard; json: how much of the range, from its start, holds no picture;
+# offset, length: the record's range in its shard; json: how much of the range, from its start, holds no image;
 # text: UTF-8 bytes of its texts; matches: how many similarities it has
 ROW = np.dtype(
     [
@@ -65,7 +73,7 @@ MAX_GROUPS = 1024
 MAX_RECORD_BYTES = 1 << 30
 MAX_RECORD_IMAGES = (1 << 16) - 1
 MAX_RECORDS = 10**9 - 1  # nine digits; tar readers group members by the name's first part
-LEFT_OUT = "none"  # extension of a picture that could not be had when the corpus was converted
+LEFT_OUT = "none"  # extension of an image that could not be had when the corpus was converted
 _IMAGE = re.compile(r"(\d{9})\.(\d+)\.([a-z0-9]+)")
 
 
@@ -78,7 +86,7 @@ def json_name(record: int) -> str:
 
 
 def image_name(record: int, number: int, extension: str) -> str:
-    """Name of a record's picture, which is also its name in the corpus."""
+    """Name of a record's image, which is also its name in the corpus."""
     return f"{record:09d}.{number}.{extension}"
 
 
@@ -86,7 +94,7 @@ def parse_image_name(name: str) -> tuple[int, str]:
     """(record, the part that picks the member). Raises: UserError ``file_missing`` for any other name."""
     found = _IMAGE.fullmatch(name)
     if found is None:
-        raise UserError("no picture of a sharded corpus has such a name", code="file_missing", file=name)
+        raise UserError("no image of a sharded corpus has such a name", code="file_missing", file=name)
     return int(found[1]), f"{found[2]}.{found[3]}"
 
 
@@ -142,31 +150,11 @@ def _parse_tar_header(block: bytes) -> tuple[str, int]:
 Json = dict[str, Any]
 
 
-def body_kind(body: MatchedDocument | SequenceDocument | CaptionedImage) -> str:
+def body_kind(body: Body) -> str:
     return {MatchedDocument: MATCHED, SequenceDocument: SEQUENCE, CaptionedImage: PAIR}[type(body)]
 
 
-def body_texts(body: MatchedDocument | SequenceDocument | CaptionedImage) -> tuple[str, ...]:
-    """Every text of a record."""
-    if isinstance(body, MatchedDocument):
-        return body.sentences
-    if isinstance(body, SequenceDocument):
-        return tuple(segment.text for segment in body.segments if isinstance(segment, TextSegment))
-    return body.captions
-
-
-def body_image_names(body: MatchedDocument | SequenceDocument | CaptionedImage) -> tuple[str, ...]:
-    """Names of the pictures, each once, in the order in which the body first names them."""
-    if isinstance(body, MatchedDocument):
-        names = [match.image for match in body.matches]
-    elif isinstance(body, SequenceDocument):
-        names = [segment.name for segment in body.segments if isinstance(segment, ImageSegment)]
-    else:
-        names = [body.image]
-    return tuple(dict.fromkeys(names))
-
-
-def best_similarities(body: MatchedDocument | SequenceDocument | CaptionedImage) -> list[float]:
+def best_similarities(body: Body) -> list[float]:
     """The best similarity of each sentence that has an image; every image of a sequence is as good as can be."""
     if isinstance(body, SequenceDocument):
         return [math.inf for segment in body.segments if isinstance(segment, ImageSegment)]
@@ -180,7 +168,7 @@ def best_similarities(body: MatchedDocument | SequenceDocument | CaptionedImage)
 
 
 def encode_record(record: Record, extensions: Mapping[str, str]) -> bytes:
-    """The member's bytes, keys sorted. ``extensions``: by picture name, in the order of their numbers."""
+    """The member's bytes, keys sorted. ``extensions``: by image name, in the order of their numbers."""
     numbers = {name: number for number, name in enumerate(extensions)}
     value: Json = {
         "id": record.id,
@@ -195,7 +183,7 @@ def encode_record(record: Record, extensions: Mapping[str, str]) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _encode_body(body: MatchedDocument | SequenceDocument | CaptionedImage, numbers: Mapping[str, int]) -> Json:
+def _encode_body(body: Body, numbers: Mapping[str, int]) -> Json:
     if isinstance(body, MatchedDocument):
         matches = [
             {"picture": numbers[match.image], "sentence": match.sentence, "similarity": match.similarity}
@@ -212,8 +200,8 @@ def _encode_body(body: MatchedDocument | SequenceDocument | CaptionedImage, numb
 
 
 def record_image_names(value: Json, record: int) -> list[str]:
-    """The corpus's names of a record's pictures."""
-    return [image_name(record, number, picture["file"]) for number, picture in enumerate(value["pictures"])]
+    """The corpus's names of a record's images."""
+    return [image_name(record, number, image["file"]) for number, image in enumerate(value["pictures"])]
 
 
 def decode_document(value: Json, record: int) -> Json:
@@ -252,9 +240,9 @@ def mmc4_from_segments(segments: list[Json]) -> Json:
     return {"text_list": texts, "image_info": infos}
 
 
-def decode_pair(value: Json, record: int) -> CorpusPair:
+def decode_pair(value: Json, record: int) -> CaptionPair:
     """A captioned image as a corpus gives it."""
-    return CorpusPair(
+    return CaptionPair(
         image=record_image_names(value, record)[0],
         captions=tuple(value["captions"]),
         labels=value["labels"],

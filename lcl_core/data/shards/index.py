@@ -115,7 +115,7 @@ class ShardChunkIndex:
         selection: the documents.
         usable: block → usable images of each of its records.
         max_images: that a document keeps.
-        piece_images: that a piece may have.
+        piece_images: that a chunk may have.
     """
 
     def __init__(

@@ -292,14 +292,14 @@ class ShardWriter:
         self,
         group: RecordGroup,
         description: bytes,
-        pictures: list[tuple[bytes, str]],
+        images: list[tuple[bytes, str]],
         text_bytes: int,
         similarities: list[float],
     ) -> None:
         """Append a record.
 
         Args:
-            pictures: (bytes, extension) in order; those without bytes only have their number.
+            images: (bytes, extension) in order; those without bytes only have their number.
             similarities: see ``body.similarities_of``.
 
         Raises: UserError where a corpus has more records or groups than the form can number.
@@ -309,11 +309,11 @@ class ShardWriter:
             raise UserError(message, code="corpus_too_large")
         record, code = self.records, self._code(group)
         head = tar_member(json_name(record), description)
-        body = [tar_member(image_name(record, n, kind), data) for n, (data, kind) in enumerate(pictures) if data]
+        body = [tar_member(image_name(record, n, kind), data) for n, (data, kind) in enumerate(images) if data]
         data = b"".join((head, *body))
         shard = self._room_for(len(data))
         matches = len(similarities)
-        row = (shard.bytes, len(data), len(head), text_bytes, len(self._shards), len(pictures), matches, code)
+        row = (shard.bytes, len(data), len(head), text_bytes, len(self._shards), len(images), matches, code)
         self._rows.write(np.array(row, ROW).tobytes())
         self._similarities.write(np.array(similarities, SIMILARITY).tobytes())
         shard.write(data)

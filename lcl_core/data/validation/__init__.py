@@ -1,1 +1,1 @@
-"""Examining a corpus: read once, in parallel; what it holds, what is wrong with it, and where."""
+"""Examining a corpus: read once, in parallel; what it holds, the problem, and where."""

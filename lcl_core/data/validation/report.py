@@ -19,9 +19,32 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from lcl_core.specs.base import Spec
 
+UNREADABLE = "unreadable image"
+MISSING = "missing image"
+TOO_LARGE = "image too large"
+TOO_SMALL = "image too small"
+BAD_PATH = "forbidden path"
+EMPTY = "empty document"
+NO_IMAGE = "no usable image"
+NO_TEXT = "no text"
+DUPLICATE_IMAGE = "duplicate image"
+DUPLICATE_DOCUMENT = "duplicate document"
+WORKER_DIED = "worker died"
+# codes of UserErrors of an image; any other code is an unreadable one
+_REASON_BY_CODE = {
+    "bad_path": BAD_PATH,
+    "file_missing": MISSING,
+    "file_too_large": TOO_LARGE,
+    "image_left_out": MISSING,
+    "image_too_large": TOO_LARGE,
+}
+MAX_GROUPS = 1000
+OTHERS = ("(others)", "(others)")
+MAX_FIRST_ISSUES = 20
+
 
 class ValidationLimits(Spec):
-    """Bounds of one examination. Whatever lies outside is listed, never changed."""
+    """Bounds of one validation. Items outside are listed, never changed."""
 
     max_image_bytes: int = Field(MAX_IMAGE_BYTES, ge=1, description="larger files are too large, bytes")
     max_image_pixels: int = Field(MAX_IMAGE_PIXELS, ge=1, description="width x height above this is too large")
@@ -31,35 +54,13 @@ class ValidationLimits(Spec):
     max_quarantined: int = Field(1_000_000, ge=0, description="lines of the quarantine list; further ones are counted")
 
 
-UNREADABLE = "unreadable image"
-MISSING = "missing image"
-TOO_LARGE = "image too large"
-TOO_SMALL = "image too small"
-BAD_PATH = "forbidden path"
-BAD_LINE = "bad line"
-EMPTY = "empty document"
-NO_IMAGE = "no usable image"
-NO_TEXT = "no text"
-DUPLICATE_IMAGE = "duplicate image"
-DUPLICATE_DOCUMENT = "duplicate document"
-WORKER_DIED = "worker died"
-# Codes of UserErrors by what they mean for a picture; any other code is an unreadable one.
-_REASON_BY_CODE = {
-    "bad_path": BAD_PATH,
-    "file_missing": MISSING,
-    "file_too_large": TOO_LARGE,
-    "image_left_out": MISSING,
-    "image_too_large": TOO_LARGE,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Issue:
     """One item of the quarantine list.
 
     Attributes:
-        file, line: where the item stands; line 0: the whole file, or not known.
-        id: of the record, with ``#`` and the picture's name where it is about one.
+        line: from 1; 0: the whole file, or not known.
+        id: of the record, with ``#`` and the image's name for an issue of one image.
         reason: one of a few phrases.
         detail: the particulars.
     """
@@ -72,7 +73,7 @@ class Issue:
 
 
 def image_issue_reason(error: UserError) -> str:
-    """The reason under which a picture that raised ``error`` is counted."""
+    """The reason under which an image that raised ``error`` is counted."""
     return _REASON_BY_CODE.get(error.code, UNREADABLE)
 
 
@@ -84,17 +85,16 @@ class QuarantineFile:
     """
 
     def __init__(self, path: Path | None, most: int) -> None:
-        self.written = 0
-        self.left_out = 0
+        self.written = self.left_out = 0
         self._most = most
         self._file = None if path is None else path.open("w", encoding="utf-8", errors="backslashreplace")
 
-    def add(self, findings: Sequence[Issue]) -> None:
-        for finding in findings:
+    def add(self, issues: Sequence[Issue]) -> None:
+        for issue in issues:
             if self._file is None or self.written >= self._most:
                 self.left_out += 1
             else:
-                self._file.write(json.dumps(asdict(finding), ensure_ascii=False) + "\n")
+                self._file.write(json.dumps(asdict(issue), ensure_ascii=False) + "\n")
                 self.written += 1
 
     def __enter__(self) -> Self:
@@ -108,12 +108,12 @@ class QuarantineFile:
 
 
 class HashSet:
-    """64-bit hashes in sorted arrays: 8 bytes each, twice that while two arrays become one.
+    """64-bit hashes in sorted arrays: 8 bytes each, twice that while two arrays are merged.
 
-    Exact up to ``capacity`` different hashes. Beyond, only those whose lowest bit is 0 are kept and looked for,
-    then those whose two lowest bits are 0, and so on: memory stays the same, and ``duplicates`` becomes an unbiased
-    estimate, since each one found counts for as many as were not looked at. Two different contents share a hash
-    with a chance of n²/2^65 among n: 3 in a million at 10 million.
+    Exact up to ``capacity`` different hashes. Beyond, only those whose lowest bit is 0 are kept and compared, then
+    those whose two lowest bits are 0, and so on: memory stays the same, and ``duplicates`` becomes an unbiased
+    estimate, since each match counts for as many as were not compared. Two different contents share a hash with a
+    probability of n²/2^65 among n: 3 in a million at 10 million.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -124,41 +124,41 @@ class HashSet:
 
     @property
     def share(self) -> float:
-        """Of all hashes, those that are looked at: 1.0 means that ``duplicates`` is exact."""
+        """Share of all hashes that is compared: 1.0 means that ``duplicates`` is exact."""
         return 2.0**-self._skipped_bits
 
     @property
     def distinct(self) -> float:
-        """Different hashes seen, an estimate where ``share`` is below 1."""
+        """Different hashes added, an estimate where ``share`` is below 1."""
         return len(self) / self.share
 
     def __len__(self) -> int:
         return sum(len(run) for run in self._runs)
 
     def add(self, hashes: Sequence[int]) -> np.ndarray:
-        """Add hashes in their order; which of them were there before, earlier ones of the same call included.
+        """Add hashes in order → bool [n]: known before, earlier ones of the same call included.
 
-        Returns: bool [n]; always False for what is not looked at.
+        False for hashes that are not compared.
         """
-        given = np.asarray(hashes, np.uint64)
-        looked_at = self._looked_at(given)
-        unique, first = np.unique(given, return_index=True)
-        known = np.ones(len(given), bool)
+        values = np.asarray(hashes, np.uint64)
+        compared = self._is_compared(values)
+        unique, first = np.unique(values, return_index=True)
+        known = np.ones(len(values), bool)
         known[first] = False
         for run in self._runs:
-            place = np.minimum(np.searchsorted(run, given), len(run) - 1)
-            known |= run[place] == given
-        known &= looked_at
+            index = np.minimum(np.searchsorted(run, values), len(run) - 1)
+            known |= run[index] == values
+        known &= compared
         self.duplicates += float(np.count_nonzero(known)) / self.share
-        fresh = unique[looked_at[first] & ~known[first]]
+        fresh = unique[compared[first] & ~known[first]]
         if len(fresh):
-            self._keep(fresh)
+            self._insert(fresh)
         return known
 
-    def _looked_at(self, hashes: np.ndarray) -> np.ndarray:
+    def _is_compared(self, hashes: np.ndarray) -> np.ndarray:
         return (hashes & np.uint64((1 << self._skipped_bits) - 1)) == 0
 
-    def _keep(self, fresh: np.ndarray) -> None:
+    def _insert(self, fresh: np.ndarray) -> None:
         self._runs.append(fresh)
         while len(self._runs) > 1 and 2 * len(self._runs[-1]) > len(self._runs[-2]):
             last = self._runs.pop()
@@ -166,17 +166,17 @@ class HashSet:
             self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)), kind="stable")
         while len(self) > self.capacity:
             self._skipped_bits += 1
-            kept = [run[self._looked_at(run)] for run in self._runs]
+            kept = [run[self._is_compared(run)] for run in self._runs]
             self._runs = [run for run in kept if len(run)]
 
 
 class Histogram(BaseModel):
-    """How often values fell into each bin, and their exact number, sum and extremes.
+    """Counts of values in fixed bins, and their exact number, sum and extremes; histograms of processes add up.
 
     Attributes:
-        edges: n + 1 rising edges; bin i holds edges[i] <= value < edges[i + 1], the last one its upper edge too.
+        edges: n + 1 rising edges; bin i is edges[i] <= value < edges[i + 1], the last one includes its upper edge.
         counts: of the n bins. A value outside the edges counts in the nearest bin.
-        unit: what a value is.
+        unit: of a value.
     """
 
     edges: list[float]
@@ -189,14 +189,14 @@ class Histogram(BaseModel):
 
     @classmethod
     def of(cls, edges: Sequence[float], unit: str) -> Histogram:
-        """An empty one."""
+        """An empty histogram."""
         return cls(edges=list(edges), counts=[0] * (len(edges) - 1), unit=unit)
 
     def add(self, value: float) -> None:
         if not math.isfinite(value):
             return
-        place = bisect_right(self.edges, value) - 1
-        self.counts[min(max(place, 0), len(self.counts) - 1)] += 1
+        index = bisect_right(self.edges, value) - 1
+        self.counts[min(max(index, 0), len(self.counts) - 1)] += 1
         self.count += 1
         self.total += value
         self.least = value if self.least is None else min(self.least, value)
@@ -209,8 +209,7 @@ class Histogram(BaseModel):
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         self.count += other.count
         self.total += other.total
-        both = [value for value in (self.least, other.least) if value is not None]
-        self.least = min(both)
+        self.least = min(value for value in (self.least, other.least) if value is not None)
         self.most = max(value for value in (self.most, other.most) if value is not None)
 
     @property
@@ -223,12 +222,8 @@ def doubling_edges(last: int) -> list[float]:
     return [0.0, *(float(2**power) for power in range(last + 1))]
 
 
-MAX_GROUPS = 1000
-OTHERS = ("(others)", "(others)")
-
-
 def new_histograms(unit: str) -> dict[str, Histogram]:
-    """One a distribution, empty. ``unit``: of lengths, "tokens" or "words"."""
+    """One empty histogram a distribution. ``unit``: of lengths, "tokens" or "words"."""
     return {
         "images_per_document": Histogram.of([float(number) for number in range(33)], "images"),
         "length": Histogram.of(doubling_edges(20), unit),
@@ -239,7 +234,7 @@ def new_histograms(unit: str) -> dict[str, Histogram]:
 
 @dataclass
 class GroupAccumulator:
-    """What one split of one source holds."""
+    """Counts of one split of one source."""
 
     documents: int = 0
     images: int = 0
@@ -281,33 +276,41 @@ class CorpusCounts:
 
 @dataclass(frozen=True, slots=True)
 class ContentOccurrence:
-    """A content that may stand elsewhere too.
+    """A content that may be a duplicate.
 
     Attributes:
         content: 64 bits of its sha256.
         reference: 64 bits that also cover its name: the same file named twice is no duplicate.
-        finding: what to list if the content was there before.
+        issue: listed if the content is known.
         group: split and source to count it under.
     """
 
     content: int
     reference: int
-    finding: Issue
+    issue: Issue
     group: tuple[str, str]
 
 
 @dataclass
 class ChunkResult:
-    """What one chunk gave."""
+    """Counts, issues and contents of one chunk."""
 
-    tally: CorpusCounts
+    counts: CorpusCounts
     items: int = 0
-    findings: list[Issue] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
     images: list[ContentOccurrence] = field(default_factory=list)
     documents: list[ContentOccurrence] = field(default_factory=list)
 
+    def add_issue(self, issue: Issue, split: str, source: str) -> None:
+        self.issues.append(issue)
+        self.counts.group(split, source).reasons[issue.reason] += 1
 
-MAX_FIRST_ISSUES = 20
+    def merge(self, other: ChunkResult) -> None:
+        self.counts.merge(other.counts)
+        self.items += other.items
+        self.issues += other.issues
+        self.images += other.images
+        self.documents += other.documents
 
 
 class GroupCounts(BaseModel):
@@ -346,37 +349,27 @@ class Report(BaseModel):
 
 
 def assemble_report(
-    tally: CorpusCounts, images: HashSet, documents: HashSet, length_unit: str, **facts: object
+    counts: CorpusCounts, images: HashSet, documents: HashSet, length_unit: str, **fields: object
 ) -> Report:
-    """The report of a whole corpus. ``facts``: the fields that are no counts."""
-    groups = [
-        GroupCounts(
-            split=split,
-            source=source,
-            documents=group.documents,
-            images=group.images,
-            tokens=group.tokens,
-            reasons=dict(sorted(group.reasons.items())),
-        )
-        for (split, source), group in sorted(tally.groups.items())
-    ]
-    reasons: dict[str, int] = {}
-    for group in groups:
-        for reason, number in group.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + number
-    counts = {
+    """The report of a whole corpus. ``fields``: those that are no counts."""
+    groups, reasons = [], Counter[str]()
+    for (split, source), group in sorted(counts.groups.items()):
+        values = {**vars(group), "reasons": dict(sorted(group.reasons.items()))}
+        groups.append(GroupCounts(split=split, source=source, **values))
+        reasons.update(groups[-1].reasons)
+    totals = {
         "documents": sum(group.documents for group in groups),
-        "kinds": dict(sorted(tally.kinds.items())),
+        "kinds": dict(sorted(counts.kinds.items())),
         "images": sum(group.images for group in groups),
         "distinct_images": round(images.distinct),
-        "image_bytes": tally.image_bytes,
-        "image_formats": dict(tally.formats.most_common()),
-        "image_traits": dict(tally.traits.most_common()),
+        "image_bytes": counts.image_bytes,
+        "image_formats": dict(counts.formats.most_common()),
+        "image_traits": dict(counts.traits.most_common()),
         "tokens": sum(group.tokens for group in groups),
         "length_unit": length_unit,
         "reasons": dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
         "groups": groups,
-        "histograms": tally.histograms,
+        "histograms": counts.histograms,
         "duplicates_examined": min(images.share, documents.share),
     }
-    return Report.model_validate({**counts, **facts})
+    return Report.model_validate({**totals, **fields})

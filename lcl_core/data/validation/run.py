@@ -81,8 +81,9 @@ def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     axes.yaxis.set_major_locator(import_optional("matplotlib.ticker", "drawing").MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: format_short(value))
     axes.margins(x=0.01)
-    mean, least, most = histogram.mean or 0.0, histogram.least or 0.0, histogram.most or 0.0
-    words = f"{format_short(histogram.count)} values  ·  mean {format_short(mean)}  ·  {format_short(least)} to {format_short(most)}"
+    values = (histogram.count, histogram.mean or 0.0, histogram.least or 0.0, histogram.most or 0.0)
+    count, mean, least, most = map(format_short, values)
+    words = f"{count} values  ·  mean {mean}  ·  {least} to {most}"
     axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=QUIET)
 
 

@@ -46,22 +46,16 @@ def parse_licence_choice(given: str) -> LicenceChoice:
 
 
 def is_licence_allowed(licence: str, choice: LicenceChoice) -> bool:
-    """Whether works on these terms are taken."""
+    """Whether works under the licence are used."""
     return choice == "any" or TERMS[licence] == choice
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """What a source works with.
+    """Input of a source: folders of its unpacked packages by name, the writer of its images, the licences allowed."""
 
-    Attributes:
-        files: the unpacked packages, by name.
-        pictures: where its pictures go.
-        licences: which works are taken.
-    """
-
-    files: Mapping[str, Path]
-    pictures: ImageWriter
+    packages: Mapping[str, Path]
+    images: ImageWriter
     licences: LicenceChoice = "any"
 
     def allows(self, licence: str) -> bool:
@@ -70,12 +64,12 @@ class SourceFiles:
 
 @dataclass(frozen=True, slots=True)
 class CorpusSource:
-    """One source of pictures and words.
+    """One source of images and texts.
 
     Attributes:
-        about: what it is, for the list of sources.
-        licences: of its works; a line of the corpus carries the one that it is under.
-        build: the same material gives the same rows and pictures.
+        about: description for the list of sources.
+        licences: of its works; each line of the corpus carries its own.
+        build: deterministic: the same packages give the same rows and images.
     """
 
     name: str
@@ -85,9 +79,9 @@ class CorpusSource:
     build: Callable[[SourceFiles], SourceRows]
 
     def needs(self, choice: LicenceChoice) -> tuple[Package, ...]:
-        """The packages without those whose works are not taken."""
+        """The packages whose works are allowed."""
         return tuple(each for each in self.packages if each.licence is None or is_licence_allowed(each.licence, choice))
 
     def has(self, choice: LicenceChoice) -> bool:
-        """Whether anything of it is on these terms."""
+        """Whether any of its works is allowed."""
         return any(is_licence_allowed(licence, choice) for licence in self.licences)

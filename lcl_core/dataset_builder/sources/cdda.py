@@ -20,14 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from lcl_core.dataset_builder.documents import (
-    PairRow,
-    SourceRows,
-    group_documents,
-    hash_fraction,
-    plain_text,
-    split_sentences,
-)
+from lcl_core.data.formats.html.chunking import split_sentences
+from lcl_core.dataset_builder.documents import PairRow, SourceRows, group_documents, hash_fraction, plain_text
 from lcl_core.dataset_builder.images import WHITE, ImageOptions
 from lcl_core.dataset_builder.packages import apt
 from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
@@ -172,12 +166,7 @@ def read_tiles(folder: Path) -> Iterator[Tile]:
 LICENCE = "CC-BY-SA-3.0"
 HELD_OUT = 0.10  # of the names
 MIN_WORDS = 4  # of a description
-SETS = {
-    "UltimateCataclysm": "train",
-    "MshockXotto+": "train",
-    "BrownLikeBears": "train",
-    "Cuteclysm": "test_vendor",
-}
+SETS = {"UltimateCataclysm": "train", "MshockXotto+": "train", "BrownLikeBears": "train", "Cuteclysm": "test_vendor"}
 CATEGORIES = {
     "COMESTIBLE": "food and drink", "MONSTER": "creature", "GENERIC": "item", "ARMOR": "clothing", "TOOL": "tool",
     "BOOK": "book", "furniture": "furniture", "terrain": "terrain", "TOOL_ARMOR": "clothing", "MAGAZINE": "item",
@@ -190,7 +179,6 @@ _LEFT_OUT = re.compile(
 )
 _TAG = re.compile(r"</?[\w_ -]+>")
 _UNUSUAL = re.compile(r"[^\w-]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _ROOT = "usr/share/games/cataclysm-dda/"
 _PACKAGE = apt(
     "cataclysm-dda-data", "0.H-1", "6b225d32b22197e1cf7449aea22027664fca63dccbfbcbcf1af4e3e03a4f2a1c",
@@ -198,10 +186,10 @@ _PACKAGE = apt(
 )  # fmt: skip
 
 
-def build(material: SourceFiles) -> SourceRows:
-    root = material.files[_PACKAGE.name] / _ROOT
+def build(files: SourceFiles) -> SourceRows:
+    root = files.packages[_PACKAGE.name] / _ROOT
     entities = load_entities(root / "json", CATEGORIES)
-    pairs = [pair for name in SETS for pair in _pairs(material, entities, root, name)]
+    pairs = [pair for name in SETS for pair in _pairs(files, entities, root, name)]
     return SourceRows(
         pairs, list(group_documents(pairs, _topic, lambda pair: split_sentences(pair.long or ""), LICENCE, _title))
     )
@@ -215,15 +203,15 @@ def _title(topic: tuple[str, ...]) -> str:
     return f"{topic[1]}."
 
 
-def _pairs(material: SourceFiles, entities: GameEntities, root: Path, team: str) -> Iterator[PairRow]:
+def _pairs(files: SourceFiles, entities: GameEntities, root: Path, team: str) -> Iterator[PairRow]:
     """The same drawing for several things is taken for the first of them."""
     drawn: set[bytes] = set()
     named: set[str] = set()
     for tile in read_tiles(root / "gfx" / team):
         for id in tile.ids:
-            told = None if id in named else _describe(entities, id)
-            image = None if told is None else tile.image()
-            if told is None or image is None:
+            described = None if id in named else _describe(entities, id)
+            image = None if described is None else tile.image()
+            if described is None or image is None:
                 continue
             digest = hashlib.sha256(image.tobytes()).digest()
             if digest in drawn:
@@ -231,9 +219,9 @@ def _pairs(material: SourceFiles, entities: GameEntities, root: Path, team: str)
             drawn.add(digest)
             named.add(id)
             place = f"cdda/{team.replace('+', '')}/{_UNUSUAL.sub('_', id)}"
-            put = material.pictures.put(_on_square(image), place, ImageOptions(lossless=True))
+            put = files.images.put(_on_square(image), place, ImageOptions(lossless=True))
             if put is not None:
-                yield _pair(put, team, told)
+                yield _pair(put, team, described)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,22 +243,19 @@ def _describe(entities: GameEntities, id: str) -> _Description | None:
     return None if _LEFT_OUT.search(f"{name} {description}") else _Description(name, description, category)
 
 
-def _pair(image: str, team: str, told: _Description) -> PairRow:
-    first = _SENTENCE_END.split(told.description)[0]
-    unseen = hash_fraction(f"cdda:{told.name.lower()}") < HELD_OUT
-    split = {
-        ("train", True): "test_concept",
-        ("test_vendor", True): "test_both",
-    }.get((SETS[team], unseen), SETS[team])
+def _pair(image: str, team: str, described: _Description) -> PairRow:
+    first = split_sentences(described.description)[0]
+    unseen = hash_fraction(f"cdda:{described.name.lower()}") < HELD_OUT
+    split = {("train", True): "test_concept", ("test_vendor", True): "test_both"}.get((SETS[team], unseen), SETS[team])
     return PairRow(
         image,
-        (f"{told.name}. {first}", told.name),
-        {"concept": told.name, "category": told.category},
+        (f"{described.name}. {first}", described.name),
+        {"concept": described.name, "category": described.category},
         split,
         "cdda",
         LICENCE,
         vendor=team,
-        long=f"{told.name}. {told.description}",
+        long=f"{described.name}. {described.description}",
     )
 
 

@@ -23,7 +23,7 @@ from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
 
 Drawing = str | Path  # a vector drawing's source, or a file of pixels
 Role = Literal["train", "val", "test"]
-_ICONIFY_FILES = ("icons.json", "chars.json")
+_JSON = ("icons.json", "chars.json")
 _ICONIFY_SIDE = 16  # Iconify's, where a set says nothing
 _VARIANT = "fe0f"
 
@@ -46,17 +46,17 @@ class DrawingSet:
 
 SETS = (
     DrawingSet("twemoji", "train", "CC-BY-4.0", npm(
-        "@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7", *_ICONIFY_FILES)),
+        "@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7", *_JSON)),
     DrawingSet("noto", "train", "Apache-2.0", npm(
-        "@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", *_ICONIFY_FILES)),
+        "@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", *_JSON)),
     DrawingSet("noto-v1", "train", "Apache-2.0", npm(
-        "@iconify-json/noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", *_ICONIFY_FILES)),
+        "@iconify-json/noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", *_JSON)),
     DrawingSet("emojione", "train", "CC-BY-4.0", npm(
         "@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
-        *_ICONIFY_FILES)),
+        *_JSON)),
     DrawingSet("streamline", "val", "CC-BY-4.0", npm(
         "@iconify-json/streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
-        *_ICONIFY_FILES)),
+        *_JSON)),
     DrawingSet("openmoji", "test", "CC-BY-SA-4.0", npm(
         "openmoji", "17.0.0", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", "color/svg/"),
         "color/svg/*.svg"),
@@ -65,7 +65,7 @@ SETS = (
         "assets/"), "assets/*.webp"),
     DrawingSet("fluent-flat", "test", "MIT", npm(
         "@iconify-json/fluent-emoji-flat", "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-        *_ICONIFY_FILES)),
+        *_JSON)),
 )  # fmt: skip
 
 
@@ -146,17 +146,17 @@ class Concept:
     labels: dict[str, str]
 
 
-def build(material: SourceFiles) -> SourceRows:
-    data = material.files[_DATA.name] / "en"
+def build(files: SourceFiles) -> SourceRows:
+    data = files.packages[_DATA.name] / "en"
     entries = _read_json(data / "data.json")
     concepts = list(_concepts(entries, _read_json(data / "messages.json")))
     slugs = name_slugs((entry["label"], entry["hexcode"]) for entry in entries)
     drawings = {
-        each.name: read_drawings(each, material.files[each.package.name], slugs)
+        each.name: read_drawings(each, files.packages[each.package.name], slugs)
         for each in SETS
-        if material.allows(each.licence)
+        if files.allows(each.licence)
     }
-    pairs = list(_pairs(material, concepts, drawings))
+    pairs = list(_pairs(files, concepts, drawings))
     return SourceRows(pairs, list(emoji_documents(pairs)))
 
 
@@ -203,9 +203,7 @@ def _split(role: str, concept: Concept) -> str | None:
     }.get((role, unseen))
 
 
-def _pairs(
-    material: SourceFiles, concepts: list[Concept], drawings: dict[str, dict[str, Drawing]]
-) -> Iterator[PairRow]:
+def _pairs(files: SourceFiles, concepts: list[Concept], drawings: dict[str, dict[str, Drawing]]) -> Iterator[PairRow]:
     found: list[tuple[PairRow, Drawing]] = []
     for concept in concepts:
         for each in SETS:
@@ -217,7 +215,7 @@ def _pairs(
     pixels = iter(map_in_processes(partial(rasterise_svg, side=SIDE), vectors, at_once=64))
     for pair, drawing in found:
         picture = next(pixels) if isinstance(drawing, str) else drawing
-        image = None if picture is None else material.pictures.put(picture, pair.image, ImageOptions(side=SIDE))
+        image = None if picture is None else files.images.put(picture, pair.image, ImageOptions(side=SIDE))
         if image is not None:
             yield replace(pair, image=image)
 

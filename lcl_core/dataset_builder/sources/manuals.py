@@ -5,30 +5,22 @@ from __future__ import annotations
 import os.path
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from lcl_core.dataset_builder.documents import (
-    DocumentRow,
-    PageContent,
-    PageImage,
-    SourceRows,
-    build_documents,
-    hash_fraction,
-    page_images,
-    page_items,
-)
+from lcl_core.data.formats.base import BadValue
+from lcl_core.data.formats.html.parser import ImageItem, PageItem, TextItem, parse_page
+from lcl_core.dataset_builder.documents import DocumentRow, SourceRows, build_documents, hash_fraction
 from lcl_core.dataset_builder.images import ImageOptions, safe_image_name
 from lcl_core.dataset_builder.packages import Package, apt
 from lcl_core.dataset_builder.sources.base import CorpusSource, SourceFiles
 
-MAX_PAGES = 5  # a picture on more than that is an icon, a logo or a warning sign
+MAX_PAGES = 5  # an image on more than that is an icon, a logo or a warning sign
 VAL = 0.05  # of the pages
 _IMAGE_OPTIONS = ImageOptions(shortest=32, aspect=6)
 _IMAGE_FILE = re.compile(r"\.(png|jpe?g|webp|gif)(\.gz)?$", re.IGNORECASE)
-_BODY = re.compile(r"<body[^>]*>.*</body>", re.DOTALL)
 _FOLDERS = ("/help/", "/html/", "usr/share/")  # what is before them is left out of names
 
 
@@ -38,7 +30,6 @@ class Manual:
 
     Attributes:
         pages: pattern of their names.
-        main: what of a page is its content.
         others: further packages, for what the first one only links to.
     """
 
@@ -47,17 +38,16 @@ class Manual:
     licence: str
     package: Package
     pages: str
-    main: re.Pattern[str] = _BODY
     others: tuple[Package, ...] = ()
 
 
-def build(manual: Manual, material: SourceFiles) -> SourceRows:
-    root = material.files[manual.package.name]
+def build(manual: Manual, files: SourceFiles) -> SourceRows:
+    root = files.packages[manual.package.name]
     pages = list(_pages(manual, root))
-    uses = Counter(place for _, items in pages for place in {figure.image for figure in page_images(items)})
+    uses = Counter(name for _, items in pages for name in {item.sources[0] for item in _images(items)})
     documents: list[DocumentRow] = []
     for page, items in pages:
-        kept = list(_usable_items(manual.name, material, root, items, uses))
+        kept = list(_save_images(manual.name, files, root, items, uses))
         split = "val" if hash_fraction(f"doc:{page}") < VAL else "train"
         for number, (texts, placed) in enumerate(build_documents(kept)):
             url = f"{manual.name}:{page}#{number}"
@@ -65,47 +55,58 @@ def build(manual: Manual, material: SourceFiles) -> SourceRows:
     return SourceRows((), documents)
 
 
-def _pages(manual: Manual, root: Path) -> Iterator[tuple[str, list[PageContent]]]:
-    """Name and contents of each page with pictures, these by their files, relative to ``root``."""
+def _images(items: Iterable[PageItem]) -> Iterator[ImageItem]:
+    return (item for item in items if isinstance(item, ImageItem))
+
+
+def _pages(manual: Manual, root: Path) -> Iterator[tuple[str, list[PageItem]]]:
+    """Name and items of each page with images; an image has one source, its file relative to ``root``."""
     for path in sorted(root.glob(manual.pages), key=lambda path: path.as_posix()):
-        main = manual.main.search(path.read_text(encoding="utf-8", errors="replace"))
-        if main is None or "<img" not in main[0]:
+        try:
+            items = parse_page(path.read_text(encoding="utf-8", errors="replace")).items
+        except BadValue:
             continue
-        page = path.relative_to(root).as_posix()
-        yield page, list(_locate_images(root, page, page_items(main[0])))
+        if any(_images(items)):
+            page = path.relative_to(root).as_posix()
+            files = {item.sources: _image_file(root, page, item.sources[0]) for item in _images(items) if item.sources}
+            yield page, list(_replace_images(items, lambda item, files=files: files.get(item.sources)))
 
 
-def _locate_images(root: Path, page: str, items: list[PageContent]) -> Iterator[PageContent]:
+def _replace_images(items: Iterable[PageItem], name_of: Callable[[ImageItem], str | None]) -> Iterator[PageItem]:
+    """The items with images named by ``name_of``; of an image without a name the captions stay, as texts."""
     for item in items:
-        if not isinstance(item, PageImage):
+        name = name_of(item) if isinstance(item, ImageItem) else None
+        if not isinstance(item, ImageItem):
             yield item
-        elif (place := _image_file(root, page, item.image)) is not None:
-            yield PageImage(place, item.alt)
+        elif name is not None:
+            yield replace(item, sources=(name,))
+        else:
+            yield from (TextItem(caption, item.block) for caption in item.captions)
 
 
 def _image_file(root: Path, page: str, source: str) -> str | None:
-    """The picture's file, perhaps compressed, relative to ``root``; None for what is elsewhere or no picture."""
-    if not source or source.startswith(("http", "data:")):
+    """The image's file, maybe gzipped, relative to ``root``; None for another place, or no image."""
+    if source.startswith(("http", "data:")):
         return None
-    bare = source.split("?")[0].split("#")[0]
-    place = os.path.normpath(os.path.join(os.path.dirname(page), bare))
-    if place.startswith(("..", "/")):
+    name = os.path.normpath(os.path.join(os.path.dirname(page), source.split("?")[0].split("#")[0]))
+    if name.startswith(("..", "/")):
         return None
-    found = (name for name in (place, f"{place}.gz") if _IMAGE_FILE.search(name) and (root / name).is_file())
-    return next(found, None)
+    names = (name, f"{name}.gz")
+    return next((each for each in names if _IMAGE_FILE.search(each) and (root / each).is_file()), None)
 
 
-def _usable_items(
-    name: str, material: SourceFiles, root: Path, items: list[PageContent], uses: Counter[str]
-) -> Iterator[PageContent]:
-    """The items without icons and what cannot be used, pictures by their names in the corpus."""
-    for item in items:
-        if not isinstance(item, PageImage):
-            yield item
-        elif uses[item.image] <= MAX_PAGES:
-            image = material.pictures.put(root / item.image, f"{name}/{_image_name(item.image)}", _IMAGE_OPTIONS)
-            if image is not None:
-                yield PageImage(image, item.alt)
+def _save_images(
+    name: str, files: SourceFiles, root: Path, items: list[PageItem], uses: Counter[str]
+) -> Iterator[PageItem]:
+    """The items without icons and unusable images; images have their names in the corpus."""
+
+    def save(item: ImageItem) -> str | None:
+        source = item.sources[0]
+        if uses[source] > MAX_PAGES:
+            return None
+        return files.images.put(root / source, f"{name}/{_image_name(source)}", _IMAGE_OPTIONS)
+
+    return _replace_images(items, save)
 
 
 def _image_name(place: str) -> str:
@@ -120,7 +121,7 @@ MANUALS = (
     Manual("blender", "the Blender manual", "CC-BY-SA-4.0", apt(
         "blender-doc", "4.3-1", "5b6a1393428420e3e4cdc41dd982a7909f309a5a0c648d476325066058e4ea02",
         f"{_DOC}blender-doc/html/"),
-        f"{_DOC}blender-doc/html/**/*.html", re.compile(r"<article[^>]*>.*?</article>", re.DOTALL)),
+        f"{_DOC}blender-doc/html/**/*.html"),
     Manual("gimp", "GIMP's manual", "GFDL-1.2+ no invariants", apt(
         "gimp-help-en", "3.0.0-4", "b18e0b0763de45eb66a65305c443cf2a03572ec42fc01d6bb2817c5b33e600bf",
         "usr/share/gimp/3.0/help/en/"),
@@ -129,14 +130,14 @@ MANUALS = (
                     "53a694f8cfe47d04aac2e197b91744e1600d7886c5695b8ecb8dee9f527897bb"),)),
     Manual("gnucash", "GnuCash's manual and guide", "GFDL-1.1+ no invariants", apt(
         "gnucash-docs", "5.10-0.1", "ae8609e8cbc846be54ccd08dab6cae21b1012386f5ee474ca88544f01314b7a4",
-        # some English pictures are links to the German translation's
+        # some English images are links to the German translation's
         *(f"{_DOC}gnucash-docs/gnucash-{part}/" for part in (
             "guide-en", "manual-en", "guide-de/figures", "manual-de/figures"))),
         f"{_DOC}gnucash-docs/gnucash-*-en/*.html"),
     Manual("openshot", "OpenShot's guide", "GPL-3.0-or-later", apt(
         "openshot-qt-doc", "3.1.1+dfsg1-3", "fcb9d7ecb26e7120da35f8bc86764ed219915d3af42e9f3cd8c56be7c3ac8c2a",
         f"{_DOC}openshot-qt/html/"),
-        f"{_DOC}openshot-qt/html/**/*.html", re.compile(r'<div role="main".*', re.DOTALL)),
+        f"{_DOC}openshot-qt/html/**/*.html"),
     Manual("pngguide", "the book PNG: The Definitive Guide", "GFDL-1.1+ no invariants", apt(
         "png-definitive-guide", "20060430-4", "3a6f84106f6dbba83663d6e19a4a901b503b75a31ae35623b9194582299dacd6",
         f"{_DOC}png-definitive-guide/"),

@@ -60,14 +60,14 @@ class _Drawing:
     words: _DrawingTexts
 
 
-def build(material: SourceFiles) -> SourceRows:
-    png, svg = (material.files[package.name] for package in _PACKAGES)
+def build(files: SourceFiles) -> SourceRows:
+    png, svg = (files.packages[package.name] for package in _PACKAGES)
     drawings = list(_drawings(png / _PNG, svg / _SVG))
-    files = [(drawing.pixels, drawing.vectors) for drawing in drawings]
-    small = map_in_processes(partial(shrink_drawing, side=material.pictures.side), files, processes=LARGE_PROCESSES)
+    paths = [(drawing.pixels, drawing.vectors) for drawing in drawings]
+    small = map_in_processes(partial(shrink_drawing, side=files.images.side), paths, processes=LARGE_PROCESSES)
     pairs: list[PairRow] = []
     for drawing, data in zip(drawings, small, strict=True):
-        image = None if data is None else material.pictures.put(data, f"openclipart/{drawing.name}", _IMAGE_OPTIONS)
+        image = None if data is None else files.images.put(data, f"openclipart/{drawing.name}", _IMAGE_OPTIONS)
         if image is not None:
             pairs.append(_pair(image, drawing))
     return SourceRows(pairs, list(clipart_documents(pairs)))

@@ -17,9 +17,9 @@ _PACKAGE = apt(
 )  # fmt: skip
 
 
-def build(material: SourceFiles) -> SourceRows:
-    root = material.files[_PACKAGE.name] / _ROOT
-    pairs = [pair for key, path in _stamps(root) if (pair := _pair(material, key, path)) is not None]
+def build(files: SourceFiles) -> SourceRows:
+    root = files.packages[_PACKAGE.name] / _ROOT
+    pairs = [pair for key, path in _stamps(root) if (pair := _pair(files, key, path)) is not None]
     documents = group_documents(pairs, lambda pair: pair.labels["subcategory"], lambda pair: pair.captions[:1], LICENCE)
     return SourceRows(pairs, list(documents))
 
@@ -35,14 +35,14 @@ def _stamps(root: Path) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def _pair(material: SourceFiles, key: str, path: Path) -> PairRow | None:
+def _pair(files: SourceFiles, key: str, path: Path) -> PairRow | None:
     caption = plain_text(path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").partition("\n")[0])
     if not caption:
         return None
     picture: Path | bytes | None = path
     if path.suffix == ".svg":
-        picture = rasterise_svg(path.read_text(encoding="utf-8", errors="replace"), material.pictures.side)
-    image = None if picture is None else material.pictures.put(picture, f"stamps/{safe_image_name(key)}")
+        picture = rasterise_svg(path.read_text(encoding="utf-8", errors="replace"), files.images.side)
+    image = None if picture is None else files.images.put(picture, f"stamps/{safe_image_name(key)}")
     if image is None:
         return None
     folders = key.split("/")

@@ -1,6 +1,6 @@
 """The Battle for Wesnoth: portraits and sprites of its units with their descriptions, and an article on each people.
 
-A document is an article's next sentences, then four units of the people, each picture before its text: the texts as
+A document is an article's next sentences, then four units of the people, each image before its text: the texts as
 they were written, the order ours.
 """
 
@@ -11,18 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lcl_core.data.formats.html.chunking import split_sentences
+from lcl_core.data.formats.html.parser import ImageItem, PageItem, TextItem
 from lcl_core.dataset_builder.documents import (
     DocumentRow,
-    PageContent,
-    PageImage,
-    PageText,
     PairRow,
     SourceRows,
     build_documents,
     hash_fraction,
     plain_text,
     split_by_hash,
-    split_sentences,
 )
 from lcl_core.dataset_builder.images import safe_image_name
 from lcl_core.dataset_builder.packages import apt
@@ -49,12 +47,12 @@ _ANIMATION = re.compile(r"\[[^\]]*\]")
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """``pictures``: names below the images' folder, the portrait first where there is one."""
+    """``images``: names below the images' folder, the portrait first where there is one."""
 
     name: str
     text: str
     race: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,8 @@ class _Race:
     text: str = ""
 
 
-def build(material: SourceFiles) -> SourceRows:
-    root = material.files[_PACKAGE.name] / _ROOT
+def build(files: SourceFiles) -> SourceRows:
+    root = files.packages[_PACKAGE.name] / _ROOT
     races = dict(_races((root / "units.cfg").read_text(encoding="utf-8")))
     families: dict[tuple[str, str], list[_Unit]] = {}
     for folder, unit in _units(root):
@@ -72,10 +70,10 @@ def build(material: SourceFiles) -> SourceRows:
     pairs: list[PairRow] = []
     documents: list[DocumentRow] = []
     for (race, folder), units in sorted(families.items(), key=lambda family: family[0]):
-        told = races.get(race, _Race(race))
+        article = races.get(race, _Race(race))
         for start in range(0, len(units), UNITS):
             chunk = units[start : start + UNITS]
-            items = [*_introduction(told, start), *_unit_items(material, root, chunk, pairs)]
+            items = [*_introduction(article, start), *_unit_items(files, root, chunk, pairs)]
             documents += _documents(items, f"wesnoth:{folder}/{race}/{start}", f"wes{race}{start}")
     return SourceRows(pairs, documents)
 
@@ -88,14 +86,14 @@ def _races(config: str) -> Iterator[tuple[str, _Race]]:
 
 
 def _units(root: Path) -> Iterator[tuple[str, _Unit]]:
-    """Folder and unit of each file that has a name, a description and a picture."""
+    """Folder and unit of each file that has a name, a description and an image."""
     for path in sorted((root / "units").rglob("*.cfg"), key=lambda path: path.as_posix()):
         config = path.read_text(encoding="utf-8")
         name, text = _UNIT_NAME.search(config), _UNIT_TEXT.search(config)
-        shown = [_image_name(config, key) for key in ("profile", "image")]
-        pictures = tuple(picture for picture in shown if _is_image(root, picture))
-        if name and text and pictures:
-            yield path.parent.name, _Unit(name[1], _strip_markup(text[1]), _value(config, "race") or "other", pictures)
+        names = (_image_name(config, key) for key in ("profile", "image"))
+        images = tuple(each for each in names if _is_image(root, each))
+        if name and text and images:
+            yield path.parent.name, _Unit(name[1], _strip_markup(text[1]), _value(config, "race") or "other", images)
 
 
 def _value(config: str, key: str) -> str:
@@ -117,30 +115,28 @@ def _strip_markup(text: str) -> str:
     return plain_text(_MARKUP.sub(" ", text))
 
 
-def _introduction(race: _Race, start: int) -> Iterator[PageContent]:
-    """Document by document, a walk through the article on the people."""
-    yield PageText(f"{race.title}.")
+def _introduction(race: _Race, start: int) -> Iterator[PageItem]:
+    """The article's next sentences, chunk by chunk of the units."""
+    yield TextItem(f"{race.title}.", 0)
     if race.text:
         article = split_sentences(race.text)
-        at = start * 2 % len(article)
-        yield PageText(" ".join(article[at : at + _INTRODUCTION]))
+        first = start * 2 % len(article)
+        yield TextItem(" ".join(article[first : first + _INTRODUCTION]), 0)
 
 
-def _unit_items(material: SourceFiles, root: Path, units: list[_Unit], pairs: list[PairRow]) -> Iterator[PageContent]:
-    """The units as items of a document; each also becomes a pair. What is held out stays out of the document."""
+def _unit_items(files: SourceFiles, root: Path, units: list[_Unit], pairs: list[PairRow]) -> Iterator[PageItem]:
+    """The units as items of a document; each also becomes a pair. Held-out units stay out of the document."""
     for unit in units:
-        split = split_by_hash(f"wes:images/{unit.pictures[0]}")  # by portrait, which some units share
-        for picture in unit.pictures:
-            image = material.pictures.put(root / "images" / picture, f"wesnoth/{safe_image_name(picture[:-4])}")
+        split = split_by_hash(f"wes:images/{unit.images[0]}")  # by portrait, which some units share
+        for name in unit.images:
+            image = files.images.put(root / "images" / name, f"wesnoth/{safe_image_name(name[:-4])}")
             if image is None:
                 continue
-            first = picture == unit.pictures[0]
+            first = name == unit.images[0]
             if split == "train":
-                yield PageImage(image, unit.name)
-                if first:
-                    yield PageText(unit.name, caption=True)
-                    if unit.text:
-                        yield PageText(unit.text)
+                yield ImageItem((image,), unit.name, 0, captions=[unit.name] if first else [])
+                if first and unit.text:
+                    yield TextItem(unit.text, 0)
             if first:
                 pairs.append(_pair(image, unit, split))
 
@@ -152,7 +148,7 @@ def _pair(image: str, unit: _Unit, split: str) -> PairRow:
     )
 
 
-def _documents(items: list[PageContent], url: str, key: str) -> Iterator[DocumentRow]:
+def _documents(items: list[PageItem], url: str, key: str) -> Iterator[DocumentRow]:
     split = "val" if hash_fraction(key) < _VAL else "train"
     for number, (texts, placed) in enumerate(build_documents(items, MAX_WORDS)):
         yield DocumentRow(f"{url}.{number}", "wesnoth", LICENCE, tuple(texts), tuple(placed), split)

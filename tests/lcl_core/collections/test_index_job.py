@@ -21,7 +21,7 @@ from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_j
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
-from lcl_core.data.corpus.base import CaptionPair
+from lcl_core.data.records import CaptionPair
 from lcl_core.serving.engine import EncoderEngine
 
 

@@ -53,8 +53,8 @@ def laid(kit: Any, *parts: str, broken: tuple[str, ...] = ()) -> Record:
 
     segments = tuple(ImageSegment(part) if part in COLOURS else TextSegment(part) for part in parts)
     names = dict.fromkeys(part for part in parts if part in COLOURS)
-    pictures = tuple(RecordImage(name, lambda name=name: load(name)) for name in names)
-    return Record("doc:1", Laid(segments), pictures, source="wiki", extra={"url": "u"})
+    images = tuple(RecordImage(name, lambda name=name: load(name)) for name in names)
+    return Record("doc:1", Laid(segments), images, source="wiki", extra={"url": "u"})
 
 
 def pairs_of(record: Record | BadItem) -> dict[str, int]:
@@ -87,7 +87,7 @@ def test_a_sequence_becomes_sentences_with_their_images(kit: Any) -> None:
     assert (got.id, got.source, got.extra) == ("doc:1", "wiki", {"url": "u"})
     assert got.body.sentences[2] == "nothing"  # type: ignore[union-attr]
     assert got.body.matches[0].similarity == pytest.approx(1, abs=0.01)  # type: ignore[union-attr]
-    assert {picture.name: picture.load() for picture in got.pictures} == {
+    assert {image.name: image.load() for image in got.images} == {
         name: kit.png(COLOURS[name]) for name in ("red", "green", "blue")
     }
 
@@ -95,13 +95,13 @@ def test_a_sequence_becomes_sentences_with_their_images(kit: Any) -> None:
 def test_no_sentence_gets_two_and_the_image_that_fits_least_is_left_out(kit: Any) -> None:
     (got,) = match_records([laid(kit, "red", "red", "a red thing", "green", "blue", "green grass")], ENCODER)
     assert pairs_of(got) == {"red": 0, "green": 1}
-    assert [picture.name for picture in got.pictures] == ["red", "green"]  # type: ignore[union-attr]
+    assert [image.name for image in got.images] == ["red", "green"]  # type: ignore[union-attr]
 
 
 def test_matches_without_scores_are_made_anew(kit: Any) -> None:
     body = MatchedDocument(("green", "red"), (ImageMatch("red", 0, 0.0), ImageMatch("green", 0, 0.0)))
-    pictures = tuple(RecordImage(name, lambda name=name: kit.png(COLOURS[name])) for name in ("red", "green"))
-    (got,) = match_records([Record("a:1", body, pictures)], ENCODER)
+    images = tuple(RecordImage(name, lambda name=name: kit.png(COLOURS[name])) for name in ("red", "green"))
+    (got,) = match_records([Record("a:1", body, images)], ENCODER)
     assert pairs_of(got) == {"red": 1, "green": 0}
 
 

@@ -58,7 +58,7 @@ def test_other_modes_go_through_pillow(mode: str) -> None:
     fast = augment(image, 32, random.Random(0), spec, cropper=TorchCropper())
     assert np.array_equal(fast, augment(image, 32, random.Random(0), spec, cropper=PILLOW_CROPPER))
     box = (0, 0, 30, 30)
-    assert TorchCropper().picture(image, box, 16).tobytes() == PILLOW_CROPPER.picture(image, box, 16).tobytes()
+    assert TorchCropper().crop(image, box, 16).tobytes() == PILLOW_CROPPER.crop(image, box, 16).tobytes()
 
 
 @pytest.mark.parametrize(

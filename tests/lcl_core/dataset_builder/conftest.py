@@ -103,7 +103,7 @@ class Kit:
         """The source, its packages in the cache. ``contents``: files by package; the others are empty."""
         return replace(source, packages=tuple(self.pack(each, contents.get(each.name, {})) for each in source.packages))
 
-    def material(
+    def source_files(
         self, source: CorpusSource, contents: Mapping[str, Files], licences: LicenceChoice = "any"
     ) -> SourceFiles:
         """What the source works with when its packages hold these files."""

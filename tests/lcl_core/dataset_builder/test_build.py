@@ -70,9 +70,9 @@ def test_an_interrupted_build_goes_on_after_what_it_had_finished(
     built: list[str] = []
 
     def counted(source: CorpusSource, fails: bool = False) -> CorpusSource:
-        def work(material: Any) -> Any:
+        def work(files: Any) -> Any:
             built.append(source.name)
-            found = source.build(material)
+            found = source.build(files)
             if fails:
                 raise KeyboardInterrupt
             return found

@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
-
-from lcl_core.dataset_builder.documents import hash_fraction, plain_text, split_by_hash, split_sentences
+from lcl_core.dataset_builder.documents import hash_fraction, plain_text, split_by_hash
 
 
 def test_entities_and_blanks() -> None:
     assert plain_text("  a &amp; b\n\t c ") == "a & b c"
     assert plain_text(None) == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Open the lid. Close it again now.", ["Open the lid.", "Close it again now."]),
-        ("See fig. 3 on the page. (It is small, though.)", ["See fig. 3 on the page.", "(It is small, though.)"]),
-        ("Stop! Do not open it.", ["Stop! Do not open it."]),
-        ("Open the lid now. Done.", ["Open the lid now. Done."]),
-        ("version 1.2 of e.g. that", ["version 1.2 of e.g. that"]),
-        ("", [""]),
-    ],
-)
-def test_sentences(text: str, expected: list[str]) -> None:
-    assert split_sentences(text) == expected
 
 
 def test_shares_are_known_numbers() -> None:

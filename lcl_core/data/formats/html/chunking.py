@@ -85,7 +85,7 @@ def image_units(name: str, texts: list[str], max_words: int) -> list[ChunkUnit]:
 def chunk_units(units: list[ChunkUnit], max_images: int, max_words: int) -> Iterator[list[ChunkUnit]]:
     """Pieces in order that hold all units, each within both bounds.
 
-    A piece ends before a heading if that leaves it at least half full, else where the bound is met.
+    A chunk ends before a heading if that leaves it at least half full, else where the bound is met.
     """
     piece: list[ChunkUnit] = []
     images = words = 0

@@ -43,7 +43,7 @@ class RemoteImage:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """A picture inside the page; the name is made from its content."""
+    """A image inside the page; the name is made from its content."""
 
     name: str
     data: bytes
@@ -146,19 +146,19 @@ _REASONS = {"bad_path": "image outside the folder", "file_too_large": "image too
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """A picture that is there.
+    """A image that is there.
 
     Attributes:
-        key: the same for the same picture, on whichever page.
-        picture: to be loaded.
+        key: the same for the same image, on whichever page.
+        image: to be loaded.
     """
 
     key: str
-    picture: RecordImage
+    image: RecordImage
 
 
 class SiteImages:
-    """Finds what pages refer to, and remembers a verdict on each distinct picture.
+    """Finds what pages refer to, and remembers a verdict on each distinct image.
 
     Args:
         store: the site.
@@ -187,7 +187,7 @@ class SiteImages:
         return problems[0]
 
     def judge(self, found: ResolvedImage) -> RejectedImage | None:
-        """Why a picture is left out, or None. Only its header is decoded."""
+        """Why an image is left out, or None. Only its header is decoded."""
         if found.key not in self._verdicts:
             self._verdicts[found.key] = self._measure(found)
         return self._verdicts[found.key]
@@ -216,9 +216,9 @@ class SiteImages:
             return False
 
     def _measure(self, found: ResolvedImage) -> RejectedImage | None:
-        name = found.picture.name
+        name = found.image.name
         try:
-            data = found.picture.load()
+            data = found.image.load()
         except UserError as error:
             missing = "remote image" if "://" in found.key else "missing image"
             reason = missing if error.code == "file_missing" else _REASONS.get(error.code, "unreadable image")

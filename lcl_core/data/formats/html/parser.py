@@ -248,7 +248,7 @@ class HtmlParser:
         self._block = 0
         self._caption = 0  # depth of captions
         self._frames: list[tuple[int, list[str]]] = []  # each open figure: where its items start, its captions
-        self._sets: list[str] = []  # srcset of the sources of a picture
+        self._sets: list[str] = []  # srcset of the sources of an image
         self._regions = _MainRegions()
         self._title: list[str] = []
         self._in_title = False
@@ -333,13 +333,13 @@ class HtmlParser:
             kind = "article" if tag == "article" and "role" not in attributes else "main"
             self._regions.open(kind, len(self._items))
         elif tag == "img":
-            self._picture(attributes)
+            self._add_image(attributes)
         elif tag == "source":
             self._sets.append(attributes.get("srcset", ""))
         elif tag == "base" and not self._base:
             self._base = attributes.get("href", "")
 
-    def _picture(self, attributes: Mapping[str, str]) -> None:
+    def _add_image(self, attributes: Mapping[str, str]) -> None:
         self._flush()
         self._figures += 1
         if self._figures > MAX_PAGE_IMAGES:
@@ -420,7 +420,7 @@ def _collapse(text: str) -> str:
 
 
 def _image_sources(attributes: Mapping[str, str], sets: list[str]) -> tuple[str, ...]:
-    """References to one picture, the best first; where pages load lazily, ``src`` is only a placeholder."""
+    """References to one image, the best first; where pages load lazily, ``src`` is only a placeholder."""
     plain = attributes.get("src", "")
     lazy = [attributes[name] for name in _LAZY if name in attributes]
     several = [*_parse_srcset(attributes.get("srcset", "")), *_parse_srcset(attributes.get("data-srcset", ""))]

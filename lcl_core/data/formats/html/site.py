@@ -57,9 +57,9 @@ SAMPLED_PAGES = 1000
 
 
 class BoilerplateDetector:
-    """Counts over a first walk. Texts are counted on a sample of evenly spaced pages, pictures on all.
+    """Counts over a first walk. Texts are counted on a sample of evenly spaced pages, images on all.
 
-    Memory: about 100 bytes a distinct text of the sample and a distinct picture of the site.
+    Memory: about 100 bytes a distinct text of the sample and a distinct image of the site.
 
     Args:
         pages: how many the site has.
@@ -69,11 +69,11 @@ class BoilerplateDetector:
         self._step = -(-pages // SAMPLED_PAGES) or 1
         self._sampled = 0
         self._texts: Counter[bytes] = Counter()
-        self._pictures: Counter[bytes] = Counter()
+        self._images: Counter[bytes] = Counter()
 
-    def add(self, number: int, texts: Iterable[str], pictures: Iterable[str]) -> None:
-        """Count page ``number`` (from 0): each text and picture once."""
-        self._pictures.update({_digest(key) for key in pictures})
+    def add(self, number: int, texts: Iterable[str], images: Iterable[str]) -> None:
+        """Count page ``number`` (from 0): each text and image once."""
+        self._images.update({_digest(key) for key in images})
         if number % self._step == 0:
             self._sampled += 1
             self._texts.update({_digest(text) for text in texts})
@@ -82,9 +82,9 @@ class BoilerplateDetector:
         """Forget the texts that are on few pages."""
         self._texts = Counter({key: n for key, n in self._texts.items() if self._is_many(n)})
 
-    def uses(self, picture: str) -> int:
-        """On how many pages a picture stands."""
-        return self._pictures[_digest(picture)]
+    def uses(self, image: str) -> int:
+        """On how many pages an image stands."""
+        return self._images[_digest(image)]
 
     def share(self, text: str) -> str:
         """``"95 of 100 pages"`` when the text is on most of them, else nothing."""
@@ -109,9 +109,9 @@ class PageOptions(ReaderOptions):
 
     Attributes:
         images: a folder or tars of the images that pages have on other sites, found by URL; never fetched.
-        max_uses: a picture on more pages than that is an icon.
-        min_side: a picture with a shorter side is an icon, px.
-        max_aspect: a picture longer than that, long side over short side, is a rule or a banner.
+        max_uses: an image on more pages than that is an icon.
+        min_side: an image with a shorter side is an icon, px.
+        max_aspect: an image longer than that, long side over short side, is a rule or a banner.
         max_images, max_words: of one document; a longer page is cut. The defaults fit a context of 2,048 tokens.
         max_page_bytes: of one page; a larger one is left out.
     """
@@ -146,13 +146,13 @@ class SiteReader(FormatReader[PageOptions]):
         return pages > 0 and 10 * pages >= len(names)
 
     def records(self) -> Iterator[Record | BadItem]:
-        """Documents page by page; a picture left out as an icon is told of once."""
+        """Documents page by page; an image left out as an icon is told of once."""
         store, names = self._site()
         options = self.options
         finder = ImageFinder(options.images) if options.images is not None else None
         yield from finder.problems if finder is not None else ()
-        pictures = SiteImages(store, finder, options.min_side, options.max_aspect)
-        walk = _DocumentBuilder(pictures, self._survey(store, names, pictures), options)
+        images = SiteImages(store, finder, options.min_side, options.max_aspect)
+        walk = _DocumentBuilder(images, self._survey(store, names, images), options)
         for name in names:
             page = self._read(store, name)
             if isinstance(page, BadItem):
@@ -187,13 +187,13 @@ class SiteReader(FormatReader[PageOptions]):
     def _is_page(cls, name: str) -> bool:
         return name.lower().endswith(cls.suffixes) and not name.startswith("__MACOSX/")
 
-    def _survey(self, store: FileStore, names: list[str], pictures: SiteImages) -> BoilerplateDetector:
+    def _survey(self, store: FileStore, names: list[str], images: SiteImages) -> BoilerplateDetector:
         repeats = BoilerplateDetector(len(names))
         for number, name in enumerate(names):
             page = self._read(store, name)
             if isinstance(page, BadItem):
                 continue
-            found = [pictures.find(item.sources, name, page.base) for item in page.items if isinstance(item, ImageItem)]
+            found = [images.find(item.sources, name, page.base) for item in page.items if isinstance(item, ImageItem)]
             repeats.add(number, page.block_texts().values(), [at.key for at in found if isinstance(at, ResolvedImage)])
         repeats.seal()
         return repeats
@@ -215,8 +215,8 @@ class SiteReader(FormatReader[PageOptions]):
 class _DocumentBuilder:
     """Makes documents of pages, and remembers what it has told of."""
 
-    def __init__(self, pictures: SiteImages, repeats: BoilerplateDetector, options: PageOptions) -> None:
-        self._pictures = pictures
+    def __init__(self, images: SiteImages, repeats: BoilerplateDetector, options: PageOptions) -> None:
+        self._images = images
         self._repeats = repeats
         self._options = options
         self._told: set[str] = set()
@@ -227,7 +227,11 @@ class _DocumentBuilder:
         kept: list[tuple[PageItem, ResolvedImage | None]] = []
         texts = page.block_texts()
         for item in page.items:
-            found = self._repeated(item, texts) if isinstance(item, TextItem) else self._pictured(item, name, page.base)
+            found = (
+                self._repeated(item, texts)
+                if isinstance(item, TextItem)
+                else self._resolve_image(item, name, page.base)
+            )
             if isinstance(found, RejectedImage):
                 if found.detail:
                     yield BadItem(shown, item.line, found.reason, found.detail)
@@ -238,9 +242,9 @@ class _DocumentBuilder:
         units = self._units(kept)
         if not units:
             yield BadItem(shown, 0, "empty document", "the page has neither text nor images")
-        pictures = {found.picture.name: found.picture for _, found in kept if found is not None}
+        images = {found.image.name: found.image for _, found in kept if found is not None}
         for number, piece in enumerate(chunk_units(units, self._options.max_images, self._options.max_words)):
-            yield _make_record(shown, number, page.title, piece, pictures)
+            yield _make_record(shown, number, page.title, piece, images)
 
     def _repeated(self, words: TextItem, texts: dict[int, str]) -> RejectedImage | None:
         """Why words are left out: most pages have their block. No detail: that is told already."""
@@ -248,15 +252,15 @@ class _DocumentBuilder:
         share = "" if words.level > 1 else self._repeats.share(text)
         return self._once("repeated text", text, f"on {share}: {text[:100]!r}") if share else None
 
-    def _pictured(self, item: ImageItem, name: str, base: str) -> ResolvedImage | RejectedImage:
-        """The picture of a figure, or why it is left out, likewise."""
-        found = self._pictures.find(item.sources, name, base)
+    def _resolve_image(self, item: ImageItem, name: str, base: str) -> ResolvedImage | RejectedImage:
+        """The image of a figure, or why it is left out, likewise."""
+        found = self._images.find(item.sources, name, base)
         if isinstance(found, RejectedImage):
             return found
         uses = self._repeats.uses(found.key)
         if uses > self._options.max_uses:
             return self._once("repeated picture", found.key, f"{found.key[:200]}: on {uses:,} pages")
-        verdict = self._pictures.judge(found)
+        verdict = self._images.judge(found)
         if verdict is not None and verdict.reason in ("small picture", "long picture"):
             return self._once(verdict.reason, found.key, verdict.detail)
         return verdict or found
@@ -275,7 +279,7 @@ class _DocumentBuilder:
                 texts = [item.text] if item.level else split_sentences(item.text)
                 units += (unit for text in texts for unit in text_units(text, item.level > 0, limit))
             elif found is not None:
-                units += image_units(found.picture.name, _image_texts(item), limit)
+                units += image_units(found.image.name, _image_texts(item), limit)
         return units
 
 
@@ -306,15 +310,13 @@ def _image_texts(figure: ImageItem) -> list[str]:
     return [alt, *captions] if alt and not any(caption_contains(alt, caption) for caption in captions) else captions
 
 
-def _make_record(
-    page: str, number: int, title: str, piece: list[ChunkUnit], pictures: dict[str, RecordImage]
-) -> Record:
+def _make_record(page: str, number: int, title: str, piece: list[ChunkUnit], images: dict[str, RecordImage]) -> Record:
     segments = tuple(segment for unit in piece for segment in unit.segments)
     names = dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment))
     return Record(
         id=f"{page}#{number}" if number else page,
         body=SequenceDocument(segments),
-        pictures=tuple(pictures[name] for name in names),
+        images=tuple(images[name] for name in names),
         extra={"page": page, "title": title} if title else {"page": page},
     )
 

@@ -48,13 +48,13 @@ def walk() -> Callable[[FormatReader[Any]], Walked]:
 def _comparable(item: Record | BadItem) -> Any:
     if isinstance(item, BadItem):
         return item
-    names = [picture.name for picture in item.pictures]
+    names = [image.name for image in item.images]
     return (item.id, item.body, names, item.split, item.source, json.dumps(item.extra, allow_nan=False))
 
 
 def _assert_sound(record: Record) -> None:
     """Pictures are those that the body names, all text can be written, and loaders can be sent to a process."""
-    names = [picture.name for picture in record.pictures]
+    names = [image.name for image in record.images]
     assert len(set(names)) == len(names)
     body: Any = record.body
     if hasattr(body, "matches"):
@@ -66,4 +66,4 @@ def _assert_sound(record: Record) -> None:
         named = {body.image}
     assert named == set(names)
     repr((record.id, record.body, record.extra)).encode("utf-8")
-    assert all(isinstance(picture.load, partial) for picture in record.pictures)
+    assert all(isinstance(image.load, partial) for image in record.images)

@@ -62,7 +62,7 @@ def test_both_years_with_every_caption(coco: Any, make: Any, walk: Any) -> None:
         "annotations/captions_val2017:37777",
     ]
     assert [record.split for record in (train, first, second)] == ["train", "val", "val"]
-    assert [record.pictures[0].load() for record in (first, second, train)] == coco[:3]
+    assert [record.images[0].load() for record in (first, second, train)] == coco[:3]
     assert first.extra == {key: value for key, value in entry(397133, "x").items() if key != "file_name"} | {
         "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"
     }
@@ -74,9 +74,9 @@ def test_one_file_and_images_in_any_usual_folder(make: Any, sample: Any, walk: A
     make.file(f"{below}7.jpg", data)
     file = make.file("annotations/captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
     (record,), _ = walk(open_reader(file))
-    assert record.pictures[0].load() == data
+    assert record.images[0].load() == data
     (record,), _ = walk(open_reader(make.root / "annotations", images=make.root))
-    assert record.pictures[0].load() == data
+    assert record.images[0].load() == data
 
 
 def test_images_in_a_tar(make: Any, sample: Any, walk: Any) -> None:
@@ -84,7 +84,7 @@ def test_images_in_a_tar(make: Any, sample: Any, walk: Any) -> None:
     tar = make.tar("val2017.tar", [("val2017/7.jpg", data)])
     make.file("captions_val2017.json", json.dumps({"images": [entry(7, "7.jpg")]}))
     (record,), bad = walk(open_reader(make.root, images=tar))
-    assert (record.pictures[0].load(), bad) == (data, [])
+    assert (record.images[0].load(), bad) == (data, [])
 
 
 def test_test_images_have_no_captions(make: Any, walk: Any) -> None:
@@ -104,7 +104,7 @@ def test_an_image_that_is_not_there_fails_when_it_is_loaded(make: Any, walk: Any
     (record,), bad = walk(open_reader(make.root))
     assert bad == []
     with pytest.raises(UserError) as caught:
-        record.pictures[0].load()
+        record.images[0].load()
     assert caught.value.code == "file_missing"
 
 

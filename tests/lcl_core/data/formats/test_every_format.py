@@ -184,6 +184,6 @@ def test_no_format_is_left_out() -> None:
 def test_no_two_pictures_are_alike(files: Files) -> None:
     """Or else one that stands in for another would go unseen."""
     names = [image["image_name"] for row in files.documents for image in row["image_info"]]
-    pictures = [pixels_of(files.image(name)) for name in names + [pair["image"] for pair in files.pairs]]
-    for place, one in enumerate(pictures):
-        assert not any(np.allclose(one, other, atol=0.05) for other in pictures[:place])
+    images = [pixels_of(files.image(name)) for name in names + [pair["image"] for pair in files.pairs]]
+    for place, one in enumerate(images):
+        assert not any(np.allclose(one, other, atol=0.05) for other in images[:place])

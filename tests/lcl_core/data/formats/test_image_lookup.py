@@ -59,11 +59,11 @@ def test_without_images_each_is_missing() -> None:
 
 def test_a_tar_that_shrinks_after_it_was_indexed(make: Any) -> None:
     path: Path = make.tar("x.tar", [("a.jpg", b"x" * 5000)])
-    picture = ImageFinder(path).find("a.jpg")
+    image = ImageFinder(path).find("a.jpg")
     path.write_bytes(path.read_bytes()[:1000])
-    assert code_of(picture) == "file_unreadable"
+    assert code_of(image) == "file_unreadable"
     path.unlink()
-    assert code_of(picture) == "file_unreadable"
+    assert code_of(image) == "file_unreadable"
 
 
 def test_an_index_takes_40_bytes_a_name() -> None:

@@ -37,7 +37,7 @@ def test_class_folders(make: Any, walk: Any, pictures: list[bytes]) -> None:
         ("cat/sub/a.jpeg", "train", {"class": "cat"}),
     ]
     assert records[0].body == CaptionedImage("ant/a.PNG", (), {"class": "ant"})
-    assert [record.pictures[0].load() for record in records] == [pictures[1], pictures[0], pictures[2]]
+    assert [record.images[0].load() for record in records] == [pictures[1], pictures[0], pictures[2]]
 
 
 @pytest.mark.parametrize(
@@ -262,4 +262,4 @@ def test_names_that_are_not_utf_8(make: Any, walk: Any, pictures: list[bytes]) -
         file.write(pictures[1])
     (_, record), bad = walk(open_reader(make.root))
     assert (record.id, bad) == ("ant/b\ufffd.jpg", [])
-    assert record.pictures[0].load() == pictures[1]
+    assert record.images[0].load() == pictures[1]

@@ -43,7 +43,7 @@ def test_coco(make: Any, walk: Any, pictures: dict[str, bytes]) -> None:
     assert {record.source for record in records} == {"coco"}
     assert records[2].body == CaptionedImage("val2014/2.jpg", ("Image 2.", "An ant ."))
     assert records[2].extra == {"sentids": [10, 11], "imgid": 2, "cocoid": 1002, "split": "val"}
-    assert [record.pictures[0].load() for record in records] == list(pictures.values())
+    assert [record.images[0].load() for record in records] == list(pictures.values())
     merged, _ = walk(open_reader(make.root, merge_restval=True))
     assert [record.split for record in merged] == ["train", "train", "val", "test"]
     assert merged[0].extra["split"] == "restval"
@@ -59,7 +59,7 @@ def test_flickr(make: Any, walk: Any, pictures: dict[str, bytes], folder: str) -
     assert bad == []
     assert [record.source for record in records] == ["flickr30k"] * 3
     assert all(len(record.body.captions) == 5 for record in records)
-    assert [record.pictures[0].load() for record in records] == list(pictures.values())[:3]
+    assert [record.images[0].load() for record in records] == list(pictures.values())[:3]
 
 
 ENTRIES: dict[str, tuple[Any, str]] = {

@@ -316,5 +316,5 @@ def test_a_picture_that_cannot_be_had(make: Any, walk: Any, spoil: Any, code: st
     (record,), bad = walk(open_reader(make.root))
     assert bad == []
     with pytest.raises(UserError) as caught:
-        record.pictures[0].load()
+        record.images[0].load()
     assert caught.value.code == code

@@ -194,5 +194,5 @@ def test_embedded_bytes_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> N
     make.parquet("x.parquet", pa.table({"images": [[b"x" * 11]], "texts": [[None]]}))
     (record,), _ = walk(open_reader(make.root, format="obelics"))
     with pytest.raises(UserError) as caught:
-        record.pictures[0].load()
+        record.images[0].load()
     assert caught.value.code == "file_too_large"

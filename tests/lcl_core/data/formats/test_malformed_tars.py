@@ -156,8 +156,8 @@ def test_malformed_samples(make: Any, walk: Any, name: str) -> None:
     records, bad = walk(open_reader(make.root, format="webdataset"))
     assert [record.id for record in records] == ids
     assert [item.reason for item in bad] == reasons
-    assert all(picture.load() == PICTURE for record in records for picture in record.pictures)
-    assert all("/" not in picture.name and picture.name.isprintable() for r in records for picture in r.pictures)
+    assert all(image.load() == PICTURE for record in records for image in record.images)
+    assert all("/" not in image.name and image.name.isprintable() for r in records for image in r.images)
 
 
 def test_a_picture_too_large_shows_when_it_is_loaded(make: Any, walk: Any) -> None:
@@ -167,9 +167,9 @@ def test_a_picture_too_large_shows_when_it_is_loaded(make: Any, walk: Any) -> No
         file.truncate(512 + size + 511 + 1024)
     (record,), bad = walk(open_reader(path))
     assert bad == []
-    for picture in (record.pictures[0], ImageFinder(path).find("0.jpg")):
+    for image in (record.images[0], ImageFinder(path).find("0.jpg")):
         with pytest.raises(UserError) as caught:
-            picture.load()
+            image.load()
         assert caught.value.code == "file_too_large"
 
 

@@ -76,7 +76,7 @@ print("hello")
         'print("hello")',
     ]
     assert record.extra == {"page": "page.md", "title": "All about ants"}
-    assert record.pictures[0].load() == (make.root / "a.webp").read_bytes()
+    assert record.images[0].load() == (make.root / "a.webp").read_bytes()
 
 
 IMAGES = {
@@ -111,7 +111,7 @@ def test_an_image_in_the_page_itself(wiki: Any, sample: Any) -> None:
     data = sample.image(sample.pairs[0]["image"])
     (record,), bad = wiki(f"![x1](data:image/webp;base64,{base64.b64encode(data).decode()})")
     assert bad == []
-    assert record.pictures[0].load() == data
+    assert record.images[0].load() == data
 
 
 def test_bad_references_are_told_with_their_line_in_the_markdown(wiki: Any) -> None:

@@ -115,7 +115,7 @@ def test_images_in_every_layout(make: Any, sample: Any, walk: Any, lay: Any) -> 
     place = lay(make, images, rows)
     records, bad = walk(open_reader(shard, images=place))
     assert bad == []
-    loaded = {picture.name: picture.load() for record in records for picture in record.pictures}
+    loaded = {image.name: image.load() for record in records for image in record.images}
     assert loaded == images
 
 
@@ -125,9 +125,9 @@ def test_a_missing_image_shows_when_it_is_loaded(make: Any, sample: Any, walk: A
         records, bad = walk(open_reader(make.root, **options))
         assert (len(records), bad) == (3, [])
         with pytest.raises(UserError) as caught:
-            records[0].pictures[0].load()
+            records[0].images[0].load()
         assert caught.value.code == "file_missing"
-        assert caught.value.file == records[0].pictures[0].name
+        assert caught.value.file == records[0].images[0].name
 
 
 def test_one_image_for_two_sentences_is_one_picture(make: Any, walk: Any) -> None:
@@ -136,7 +136,7 @@ def test_one_image_for_two_sentences_is_one_picture(make: Any, walk: Any) -> Non
     make.jsonl("docs_shard_0_v2.jsonl", [row])
     (record,), _ = walk(open_reader(make.root))
     assert record.body.matches == (ImageMatch("a.jpg", 1, 0.5), ImageMatch("a.jpg", 0, 0.5))
-    assert [picture.name for picture in record.pictures] == ["a.jpg"]
+    assert [picture.name for picture in record.images] == ["a.jpg"]
     assert "image_info" not in record.extra
 
 

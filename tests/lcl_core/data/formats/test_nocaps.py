@@ -40,7 +40,7 @@ def test_domains_are_sources(make: Any, sample: Any, walk: Any) -> None:
     assert records[1].body == CaptionedImage(images[1]["file_name"], tuple(f"Caption {n}." for n in range(1, 30, 3)))
     assert records[1].extra["open_images_id"] == images[1]["open_images_id"]
     assert (held.split, held.source, held.body) == ("test", "", CaptionedImage(entry(7, None)["file_name"]))
-    assert [record.pictures[0].load() for record in (*records, held)] == data
+    assert [record.images[0].load() for record in (*records, held)] == data
 
 
 @pytest.mark.parametrize("domain", ["outer-space", 7, ["in-domain"]])

@@ -57,8 +57,8 @@ def test_rows_become_documents(make: Any, sample: Any, walk: Any, kind: str) -> 
     texts, urls = given[0]["texts"], given[0]["images"]
     assert first.body.segments == (TextSegment(texts[0]), ImageSegment("1"), TextSegment(texts[2]), ImageSegment("3"))
     assert second.body.segments == (ImageSegment("0"), TextSegment(given[1]["texts"][1]), ImageSegment("0"))
-    assert [picture.load() for picture in first.pictures] == [sample.urls()[urls[1]], sample.urls()[urls[3]]]
-    assert [picture.load() for picture in second.pictures] == [sample.urls()[given[1]["images"][0]]]
+    assert [image.load() for image in first.images] == [sample.urls()[urls[1]], sample.urls()[urls[3]]]
+    assert [image.load() for image in second.images] == [sample.urls()[given[1]["images"][0]]]
     assert first.extra["general_metadata"] == {"url": "http://example.org/0", "warc_offset": 0}
     assert first.extra["images"]["1"] == {
         "url": urls[1],
@@ -91,7 +91,7 @@ def test_embedded_images(make: Any, sample: Any, walk: Any, layout: str) -> None
     (record,), bad = walk(open_reader(make.root, **options))
     assert bad == []
     assert record.body.segments == (TextSegment("before"), ImageSegment("1"))
-    assert record.pictures[0].load() == data
+    assert record.images[0].load() == data
     assert record.extra == ({} if layout == "bytes" else {"images": {"1": {"url": url}}})
 
 
@@ -102,10 +102,10 @@ def test_images_by_path_and_images_that_are_not_there(make: Any, sample: Any, wa
     make.files("images", {name: data})
     (record,), bad = walk(open_reader(make.root))
     assert bad == []
-    assert record.pictures[0].load() == data
-    for picture, code in zip(record.pictures[1:], ("file_missing", "bad_path"), strict=True):
+    assert record.images[0].load() == data
+    for image, code in zip(record.images[1:], ("file_missing", "bad_path"), strict=True):
         with pytest.raises(UserError) as caught:
-            picture.load()
+            image.load()
         assert caught.value.code == code
 
 

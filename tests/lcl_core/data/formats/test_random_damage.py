@@ -61,9 +61,9 @@ def look_at_everything(path: Path, format: str) -> None:
             continue
         json.dumps(item.extra, allow_nan=False)
         repr((item.id, item.body)).encode()
-        for picture in item.pictures:
+        for image in item.images:
             try:
-                picture.load()
+                image.load()
             except UserError:
                 continue
 

@@ -78,8 +78,8 @@ def test_readers_and_pictures_can_be_sent_to_a_process(make: Any, sample: Any) -
     make.files("images", sample.mmc4_images())
     reader = pickle.loads(pickle.dumps(open_reader(str(make.root))))
     record = pickle.loads(pickle.dumps(next(iter(reader.records()))))
-    picture = record.pictures[0]
-    assert picture.load() == sample.mmc4_images()[picture.name]
+    image = record.images[0]
+    assert image.load() == sample.mmc4_images()[image.name]
 
 
 def test_folders_are_recognised_by_what_they_hold(make: Any, sample_zip: Path) -> None:

@@ -94,11 +94,11 @@ def test_what_is_converted_reads_the_same(make: Any, sample: Any, walk: Any, tmp
         for record, pair in zip(records, corpus.pairs(), strict=True):
             facts = (pair.captions, dict(pair.labels), pair.split, pair.source)
             assert facts == (record.body.captions, dict(record.body.labels), record.split, record.source)
-            pictures.append((record.pictures[0].load(), corpus.image_bytes(pair.image)))
+            pictures.append((record.images[0].load(), corpus.image_bytes(pair.image)))
     else:
         for record, document in zip(records, corpus.documents, strict=True):
             assert document["id"] == record.id
-            loaded = {picture.name: picture.load() for picture in record.pictures}
+            loaded = {image.name: image.load() for image in record.images}
             for segment, stored in zip(record.body.segments, document["segments"], strict=True):
                 if isinstance(segment, TextSegment):
                     assert stored == {"text": segment.text}

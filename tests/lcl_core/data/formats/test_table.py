@@ -53,7 +53,7 @@ def test_every_kind_of_table(make: Any, walk: Any, pictures: list[bytes], name: 
     first = 1 if name.endswith(("jsonl", "ndjson")) else 2
     assert [record.id for record in records] == [f"{name}:{first}", f"{name}:{first + 1}"]
     assert records[0].extra == {"note": "x"}
-    assert [record.pictures[0].load() for record in records] == pictures[:2]
+    assert [record.images[0].load() for record in records] == pictures[:2]
 
 
 def test_packed_tables(make: Any, walk: Any, pictures: list[bytes]) -> None:
@@ -104,7 +104,7 @@ def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
     assert [record.body for record in records] == [
         CaptionedImage(url, (f"caption {n} .",)) for n, url in enumerate(urls)
     ]
-    assert [record.pictures[0].load() for record in records] == list(urls.values())
+    assert [record.images[0].load() for record in records] == list(urls.values())
     assert {record.split for record in records} == {"train"}
 
 
@@ -138,7 +138,7 @@ def test_splits_by_column_name_and_folder(make: Any, walk: Any, pictures: list[b
     assert all(not bad for _, bad in found.values())
     splits = {name: [record.split for record in records] for name, (records, _) in found.items()}
     assert splits == {"one": ["val", "train"], "two": ["val"], "three": ["test"], "four": ["train", "val"]}
-    assert [record.pictures[0].load() for record in found["four"][0]] == pictures[:2]
+    assert [record.images[0].load() for record in found["four"][0]] == pictures[:2]
 
 
 def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, pictures: list[bytes]) -> None:
@@ -147,10 +147,10 @@ def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, pictures: li
     make.file("y/deep/pic.webp", pictures[1])
     make.tar("z.tar", [("deep/pic.webp", pictures[2])])
     table = make.root / "x" / "t.csv"
-    assert walk(open_reader(table))[0][0].pictures[0].load() == pictures[0]
+    assert walk(open_reader(table))[0][0].images[0].load() == pictures[0]
     elsewhere = open_reader(table, images=make.root / "y" / "deep")
-    assert walk(elsewhere)[0][0].pictures[0].load() == pictures[1]
-    assert walk(open_reader(table, images=make.root / "z.tar"))[0][0].pictures[0].load() == pictures[2]
+    assert walk(elsewhere)[0][0].images[0].load() == pictures[1]
+    assert walk(open_reader(table, images=make.root / "z.tar"))[0][0].images[0].load() == pictures[2]
 
 
 def test_quoted_fields_may_hold_lines(make: Any, walk: Any, pictures: list[bytes]) -> None:

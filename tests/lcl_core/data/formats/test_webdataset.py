@@ -23,7 +23,7 @@ def test_shards_with_side_files(make: Any, sample: Any, walk: Any) -> None:
     for record, (url, data) in zip(records, urls.items(), strict=False):
         number = int(record.id.partition("/")[2])
         assert record.body == CaptionedImage(f"{number:09d}.jpg", (f"caption of {number}",))
-        assert record.pictures[0].load() == data
+        assert record.images[0].load() == data
         assert (record.extra["url"], record.extra["width"], record.split) == (url, 72, "train")
         assert "caption" not in record.extra
     gone = f"{len(urls):09d} https://example.org/gone HTTP Error 404: Not Found"
@@ -48,20 +48,20 @@ def test_a_caption_that_only_the_side_file_has(make: Any, walk: Any) -> None:
 
 
 def test_extensions_and_captions(make: Any, sample: Any, walk: Any) -> None:
-    pictures = list(sample.urls().values())
+    images = list(sample.urls().values())
     make.tar(
         "x.tar",
         [
-            ("./0.PNG", pictures[0]),
+            ("./0.PNG", images[0]),
             ("./0.txt", b"\xef\xbb\xbfone"),
             ("./0.json", json.dumps({"caption": "another", "n": 1}).encode()),
-            ("a.b/1.webp", pictures[1]),
+            ("a.b/1.webp", images[1]),
             ("a.b/1.cls", b"7\n"),
             ("a.b/1.seg.png", b"mask"),
-            ("2.jpeg", pictures[2]),
+            ("2.jpeg", images[2]),
             ("2.json", b'{"caption": "same"}'),
             ("2.txt", b"same"),
-            ("3.jpg", pictures[3]),
+            ("3.jpg", images[3]),
             ("3.txt", b" \n"),
         ],
     )
@@ -75,7 +75,7 @@ def test_extensions_and_captions(make: Any, sample: Any, walk: Any) -> None:
     ]
     assert [record.id for record in records] == ["x/0", "x/a.b/1", "x/2", "x/3"]
     assert [record.extra for record in records] == [{"n": 1}, {"other_members": ["seg.png"]}, {}, {}]
-    assert [record.pictures[0].load() for record in records] == pictures
+    assert [record.images[0].load() for record in records] == images
 
 
 def test_another_caption_field(make: Any, walk: Any) -> None:

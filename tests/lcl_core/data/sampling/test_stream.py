@@ -181,9 +181,9 @@ def test_pairs_follow_the_wrapper(open_stream: Any, tokenizer: Tokenizer) -> Non
     for position in range(300):
         sample = stream[position]
         ids = sample.token_ids.tolist()
-        picture = colour_of(sample.pixels[0])
+        image = colour_of(sample.pixels[0])
         caption = tokenizer.decode([token for token in ids if token < specials.sot]).strip()
-        assert caption in (picture, f"a {picture} square")
+        assert caption in (image, f"a {image} square")
         starts[ids[0]] += 1
         captions[caption] += 1
         block = [specials.soi, *[specials.img] * N, specials.eoi]

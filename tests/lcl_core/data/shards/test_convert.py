@@ -125,8 +125,8 @@ def test_larger_pictures_are_made_smaller_on_request_only(make: Any, tmp_path: P
     records = [record("JPEG", (400, 100)), record("PNG", (50, 300)), record("WEBP", (64, 100)), record("GIF", (200, 8))]
     convert(records, tmp_path / "t", max_side=100)
     corpus = open_corpus(tmp_path / "t")
-    pictures = [Image.open(io.BytesIO(corpus.image_bytes(pair.image))) for pair in corpus.pairs()]
-    assert [(picture.format, picture.size) for picture in pictures] == [
+    images = [Image.open(io.BytesIO(corpus.image_bytes(pair.image))) for pair in corpus.pairs()]
+    assert [(image.format, image.size) for image in images] == [
         ("JPEG", (100, 25)), ("PNG", (17, 100)), ("WEBP", (64, 100)), ("JPEG", (100, 4)),
     ]  # fmt: skip
     assert corpus.image_bytes(corpus.pairs()[2].image) == make.packed((255, 0, 0), "WEBP", (64, 100))
@@ -158,11 +158,11 @@ def test_an_interruption_leaves_nothing_and_says_so(make: Any, tmp_path: Path, e
 
 ENDLESS = """
 import itertools, sys
-from lcl_core.data.records import Pair, Record, Picture
-from lcl_core.data.shards import convert
+from lcl_core.data.records import CaptionedImage, Record, RecordImage
+from lcl_core.data.shards.convert import convert
 data = open(sys.argv[2], "rb").read()
-pictures = (Picture("red.png", lambda: data),)
-convert((Record(str(n), Pair("red.png", ("x",)), pictures) for n in itertools.count()), sys.argv[1])
+images = (RecordImage("red.png", lambda: data),)
+convert((Record(str(n), CaptionedImage("red.png", ("x",)), images) for n in itertools.count()), sys.argv[1])
 """
 
 

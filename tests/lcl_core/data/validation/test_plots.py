@@ -26,9 +26,9 @@ def test_each_distribution_that_has_values_is_drawn(kit: Any, tmp_path: Path) ->
     names = draw_plots(report, tmp_path / "pictures")
     assert names == ["images_per_document.png", "length.png", "image_side.png", "problems.png"], "nothing was matched"
     for name in names:
-        with Image.open(tmp_path / "pictures" / name) as picture:
-            assert picture.width > 800
-            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 10, "something is drawn"
+        with Image.open(tmp_path / "pictures" / name) as image:
+            assert image.width > 800
+            assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10, "something is drawn"
 
 
 def test_an_empty_corpus_has_no_picture(kit: Any, tmp_path: Path) -> None:

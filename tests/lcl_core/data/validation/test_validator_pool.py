@@ -14,7 +14,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.data.records import CaptionedImage
 from lcl_core.data.validation.check import RecordItem
-from lcl_core.data.validation.validate import validate
+from lcl_core.data.validation.validate import _worker_death_item, validate
 
 DEADLY = '''
 import os
@@ -64,7 +64,7 @@ def test_the_deadly_record_is_listed_and_all_others_are_examined(deadly: Any) ->
 
 
 def test_when_they_keep_dying_it_is_given_up(deadly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "MAX_WORKER_DEATHS", 2)
+    monkeypatch.setattr("lcl_core.data.validation.validate.MAX_WORKER_DEATHS", 2)
     with pytest.raises(UserError, match="keep dying") as caught:
         validate(deadly(["deadly1.png", "deadly2.png"]), workers=1)
     assert caught.value.code == "workers_died"
@@ -73,13 +73,13 @@ def test_when_they_keep_dying_it_is_given_up(deadly: Any, monkeypatch: pytest.Mo
 ORPHAN = """
 import os, sys
 from functools import partial
-from lcl_core.data.validation.check import Examiner
-from lcl_core.data.validation.report import Limits
-from lcl_core.data.validation.validate import Workers
+from lcl_core.data.validation.check import Validator
+from lcl_core.data.validation.report import ValidationLimits
+from lcl_core.data.validation.validate import ValidatorPool
 
 if __name__ == "__main__":
-    workers = Workers(1, partial(Examiner, Limits()))
-    list(workers.examine([[]]))
+    workers = ValidatorPool(1, partial(Validator, ValidationLimits()))
+    list(workers.check([[]]))
     print(*workers._pool._processes, flush=True)
     sys.stdin.read()
 """
@@ -108,5 +108,5 @@ def test_no_process_outlives_its_parent(tmp_path: Path, eventually: Any) -> None
 
 
 def test_a_record_without_a_line_is_told_by_its_id() -> None:
-    died = validate._worker_death_item(RecordItem("page/three.html", "train", "", CaptionedImage("p")))
+    died = _worker_death_item(RecordItem("page/three.html", "train", "", CaptionedImage("p")))
     assert (died.file, died.line, died.reason) == ("page/three.html", 0, "worker died")

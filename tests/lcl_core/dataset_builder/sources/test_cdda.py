@@ -50,7 +50,7 @@ def build(kit: Any, things: list[dict[str, Any]], tiles: list[dict[str, Any]], *
         }
         files[f"{ROOT}/gfx/{team}/tile_config.json"] = json.dumps(config)
         files[f"{ROOT}/gfx/{team}/sheet.png"] = sheet(COLOURS[number:] + COLOURS[:number])
-    return SOURCE.build(kit.material(SOURCE, {"cataclysm-dda-data": files}))
+    return SOURCE.build(kit.source_files(SOURCE, {"cataclysm-dda-data": files}))
 
 
 def told(built: Any, team: str = "BrownLikeBears") -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_a_team_and_a_tenth_of_the_names_are_held_out(kit: Any) -> None:
     assert pair.captions == (f"{SEEN}. It is old and made of wood.", SEEN)
     assert pair.long == f"{SEEN}. It is old and made of wood. Nobody wants it."
     assert pair.labels == {"concept": SEEN, "category": "tool"}
-    assert {placed.image for document in built.documents for placed in document.pictures} == {
+    assert {placed.image for document in built.documents for placed in document.images} == {
         f"cdda/{team}/{id}.webp" for team in ("UltimateCataclysm", "MshockXotto", "BrownLikeBears") for id in "ac"
     }
 

@@ -14,7 +14,7 @@ from tests.lcl_core.dataset_builder.sources import packages
 
 def test_teams_and_concepts_are_held_out(kit: Any) -> None:
     pytest.importorskip("resvg_py")
-    built = SOURCE.build(kit.material(SOURCE, packages.EMOJI))
+    built = SOURCE.build(kit.source_files(SOURCE, packages.EMOJI))
     splits = {(pair.vendor, pair.labels["concept"]): pair.split for pair in built.pairs}
     seen, unseen = packages.SEEN, packages.UNSEEN[0]
     assert splits == {
@@ -33,12 +33,12 @@ def test_teams_and_concepts_are_held_out(kit: Any) -> None:
     assert (kit.images / first.image).is_file()
     (document,) = built.documents
     assert document.sentences[0] == "tool, and, toy."
-    assert {placed.image for placed in document.pictures} == {f"emoji/twemoji/1f60{number}.webp" for number in (0, 1)}
+    assert {placed.image for placed in document.images} == {f"emoji/twemoji/1f60{number}.webp" for number in (0, 1)}
 
 
 def test_only_the_teams_whose_terms_were_asked_for_are_taken(kit: Any) -> None:
     pytest.importorskip("resvg_py")
-    built = SOURCE.build(kit.material(SOURCE, packages.EMOJI, "permissive"))
+    built = SOURCE.build(kit.source_files(SOURCE, packages.EMOJI, "permissive"))
     assert {pair.vendor for pair in built.pairs} == {"twemoji", "streamline"}
 
 

@@ -17,8 +17,8 @@ ROOT = "usr/share/gimp/3.0/help/en"
 WORDS = "Here are quite a few words that say nothing much at all."
 
 
-def page(*pictures: str, text: str = WORDS) -> str:
-    shown = "".join(f'<p>{text}</p><img src="{picture}" alt="see">' for picture in pictures)
+def page(*images: str, text: str = WORDS) -> str:
+    shown = "".join(f'<p>{text}</p><img src="{image}" alt="see">' for image in images)
     return f"<html><head><title>x</title></head><body>{shown}</body></html>"
 
 
@@ -37,13 +37,13 @@ def test_pages_keep_their_pictures_but_for_icons(kit: Any) -> None:
     }
     files |= {f"{ROOT}/more{number}.html": page("images/note.png") for number in range(5)}
     (kit.root / "secret.png").write_bytes(kit.picture("red"))
-    built = GIMP.build(kit.material(GIMP, {"gimp-help-en": files}))
+    built = GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files}))
     assert built.pairs == ()
     found = {document.url: document for document in built.documents}
     assert set(found) == {f"gimp:{ROOT}/a.html#0", f"gimp:{ROOT}/b.html#0"}
-    (placed,) = found[f"gimp:{ROOT}/a.html#0"].pictures
+    (placed,) = found[f"gimp:{ROOT}/a.html#0"].images
     assert (placed.image, placed.sentence, placed.before, placed.alt) == ("gimp/en/images/one.webp", 0, 1, "see")
-    assert [each.image for each in found[f"gimp:{ROOT}/b.html#0"].pictures] == ["gimp/en/images/packed.webp"]
+    assert [each.image for each in found[f"gimp:{ROOT}/b.html#0"].images] == ["gimp/en/images/packed.webp"]
     for document in built.documents:
         name = document.url.removeprefix("gimp:").removesuffix("#0")
         assert document.split == ("val" if hash_fraction(f"doc:{name}") < VAL else "train")
@@ -53,9 +53,9 @@ def test_pages_keep_their_pictures_but_for_icons(kit: Any) -> None:
 def test_a_picture_on_five_pages_is_a_picture_and_on_six_an_icon(kit: Any) -> None:
     files: dict[str, bytes | str] = {f"{ROOT}/{number}.html": page("n.png") for number in range(5)}
     files[f"{ROOT}/n.png"] = kit.picture("blue")
-    assert len(GIMP.build(kit.material(GIMP, {"gimp-help-en": files})).documents) == 5
+    assert len(GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files})).documents) == 5
     files[f"{ROOT}/5.html"] = page("n.png")
-    assert GIMP.build(kit.material(GIMP, {"gimp-help-en": files})).documents == []
+    assert GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files})).documents == []
 
 
 def test_of_a_page_the_main_part_counts(kit: Any) -> None:
@@ -64,9 +64,9 @@ def test_of_a_page_the_main_part_counts(kit: Any) -> None:
     menu = "<ul><li>A menu that has nothing to do with it</li></ul>"
     html = f'<html><body>{menu}<div role="main"><p>{WORDS}</p><img src="a.png"></div></body></html>'
     files = {f"{root}/deep/a.html": html, f"{root}/deep/a.png": kit.picture("red")}
-    (document,) = source.build(kit.material(source, {"openshot-qt-doc": files})).documents
+    (document,) = source.build(kit.source_files(source, {"openshot-qt-doc": files})).documents
     assert document.sentences == (WORDS,)
-    assert document.pictures[0].image == "openshot/deep/a.webp"
+    assert document.images[0].image == "openshot/deep/a.webp"
 
 
 def test_each_manual_unpacks_its_pages() -> None:

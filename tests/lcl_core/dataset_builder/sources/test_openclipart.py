@@ -23,7 +23,7 @@ def build(kit: Any, drawings: dict[str, tuple[bytes, str | None]]) -> dict[str, 
     """By name, the pairs of these drawings: (pixels, vectors)."""
     pixels = {f"{PNG}/{name}.png": png for name, (png, _) in drawings.items()}
     vectors = {f"{SVG}/{name}.svg": text for name, (_, text) in drawings.items() if text is not None}
-    built = SOURCE.build(kit.material(SOURCE, {"openclipart-png": pixels, "openclipart-svg": vectors}))
+    built = SOURCE.build(kit.source_files(SOURCE, {"openclipart-png": pixels, "openclipart-svg": vectors}))
     return {pair.image.removeprefix("openclipart/").removesuffix(".webp"): pair for pair in built.pairs}
 
 

@@ -30,14 +30,14 @@ def test_stamps_with_a_sentence_become_pairs_and_documents(kit: Any) -> None:
         f"{ROOT}/town/broken.png": b"broken",
         f"{ROOT}/town/broken.txt": "A ruin.",
     }
-    built = SOURCE.build(kit.material(SOURCE, {"tuxpaint-stamps-default": files}))
+    built = SOURCE.build(kit.source_files(SOURCE, {"tuxpaint-stamps-default": files}))
     names = [f"stamps/animals/birds/bird_{number}.webp" for number in (0, 1, 10, 11, *range(2, 10))]
     assert [pair.image for pair in built.pairs] == [*names, "stamps/town/house.webp"]
     first = built.pairs[0]
     assert first.captions == ("Bird & number 0.",)
     assert first.labels == {"category": "animals", "subcategory": "animals/birds"}
     train = {pair.image for pair in built.pairs if pair.split == "train"}
-    shown = {placed.image for document in built.documents for placed in document.pictures}
+    shown = {placed.image for document in built.documents for placed in document.images}
     assert shown
     assert shown <= train - {"stamps/town/house.webp"}
     assert built.documents[0].sentences[0].startswith("Bird & number"), "no title"

@@ -44,7 +44,7 @@ def test_units_become_pairs_and_documents(kit: Any) -> None:
     }
     for name, colour in zip(NAMES, ("red", "blue", "gold"), strict=True):
         files[f"{ROOT}/images/{name}.png"] = kit.picture(colour)
-    built = SOURCE.build(kit.material(SOURCE, {"wesnoth-1.18-data": files}))
+    built = SOURCE.build(kit.source_files(SOURCE, {"wesnoth-1.18-data": files}))
     assert [(pair.captions, pair.split) for pair in built.pairs] == [
         (("Bard", "Bard"), "train"),
         (("Archer. It flies at night.", "Archer"), "train"),
@@ -63,7 +63,7 @@ def test_units_become_pairs_and_documents(kit: Any) -> None:
         "It flies at night.",
         "It sees well there.",
     )
-    shown = [(placed.image, document.sentences[placed.sentence]) for placed in document.pictures]
+    shown = [(placed.image, document.sentences[placed.sentence]) for placed in document.images]
     assert shown == [
         (f"wesnoth/{second}.webp", "Bard"),
         (f"wesnoth/{first}.webp", "Archer"),

@@ -73,8 +73,8 @@ def test_a_page_in_reading_order(site: Any, make: Any) -> None:
     ]
     assert (record.id, record.split) == ("page.html", "train")
     assert record.extra == {"page": "page.html", "title": "Ants & bees"}
-    assert [picture.name for picture in record.pictures] == ["a.webp", "b.webp"]
-    assert record.pictures[0].load() == (make.root / "a.webp").read_bytes()
+    assert [image.name for image in record.images] == ["a.webp", "b.webp"]
+    assert record.images[0].load() == (make.root / "a.webp").read_bytes()
 
 
 CAPTIONS = {
@@ -178,14 +178,14 @@ def test_an_image_in_the_page_itself(site: Any, sample: Any) -> None:
     data = sample.image(sample.pairs[0]["image"])
     (record,), bad = site(f'<p>x1</p><img src="data:image/webp;base64,{base64.b64encode(data).decode()}">')
     assert bad == []
-    assert record.pictures[0].load() == data
-    assert record.pictures[0].name.endswith(".webp")
+    assert record.images[0].load() == data
+    assert record.images[0].name.endswith(".webp")
 
 
 def test_an_image_used_twice_is_one_picture(site: Any) -> None:
     (record,), _ = site("<img src=a.webp><p>between</p><img src=./a.webp>")
     assert told(record) == ["<a.webp>", "between", "<a.webp>"]
-    assert len(record.pictures) == 1
+    assert len(record.images) == 1
 
 
 SURROUNDINGS = {
@@ -337,7 +337,7 @@ def test_images_elsewhere_are_found_by_their_address(site: Any, make: Any, sampl
     page = f'<p>One.</p><img src="{url}"><img src="https://example.org/gone.png"><img src="//example.org/x.png">'
     (record,), bad = site(page, images=shards)
     assert told(record) == ["One.", f"<{url}>"]
-    assert record.pictures[0].load() == data
+    assert record.images[0].load() == data
     assert [item.reason for item in bad] == ["remote image"] * 2
     (record,), bad = site({})
     assert told(record) == ["One."]
@@ -350,7 +350,7 @@ def test_a_zip_and_a_single_page(make: Any, sample: Any, walk: Any) -> None:
     reader = open_reader(packed)
     (record,), bad = walk(reader)
     assert (reader.format, told(record), bad) == ("web", ["One.", "<a.webp>"], [])
-    assert record.pictures[0].load() == image
+    assert record.images[0].load() == image
     make.file("site/x.html", "<p>One.</p>")
     make.file("site/y.html", "<p>Two.</p>")
     (record,), _ = walk(open_reader(make.root / "site" / "x.html"))

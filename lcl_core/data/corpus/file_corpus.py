@@ -1,0 +1,153 @@
+"""A corpus of JSON lines and image files, in a folder or a zip.
+
+    interleaved.jsonl   a document a line: {"text_list": [...], "image_info": [{"image_name", "matched_text_index",
+                        "matched_sim"}, ...]}, other fields are ignored; a line with "segments", [{"text"} |
+                        {"image"}, ...], is a sequence whose texts and images keep this order
+    pairs.jsonl         a captioned image a line: {"image", "captions": [...], "labels": {...}, "split", "source"}
+    images/NAME         the image files that both name
+
+Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``val`` and ``test*``) and
+``pairs/NAME.jsonl``. The other form, for corpora of any size, is ``lcl_core.data.shards``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+from lcl_core.common.errors import UserError
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.corpus.file_store import FileStore, open_store
+from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
+from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
+from lcl_core.data.records import DEFAULT_SPLIT, PAIR_FIELDS, CaptionPair, check_document, check_pair
+
+
+class PairList(Sequence[CaptionPair]):
+    """Selected lines of captioned images, parsed on access."""
+
+    def __init__(self, lines: ConcatenatedLines, indices: Sequence[int]) -> None:
+        self._lines, self._indices = lines, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> CaptionPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[CaptionPair]: ...
+
+    def __getitem__(self, index: int | slice) -> CaptionPair | Sequence[CaptionPair]:
+        if isinstance(index, slice):
+            return PairList(self._lines, self._indices[index])
+        return _to_pair(self._lines[self._indices[index]])
+
+    def choose(self, indices: Sequence[int]) -> PairList:
+        """Those at ``indices``, in that order."""
+        return PairList(self._lines, [self._indices[index] for index in indices])
+
+    def location(self, index: int) -> str:
+        """``file:line`` of a pair."""
+        return self._lines.location(self._indices[index])
+
+
+class FileCorpus(Corpus):
+    """Raises: UserError ``corpus_unreadable`` where there is neither ``interleaved.jsonl`` nor ``pairs.jsonl``."""
+
+    def __init__(self, store: FileStore) -> None:
+        self.path = store.path
+        self._store = store
+        names = jsonl_files(store, "interleaved")
+        self._document_files = tuple(
+            name for name in names if not name.startswith(("interleaved/val", "interleaved/test"))
+        )
+        self._pair_files = jsonl_files(store, "pairs")
+        if not self._document_files and not self._pair_files:
+            raise UserError(
+                "the corpus has neither interleaved.jsonl nor pairs.jsonl; see the data guide for the layout",
+                code="corpus_unreadable",
+                file=self.path,
+            )
+
+    @staticmethod
+    def open(path: Path) -> FileCorpus:
+        return FileCorpus(open_store(path))
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return FileCorpus.open, (self.path,)
+
+    @cached_property
+    def documents(self) -> ConcatenatedLines:
+        """Indexing raises UserError ``bad_line``."""
+        return self._lines(self._document_files, check_document)
+
+    @cached_property
+    def all_pairs(self) -> PairList:
+        """Indexing raises UserError ``bad_line``; ``pairs`` does so for any line at once."""
+        lines = self._lines(self._pair_files, check_pair)
+        return PairList(lines, range(len(lines)))
+
+    @cached_property
+    def _pair_groups(self) -> list[tuple[str, str]]:
+        """(split, source) of every pair line, as shared tuples; all lines are checked on the way."""
+        groups: dict[tuple[str, str], tuple[str, str]] = {}
+        keys = ((pair.split, pair.source) for pair in self.all_pairs)
+        return [groups.setdefault(key, key) for key in keys]
+
+    def pairs(self, split: str | Sequence[str] | None = None, source: str | None = None) -> PairList:
+        """Raises: UserError ``bad_line`` with the first malformed line."""
+        splits = (split,) if isinstance(split, str) else split
+        return self.all_pairs.choose(
+            [
+                index
+                for index, (pair_split, pair_source) in enumerate(self._pair_groups)
+                if (splits is None or pair_split in splits) and (source is None or pair_source == source)
+            ]
+        )
+
+    def splits(self) -> dict[str, int]:
+        return dict(Counter(split for split, _ in self._pair_groups))
+
+    def image_bytes(self, name: str) -> bytes:
+        return self._store.read(f"images/{name}", MAX_IMAGE_BYTES)
+
+    def image_location(self, name: str) -> str:
+        return f"images/{name}"
+
+    def content_hash(self) -> str:
+        """sha256 (hex) over names and contents; a folder and a zip of it give the same."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
+        total = hashlib.sha256()
+        for name in self._store.names():
+            if name.startswith("images/") or name in self._document_files or name in self._pair_files:
+                line = f"{name}\0{hashlib.sha256(self._store.buffer(name)).hexdigest()}\n"
+                total.update(line.encode("utf-8", "surrogateescape"))  # a file may have a name of any bytes
+        return total.hexdigest()
+
+    def _lines(self, files: Sequence[str], check: Any) -> ConcatenatedLines:
+        return ConcatenatedLines([JsonLines(self._store.buffer(name), name, check) for name in files])
+
+
+def jsonl_files(store: FileStore, stem: str) -> tuple[str, ...]:
+    """``STEM.jsonl``, or else the files ``STEM/*.jsonl``."""
+    if store.has(f"{stem}.jsonl"):
+        return (f"{stem}.jsonl",)
+    return tuple(name for name in store.names() if name.startswith(f"{stem}/") and name.endswith(".jsonl"))
+
+
+def _to_pair(line: dict[str, Any]) -> CaptionPair:
+    return CaptionPair(
+        image=line["image"],
+        captions=tuple(line["captions"]),
+        labels=line.get("labels", {}),
+        split=line.get("split", DEFAULT_SPLIT),
+        source=line.get("source", ""),
+        extra={key: value for key, value in line.items() if key not in PAIR_FIELDS},
+    )
