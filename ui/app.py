@@ -22,7 +22,7 @@ from ui.auth import (
     build_session_check,
     draw_user,
 )
-from ui.common import SILENT_EVENT, PageTab
+from ui.common import SILENT_EVENT, PageTab, html_pane
 from ui.event_files import EventFileMiddleware
 from ui.file_routes import build_file_routes
 from ui.html import LOGO_SVG, TAGLINE, esc
@@ -43,76 +43,49 @@ from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
-# Theme variables of Gradio; with the suffix _dark for dark mode.
-THEME_VARIABLES = {
-    "body_background_fill": "#f6f7f9",
-    "body_background_fill_dark": "#0c1118",
-    "body_text_color": "*neutral_800",
-    "body_text_color_dark": "*neutral_100",
-    "body_text_color_subdued": "*neutral_600",
-    "body_text_color_subdued_dark": "*neutral_400",
-    "background_fill_primary": "white",
-    "background_fill_primary_dark": "#131a23",
-    "background_fill_secondary": "*neutral_50",
-    "background_fill_secondary_dark": "#18212c",
-    "border_color_primary": "*neutral_200",
-    "border_color_primary_dark": "#263241",
-    "block_background_fill": "white",
-    "block_background_fill_dark": "#131a23",
+# Theme variables of Gradio: name -> value, or (light, dark).
+THEME_VARIABLES: dict[str, str | tuple[str, str]] = {
+    "body_background_fill": ("#f6f7f9", "#0c1118"),
+    "body_text_color": ("*neutral_800", "*neutral_100"),
+    "body_text_color_subdued": ("*neutral_600", "*neutral_400"),
+    "background_fill_primary": ("white", "#131a23"),
+    "background_fill_secondary": ("*neutral_50", "#18212c"),
+    "border_color_primary": ("*neutral_200", "#263241"),
+    "block_background_fill": ("white", "#131a23"),
     "block_border_width": "1px",
-    "block_border_color": "*neutral_200",
-    "block_border_color_dark": "#263241",
+    "block_border_color": ("*neutral_200", "#263241"),
     "block_shadow": "none",
-    "block_label_background_fill": "transparent",
-    "block_label_background_fill_dark": "transparent",
+    "block_label_background_fill": ("transparent", "transparent"),
     "block_label_border_width": "0px",
-    "block_label_text_color": "*neutral_600",
-    "block_label_text_color_dark": "*neutral_300",
-    "block_title_text_color": "*neutral_700",
-    "block_title_text_color_dark": "*neutral_200",
+    "block_label_text_color": ("*neutral_600", "*neutral_300"),
+    "block_title_text_color": ("*neutral_700", "*neutral_200"),
     "block_title_text_weight": "500",
     "block_title_text_size": "*text_sm",
-    "block_info_text_color": "*neutral_600",
-    "block_info_text_color_dark": "*neutral_400",
-    "input_background_fill": "white",
-    "input_background_fill_dark": "#0f151d",
-    "input_border_color": "*neutral_300",
-    "input_border_color_dark": "#324156",
-    "input_border_color_focus": "*primary_600",
-    "input_border_color_focus_dark": "*primary_400",
+    "block_info_text_color": ("*neutral_600", "*neutral_400"),
+    "input_background_fill": ("white", "#0f151d"),
+    "input_border_color": ("*neutral_300", "#324156"),
+    "input_border_color_focus": ("*primary_600", "*primary_400"),
     "input_border_width": "1px",
-    "input_placeholder_color": "*neutral_500",
-    "input_placeholder_color_dark": "*neutral_400",
-    "button_primary_background_fill": "*primary_700",
-    "button_primary_background_fill_dark": "*primary_700",
-    "button_primary_background_fill_hover": "*primary_800",
-    "button_primary_background_fill_hover_dark": "*primary_600",
+    "input_placeholder_color": ("*neutral_500", "*neutral_400"),
+    "button_primary_background_fill": ("*primary_700", "*primary_700"),
+    "button_primary_background_fill_hover": ("*primary_800", "*primary_600"),
     "button_primary_text_color": "white",
-    "button_secondary_background_fill": "white",
-    "button_secondary_background_fill_dark": "#1b2532",
-    "button_secondary_background_fill_hover": "*neutral_100",
-    "button_secondary_background_fill_hover_dark": "#243143",
-    "button_secondary_border_color": "*neutral_300",
-    "button_secondary_border_color_dark": "#324156",
-    "button_secondary_text_color": "*neutral_800",
-    "button_secondary_text_color_dark": "*neutral_100",
+    "button_secondary_background_fill": ("white", "#1b2532"),
+    "button_secondary_background_fill_hover": ("*neutral_100", "#243143"),
+    "button_secondary_border_color": ("*neutral_300", "#324156"),
+    "button_secondary_text_color": ("*neutral_800", "*neutral_100"),
     "button_border_width": "1px",
     "button_primary_border_color": "transparent",
     "button_large_padding": "9px 18px",
     "button_large_text_size": "*text_md",
     "button_large_text_weight": "600",
     "button_small_text_weight": "500",
-    "slider_color": "*primary_600",
-    "slider_color_dark": "*primary_400",
-    "checkbox_background_color_selected": "*primary_700",
-    "checkbox_background_color_selected_dark": "*primary_500",
+    "slider_color": ("*primary_600", "*primary_400"),
+    "checkbox_background_color_selected": ("*primary_700", "*primary_500"),
     "checkbox_border_color_selected": "*primary_700",
-    "checkbox_label_background_fill_selected": "*primary_50",
-    "checkbox_label_background_fill_selected_dark": "#12312f",
-    "checkbox_label_border_color_selected": "*primary_600",
-    "checkbox_label_border_color_selected_dark": "*primary_500",
-    "checkbox_label_text_color_selected": "*primary_900",
-    "checkbox_label_text_color_selected_dark": "*primary_100",
+    "checkbox_label_background_fill_selected": ("*primary_50", "#12312f"),
+    "checkbox_label_border_color_selected": ("*primary_600", "*primary_500"),
+    "checkbox_label_text_color_selected": ("*primary_900", "*primary_100"),
 }
 
 
@@ -126,7 +99,12 @@ def build_theme() -> gr.themes.Base:
         font=SANS_FONTS,
         font_mono=MONO_FONTS,
     )
-    return theme.set(**THEME_VARIABLES)
+    variables: dict[str, str] = {}
+    for name, value in THEME_VARIABLES.items():
+        variables[name] = value if isinstance(value, str) else value[0]
+        if not isinstance(value, str):
+            variables[f"{name}_dark"] = value[1]
+    return theme.set(**variables)
 
 
 HERE = Path(__file__).parent
@@ -169,10 +147,10 @@ def build_page(client: Client, team: SessionStore | None = None) -> gr.Blocks:
     tabs = {name: tab_class(client) for name, tab_class in TABS.items()}
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86_400)) as page:
         with gr.Row(elem_id="top"):
-            gr.HTML(HEADER, apply_default_css=False)
-            status = gr.HTML(apply_default_css=False, elem_id="service")
-            user = gr.HTML(apply_default_css=False, elem_id="visitor", visible=team is not None)
-            gr.HTML(THEME_SWITCH, apply_default_css=False, elem_id="theme")
+            html_pane(HEADER)
+            status = html_pane(elem_id="service")
+            user = html_pane(elem_id="visitor", visible=team is not None)
+            html_pane(THEME_SWITCH, elem_id="theme")
         with gr.Tabs(elem_classes="lcl-tabs", selected="search", overflow_behavior="wrap") as bar:
             items = [_build_tab(name, tab) for name, tab in tabs.items()]
         for tab, item in zip(tabs.values(), items, strict=True):

@@ -46,6 +46,11 @@ class PageTab(Protocol):
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None: ...
 
 
+def html_pane(html: str = "", **options: Any) -> gr.HTML:
+    """A component for HTML in the page's own style."""
+    return gr.HTML(html, apply_default_css=False, **options)
+
+
 def update_dropdown(choices: Sequence[tuple[str, str]], current: str | None) -> Any:
     """New choices of a dropdown. The current value stays if it exists, else the first choice is selected."""
     values = [value for _, value in choices]
@@ -88,6 +93,10 @@ def image_input(label: str, height: int) -> gr.Image:
 def read_upload(path: str) -> bytes:
     """Bytes of an uploaded file."""
     return Path(path).read_bytes()
+
+
+def unreachable_box(error: ApiError) -> str:
+    return error_box(error.message, "The service cannot be reached")
 
 
 def api_error_box(error: ApiError, title: str) -> str:

@@ -34,7 +34,7 @@ class Service:
 
         return call
 
-    def asked(self, name: str) -> list[dict[str, Any]]:
+    def arguments_of(self, name: str) -> list[dict[str, Any]]:
         """Keyword arguments of each call of ``name``."""
         return [kwargs for called, _, kwargs in self.calls if called == name]
 

@@ -117,7 +117,7 @@ class Browser:
         self.scheme = scheme
         self.cookies: dict[str, str] = {}
 
-    async def ask(
+    async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes, dict[str, str]]:
         """Returns: status, body, headers in lower case (of several of one name the last)."""
@@ -157,12 +157,12 @@ class Browser:
 
     async def sign_in(self, key: str) -> None:
         form = {"content-type": "application/x-www-form-urlencoded"}
-        status, _, _ = await self.ask("POST", "/login", f"key={key}".encode(), form)
+        status, _, _ = await self.request("POST", "/login", f"key={key}".encode(), form)
         assert status == 303
 
     async def upload(self, name: str, data: bytes) -> str:
         """Returns: the path that the page gave the file."""
-        status, body, _ = await self.ask("POST", "/gradio_api/upload", *multipart({name: data}))
+        status, body, _ = await self.request("POST", "/gradio_api/upload", *multipart({name: data}))
         assert status == 200, body
         [path] = json.loads(body)
         return str(path)
@@ -170,7 +170,7 @@ class Browser:
     async def run(self, number: int, data: list[Json], **more: Json) -> tuple[int, bytes]:
         event = {"fn_index": number, "data": data, "session_hash": "walk", "event_data": None, **more}
         body = json.dumps(event).encode()
-        status, answer, _ = await self.ask(
+        status, answer, _ = await self.request(
             "POST", "/gradio_api/run/predict", body, {"content-type": "application/json"}
         )
         return status, answer
@@ -273,7 +273,7 @@ class HostilePage:
         return browser
 
     async def _opened(self, browser: Browser) -> bool:
-        status, _, headers = await browser.ask("GET", f"/?token={TOKEN}")
+        status, _, headers = await browser.request("GET", f"/?token={TOKEN}")
         return status == 303 and headers["location"] == "./"
 
     async def hostile(self) -> dict[str, str]:

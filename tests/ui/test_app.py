@@ -1,4 +1,4 @@
-"""The page as a server: it starts without a service, reports nothing to anyone, and leaves when told."""
+"""The page as a server: it starts without a service, reports nothing to anyone, and leaves when output."""
 
 from __future__ import annotations
 
@@ -134,9 +134,9 @@ def test_bad_settings_are_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert main() == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {said}")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"error: {said}")
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", ["/", "/theme.css", "/config", "/nowhere"])

@@ -62,34 +62,34 @@ def test_a_stranger_gets_nothing(browser: Open, verb: str, path: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "x", SECRET[:-1], SECRET + "x", SECRET.upper(), "ü", "%00", "x" * 9000])
 def test_a_wrong_token_opens_nothing(browser: Open, wrong: str) -> None:
-    visitor = browser()
-    answer = visitor.get(f"/?token={wrong}")
+    http = browser()
+    answer = http.get(f"/?token={wrong}")
     assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
     assert ('role="alert"' in answer.text) is bool(wrong)
-    assert visitor.get("/config").status_code == 401
+    assert http.get("/config").status_code == 401
 
 
 def test_the_printed_address_opens_a_session_and_leaves_the_address(browser: Open) -> None:
-    visitor = browser()
-    answer = visitor.get(f"/?tab=runs&token={SECRET}&run=a%26b")
+    http = browser()
+    answer = http.get(f"/?tab=runs&token={SECRET}&run=a%26b")
     assert (answer.status_code, answer.headers["location"]) == (303, "./?tab=runs&run=a%26b")
     assert answer.headers["cache-control"] == "no-store"
     words = {word.strip().lower() for word in answer.headers["set-cookie"].split(";")}
     assert {"httponly", "samesite=strict", "path=/"} <= words
     assert SECRET not in answer.headers["set-cookie"]
-    assert visitor.get("/config").status_code == 200
-    assert visitor.get("/?tab=runs").status_code == 200
-    assert visitor.get("/signed-in").json() is True
+    assert http.get("/config").status_code == 200
+    assert http.get("/?tab=runs").status_code == 200
+    assert http.get("/signed-in").json() is True
     assert browser().get("/signed-in").json() is False
 
 
 def test_opened_again_it_is_the_same_session(browser: Open) -> None:
-    visitor = browser()
-    visitor.get(f"/?token={SECRET}")
-    before = dict(visitor.cookies)
-    answer = visitor.get(f"/?token={SECRET}")
+    http = browser()
+    http.get(f"/?token={SECRET}")
+    before = dict(http.cookies)
+    answer = http.get(f"/?token={SECRET}")
     assert (answer.status_code, answer.headers["location"], "set-cookie" in answer.headers) == (303, "./", False)
-    assert dict(visitor.cookies) == before
+    assert dict(http.cookies) == before
     other = browser()
     other.get(f"/?token={SECRET}")
     assert dict(other.cookies) != before, "the token opens further browsers, each with a session of its own"
@@ -99,18 +99,18 @@ def test_each_port_has_a_cookie_of_its_own(browser: Open) -> None:
     """Pages on other ports of the machine share its cookies: two services must not end each other's sessions."""
     names = set()
     for address in (ADDRESS, "http://lcl.example:9000", "http://lcl.example", "https://lcl.example"):
-        visitor = browser(address)
-        assert visitor.get(f"/?token={SECRET}").status_code == 303
-        names.add(next(iter(visitor.cookies)))
+        http = browser(address)
+        assert http.get(f"/?token={SECRET}").status_code == 303
+        names.add(next(iter(http.cookies)))
     assert names == {"lcl_session_7865", "lcl_session_9000", "lcl_session", "__Host-lcl_session"}
 
 
 def test_without_a_token_in_the_settings_whoever_opens_the_page_may_use_it() -> None:
     app = build_app(StubService(dict), UiSettings(token="", _env_file=None))  # type: ignore[arg-type,call-arg]
-    with TestClient(app, ADDRESS) as visitor:
-        assert visitor.get("/config").status_code == 401
-        assert visitor.get("/").status_code == 200
-        assert visitor.get("/config").status_code == 200
+    with TestClient(app, ADDRESS) as http:
+        assert http.get("/config").status_code == 401
+        assert http.get("/").status_code == 200
+        assert http.get("/config").status_code == 200
 
 
 def test_the_kept_token_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_the_page_takes_the_kept_token_when_the_settings_have_none(
 ) -> None:
     monkeypatch.setenv("LCL_HOME", str(tmp_path))
     app = build_app(StubService(dict), UiSettings(_env_file=None))  # type: ignore[arg-type,call-arg]
-    with TestClient(app, ADDRESS) as visitor:
-        assert visitor.get(f"/?token={load_or_create_token(tmp_path)}").status_code == 200
+    with TestClient(app, ADDRESS) as http:
+        assert http.get(f"/?token={load_or_create_token(tmp_path)}").status_code == 200
 
 
 def test_the_address_with_its_token() -> None:

@@ -101,18 +101,18 @@ def test_a_stranger_gets_nothing(browser: Any, verb: str, path: str) -> None:
 
 
 def test_who_opens_the_page_is_asked_for_a_key_and_brought_back(browser: Any) -> None:
-    visitor = browser()
-    answer = visitor.get("/?run=run_1&x=%22")
+    http = browser()
+    answer = http.get("/?run=run_1&x=%22")
     assert (answer.status_code, answer.headers["location"]) == (303, "login?run=run_1&x=%22")
-    form = visitor.get("/login?run=run_1&x=%22")
+    form = http.get("/login?run=run_1&x=%22")
     assert 'action="login?run=run_1&amp;x=%22"' in form.text
     assert (form.status_code, form.headers["cache-control"]) == (200, "no-store")
-    assert visitor.get("/signed-in").json() is False
-    answer = sign_in(visitor, " key-ada ", "?run=run_1")
+    assert http.get("/signed-in").json() is False
+    answer = sign_in(http, " key-ada ", "?run=run_1")
     assert (answer.status_code, answer.headers["location"]) == (303, "./?run=run_1")
-    assert visitor.get("/").status_code == 200
-    assert visitor.get("/signed-in").json() is True
-    assert visitor.get("/login?run=run_1").headers["location"] == "./?run=run_1"
+    assert http.get("/").status_code == 200
+    assert http.get("/signed-in").json() is True
+    assert http.get("/login?run=run_1").headers["location"] == "./?run=run_1"
 
 
 def test_the_cookie_is_for_this_site_alone_and_no_key(browser: Any) -> None:
@@ -139,14 +139,14 @@ def test_the_cookie_is_for_this_site_alone_and_no_key(browser: Any) -> None:
     ],
 )
 def test_a_wrong_key_is_refused_in_words(browser: Any, key: str, status: int, words: str) -> None:
-    visitor = browser()
-    answer = sign_in(visitor, key)
+    http = browser()
+    answer = sign_in(http, key)
     assert (answer.status_code, words in answer.text) == (status, True)
     assert 'role="alert"' in answer.text
     assert 'aria-invalid="true"' in answer.text
     assert "mallory" not in answer.text
     assert "set-cookie" not in answer.headers
-    assert visitor.get("/config").status_code == 401
+    assert http.get("/config").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -183,17 +183,17 @@ def test_a_service_in_trouble_is_told_from_a_wrong_key(
 
 
 def test_another_site_can_sign_nobody_in_or_out(browser: Any) -> None:
-    visitor = browser()
-    sign_in(visitor, "key-ada")
+    http = browser()
+    sign_in(http, "key-ada")
     foreign = {"sec-fetch-site": "cross-site", "origin": "https://evil.example"}
     for path in ("/login", "/logout"):
-        assert visitor.post(path, headers=foreign, data={"key": "key-bob"}).status_code == 403
-    assert visitor.get("/config").status_code == 200
+        assert http.post(path, headers=foreign, data={"key": "key-bob"}).status_code == 403
+    assert http.get("/config").status_code == 200
 
 
-def answered(visitor: TestClient, output: str, *data: Any) -> str:
+def answered(http: TestClient, output: str, *data: Any) -> str:
     """What the first event that makes ``output`` out of as much ``data`` writes there."""
-    config = visitor.get("/config").json()
+    config = http.get("/config").json()
     names = {part["id"]: part["props"].get("elem_id") for part in config["components"]}
     number = next(
         each["id"]
@@ -201,44 +201,44 @@ def answered(visitor: TestClient, output: str, *data: Any) -> str:
         if output in [names.get(id_) for id_ in each["outputs"]] and len(each["inputs"]) == len(data)
     )
     body = {"fn_index": number, "data": data, "session_hash": "s"}
-    return visitor.post("/gradio_api/run/predict", json=body).json()["data"][-1]
+    return http.post("/gradio_api/run/predict", json=body).json()["data"][-1]
 
 
-def visible_owner(visitor: TestClient) -> str:
+def visible_owner(http: TestClient) -> str:
     """What the page's corner says."""
-    return answered(visitor, "visitor")
+    return answered(http, "http")
 
 
 def test_everybody_acts_with_a_key_of_their_own(browser: Any) -> None:
     ada, bob = browser(), browser()
     sign_in(ada, "key-ada")
     sign_in(bob, "key-bob")
-    for visitor, name in ((ada, "ada"), (bob, "bob"), (ada, "ada")):
-        assert f"<b>{name}</b>" in visible_owner(visitor)
-        assert f"not for {name}<" in answered(visitor, "documents", None, "interleaved")
-        assert visitor.get("/media/c/i").content == name.encode()
+    for http, name in ((ada, "ada"), (bob, "bob"), (ada, "ada")):
+        assert f"<b>{name}</b>" in visible_owner(http)
+        assert f"not for {name}<" in answered(http, "documents", None, "interleaved")
+        assert http.get("/media/c/i").content == name.encode()
 
 
 def test_signing_out_ends_the_session_itself_and_not_only_the_cookie(browser: Any) -> None:
-    visitor, thief = browser(), browser()
-    sign_in(visitor, "key-ada")
-    thief.cookies.set(COOKIE, visitor.cookies[COOKIE])
+    http, thief = browser(), browser()
+    sign_in(http, "key-ada")
+    thief.cookies.set(COOKIE, http.cookies[COOKIE])
     assert thief.get("/config").status_code == 200
-    answer = visitor.post("/logout")
+    answer = http.post("/logout")
     assert (answer.status_code, answer.headers["location"]) == (303, "login")
-    assert COOKIE not in visitor.cookies
-    assert visitor.get("/config").status_code == thief.get("/config").status_code == 401
+    assert COOKIE not in http.cookies
+    assert http.get("/config").status_code == thief.get("/config").status_code == 401
 
 
 def test_signing_in_again_leaves_no_session_behind(browser: Any) -> None:
-    visitor = browser()
-    sign_in(visitor, "key-ada")
-    before = visitor.cookies[COOKIE]
-    sign_in(visitor, "key-bob")
+    http = browser()
+    sign_in(http, "key-ada")
+    before = http.cookies[COOKIE]
+    sign_in(http, "key-bob")
     thief = browser()
     thief.cookies.set(COOKIE, before)
     assert thief.get("/config").status_code == 401
-    assert "<b>bob</b>" in visible_owner(visitor)
+    assert "<b>bob</b>" in visible_owner(http)
 
 
 def test_without_a_session_the_page_is_up_all_the_same(browser: Any) -> None:

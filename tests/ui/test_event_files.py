@@ -57,9 +57,9 @@ def test_no_event_reads_what_its_session_did_not_upload(
 ) -> None:
     if caller == "a viewer" and not walk.is_team:
         pytest.skip("on one machine nobody has a role: another owner is just another session")
-    asked = asyncio.run(walked(walk, watch, listener, caller))
-    print(f"{len(walk.events)} events, {asked} requests")  # noqa: T201
-    assert asked > (9_000 if caller == "a stranger" else 60_000)
+    requests = asyncio.run(walked(walk, watch, listener, caller))
+    print(f"{len(walk.events)} events, {requests} requests")  # noqa: T201
+    assert requests > (9_000 if caller == "a stranger" else 60_000)
 
 
 async def walked(walk: HostilePage, watch: AccessMonitor, listener: socket.socket, caller: str) -> int:
@@ -70,7 +70,7 @@ async def walked(walk: HostilePage, watch: AccessMonitor, listener: socket.socke
     key = {"a stranger": None, "a viewer": "key-vic", "another owner": "key-bob"}[caller]
     targets = await walk.hostile()
     browser = await walk.browser(key)
-    before, asked = files_below(walk.uploads), 0
+    before, requests = files_below(walk.uploads), 0
     walk.service.given.clear()
     for target, path in targets.items():
         path = path.replace("{port}", str(listener.getsockname()[1]))
@@ -80,7 +80,7 @@ async def walked(walk: HostilePage, watch: AccessMonitor, listener: socket.socke
                 for data in arguments(values, reference):
                     with watch.watching():
                         status, body = await browser.run(number, data)
-                    asked += 1
+                    requests += 1
                     where = f"event {number}, {target}, {way}, {caller}"
                     assert watch.opened_of(closed) == [], where
                     assert watch.connected == [], where
@@ -90,11 +90,11 @@ async def walked(walk: HostilePage, watch: AccessMonitor, listener: socket.socke
     assert [given for given in walk.service.given if secrets_in(given)] == []
     with pytest.raises(BlockingIOError):
         listener.accept()
-    return asked
+    return requests
 
 
 def test_references_elsewhere_in_an_event_are_refused_too(walk: HostilePage, watch: AccessMonitor) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await walk.browser("key-vic")
         reference = references_to(str(walk.private))["alone"]
         for number, values in walk.events.items():
@@ -103,13 +103,13 @@ def test_references_elsewhere_in_an_event_are_refused_too(walk: HostilePage, wat
             assert watch.opened_of({str(walk.private)}) == []
             assert (status, json.loads(body)["code"]) == (422, "file_unknown")
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: AccessMonitor) -> None:
     """Without this the test above could not fail."""
 
-    async def ask() -> int:
+    async def scenario() -> int:
         browser, read = await walk.browser("key-vic"), 0
         path = await browser.upload("mine ü.png", png())
         address = f"http://127.0.0.1:7865/gradio_api/file={quote(path)}"
@@ -126,36 +126,36 @@ def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: Acce
                 read += bool(watch.opened_of({path})) and png() in walk.service.given
         return read
 
-    assert asyncio.run(ask()) >= 5
+    assert asyncio.run(scenario()) >= 5
 
 
 def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessMonitor) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         vic, bob, stranger = [await walk.browser(key) for key in ("key-vic", "key-bob", None)]
         path = await vic.upload("x y.png", png())
         targets = {**await walk.hostile(), "vic's": path}
         for browser, refusal in ((bob, 404), (stranger, 401)):
             for path_ in targets.values():
                 with watch.watching():
-                    status, body, _ = await browser.ask("GET", f"/gradio_api/file={path_}")
+                    status, body, _ = await browser.request("GET", f"/gradio_api/file={path_}")
                 assert (status, secrets_in(body)) == (refusal, [])
-                assert (await browser.ask("HEAD", f"/gradio_api/file={path_}"))[0] == refusal
+                assert (await browser.request("HEAD", f"/gradio_api/file={path_}"))[0] == refusal
                 assert watch.opened_of({os.path.realpath(path_)}) == []
-        status, body, headers = await vic.ask("GET", f"/gradio_api/file={path}")
+        status, body, headers = await vic.request("GET", f"/gradio_api/file={path}")
         assert (status, body, headers["content-type"]) == (200, png(), "image/png")
         page = await vic.upload("x.html", b"<script>alert(1)</script>")
-        _, _, headers = await vic.ask("GET", f"/gradio_api/file={page}")
+        _, _, headers = await vic.request("GET", f"/gradio_api/file={page}")
         assert headers["content-type"] == "application/octet-stream"
         assert headers["content-disposition"].startswith("attachment")
         assert headers["x-content-type-options"] == "nosniff"
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_what_an_event_makes_is_served_to_its_session_alone(walk: HostilePage) -> None:
     """A picture of a collection that is taken over into the form, which Gradio keeps as a file."""
 
-    async def ask() -> None:
+    async def scenario() -> None:
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
         number = next(n for n, event in walk.page.fns.items() if getattr(event.fn, "__name__", "") == "use_sample")
         status, body = await vic.run(number, [], event_data={"pick": "col_1:item"})
@@ -163,13 +163,13 @@ def test_what_an_event_makes_is_served_to_its_session_alone(walk: HostilePage) -
         made = json.loads(body)["data"][0]
         assert made["url"].endswith(quote(f"/gradio_api/file={made['path']}", safe="/=:"))
         for browser, status in ((vic, 200), (bob, 404)):
-            assert (await browser.ask("GET", f"/gradio_api/file={made['path']}"))[0] == status
+            assert (await browser.request("GET", f"/gradio_api/file={made['path']}"))[0] == status
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_a_link_that_takes_the_place_of_an_upload_is_not_followed(walk: HostilePage, watch: AccessMonitor) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         vic = await walk.browser("key-vic")
         path = Path(await vic.upload("x.png", png()))
         path.unlink()
@@ -178,11 +178,11 @@ def test_a_link_that_takes_the_place_of_an_upload_is_not_followed(walk: HostileP
         values = [references_to(str(path))["alone"]] * len(walk.events[number])
         with watch.watching():
             status, _ = await vic.run(number, values)
-            served, body, _ = await vic.ask("GET", f"/gradio_api/file={path}")
+            served, body, _ = await vic.request("GET", f"/gradio_api/file={path}")
         assert (status, served, secrets_in(body)) == (422, 404, [])
         assert watch.opened_of({str(walk.private)}) == []
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_gradios_own_check_holds_behind_ours(walk: HostilePage) -> None:

@@ -31,17 +31,17 @@ from ui import event_files
 def test_an_event_that_no_page_sends_is_refused_in_words(
     walk: HostilePage, body: bytes, status: int, code: str
 ) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         vic = await walk.browser("key-vic")
-        answered, words, _ = await vic.ask("POST", "/gradio_api/run/predict", body)
+        answered, words, _ = await vic.request("POST", "/gradio_api/run/predict", body)
         assert (answered, json.loads(words)["code"]) == (status, code)
         assert json.loads(words)["error"].endswith((".", "once."))
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_a_value_that_is_not_offered_is_told_in_words(walk: HostilePage) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         vic = await walk.browser("key-vic")
         number = next(n for n, f in walk.page.fns.items() if getattr(f.fn, "__name__", "") == "search")
         values = list(walk.events[number])
@@ -54,13 +54,13 @@ def test_a_value_that_is_not_offered_is_told_in_words(walk: HostilePage) -> None
         assert (status, json.loads(body)["code"]) == (500, "event_failed")
         assert json.loads(body)["error"].startswith("The page could not do this")
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_the_state_of_a_page_belongs_to_its_session(walk: HostilePage) -> None:
     """Two sessions that say the same session_hash have different state."""
 
-    async def ask() -> None:
+    async def scenario() -> None:
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
         number = next(iter(walk.events))
         before = set(walk.page.state_holder.session_data)
@@ -70,7 +70,7 @@ def test_the_state_of_a_page_belongs_to_its_session(walk: HostilePage) -> None:
         assert len(made) == 2
         assert all(name.endswith("-same") for name in made)
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_the_state_of_so_many_pages_is_kept(walk: HostilePage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_the_state_of_so_many_pages_is_kept(walk: HostilePage, monkeypatch: pyte
     most = 8
     monkeypatch.setattr(event_files, "MAX_OPEN_PAGES", most)
 
-    async def ask() -> None:
+    async def scenario() -> None:
         one, other = await walk.browser("key-bob"), await walk.browser("key-bob")
         number = next(iter(walk.events))
         for page in range(most + 3):
@@ -87,34 +87,34 @@ def test_the_state_of_so_many_pages_is_kept(walk: HostilePage, monkeypatch: pyte
         assert made == {f"many{page}" for page in range(3, most + 3)}
         assert walk.page.state_holder.capacity == page_module.MAX_PAGE_STATES
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_the_state_of_a_session_goes_with_it(tmp_path: Path) -> None:
     """What Gradio keeps for a page that nobody can reach any more."""
 
-    async def ask() -> None:
+    async def scenario() -> None:
         walk = HostilePage(tmp_path, team=True)
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
         number = next(iter(walk.events))
         for browser in (vic, bob):
             await browser.run(number, walk.events[number], session_hash="s")
         assert len(walk.page.state_holder.session_data) == 2
-        await vic.ask("POST", "/logout")
+        await vic.request("POST", "/logout")
         assert len(walk.page.state_holder.session_data) == 1
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_so_many_events_of_a_session_at_once(walk: HostilePage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_files, "MAX_CONCURRENT_EVENTS", 3)
 
-    async def ask() -> list[int]:
+    async def scenario() -> list[int]:
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")
         number, values = next((n, v) for n, v in walk.events.items() if v)
         answers = await asyncio.gather(*(vic.run(number, values) for _ in range(5)), bob.run(number, values))
         assert (await vic.run(number, values))[0] == 200
         return [status for status, _ in answers]
 
-    *vic, bob = asyncio.run(ask())
+    *vic, bob = asyncio.run(scenario())
     assert (sorted(vic), bob) == ([200, 200, 200, 429, 429], 200)

@@ -80,14 +80,14 @@ def test_a_corpus_picture_that_cannot_be_had_leaves_a_sign_in_its_place(
     assert (gone.status_code, gone.headers["content-type"]) == (200, "image/svg+xml")
     assert "cannot be read" in gone.text
     assert http(dataset_image=away).get("/corpus/sample/x.png").status_code == 502
-    asked: list[tuple[str, ...]] = []
+    requests: list[tuple[str, ...]] = []
 
     def image(*names: str) -> bytes:
-        asked.append(names)
+        requests.append(names)
         return PNG
 
     assert http(dataset_image=image).get("/corpus/a%20b/c/d%20e.png").headers["content-type"] == "image/png"
-    assert asked == [("a b", "c/d e.png")]
+    assert requests == [("a b", "c/d e.png")]
 
 
 def test_a_study_is_downloaded_and_never_shown_as_a_page(http: Callable[..., TestClient], away: Exception) -> None:

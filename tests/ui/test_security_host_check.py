@@ -20,7 +20,7 @@ PATHS = ["/", f"/?token={TOKEN}", "/config", "/signed-in", "/gradio_api/file=/et
 def answered(app: Any, host: str, path: str = "/config", method: str = "GET", **headers: str) -> tuple[int, bytes]:
     """Status and body; the page listens on 7865."""
     browser = Browser(app)
-    status, body, _ = asyncio.run(browser.ask(method, path, b"", {"host": host, **headers}))
+    status, body, _ = asyncio.run(browser.request(method, path, b"", {"host": host, **headers}))
     return status, body
 
 
@@ -104,7 +104,7 @@ def test_a_team_answers_every_name_until_the_settings_name_some(service: Any) ->
 
 
 def test_two_hosts_are_none(one_machine: Any) -> None:
-    async def ask() -> int:
+    async def scenario() -> int:
         browser = Browser(one_machine)
         wrapped = browser.app
 
@@ -112,9 +112,9 @@ def test_two_hosts_are_none(one_machine: Any) -> None:
             await wrapped({**scope, "headers": [*scope["headers"], (b"host", b"evil.example")]}, receive, send)
 
         browser.app = with_second
-        return (await browser.ask("GET", "/config"))[0]
+        return (await browser.request("GET", "/config"))[0]
 
-    assert asyncio.run(ask()) == 403
+    assert asyncio.run(scenario()) == 403
 
 
 @pytest.mark.parametrize("wrong", ["http://x", "x/y", "x:", "x:port", "*", "a b", "[::1", "x:123456"])

@@ -79,17 +79,17 @@ def routes_of(router: Any) -> Iterator[Route]:
 
 async def opened(app: Any) -> Browser:
     browser = Browser(app)
-    status, _, _ = await browser.ask("GET", f"/?token={TOKEN}")
+    status, _, _ = await browser.request("GET", f"/?token={TOKEN}")
     assert status == 303
     return browser
 
 
 @pytest.mark.parametrize(("method", "path"), GONE)
 def test_a_route_that_the_page_does_not_need_is_gone(app: Any, method: str, path: str) -> None:
-    async def ask() -> int:
-        return (await (await opened(app)).ask(method, path, b"{}", {"content-type": "application/json"}))[0]
+    async def scenario() -> int:
+        return (await (await opened(app)).request(method, path, b"{}", {"content-type": "application/json"}))[0]
 
-    assert asyncio.run(ask()) == 404
+    assert asyncio.run(scenario()) == 404
 
 
 def test_every_route_that_gradio_brings_is_kept_or_gone(app: Any) -> None:
@@ -98,7 +98,7 @@ def test_every_route_that_gradio_brings_is_kept_or_gone(app: Any) -> None:
     routes = list(routes_of(mounted))
     assert len(routes) > 60
 
-    async def ask() -> dict[str, set[int]]:
+    async def scenario() -> dict[str, set[int]]:
         browser = await opened(app)
         gone: dict[str, set[int]] = {}
         for route in routes:
@@ -106,18 +106,18 @@ def test_every_route_that_gradio_brings_is_kept_or_gone(app: Any) -> None:
                 continue
             path = re.sub(r"\{[^}]*\}", "x", route.path)
             for method in sorted(route.methods or ()):
-                status, _, _ = await browser.ask(method, path, b"{}", {"content-type": "application/json"})
+                status, _, _ = await browser.request(method, path, b"{}", {"content-type": "application/json"})
                 gone.setdefault(route.path, set()).add(status)
         return gone
 
-    gone = asyncio.run(ask())
+    gone = asyncio.run(scenario())
     assert len(gone) > 40
     assert {path: statuses for path, statuses in gone.items() if statuses != {404}} == {}
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/theme.css", "/gradio_api/info", "/healthz", "/?tab=runs"])
 def test_what_the_page_needs_is_there(app: Any, path: str) -> None:
-    async def ask() -> int:
-        return (await (await opened(app)).ask("GET", path))[0]
+    async def scenario() -> int:
+        return (await (await opened(app)).request("GET", path))[0]
 
-    assert asyncio.run(ask()) == 200
+    assert asyncio.run(scenario()) == 200

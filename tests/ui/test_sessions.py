@@ -96,7 +96,7 @@ def test_whatever_ends_a_session_is_told(clock: Clock) -> None:
     assert ended == [*tokens, late]
 
 
-def asked(sessions: SessionStore, status: int = 200) -> str | None:
+def sent_key(sessions: SessionStore, status: int = 200) -> str | None:
     """The key that a call carries, which is answered with ``status``."""
     request = httpx.Request("GET", "http://service/v1/runs")
     flow = SessionKeyAuth(sessions).auth_flow(request)
@@ -110,9 +110,9 @@ def test_a_call_that_nobody_asked_for_carries_no_key(clock: Clock) -> None:
     sessions = SessionStore(60, clock=clock)
     sessions.open("key-a", "ada", "viewer")
     use_key(None)
-    assert asked(sessions) is None
+    assert sent_key(sessions) is None
     use_key("key-b")
-    assert asked(sessions) == "Bearer key-b"
+    assert sent_key(sessions) == "Bearer key-b"
     use_key(None)
 
 
@@ -120,8 +120,8 @@ def test_a_key_that_the_service_refuses_ends_its_sessions_alone(clock: Clock) ->
     sessions = SessionStore(60, clock=clock)
     ada, again, bob = (sessions.open(key, "x", "viewer") for key in ("key-a", "key-a", "key-b"))
     use_key("key-a")
-    asked(sessions, 403)
+    sent_key(sessions, 403)
     assert sessions.find(ada) is not None
-    asked(sessions, 401)
+    sent_key(sessions, 401)
     use_key(None)
     assert [sessions.find(token) is not None for token in (ada, again, bob)] == [False, False, True]

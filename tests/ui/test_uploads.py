@@ -59,7 +59,7 @@ async def send(browser: Browser, *sizes: int, field: str = "files", chunks: int 
     body, headers = multipart({f"{place}.bin": bytes(size) for place, size in enumerate(sizes)}, field)
     if chunks:
         return await dripped(browser, body, headers, chunks)
-    status, answer, _ = await browser.ask("POST", "/gradio_api/upload", body, headers)
+    status, answer, _ = await browser.request("POST", "/gradio_api/upload", body, headers)
     return status, answer.decode()
 
 
@@ -83,12 +83,12 @@ async def dripped(browser: Browser, body: bytes, headers: dict[str, str], chunks
 
     dripping = Browser(with_pieces)
     dripping.cookies = browser.cookies
-    status, answer, _ = await dripping.ask("POST", "/gradio_api/upload", body, headers)
+    status, answer, _ = await dripping.request("POST", "/gradio_api/upload", body, headers)
     return status, answer.decode()
 
 
 def test_a_file_that_is_too_large_is_refused_and_nothing_of_it_kept(team: Team) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         for chunks in (0, 5):
             status, words = await send(browser, 9 * KIB, chunks=chunks)
@@ -97,11 +97,11 @@ def test_a_file_that_is_too_large_is_refused_and_nothing_of_it_kept(team: Team) 
         assert team.kept() == 0
         assert (await send(browser, 8 * KIB))[0] == 200
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_all_files_of_a_request_are_bounded_together(team: Team) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         for chunks in (0, 7):
             status, words = await send(browser, *[7 * KIB] * 4, chunks=chunks)
@@ -110,7 +110,7 @@ def test_all_files_of_a_request_are_bounded_together(team: Team) -> None:
         assert team.kept() == 0
         assert (await send(browser, *[6 * KIB] * 3))[0] == 200
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_a_length_that_is_too_large_is_refused_before_anything_is_written(
@@ -119,48 +119,48 @@ def test_a_length_that_is_too_large_is_refused_before_anything_is_written(
     made: list[Any] = []
     monkeypatch.setattr(module, "GradioMultiPartParser", lambda *args, **kwargs: made.append(args))
 
-    async def ask() -> int:
+    async def scenario() -> int:
         return (await send(await team.browser(), *[8 * KIB] * 9))[0]
 
-    assert (asyncio.run(ask()), made) == (413, [])
+    assert (asyncio.run(scenario()), made) == (413, [])
 
 
 def test_older_files_of_a_key_give_way_in_all_of_its_sessions(team: Team) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browsers = [await team.browser("vic") for _ in range(3)]
         [first] = json.loads((await send(browsers[0], 8 * KIB))[1])
         for browser in browsers * 3:
             assert (await send(browser, 8 * KIB))[0] == 200
         assert team.kept() <= 40 * KIB
-        assert (await browsers[0].ask("GET", f"/gradio_api/file={first}"))[0] == 404
+        assert (await browsers[0].request("GET", f"/gradio_api/file={first}"))[0] == 404
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_one_key_cannot_fill_the_page_for_the_others(team: Team) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         vic, bob, eve = [await team.browser(key) for key in ("vic", "bob", "eve")]
         for _ in range(4):
             assert (await send(vic, 8 * KIB, 8 * KIB))[0] == 200
         assert (await send(bob, 8 * KIB, 8 * KIB))[0] == 200
         status, words = await send(eve, 8 * KIB, 8 * KIB)
         assert (status, words) == (507, "The page has no room for more files at the moment. Try again later.")
-        await vic.ask("POST", "/logout")
+        await vic.request("POST", "/logout")
         assert (await send(eve, 8 * KIB, 8 * KIB))[0] == 200
         assert team.kept() <= 60 * KIB
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("ending", ["signing out", "time", "a revoked key", "signing in anew"])
 def test_the_files_of_a_session_end_with_it(team: Team, ending: str) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         vic, bob = await team.browser("vic"), await team.browser("bob")
         await send(vic, KIB, KIB)
         await send(bob, KIB)
         assert team.kept() == 3 * KIB
         if ending == "signing out":
-            await vic.ask("POST", "/logout")
+            await vic.request("POST", "/logout")
         elif ending == "signing in anew":
             await vic.sign_in("vic")
         elif ending == "a revoked key":
@@ -171,7 +171,7 @@ def test_the_files_of_a_session_end_with_it(team: Team, ending: str) -> None:
         assert team.kept() == (0 if ending == "time" else KIB)
         assert not [folder for folder in team.root.iterdir() if not any(folder.iterdir())]
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(module, "_limited_body", held)
 
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         under_way = [asyncio.create_task(send(browser, KIB)) for _ in range(4)]
         for _ in under_way:
@@ -198,24 +198,24 @@ def test_so_many_uploads_of_a_session_at_once(team: Team, monkeypatch: pytest.Mo
         assert [(await task)[0] for task in under_way] == [200] * 4
         assert (await send(browser, KIB))[0] == 200
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_of_an_upload_that_breaks_off_nothing_is_left(team: Team) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         status, words = await send(browser, 8 * KIB, 8 * KIB, chunks=-4)
         assert (status, words) == (400, "The upload was broken off.")
         assert files_below(team.root) == {}
         assert (await send(browser, 8 * KIB))[0] == 200
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
 
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         app = browser.app
 
@@ -230,7 +230,7 @@ def test_an_upload_on_which_nothing_comes_any_more_ends(team: Team, monkeypatch:
         assert (await send(quiet, KIB))[0] == 408
         assert files_below(team.root) == {}
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,17 +243,17 @@ def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkey
 
     monkeypatch.setattr(module, "_limited_body", signing_out_meanwhile)
 
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         assert (await send(browser, KIB))[0] == 200
         assert files_below(team.root) == {}
         assert (await send(browser, KIB))[0] == 401
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_a_disk_that_takes_no_more_is_told_in_words(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         team.root.parent.mkdir(exist_ok=True)
         team.root.write_text("a file where the folder should be")
@@ -261,7 +261,7 @@ def test_a_disk_that_takes_no_more_is_told_in_words(team: Team, monkeypatch: pyt
             status, words = await send(browser, KIB)
             assert (status, words.startswith("The page cannot write the file")) == (507, True)
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def uploads_at_once() -> int:
@@ -269,12 +269,12 @@ def uploads_at_once() -> int:
 
 
 def test_files_in_another_field_are_not_kept(team: Team) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         assert await send(browser, KIB, field="other") == (200, "[]")
         assert files_below(team.root) == {}
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -289,13 +289,13 @@ def test_files_in_another_field_are_not_kept(team: Team) -> None:
     ],
 )
 def test_what_is_no_upload_is_refused_or_empty(team: Team, body: bytes, headers: dict[str, str]) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
-        status, words, _ = await browser.ask("POST", "/gradio_api/upload?upload_id=u", body, headers)
+        status, words, _ = await browser.request("POST", "/gradio_api/upload?upload_id=u", body, headers)
         assert (status, words) == (200, b"[]") or status == 400
         assert files_below(team.root) == {}
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_what_is_no_upload_is_refused_or_empty(team: Team, body: bytes, headers:
     ],
 )
 def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str | None) -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         browser = await team.browser()
         path = Path(await browser.upload(name, b"data"))
         assert path.parent.parent == team.root
@@ -319,21 +319,21 @@ def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str
         assert kept is None or path.name == kept
         assert path.parent.stat().st_mode & 0o077 == 0
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
 def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRESS_START_SECONDS", 0.2)
 
-    async def ask() -> None:
+    async def scenario() -> None:
         vic, bob = await team.browser("vic"), await team.browser("bob")
         body, headers = multipart({"mine.bin": bytes(4 * KIB)})
-        upload = asyncio.create_task(vic.ask("POST", "/gradio_api/upload?upload_id=u1", body, headers))
+        upload = asyncio.create_task(vic.request("POST", "/gradio_api/upload?upload_id=u1", body, headers))
         address = "/gradio_api/upload_progress?upload_id=u1"
-        told = await asyncio.gather(*(each.ask("GET", address) for each in (vic, bob)))
+        told = await asyncio.gather(*(each.request("GET", address) for each in (vic, bob)))
         assert (await upload)[0] == 200
         assert [status for status, _, _ in told] == [200, 200]
         assert all(body.endswith(b'data: {"msg": "done"}\n\n') for _, body, _ in told)
         assert b"mine.bin" not in told[1][1]
 
-    asyncio.run(ask())
+    asyncio.run(scenario())

@@ -25,8 +25,10 @@ from ui.common import (
     api_error_box,
     encoder_choices,
     first_choice,
+    html_pane,
     image_input,
     read_upload,
+    unreachable_box,
     update_dropdown,
 )
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, item_url, toast
@@ -220,7 +222,7 @@ class CaptionTab:
             with gr.Column(scale=4, min_width=300, elem_classes="lcl-panel"):
                 self.encoder = gr.Dropdown(label="Encoder")
                 self.image = image_input("Picture", height=280)
-                self.samples = gr.HTML(apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="caption-samples")
+                self.samples = html_pane(js_on_load=PICK_SCRIPT, elem_id="caption-samples")
                 self.context = gr.Textbox(
                     "",
                     label="Text before the picture",
@@ -235,9 +237,9 @@ class CaptionTab:
                 self.look = gr.Checkbox(False, label="Show where the encoder looks")
                 self.go = gr.Button("Write captions", variant="primary")
             with gr.Column(scale=6, min_width=300):
-                self.refusal = gr.HTML(apply_default_css=False)
-                self.results = gr.HTML(WAITING, apply_default_css=False, elem_id="captions")
-                self.attention = gr.HTML(apply_default_css=False, elem_id="attention")
+                self.refusal = html_pane()
+                self.results = html_pane(WAITING, elem_id="captions")
+                self.attention = html_pane(elem_id="attention")
 
     def _build_choices(self) -> None:
         self.prompt = gr.Textbox("", label="Begin with", placeholder="words that the caption starts with", max_lines=1)
@@ -270,7 +272,7 @@ class CaptionTab:
             choices = encoder_choices(self.client)
             samples = gr.skip() if sampled else self.sample_images()
         except ApiError as error:
-            return gr.skip(), sampled, gr.skip(), error_box(error.message, "The service cannot be reached")
+            return gr.skip(), sampled, gr.skip(), unreachable_box(error)
         message = NO_ENCODER if not choices else gr.skip() if current else WAITING
         return update_dropdown(choices, current), sampled or bool(samples), samples, message
 
@@ -317,7 +319,7 @@ class CaptionTab:
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
         except ApiError as error:
-            return error_box(error.message, "The service cannot be reached"), gr.Timer(active=False)
+            return unreachable_box(error), gr.Timer(active=False)
         if encoder is None:
             return NO_ENCODER, gr.Timer(active=False)
         decodings: dict[str, dict[str, Any]] = {

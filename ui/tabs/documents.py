@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import BUSY_EVENT, SILENT_EVENT, update_dropdown
+from ui.common import BUSY_EVENT, SILENT_EVENT, html_pane, update_dropdown
 from ui.html import dataset_image_url, empty_state, error_box, esc, number, run_link, status_line
 
 PER_PAGE = 6
@@ -38,11 +38,11 @@ class DocumentsTab:
                 self.split = gr.Dropdown([("All", ALL)], value=ALL, label="Split", visible=False, min_width=130)
                 self.source = gr.Dropdown([("All", ALL)], value=ALL, label="Source", visible=False, min_width=130)
             with gr.Row(elem_classes="lcl-pager"):
-                self.position = gr.HTML(apply_default_css=False, elem_id="documents-place")
+                self.position = html_pane(elem_id="documents-place")
                 self.check = gr.Button("Validate", size="sm", min_width=90, elem_id="documents-validate")
                 self.previous = gr.Button("Previous", size="sm", min_width=90, interactive=False)
                 self.next = gr.Button("Next", size="sm", min_width=90, interactive=False)
-        self.shown = gr.HTML(LOADING, apply_default_css=False, elem_id="documents")
+        self.shown = html_pane(LOADING, elem_id="documents")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         inputs = [self.dataset, self.view, self.split, self.source]

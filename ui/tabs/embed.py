@@ -19,7 +19,9 @@ from ui.common import (
     collection_choices,
     encoder_choices,
     first_choice,
+    html_pane,
     read_upload,
+    unreachable_box,
     update_dropdown,
 )
 from ui.file_routes import FORMATS
@@ -42,19 +44,17 @@ class EmbedTab:
     def build(self) -> None:
         self.points = gr.State([])
         with gr.Column(elem_classes="lcl-panel"):
-            gr.HTML(
+            html_pane(
                 heading("Map of a collection", "Its vectors seen along their two principal axes: near means alike."),
-                apply_default_css=False,
             )
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.collection = gr.Dropdown(label="Collection", scale=2, min_width=200)
                 self.label = gr.Dropdown(label="Colour by", scale=1, min_width=140)
-                self.links = gr.HTML(apply_default_css=False, elem_classes="lcl-links")
-            self.map = gr.HTML(apply_default_css=False, elem_id="map")
+                self.links = html_pane(elem_classes="lcl-links")
+            self.map = html_pane(elem_id="map")
         with gr.Column(elem_classes="lcl-panel"):
-            gr.HTML(
+            html_pane(
                 heading("Vectors of your pictures", "Embed them with an encoder and take the numbers along."),
-                apply_default_css=False,
             )
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=280):
@@ -65,7 +65,7 @@ class EmbedTab:
                     self.format = gr.Radio(list(FORMATS), value="npy", label="File format")
                     self.go = gr.Button("Embed", variant="primary")
                 with gr.Column(scale=6, min_width=280):
-                    self.vectors = gr.HTML(WAITING, apply_default_css=False, elem_id="vectors")
+                    self.vectors = html_pane(WAITING, elem_id="vectors")
                     self.download = gr.DownloadButton("Download", visible=False, elem_id="download-vectors")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -83,7 +83,7 @@ class EmbedTab:
         try:
             collections, encoders = collection_choices(self.client), encoder_choices(self.client)
         except ApiError as error:
-            return gr.skip(), gr.skip(), error_box(error.message, "The service cannot be reached")
+            return gr.skip(), gr.skip(), unreachable_box(error)
         shown = gr.skip() if collections else NO_COLLECTION
         return update_dropdown(collections, collection), update_dropdown(encoders, encoder), shown
 

@@ -9,7 +9,16 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import BUSY_EVENT, SILENT_EVENT, api_error_box, image_input, read_upload, update_dropdown
+from ui.common import (
+    BUSY_EVENT,
+    SILENT_EVENT,
+    api_error_box,
+    html_pane,
+    image_input,
+    read_upload,
+    unreachable_box,
+    update_dropdown,
+)
 from ui.html import PICK_SCRIPT, empty_state, error_box, esc, heading, html_table, item_url
 
 Json = Mapping[str, Any]
@@ -160,7 +169,7 @@ class CompareTab:
         self.bare = gr.State(False)  # does the pane show a placeholder?
         with gr.Column(elem_classes="lcl-panel"):
             title = heading("Compare two encoders", "The same query to both, in collections of the same dataset.")
-            gr.HTML(title, apply_default_css=False)
+            html_pane(title)
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.left = gr.Dropdown(label="Encoder on the left", scale=2, min_width=180)
                 self.right = gr.Dropdown(label="Encoder on the right", scale=2, min_width=180)
@@ -178,8 +187,8 @@ class CompareTab:
                 self.go = gr.Button("Ask both", variant="primary", scale=1, min_width=120)
             with gr.Row(elem_classes="lcl-chips") as self.chips:
                 self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
-        self.results = gr.HTML(INVITATION, apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="compare-results")
-        self.figures = gr.HTML(apply_default_css=False, elem_id="compare-figures")
+        self.results = html_pane(INVITATION, js_on_load=PICK_SCRIPT, elem_id="compare-results")
+        self.figures = html_pane(elem_id="compare-figures")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         sides = [self.left, self.right]
@@ -207,7 +216,7 @@ class CompareTab:
         try:
             encoders, collections = self.client.encoders(), self.client.collections()
         except ApiError as error:
-            words = error_box(error.message, "The service cannot be reached")
+            words = unreachable_box(error)
             return gr.skip(), gr.skip(), gr.skip(), bare or not left, gr.skip() if left else words
         choices = _choices(encoders)
         sides = _sides(left, right, encoders)
@@ -254,7 +263,7 @@ class CompareTab:
         except _MissingInput as missing:
             return missing.html
         except ApiError as error:
-            return error_box(error.message, "The service cannot be reached")
+            return unreachable_box(error)
         if not query:
             return INVITATION
         answers: list[Any] = []

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import gradio as gr
 
 from api.client import ApiError, Client
-from ui.common import SILENT_EVENT
-from ui.html import ago, definition_list, empty_state, error_box, esc, heading, number
+from ui.common import SILENT_EVENT, html_pane, unreachable_box
+from ui.html import ago, definition_list, empty_state, esc, heading, number
 
 SHOWN = 4
 # export formats of LCL encoders -> labels; other encoders are exported as they are
@@ -25,8 +25,8 @@ class EncodersTab:
         self.client = client
 
     def build(self) -> None:
-        gr.HTML(heading("Encoders", "Every encoder that a run made or that was imported."), apply_default_css=False)
-        self.cards = gr.HTML(apply_default_css=False, elem_id="encoders")
+        html_pane(heading("Encoders", "Every encoder that a run made or that was imported."))
+        self.cards = html_pane(elem_id="encoders")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         tab.select(self.refresh, outputs=self.cards, **SILENT_EVENT)
@@ -36,7 +36,7 @@ class EncodersTab:
             encoders = self.client.encoders()
             cards = [draw_encoder(item, self.client.encoder_figures(item["id"])) for item in encoders]
         except ApiError as error:
-            return error_box(error.message, "The service cannot be reached")
+            return unreachable_box(error)
         return f'<div class="lcl-encoders">{"".join(cards)}</div>' if cards else EMPTY
 
 

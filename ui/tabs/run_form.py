@@ -9,7 +9,7 @@ import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from api.client.units import format_bytes, format_si
-from ui.common import SILENT_EVENT
+from ui.common import SILENT_EVENT, html_pane
 from ui.html import definition_list, duration, esc, run_link, status_line
 from ui.spec_fields import (
     FIRST_PRESET,
@@ -131,10 +131,10 @@ class SpecForm:
                     to_json(spec), language="json", label="Spec", interactive=True, lines=12, max_lines=22, buttons=[]
                 )
             if self.kind in ESTIMATED_KINDS:
-                self.estimates = [gr.HTML(apply_default_css=False, elem_id=f"estimate-{self.kind}")]
+                self.estimates = [html_pane(elem_id=f"estimate-{self.kind}")]
             with gr.Row(elem_classes="lcl-submit"):
                 verdict = self.validate(to_json(spec))
-                self.verdict = gr.HTML(verdict, apply_default_css=False, elem_id=f"verdict-{self.kind}")
+                self.verdict = html_pane(verdict, elem_id=f"verdict-{self.kind}")
                 self.submit = gr.Button("Submit run", variant="primary", elem_id=f"submit-{self.kind}")
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
-from ui.common import BUSY_EVENT, SILENT_EVENT
+from ui.common import BUSY_EVENT, SILENT_EVENT, html_pane
 from ui.html import PICK_SCRIPT, error_box, toast
 from ui.tabs.run_comparison import (
     ACTIVE_STATES,
@@ -41,35 +41,8 @@ RUN_ACTIONS = (
     RunAction("retry", "Start anew", ("failed", "cancelled")),
     RunAction("cancel", "Cancel", ("waiting", "queued", "running", "pausing", "paused"), "stop"),
 )
-SMALL_BUTTON: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
-
-
-class RunActions:
-    """Row of buttons; Clone, the last one, is for every run."""
-
-    def build(self) -> None:
-        with gr.Row(elem_classes="lcl-actions"):
-            self.buttons = {
-                action.verb: gr.Button(
-                    action.words, variant=action.variant, elem_id=f"run-{action.verb}", **SMALL_BUTTON
-                )
-                for action in RUN_ACTIONS
-            }
-            self.clone = gr.Button("Clone", elem_id="run-clone", **SMALL_BUTTON)
-
-    @property
-    def components(self) -> list[gr.Button]:
-        return [*self.buttons.values(), self.clone]
-
-
-def visible_buttons(state: str | None) -> list[gr.Button]:
-    """Visibility of the buttons in a state; None: no run."""
-    buttons = [gr.Button(visible=state in action.states) for action in RUN_ACTIONS]
-    return [*buttons, gr.Button(visible=state is not None)]
-
-
 REFRESH_SECONDS = 2
-MAX_LOG_CHARACTERS = 20_000  # characters kept on the page
+MAX_LOG_CHARACTERS = 20_000
 ALL = "all"
 SCROLL_TO_FORM_SCRIPT = "() => document.querySelector('#new-run').scrollIntoView({behavior: 'smooth'})"
 # list, choices of the comparison, header, curves, result, log, and the buttons
@@ -79,6 +52,12 @@ VISIBLE_ONLY_SCRIPT = """(selection, only) => {
   const seen = !document.hidden && document.querySelector('#tab-runs-button[aria-selected="true"]');
   return [selection, seen ? only : null];
 }"""
+
+
+def visible_buttons(state: str | None) -> list[gr.Button]:
+    """Visibility of the buttons in a state; None: no run."""
+    buttons = [gr.Button(visible=state in action.states) for action in RUN_ACTIONS]
+    return [*buttons, gr.Button(visible=state is not None)]
 
 
 @dataclass(frozen=True)
@@ -102,7 +81,6 @@ class RunsTab:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.forms = {kind: SpecForm(client, kind) for kind in KIND_LABELS}
-        self.actions = RunActions()
         self.comparison = RunComparison(client)
 
     def build(self) -> None:
@@ -118,23 +96,29 @@ class RunsTab:
                 self.only = gr.Radio(
                     filters, value=ALL, label="Show", show_label=False, elem_classes="lcl-segment lcl-segment--small"
                 )
-                self.listing = gr.HTML(apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="run-list")
+                self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-list")
             with gr.Column(scale=7, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
 
     def _build_detail(self) -> None:
-        self.head = gr.HTML(NOTHING_SELECTED, apply_default_css=False, elem_id="run-head")
-        self.actions.build()
-        self.refusal = gr.HTML(apply_default_css=False)
+        self.head = html_pane(NOTHING_SELECTED, elem_id="run-head")
+        small: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
+        with gr.Row(elem_classes="lcl-actions"):
+            self.buttons = {
+                action.verb: gr.Button(action.words, variant=action.variant, elem_id=f"run-{action.verb}", **small)
+                for action in RUN_ACTIONS
+            }
+            self.clone_button = gr.Button("Clone", elem_id="run-clone", **small)
+        self.refusal = html_pane()
         self.comparison.build()
-        self.curves = gr.HTML(apply_default_css=False, elem_id="run-curves")
-        self.result = gr.HTML(apply_default_css=False, elem_id="run-result")
+        self.curves = html_pane(elem_id="run-curves")
+        self.result = html_pane(elem_id="run-result")
         with gr.Accordion("Log", open=False):
-            self.log = gr.HTML(apply_default_css=False, autoscroll=True, elem_id="run-log")
+            self.log = html_pane(autoscroll=True, elem_id="run-log")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
-        detail = [self.head, *self.actions.components, self.curves, self.result, self.log]
+        detail = [self.head, *self.buttons.values(), self.clone_button, self.curves, self.result, self.log]
         everything = [self.listing, self.comparison.others, *detail]
         for event in (tab.select, self.only.input):
             event(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
@@ -146,12 +130,12 @@ class RunsTab:
             self.compare, [self.selection, self.only, *self.comparison.inputs], everything, **SILENT_EVENT,
         )  # fmt: skip
         self.kind.input(self.show_form, self.kind, [form.column for form in self.forms.values()], **SILENT_EVENT)
-        for verb, button in self.actions.buttons.items():
+        for verb, button in self.buttons.items():
             button.click(
                 lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY_EVENT
             ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         filled = [self.drawer, self.kind, *(part for form in self.forms.values() for part in form.parts), self.refusal]
-        self.actions.clone.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
+        self.clone_button.click(self.clone, self.selection, filled, **BUSY_EVENT).then(None, js=SCROLL_TO_FORM_SCRIPT)
         for form in self.forms.values():
             self._wire_form(form, tab, everything)
 
@@ -183,7 +167,7 @@ class RunsTab:
         return verdict
 
     def act(self, verb: str, selection: SelectedRun) -> str:
-        """One of ``ACTIONS``; a refusal is shown in the service's words."""
+        """Call a verb of ``RUN_ACTIONS``. Returns: the error of the service, if any."""
         try:
             getattr(self.client, verb)(selection.current.id)
         except ApiError as error:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -19,8 +20,10 @@ from ui.common import (
     api_error_box,
     collection_choices,
     first_choice,
+    html_pane,
     image_input,
     read_upload,
+    unreachable_box,
     update_dropdown,
 )
 from ui.html import PICK_SCRIPT, error_box
@@ -38,6 +41,23 @@ from ui.tabs.search_view import (
 MAX_HITS = 1000  # of one search
 NEIGHBOUR_IMAGES, NEIGHBOUR_TEXTS = 8, 4  # in the details of an image
 MAX_LABEL_VALUES = 300  # of a label; one with more, such as the file name, is not offered as a filter
+
+TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
+BOTH = "Text + image"
+MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
+EMPTY_STATES = {
+    TEXT_TO_IMAGES: INVITATION,
+    IMAGE_TO_IMAGES: NO_PICTURE,
+    IMAGE_TO_TEXTS: NO_PICTURE,
+    BOTH: NOTHING_TO_MIX,
+}
+EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
+RESULT_COUNTS = [12, 24, 48, 96]
+FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
+  document.querySelector('#search-detail h2') ??
+  document.querySelector('#search-results [aria-current]') ??
+  document.querySelector('#search-results .lcl-results__head') ??
+  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
 
 LabelFilter = dict[str, list[str]]
 
@@ -81,18 +101,14 @@ class SearchRunner:
         try:
             collection = collection or first_choice(collection_choices(self.client))
         except ApiError as error:
-            return PageResult(error_box(error.message, "The service cannot be reached"))
+            return PageResult(unreachable_box(error))
         if collection is None:
             return PageResult(NO_COLLECTION)
-        return self._next_page(PageQuery(collection, about, target, int(k), where or {}, query))
-
-    def more(self, current: PageQuery) -> PageResult:
-        """The next page, after the hits so far."""
-        return self._next_page(current)
+        return self.next_page(PageQuery(collection, about, target, int(k), where or {}, query))
 
     def filter(self, current: PageQuery, where: LabelFilter) -> PageResult:
         """The same search with other labels."""
-        return self._next_page(replace(current, where=where, offset=0, hits=()))
+        return self.next_page(replace(current, where=where, offset=0, hits=()))
 
     def details(self, collection: str, item: str) -> str:
         """Details of an image, or an error."""
@@ -111,7 +127,7 @@ class SearchRunner:
         labels = self.client.collection(collection)["labels"]
         return {name: values for name, values in labels.items() if len(values) <= MAX_LABEL_VALUES}
 
-    def _next_page(self, current: PageQuery) -> PageResult:
+    def next_page(self, current: PageQuery) -> PageResult:
         """Fetch the next page and draw it after the hits so far."""
         start = time.perf_counter()
         query: dict[str, Any] = current.query | ({"where": current.where} if current.where else {})
@@ -142,24 +158,6 @@ def parse_label_filter(choices: Sequence[str] | None) -> LabelFilter:
     return result
 
 
-TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS = "Text → images", "Image → images", "Image → texts"
-BOTH = "Text + image"
-MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
-EMPTY_STATES = {
-    TEXT_TO_IMAGES: INVITATION,
-    IMAGE_TO_IMAGES: NO_PICTURE,
-    IMAGE_TO_TEXTS: NO_PICTURE,
-    BOTH: NOTHING_TO_MIX,
-}
-EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
-RESULT_COUNTS = [12, 24, 48, 96]
-FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
-  document.querySelector('#search-detail h2') ??
-  document.querySelector('#search-results [aria-current]') ??
-  document.querySelector('#search-results .lcl-results__head') ??
-  document.querySelector('.lcl-query textarea, .lcl-query input'))?.focus(), 30))"""
-
-
 SearchContext = tuple[list[str], int, PageQuery | None]  # labels, page size, current search
 
 
@@ -171,9 +169,9 @@ class SearchTab:
         self.runner = SearchRunner(client)
         self.actions: dict[str, Callable[[str, str, SearchContext], dict[Any, Any]]] = {
             "image": self._show_details,
-            "text": self._pictures_of,
-            "near": self._neighbours,
-            "texts": self._texts,
+            "text": self._images_of_text,
+            "near": partial(self._neighbours, IMAGE_TO_IMAGES),
+            "texts": partial(self._neighbours, IMAGE_TO_TEXTS),
             "mix": self._mix,
             "label": self._add_label,
             "close": lambda *_: {self.detail: ""},
@@ -209,10 +207,8 @@ class SearchTab:
                     min_width=220,
                 )  # fmt: skip
         with gr.Row(equal_height=False, elem_classes="lcl-found"):
-            self.results = gr.HTML(
-                INVITATION, apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="search-results"
-            )
-            self.detail = gr.HTML(apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="search-detail")
+            self.results = html_pane(INVITATION, js_on_load=PICK_SCRIPT, elem_id="search-results")
+            self.detail = html_pane(js_on_load=PICK_SCRIPT, elem_id="search-detail")
         self.more = gr.Button("Show more", visible=False, elem_id="search-more", elem_classes="lcl-more")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -247,7 +243,7 @@ class SearchTab:
         try:
             choices = collection_choices(self.client)
         except ApiError as error:
-            words = error_box(error.message, "The service cannot be reached")
+            words = unreachable_box(error)
             return gr.skip(), bare or not current, gr.skip(), gr.skip() if current else words
         if not choices:
             return update_dropdown([], None), True, gr.skip(), NO_COLLECTION
@@ -305,11 +301,9 @@ class SearchTab:
         joined = (" away from " if words < 0 else " and ").join(about)
         return _result_updates(self.runner.run(collection, joined, target, k, parse_label_filter(where), **query))
 
-    def search_again(
-        self, mode: str, collection: str | None, text: str, image: str | None, words: float, where: list[str], k: int
-    ) -> tuple[Any, ...]:
+    def search_again(self, mode: str, *query: Any) -> tuple[Any, ...]:
         """After a change of an option: search only if there is a query."""
-        result = self.search(mode, collection, text, image, words, where, k)
+        result = self.search(mode, *query)
         return result if result[0] != EMPTY_STATES[mode] else (gr.skip(),) * 3
 
     def change_collection(
@@ -326,7 +320,7 @@ class SearchTab:
         return _result_updates(self.runner.filter(current, parse_label_filter(where)))
 
     def show_more(self, current: PageQuery | None) -> tuple[Any, ...]:
-        return _result_updates(self.runner.more(current)) if current else (gr.skip(),) * 3
+        return _result_updates(self.runner.next_page(current)) if current else (gr.skip(),) * 3
 
     def follow(self, where: list[str], k: int, current: PageQuery | None, event: gr.EventData) -> dict[Any, Any]:
         """Action of a button in the results or in the details."""
@@ -339,47 +333,36 @@ class SearchTab:
     def _show_details(self, collection: str, item: str, _: SearchContext) -> dict[Any, Any]:
         return {self.detail: self.runner.details(collection, item)}
 
-    def _pictures_of(self, collection: str, words: str, chosen: SearchContext) -> dict[Any, Any]:
-        """Search with a text of the results."""
-        result = self.runner.run(
-            collection, f"“{words}”", "images", chosen[1], parse_label_filter(chosen[0]), text=words
-        )
+    def _images_of_text(self, collection: str, words: str, context: SearchContext) -> dict[Any, Any]:
+        result = self._run(collection, f"“{words}”", "images", context, text=words)
         return self._new_search(TEXT_TO_IMAGES, result) | {self.text: gr.Textbox(words, visible=True)}
 
-    def _neighbours(self, collection: str, item: str, chosen: SearchContext) -> dict[Any, Any]:
-        result = self.runner.run(
-            collection, "this picture", "images", chosen[1], parse_label_filter(chosen[0]), item=item
-        )
-        return self._new_search(IMAGE_TO_IMAGES, result) | {self.image: self._fetch_image(collection, item)}
+    def _neighbours(self, mode: str, collection: str, item: str, context: SearchContext) -> dict[Any, Any]:
+        target = "texts" if mode == IMAGE_TO_TEXTS else "images"
+        result = self._run(collection, "this picture", target, context, item=item)
+        return self._new_search(mode, result) | {self.image: self._fetch_image(collection, item)}
 
-    def _texts(self, collection: str, item: str, chosen: SearchContext) -> dict[Any, Any]:
-        result = self.runner.run(
-            collection, "this picture", "texts", chosen[1], parse_label_filter(chosen[0]), item=item
-        )
-        return self._new_search(IMAGE_TO_TEXTS, result) | {self.image: self._fetch_image(collection, item)}
+    def _run(self, collection: str, about: str, target: str, context: SearchContext, **query: Any) -> PageResult:
+        where, k, _ = context
+        return self.runner.run(collection, about, target, k, parse_label_filter(where), **query)
 
     def _mix(self, collection: str, item: str, _: SearchContext) -> dict[Any, Any]:
         """Use the image as query; the user adds words."""
         asking = {self.text: gr.Textbox("", visible=True), self.image: self._fetch_image(collection, item)}
         return self._new_search(BOTH, PageResult(NOTHING_TO_MIX)) | asking
 
-    def _add_label(self, _: str, choice: str, chosen: SearchContext) -> dict[Any, Any]:
+    def _add_label(self, _: str, choice: str, context: SearchContext) -> dict[Any, Any]:
         """Add a label to the filter of the current search."""
-        labels, current = [*chosen[0], *([] if choice in chosen[0] else [choice])], chosen[2]
-        result = (
-            _result_updates(self.runner.filter(current, parse_label_filter(labels))) if current else (gr.skip(),) * 3
-        )
+        where, _k, current = context
+        labels = where if choice in where else [*where, choice]
+        result = self.change_filter(labels, current)
         return {self.where: labels, **dict(zip(self.result_outputs, result, strict=True)), self.detail: ""}
 
     def _new_search(self, mode: str, result: PageResult) -> dict[Any, Any]:
         """Inputs of the mode, and results."""
-        asking = dict(zip(self.query_inputs, _query_visibility(mode), strict=True))
-        return {
-            self.mode: mode,
-            **asking,
-            **dict(zip(self.result_outputs, _result_updates(result), strict=True)),
-            self.detail: "",
-        }
+        inputs = zip(self.query_inputs, _query_visibility(mode), strict=True)
+        outputs = zip(self.result_outputs, _result_updates(result), strict=True)
+        return {self.mode: mode, **dict(inputs), **dict(outputs), self.detail: ""}
 
     def _fetch_image(self, collection: str, item: str) -> Image.Image:
         """Raises: ApiError."""

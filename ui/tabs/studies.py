@@ -13,7 +13,7 @@ from lcl_core.specs.parsing import parse_as
 from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import PretrainSpec
 from ui.charts import cost_chart, curves_chart
-from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection
+from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, html_pane
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, esc, toast
 from ui.spec_fields import from_json, get_at, put_at, to_json
 from ui.tabs.run_form import invalid_message, valid_message
@@ -28,6 +28,11 @@ from ui.tabs.study_view import (
 )
 
 FIRST_STUDY = "loss_ablation"
+REFRESH_SECONDS = 3
+VISIBLE_ONLY_SCRIPT = """(selection, metric, value) => {
+  const seen = !document.hidden && document.querySelector('#tab-studies-button[aria-selected="true"]');
+  return [selection, metric, seen ? value : null];
+}"""
 
 
 class StudyForm:
@@ -45,13 +50,13 @@ class StudyForm:
                 self.name = gr.Textbox("", label="Name", placeholder=FIRST_STUDY, max_lines=1, min_width=160)
                 self.seeds = gr.Textbox(_seeds_text(spec), label="Seeds", max_lines=1, min_width=120)
                 self.steps = gr.Number(_common_steps(spec), label="Steps of each", min_width=120)
-            self.question = gr.HTML(_question_line(spec), apply_default_css=False)
+            self.question = html_pane(_question_line(spec))
             with gr.Accordion("Full spec (JSON)", open=False):
                 self.editor = gr.Code(
                     to_json(spec), language="json", label="Study", interactive=True, lines=12, max_lines=22, buttons=[]
                 )
             with gr.Row(elem_classes="lcl-submit"):
-                self.verdict = gr.HTML(apply_default_css=False, elem_id="verdict-study")
+                self.verdict = html_pane(elem_id="verdict-study")
                 self.submit = gr.Button("Start study", variant="primary", elem_id="submit-study")
 
     def wire(self, tab: gr.Tab) -> None:
@@ -170,13 +175,6 @@ def _question_line(spec: Mapping[str, Any]) -> str:
     return f'<p class="lcl-note">{esc(spec.get("question", ""))}</p>'
 
 
-REFRESH_SECONDS = 3
-VISIBLE_ONLY_SCRIPT = """(selection, metric, value) => {
-  const seen = !document.hidden && document.querySelector('#tab-studies-button[aria-selected="true"]');
-  return [selection, metric, seen ? value : null];
-}"""
-
-
 @dataclass(frozen=True)
 class WatchedStudy:
     """The selected study and its curves."""
@@ -202,26 +200,26 @@ class StudiesTab:
             self.form.build()
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=3, min_width=260, elem_classes="lcl-panel"):
-                self.listing = gr.HTML(apply_default_css=False, js_on_load=PICK_SCRIPT, elem_id="study-list")
+                self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="study-list")
             with gr.Column(scale=9, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
 
     def _build_detail(self) -> None:
-        self.head = gr.HTML(NOTHING_SELECTED, apply_default_css=False, elem_id="study-head")
+        self.head = html_pane(NOTHING_SELECTED, elem_id="study-head")
         with gr.Row(elem_classes="lcl-actions"):
             small: dict[str, Any] = {"size": "sm", "min_width": 90, "visible": False}
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="study-cancel", **small)
             self.resume = gr.Button("Resume", elem_id="study-resume", **small)
-        self.refusal = gr.HTML(apply_default_css=False)
-        self.notes = gr.HTML(apply_default_css=False, elem_id="study-notes")
-        self.table = gr.HTML(apply_default_css=False, elem_id="study-table")
+        self.refusal = html_pane()
+        self.notes = html_pane(elem_id="study-notes")
+        self.table = html_pane(elem_id="study-table")
         with gr.Row(elem_classes="lcl-toolbar", visible=False) as self.tools:
             self.metric = gr.Dropdown([], label="Figure", min_width=140)
             self.value = gr.Dropdown(["loss"], value="loss", label="Curve", min_width=140)
-        self.charts = gr.HTML(apply_default_css=False, elem_id="study-charts")
-        self.links = gr.HTML(apply_default_css=False, elem_id="study-links")
+        self.charts = html_pane(elem_id="study-charts")
+        self.links = html_pane(elem_id="study-links")
         with gr.Accordion("Cells and their runs", open=False):
-            self.cells = gr.HTML(apply_default_css=False, elem_id="study-cells")
+            self.cells = html_pane(elem_id="study-cells")
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)

@@ -269,9 +269,9 @@ def test_a_corpus_is_built_here_and_registered(
 
     monkeypatch.setattr("lcl_core.dataset_builder.build.build", build)
     out = data_root / "built"
-    status, told, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
+    status, output, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
     assert status == 0
-    assert told.startswith("emoji: 1 picture\nregistered built (sha256 ")
+    assert output.startswith("emoji: 1 picture\nregistered built (sha256 ")
     assert house.admin.dataset("built")["path"] == str(out)
 
 

@@ -44,7 +44,7 @@ def test_what_is_said_of_calls_is_said_of_both() -> None:
 
 
 def test_waiting_for_a_busy_service_holds_up_nobody() -> None:
-    async def ask() -> list[str]:
+    async def scenario() -> list[str]:
         order: list[str] = []
 
         async def other() -> None:
@@ -59,28 +59,28 @@ def test_waiting_for_a_busy_service_holds_up_nobody() -> None:
         return order
 
     with scripted_server(BUSY, FINE) as server:
-        assert asyncio.run(ask()) == ["other", "answer"]
+        assert asyncio.run(scenario()) == ["other", "answer"]
 
 
 def test_a_call_that_is_given_up_is_over() -> None:
-    async def ask() -> None:
+    async def scenario() -> None:
         async with AsyncClient(server.url, "k", attempts=1000) as client:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.run("run_1"), 0.2)
             assert len(asyncio.all_tasks()) == 1
 
     with scripted_server((503, {"retry-after": "60"}, b"{}")) as server:
-        asyncio.run(ask())
+        asyncio.run(scenario())
         assert len(server.requests) == 1
 
 
 def test_the_page_of_a_collection_is_fetched_to_its_end(house: Any, collection: Any) -> None:
     """Loops of calls, against the real service."""
 
-    async def ask() -> Any:
+    async def scenario() -> Any:
         async with AsyncClient(house.url, house.keys["viewer"]) as client:
             return await asyncio.gather(client.vectors("squares"), client.collection("squares"), client.health())
 
-    found = asyncio.run(ask())
+    found = asyncio.run(scenario())
     assert found[0] == house.admin.vectors("squares")
     assert found[1] == house.admin.collection("squares")

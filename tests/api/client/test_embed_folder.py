@@ -43,11 +43,11 @@ def test_every_picture_has_its_vector_and_the_rest_a_reason(
     client: Any, house: Any, encoder: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skipped: list[Skipped] = []
-    told: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     monkeypatch.setattr(inference, "MAX_REQUEST_BYTES", 150)  # two of them at most
     found = dict(
         client.embed_folder(
-            "tiny", folder, batch=4, at_once=2, on_skip=skipped.append, on_progress=lambda *at: told.append(at)
+            "tiny", folder, batch=4, at_once=2, on_skip=skipped.append, on_progress=lambda *at: progress.append(at)
         )
     )
     assert list(found) == sorted(found)
@@ -56,8 +56,8 @@ def test_every_picture_has_its_vector_and_the_rest_a_reason(
         np.testing.assert_allclose(vector, house.admin.embed_images("tiny", [path.read_bytes()])[0], atol=1e-5)
     assert {each.path.name: each.reason for each in skipped}.keys() == {"broken.jpg", "dangling.png"}
     assert all("No such file" in each.reason or "input.0" in each.reason for each in skipped)
-    assert [at[0] for at in told] == [4, 6]
-    assert {at[1] for at in told} == {6}
+    assert [at[0] for at in progress] == [4, 6]
+    assert {at[1] for at in progress} == {6}
 
 
 def test_a_refusal_that_is_no_pictures_fault_ends_it(client: Any, encoder: Any, folder: Path) -> None:

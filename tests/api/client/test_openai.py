@@ -36,11 +36,11 @@ def test_texts_and_pictures_are_embedded(settings: Any, house: Any, pictures: di
 
 
 def test_one_text_from_an_event_loop(settings: Any, house: Any) -> None:
-    async def ask() -> Any:
+    async def scenario() -> Any:
         async with openai.AsyncOpenAI(**settings) as client:
             return await client.embeddings.create(model="tiny", input="a red square")
 
-    found = asyncio.run(ask()).data[0].embedding
+    found = asyncio.run(scenario()).data[0].embedding
     np.testing.assert_allclose(found, house.admin.embed_texts("tiny", ["a red square"])[0], atol=1e-6)
 
 

@@ -36,9 +36,9 @@ def telling(*pieces: TextDelta) -> Callable[..., Iterator[TextDelta]]:
     return lambda *_, **__: (piece for piece in pieces)
 
 
-def written(tab: CaptionTab, selection: PageSelection[Any], *asked: Any) -> str:
+def written(tab: CaptionTab, selection: PageSelection[Any], *requests: Any) -> str:
     """What is shown when all has been written."""
-    _, clock = tab.caption(selection, *asked)
+    _, clock = tab.caption(selection, *requests)
     assert clock.active
     selection.current.wait(SECONDS)
     drawn, clock = tab.poll(selection)
@@ -52,8 +52,8 @@ def test_each_way_that_was_chosen_is_asked_for(service: Any, picture: str) -> No
     )
     drawn = written(CaptionTab(client), PageSelection(None), "enc", picture, BOTH, "before", "the", *CHOICES)
     shared = {"max_new_tokens": 12, "prompt": "the", "context": "before"}
-    asked = sorted(client.asked("stream_captions"), key=len)
-    assert asked == [{**shared, "num_beams": 1}, {**shared, "top_p": 0.8, "temperature": 0.7, "seed": 3}]
+    requests = sorted(client.arguments_of("stream_captions"), key=len)
+    assert requests == [{**shared, "num_beams": 1}, {**shared, "top_p": 0.8, "temperature": 0.7, "seed": 3}]
     assert drawn.count("a &lt;red&gt; car") == 2
     assert drawn.count(" ms</footer>") == 2
 

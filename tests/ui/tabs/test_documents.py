@@ -47,7 +47,7 @@ def test_labels_and_problems_are_told() -> None:
 def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, offset=6), dataset_statistics={})
     shown = DocumentsTab(client).show("d", "pairs", "val", "", 6)
-    assert client.asked("dataset_documents") == [{"tokens": True, "split": "val", "source": None}]
+    assert client.arguments_of("dataset_documents") == [{"tokens": True, "split": "val", "source": None}]
     offset, split, source, place, previous, following, drawn = shown
     assert offset == 6
     assert (split.value, split.visible, source.visible) == ("val", True, False), "one source is no choice"
@@ -59,7 +59,7 @@ def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
 def test_documents_are_asked_for_without_filters(service: Any) -> None:
     client = service(dataset_documents=answer(ITEM, total=1))
     shown = DocumentsTab(client).show("d", "interleaved", "val", "web", -6)
-    assert client.asked("dataset_documents") == [{"tokens": True}]
+    assert client.arguments_of("dataset_documents") == [{"tokens": True}]
     assert shown[0] == 0
     assert [button.interactive for button in shown[4:6]] == [False, False]
 

@@ -31,7 +31,7 @@ def answers() -> dict[str, Any]:
 def test_what_both_find_is_marked_with_its_place_on_the_other_side(service: Any, answers: dict[str, Any]) -> None:
     client = service(**answers)
     drawn = CompareTab(client).search("enc_old", "enc_new", "sample", WORDS, " ant ", None)
-    assert client.asked("search") == [{"k": 12, "text": "ant"}] * 2
+    assert client.arguments_of("search") == [{"k": 12, "text": "ant"}] * 2
     assert "<b>2 of 3</b> found by both for “ant”" in drawn
     assert drawn.count("lcl-card--both") == 4
     left, right = drawn.split('<section aria-label="new">')

@@ -44,11 +44,11 @@ def test_counts_have_prefixes() -> None:
 
 
 def test_the_form_asks_anew_whenever_its_spec_changes(service: Any, estimate: dict[str, Any]) -> None:
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def answer(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
         assert kind == "pretrain"
-        asked.append(spec)
+        requests.append(spec)
         return estimate
 
     form = SpecForm(service(estimate=answer, encoders=[], datasets=[]), "pretrain")
@@ -60,9 +60,9 @@ def test_the_form_asks_anew_whenever_its_spec_changes(service: Any, estimate: di
     assert "This run would take" in form.read_editor('{"preset": "sample", "steps": 78}')[1]
     assert "This run would take" in form.apply_preset("sample_pairs")[2]
     assert "This run would take" in form.refresh(to_json(spec))[2]
-    assert [each["steps"] for each in asked[:2]] == [77, 78]
-    assert asked[2]["preset"] == "sample_pairs"
-    assert len(asked) == 4
+    assert [each["steps"] for each in requests[:2]] == [77, 78]
+    assert requests[2]["preset"] == "sample_pairs"
+    assert len(requests) == 4
 
 
 def test_a_wrong_spec_is_not_asked_about(service: Any) -> None:

@@ -33,19 +33,19 @@ class Request:
 
 def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 7.4})
-    drawn, asked, more = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 50, [], 12)
-    assert client.asked("search") == [{"target": "images", "k": 12, "offset": 0, "text": "ant"}]
+    drawn, query, more = SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "  ant ", None, 50, [], 12)
+    assert client.arguments_of("search") == [{"target": "images", "k": 12, "offset": 0, "text": "ant"}]
     assert "an &lt;ant&gt;" in drawn
     assert "0.912" in drawn
     assert "7 ms in the service" in drawn
     assert 'href="?collection=col_1&amp;q=ant"' in drawn
-    assert (asked.about, more.visible) == ("“ant”", False)
+    assert (query.about, more.visible) == ("“ant”", False)
 
 
 def test_a_pictures_bytes_are_sent(service: Any, picture: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
     drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", picture, 50, [], 24)[0]
-    assert client.asked("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
+    assert client.arguments_of("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
     assert 'data-pick="text:col_1:words"' in drawn
     assert "?collection" not in drawn, "an address cannot carry a picture"
 
@@ -54,9 +54,9 @@ def test_a_pictures_bytes_are_sent(service: Any, picture: str) -> None:
 def test_text_and_image_are_weighed(service: Any, picture: str, words: float, weights: tuple[float, float]) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     drawn = SearchTab(client).search(BOTH, "col_1", "red", picture, words, [], 24)[0]
-    (asked,) = client.asked("search")
-    assert (asked["text"], asked["image"], asked["target"]) == ("red", b"\x89PNG", "images")
-    assert (asked["weights"]["text"], asked["weights"]["image"]) == pytest.approx(weights)
+    (query,) = client.arguments_of("search")
+    assert (query["text"], query["image"], query["target"]) == ("red", b"\x89PNG", "images")
+    assert (query["weights"]["text"], query["weights"]["image"]) == pytest.approx(weights)
     assert ("your picture away from “red”" if words < 0 else "your picture and “red”") in drawn
 
 
@@ -65,7 +65,7 @@ def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> Non
     tab = SearchTab(client)
     tab.search(BOTH, "col_1", "red", None, 50, [], 24)
     tab.search(BOTH, "col_1", " ", picture, 50, [], 24)
-    assert [set(asked) - {"target", "k", "offset"} for asked in client.asked("search")] == [{"text"}, {"image"}]
+    assert [set(query) - {"target", "k", "offset"} for query in client.arguments_of("search")] == [{"text"}, {"image"}]
     assert "A picture, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
     assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
 
@@ -73,7 +73,7 @@ def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> Non
 def test_labels_that_were_chosen_are_asked_for(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     SearchTab(client).search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG, BLUE], 24)
-    assert client.asked("search")[0]["where"] == {"hue": ["red", "blue"], "size": ["big"]}
+    assert client.arguments_of("search")[0]["where"] == {"hue": ["red", "blue"], "size": ["big"]}
     assert parse_label_filter(None) == {}
 
 
@@ -87,19 +87,19 @@ def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
 def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     tab = SearchTab(client)
-    asked = tab.runner.run("col_1", "this picture", "images", 12, item="i1").query
-    drawn, narrowed, _ = tab.change_filter([RED], asked)
-    wanted = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
-    assert client.asked("search")[1] == wanted
+    query = tab.runner.run("col_1", "this picture", "images", 12, item="i1").query
+    drawn, narrowed, _ = tab.change_filter([RED], query)
+    expected = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
+    assert client.arguments_of("search")[1] == expected
     assert "closest to this picture" in drawn
     assert tab.change_filter([RED], narrowed) == tab.change_filter([], None) == (gr.skip(),) * 3
 
 
 def test_another_collection_keeps_the_labels_that_it_has(service: Any) -> None:
     client = service(collection=COLLECTION, search={"hits": [HIT], "took_ms": 1})
-    picker, _, asked, _ = SearchTab(client).change_collection(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG], 12)
+    picker, _, query, _ = SearchTab(client).change_collection(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED, BIG], 12)
     assert picker.value == [RED]
-    assert asked.where == client.asked("search")[0]["where"] == {"hue": ["red"]}
+    assert query.where == client.arguments_of("search")[0]["where"] == {"hue": ["red"]}
 
 
 def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any) -> None:
@@ -108,18 +108,18 @@ def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any)
 
     client = service(search=search)
     tab = SearchTab(client)
-    drawn, asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
+    drawn, query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
     assert ("12 pictures" in drawn, more.visible) == (True, True)
     for shown, last in ((24, False), (30, True)):
-        drawn, asked, more = tab.show_more(asked)
+        drawn, query, more = tab.show_more(query)
         assert (f"{shown} pictures" in drawn, more.visible) == (True, not last)
         assert [f"col_1:i{place}" in drawn for place in (0, shown - 1)] == [True, True]
         assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
-    assert [(page["offset"], page["k"]) for page in client.asked("search")] == [(0, 12), (12, 12), (24, 12)]
-    assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.asked("search"))
-    drawn, asked, _ = tab.change_filter([BLUE], asked)
+    assert [(page["offset"], page["k"]) for page in client.arguments_of("search")] == [(0, 12), (12, 12), (24, 12)]
+    assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.arguments_of("search"))
+    drawn, query, _ = tab.change_filter([BLUE], query)
     assert "12 pictures" in drawn, "other labels begin anew"
-    assert (client.asked("search")[-1]["offset"], len(asked.hits)) == (0, 12)
+    assert (client.arguments_of("search")[-1]["offset"], len(query.hits)) == (0, 12)
 
 
 def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
@@ -129,11 +129,11 @@ def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
         return {"hits": [{**HIT, "id": item} for item in found[offset : offset + k]], "took_ms": 1}
 
     tab = SearchTab(service(search=search))
-    asked = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
+    query = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
     found.insert(0, "new")
-    drawn, asked, _ = tab.show_more(asked)
+    drawn, query, _ = tab.show_more(query)
     assert "23 pictures" in drawn
-    assert [hit["id"] for hit in asked.hits] == found[1:24]
+    assert [hit["id"] for hit in query.hits] == found[1:24]
 
 
 def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
@@ -141,10 +141,10 @@ def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
         "hits": [{**HIT, "id": f"i{place}"} for place in range(offset, offset + k)], "took_ms": 1
     })  # fmt: skip
     tab = SearchTab(client)
-    asked, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
+    query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
     assert more.visible
-    drawn, _, more = tab.show_more(asked)
-    assert ("1000 pictures" in drawn, more.visible, client.asked("search")[1]["k"]) == (True, False, 400)
+    drawn, _, more = tab.show_more(query)
+    assert ("1000 pictures" in drawn, more.visible, client.arguments_of("search")[1]["k"]) == (True, False, 400)
 
 
 def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any) -> None:

@@ -81,7 +81,7 @@ def test_a_watched_run_is_read_on_from_where_the_page_stands(service: Any, run: 
     tab.refresh(selection)
     assert [each["step"] for each in selection.current.lines] == [10, 20, 30]
     assert selection.current.log == "abc"
-    assert [kwargs["after"] for kwargs in client.asked("metrics")] == [0, 20]
+    assert [kwargs["after"] for kwargs in client.arguments_of("metrics")] == [0, 20]
 
 
 def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def test_an_ended_run_is_read_once_more_and_then_left_alone(service: Any, run: d
     selection = SelectedRun(WatchedRun())
     tab.refresh(selection)
     tab.refresh(selection)
-    assert len(client.asked("metrics")) == 1
+    assert len(client.arguments_of("metrics")) == 1
 
 
 def test_a_run_that_is_chosen_while_another_is_fetched_stays(service: Any, run: dict[str, Any]) -> None:
