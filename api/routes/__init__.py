@@ -1,24 +1,18 @@
-"""One file a resource. A handler asks its dependencies, calls one function, and gives a model back."""
+"""One file a resource. A handler declares its dependencies, calls one function, and returns a model."""
 
 from api.routes import (
-    attention,
     audit,
-    captions,
-    collection_items,
     collections,
-    continuations,
     datasets,
-    embeddings,
     encoders,
     garbage,
     health,
+    inference,
     keys,
     quotas,
-    run_files,
     runs,
     specs,
     studies,
-    study_files,
     webhooks,
     workers,
 )
@@ -27,18 +21,12 @@ ROUTERS = tuple(
     module.router
     for module in (
         runs,
-        run_files,
         specs,
         studies,
-        study_files,
         datasets,
         encoders,
-        embeddings,
-        captions,
-        continuations,
-        attention,
+        inference,
         collections,
-        collection_items,
         workers,
         keys,
         webhooks,

@@ -56,7 +56,7 @@ def test_a_change_ends_it_and_what_was_looked_up_before_it_is_not_noted(callers:
 def test_strangers_cannot_fill_the_memory(callers: PrincipalCache) -> None:
     for number in range(5000):
         callers.put(f"key {number}", SOMEBODY, callers.version, None)
-    assert len(callers._known) <= 1024
+    assert len(callers._entries) <= 1024
     assert callers.get("key 4999", NOON) == SOMEBODY
 
 

@@ -13,7 +13,7 @@ from api.core.auth import Principal
 from api.core.errors import Problem
 from api.core.rate_limit import RateLimiter
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 
 
 class Clock:
