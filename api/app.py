@@ -14,8 +14,44 @@ from api.core.metrics import DatabaseCollector
 from api.core.middleware import HeaderCheckMiddleware, RequestContextMiddleware
 from api.core.request_bodies import AuthenticatedBodyMiddleware
 from api.core.settings import ApiSettings
-from api.routes import ROUTERS, docs
+from api.routes import (
+    audit,
+    collections,
+    datasets,
+    docs,
+    encoders,
+    garbage,
+    health,
+    inference,
+    keys,
+    quotas,
+    runs,
+    specs,
+    studies,
+    webhooks,
+    workers,
+)
 from api.services.state import AppState
+
+ROUTERS = tuple(
+    module.router
+    for module in (
+        runs,
+        specs,
+        studies,
+        datasets,
+        encoders,
+        inference,
+        collections,
+        workers,
+        keys,
+        webhooks,
+        audit,
+        garbage,
+        quotas,
+        health,
+    )
+)
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:

@@ -65,7 +65,7 @@ class AppState:
         self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)
         self._inference: InferenceBackend | None = None
         self._corpora: CorpusBrowser | None = None
-        self._lock = threading.Lock()
+        self._inference_lock, self._corpora_lock = threading.Lock(), threading.Lock()
         self._prepared = False
 
     def prepare(self) -> None:
@@ -94,7 +94,7 @@ class AppState:
 
     def inference(self) -> InferenceBackend:
         """Loaded encoders and open collections. Blocks: the first call imports torch."""
-        with self._lock:
+        with self._inference_lock:
             if self._inference is None:
                 from api.services.inference_backend import InferenceBackend  # torch
 
@@ -103,7 +103,7 @@ class AppState:
 
     def corpora(self) -> CorpusBrowser:
         """Open corpora. Blocks: the first call imports numpy, Pillow and tokenizers."""
-        with self._lock:
+        with self._corpora_lock:
             if self._corpora is None:
                 from api.services.corpora import CorpusBrowser  # numpy, Pillow, tokenizers
 
