@@ -10,15 +10,18 @@ import sys
 import time
 from contextlib import suppress
 
+import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.config import STARTUP_FAILURE
 
 from api.app import create_app
+from api.core.http_server import server_config
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.home_folder import prepare_home, private_umask
 from lcl_core.common.logging import configure_logging
@@ -27,14 +30,14 @@ from lcl_core.common.settings import check_setting_names, settings_error_message
 from lcl_core.db.session import UNREACHABLE
 
 RETRY_SECONDS = 0.5
-RESERVED_FILES = 512  # that may be open beside the connections: of the database, of downloads, of encoders
+RESERVED_FILES = 512  # open files besides connections: database, downloads, encoders
 
 
 def main() -> int:
-    """Serve until a signal. A PostgreSQL that does not answer yet is waited for.
+    """Serve until a signal. Waits for a PostgreSQL that does not answer yet.
 
-    Exit status 2: the settings are wrong; 1: the database or the home folder cannot be used. Standard error says
-    which in one line.
+    Exit status 2: wrong settings; 1: the database or the home folder cannot be used. Standard error has the reason in
+    one line.
     """
     forbid_downloads()
     try:
@@ -44,7 +47,7 @@ def main() -> int:
         settings.check_secrets()
         prepare_home(settings.home)
         app = create_app(settings)
-        _prepare_database(app.state.context, settings)
+        _prepare(app.state.context, settings)
         sockets = _inherited_socket(settings.api_socket)
     except (ValidationError, SettingsError, UserError) as error:
         return _fail(_error_line(error), 1 if getattr(error, "code", "") == "home_unusable" else 2)
@@ -54,26 +57,26 @@ def main() -> int:
     return _serve(app, settings, sockets)
 
 
-def _prepare_database(context: AppState, settings: ApiSettings) -> None:
-    """Whoever starts us again when we give up does so after longer and longer: it is better to be there already.
+def _prepare(state: AppState, settings: ApiSettings) -> None:
+    """Prepare the state, waiting for PostgreSQL: supervisors restart a failed process after longer and longer delays.
 
-    Raises: as Context.prepare.
+    Raises: as AppState.prepare.
     """
     deadline = time.monotonic() + settings.database_patience_seconds
-    said = ""
+    reported = ""
     while True:
         try:
-            return context.prepare()
+            return state.prepare()
         except UNREACHABLE as error:
             if make_url(settings.resolved_database_url).get_backend_name() == "sqlite" or time.monotonic() >= deadline:
                 raise
-            if said != (said := f"waiting for the database: {_error_line(error)}"):
-                print(said, file=sys.stderr, flush=True)  # noqa: T201
+            if reported != (reported := f"waiting for the database: {_error_line(error)}"):
+                print(reported, file=sys.stderr, flush=True)  # noqa: T201
         time.sleep(RETRY_SECONDS)
 
 
 def _inherited_socket(number: int | None) -> list[socket.socket] | None:
-    """The socket that the launcher listens on, so that nobody else gets its port while we are not there.
+    """The launcher's listening socket, which keeps the port during a restart.
 
     Raises: UserError ``bad_setting`` when there is no such socket.
     """
@@ -87,22 +90,17 @@ def _inherited_socket(number: int | None) -> list[socket.socket] | None:
 
 
 def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | None) -> int:
-    """Returns: the exit status; 3 when the port cannot be had."""
-    import uvicorn
-    from uvicorn.config import STARTUP_FAILURE
-
-    from api.core.http_server import server_config
-
+    """Returns: the exit status; 3 when the port is in use."""
     gc.collect()
-    gc.freeze()  # what is loaded by now stays: to look through it again would hold up all requests for a moment
+    gc.freeze()  # collections need not scan what is loaded by now
     _raise_file_limit(settings.max_connections)
     config = server_config(
         app,
         settings,
         host=settings.api_host,
         port=settings.api_port,
-        log_config=None,  # its lines go where ours go
-        access_log=False,  # api.core.middleware tells of each request
+        log_config=None,  # structlog handles its records
+        access_log=False,  # api.core.middleware logs each request
         timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)
@@ -112,16 +110,16 @@ def _serve(app: FastAPI, settings: ApiSettings, sockets: list[socket.socket] | N
 
 
 def _raise_file_limit(connections: int) -> None:
-    """Each connection is an open file; what is read and written comes on top. As far as the machine allows."""
+    """Allow an open file per connection and some more, as far as the hard limit permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + RESERVED_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = connections + RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _error_line(error: Exception) -> str:
-    """What is wrong, in one line, without a secret."""
+    """The error in one line, without secrets."""
     if isinstance(error, ValidationError):
         return settings_error_message(error)
     return str(error).splitlines()[0]

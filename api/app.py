@@ -1,4 +1,4 @@
-"""The application: routes on a context, inside the middleware."""
+"""The application: routes on a state, inside the middleware."""
 
 from __future__ import annotations
 
@@ -9,46 +9,86 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 import lcl_core
-from api.core import errors
+from api.core.errors import install_error_handlers
 from api.core.metrics import DatabaseCollector
 from api.core.middleware import HeaderCheckMiddleware, RequestContextMiddleware
 from api.core.request_bodies import AuthenticatedBodyMiddleware
 from api.core.settings import ApiSettings
-from api.core.state import AppState
-from api.routes import ROUTERS, docs
+from api.routes import (
+    audit,
+    collections,
+    datasets,
+    docs,
+    encoders,
+    garbage,
+    health,
+    inference,
+    keys,
+    quotas,
+    runs,
+    specs,
+    studies,
+    webhooks,
+    workers,
+)
+from api.services.state import AppState
+
+ROUTERS = tuple(
+    module.router
+    for module in (
+        runs,
+        specs,
+        studies,
+        datasets,
+        encoders,
+        inference,
+        collections,
+        workers,
+        keys,
+        webhooks,
+        audit,
+        garbage,
+        quotas,
+        health,
+    )
+)
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    """A REST application on ``settings`` (default: from the environment). Nothing is opened before it starts."""
+    """The REST application on ``settings`` (default: from the environment). Opens nothing before its start-up."""
     settings = settings or ApiSettings()
-    context = AppState(settings)
+    state = AppState(settings)
     app = FastAPI(
         title="LCL service",
         version=lcl_core.__version__,
         docs_url=None,  # FastAPI's own pages load from a CDN; api.routes.docs serves one that does not
         redoc_url=None,
-        redirect_slashes=False,  # the address to redirect to would be made of the request's own Host
+        redirect_slashes=False,  # the redirect would contain the request's own Host
         lifespan=_lifespan,
     )
-    app.state.context = context
-    errors.install_error_handlers(app)
+    app.state.context = state
+    install_error_handlers(app)
     for router in (*ROUTERS, docs.router):
-        app.router.routes.extend(router.routes)  # FastAPI looks into included routers anew with each request, twice
-    app.add_middleware(AuthenticatedBodyMiddleware, context=context)
-    app.add_middleware(HeaderCheckMiddleware)
+        app.router.routes.extend(router.routes)  # FastAPI would match included routers twice with each request
     app.add_middleware(
-        RequestContextMiddleware, observe=context.metrics.observe, home=settings.home
-    )  # added last: outermost
-    context.metrics.register(DatabaseCollector(context.database))
-    context.metrics.export_slots(context.rate_limiter.in_use)
-    context.metrics.export_body_bytes(lambda: context.bodies.in_use)
-    context.metrics.export_encoder_bytes(context.encoder_bytes)
+        AuthenticatedBodyMiddleware,
+        settings=settings,
+        authenticator=state.authenticator,
+        rate_limiter=state.rate_limiter,
+        bodies=state.bodies,
+    )
+    app.add_middleware(HeaderCheckMiddleware)
+    app.add_middleware(RequestContextMiddleware, observe=state.metrics.observe, home=settings.home)  # outermost
+    state.metrics.register(DatabaseCollector(state.database))
+    state.metrics.export_slots(state.rate_limiter.in_use)
+    state.metrics.export_gauge("lcl_body_bytes", "Bytes of request bodies that are kept", lambda: state.bodies.in_use)
+    state.metrics.export_gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", state.encoder_bytes)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    context: AppState = app.state.context
-    await to_thread.run_sync(context.prepare)
+    state: AppState = app.state.context
+    await to_thread.run_sync(state.prepare)
     yield
-    await to_thread.run_sync(context.close)
+    await to_thread.run_sync(state.close)

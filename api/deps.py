@@ -3,67 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
-from api.core import auth
-from api.core.auth import Principal
+from api.core.auth import Principal, role_level
 from api.core.errors import Problem
 from api.core.rate_limit import RequestSlot
-from api.core.session import RequestSession, finish
-from api.core.state import AppState
+from api.core.session import RequestSession, WriteTransaction, finish
+from api.services.state import AppState
 from lcl_core.db import audit, runs, studies
 
-# What belongs to an owner, by the name that every route gives its id in the path.
+# Objects that belong to an owner, by the name of their id in the path of every route.
 OWNED: dict[str, Callable[..., object]] = {"run_id": runs.get_run, "study_id": studies.get_study}
 
+IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Offset = Annotated[int, Query(ge=0, lt=2**53)]
+PageLimit = Annotated[int, Query(ge=1, le=200)]
+Cursor = Annotated[str | None, Query(max_length=100)]
 
-async def get_state(request: Request) -> AppState:  # not worth the way to a thread and back
+
+async def get_state(request: Request) -> AppState:  # async: not worth a thread
     return request.app.state.context
 
 
 StateDep = Annotated[AppState, Depends(get_state)]
 
 
-WriteTransaction = Callable[[], AbstractAsyncContextManager[Session]]
+async def get_write_transaction(state: StateDep, request: Request, response: Response) -> WriteTransaction:
+    """A context manager that begins a write transaction, for routes that do long work before they write.
 
-
-async def get_write_transaction(context: StateDep, request: Request, response: Response) -> WriteTransaction:
-    """How a route begins a transaction that writes, once it has all that it will write; kept at the block's end.
-
-    With it is kept who asked for what: together or not at all. For a route that does long work before.
+    The audit entry is committed with it: both or neither.
     """
-    note = partial(_record_audit, request=request, response=response)
+    record = partial(_record_audit, request=request, response=response)
 
     @asynccontextmanager
-    async def writing() -> AsyncIterator[Session]:
-        async with (
-            context.writers,
-            _finished(RequestSession(context.database.writer, context.writing, note)) as session,
-        ):
+    async def transaction() -> AsyncIterator[Session]:
+        async with state.writers, _finished(RequestSession(state.database.writer, state.writing, record)) as session:
             yield session
 
-    return writing
+    return transaction
 
 
 WriteTransactionDep = Annotated[WriteTransaction, Depends(get_write_transaction)]
 
 
-async def get_write_session(writing: WriteTransactionDep) -> AsyncIterator[Session]:
-    """The same for the time of the whole route."""
-    async with writing() as session:
+async def get_write_session(transaction: WriteTransactionDep) -> AsyncIterator[Session]:
+    """A write transaction that lasts as long as the route."""
+    async with transaction() as session:
         yield session
 
 
-async def get_read_session(context: StateDep) -> AsyncIterator[Session]:
-    async with _finished(RequestSession(context.database.engine, context.reading, None)) as session:
+async def get_read_session(state: StateDep) -> AsyncIterator[Session]:
+    async with _finished(RequestSession(state.database.engine, state.reading, None)) as session:
         yield session
 
 
@@ -77,7 +75,7 @@ async def _finished(session: RequestSession) -> AsyncIterator[Session]:
     await finish(session, session.commit_and_close)
 
 
-# Scope "function": committed before the answer leaves, so that whoever got a 202 finds the row.
+# Scope "function": committed before the response is sent, so that a client that got a 202 finds the row.
 WriteSessionDep = Annotated[Session, Depends(get_write_session, scope="function")]
 ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]
 
@@ -86,9 +84,9 @@ _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: 
 
 
 async def current_principal(request: Request, _described: Annotated[object, Depends(_bearer)]) -> Principal:
-    """Whom ``api.core.request_bodies`` found before the body was read. Of a stream the slot counts as one from here on.
+    """The principal that ``api.core.request_bodies`` authenticated. The slot of an event stream counts as a stream.
 
-    Raises: whatever kept the request from going on: Problem 401 or 429, SQLAlchemyError.
+    Raises: the error for which the request may not go on: Problem 401 or 429, SQLAlchemyError.
     """
     if (refusal := getattr(request.state, "refusal", None)) is not None:
         raise refusal
@@ -102,17 +100,17 @@ CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
 
 
 def require(role: str) -> Callable[..., Awaitable[Principal]]:
-    """A dependency that lets only ``role`` and higher ones pass, to what they may see.
+    """A dependency that admits ``role`` and higher ones, and runs and studies only of a visible owner.
 
-    Every route with a key stands on it, so none can forget whose a run or study is.
+    Every route with a key depends on it, so that no route can omit the ownership check.
     """
 
-    async def allowed(caller: CurrentPrincipal, request: Request, context: StateDep) -> Principal:
-        if auth.role_level(caller.role) < auth.role_level(role):
-            raise Problem(403, "forbidden", f"this needs a key with the role {role}; yours is {caller.role}")
-        if caller.visible_owner is not None and OWNED.keys() & request.path_params.keys():
-            await to_thread.run_sync(check_visible, context, caller, request.path_params)
-        return caller
+    async def allowed(principal: CurrentPrincipal, request: Request, state: StateDep) -> Principal:
+        if role_level(principal.role) < role_level(role):
+            raise Problem(403, "forbidden", f"this needs a key with the role {role}; yours is {principal.role}")
+        if principal.visible_owner is not None and OWNED.keys() & request.path_params.keys():
+            await to_thread.run_sync(check_visible, state, principal, request.path_params)
+        return principal
 
     return allowed
 
@@ -122,20 +120,18 @@ Submitter = Annotated[Principal, Depends(require("submitter"))]
 Admin = Annotated[Principal, Depends(require("admin"))]
 
 
-def check_visible(context: AppState, caller: Principal, named: Mapping[str, Any]) -> None:
-    """Raises: UserError ``unknown_run`` or ``unknown_study`` (404), in the words for one that is not there."""
-    owned = [(look_up, named[name]) for name, look_up in OWNED.items() if name in named]
-    if caller.visible_owner is None or not owned:
-        return
-    with context.database.reading() as session:
-        for look_up, object_id in owned:
-            look_up(session, object_id, owner=caller.visible_owner)
+def check_visible(state: AppState, principal: Principal, path_params: Mapping[str, Any]) -> None:
+    """Raises: UserError ``unknown_run`` or ``unknown_study`` (404), the same as for an object that does not exist."""
+    with state.database.reading() as session:
+        for name, get in OWNED.items():
+            if name in path_params:
+                get(session, path_params[name], owner=principal.visible_owner)
 
 
 def _record_audit(session: Session, request: Request, response: Response) -> None:
-    """The object is what the answer's Location names, else what the request's path does."""
-    route, caller = request.scope["route"], request.state.slot.principal
-    made = response.headers.get("location", "").rpartition("/")[2]
-    object_id = made or next(iter(request.path_params.values()), "")
+    """The object is the one in the response's Location, else in the request's path."""
+    route, principal = request.scope["route"], request.state.slot.principal
+    created = response.headers.get("location", "").rpartition("/")[2]
+    object_id = created or next(iter(request.path_params.values()), "")
     action = f"{route.tags[0]}.{route.name.rstrip('_')}"
-    audit.record_action(session, caller.owner, caller.prefix, action, object_id, request.state.request_id)
+    audit.record_action(session, principal.owner, principal.prefix, action, object_id, request.state.request_id)

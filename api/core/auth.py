@@ -1,4 +1,4 @@
-"""API keys ``PREFIX.SECRET``, the configured admin key, and the cache of authenticated principals.
+"""API keys ``PREFIX.SECRET``, the configured admin key, and authentication of requests.
 
 The database holds a key's prefix and a keyed hash of its secret, which has 256 random bits: a fast hash is enough.
 
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from anyio import CapacityLimiter, to_thread
+from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
@@ -31,101 +33,100 @@ from lcl_core.db.audit import record_action
 from lcl_core.db.models import ApiKey
 from lcl_core.db.session import Database
 
-ROLES = ("viewer", "submitter", "admin")
+log = structlog.get_logger(__name__)
+ROLES = ("viewer", "submitter", "admin")  # each may do what those before it may
 KEY_MARK = "lcl_"
-CONFIGURED_PREFIX = "configured"  # prefix of the key that a team sets itself
+CONFIGURED_PREFIX = "configured"  # of a configured key without a prefix of its own
 LAST_USED_INTERVAL = timedelta(minutes=5)
-
-
-def new_key(owner: str, role: str, expires: datetime | None = None) -> tuple[str, ApiKey]:
-    """A fresh key and its row; the key itself is known only now."""
-    prefix, secret = KEY_MARK + secrets.token_hex(6), secrets.token_urlsafe(32)
-    return f"{prefix}.{secret}", _key_row(prefix, secret, owner, role, expires)
-
-
-def verify_key(session: Session, key: str, configured: ConfiguredKey | None) -> ApiKey | None:
-    """The row of a valid, unexpired key, else None. Takes as long for a wrong secret as for an unknown prefix.
-
-    Args:
-        configured: the key that the settings make valid; it alone opens a row that was made from settings.
-    """
-    prefix, secret = split_key(key)
-    row = session.get(ApiKey, prefix)
-    if row is not None and row.configured:
-        return row if configured is not None and configured.matches(key, row) else None
-    given, none = _secret_hash(prefix, secret), "0" * 64
-    current = hmac.compare_digest(given, row.hash if row else none)
-    before = hmac.compare_digest(given, (row.previous_hash if row else None) or none)
-    if row is None or not (current or (before and _in_grace(row))):
-        return None
-    expired = row.expires is not None and row.expires <= utc_now()
-    return None if expired else row
-
-
-def rotate_key(row: ApiKey, grace: timedelta) -> str:
-    """A new secret for a key that stays what it is; the one before opens for ``grace`` more. Returns: the key."""
-    secret, moment = secrets.token_urlsafe(32), utc_now()
-    row.previous_hash, row.previous_until = (row.hash, moment + grace) if grace else (None, None)
-    row.hash, row.rotated_at = _secret_hash(row.prefix, secret), moment
-    return f"{row.prefix}.{secret}"
-
-
-def _in_grace(row: ApiKey) -> bool:
-    return row.previous_until is not None and row.previous_until > utc_now()
-
-
-def cache_valid_until(row: ApiKey) -> datetime | None:
-    """Until when what ``find`` found stays true without another look, for either secret; None: no end is known."""
-    return min((end for end in (row.expires, row.previous_until) if end is not None and end > utc_now()), default=None)
+CACHE_SECONDS = 1.0
+_MAX_CACHED = 1024
+_MAX_LOOKUPS = 4  # threads that verify uncached keys, made-up ones of strangers among them
+_CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def role_level(role: str) -> int:
+    return ROLES.index(role) if role in ROLES else -1
+
+
+def new_key(owner: str, role: str, expires: datetime | None = None) -> tuple[str, ApiKey]:
+    """A new key and its row. The key itself is stored nowhere."""
+    prefix, secret = KEY_MARK + secrets.token_hex(6), secrets.token_urlsafe(32)
+    row = ApiKey(
+        prefix=prefix, hash=_secret_hash(prefix, secret), role=role, owner=owner, created_at=utc_now(), expires=expires
+    )
+    return f"{prefix}.{secret}", row
+
+
+def verify_key(session: Session, key: str, configured: ConfiguredKey | None) -> ApiKey | None:
+    """Row of a valid, unexpired key, else None. A wrong secret takes as long as an unknown prefix.
+
+    Args:
+        configured: the only key that matches a row made from settings.
+    """
+    prefix, secret = split_key(key)
+    row = session.get(ApiKey, prefix)
+    if row is not None and row.configured:
+        return row if configured is not None and configured.matches(key, row) else None
+    digest, none = _secret_hash(prefix, secret), "0" * 64
+    current = hmac.compare_digest(digest, row.hash if row else none)
+    previous = hmac.compare_digest(digest, (row.previous_hash if row else None) or none)
+    if row is None or not (current or (previous and _in_grace(row))):
+        return None
+    expired = row.expires is not None and row.expires <= utc_now()
+    return None if expired else row
+
+
+def rotate_key(row: ApiKey, grace: timedelta) -> str:
+    """Replace the secret; the previous one stays valid for ``grace``. Returns: the key."""
+    secret, moment = secrets.token_urlsafe(32), utc_now()
+    row.previous_hash, row.previous_until = (row.hash, moment + grace) if grace else (None, None)
+    row.hash, row.rotated_at = _secret_hash(row.prefix, secret), moment
+    return f"{row.prefix}.{secret}"
+
+
+def cache_valid_until(row: ApiKey) -> datetime | None:
+    """When a verification of this row may become wrong, for either secret; None: never by itself."""
+    return min((end for end in (row.expires, row.previous_until) if end is not None and end > utc_now()), default=None)
+
+
 def last_used_is_stale(row: ApiKey) -> bool:
-    """True when ``last_used`` is old enough to be worth a write."""
     return row.last_used is None or utc_now() - row.last_used > LAST_USED_INTERVAL
 
 
 def update_last_used(row: ApiKey) -> None:
-    """Note that the key is used; a secret whose grace is over is forgotten."""
+    """Set ``last_used``, and clear a previous secret whose grace is over."""
     row.last_used = utc_now()
     if row.previous_hash is not None and not _in_grace(row):
         row.previous_hash = row.previous_until = None
 
 
-def role_level(role: str) -> int:
-    """Roles grow: whoever may do more may do less."""
-    return ROLES.index(role) if role in ROLES else -1
-
-
 def split_key(key: str) -> tuple[str, str]:
-    """(prefix, secret). A key that people chose has no prefix of its own."""
+    """(prefix, secret). A key chosen by people has no prefix of its own."""
     prefix, dot, secret = key.partition(".")
     return (prefix, secret) if dot and prefix.startswith(KEY_MARK) and len(prefix) <= 20 else (CONFIGURED_PREFIX, key)
+
+
+def _in_grace(row: ApiKey) -> bool:
+    return row.previous_until is not None and row.previous_until > utc_now()
 
 
 def _secret_hash(prefix: str, secret: str) -> str:
     return hmac.digest(prefix.encode(), secret.encode(), "sha256").hex()
 
 
-def _key_row(prefix: str, secret: str, owner: str, role: str, expires: datetime | None) -> ApiKey:
-    created = utc_now()
-    return ApiKey(
-        prefix=prefix, hash=_secret_hash(prefix, secret), role=role, owner=owner, created_at=created, expires=expires
-    )
-
-
-log = structlog.get_logger(__name__)
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 class ConfiguredKey:
-    """The key as this process found it when it started.
+    """The configured admin key that this process read at its start.
 
     Args:
-        key: as it stands in the setting or the file.
-        pepper: of at least 128 random bits.
+        pepper: at least 128 random bits.
     """
 
     def __init__(self, key: str, pepper: bytes) -> None:
@@ -135,25 +136,24 @@ class ConfiguredKey:
         self.hash = self._hash(key)
 
     def matches(self, key: str, row: ApiKey) -> bool:
-        """Whether a caller's key is this one, and still the one that the row was last made for.
+        """Whether ``key`` is this key, and the row still holds it.
 
-        A process with other settings may have changed the row since. One whose pepper is another (a machine with a home
-        of its own) leaves a hash that cannot be compared here; then the settings of this process decide.
+        A process with other settings may have replaced the row. A process with another pepper (a machine with its own
+        home) leaves a hash that cannot be compared here; then the settings of this process decide.
         """
         same = hmac.compare_digest(self._hash(key), self.hash)
         comparable = row.hash.startswith(f"{self._pepper_id}:")
         return same and (not comparable or hmac.compare_digest(row.hash, self.hash))
 
     def _hash(self, key: str) -> str:
-        """81 characters: which pepper it was, and the HMAC."""
-        given = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-        return f"{self._pepper_id}:{hmac.digest(self._pepper, given, 'sha256').hex()}"
+        """81 characters: id of the pepper, and the HMAC."""
+        return f"{self._pepper_id}:{hmac.digest(self._pepper, _digest(key), 'sha256').hex()}"
 
 
 def ensure_configured_key(settings: ApiSettings, database: Database) -> ConfiguredKey:
-    """Make the configured key valid, with the role admin, and end every other that was configured before.
+    """Make the configured key valid, with the role admin, and revoke every previously configured key.
 
-    Several processes may start at once. Raises: UserError ``insecure_secret``.
+    Several processes may do so at once. Raises: UserError ``insecure_secret``.
     """
     settings.check_secrets()
     configured = ConfiguredKey(_read_configured_key(settings), _read_pepper(settings))
@@ -163,7 +163,7 @@ def ensure_configured_key(settings: ApiSettings, database: Database) -> Configur
                 _upsert_configured_key(session, configured)
                 _revoke_other_configured_keys(session, configured.prefix)
             break
-        except IntegrityError:  # another process added the row between the look and the write
+        except IntegrityError:  # another process inserted the row meanwhile
             if last:
                 raise
     return configured
@@ -183,9 +183,9 @@ def _upsert_configured_key(session: Session, configured: ConfiguredKey) -> None:
 def _revoke_other_configured_keys(session: Session, prefix: str) -> None:
     session.flush()
     others = delete(ApiKey).where(ApiKey.configured, ApiKey.prefix != prefix).returning(ApiKey.prefix)
-    for ended in session.scalars(others).all():
-        record_action(session, "admin", prefix, "keys.revoke", ended)
-        log.info("a key that is no longer configured was revoked", prefix=ended)
+    for revoked in session.scalars(others).all():
+        record_action(session, "admin", prefix, "keys.revoke", revoked)
+        log.info("a key that is no longer configured was revoked", prefix=revoked)
 
 
 def _read_configured_key(settings: ApiSettings) -> str:
@@ -203,19 +203,15 @@ def _generate_admin_key() -> str:
 
 def _read_pepper(settings: ApiSettings) -> bytes:
     file = settings.home / "key-pepper"
-    given = settings.key_pepper.get_secret_value() or load_or_create_secret(file, lambda: secrets.token_hex(32))
-    if len(given) < 32:
+    pepper = settings.key_pepper.get_secret_value() or load_or_create_secret(file, lambda: secrets.token_hex(32))
+    if len(pepper) < 32:
         raise UserError(f"{file} is damaged; remove it, and the next start makes a new one", code="insecure_secret")
-    return given.encode()
-
-
-CACHE_SECONDS = 1.0
-_MAX_CACHED = 1024
+    return pepper.encode()
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Whose key came with the request."""
+    """Owner, role and prefix of the key that a request carries."""
 
     owner: str
     role: str
@@ -223,79 +219,113 @@ class Principal:
 
     @property
     def visible_owner(self) -> str | None:
-        """Whose runs and studies: its owner's; None: everybody's, which is an admin's sight."""
+        """Owner of the runs and studies that the principal may see; None: all owners' (an admin)."""
         return None if self.role == "admin" else self.owner
 
 
-def check_owner(caller: Principal, noun: str, name: str, owner: str) -> None:
-    """Raises: Problem 403 unless what everybody sees is the caller's own to delete."""
-    if caller.visible_owner not in (None, owner):
+def check_owner(principal: Principal, noun: str, name: str, owner: str) -> None:
+    """Raises: Problem 403 unless the principal may delete a shared object of ``owner``."""
+    if principal.visible_owner not in (None, owner):
         raise Problem(403, "forbidden", f"{noun} {name!r} is {owner}'s: its owner or an admin may delete it")
 
 
 @dataclass(frozen=True)
 class _CacheEntry:
-    """``until``: by the clock of Callers; ``ends``: by everybody's."""
+    """``cache_expires``: on the monotonic clock of the cache; ``key_expires``: wall-clock time."""
 
-    caller: Principal
+    principal: Principal
     cache_expires: float
     key_expires: datetime | None
 
 
 class PrincipalCache:
-    """Callers by their keys, for a second: a client that asks much is looked up once in it. Thread-safe.
+    """Principals by digest of their key, for a second. Thread-safe.
 
-    A change of keys in this process is seen at once (``forget``), one in another within that second.
+    A change of keys in this process takes effect at once (``clear``), one in another process within that second.
 
     Args:
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[bytes, _CacheEntry] = {}
+        self._entries: dict[bytes, _CacheEntry] = {}
         self._version = 0
         self._lock = threading.Lock()
 
     @property
     def version(self) -> int:
-        """A look at the database that began before the last change must not be noted after it."""
+        """Number of changes of keys; read it before the database, and pass it to ``put``."""
         with self._lock:
             return self._version
 
     def get(self, key: str, moment: datetime) -> Principal | None:
-        """Whose key it is, if that was found out within the last second and is true at this ``moment`` as well."""
+        """The cached principal of a key that is still valid at ``moment``."""
         with self._lock:
-            found = self._known.get(_digest(key))
-        if (
-            found is None
-            or self._clock() >= found.cache_expires
-            or (found.key_expires is not None and moment >= found.key_expires)
-        ):
+            entry = self._entries.get(_digest(key))
+        if entry is None or self._clock() >= entry.cache_expires:
             return None
-        return found.caller
+        return None if entry.key_expires is not None and moment >= entry.key_expires else entry.principal
 
-    def put(self, key: str, caller: Principal, changes: int, ends: datetime | None) -> None:
-        """Remember a valid key.
-
-        Args:
-            changes: as they were before the database was asked.
-            ends: the key may not open from then on; None: no such moment is known.
-        """
+    def put(self, key: str, principal: Principal, version: int, key_expires: datetime | None) -> None:
+        """Cache a valid key, unless keys changed since ``version``."""
         with self._lock:
-            if changes != self._version:
+            if version != self._version:
                 return
-            if len(self._known) >= _MAX_CACHED:
-                self._known.clear()
-            self._known[_digest(key)] = _CacheEntry(caller, self._clock() + CACHE_SECONDS, ends)
+            if len(self._entries) >= _MAX_CACHED:
+                self._entries.clear()
+            self._entries[_digest(key)] = _CacheEntry(principal, self._clock() + CACHE_SECONDS, key_expires)
 
     def clear(self) -> None:
-        """Keys have changed."""
+        """Drop everything after a change of keys."""
         with self._lock:
             self._version += 1
-            self._known.clear()
+            self._entries.clear()
 
 
-def _digest(key: str) -> bytes:
-    """No key is kept in memory for longer than its request."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+class Authenticator:
+    """Principals of ``Authorization`` headers: from the cache, else from the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._threads = CapacityLimiter(_MAX_LOOKUPS)
+        self.cache = PrincipalCache()
+        self.configured_key: ConfiguredKey | None = None  # set by AppState.prepare
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """A key that was valid within the last second costs no query; any other costs one, in one of few threads.
+
+        Raises: Problem 401; SQLAlchemyError when the database does not answer.
+        """
+        scheme, key = get_authorization_scheme_param(authorization)
+        if scheme.lower() != "bearer" or not key:
+            message = (
+                "send an API key: `Authorization: Bearer KEY`; the embedded default keeps one in "
+                "the file `key` of its home folder"
+            )
+            raise Problem(401, "unauthorized", message, headers=_CHALLENGE)
+        if cached := self.cache.get(key, utc_now()):
+            return cached
+        return await to_thread.run_sync(self._verify, key, limiter=self._threads)
+
+    def _verify(self, key: str) -> Principal:
+        version = self.cache.version
+        with self._database.reading() as session:
+            row = verify_key(session, key, self.configured_key)
+        if row is None:
+            raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=_CHALLENGE)
+        if last_used_is_stale(row):
+            self._record_use(row.prefix)
+        principal = Principal(row.owner, row.role, row.prefix)
+        self.cache.put(key, principal, version, cache_valid_until(row))
+        return principal
+
+    def _record_use(self, prefix: str) -> None:
+        """A database that accepts no writes, such as on a full disk, still answers reads."""
+        try:
+            with self._database.session() as session:
+                row = session.get(ApiKey, prefix)
+                if row is not None:
+                    update_last_used(row)
+        except SQLAlchemyError as error:
+            log.warning("the last use of a key was not noted", prefix=prefix, error=str(error).splitlines()[0])

@@ -22,7 +22,7 @@ SQLITE_FAULTS = {"SQLITE_FULL": FailureCode.DISK_FULL, "SQLITE_READONLY": Failur
 
 
 def writable_folders(settings: ApiSettings) -> list[Path]:
-    """The home, and the folder of the database where that is a file elsewhere."""
+    """The home, and the folder of an SQLite database elsewhere."""
     url = make_url(settings.resolved_database_url)
     home = settings.home.expanduser().resolve()
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
@@ -31,35 +31,31 @@ def writable_folders(settings: ApiSettings) -> list[Path]:
 
 
 def probe_folder(folder: Path) -> str | None:
-    """What keeps a small file from being written there, in words; None when it was written. It is removed again."""
+    """Write and remove a small file. Returns: the problem; None if there was none."""
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as probe:
             probe.write(PROBE_BYTES)
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        return (
-            disk_fault_message(failure_code(error, folder), folder)
-            or f"{folder} cannot be written to: {error.strerror}"
-        )
+        fault = failure_code(error, folder)
+        return disk_fault_message(fault, folder) or f"{folder} cannot be written to: {error.strerror}"
     return None
 
 
 def disk_fault_message(fault: FailureCode | None, folder: str | Path) -> str | None:
-    """What to do about a disk that is full or read-only; None for other faults."""
+    """Message for a full or read-only disk; None for other faults."""
     return FAULT_MESSAGES[fault].format(folder=folder) if fault in FAULT_MESSAGES else None
 
 
 def database_disk_fault(error: BaseException | None, folders: list[Path]) -> tuple[FailureCode, str] | None:
-    """The fault of a disk behind a driver's error, and what to do about it; None when it is something else.
+    """The disk fault behind a database driver's error, with its message; None: another error.
 
-    SQLite has an error of its own for a full disk only where it meets one while it writes; elsewhere it speaks of an
-    error of input or output, and the folder itself is asked.
+    SQLite reports a full disk as such only during a write, otherwise as an I/O error: then the folder is probed.
     """
     if getattr(error, "sqlstate", None) == POSTGRES_DISK_FULL:
-        return FailureCode.DISK_FULL, FAULT_MESSAGES[FailureCode.DISK_FULL].format(
-            folder="the database server's data folder"
-        )
+        folder_name = "the database server's data folder"
+        return FailureCode.DISK_FULL, FAULT_MESSAGES[FailureCode.DISK_FULL].format(folder=folder_name)
     if not isinstance(error, sqlite3.Error):
         return None
     name = getattr(error, "sqlite_errorname", "")

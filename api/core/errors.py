@@ -1,4 +1,4 @@
-"""Every error leaves as ``{"error": {"code", "message", "field"?}}``."""
+"""Errors as responses ``{"error": {"code", "message", "field"?}}``."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ CODE_OF_STATUS = {
     416: "range_not_satisfiable",
     429: "too_many_requests",
 }
-# pydantic's, of a body that was not parsed
+# pydantic's error types for a body that was not parsed
 UNPARSED_BODY_ERRORS = ("model_attributes_type", "dict_type", "model_type", "list_type", "missing")
 
 
 class Problem(UserError):
-    """A UserError that knows its HTTP status.
+    """A UserError with an HTTP status.
 
     Args:
         status: the HTTP status, 4xx or 503.
-        headers: sent along, such as ``Retry-After``.
+        headers: of the response, such as ``Retry-After``.
     """
 
     def __init__(
@@ -103,30 +103,30 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The one form of an error."""
+    """Body of every error response."""
 
     error: ErrorDetail
 
 
-# What a route may answer instead of what was asked for, for its description.
+# Error responses of every route, for the OpenAPI description.
 STATUS_DESCRIPTIONS = {
-    400: "The request is malformed: its address, headers, cursor, range, or JSON",
-    401: "No valid API key came along",
+    400: "The request is malformed: its URL, headers, cursor, range, or JSON",
+    401: "The request has no valid API key",
     403: "The key's role does not allow it",
-    404: "There is no such thing, or not for this key",
-    405: "The address does not take this method",
+    404: "The object does not exist, or is not visible to this key",
+    405: "The URL does not support this method",
     408: "The body did not arrive in time",
-    409: "It contradicts what is there",
-    410: "What it needs is gone from the disk",
+    409: "The request conflicts with the present state",
+    410: "Files that it needs are gone from the disk",
     413: "The body is too large",
-    415: "The body's encoding is not read",
+    415: "The body's encoding is not supported",
     416: "The range lies outside the file",
-    422: "The request says something that cannot be done; `field` names it",
-    429: "The key, or its owner, asks too much at once; `Retry-After` says when to come back",
+    422: "The request is invalid; `field` names the place",
+    429: "Too many requests of the key or its owner; `Retry-After` says when to retry",
     431: "The headers are too large",
-    500: "Something broke inside the service; its log tells more under the request id",
+    500: "Internal error; the service's log has details under the request id",
     503: "The service is overloaded or lacks its database, memory or store for now; try again",
-    504: "It was not done within the time that the settings give it",
+    504: "The request exceeded its deadline",
     507: "A disk of the service is full or read-only",
 }
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -137,21 +137,21 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 def error_response(
     status: int, code: str, message: str, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """The JSON form; what cannot be encoded (a lone surrogate that the caller sent) is replaced."""
+    """An error response. Characters that cannot be encoded (lone surrogates of the request) are replaced."""
     return JSONResponse({"error": _detail(code, message, field)}, status_code=status, headers=headers)
 
 
 def error_detail(error: BaseException) -> dict[str, str]:
-    """What is told of an error once the answer has begun, when no status can tell it any more."""
+    """Error object for a response that has begun, whose status can no longer report the error."""
     if isinstance(error, UserError):
         return _detail(error.code, str(error), error.field)
     log.error("answer broke off", exc_info=error)
-    return _detail("internal_error", "something broke inside the service; its log tells more", None)
+    return _detail("internal_error", "internal error; the service's log has details", None)
 
 
 def _detail(code: str, message: str, field: str | None) -> dict[str, str]:
-    facts = {"code": code, "message": message, **({"field": field} if field else {})}
-    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in facts.items()}
+    detail = {"code": code, "message": message, **({"field": field} if field else {})}
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in detail.items()}
 
 
 def status_of(error: UserError) -> int:
@@ -167,7 +167,7 @@ async def _user_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def _headers_of(error: UserError) -> Mapping[str, str] | None:
-    """Its own, and when to come back for one that says so."""
+    """Its own headers, else Retry-After for errors that pass."""
     if isinstance(error, Problem):
         return error.headers
     seconds = getattr(error, "retry_after", 1.0 if status_of(error) == 503 else None)
@@ -184,18 +184,18 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     elif status == 405:
         allowed = _allowed_methods(request)
         headers["allow"] = ", ".join(allowed)
-        message = f"{request.method} does nothing at this address; it takes {' and '.join(allowed)} (/docs tells more)"
+        message = f"{request.method} is not supported at this URL; it supports {' and '.join(allowed)} (see /docs)"
     code = CODE_OF_STATUS.get(status, "http_error")
     return error_response(status, code, message, headers=headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """What may be asked at the request's address, over all routes."""
-    found: set[str] = set()
+    """Methods of all routes at the request's URL."""
+    methods: set[str] = set()
     for route in request.app.router.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods or set()
-    return sorted(found)
+            methods |= route.methods or set()
+    return sorted(methods)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -204,13 +204,9 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     location = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
         return error_response(400, "bad_json", f"the body is not JSON: {first['ctx']['error']} at {location[-1]}")
-    if (
-        location == ["body"]
-        and first["type"] in UNPARSED_BODY_ERRORS
-        and "json" not in request.headers.get("content-type", "")
-    ):
-        given = request.headers.get("content-type", "no Content-Type")[:100]
-        message = f"send JSON with the header Content-Type: application/json (this request says {given})"
+    content_type = request.headers.get("content-type", "no Content-Type")[:100]
+    if location == ["body"] and first["type"] in UNPARSED_BODY_ERRORS and "json" not in content_type:
+        message = f"send JSON with the header Content-Type: application/json (this request says {content_type})"
         return error_response(422, "bad_request", message)
     field = ".".join(location[1:]) or None
     model = _body_model(request) if location[0] == "body" else None
@@ -218,44 +214,46 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _body_model(request: Request) -> type[BaseModel] | None:
-    """The model of the route's body, where there is one."""
+    """The model of the route's body, if any."""
     field = getattr(request.scope.get("route"), "body_field", None)
     kind = getattr(getattr(field, "field_info", None), "annotation", None)
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 async def _conflict(_: Request, error: Exception) -> JSONResponse:
-    """Two callers made the same thing at the same moment; the database let one of them pass."""
+    """A concurrent request created the same object first."""
     log.warning("conflict", error=str(getattr(error, "orig", error)))
-    return error_response(409, "conflict", "somebody made the same thing at this moment; look, then try again")
+    return error_response(
+        409, "conflict", "another request created the same object at this moment; check it, then try again"
+    )
 
 
 async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
     reason = getattr(error, "orig", error)
     log.error("database_away", error=str(reason))
     folders = writable_folders(request.app.state.context.settings)
-    if found := await to_thread.run_sync(database_disk_fault, reason, folders, limiter=CapacityLimiter(1)):
-        fault, words = found
-        return error_response(507, fault.value, words)
+    if disk := await to_thread.run_sync(database_disk_fault, reason, folders, limiter=CapacityLimiter(1)):
+        fault, message = disk
+        return error_response(507, fault.value, message)
     message = "the database does not answer; try again in a few seconds"
     return error_response(503, "database_unavailable", message, headers={"retry-after": "2"})
 
 
 def fault_response(error: BaseException, request_id: str, home: Path) -> JSONResponse:
-    """The answer to what nobody caught: what the machine lacks, else 500 with the number that finds it in the log."""
+    """Response to an uncaught error: 503 or 507 when memory or disk is exhausted, else 500 with the request id."""
     fault = failure_code(error, home)
     if fault is FailureCode.OUT_OF_MEMORY:
         message = f"the service ran out of memory; send less at once, or try again (request id {request_id})"
         return error_response(503, fault.value, message, headers={"retry-after": "5"})
     folder = getattr(error, "filename", None) or home
-    if fault is not None and (words := disk_fault_message(fault, folder)):
-        return error_response(507, fault.value, f"{words} (request id {request_id})")
-    message = f"something broke inside the service; its log tells more under request id {request_id}"
+    if fault is not None and (problem := disk_fault_message(fault, folder)):
+        return error_response(507, fault.value, f"{problem} (request id {request_id})")
+    message = f"internal error; the service's log has details under request id {request_id}"
     return error_response(500, "internal_error", message)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make every known error leave in the one form; unknown ones are the envelope's (``api.core.middleware``)."""
+    """Handle all known errors; ``api.core.middleware`` handles the others."""
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

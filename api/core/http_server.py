@@ -1,7 +1,7 @@
-"""The HTTP server: uvicorn on h11, with bounds on connections and a strict reading of request heads.
+"""HTTP server: uvicorn on h11, with limits on connections and strict parsing of request heads.
 
-h11 reads some things that other servers in a row read differently: header lines that go on in the next line, lines that
-end with a line feed alone, control characters, and a length that is said twice. They are refused here.
+h11 accepts what a proxy may parse differently (request smuggling): folded header lines, lines that end with a line feed
+alone, control characters, and repeated lengths. They are refused here.
 """
 
 from __future__ import annotations
@@ -28,11 +28,7 @@ ERROR_CODES = {400: "bad_request", 431: "headers_too_large", 501: "not_implement
 
 
 def server_config(app: ASGIApp, settings: ApiSettings, **more: Any) -> uvicorn.Config:
-    """How the application is served: by ``BoundedProtocol``, on these settings.
-
-    Args:
-        more: of uvicorn.Config.
-    """
+    """Configuration of uvicorn with ``BoundedProtocol``. ``more``: arguments of uvicorn.Config."""
 
     class Protocol(BoundedProtocol):
         head_seconds = settings.head_seconds
@@ -43,7 +39,7 @@ def server_config(app: ASGIApp, settings: ApiSettings, **more: Any) -> uvicorn.C
 
 
 class StrictConnection(h11.Connection):
-    """h11's parser, which refuses request heads that it would otherwise put right."""
+    """h11's parser, which refuses request heads that it would otherwise repair."""
 
     def next_event(self) -> Any:
         """Raises: h11.RemoteProtocolError."""
@@ -68,15 +64,14 @@ def _head_problem(head: bytes) -> str | None:
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection.
+    """One connection, closed when the head of its next request is not complete in time.
 
-    It is closed when the head of a request, the first one or the next, is not whole in time. A connection beyond the
-    most that there may be takes the place of the one that has been without a request for longest, so that those who
-    only hold connections keep nobody out.
+    A connection beyond ``max_connections`` replaces the one that has been idle for longest, so that idle connections
+    block nobody.
 
     Attributes:
-        head_seconds: from the connection's begin, or from the end of an answer, to the next whole head.
-        drain_seconds: the same where a body that nobody reads is still on its way after its answer.
+        head_seconds: from the start of the connection, or the end of a response, to the next complete head.
+        drain_seconds: the same where an unread body is still arriving after its response.
         max_connections: of the process.
     """
 
@@ -92,7 +87,7 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is under way."""
+        """No request is running."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -112,19 +107,15 @@ class BoundedProtocol(H11Protocol):
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        self.cycle.body = bytearray()  # what arrived and was not asked for
-        answered = self.cycle
-        whole = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
+        self.cycle.body = bytearray()  # unread input
+        finished = self.cycle
+        complete = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
         super().on_response_complete()
-        if self.cycle is answered and not self.transport.is_closing():
-            self._await_head(self.head_seconds if whole else self.drain_seconds)
+        if self.cycle is finished and not self.transport.is_closing():
+            self._await_head(self.head_seconds if complete else self.drain_seconds)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser refused, in the one form of an error, and hang up.
-
-        Args:
-            msg: uvicorn's words; the parser's own say more.
-        """
+        """Send the parser's error as an error response and close. ``msg``: uvicorn's own, less specific message."""
         error = sys.exception()
         status, words = 400, msg
         if isinstance(error, h11.RemoteProtocolError):
@@ -132,7 +123,7 @@ class BoundedProtocol(H11Protocol):
         self._refuse(status, words)
 
     def _refuse(self, status: int, words: str) -> None:
-        if self.idle or not self.cycle.response_started:  # else an answer is half out
+        if self.idle or not self.cycle.response_started:  # else a response has begun
             body = json.dumps(
                 {"error": {"code": ERROR_CODES.get(status, "bad_request"), "message": words[:300]}}
             ).encode()

@@ -22,15 +22,20 @@ from anyio import CapacityLimiter, to_thread
 from api.core.errors import Problem
 
 SMALL_BODY_BYTES = 64 * 1024
-BODY_WAIT_SECONDS = 5.0  # for which a body waits until others have been answered, before it is refused
+BODY_WAIT_SECONDS = 5.0  # for which a body waits for room
+MAX_WAITING_REQUESTS = 256  # for the pixel budget; each keeps its body in memory
+MAX_LONG_READS = 8  # over all owners; threads wait for slow disks
+MAX_LONG_READS_PER_OWNER = 2
+MAX_WAITING_READS_PER_OWNER = 32
+
+Result = TypeVar("Result")
 
 
 class BodyBudget:
-    """Bytes that are reserved before they are read and released when their request has been answered.
+    """Bytes reserved before they are read, and released with the response.
 
-    A key holds half of them at most, so that one key cannot keep the others from being read. Small bodies are not
-    counted, since the throttle bounds how many of a key there are: large ones of several keys do not keep anybody from
-    submitting a run. Used by the event loop alone, so it needs no lock.
+    One key reserves half of them at most, so that it cannot block the others. Small bodies are not counted, since the
+    rate limiter bounds their number: large bodies of several keys never block the submission of a run.
 
     Args:
         total: bytes; the largest body must fit into half of them.
@@ -44,8 +49,8 @@ class BodyBudget:
         self._share = total // 2
         self._patience = patience
         self._in_use: Counter[str] = Counter()  # by key
-        self._released: anyio.Event | None = None  # there while somebody waits
-        self.in_use = 0  # bytes that are reserved now
+        self._released: anyio.Event | None = None  # set while requests wait
+        self.in_use = 0  # reserved bytes
 
     def reservation_for(self, key: str) -> BodyReservation:
         """An empty reservation for one request of ``key``."""
@@ -81,7 +86,7 @@ class BodyBudget:
 
 
 class BodyReservation:
-    """What one request holds of the budget. Given back at the end of the ``with`` block."""
+    """One request's part of the budget, released at the end of the ``with`` block."""
 
     def __init__(self, budget: BodyBudget, key: str) -> None:
         self._budget = budget
@@ -89,7 +94,7 @@ class BodyReservation:
         self._size = 0
 
     async def grow_to(self, size: int) -> None:
-        """Hold ``size`` bytes at least. Raises: Problem 503 ``overloaded`` when there is no room for seconds."""
+        """Reserve at least ``size`` bytes. Raises: Problem 503 ``overloaded`` when there is no room in time."""
         if size > max(self._size, self._budget._small):
             await self._budget._reserve(self._key, size - self._size)
             self._size = size
@@ -102,9 +107,6 @@ class BodyReservation:
             self._budget._release(self._key, self._size)
 
 
-MAX_WAITING_REQUESTS = 256  # requests; each keeps its body in memory
-
-
 @dataclass(eq=False, slots=True)
 class _Waiter:
     amount: int
@@ -112,11 +114,13 @@ class _Waiter:
 
 
 class PixelBudget:
-    """Bytes that are lent. Of one event loop; what it does between two awaits is done whole.
+    """Memory for decoding large images. Owners are served in turn, so that one owner's requests wait for each other.
+
+    A request with small images only does not use it, and never waits. A waiting request keeps no thread.
 
     Args:
-        total: bytes; who asks for more gets all of it, alone.
-        seconds: that a request waits, at most.
+        total: bytes; a larger amount is granted as all of it.
+        seconds: longest wait of a request.
         most_waiting: requests that wait at one time.
     """
 
@@ -124,21 +128,21 @@ class PixelBudget:
         self.total = total
         self._seconds, self._most_waiting = seconds, most_waiting
         self._free = total
-        self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # by owner; the first one is next
+        self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # by owner, in turn
 
     @property
     def in_use(self) -> int:
-        """Bytes that are lent now."""
+        """Reserved bytes."""
         return self.total - self._free
 
     @property
     def waiting(self) -> int:
-        """Requests that wait now."""
+        """Waiting requests."""
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
     async def reserve(self, owner: str, amount: int) -> AsyncIterator[None]:
-        """Wait for ``amount`` bytes and hold them. Raises: Problem 503 ``overloaded``."""
+        """Wait for ``amount`` bytes and reserve them for the block. Raises: Problem 503 ``overloaded``."""
         amount = min(amount, self.total)
         await self._acquire(owner, amount)
         try:
@@ -163,7 +167,7 @@ class PixelBudget:
             raise
 
     def _grant(self) -> None:
-        """Lend to one owner after the other. What does not fit yet is not overtaken: it would wait for ever."""
+        """Grant to one owner after another. An amount that does not fit yet is not overtaken, else it might starve."""
         while self._waiting:
             owner, queue = next(iter(self._waiting.items()))
             if queue[0].amount > self._free:
@@ -176,7 +180,7 @@ class PixelBudget:
             waiter.granted.set_result(None)
 
     def _cancel(self, owner: str, waiter: _Waiter) -> None:
-        """Give up waiting, or what was lent in the same moment."""
+        """Stop waiting, or release an amount granted at the same moment."""
         if waiter.granted.done() and not waiter.granted.cancelled():
             self._free += waiter.amount
         else:
@@ -192,30 +196,23 @@ class PixelBudget:
         return Problem(503, "overloaded", message, headers={"retry-after": str(wait)})
 
 
-MAX_LONG_READS = 8  # over all owners; the files may lie on a slow disk, and a thread waits for them
-MAX_LONG_READS_PER_OWNER = 2
-MAX_WAITING_READS_PER_OWNER = 32  # of one owner
-
-Result = TypeVar("Result")
-
-
 @dataclass
 class _OwnerReads:
     limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_LONG_READS_PER_OWNER))
-    pending: int = 0  # those that wait and those that read
+    pending: int = 0  # waiting and running
 
 
 class LongReadQueue:
-    """Runs them in the order in which they came. Used by the event loop alone."""
+    """Reads of whole corpora and encoders, in order of arrival."""
 
     def __init__(self) -> None:
         self._threads = CapacityLimiter(MAX_LONG_READS)
         self._owners: dict[str, _OwnerReads] = {}
 
     async def run(self, owner: str, read: Callable[..., Result], *arguments: object) -> Result:
-        """``read(*arguments)`` in a thread. No transaction may be open while it waits and reads.
+        """``read(*arguments)`` in a thread. The caller must not hold a transaction meanwhile.
 
-        Raises: Problem 429 ``too_many_requests`` when as many of this owner's wait as may; what ``read`` raises.
+        Raises: Problem 429 ``too_many_requests`` when too many reads of this owner wait; errors of ``read``.
         """
         own = self._owners.setdefault(owner, _OwnerReads())
         if own.pending >= MAX_LONG_READS_PER_OWNER + MAX_WAITING_READS_PER_OWNER:

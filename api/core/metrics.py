@@ -6,6 +6,7 @@ Every process of the api reports the same deployment metrics: take the ``max`` o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate, product
 
 import structlog
@@ -26,7 +27,7 @@ BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class ProcessMetrics:
-    """One registry an application, so that several applications live in one process."""
+    """One registry an application, so that a process may have several applications."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -54,52 +55,31 @@ class ProcessMetrics:
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request. ``status`` 0 means that the client left before an answer began."""
+        """Count one request. ``status`` 0: the client disconnected before the response began."""
         self._seconds.labels(method, route, str(status)).observe(seconds)
 
     def observe_batch(self, what: str, waited: list[float]) -> None:
-        """Count one batch of an encoder: ``waited`` has the seconds from arrival to answer of each item."""
+        """Count one batch of an encoder. ``waited``: seconds from arrival to result of each item."""
         self._batch.labels(what).observe(len(waited))
         for seconds in waited:
             self._inference.labels(what).observe(seconds)
 
     def register(self, collector: Collector) -> None:
-        """Export what ``collector`` finds at every scrape."""
         self.registry.register(collector)
 
+    def export_gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Export a gauge whose value ``read`` returns at each scrape."""
+        Gauge(name, description, registry=self.registry).set_function(read)
+
     def export_slots(self, count: Callable[[], Mapping[str, int]]) -> None:
-        """Export ``lcl_places`` from ``count`` ({kind: number}): requests and streams under way, by valid keys."""
-        self.registry.register(_SlotCollector(count))
-
-    def export_body_bytes(self, count: Callable[[], int]) -> None:
-        """Export ``lcl_body_bytes`` from ``count``: what the bodies of requests under way take."""
-        gauge = Gauge("lcl_body_bytes", "Bytes of request bodies that are kept", registry=self.registry)
-        gauge.set_function(count)
-
-    def export_encoder_bytes(self, count: Callable[[], int]) -> None:
-        """Export ``lcl_encoder_memory_bytes`` from ``count``: what the weights of loaded encoders take."""
-        gauge = Gauge("lcl_encoder_memory_bytes", "Memory that loaded encoders take", registry=self.registry)
-        gauge.set_function(count)
+        """Export ``lcl_places``: running requests and open streams of valid keys, {kind: number}."""
+        gauge = Gauge("lcl_places", "Requests under way", ("kind",), registry=self.registry)
+        for kind in count():
+            gauge.labels(kind).set_function(partial(_read_slots, count, kind))
 
 
-class _SlotCollector(Collector):
-    """Counted at the scrape. ``count`` gives {kind: number}."""
-
-    def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
-        self._count = count
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Empty: registering must not count."""
-        yield self._family()
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = self._family()
-        for kind, number in self._count().items():
-            family.add_metric((kind,), number)
-        yield family
-
-    def _family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily("lcl_places", "Requests under way", labels=("kind",))
+def _read_slots(count: Callable[[], Mapping[str, int]], kind: str) -> float:
+    return count()[kind]
 
 
 log = structlog.get_logger(__name__)
@@ -111,24 +91,24 @@ _GPU_GAUGES = {
 
 
 class DatabaseCollector(Collector):
-    """Asks the database once a scrape. One that does not answer costs these figures, not the scrape."""
+    """Queries the database at each scrape. Without a database only ``lcl_database_up`` is exported."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not ask the database."""
+        """Empty, so that registration does not query the database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         try:
             with self._database.reading() as session:
-                found = [metric for part in _SECTIONS for metric in part(session)]
+                metrics = [metric for section in _SECTIONS for metric in section(session)]
         except UNREACHABLE as error:
             log.warning("database_unreachable", error=str(error))
-            found = []
-        yield GaugeMetricFamily("lcl_database_up", "Whether the database answers", value=float(bool(found)))
-        yield from found
+            metrics = []
+        yield GaugeMetricFamily("lcl_database_up", "Whether the database answers", value=float(bool(metrics)))
+        yield from metrics
 
 
 def _runs(session: Session) -> Iterator[Metric]:
@@ -144,13 +124,11 @@ def _queues(session: Session) -> Iterator[Metric]:
     oldest = GaugeMetricFamily(
         "lcl_queue_oldest_seconds", "Time for which the first of them could have been taken", labels=labels
     )
-    found = {(queue.kind, queue.resource): queue for queue in queue_depths(session)}
-    for place in product(
-        JOB_KINDS, RESOURCE_CLASSES
-    ):  # all of them: a series that comes and goes has no rate and raises no alert
-        queue = found.get(place)
-        depth.add_metric(place, queue.depth if queue else 0)
-        oldest.add_metric(place, queue.oldest_seconds if queue else 0.0)
+    queues = {(queue.kind, queue.resource): queue for queue in queue_depths(session)}
+    for key in product(JOB_KINDS, RESOURCE_CLASSES):  # all: an intermittent series has no rate and raises no alert
+        queue = queues.get(key)
+        depth.add_metric(key, queue.depth if queue else 0)
+        oldest.add_metric(key, queue.oldest_seconds if queue else 0.0)
     yield from (depth, oldest)
 
 
@@ -193,7 +171,7 @@ def _artifacts(session: Session) -> Iterator[Metric]:
 
 
 def _zero_series() -> list[MetricSeries]:
-    """Counters begin at zero, so that the first loss already is a rise."""
+    """Counters start at zero, so that the first event is an increase."""
     return [MetricSeries({"kind": kind}, {}, 0.0) for kind in JOB_KINDS]
 
 
@@ -205,7 +183,7 @@ def _counter(family: MetricFamily, found: list[MetricSeries]) -> Metric:
 
 
 def _histogram(family: MetricFamily, found: list[MetricSeries]) -> Metric:
-    """Prometheus counts what is at most the bound; the table what fell into each bucket alone."""
+    """The table has counts per bucket, Prometheus cumulative ones."""
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
     bounds = [*(f"{bound:g}" for bound in family.bounds), INFINITY]
     for series in found:

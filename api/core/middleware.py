@@ -30,13 +30,8 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-TERMINATIONS = (
-    KeyboardInterrupt,
-    SystemExit,
-    GeneratorExit,
-    asyncio.CancelledError,
-)  # of the process, or of this request
-UNLOGGED_ROUTES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
+TERMINATIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)  # not errors
+UNLOGGED_ROUTES = ("/healthz", "/readyz", "/metrics")  # called every few seconds
 MAX_HEADER_BYTES = 32 * 1024
 SINGLE_HEADERS = frozenset(
     (b"authorization", b"content-length", b"content-type", b"host", b"idempotency-key", b"last-event-id", b"range")
@@ -44,14 +39,13 @@ SINGLE_HEADERS = frozenset(
 
 
 class RequestContextMiddleware:
-    """Request id, security headers, latency, and an answer without a traceback whatever is raised inside.
+    """Request id, security headers, latency, and an error response for every exception.
 
-    Caught is all that is not somebody's wish to end: a panic of a library in Rust is no ``Exception``.
+    ``BaseException`` is caught too: a panic in a Rust library is no ``Exception``.
 
     Args:
-        app: the application inside.
         observe: called with (method, route template, status, seconds) after each request.
-        home: the folder that the service writes to, named when it takes nothing any more.
+        home: named in the error of a full disk.
     """
 
     def __init__(self, app: ASGIApp, observe: Observer, home: Path) -> None:
@@ -82,36 +76,27 @@ class RequestContextMiddleware:
                 await self.app(scope, receive, send_with_headers)
             except TERMINATIONS:
                 raise
-            except BaseException as error:  # the process boundary: logged in full, told in one line
+            except BaseException as error:  # logged in full, reported in one line
                 log.exception("request failed", method=scope["method"], path=scope["path"])
-                if status:  # half an answer is out: only a broken connection tells the client
+                if status:  # the response has begun: only closing the connection reports the error
                     raise
                 await fault_response(error, request_id, self.home)(scope, receive, send_with_headers)
             finally:
                 self._log_request(scope, status, time.perf_counter() - started)
 
     def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
-        """One figure and one line a request. The line has no query: what people search for is theirs."""
+        """One metric and one log line a request. The line has no query, which may be private."""
         route = _route_template(scope)
         self.observe(scope["method"], route, status, seconds)
-        facts = {"run": scope["path_params"]["run_id"]} if "run_id" in scope.get("path_params", {}) else {}
+        run = {"run": scope["path_params"]["run_id"]} if "run_id" in scope.get("path_params", {}) else {}
         if route not in UNLOGGED_ROUTES:
             log.info(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                seconds=round(seconds, 4),
-                **facts,
+                "request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4), **run
             )
 
 
 class HeaderCheckMiddleware:
-    """Refuse what is wrong with a request's address and headers, whoever sends it.
-
-    Args:
-        app: the application inside.
-    """
+    """Refuse NUL in the URL, headers that are too large, and headers that parsers read differently."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -127,22 +112,22 @@ def _header_error(scope: Scope) -> ASGIApp | None:
     size, names = 0, set()
     for name, value in scope["headers"]:
         size += len(name) + len(value)
-        if name in names and name in SINGLE_HEADERS:  # two parsers in a row would each believe another one
+        if name in names and name in SINGLE_HEADERS:  # a proxy might read another one
             return error_response(400, "bad_request", f"send the header {name.decode('ascii')} once")
         names.add(name)
     if size > MAX_HEADER_BYTES:
         return error_response(431, "headers_too_large", f"the headers are larger than {MAX_HEADER_BYTES} bytes")
-    if {b"content-length", b"transfer-encoding"} <= names:  # two parsers in a row would part requests differently
+    if {b"content-length", b"transfer-encoding"} <= names:  # request smuggling
         return error_response(400, "bad_request", "send a length or chunks, not both")
     return None
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's ``X-Request-Id`` when it is harmless, else a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    """The client's ``X-Request-Id`` if it is well-formed, else a new one."""
+    sent = Headers(scope=scope).get("x-request-id", "")
+    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _route_template(scope: Scope) -> str:
-    """The route's template, so that ids do not become metric labels."""
+    """The path with parameter names, so that ids do not become metric labels."""
     return getattr(scope.get("route"), "path", "unmatched")

@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
 from lcl_core.db import quotas
-from lcl_core.encoders.schemas.base import data_files
 
-COUNT_VALID_SECONDS = 5.0  # for which what was counted is believed
-UNCOUNTED_SHARE = 4  # of the room that was seen, the part that is let through without counting again: 1 / SHARE
+COUNT_VALID_SECONDS = 5.0  # for which a count is used
+UNCOUNTED_SHARE = 4  # a quarter of the remaining room is admitted without another count
 _MAX_CACHED_OWNERS = 1024  # owners
 
 
 @dataclass
 class _RunAllowance:
-    """What was counted of an owner, and how many may still pass without counting."""
+    """Runs of an owner that may be admitted without another count."""
 
     valid_until: float
     remaining: int
@@ -38,26 +36,26 @@ class Quotas:
     """Thread-safe.
 
     Args:
-        runs: that an owner may have unfinished; 0: any number.
-        bytes: that an owner may keep; 0: any number.
-        clock: seconds that only grow.
+        runs: unfinished runs of an owner; 0: unlimited.
+        bytes: stored bytes of an owner; 0: unlimited.
+        clock: monotonic seconds.
     """
 
     def __init__(self, runs: int, bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.runs, self.bytes = runs, bytes
         self._clock = clock
         self._runs: dict[str, _RunAllowance] = {}
-        self._bytes: dict[str, float] = {}  # until when an owner is known to be below the limit
+        self._bytes: dict[str, float] = {}  # until when an owner counts as below the limit
         self._lock = threading.Lock()
 
     @contextmanager
     def admit_runs(self, session: Session, owner: str, most: int | None = None) -> Iterator[None]:
-        """Around what may make runs of ``owner`` unfinished, new ones or old ones again, or find that they are there.
+        """Around code that may create runs of ``owner``, or queue finished ones again.
 
         Args:
-            most: how many that can be; None: not known before.
+            most: largest number of such runs; None: unknown.
 
-        Raises: Problem 403 ``quota_exceeded``; what was written must not be kept then.
+        Raises: Problem 403 ``quota_exceeded``; the transaction must be rolled back then.
         """
         if self.bytes and not self._recently_below(owner):
             self.check_bytes(session, owner)
@@ -76,7 +74,7 @@ class Quotas:
         self._record_allowance(owner, max(0, self.runs - after) // UNCOUNTED_SHARE)
 
     def check_bytes(self, session: Session, owner: str, adding: int = 0) -> None:
-        """Raises: Problem 403 ``quota_exceeded`` for who keeps all that an owner may, or would with ``adding`` more."""
+        """Raises: Problem 403 ``quota_exceeded`` for an owner at the limit, or above it with ``adding`` more bytes."""
         if not self.bytes:
             return
         used = quotas.owner_bytes(session, owner)
@@ -92,13 +90,13 @@ class Quotas:
             self._bytes[owner] = self._clock() + COUNT_VALID_SECONDS
 
     def charge_folder(self, session: Session, owner: str, path: str, size: int) -> None:
-        """Count a folder of the service for its owner. Raises: Problem 403 ``quota_exceeded``."""
+        """Charge a folder of the home to its owner. Raises: Problem 403 ``quota_exceeded``."""
         _lock_owner(session, owner)
         self.check_bytes(session, owner, size)
         quotas.record_bytes(session, path, owner, size)
 
     def charge_addition(self, session: Session, owner: str, collection_id: str, size: int) -> None:
-        """Count what an owner adds to a collection. Raises: Problem 403 ``quota_exceeded``."""
+        """Charge items added to a collection. Raises: Problem 403 ``quota_exceeded``."""
         _lock_owner(session, owner)
         self.check_bytes(session, owner, size)
         quotas.add_collection_bytes(session, collection_id, owner, size)
@@ -122,16 +120,8 @@ class Quotas:
             self._runs[owner] = _RunAllowance(self._clock() + COUNT_VALID_SECONDS, left)
 
 
-def import_bytes(directory: Path) -> int:
-    """Of the files that an import of ``directory`` copies."""
-    return sum(path.stat().st_size for path in data_files(directory))
-
-
 def _lock_owner(session: Session, owner: str) -> None:
-    """Be alone with what is counted of ``owner`` until the transaction ends.
-
-    On SQLite a transaction that writes is alone from its first word.
-    """
+    """Serialise counts of one owner until the transaction ends. On SQLite write transactions are serial anyway."""
     if session.get_bind().dialect.name == "postgresql":
         digest = hashlib.sha256(f"lcl quota {owner}".encode()).digest()
         session.execute(select(func.pg_advisory_xact_lock(int.from_bytes(digest[:8], signed=True))))

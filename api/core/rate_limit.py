@@ -20,7 +20,7 @@ from api.core.errors import Problem
 
 @dataclass
 class _Usage:
-    """Of one key: what is left of its minute, and how many slots it holds, streams among them."""
+    """Of one key: remaining requests of its minute, and its slots, streams included."""
 
     left: float
     seen: float
@@ -29,15 +29,15 @@ class _Usage:
 
 
 class RequestSlot:
-    """What a request holds while it is under way. Given back at the end of the ``with`` block."""
+    """One running request, released at the end of the ``with`` block."""
 
-    def __init__(self, throttle: RateLimiter, caller: Principal) -> None:
-        self._limiter = throttle
-        self.principal = caller
+    def __init__(self, limiter: RateLimiter, principal: Principal) -> None:
+        self._limiter = limiter
+        self.principal = principal
         self.stream = False
 
     def become_stream(self) -> None:
-        """Count as a stream from now on. Raises: Problem 429 ``too_many_requests``; then it stays what it was."""
+        """Count as a stream from now on. Raises: Problem 429 ``too_many_requests``; then nothing changes."""
         self._limiter._make_stream(self)
 
     def __enter__(self) -> Self:
@@ -48,13 +48,13 @@ class RequestSlot:
 
 
 class RateLimiter:
-    """Thread-safe. Knows valid keys alone, so strangers cannot fill its memory.
+    """Token bucket and concurrency limit per key. Thread-safe. Only valid keys use its memory.
 
     Args:
-        per_minute: requests that a key may make, all of them in one moment if it likes.
-        at_once: requests of a key that may be under way.
-        streams_at_once: streams of one owner that may be open, over all keys.
-        clock: seconds that only grow.
+        per_minute: requests of a key; also the size of its bucket.
+        at_once: running requests of a key.
+        streams_at_once: open streams of one owner, over all keys.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RateLimiter:
         return RequestSlot(self, caller)
 
     def in_use(self) -> dict[str, int]:
-        """How many slots are taken now, over all keys."""
+        """Acquired slots over all keys."""
         with self._lock:
             usages = list(self._usage.values())
         streams = sum(usage.streams for usage in usages)

@@ -8,25 +8,27 @@ deadline, and the bytes of all bodies that a process keeps are bounded. A body t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import partial
 from json import JSONDecodeError
 
 import anyio
-import structlog
-from anyio import to_thread
-from fastapi.security.utils import get_authorization_scheme_param
-from sqlalchemy.exc import SQLAlchemyError
+from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.core import auth
-from api.core.auth import Principal
+from api.core.auth import Authenticator
 from api.core.errors import Problem, error_response
-from api.core.limits import BodyReservation
-from api.core.rate_limit import RequestSlot
-from api.core.state import AppState
+from api.core.limits import BodyBudget, BodyReservation
+from api.core.rate_limit import RateLimiter, RequestSlot
+from api.core.settings import ApiSettings
 from lcl_core.common.strict_json import loads
-from lcl_core.db.models import ApiKey
+
+AUTHENTICATED_PREFIX = "/v1/"  # every route below it needs a key; no other route reads a body
+METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+MEDIA_PATHS = re.compile(r"/v1/(embeddings|captions|continuations|attention|collections/)")
+LARGE_BODY = 256 * 1024  # bytes from which on the JSON check runs in a thread
+MIN_BYTES_PER_SECOND = 10**6  # of a body, after ``LCL_BODY_SECONDS``
+MAX_CHECKING = 2  # threads that check large bodies
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -34,7 +36,7 @@ JSON_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def find_json_problem(body: bytes, max_depth: int) -> str | None:
-    """What is wrong with a request body before anybody parses it, in words; None for one that may be parsed."""
+    """Why a body must not be parsed; None: it may be."""
     if nesting_depth(body, max_depth) > max_depth:
         return f"the body is nested deeper than {max_depth} levels"
     try:
@@ -62,10 +64,7 @@ def nesting_depth(body: bytes, enough: int) -> int:
 
 
 def find_json_ambiguity(body: bytes) -> str | None:
-    """What two parsers might read differently in a UTF-8 body, in words.
-
-    None for a body that is plain, and for one that is no JSON at all: whoever parses it says where it breaks.
-    """
+    """What two parsers might read differently; None also for invalid JSON, which the parser reports."""
     try:
         loads(body)
     except JSONDecodeError:
@@ -75,86 +74,32 @@ def find_json_ambiguity(body: bytes) -> str | None:
     return None
 
 
-log = structlog.get_logger(__name__)
-
-CHALLENGE = {"www-authenticate": "Bearer"}
-
-
-async def authenticate(context: AppState, authorization: str | None) -> Principal:
-    """The caller whom the value of an ``Authorization`` header names.
-
-    A key that was valid within the last second costs no look into the database; any other costs one, in one of few
-    threads, so that strangers with made-up keys do not take those of the requests.
-
-    Raises: Problem 401; SQLAlchemyError when the database does not answer.
-    """
-    scheme, key = get_authorization_scheme_param(authorization)
-    if scheme.lower() != "bearer" or not key:
-        raise Problem(
-            401,
-            "unauthorized",
-            "send an API key: `Authorization: Bearer KEY`; the embedded default keeps one in "
-            "the file `key` of its home folder",
-            headers=CHALLENGE,
-        )
-    if known := context.principals.get(key, auth.utc_now()):
-        return known
-    return await to_thread.run_sync(_authenticate_from_database, context, key, limiter=context.authenticating)
-
-
-def _authenticate_from_database(context: AppState, key: str) -> Principal:
-    changes = context.principals.version
-    with context.database.reading() as session:
-        row = auth.verify_key(session, key, context.configured_key)
-    if row is None:
-        raise Problem(401, "unauthorized", "the API key is unknown, revoked or expired", headers=CHALLENGE)
-    if auth.last_used_is_stale(row):
-        _record_use(context, row.prefix)
-    caller = Principal(row.owner, row.role, row.prefix)
-    context.principals.put(key, caller, changes, auth.cache_valid_until(row))
-    return caller
-
-
-def _record_use(context: AppState, prefix: str) -> None:
-    """Note the use of a key. A database that takes no writes, such as on a full disk, still answers questions."""
-    try:
-        with context.database.session() as session:
-            row = session.get(ApiKey, prefix)
-            if row is not None:
-                auth.update_last_used(row)
-    except SQLAlchemyError as error:
-        log.warning("the last use of a key was not noted", prefix=prefix, error=str(error).splitlines()[0])
-
-
-AUTHENTICATED_PREFIX = "/v1/"  # below it every route wants a key; no other route reads a body
-METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
-MEDIA_PATHS = re.compile(r"/v1/(embeddings|captions|continuations|attention|collections/)")
-LARGE_BODY = 256 * 1024
-MIN_BYTES_PER_SECOND = 10**6  # bytes a second that a body must arrive with, once its first seconds are over
-
-
 class AuthenticatedBodyMiddleware:
-    """Authenticate a request, take its slot, read its body, and let the application answer.
+    """Authenticate a request, acquire its slot, read its body, then call the application.
 
-    The application finds ``slot`` in the request's state. Where the request may not go on (no valid key, too many
-    requests, no database) it finds ``refusal``, the error, and no body: ``api.deps`` raises it for routes that want a
-    key, so that an address that is not there is still 404.
-
-    Args:
-        app: the application inside.
-        context: with the settings, the keys, the throttle and the budget of bytes.
+    The application finds ``slot`` in the request's state. A request that may not go on (no valid key, rate limit, no
+    database) has ``refusal`` instead, the error, and no body: ``api.deps`` raises it for routes that need a key, so
+    that an unknown address is still 404.
     """
 
-    def __init__(self, app: ASGIApp, context: AppState) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ApiSettings,
+        authenticator: Authenticator,
+        rate_limiter: RateLimiter,
+        bodies: BodyBudget,
+    ) -> None:
         self.app = app
-        self.context = context
-        self.settings = context.settings
+        self.settings = settings
+        self._authenticator, self._rate_limiter, self._bodies = authenticator, rate_limiter, bodies
+        self._checking = CapacityLimiter(MAX_CHECKING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        slot = await self._slot(scope) if scope["path"].startswith(AUTHENTICATED_PREFIX) else None
+        slot = await self._acquire_slot(scope) if scope["path"].startswith(AUTHENTICATED_PREFIX) else None
         if slot is None:
             await self.app(scope, _replay(b"", receive), send)
             return
@@ -162,20 +107,20 @@ class AuthenticatedBodyMiddleware:
             if scope["method"] in METHODS_WITHOUT_BODY:
                 await self.app(scope, receive, send)
                 return
-            with self.context.bodies.reservation_for(slot.principal.prefix) as reservation:
-                await self._answer_with_body(scope, receive, send, reservation)
+            with self._bodies.reservation_for(slot.principal.prefix) as reservation:
+                await self._call_with_body(scope, receive, send, reservation)
 
-    async def _slot(self, scope: Scope) -> RequestSlot | None:
+    async def _acquire_slot(self, scope: Scope) -> RequestSlot | None:
         state = scope.setdefault("state", {})
         try:
-            caller = await authenticate(self.context, Headers(scope=scope).get("authorization"))
-            slot = state["slot"] = self.context.rate_limiter.acquire(caller)
+            principal = await self._authenticator.authenticate(Headers(scope=scope).get("authorization"))
+            slot = state["slot"] = self._rate_limiter.acquire(principal)
             return slot
-        except Exception as error:  # raised again where errors have their form
+        except Exception as error:  # raised again inside the application's error handlers
             state["refusal"] = error
             return None
 
-    async def _answer_with_body(self, scope: Scope, receive: Receive, send: Send, reservation: BodyReservation) -> None:
+    async def _call_with_body(self, scope: Scope, receive: Receive, send: Send, reservation: BodyReservation) -> None:
         try:
             body = await self._body(scope, receive, reservation)
         except Problem as error:
@@ -185,9 +130,9 @@ class AuthenticatedBodyMiddleware:
             await self.app(scope, _replay(body, receive), send)
 
     async def _body(self, scope: Scope, receive: Receive, reservation: BodyReservation) -> bytes | None:
-        """The whole body, free of what parsers read differently; None: the sender left before its end.
+        """The checked body; None: the client disconnected before its end.
 
-        Raises: Problem 408, 413, 422 or 503.
+        Raises: Problem 408, 413, 415, 422 or 503.
         """
         media = MEDIA_PATHS.match(scope["path"])
         limit = self.settings.max_media_body_bytes if media else self.settings.max_body_bytes
@@ -199,9 +144,8 @@ class AuthenticatedBodyMiddleware:
             raise Problem(408, "body_timeout", f"{message}; send it faster", headers={"connection": "close"})
         if body is None:
             return None
-        check: Callable[[], str | None] = lambda: find_json_problem(body, self.settings.max_json_depth)  # noqa: E731
-        large = len(body) > LARGE_BODY  # images: reading them would hold everybody else up
-        problem = await to_thread.run_sync(check, limiter=self.context.checking) if large else check()
+        check = partial(find_json_problem, body, self.settings.max_json_depth)
+        problem = await to_thread.run_sync(check, limiter=self._checking) if len(body) > LARGE_BODY else check()
         if problem:
             raise Problem(422, "bad_json", problem)
         return body
@@ -210,7 +154,7 @@ class AuthenticatedBodyMiddleware:
 async def _read_body(
     receive: Receive, limit: int, reservation: BodyReservation, deadline: anyio.CancelScope
 ) -> bytes | None:
-    """The whole body, or None when its sender left; each byte that arrives moves the deadline. Raises: Problem."""
+    """The body, or None after a disconnect; each received byte extends the deadline. Raises: Problem 413 or 503."""
     body = bytearray()
     while True:
         message = await receive()
@@ -229,7 +173,7 @@ async def _read_body(
 
 
 def _content_length(headers: Headers, limit: int) -> int:
-    """Bytes of the body by its own headers; 0 when they do not say. Raises: Problem 413 or 415."""
+    """Announced bytes of the body, 0 if unknown. Raises: Problem 413 or 415."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         message = f"send the body as it is, not with Content-Encoding: {headers['content-encoding'][:40]}"
         raise Problem(415, "unsupported_media_type", message)
@@ -245,14 +189,14 @@ def _too_large(limit: int) -> Problem:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that hands out ``body`` once, then what really follows (the disconnect)."""
-    handed_out = False
+    """A ``receive`` that returns ``body`` once, then the messages that follow (the disconnect)."""
+    sent = False
 
     async def replay() -> Message:
-        nonlocal handed_out
-        if handed_out:
+        nonlocal sent
+        if sent:
             return await receive()
-        handed_out = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

@@ -1,4 +1,4 @@
-"""What the API process reads from its environment, and what it refuses to start with."""
+"""Settings of the API process, and the secrets with which it refuses to start."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ApiSettings(Settings):
 
 
 def secret_weakness(secret: str) -> str | None:
-    """What is wrong with a secret that people chose, or None."""
+    """Why a secret is weak; None: it is not."""
     if not secret:
         return "is not set"
     if len(secret) < MIN_SECRET_LENGTH:
@@ -123,6 +123,6 @@ def secret_weakness(secret: str) -> str | None:
 
 
 def _is_well_known(secret: str) -> bool:
-    """True for a well-known word, also one repeated or with digits behind it."""
+    """True for a well-known word, also repeated or followed by digits."""
     bare = secret.lower().rstrip("0123456789!")
     return any(bare == word or (bare and not bare.replace(word, "")) for word in WELL_KNOWN_SECRETS)

@@ -1,170 +1,103 @@
-"""Vector collections: look, search, pictures, vectors."""
+"""Collections: pages, search, items, images, vectors, near-duplicates, maps, changes and export."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi.responses import StreamingResponse
 
+from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses, json_response
+from api.core.responses import documented_responses, json_response, stream_in_threads
 from api.core.session import in_thread_pool, single_thread_endpoint
-from api.core.state import AppState
-from api.deps import ReadSessionDep, StateDep, Viewer
-from api.schemas.base import (
+from api.deps import (
+    IdempotencyKey,
+    Offset,
+    PageLimit,
+    ReadSessionDep,
+    StateDep,
+    Submitter,
+    Viewer,
+    WriteSessionDep,
+    WriteTransactionDep,
+)
+from api.schemas.base import ItemList, ListOf
+from api.schemas.collections import (
+    AddedItemsView,
+    AddItemsRequest,
     CollectionDetail,
-    CollectionList,
     CollectionMap,
     CollectionView,
     DuplicateGroupView,
     DuplicatePage,
-    ItemList,
-    Line,
+    SearchRequest,
+    SearchResponse,
+    Target,
     VectorPage,
 )
-from api.services.media import RequestImages, read_images
-from api.services.search import (
-    OpenedCollection,
-    SearchQuery,
-    check_weights,
-    embed_query_text,
-    open_collection,
-    open_for_search,
-    query_vector,
-    read_item_image,
-)
-from lcl_core.db import registry
-
-if TYPE_CHECKING:
-    from lcl_core.serving.batched_engine import BatchedEngine
+from api.services import search as search_service
+from api.services.collection_items import add_items, remove_item
+from api.services.search import item_view, open_collection, open_for_search, read_item_image, stream_vectors
+from lcl_core.common.files import remove_tree
+from lcl_core.db import collections, pgvector, registry
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=ERROR_RESPONSES)
-Target = Literal["images", "texts"]
-Offset = Annotated[int, Query(ge=0, lt=2**53)]
-
-
-class SearchRequest(SearchQuery):
-    """At least one of text, image, vector and item; of several the weighted sum of their directions."""
-
-    target: Target = "images"
-    k: int = Field(20, ge=1, le=1000)
-    offset: int = Field(0, ge=0, le=9000, description="hits to leave out: those of the pages before")
-    where: dict[Line, Line | list[Line]] = Field({}, max_length=32, description="{label: value or values}")
-
-
-class SearchResponse(BaseModel):
-    hits: list[dict[str, Any]] = Field(description="best first: id, score (cosine), and the item or text")
-    took_ms: float
+JSON_LINES = "application/x-ndjson"
 
 
 @router.get("")
 @single_thread_endpoint
-def page(_: Viewer, session: ReadSessionDep) -> CollectionList:
+def page(_: Viewer, session: ReadSessionDep) -> ListOf[CollectionView]:
     """Newest first."""
-    return CollectionList(items=[CollectionView.model_validate(row) for row in registry.list_collections(session)])
-
-
-@router.get("/{name}")
-def one(name: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> CollectionDetail:
-    """By id or name, with the labels that a filter can ask for."""
-    row, collection = open_collection(context, session, name)
-    facts = CollectionView.model_validate(row).model_dump()
-    counts = {"images": collection.count("images"), "texts": collection.count("texts")}
-    return CollectionDetail(**{**facts, **counts}, labels=collection.label_values())
-
-
-@router.post("/{name}/search")
-async def search(name: str, body: SearchRequest, caller: Viewer, context: StateDep) -> SearchResponse:
-    """The nearest items by cosine among those that ``where`` allows."""
-    # all of it in one thread, since each way to a thread and back costs the event loop more than what it does there
-    if body.image is None:
-        return await to_thread.run_sync(_search, name, body, context, limiter=context.searching)
-    return await _search_by_image(name, body, body.image, caller.owner, context)
-
-
-def _search(name: str, body: SearchRequest, context: AppState) -> SearchResponse:
-    started = time.perf_counter()
-    searched = _open(name, body, context)
-    return _search_response(
-        body, context, searched, embed_query_text(body, searched.encoder, context.settings), started
+    return ListOf[CollectionView](
+        items=[CollectionView.model_validate(row) for row in registry.list_collections(session)]
     )
 
 
-async def _search_by_image(name: str, body: SearchRequest, url: str, owner: str, context: AppState) -> SearchResponse:
-    from lcl_core.serving.dynamic_batcher import gather_results  # numpy: only when an encoder is asked
-
-    started = time.perf_counter()
-
-    def begin() -> tuple[BatchedEngine, OpenedCollection]:
-        searched = _open(name, body, context)
-        assert searched.encoder is not None, "it was asked for"
-        return searched.encoder, searched
-
-    def read(
-        encoder: BatchedEngine, searched: OpenedCollection, images: RequestImages
-    ) -> tuple[OpenedCollection, list[Future[Any]]]:
-        return searched, encoder.submit_images([encoder.prepare(images.read("image"))])
-
-    searched, submitted = await read_images(context, owner, {"image": url}, begin, read)
-    (vector,) = await gather_results(submitted)
-
-    def rest() -> SearchResponse:
-        embedded = embed_query_text(body, searched.encoder, context.settings)
-        return _search_response(body, context, searched, {**embedded, "image": vector}, started)
-
-    return await to_thread.run_sync(rest, limiter=context.searching)
+@router.get("/{name}")
+def one(name: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> CollectionDetail:
+    """By id or name, with the labels that a filter can ask for."""
+    row, collection = open_collection(state, session, name)
+    columns = CollectionView.model_validate(row).model_dump()
+    counts = {"images": collection.count("images"), "texts": collection.count("texts")}
+    return CollectionDetail(**{**columns, **counts}, labels=collection.label_values())
 
 
-def _open(name: str, body: SearchRequest, context: AppState) -> OpenedCollection:
-    with context.database.reading() as session:
-        searched = open_for_search(context, session, name, body.needs_encoder)
-    check_weights(body)
-    return searched
-
-
-def _search_response(
-    body: SearchRequest, context: AppState, searched: OpenedCollection, embedded: dict[str, Any], started: float
-) -> SearchResponse:
-    encoder, collection = searched.encoder, searched.collection
-    vector = query_vector(body, embedded, collection)
-    made_by = None if encoder is None else encoder.hash
-    count = body.offset + body.k
-    hits = collection.search(vector, count, body.target, body.where or None, encoder_hash=made_by)[body.offset :]
-    shown = [{"id": hit.id, "score": hit.score, **_item_view(searched.id, hit.metadata)} for hit in hits]
-    return SearchResponse(hits=shown, took_ms=round((time.perf_counter() - started) * 1000, 2))
+@router.post("/{name}/search")
+async def search(name: str, body: SearchRequest, principal: Viewer, state: StateDep) -> SearchResponse:
+    """The nearest items by cosine among those that ``where`` allows."""
+    return await search_service.search(state, name, body, principal.owner)
 
 
 @router.get("/{name}/duplicates")
 async def duplicates(
     name: str,
     _: Viewer,
-    context: StateDep,
+    state: StateDep,
     session: ReadSessionDep,
     threshold: Annotated[float, Query(ge=0, le=1, description="the cosine from which on two are linked")] = 0.95,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> DuplicatePage:
-    """Groups of pictures that are linked, directly or through others; the largest first.
+    """Groups of images that are linked, directly or through others; the largest first.
 
-    Every pair is compared; in a collection with a graph each picture with its 32 nearest, so that a link may be missed.
+    Every pair is compared; in a collection with a graph each image with its 32 nearest, so that a link may be missed.
     """
     started = time.perf_counter()
-    lane = context.drawing
-    searched = await to_thread.run_sync(open_for_search, context, session, name, False, limiter=lane)
-    seconds, places = context.settings.duplicates_seconds, slice(offset, offset + limit)
-    found, total = await to_thread.run_sync(
-        context.duplicates.page, searched.collection, threshold, seconds, places, limiter=context.duplicates.limiter
+    opened = await to_thread.run_sync(open_for_search, state, session, name, False, limiter=state.drawing)
+    cache = state.inference().duplicates  # imported by now: the collection is open
+    seconds, part = state.settings.duplicates_seconds, slice(offset, offset + limit)
+    page, total = await to_thread.run_sync(
+        cache.page, opened.collection, threshold, seconds, part, limiter=cache.limiter
     )
     groups = [
         DuplicateGroupView(
-            size=size, items=[{"score": hit.score, **_item_view(searched.id, hit.metadata)} for hit in hits]
+            size=size, items=[{"score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits]
         )
-        for size, hits in found
+        for size, hits in page
     ]
     took_ms = round((time.perf_counter() - started) * 1000, 2)
     return DuplicatePage(groups=groups, total=total, offset=offset, threshold=threshold, took_ms=took_ms)
@@ -172,28 +105,23 @@ async def duplicates(
 
 @router.get("/{name}/items")
 def items(
-    name: str,
-    _: Viewer,
-    context: StateDep,
-    session: ReadSessionDep,
-    offset: Offset = 0,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    name: str, _: Viewer, state: StateDep, session: ReadSessionDep, offset: Offset = 0, limit: PageLimit = 50
 ) -> ItemList:
-    row, collection = open_collection(context, session, name)
-    return ItemList(items=[_item_view(row.id, record) for record in collection.items(offset, limit)])
+    row, collection = open_collection(state, session, name)
+    return ItemList(items=[item_view(row.id, record) for record in collection.items(offset, limit)])
 
 
 @router.get("/{name}/items/{item}")
-def item(name: str, item: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> dict[str, Any]:
-    """A picture's record: captions, labels, split, source, and where the picture itself is."""
-    row, collection = open_collection(context, session, name)
-    return _item_view(row.id, collection.item(item))
+def item(name: str, item: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> dict[str, Any]:
+    """An image's record: captions, labels, split, source, and the URL of the image."""
+    row, collection = open_collection(state, session, name)
+    return item_view(row.id, collection.item(item))
 
 
 @router.get("/{name}/items/{item}/image", response_class=Response, responses=documented_responses("image/*"))
-def image(name: str, item: str, _: Viewer, context: StateDep, session: ReadSessionDep) -> Response:
-    """The picture as kept. Under the same id another one may follow, so a browser asks again after some minutes."""
-    data, media_type = read_item_image(context, session, name, item)
+def image(name: str, item: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> Response:
+    """The stored image. It may be replaced under the same id, so browsers cache it for minutes only."""
+    data, media_type = read_item_image(state, session, name, item)
     return Response(data, media_type=media_type, headers={"cache-control": "private, max-age=300"})
 
 
@@ -202,14 +130,14 @@ def image(name: str, item: str, _: Viewer, context: StateDep, session: ReadSessi
 def vectors(
     name: str,
     _: Viewer,
-    context: StateDep,
+    state: StateDep,
     session: ReadSessionDep,
     target: Target = "images",
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> Response:
     """Ids and their vectors, row-aligned, page by page."""
-    _row, collection = open_collection(context, session, name)
+    _row, collection = open_collection(state, session, name)
     session.close()
     total = collection.count(target)
     ids, rows = collection.at(target, range(total)[offset : offset + limit])
@@ -219,25 +147,58 @@ def vectors(
 @router.get("/{name}/map", response_model=CollectionMap)
 @in_thread_pool("drawing")
 def map_(
-    name: str,
-    _: Viewer,
-    context: StateDep,
-    session: ReadSessionDep,
-    limit: Annotated[int, Query(ge=1, le=5000)] = 2000,
+    name: str, _: Viewer, state: StateDep, session: ReadSessionDep, limit: Annotated[int, Query(ge=1, le=5000)] = 2000
 ) -> Response:
-    """The pictures on a plane (principal components); of many, ``limit`` spread evenly."""
-    _row, collection = open_collection(context, session, name)
-    session.close()  # its connection is not held while the map is drawn
-    return Response(context.maps.get_json(collection, limit), media_type="application/json")
+    """Two principal components of the images' vectors; of many images, ``limit`` spread evenly."""
+    _row, collection = open_collection(state, session, name)
+    session.close()  # no connection is held while the map is computed
+    return Response(state.inference().maps.get_json(collection, limit), media_type="application/json")
 
 
-def _item_view(collection_id: str, record: dict[str, Any]) -> dict[str, Any]:
-    """An item with its picture's address and first caption; a text with its pictures' addresses."""
-    if "text" in record:
-        return {**record, "image_urls": [_image_url(collection_id, item) for item in record.get("items", [])]}
-    caption = next(iter(record.get("captions", [])), "")
-    return {**record, "caption": caption, "image_url": _image_url(collection_id, record["id"])}
+@router.post("/{name}/items", status_code=201)
+async def add(
+    name: str,
+    body: AddItemsRequest,
+    principal: Submitter,
+    state: StateDep,
+    session: ReadSessionDep,
+    transaction: WriteTransactionDep,
+    idempotency_key: IdempotencyKey = None,
+) -> AddedItemsView:
+    """Embed images with the collection's own encoder and add them: all of a call, or none.
+
+    The next search of every process finds them. The same Idempotency-Key and body give the same answer for a day.
+    """
+    ids, row = await add_items(state, session, transaction, name, body, principal.owner, idempotency_key)
+    return AddedItemsView(ids=ids, images=row.images)
 
 
-def _image_url(collection_id: str, item: str) -> str:
-    return f"/v1/collections/{collection_id}/items/{quote(item, safe='')}/image"
+@router.delete("/{name}/items/{item}", status_code=204)
+def remove(
+    name: str, item: str, _: Submitter, state: StateDep, reader: ReadSessionDep, session: WriteSessionDep
+) -> None:
+    """Remove an image, and the texts that no other image has."""
+    remove_item(state, reader, session, name, item)
+
+
+@router.delete("/{name}", status_code=204)
+def delete(name: str, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
+    """Remove a collection and its folder; for its owner and admins."""
+    row = registry.get_collection(session, name)
+    check_owner(principal, "collection", row.name, row.owner)
+    collections.delete_collection(session, row)
+    after.add_task(pgvector.drop_vectors, state.database, row.vectors)
+    after.add_task(remove_tree, registry.absolute_path(state.settings.home, row.path))
+
+
+@router.get("/{name}/export", response_class=Response, responses=documented_responses(JSON_LINES))
+@in_thread_pool("exporting")
+def export(
+    name: str, _: Viewer, state: StateDep, session: ReadSessionDep, target: Target = "images"
+) -> StreamingResponse:
+    """All rows with their changes, a JSON object a line: the record, ``encoder_hash`` and ``vector``."""
+    row, collection = open_collection(state, session, name)
+    headers = {"content-disposition": f'attachment; filename="{row.id}.{target}.jsonl"'}
+    # The collection is in memory or mapped, so that it stays readable although its folder may be removed meanwhile.
+    lines = stream_in_threads(state.exporting, stream_vectors(collection, target))
+    return StreamingResponse(lines, media_type=JSON_LINES, headers=headers)

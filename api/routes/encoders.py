@@ -1,4 +1,4 @@
-"""Encoders: list, look, compare, import, export."""
+"""Encoders: list, comparison, import and export."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, check_owner
 from api.core.errors import ERROR_RESPONSES
-from api.core.quotas import import_bytes
 from api.core.responses import CleanupResponse, documented_responses, stream_in_threads
 from api.core.session import in_thread_pool, single_thread_endpoint
-from api.core.state import AppState
 from api.deps import ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
-from api.schemas.base import EncoderComparisonView, EncoderImportRequest, EncoderList, EncoderView, ItemList, Reference
+from api.schemas.base import ItemList, ListOf, Reference
+from api.schemas.encoders import EncoderComparisonView, EncoderImportRequest, EncoderView
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,
@@ -25,12 +24,14 @@ from api.services.encoder_archive import (
     StagedEncoder,
     discard_staged,
     encoder_files,
+    import_bytes,
     stage_import,
     stream_tar,
     tar_size,
 )
 from api.services.encoders import compare_encoders, damage_as_problem, with_significance
 from api.services.runs import evaluation_figures
+from api.services.state import AppState
 from lcl_core.common.files import remove_tree
 from lcl_core.common.paths import resolve_allowed
 from lcl_core.db import artifacts, deletion, outbox, registry
@@ -41,57 +42,56 @@ router = APIRouter(prefix="/v1/encoders", tags=["encoders"], responses=ERROR_RES
 
 @router.get("")
 @single_thread_endpoint
-def page(_: Viewer, session: ReadSessionDep) -> EncoderList:
+def page(_: Viewer, session: ReadSessionDep) -> ListOf[EncoderView]:
     """Newest first."""
-    return EncoderList(items=[EncoderView.model_validate(row) for row in registry.list_encoders(session)])
+    return ListOf[EncoderView](items=[EncoderView.model_validate(row) for row in registry.list_encoders(session)])
 
 
 @router.post("", status_code=201)
 async def import_(
     body: EncoderImportRequest,
-    caller: Submitter,
-    context: StateDep,
-    writing: WriteTransactionDep,
+    principal: Submitter,
+    state: StateDep,
+    transaction: WriteTransactionDep,
     after: BackgroundTasks,
     response: Response,
 ) -> EncoderView:
-    """Copy an encoder's directory on the server into the service: with its row, or not at all.
+    """Copy an encoder's directory on the server into the service: files and row, or neither.
 
-    The weights of an encoder that is known come with the very files that are registered of it. Who owns that encoder,
-    and an admin, may import them with others by ``allow_twin``.
+    The weights of a registered encoder are accepted with the same other files only. Its owner, and an admin, may import
+    them with different files by ``allow_twin``.
     """
-    prepared = await context.long_reads.run(caller.owner, _stage, context, body.path, caller.owner)
+    staged = await state.long_reads.run(principal.owner, _stage, state, body.path, principal.owner)
     try:
-        async with writing() as session:  # not before: its turn is everybody's
-            view = await to_thread.run_sync(_register, prepared, session, body, caller, context)
+        async with transaction() as session:  # only now: write transactions exclude each other
+            view = await to_thread.run_sync(_register, staged, session, body, principal, state)
             response.headers["location"] = f"/v1/encoders/{view.id}"
     except BaseException:
-        with CancelScope(shield=True):  # the caller may have hung up
-            await to_thread.run_sync(discard_staged, prepared, context.database)
+        with CancelScope(shield=True):  # the client may have disconnected
+            await to_thread.run_sync(discard_staged, staged, state.database)
         raise
-    if context.artifacts.holder is not None:
-        after.add_task(
-            artifacts.upload_pending, context.database, context.artifacts
-        )  # there may be no worker on this home
+    if state.artifacts.holder is not None:
+        # there may be no worker on this home
+        after.add_task(artifacts.upload_pending, state.database, state.artifacts)
     return view
 
 
-def _stage(context: AppState, path: str, owner: str) -> StagedEncoder:
-    source = Path(resolve_allowed(path, context.settings.folders))
-    with context.database.reading() as session:
-        context.quotas.check_bytes(session, owner, import_bytes(source))  # before anything is copied
-    return stage_import(source, context.settings.encoders_dir)
+def _stage(state: AppState, path: str, owner: str) -> StagedEncoder:
+    source = Path(resolve_allowed(path, state.settings.folders))
+    with state.database.reading() as session:
+        state.quotas.check_bytes(session, owner, import_bytes(source))  # before anything is copied
+    return stage_import(source, state.settings.encoders_dir)
 
 
 def _register(
-    prepared: StagedEncoder, session: Session, body: EncoderImportRequest, caller: Principal, context: AppState
+    staged: StagedEncoder, session: Session, body: EncoderImportRequest, principal: Principal, state: AppState
 ) -> EncoderView:
-    row = prepared.register(session, body.name, caller, allow_twin=body.allow_twin)
-    context.quotas.charge_folder(session, caller.owner, row.path, prepared.size)
-    if context.artifacts.holder is not None:
-        outbox.enqueue_upload(session, row.path, 1, context.artifacts.holder)
+    row = staged.register(session, body.name, principal, allow_twin=body.allow_twin)
+    state.quotas.charge_folder(session, principal.owner, row.path, staged.size)
+    if state.artifacts.holder is not None:
+        outbox.enqueue_upload(session, row.path, 1, state.artifacts.holder)
     view = EncoderView.model_validate(row)
-    prepared.publish()
+    staged.publish()
     return view
 
 
@@ -99,21 +99,21 @@ def _register(
 @in_thread_pool("exporting")
 def compare(
     _: Viewer,
-    context: StateDep,
+    state: StateDep,
     session: ReadSessionDep,
     left: Annotated[Reference, Query()],
     right: Annotated[Reference, Query()],
     paired: Annotated[bool, Query(description="test the differences, unit by unit")] = True,
 ) -> EncoderComparisonView:
-    """Two encoders' figures on the same task, split and dataset, side by side.
+    """Metrics of two encoders on the same task, split and dataset, side by side.
 
-    Where both evaluations' answers are still there, each row has an ``interval`` of the difference (95 %, paired
-    bootstrap), ``p`` (sign-flip permutation, two-sided, of this row alone) and the ``units`` that both were asked.
+    Where the predictions of both evaluations are still stored, each row has an ``interval`` of the difference (95 %,
+    paired bootstrap), ``p`` (sign-flip permutation, two-sided, of this row alone) and the number of common ``units``.
     """
     first, second = registry.get_encoder(session, left), registry.get_encoder(session, right)
     rows = compare_encoders(evaluation_figures(session, first.id), evaluation_figures(session, second.id))
     if paired:
-        rows = with_significance(rows, context.evaluation_records)
+        rows = with_significance(rows, state.evaluation_records)
     views: list[Any] = [EncoderView.model_validate(row) for row in (first, second)]
     return EncoderComparisonView(left=views[0], right=views[1], rows=rows)
 
@@ -127,23 +127,23 @@ def one(encoder: str, _: Viewer, session: ReadSessionDep) -> EncoderView:
 
 @router.delete("/{encoder}", status_code=204)
 def delete(
-    encoder: str, caller: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks
+    encoder: str, principal: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
 ) -> None:
     """Remove an encoder, by id or the newest of a name, with its folder; for its owner and admins.
 
-    What needs it is named in the refusal (409): runs and studies that have not ended, collections made with it.
+    The error (409) names what needs it: unfinished runs and studies, and its collections.
     """
     row = registry.get_encoder(session, encoder)
-    check_owner(caller, "encoder", row.name, row.owner)
-    for path in deletion.delete_encoder(session, row, caller.visible_owner, welcome=context.settings.welcome):
-        folder = registry.absolute_path(context.settings.home, path)
+    check_owner(principal, "encoder", row.name, row.owner)
+    for path in deletion.delete_encoder(session, row, principal.visible_owner, welcome=state.settings.welcome):
+        folder = registry.absolute_path(state.settings.home, path)
         after.add_task(remove_tree, folder)
-        after.add_task(context.unload_encoder, folder)
+        after.add_task(state.unload_encoder, folder)
 
 
 @router.get("/{encoder}/figures")
 def figures_(encoder: str, _: Viewer, session: ReadSessionDep) -> ItemList:
-    """Every row of its evaluations, newest evaluation first."""
+    """All metrics of its evaluations, newest evaluation first."""
     return ItemList(items=evaluation_figures(session, registry.get_encoder(session, encoder).id))
 
 
@@ -152,27 +152,23 @@ def figures_(encoder: str, _: Viewer, session: ReadSessionDep) -> ItemList:
 def export(
     encoder: str,
     _: Viewer,
-    context: StateDep,
+    state: StateDep,
     session: ReadSessionDep,
     format: Annotated[ExportFormat, Query(description=FORMAT_DESCRIPTION)] = AS_STORED,
 ) -> CleanupResponse:
-    """Its directory as a tar: as it is, ready for ``from_pretrained``, or rewritten in a format of others.
+    """The directory as a tar: as stored, ready for ``from_pretrained``, or converted to another library's format.
 
-    What a format cannot hold is refused with the reason (422 ``not_expressible``). Others' encoders leave as they are.
-    Files that changed since they were registered do not leave (409 ``encoder_changed``).
+    What a format cannot express is refused with the reason (422 ``not_expressible``). Encoders of other libraries are
+    exported as stored. Files that changed since their registration are refused (409 ``encoder_changed``).
     """
     row = registry.get_encoder(session, encoder)
     name = row.id if format == AS_STORED else f"{row.id}-{format}"
     with ExitStack() as stack:
-        directory = stack.enter_context(context.artifacts.open_folder(session, row.path))
+        directory = stack.enter_context(state.artifacts.open_folder(session, row.path))
         with damage_as_problem(row, directory):
             encoder_files(directory)
             check_unchanged(registry.registered_files(row), hash_files(directory))
-            files = stack.enter_context(context.exporter.files(directory, format))
-        headers = {
-            "content-disposition": f'attachment; filename="{name}.tar"',
-            "content-length": str(tar_size(files)),
-        }
-        # what was fetched from the store, or made, stays on the disk until then
-        chunks = stream_in_threads(context.exporting, stream_tar(files, name))
+            files = stack.enter_context(state.exporter.files(directory, format))
+        headers = {"content-disposition": f'attachment; filename="{name}.tar"', "content-length": str(tar_size(files))}
+        chunks = stream_in_threads(state.exporting, stream_tar(files, name))
         return CleanupResponse(chunks, stack.pop_all(), media_type="application/x-tar", headers=headers)

@@ -1,42 +1,41 @@
-"""What lies in the home, or in the store of artifacts, and no row names, for admins."""
+"""Orphaned folders of the home and the artifact store, for admins."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, BackgroundTasks
 
 from api.core.errors import ERROR_RESPONSES
-from api.core.state import AppState
 from api.deps import Admin, ReadSessionDep, StateDep, WriteSessionDep
-from api.schemas.base import GarbageList, GarbageView
+from api.schemas.admin import GarbageList, GarbageView
+from api.services.state import AppState
 from lcl_core.db import garbage
 
 router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=ERROR_RESPONSES)
 
 
 @router.get("")
-def page(_: Admin, context: StateDep, session: ReadSessionDep) -> GarbageList:
-    """Folders that nothing names, their bytes, and whether their grace is over."""
-    settings, stored = context.settings, _stored(context)
+def page(_: Admin, state: StateDep, session: ReadSessionDep) -> GarbageList:
+    """Folders that no row names, their bytes, and whether their grace period is over."""
+    settings, stored = state.settings, _stored(state)
     return _garbage_list(garbage.list_garbage(session, settings.home, settings.gc_grace_seconds, stored))
 
 
 @router.post("/collect", status_code=202)
-def collect(_: Admin, context: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
-    """Remove those whose grace is over, as workers do once an hour. Answers with what is removed."""
-    settings, stored = context.settings, _stored(context)
-    noted = garbage.record_garbage(session, settings.home, settings.gc_grace_seconds, stored)
-    depot = None if stored is None else context.artifacts.store
-    due = [leftover for leftover in noted if leftover.due]
-    paths = [leftover.path for leftover in due]
-    after.add_task(garbage.remove_garbage, context.database, settings.home, paths, depot)
+def collect(_: Admin, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
+    """Remove folders whose grace period is over, as workers do once an hour. Returns those folders."""
+    settings, stored = state.settings, _stored(state)
+    orphans = garbage.record_garbage(session, settings.home, settings.gc_grace_seconds, stored)
+    store = None if stored is None else state.artifacts.store
+    due = [orphan for orphan in orphans if orphan.due]
+    after.add_task(garbage.remove_garbage, state.database, settings.home, [orphan.path for orphan in due], store)
     return _garbage_list(due)
 
 
-def _stored(context: AppState) -> dict[str, int] | None:
-    """What is in the store of artifacts, if there is one. Raises: UserError ``store_unreachable``."""
-    return context.artifacts.store.list_keys() if context.settings.artifacts else None
+def _stored(state: AppState) -> dict[str, int] | None:
+    """Keys and bytes in the artifact store, if there is one. Raises: UserError ``store_unreachable``."""
+    return state.artifacts.store.list_keys() if state.settings.artifacts else None
 
 
-def _garbage_list(found: list[garbage.Orphan]) -> GarbageList:
-    items = [GarbageView.model_validate(leftover) for leftover in found]
-    return GarbageList(items=items, bytes=sum(leftover.bytes for leftover in found))
+def _garbage_list(orphans: list[garbage.Orphan]) -> GarbageList:
+    items = [GarbageView.model_validate(orphan) for orphan in orphans]
+    return GarbageList(items=items, bytes=sum(orphan.bytes for orphan in orphans))

@@ -14,9 +14,9 @@ from api.core.disk_check import probe_folder, writable_folders
 from api.core.errors import ERROR_RESPONSES
 from api.core.responses import documented_responses
 from api.core.session import in_thread_pool
-from api.core.state import AppState
 from api.deps import StateDep
-from api.schemas.base import CheckView, ReadinessView
+from api.schemas.admin import CheckView, ReadinessView
+from api.services.state import AppState
 from lcl_core.db import runs
 from lcl_core.db.models import Run
 from lcl_core.db.session import now
@@ -25,32 +25,30 @@ from lcl_core.db.states import LEASED
 CONSUMED_WITHIN = timedelta(seconds=60)
 
 
-def check_readiness(context: AppState) -> dict[str, CheckView]:
-    """Every check by name. Sends a ping through the broker, whose consumption the next look sees."""
+def check_readiness(state: AppState) -> dict[str, CheckView]:
+    """All checks by name. Publishes a ping, whose consumption the next call sees."""
     try:
-        worker = _check_worker(context)
+        worker = _check_worker(state)
         database = CheckView(ok=True, detail="answers")
     except SQLAlchemyError as error:
         database = CheckView(ok=False, detail=f"does not answer ({type(error).__name__})")
         worker = CheckView(ok=False, detail="cannot be known without the database")
-    rang = context.doorbell.ping("api")
-    broker = CheckView(ok=rang, detail="takes messages" if rang else "does not answer")
-    return {"database": database, "disk": _check_disk(context), "broker": broker, "worker": worker}
+    published = state.wakeup_producer.ping("api")
+    broker = CheckView(ok=published, detail="takes messages" if published else "does not answer")
+    return {"database": database, "disk": _check_disk(state), "broker": broker, "worker": worker}
 
 
-def _check_disk(context: AppState) -> CheckView:
-    """A small file was written where the service writes; a database that answers may be on a disk that is full."""
-    problems = [
-        problem for folder in writable_folders(context.settings) if (problem := probe_folder(folder)) is not None
-    ]
+def _check_disk(state: AppState) -> CheckView:
+    """Writes a small file in each folder; a database that answers may be on a full disk."""
+    problems = [problem for folder in writable_folders(state.settings) if (problem := probe_folder(folder)) is not None]
     return CheckView(ok=not problems, detail="; ".join(problems) or "takes files")
 
 
-def _check_worker(context: AppState) -> CheckView:
-    """A worker took a message within the last minute, or holds a live lease."""
-    with context.database.reading() as session:
+def _check_worker(state: AppState) -> CheckView:
+    """A worker consumed a message within the last minute, or holds a live lease."""
+    with state.database.reading() as session:
         moment = now(session)
-        live = select(Run.id).where(Run.state.in_([state.value for state in LEASED]), Run.lease_expires_at > moment)
+        live = select(Run.id).where(Run.state.in_([leased.value for leased in LEASED]), Run.lease_expires_at > moment)
         if session.scalars(live.limit(1)).first() is not None:
             return CheckView(ok=True, detail="at work on a run")
         workers = runs.list_workers(session)
@@ -66,15 +64,15 @@ router = APIRouter(tags=["service"], responses=ERROR_RESPONSES)
 
 @router.get("/healthz")
 async def alive() -> dict[str, str]:
-    """This process answers; nothing else is asked, and no thread is needed for it."""
+    """This process answers. Needs no thread and no other service."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses={200: {"model": ReadinessView}})
 @in_thread_pool("probing")
-def ready(context: StateDep) -> JSONResponse:
+def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503."""
-    checks = check_readiness(context)
+    checks = check_readiness(state)
     failing = [name for name, check in checks.items() if not check.ok]
     answer = ReadinessView(ready=not failing, checks=checks).model_dump()
     if failing:
@@ -85,6 +83,6 @@ def ready(context: StateDep) -> JSONResponse:
 
 @router.get("/metrics", response_class=Response, responses=documented_responses("text/plain"))
 @in_thread_pool("probing")
-def metrics(context: StateDep) -> Response:
+def metrics(state: StateDep) -> Response:
     """Prometheus text format."""
-    return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

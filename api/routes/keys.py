@@ -1,4 +1,4 @@
-"""API keys, for admins; and the caller's own, for everybody."""
+"""API keys, for admins; the caller's own key, for all roles."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from api.core import auth
 from api.core.errors import ERROR_RESPONSES, Problem
 from api.core.session import single_thread_endpoint
-from api.core.state import AppState
 from api.deps import Admin, ReadSessionDep, StateDep, Viewer, WriteSessionDep
-from api.schemas.base import KeyList, KeyRequest, KeyRotationRequest, KeyView, NewKeyView
+from api.schemas.admin import KeyRequest, KeyRotationRequest, KeyView, NewKeyView
+from api.schemas.base import ListOf
+from api.services.state import AppState
 from lcl_core.db.models import ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERROR_RESPONSES)
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=ERROR_RESPONSES)
 
 @router.post("", status_code=201)
 def create(body: KeyRequest, _: Admin, session: WriteSessionDep, response: Response) -> NewKeyView:
-    """The key itself is in this answer and nowhere else."""
+    """The key itself is in this response and nowhere else."""
     if body.expires is not None and body.expires.tzinfo is None:
         raise Problem(422, "bad_request", "expires needs a time zone, such as 2030-01-01T00:00:00Z", field="expires")
     key, row = auth.new_key(body.owner, body.role, body.expires)
@@ -32,27 +33,27 @@ def create(body: KeyRequest, _: Admin, session: WriteSessionDep, response: Respo
 
 
 @router.get("")
-def page(_: Admin, session: ReadSessionDep) -> KeyList:
+def page(_: Admin, session: ReadSessionDep) -> ListOf[KeyView]:
     rows = session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.prefix))
-    return KeyList(items=[KeyView.model_validate(row) for row in rows])
+    return ListOf[KeyView](items=[KeyView.model_validate(row) for row in rows])
 
 
 @router.get("/mine")
 @single_thread_endpoint
-def mine(caller: Viewer, session: ReadSessionDep) -> KeyView:
-    """The key that asks: whose it is and what it may."""
-    return KeyView.model_validate(_get_key(session, caller.prefix))
+def mine(principal: Viewer, session: ReadSessionDep) -> KeyView:
+    """The caller's own key: its owner and role."""
+    return KeyView.model_validate(_get_key(session, principal.prefix))
 
 
 @router.post("/{prefix}/rotate")
 def rotate(
-    prefix: str, _: Admin, context: StateDep, session: WriteSessionDep, body: KeyRotationRequest | None = None
+    prefix: str, _: Admin, state: StateDep, session: WriteSessionDep, body: KeyRotationRequest | None = None
 ) -> NewKeyView:
-    """A new secret for a key; owner, role and expiry stay. The secret before opens for the grace, then no more.
+    """Replace a key's secret; owner, role and expiry stay. The previous secret is valid for the grace.
 
-    A second rotation within the grace ends the first secret at once.
+    A second rotation within the grace invalidates the first secret at once.
     """
-    row = _lock_key(context, session, prefix)
+    row = _lock_key(state, session, prefix)
     if row.configured:
         message = "this key comes from LCL_ADMIN_KEY or the file `key`; change it there and start again"
         raise Problem(409, "configured_key", message)
@@ -63,16 +64,16 @@ def rotate(
 
 
 @router.delete("/{prefix}", status_code=204)
-def revoke(prefix: str, caller: Admin, context: StateDep, session: WriteSessionDep) -> None:
-    if prefix == caller.prefix:
+def revoke(prefix: str, principal: Admin, state: StateDep, session: WriteSessionDep) -> None:
+    if prefix == principal.prefix:
         raise Problem(409, "own_key", "a key cannot revoke itself; use another admin key")
-    session.delete(_lock_key(context, session, prefix))
+    session.delete(_lock_key(state, session, prefix))
 
 
-def _lock_key(context: AppState, session: Session, prefix: str) -> ApiKey:
-    """The key's row, for this transaction alone; once it is committed nothing known of keys counts any more."""
+def _lock_key(state: AppState, session: Session, prefix: str) -> ApiKey:
+    """Lock the key's row; the commit clears the cache of principals."""
     row = _get_key(session, prefix, lock=True)
-    event.listen(session, "after_commit", lambda _: context.principals.clear())
+    event.listen(session, "after_commit", lambda _: state.authenticator.cache.clear())
     return row
 
 

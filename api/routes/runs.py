@@ -1,4 +1,4 @@
-"""Runs: submit, look, and the verbs of the state machine."""
+"""Runs: submission, pages, transitions of the state machine; their metrics, log, events and artifacts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
+from sse_starlette.sse import EventSourceResponse
 
 from api.core.errors import ERROR_RESPONSES
+from api.core.responses import documented_responses
 from api.core.session import single_thread_endpoint
-from api.deps import ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
-from api.schemas.base import RunPage, RunSubmission, RunView, Tag
-from api.services.runs import run_view, run_views, validate_submission
+from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
+from api.schemas.base import ItemList, ListOf, PageOf, Tag
+from api.schemas.runs import ArtifactView, LogChunk, RunSubmission, RunView
+from api.services.run_files import OCTET_STREAM, RunFiles
+from api.services.runs import metric_line, run_view, run_views, validate_submission
 from lcl_core.common import files
 from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
@@ -20,40 +24,46 @@ from lcl_core.jobs import Kind
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERROR_RESPONSES)
-IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\x7e]+$")]
+LineNumber = Annotated[int, Query(ge=0, lt=2**63)]
+Step = Annotated[int, Query(ge=0, lt=2**31)]  # range of the column
+DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
+    OCTET_STREAM, status=206, description="The requested range"
+)
 
 
 @router.post("", status_code=202)
 @single_thread_endpoint
 def submit(
     body: RunSubmission,
-    caller: Submitter,
-    context: StateDep,
+    principal: Submitter,
+    state: StateDep,
     session: WriteSessionDep,
     after: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
-    spec = validate_submission(session, body.kind, body.spec, context.settings.roots)
-    registry.check_run_names(session, body.kind, spec, body.name, caller.owner, admin=caller.visible_owner is None)
-    with context.quotas.admit_runs(session, caller.owner, 1):
+    spec = validate_submission(session, body.kind, body.spec, state.settings.roots)
+    registry.check_run_names(
+        session, body.kind, spec, body.name, principal.owner, admin=principal.visible_owner is None
+    )
+    with state.quotas.admit_runs(session, principal.owner, 1):
         run = db_submit.submit(
             session,
             body.kind,
             spec,
             body.name,
             body.tags,
-            caller.owner,
+            principal.owner,
             idempotency_key,
             priority=body.priority,
             max_attempts=body.max_attempts,
             resource=body.resource,
             after=body.after,
-            visible_to=caller.visible_owner,
+            visible_to=principal.visible_owner,
         )
     response.headers["location"] = f"/v1/runs/{run.id}"
-    after.add_task(context.wakeups.wake, [run.id])
+    after.add_task(state.wakeups.wake, [run.id])
     log.info("run_submitted", run=run.id, kind=run.kind, owner=run.owner)
     return run_view(session, run)
 
@@ -61,19 +71,19 @@ def submit(
 @router.get("")
 @single_thread_endpoint
 def page(
-    caller: Viewer,
+    principal: Viewer,
     session: ReadSessionDep,
     kind: Kind | None = None,
     state: State | None = None,
     tag: Tag | None = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=100)] = None,
-) -> RunPage:
-    """Newest first, the caller's own (of an admin: everybody's); ``next_cursor`` asks for the page after."""
-    wanted = None if state is None else state.value
-    owner = caller.visible_owner
-    found = runs.list_runs(session, kind=kind, state=wanted, tag=tag, owner=owner, limit=limit, cursor=cursor)
-    return RunPage(items=run_views(session, found.items), next_cursor=found.next_cursor)
+    limit: PageLimit = 50,
+    cursor: Cursor = None,
+) -> PageOf[RunView]:
+    """Newest first, the caller's own (for an admin: all owners'); ``next_cursor`` is the cursor of the next page."""
+    state_name = None if state is None else state.value
+    owner = principal.visible_owner
+    rows = runs.list_runs(session, kind=kind, state=state_name, tag=tag, owner=owner, limit=limit, cursor=cursor)
+    return PageOf[RunView](items=run_views(session, rows.items), next_cursor=rows.next_cursor)
 
 
 @router.get("/{run_id}")
@@ -85,49 +95,108 @@ def one(run_id: str, _: Viewer, session: ReadSessionDep) -> RunView:
 @router.post("/{run_id}/cancel")
 @single_thread_endpoint
 def cancel(run_id: str, _: Submitter, session: WriteSessionDep) -> RunView:
-    """A run that nobody works on is cancelled at once; a running one writes a checkpoint first."""
+    """A queued run is cancelled at once; a running one writes a checkpoint first."""
     return run_view(session, runs.cancel_run(session, run_id))
 
 
 @router.post("/{run_id}/pause")
 @single_thread_endpoint
 def pause(run_id: str, _: Submitter, session: WriteSessionDep) -> RunView:
-    """Hold a run back, its place kept; a running one writes a checkpoint first and is ``pausing`` until then."""
+    """Pause a run, which keeps its queue position; a running one is ``pausing`` until its checkpoint is written."""
     return run_view(session, runs.pause_run(session, run_id))
 
 
 @router.post("/{run_id}/unpause")
 @single_thread_endpoint
-def unpause(run_id: str, _: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
-    """Let a paused run go on from its last checkpoint."""
+def unpause(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
+    """Queue a paused run again, to continue from its last checkpoint."""
     run = runs.unpause_run(session, run_id)
-    after.add_task(context.wakeups.wake, [run.id])
+    after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 
 
 @router.post("/{run_id}/resume")
 @single_thread_endpoint
-def resume(run_id: str, _: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
-    """Queue a failed or cancelled run again, to go on from its last checkpoint."""
-    with context.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
+def resume(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
+    """Queue a failed or cancelled run again, to continue from its last checkpoint."""
+    with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
         run = runs.resume_run(session, run_id)
-    after.add_task(context.wakeups.wake, [run.id])
+    after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 
 
 @router.post("/{run_id}/retry")
 @single_thread_endpoint
-def retry(run_id: str, _: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
+def retry(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> RunView:
     """Queue a failed or cancelled run again, from the beginning."""
-    with context.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
+    with state.quotas.admit_runs(session, runs.get_run(session, run_id).owner, 1):
         run = runs.retry_run(session, run_id)
-    after.add_task(context.wakeups.wake, [run.id])
+    after.add_task(state.wakeups.wake, [run.id])
     return run_view(session, run)
 
 
 @router.delete("/{run_id}", status_code=204)
 @single_thread_endpoint
-def delete(run_id: str, _: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
-    """Remove a finished run and its folder; the encoder or collection that it made stays."""
+def delete(run_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> None:
+    """Delete a finished run and its folder, but not its encoder or collection."""
     runs.delete_run(session, run_id)
-    after.add_task(files.discard_run_dir, context.settings.runs_dir, run_id)
+    after.add_task(files.discard_run_dir, state.settings.runs_dir, run_id)
+
+
+@router.get("/{run_id}/metrics")
+def metrics(
+    run_id: str,
+    _: Viewer,
+    session: ReadSessionDep,
+    after: Step = 0,
+    after_id: LineNumber = 0,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100_000,
+) -> ItemList:
+    """Metric lines in the order of their arrival.
+
+    For newer lines set ``after_id`` to the last line's ``id``, or ``after`` to the last step (steps restart with each
+    phase of an evaluation).
+    """
+    runs.get_run(session, run_id)
+    rows = runs.metrics_after(session, run_id, after_id, limit, step=after or None)
+    return ItemList(items=[metric_line(row) for row in rows])
+
+
+@router.get("/{run_id}/logs")
+def logs(run_id: str, _: Viewer, state: StateDep, session: ReadSessionDep, offset: LineNumber = 0) -> LogChunk:
+    """Up to 1 MiB of the log from byte ``offset`` on."""
+    runs.get_run(session, run_id)
+    return RunFiles(state, session, run_id).log(offset)
+
+
+@router.get("/{run_id}/events", response_class=EventSourceResponse, responses=documented_responses("text/event-stream"))
+def events(
+    run_id: str,
+    _: Viewer,
+    state: StateDep,
+    session: ReadSessionDep,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**63)] = 0,
+) -> EventSourceResponse:
+    """Server-sent events ``metrics`` and ``state`` until the run has ended; Last-Event-ID resumes."""
+    runs.get_run(session, run_id)
+    return EventSourceResponse(state.feeds.events(run_id, last_event_id, state.settings.event_stream_seconds))
+
+
+@router.get("/{run_id}/artifacts")
+def artifacts(run_id: str, _: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[ArtifactView]:
+    runs.get_run(session, run_id)
+    return ListOf[ArtifactView](items=RunFiles(state, session, run_id).artifacts())
+
+
+@router.get("/{run_id}/artifacts/{name:path}", response_class=Response, responses=DOWNLOAD)
+def artifact(
+    run_id: str,
+    name: str,
+    _: Viewer,
+    state: StateDep,
+    session: ReadSessionDep,
+    range_: Annotated[str | None, Header(alias="range")] = None,
+) -> Response:
+    """Download, whole or one range of bytes."""
+    runs.get_run(session, run_id)
+    return RunFiles(state, session, run_id).artifact(name, range_)

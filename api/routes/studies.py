@@ -1,116 +1,170 @@
-"""Studies: submit, look, and what may be done to one."""
+"""Studies: submission, pages, actions; their table, plots, curves and comparisons."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
-from api.core.errors import ERROR_RESPONSES
+from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.responses import documented_responses
 from api.core.session import single_thread_endpoint
-from api.deps import ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
-from api.routes.runs import IdempotencyKey
-from api.schemas.studies import StudyDetailView, StudyPageView, StudyPlanView, StudySubmission, StudyView
-from api.services.studies import study_detail, study_view, validate_study
+from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
+from api.schemas.base import PageOf
+from api.schemas.studies import (
+    CurvesView,
+    RowComparisonView,
+    StudyDetailView,
+    StudyPlanView,
+    StudySubmission,
+    StudyView,
+)
+from api.services.studies import compare_study_rows, study_detail, study_table, study_title, study_view, validate_study
 from lcl_core.db import studies
 from lcl_core.db.models import Study
 from lcl_core.specs.study import AdditionSpec
+from lcl_core.studies.plots import KINDS, PLOTS, PlotData, draw_plot
+from lcl_core.studies.results import curve_metrics
+from lcl_core.studies.results import training_curves as draw_curves
+from lcl_core.studies.table import FORMATS
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], responses=ERROR_RESPONSES)
+ColumnName = Annotated[str | None, Query(max_length=60, description="head of a column; none: the first")]
+MetricName = Annotated[str, Query(max_length=100, description="metric of the training's metric lines")]
+RowNumber = Annotated[int, Query(ge=0, lt=10_000)]
+TABLE_RESPONSES = documented_responses(*(media_type.partition(";")[0] for _write, media_type in FORMATS.values()))
 
 
 @router.post("", status_code=202)
 def submit(
     body: StudySubmission,
-    caller: Submitter,
-    context: StateDep,
+    principal: Submitter,
+    state: StateDep,
     session: WriteSessionDep,
     after: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> StudyView:
-    """Queue a pre-training for every cell. The same Idempotency-Key and body give the same study.
+    """Queue a pre-training for every trial. The same Idempotency-Key and body give the same study.
 
     The owner's runs of the same spec that are there already are taken over. The evaluations follow by themselves.
     """
-    spec = validate_study(session, body.spec, context.settings.roots)
-    with context.quotas.admit_runs(session, caller.owner):
-        study = studies.create_study(session, spec, body.name, caller.owner, idempotency_key)
+    spec = validate_study(session, body.spec, state.settings.roots)
+    with state.quotas.admit_runs(session, principal.owner):
+        study = studies.create_study(session, spec, body.name, principal.owner, idempotency_key)
     response.headers["location"] = f"/v1/studies/{study.id}"
-    after.add_task(context.wakeups.wake, [cell.run.id for cell in studies.study_cells(session, study.id)])
+    after.add_task(state.wakeups.wake, [cell.run.id for cell in studies.study_cells(session, study.id)])
     return _view(session, study)
 
 
 @router.post("/plan")
-def plan(body: StudySubmission, caller: Viewer, context: StateDep, session: ReadSessionDep) -> StudyPlanView:
-    """What a submission would come to; nothing is queued."""
-    spec = validate_study(session, body.spec, context.settings.roots)
-    return StudyPlanView(**studies.plan_study(session, spec, caller.owner))
+def plan(body: StudySubmission, principal: Viewer, state: StateDep, session: ReadSessionDep) -> StudyPlanView:
+    """Number of runs of a submission; nothing is queued."""
+    spec = validate_study(session, body.spec, state.settings.roots)
+    return StudyPlanView(**studies.plan_study(session, spec, principal.owner))
 
 
 @router.get("")
 @single_thread_endpoint
-def page(
-    caller: Viewer,
-    session: ReadSessionDep,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=100)] = None,
-) -> StudyPageView:
-    """Newest first, the caller's own (of an admin: everybody's); ``next_cursor`` asks for the page after."""
-    found = studies.list_studies(session, owner=caller.visible_owner, limit=limit, cursor=cursor)
-    standings = studies.study_statuses(session, found.items)
-    items = [study_view(study, standings[study.id]) for study in found.items]
-    return StudyPageView(items=items, next_cursor=found.next_cursor)
+def page(principal: Viewer, session: ReadSessionDep, limit: PageLimit = 50, cursor: Cursor = None) -> PageOf[StudyView]:
+    """Newest first, the caller's own (for an admin: all owners'); ``next_cursor`` is the cursor of the next page."""
+    rows = studies.list_studies(session, owner=principal.visible_owner, limit=limit, cursor=cursor)
+    statuses = studies.study_statuses(session, rows.items)
+    items = [study_view(study, statuses[study.id]) for study in rows.items]
+    return PageOf[StudyView](items=items, next_cursor=rows.next_cursor)
 
 
 @router.get("/{study_id}")
 def one(study_id: str, _: Viewer, session: ReadSessionDep) -> StudyDetailView:
-    """The spec, every cell with its runs, and the table so far."""
+    """The spec, all trials with their runs, and the present table."""
     return study_detail(session, studies.get_study(session, study_id))
 
 
 @router.post("/{study_id}/cancel")
 def cancel(study_id: str, _: Submitter, session: WriteSessionDep) -> StudyView:
-    """Cancel its unfinished runs, but those that another study waits for; nothing more is submitted."""
+    """Cancel its unfinished runs, except those of another study too; nothing more is submitted."""
     return _view(session, studies.cancel_study(session, studies.get_study(session, study_id)))
 
 
 @router.post("/{study_id}/resume")
-def resume(
-    study_id: str, _: Submitter, context: StateDep, session: WriteSessionDep, after: BackgroundTasks
-) -> StudyView:
-    """Queue its failed and cancelled runs again, each to go on from its last checkpoint; what succeeded stays."""
+def resume(study_id: str, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> StudyView:
+    """Queue its failed and cancelled runs again, each to continue from its last checkpoint."""
     study = studies.get_study(session, study_id)
-    with context.quotas.admit_runs(session, study.owner):
+    with state.quotas.admit_runs(session, study.owner):
         runs = studies.resume_study(session, study)
-    after.add_task(context.wakeups.wake, runs)
+    after.add_task(state.wakeups.wake, runs)
     return _view(session, study)
 
 
 @router.post("/{study_id}/extend")
 def extend(
-    study_id: str,
-    body: AdditionSpec,
-    _: Submitter,
-    context: StateDep,
-    session: WriteSessionDep,
-    after: BackgroundTasks,
+    study_id: str, body: AdditionSpec, _: Submitter, state: StateDep, session: WriteSessionDep, after: BackgroundTasks
 ) -> StudyView:
-    """Add seeds, variants of its axes, or trials of a random search. What it has is not run again."""
+    """Add seeds, variants of its axes, or trials of a random search. Existing trials are not run again."""
     study = studies.get_study(session, study_id)
-    with context.quotas.admit_runs(session, study.owner):
+    with state.quotas.admit_runs(session, study.owner):
         runs = studies.extend_study(session, study, body)
-    validate_study(session, study.spec, context.settings.roots)
-    after.add_task(context.wakeups.wake, [run.id for run in runs])
+    validate_study(session, study.spec, state.settings.roots)
+    after.add_task(state.wakeups.wake, [run.id for run in runs])
     return _view(session, study)
 
 
 @router.delete("/{study_id}", status_code=204)
 def delete(study_id: str, _: Submitter, session: WriteSessionDep) -> None:
-    """Remove an ended study; its runs, and the encoders they made, stay."""
+    """Delete a finished study, but not its runs and encoders."""
     studies.delete_study(session, studies.get_study(session, study_id))
 
 
 def _view(session: Session, study: Study) -> StudyView:
     return study_view(study, studies.study_statuses(session, [study])[study.id])
+
+
+@router.get("/{study_id}/table.{kind}", response_class=Response, responses=TABLE_RESPONSES)
+def table(study_id: str, kind: Literal["json", "csv", "md"], _: Viewer, session: ReadSessionDep) -> Response:
+    """The present table."""
+    study = studies.get_study(session, study_id)
+    write, media_type = FORMATS[kind]
+    return Response(write(study_table(session, study), study_title(study)), media_type=media_type)
+
+
+@router.get("/{study_id}/plots/{name}.{kind}", response_class=Response, responses=documented_responses(*KINDS.values()))
+def plot(
+    study_id: str,
+    name: str,
+    kind: str,
+    _: Viewer,
+    session: ReadSessionDep,
+    metric: ColumnName = None,
+    value: MetricName = "loss",
+) -> Response:
+    """``rows``, ``pareto``, ``scaling`` (of a metric) or ``curves`` (of the training), as svg or png."""
+    study = studies.get_study(session, study_id)
+    found = study_table(session, study)
+    heads = [column["name"] for column in found["metrics"]]
+    if metric is not None and metric not in heads:
+        raise Problem(404, "unknown_metric", f"there is no metric {metric!r}; choose from {', '.join(heads)}")
+    cells = studies.study_cells(session, study.id) if name == "curves" and name in PLOTS else []
+    rows = draw_curves(cells, studies.study_metrics(session, [cell.run.id for cell in cells]), value)
+    figure = draw_plot(name, PlotData(study_title(study), found, metric or heads[0], rows, value), kind)
+    return Response(figure, media_type=KINDS[kind])
+
+
+@router.get("/{study_id}/curves")
+def curves(study_id: str, _: Viewer, session: ReadSessionDep, value: MetricName = "loss") -> CurvesView:
+    """A training metric over steps, one curve per row of the table."""
+    study = studies.get_study(session, study_id)
+    cells = studies.study_cells(session, study.id)
+    lines = studies.study_metrics(session, [cell.run.id for cell in cells])
+    rows = draw_curves(cells, lines, value)
+    return CurvesView.model_validate({"value": value, "values": curve_metrics(lines), "rows": rows})
+
+
+@router.get("/{study_id}/compare")
+def compare(
+    study_id: str, _: Viewer, state: StateDep, session: ReadSessionDep, left: RowNumber, right: RowNumber
+) -> RowComparisonView:
+    """Two rows of the table by their numbers, counted from 0: paired tests over seeds and over samples."""
+    study = studies.get_study(session, study_id)
+    found = compare_study_rows(session, study, left, right, state.evaluation_records)
+    return RowComparisonView.model_validate(found)

@@ -1,4 +1,4 @@
-"""Who is at work."""
+"""Workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from api.core.errors import ERROR_RESPONSES
 from api.core.session import single_thread_endpoint
 from api.deps import ReadSessionDep, Viewer
-from api.schemas.base import WorkerList, WorkerView
+from api.schemas.admin import WorkerView
+from api.schemas.base import ListOf
 from lcl_core.db import runs
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
@@ -15,6 +16,6 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPO
 
 @router.get("")
 @single_thread_endpoint
-def page(_: Viewer, session: ReadSessionDep) -> WorkerList:
-    """Workers that are or lately were alive, with their devices and current run."""
-    return WorkerList(items=[WorkerView.model_validate(row) for row in runs.list_workers(session)])
+def page(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
+    """Workers seen lately, with their devices and current run."""
+    return ListOf[WorkerView](items=[WorkerView.model_validate(row) for row in runs.list_workers(session)])

@@ -1,4 +1,4 @@
-"""What goes over the wire about studies."""
+"""Studies: submission, trials, table, curves and comparisons."""
 
 from __future__ import annotations
 
@@ -33,11 +33,6 @@ class StudyView(BaseModel):
     counts: dict[str, int] = Field(description="cells by state")
     created_at: datetime
     cancelled_at: datetime | None
-
-
-class StudyPageView(BaseModel):
-    items: list[StudyView]
-    next_cursor: str | None
 
 
 class TrialRunView(BaseModel):
@@ -76,7 +71,7 @@ class CurveView(BaseModel):
 
 class CurvesView(BaseModel):
     value: str
-    values: list[str] = Field(description="what else can be asked for")
+    values: list[str] = Field(description="other metrics that have curves")
     rows: list[CurveView]
 
 
@@ -86,4 +81,4 @@ class RowComparisonView(BaseModel):
     left: dict[str, str]
     right: dict[str, str]
     seeds: dict[str, dict[str, Any] | None] = Field(description="paired over the seeds that both have")
-    samples: dict[str, dict[str, Any] | None] = Field(description="paired over the questions that both were asked")
+    samples: dict[str, dict[str, Any] | None] = Field(description="paired over the samples of both")

@@ -1,11 +1,13 @@
-"""Inference requests: items to vectors, and generated texts awaited or streamed within the request's deadline.
+"""Embeddings, captions, continuations and attention maps of a request.
 
-A consumer that goes away, or whose deadline passes, cancels its texts: nothing is generated for nobody.
+Images are read in few threads, then the event loop awaits the model. Generated texts are awaited or streamed within the
+request's deadline; a consumer that disconnects, or whose deadline passes, cancels its texts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,98 +15,226 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from anyio import to_thread
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from api.core.errors import Problem, error_detail
-from api.core.responses import ResponseDocs, documented_responses
 from api.core.settings import ApiSettings
-from api.schemas.base import Reference
-from api.services.media import EmbeddingInput, RequestImages, TextPart, check_text, image_url_of
+from api.schemas.inference import (
+    IMAGE_URL_START,
+    AttentionRequest,
+    CaptionRequest,
+    ContinuationRequest,
+    DocumentImage,
+    EmbeddingInput,
+    EmbeddingRequest,
+    ImagePart,
+    TextPart,
+)
+from api.services.encoders import open_encoder
+from api.services.media import check_count, check_text, read_images
+from api.services.state import AppState
+from lcl_core.encoders.captioning import GenerationConfig, StreamListener
+from lcl_core.serving.dynamic_batcher import gather_results
 
 if TYPE_CHECKING:
-    from lcl_core.encoders.captioning import StreamListener
+    from api.services.request_images import RequestImages
     from lcl_core.serving.batched_engine import BatchedEngine
 
+Event = dict[str, Any]
+ATTENTION_DIGITS = 6
 
-def image_urls(items: Sequence[EmbeddingInput]) -> dict[str, str]:
-    """Data URLs of the images among the items, by their field."""
-    found = ((f"input.{place}", image_url_of(item)) for place, item in enumerate(items))
-    return {field: url for field, url in found if url is not None}
+
+async def embed(state: AppState, session: Session, body: EmbeddingRequest, owner: str) -> JSONResponse:
+    """L2-normalised vectors in the order of the items. Closes the session. Raises: Problem 422 naming the item."""
+    items = body.input if isinstance(body.input, list) else [body.input]
+    found = ((f"input.{index}", _image_url(item)) for index, item in enumerate(items))
+    urls = {field: url for field, url in found if url is not None}
+
+    def begin() -> tuple[BatchedEngine, str]:
+        encoder_id, encoder = open_encoder(state, session, body.model)
+        if body.dimensions not in (None, encoder.dim):
+            message = f"this encoder's vectors have {encoder.dim} numbers, and cannot be shortened"
+            raise Problem(422, "bad_dimensions", f"{message}; leave dimensions out", field="dimensions")
+        check_count(items, state.settings, "input")
+        encoder.check_room(len(urls))
+        return encoder, encoder_id
+
+    def read(encoder: BatchedEngine, encoder_id: str, images: RequestImages) -> tuple[str, list[Future[Any]], int]:
+        return encoder_id, *submit_embeddings(encoder, items, images, state.settings)
+
+    def respond(vectors: list[Any]) -> JSONResponse:
+        data: list[dict[str, Any]] = [
+            {"object": "embedding", "index": index, "embedding": _encode_vector(vector, body.encoding_format)}
+            for index, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return JSONResponse({"object": "list", "data": data, "model": encoder_id, "usage": usage})
+
+    encoder_id, submitted, tokens = await read_images(state, owner, urls, begin, read)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
 
 
 def submit_embeddings(
-    encoder: BatchedEngine, items: Sequence[EmbeddingInput], read: RequestImages, settings: ApiSettings
+    encoder: BatchedEngine, items: Sequence[EmbeddingInput], images: RequestImages, settings: ApiSettings
 ) -> tuple[list[Future[Any]], int]:
-    """Read the items and queue them: a future f32 [E] of each, in order, and the tokens that the model reads.
+    """Queue the items: a future f32 [E] of each, in order, and the number of tokens that the model reads.
 
-    Args:
-        read: the images among the items.
-
-    Raises: Problem 422 naming the item that is at fault, before anything is queued.
+    Raises: Problem 422 naming the item at fault, before anything is queued.
     """
-    images: dict[int, Any] = {}
+    prepared: dict[int, Any] = {}
     texts: dict[int, str] = {}
-    for place, item in enumerate(items):
-        field = f"input.{place}"
-        if field in read:
-            images[place] = encoder.prepare(read.read(field))
+    for index, item in enumerate(items):
+        field = f"input.{index}"
+        if field in images:
+            prepared[index] = encoder.prepare(images.read(field))
         else:
-            texts[place] = check_text(item.text if isinstance(item, TextPart) else str(item), settings, field)
-    tokens = sum(encoder.count_tokens(list(texts.values()))) + len(images) * encoder.image_tokens
+            texts[index] = check_text(item.text if isinstance(item, TextPart) else str(item), settings, field)
+    tokens = sum(encoder.count_tokens(list(texts.values()))) + len(prepared) * encoder.image_tokens
     futures: dict[int, Future[Any]] = {}
     if texts:
         futures.update(zip(texts, encoder.submit_texts(list(texts.values())), strict=True))
-    if images:
-        futures.update(zip(images, encoder.submit_images(list(images.values())), strict=True))
-    return [futures[place] for place in range(len(items))], tokens
+    if prepared:
+        futures.update(zip(prepared, encoder.submit_images(list(prepared.values())), strict=True))
+    return [futures[index] for index in range(len(items))], tokens
 
 
-EVENT_STREAM = "text/event-stream"
-STREAM_RESPONSES: ResponseDocs = documented_responses(
-    "application/json",
-    EVENT_STREAM,
-    words="The texts; with `stream` events: `piece` {index, piece}, `done` with a whole text, `error` {error, index?}",
-)
-Event = dict[str, Any]
+def _image_url(item: EmbeddingInput) -> str | None:
+    """The data URL of an image; None: the item is a text."""
+    if isinstance(item, ImagePart):
+        return item.image_url.url
+    return item if isinstance(item, str) and item.startswith(IMAGE_URL_START) else None
 
 
-class GenerationParams(BaseModel):
-    """Greedy unless ``num_beams`` or ``top_p`` says otherwise."""
+def _encode_vector(vector: Any, encoding: str) -> list[float] | str:
+    if encoding == "float":
+        return vector.tolist()
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 
-    model_config = ConfigDict(extra="forbid")
 
-    model: Reference = Field(description="id or name of an encoder")
-    max_new_tokens: int = Field(24, ge=1, le=256)
-    num_beams: int = Field(1, ge=1, le=16, description="more than one: beam search, whose text comes as one piece")
-    top_p: float | None = Field(None, gt=0, le=1, description="draw from this much of the probability")
-    temperature: float = Field(1.0, ge=0.001, le=10)
-    seed: int = Field(0, ge=0, lt=2**31)
-    stream: bool = Field(False, description="send pieces as server-sent events while they are written")
+async def attend(state: AppState, session: Session, body: AttentionRequest, owner: str) -> JSONResponse:
+    """Attention weights of the pooling, by patch. Closes the session."""
+
+    def begin() -> tuple[BatchedEngine, str]:
+        check_count(body.images, state.settings, "images")
+        encoder_id, encoder = open_encoder(state, session, body.model)
+        encoder.check_room(len(body.images))
+        return encoder, encoder_id
+
+    def read(
+        encoder: BatchedEngine, encoder_id: str, images: RequestImages
+    ) -> tuple[str, list[list[float]], list[Future[Any]]]:
+        boxes, prepared = [], []
+        for field in images:
+            image = images.read(field)
+            boxes.append(list(encoder.crop_box(image)))
+            prepared.append(encoder.prepare(image))
+            del image  # before the next one is decoded
+        return encoder_id, boxes, encoder.submit_attention(prepared)
+
+    def respond(weights: list[Any]) -> JSONResponse:
+        data: list[dict[str, Any]] = []
+        for index, (box, each) in enumerate(zip(boxes, weights, strict=True)):
+            heads = each.astype("f8")
+            row = {"index": index, "grid": list(heads.shape[1:]), "box": [round(x, ATTENTION_DIGITS) for x in box]}
+            row["mean"] = heads.mean(0).round(ATTENTION_DIGITS).tolist()
+            data.append(row | ({"heads": heads.round(ATTENTION_DIGITS).tolist()} if body.heads else {}))
+        return JSONResponse({"object": "list", "data": data, "model": encoder_id})
+
+    encoder_id, boxes, submitted = await read_images(state, owner, _image_fields(body.images), begin, read)
+    return await to_thread.run_sync(respond, await gather_results(submitted), limiter=state.inferring)
+
+
+async def caption(
+    state: AppState, session: Session, body: CaptionRequest, owner: str
+) -> tuple[str, list[Future[Any]], StreamConsumers]:
+    """Encoder id, the submitted captions and their consumers. Closes the session. Raises: Problem 422."""
+    check_count(body.images, state.settings, "images")
+    consumers = StreamConsumers(len(body.images), state.settings.writing_seconds, stream=body.stream, field="images")
+
+    def begin() -> tuple[BatchedEngine, tuple[str, GenerationConfig]]:
+        encoder_id, encoder = open_encoder(state, session, body.model)
+        check_text(body.prompt, state.settings, "prompt")
+        check_text(body.context, state.settings, "context")
+        options = GenerationConfig(**body.model_dump(exclude={"model", "images", "stream"}))
+        encoder.check_room(len(body.images))
+        return encoder, (encoder_id, options)
+
+    def read(
+        encoder: BatchedEngine, opened: tuple[str, GenerationConfig], images: RequestImages
+    ) -> tuple[str, list[Future[Any]]]:
+        encoder_id, options = opened
+        prepared = [encoder.prepare(images.read(field)) for field in images]
+        return encoder_id, encoder.submit_captions(prepared, options, consumers.listeners)
+
+    encoder_id, texts = await read_images(state, owner, _image_fields(body.images), begin, read)
+    return encoder_id, texts, consumers
+
+
+async def continue_document(
+    state: AppState, session: Session, body: ContinuationRequest, owner: str
+) -> tuple[str, Future[Any], StreamConsumers]:
+    """Encoder id, the submitted continuation and its consumer. Closes the session. Raises: Problem 422."""
+    check_count(body.document, state.settings, "document")
+    consumers = StreamConsumers(1, state.settings.writing_seconds, stream=body.stream)
+    parts = list(enumerate(body.document))
+    urls = {f"document.{index}.image": part.image for index, part in parts if isinstance(part, DocumentImage)}
+
+    def begin() -> tuple[BatchedEngine, tuple[str, GenerationConfig]]:
+        encoder_id, encoder = open_encoder(state, session, body.model)
+        options = GenerationConfig(**body.model_dump(exclude={"model", "document", "stream"}))
+        for index, part in parts:
+            if isinstance(part, str):
+                _check_document_text(part, state.settings, f"document.{index}")
+        encoder.check_room(1)
+        return encoder, (encoder_id, options)
+
+    def read(
+        encoder: BatchedEngine, opened: tuple[str, GenerationConfig], images: RequestImages
+    ) -> tuple[str, Future[Any]]:
+        encoder_id, options = opened
+        document = [
+            part if isinstance(part, str) else encoder.prepare(images.read(f"document.{index}.image"))
+            for index, part in parts
+        ]
+        return encoder_id, encoder.submit_continuation(document, options, consumers.listeners[0])
+
+    encoder_id, text = await read_images(state, owner, urls, begin, read)
+    return encoder_id, text, consumers
+
+
+def _image_fields(images: Sequence[str]) -> dict[str, str]:
+    return {f"images.{index}": url for index, url in enumerate(images)}
+
+
+def _check_document_text(part: str, settings: ApiSettings, field: str) -> None:
+    """Raises: Problem 422 naming the part."""
+    if part.startswith(IMAGE_URL_START):
+        message = f'{field}: this text is an image; send it as {{"image": "data:image/…"}}'
+        raise Problem(422, "bad_document", message, field=field)
+    check_text(part, settings, field)
 
 
 class StreamConsumers:
-    """Who waits for ``count`` texts in an event loop. Made in that loop.
+    """Consumers of ``count`` texts in an event loop. Made in that loop.
 
     Args:
-        seconds: how long from now.
-        pieces: whether ``events`` are wanted.
-        field: what the request calls its items, if there may be several: an error of one names it.
+        seconds: deadline from now.
+        stream: ``events`` will be read.
+        field: name of the request's items, if there may be several: an item's error names it.
     """
 
-    def __init__(self, count: int, seconds: float, *, pieces: bool, field: str | None = None) -> None:
-        from lcl_core.encoders.captioning import StreamListener  # beside numpy: only when an encoder is asked
-
+    def __init__(self, count: int, seconds: float, *, stream: bool, field: str | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._received: asyncio.Queue[tuple[int, str | Future[Any]]] = asyncio.Queue()
         self._seconds, self._end, self._field = seconds, time.monotonic() + seconds, field
-        self.readers: list[StreamListener] = [
-            StreamListener(partial(self._receive, index)) if pieces else StreamListener() for index in range(count)
+        self.listeners = [
+            StreamListener(partial(self._receive, index)) if stream else StreamListener() for index in range(count)
         ]
 
-    async def whole(self, texts: Sequence[Future[Any]]) -> list[str]:
-        """All texts. Raises: the first bad item's error; Problem 504."""
-        from lcl_core.serving.dynamic_batcher import gather_results
-
+    async def wait_all(self, texts: Sequence[Future[Any]]) -> list[str]:
+        """All texts. Raises: the first failed item's error; Problem 504."""
         try:
             return await asyncio.wait_for(gather_results(texts), self._seconds_left)
         except TimeoutError as error:
@@ -115,19 +245,22 @@ class StreamConsumers:
     async def events(
         self, texts: Sequence[Future[Any]], done: Callable[[int, str], dict[str, Any]]
     ) -> AsyncIterator[Event]:
-        """``piece`` and, for each text, ``done`` (with what ``done`` makes of it) or ``error``."""
+        """``piece`` events and, for each text, ``done`` (with the result of ``done``) or ``error``."""
         try:
             for index, text in enumerate(texts):
                 text.add_done_callback(partial(self._receive, index))
             missing = len(texts)
             while missing:
-                index, heard = await asyncio.wait_for(self._received.get(), self._seconds_left)
-                if isinstance(heard, str):
-                    yield _event("piece", {"index": index, "piece": heard})
+                index, received = await asyncio.wait_for(self._received.get(), self._seconds_left)
+                if isinstance(received, str):
+                    yield _event("piece", {"index": index, "piece": received})
                     continue
                 missing -= 1
-                error = heard.exception()
-                yield _event("done", done(index, heard.result())) if error is None else self._error_event(error, index)
+                error = received.exception()
+                if error is None:
+                    yield _event("done", done(index, received.result()))
+                else:
+                    yield self._error_event(error, index)
         except TimeoutError:
             yield _event("error", {"error": error_detail(self._deadline_problem())})
         finally:
@@ -137,23 +270,23 @@ class StreamConsumers:
     def _seconds_left(self) -> float:
         return max(0.0, self._end - time.monotonic())
 
-    def _receive(self, index: int, heard: str | Future[Any]) -> None:
-        """From the encoder's thread. Raises: RuntimeError when the loop is closed, as the reader may."""
-        self._loop.call_soon_threadsafe(self._received.put_nowait, (index, heard))
+    def _receive(self, index: int, received: str | Future[Any]) -> None:
+        """Called in the encoder's thread. Raises: RuntimeError when the loop is closed, as a listener may."""
+        self._loop.call_soon_threadsafe(self._received.put_nowait, (index, received))
 
     def _cancel(self, texts: Sequence[Future[Any]]) -> None:
-        for reader, text in zip(self.readers, texts, strict=True):
-            reader.cancelled = True
+        for listener, text in zip(self.listeners, texts, strict=True):
+            listener.cancelled = True
             text.cancel()
 
     def _error_event(self, error: BaseException, index: int) -> Event:
-        facts = error_detail(error)
-        if self._field and "field" not in facts:
-            facts["field"] = f"{self._field}.{index}"
-        return _event("error", {"error": facts, "index": index})
+        detail = error_detail(error)
+        if self._field and "field" not in detail:
+            detail["field"] = f"{self._field}.{index}"
+        return _event("error", {"error": detail, "index": index})
 
     def _deadline_problem(self) -> Problem:
-        message = f"the text was not written within {self._seconds:g} s; ask for fewer pictures, tokens or beams"
+        message = f"the text was not written within {self._seconds:g} s; send fewer images, tokens or beams"
         return Problem(504, "deadline_exceeded", message)
 
 

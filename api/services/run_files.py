@@ -21,8 +21,8 @@ from fastapi.responses import FileResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.core.state import AppState
-from api.schemas.base import ArtifactView, LogChunk
+from api.schemas.runs import ArtifactView, LogChunk
+from api.services.state import AppState
 from lcl_core.common.files import regular_files
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import outbox
@@ -32,13 +32,81 @@ LOG_CHUNK_BYTES = 1 << 20
 OCTET_STREAM = "application/octet-stream"
 MAX_LISTED = 10_000
 RANGE_HEADER = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_ARTIFACTS = "artifacts/"
+_LOG = "log.txt"
+
+
+class RunFiles:
+    """Files of a run that the database knows; such ids are safe names.
+
+    Raises (every method): Problem; UserError ``artifacts_pending`` or ``store_unreachable``.
+    """
+
+    def __init__(self, state: AppState, session: Session, run_id: str) -> None:
+        path = f"runs/{run_id}"
+        self._store = state.artifacts.store
+        self._local = RunDir(Path(state.settings.runs_dir) / run_id)
+        self._remote = state.artifacts.find_remote_copy(session, path)
+        upload = self._remote or outbox.get_upload(session, path)
+        self._entries = _file_entries(upload) if upload is not None else {}
+
+    def artifacts(self) -> list[ArtifactView]:
+        """All artifacts, with the hashes of those in the artifact store."""
+        if self._remote is None:
+            return [self._with_hash(artifact) for artifact in list_files(self._local.artifacts)]
+        outbox.require_uploaded(self._remote)
+        return [
+            ArtifactView(name=name.removeprefix(_ARTIFACTS), **entry)
+            for name, entry in sorted(self._entries.items())
+            if name.startswith(_ARTIFACTS)
+        ]
+
+    def artifact(self, name: str, range_header: str | None) -> Response:
+        """A download of the whole file or of the requested range."""
+        if self._remote is None:
+            path = confined_file(self._local.artifacts, name)
+            info = path.lstat()
+            parse_range(range_header, info.st_size)  # FileResponse would answer a bad range in plain text
+            return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=info)
+        key = outbox.require_uploaded(self._remote)
+        entry = self._entries.get(f"{_ARTIFACTS}{name}")
+        if entry is None:
+            raise _unknown_artifact(name)
+        size = entry["bytes"]
+        part = parse_range(range_header, size)
+        start, end = part or (0, size)
+        headers = {
+            "accept-ranges": "bytes",
+            "content-disposition": f"attachment; filename*=utf-8''{quote(name.rpartition('/')[2])}",
+            "content-length": str(end - start),
+            "etag": f'"{entry["sha256"]}"',
+        }
+        if part is not None:
+            headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
+        chunks = _start_stream(self._store.read_stream(key, f"{_ARTIFACTS}{name}", start, end))
+        return StreamingResponse(chunks, 200 if part is None else 206, headers, media_type=OCTET_STREAM)
+
+    def log(self, offset: int) -> LogChunk:
+        """Up to 1 MiB of the log from byte ``offset`` on."""
+        if self._remote is None:
+            return read_log(self._local.log_file, offset)
+        key = outbox.require_uploaded(self._remote)
+        size = self._entries.get(_LOG, {"bytes": 0})["bytes"]
+        data = b"".join(self._store.read_stream(key, _LOG, offset, min(offset + LOG_CHUNK_BYTES, size)))
+        return _log_chunk(data, offset, size)
+
+    def _with_hash(self, artifact: ArtifactView) -> ArtifactView:
+        entry = self._entries.get(f"{_ARTIFACTS}{artifact.name}")
+        if entry is None or (entry["bytes"], entry["modified_at"]) != (artifact.bytes, artifact.modified_at):
+            return artifact
+        return artifact.model_copy(update={"sha256": entry["sha256"]})
 
 
 def list_files(folder: Path) -> list[ArtifactView]:
-    """Regular files below ``folder`` by relative name; links and hidden files are left out."""
+    """Regular files below ``folder`` by relative name, without links and hidden files."""
     return [
-        ArtifactView(name=name, bytes=facts.st_size, modified_at=datetime.fromtimestamp(facts.st_mtime, UTC))
-        for name, facts in islice(regular_files(folder), MAX_LISTED)
+        ArtifactView(name=name, bytes=info.st_size, modified_at=datetime.fromtimestamp(info.st_mtime, UTC))
+        for name, info in islice(regular_files(folder), MAX_LISTED)
     ]
 
 
@@ -56,15 +124,8 @@ def confined_file(folder: Path, name: str) -> Path:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise FileNotFoundError
     except OSError as error:
-        raise Problem(404, "unknown_artifact", f"there is no file {name[:200]!r} among the artifacts") from error
+        raise _unknown_artifact(name) from error
     return path
-
-
-def file_response(path: Path, range_header: str | None) -> FileResponse:
-    """The file as a download, whole or the one range that was asked for. Raises: Problem 400 or 416."""
-    facts = path.lstat()
-    parse_range(range_header, facts.st_size)
-    return FileResponse(path, filename=path.name, media_type=OCTET_STREAM, stat_result=facts)
 
 
 def read_log(file: Path, offset: int) -> LogChunk:
@@ -72,28 +133,23 @@ def read_log(file: Path, offset: int) -> LogChunk:
     try:
         with file.open("rb") as log:
             size = os.fstat(log.fileno()).st_size
-            log.seek(min(offset, size))  # far behind the end some file systems refuse to read
-            piece = log.read(LOG_CHUNK_BYTES)
+            log.seek(min(offset, size))  # some file systems refuse to read far beyond the end
+            data = log.read(LOG_CHUNK_BYTES)
     except FileNotFoundError:
         return LogChunk(text="", offset=0, size=0)
-    return log_chunk(piece, offset, size)
+    return _log_chunk(data, offset, size)
 
 
-def log_chunk(piece: bytes, offset: int, size: int) -> LogChunk:
-    """What stands at byte ``offset`` of a log of ``size`` bytes, as text."""
+def _log_chunk(data: bytes, offset: int, size: int) -> LogChunk:
+    """Bytes at ``offset`` of a log of ``size`` bytes, as text."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(piece)
-    pending = len(decoder.getstate()[0])  # the first bytes of a character that is not whole yet
-    return LogChunk(text=text, offset=min(offset, size) + len(piece) - pending, size=size)
+    text = decoder.decode(data)
+    pending = len(decoder.getstate()[0])  # first bytes of an incomplete character
+    return LogChunk(text=text, offset=min(offset, size) + len(data) - pending, size=size)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the one after the last; None: the whole file was asked for.
-
-    FileResponse would answer a bad range in plain text; here it becomes an error like any other.
-
-    Raises: Problem 400 or 416.
-    """
+    """First byte and end (exclusive) of the requested range; None: the whole file. Raises: Problem 400 or 416."""
     if header is None:
         return None
     match = RANGE_HEADER.fullmatch(header.strip().lower())
@@ -108,80 +164,17 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, min(stop + 1, size)
 
 
-_ARTIFACTS = "artifacts/"
-_LOG = "log.txt"
-
-
-class RunFiles:
-    """Only for ids that the database knows: it made them, so they are safe names.
-
-    Raises (every method): Problem; UserError ``artifacts_pending`` or ``store_unreachable``.
-    """
-
-    def __init__(self, context: AppState, session: Session, run_id: str) -> None:
-        path = f"runs/{run_id}"
-        self._supply = context.artifacts
-        self._here = RunDir(Path(context.settings.runs_dir) / run_id)
-        self._there = context.artifacts.find_remote_copy(session, path)
-        known = self._there or outbox.get_upload(session, path)
-        self._facts = _file_entries(known) if known is not None else {}
-
-    def artifacts(self) -> list[ArtifactView]:
-        """With the hashes of those that are in the store."""
-        if self._there is None:
-            return [self._hashed(artifact) for artifact in list_files(self._here.artifacts)]
-        outbox.require_uploaded(self._there)
-        return [
-            ArtifactView(name=name.removeprefix(_ARTIFACTS), **facts)
-            for name, facts in sorted(self._facts.items())
-            if name.startswith(_ARTIFACTS)
-        ]
-
-    def artifact(self, name: str, range_header: str | None) -> Response:
-        """A download, whole or the one range that was asked for."""
-        if self._there is None:
-            return file_response(confined_file(self._here.artifacts, name), range_header)
-        place = outbox.require_uploaded(self._there)
-        facts = self._facts.get(f"{_ARTIFACTS}{name}")
-        if facts is None:
-            raise Problem(404, "unknown_artifact", f"there is no file {name[:200]!r} among the artifacts")
-        size = facts["bytes"]
-        part = parse_range(range_header, size)
-        start, end = part or (0, size)
-        headers = {
-            "accept-ranges": "bytes",
-            "content-disposition": f"attachment; filename*=utf-8''{quote(name.rpartition('/')[2])}",
-            "content-length": str(end - start),
-            "etag": f'"{facts["sha256"]}"',
-        }
-        if part is not None:
-            headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
-        chunks = _start_stream(self._supply.store.read_stream(place, f"{_ARTIFACTS}{name}", start, end))
-        return StreamingResponse(chunks, 200 if part is None else 206, headers, media_type=OCTET_STREAM)
-
-    def log(self, offset: int) -> LogChunk:
-        """Up to 1 MiB of the log from byte ``offset`` on."""
-        if self._there is None:
-            return read_log(self._here.log_file, offset)
-        place = outbox.require_uploaded(self._there)
-        size = self._facts.get(_LOG, {"bytes": 0})["bytes"]
-        piece = b"".join(self._supply.store.read_stream(place, _LOG, offset, min(offset + LOG_CHUNK_BYTES, size)))
-        return log_chunk(piece, offset, size)
-
-    def _hashed(self, artifact: ArtifactView) -> ArtifactView:
-        facts = self._facts.get(f"{_ARTIFACTS}{artifact.name}")
-        same = facts is not None and facts["bytes"] == artifact.bytes and facts["modified_at"] == artifact.modified_at
-        return artifact.model_copy(update={"sha256": facts["sha256"]}) if facts is not None and same else artifact
+def _unknown_artifact(name: str) -> Problem:
+    return Problem(404, "unknown_artifact", f"there is no file {name[:200]!r} among the artifacts")
 
 
 def _file_entries(row: ArtifactUpload) -> dict[str, dict[str, Any]]:
     return {
-        name: {**facts, "modified_at": datetime.fromisoformat(facts["modified_at"])}
-        for name, facts in (row.files or {}).items()
+        name: {**entry, "modified_at": datetime.fromisoformat(entry["modified_at"])}
+        for name, entry in (row.files or {}).items()
     }
 
 
 def _start_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, with the first of them at hand: a store that is away is told before the answer begins."""
-    first = next(chunks, b"")
-    return chain((first,), chunks)
+    """The same chunks, the first already read: an unreachable store is reported before the response begins."""
+    return chain((next(chunks, b""),), chunks)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.schemas.base import RunView
+from api.schemas.runs import RunView
 from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, outbox, pgvector, registry
@@ -22,9 +22,7 @@ from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, dataset_
 
 
 def validate_submission(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Root]) -> AnySpec:
-    """The parsed spec, everything that it reads being registered.
-
-    ``roots``: what a path in it may lie in, or a URL below.
+    """Parse a spec, and check that everything it reads is registered or below one of ``roots``.
 
     Raises: Problem 422 with the dotted field of the spec; UserError ``pgvector_unavailable``, ``encoder_mismatch``.
     """
@@ -32,26 +30,26 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], root
         spec = parse_spec(kind, value)
     except UserError as error:
         raise Problem(422, error.code, error.message, field=error.field) from error
-    for field, look_up, name in _references(spec, roots):
-        try:
-            look_up(session, name)
-        except UserError as error:
-            raise Problem(422, error.code, error.message, field=field) from error
-    _check_collection_encoder(session, spec)
+    for field, find, name in _references(spec, roots):
+        check_reference(field, find, session, name)
+    for name in collections_of(spec):
+        encoder = registry.get_encoder(session, encoders_of(spec)[0])
+        registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
     if isinstance(spec, IndexSpec) and spec.index == "pgvector":
         pgvector.require_pgvector(session)
     return spec
 
 
-def _check_collection_encoder(session: Session, spec: AnySpec) -> None:
-    """Raises: UserError ``encoder_mismatch`` when a collection is to be added to with another encoder than its own."""
-    for name in collections_of(spec):
-        encoder = registry.get_encoder(session, encoders_of(spec)[0])
-        registry.check_collection_encoder(session, registry.get_collection(session, name), encoder)
+def check_reference(field: str, find: Callable[..., object], *arguments: object) -> None:
+    """Raises: Problem 422 naming ``field`` when ``find`` raises UserError."""
+    try:
+        find(*arguments)
+    except UserError as error:
+        raise Problem(422, error.code, error.message, field=field) from error
 
 
-def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Any, str]]:
-    """(field, how to find it, name) of everything that the spec reads."""
+def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Callable[..., object], str]]:
+    """(field, lookup, name or path) of everything that the spec reads."""
     for field, name in dataset_fields(spec).items():
         yield field, datasets.get_dataset, name
     for name in encoders_of(spec):
@@ -62,7 +60,7 @@ def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Any
         yield field, lambda _, path: resolve_allowed(path, roots), path
 
 
-_COMPUTED_FIELDS = ("tags", "after", "obstacle", "artifacts")
+_NOT_COLUMNS = {"tags", "after", "obstacle", "artifacts"}
 
 
 def run_view(session: Session, run: Run) -> RunView:
@@ -70,19 +68,23 @@ def run_view(session: Session, run: Run) -> RunView:
 
 
 def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
-    """With each queued run, why no worker can take it, if so; with one that has ended, what keeps its files."""
-    found = db_runs.blocked_reasons(session, runs)
-    begun = [run.id for run in runs if run.started_at is not None]
-    pending = outbox.runs_with_pending_uploads(session, begun) if begun else {}
-    return [
-        _run_view(run, found.get(run.id), _pending_artifacts(pending[run.id]) if run.id in pending else None)
-        for run in runs
-    ]
-
-
-def _run_view(run: Run, obstacle: dict[str, str] | None, artifacts: dict[str, str] | None) -> RunView:
-    facts = {name: getattr(run, name) for name in RunView.model_fields if name not in _COMPUTED_FIELDS}
-    return RunView(tags=list(run.tags), after=list(run.after), obstacle=obstacle, artifacts=artifacts, **facts)
+    """Views with the reason why no worker can run a queued run, and with pending uploads of its files."""
+    blocked = db_runs.blocked_reasons(session, runs)
+    started = [run.id for run in runs if run.started_at is not None]
+    pending = outbox.runs_with_pending_uploads(session, started) if started else {}
+    views = []
+    for run in runs:
+        columns = {name: getattr(run, name) for name in RunView.model_fields.keys() - _NOT_COLUMNS}
+        views.append(
+            RunView(
+                **columns,
+                tags=list(run.tags),
+                after=list(run.after),
+                obstacle=blocked.get(run.id),
+                artifacts=_pending_artifacts(pending[run.id]) if run.id in pending else None,
+            )
+        )
+    return views
 
 
 def _pending_artifacts(error: str | None) -> dict[str, str]:
@@ -92,68 +94,68 @@ def _pending_artifacts(error: str | None) -> dict[str, str]:
 
 
 def metric_line(row: Metric) -> dict[str, Any]:
-    """The line as the trainer wrote it; ``id`` is what to ask ``after``."""
+    """The line as the job wrote it, with ``id`` for the parameter ``after_id``."""
     return {**row.values, "id": row.id}
 
 
 def evaluation_figures(session: Session, encoder_id: str) -> list[dict[str, Any]]:
-    """Every figure of an encoder's evaluations, newest evaluation first, each with where it comes from."""
+    """All metrics of an encoder's evaluations with their run and dataset, newest evaluation first."""
     rows = []
-    for run, found in db_runs.list_evaluations(session, encoder_id):
+    for run, metrics in db_runs.list_evaluations(session, encoder_id):
         digest = (run.result or {}).get("dataset_hash")
         origin = {"run_id": run.id, "dataset": run.spec.get("dataset"), "dataset_hash": digest}
-        rows += [{**row, **origin} for row in found]
+        rows += [{**row, **origin} for row in metrics]
     return rows
 
 
-WAKEUPS_PER_INTERVAL = 4  # messages of one moment: a woken worker goes on to the next run by itself
+WAKEUPS_PER_INTERVAL = 4  # a woken worker goes on to further runs by itself
 WAKEUP_INTERVAL_SECONDS = 0.1
-_MAX_PENDING = 64  # of a long rush the latest; whom no message reaches, workers find on their rounds
+_MAX_PENDING = 64  # the latest of a burst; workers find the other runs when they poll
 _JOIN_SECONDS = 5.0
 
 
 class WakeupSender:
-    """Rings the doorbell in a thread of its own: the first time at once, in a rush a few times a moment.
+    """Publishes wake-ups in a thread: the first at once, then a few per interval.
 
-    Its thread starts with the first ring and ends with ``close``.
+    The thread starts with the first wake-up and ends with ``close``.
     """
 
-    def __init__(self, doorbell: WakeupProducer) -> None:
-        self._doorbell = doorbell
-        self._waiting: deque[str] = deque(maxlen=_MAX_PENDING)
+    def __init__(self, producer: WakeupProducer) -> None:
+        self._producer = producer
+        self._pending: deque[str] = deque(maxlen=_MAX_PENDING)
         self._lock = threading.Lock()
-        self._rung, self._closing = threading.Event(), threading.Event()
+        self._has_pending, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     async def wake(self, run_ids: Iterable[str]) -> None:
-        """Ring for runs whose rows are committed. A coroutine because it needs no thread of the framework's."""
+        """Publish runs whose rows are committed. A coroutine, so that no thread of the framework is needed."""
         with self._lock:
-            self._waiting.extend(run_ids)
+            self._pending.extend(run_ids)
             if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._work, name="ringer", daemon=True)
+                self._thread = threading.Thread(target=self._loop, name="wakeups", daemon=True)
                 self._thread.start()
-        self._rung.set()
+        self._has_pending.set()
 
-    def _work(self) -> None:
+    def _loop(self) -> None:
         while not self._closing.is_set():
-            self._rung.wait()
+            self._has_pending.wait()
             self._send()
             self._closing.wait(WAKEUP_INTERVAL_SECONDS)
 
     def _send(self) -> None:
-        """The messages of one moment; one that does not get through says that the broker is down."""
+        """Publish the wake-ups of one interval. A failure means that the broker is down: drop the rest."""
         with self._lock:
-            due = [self._waiting.popleft() for _ in range(min(WAKEUPS_PER_INTERVAL, len(self._waiting)))]
-            if not self._waiting:
-                self._rung.clear()
-        if not all(map(self._doorbell.wake, due)):
+            due = [self._pending.popleft() for _ in range(min(WAKEUPS_PER_INTERVAL, len(self._pending)))]
+            if not self._pending:
+                self._has_pending.clear()
+        if not all(map(self._producer.wake, due)):
             with self._lock:
-                self._waiting.clear()
+                self._pending.clear()
 
     def close(self) -> None:
-        """Send what waits, as far as a moment's messages go, and end the thread."""
+        """End the thread, then publish the wake-ups of one more interval."""
         self._closing.set()
-        self._rung.set()
+        self._has_pending.set()
         if self._thread is not None:
             self._thread.join(_JOIN_SECONDS)
             self._send()

@@ -1,200 +1,201 @@
-"""Search in a collection: the query, its vector, the opened collection and its encoder."""
+"""Search in collections: the opened collection, its encoder, and the query's vector."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from anyio import to_thread
 from sqlalchemy.orm import Session
 
 from api.core.errors import Problem
-from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.schemas.collections import SearchRequest, SearchResponse, Target
 from api.services.encoders import CHANGED, DAMAGED, load_encoder
-from api.services.media import Content, check_text
+from api.services.media import check_text, read_images
+from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, pgvector, registry
-from lcl_core.db.models import CollectionRow as Row
-from lcl_core.db.models import EncoderRow
+from lcl_core.db.models import CollectionRow
+from lcl_core.serving.dynamic_batcher import gather_results
 
 if TYPE_CHECKING:
+    from api.services.request_images import RequestImages
     from lcl_core.collections.collection import Collection
     from lcl_core.serving.batched_engine import BatchedEngine
 
-
-QUERY_PARTS = ("text", "image", "vector", "item")
-Weight = Annotated[float, Field(ge=-100, le=100)]
-
-
-class QueryWeights(BaseModel):
-    """How much each part counts; 1 where nothing is said. Less than 0: away from it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: Weight | None = None
-    image: Weight | None = None
-    vector: Weight | None = None
-    item: Weight | None = None
-
-    def as_dict(self) -> dict[str, float]:
-        return self.model_dump(exclude_none=True)
-
-
-class SearchQuery(BaseModel):
-    """At least one of text, image, vector and item; of several the weighted sum of their directions."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: Content | None = None
-    image: Content | None = Field(None, description="a picture as a data URL")
-    vector: list[float] | None = Field(None, max_length=16_384)
-    item: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
-        None, description="id of a picture or text of the collection"
-    )
-    weights: QueryWeights = QueryWeights()
-
-    @model_validator(mode="after")
-    def _some_part(self) -> Self:
-        if all(getattr(self, name) is None for name in QUERY_PARTS):
-            raise ValueError("give at least one of text, image, vector and item")
-        return self
-
-    @property
-    def needs_encoder(self) -> bool:
-        """Whether an encoder is needed to answer it."""
-        return self.text is not None or self.image is not None
-
-
-def check_weights(question: SearchQuery) -> None:
-    """Raises: Problem 422 for a weight of what is not there."""
-    for name in question.weights.as_dict():
-        if getattr(question, name) is None:
-            message = f"weights.{name}: there is no {name} in the query that it could weigh"
-            raise Problem(422, "bad_query", message, field=f"weights.{name}")
-
-
-def embed_query_text(question: SearchQuery, encoder: BatchedEngine | None, settings: ApiSettings) -> dict[str, Any]:
-    """f32 [E] of the text, by its name, if there is one. Raises: Problem 422."""
-    if question.text is None or encoder is None:
-        return {}
-    return {"text": encoder.embed_texts([check_text(question.text, settings, "text")])[0]}
-
-
-def query_vector(question: SearchQuery, embedded: dict[str, Any], collection: Collection) -> Any:
-    """f32 [E] of length 1: all parts in one. Raises: UserError naming the part, or ``zero_query``."""
-    from lcl_core.collections.query import combine_vectors  # numpy: not at start-up
-
-    parts = dict(embedded)
-    if question.vector is not None:
-        parts["vector"] = question.vector
-    if question.item is not None:
-        try:
-            parts["item"] = collection.vector(question.item)
-        except UserError as error:
-            raise UserError(error.message, code=error.code, field="item") from error
-    return combine_vectors(parts, question.weights.as_dict(), collection.dim)
-
-
 log = structlog.get_logger(__name__)
+MAX_ATTEMPTS = 5  # a collection's directory may be replaced while it is being opened
+ROWS_PER_CHUNK = 128
 _DAMAGE = ("collection_changed", "collection_unreadable")
-_MAX_ATTEMPTS = 5  # directories of a collection that may come and go while it is being opened
 
 
 @dataclass(frozen=True)
 class OpenedCollection:
-    """A collection and, for queries that are no vectors yet, the encoder that made its own."""
+    """A collection and, where a query needs it, its encoder. ``path``: as in the collection's row."""
 
     id: str
-    path: str  # as the row has it
+    path: str
     collection: Collection
     encoder: BatchedEngine | None
 
 
-def open_collection(context: AppState, session: Session, name: str) -> tuple[Row, Collection]:
-    """The row, and what it stands for with all its changes, opened. ``session`` only reads.
+def open_collection(state: AppState, session: Session, name: str) -> tuple[CollectionRow, Collection]:
+    """The row, and the collection with all its changes. ``session`` only reads.
 
-    While nothing has changed it costs no more than to read the row.
+    An unchanged open collection costs one query.
 
     Raises: UserError; Problem 409 ``collection_changed`` or ``collection_unreadable`` for damage on the server.
     """
-    for _ in range(_MAX_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         row = registry.get_collection(session, name)
         load = partial(collections.changes_since, session, row.id, row.path)
         try:
-            directory = context.artifacts.folder(session, row.path)
-            ask = pgvector.PgVectorIndex(context.database, row.vectors, row.dim) if row.vectors else None
-            return row, context.inference().collection(directory, row.changes, load, ask)
+            directory = state.artifacts.folder(session, row.path)
+            search = pgvector.PgVectorIndex(state.database, row.vectors, row.dim) if row.vectors else None
+            return row, state.inference().collection(directory, row.changes, load, search)
         except collections.CollectionReplaced:
             session.close()
         except UserError as error:
             session.close()
             if error.code not in _DAMAGE:
                 raise
-            moved = registry.get_collection(session, name).path != row.path
+            replaced = registry.get_collection(session, name).path != row.path
             session.close()
-            if not moved:
+            if not replaced:
                 raise _damage_problem(row, error) from error
-    raise _busy(name)
+    raise collection_busy(name)
 
 
-def read_item_image(context: AppState, session: Session, name: str, item: str) -> tuple[bytes, str]:
-    """A picture's bytes and media type, wherever they are. ``session`` only reads. Raises: UserError."""
-    for _ in range(_MAX_ATTEMPTS):
-        row, collection = open_collection(context, session, name)
+def open_for_search(state: AppState, session: Session, name: str, needs_encoder: bool) -> OpenedCollection:
+    """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
+
+    Raises: Problem 409 when the encoder is gone, damaged or changed; UserError.
+    """
+    row, collection = open_collection(state, session, name)
+    encoder = _collection_encoder(state, session, row) if needs_encoder else None
+    session.close()
+    return OpenedCollection(row.id, row.path, collection, encoder)
+
+
+def read_item_image(state: AppState, session: Session, name: str, item: str) -> tuple[bytes, str]:
+    """Bytes and media type of an item's image. ``session`` only reads. Raises: UserError."""
+    for _ in range(MAX_ATTEMPTS):
+        row, collection = open_collection(state, session, name)
         media_type = collection.item(item)["media_type"]
         if not collection.is_added(item):
             return collection.image_bytes(item), media_type
         data = collections.item_image(session, row.id, item)
         if data is not None:
             return data, media_type
-        session.close()  # it was removed or folded since: look anew
-    raise _busy(name)
+        session.close()  # removed or compacted meanwhile: open again
+    raise collection_busy(name)
 
 
-def _damage_problem(row: Row, error: UserError) -> Problem:
-    """By the collection's name: where it lies on the server is for the log."""
-    log.error("collection_damaged", collection=row.id, error=str(error))
-    message = f"collection {row.name!r} cannot be used: {error.message}"
-    return Problem(409, error.code, f"{message}, or have an admin restore its folder from a backup")
+def item_view(collection_id: str, record: dict[str, Any]) -> dict[str, Any]:
+    """An image's record with its URL and first caption; a text's record with the URLs of its images."""
+    if "text" in record:
+        return {**record, "image_urls": [_image_url(collection_id, item) for item in record.get("items", [])]}
+    caption = next(iter(record.get("captions", [])), "")
+    return {**record, "caption": caption, "image_url": _image_url(collection_id, record["id"])}
 
 
-def _busy(name: str) -> Problem:
-    message = f"collection {name!r} is being made anew at this moment; try again"
-    return Problem(503, "collection_busy", message, headers={"retry-after": "1"})
+def _image_url(collection_id: str, item: str) -> str:
+    return f"/v1/collections/{collection_id}/items/{quote(item, safe='')}/image"
 
 
-def open_for_search(context: AppState, session: Session, name: str, encodes: bool) -> OpenedCollection:
-    """Ends the session: a connection is not held while an encoder is loaded, or runs.
+def stream_vectors(collection: Collection, target: Target) -> Iterator[bytes]:
+    """JSON lines: each row's record with ``encoder_hash``, and its ``vector`` with all bits of f32.
 
-    Args:
-        encodes: whether the encoder is needed.
-
-    Raises: Problem 409 when that encoder is gone, damaged or changed; UserError.
+    JSON lines, not Parquet: rows are made and read in constant memory, and a download that breaks off is good up to its
+    last whole line. Each line is complete in itself, so that files may be split and joined.
     """
-    row, collection = open_collection(context, session, name)
-    if not encodes:
-        session.close()
-        return OpenedCollection(row.id, row.path, collection, None)
-    return OpenedCollection(row.id, row.path, collection, _collection_encoder(context, session, row))
+    count = collection.count(target)
+    numbers = ", ".join(["%.9g"] * collection.dim)
+    for start in range(0, count, ROWS_PER_CHUNK):
+        rows = range(start, min(start + ROWS_PER_CHUNK, count))
+        _, vectors = collection.at(target, rows)
+        lines = []
+        for row, vector in zip(rows, vectors.astype("<f4"), strict=True):
+            record = {**collection.record(target, row), "encoder_hash": collection.encoder_hash}
+            head = json.dumps(record, ensure_ascii=False)[:-1]
+            lines.append(f'{head}, "vector": [{numbers % tuple(vector.tolist())}]}}\n')
+        yield "".join(lines).encode("utf-8", "replace")
 
 
-def _collection_encoder(context: AppState, session: Session, collection: Row) -> BatchedEngine:
-    """The encoder that the collection names or, where that cannot be used, one that is equal to it in all files."""
+async def search(state: AppState, name: str, body: SearchRequest, owner: str) -> SearchResponse:
+    """The nearest items by cosine among those that ``where`` allows."""
+    # A text search is one call in one thread: each further hop costs the event loop more than its own work.
+    if body.image is None:
+        return await to_thread.run_sync(_search_by_text, state, name, body, limiter=state.searching)
+    started = time.perf_counter()
+
+    def begin() -> tuple[BatchedEngine, OpenedCollection]:
+        opened = _open(state, name, body)
+        assert opened.encoder is not None, "an image needs it"
+        return opened.encoder, opened
+
+    def read(
+        encoder: BatchedEngine, opened: OpenedCollection, images: RequestImages
+    ) -> tuple[OpenedCollection, list[Future[Any]]]:
+        return opened, encoder.submit_images([encoder.prepare(images.read("image"))])
+
+    opened, submitted = await read_images(state, owner, {"image": body.image}, begin, read)
+    (vector,) = await gather_results(submitted)
+    embedded = {"image": vector}
+    return await to_thread.run_sync(_find, state, body, opened, embedded, started, limiter=state.searching)
+
+
+def _search_by_text(state: AppState, name: str, body: SearchRequest) -> SearchResponse:
+    started = time.perf_counter()
+    return _find(state, body, _open(state, name, body), {}, started)
+
+
+def _open(state: AppState, name: str, body: SearchRequest) -> OpenedCollection:
+    with state.database.reading() as session:
+        opened = open_for_search(state, session, name, body.needs_encoder)
+    for part in body.weights.as_dict():
+        if getattr(body, part) is None:
+            message = f"weights.{part}: there is no {part} in the query that it could weigh"
+            raise Problem(422, "bad_query", message, field=f"weights.{part}")
+    return opened
+
+
+def _find(
+    state: AppState, body: SearchRequest, opened: OpenedCollection, embedded: dict[str, Any], started: float
+) -> SearchResponse:
+    from api.services.collection_views import query_vector  # numpy, which the open collection has imported
+
+    if body.text is not None and opened.encoder is not None:
+        embedded["text"] = opened.encoder.embed_texts([check_text(body.text, state.settings, "text")])[0]
+    vector = query_vector(body, embedded, opened.collection)
+    encoder_hash = None if opened.encoder is None else opened.encoder.hash
+    count = body.offset + body.k
+    hits = opened.collection.search(vector, count, body.target, body.where or None, encoder_hash=encoder_hash)
+    views = [{"id": hit.id, "score": hit.score, **item_view(opened.id, hit.metadata)} for hit in hits[body.offset :]]
+    return SearchResponse(hits=views, took_ms=round((time.perf_counter() - started) * 1000, 2))
+
+
+def _collection_encoder(state: AppState, session: Session, collection: CollectionRow) -> BatchedEngine:
+    """The collection's own encoder or, where that cannot be used, one with identical files."""
     own = registry.collection_encoder(session, collection)
     problem = None
     if own is not None:
         try:
-            return _load_encoder(context, session, own)
+            return load_encoder(state, session, own)
         except Problem as error:
             if error.code not in (CHANGED, DAMAGED):
                 raise
             problem = error
     for other in registry.identical_encoders(session, collection):
         try:
-            return _load_encoder(context, session, other)
+            return load_encoder(state, session, other)
         except UserError:
             log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
     session.close()
@@ -202,7 +203,13 @@ def _collection_encoder(context: AppState, session: Session, collection: Row) ->
     raise problem or Problem(409, "encoder_gone", message)
 
 
-def _load_encoder(context: AppState, session: Session, row: EncoderRow) -> BatchedEngine:
-    directory = context.artifacts.folder(session, row.path)
-    session.close()
-    return load_encoder(context, row, directory)
+def _damage_problem(row: CollectionRow, error: UserError) -> Problem:
+    """The response names the collection, the log the path."""
+    log.error("collection_damaged", collection=row.id, error=str(error))
+    message = f"collection {row.name!r} cannot be used: {error.message}"
+    return Problem(409, error.code, f"{message}, or have an admin restore its folder from a backup")
+
+
+def collection_busy(name: str) -> Problem:
+    message = f"collection {name!r} is being made anew at this moment; try again"
+    return Problem(503, "collection_busy", message, headers={"retry-after": "1"})

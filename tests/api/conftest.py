@@ -15,7 +15,7 @@ import structlog
 
 from api.cli import main
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
 from tests.api.service_fixture import Json, Serve, ServiceFixture, serve_app
 

@@ -18,7 +18,7 @@ from api.app import create_app
 from api.client import Client
 from api.core.http_server import server_config
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db import collections, complete_run, leases, queue, registry, runs, studies, submit
 from lcl_core.specs.parsing import parse_spec
@@ -29,7 +29,7 @@ JOB_FUNCTIONS = {
     "validate": ("lcl_core.data.validation.run", "validate_run"),
     "convert": ("lcl_core.data.conversion.run", "convert_run"),
     "evaluate": ("lcl_core.evaluation.evaluate", "evaluate"),
-    "index": ("lcl_core.collections.index_job", "index"),
+    "index": ("lcl_core.collections.index_job", "run_index_job"),
     "pretrain": ("lcl_core.train.__main__", "pretrain"),
 }
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from api.client import Client
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.db import complete_run
 from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder
 

@@ -59,7 +59,7 @@ class World:
 
     def __init__(self, home: Path, settings: Any, api_url: str) -> None:
         from api.client import Client
-        from api.core.state import AppState
+        from api.services.state import AppState
 
         self.home = home
         self.context = AppState(settings)

@@ -12,7 +12,7 @@ import pytest
 
 from api.core.disk_check import database_disk_fault, probe_folder, writable_folders
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.common.system_errors import FailureCode
 
 RUN = {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "x" * 100}

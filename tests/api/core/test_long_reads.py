@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 import api.routes.encoders
-import api.services.collections
-import api.services.datasets
+import api.services.collection_views
+import api.services.corpora
 from api.core.errors import Problem
 from api.core.limits import MAX_LONG_READS, MAX_LONG_READS_PER_OWNER, MAX_WAITING_READS_PER_OWNER, LongReadQueue
 from tests.api.routes.test_datasets import write_corpus
@@ -100,7 +100,7 @@ def test_registrations_that_read_for_long_hold_up_nobody(
     house: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     slow, corpus = Slow(), write_corpus(data_root / "slow corpus")
-    monkeypatch.setattr(api.services.datasets, "compute_statistics", slow)
+    monkeypatch.setattr(api.services.corpora, "compute_statistics", slow)
     calls = [partial(register, corpus, number) for number in range(IMPORTS)]
     with under_way(house, "submitter", calls, slow, eventually) as asked:
         others_go_on(house)
@@ -112,7 +112,7 @@ def test_maps_that_are_drawn_take_nobodys_thread(
     house: Any, collection: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     slow = Slow()
-    monkeypatch.setattr(api.services.collections, "project_points", slow)
+    monkeypatch.setattr(api.services.collection_views, "project_points", slow)
     calls = [lambda client: client.get("/v1/collections/squares/map").status_code] * 60
     with under_way(house, "viewer", calls, slow, eventually):
         others_go_on(house)
@@ -128,13 +128,13 @@ def test_healthz_needs_no_thread(house: Any, encoder: Any, monkeypatch: pytest.M
 
 def test_a_map_is_drawn_once(house: Any, collection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    draw = api.services.collections.project_points
+    draw = api.services.collection_views.project_points
 
     def count(opened: Any, limit: int) -> Any:
         drawn.append(limit)
         return draw(opened, limit)
 
-    monkeypatch.setattr(api.services.collections, "project_points", count)
+    monkeypatch.setattr(api.services.collection_views, "project_points", count)
     with house.http("viewer") as viewer:
         first, again, smaller = (
             viewer.get("/v1/collections/squares/map", params={"limit": limit}).json() for limit in (3000, 2999, 2)

@@ -168,10 +168,10 @@ def test_a_database_that_is_away_costs_its_figures_alone(tmp_path: Path, there: 
     database = Database(f"sqlite:///{tmp_path / 'lcl.db'}")
     if there:
         database.migrate()
-    telemetry = ProcessMetrics()
-    telemetry.register(DatabaseCollector(database))
-    telemetry.observe("GET", "/healthz", 200, 0.1)
-    families = text_string_to_metric_families(generate_latest(telemetry.registry).decode())
+    metrics = ProcessMetrics()
+    metrics.register(DatabaseCollector(database))
+    metrics.observe("GET", "/healthz", 200, 0.1)
+    families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     found = {family.name: family.samples for family in families}
     assert found["lcl_database_up"][0].value == float(there)
     assert ("lcl_runs" in found) is there

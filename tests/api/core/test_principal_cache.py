@@ -28,36 +28,36 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def callers(clock: Clock) -> PrincipalCache:
+def cache(clock: Clock) -> PrincipalCache:
     return PrincipalCache(clock)
 
 
-def test_for_a_second_and_no_other_key(callers: PrincipalCache, clock: Clock) -> None:
-    callers.put("key", SOMEBODY, callers.version, None)
-    assert (callers.get("key", NOON), callers.get("kez", NOON)) == (SOMEBODY, None)
+def test_for_a_second_and_no_other_key(cache: PrincipalCache, clock: Clock) -> None:
+    cache.put("key", SOMEBODY, cache.version, None)
+    assert (cache.get("key", NOON), cache.get("kez", NOON)) == (SOMEBODY, None)
     clock.now += CACHE_SECONDS
-    assert callers.get("key", NOON) is None
+    assert cache.get("key", NOON) is None
 
 
-def test_never_longer_than_the_key_is_valid(callers: PrincipalCache) -> None:
-    callers.put("key", SOMEBODY, callers.version, NOON)
-    assert callers.get("key", NOON - timedelta(milliseconds=1)) == SOMEBODY
-    assert callers.get("key", NOON) is None
+def test_never_longer_than_the_key_is_valid(cache: PrincipalCache) -> None:
+    cache.put("key", SOMEBODY, cache.version, NOON)
+    assert cache.get("key", NOON - timedelta(milliseconds=1)) == SOMEBODY
+    assert cache.get("key", NOON) is None
 
 
-def test_a_change_ends_it_and_what_was_looked_up_before_it_is_not_noted(callers: PrincipalCache) -> None:
-    before = callers.version
-    callers.put("one", SOMEBODY, before, None)
-    callers.clear()
-    callers.put("two", SOMEBODY, before, None)
-    assert (callers.get("one", NOON), callers.get("two", NOON)) == (None, None)
+def test_a_change_ends_it_and_what_was_looked_up_before_it_is_not_noted(cache: PrincipalCache) -> None:
+    before = cache.version
+    cache.put("one", SOMEBODY, before, None)
+    cache.clear()
+    cache.put("two", SOMEBODY, before, None)
+    assert (cache.get("one", NOON), cache.get("two", NOON)) == (None, None)
 
 
-def test_strangers_cannot_fill_the_memory(callers: PrincipalCache) -> None:
+def test_strangers_cannot_fill_the_memory(cache: PrincipalCache) -> None:
     for number in range(5000):
-        callers.put(f"key {number}", SOMEBODY, callers.version, None)
-    assert len(callers._known) <= 1024
-    assert callers.get("key 4999", NOON) == SOMEBODY
+        cache.put(f"key {number}", SOMEBODY, cache.version, None)
+    assert len(cache._entries) <= 1024
+    assert cache.get("key 4999", NOON) == SOMEBODY
 
 
 def test_a_busy_client_is_looked_up_once_a_second(house: Any, http: httpx.Client) -> None:

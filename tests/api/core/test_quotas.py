@@ -12,7 +12,7 @@ import pytest
 
 from api.core.quotas import Quotas
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.db import complete_run, runs
 from lcl_core.db import quotas as db_quotas
 from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder

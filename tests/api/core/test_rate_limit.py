@@ -13,7 +13,7 @@ from api.core.auth import Principal
 from api.core.errors import Problem
 from api.core.rate_limit import RateLimiter
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 
 
 class Clock:
@@ -28,20 +28,20 @@ STREAMS = 100  # of an owner
 
 
 @contextmanager
-def slot(throttle: RateLimiter, key: str = "a", *, owner: str = "ada", stream: bool = False) -> Iterator[None]:
-    with throttle.acquire(Principal(owner, "viewer", key)) as held:
+def slot(limiter: RateLimiter, key: str = "a", *, owner: str = "ada", stream: bool = False) -> Iterator[None]:
+    with limiter.acquire(Principal(owner, "viewer", key)) as held:
         if stream:
             held.become_stream()
         yield
 
 
-def ask(throttle: RateLimiter, key: str = "a") -> None:
-    with slot(throttle, key):
+def ask(limiter: RateLimiter, key: str = "a") -> None:
+    with slot(limiter, key):
         pass
 
 
-def wait_of(throttle: RateLimiter, key: str = "a", **more: Any) -> str:
-    with pytest.raises(Problem) as caught, slot(throttle, key, **more):
+def wait_of(limiter: RateLimiter, key: str = "a", **more: Any) -> str:
+    with pytest.raises(Problem) as caught, slot(limiter, key, **more):
         pass
     assert (caught.value.status, caught.value.code) == (429, "too_many_requests")
     assert caught.value.headers is not None
@@ -50,56 +50,56 @@ def wait_of(throttle: RateLimiter, key: str = "a", **more: Any) -> str:
 
 def test_a_minutes_requests_come_back_with_time() -> None:
     clock = Clock()
-    throttle = RateLimiter(6, 10, STREAMS, clock)
+    limiter = RateLimiter(6, 10, STREAMS, clock)
     for _ in range(6):
-        ask(throttle)
-    assert wait_of(throttle) == "10"
+        ask(limiter)
+    assert wait_of(limiter) == "10"
     clock.now = 4.5
-    assert wait_of(throttle) == "6", "and what was refused costs nothing"
+    assert wait_of(limiter) == "6", "and what was refused costs nothing"
     clock.now = 10.0
-    ask(throttle)
+    ask(limiter)
     clock.now = 1000.0
     for _ in range(6):
-        ask(throttle)
-    assert wait_of(throttle) == "10", "never more than a minute's are saved up"
+        ask(limiter)
+    assert wait_of(limiter) == "10", "never more than a minute's are saved up"
 
 
 def test_keys_do_not_share() -> None:
-    throttle = RateLimiter(1, 1, STREAMS, Clock())
-    ask(throttle, "a")
-    ask(throttle, "b")
-    wait_of(throttle, "a")
+    limiter = RateLimiter(1, 1, STREAMS, Clock())
+    ask(limiter, "a")
+    ask(limiter, "b")
+    wait_of(limiter, "a")
 
 
 def test_places_are_given_back_whatever_happens() -> None:
-    throttle = RateLimiter(100, 2, STREAMS, Clock())
-    with slot(throttle, "a"), slot(throttle, "a"):
-        assert wait_of(throttle) == "1"
-        assert throttle.in_use() == {"request": 2, "stream": 0}
-    with pytest.raises(ZeroDivisionError), slot(throttle, "a"):
+    limiter = RateLimiter(100, 2, STREAMS, Clock())
+    with slot(limiter, "a"), slot(limiter, "a"):
+        assert wait_of(limiter) == "1"
+        assert limiter.in_use() == {"request": 2, "stream": 0}
+    with pytest.raises(ZeroDivisionError), slot(limiter, "a"):
         raise ZeroDivisionError
-    assert throttle.in_use() == {"request": 0, "stream": 0}
+    assert limiter.in_use() == {"request": 0, "stream": 0}
 
 
 def test_streams_hold_half_of_the_places_at_most() -> None:
-    throttle = RateLimiter(100, 4, STREAMS, Clock())
-    with slot(throttle, "a", stream=True), slot(throttle, "a", stream=True):
-        wait_of(throttle, stream=True)
-        with slot(throttle, "a"), slot(throttle, "a"):
-            wait_of(throttle)
-        assert throttle.in_use() == {"request": 0, "stream": 2}
+    limiter = RateLimiter(100, 4, STREAMS, Clock())
+    with slot(limiter, "a", stream=True), slot(limiter, "a", stream=True):
+        wait_of(limiter, stream=True)
+        with slot(limiter, "a"), slot(limiter, "a"):
+            wait_of(limiter)
+        assert limiter.in_use() == {"request": 0, "stream": 2}
     with slot(RateLimiter(100, 1, STREAMS, Clock()), stream=True):
         pass  # one slot: a stream may have it
 
 
 def test_streams_of_one_owner_are_bounded_over_all_keys() -> None:
-    throttle = RateLimiter(100, 10, 3, Clock())
-    with slot(throttle, "a", stream=True), slot(throttle, "b", stream=True), slot(throttle, "c", stream=True):
-        wait_of(throttle, "d", stream=True)
-        with slot(throttle, "e", owner="bob", stream=True), slot(throttle, "d"):
-            assert throttle.in_use() == {"request": 1, "stream": 4}
-    with slot(throttle, "d", stream=True):
-        assert throttle.in_use() == {"request": 0, "stream": 1}
+    limiter = RateLimiter(100, 10, 3, Clock())
+    with slot(limiter, "a", stream=True), slot(limiter, "b", stream=True), slot(limiter, "c", stream=True):
+        wait_of(limiter, "d", stream=True)
+        with slot(limiter, "e", owner="bob", stream=True), slot(limiter, "d"):
+            assert limiter.in_use() == {"request": 1, "stream": 4}
+    with slot(limiter, "d", stream=True):
+        assert limiter.in_use() == {"request": 0, "stream": 1}
 
 
 @pytest.fixture

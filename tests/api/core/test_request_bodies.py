@@ -21,7 +21,7 @@ import pytest
 from api.core.errors import Problem
 from api.core.limits import BodyBudget
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from deploy.process import responds
 from tests.api.test_startup import api
 

@@ -36,8 +36,8 @@ def entries(database: Database) -> int:
         return session.execute(ENTRIES).scalar_one()
 
 
-def writing(database: Database, lane: CapacityLimiter | None = None) -> RequestSession:
-    return RequestSession(database.writer, lane or CapacityLimiter(1), lambda session: write(session, "last words"))
+def writing(database: Database, threads: CapacityLimiter | None = None) -> RequestSession:
+    return RequestSession(database.writer, threads or CapacityLimiter(1), lambda session: write(session, "last words"))
 
 
 def run(session: RequestSession, fail: bool = False) -> int:
@@ -101,7 +101,7 @@ def test_the_end_of_one_that_asked_nothing_needs_no_thread(database: Database) -
 
 
 def test_no_more_at_one_time_than_there_are_lanes(database: Database) -> None:
-    lane, at_once, most = CapacityLimiter(2), 0, 0
+    threads, at_once, most = CapacityLimiter(2), 0, 0
     lock = threading.Lock()
     released = threading.Event()
 
@@ -120,7 +120,7 @@ def test_no_more_at_one_time_than_there_are_lanes(database: Database) -> None:
     async def main() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(6):
-                group.start_soon(lambda: endpoint(session=RequestSession(database.engine, lane, None)))
+                group.start_soon(lambda: endpoint(session=RequestSession(database.engine, threads, None)))
 
     anyio.run(main)
     assert most == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Metric, WebhookDelivery
 from lcl_core.db.session import now

@@ -10,9 +10,9 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from api.app import ROUTERS
 from api.client import data_url
 from api.deps import get_write_transaction
-from api.routes import ROUTERS
 from lcl_core.db import complete_run
 from tests.api.sample_assets import images_by_colour, make_collection, png
 

@@ -121,7 +121,7 @@ def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(
 
 def test_copies_are_counted_and_taken_away(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = EncoderExporter(house.context.settings)
-    monkeypatch.setattr(exporter, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(exporter, "_slots", threading.BoundedSemaphore(1))
     own = house.home / "encoders" / encoder["id"]
     with exporter.files(own, "huggingface") as files:
         assert left_over(house) == [files[0].parent.name]
@@ -133,7 +133,7 @@ def test_copies_are_counted_and_taken_away(house: Any, encoder: Any, monkeypatch
     assert left_over(house) == []
     with pytest.raises(UserError, match="class token"), exporter.files(own, "openclip"):
         pytest.fail("this cannot be made")
-    assert exporter._places.acquire(blocking=False), "the place is free again"
+    assert exporter._slots.acquire(blocking=False), "the place is free again"
 
 
 def test_a_reader_who_goes_leaves_nothing_behind(

@@ -92,7 +92,7 @@ def test_a_client_that_goes_away_ends_the_writing(
     steps, has_left = [], threading.Event()
     leave, add = StreamConsumers._cancel, IncrementalDetokenizer.add
 
-    def note_leaving(self: StreamConsumers, texts: Any) -> None:
+    def record_cancel(self: StreamConsumers, texts: Any) -> None:
         leave(self, texts)
         has_left.set()
 
@@ -101,7 +101,7 @@ def test_a_client_that_goes_away_ends_the_writing(
         assert len(steps) < 2 or has_left.wait(SECONDS)
         return add(self, token) or "so"
 
-    monkeypatch.setattr(StreamConsumers, "_cancel", note_leaving)
+    monkeypatch.setattr(StreamConsumers, "_cancel", record_cancel)
     monkeypatch.setattr(IncrementalDetokenizer, "add", add_one)
     pieces = house.admin.stream_captions("tiny", [pictures["red"]], max_new_tokens=30)
     assert not next(pieces).whole
@@ -113,15 +113,15 @@ def test_a_client_that_goes_away_ends_the_writing(
 
 def test_time_that_is_up_ends_the_writing() -> None:
     async def ask(pieces: bool) -> tuple[list[Any], bool]:
-        audience, text = StreamConsumers(1, 0.02, pieces=pieces), Future[str]()
+        consumers, text = StreamConsumers(1, 0.02, stream=pieces), Future[str]()
         text.set_running_or_notify_cancel()
         if pieces:
-            heard = [event async for event in audience.events([text], lambda index, words: {})]
+            heard = [event async for event in consumers.events([text], lambda index, words: {})]
         else:
             with pytest.raises(UserError, match="not written within") as caught:
-                await audience.whole([text])
+                await consumers.wait_all([text])
             heard = [caught.value.code]
-        return heard, audience.readers[0].cancelled
+        return heard, consumers.listeners[0].cancelled
 
     (event,), has_left = asyncio.run(ask(pieces=True))
     assert (event["event"], has_left) == ("error", True)
@@ -131,12 +131,12 @@ def test_time_that_is_up_ends_the_writing() -> None:
 
 def test_one_text_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async def ask() -> list[dict[str, Any]]:
-        audience, texts = StreamConsumers(3, SECONDS, pieces=True, field="images"), [Future[str]() for _ in range(3)]
+        consumers, texts = StreamConsumers(3, SECONDS, stream=True, field="images"), [Future[str]() for _ in range(3)]
         texts[0].set_exception(UserError("no picture", code="image_unreadable"))
-        audience.readers[1].notify("a fox")
+        consumers.listeners[1].notify("a fox")
         texts[1].set_result("a fox")
         texts[2].set_exception(ValueError("secret"))
-        return [event async for event in audience.events(texts, lambda index, words: {"index": index, "x": words})]
+        return [event async for event in consumers.events(texts, lambda index, words: {"index": index, "x": words})]
 
     events = [(event["event"], json.loads(event["data"])) for event in asyncio.run(ask())]
     assert ("piece", {"index": 1, "piece": "a fox"}) in events

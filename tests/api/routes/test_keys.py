@@ -13,10 +13,10 @@ import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import select
 
+from api.app import ROUTERS
 from api.core import auth
 from api.core.auth import ConfiguredKey, ensure_configured_key
 from api.core.settings import ApiSettings
-from api.routes import ROUTERS
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import ApiKey
 from lcl_core.db.session import Database

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
+from api.app import ROUTERS
 from api.deps import OWNED
-from api.routes import ROUTERS
 from lcl_core.db import complete_run
 
 # What a path may name that is the whole team's, and why. A route that names anything else belongs in OWNED.

@@ -345,7 +345,7 @@ def test_the_description_covers_every_call_and_its_errors(house: Any) -> None:
 
 def test_every_status_that_an_error_may_have_is_described() -> None:
     given = {*errors.STATUS_OF_CODE.values(), *errors.CODE_OF_STATUS}
-    for file in (Path(errors.__file__).parent).rglob("*.py"):
+    for file in (Path(errors.__file__).parents[1]).rglob("*.py"):
         given |= {int(status) for status in re.findall(r"(?:Problem|error_response)\(\s*(\d{3})", file.read_text())}
     assert given - errors.STATUS_DESCRIPTIONS.keys() == set()
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from api.core.settings import ApiSettings
-from api.schemas.webhooks import RunEvent
+from api.schemas.admin import RunEvent
 from lcl_core.common.webhook_signing import master_secret, webhook_secret
 from lcl_core.db.outbox import WEBHOOK_EVENTS
 
@@ -20,7 +20,7 @@ URL = "https://hooks.example.org/lcl"
 @pytest.fixture(scope="module")
 def hooked(serve: Any, house_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A service that may tell hooks.example.org."""
-    from api.core.state import AppState
+    from api.services.state import AppState
 
     home: Path = tmp_path_factory.mktemp("hooked")
     settings = ApiSettings(home=home, webhook_hosts=["hooks.example.org"], _env_file=None)  # type: ignore[call-arg]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import complete_run, registry, submit
 from lcl_core.db.models import EncoderRow
@@ -242,7 +242,7 @@ def test_what_an_import_that_fails_has_copied_is_removed(
     folder = house.home / "encoders"
     before = sorted(path.name for path in folder.iterdir())
     rows = len(house.admin.encoders())
-    monkeypatch.setattr("api.deps.store.note_action", _broken)  # the last words of the transaction
+    monkeypatch.setattr("api.deps.audit.record_action", _broken)  # the last rows of the transaction
     answer = http.post("/v1/encoders", json={"name": "half-way", "path": str(encoder_dir)})
     assert answer.status_code == 500
     monkeypatch.undo()

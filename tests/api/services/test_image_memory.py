@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from tests.api.sample_assets import images_by_colour, make_collection, png, save_encoder
 from tests.api.service_fixture import ServiceFixture, serve_app
 from tests.api.test_startup import ROOT, environment

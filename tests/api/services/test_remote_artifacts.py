@@ -17,7 +17,7 @@ import pytest
 
 from api.client import ApiError
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.db import artifacts, complete_run, leases, registry
 from tests.api.sample_assets import save_encoder
 from tests.api.service_fixture import ServiceFixture

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from api.client import ApiError
 from api.core.settings import ApiSettings
-from api.core.state import AppState
+from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Base
 

@@ -29,64 +29,64 @@ class Listening(WakeupProducer):
 
 
 @pytest.fixture
-def doorbell() -> Listening:
+def producer() -> Listening:
     return Listening()
 
 
 @pytest.fixture
-def ringer(doorbell: Listening) -> Iterator[WakeupSender]:
-    ringer = WakeupSender(doorbell)
-    yield ringer
-    doorbell.let_go.set()
-    ringer.close()
+def sender(producer: Listening) -> Iterator[WakeupSender]:
+    sender = WakeupSender(producer)
+    yield sender
+    producer.let_go.set()
+    sender.close()
 
 
-def ring(ringer: WakeupSender, *run_ids: str) -> None:
-    anyio.run(ringer.wake, run_ids)
+def ring(sender: WakeupSender, *run_ids: str) -> None:
+    anyio.run(sender.wake, run_ids)
 
 
-def test_each_run_is_told_of(ringer: WakeupSender, doorbell: Listening, eventually: Callable[..., None]) -> None:
+def test_each_run_is_told_of(sender: WakeupSender, producer: Listening, eventually: Callable[..., None]) -> None:
     runs = [f"run_{number}" for number in range(3 * WAKEUPS_PER_INTERVAL)]
     for run in runs:
-        ring(ringer, run)
-    eventually(lambda: doorbell.heard == runs)
-    ring(ringer, "run_later")
-    eventually(lambda: doorbell.heard[-1] == "run_later")
+        ring(sender, run)
+    eventually(lambda: producer.heard == runs)
+    ring(sender, "run_later")
+    eventually(lambda: producer.heard[-1] == "run_later")
 
 
 def test_nobody_waits_for_a_slow_broker_and_of_a_long_rush_the_latest_are_told(
-    ringer: WakeupSender, doorbell: Listening, eventually: Callable[..., None]
+    sender: WakeupSender, producer: Listening, eventually: Callable[..., None]
 ) -> None:
-    doorbell.let_go.clear()
-    ring(ringer, "run_first")
-    eventually(lambda: doorbell.heard == ["run_first"])
+    producer.let_go.clear()
+    ring(sender, "run_first")
+    eventually(lambda: producer.heard == ["run_first"])
     for number in range(1000):
-        ring(ringer, f"run_{number}")
-    doorbell.let_go.set()
-    eventually(lambda: doorbell.heard[-1] == "run_999")
-    assert len(doorbell.heard) <= 65
+        ring(sender, f"run_{number}")
+    producer.let_go.set()
+    eventually(lambda: producer.heard[-1] == "run_999")
+    assert len(producer.heard) <= 65
 
 
 def test_a_broker_that_is_down_is_tried_once_a_moment(
-    ringer: WakeupSender, doorbell: Listening, eventually: Callable[..., None]
+    sender: WakeupSender, producer: Listening, eventually: Callable[..., None]
 ) -> None:
-    doorbell.down = True
-    ring(ringer, "run_1", "run_2", "run_3")
-    eventually(lambda: doorbell.heard == ["run_1"])
-    doorbell.down = False
-    ring(ringer, "run_4")
-    eventually(lambda: doorbell.heard == ["run_1", "run_4"])
+    producer.down = True
+    ring(sender, "run_1", "run_2", "run_3")
+    eventually(lambda: producer.heard == ["run_1"])
+    producer.down = False
+    ring(sender, "run_4")
+    eventually(lambda: producer.heard == ["run_1", "run_4"])
 
 
-def test_what_waits_at_the_end_is_still_told(doorbell: Listening, eventually: Callable[..., None]) -> None:
-    ringer = WakeupSender(doorbell)
-    ring(ringer, "run_1")
-    eventually(lambda: doorbell.heard == ["run_1"])
-    ring(ringer, "run_2")
-    ringer.close()
-    assert doorbell.heard == ["run_1", "run_2"]
+def test_what_waits_at_the_end_is_still_told(producer: Listening, eventually: Callable[..., None]) -> None:
+    sender = WakeupSender(producer)
+    ring(sender, "run_1")
+    eventually(lambda: producer.heard == ["run_1"])
+    ring(sender, "run_2")
+    sender.close()
+    assert producer.heard == ["run_1", "run_2"]
 
 
-def test_one_that_never_rang_closes_at_once(doorbell: Listening) -> None:
-    WakeupSender(doorbell).close()
-    assert doorbell.heard == []
+def test_one_that_never_rang_closes_at_once(producer: Listening) -> None:
+    WakeupSender(producer).close()
+    assert producer.heard == []

@@ -1,0 +1,68 @@
+"""Embeddings in OpenAI's form, captions, continuations, and attention maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from sse_starlette.sse import EventSourceResponse
+
+from api.core.errors import ERROR_RESPONSES
+from api.core.responses import documented_responses
+from api.deps import ReadSessionDep, StateDep, Viewer
+from api.schemas.inference import (
+    AttentionRequest,
+    AttentionResponse,
+    CaptionRequest,
+    CaptionResponse,
+    CaptionView,
+    ContinuationRequest,
+    ContinuationResponse,
+    EmbeddingRequest,
+    EmbeddingResponse,
+)
+from api.services.inference import attend, caption, continue_document, embed
+
+router = APIRouter(prefix="/v1", tags=["inference"], responses=ERROR_RESPONSES)
+STREAM_RESPONSES = documented_responses(
+    "application/json",
+    "text/event-stream",
+    description="The texts; with `stream` events: `piece` {index, piece}, `done` with a whole text, "
+    "`error` {error, index?}",
+)
+
+
+@router.post("/embeddings", response_model=EmbeddingResponse)
+async def embeddings(
+    body: EmbeddingRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
+) -> JSONResponse:
+    """L2-normalised vectors of texts and images in one space. ``base64`` is little-endian float32."""
+    return await embed(state, session, body, principal.owner)
+
+
+@router.post("/captions", response_model=CaptionResponse, responses=STREAM_RESPONSES)
+async def captions(body: CaptionRequest, principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+    """Generated captions of the images; with ``stream`` piece by piece."""
+    encoder_id, texts, consumers = await caption(state, session, body, principal.owner)
+    if body.stream:
+        return EventSourceResponse(consumers.events(texts, lambda index, text: {"index": index, "caption": text}))
+    data = [CaptionView(index=index, caption=text) for index, text in enumerate(await consumers.wait_all(texts))]
+    return CaptionResponse(model=encoder_id, data=data)
+
+
+@router.post("/continuations", response_model=ContinuationResponse, responses=STREAM_RESPONSES)
+async def continuations(body: ContinuationRequest, principal: Viewer, state: StateDep, session: ReadSessionDep) -> Any:
+    """Text generated after a document, which is read as in training; with ``stream`` piece by piece."""
+    encoder_id, text, consumers = await continue_document(state, session, body, principal.owner)
+    if body.stream:
+        return EventSourceResponse(consumers.events([text], lambda index, text: {"index": index, "text": text}))
+    return ContinuationResponse(model=encoder_id, text=(await consumers.wait_all([text]))[0])
+
+
+@router.post("/attention", response_model=AttentionResponse, response_model_exclude_none=True)
+async def attention(
+    body: AttentionRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
+) -> JSONResponse:
+    """Weights of the attentive pooling, by which patches are mixed into an image's vector."""
+    return await attend(state, session, body, principal.owner)

@@ -1,0 +1,250 @@
+"""Open corpora, pages of documents, images, and statistics. Imports numpy, Pillow and tokenizers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote
+
+from api.core.errors import Problem
+from lcl_core.common.errors import UserError
+from lcl_core.common.paths import Root
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.corpus.open import open_corpus
+from lcl_core.data.records import CaptionPair, ImageSegment, parse_segments
+from lcl_core.data.shards.sharded_corpus import ShardedCorpus
+from lcl_core.data.tokenizer import clip_tokenizer
+
+MAX_OPEN_CORPORA = 8
+REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
+TOKENS_PER_IMAGE = 49 + 2  # image tokens and the two marks around them
+MAX_SEGMENT_CHARACTERS = 20_000
+MAX_SAMPLED_IMAGES = 200
+MAX_LISTED = 20
+WATCHED_FILES = ("interleaved.jsonl", "interleaved", "pairs.jsonl", "pairs", "index.json")
+IMAGE_SIGNATURES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+ChangeStamp = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class DocumentQuery:
+    """A page of documents. ``tokens``: with the number of tokens of each segment."""
+
+    view: Literal["interleaved", "pairs"] = "interleaved"
+    offset: int = 0
+    limit: int = 20
+    split: str | None = None
+    source: str | None = None
+    tokens: bool = False
+
+
+class CorpusBrowser:
+    """Least recently used corpora stay open. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Root, tuple[ChangeStamp, Corpus]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, root: Root) -> Corpus:
+        """The corpus, opened again if its files changed. Raises: UserError naming the file."""
+        stamp = _change_stamp(root)
+        with self._lock:
+            cached = self._open.get(root)
+        if cached is None or cached[0] != stamp:
+            cached = stamp, open_corpus(root)  # outside the lock: a remote corpus may be slow
+        with self._lock:
+            self._open[root] = cached
+            self._open.move_to_end(root)
+            while len(self._open) > MAX_OPEN_CORPORA:
+                self._open.popitem(last=False)
+        return cached[1]
+
+    def statistics(self, corpus: Corpus) -> dict[str, Any]:
+        return compute_statistics(corpus)
+
+    def page(self, corpus: Corpus, name: str, statistics: dict[str, Any], **query: Any) -> dict[str, Any]:
+        """Documents, or captioned images, with the URLs of their images; arguments as ``DocumentQuery``.
+
+        An unreadable document has no segments and a ``problem``.
+        """
+        selection = DocumentQuery(**query)
+        rows: Any = corpus.documents
+        if selection.view == "pairs":
+            rows = corpus.pairs(selection.split, selection.source)
+        indexes = range(selection.offset, min(selection.offset + selection.limit, len(rows)))
+        items = [_item_view(name, rows, index) for index in indexes]
+        if selection.tokens:
+            _add_token_counts(items)
+        return {
+            "items": items,
+            "total": len(rows),
+            "offset": selection.offset,
+            "splits": sorted(statistics.get("splits", {})),
+            "sources": sorted(statistics.get("sources", {})),
+        }
+
+    def image(self, corpus: Corpus, image: str) -> tuple[bytes, str]:
+        """Bytes and media type. Raises: Problem 404; 422 for a format that browsers must not receive."""
+        try:
+            data = corpus.image_bytes(image)
+        except UserError as error:
+            raise Problem(404, "unknown_image", str(error)) from error
+        for start, media_type in IMAGE_SIGNATURES:
+            if data.startswith(start):
+                return data, media_type
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return data, "image/webp"
+        raise Problem(422, "image_unreadable", f"{image}: not a PNG, JPEG, GIF or WebP file")
+
+
+def _change_stamp(root: Root) -> ChangeStamp:
+    """Times and sizes of the files that change with a corpus; a folder's own time does not when a line is appended."""
+    if isinstance(root, str):
+        return ((int(time.monotonic() // REMOTE_CACHE_SECONDS), 0),)
+    paths = [root, *(root / name for name in WATCHED_FILES)]
+    infos = [path.stat() for path in paths if path.exists()]
+    return tuple((info.st_mtime_ns, info.st_size) for info in infos)
+
+
+def image_url(name: str, image: str) -> str:
+    return f"/v1/datasets/{quote(name, safe='')}/images/{quote(image)}"
+
+
+def _item_view(name: str, rows: Any, index: int) -> dict[str, Any]:
+    try:
+        row = rows[index]
+    except UserError as error:
+        return {"id": rows.location(index), "segments": [], "problem": str(error)}
+    return _document_view(name, index, row) if isinstance(row, dict) else _pair_view(name, index, row)
+
+
+def _document_view(name: str, index: int, document: dict[str, Any]) -> dict[str, Any]:
+    """Segments in order; of an mmc4 document each image before the sentence that it was matched to."""
+    if "segments" in document:
+        segments = [
+            _text_segment(segment["text"]) if "text" in segment else _image_segment(name, segment["image"])
+            for segment in document["segments"]
+        ]
+    else:
+        texts, images = document["text_list"], document["image_info"]
+        segments = []
+        for number, text in enumerate(texts):
+            segments += [_matched_image(name, image) for image in images if image["matched_text_index"] == number]
+            segments.append(_text_segment(text))
+        segments += [
+            _matched_image(name, image) for image in images if not 0 <= image["matched_text_index"] < len(texts)
+        ]
+    return {"id": str(document.get("id") or document.get("url") or index), "segments": segments}
+
+
+def _pair_view(name: str, index: int, pair: CaptionPair) -> dict[str, Any]:
+    return {
+        "id": str(pair.extra.get("id") or index),
+        "segments": [_image_segment(name, pair.image), *map(_text_segment, pair.captions)],
+        "labels": pair.labels,
+        "split": pair.split,
+        "source": pair.source,
+    }
+
+
+def _text_segment(text: str) -> dict[str, Any]:
+    return {"text": text if len(text) <= MAX_SEGMENT_CHARACTERS else f"{text[:MAX_SEGMENT_CHARACTERS]}…"}
+
+
+def _image_segment(name: str, image: str) -> dict[str, Any]:
+    return {"image": image, "image_url": image_url(name, image)}
+
+
+def _matched_image(name: str, image: dict[str, Any]) -> dict[str, Any]:
+    return {**_image_segment(name, image["image_name"]), "similarity": image["matched_sim"]}
+
+
+def _add_token_counts(items: Iterable[dict[str, Any]]) -> None:
+    tokenizer = clip_tokenizer()
+    for item in items:
+        for segment in item["segments"]:
+            segment["tokens"] = len(tokenizer.encode(segment["text"])) if "text" in segment else TOKENS_PER_IMAGE
+
+
+def compute_statistics(corpus: Corpus) -> dict[str, Any]:
+    """Counts over all records, and a sample of decoded images. Of shards only the index is read.
+
+    Raises: UserError with file and line of the first malformed line.
+    """
+    if isinstance(corpus, ShardedCorpus):
+        return _shard_statistics(corpus)
+    names, sentences, documents = Counter[str](), 0, 0
+    for documents, document in enumerate(corpus.documents, start=1):
+        try:
+            texts, images = _count_segments(document)
+        except UserError as error:
+            error.file = corpus.documents.location(documents - 1)
+            raise
+        sentences += texts
+        names.update(images)
+    pairs = corpus.pairs()
+    labels: dict[str, Counter[str]] = {}
+    sources = Counter[str]()
+    captions = 0
+    for pair in pairs:
+        names[pair.image] += 1
+        captions += len(pair.captions)
+        sources[pair.source] += 1
+        for label, value in pair.labels.items():
+            labels.setdefault(label, Counter())[value] += 1
+    return {
+        "documents": documents,
+        "sentences": sentences,
+        "pairs": len(pairs),
+        "captions": captions,
+        "images": len(names),
+        "splits": corpus.splits(),
+        "sources": dict(sources),
+        "labels": {
+            label: {"values": len(counts), "most_common": dict(counts.most_common(MAX_LISTED))}
+            for label, counts in labels.items()
+        },
+        "image_check": _sample_images(corpus, sorted(names)),
+    }
+
+
+def _count_segments(document: dict[str, Any]) -> tuple[int, list[str]]:
+    """Number of texts, and names of the images. Raises: UserError for malformed segments."""
+    if "segments" not in document:
+        return len(document["text_list"]), [image["image_name"] for image in document["image_info"]]
+    segments = parse_segments(document)
+    images = [segment.name for segment in segments if isinstance(segment, ImageSegment)]
+    return len(segments) - len(images), images
+
+
+def _shard_statistics(corpus: ShardedCorpus) -> dict[str, Any]:
+    header = corpus.index.header
+    sources = Counter[str]()
+    for group, records in header.groups:
+        if group.kind == "pair":
+            sources[group.source] += records
+    return {
+        "documents": header.records - sources.total(),
+        "pairs": sources.total(),
+        "images": header.images,
+        "splits": corpus.splits(),
+        "sources": dict(sources),
+        "left_out": header.quarantined,
+    }
+
+
+def _sample_images(corpus: Corpus, names: Sequence[str]) -> dict[str, Any]:
+    """Decode images evenly spread over all."""
+    stride = max(1, len(names) // MAX_SAMPLED_IMAGES)
+    sampled = names[::stride][:MAX_SAMPLED_IMAGES]
+    errors = []
+    for name in sampled:
+        try:
+            corpus.read_image(name)
+        except UserError as error:
+            errors.append(str(error))
+    return {"tried": len(sampled), "unreadable": len(errors), "first": errors[:MAX_LISTED]}

@@ -1,0 +1,50 @@
+"""Paired tests on stored predictions, of two encoders and of two rows of a study. Imports numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lcl_core.common.errors import UserError
+from lcl_core.evaluation.significance import compare_runs
+from lcl_core.specs.study import MetricSpec
+from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
+
+RESAMPLES = 2000  # fast enough for a request on large splits
+Json = dict[str, Any]
+
+
+def encoder_tests(
+    runs: tuple[str | None, str | None], records_of: Callable[[str], Path], keys: Sequence[str]
+) -> dict[tuple[Any, ...], Json]:
+    """Tests of two runs by (left run, right run, values of ``keys``); none without readable predictions of both."""
+    try:
+        folders = [records_of(str(run)) for run in runs]
+        if not all(map(_has_predictions, folders)):
+            return {}
+        tests = compare_runs(*folders, draws=RESAMPLES)
+    except UserError:
+        return {}
+    return {
+        (*runs, *(getattr(test, key) for key in keys)): {
+            "interval": list(test.interval),
+            "p": test.p,
+            "units": test.count,
+        }
+        for test in tests
+    }
+
+
+def sample_tests(metrics: Sequence[MetricSpec], sides: Sequence[Sequence[Path]]) -> list[Json | None]:
+    """Tests over samples by metric, of two sides with the prediction folders of their seeds."""
+    outcomes = [[question_outcomes(metrics, folder) for folder in side if _has_predictions(folder)] for side in sides]
+    tests = [
+        compare_outcomes(*([seed[column] for seed in side] for side in outcomes)) for column, _ in enumerate(metrics)
+    ]
+    return [None if test is None else asdict(test) for test in tests]
+
+
+def _has_predictions(folder: Path) -> bool:
+    return (folder / "index.json").is_file()

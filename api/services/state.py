@@ -1,0 +1,127 @@
+"""Application state: settings, database, broker, limits, thread pools; torch is imported by the first inference."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyio import CapacityLimiter
+
+from api.core.auth import Authenticator, ensure_configured_key
+from api.core.limits import BodyBudget, LongReadQueue, PixelBudget
+from api.core.metrics import ProcessMetrics
+from api.core.quotas import Quotas
+from api.core.rate_limit import RateLimiter
+from api.core.session import MAX_SHORT_REQUESTS
+from api.core.settings import ApiSettings
+from api.services.encoder_archive import EncoderExporter
+from api.services.run_events import RunFeeds
+from api.services.runs import WakeupSender
+from lcl_core.db import artifacts, datasets, registry, seed
+from lcl_core.db.session import Database
+from lcl_core.db.wakeup import WakeupProducer
+
+if TYPE_CHECKING:
+    from api.services.corpora import CorpusBrowser
+    from api.services.inference_backend import InferenceBackend
+
+# Requests that write at one time. Each keeps a thread while it waits for another transaction, which itself needs a
+# thread to finish: writers must not use up the framework's 40 threads.
+MAX_WRITERS = 16
+MAX_INFERRING = 8  # threads that read inference requests; models run in threads of their own
+MAX_DECODING = 8  # threads that decode large images within the pixel budget
+MAX_SEARCHING = 64  # nearly all wait for a text's vector, and texts that wait share a batch
+# Threads of slow endpoints, by kind, so that none of them uses the threads of all other requests.
+MAX_DRAWING, MAX_EXPORTING, MAX_READING_CORPORA, MAX_FOLLOWING, MAX_PROBING = 2, 8, 8, 4, 2
+
+
+class AppState:
+    """One an application. The constructor opens nothing."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.settings = settings
+        self.database = Database(settings.resolved_database_url)
+        self.wakeup_producer = WakeupProducer(settings.resolved_broker_url)
+        self.wakeups = WakeupSender(self.wakeup_producer)
+        self.artifacts = artifacts.Artifacts(settings)
+        self.metrics = ProcessMetrics()
+        self.authenticator = Authenticator(self.database)
+        self.rate_limiter = RateLimiter(
+            settings.requests_per_minute, settings.requests_at_once, settings.streams_at_once
+        )
+        self.quotas = Quotas(settings.queued_runs_per_owner, settings.bytes_per_owner)
+        self.bodies = BodyBudget(settings.body_bytes_at_once)
+        self.pixel_budget = PixelBudget(settings.image_memory_bytes, settings.image_wait_seconds)
+        self.long_reads = LongReadQueue()
+        self.writers = CapacityLimiter(MAX_WRITERS)
+        self.writing, self.reading = CapacityLimiter(MAX_SHORT_REQUESTS), CapacityLimiter(MAX_SHORT_REQUESTS)
+        self.inferring, self.decoding = CapacityLimiter(MAX_INFERRING), CapacityLimiter(MAX_DECODING)
+        self.searching, self.drawing = CapacityLimiter(MAX_SEARCHING), CapacityLimiter(MAX_DRAWING)
+        self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
+        self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)
+        self.exporter = EncoderExporter(settings)
+        self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)
+        self._inference: InferenceBackend | None = None
+        self._corpora: CorpusBrowser | None = None
+        self._inference_lock, self._corpora_lock = threading.Lock(), threading.Lock()
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Migrate the database, ensure the admin key and the bundled data. Further calls do nothing.
+
+        Raises: UserError ``insecure_secret``; SQLAlchemyError when the database cannot be used.
+        """
+        if self._prepared:
+            return
+        self.settings.check_secrets()
+        self.database.migrate()
+        self.authenticator.configured_key = ensure_configured_key(self.settings, self.database)
+        with self.database.session() as session:
+            datasets.register_sample(session)
+            if self.settings.welcome:
+                seed.seed_database(session)
+        if registry.has_missing_identities(self.database):
+            fill = partial(registry.fill_missing_identities, self.database, self.settings.home)
+            threading.Thread(target=fill, name="lcl-identities", daemon=True).start()  # hashing takes long
+        self._prepared = True
+
+    def evaluation_records(self, run_id: str) -> Path:
+        """Folder of an evaluation's predictions. Raises: UserError of the artifact store."""
+        with self.database.reading() as session:
+            return self.artifacts.folder(session, f"runs/{run_id}", "artifacts/records")
+
+    def inference(self) -> InferenceBackend:
+        """Loaded encoders and open collections. Blocks: the first call imports torch."""
+        with self._inference_lock:
+            if self._inference is None:
+                from api.services.inference_backend import InferenceBackend  # torch
+
+                self._inference = InferenceBackend(self.settings, self.metrics.observe_batch)
+            return self._inference
+
+    def corpora(self) -> CorpusBrowser:
+        """Open corpora. Blocks: the first call imports numpy, Pillow and tokenizers."""
+        with self._corpora_lock:
+            if self._corpora is None:
+                from api.services.corpora import CorpusBrowser  # numpy, Pillow, tokenizers
+
+                self._corpora = CorpusBrowser()
+            return self._corpora
+
+    def encoder_bytes(self) -> int:
+        """Memory of loaded encoders. Imports nothing."""
+        return self._inference.encoder_bytes if self._inference else 0
+
+    def unload_encoder(self, directory: Path) -> None:
+        """Free the memory of a deleted encoder."""
+        if self._inference is not None:
+            self._inference.unload(directory)
+
+    def close(self) -> None:
+        if self._inference is not None:
+            self._inference.close()
+        self.wakeups.close()
+        self.wakeup_producer.close()
+        self.database.dispose()
