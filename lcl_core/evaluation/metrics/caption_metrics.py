@@ -252,8 +252,7 @@ class CaptionScores:
             CIDEr-D), ``CIDEr (first form)`` and, where Java is present, ``METEOR``.
         per_picture: [N] of each picture. The value of ROUGE-L and of both CIDErs is their mean; that of BLEU
             and METEOR is not.
-        bleu_counts: [N, 10] as :func:`lcl_core.evaluation.metrics.caption_metrics.bleu_counts` gives them; sums of drawn rows
-            go to :func:`lcl_core.evaluation.metrics.caption_metrics.bleu_scores`.
+        bleu_counts: [N, 10] of :func:`bleu_counts`; sums of drawn rows go to :func:`bleu_scores`.
         missing: pictures without a caption; they were scored with an empty one.
         left_out: metrics that could not be had, with the reason.
     """

@@ -1,7 +1,7 @@
 """Rank metrics with chance levels, and bootstrap intervals.
 
 Pure functions of small arrays. A rank is 1-based; Q queries. Recall at k counts a query as a hit when one of its
-correct candidates is among the first k (TR@k, IR@k); top-k accuracy is the same arithmetic on the rank of the true class.
+correct candidates is among the first k (TR@k, IR@k); top-k accuracy is the same on the rank of the true class.
 """
 
 from __future__ import annotations

@@ -195,7 +195,10 @@ _WITH_APOSTROPHE = _alternatives(
 )
 _PART = rf"(?:{_A}+|[dlnoA-HJ-XZ]{_APOS}{_L}{{2,}}{_A}*)"
 _ACRONYM = r"(?:[A-Za-z]\.){2,}"
-_ABBREVIATION = rf"(?:(?i:{_alternatives(_ABBREVIATIONS)})|{_alternatives(_CAPITALISED_ABBREVIATIONS)}|{_alternatives(_MIXED_CASE_ABBREVIATIONS)})\."
+_ABBREVIATION = (
+    rf"(?:(?i:{_alternatives(_ABBREVIATIONS)})"
+    rf"|{_alternatives([*_CAPITALISED_ABBREVIATIONS, *_MIXED_CASE_ABBREVIATIONS])})\."
+)
 _OPENERS = _alternatives([*_SENTENCE_OPENERS, *map(str.upper, _SENTENCE_OPENERS)])
 _FILE = "bat|bmp|c|class|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|pptx?|ps|py|sql|tar"
 _FILE += "|txt|wav|x|xml|zip"

@@ -1,4 +1,4 @@
-"""Captioning: train a projector and caption with a language model, or caption zero-shot with the encoder's own decoder."""
+"""Captioning: train a projector and caption with a language model, or caption with the encoder's own decoder."""
 
 from __future__ import annotations
 

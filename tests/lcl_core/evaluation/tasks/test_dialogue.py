@@ -77,7 +77,7 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) 
 
 def test_stage_two_goes_on_from_stage_one(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, torch.Tensor, set[int]]] = []
-    teach = __import__("lcl_core.evaluation.vlm.model", fromlist=["teach"]).teach
+    teach = __import__("lcl_core.evaluation.vlm.model", fromlist=["train_vlm"]).train_vlm
 
     def watched(pupil: VisionLanguageModel, view: Any, examples: Any, spec: Any, **kwargs: Any) -> list[float]:
         before = pupil.speaker.bridge.leave.weight.detach().clone()
