@@ -11,8 +11,6 @@ from lcl_core.evaluation.benchmarks.base import (
     Benchmark,
     BenchmarkQuestion,
     BenchmarkScores,
-    mean_scores,
-    missing_answers,
     scores_by_group,
 )
 from lcl_core.evaluation.benchmarks.io import check_type, check_unique, entry_errors, find_one_file, read_json
@@ -32,8 +30,12 @@ class GQA(Benchmark):
     def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
         records = list(records)
         correct = {record.question.id: float(_is_correct(record)) for record in records}
-        samples = scores_by_group("accuracy", correct, records, "form", "structural", "semantic")
-        return BenchmarkScores(mean_scores(samples), samples, missing_answers(records))
+        return BenchmarkScores.of_means(
+            scores_by_group("accuracy", correct, records, "form", "structural", "semantic"), records
+        )
+
+    def image_names(self, question: BenchmarkQuestion) -> list[str]:
+        return [f"{question.image}.jpg"]
 
 
 def _is_correct(record: AnsweredQuestion) -> bool:
@@ -41,7 +43,7 @@ def _is_correct(record: AnsweredQuestion) -> bool:
 
 
 def _normalize(answer: str) -> str:
-    """Lower case, without the full stop that a talkative model ends on."""
+    """Lower case, without a full stop at the end."""
     return " ".join(answer.lower().split()).rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""ScienceQA-IMG (Lu et al. 2022): school questions that come with a picture."""
+"""ScienceQA-IMG (Lu et al. 2022): school questions that come with an image."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, Benchmark, BenchmarkQuestion, BenchmarkScores
+from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion, BenchmarkScores
 from lcl_core.evaluation.benchmarks.io import check_type, check_unique, entry_errors, raise_format_error, read_json
-from lcl_core.evaluation.benchmarks.parsing import score_choices
+from lcl_core.evaluation.benchmarks.multiple_choice import MultipleChoice, score_choices
 
 _SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 _LAST_LOWER_GRADE = 6
 
 
-class ScienceQA(Benchmark):
-    """Accuracy over the questions with a picture, by subject and by school level."""
+class ScienceQA(MultipleChoice):
+    """Accuracy over the questions with an image, by subject and by school level."""
 
     name = "scienceqa-img"
 
@@ -42,6 +42,9 @@ class ScienceQA(Benchmark):
 
     def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
         return score_choices(list(records), "subject", "grade")
+
+    def image_names(self, question: BenchmarkQuestion) -> list[str]:
+        return [question.image, f"test/{question.image}"]
 
 
 def _question(number: str, problem: dict[str, Any]) -> BenchmarkQuestion:

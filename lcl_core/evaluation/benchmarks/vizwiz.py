@@ -1,4 +1,4 @@
-"""VizWiz-VQA (Gurari et al. 2018): questions that blind people asked of their own pictures."""
+"""VizWiz-VQA (Gurari et al. 2018): questions that blind people asked about their own photos."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.evaluation.benchmarks.base import (
+    SHORT_ANSWER_PROMPT,
     AnsweredQuestion,
     Benchmark,
     BenchmarkQuestion,
     BenchmarkScores,
-    mean_scores,
-    missing_answers,
     scores_by_group,
 )
 from lcl_core.evaluation.benchmarks.io import check_unique, entry_errors, find_one_file, read_entries
-from lcl_core.evaluation.benchmarks.parsing import consensus_accuracy
-from lcl_core.evaluation.benchmarks.vqa_normalization import normalize_answer
+from lcl_core.evaluation.benchmarks.vqa_consensus import consensus_accuracy, normalize_answer
 
 UNANSWERABLE = "unanswerable"
+_UNANSWERABLE_PROMPT = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 
 
 class VizWiz(Benchmark):
-    """Accuracy as in VQA, and how well the model tells what cannot be answered.
+    """Accuracy as in VQA, and answerability.
 
-    ``answerability`` is the share of questions where the model says "unanswerable" exactly when people did;
-    the challenge's average precision needs a confidence, which an answer does not carry.
+    ``answerability`` is the share of questions where the model says "unanswerable" exactly when people did; the
+    challenge's average precision needs a confidence, which an answer does not carry.
     """
 
     name = "vizwiz"
@@ -41,13 +40,17 @@ class VizWiz(Benchmark):
         correct = {record.question.id: consensus_accuracy(record.answer, record.question.truth) for record in records}
         samples = scores_by_group("accuracy", correct, records, "answer_type", "answerable")
         samples["answerability"] = {record.question.id: float(_answerability_correct(record)) for record in records}
-        return BenchmarkScores(mean_scores(samples), samples, missing_answers(records))
+        return BenchmarkScores.of_means(samples, records)
+
+    def prompt(self, question: BenchmarkQuestion) -> str:
+        return question.text + _UNANSWERABLE_PROMPT + SHORT_ANSWER_PROMPT
 
 
 def _answerability_correct(record: AnsweredQuestion) -> bool:
     if record.answer is None:
         return False
-    return (normalize_answer(record.answer) == UNANSWERABLE) == (record.question.groups["answerable"] == UNANSWERABLE)
+    predicted = normalize_answer(record.answer) == UNANSWERABLE
+    return predicted == (record.question.groups["answerable"] == UNANSWERABLE)
 
 
 def _question(number: int, entry: dict[str, Any], file: Path) -> BenchmarkQuestion:

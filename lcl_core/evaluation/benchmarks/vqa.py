@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lcl_core.evaluation.benchmarks.base import (
     AnsweredQuestion,
     Benchmark,
     BenchmarkQuestion,
     BenchmarkScores,
-    mean_scores,
-    missing_answers,
     scores_by_group,
 )
 from lcl_core.evaluation.benchmarks.io import (
@@ -22,7 +19,9 @@ from lcl_core.evaluation.benchmarks.io import (
     raise_format_error,
     read_entries,
 )
-from lcl_core.evaluation.benchmarks.parsing import consensus_accuracy
+from lcl_core.evaluation.benchmarks.vqa_consensus import consensus_accuracy
+
+_COCO_SPLITS = ("val2014", "train2014", "test2015")
 
 
 class VQA(Benchmark):
@@ -32,34 +31,32 @@ class VQA(Benchmark):
 
     def load(self, path: Path) -> list[BenchmarkQuestion]:
         """From a folder with one ``*questions.json`` and one ``*annotations.json``, as they are distributed."""
-        asked_file, told_file = find_one_file(path, "*questions.json"), find_one_file(path, "*annotations.json")
-        if asked_file == told_file:
+        questions_file, annotations_file = (
+            find_one_file(path, f"*{name}.json") for name in ("questions", "annotations")
+        )
+        if questions_file == annotations_file:
             raise_format_error("give the folder that holds both the questions and the annotations", path)
-        told = {entry.get("question_id"): entry for entry in read_entries(told_file, "annotations")}
+        annotations = {entry.get("question_id"): entry for entry in read_entries(annotations_file, "annotations")}
         questions = []
-        for place, entry in enumerate(read_entries(asked_file, "questions")):
-            with entry_errors(asked_file, place):
-                number = entry["question_id"]
-                if number not in told:
-                    raise_format_error(
-                        f"question {number} has no annotation; test splits are scored by their server", told_file
-                    )
-                questions.append(_question(entry, told[number], told_file))
-        return check_unique(questions, asked_file)
+        for position, entry in enumerate(read_entries(questions_file, "questions")):
+            with entry_errors(questions_file, position):
+                number, image, text = entry["question_id"], entry["image_id"], entry["question"]
+            if number not in annotations:
+                raise_format_error(
+                    f"question {number} has no annotation; test splits are scored by their server", annotations_file
+                )
+            with entry_errors(annotations_file, number):
+                annotation = annotations[number]
+                truth = tuple(str(each["answer"]) for each in annotation["answers"])
+                groups = {"answer_type": annotation["answer_type"]}
+                questions.append(BenchmarkQuestion(str(number), str(image), text, truth, groups=groups))
+        return check_unique(questions, questions_file)
 
     def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
         records = list(records)
         correct = {record.question.id: consensus_accuracy(record.answer, record.question.truth) for record in records}
-        samples = scores_by_group("accuracy", correct, records, "answer_type")
-        return BenchmarkScores(mean_scores(samples), samples, missing_answers(records))
+        return BenchmarkScores.of_means(scores_by_group("accuracy", correct, records, "answer_type"), records)
 
-
-def _question(asked: dict[str, Any], told: dict[str, Any], told_file: Path) -> BenchmarkQuestion:
-    with entry_errors(told_file, told["question_id"]):
-        return BenchmarkQuestion(
-            id=str(asked["question_id"]),
-            image=str(asked["image_id"]),
-            text=asked["question"],
-            truth=tuple(str(each["answer"]) for each in told["answers"]),
-            groups={"answer_type": told["answer_type"]},
-        )
+    def image_names(self, question: BenchmarkQuestion) -> list[str]:
+        number = f"{int(question.image):012d}.jpg"
+        return [*(f"COCO_{split}_{number}" for split in _COCO_SPLITS), number]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.heads.linear_probe import ClassPredictions, TrainedProbe, fit_probe
+from lcl_core.evaluation.heads.linear_probe import ClassPredictions, FittedClassifier, fit_probe
 from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, ImageBatchSource
 from lcl_core.evaluation.tasks.base import LabeledImages
 from lcl_core.specs.evaluate import ClassificationSpec
@@ -32,9 +32,9 @@ def planted(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 class Planted(FeatureSource):
     """Features that are at hand."""
 
-    width, device, tower, precision = WIDTH, torch.device("cpu"), None, "fp32"
+    width, device, trained_encoder, precision = WIDTH, torch.device("cpu"), None, "fp32"
 
-    def view(self, split: str, pictures: list[object]) -> ImageBatchSource:
+    def batches(self, split: str, images: list[object]) -> ImageBatchSource:
         raise NotImplementedError
 
 
@@ -57,14 +57,14 @@ def rows(patches: np.ndarray, classes: np.ndarray) -> Rows:
     return Rows(patches, np.arange(len(classes)), classes)
 
 
-def train_probe(train: Rows, seed: int = 0, on_step: Callable[[int], None] = lambda _: None) -> TrainedProbe:
+def train_probe(train: Rows, seed: int = 0, on_step: Callable[[int], None] = lambda _: None) -> FittedClassifier:
     return fit_probe(
         Planted(), train.view, train.labelled, CLASSES, SPEC, seed=seed, field="classification", on_step=on_step
     )
 
 
 def exam(train: Rows, test: Rows, seed: int = 0) -> ClassPredictions:
-    return train_probe(train, seed).answer(test.view, test.labelled)
+    return train_probe(train, seed).predict(test.view, test.labelled)
 
 
 def accuracy(predictions: ClassPredictions) -> float:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion
-from lcl_core.evaluation.benchmarks.registry import get_benchmark
-from lcl_core.evaluation.metrics.benchmark_metrics import benchmark_metrics
+from lcl_core.evaluation.benchmarks.registry import benchmark_metrics, get_benchmark
 from lcl_core.evaluation.metrics.core import BootstrapMetric
-from lcl_core.evaluation.predictions import PredictionFile
 
 
 def measures(benchmark: str, records: list[AnsweredQuestion]) -> dict[str, BootstrapMetric]:
-    sheet = PredictionFile("dialogue", "x", benchmark, "frozen", "answers", "trained", facts={"benchmark": benchmark})
-    return {each.metric: each for each in benchmark_metrics(sheet, [record.to_dict() for record in records])}
+    return {
+        each.metric: each
+        for each in benchmark_metrics({"benchmark": benchmark}, [record.to_dict() for record in records])
+    }
 
 
 def pope() -> list[AnsweredQuestion]:

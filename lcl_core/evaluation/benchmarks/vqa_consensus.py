@@ -1,14 +1,15 @@
-"""How the VQA evaluation makes two answers comparable.
+"""VQA accuracy: normalised answers against ten human answers (VQAv2, VizWiz).
 
-From the published rule (visualqa.org/evaluation.html) and its program: lower case, no full stops but in
-decimals, number words as digits, no articles, apostrophes put into contractions, other punctuation removed
-or made a space. The program's way with digits and neighbouring spaces is kept.
+The published rule (visualqa.org/evaluation.html) and its program: lower case, no full stops but in decimals, number
+words as digits, no articles, apostrophes put into contractions, other punctuation removed or made a space.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+_FULL_CONSENSUS = 3
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _STOP_NOT_IN_NUMBER = re.compile(r"\.(?!\d)")
@@ -24,14 +25,31 @@ that's there'd there'd've there're there's they'd they'd've they'll they're they
 weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
 why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
+_WITH_APOSTROPHE = {
+    word[:position] + word[position + 1 :]: word
+    for word in _CONTRACTIONS.split()
+    for position, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # a slip of the official program, kept so that the numbers are equal
 
 
-def _drop_each_apostrophe(word: str) -> list[str]:
-    return [word[:place] + word[place + 1 :] for place, letter in enumerate(word) if letter == "'"]
+def consensus_accuracy(answer: str | None, people: Sequence[str]) -> float:
+    """min(same answers / 3, 1), averaged over the subsets that leave one person out.
+
+    As in the official program, human answers lose their punctuation only where they differ.
+    """
+    if answer is None:
+        return 0.0
+    predicted = normalize_answer(answer)
+    differ = len(set(people)) > 1
+    same = [(without_punctuation(each) if differ else each) == predicted for each in people]
+    agreeing = sum(same)
+    return sum(min((agreeing - own) / _FULL_CONSENSUS, 1.0) for own in same) / len(people)
 
 
-_WITH_APOSTROPHE = {short: word for word in _CONTRACTIONS.split() for short in _drop_each_apostrophe(word)}
-_WITH_APOSTROPHE["somebody'd"] = "somebodyd"  # a slip of the program, kept so that the numbers are its own
+def normalize_answer(answer: str) -> str:
+    """A model's answer in the form that is compared."""
+    return plain_words(without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()))
 
 
 def without_punctuation(answer: str) -> str:
@@ -48,8 +66,3 @@ def plain_words(answer: str) -> str:
     """Lower case, digits for number words, no articles, contractions with their apostrophe."""
     words = [_NUMBERS.get(word, word) for word in answer.lower().split()]
     return " ".join(_WITH_APOSTROPHE.get(word, word) for word in words if word not in _ARTICLES)
-
-
-def normalize_answer(answer: str) -> str:
-    """A model's answer as it is compared."""
-    return plain_words(without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()))
