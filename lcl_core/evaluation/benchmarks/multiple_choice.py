@@ -1,4 +1,4 @@
-"""Multiple choice: the option that a free answer names, accuracy, chance.
+"""Multiple choice: ScienceQA-IMG (Lu et al. 2022), SEED-Bench (Li et al. 2023), and the option that an answer names.
 
 Letters are parsed by the rule of VLMEvalKit's offline matcher (a letter that stands alone, then the text of an option)
 and the forms of ScienceQA's evaluation ("A. …", "the answer is A"). An answer that names no single option is undecided.
@@ -7,10 +7,14 @@ and the forms of ScienceQA's evaluation ("A. …", "the answer is A"). An answer
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
 
 from lcl_core.evaluation.benchmarks.base import (
     LETTER_PROMPT,
+    AnsweredQuestion,
     Benchmark,
     BenchmarkQuestion,
     BenchmarkScores,
@@ -19,7 +23,19 @@ from lcl_core.evaluation.benchmarks.base import (
     missing_answers,
     scores_by_group,
 )
+from lcl_core.evaluation.benchmarks.io import (
+    check_type,
+    check_unique,
+    entry_errors,
+    find_one_file,
+    raise_format_error,
+    read_entries,
+    read_json,
+)
 
+_LETTERS = "ABCD"
+_SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
+_LAST_LOWER_GRADE = 6
 _LETTER_DELIMITERS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _MAX_WORDS_WITH_A = 3  # a longer answer may begin with the article "A"
 _LEADING = re.compile(r"\W*([A-Z])[.):\]](?!\w)")
@@ -97,3 +113,92 @@ def _quoted_text(answer: str, options: Mapping[str, str]) -> str | None:
     lower = answer.lower()
     letters = [letter for letter, text in options.items() if text.strip() and text.strip().lower() in lower]
     return letters[0] if len(letters) == 1 else None
+
+
+class ScienceQA(MultipleChoice):
+    """Accuracy over the questions with an image, by subject and by school level."""
+
+    name = "scienceqa-img"
+
+    def __init__(self, split: str = "test") -> None:
+        self.split = split
+
+    def load(self, path: Path) -> list[BenchmarkQuestion]:
+        """From the folder that holds ``problems.json`` and ``pid_splits.json``."""
+        splits_file, file = path / "pid_splits.json", path / "problems.json"
+        splits = check_type(read_json(splits_file), dict, "an object of ids by split", splits_file)
+        if self.split not in splits:
+            raise_format_error(f"there is no split {self.split}; there are {', '.join(splits)}", splits_file)
+        problems = check_type(read_json(file), dict, "an object of problems by id", file)
+        questions = []
+        for number in check_type(splits[self.split], list, f"a list of ids under {self.split}", splits_file):
+            if number not in problems:
+                raise_format_error(f"problem {number} of the split {self.split} is not here", file)
+            with entry_errors(file, number):
+                if problems[number]["image"]:
+                    questions.append(_scienceqa_question(number, problems[number]))
+        return check_unique(questions, file)
+
+    def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
+        return score_choices(list(records), "subject", "grade")
+
+    def image_names(self, question: BenchmarkQuestion) -> list[str]:
+        return [question.image, f"test/{question.image}"]
+
+
+def _scienceqa_question(number: str, problem: dict[str, Any]) -> BenchmarkQuestion:
+    options = dict(zip(ascii_uppercase, problem["choices"], strict=False))
+    grade, hint = int(re.sub(r"\D", "", problem["grade"])), problem["hint"].strip()
+    return BenchmarkQuestion(
+        id=number,
+        image=f"{number}/{problem['image']}",
+        text=f"Context: {hint}\n{problem['question']}" if hint else problem["question"],
+        truth=(list(options)[problem["answer"]],),
+        options=options,
+        groups={
+            "subject": _SUBJECTS[problem["subject"]],
+            "grade": "G1-6" if grade <= _LAST_LOWER_GRADE else "G7-12",
+        },
+    )
+
+
+class SEEDBench(MultipleChoice):
+    """Accuracy over all questions, over images and over videos, and of each dimension."""
+
+    name = "seed-bench"
+
+    def load(self, path: Path) -> list[BenchmarkQuestion]:
+        """From ``SEED-Bench.json``: questions and the names of the dimensions."""
+        file = find_one_file(path, "SEED-Bench*.json")
+        entries = read_entries(file, "questions")
+        with entry_errors(file, "question_type"):
+            names = {number: name for name, number in read_json(file)["question_type"].items()}
+        return check_unique(
+            [_seedbench_question(number, entry, names, file) for number, entry in enumerate(entries)], file
+        )
+
+    def score(self, records: Iterable[AnsweredQuestion]) -> BenchmarkScores:
+        return score_choices(list(records), "medium", "dimension")
+
+    def image_names(self, question: BenchmarkQuestion) -> list[str]:
+        """Images by their own name; of a video the middle frame, which LLaVA names after the question."""
+        if question.groups["medium"] != "image":
+            return [f"{question.id}.png", f"SEED-Bench-video-image/{question.id}.png"]
+        return [question.image, f"{question.image}.jpg", f"{question.image}.png", f"SEED-Bench-image/{question.image}"]
+
+
+def _seedbench_question(position: int, entry: dict[str, Any], names: dict[int, str], file: Path) -> BenchmarkQuestion:
+    with entry_errors(file, entry.get("question_id", position)):
+        options = {letter: str(entry[f"choice_{letter.lower()}"]) for letter in _LETTERS}
+        if entry["answer"] not in options:
+            raise_format_error(
+                f'question {entry["question_id"]}: the answer is "{entry["answer"]}", not one of A to D', file
+            )
+        return BenchmarkQuestion(
+            id=str(entry["question_id"]),
+            image=str(entry["data_id"]),
+            text=entry["question"],
+            truth=(entry["answer"],),
+            options=options,
+            groups={"medium": entry["data_type"], "dimension": names[entry["question_type_id"]]},
+        )

@@ -10,14 +10,11 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, Benchmark, MetricContributions
-from lcl_core.evaluation.benchmarks.gqa import GQA
 from lcl_core.evaluation.benchmarks.mmbench import MMBench
 from lcl_core.evaluation.benchmarks.mme import MME
+from lcl_core.evaluation.benchmarks.multiple_choice import ScienceQA, SEEDBench
 from lcl_core.evaluation.benchmarks.pope import POPE
-from lcl_core.evaluation.benchmarks.scienceqa import ScienceQA
-from lcl_core.evaluation.benchmarks.seedbench import SEEDBench
-from lcl_core.evaluation.benchmarks.vizwiz import VizWiz
-from lcl_core.evaluation.benchmarks.vqa import VQA
+from lcl_core.evaluation.benchmarks.vqa import GQA, VQA, VizWiz
 from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
 
 BENCHMARKS: dict[str, Benchmark] = {

@@ -228,22 +228,17 @@ def train_head(
     precision: str | None = None,
     on_step: Callable[[Any], None] = lambda batch: None,
 ) -> list[float]:
-    """Train ``head``, and ``encoder`` where one is given; all are left in evaluation mode.
+    """Train ``head``, and ``encoder`` where one is given, and return the loss of each step.
 
-    Everything random is in ``batches``, so equal batches give equal weights.
+    Everything random is in ``batches``, so equal batches give equal weights. Modules are left in evaluation mode.
 
     Args:
-        batches: at least one batch an epoch; epochs follow each other until ``steps`` are done.
         loss: a batch → scalar; called under autocast.
-        steps: see :func:`count_steps`.
         field: of the evaluation's spec that holds ``spec``, for messages.
         encoder: full transfer: a copy of the encoder; its layers learn at :func:`layer_rates`.
         extra: further modules, each with its own peak rate.
         precision: replaces the spec's.
         on_step: called with each batch after its step.
-
-    Returns:
-        the loss of each step.
 
     Raises:
         UserError: ``tuning_diverged`` when a loss is not finite.

@@ -38,10 +38,6 @@ class TokenSequence:
     def __add__(self, other: TokenSequence) -> TokenSequence:
         return TokenSequence(self.ids + other.ids, self.loss_mask + other.loss_mask)
 
-    @property
-    def image_count(self) -> int:
-        return self.ids.count(IMAGE_PLACEHOLDER)
-
     def cut(self, length: int) -> TokenSequence:
         """The first ``length`` positions."""
         return TokenSequence(self.ids[:length], self.loss_mask[:length])

@@ -11,7 +11,7 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import pair_answers
 from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
-from lcl_core.evaluation.benchmarks.vqa_consensus import consensus_accuracy, normalize_answer
+from lcl_core.evaluation.benchmarks.vqa import consensus_accuracy, normalize_answer
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def context(tmp_path: Path, squares: Path) -> EvalContext:
 
 
 @pytest.fixture
-def pictures(context: EvalContext) -> list[EvalImage]:
+def images(context: EvalContext) -> list[EvalImage]:
     return group_captions_by_image(context.corpus.pairs("train"))
 
 
@@ -50,14 +50,14 @@ def weights(encoder: EvaluatedEncoder) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("transfer", ["frozen", "full"])
 def test_only_a_copy_learns_and_only_in_full_transfer(
-    context: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage], transfer: str
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage], transfer: str
 ) -> None:
     before = weights(encoder)
     source = FEATURE_SOURCES[transfer](context, encoder, PLAIN)
-    classes = tuple(sorted({picture.labels["colour"] for picture in pictures}))
-    teachers = select_labeled(pictures, "colour", classes)
+    classes = tuple(sorted({image.labels["colour"] for image in images}))
+    train_set = select_labeled(images, "colour", classes)
     spec = ClassificationSpec(epochs=2, batch_size=16, encoder_lr=1e-2)
-    fit_probe(source, source.batches("train", pictures), teachers, len(classes), spec, seed=0, field="classification")
+    fit_probe(source, source.batches("train", images), train_set, len(classes), spec, seed=0, field="classification")
     assert all(torch.equal(old, new) for old, new in zip(before, weights(encoder), strict=True))
     assert not any(each.requires_grad for each in encoder.model.module.parameters())
     if transfer == "frozen":
@@ -68,11 +68,11 @@ def test_only_a_copy_learns_and_only_in_full_transfer(
 
 
 def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(
-    context: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage]
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
 ) -> None:
-    cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches("train", pictures)
+    cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches("train", images)
     small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=10_000))
-    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches("train", pictures)
+    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches("train", images)
     assert isinstance(cached, CachedFeatureBatches)
     assert isinstance(fresh, FrozenImageBatches)
     rows = np.array([3, 17, 4])
@@ -84,13 +84,13 @@ def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_sam
 
 
 def test_pictures_are_augmented_while_learning_alone(
-    context: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage]
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
 ) -> None:
     grey = AugmentationSpec(grey_probability=1.0)
-    view = FEATURE_SOURCES["full"](context, encoder, grey).batches("train", pictures)
+    view = FEATURE_SOURCES["full"](context, encoder, grey).batches("train", images)
     rows = np.array([0, 1])
     assert torch.equal(
-        view.load(rows), encoder.model.preprocess([context.corpus.read_image(pictures[r].name) for r in rows])
+        view.load(rows), encoder.model.preprocess([context.corpus.read_image(images[r].name) for r in rows])
     )
     assert not torch.equal(view.load(rows), view.load(rows, random.Random(1)))
     assert torch.equal(view.load(rows, random.Random(1)), view.load(rows, random.Random(1)))
