@@ -1,11 +1,7 @@
-"""Evaluation run: plan the tasks, run them on the encoder and on its random-init baseline, score, write tables.
-
-Predictions are stored before anything is scored.
-"""
+"""Evaluation run: plan the tasks, run them on the encoder and on its random-init baseline, score, write tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,7 @@ from lcl_core.data import open_corpus
 from lcl_core.encoders.file_hashes import check_unchanged, hash_files
 from lcl_core.evaluation.features import FeatureCache, load_evaluated_encoder, random_init_baseline
 from lcl_core.evaluation.plots import make_figures
-from lcl_core.evaluation.predictions import JsonLog, PredictionStore
-from lcl_core.evaluation.results import score_predictions, write_class_tables, write_tables
+from lcl_core.evaluation.results import JsonLog, PredictionStore, score_predictions, write_class_tables, write_tables
 from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalProgress, Task
 from lcl_core.evaluation.tasks.captioning import Captioning
 from lcl_core.evaluation.tasks.classification import Classification
@@ -28,18 +23,10 @@ from lcl_core.evaluation.tasks.zero_shot import ZeroShotClassification
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import parse_spec
 
-TASKS: dict[str, type[Task]] = {
-    each.name: each
-    for each in (
-        Retrieval,
-        Classification,
-        ZeroShotClassification,
-        FewShot,
-        TunedRetrieval,
-        Captioning,
-        Dialogue,
-    )
-}
+_TASK_CLASSES: tuple[type[Task], ...] = (
+    Retrieval, Classification, ZeroShotClassification, FewShot, TunedRetrieval, Captioning, Dialogue,
+)  # fmt: skip
+TASKS = {each.name: each for each in _TASK_CLASSES}
 
 
 def evaluate(run_dir: RunDir) -> dict[str, Any]:
@@ -49,57 +36,52 @@ def evaluate(run_dir: RunDir) -> dict[str, Any]:
 
     Raises:
         UserError: the spec, the encoder or the corpus cannot be used; ``encoder_changed``.
-        Cancelled: the run was told to stop; finished features stay in the cache.
+        JobCancelled: a stop was requested; finished features stay in the cache.
     """
     run = run_dir.read_run()
     spec = parse_spec("evaluate", run["spec"])
     assert isinstance(spec, EvaluateSpec)
-    places = DatasetResolver(run["datasets"], run["encoders"], spec.exclude)
-    corpus = open_corpus(places.dataset(spec.dataset))
-    tasks = [TASKS[name].plan(spec, corpus, places) for name in dict.fromkeys(spec.tasks)]
+    resolver = DatasetResolver(run["datasets"], run["encoders"], spec.exclude)
+    corpus = open_corpus(resolver.dataset(spec.dataset))
+    tasks = [TASKS[name].plan(spec, corpus, resolver) for name in dict.fromkeys(spec.tasks)]
     for name, files in run.get("encoder_files", {}).items():
-        check_unchanged(files, hash_files(Path(places.encoder(name))))
-    encoder = load_evaluated_encoder(places.encoder(spec.encoder))
+        check_unchanged(files, hash_files(Path(resolver.encoder(name))))
+    encoder = load_evaluated_encoder(resolver.encoder(spec.encoder))
+    encoders = [encoder, random_init_baseline(encoder)] if spec.untrained_baseline else [encoder]
     run_dir.artifacts.mkdir(parents=True, exist_ok=True)
     run_dir.truncate_metrics(-1)
-    room = EvalContext(
+    context = EvalContext(
         spec=spec,
         corpus=corpus,
-        records=PredictionStore(run_dir.artifacts / "records"),
+        predictions=PredictionStore(run_dir.artifacts / "records"),
         cache=FeatureCache(Path(run.get("cache") or run_dir.path / "cache") / "features"),
-        progress=EvalProgress(run_dir, _count_steps(spec, tasks)),
+        progress=EvalProgress(run_dir, len(encoders) * sum(task.cost() for task in tasks)),
         artifacts=run_dir.artifacts,
         choices=JsonLog(run_dir.artifacts / "choice.json"),
         curves=JsonLog(run_dir.artifacts / "curves.json"),
-        patches=any(task.wants_patches for task in tasks),
+        needs_patch_features=any(task.needs_patch_features for task in tasks),
     )
-    for kept in (room.records, room.choices, room.curves):
-        kept.start()
-    for each in [encoder, random_init_baseline(encoder)] if spec.untrained_baseline else [encoder]:
+    for output in (context.predictions, context.choices, context.curves):
+        output.start()
+    for each in encoders:
         for task in tasks:
-            task.sit(room, each)
-    rows = score_predictions(room.records.folder, seed=spec.seed)
+            task.run(context, each)
+    rows = score_predictions(context.predictions.folder, seed=spec.seed)
     facts = {
         "encoder": spec.encoder, "encoder_hash": encoder.weights_hash, "dataset": spec.dataset,
         "dataset_hash": corpus.content_hash(), "version": __version__, "seed": spec.seed,
         "spec": spec.model_dump(mode="json"),
     }  # fmt: skip
-    write_tables(run_dir.artifacts, facts, rows)
-    write_class_tables(room.records.folder, room.artifacts / "classes")
-    lacking = _make_figures(room) if spec.figures else None
-    room.progress.finish()
-    return {**facts, "rows": [row.to_dict() for row in rows], **({"figures_left_out": lacking} if lacking else {})}
-
-
-def _make_figures(room: EvalContext) -> str | None:
-    """Returns: why some figures are left out, else none."""
-    room.progress.enter("figures")
-    folder = room.artifacts / "figures"
-    return make_figures(
-        room.records.folder, room.curves.entries, room.corpus, folder, albums=room.albums, seed=room.spec.seed
-    )
-
-
-def _count_steps(spec: EvaluateSpec, tasks: Sequence[Task]) -> float:
-    """Work units of the whole run."""
-    return sum(task.units() for task in tasks) * (2 if spec.untrained_baseline else 1)
+    write_tables(context.artifacts, facts, rows)
+    write_class_tables(context.predictions.folder, context.artifacts / "classes")
+    result = {**facts, "rows": [row.to_dict() for row in rows]}
+    if spec.figures:
+        context.progress.enter("figures")
+        left_out = make_figures(
+            context.predictions.folder, context.curves.entries, corpus, context.artifacts / "figures",
+            image_sources=context.image_sources, seed=spec.seed,
+        )  # fmt: skip
+        if left_out:
+            result["figures_left_out"] = left_out
+    context.progress.finish()
+    return result

@@ -1,4 +1,4 @@
-"""Frozen features of images and texts: the encoder under evaluation and the feature cache on disk."""
+"""Frozen features of images and texts: the encoder under evaluation, and the feature cache on disk."""
 
 from __future__ import annotations
 
@@ -22,22 +22,29 @@ from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
 
+Arrays = Mapping[str, NDArray[np.floating]]
+OnProgress = Callable[[int], None]
+
+_CACHE_VERSION = 2  # of an entry's layout and of the meaning of its numbers
+_IMAGE_BATCH = 64
+_TEXT_BATCH = 256
+
 
 @dataclass(frozen=True)
 class EvaluatedEncoder:
     """A frozen encoder in its role, ``trained`` or ``untrained``."""
 
     role: str
-    tower: ImageEncoder
+    model: ImageEncoder
 
     @property
     def weights_hash(self) -> str:
-        return self.tower.identity["weights"]
+        return self.model.identity["weights"]
 
     @torch.inference_mode()
     def embed_images(self, images: list[Image.Image]) -> tuple[Tensor | None, Tensor]:
-        """Pooled latents [n, E] (L2-normalised; none where the tower has none) and patch features [n, N, W]."""
-        pooled, patches = self.tower.encode(self.tower.preprocess(images).to(self.tower.device))
+        """Pooled latents [n, E] (L2-normalised; None where the encoder has none) and patch features [n, N, W]."""
+        pooled, patches = self.model.encode(self.model.preprocess(images).to(self.model.device))
         return None if pooled is None else pooled.cpu(), patches.float().cpu()
 
     @torch.inference_mode()
@@ -47,36 +54,31 @@ class EvaluatedEncoder:
         Raises:
             UserError: ``no_text_encoder``.
         """
-        features = self.tower.texts(texts)
+        features = self.model.texts(texts)
         if features is None:
             raise UserError(
-                "this encoder reads no texts; leave out the tasks that compare pictures with texts without training",
+                "this encoder reads no texts; leave out the tasks that compare images with texts without training",
                 code="no_text_encoder", field="tasks",
             )  # fmt: skip
         return features.cpu()
 
 
 def load_evaluated_encoder(directory: str | Path) -> EvaluatedEncoder:
-    """Read a saved encoder onto the GPU when there is one.
+    """Load a saved encoder onto the GPU when there is one.
 
     Raises:
-        UserError: ``encoder_unreadable``, naming the directory and what is wrong with it.
+        UserError: ``encoder_unreadable``, naming the directory and the reason.
     """
     return EvaluatedEncoder("trained", load_image_encoder(Path(directory)))
 
 
 def random_init_baseline(encoder: EvaluatedEncoder) -> EvaluatedEncoder:
-    """The same architecture and transform with the weights it starts from, at a fixed seed."""
-    return EvaluatedEncoder("untrained", encoder.tower.random_init())
-
-
-Arrays = Mapping[str, NDArray[np.floating]]
-
-_CACHE_VERSION = 2  # of an entry, and of what its numbers mean; raise it when either changes
+    """The same architecture and transform with random weights at a fixed seed."""
+    return EvaluatedEncoder("untrained", encoder.model.random_init())
 
 
 class FeatureCache:
-    """Folders of ``.npy`` files in a ``DiskCache``, keyed by everything that the numbers depend on.
+    """Folders of ``.npy`` files in a ``DiskCache``, named by the hash of everything that the numbers depend on.
 
     Arrays that a caller still has mapped stay readable after the eviction of their entry.
     """
@@ -85,38 +87,32 @@ class FeatureCache:
         self.root, self.max_bytes = root, max_bytes
         self._cache = DiskCache(root, max_bytes)
 
-    def get_or_make(self, facts: Mapping[str, Any], make: Callable[[Path], None]) -> Arrays:
-        """The arrays of the entry for ``facts``, memory-mapped and read-only.
+    def get_or_make(self, key: Mapping[str, Any], make: Callable[[Path], None]) -> Arrays:
+        """The arrays of an entry, memory-mapped and read-only.
 
         Args:
-            facts: what the numbers depend on, JSON values.
-            make: writes the entry's ``NAME.npy`` files into the folder it is given; called only on a miss.
+            key: JSON values that the numbers depend on.
+            make: writes ``NAME.npy`` files into a folder; called on a miss only.
         """
-        key = {"layout": _CACHE_VERSION, **facts}
+        text = {"layout": _CACHE_VERSION, **key}
 
         def write(folder: Path) -> None:
             make(folder)
-            write_json_atomically(folder / "facts.json", key)
+            write_json_atomically(folder / "facts.json", text)
 
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
         with self._cache.open(name, write) as entry:
             files = sorted(entry.glob("*.npy"))
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
 
 
-OnProgress = Callable[[int], None]
-
-_IMAGE_BATCH = 64
-_TEXT_BATCH = 256
-
-
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Row i is picture i.
+    """Features of n images.
 
     Attributes:
-        pooled: [n, E] float32 pooled latents, L2-normalised; none where the encoder has none.
-        patches: [n, N, W] float16 patch features, or none if they were not asked for.
+        pooled: [n, E] float32 pooled latents, L2-normalised; None where the encoder has none.
+        patches: [n, N, W] float16 patch features; None unless requested.
     """
 
     pooled: NDArray[np.float32] | None
@@ -132,31 +128,31 @@ def image_features(
     patches: bool,
     advance: OnProgress,
 ) -> ImageFeatures:
-    """Features of the pictures ``names`` of ``corpus``.
+    """Features of the images ``names`` of ``corpus``.
 
-    Patch features are kept in half precision: their layer norm leaves them near one, so three digits are kept
-    at half the disk. Used from the cache or not, a head sees the same numbers.
+    Patch features are stored in half precision: the encoder's layer norm leaves them near one, so three digits remain.
+    A head sees the same numbers whether they come from the cache or not.
 
     Args:
-        patches: also the patch features, which are N·W numbers a picture.
-        advance: called with the number of pictures done.
+        patches: also compute patch features, N·W numbers an image.
+        advance: called with the number of images done.
 
     Raises:
-        UserError: a picture cannot be read (names it), or the encoder gives infinities.
+        UserError: an image cannot be read (names it), or features are infinite or NaN.
     """
-    tower = encoder.tower
-    facts = {
-        "kind": "images", "patches": patches, "encoder": tower.identity, "transform": tower.transform,
+    model = encoder.model
+    key = {
+        "kind": "images", "patches": patches, "encoder": model.identity, "transform": model.transform,
         "corpus": corpus.content_hash(), "images": _digest(names),
     }  # fmt: skip
-    meter = _ProgressCounter(advance)
+    counter = _ProgressCounter(advance)
 
     def make(folder: Path) -> None:
         pooled = tokens = None
-        if tower.embed_dim is not None:
-            pooled = _create_npy(folder / "pooled.npy", np.float32, (len(names), tower.embed_dim))
+        if model.embed_dim is not None:
+            pooled = _create_npy(folder / "pooled.npy", np.float32, (len(names), model.embed_dim))
         if patches:
-            tokens = _create_npy(folder / "patches.npy", np.float16, (len(names), tower.tokens, tower.width))
+            tokens = _create_npy(folder / "patches.npy", np.float16, (len(names), model.tokens, model.width))
         for start in range(0, len(names), _IMAGE_BATCH):
             batch = names[start : start + _IMAGE_BATCH]
             rows = slice(start, start + len(batch))
@@ -165,25 +161,14 @@ def image_features(
                 pooled[rows] = check_finite(latents.numpy())
             if tokens is not None:
                 tokens[rows] = check_finite(grid.half().numpy())
-            meter.add(len(batch))
+            counter.add(len(batch))
 
-    arrays = cache.get_or_make(facts, make)
-    meter.finish(len(names))
+    arrays = cache.get_or_make(key, make)
+    counter.finish(len(names))
     return ImageFeatures(arrays.get("pooled"), arrays.get("patches"))
 
 
 def text_features(
-    encoder: EvaluatedEncoder, texts: Sequence[str], cache: FeatureCache, *, advance: OnProgress
-) -> NDArray[np.float32]:
-    """[n, E] features of ``texts``.
-
-    Raises:
-        UserError: the encoder reads no texts, or gives infinities.
-    """
-    return cached_text_features(encoder.tower.identity, encoder.embed_texts, texts, cache, advance=advance)
-
-
-def cached_text_features(
     identity: Mapping[str, str],
     embed: Callable[[Sequence[str]], Tensor],
     texts: Sequence[str],
@@ -194,30 +179,30 @@ def cached_text_features(
     """[n, E] features of ``texts``, memory-mapped.
 
     Args:
-        identity: what makes them features of this text encoder.
-        embed: some texts → their features on the CPU.
+        identity: of the text encoder.
+        embed: texts → features on the CPU.
 
     Raises:
-        UserError: the features are infinities.
+        UserError: the encoder reads no texts, or features are infinite or NaN.
     """
-    facts = {"kind": "texts", "encoder": dict(identity), "texts": _digest(map(json.dumps, texts))}
-    meter = _ProgressCounter(advance)
+    counter = _ProgressCounter(advance)
 
     def make(folder: Path) -> None:
         parts = []
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
             parts.append(check_finite(embed(batch).numpy()))
-            meter.add(len(batch))
+            counter.add(len(batch))
         np.save(folder / "texts.npy", np.concatenate(parts).astype(np.float32))
 
-    arrays = cache.get_or_make(facts, make)
-    meter.finish(len(texts))
+    key = {"kind": "texts", "encoder": dict(identity), "texts": _digest(map(json.dumps, texts))}
+    arrays = cache.get_or_make(key, make)
+    counter.finish(len(texts))
     return np.asarray(arrays["texts"], np.float32)
 
 
 class _ProgressCounter:
-    """Tells progress as work is done, and the rest of it at once when the cache already had the answer."""
+    """Reports work as it is done, and the rest at once when the cache already held the result."""
 
     def __init__(self, advance: OnProgress) -> None:
         self._advance = advance
@@ -236,7 +221,7 @@ def _create_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
 
 
 def check_finite(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The same. Raises: UserError ``encoder_not_finite`` when some are no numbers."""
+    """``values``. Raises: UserError ``encoder_not_finite`` when some are infinite or NaN."""
     if not np.isfinite(values).all():
         raise UserError(
             "the encoder gives infinities or NaN; its training diverged (lower optimizer.lr and train again)",

@@ -21,61 +21,87 @@ from lcl_core.data import Corpus
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion
 from lcl_core.evaluation.benchmarks.registry import get_benchmark
 from lcl_core.evaluation.metrics.caption_metrics import score_captions
-from lcl_core.evaluation.predictions import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore
+from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
+
+ROWS = 6
+MAX_CLASSES = 40  # in a confusion matrix; of more, those in the most mistakes
+_CELL, _IMAGE, _GAP, _LINE, _CHARACTERS = 360, 66, 6, 16, 50
+_HEIGHT = _IMAGE + 4 * _LINE + 3 * _GAP
+_HEADING = 30
+_PANEL_COLUMNS = 2
+
+
+def make_figures(
+    records: Path,
+    curves: Sequence[dict[str, Any]],
+    corpus: Corpus,
+    folder: Path,
+    *,
+    image_sources: Mapping[str, Corpus] = MappingProxyType({}),
+    seed: int,
+) -> str | None:
+    """Draw the trained encoder's predictions and the loss curves.
+
+    Args:
+        records: folder of the prediction files.
+        image_sources: corpora of images outside ``corpus``, by ``album`` in the facts of a prediction file.
+
+    Returns: the reason why some figures are left out (matplotlib is not installed), else None.
+    """
+    folder.mkdir(exist_ok=True)
+    stored = [(file, samples) for file, samples in PredictionStore(records).read() if file.encoder == "trained"]
+    for file, samples in stored:
+        if file.kind in CELLS_BY_KIND:
+            source = image_sources.get(file.facts.get("album", ""), corpus)
+            cells = CELLS_BY_KIND[file.kind](file, samples)
+            draw_samples(cells, source.read_image, _title(file), folder / f"examples-{_stem(file)}.png", seed=seed)
+    try:
+        for file, samples in stored:
+            if file.kind == "ranks" and file.part == IMAGE_TO_CLASS:
+                draw_confusion(samples, _title(file), folder / f"confusion-{_stem(file)}.png")
+        if curves:
+            draw_curves(curves, folder / "curves.png")
+    except UserError as error:
+        if error.code != "missing_extra":
+            raise
+        return error.message
+    return None
+
+
+def _stem(file: PredictionFile) -> str:
+    return Path(file.file).stem
+
+
+def _title(file: PredictionFile) -> str:
+    words = (file.task, file.variant, file.part.replace("_", " "), file.transfer, f"on {file.split}")
+    return ", ".join(word for word in words if word)
+
+
+# ---- sample grids
 
 
 @dataclass(frozen=True)
 class SampleCell:
-    """One sample of a sheet.
+    """One sample in a grid.
 
     Attributes:
         images: names in the corpus.
         words: lines under them.
-        goodness: the higher the better.
-        right: whether it counts as right; none where there is no such thing.
+        quality: the higher the better.
+        correct: None where there is no such thing.
     """
 
     images: tuple[str, ...]
     words: tuple[str, ...]
-    goodness: float
-    right: bool | None
+    quality: float
+    correct: bool | None
 
 
-def rank_cells(sheet: PredictionFile, samples: Sequence[dict[str, Any]]) -> list[SampleCell]:
-    """Of a sheet of ranks: a class with its picture, a picture with the texts it found, a text with its pictures."""
-    if sheet.part == IMAGE_TO_CLASS:
+def rank_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
+    """An image with its predicted class, an image with the texts found for it, or a text with the images."""
+    if file.part == IMAGE_TO_CLASS:
         return [_class_cell(sample) for sample in samples]
-    return [(_image_to_text_cell if sheet.part == IMAGE_TO_TEXT else _text_to_image_cell)(sample) for sample in samples]
-
-
-def caption_cells(sheet: PredictionFile, samples: Sequence[dict[str, Any]]) -> list[SampleCell]:
-    """A picture with the caption that was written and the first of its own; CIDEr says how good it is."""
-    written = {sample["query"]: sample["caption"] for sample in samples}
-    own = {sample["query"]: sample["references"] for sample in samples}
-    ciders = score_captions(written, own, with_meteor=False).per_picture["CIDEr"]
-    return [
-        SampleCell((name,), (f"“{written[name]}” ({cider:.2f})", f"own: {own[name][0]}"), float(cider), None)
-        for name, cider in zip(written, ciders, strict=True)
-    ]
-
-
-def answer_cells(sheet: PredictionFile, samples: Sequence[dict[str, Any]]) -> list[SampleCell]:
-    """A picture with a question, the answer that was given and the right one."""
-    records = [AnsweredQuestion.from_dict(sample) for sample in samples]
-    scores = get_benchmark(sheet.facts["benchmark"]).score(records)
-    points: dict[str, float] = {}
-    for metric, units in scores.samples.items():
-        if metric.startswith("acc"):  # accuracy, acc: of a question; acc+ is of a picture
-            points |= units
-    return [_answer_cell(record, points.get(record.question.id)) for record in records]
-
-
-# A kind of records that is not here has no examples to show.
-CELLS_BY_KIND: dict[str, Callable[[PredictionFile, Sequence[dict[str, Any]]], list[SampleCell]]] = {
-    "ranks": rank_cells,
-    "captions": caption_cells,
-    "answers": answer_cells,
-}
+    return [_ranking_cell(sample, to_text=file.part == IMAGE_TO_TEXT) for sample in samples]
 
 
 def _class_cell(sample: dict[str, Any]) -> SampleCell:
@@ -84,86 +110,96 @@ def _class_cell(sample: dict[str, Any]) -> SampleCell:
     return SampleCell((sample["query"],), words, share, sample["rank"] == 1)
 
 
-def _image_to_text_cell(sample: dict[str, Any]) -> SampleCell:
-    words = (f"own text at rank {sample['rank']}; first:", *sample["top"][:3])
-    return SampleCell((sample["query"],), words, -sample["rank"], sample["rank"] == 1)
+def _ranking_cell(sample: dict[str, Any], *, to_text: bool) -> SampleCell:
+    query, rank, top = sample["query"], sample["rank"], sample["top"]
+    if to_text:
+        return SampleCell((query,), (f"own text at rank {rank}; first:", *top[:3]), -rank, rank == 1)
+    return SampleCell(tuple(top), (f"“{query}”", f"own picture at rank {rank}"), -rank, rank == 1)
 
 
-def _text_to_image_cell(sample: dict[str, Any]) -> SampleCell:
-    words = (f"“{sample['query']}”", f"own picture at rank {sample['rank']}")
-    return SampleCell(tuple(sample["top"]), words, -sample["rank"], sample["rank"] == 1)
+def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
+    """An image with its generated caption and its first reference; CIDEr is the quality."""
+    captions = {sample["query"]: sample["caption"] for sample in samples}
+    references = {sample["query"]: sample["references"] for sample in samples}
+    scores = score_captions(captions, references, with_meteor=False).per_image["CIDEr"]
+    return [
+        SampleCell((name,), (f"“{caption}” ({score:.2f})", f"own: {references[name][0]}"), float(score), None)
+        for (name, caption), score in zip(captions.items(), scores, strict=True)
+    ]
+
+
+def answer_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
+    """An image with a question, the model's answer and the correct one."""
+    records = [AnsweredQuestion.from_dict(sample) for sample in samples]
+    scores = get_benchmark(file.facts["benchmark"]).score(records)
+    points: dict[str, float] = {}
+    for metric, units in scores.samples.items():
+        if metric.startswith("acc"):  # accuracy, acc: of a question; acc+ is of an image
+            points |= units
+    return [_answer_cell(record, points.get(record.question.id)) for record in records]
 
 
 def _answer_cell(record: AnsweredQuestion, points: float | None) -> SampleCell:
     question = record.question
     truth = question.options.get(question.truth[0], question.truth[0])
-    said = record.answer if record.answer is not None else "nothing"
-    words = (question.text, f"“{said}”; right: {truth}")
-    return SampleCell((question.image,), words, points or 0.0, None if points is None else points >= _HALF)
+    answer = record.answer if record.answer is not None else "nothing"
+    words = (question.text, f"“{answer}”; right: {truth}")
+    return SampleCell((question.image,), words, points or 0.0, None if points is None else points >= 0.5)
 
 
-_HALF = 0.5  # of a question's points, from which on an answer counts as right
+# Other kinds of prediction files have no grid.
+CELLS_BY_KIND: dict[str, Callable[[PredictionFile, Samples], list[SampleCell]]] = {
+    "ranks": rank_cells,
+    "captions": caption_cells,
+    "answers": answer_cells,
+}
 
 
-ROWS = 6
-_CELL, _IMAGE, _GAP, _LINE, _LETTERS = 360, 66, 6, 16, 50
-_HEIGHT = _IMAGE + 4 * _LINE + 3 * _GAP
-_HEADING = 30
-_INK, _MUTED, _GOOD, _BAD = "#0f172a", "#526076", "#0f766e", "#b45309"
-
-
-def pick_samples(examples: Sequence[SampleCell], count: int, seed: int) -> dict[str, list[SampleCell]]:
+def pick_samples(cells: Sequence[SampleCell], count: int, seed: int) -> dict[str, list[SampleCell]]:
     """``best`` first, ``worst`` first, and a seeded ``random`` draw, ``count`` of each; of equals the earlier ones."""
-    ranked = sorted(examples, key=lambda example: -example.goodness)
-    worst = sorted(examples, key=lambda example: example.goodness)
-    drawn = random.Random(seed).sample(examples, min(count, len(examples)))  # noqa: S311
-    return {"best": ranked[:count], "worst": worst[:count], "random": drawn}
+    best = sorted(cells, key=lambda cell: -cell.quality)
+    worst = sorted(cells, key=lambda cell: cell.quality)
+    drawn = random.Random(seed).sample(cells, min(count, len(cells)))  # noqa: S311
+    return {"best": best[:count], "worst": worst[:count], "random": drawn}
 
 
 def draw_samples(
-    examples: Sequence[SampleCell], read_image: Callable[[str], Image.Image], title: str, file: Path, *, seed: int
+    cells: Sequence[SampleCell], read_image: Callable[[str], Image.Image], title: str, file: Path, *, seed: int
 ) -> None:
-    """Three columns of pictures with words.
-
-    Args:
-        read_image: a corpus's, by name.
-    """
-    columns = pick_samples(examples, ROWS, seed)
+    """Three columns of images with words; ``read_image``: a corpus's, by name."""
+    columns = pick_samples(cells, ROWS, seed)
     size = (_GAP + len(columns) * (_CELL + _GAP), 2 * _HEADING + ROWS * _HEIGHT)
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, 8), title, fill=_INK, font=_font(15))
+    grid = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(grid)
+    pen.text((_GAP, 8), title, fill=INK, font=ImageFont.load_default(15))
     for column, (name, chosen) in enumerate(columns.items()):
         left = _GAP + column * (_CELL + _GAP)
-        pen.text((left, _HEADING + 6), name, fill=_MUTED, font=_font(14))
-        for row, example in enumerate(chosen):
-            _draw_cell(sheet, pen, (left, 2 * _HEADING + row * _HEIGHT), example, read_image)
-    sheet.save(file)
+        pen.text((left, _HEADING + 6), name, fill=MUTED, font=ImageFont.load_default(14))
+        for row, cell in enumerate(chosen):
+            _draw_cell(grid, pen, (left, 2 * _HEADING + row * _HEIGHT), cell, read_image)
+    grid.save(file)
 
 
 def _draw_cell(
-    sheet: Image.Image,
+    grid: Image.Image,
     pen: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    example: SampleCell,
+    cell: SampleCell,
     read_image: Callable[[str], Image.Image],
 ) -> None:
     left, top = corner
-    if example.right is not None:
-        pen.rectangle((left, top, left + 3, top + _IMAGE), fill=_GOOD if example.right else _BAD)
-    for place, name in enumerate(example.images):
-        picture = ImageOps.contain(read_image(name), (_IMAGE, _IMAGE))
-        sheet.paste(picture, (left + 8 + place * (_IMAGE + 3), top))
-    lines = [part for words in example.words for part in textwrap.wrap(words, _LETTERS)[:2]]
-    for place, line in enumerate(lines[:4]):
-        pen.text((left, top + _IMAGE + _GAP + place * _LINE), line, fill=_INK, font=_font(12))
+    if cell.correct is not None:
+        pen.rectangle((left, top, left + 3, top + _IMAGE), fill=COLOURS[0 if cell.correct else 1])
+    for number, name in enumerate(cell.images):
+        image = ImageOps.contain(read_image(name), (_IMAGE, _IMAGE))
+        grid.paste(image, (left + 8 + number * (_IMAGE + 3), top))
+    lines = [part for words in cell.words for part in textwrap.wrap(words, _CHARACTERS)[:2]]
+    for number, line in enumerate(lines[:4]):
+        y = top + _IMAGE + _GAP + number * _LINE
+        pen.text((left, y), line, fill=INK, font=ImageFont.load_default(12))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-_PANEL_COLUMNS = 2
+# ---- loss curves
 
 
 def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
@@ -174,27 +210,27 @@ def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
     panels: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for curve in curves:
         panels.setdefault((curve["task"], curve["transfer"]), []).append(curve)
-    rows = -(-len(panels) // _PANEL_COLUMNS)
-    figure = new_figure(4.8 * min(_PANEL_COLUMNS, len(panels)), 3.1 * rows)
-    grid = figure.subplots(rows, min(_PANEL_COLUMNS, len(panels)), squeeze=False)
+    rows, columns = -(-len(panels) // _PANEL_COLUMNS), min(_PANEL_COLUMNS, len(panels))
+    figure = new_figure(4.8 * columns, 3.1 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes, ((task, transfer), own) in zip(grid.flat, panels.items(), strict=False):
-        _panel(axes, f"{task}, {transfer}", own)
+        _draw_panel(axes, f"{task}, {transfer}", own)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     save_figure(figure, file)
 
 
-def _panel(axes: Any, title: str, curves: Sequence[dict[str, Any]]) -> None:
-    colours = {
-        name: COLOURS[place % len(COLOURS)] for place, name in enumerate(dict.fromkeys(map(_variant_name, curves)))
-    }
+def _draw_panel(axes: Any, title: str, curves: Sequence[dict[str, Any]]) -> None:
+    variants = dict.fromkeys(str(curve["variant"]) for curve in curves)
+    colours = {variant: COLOURS[number % len(COLOURS)] for number, variant in enumerate(variants)}
     named = set()
     for curve in curves:
-        name = _variant_name(curve) + ("" if curve["encoder"] == "trained" else " (untrained)")
+        variant, trained = str(curve["variant"]), curve["encoder"] == "trained"
+        name = variant if trained else f"{variant} (untrained)"
         steps = (np.arange(len(curve["loss"])) + 1) * curve["steps_a_point"]
-        style = "-" if curve["encoder"] == "trained" else "--"
         label = None if name in named else name  # repeated draws share a line in the legend
-        axes.plot(steps, curve["loss"], style, color=colours[_variant_name(curve)], linewidth=1.1, label=label)
+        style = "-" if trained else "--"
+        axes.plot(steps, curve["loss"], style, color=colours[variant], linewidth=1.1, label=label)
         named.add(name)
     style_axes(axes, title)
     axes.set_xlabel("step", fontsize=8, color=MUTED)
@@ -202,14 +238,10 @@ def _panel(axes: Any, title: str, curves: Sequence[dict[str, Any]]) -> None:
     axes.legend(fontsize=7, frameon=False)
 
 
-def _variant_name(curve: dict[str, Any]) -> str:
-    return str(curve["variant"])
+# ---- confusion matrices
 
 
-MAX_CLASSES = 40  # classes in one picture; of more, those in the most mistakes
-
-
-def most_confused_classes(samples: Sequence[dict[str, Any]], most: int = MAX_CLASSES) -> list[str]:
+def most_confused_classes(samples: Samples, most: int = MAX_CLASSES) -> list[str]:
     """All true classes by name, or the ``most`` that take part in the most mistakes, on either side."""
     true = sorted({sample["label"] for sample in samples})
     if len(true) <= most:
@@ -221,17 +253,17 @@ def most_confused_classes(samples: Sequence[dict[str, Any]], most: int = MAX_CLA
     return sorted(sorted(true, key=lambda name: (-mistakes[name], name))[:most])
 
 
-def confusion_matrix(samples: Sequence[dict[str, Any]], classes: Sequence[str]) -> NDArray[np.int64]:
-    """[C, C + 1] pictures of each true class (row) by the answer (column); the last column is every other answer."""
-    place = {name: number for number, name in enumerate(classes)}
+def confusion_matrix(samples: Samples, classes: Sequence[str]) -> NDArray[np.int64]:
+    """[C, C + 1] images of each true class (row) by prediction (column); the last column is every other class."""
+    number = {name: position for position, name in enumerate(classes)}
     matrix = np.zeros((len(classes), len(classes) + 1), np.int64)
     for sample in samples:
-        if sample["label"] in place:
-            matrix[place[sample["label"]], place.get(sample["top"][0], -1)] += 1
+        if sample["label"] in number:
+            matrix[number[sample["label"]], number.get(sample["top"][0], -1)] += 1
     return matrix
 
 
-def draw_confusion(samples: Sequence[dict[str, Any]], title: str, file: Path) -> None:
+def draw_confusion(samples: Samples, title: str, file: Path) -> None:
     """Rows are true classes, each scaled to one; darker is more often. Raises: UserError without matplotlib."""
     classes = most_confused_classes(samples)
     counts = confusion_matrix(samples, classes)
@@ -243,57 +275,11 @@ def draw_confusion(samples: Sequence[dict[str, Any]], title: str, file: Path) ->
     total = len({sample["label"] for sample in samples})
     some = f", the {len(classes)} of {total} classes in the most mistakes" if total > len(classes) else ""
     axes.set_title(title + some, loc="left", fontsize=10, fontweight="bold", color=INK)
-    axes.set_xticks(range(len(classes) + 1), [*map(_short_name, classes), "any other"], rotation=90)
-    axes.set_yticks(
-        range(len(classes)), [f"{_short_name(name)} ({n})" for name, n in zip(classes, counts.sum(1), strict=True)]
-    )
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
+    axes.set_xticks(range(len(classes) + 1), [*names, "any other"], rotation=90)
+    axes.set_yticks(range(len(classes)), [f"{name} ({n})" for name, n in zip(names, counts.sum(1), strict=True)])
     axes.tick_params(length=0, labelsize=7, colors=MUTED)
     axes.set_xlabel("answer", color=MUTED, fontsize=9)
     axes.set_ylabel("true class (pictures)", color=MUTED, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6).ax.tick_params(length=0, labelsize=7, colors=MUTED)
     save_figure(figure, file)
-
-
-def _short_name(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"
-
-
-def make_figures(
-    records: Path,
-    curves: Sequence[dict[str, Any]],
-    corpus: Corpus,
-    folder: Path,
-    *,
-    albums: Mapping[str, Corpus] = MappingProxyType({}),
-    seed: int,
-) -> str | None:
-    """Draw what the trained encoder's answers and the curves show.
-
-    Args:
-        albums: where pictures lie that are not the corpus's, by the ``album`` in a sheet's facts.
-
-    Returns: why some are left out (matplotlib is not installed), else none.
-    """
-    folder.mkdir(exist_ok=True)
-    sheets = [(sheet, samples) for sheet, samples in PredictionStore(records).read() if sheet.encoder == "trained"]
-    for sheet, samples in sheets:
-        if sheet.kind in CELLS_BY_KIND:
-            file = folder / f"examples-{Path(sheet.file).stem}.png"
-            held = albums.get(sheet.facts.get("album", ""), corpus)
-            draw_samples(CELLS_BY_KIND[sheet.kind](sheet, samples), held.read_image, _title(sheet), file, seed=seed)
-    try:
-        for sheet, samples in sheets:
-            if sheet.kind == "ranks" and sheet.part == IMAGE_TO_CLASS:
-                draw_confusion(samples, _title(sheet), folder / f"confusion-{Path(sheet.file).stem}.png")
-        if curves:
-            draw_curves(curves, folder / "curves.png")
-    except UserError as error:
-        if error.code != "missing_extra":
-            raise
-        return error.message
-    return None
-
-
-def _title(sheet: PredictionFile) -> str:
-    words = (sheet.task, sheet.variant, sheet.part.replace("_", " "), sheet.transfer, f"on {sheet.split}")
-    return ", ".join(word for word in words if word)

@@ -1,33 +1,238 @@
-"""Results: metrics of stored predictions, the result table in JSON, CSV and Markdown, accuracy by class.
+"""Results of an evaluation: stored predictions, their metrics, and the result tables.
 
-No model is loaded, so results can be computed again at any time.
+``records/index.json`` lists the prediction files; each is a ``.jsonl`` file with one object a sample. Predictions are
+stored before anything is scored, and metrics are a pure function of them: no model is loaded to compute them again.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.evaluation.metrics.benchmark_metrics import benchmark_metrics
+from lcl_core.evaluation.benchmarks.registry import benchmark_metrics
 from lcl_core.evaluation.metrics.caption_metrics import caption_metrics
-from lcl_core.evaluation.metrics.core import BootstrapMetric, few_shot_metrics, rank_metrics
-from lcl_core.evaluation.predictions import IMAGE_TO_CLASS, PredictionFile, PredictionStore
+from lcl_core.evaluation.metrics.core import (
+    BootstrapMetric,
+    Ints,
+    chance_median_rank,
+    chance_recall,
+    class_mean,
+    majority_accuracy,
+    mean_of,
+    median_of,
+)
 
-FileMetrics = Callable[[PredictionFile, list[dict[str, Any]]], list[BootstrapMetric]]
+Samples = Sequence[dict[str, Any]]
 
-METRICS_BY_KIND: dict[str, FileMetrics] = {
+IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_CLASS = "image_to_text", "text_to_image", "image_to_class"
+RECALLS = (1, 5, 10)
+ACCURACIES = (1, 5)
+_CURVE_POINTS = 400
+
+
+# ---- stored predictions
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """The predictions of one encoder for one question.
+
+    Attributes:
+        task: a name in ``EvaluateSpec.tasks``.
+        variant: for retrieval which captions, for classification the label key.
+        transfer: ``zero_shot``, ``frozen`` or ``full``.
+        kind: how the samples are scored, a key of ``METRICS_BY_KIND``.
+        encoder: ``trained`` or ``untrained``.
+        part: which of the variant's questions, where there are several (``image_to_text``, ``text_to_image``).
+        facts: JSON values that scoring needs beside the samples, and ``left_out``: images without a prediction, by
+            reason.
+    """
+
+    task: str
+    split: str
+    variant: str
+    transfer: str
+    kind: str
+    encoder: str
+    part: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """Equal for every encoder."""
+        return self.task, self.split, self.variant, self.transfer, self.part
+
+    @property
+    def file(self) -> str:
+        words = (self.task, self.split, self.variant, self.part, self.transfer, self.encoder)
+        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word).strip("_") for word in words if word) + ".jsonl"
+
+
+class PredictionStore:
+    """The prediction files of one evaluation, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._index: list[dict[str, Any]] = []
+
+    def start(self) -> None:
+        """Create the folder, or empty it after an earlier attempt."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.iterdir():
+            stale.unlink()
+
+    def add(self, file: PredictionFile, samples: Iterable[dict[str, Any]]) -> None:
+        """Write a file completely, then list it in the index."""
+        same = sum(entry["file"].endswith(file.file) for entry in self._index)  # labels a-b and a_b give one name
+        name = f"{same + 1}-{file.file}" if same else file.file
+        with (self.folder / name).open("w", encoding="utf-8") as out:
+            out.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        self._index.append({"file": name, **asdict(file)})
+        write_json_atomically(self.folder / "index.json", self._index)
+
+    def read(self) -> list[tuple[PredictionFile, list[dict[str, Any]]]]:
+        """Every file with its samples, in the order they were written.
+
+        Raises:
+            UserError: ``records_unreadable``, naming the file and line.
+        """
+        index = self.folder / "index.json"
+        if not index.is_file():
+            raise UserError("there are no evaluation records here", code="records_unreadable", file=self.folder)
+        entries = json.loads(index.read_text(encoding="utf-8"))
+        named = [(entry.pop("file"), PredictionFile(**entry)) for entry in entries]
+        return [(file, self._samples(name)) for name, file in named]
+
+    def _samples(self, name: str) -> list[dict[str, Any]]:
+        samples = []
+        with (self.folder / name).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    samples.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"not a JSON object ({error.msg}); evaluate again",
+                        code="records_unreadable", file=self.folder / name, line=number,
+                    ) from None  # fmt: skip
+        return samples
+
+
+class JsonLog:
+    """A JSON list in the artifacts, rewritten after each entry, so that it is complete when a run stops."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.entries: list[dict[str, Any]] = []
+
+    def start(self) -> None:
+        """Remove the file of an earlier attempt."""
+        self._file.unlink(missing_ok=True)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self.entries.append(entry)
+        write_json_atomically(self._file, self.entries)
+
+
+def loss_curve(losses: Sequence[float]) -> dict[str, Any]:
+    """The loss of each step as an entry of ``curves.json``, thinned by averaging neighbours."""
+    every = max(1, -(-len(losses) // _CURVE_POINTS))
+    points = [round(float(np.mean(losses[start : start + every])), 5) for start in range(0, len(losses), every)]
+    return {"steps_a_point": every, "loss": points}
+
+
+# ---- metrics of a prediction file
+
+
+def rank_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric]:
+    """Recalls and median rank of retrieval, or accuracies of classification.
+
+    A sample has ``query``, ``rank`` (1-based, of the best correct candidate), ``right`` (number of correct candidates)
+    and ``top`` (the five best candidates); classification adds ``label`` and ``probability`` (of the true class). The
+    facts hold ``candidates`` and, for classes, ``train_counts``.
+    """
+    rank, correct = (np.array([sample[name] for sample in samples], np.int64) for name in ("rank", "right"))
+    units, candidates = [sample["query"] for sample in samples], file.facts["candidates"]
+    classes = file.part == IMAGE_TO_CLASS
+    name = {IMAGE_TO_TEXT: "TR", TEXT_TO_IMAGE: "IR", IMAGE_TO_CLASS: "acc"}[file.part]
+    metrics = [
+        BootstrapMetric(
+            f"{name}@{k}", units, rank <= k, mean_of, chance_recall(candidates, correct, k),
+            _majority(file, samples, k) if classes else None,
+        )
+        for k in (ACCURACIES if classes else RECALLS)
+    ]  # fmt: skip
+    if classes:
+        by_class = np.stack([[_class_hash(sample["label"]) for sample in samples], rank == 1], axis=1)
+        return [*metrics, BootstrapMetric("acc@1 class mean", units, by_class, class_mean, 1 / candidates)]
+    chance = chance_median_rank(candidates, correct)
+    return [*metrics, BootstrapMetric(f"{name} median rank", units, rank, median_of, chance)]
+
+
+def _class_hash(label: str) -> float:
+    """The same in every run: 48 bits of a hash, which a float holds exactly."""
+    return float(int.from_bytes(hashlib.blake2b(label.encode(), digest_size=6).digest()))
+
+
+def _majority(file: PredictionFile, samples: Samples, k: int) -> float | None:
+    """None where the file has no training counts."""
+    counts = file.facts.get("train_counts")
+    if not counts:
+        return None
+    number = {name: position for position, name in enumerate(counts)}
+    target: Ints = np.array([number[sample["label"]] for sample in samples], np.int64)
+    return majority_accuracy(np.array(list(counts.values()), np.int64), target, k)
+
+
+def few_shot_metrics(file: PredictionFile, samples: Samples) -> list[BootstrapMetric]:
+    """Accuracies over several draws; a sample has ``query``, ``label`` and ``ranks`` (of the true class in each draw).
+
+    The unit is an image with its mean over the draws, so intervals cover the images alone; ``spread`` covers the draws.
+    """
+    ranks = np.array([sample["ranks"] for sample in samples], np.int64)  # [Q, draws]
+    units = [sample["query"] for sample in samples]
+    metrics = []
+    for k in ACCURACIES:
+        correct = ranks <= k
+        chance = min(k / file.facts["candidates"], 1.0)
+        spread = float(correct.mean(axis=0).std(ddof=1))
+        metrics.append(BootstrapMetric(f"acc@{k}", units, correct.mean(axis=1), mean_of, chance, spread=spread))
+    return metrics
+
+
+METRICS_BY_KIND: dict[str, Callable[[PredictionFile, Samples], list[BootstrapMetric]]] = {
     "ranks": rank_metrics,
     "draws": few_shot_metrics,
-    "captions": caption_metrics,
-    "answers": benchmark_metrics,
+    "captions": lambda file, samples: caption_metrics(file.facts, samples),
+    "answers": lambda file, samples: benchmark_metrics(file.facts, samples),
 }
+
+
+def metrics_of_file(file: PredictionFile, samples: Samples) -> list[BootstrapMetric]:
+    """The metrics of a prediction file.
+
+    Raises:
+        UserError: ``records_unreadable`` for an unknown kind.
+    """
+    if file.kind not in METRICS_BY_KIND:
+        raise UserError(
+            f"records of kind {file.kind!r} are not known; there are {', '.join(METRICS_BY_KIND)}; evaluate again",
+            code="records_unreadable",
+        )  # fmt: skip
+    return METRICS_BY_KIND[file.kind](file, samples)
+
+
+# ---- rows of the table
 
 
 @dataclass(frozen=True)
@@ -39,14 +244,11 @@ class MetricRow:
         metric: ``TR@k`` and ``IR@k`` (image → text, text → image), ``TR median rank`` …, ``acc@k``, …
         value: of the trained encoder; shares lie in [0, 1].
         interval: 95 % bootstrap interval of ``value`` over the units.
-        chance: what a random answer reaches, by arithmetic; none where that says nothing.
-        majority: classification: what naming the most frequent training classes reaches.
-        untrained: the same architecture with its initial weights, through the same code; none if not asked
-            for.
-        spread: standard deviation over repetitions of the task, where it was repeated.
-        count: units: queries, pictures, questions.
-        candidates: answers each query chose from; none where answers are free.
-        left_out: pictures not asked about, by reason.
+        chance, majority, spread: as in :class:`BootstrapMetric`.
+        untrained, untrained_interval: the same architecture with random weights; None if the spec leaves it out.
+        count: units: queries, images, questions.
+        candidates: candidates of each query; None where answers are free.
+        left_out: images without a prediction, by reason.
     """
 
     task: str
@@ -70,57 +272,49 @@ class MetricRow:
 
 
 def score_predictions(folder: Path, *, seed: int) -> list[MetricRow]:
-    """Score the records in ``folder``, trained beside untrained; ``seed`` drives the bootstrap."""
-    found = [(sheet, metrics_of_file(sheet, samples)) for sheet, samples in PredictionStore(folder).read()]
-    twins = {
-        (*sheet.question, each.metric): each
-        for sheet, measures in found
-        if sheet.encoder == "untrained"
-        for each in measures
+    """Score the prediction files in ``folder``, trained next to untrained; ``seed`` drives the bootstrap."""
+    scored = [(file, metrics_of_file(file, samples)) for file, samples in PredictionStore(folder).read()]
+    baselines = {
+        (*file.question, metric.metric): metric
+        for file, metrics in scored
+        if file.encoder == "untrained"
+        for metric in metrics
     }
-    rows = []
-    for sheet, measures in found:
-        if sheet.encoder == "trained":
-            rows += [_metric_row(sheet, each, twins.get((*sheet.question, each.metric)), seed) for each in measures]
-    return rows
+    return [
+        _metric_row(file, metric, baselines.get((*file.question, metric.metric)), seed)
+        for file, metrics in scored
+        if file.encoder == "trained"
+        for metric in metrics
+    ]
 
 
-def metrics_of_file(sheet: PredictionFile, samples: list[dict[str, Any]]) -> Sequence[BootstrapMetric]:
-    """What one sheet says.
-
-    Raises:
-        UserError: ``records_unreadable`` for a kind that is not known.
-    """
-    if sheet.kind not in METRICS_BY_KIND:
-        raise UserError(
-            f"records of kind {sheet.kind!r} are not known; there are {', '.join(METRICS_BY_KIND)}; evaluate again",
-            code="records_unreadable",
-        )  # fmt: skip
-    return METRICS_BY_KIND[sheet.kind](sheet, samples)
-
-
-def _metric_row(sheet: PredictionFile, own: BootstrapMetric, twin: BootstrapMetric | None, seed: int) -> MetricRow:
+def _metric_row(
+    file: PredictionFile, metric: BootstrapMetric, baseline: BootstrapMetric | None, seed: int
+) -> MetricRow:
     return MetricRow(
-        task=sheet.task,
-        split=sheet.split,
-        variant=sheet.variant,
-        transfer=sheet.transfer,
-        metric=own.metric,
-        value=own.value,
-        interval=own.interval(seed),
-        chance=own.chance,
-        majority=own.majority,
-        untrained=None if twin is None else twin.value,
-        untrained_interval=None if twin is None else twin.interval(seed),
-        spread=own.spread,
-        count=len(own.units),
-        candidates=sheet.facts.get("candidates"),
-        left_out=sheet.facts.get("left_out", {}),
+        task=file.task,
+        split=file.split,
+        variant=file.variant,
+        transfer=file.transfer,
+        metric=metric.metric,
+        value=metric.value,
+        interval=metric.interval(seed),
+        chance=metric.chance,
+        majority=metric.majority,
+        untrained=None if baseline is None else baseline.value,
+        untrained_interval=None if baseline is None else baseline.interval(seed),
+        spread=metric.spread,
+        count=len(metric.units),
+        candidates=file.facts.get("candidates"),
+        left_out=file.facts.get("left_out", {}),
     )
 
 
+# ---- tables
+
+
 def write_tables(folder: Path, facts: dict[str, Any], rows: list[MetricRow]) -> None:
-    """Write ``table.json``, ``table.csv`` and ``table.md``; ``facts`` say who was examined, and on what."""
+    """Write ``table.json``, ``table.csv`` and ``table.md``; ``facts`` name the encoder and the dataset."""
     write_json_atomically(folder / "table.json", {**facts, "rows": [row.to_dict() for row in rows]})
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS)
@@ -130,7 +324,7 @@ def write_tables(folder: Path, facts: dict[str, Any], rows: list[MetricRow]) -> 
 
 
 def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
-    """A heading line of facts and the table."""
+    """A line with the encoder and the dataset, the table, and what was left out."""
     lines = [
         f"Encoder `{facts['encoder']}` ({facts['encoder_hash'][:12]}) on `{facts['dataset']}` "
         f"({facts['dataset_hash'][:12]}), lcl {facts['version']}, seed {facts['seed']}.",
@@ -139,14 +333,21 @@ def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        shown = _format_rank if row.metric.endswith("median rank") else _format_share
-        interval = f"{shown(row.interval[0])} – {shown(row.interval[1])}"
-        spread = "" if row.spread is None else f" ± {shown(row.spread)}"
-        numbers = [shown(row.value) + spread, interval, shown(row.untrained), shown(row.chance), shown(row.majority)]
+        digits = 1 if row.metric.endswith("median rank") else 3
+        value, low, high, spread, *baselines = (
+            "" if number is None else f"{number:.{digits}f}"
+            for number in (row.value, *row.interval, row.spread, row.untrained, row.chance, row.majority)
+        )
+        numbers = [value + (f" ± {spread}" if spread else ""), f"{low} – {high}", *baselines]
         counts = [str(row.count), "" if row.candidates is None else str(row.candidates)]
         words = [row.task, row.split, row.variant, row.transfer, row.metric, *numbers, *counts]
         lines.append(f"| {' | '.join(words)} |")
-    lines += [f"\nLeft out: {text}." for text in _left_out_lines(rows)]
+    left_out = (
+        f"{count} pictures of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
+        for row in rows
+        for reason, count in row.left_out.items()
+    )
+    lines += [f"\nLeft out: {text}." for text in dict.fromkeys(left_out)]
     return "\n".join(lines) + "\n"
 
 
@@ -164,33 +365,15 @@ def _csv_row(row: MetricRow) -> dict[str, Any]:
     return values
 
 
-def _left_out_lines(rows: list[MetricRow]) -> list[str]:
-    """One sentence a question that left pictures out."""
-    said = (
-        f"{count} pictures of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
-        for row in rows
-        for reason, count in row.left_out.items()
-    )
-    return list(dict.fromkeys(said))
-
-
-def _format_share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _format_rank(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
 @dataclass(frozen=True)
 class ClassRow:
-    """One class that was asked about.
+    """Accuracy of one true class.
 
     Attributes:
-        count: pictures of it.
-        acc1, acc5: share of them whose true class comes first, among the first five.
-        taken_for: the class that the most of them are wrongly taken for, of equals the first by name; empty if none.
-        times: how many.
+        count: its images.
+        acc1, acc5: share of them with the true class first, among the first five.
+        taken_for: the class most often predicted instead, of equals the first by name; empty if none.
+        times: how often.
     """
 
     label: str
@@ -201,13 +384,13 @@ class ClassRow:
     times: int
 
 
-def class_rows(samples: Sequence[dict[str, Any]]) -> list[ClassRow]:
-    """A row a true class, by name; ``samples`` are those of a sheet of ranks."""
-    grouped: dict[str, list[dict[str, Any]]] = {}
+def class_rows(samples: Samples) -> list[ClassRow]:
+    """A row a true class, by name, from the samples of a class-rank file."""
+    by_label: dict[str, list[dict[str, Any]]] = {}
     for sample in samples:
-        grouped.setdefault(sample["label"], []).append(sample)
+        by_label.setdefault(sample["label"], []).append(sample)
     rows = []
-    for label, own in sorted(grouped.items()):
+    for label, own in sorted(by_label.items()):
         wrong = Counter(sample["top"][0] for sample in own if sample["top"][0] != label)
         taken_for, times = min(wrong.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
         first, five = (sum(sample["rank"] <= k for sample in own) / len(own) for k in (1, 5))
@@ -216,12 +399,12 @@ def class_rows(samples: Sequence[dict[str, Any]]) -> list[ClassRow]:
 
 
 def write_class_tables(records: Path, folder: Path) -> None:
-    """``FOLDER/SHEET.csv`` for every sheet of ranked classes of the trained encoder."""
-    for sheet, samples in PredictionStore(records).read():
-        if sheet.kind != "ranks" or sheet.part != IMAGE_TO_CLASS or sheet.encoder != "trained":
+    """``FOLDER/NAME.csv`` for every class-rank file of the trained encoder."""
+    for predictions, samples in PredictionStore(records).read():
+        if predictions.kind != "ranks" or predictions.part != IMAGE_TO_CLASS or predictions.encoder != "trained":
             continue
         folder.mkdir(exist_ok=True)
-        with (folder / sheet.file).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(ClassRow)])
+        with (folder / predictions.file).with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [column.name for column in fields(ClassRow)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in class_rows(samples))

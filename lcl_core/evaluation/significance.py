@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcl_core.evaluation.metrics.core import BootstrapMetric, Ints, Numbers, Statistic, chunked_draws
-from lcl_core.evaluation.predictions import PredictionStore
-from lcl_core.evaluation.results import metrics_of_file
+from lcl_core.evaluation.results import PredictionStore, metrics_of_file
 
 DRAWS = 10_000
 _EQUAL_WITHIN = 1e-12  # two differences this close are equal
@@ -23,13 +22,12 @@ _EQUAL_WITHIN = 1e-12  # two differences this close are equal
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """One metric of two runs, over the units that both were asked.
+    """One metric of two runs, over the units that both answered.
 
     Attributes:
         difference: right minus left.
         interval: 95 % bootstrap interval of the difference.
-        p: chance of a difference at least as large, either way, between runs that are equally good. Of one
-            metric: where many are compared, some will be small by chance.
+        p: two-sided p-value of one metric, not corrected for the number of metrics.
         count: units in common.
     """
 
@@ -53,31 +51,31 @@ def compare_runs(left: Path, right: Path, *, seed: int = 0, draws: int = DRAWS) 
     """Compare the trained encoders' records in two folders, metric by metric, where both have the question.
 
     Args:
-        draws: of the bootstrap and of the permutations; where there are fewer ways to toss, all of them are taken.
+        draws: of the bootstrap and of the permutations; where there are fewer permutations, all of them are used.
 
     Raises:
         UserError: ``records_unreadable``.
     """
-    ours, theirs = _metrics_by_question(left), _metrics_by_question(right)
-    found = []
-    for key in (key for key in ours if key in theirs):
+    metrics, others = _metrics_by_question(left), _metrics_by_question(right)
+    comparisons = []
+    for key in (key for key in metrics if key in others):
         (task, split, variant, transfer, _), metric = key
-        pairs = PairedOutcomes.of(ours[key], theirs[key])
+        pairs = PairedOutcomes.of(metrics[key], others[key])
         if pairs is None:
             continue
         before, after = pairs.values()
-        found.append(
+        comparisons.append(
             MetricComparison(
                 task, split, variant, transfer, metric, before, after, after - before,
                 pairs.interval(seed, draws), pairs.p_value(seed, draws), int(pairs.counts.sum()),
             )
         )  # fmt: skip
-    return found
+    return comparisons
 
 
 @dataclass(frozen=True)
 class PairedOutcomes:
-    """Units with the same two contributions are exchangeable, so each distinct pair is held once with its count.
+    """Outcomes of the shared units: each distinct pair of contributions once, with its count.
 
     Attributes:
         left, right: [J] or [J, V] contributions of the two runs.
@@ -93,12 +91,12 @@ class PairedOutcomes:
     @classmethod
     def of(cls, left: BootstrapMetric, right: BootstrapMetric) -> PairedOutcomes | None:
         """The units that both have; None where they have none in common."""
-        place = {unit: row for row, unit in enumerate(right.units)}
-        shared = [(row, place[unit]) for row, unit in enumerate(left.units) if unit in place]
+        row_of = {unit: row for row, unit in enumerate(right.units)}
+        shared = [(row, row_of[unit]) for row, unit in enumerate(left.units) if unit in row_of]
         if not shared:
             return None
-        mine, other = np.array(shared, np.int64).T
-        values = [_as_columns(np.asarray(left.values))[mine], _as_columns(np.asarray(right.values))[other]]
+        left_rows, right_rows = np.array(shared, np.int64).T
+        values = [_as_columns(np.asarray(left.values))[left_rows], _as_columns(np.asarray(right.values))[right_rows]]
         both, counts = np.unique(np.concatenate(values, axis=1), axis=0, return_counts=True)
         first, second = np.split(both, 2, axis=1)
         if np.asarray(left.values).ndim == 1:
@@ -115,49 +113,45 @@ class PairedOutcomes:
         rng = np.random.default_rng(seed)
         total = int(self.counts.sum())
 
-        def drawn(size: int) -> Numbers:
+        def draw(size: int) -> Numbers:
             counts = rng.multinomial(total, self.counts / total, size=size)
             return self._of(self.right, counts) - self._of(self.left, counts)
 
-        low, high = np.quantile(chunked_draws(drawn, draws, len(self.counts)), [0.025, 0.975])
+        low, high = np.quantile(chunked_draws(draw, draws, len(self.counts)), [0.025, 0.975])
         return float(low), float(high)
 
     def p_value(self, seed: int, draws: int) -> float:
-        """Two-sided, of the sign-flip permutation: exact where all tosses are among ``draws``."""
+        """Two-sided, of the sign-flip permutation: exact where ``draws`` covers all permutations."""
         before, after = self.values()
-        apart = self._apart()
-        tosses = int(self.counts[apart].sum())
-        if 2**tosses <= draws:
-            found = np.abs(self._all_flips(apart, tosses))
-            return float(np.mean(found >= abs(after - before) - _EQUAL_WITHIN))
+        threshold = abs(after - before) - _EQUAL_WITHIN
+        differ = (_as_columns(self.left) != _as_columns(self.right)).any(axis=1)  # [J] an exchange changes only these
+        units = int(self.counts[differ].sum())
+        if 2**units <= draws:
+            return float(np.mean(np.abs(self._all_flips(differ, units)) >= threshold))
         rng = np.random.default_rng(seed)
-        found = np.abs(chunked_draws(lambda size: self._flipped(self._toss(rng, size)), draws, 2 * len(self.counts)))
-        return float((1 + np.count_nonzero(found >= abs(after - before) - _EQUAL_WITHIN)) / (1 + draws))
+        flipped = chunked_draws(lambda size: self._flipped(self._random_flips(rng, size)), draws, 2 * len(self.counts))
+        return float((1 + np.count_nonzero(np.abs(flipped) >= threshold)) / (1 + draws))
 
-    def _apart(self) -> NDArray[np.bool_]:
-        """[J] where the two runs differ: only there a change of places changes anything."""
-        return (_as_columns(self.left) != _as_columns(self.right)).any(axis=1)
-
-    def _toss(self, rng: np.random.Generator, size: int) -> Ints:
+    def _random_flips(self, rng: np.random.Generator, size: int) -> Ints:
         return rng.binomial(self.counts, 0.5, size=(size, len(self.counts)))
 
     def _flipped(self, flips: Ints) -> Numbers:
-        """[D] differences after ``flips`` [D, J] units of each pair have changed places."""
+        """[D] differences after the outcomes of ``flips`` [D, J] units of each pair are exchanged."""
         kept = self.counts - flips
         values = np.concatenate([self.left, self.right])
-        mine, other = np.concatenate([kept, flips], axis=1), np.concatenate([flips, kept], axis=1)
-        return self._of(values, other) - self._of(values, mine)
+        left, right = np.concatenate([kept, flips], axis=1), np.concatenate([flips, kept], axis=1)
+        return self._of(values, right) - self._of(values, left)
 
-    def _all_flips(self, apart: NDArray[np.bool_], tosses: int) -> Numbers:
-        """[2^tosses] differences, every combination of units once."""
-        single = np.repeat(np.flatnonzero(apart), self.counts[apart])
-        heads = (np.arange(2**tosses)[:, None] >> np.arange(tosses)) & 1
-        flips = np.zeros((len(heads), len(self.counts)), np.int64)
-        np.add.at(flips.T, single, heads.T)
+    def _all_flips(self, differ: NDArray[np.bool_], units: int) -> Numbers:
+        """[2^units] differences, every combination of units once."""
+        pair_of_unit = np.repeat(np.flatnonzero(differ), self.counts[differ])
+        bits = (np.arange(2**units)[:, None] >> np.arange(units)) & 1
+        flips = np.zeros((len(bits), len(self.counts)), np.int64)
+        np.add.at(flips.T, pair_of_unit, bits.T)
         return self._flipped(flips)
 
     def _of(self, values: Numbers, counts: Ints) -> Numbers:
-        """[D] statistics; of single numbers in ascending order, as statistics may ask."""
+        """[D] statistics; values [J] are passed in ascending order."""
         if values.ndim > 1:
             return self.statistic(values, counts)
         order = np.argsort(values, kind="stable")
@@ -169,10 +163,10 @@ Key = tuple[tuple[str, ...], str]
 
 def _metrics_by_question(folder: Path) -> dict[Key, BootstrapMetric]:
     return {
-        (sheet.question, each.metric): each
-        for sheet, samples in PredictionStore(folder).read()
-        if sheet.encoder == "trained"
-        for each in metrics_of_file(sheet, samples)
+        (file.question, each.metric): each
+        for file, samples in PredictionStore(folder).read()
+        if file.encoder == "trained"
+        for each in metrics_of_file(file, samples)
     }
 
 

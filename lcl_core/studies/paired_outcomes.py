@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from lcl_core.evaluation.metrics.core import BootstrapMetric, mean_of
-from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
-from lcl_core.evaluation.results import metrics_of_file
+from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics_of_file
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import PairedTest, paired_test
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.plot_style import DOCUMENT_STYLE, INK, PALE, series_colour, series_marker
 from lcl_core.studies.statistics import PowerLaw
 from lcl_core.studies.table import point_of, row_name
 
@@ -65,21 +66,8 @@ class PlotData:
         return [(number, row, *point) for number, row, point in found if point is not None]
 
 
-# Okabe and Ito's colours, which the colour-blind tell apart too
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKERS = "osD^vPX"
-INK, PALE = "#0f172a", "#94a3b8"
 TITLE_WIDTH, TITLE_LINES = 88, 2
 WIDE = 8.0  # a span of more than this factor is drawn on a logarithmic axis
-
-
-def colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
-
-
-def marker(place: int) -> str:
-    """Changes when the colours begin again."""
-    return MARKERS[(place // len(COLOURS)) % len(MARKERS)]
 
 
 def titled_axes(figure: Figure, title: str) -> Axes:
@@ -122,7 +110,7 @@ def draw_rows(material: PlotData, figure: Figure) -> None:
         draw_empty(axes)
         return
     for height, (number, _, found) in enumerate(known):
-        _draw_row(axes, height, found, colour(number))
+        _draw_row(axes, height, found, series_colour(number))
     axes.set_yticks(range(len(known)), [material.name(row) for _, row, _ in known])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -158,8 +146,18 @@ def draw_pareto(material: PlotData, figure: Figure) -> None:
     for number, row, x, y in points:
         found = row["figures"][material.head]  # type: ignore[index]
         low, high = found["interval"] or (y, y)
-        axes.errorbar([x], [y], yerr=[[y - low], [high - y]], fmt="none", ecolor=colour(number), alpha=0.5, capsize=3)
-        axes.plot([x], [y], marker(number), color=colour(number), markersize=8, zorder=3, label=material.name(row))
+        axes.errorbar(
+            [x], [y], yerr=[[y - low], [high - y]], fmt="none", ecolor=series_colour(number), alpha=0.5, capsize=3
+        )
+        axes.plot(
+            [x],
+            [y],
+            series_marker(number),
+            color=series_colour(number),
+            markersize=8,
+            zorder=3,
+            label=material.name(row),
+        )
     where = {number: (x, y) for number, _, x, y in points}
     front = [where[number] for number in material.table["pareto"][material.head] if number in where]
     axes.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1, linestyle="--", label="Pareto front")
@@ -179,8 +177,8 @@ def draw_scaling(material: PlotData, figure: Figure) -> None:
         groups.setdefault(_series_name(material, point[1]), []).append(point)
     for place, (name, family) in enumerate(groups.items()):
         line = sorted((x, y) for _, _, x, y in family)
-        style = f"{marker(place)}-"
-        axes.plot(*zip(*line, strict=True), style, color=colour(place), markersize=7, linewidth=1, label=name)
+        style = f"{series_marker(place)}-"
+        axes.plot(*zip(*line, strict=True), style, color=series_colour(place), markersize=7, linewidth=1, label=name)
     _draw_power_law(axes, material, [x for _, _, x, _ in points])
     figure.legend(loc="outside right center", fontsize=8.5)
 
@@ -224,8 +222,8 @@ def draw_curves(material: PlotData, figure: Figure) -> None:
     for number, curve in drawn:
         steps, means, lows, highs = zip(*curve["points"], strict=True)
         dashes = DASHES[number // 7 % len(DASHES)]
-        axes.plot(steps, means, dashes, color=colour(number), linewidth=1.4, label=material.name(curve))
-        axes.fill_between(steps, lows, highs, color=colour(number), alpha=0.15, linewidth=0)
+        axes.plot(steps, means, dashes, color=series_colour(number), linewidth=1.4, label=material.name(curve))
+        axes.fill_between(steps, lows, highs, color=series_colour(number), alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
     axes.set_ylabel(material.value.replace("_", " "))
     figure.legend(loc="outside right center", fontsize=8.5)
@@ -238,20 +236,6 @@ PLOTS: dict[str, Callable[[PlotData, Figure], None]] = {
     "scaling": draw_scaling,
 }
 KINDS = {"svg": "image/svg+xml", "png": "image/png"}
-# Texts stay texts; ids and dates do not make two pictures of the same differ.
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "svg.hashsalt": "lcl",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e2e8f0",
-    "legend.frameon": False,
-}
 _LOCK = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
@@ -264,7 +248,7 @@ def draw_plot(name: str, material: PlotData, kind: str = "svg") -> bytes:
     from matplotlib.figure import Figure
 
     out = io.BytesIO()
-    with _LOCK, mpl.rc_context(STYLE):
+    with _LOCK, mpl.rc_context(DOCUMENT_STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         PLOTS[name](material, figure)
         figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.optional import import_optional
+from lcl_core.common.plot_style import COLOURS, INK, LINE, MUTED, new_figure, style_axes
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.open import open_source
 from lcl_core.data.job_progress import JobProgress
@@ -24,7 +25,6 @@ TITLES = {
     "similarity": ("Similarity of matched image and sentence", "cosine similarity"),
     "image_side": ("Size of an image", "shorter side, pixels"),
 }
-INK, QUIET, LINE, BAR, WARM = "#0f172a", "#526076", "#e2e8f0", "#0f766e", "#b45309"
 
 
 def draw_plots(report: Report, folder: Path) -> list[str]:
@@ -32,17 +32,17 @@ def draw_plots(report: Report, folder: Path) -> list[str]:
 
     Returns: the names of the files. Raises: UserError ``missing_extra`` without matplotlib.
     """
-    figure_class = import_optional("matplotlib.figure", "drawing the distributions").Figure
+    import_optional("matplotlib.figure", "drawing the distributions")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, (title, label) in TITLES.items():
         histogram = report.histograms[name]
         if histogram.count:
-            figure, axes = _new_axes(figure_class, title)
+            figure, axes = _new_axes(title)
             _draw_bars(axes, histogram, label.format(unit=report.length_unit))
             written.append(_save(figure, folder / f"{name}.png"))
     if report.reasons:
-        figure, axes = _new_axes(figure_class, "Problems by reason", 0.5 * min(len(report.reasons), 12) + 1.6)
+        figure, axes = _new_axes("Problems by reason", 0.5 * min(len(report.reasons), 12) + 1.6)
         _draw_reasons(axes, report)
         written.append(_save(figure, folder / "problems.png"))
     return written
@@ -55,15 +55,12 @@ def trim_empty_bins(histogram: Histogram) -> tuple[list[float], list[int]]:
     return histogram.edges[first : last + 2], histogram.counts[first : last + 1]
 
 
-def _new_axes(figure_class: Any, title: str, height: float = 3.4) -> tuple[Any, Any]:
-    figure = figure_class(figsize=(7.2, height), dpi=150, facecolor="white", layout="constrained")
+def _new_axes(title: str, height: float = 3.4) -> tuple[Any, Any]:
+    figure = new_figure(7.2, height, dpi=150)
     figure.get_layout_engine().set(w_pad=0.18, h_pad=0.16)  # inches
     axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=26)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(LINE)
-    axes.tick_params(length=0, colors=QUIET, labelsize=9)
+    style_axes(axes, title, hidden=("top", "right", "left"), size=13, pad=26)
+    axes.tick_params(labelsize=9)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -72,11 +69,11 @@ def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     """Bins side by side, however wide they are, so that doubling ones can be read; the mean in words above."""
     edges, counts = trim_empty_bins(histogram)
     places = range(len(counts))
-    axes.bar(places, counts, width=0.88, color=BAR, zorder=2)
+    axes.bar(places, counts, width=0.88, color=COLOURS[0], zorder=2)
     wide = len(counts) > 16
     shown = [place for place in places if not wide or place % (len(counts) // 10) == 0]
     axes.set_xticks(shown, [_bin_label(edges[place], edges[place + 1]) for place in shown])
-    axes.set_xlabel(label, fontsize=10, color=QUIET, labelpad=8)
+    axes.set_xlabel(label, fontsize=10, color=MUTED, labelpad=8)
     axes.yaxis.grid(True, color=LINE, linewidth=0.8)
     axes.yaxis.set_major_locator(import_optional("matplotlib.ticker", "drawing").MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: format_short(value))
@@ -84,13 +81,13 @@ def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     values = (histogram.count, histogram.mean or 0.0, histogram.least or 0.0, histogram.most or 0.0)
     count, mean, least, most = map(format_short, values)
     words = f"{count} values  ·  mean {mean}  ·  {least} to {most}"
-    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=QUIET)
+    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=MUTED)
 
 
 def _draw_reasons(axes: Any, report: Report) -> None:
     reasons = list(report.reasons.items())[:12][::-1]
     numbers = [number for _, number in reasons]
-    axes.barh([name for name, _ in reasons], numbers, height=0.62, color=WARM, zorder=2)
+    axes.barh([name for name, _ in reasons], numbers, height=0.62, color=COLOURS[1], zorder=2)
     for place, number in enumerate(numbers):
         axes.text(number, place, f"  {number:,}", va="center", fontsize=9.5, color=INK)
     axes.set_xlim(0, max(numbers) * 1.15)
@@ -98,7 +95,7 @@ def _draw_reasons(axes: Any, report: Report) -> None:
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", labelsize=10, colors=INK)
     words = f"of {report.documents:,} documents and {report.images:,} images"
-    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=QUIET)
+    axes.text(0, 1.04, words, transform=axes.transAxes, fontsize=9.5, color=MUTED)
 
 
 def _bin_label(low: float, high: float) -> str:

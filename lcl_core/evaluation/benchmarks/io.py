@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks.base import BenchmarkQuestion
 
 CODE = "benchmark_unreadable"
 
@@ -70,7 +71,7 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict
 
 @contextmanager
 def _large_fields() -> Iterator[None]:
-    """Within, a field may be as large as a picture in base64. The bound is the whole process's, so it is put back."""
+    """Raise the process's limit on CSV fields to the size of an image in base64, then restore it."""
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         yield
@@ -79,14 +80,14 @@ def _large_fields() -> Iterator[None]:
 
 
 def find_one_file(path: Path, pattern: str) -> Path:
-    """``path`` itself when it is a file, else the one file in the folder that matches."""
+    """``path`` when it is a file, else the one matching file in the folder."""
     if path.is_file():
         return path
-    found = sorted(path.glob(pattern)) if path.is_dir() else []
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted(path.glob(pattern)) if path.is_dir() else []
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise_format_error(f"expected one file like {pattern} here, found {names}", path)
-    return found[0]
+    return files[0]
 
 
 def read_entries(file: Path, key: str | None = None) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ def read_entries(file: Path, key: str | None = None) -> list[dict[str, Any]]:
 
 @contextmanager
 def entry_errors(file: Path, entry: object, line: int | None = None) -> Iterator[None]:
-    """Turns a missing or odd field of an entry into an error for the user."""
+    """Convert errors from a missing or malformed field of an entry to ``UserError``."""
     try:
         yield
     except KeyError as error:
@@ -109,22 +110,20 @@ def entry_errors(file: Path, entry: object, line: int | None = None) -> Iterator
         raise_format_error(f"entry {entry} is not as expected ({error})", file, line)
 
 
-def check_type(value: Any, kind: type | tuple[type, ...], what: str, file: Path) -> Any:
+def check_type(value: Any, kind: type, what: str, file: Path) -> Any:
     """``value``, if it is of that kind."""
     if not isinstance(value, kind):
         raise_format_error(f"expected {what}", file)
     return value
 
 
-def check_unique(
-    questions: list[Any], file: Path, key: Callable[[Any], str] = lambda question: question.id
-) -> list[Any]:
-    """The same questions, none empty-handed and no id twice."""
+def check_unique(questions: list[BenchmarkQuestion], file: Path) -> list[BenchmarkQuestion]:
+    """``questions``; an error if there is none or an id occurs twice."""
     seen: set[str] = set()
     for question in questions:
-        if key(question) in seen:
-            raise_format_error(f"question {key(question)} occurs twice", file)
-        seen.add(key(question))
+        if question.id in seen:
+            raise_format_error(f"question {question.id} occurs twice", file)
+        seen.add(question.id)
     if not questions:
         raise_format_error("holds no question", file)
     return questions

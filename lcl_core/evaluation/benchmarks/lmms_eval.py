@@ -1,9 +1,9 @@
-"""lmms-eval drives a bridge that was taught dialogue: its many benchmarks, our encoder and language model.
+"""Adapter for lmms-eval: its benchmarks, answered by a saved dialogue checkpoint.
 
     lmms-eval --model lcl --model_args bridge=RUN/artifacts/bridges/dialogue-frozen,encoder=DIR --tasks mme
 
-The package is not needed to import this module: the class that it asks for is made when it is asked for. Its
-interface is that of lmms-eval 0.7 (lmms_eval.api.model), whose "simple" models get a text and pictures.
+The package is not needed to import this module: its model class is created on first access. The interface is that of
+lmms-eval 0.7 (lmms_eval.api.model), whose "simple" models get a text and images.
 """
 
 from __future__ import annotations
@@ -19,72 +19,71 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.features import load_evaluated_encoder
+from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, TokenSequence, Turn, collate, conversation_tokens
 from lcl_core.evaluation.vlm.checkpoint import load_vlm
 from lcl_core.evaluation.vlm.model import LlavaModel
 from lcl_core.specs.evaluate import DecodingSpec
 
 _NAME = "LCL"
-_MAX_NEW_TOKENS = 128  # where a task does not say how long an answer may be
+_MAX_NEW_TOKENS = 128  # where a task names no limit
 
 
 @dataclass(frozen=True)
 class Answerer:
-    """Answers questions about pictures; knows nothing of lmms-eval."""
+    """Answers questions about images; independent of lmms-eval."""
 
-    speaker: LlavaModel
-    tower: ImageEncoder
+    llava: LlavaModel
+    encoder: ImageEncoder
     layout: str
     batch_size: int
 
-    def answers(self, asked: Sequence[tuple[str, list[Image.Image]]], settings: dict[str, Any]) -> list[str]:
-        """One answer to each text with its pictures.
+    def answers(self, questions: Sequence[tuple[str, list[Image.Image]]], settings: dict[str, Any]) -> list[str]:
+        """One answer to each text with its images.
 
         Args:
-            settings: of generation, in lmms-eval's words: ``max_new_tokens``, ``num_beams``, ``do_sample``,
+            settings: of generation, as lmms-eval names them: ``max_new_tokens``, ``num_beams``, ``do_sample``,
                 ``temperature``, ``top_p``, ``until``.
         """
         spec = _decoding(settings, self.batch_size)
-        found: list[str] = []
-        for start in range(0, len(asked), self.batch_size):
-            batch = asked[start : start + self.batch_size]
-            prompts = [self._tokens(text, pictures, None) for text, pictures in batch]
-            shown = [picture for _, pictures in batch for picture in pictures]
-            found += self.speaker.say(prompts, self._patches(shown), spec, seed=start)
-        return [_cut_at_stop(answer, settings.get("until")) for answer in found]
+        answers: list[str] = []
+        for start in range(0, len(questions), self.batch_size):
+            batch = questions[start : start + self.batch_size]
+            prompts = [self._tokens(text, images, None) for text, images in batch]
+            images = [image for _, own in batch for image in own]
+            answers += self.llava.generate(prompts, self._patches(images), spec, seed=start)
+        return [_cut_at_stop(answer, settings.get("until")) for answer in answers]
 
     @torch.inference_mode()
-    def likelihood(self, text: str, pictures: list[Image.Image], answer: str) -> tuple[float, bool]:
+    def likelihood(self, text: str, images: list[Image.Image], answer: str) -> tuple[float, bool]:
         """Log-likelihood of an answer, and whether greedy decoding would give it."""
-        rows = collate([self._tokens(text, pictures, answer)], self.speaker.picture_tokens)
-        rows = rows.to(self.speaker.language.device)
-        logits = self.speaker.language.logits(self.speaker.embed(rows, self._patches(pictures)), rows.predicts)
-        found = F.log_softmax(logits.float(), dim=-1).gather(1, rows.targets[:, None])
-        return float(found.sum()), bool((logits.argmax(dim=-1) == rows.targets).all())
+        language = self.llava.language
+        batch = collate([self._tokens(text, images, answer)], self.llava.image_tokens).to(language.device)
+        logits = language.logits(self.llava.embed(batch, self._patches(images)), batch.predicts)
+        log_likelihood = F.log_softmax(logits.float(), dim=-1).gather(1, batch.targets[:, None]).sum()
+        return float(log_likelihood), bool((logits.argmax(dim=-1) == batch.targets).all())
 
-    def _tokens(self, text: str, pictures: list[Image.Image], answer: str | None) -> TokenSequence:
+    def _tokens(self, text: str, images: list[Image.Image], answer: str | None) -> TokenSequence:
         question = text.replace(IMAGE_MARK, "").strip()
-        marks = f"{IMAGE_MARK}\n" * len(pictures)
-        return conversation_tokens(self.speaker.language, [Turn(marks + question, answer)], self.layout)
+        marks = f"{IMAGE_MARK}\n" * len(images)
+        return conversation_tokens(self.llava.language, [Turn(marks + question, answer)], self.layout)
 
     @torch.inference_mode()
-    def _patches(self, pictures: list[Image.Image]) -> torch.Tensor:
-        if not pictures:
+    def _patches(self, images: list[Image.Image]) -> torch.Tensor:
+        if not images:
             return torch.empty(0)
-        return self.tower.patches(self.tower.preprocess(pictures).to(self.tower.device)).float()
+        return self.encoder.patches(self.encoder.preprocess(images).to(self.encoder.device)).float()
 
 
 def load_answerer(bridge: str, encoder: str, language_model: str | None = None, batch_size: int = 16) -> Answerer:
-    """The answerer of a saved bridge.
+    """The answerer of a saved checkpoint.
 
     Raises:
-        UserError: something of it cannot be read, or belongs to another bridge.
+        UserError: a part cannot be read, or belongs to another checkpoint.
     """
     cache = Path(tempfile.gettempdir()) / "lcl-language-models"
-    tower = load_evaluated_encoder(encoder).tower
-    speaker, tower, spec = load_vlm(Path(bridge), tower, cache, language_model=language_model)
-    return Answerer(speaker, tower, spec.layout, batch_size)
+    llava, model, spec = load_vlm(Path(bridge), load_image_encoder(Path(encoder)), cache, language_model=language_model)
+    return Answerer(llava, model, spec.layout, batch_size)
 
 
 def manifest() -> Any:
@@ -126,44 +125,44 @@ def _model_class() -> type:
 
 
 def _answer_all(answerer: Answerer, requests: Sequence[Any], tasks: dict[str, Any]) -> list[str]:
-    """Requests of equal settings are answered together, and the answers come in the order of the requests."""
+    """Requests of equal settings share batches; answers keep the order of the requests."""
     groups: dict[str, list[int]] = {}
-    for place, request in enumerate(requests):
-        groups.setdefault(repr(sorted(request.args[1].items())), []).append(place)
+    for row, request in enumerate(requests):
+        groups.setdefault(repr(sorted(request.args[1].items())), []).append(row)
     answers = [""] * len(requests)
-    for places in groups.values():
-        asked = []
-        for place in places:
-            text, _, show, number, task, split = requests[place].args
-            asked.append((text, _pictures(show, tasks[task][split][number])))
-        for place, answer in zip(places, answerer.answers(asked, requests[places[0]].args[1]), strict=True):
-            answers[place] = answer
+    for rows in groups.values():
+        questions = []
+        for row in rows:
+            text, _, show, number, task, split = requests[row].args
+            questions.append((text, _images(show, tasks[task][split][number])))
+        for row, answer in zip(rows, answerer.answers(questions, requests[rows[0]].args[1]), strict=True):
+            answers[row] = answer
     return answers
 
 
 def _likelihood(answerer: Answerer, args: tuple[Any, ...], tasks: dict[str, Any]) -> tuple[float, bool]:
     text, target, show, number, task, split = args
     entry = tasks[task][split][number]
-    return answerer.likelihood(text, _pictures(show, entry), target if isinstance(target, str) else target(entry))
+    return answerer.likelihood(text, _images(show, entry), target if isinstance(target, str) else target(entry))
 
 
-def _pictures(show: Callable[[Any], Any], entry: Any) -> list[Image.Image]:
-    return [picture.convert("RGB") for picture in show(entry) or [] if isinstance(picture, Image.Image)]
+def _images(show: Callable[[Any], Any], entry: Any) -> list[Image.Image]:
+    return [image.convert("RGB") for image in show(entry) or [] if isinstance(image, Image.Image)]
 
 
 def _decoding(settings: dict[str, Any], batch_size: int) -> DecodingSpec:
-    drawn = bool(settings.get("do_sample", (settings.get("temperature") or 0) > 0))
+    sample = bool(settings.get("do_sample", (settings.get("temperature") or 0) > 0))
     return DecodingSpec(
-        beams=1 if drawn else int(settings.get("num_beams") or 1),
-        top_p=float(settings.get("top_p") or 1.0) if drawn else None,
-        temperature=float(settings.get("temperature") or 1.0) if drawn else 1.0,
+        beams=1 if sample else int(settings.get("num_beams") or 1),
+        top_p=float(settings.get("top_p") or 1.0) if sample else None,
+        temperature=float(settings.get("temperature") or 1.0) if sample else 1.0,
         max_new_tokens=int(settings.get("max_new_tokens") or _MAX_NEW_TOKENS),
         batch_size=batch_size,
     )
 
 
 def _cut_at_stop(answer: str, stops: str | Sequence[str] | None) -> str:
-    """The answer up to the first of the texts that end one."""
+    """The answer up to the first stop text."""
     for stop in [stops] if isinstance(stops, str) else stops or []:
         answer = answer.split(stop)[0] if stop else answer
     return answer.strip()

@@ -1,6 +1,6 @@
 """Attentive probe: attentive pooling of patch features and a linear layer (paper, transfer head (a)).
 
-One learned query attends to the N patch features of width W; the linear layer gives C class logits. The probe is
+N patches of width W an image, h heads of width d = W / h, C classes, B images a batch, Q test images. The probe is
 trained on frozen features or together with a copy of the encoder.
 """
 
@@ -25,26 +25,28 @@ from lcl_core.evaluation.heads.training import (
     FEATURE_SOURCES,
     FeatureSource,
     ImageBatchSource,
+    count_examples,
     count_steps,
     grid_search,
     prefetch_map,
     train_head,
 )
-from lcl_core.evaluation.metrics.core import class_ranks
-from lcl_core.evaluation.metrics.ranks import Ints
-from lcl_core.evaluation.predictions import loss_curve
+from lcl_core.evaluation.metrics.core import Ints, class_ranks
+from lcl_core.evaluation.results import loss_curve
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, Holdout, LabeledImages
 from lcl_core.specs.evaluate import Transfer, TuningSpec
 
+TOP_K = 5
+STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of a training example, in embedded images
 _HEAD_WIDTH = 64
 
 
 class AttentiveProbe(nn.Module):
     """Layer norm → cross-attention of one learned query → output projection → layer norm → linear.
 
-    One query makes attention cheap: q·(K x) = (Kᵀ q)·x, and mixing before projecting equals projecting before
-    mixing, so keys and values of the N patches are never formed (exactly the same function, N times less
-    work). The input norm's scale and shift would fold into K and V, so it has none.
+    One query makes attention cheap: q·(K x) = (Kᵀ q)·x, and mixing before projecting equals projecting before mixing,
+    so keys and values of the N patches are never formed (the same function, N times less work). The input norm's scale
+    and shift would fold into K and V, so it has none.
     """
 
     undecayed = ("query",)
@@ -69,24 +71,21 @@ class AttentiveProbe(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """[B, N, W] → logits [B, C]."""
         x = F.layer_norm(patches, patches.shape[-1:])
-        look = torch.einsum("hd,hdw->wh", self.query, self.key) / math.sqrt(self.query.shape[1])
-        weights = (x @ look).softmax(dim=1)
+        keyed_query = torch.einsum("hd,hdw->wh", self.query, self.key) / math.sqrt(self.query.shape[1])
+        weights = (x @ keyed_query).softmax(dim=1)
         mixed = weights.transpose(1, 2) @ x  # [B, h, W]
         values = torch.einsum("bhw,hdw->bhd", mixed, self.value).flatten(1)
         return self.head(self.norm(self.out(values)))
 
 
-TOP_K = 5
-
-
 @dataclass(frozen=True)
 class ClassPredictions:
-    """Of Q pictures.
+    """Predictions for Q images.
 
     Attributes:
-        rank: [Q] of the true class; ties count against us.
-        top: [Q, ≤TOP] classes, the likeliest first.
-        probability: [Q] that the classifier gives to the true class.
+        rank: [Q] of the true class; ties count against it.
+        top: [Q, ≤TOP_K] classes, the likeliest first.
+        probability: [Q] of the true class.
     """
 
     rank: Ints
@@ -96,184 +95,165 @@ class ClassPredictions:
 
 @torch.inference_mode()
 def collect_predictions(logits: Iterable[Tensor], classes: Ints, *, field: str) -> ClassPredictions:
-    """Read the answers about Q pictures.
+    """Ranks, top classes and probabilities from logits.
 
     Args:
-        logits: some [B, C] at a time, Q in all, in the order of ``classes``; made without gradients.
+        logits: parts [B, C], Q rows in all, in the order of ``classes``; computed lazily, without gradients.
         classes: [Q] the true classes.
-        field: of the spec, for the message when the answers are no numbers.
+        field: of the spec, for the message.
 
     Raises:
-        UserError: ``tuning_diverged``.
+        UserError: ``tuning_diverged`` when logits are not finite.
     """
     ranks, tops, probabilities = [], [], []
     done = 0
     for part in logits:
-        found = part.float().cpu()
-        true = classes[done : done + len(found)]
-        done += len(found)
-        if not torch.isfinite(found).all():
+        scores = part.float().cpu()
+        true = classes[done : done + len(scores)]
+        done += len(scores)
+        if not torch.isfinite(scores).all():
             raise UserError(f"the head gives NaN; lower {field}.lr", code="tuning_diverged", field=f"{field}.lr")
-        ranks.append(class_ranks(found.numpy(), true))
-        tops.append(found.topk(min(TOP_K, found.shape[1])).indices.numpy())
-        probabilities.append(found.softmax(dim=1).gather(1, torch.from_numpy(true)[:, None])[:, 0].numpy())
+        ranks.append(class_ranks(scores.numpy(), true))
+        tops.append(scores.topk(min(TOP_K, scores.shape[1])).indices.numpy())
+        probabilities.append(scores.softmax(dim=1).gather(1, torch.from_numpy(true)[:, None])[:, 0].numpy())
     return ClassPredictions(np.concatenate(ranks), np.concatenate(tops), np.concatenate(probabilities))
 
 
 def prediction_samples(
-    pictures: list[EvalImage], classes: tuple[str, ...], asked: LabeledImages, predictions: ClassPredictions
+    images: list[EvalImage], classes: tuple[str, ...], test: LabeledImages, predictions: ClassPredictions
 ) -> Iterator[dict[str, Any]]:
-    """The answers as they are stored."""
-    for place, (row, true) in enumerate(zip(asked.rows, asked.classes, strict=True)):
+    """The predictions as they are stored."""
+    for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True)):
         yield {
-            "query": pictures[row].image,
+            "query": images[row].name,
             "label": classes[true],
-            "rank": int(predictions.rank[place]),
+            "rank": int(predictions.rank[number]),
             "right": 1,
-            "top": [classes[answer] for answer in predictions.top[place]],
-            "probability": round(float(predictions.probability[place]), 5),
+            "top": [classes[each] for each in predictions.top[number]],
+            "probability": round(float(predictions.probability[number]), 5),
         }
 
 
 @dataclass(frozen=True)
-class TrainedProbe:
-    """A trained head.
+class FittedClassifier:
+    """A trained probe with its feature source.
 
     Attributes:
-        losses: of each step, in order.
+        losses: of each step.
+        field: of the evaluation's spec, for messages.
     """
 
+    source: FeatureSource
     probe: AttentiveProbe
     losses: list[float]
     field: str
 
-    def answer(self, view: ImageBatchSource, asked: LabeledImages) -> ClassPredictions:
-        """What it says of the pictures ``asked`` of ``view``."""
-        parts = (asked.rows[start : start + view.at_once] for start in range(0, len(asked), view.at_once))
-        logits = (self.probe(view.tokens(loaded)) for loaded in prefetch_map(view.load, parts, threads=view.threads))
-        return collect_predictions(logits, asked.classes, field=self.field)
+    def predict(self, batches: ImageBatchSource, test: LabeledImages) -> ClassPredictions:
+        """Predictions for the images ``test`` of ``batches``."""
+        logits = (self.probe(patches) for patches in batches.test_batches(test.rows))
+        return collect_predictions(logits, test.classes, field=self.field)
 
 
 def fit_probe(
-    ground: FeatureSource,
-    view: ImageBatchSource,
-    teachers: LabeledImages,
+    source: FeatureSource,
+    batches: ImageBatchSource,
+    train: LabeledImages,
     classes: int,
     spec: TuningSpec,
     *,
     seed: int,
     field: str,
-    on_step: Callable[[int], None] = lambda pictures: None,
-) -> TrainedProbe:
-    """Cross-entropy over ``classes`` on the pictures ``teachers`` of ``view``; deterministic by ``seed``.
+    on_step: Callable[[int], None] = lambda images: None,
+) -> FittedClassifier:
+    """Cross-entropy over ``classes`` on the images ``train`` of ``batches``; deterministic by ``seed``.
 
     Args:
         field: of the evaluation's spec that holds ``spec``, for messages.
-        on_step: called with the number of pictures of each step.
+        on_step: called with the number of images of each step.
 
     Raises:
-        UserError: ``tuning_diverged``, or a picture that cannot be read.
+        UserError: ``tuning_diverged``, or an image cannot be read.
     """
     generator = torch.Generator().manual_seed(seed)
-    probe = AttentiveProbe(ground.width, classes, generator).to(ground.device)
-    targets = torch.from_numpy(teachers.classes).to(ground.device)
+    probe = AttentiveProbe(source.width, classes, generator).to(source.device)
+    targets = torch.from_numpy(train.classes).to(source.device)
 
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(teachers), generator=generator).split(spec.batch_size)
-        draws = (random.Random(f"{seed} {epoch} {number}") for number in range(len(order)))  # noqa: S311
-        return prefetch_map(load, zip(order, draws, strict=True), threads=view.threads)
+    def epoch_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(train), generator=generator).split(spec.batch_size)
+        rngs = (random.Random(f"{seed} {epoch} {number}") for number in range(len(order)))  # noqa: S311
+        return prefetch_map(load, zip(order, rngs, strict=True), threads=batches.threads)
 
     def load(job: tuple[Tensor, random.Random]) -> tuple[Tensor, Tensor]:
-        picks, draw = job
-        return picks, view.load(teachers.rows[picks.numpy()], draw)
+        picks, rng = job
+        return picks, batches.load(train.rows[picks.numpy()], rng)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         picks, loaded = batch
-        wanted = targets[picks.to(ground.device)]
-        return F.cross_entropy(probe(view.tokens(loaded)), wanted, label_smoothing=spec.label_smoothing)
+        logits = probe(batches.patches(loaded))
+        return F.cross_entropy(logits, targets[picks.to(source.device)], label_smoothing=spec.label_smoothing)
 
     losses = train_head(
-        probe, batches, loss, spec, steps=count_steps(spec, len(teachers)), field=field, tower=ground.tower,
-        precision=ground.precision, on_step=lambda batch: on_step(len(batch[0])),
+        probe, epoch_batches, loss, spec, steps=count_steps(spec, len(train)), field=field,
+        encoder=source.trained_encoder, precision=source.precision, on_step=lambda batch: on_step(len(batch[0])),
     )  # fmt: skip
-    return TrainedProbe(probe, losses, field)
-
-
-STEP_COST = {"frozen": 0.05, "full": 3.0}  # rough cost of learning from a picture once, in embedded pictures
+    return FittedClassifier(source, probe, losses, field)
 
 
 @dataclass(frozen=True)
 class ProbeTraining:
-    """Everything that does not change from one attempt to the next.
+    """Fits of a probe for one encoder, one protocol and one label key.
 
     Attributes:
-        split, pictures: to learn from.
-        classes: how many.
+        split, images: to train on.
+        classes: their number.
         field: of the evaluation's spec that holds the hyper-parameters.
-        about: says in artifacts what is learnt: task, variant.
+        about: names the fit in artifacts: task, variant.
     """
 
-    room: EvalContext
+    context: EvalContext
     encoder: EvaluatedEncoder
     transfer: Transfer
     split: str
-    pictures: list[EvalImage]
+    images: list[EvalImage]
     classes: int
     field: str
     about: dict[str, Any]
 
-    def learn(self, spec: TuningSpec, teachers: LabeledImages, *, seed: int) -> FittedClassifier:
-        """A new head, and in full transfer a new copy of the encoder."""
-        ground = FEATURE_SOURCES[self.transfer](self.room, self.encoder, spec.augmentation)
-        view = ground.view(self.split, self.pictures)
-        head = fit_probe(ground, view, teachers, self.classes, spec, seed=seed, field=self.field, on_step=self._count)
-        return FittedClassifier(ground, head)
+    def fit(self, spec: TuningSpec, train: LabeledImages, *, seed: int) -> FittedClassifier:
+        """A new probe, and in full transfer a new copy of the encoder."""
+        source = FEATURE_SOURCES[self.transfer](self.context, self.encoder, spec.augmentation)
+        return fit_probe(
+            source, source.batches(self.split, self.images), train, self.classes, spec, seed=seed, field=self.field,
+            on_step=lambda images: self.context.progress.add(STEP_COST[self.transfer] * images),
+        )  # fmt: skip
 
     def choose(self, spec: TuningSpec, holdout: Holdout | None, *, seed: int) -> TuningSpec:
-        """The protocol's spec with what is best on the pictures held out; the run's choices say what was tried."""
+        """The protocol's spec with the best hyper-parameters on the held-out images; the search is logged."""
         spec = spec.for_protocol(self.transfer)
         if holdout is None:
             return spec
 
         def attempt(candidate: TuningSpec) -> float:
-            graduate = self.learn(candidate, holdout.teachers, seed=seed)
-            answers = graduate.answer(holdout.split, holdout.pictures, holdout.asked)
-            return float(np.mean(answers.rank == 1))
+            classifier = self.fit(candidate, holdout.train, seed=seed)
+            batches = classifier.source.batches(holdout.split, holdout.images)
+            return float(np.mean(classifier.predict(batches, holdout.test).rank == 1))
 
-        self.room.progress.enter(f"{self.encoder.role} encoder: choosing for {self.transfer} transfer")
-        chosen, choice = grid_search(spec, attempt, field=self.field)
-        if choice is not None:
-            held = {"split": holdout.split, "pictures": len(holdout.asked), "of": len(holdout.pictures)}
-            self.room.choices.add({**self._named, "held_out": held, "metric": "acc@1", **choice.to_dict()})
+        self.context.progress.enter(f"{self.encoder.role} encoder: choosing for {self.transfer} transfer")
+        chosen, result = grid_search(spec, attempt, field=self.field)
+        if result is not None:
+            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
+            self.context.choices.add({**self._labels, "held_out": held_out, "metric": "acc@1", **result.to_dict()})
         return chosen
 
-    def note_curve(self, head: TrainedProbe, **more: Any) -> None:
-        """Its losses, thinned, go to the run's curves."""
-        self.room.curves.add({**self._named, **more, **loss_curve(head.losses)})
+    def log_curve(self, classifier: FittedClassifier, **more: Any) -> None:
+        """Add the loss curve to the run's curves."""
+        self.context.curves.add({**self._labels, **more, **loss_curve(classifier.losses)})
 
     @property
-    def _named(self) -> dict[str, Any]:
+    def _labels(self) -> dict[str, Any]:
         return {**self.about, "transfer": self.transfer, "encoder": self.encoder.role}
 
-    def _count(self, pictures: int) -> None:
-        self.room.progress.add(STEP_COST[self.transfer] * pictures)
 
-
-@dataclass(frozen=True)
-class FittedClassifier:
-    """What came out of a course."""
-
-    ground: FeatureSource
-    head: TrainedProbe
-
-    def answer(self, split: str, pictures: list[EvalImage], asked: LabeledImages) -> ClassPredictions:
-        """What it says of the pictures ``asked`` of a split."""
-        return self.head.answer(self.ground.view(split, pictures), asked)
-
-
-def training_cost(spec: TuningSpec, transfer: Transfer, teachers: int) -> float:
-    """Rough work of learning, what is tried before included."""
-    spec = spec.for_protocol(transfer)
-    attempts = 1 + int(np.prod([len(values) for values in spec.search.values()])) if spec.search else 1
-    learnt = spec.steps * spec.batch_size if spec.steps else spec.epochs * teachers
-    return STEP_COST[transfer] * learnt * attempts
+def training_cost(spec: TuningSpec, transfer: Transfer, examples: int) -> float:
+    """Rough cost of a fit with its grid search, in embedded images."""
+    return STEP_COST[transfer] * count_examples(spec.for_protocol(transfer), examples)

@@ -1,6 +1,6 @@
-"""Training of heads: feature sources, prefetching, the training loop, grid search.
+"""Training of heads: feature sources, the training loop, grid search, prefetching.
 
-Frozen transfer trains the head on cached features; full transfer trains the head and a copy of the encoder (paper,
+Frozen transfer trains a head on cached features; full transfer trains the head and a copy of the encoder (paper,
 transfer protocols). The loop is AdamW with linear warm-up, cosine decay, clipping, autocast and layer-wise rates.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,50 +26,330 @@ from lcl_core.common.device import autocast
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
-from lcl_core.evaluation.metrics.ranks import Ints
-from lcl_core.evaluation.tasks.base import EvalImage
+from lcl_core.evaluation.features import EvaluatedEncoder
+from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.tasks.base import EvalContext, EvalImage
 from lcl_core.specs.evaluate import TuningSpec
 from lcl_core.specs.pretrain import AugmentationSpec
 
-if TYPE_CHECKING:
-    from lcl_core.evaluation.features import EvaluatedEncoder
-    from lcl_core.evaluation.tasks.base import EvalContext
-
-
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S", bound=TuningSpec)
+
+_HALF_BYTES = 2
+_MAX_CACHE_SHARE = 0.5  # of the feature cache that one split may fill
+
+
+# ---- feature sources
+
+
+class ImageBatchSource(ABC):
+    """The images of a split as patch features, in two steps: loading, which threads may do ahead, and encoding.
+
+    Attributes:
+        batch_size: images a batch at test time.
+        threads: that load ahead; None: as many as there are cores.
+    """
+
+    batch_size: int
+    threads: int | None = None
+
+    @abstractmethod
+    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
+        """Inputs of the images at ``rows`` on the CPU; with ``rng`` augmented for training."""
+
+    @abstractmethod
+    def patches(self, loaded: Tensor) -> Tensor:
+        """Patch features [B, N, W] of loaded inputs, on the head's device."""
+
+    def test_batches(self, rows: Ints) -> Iterator[Tensor]:
+        """Patch features of the images at ``rows``, batch by batch."""
+        parts = (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
+        return (self.patches(loaded) for loaded in prefetch_map(self.load, parts, threads=self.threads))
+
+
+class FeatureSource(ABC):
+    """One encoder in one protocol.
+
+    Attributes:
+        width: W of the patch features.
+        device: of the heads.
+        trained_encoder: the copy of the encoder that is trained along; None where it is frozen.
+        precision: of training; None: the spec's.
+    """
+
+    width: int
+    device: torch.device
+    trained_encoder: ImageEncoder | None
+    precision: Literal["fp32"] | None
+
+    @abstractmethod
+    def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
+        """The images of a split; ``corpus``: None for the context's."""
+
+
+class FrozenFeatures(FeatureSource):
+    """Cached half-precision features; heads on them are trained in fp32.
+
+    Features that would fill most of the cache are computed each time; heads see the same numbers.
+    """
+
+    trained_encoder = None
+    precision = "fp32"
+
+    def __init__(self, context: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
+        self.width, self.device = encoder.model.width, encoder.model.device
+        self._context, self._encoder = context, encoder
+
+    def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
+        model = self._encoder.model
+        size = len(images) * model.tokens * model.width * _HALF_BYTES
+        if size > self._context.cache.max_bytes * _MAX_CACHE_SHARE:
+            return FrozenImageBatches(model, corpus or self._context.corpus, [image.name for image in images])
+        patches = self._context.get_image_features(self._encoder, split, images, corpus).patches
+        assert patches is not None, "a task on frozen features sets needs_patch_features"
+        return CachedFeatureBatches(patches, self.device)
+
+
+class FinetunedEncoder(FeatureSource):
+    """A copy of the encoder that is trained on augmented images; the original is unchanged."""
+
+    precision = None
+
+    def __init__(self, context: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
+        self.trained_encoder: ImageEncoder = encoder.model.copy()
+        self.width, self.device = self.trained_encoder.width, self.trained_encoder.device
+        self._corpus, self._augmentation = context.corpus, augmentation
+
+    def batches(self, split: str, images: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
+        names = [image.name for image in images]
+        return ImageBatches(self.trained_encoder, corpus or self._corpus, names, self._augmentation)
+
+
+FEATURE_SOURCES: dict[str, type[FrozenFeatures] | type[FinetunedEncoder]] = {
+    "frozen": FrozenFeatures,
+    "full": FinetunedEncoder,
+}
+
+
+class CachedFeatureBatches(ImageBatchSource):
+    """Rows of a memory-mapped array of patch features [n, N, W]."""
+
+    batch_size = 1024
+    threads = 0  # copying numbers is not worth a thread
+
+    def __init__(self, patches: NDArray[np.float16], device: torch.device) -> None:
+        self._patches, self._device = patches, device
+
+    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
+        return torch.from_numpy(self._patches[rows])
+
+    def patches(self, loaded: Tensor) -> Tensor:
+        return loaded.to(self._device).float()
+
+
+class ImageBatches(ImageBatchSource):
+    """Images of a corpus, encoded with the encoder's current weights."""
+
+    batch_size = 64
+
+    def __init__(
+        self, encoder: ImageEncoder, corpus: Corpus, names: Sequence[str], augmentation: AugmentationSpec
+    ) -> None:
+        self._encoder, self._corpus, self._names, self._augmentation = encoder, corpus, names, augmentation
+
+    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
+        images = [self._corpus.read_image(self._names[row]) for row in rows]
+        if rng is None:
+            return self._encoder.preprocess(images)
+        return self._encoder.training_pixels(images, self._augmentation, rng)
+
+    def patches(self, loaded: Tensor) -> Tensor:
+        return self._encoder.patches(loaded.to(self._encoder.device))
+
+
+class FrozenImageBatches(ImageBatches):
+    """Frozen features without a cache: never augmented, rounded as cached ones are."""
+
+    def __init__(self, encoder: ImageEncoder, corpus: Corpus, names: Sequence[str]) -> None:
+        super().__init__(encoder, corpus, names, AugmentationSpec())
+
+    def load(self, rows: Ints, rng: random.Random | None = None) -> Tensor:
+        return super().load(rows)
+
+    @torch.no_grad()
+    def patches(self, loaded: Tensor) -> Tensor:
+        return super().patches(loaded).half().float()
 
 
 def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
-    """``map(work, items)``, in order, a few items ahead of what was taken; an error comes at its item's turn.
+    """``map(work, items)`` in order, computed by threads a few items ahead; an error is raised at its item.
 
     Args:
-        threads: none: one a core, at most 8; 0: nothing is done ahead.
+        threads: None: one a core, at most 8; 0: no thread.
     """
     if threads == 0:
         yield from map(work, items)
         return
     count = threads or min(8, os.cpu_count() or 1)
-    waiting: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(count) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(work, item))
+                if len(pending) > count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 
-S = TypeVar("S", bound=TuningSpec)
+# ---- training loop
+
+
+class EpochBatches(Protocol):
+    """The batches of one epoch, given its number from 0."""
+
+    def __call__(self, epoch: int, /) -> Iterator[Any]: ...
+
+
+def train_head(
+    head: nn.Module,
+    batches: EpochBatches,
+    loss: Callable[[Any], Tensor],
+    spec: TuningSpec,
+    *,
+    steps: int,
+    field: str,
+    encoder: ImageEncoder | None = None,
+    extra: Sequence[tuple[nn.Module, float]] = (),
+    precision: str | None = None,
+    on_step: Callable[[Any], None] = lambda batch: None,
+) -> list[float]:
+    """Train ``head``, and ``encoder`` where one is given, and return the loss of each step.
+
+    Everything random is in ``batches``, so equal batches give equal weights. Modules are left in evaluation mode.
+
+    Args:
+        loss: a batch → scalar; called under autocast.
+        field: of the evaluation's spec that holds ``spec``, for messages.
+        encoder: full transfer: a copy of the encoder; its layers learn at :func:`layer_rates`.
+        extra: further modules, each with its own peak rate.
+        precision: replaces the spec's.
+        on_step: called with each batch after its step.
+
+    Raises:
+        UserError: ``tuning_diverged`` when a loss is not finite.
+    """
+    groups = parameter_groups(head, spec.lr, spec.weight_decay)
+    if encoder is not None:
+        groups += encoder_groups(encoder, spec)
+    for each, rate in extra:
+        groups += parameter_groups(each, rate, spec.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, spec.warmup))
+    trained = [parameter for group in groups for parameter in group["params"]]
+    device = trained[0].device
+    modules = [head, *(each for each, _ in extra), *([] if encoder is None else [encoder.module])]
+    losses = []
+    for each in modules:
+        each.train()
+    for batch in _batches_of_epochs(batches, steps):
+        with autocast(device, precision or spec.precision):  # type: ignore[arg-type]
+            batch_loss = loss(batch)
+        losses.append(float(batch_loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise UserError(
+                f"the loss is no longer a number; lower {field}.lr, or set {field}.max_grad_norm",
+                code="tuning_diverged", field=f"{field}.lr",
+            )  # fmt: skip
+        optimizer.zero_grad()
+        batch_loss.backward()
+        if spec.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        on_step(batch)
+    for each in modules:
+        each.eval()
+    return losses
+
+
+def count_steps(spec: TuningSpec, examples: int) -> int:
+    """Optimiser steps: the spec's, or those of its epochs over ``examples``."""
+    return spec.steps or spec.epochs * math.ceil(examples / spec.batch_size)
+
+
+def count_examples(spec: TuningSpec, examples: int) -> int:
+    """Examples that all trials of a grid search and the final training process, for progress."""
+    trials = 1 + math.prod(map(len, spec.search.values())) if spec.search else 1
+    return trials * (spec.steps * spec.batch_size if spec.steps else spec.epochs * examples)
+
+
+def lr_factor(step: int, steps: int, warmup: float) -> float:
+    """Factor of the peak rate at 0-based ``step``: linear over the share ``warmup``, then a cosine to zero."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and the names in the module's attribute ``undecayed`` do not."""
+    spared = getattr(module, "undecayed", ())
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    decays = [parameter.ndim >= 2 and name not in spared for name, parameter in named]
+    return _groups([parameter for _, parameter in named], decays, lr, weight_decay)
+
+
+def encoder_groups(encoder: ImageEncoder, spec: TuningSpec) -> list[dict[str, Any]]:
+    """The encoder's layers, each at its own rate."""
+    layers = encoder.layers()
+    groups: list[dict[str, Any]] = []
+    for parameters, rate in zip(layers, layer_rates(len(layers), spec.encoder_lr, spec.layer_decay), strict=True):
+        groups += _groups(parameters, [parameter.ndim >= 2 for parameter in parameters], rate, spec.weight_decay)
+    return groups
+
+
+def layer_rates(layers: int, lr: float, decay: float) -> list[float]:
+    """Peak rate of each layer, the input's first: ``lr`` for the last, times ``decay`` for each layer below."""
+    return [lr * decay ** (layers - 1 - depth) for depth in range(layers)]
+
+
+def _groups(
+    parameters: Sequence[nn.Parameter], decays: Sequence[bool], lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    matrices, others = (
+        [parameter for parameter, decay in zip(parameters, decays, strict=True) if decay == decayed]
+        for decayed in (True, False)
+    )
+    return [
+        {"params": part, "lr": lr, "weight_decay": decay}
+        for part, decay in ((matrices, weight_decay), (others, 0.0))
+        if part
+    ]
+
+
+def _batches_of_epochs(batches: EpochBatches, steps: int) -> Iterator[Any]:
+    """``steps`` batches, epoch after epoch."""
+    done = epoch = 0
+    while done < steps:
+        for batch in batches(epoch):
+            yield batch
+            done += 1
+            if done == steps:
+                return
+        epoch += 1
+
+
+# ---- grid search
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One combination of values, and what it reached; none if its training diverged."""
+    """One combination of values with its score; None if its training diverged."""
 
     values: dict[str, Any]
     score: float | None
@@ -77,7 +357,7 @@ class GridPoint:
 
 @dataclass(frozen=True)
 class GridSearchResult:
-    """What was tried, in the order of the spec, and the spec's place of the best; of equals the first."""
+    """The combinations in the order of the spec, and the index of the best; of equals the first."""
 
     trials: list[GridPoint]
     best: int
@@ -89,10 +369,10 @@ class GridSearchResult:
 
 
 def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[S, GridSearchResult | None]:
-    """The spec with the values that ``attempt`` scores highest; the same spec where there is nothing to search.
+    """The spec with the values that ``attempt`` scores highest; the same spec where nothing is searched.
 
     Args:
-        attempt: trains by a spec and scores on held-out pictures, the higher the better.
+        attempt: trains by a spec and scores on held-out images, the higher the better.
         field: of the evaluation's spec that holds ``spec``, for the message.
 
     Raises:
@@ -104,11 +384,9 @@ def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[
     candidates = [
         spec.with_values(**dict(zip(names, values, strict=True))) for values in product(*spec.search.values())
     ]
-    trials = [
-        GridPoint({name: getattr(each, name) for name in names}, _score_or_none(attempt, each)) for each in candidates
-    ]
-    reached = [-float("inf") if trial.score is None else trial.score for trial in trials]
-    best = max(range(len(trials)), key=reached.__getitem__)
+    trials = [GridPoint({name: getattr(each, name) for name in names}, _score(attempt, each)) for each in candidates]
+    scores = [-float("inf") if trial.score is None else trial.score for trial in trials]
+    best = max(range(len(trials)), key=scores.__getitem__)
     if trials[best].score is None:
         raise UserError(
             f"every combination of {field}.search diverges; lower the rates", code="tuning_diverged",
@@ -117,291 +395,10 @@ def grid_search(spec: S, attempt: Callable[[S], float], *, field: str) -> tuple[
     return candidates[best], GridSearchResult(trials, best)
 
 
-def _score_or_none(attempt: Callable[[S], float], candidate: S) -> float | None:
+def _score(attempt: Callable[[S], float], candidate: S) -> float | None:
     try:
         return attempt(candidate)
     except UserError as error:
         if error.code != "tuning_diverged":
             raise
         return None
-
-
-_HALF_BYTES = 2
-_MAX_CACHE_SHARE = 0.5  # of the cache that the features of one split may take
-
-
-class ImageBatchSource(ABC):
-    """The pictures of a split as a head sees them, in two steps: loading, which threads may do ahead, and looking.
-
-    Attributes:
-        at_once: how many to ask about at a time.
-        threads: that load ahead; none: as many as there are cores.
-    """
-
-    at_once: int
-    threads: int | None = None
-
-    @abstractmethod
-    def load(self, rows: Ints, draw: random.Random | None = None) -> Tensor:
-        """What is needed of the pictures ``rows``, on the CPU; with ``draw`` as they are learnt from."""
-
-    @abstractmethod
-    def tokens(self, loaded: Tensor) -> Tensor:
-        """Patch tokens [B, N, W] of what was loaded, on the device of the head."""
-
-
-class FeatureSource(ABC):
-    """One encoder in one protocol.
-
-    Attributes:
-        width: W of the patch tokens.
-        device: where heads are to be trained.
-        tower: the encoder that learns along, a copy; none where it is frozen.
-        precision: what heads are trained in; none: what their spec says.
-    """
-
-    width: int
-    device: torch.device
-    tower: ImageEncoder | None
-    precision: Literal["fp32"] | None
-
-    @abstractmethod
-    def view(self, split: str, pictures: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        """The pictures of a split; of another corpus than the room's where one is given."""
-
-
-class FrozenFeatures(FeatureSource):
-    """Cached features, in half precision; heads on them are cheap and are trained in fp32.
-
-    Features that would crowd everything else out of the cache (patches of a million pictures) are computed each time
-    they are needed; heads see the same numbers.
-    """
-
-    tower = None
-    precision = "fp32"
-
-    def __init__(self, room: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
-        self.width, self.device = encoder.tower.width, encoder.tower.device
-        self._room, self._encoder = room, encoder
-
-    def view(self, split: str, pictures: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        tower = self._encoder.tower
-        if len(pictures) * tower.tokens * tower.width * _HALF_BYTES > self._room.cache.max_bytes * _MAX_CACHE_SHARE:
-            names = [picture.image for picture in pictures]
-            return FrozenImageBatches(tower, corpus or self._room.corpus, names)
-        patches = self._room.look(self._encoder, split, pictures, corpus).patches
-        assert patches is not None, "a task that stands on frozen features wants patches"
-        return CachedFeatureBatches(patches, self.device)
-
-
-class FinetunedEncoder(FeatureSource):
-    """A copy of the encoder that learns from augmented pictures; the original stays as it is."""
-
-    precision = None
-
-    def __init__(self, room: EvalContext, encoder: EvaluatedEncoder, augmentation: AugmentationSpec) -> None:
-        self.tower: ImageEncoder = encoder.tower.copy()
-        self.width, self.device = self.tower.width, self.tower.device
-        self._corpus, self._augmentation = room.corpus, augmentation
-
-    def view(self, split: str, pictures: list[EvalImage], corpus: Corpus | None = None) -> ImageBatchSource:
-        names = [picture.image for picture in pictures]
-        return ImageBatches(self.tower, corpus or self._corpus, names, self._augmentation)
-
-
-class CachedFeatureBatches(ImageBatchSource):
-    """Rows of a (memory-mapped) array of patch features [n, N, W]."""
-
-    at_once = 1024
-    threads = 0  # a copy of numbers is not worth a thread
-
-    def __init__(self, patches: NDArray[np.float16], device: torch.device) -> None:
-        self._patches, self._device = patches, device
-
-    def load(self, rows: Ints, draw: random.Random | None = None) -> Tensor:
-        return torch.from_numpy(self._patches[rows])
-
-    def tokens(self, loaded: Tensor) -> Tensor:
-        return loaded.to(self._device).float()
-
-
-class ImageBatches(ImageBatchSource):
-    """Pictures of a corpus, looked at by an encoder that may have learnt meanwhile."""
-
-    at_once = 64
-
-    def __init__(
-        self, tower: ImageEncoder, corpus: Corpus, names: Sequence[str], augmentation: AugmentationSpec
-    ) -> None:
-        self._tower, self._corpus, self._names, self._augmentation = tower, corpus, names, augmentation
-
-    def load(self, rows: Ints, draw: random.Random | None = None) -> Tensor:
-        images = [self._corpus.read_image(self._names[row]) for row in rows]
-        if draw is None:
-            return self._tower.preprocess(images)
-        return self._tower.training_pixels(images, self._augmentation, draw)
-
-    def tokens(self, loaded: Tensor) -> Tensor:
-        return self._tower.patches(loaded.to(self._tower.device))
-
-
-class FrozenImageBatches(ImageBatches):
-    """Frozen features without a cache: never augmented, rounded as cached ones are."""
-
-    def __init__(self, tower: ImageEncoder, corpus: Corpus, names: Sequence[str]) -> None:
-        super().__init__(tower, corpus, names, AugmentationSpec())
-
-    def load(self, rows: Ints, draw: random.Random | None = None) -> Tensor:
-        return super().load(rows)
-
-    @torch.no_grad()
-    def tokens(self, loaded: Tensor) -> Tensor:
-        return super().tokens(loaded).half().float()
-
-
-FEATURE_SOURCES: dict[str, type[FrozenFeatures] | type[FinetunedEncoder]] = {
-    "frozen": FrozenFeatures,
-    "full": FinetunedEncoder,
-}
-
-
-class EpochBatches(Protocol):
-    """Gives the batches of one pass over the examples; called once a pass, with its number from 0."""
-
-    def __call__(self, number: int, /) -> Iterator[Any]: ...
-
-
-def train_head(
-    module: nn.Module,
-    batches: EpochBatches,
-    loss: Callable[[Any], Tensor],
-    spec: TuningSpec,
-    *,
-    steps: int,
-    field: str,
-    tower: ImageEncoder | None = None,
-    beside: Sequence[tuple[nn.Module, float]] = (),
-    precision: str | None = None,
-    on_step: Callable[[Any], None] = lambda batch: None,
-) -> list[float]:
-    """Train ``module``, and the encoder of ``tower`` where one is given; both are left in evaluation mode.
-
-    Everything random is in ``batches``, so equal batches give equal weights.
-
-    Args:
-        module: what was added to the encoder; all of its parameters that want gradients are trained.
-        batches: gives at least one batch a pass; passes follow each other until ``steps`` are done.
-        loss: a batch's loss, a scalar; called under autocast.
-        steps: how many; :func:`steps_of` says what a spec asks for.
-        field: of the evaluation's spec that holds ``spec``, for messages.
-        tower: full transfer: a copy of the encoder; its layers learn at :func:`layer_rates`.
-        beside: further modules that learn along, each at its own peak rate.
-        precision: in place of the spec's.
-        on_step: called with each batch when it is learnt.
-
-    Returns:
-        the loss of each step.
-
-    Raises:
-        UserError: ``tuning_diverged`` when a loss is no number.
-    """
-    groups = _all_groups(module, tower, beside, spec)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, spec.warmup))
-    trained = [parameter for group in groups for parameter in group["params"]]
-    device = trained[0].device
-    modules = [module, *(each for each, _ in beside), *([] if tower is None else [tower.module])]
-    losses = []
-    for each in modules:
-        each.train()
-    for batch in _endless(batches, steps):
-        with autocast(device, precision or spec.precision):  # type: ignore[arg-type]
-            found = loss(batch)
-        losses.append(_check_loss(float(found.detach()), field))
-        optimizer.zero_grad()
-        found.backward()
-        if spec.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        on_step(batch)
-    for each in modules:
-        each.eval()
-    return losses
-
-
-def _all_groups(
-    module: nn.Module, tower: ImageEncoder | None, beside: Sequence[tuple[nn.Module, float]], spec: TuningSpec
-) -> list[dict[str, Any]]:
-    groups = parameter_groups(module, spec.lr, spec.weight_decay)
-    if tower is not None:
-        groups += encoder_groups(tower, spec)
-    for each, rate in beside:
-        groups += parameter_groups(each, rate, spec.weight_decay)
-    return groups
-
-
-def count_steps(spec: TuningSpec, examples: int) -> int:
-    """Optimiser steps: the spec's, or those of its epochs over ``examples``."""
-    return spec.steps or spec.epochs * math.ceil(examples / spec.batch_size)
-
-
-def lr_factor(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate in 0-based ``step``: a line up over the share ``warmup``, then a cosine to zero."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and what the module names in its attribute ``undecayed`` do not."""
-    spared = getattr(module, "undecayed", ())
-    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    plain = [parameter for name, parameter in trained if parameter.ndim < 2 or name in spared]
-    decayed = [parameter for name, parameter in trained if parameter.ndim >= 2 and name not in spared]
-    return _groups(decayed, plain, lr, weight_decay)
-
-
-def encoder_groups(tower: ImageEncoder, spec: TuningSpec) -> list[dict[str, Any]]:
-    """The encoder's layers, each at its own rate."""
-    layers = tower.layers()
-    groups: list[dict[str, Any]] = []
-    for parameters, rate in zip(layers, layer_rates(len(layers), spec.encoder_lr, spec.layer_decay), strict=True):
-        decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
-        plain = [parameter for parameter in parameters if parameter.ndim < 2]
-        groups += _groups(decayed, plain, rate, spec.weight_decay)
-    return groups
-
-
-def layer_rates(layers: int, lr: float, decay: float) -> list[float]:
-    """Peak rate of each layer, the input's first: ``lr`` for the last, and ``decay`` times as much a step down."""
-    return [lr * decay ** (layers - 1 - depth) for depth in range(layers)]
-
-
-def _groups(
-    decayed: Sequence[nn.Parameter], plain: Sequence[nn.Parameter], lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    both = ((decayed, weight_decay), (plain, 0.0))
-    return [{"params": list(part), "lr": lr, "weight_decay": decay} for part, decay in both if part]
-
-
-def _endless(batches: EpochBatches, steps: int) -> Iterator[Any]:
-    """Pass after pass, ``steps`` batches in all."""
-    done = number = 0
-    while done < steps:
-        for batch in batches(number):
-            yield batch
-            done += 1
-            if done == steps:
-                return
-        number += 1
-
-
-def _check_loss(loss: float, field: str) -> float:
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is no longer a number; lower {field}.lr, or set {field}.max_grad_norm",
-            code="tuning_diverged", field=f"{field}.lr",
-        )  # fmt: skip
-    return loss

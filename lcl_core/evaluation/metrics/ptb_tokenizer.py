@@ -8,8 +8,7 @@ one by one, and every character of the basic plane (its tables are of about Unic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import regex
@@ -89,10 +88,10 @@ SIGN = f"[{_ranges(_SIGNS)}]"
 
 _BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
 _ROUND = str.maketrans({"(": "-LRB-", ")": "-RRB-", " ": "\xa0"})
+_EMOTICON = _ROUND | {ord("}"): "-RCB-"}
 _MONEY = {"€": "$", "\x80": "$", "¤": "$", "\u20a0": "$", "£": "#", "¢": "cents"}
 _FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'"}
-_OPENING = {"'": "`"}
 _QUOTES = str.maketrans(
     dict.fromkeys("‘\x91‛‹", "`")
     | dict.fromkeys("’\x92›", "'")
@@ -101,77 +100,34 @@ _QUOTES = str.maketrans(
 )
 
 
-def _write_word(token: str) -> str:
+def _plain(token: str) -> str:
     """Without soft hyphens; ``&amp;`` inside is an ampersand."""
     return token.replace("\xad", "").replace("&amp;", "&")
 
 
-def _write_unchanged(token: str) -> str:
-    return token
-
-
-def _write_spaced(token: str) -> str:
-    """A token that holds a space is written with a no-break space: ``3 1/2`` is one token."""
+def _spaced(token: str) -> str:
+    """A token with a space gets a no-break space: ``3 1/2`` is one token."""
     return token.replace(" ", "\xa0")
 
 
-def _write_contraction(token: str) -> str:
+def _contraction(token: str) -> str:
     return re.sub("’|\x92|&apos;", "'", token)
 
 
-def _write_bracket(token: str) -> str:
-    return _BRACKETS[token]
-
-
-def _write_emoticon(token: str) -> str:
-    return token.translate(_ROUND).replace("}", "-RCB-")
-
-
-def _write_round_brackets(token: str) -> str:
-    """Of a telephone number."""
-    return token.translate(_ROUND)
-
-
-def _write_opening_quote(token: str) -> str:
-    return _OPENING.get(token, "``")
-
-
-def _write_closing_quote(token: str) -> str:
-    return "''"
-
-
-def _write_quotes(token: str) -> str:
-    return token.translate(_QUOTES)
-
-
-def _write_dash(token: str) -> str:
-    return "--"
-
-
-def _write_ellipsis(token: str) -> str:
-    return "..."
-
-
-def _write_hyphen(token: str) -> str:
-    return "-"
-
-
-def _write_money(token: str) -> str:
-    return _MONEY.get(token, token)
-
-
-def _write_fraction(token: str) -> str:
-    return _FRACTIONS[token]
-
-
-def _write_entity(token: str) -> str:
+def _entity(token: str) -> str:
     return _ENTITIES.get(token.lower(), token)
 
 
-@dataclass(frozen=True)
-class TokenRule:
-    pattern: regex.Pattern[str]
-    write: Callable[[str], str]
+def _constant(text: str) -> Callable[[str], str]:
+    return lambda _: text
+
+
+def _lookup(table: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda token: table.get(token, token)
+
+
+def _translate(table: Mapping[int, str]) -> Callable[[str], str]:
+    return lambda token: token.translate(table)
 
 
 def _alternatives(words: list[str]) -> str:
@@ -195,7 +151,10 @@ _WITH_APOSTROPHE = _alternatives(
 )
 _PART = rf"(?:{_A}+|[dlnoA-HJ-XZ]{_APOS}{_L}{{2,}}{_A}*)"
 _ACRONYM = r"(?:[A-Za-z]\.){2,}"
-_ABBREVIATION = rf"(?:(?i:{_alternatives(_ABBREVIATIONS)})|{_alternatives(_CAPITALISED_ABBREVIATIONS)}|{_alternatives(_MIXED_CASE_ABBREVIATIONS)})\."
+_ABBREVIATION = (
+    rf"(?:(?i:{_alternatives(_ABBREVIATIONS)})"
+    rf"|{_alternatives([*_CAPITALISED_ABBREVIATIONS, *_MIXED_CASE_ABBREVIATIONS])})\."
+)
 _OPENERS = _alternatives([*_SENTENCE_OPENERS, *map(str.upper, _SENTENCE_OPENERS)])
 _FILE = "bat|bmp|c|class|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|pptx?|ps|py|sql|tar"
 _FILE += "|txt|wav|x|xml|zip"
@@ -205,67 +164,67 @@ _EYES = r"[<>]?[:;=][-o*']?"
 
 _CUT = [r"(can)not", r"(gon|wan)na", r"(got)ta", r"(gim|lem)me", rf"({_APOS}t)(?:is|was)"]
 
-_TABLE: list[tuple[str, Callable[[str], str]]] = [
-    *((rf"(?i:{cut})", _write_word) for cut in _CUT),
-    (rf"([A-Za-z]*[A-MO-Za-mo-z])(?i:n{_APOS}t)", _write_word),
-    (rf"(?i:n{_APOS}t)", _write_contraction),
-    (rf"({_WORD}){_AUXILIARY}[^A-Za-z]", _write_word),
-    (rf"({_AUXILIARY})[^A-Za-z]", _write_contraction),
-    (rf"{_APOS}[msdMSD]", _write_contraction),
-    (rf"([Yy]{_APOS})[A-RT-Za-rt-z]", _write_word),
-    (_WITH_APOSTROPHE, _write_word),
-    (rf"{_APOS}(?:[2-9]0s|[0-9][0-9](?=\s))", _write_unchanged),
-    (rf"([A-Za-z])\.\s+{_OPENERS}(?=\s)", _write_unchanged),
+# (pattern, spelling of the token). The longest match wins; group 1, where there is one, is the token.
+_RULES: list[tuple[str, Callable[[str], str]]] = [
+    *((rf"(?i:{cut})", _plain) for cut in _CUT),
+    (rf"([A-Za-z]*[A-MO-Za-mo-z])(?i:n{_APOS}t)", _plain),
+    (rf"(?i:n{_APOS}t)", _contraction),
+    (rf"({_WORD}){_AUXILIARY}[^A-Za-z]", _plain),
+    (rf"({_AUXILIARY})[^A-Za-z]", _contraction),
+    (rf"{_APOS}[msdMSD]", _contraction),
+    (rf"([Yy]{_APOS})[A-RT-Za-rt-z]", _plain),
+    (_WITH_APOSTROPHE, _plain),
+    (rf"{_APOS}(?:[2-9]0s|[0-9][0-9](?=\s))", str),
+    (rf"([A-Za-z])\.\s+{_OPENERS}(?=\s)", str),
     # words, and what hangs together with hyphens, slashes, full stops
-    (_WORD, _write_word),
-    (rf"{_A}+", _write_word),
-    (rf"{_PART}(?:[-_\u058a‐‑]{_PART})+", _write_word),
-    (r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}", _write_word),
-    (rf"{_WORD}(?:[.!?]{_WORD})+", _write_word),
-    (rf"{_A}+(?:\.{_A}+)*\.(?i:{_FILE})(?=[\s.,!?])", _write_word),
-    (rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-[A-Za-z0-9]+)*-(?:[A-Za-z0-9]+|{_ACRONYM})", _write_word),
-    (r"[A-Z]+(?:(?:[&+]|&amp;)[A-Z]+)+", _write_word),
-    (r"[Cc]\+\+|[CFcf]#", _write_unchanged),
+    (_WORD, _plain),
+    (rf"{_A}+", _plain),
+    (rf"{_PART}(?:[-_\u058a‐‑]{_PART})+", _plain),
+    (r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}", _plain),
+    (rf"{_WORD}(?:[.!?]{_WORD})+", _plain),
+    (rf"{_A}+(?:\.{_A}+)*\.(?i:{_FILE})(?=[\s.,!?])", _plain),
+    (rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-[A-Za-z0-9]+)*-(?:[A-Za-z0-9]+|{_ACRONYM})", _plain),
+    (r"[A-Z]+(?:(?:[&+]|&amp;)[A-Z]+)+", _plain),
+    (r"[Cc]\+\+|[CFcf]#", str),
     # abbreviations
-    (rf"{_ABBREVIATION}|{_ACRONYM}|[A-Za-z]\.", _write_unchanged),
-    (rf"({_PART}(?:\.?[-_.]{_PART})*\.)[,;:]", _write_word),
-    (rf"((?i:{_alternatives(_ABBREVIATIONS_BEFORE_NUMBER)})\.)\s?[0-9]", _write_unchanged),
+    (rf"{_ABBREVIATION}|{_ACRONYM}|[A-Za-z]\.", str),
+    (rf"({_PART}(?:\.?[-_.]{_PART})*\.)[,;:]", _plain),
+    (rf"((?i:{_alternatives(_ABBREVIATIONS_BEFORE_NUMBER)})\.)\s?[0-9]", str),
     # numbers
-    (rf"[-+]?{_NUMBER}", _write_word),
-    (r"(?:[0-9]{1,4}[- \xa0])?[0-9]{1,4}[/⁄][0-9]{1,4}", _write_spaced),
-    (r"(?:\([0-9]{2,3}\)[ \xa0]?|[0-9]{2,4}[- \xa0])[0-9]{3,4}[- \xa0][0-9]{3,5}", _write_round_brackets),
-    (r"[A-Z]*\$|[€\x80¤₠£¢¥%]", _write_money),
-    ("[¼½¾⅓⅔]", _write_fraction),
+    (rf"[-+]?{_NUMBER}", _plain),
+    (r"(?:[0-9]{1,4}[- \xa0])?[0-9]{1,4}[/⁄][0-9]{1,4}", _spaced),
+    (r"(?:\([0-9]{2,3}\)[ \xa0]?|[0-9]{2,4}[- \xa0])[0-9]{3,4}[- \xa0][0-9]{3,5}", _translate(_ROUND)),
+    (r"[A-Z]*\$|[€\x80¤₠£¢¥%]", _lookup(_MONEY)),
+    ("[¼½¾⅓⅔]", _lookup(_FRACTIONS)),
     # the web
-    (rf"(?i:https?)://{_URL}", _write_unchanged),
-    (rf"(?i:(?:www\.)?(?:{_L}+\.)+(?:com|net|org|edu)(?:/{_URL})?)", _write_unchanged),
-    (r"(?i:www)(?:\.[A-Za-z0-9-]+)+\.[A-Za-z]{2,4}", _write_unchanged),
-    (r"<?[A-Za-z0-9][^\s<>|(){}\"]*@(?:[^\s<>|(){}\".]+\.)*[^\s<>|(){}\".]+>?", _write_unchanged),
-    (r"@[A-Za-z_][A-Za-z0-9_]*", _write_unchanged),
-    (rf"#{_L}+", _write_unchanged),
-    (rf"</?[A-Za-z][A-Za-z0-9_:.-]*(?:[ \xa0]+{_ATTRIBUTE})*[ \xa0]*/?>|<[!?][A-Za-z-][^>\r\n]*>", _write_spaced),
-    (r"(?i:&(?:amp|lt|gt|quot|apos|[hlu][rt]|tl|q[clr]|odq|cdq|\#[0-9]+);)", _write_entity),
-    (r"&[mn]dash;", _write_dash),
-    (r"(?:\^_\^|[-^x=~<>']_[-^x=~<>'])", _write_unchanged),
-    (r"\([-^x=~<>'][-_.]?[-^x=~<>']\)", _write_round_brackets),
-    (rf"{_EYES}[()\]\[{{}}DPpdO\\|@](?![A-Za-z0-9])", _write_emoticon),
+    (rf"(?i:https?)://{_URL}", str),
+    (rf"(?i:(?:www\.)?(?:{_L}+\.)+(?:com|net|org|edu)(?:/{_URL})?)", str),
+    (r"(?i:www)(?:\.[A-Za-z0-9-]+)+\.[A-Za-z]{2,4}", str),
+    (r"<?[A-Za-z0-9][^\s<>|(){}\"]*@(?:[^\s<>|(){}\".]+\.)*[^\s<>|(){}\".]+>?", str),
+    (r"@[A-Za-z_][A-Za-z0-9_]*", str),
+    (rf"#{_L}+", str),
+    (rf"</?[A-Za-z][A-Za-z0-9_:.-]*(?:[ \xa0]+{_ATTRIBUTE})*[ \xa0]*/?>|<[!?][A-Za-z-][^>\r\n]*>", _spaced),
+    (r"(?i:&(?:amp|lt|gt|quot|apos|[hlu][rt]|tl|q[clr]|odq|cdq|\#[0-9]+);)", _entity),
+    (r"&[mn]dash;", _constant("--")),
+    (r"(?:\^_\^|[-^x=~<>']_[-^x=~<>'])", str),
+    (r"\([-^x=~<>'][-_.]?[-^x=~<>']\)", _translate(_ROUND)),
+    (rf"{_EYES}[()\]\[{{}}DPpdO\\|@](?![A-Za-z0-9])", _translate(_EMOTICON)),
     # punctuation
-    (r"-{2,4}|[–—―\x96\x97]", _write_dash),
-    (r"[-\xad]", _write_hyphen),
-    (r"\.{3,5}|\.(?:[ \xa0]\.){2,}|[…\x85]", _write_ellipsis),
-    (r"[?!]+|\*+|#+|_+|@+|<<?|>>?|[²³¹⁰⁴-⁹₀-₉]+", _write_unchanged),
-    (r"''|``", _write_unchanged),
-    (r'("|&quot;)[A-Za-z0-9$]', _write_opening_quote),
-    (r"(')[A-Za-z][^ \t\n\r\xa0]", _write_opening_quote),
-    ('"', _write_closing_quote),
-    ("'", _write_unchanged),
-    (r"[‘\x91‛‹’\x92›“\x93«”\x94»„‚‟]{1,2}|`", _write_quotes),
-    (r"[\]\[(){}]", _write_bracket),
-    (rf"[.,:;+/]|{SIGN}", _write_unchanged),
+    (r"-{2,4}|[–—―\x96\x97]", _constant("--")),
+    (r"[-\xad]", _constant("-")),
+    (r"\.{3,5}|\.(?:[ \xa0]\.){2,}|[…\x85]", _constant("...")),
+    (r"[?!]+|\*+|#+|_+|@+|<<?|>>?|[²³¹⁰⁴-⁹₀-₉]+", str),
+    (r"''|``", str),
+    (r'("|&quot;)[A-Za-z0-9$]', _constant("``")),
+    (r"(')[A-Za-z][^ \t\n\r\xa0]", _constant("`")),
+    ('"', _constant("''")),
+    ("'", str),
+    (r"[‘\x91‛‹’\x92›“\x93«”\x94»„‚‟]{1,2}|`", _translate(_QUOTES)),
+    (r"[\]\[(){}]", _lookup(_BRACKETS)),
+    (rf"[.,:;+/]|{SIGN}", str),
 ]
 
-RULES = [TokenRule(regex.compile(pattern, regex.VERSION1 | regex.POSIX), write) for pattern, write in _TABLE]
-
+RULES = [(regex.compile(pattern, regex.VERSION1 | regex.POSIX), spell) for pattern, spell in _RULES]
 
 # What the COCO evaluation throws away. It lowers the case first, so that brackets ("-lrb-") stay.
 PUNCTUATION = frozenset(
@@ -296,7 +255,7 @@ def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
 def treebank_tokens(text: str, following: str = "") -> Iterator[str]:
     """Everything, punctuation too, in Penn Treebank spelling. Characters that no rule knows are dropped.
 
-    A classic lexer: at each place all rules are tried, the longest match wins, on a tie the earlier rule.
+    At each position all rules are tried; the longest match wins, on a tie the earlier rule.
     """
     text = text.replace("\n", " ")
     seen = f"{text}\n{following}\n"
@@ -306,10 +265,10 @@ def treebank_tokens(text: str, following: str = "") -> Iterator[str]:
             yield plain[0]
             at = plain.end()
             continue
-        matches = [(match, rule) for rule in RULES if (match := rule.pattern.match(seen, at)) is not None]
+        matches = [(match, spell) for pattern, spell in RULES if (match := pattern.match(seen, at)) is not None]
         if matches:
-            match, rule = max(matches, key=lambda found: found[0].end())
-            yield rule.write(match[match.re.groups])
+            match, spell = max(matches, key=lambda each: each[0].end())
+            yield spell(match[match.re.groups])
             at = match.end(match.re.groups)
         else:
             at += 1

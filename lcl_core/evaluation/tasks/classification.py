@@ -11,164 +11,220 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import ProbeTraining, prediction_samples, training_cost
-from lcl_core.evaluation.predictions import IMAGE_TO_CLASS, PredictionFile
+from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
     DatasetResolver,
     EvalContext,
     EvalImage,
     Holdout,
-    LabelKey,
+    LabeledImages,
     Task,
-    plan_holdout,
-    plan_label_key,
+    classes_of,
+    select_labeled,
+    split_validation,
 )
 from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec, Transfer
 
 
 @dataclass(frozen=True)
-class LabelKeyPlan:
-    """A label key, and the pictures on which its hyper-parameters are chosen; none where none are."""
+class LabelKey:
+    """One label key: its classes in alphabetical order, its training and test images.
 
-    key: LabelKey
-    holdout: Holdout | None
+    Attributes:
+        tests: by split.
+        holdout: to choose hyper-parameters on; None where nothing is searched.
+    """
+
+    label: str
+    classes: tuple[str, ...]
+    train: LabeledImages
+    tests: dict[str, LabeledImages]
+    holdout: Holdout[LabeledImages] | None
+
+    @property
+    def train_counts(self) -> dict[str, int]:
+        counts = np.bincount(self.train.classes, minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class ClassificationPlan:
     """Attributes:
-    train: pictures to learn from.
-    galleries: pictures of each tested split.
+    train: training images.
+    tests: images of each tested split.
+    keys: the label keys.
     """
 
     train: list[EvalImage]
-    galleries: dict[str, list[EvalImage]]
-    lessons: list[LabelKeyPlan]
+    tests: dict[str, list[EvalImage]]
+    keys: list[LabelKey]
 
     @property
-    def pictures(self) -> int:
-        return len(self.train) + sum(map(len, self.galleries.values()))
+    def image_count(self) -> int:
+        return len(self.train) + sum(map(len, self.tests.values()))
 
 
 def plan_classification(
-    own: ClassificationSpec, spec: EvaluateSpec, corpus: Corpus, places: DatasetResolver, *, field: str
+    own: ClassificationSpec, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver, *, field: str
 ) -> ClassificationPlan:
-    """Read the splits, number the classes, hold pictures out where there is something to choose.
+    """Read the splits, number the classes, hold images out where hyper-parameters are searched.
 
     Args:
         field: of the evaluation's spec that holds ``own``.
 
     Raises:
-        UserError: a split is empty, has no known labels or is used for two things; names the field.
+        UserError: a split is empty, has no known labels or has two uses; names the field.
     """
-    galleries = places.tested(spec, corpus)
+    tests = resolver.test_images(spec, corpus)
     labels = tuple(dict.fromkeys(own.labels))
-    train = _training_images(own, spec, corpus, places, labels, field)
-    lessons = []
-    for label in labels:
-        place = own.labels.index(label)
-        key = plan_label_key(label, own.train_split, train, galleries, field=f"{field}.labels.{place}")
-        lessons.append(LabelKeyPlan(key, plan_holdout(own, spec, corpus, places, key, train=train, field=field)))
-    return ClassificationPlan(train, galleries, lessons)
+    images = resolver.train_images(spec, own.train_split, corpus, corpus, field=field)
+    train = [image for image in images if not image.labels.keys().isdisjoint(labels)] or images
+    keys = [_plan_label_key(label, own, spec, corpus, resolver, train, tests, field) for label in labels]
+    return ClassificationPlan(train, tests, keys)
 
 
-def _training_images(
+def _plan_label_key(
+    label: str,
     own: ClassificationSpec,
     spec: EvaluateSpec,
     corpus: Corpus,
-    places: DatasetResolver,
-    labels: tuple[str, ...],
+    resolver: DatasetResolver,
+    train: list[EvalImage],
+    tests: dict[str, list[EvalImage]],
     field: str,
-) -> list[EvalImage]:
-    """The pictures to learn from: those of the train split that have any of the labels."""
-    split = own.train_split
-    if split in spec.splits:
+) -> LabelKey:
+    """Number the classes and select the images.
+
+    The classes are those of the train split (a closed set); a test image of another class is left out and counted.
+
+    Raises:
+        UserError: ``label_unknown`` if no training image has the label, ``nothing_to_score`` if a test split has no
+            image of a known class; of the validation split as :func:`_plan_holdout`.
+    """
+    label_field = f"{field}.labels.{own.labels.index(label)}"
+    classes = classes_of(label, own.train_split, train, field=label_field)
+    labeled = {split: select_labeled(images, label, classes) for split, images in tests.items()}
+    for split, test in labeled.items():
+        if not len(test):
+            raise UserError(
+                f"no image of split {split!r} has a {label!r} that split {own.train_split!r} teaches "
+                f"({test.left_out}); leave the label or the split out",
+                code="nothing_to_score", field=label_field,
+            )  # fmt: skip
+    labeled_train = select_labeled(train, label, classes)
+    key = LabelKey(label, classes, labeled_train, labeled, None)
+    if not own.search:
+        return key
+    return LabelKey(
+        label, classes, labeled_train, labeled, _plan_holdout(own, spec, corpus, resolver, key, train, field)
+    )
+
+
+def _plan_holdout(
+    own: ClassificationSpec,
+    spec: EvaluateSpec,
+    corpus: Corpus,
+    resolver: DatasetResolver,
+    key: LabelKey,
+    train: list[EvalImage],
+    field: str,
+) -> Holdout[LabeledImages]:
+    """The images of the named validation split, else a seeded tenth of the training images.
+
+    Raises:
+        UserError: ``validation_split_used`` or ``nothing_to_score``, when the split is tested or trained on, or has no
+            image of a known class.
+    """
+    split = own.validation_split
+    if split is None:
+        test, rest = split_validation(len(key.train), spec.seed)
+        return Holdout(own.train_split, train, key.train.choose(test), key.train.choose(rest))
+    images = resolver.validation_images(spec, split, own.train_split, corpus, field=field)
+    labeled = select_labeled(images, key.label, key.classes)
+    if not len(labeled):
         raise UserError(
-            f"{field} learns from split {split!r}, so it cannot be examined on it; "
-            f"name another in splits or in {field}.train_split",
-            code="train_split_tested", field=f"splits.{spec.splits.index(split)}",
+            f"no image of split {split!r} has a {key.label!r} that split {own.train_split!r} teaches",
+            code="nothing_to_score", field=f"{field}.validation_split",
         )  # fmt: skip
-    pictures = places.gallery(corpus, split, spec.source, field=f"{field}.train_split")
-    taught = [picture for picture in pictures if not picture.labels.keys().isdisjoint(labels)]
-    return taught or pictures  # with none, the complaint about the label can name those that there are
+    return Holdout(split, images, labeled, key.train)
 
 
 @dataclass(frozen=True)
 class LabelTask(Task):
-    """Attentive pooling and a linear layer (paper, transfer heads (a)), frozen or full.
+    """A task that fits a probe for each label key (paper, transfer head (a)), frozen or full.
 
     Attributes:
-        spec: the part of the evaluation's that bears the task's name.
-        transfer: the protocols that it is sat by.
+        spec: the part of the evaluation's spec with the task's name.
+        transfer: the protocols.
     """
 
     spec: ClassificationSpec
     transfer: tuple[Transfer, ...]
-    syllabus: ClassificationPlan
+    data: ClassificationPlan
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, places: DatasetResolver) -> Self:
+    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own: ClassificationSpec = getattr(spec, cls.name)
-        return cls(own, spec.protocols(own), plan_classification(own, spec, corpus, places, field=cls.name))
+        return cls(own, spec.protocols(own), plan_classification(own, spec, corpus, resolver, field=cls.name))
 
     @property
-    def wants_patches(self) -> bool:
+    def needs_patch_features(self) -> bool:
         return "frozen" in self.transfer
 
-    def units(self) -> float:
-        courses = list(self.courses())
-        learnt = sum(training_cost(self.spec, transfer, count) for transfer in self.transfer for count in courses)
-        return self.syllabus.pictures * len(self.transfer) + learnt
+    def cost(self) -> float:
+        counts = list(self.fit_sizes())
+        training = sum(training_cost(self.spec, transfer, count) for transfer in self.transfer for count in counts)
+        return self.data.image_count * len(self.transfer) + training
 
-    def sit(self, room: EvalContext, encoder: EvaluatedEncoder) -> None:
+    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
         for transfer in self.transfer:
-            for lesson in self.syllabus.lessons:
-                self.teach(room, encoder, transfer, lesson)
+            for key in self.data.keys:
+                self.run_label_key(context, encoder, transfer, key)
 
     @abstractmethod
-    def courses(self) -> Iterator[int]:
-        """How many pictures each head of a protocol learns from."""
+    def fit_sizes(self) -> Iterator[int]:
+        """Number of training images of each probe in one protocol."""
 
     @abstractmethod
-    def teach(self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, lesson: LabelKeyPlan) -> None:
-        """Learn a lesson and store the answers. Raises: as ``sit``."""
+    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
+        """Fit probes for a label key and store their predictions. Raises: as ``run``."""
 
-    def course(
-        self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, lesson: LabelKeyPlan, variant: str
+    def training(
+        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey, variant: str
     ) -> ProbeTraining:
-        """``variant``: what its artifacts are called."""
+        """``variant``: its name in artifacts."""
         about = {"task": self.name, "variant": variant}
-        classes = len(lesson.key.classes)
         return ProbeTraining(
-            room, encoder, transfer, self.spec.train_split, self.syllabus.train, classes, self.name, about
+            context, encoder, transfer, self.spec.train_split, self.data.train, len(key.classes), self.name, about
         )
 
 
 class Classification(LabelTask):
-    """One head a label key, which learns from all pictures that have it."""
+    """One probe a label key, trained on all images that have the label."""
 
     name = "classification"
 
-    def courses(self) -> Iterator[int]:
-        return (len(lesson.key.train) for lesson in self.syllabus.lessons)
+    def fit_sizes(self) -> Iterator[int]:
+        return (len(key.train) for key in self.data.keys)
 
-    def teach(self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, lesson: LabelKeyPlan) -> None:
-        key, seed = lesson.key, room.spec.seed
-        course = self.course(room, encoder, transfer, lesson, key.label)
-        spec = course.choose(self.spec, lesson.holdout, seed=seed)
-        room.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {key.label}")
-        graduate = course.learn(spec, key.train, seed=seed)
-        course.note_curve(graduate.head)
-        for split, pictures in self.syllabus.galleries.items():
-            asked = key.tests[split]
-            answers = graduate.answer(split, pictures, asked)
-            facts = {
-                "candidates": len(key.classes), "left_out": asked.left_out, "train_counts": key.train_counts,
-            }  # fmt: skip
-            sheet = PredictionFile(
+    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
+        seed = context.spec.seed
+        training = self.training(context, encoder, transfer, key, key.label)
+        spec = training.choose(self.spec, key.holdout, seed=seed)
+        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {key.label}")
+        classifier = training.fit(spec, key.train, seed=seed)
+        training.log_curve(classifier)
+        for split, images in self.data.tests.items():
+            test = key.tests[split]
+            predictions = classifier.predict(classifier.source.batches(split, images), test)
+            facts = {"candidates": len(key.classes), "left_out": test.left_out, "train_counts": key.train_counts}
+            file = PredictionFile(
                 self.name, split, key.label, transfer, "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
             )
-            room.records.add(sheet, prediction_samples(pictures, key.classes, asked, answers))
+            context.predictions.add(file, prediction_samples(images, key.classes, test, predictions))

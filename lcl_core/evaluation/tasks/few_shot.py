@@ -6,85 +6,86 @@ The images of fewer shots are a subset of those of more.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.linear_probe import ClassPredictions
-from lcl_core.evaluation.metrics.ranks import Ints
-from lcl_core.evaluation.predictions import IMAGE_TO_CLASS, PredictionFile
-from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, LabeledImages, LabelKey
-from lcl_core.evaluation.tasks.classification import LabelKeyPlan, LabelTask
+from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
+from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, LabeledImages
+from lcl_core.evaluation.tasks.classification import LabelKey, LabelTask
 from lcl_core.specs.evaluate import FewShotSpec, Transfer
 
 
-def sample_orders(teachers: LabeledImages, draws: int, seed: int) -> list[list[Ints]]:
-    """For each draw, each class's pictures (places in ``teachers``) in a random order of its own.
+def sample_orders(train: LabeledImages, draws: int, seed: int) -> list[list[Ints]]:
+    """For each draw, each class's images (indices into ``train``) in random order.
 
-    Draw d depends on the seed and d alone: more draws leave the earlier ones as they are.
+    Draw d depends on the seed and d alone: more draws leave the earlier ones unchanged.
     """
-    classes = [np.flatnonzero(teachers.classes == number) for number in range(int(teachers.classes.max()) + 1)]
+    classes = [np.flatnonzero(train.classes == number) for number in range(int(train.classes.max()) + 1)]
     generators = [np.random.default_rng([seed, draw]) for draw in range(draws)]
-    return [[generator.permutation(places) for places in classes] for generator in generators]
+    return [[generator.permutation(members) for members in classes] for generator in generators]
 
 
-def subset(teachers: LabeledImages, order: list[Ints], shots: int) -> LabeledImages:
-    """The first ``shots`` pictures of each class; a class that has fewer gives all."""
-    return teachers.choose(np.sort(np.concatenate([places[:shots] for places in order])))
+def subset(train: LabeledImages, order: list[Ints], shots: int) -> LabeledImages:
+    """The first ``shots`` images of each class; a class that has fewer gives all."""
+    return train.choose(np.sort(np.concatenate([members[:shots] for members in order])))
 
 
 @dataclass(frozen=True)
 class FewShot(LabelTask):
-    """The head of classification on 1, 4, 16 … pictures a class; each number is a mean over seeded draws."""
+    """The probe of classification on few images a class; each number is a mean over seeded draws."""
 
     name = "few_shot"
 
     spec: FewShotSpec
 
-    def courses(self) -> Iterator[int]:
-        for lesson in self.syllabus.lessons:
+    def fit_sizes(self) -> Iterator[int]:
+        for key in self.data.keys:
             for shots in self.spec.shots:
-                yield from [len(lesson.key.classes) * shots] * self.spec.draws
+                yield from [len(key.classes) * shots] * self.spec.draws
 
-    def teach(self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, lesson: LabelKeyPlan) -> None:
+    def run_label_key(self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey) -> None:
         for shots in self.spec.shots:
-            self._teach(room, encoder, transfer, lesson, shots)
+            self._run_shots(context, encoder, transfer, key, shots)
 
-    def _teach(
-        self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, lesson: LabelKeyPlan, shots: int
+    def _run_shots(
+        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, key: LabelKey, shots: int
     ) -> None:
-        key, seed = lesson.key, room.spec.seed
+        seed = context.spec.seed
         variant = f"{key.label}, {shots} shot{'s' if shots > 1 else ''}"
-        course = self.course(room, encoder, transfer, lesson, variant)
-        teachers = key.train if lesson.holdout is None else lesson.holdout.teachers
-        orders = sample_orders(teachers, self.spec.draws, seed)
-        holdout = None if lesson.holdout is None else lesson.holdout.taught_by(subset(teachers, orders[0], shots))
-        spec = course.choose(self.spec, holdout, seed=seed)
-        answers: dict[str, list[ClassPredictions]] = {split: [] for split in self.syllabus.galleries}
+        training = self.training(context, encoder, transfer, key, variant)
+        train = key.train if key.holdout is None else key.holdout.train
+        orders = sample_orders(train, self.spec.draws, seed)
+        holdout = None if key.holdout is None else replace(key.holdout, train=subset(train, orders[0], shots))
+        spec = training.choose(self.spec, holdout, seed=seed)
+        predictions: dict[str, list[ClassPredictions]] = {split: [] for split in self.data.tests}
         for draw, order in enumerate(orders):
-            room.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {variant}, draw {draw + 1}")
-            graduate = course.learn(spec, subset(teachers, order, shots), seed=seed + draw)
-            course.note_curve(graduate.head, draw=draw)
-            for split, pictures in self.syllabus.galleries.items():
-                answers[split].append(graduate.answer(split, pictures, key.tests[split]))
-        for split, pictures in self.syllabus.galleries.items():
+            context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to {variant}, draw {draw + 1}")
+            classifier = training.fit(spec, subset(train, order, shots), seed=seed + draw)
+            training.log_curve(classifier, draw=draw)
+            for split, images in self.data.tests.items():
+                batches = classifier.source.batches(split, images)
+                predictions[split].append(classifier.predict(batches, key.tests[split]))
+        for split, images in self.data.tests.items():
             facts = {"candidates": len(key.classes), "left_out": key.tests[split].left_out, "shots": shots}
-            sheet = PredictionFile(
+            file = PredictionFile(
                 self.name, split, variant, transfer, "draws", encoder.role, part=IMAGE_TO_CLASS, facts=facts
             )
-            room.records.add(sheet, _samples(pictures, key, key.tests[split], answers[split]))
+            context.predictions.add(file, _samples(images, key, key.tests[split], predictions[split]))
 
 
 def _samples(
-    pictures: list[EvalImage], key: LabelKey, asked: LabeledImages, answers: list[ClassPredictions]
+    images: list[EvalImage], key: LabelKey, test: LabeledImages, draws: list[ClassPredictions]
 ) -> Iterator[dict[str, Any]]:
-    for place, (row, true) in enumerate(zip(asked.rows, asked.classes, strict=True)):
+    for number, (row, true) in enumerate(zip(test.rows, test.classes, strict=True)):
         yield {
-            "query": pictures[row].image,
+            "query": images[row].name,
             "label": key.classes[true],
-            "ranks": [int(each.rank[place]) for each in answers],
-            "firsts": [key.classes[each.top[place, 0]] for each in answers],
+            "ranks": [int(each.rank[number]) for each in draws],
+            "firsts": [key.classes[each.top[number, 0]] for each in draws],
             "right": 1,
         }

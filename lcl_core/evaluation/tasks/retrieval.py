@@ -1,4 +1,4 @@
-"""Zero-shot image-text retrieval: every caption against all images of the split, and every image against all captions.
+"""Zero-shot image-text retrieval: every caption against all images of the split, every image against all captions.
 
 LCL encodes a caption as the context of an image to come (``sot text soi``); image features are the pooled latents.
 """
@@ -14,96 +14,120 @@ import numpy as np
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder, text_features
+from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.metrics.ranks import Floats, RetrievalRanks, rank_bidirectional
-from lcl_core.evaluation.predictions import IMAGE_TO_TEXT, TEXT_TO_IMAGE, PredictionFile, PredictionStore
-from lcl_core.evaluation.tasks.base import (
-    TEXT_COST,
-    DatasetResolver,
-    EvalContext,
-    EvalImage,
-    Task,
-    UniqueTexts,
-    unique_texts,
-)
+from lcl_core.evaluation.results import IMAGE_TO_TEXT, TEXT_TO_IMAGE, PredictionFile
+from lcl_core.evaluation.tasks.base import TEXT_COST, DatasetResolver, EvalContext, EvalImage, Task, normalized_text
 from lcl_core.specs.evaluate import EvaluateSpec
 
-MAX_POSITIONS = 5  # captions an image in COCO and Flickr30k; further ones are asked for under "all" alone
-_FLOAT64_LIMIT = 10**9  # up to this many similarities are made in double precision
+MAX_POSITIONS = 5  # captions an image in COCO and Flickr30k; further ones count under "all" alone
+_FLOAT64_LIMIT = 10**9  # up to this many similarities are computed in double precision
 
 
 @dataclass(frozen=True)
 class CaptionVariant:
-    """Which captions are asked for: those at one position, or all of them."""
+    """The captions at one position, or all of them.
+
+    Attributes:
+        texts: [M] different texts, in the order of their first image.
+        pairs: [P, 2] (image row, text row), each pair once.
+    """
 
     name: str
-    texts: UniqueTexts
+    texts: tuple[str, ...]
+    pairs: Ints
 
 
-def caption_variants(pictures: list[EvalImage]) -> list[CaptionVariant]:
+def caption_variants(images: list[EvalImage]) -> list[CaptionVariant]:
     """``captions[0]``, ``captions[1]`` … as far as the split has them, and ``all`` when there are several."""
-    most = max(len(picture.captions) for picture in pictures)
-    named = [
-        (f"captions[{position}]", unique_texts(pictures, position)) for position in range(min(most, MAX_POSITIONS))
+    most = max(len(image.captions) for image in images)
+    variants = [
+        CaptionVariant(f"captions[{position}]", *unique_texts(images, position))
+        for position in range(min(most, MAX_POSITIONS))
     ]
     if most > 1:
-        named.append(("all", unique_texts(pictures, None)))
-    return [CaptionVariant(name, texts) for name, texts in named if texts.texts]
+        variants.append(CaptionVariant("all", *unique_texts(images, None)))
+    return [variant for variant in variants if variant.texts]
 
 
-def split_variants(split: str, pictures: list[EvalImage]) -> list[CaptionVariant]:
-    """The same. Raises: UserError ``nothing_to_score`` if the split has no captions."""
-    found = caption_variants(pictures)
-    if not found:
-        raise UserError(f"split {split!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
-    return found
+def unique_texts(images: list[EvalImage], position: int | None) -> tuple[tuple[str, ...], Ints]:
+    """Different captions [M], and the pairs [P, 2] of image row and text row.
+
+    Equal captions of different images, up to case and runs of spaces, are one text with several correct images: no
+    text encoder could distinguish them.
+
+    Args:
+        position: 0 is the first; None: all captions.
+    """
+    row_of: dict[str, int] = {}
+    texts: list[str] = []
+    pairs = []
+    for image_row, image in enumerate(images):
+        for caption in image.captions if position is None else image.captions[position : position + 1]:
+            key = normalized_text(caption)
+            if not key:
+                continue
+            if key not in row_of:
+                row_of[key] = len(texts)
+                texts.append(caption)
+            pairs.append((image_row, row_of[key]))
+    return tuple(texts), np.unique(np.array(pairs, np.int64).reshape(-1, 2), axis=0)
 
 
-def all_texts(asked: Sequence[CaptionVariant]) -> list[str]:
+def plan_variants(images: dict[str, list[EvalImage]]) -> dict[str, list[CaptionVariant]]:
+    """The caption variants of each split. Raises: UserError ``nothing_to_score`` if a split has no captions."""
+    variants = {split: caption_variants(own) for split, own in images.items()}
+    for split, own in variants.items():
+        if not own:
+            raise UserError(f"split {split!r} has no captions to retrieve by", code="nothing_to_score", field="splits")
+    return variants
+
+
+def all_texts(variants: Sequence[CaptionVariant]) -> list[str]:
     """The texts of the variants, each once."""
-    return list(dict.fromkeys(text for each in asked for text in each.texts.texts))
+    return list(dict.fromkeys(text for variant in variants for text in variant.texts))
 
 
 def store_rankings(
-    records: PredictionStore,
-    asked: PredictionFile,
-    pictures: list[EvalImage],
-    variant: CaptionVariant,
-    images: Floats,
-    texts: Floats,
-    on_block: Callable[[int, int], None] = lambda done, total: None,
+    context: EvalContext,
+    file: PredictionFile,
+    images: list[EvalImage],
+    variants: Sequence[CaptionVariant],
+    image_features: Floats,
+    embed_texts: Callable[[list[str]], Floats],
 ) -> None:
-    """Rank both ways and store the answers.
+    """Rank in both directions and store the predictions of each variant.
 
-    The gallery is the whole split in every variant, so that the numbers of variants compare; a picture
-    without a caption at the variant's position is a candidate and no query.
+    The gallery is the whole split in every variant, so that the numbers of variants compare; an image without a
+    caption at the variant's position is a candidate and no query.
 
     Args:
-        asked: what both sheets share: task, split, variant, transfer, encoder.
-        images: [N, E] features of ``pictures``, L2-normalised.
-        texts: [M, E] features of the variant's texts.
-        on_block: called with (done, total) texts, so that a long ranking can be stopped.
+        file: task, split, transfer and encoder of all files.
+        image_features: [N, E] features of ``images``, L2-normalised.
+        embed_texts: texts → features [M, E], L2-normalised.
     """
-    if images.shape[0] * texts.shape[0] <= _FLOAT64_LIMIT:
-        images, texts = images.astype(np.float64), texts.astype(np.float64)
-    found = rank_bidirectional(images, texts, variant.texts.pairs, on_block=on_block)
-    names = [picture.image for picture in pictures]
-    silent = len(pictures) - len(found.image_to_text.query)
-    left_out = {"no_caption": silent} if silent else {}
-    ours, theirs = found.image_to_text, found.text_to_image
-    records.add(
-        replace(asked, part=IMAGE_TO_TEXT, facts={"candidates": ours.candidates, "left_out": left_out}),
-        _samples(ours, names, variant.texts.texts),
-    )
-    records.add(
-        replace(asked, part=TEXT_TO_IMAGE, facts={"candidates": theirs.candidates}),
-        _samples(theirs, variant.texts.texts, names),
-    )
+    texts = all_texts(variants)
+    features, row_of = embed_texts(texts), {text: row for row, text in enumerate(texts)}
+    names = [image.name for image in images]
+    for variant in variants:
+        left, right = image_features, features[[row_of[text] for text in variant.texts]]
+        if left.shape[0] * right.shape[0] <= _FLOAT64_LIMIT:
+            left, right = left.astype(np.float64), right.astype(np.float64)
+        ranks = rank_bidirectional(left, right, variant.pairs, on_block=lambda *_: context.progress.add(0))
+        without = len(images) - len(ranks.image_to_text.query)
+        left_out = {"left_out": {"no_caption": without} if without else {}}
+        for part, one, queries, answers, facts in (
+            (IMAGE_TO_TEXT, ranks.image_to_text, names, variant.texts, left_out),
+            (TEXT_TO_IMAGE, ranks.text_to_image, variant.texts, names, {}),
+        ):
+            predictions = replace(file, variant=variant.name, part=part, facts={"candidates": one.candidates, **facts})
+            context.predictions.add(predictions, _samples(one, queries, answers))
 
 
-def _samples(ranks: RetrievalRanks, asked: Sequence[str], answers: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _samples(ranks: RetrievalRanks, queries: Sequence[str], answers: Sequence[str]) -> Iterator[dict[str, Any]]:
     for query, rank, right, top in zip(ranks.query, ranks.rank, ranks.right, ranks.top, strict=True):
         yield {
-            "query": asked[query],
+            "query": queries[query],
             "rank": int(rank),
             "right": int(right),
             "top": [answers[answer] for answer in top if answer >= 0],
@@ -112,46 +136,39 @@ def _samples(ranks: RetrievalRanks, asked: Sequence[str], answers: Sequence[str]
 
 @dataclass(frozen=True)
 class Retrieval(Task):
-    """Every caption looks for its picture and every picture for its captions; nothing is trained.
+    """Retrieval without training.
 
     Attributes:
-        galleries: pictures of each tested split.
-        variants: which captions are asked for, by split.
+        images: of each tested split.
+        variants: of each tested split.
     """
 
     name = "retrieval"
 
-    galleries: dict[str, list[EvalImage]]
+    images: dict[str, list[EvalImage]]
     variants: dict[str, list[CaptionVariant]]
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, places: DatasetResolver) -> Self:
-        galleries = places.tested(spec, corpus)
-        return cls(galleries, {split: split_variants(split, pictures) for split, pictures in galleries.items()})
+    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+        images = resolver.test_images(spec, corpus)
+        return cls(images, plan_variants(images))
 
-    def units(self) -> float:
-        return sum(map(len, self.galleries.values())) + TEXT_COST * sum(map(len, self._texts.values()))
+    def cost(self) -> float:
+        texts = sum(len(all_texts(variants)) for variants in self.variants.values())
+        return sum(map(len, self.images.values())) + TEXT_COST * texts
 
-    def sit(self, room: EvalContext, encoder: EvaluatedEncoder) -> None:
-        for split, pictures in self.galleries.items():
-            pooled = room.look(encoder, split, pictures).pooled
+    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+        for split, images in self.images.items():
+            pooled = context.get_image_features(encoder, split, images).pooled
             if pooled is None:
                 raise UserError("this encoder has no pooled latents to retrieve by", code="no_latents", field="tasks")
-            room.progress.enter(f"{encoder.role} encoder: retrieval on {split}")
-            texts = self._texts[split]
-            features = text_features(
-                encoder, texts, room.cache, advance=lambda count: room.progress.add(TEXT_COST * count)
-            )
-            row_of = {text: row for row, text in enumerate(texts)}
-            for variant in self.variants[split]:
-                rows = np.array([row_of[text] for text in variant.texts.texts])
-                asked = PredictionFile(self.name, split, variant.name, "zero_shot", "ranks", encoder.role)
-                store_rankings(
-                    room.records, asked, pictures, variant, pooled, features[rows],
-                    on_block=lambda *_: room.progress.add(0),
+            context.progress.enter(f"{encoder.role} encoder: retrieval on {split}")
+
+            def embed(texts: list[str]) -> Floats:
+                return text_features(
+                    encoder.model.identity, encoder.embed_texts, texts, context.cache,
+                    advance=lambda count: context.progress.add(TEXT_COST * count),
                 )  # fmt: skip
 
-    @property
-    def _texts(self) -> dict[str, list[str]]:
-        """The texts to embed for each split, each once."""
-        return {split: all_texts(asked) for split, asked in self.variants.items()}
+            file = PredictionFile(self.name, split, "", "zero_shot", "ranks", encoder.role)
+            store_rankings(context, file, images, self.variants[split], pooled, embed)

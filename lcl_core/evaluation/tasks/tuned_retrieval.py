@@ -6,7 +6,6 @@ baseline uses the same text encoder where the spec names one.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -27,44 +26,41 @@ from lcl_core.evaluation.heads.contrastive_head import (
     fit_matcher,
     nonempty_captions,
 )
-from lcl_core.evaluation.heads.training import FEATURE_SOURCES, FeatureSource, ImageBatchSource, grid_search
-from lcl_core.evaluation.metrics.core import recall_at
-from lcl_core.evaluation.metrics.ranks import Ints, rank_bidirectional
-from lcl_core.evaluation.predictions import PredictionFile, loss_curve
-from lcl_core.evaluation.tasks.base import TEXT_COST, DatasetResolver, EvalContext, EvalImage, Task, unique_texts
-from lcl_core.evaluation.tasks.retrieval import CaptionVariant, all_texts, split_variants, store_rankings
+from lcl_core.evaluation.heads.training import (
+    FEATURE_SOURCES,
+    FeatureSource,
+    ImageBatchSource,
+    count_examples,
+    grid_search,
+)
+from lcl_core.evaluation.metrics.core import Ints, recall_at
+from lcl_core.evaluation.metrics.ranks import Floats, rank_bidirectional
+from lcl_core.evaluation.results import PredictionFile, loss_curve
+from lcl_core.evaluation.tasks.base import (
+    TEXT_COST,
+    DatasetResolver,
+    EvalContext,
+    EvalImage,
+    Holdout,
+    Task,
+    split_validation,
+)
+from lcl_core.evaluation.tasks.retrieval import CaptionVariant, all_texts, plan_variants, store_rankings, unique_texts
 from lcl_core.specs.evaluate import EvaluateSpec, Transfer, TunedRetrievalSpec
 
 FIELD = "tuned_retrieval"
-_VALIDATION_SHARE = 0.1  # share of the training pictures, where something is chosen and no split is named
-_STEP_COST = {"frozen": 0.05, "full": 3.0}  # of learning from a picture once, in embedded pictures
-_TEXT_STEP_COST = 1.5  # of learning from a text once
-
-
-@dataclass(frozen=True)
-class RetrievalHoldout:
-    """Pictures on which hyper-parameters are chosen.
-
-    Attributes:
-        split, pictures: where they come from.
-        held: rows of those that are asked about.
-        teachers: rows of the training pictures that are learnt from meanwhile.
-    """
-
-    split: str
-    pictures: list[EvalImage]
-    held: Ints
-    teachers: Ints
+_STEP_COST = {"frozen": 0.05, "full": 3.0}  # of a training image, in embedded images
+_TEXT_STEP_COST = 1.5  # of a training text
 
 
 @dataclass(frozen=True)
 class TunedRetrieval(Task):
-    """The paper's transfer head (b), frozen or full.
+    """A contrastive head (paper, transfer head (b)), frozen or full.
 
     Attributes:
-        text_encoder: directory of the text encoder; none: the examined encoder's own text side.
-        train: the train split; ``teachers`` are rows of those that have captions.
-        galleries, variants: pictures of each tested split, and which captions are asked for.
+        text_encoder: directory of the text encoder; None: the evaluated encoder's own.
+        train, train_rows: the train split, and the rows of its images that have captions.
+        images, variants: of each tested split.
     """
 
     name = FIELD
@@ -73,142 +69,142 @@ class TunedRetrieval(Task):
     transfer: tuple[Transfer, ...]
     text_encoder: Path | None
     train: list[EvalImage]
-    teachers: Ints
-    galleries: dict[str, list[EvalImage]]
+    train_rows: Ints
+    images: dict[str, list[EvalImage]]
     variants: dict[str, list[CaptionVariant]]
-    trial: RetrievalHoldout | None
+    holdout: Holdout[Ints] | None
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, places: DatasetResolver) -> Self:
-        own, galleries = spec.tuned_retrieval, places.tested(spec, corpus)
-        variants = {split: split_variants(split, pictures) for split, pictures in galleries.items()}
-        if own.train_split in spec.splits:
-            raise UserError(
-                f"{FIELD} learns from split {own.train_split!r}, so it cannot be examined on it; "
-                f"name another in splits or in {FIELD}.train_split",
-                code="train_split_tested", field=f"splits.{spec.splits.index(own.train_split)}",
-            )  # fmt: skip
-        train = places.gallery(corpus, own.train_split, spec.source, field=f"{FIELD}.train_split")
-        teachers = _with_captions(train, own.train_split, "train_split")
-        trial = _plan_holdout(own, spec, corpus, places, train, teachers)
-        return cls(own, spec.protocols(own), _text_encoder(spec, places), train, teachers, galleries, variants, trial)
+    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+        own, images = spec.tuned_retrieval, resolver.test_images(spec, corpus)
+        variants = plan_variants(images)
+        train = resolver.train_images(spec, own.train_split, corpus, corpus, field=FIELD)
+        train_rows = _rows_with_captions(train, own.train_split, "train_split")
+        holdout = _plan_holdout(own, spec, corpus, resolver, train, train_rows)
+        text_encoder = _find_text_encoder(spec, resolver)
+        return cls(own, spec.protocols(own), text_encoder, train, train_rows, images, variants, holdout)
 
     @property
-    def wants_patches(self) -> bool:
+    def needs_patch_features(self) -> bool:
         return "frozen" in self.transfer
 
-    def units(self) -> float:
-        pictures = len(self.train) + sum(map(len, self.galleries.values()))
-        asked = sum(len(all_texts(variants)) for variants in self.variants.values())
-        learnt = {each: self.spec.for_protocol(each).epochs * len(self.teachers) for each in self.transfer}
-        if self.spec.steps:
-            learnt = dict.fromkeys(self.transfer, self.spec.steps * self.spec.batch_size)
-        attempts = 1 + (math.prod(map(len, self.spec.search.values())) if self.trial else 0)
-        each = sum(pictures + attempts * self._step_units(transfer) * count for transfer, count in learnt.items())
-        return each + TEXT_COST * asked * len(self.transfer)
+    def cost(self) -> float:
+        images = len(self.train) + sum(map(len, self.images.values()))
+        texts = sum(len(all_texts(variants)) for variants in self.variants.values())
+        return sum(
+            images
+            + TEXT_COST * texts
+            + self._step_cost(transfer) * count_examples(self.spec.for_protocol(transfer), len(self.train_rows))
+            for transfer in self.transfer
+        )
 
-    def sit(self, room: EvalContext, encoder: EvaluatedEncoder) -> None:
-        side = self._text_side(encoder)
+    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+        if self.text_encoder is not None:
+            text_encoder = load_text_encoder(self.text_encoder, f"{FIELD}.text_encoder")
+        else:
+            own = encoder.model.text_encoder
+            assert own is not None, "the plan has checked that this encoder reads texts"
+            text_encoder = own
         for transfer in self.transfer:
-            self._sit(room, encoder, transfer, side)
+            self._run_transfer(context, encoder, transfer, text_encoder)
 
-    def _sit(self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, side: TextEncoder) -> None:
-        about = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": encoder.role}
-        spec = self._choose(room, encoder, transfer, side, about)
-        room.progress.enter(f"{encoder.role} encoder: {transfer} transfer to retrieval")
-        ground, matcher = self._learn(room, encoder, transfer, side, spec, self.teachers)
-        room.curves.add({**about, **loss_curve(matcher.losses)})
-        for split, pictures in self.galleries.items():
-            room.progress.enter(f"{encoder.role} encoder: {transfer} retrieval on {split}")
-            images = matcher.images(ground.view(split, pictures), np.arange(len(pictures)))
-            texts = all_texts(self.variants[split])
-            features, row_of = matcher.texts(texts), {text: row for row, text in enumerate(texts)}
-            room.progress.add(TEXT_COST * len(texts))
-            for variant in self.variants[split]:
-                asked = PredictionFile(self.name, split, variant.name, transfer, "ranks", encoder.role)
-                rows = np.array([row_of[text] for text in variant.texts.texts])
-                store_rankings(
-                    room.records, asked, pictures, variant, images, features[rows],
-                    on_block=lambda *_: room.progress.add(0),
-                )  # fmt: skip
+    def _run_transfer(
+        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, text_encoder: TextEncoder
+    ) -> None:
+        labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": encoder.role}
+        spec = self._choose(context, encoder, transfer, text_encoder, labels)
+        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to retrieval")
+        source, matcher = self._fit(context, encoder, transfer, text_encoder, spec, self.train_rows)
+        context.curves.add({**labels, **loss_curve(matcher.losses)})
 
-    def _learn(
+        def embed(texts: list[str]) -> Floats:
+            features = matcher.texts(texts)
+            context.progress.add(TEXT_COST * len(texts))
+            return features
+
+        for split, images in self.images.items():
+            context.progress.enter(f"{encoder.role} encoder: {transfer} retrieval on {split}")
+            features = matcher.images(source.batches(split, images), np.arange(len(images)))
+            file = PredictionFile(self.name, split, "", transfer, "ranks", encoder.role)
+            store_rankings(context, file, images, self.variants[split], features, embed)
+
+    def _fit(
         self,
-        room: EvalContext,
+        context: EvalContext,
         encoder: EvaluatedEncoder,
         transfer: Transfer,
-        side: TextEncoder,
+        text_encoder: TextEncoder,
         spec: TunedRetrievalSpec,
         rows: Ints,
     ) -> tuple[FeatureSource, FittedMatcher]:
         """A new head and text encoder, and in full transfer a new copy of the image encoder."""
-        ground = FEATURE_SOURCES[transfer](room, encoder, spec.augmentation)
+        source = FEATURE_SOURCES[transfer](context, encoder, spec.augmentation)
+        captions: CaptionFeatures
+        if self.spec.text_lr > 0:
+            captions = TrainableTextEncoder(text_encoder)
+        else:
+            captions = FrozenTextEncoder(
+                text_encoder, self._all_texts, context.cache, lambda count: context.progress.add(0)
+            )
         matcher = fit_matcher(
-            ground, ground.view(spec.train_split, self.train), self.train, rows, self._reader(room, side), spec,
-            seed=room.spec.seed, field=FIELD,
-            on_step=lambda pictures: room.progress.add(self._step_units(transfer) * pictures),
+            source, source.batches(spec.train_split, self.train), self.train, rows, captions, spec,
+            seed=context.spec.seed, field=FIELD,
+            on_step=lambda images: context.progress.add(self._step_cost(transfer) * images),
         )  # fmt: skip
-        return ground, matcher
+        return source, matcher
 
     def _choose(
-        self, room: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, side: TextEncoder, about: dict[str, str]
+        self,
+        context: EvalContext,
+        encoder: EvaluatedEncoder,
+        transfer: Transfer,
+        text_encoder: TextEncoder,
+        labels: dict[str, str],
     ) -> TunedRetrievalSpec:
-        """The spec with what is best on the pictures held out; what was tried goes to the run's choices."""
-        trial, spec = self.trial, self.spec.for_protocol(transfer)
-        if trial is None:
+        """The spec with the best hyper-parameters on the held-out images; the search is logged."""
+        holdout, spec = self.holdout, self.spec.for_protocol(transfer)
+        if holdout is None:
             return spec
 
         def attempt(candidate: TunedRetrievalSpec) -> float:
-            ground, matcher = self._learn(room, encoder, transfer, side, candidate, trial.teachers)
-            return _mean_recall(matcher, ground.view(trial.split, trial.pictures), trial)
+            source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
+            return _mean_recall(matcher, source.batches(holdout.split, holdout.images), holdout)
 
-        room.progress.enter(f"{encoder.role} encoder: choosing for {transfer} transfer")
-        chosen, choice = grid_search(spec, attempt, field=FIELD)
-        if choice is not None:
-            held = {"split": trial.split, "pictures": len(trial.held), "of": len(trial.pictures)}
-            room.choices.add({**about, "held_out": held, "metric": "mean of TR@1 and IR@1", **choice.to_dict()})
+        context.progress.enter(f"{encoder.role} encoder: choosing for {transfer} transfer")
+        chosen, result = grid_search(spec, attempt, field=FIELD)
+        if result is not None:
+            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
+            metric = "mean of TR@1 and IR@1"
+            context.choices.add({**labels, "held_out": held_out, "metric": metric, **result.to_dict()})
         return chosen
-
-    def _reader(self, room: EvalContext, side: TextEncoder) -> CaptionFeatures:
-        if self.spec.text_lr > 0:
-            return TrainableTextEncoder(side)
-        return FrozenTextEncoder(side, self._all_texts, room.cache, lambda count: room.progress.add(0))
-
-    def _text_side(self, encoder: EvaluatedEncoder) -> TextEncoder:
-        if self.text_encoder is not None:
-            return load_text_encoder(self.text_encoder, f"{FIELD}.text_encoder")
-        side = encoder.tower.text_encoder
-        assert side is not None, "the plan has seen that this encoder reads texts"
-        return side
 
     @property
     def _all_texts(self) -> list[str]:
-        asked = [text for variants in self.variants.values() for text in all_texts(variants)]
-        chosen_on = self.trial.pictures if self.trial else []
-        return asked + [caption for picture in (*self.train, *chosen_on) for caption in nonempty_captions(picture)]
+        tested = [text for variants in self.variants.values() for text in all_texts(variants)]
+        held_out = self.holdout.images if self.holdout else []
+        return tested + [caption for image in (*self.train, *held_out) for caption in nonempty_captions(image)]
 
-    def _step_units(self, transfer: Transfer) -> float:
+    def _step_cost(self, transfer: Transfer) -> float:
         return _STEP_COST[transfer] + (_TEXT_STEP_COST if self.spec.text_lr > 0 else 0.0)
 
 
-def _text_encoder(spec: EvaluateSpec, places: DatasetResolver) -> Path | None:
-    """Where the text encoder lies. Raises: UserError ``no_text_encoder`` if nothing there reads texts."""
-    named = spec.tuned_retrieval.text_encoder
-    field = f"{FIELD}.text_encoder"
-    place = places.encoder(spec.encoder) if named is None else places.encoder(named, field)
-    if TEXTS not in detect_encoder(place).reads:
+def _find_text_encoder(spec: EvaluateSpec, resolver: DatasetResolver) -> Path | None:
+    """The directory of the named text encoder. Raises: UserError ``no_text_encoder``."""
+    name, field = spec.tuned_retrieval.text_encoder, f"{FIELD}.text_encoder"
+    directory = resolver.encoder(spec.encoder) if name is None else resolver.encoder(name, field)
+    if TEXTS not in detect_encoder(directory).reads:
         raise UserError(
-            f"encoder {named or spec.encoder!r} reads no texts; name one that does in {field}",
+            f"encoder {name or spec.encoder!r} reads no texts; name one that does in {field}",
             code="no_text_encoder", field=field,
         )  # fmt: skip
-    return None if named is None else place
+    return None if name is None else directory
 
 
-def _with_captions(pictures: list[EvalImage], split: str, field: str) -> Ints:
-    rows = np.flatnonzero([bool(nonempty_captions(picture)) for picture in pictures])
+def _rows_with_captions(images: list[EvalImage], split: str, field: str) -> Ints:
+    rows = np.flatnonzero([bool(nonempty_captions(image)) for image in images])
     if len(rows) < 2:
         raise UserError(
-            f"split {split!r} has {len(rows)} pictures with captions, and matching needs at least two",
+            f"split {split!r} has {len(rows)} images with captions, and matching needs at least two",
             code="nothing_to_learn", field=f"{FIELD}.{field}",
         )  # fmt: skip
     return rows
@@ -218,30 +214,23 @@ def _plan_holdout(
     own: TunedRetrievalSpec,
     spec: EvaluateSpec,
     corpus: Corpus,
-    places: DatasetResolver,
+    resolver: DatasetResolver,
     train: list[EvalImage],
-    teachers: Ints,
-) -> RetrievalHoldout | None:
-    """None where there is nothing to choose. Raises: UserError ``validation_split_used``, ``nothing_to_learn``."""
+    train_rows: Ints,
+) -> Holdout[Ints] | None:
+    """None where nothing is searched. Raises: UserError ``validation_split_used``, ``nothing_to_learn``."""
     if not own.search:
         return None
     split = own.validation_split
     if split is None:
-        order = np.random.default_rng(spec.seed).permutation(teachers)
-        count = max(2, round(_VALIDATION_SHARE * len(order)))
-        return RetrievalHoldout(own.train_split, train, np.sort(order[:count]), np.sort(order[count:]))
-    if split in spec.splits or split == own.train_split:
-        raise UserError(
-            f"split {split!r} is examined or learnt from, so nothing may be chosen on it; name another in "
-            f"{FIELD}.validation_split, or none for a tenth of the training pictures",
-            code="validation_split_used", field=f"{FIELD}.validation_split",
-        )  # fmt: skip
-    pictures = places.gallery(corpus, split, spec.source, field=f"{FIELD}.validation_split")
-    return RetrievalHoldout(split, pictures, _with_captions(pictures, split, "validation_split"), teachers)
+        test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
+        return Holdout(own.train_split, train, train_rows[test], train_rows[rest])
+    images = resolver.validation_images(spec, split, own.train_split, corpus, field=FIELD)
+    return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)
 
 
-def _mean_recall(matcher: FittedMatcher, view: ImageBatchSource, trial: RetrievalHoldout) -> float:
-    """Mean of TR@1 and IR@1 among the pictures held out and all of their captions."""
-    asked = unique_texts([trial.pictures[row] for row in trial.held], None)
-    found = rank_bidirectional(matcher.images(view, trial.held), matcher.texts(asked.texts), asked.pairs)
-    return (recall_at(found.image_to_text.rank, 1) + recall_at(found.text_to_image.rank, 1)) / 2
+def _mean_recall(matcher: FittedMatcher, batches: ImageBatchSource, holdout: Holdout[Ints]) -> float:
+    """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
+    texts, pairs = unique_texts([holdout.images[row] for row in holdout.test], None)
+    ranks = rank_bidirectional(matcher.images(batches, holdout.test), matcher.texts(texts), pairs)
+    return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2

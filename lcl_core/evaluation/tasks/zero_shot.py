@@ -21,7 +21,7 @@ from lcl_core.common.optional import import_optional
 from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder, check_finite
 from lcl_core.evaluation.heads.linear_probe import collect_predictions, prediction_samples
-from lcl_core.evaluation.predictions import IMAGE_TO_CLASS, PredictionFile
+from lcl_core.evaluation.results import IMAGE_TO_CLASS, PredictionFile
 from lcl_core.evaluation.tasks.base import (
     TEXT_COST,
     DatasetResolver,
@@ -34,33 +34,38 @@ from lcl_core.evaluation.tasks.base import (
 )
 from lcl_core.specs.evaluate import EvaluateSpec
 
+FIELD = "zero_shot_classification"
 PLAIN_TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}.", "a drawing of a {}.")
+LOGIT_SCALE = 100.0  # CLIP's inverse temperature at evaluation; it changes probabilities, not ranks
 _SYNSET = re.compile(r"n\d{8}")
 _SYNSET_COUNT = 1000
+_IMAGE_BATCH = 4096
 
 
 def prompt_templates(prompts: str) -> tuple[str, ...]:
-    """Templates with ``{}`` in the class's place: ``plain`` or ``imagenet``.
+    """Templates with ``{}`` for the class: ``plain`` or ``imagenet``.
 
     Raises:
-        UserError: ``missing_extra`` when open_clip is asked for and not installed.
+        UserError: ``missing_extra`` when ``imagenet`` needs open_clip and it is not installed.
     """
     if prompts == "plain":
         return PLAIN_TEMPLATES
     return tuple(fill("{}") for fill in _open_clip().OPENAI_IMAGENET_TEMPLATES)
 
 
-def class_names(labels: Sequence[str], names: str, given: Mapping[str, str], *, field: str) -> tuple[str, ...]:
-    """What each label is called, in their order: as ``given``, else as ``names`` says.
+def class_names(labels: Sequence[str], names: str, overrides: Mapping[str, str], *, field: str) -> tuple[str, ...]:
+    """The name of each label in prompts.
 
-    ``labels`` takes their own words, hyphens and underscores read as spaces; ``imagenet`` the names that open_clip
-    holds for the thousand synsets in their order.
+    Args:
+        names: ``labels``: the label itself, hyphens and underscores read as spaces; ``imagenet``: open_clip's names of
+            the thousand synsets, in their order.
+        overrides: names that come first, by label.
 
     Raises:
         UserError: ``class_unnamed`` if labels are no synsets of ImageNet, ``missing_extra`` without open_clip.
     """
-    known = _synset_names(labels, field) if names == "imagenet" else map(_plain, labels)
-    return tuple(given.get(label, word) for label, word in zip(labels, known, strict=True))
+    known = _synset_names(labels, field) if names == "imagenet" else map(_plain_name, labels)
+    return tuple(overrides.get(label, name) for label, name in zip(labels, known, strict=True))
 
 
 def _synset_names(labels: Sequence[str], field: str) -> Sequence[str]:
@@ -73,15 +78,12 @@ def _synset_names(labels: Sequence[str], field: str) -> Sequence[str]:
     return _open_clip().IMAGENET_CLASSNAMES  # in the order of the synsets, as sorted labels are
 
 
-def _plain(label: str) -> str:
+def _plain_name(label: str) -> str:
     return re.sub(r"[_-]+", " ", label).strip() or label
 
 
 def _open_clip() -> Any:
     return import_optional("open_clip.zero_shot_metadata", "ImageNet's templates and names", extra="interop")
-
-
-LOGIT_SCALE = 100.0  # CLIP's inverse temperature at evaluation; it changes probabilities, not ranks
 
 
 @torch.inference_mode()
@@ -95,7 +97,7 @@ def zero_shot_classifier(
 
     Args:
         embed_texts: texts → features [n, E], L2-normalised.
-        templates: prompts with ``{}`` in the class's place.
+        templates: prompts with ``{}`` for the class.
         on_texts: called with the number of texts of each class.
 
     Returns:
@@ -117,12 +119,8 @@ def zero_shot_classifier(
 
 
 def class_scores(images: Tensor, classifier: Tensor) -> Tensor:
-    """Scores [n, C] of pooled latents [n, E] against the columns of ``classifier`` [E, C]; the highest answers."""
+    """Logits [n, C] of pooled latents [n, E] and the columns of ``classifier`` [E, C]."""
     return LOGIT_SCALE * images @ classifier
-
-
-FIELD = "zero_shot_classification"
-_IMAGE_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -130,74 +128,73 @@ class LabelKeySplit:
     """One label key of one split.
 
     Attributes:
-        classes: the split's labels, in alphabetical order: a closed set.
-        words: what they are called in the prompts.
+        classes: the split's labels in alphabetical order: a closed set.
+        names: their names in prompts.
     """
 
     split: str
     label: str
     classes: tuple[str, ...]
-    words: tuple[str, ...]
-    asked: LabeledImages
+    names: tuple[str, ...]
+    test: LabeledImages
 
 
 @dataclass(frozen=True)
 class ZeroShotClassification(Task):
-    """Every picture takes the class whose descriptions lie nearest; nothing is trained."""
+    """Classification by prompts, without training."""
 
-    name = "zero_shot_classification"
+    name = FIELD
 
-    galleries: dict[str, list[EvalImage]]
-    namings: list[LabelKeySplit]
+    images: dict[str, list[EvalImage]]
+    keys: list[LabelKeySplit]
     templates: tuple[str, ...]
 
     @classmethod
-    def plan(cls, spec: EvaluateSpec, corpus: Corpus, places: DatasetResolver) -> Self:
+    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
         own = spec.zero_shot_classification
-        galleries = places.tested(spec, corpus)
-        namings = []
-        for split, pictures in galleries.items():
-            for place, label in enumerate(dict.fromkeys(own.labels)):
-                classes = classes_of(label, split, pictures, field=f"{FIELD}.labels.{place}")
-                words = class_names(classes, own.names, own.class_names, field=f"{FIELD}.names")
-                namings.append(LabelKeySplit(split, label, classes, words, select_labeled(pictures, label, classes)))
-        return cls(galleries, namings, own.templates or prompt_templates(own.prompts))
+        tests = resolver.test_images(spec, corpus)
+        keys = []
+        for split, images in tests.items():
+            for number, label in enumerate(dict.fromkeys(own.labels)):
+                classes = classes_of(label, split, images, field=f"{FIELD}.labels.{number}")
+                names = class_names(classes, own.names, own.class_names, field=f"{FIELD}.names")
+                keys.append(LabelKeySplit(split, label, classes, names, select_labeled(images, label, classes)))
+        return cls(tests, keys, own.templates or prompt_templates(own.prompts))
 
-    def units(self) -> float:
-        texts = sum(len(naming.classes) for naming in self.namings) * len(self.templates)
-        return sum(map(len, self.galleries.values())) + TEXT_COST * texts
+    def cost(self) -> float:
+        texts = sum(len(key.classes) for key in self.keys) * len(self.templates)
+        return sum(map(len, self.images.values())) + TEXT_COST * texts
 
-    def sit(self, room: EvalContext, encoder: EvaluatedEncoder) -> None:
-        for naming in self.namings:
-            pictures = self.galleries[naming.split]
-            pooled = room.look(encoder, naming.split, pictures).pooled
+    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+        for key in self.keys:
+            images = self.images[key.split]
+            pooled = context.get_image_features(encoder, key.split, images).pooled
             if pooled is None:
                 raise UserError("this encoder has no pooled latents to classify by", code="no_latents", field="tasks")
-            room.progress.enter(f"{encoder.role} encoder: descriptions of {naming.label} on {naming.split}")
-            columns = self._columns(room, encoder, naming.words)
-            parts = np.array_split(naming.asked.rows, -(-len(naming.asked) // _IMAGE_BATCH))
-            logits = (class_scores(torch.from_numpy(pooled[part]), columns) for part in parts)
-            answers = collect_predictions(logits, naming.asked.classes, field=FIELD)
+            context.progress.enter(f"{encoder.role} encoder: descriptions of {key.label} on {key.split}")
+            classifier = self._classifier(context, encoder, key.names)
+            parts = np.array_split(key.test.rows, -(-len(key.test) // _IMAGE_BATCH))
+            logits = (class_scores(torch.from_numpy(pooled[part]), classifier) for part in parts)
+            predictions = collect_predictions(logits, key.test.classes, field=FIELD)
             facts = {
-                "candidates": len(naming.classes), "left_out": naming.asked.left_out, "templates": len(self.templates),
+                "candidates": len(key.classes), "left_out": key.test.left_out, "templates": len(self.templates),
             }  # fmt: skip
-            sheet = PredictionFile(
-                self.name, naming.split, naming.label, "zero_shot", "ranks", encoder.role,
-                part=IMAGE_TO_CLASS, facts=facts,
-            )  # fmt: skip
-            room.records.add(sheet, prediction_samples(pictures, naming.classes, naming.asked, answers))
+            file = PredictionFile(
+                self.name, key.split, key.label, "zero_shot", "ranks", encoder.role, part=IMAGE_TO_CLASS, facts=facts
+            )
+            context.predictions.add(file, prediction_samples(images, key.classes, key.test, predictions))
 
-    def _columns(self, room: EvalContext, encoder: EvaluatedEncoder, words: Sequence[str]) -> Tensor:
-        """The classifier, from the cache where it was made before."""
+    def _classifier(self, context: EvalContext, encoder: EvaluatedEncoder, names: Sequence[str]) -> Tensor:
+        """The classifier [E, C], through the feature cache."""
 
         def make(folder: Path) -> None:
             columns = zero_shot_classifier(
-                encoder.embed_texts, words, self.templates, lambda count: room.progress.add(TEXT_COST * count)
+                encoder.embed_texts, names, self.templates, lambda count: context.progress.add(TEXT_COST * count)
             )
             np.save(folder / "columns.npy", check_finite(columns.numpy()))
 
-        facts = {
-            "kind": "classes", "encoder": encoder.tower.identity, "classes": list(words),
+        key = {
+            "kind": "classes", "encoder": encoder.model.identity, "classes": list(names),
             "templates": list(self.templates),
         }  # fmt: skip
-        return torch.from_numpy(np.array(room.cache.get_or_make(facts, make)["columns"]))
+        return torch.from_numpy(np.array(context.cache.get_or_make(key, make)["columns"]))

@@ -1,1 +1,1 @@
-"""Vision-language models: an MLP projector and a causal language model on an image encoder (paper, transfer head (c))."""
+"""Vision-language models: an MLP projector and a causal language model on an image encoder (transfer head (c))."""

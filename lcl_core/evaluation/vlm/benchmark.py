@@ -1,12 +1,8 @@
-"""Benchmark set: the questions of a benchmark with their images and with the prompts that LLaVA-1.5 published.
-
-Sources: docs/Evaluation.md of github.com/haotian-liu/LLaVA; for VizWiz, ScienceQA and MME its evaluation files and the
-defaults of github.com/EvolvingLMMs-Lab/lmms-eval, which agree.
-"""
+"""Benchmark set: the questions of a benchmark with their images and prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,51 +12,11 @@ from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
 from lcl_core.evaluation.benchmarks.base import BenchmarkQuestion
 from lcl_core.evaluation.benchmarks.registry import get_benchmark
-from lcl_core.evaluation.metrics.ranks import Ints
+from lcl_core.evaluation.metrics.core import Ints
 from lcl_core.evaluation.tasks.base import EvalImage
 from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, Turn
-from lcl_core.evaluation.vlm.image_source import find_image, open_image_source
+from lcl_core.evaluation.vlm.image_source import Base64Images, FolderImages, ImageSource
 from lcl_core.specs.evaluate import BenchmarkSpec
-
-SHORT_ANSWER_PROMPT = "\nAnswer the question using a single word or phrase."
-LETTER_PROMPT = "\nAnswer with the option's letter from the given choices directly."
-_UNANSWERABLE_PROMPT = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
-_YES_NO_PROMPT = " Please answer yes or no."
-
-
-def question_turn(benchmark: str, question: BenchmarkQuestion) -> Turn:
-    """The question with its picture at the head, not yet answered."""
-    return Turn(f"{IMAGE_MARK}\n{_PROMPTS[benchmark](question).replace(IMAGE_MARK, ' ')}", None)
-
-
-def short_answer_prompt(question: BenchmarkQuestion) -> str:
-    return question.text + SHORT_ANSWER_PROMPT
-
-
-def choice_prompt(question: BenchmarkQuestion) -> str:
-    options = "".join(f"\n{letter}. {text}" for letter, text in question.options.items())
-    return question.text + options + LETTER_PROMPT
-
-
-def _vizwiz_prompt(question: BenchmarkQuestion) -> str:
-    return question.text + _UNANSWERABLE_PROMPT + SHORT_ANSWER_PROMPT
-
-
-def _mme_prompt(question: BenchmarkQuestion) -> str:
-    """MME's files ask for yes or no themselves; the published prompt says so in its own words."""
-    return question.text.replace(_YES_NO_PROMPT, "").strip() + SHORT_ANSWER_PROMPT
-
-
-_PROMPTS: dict[str, Callable[[BenchmarkQuestion], str]] = {
-    "vqav2": short_answer_prompt,
-    "gqa": short_answer_prompt,
-    "vizwiz": _vizwiz_prompt,
-    "scienceqa-img": choice_prompt,
-    "pope": short_answer_prompt,
-    "mme": _mme_prompt,
-    "mmbench": choice_prompt,
-    "seed-bench": choice_prompt,
-}
 
 
 @dataclass(frozen=True)
@@ -68,62 +24,73 @@ class BenchmarkSet:
     """The questions of one benchmark.
 
     Attributes:
-        benchmark: a name in ``lcl_core.evaluation.benchmarks.registry.BENCHMARKS``.
-        split: what is asked: a file's name, or the split that questions were made of.
-        corpus: where the pictures lie.
-        pictures: each once.
+        benchmark: a name in ``BENCHMARKS``.
+        split: a file's name, or the split that synthetic questions are made of.
+        corpus: of the images.
+        images: each once.
         questions: in the order of the files.
-        rows: [Q] the picture of each question.
-        left_out: how many are not asked, by reason.
+        rows: [Q] row in ``images`` of each question's image.
+        left_out: number of other questions, by reason.
     """
 
     benchmark: str
     split: str
     corpus: Corpus
-    pictures: list[EvalImage]
+    images: list[EvalImage]
     questions: list[BenchmarkQuestion]
     rows: Ints
     left_out: dict[str, int]
 
     @property
-    def album(self) -> str:
-        """Tells its pictures from those of the run's other exams; two folders may have one name."""
+    def source_key(self) -> str:
+        """Names its image source among those of the run; two folders may have one name."""
         return f"{self.benchmark} {self.split}"
 
     @property
     def turns(self) -> list[Turn]:
-        """[Q] each question in the benchmark's published words."""
-        return [question_turn(self.benchmark, question) for question in self.questions]
+        """[Q] each question with its image and its published prompt, not yet answered."""
+        prompts = map(get_benchmark(self.benchmark).prompt, self.questions)
+        return [Turn(f"{IMAGE_MARK}\n{prompt.replace(IMAGE_MARK, ' ')}", None) for prompt in prompts]
 
 
-def load_benchmark_set(spec: BenchmarkSpec, most: int | None, *, seed: int, field: str) -> BenchmarkSet:
-    """A benchmark from its official files. Questions whose picture is not there are left out and counted.
+def load_benchmark_set(spec: BenchmarkSpec, max_images: int | None, *, seed: int, field: str) -> BenchmarkSet:
+    """A benchmark from its official files. Questions whose image is missing are left out and counted.
 
     Args:
-        most: ask about so many pictures, drawn by ``seed``; none: all.
+        max_images: images to sample by ``seed``; None: all.
         field: of the evaluation's spec that holds ``spec``.
 
     Raises:
-        UserError: the files cannot be read, or none of the pictures is there.
+        UserError: the files cannot be read, or none of the images is there.
     """
-    path = Path(spec.path)
-    images = None if spec.images is None else Path(spec.images)
-    questions = get_benchmark(spec.name).load(path)
-    album = open_image_source(spec.name, path, images, field=field)
-    shown = [(question, find_image(spec.name, question, album)) for question in questions]
-    there = [(question, name) for question, name in shown if name is not None]
-    if not there:
+    path, benchmark = Path(spec.path), get_benchmark(spec.name)
+    questions = benchmark.load(path)
+    source = _open_images(spec, path, field)
+    named = [(question, next(filter(source.has, benchmark.image_names(question)), None)) for question in questions]
+    present = [replace(question, image=name) for question, name in named if name is not None]
+    if not present:
         raise UserError(
-            f"none of the pictures that {spec.name} asks about are here", code="images_missing",
-            field=f"{field}.images", file=images,
+            f"none of the images that {spec.name} asks about are here", code="images_missing",
+            field=f"{field}.images", file=spec.images and Path(spec.images),
         )  # fmt: skip
-    asked = sample_names([name for _, name in there], most, seed)
-    chosen = [(question, name) for question, name in there if name in asked]
-    reasons = {"no_picture": len(questions) - len(there), "not_drawn": len(there) - len(chosen)}
+    names = sample_names([question.image for question in present], max_images, seed)
+    chosen = [question for question in present if question.image in names]
+    reasons = {"no_picture": len(questions) - len(present), "not_drawn": len(present) - len(chosen)}
     left_out = {reason: count for reason, count in reasons.items() if count}
-    return make_benchmark_set(
-        spec.name, path.name, album, [replace(each, image=name) for each, name in chosen], left_out
-    )
+    return make_benchmark_set(spec.name, path.name, source, chosen, left_out)
+
+
+def _open_images(spec: BenchmarkSpec, path: Path, field: str) -> ImageSource:
+    """The benchmark's images: the named folder, or those that its file holds."""
+    if spec.images is not None:
+        return FolderImages(Path(spec.images), field=f"{field}.images")
+    embedded = get_benchmark(spec.name).embedded_images(path)
+    if embedded is None:
+        raise UserError(
+            f"{spec.name} does not hold its images; name their folder in {field}.images",
+            code="images_missing", field=f"{field}.images",
+        )  # fmt: skip
+    return Base64Images(*embedded)
 
 
 def make_benchmark_set(
@@ -133,16 +100,16 @@ def make_benchmark_set(
     questions: list[BenchmarkQuestion],
     left_out: dict[str, int] | None = None,
 ) -> BenchmarkSet:
-    """An exam of ``questions`` about pictures that lie in ``corpus`` under the names they have in the questions."""
+    """A set of ``questions`` whose images have the same names in ``corpus``."""
     row_of = {name: row for row, name in enumerate(dict.fromkeys(question.image for question in questions))}
-    pictures = [EvalImage(name, (), {}) for name in row_of]
+    images = [EvalImage(name, (), {}) for name in row_of]
     rows = np.array([row_of[question.image] for question in questions], np.int64)
-    return BenchmarkSet(benchmark, split, corpus, pictures, questions, rows, left_out or {})
+    return BenchmarkSet(benchmark, split, corpus, images, questions, rows, left_out or {})
 
 
-def sample_names(names: Sequence[str], most: int | None, seed: int) -> set[str]:
-    """At most so many of the names, by the seed; every question about a picture is asked or none."""
+def sample_names(names: Sequence[str], count: int | None, seed: int) -> set[str]:
+    """At most ``count`` different names, by the seed; every question about an image is kept or none."""
     known = list(dict.fromkeys(names))
-    if most is None or most >= len(known):
+    if count is None or count >= len(known):
         return set(known)
-    return {known[place] for place in np.random.default_rng(seed).choice(len(known), most, replace=False)}
+    return {known[row] for row in np.random.default_rng(seed).choice(len(known), count, replace=False)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,179 +14,152 @@ from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import ImageBatchSource, grid_search
 from lcl_core.evaluation.metrics.caption_metrics import score_captions
-from lcl_core.evaluation.metrics.ranks import Ints
-from lcl_core.evaluation.tasks.base import EvalImage, split_validation, validation_images
+from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalImage, Holdout, split_validation
 from lcl_core.evaluation.vlm.chat_format import caption_sequence
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles
-from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm, train_vlm
+from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, EvaluateSpec, LanguageModelSpec, Transfer
 
-if TYPE_CHECKING:
-    from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext
-
-
 FIELD = "captioning"
-CaptionExample = tuple[int, str]  # a picture's row, and a caption of it
+CaptionExample = tuple[int, str]  # an image's row, and a caption of it
 
 
-def caption_examples(pictures: Sequence[EvalImage], position: int | None) -> list[CaptionExample]:
-    """Every caption with its picture; with ``position`` those at that place alone. Empty ones teach nothing."""
+def caption_examples(images: Sequence[EvalImage], position: int | None) -> list[CaptionExample]:
+    """Every caption that holds a word, with its image; with ``position`` those at that position alone."""
     return [
         (row, caption)
-        for row, picture in enumerate(pictures)
-        for caption in (picture.captions if position is None else picture.captions[position : position + 1])
+        for row, image in enumerate(images)
+        for caption in (image.captions if position is None else image.captions[position : position + 1])
         if caption.strip()
     ]
 
 
-def most_frequent_caption(lessons: Sequence[CaptionExample]) -> str | None:
-    """The most frequent caption, spaces aside; of equals the first. None where there is none."""
-    counted = Counter(" ".join(caption.split()) for _, caption in lessons)
-    return counted.most_common(1)[0][0] if counted else None
+def most_frequent_caption(examples: Sequence[CaptionExample]) -> str | None:
+    """The most frequent caption up to spaces, of equals the first. None where there is none."""
+    counts = Counter(" ".join(caption.split()) for _, caption in examples)
+    return counts.most_common(1)[0][0] if counts else None
 
 
-@dataclass(frozen=True)
-class CaptionHoldout:
-    """Pictures on which hyper-parameters are chosen.
+def plan_caption_training(
+    spec: EvaluateSpec, corpus: Corpus, train_corpus: Corpus, resolver: DatasetResolver
+) -> tuple[list[EvalImage], Holdout[Ints] | None]:
+    """The images to train on, and those to choose hyper-parameters on where some are searched.
 
-    Attributes:
-        split, pictures: where they come from.
-        rows: those of them that are asked about.
-        taught: rows of the training pictures that teach meanwhile.
-    """
-
-    split: str
-    pictures: list[EvalImage]
-    rows: list[int]
-    taught: frozenset[int]
-
-
-def training_images(spec: EvaluateSpec, corpus: Corpus, teacher: Corpus, places: DatasetResolver) -> list[EvalImage]:
-    """The pictures to learn from.
+    The latter are of the named validation split, else a seeded tenth of the training images.
 
     Raises:
-        UserError: ``train_split_tested``, ``nothing_to_learn``, or the split is empty.
+        UserError: ``train_split_tested``, ``nothing_to_learn``, ``validation_split_used``, ``nothing_to_score``, or a
+            split is empty.
     """
     own = spec.captioning
-    if teacher.path == corpus.path and own.train_split in spec.splits:
+    train = resolver.train_images(spec, own.train_split, corpus, train_corpus, field=FIELD)
+    if not caption_examples(train, own.caption):
         raise UserError(
-            f"{FIELD} learns from split {own.train_split!r}, so it cannot be examined on it; "
-            f"name another in splits or in {FIELD}.train_split",
-            code="train_split_tested", field=f"splits.{spec.splits.index(own.train_split)}",
-        )  # fmt: skip
-    source = spec.source if teacher.path == corpus.path else None
-    pictures = places.gallery(teacher, own.train_split, source, field=f"{FIELD}.train_split")
-    if not caption_examples(pictures, own.caption):
-        raise UserError(
-            f"no picture of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another place",
+            f"no image of split {own.train_split!r} has the caption to learn; give {FIELD}.caption another position",
             code="nothing_to_learn", field=f"{FIELD}.caption",
         )  # fmt: skip
-    return pictures
-
-
-def plan_caption_holdout(
-    spec: EvaluateSpec, corpus: Corpus, teacher: Corpus, places: DatasetResolver, train: list[EvalImage]
-) -> CaptionHoldout | None:
-    """Pictures of the named split, else a seeded tenth of the training pictures; none where nothing is searched.
-
-    Raises:
-        UserError: ``validation_split_used``, ``nothing_to_score``, or the split is empty.
-    """
-    own = spec.captioning
     if not own.search:
-        return None
-    split = own.validation_split
+        return train, None
+    split, all_rows = own.validation_split, np.arange(len(train))
     if split is None:
-        told = [row for row, picture in enumerate(train) if picture.captions]
-        held = [told[place] for place in split_validation(len(told), spec.seed)[0]]
-        return CaptionHoldout(own.train_split, train, held, frozenset(range(len(train))) - frozenset(held))
-    pictures = validation_images(split, own.train_split, spec, teacher, places, field=FIELD)
-    rows = [row for row, picture in enumerate(pictures) if picture.captions]
-    if not rows:
+        captioned = _captioned_rows(train)
+        test = captioned[split_validation(len(captioned), spec.seed)[0]]
+        return train, Holdout(own.train_split, train, test, np.setdiff1d(all_rows, test))
+    images = resolver.validation_images(spec, split, own.train_split, train_corpus, field=FIELD)
+    rows = _captioned_rows(images)
+    if not len(rows):
         raise UserError(
             f"split {split!r} has no captions to choose by", code="nothing_to_score", field=f"{FIELD}.validation_split"
         )
-    return CaptionHoldout(split, pictures, rows, frozenset(range(len(train))))
+    return train, Holdout(split, images, rows, all_rows)
+
+
+def _captioned_rows(images: Sequence[EvalImage]) -> Ints:
+    return np.flatnonzero([bool(image.captions) for image in images])
 
 
 @dataclass(frozen=True)
 class CaptionTraining:
-    """Who learns, from which pictures, in front of which language model.
+    """Caption training of one encoder in one protocol.
 
     Attributes:
-        corpus, split, pictures: to learn from.
+        corpus, split, images: to train on.
         field: of the evaluation's spec.
-        step_units: work of learning a caption once, in embedded pictures.
+        step_cost: of training on a caption once, in embedded images.
     """
 
-    room: EvalContext
+    context: EvalContext
     encoder: EvaluatedEncoder
     transfer: Transfer
     files: LanguageModelFiles
     language: LanguageModelSpec
     corpus: Corpus
     split: str
-    pictures: list[EvalImage]
+    images: list[EvalImage]
     field: str
-    step_units: float
+    step_cost: float
 
     def choose(
-        self, spec: CaptioningSpec, lessons: Sequence[CaptionExample], held: CaptionHoldout | None
+        self, spec: CaptioningSpec, examples: Sequence[CaptionExample], holdout: Holdout[Ints] | None
     ) -> CaptioningSpec:
-        """The spec with what gives the best CIDEr on the pictures held out; what was tried goes to the choices."""
-        if held is None:
+        """The spec with the best CIDEr on the held-out images; the search is logged."""
+        if holdout is None:
             return spec
-        names = [held.pictures[row].image for row in held.rows]
-        references = {held.pictures[row].image: held.pictures[row].captions for row in held.rows}
-        meanwhile = [lesson for lesson in lessons if lesson[0] in held.taught]
+        test = [holdout.images[row] for row in holdout.test]
+        references = {image.name: image.captions for image in test}
+        train_rows = set(holdout.train.tolist())
+        train = [example for example in examples if example[0] in train_rows]
 
         def attempt(candidate: CaptioningSpec) -> float:
-            pupil, _ = self.learn(candidate, meanwhile)
-            view = pupil.ground.view(held.split, held.pictures, self.corpus)
-            said = caption_images(pupil, candidate, view, np.array(held.rows), seed=self.room.spec.seed)
-            found = score_captions(dict(zip(names, said, strict=True)), references, with_meteor=False)
-            return found.values["CIDEr"]
+            vlm, _ = self.train(candidate, train)
+            batches = vlm.source.batches(holdout.split, holdout.images, self.corpus)
+            captions = caption_images(vlm, candidate, batches, holdout.test, seed=self.context.spec.seed)
+            hypotheses = dict(zip([image.name for image in test], captions, strict=True))
+            return score_captions(hypotheses, references, with_meteor=False).values["CIDEr"]
 
-        chosen, choice = grid_search(spec, attempt, field=self.field)
-        if choice is not None:  # a protocol may have nothing left to search
-            facts = {"split": held.split, "pictures": len(held.rows), "of": len(held.pictures)}
-            self.room.choices.add({**self.named, "held_out": facts, "metric": "CIDEr", **choice.to_dict()})
+        chosen, result = grid_search(spec, attempt, field=self.field)
+        if result is not None:  # a protocol may have nothing left to search
+            held_out = {"split": holdout.split, "pictures": len(test), "of": len(holdout.images)}
+            self.context.choices.add({**self.labels, "held_out": held_out, "metric": "CIDEr", **result.to_dict()})
         return chosen
 
     @property
-    def named(self) -> dict[str, Any]:
-        """What is learnt, as artifacts say it."""
+    def labels(self) -> dict[str, Any]:
+        """The fit's labels in artifacts."""
         return {"task": self.field, "variant": "all", "transfer": self.transfer, "encoder": self.encoder.role}
 
-    def learn(self, spec: CaptioningSpec, lessons: Sequence[CaptionExample]) -> tuple[VisionLanguageModel, list[float]]:
-        """A new bridge that was taught ``lessons``, rows being those of the pictures; and the loss of each step."""
-        pupil = build_vlm(
-            self.room, self.encoder, self.transfer, self.files, self.language,
+    def train(
+        self, spec: CaptioningSpec, examples: Sequence[CaptionExample]
+    ) -> tuple[VisionLanguageModel, list[float]]:
+        """A model with a new projector, trained on ``examples``; and the loss of each step."""
+        context = self.context
+        vlm = build_vlm(
+            context, self.encoder, self.transfer, self.files, self.language,
             augmentation=spec.augmentation, precision=spec.precision, field=f"{self.field}.language_model",
         )  # fmt: skip
-        language = pupil.speaker.language
-        examples = [
-            VLMExample(caption_sequence(language, spec, caption).cut(self.language.max_tokens), row)
-            for row, caption in lessons
+        sequences = [
+            VLMExample(caption_sequence(vlm.llava.language, spec, caption).cut(self.language.max_tokens), row)
+            for row, caption in examples
         ]
-        view = pupil.ground.view(self.split, self.pictures, self.corpus)
-        self.room.progress.enter(f"{self.encoder.role} encoder: {self.transfer} transfer to captions")
-        losses = train_vlm(
-            pupil, view, examples, spec, seed=self.room.spec.seed, field=self.field,
-            on_step=lambda captions: self.room.progress.add(self.step_units * captions),
+        batches = vlm.source.batches(self.split, self.images, self.corpus)
+        context.progress.enter(f"{self.encoder.role} encoder: {self.transfer} transfer to captions")
+        losses = vlm.train(
+            batches, sequences, spec, seed=context.spec.seed, field=self.field,
+            on_step=lambda captions: context.progress.add(self.step_cost * captions),
         )  # fmt: skip
-        return pupil, losses
+        return vlm, losses
 
 
 def caption_images(
-    pupil: VisionLanguageModel,
+    vlm: VisionLanguageModel,
     spec: CaptioningSpec,
-    view: ImageBatchSource,
+    batches: ImageBatchSource,
     rows: Ints,
     *,
     seed: int,
     on_batch: Callable[[int], None] = lambda captions: None,
 ) -> list[str]:
-    """A caption of each of the pictures of ``view`` at ``rows``."""
-    prompt = caption_sequence(pupil.speaker.language, spec, None)
-    return pupil.say(view, rows, [prompt] * len(rows), spec.decoding, seed=seed, on_batch=on_batch)
+    """A caption of each of the images of ``batches`` at ``rows``."""
+    prompt = caption_sequence(vlm.llava.language, spec, None)
+    return vlm.generate(batches, rows, [prompt] * len(rows), spec.decoding, seed=seed, on_batch=on_batch)

@@ -1,6 +1,6 @@
 """Chat format: captions and conversations as token sequences with a loss mask, collated to batches.
 
-An image is one placeholder in a sequence; a batch widens it to the N patch tokens.
+An image is one placeholder in a sequence; a batch widens it to the N patch tokens. B sequences of L positions.
 """
 
 from __future__ import annotations
@@ -15,47 +15,48 @@ from lcl_core.common.errors import UserError
 from lcl_core.evaluation.vlm.language_model import LanguageModel
 from lcl_core.specs.evaluate import CaptioningSpec
 
-IMAGE_PLACEHOLDER = -1  # stands in a sequence's ids for a picture
+IMAGE_PLACEHOLDER = -1  # in a sequence's ids
+IMAGE_MARK = "<image>"  # in a question, as in LLaVA's files
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful and polite answers to the user's questions."
+)
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A text with a picture in it.
+    """A text with images.
 
     Attributes:
-        ids: token ids, and ``PICTURE`` where a picture stands.
-        taught: of each id, whether it is to be predicted from what precedes it: answers are, prompts are not.
+        ids: token ids, and ``IMAGE_PLACEHOLDER`` for an image.
+        loss_mask: of each id, whether it is a target: answers are, prompts are not.
     """
 
     ids: tuple[int, ...]
-    taught: tuple[bool, ...]
+    loss_mask: tuple[bool, ...]
 
     def __add__(self, other: TokenSequence) -> TokenSequence:
-        return TokenSequence(self.ids + other.ids, self.taught + other.taught)
-
-    @property
-    def pictures(self) -> int:
-        return self.ids.count(IMAGE_PLACEHOLDER)
+        return TokenSequence(self.ids + other.ids, self.loss_mask + other.loss_mask)
 
     def cut(self, length: int) -> TokenSequence:
-        """The first ``length`` places."""
-        return TokenSequence(self.ids[:length], self.taught[:length])
+        """The first ``length`` positions."""
+        return TokenSequence(self.ids[:length], self.loss_mask[:length])
 
 
-def token_sequence(ids: Sequence[int], *, taught: bool = False) -> TokenSequence:
-    """A run of ids that are all to be learnt, or all not."""
-    return TokenSequence(tuple(ids), (taught,) * len(ids))
+def token_sequence(ids: Sequence[int], *, target: bool = False) -> TokenSequence:
+    """Ids that are all targets, or none."""
+    return TokenSequence(tuple(ids), (target,) * len(ids))
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """B sequences as rows of L places.
+    """B sequences, padded.
 
     Attributes:
-        ids: [B, L] token ids; zero where a picture or padding stands.
-        slots: [n · N] places of patch tokens in the flattened rows, in order.
-        present: [B, L] false where padding stands.
-        predicts: [B, L] places whose next token is to be learnt.
+        ids: [B, L] token ids; zero at images and padding.
+        slots: [n · N] positions of patch tokens in the flattened batch, in order.
+        present: [B, L] false at padding.
+        predicts: [B, L] positions whose next token is a target.
         targets: [T] those tokens, row by row.
     """
 
@@ -71,59 +72,50 @@ class TokenBatch:
         )
 
 
-def collate(sequences: Sequence[TokenSequence], picture_tokens: int, *, left: bool = False) -> TokenBatch:
-    """Rows with ``picture_tokens`` N places for each picture.
+def collate(sequences: Sequence[TokenSequence], image_tokens: int, *, left: bool = False) -> TokenBatch:
+    """A batch with ``image_tokens`` N positions for each image.
 
     Args:
-        left: pad on the left, so that all rows end together, as decoding wants it; else on the right, where causal
+        left: pad on the left, so that all rows end together, as decoding requires; else on the right, where causal
             attention never looks, so that no mask is needed.
     """
-    wide = [_expand_images(each, picture_tokens) for each in sequences]
-    length = max(len(ids) for ids, _ in wide)
-    ids = torch.full((len(wide), length), 0)
-    taught = torch.zeros(ids.shape, dtype=torch.bool)
+    wide = []
+    for each in sequences:
+        values = torch.tensor(each.ids)
+        times = torch.where(values == IMAGE_PLACEHOLDER, image_tokens, 1)
+        wide.append((values.repeat_interleave(times), torch.tensor(each.loss_mask).repeat_interleave(times)))
+    length = max(len(values) for values, _ in wide)
+    ids = torch.zeros((len(wide), length), dtype=torch.long)
+    target = torch.zeros(ids.shape, dtype=torch.bool)
     present = torch.zeros(ids.shape, dtype=torch.bool)
-    for row, (values, learnt) in enumerate(wide):
-        place = slice(length - len(values), length) if left else slice(len(values))
-        ids[row, place], taught[row, place], present[row, place] = values, learnt, True
+    for row, (values, mask) in enumerate(wide):
+        span = slice(length - len(values), length) if left else slice(len(values))
+        ids[row, span], target[row, span], present[row, span] = values, mask, True
     slots = (ids == IMAGE_PLACEHOLDER).flatten().nonzero().flatten()
-    predicts = taught.roll(-1, dims=1)
+    predicts = target.roll(-1, dims=1)
     predicts[:, -1] = False
-    taught[:, 0] = False  # nothing precedes the first place
-    return TokenBatch(ids.clamp(min=0), slots, present, predicts, ids[taught])
-
-
-def _expand_images(sequence: TokenSequence, picture_tokens: int) -> tuple[Tensor, Tensor]:
-    ids = torch.tensor(sequence.ids)
-    times = torch.where(ids == IMAGE_PLACEHOLDER, picture_tokens, 1)
-    return ids.repeat_interleave(times), torch.tensor(sequence.taught).repeat_interleave(times)
-
-
-IMAGE_MARK = "<image>"  # where a picture stands in what a human says, as in LLaVA's files
-_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful and polite answers to the user's questions."
-)
+    target[:, 0] = False  # nothing precedes the first position
+    return TokenBatch(ids.clamp(min=0), slots, present, predicts, ids[target])
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer; no answer yet where one is asked for."""
+    """A question and its answer; None in a prompt."""
 
     question: str
     answer: str | None
 
 
 def caption_tokens(language: LanguageModel, prompt: str, caption: str | None) -> TokenSequence:
-    """Picture, prompt, caption, end; without a caption the prompt of one. The caption and the end are taught."""
-    asked = token_sequence([*language.begin, IMAGE_PLACEHOLDER, *language.encode(language.plain(prompt))])
+    """Image, prompt, caption, end token; the caption and the end are targets. Without a caption: the prompt."""
+    start = token_sequence([*language.begin, IMAGE_PLACEHOLDER, *language.encode(language.plain(prompt))])
     if caption is None:
-        return asked
-    return asked + token_sequence([*language.encode(language.plain(caption)), language.ends[0]], taught=True)
+        return start
+    return start + token_sequence([*language.encode(language.plain(caption)), language.ends[0]], target=True)
 
 
 def caption_sequence(language: LanguageModel, spec: CaptioningSpec, caption: str | None) -> TokenSequence:
-    """A caption to learn as ``spec`` lays it out; without one what comes before it. Raises as the layouts do."""
+    """A caption in the layout of ``spec``, or with None its prompt. Raises: as :func:`conversation_tokens`."""
     if spec.question is None:
         return caption_tokens(language, spec.prompt, caption)
     turn = Turn(f"{IMAGE_MARK}\n{spec.question}", caption)
@@ -131,35 +123,28 @@ def caption_sequence(language: LanguageModel, spec: CaptioningSpec, caption: str
 
 
 def conversation_tokens(language: LanguageModel, turns: Sequence[Turn], layout: str) -> TokenSequence:
-    """A conversation with its answers taught, each with the token that ends it.
+    """A conversation; the answers, each with its end token, are targets.
 
     Args:
-        turns: a picture stands at ``MARK`` in a question; only the last answer may be missing.
+        turns: an image stands at ``IMAGE_MARK`` in a question; only the last answer may be missing.
         layout: ``template``, ``plain`` or ``auto``.
 
     Raises:
         UserError: ``chat_template_unusable``.
     """
     plain = layout == "plain" or (layout == "auto" and not language.tokenizer.chat_template)
-    pieces = _vicuna_segments(language, turns) if plain else _template_segments(language, turns)
-    whole = token_sequence(language.begin) if plain else TokenSequence((), ())
-    for text, taught in pieces:
-        whole += _tokenize_with_images(language, text, taught)
-    return whole
-
-
-def _tokenize_with_images(language: LanguageModel, text: str, taught: bool) -> TokenSequence:
-    if taught:
-        return token_sequence(language.encode(text), taught=True)
-    first, *others = text.split(IMAGE_MARK)
-    whole = token_sequence(language.encode(first))
-    for part in others:
-        whole += token_sequence([IMAGE_PLACEHOLDER]) + token_sequence(language.encode(part))
-    return whole
+    segments = _vicuna_segments(language, turns) if plain else _template_segments(language, turns)
+    sequence = token_sequence(language.begin if plain else ())
+    for text, target in segments:
+        first, *others = [text] if target else text.split(IMAGE_MARK)
+        sequence += token_sequence(language.encode(first), target=target)
+        for part in others:
+            sequence += token_sequence([IMAGE_PLACEHOLDER, *language.encode(part)])
+    return sequence
 
 
 def _vicuna_segments(language: LanguageModel, turns: Sequence[Turn]) -> Iterator[tuple[str, bool]]:
-    """The layout of Vicuna, which LLaVA-1.5 speaks: a sentence about who talks, then USER: … ASSISTANT: …"""
+    """The layout of Vicuna, which LLaVA-1.5 uses: a system sentence, then USER: … ASSISTANT: …"""
     end = language.tokenizer.convert_ids_to_tokens(language.ends[0])
     yield _SYSTEM, False
     for turn in turns:
@@ -174,15 +159,14 @@ def _template_segments(language: LanguageModel, turns: Sequence[Turn]) -> Iterat
     done = ""
     for turn in turns:
         messages.append({"role": "user", "content": language.plain(turn.question)})
-        asked = _apply_template(language, messages, prompt=True)
-        yield _added_text(asked, done), False
+        prompt = _apply_template(language, messages, prompt=True)
+        yield _added_text(prompt, done), False
         if turn.answer is None:
             return
         messages.append({"role": "assistant", "content": _clean_answer(language, turn.answer)})
-        answered = _apply_template(language, messages, prompt=False)
-        said = _added_text(answered, asked)
-        yield said.rstrip(), True
-        done = asked + said.rstrip()
+        answer = _added_text(_apply_template(language, messages, prompt=False), prompt).rstrip()
+        yield answer, True
+        done = prompt + answer
 
 
 def _clean_answer(language: LanguageModel, text: str) -> str:
@@ -201,12 +185,12 @@ def _apply_template(language: LanguageModel, messages: list[dict[str, str]], *, 
 def _added_text(text: str, start: str) -> str:
     """What ``text`` adds to ``start``."""
     if not text.startswith(start):
-        raise _template_error("rewrites what was said before")
+        raise _template_error("rewrites earlier turns")
     return text[len(start) :]
 
 
-def _template_error(how: str) -> UserError:
+def _template_error(problem: str) -> UserError:
     return UserError(
-        f"the language model's chat template {how}; set language_model.layout to plain",
+        f"the language model's chat template {problem}; set language_model.layout to plain",
         code="chat_template_unusable", field="dialogue.language_model.layout",
     )  # fmt: skip

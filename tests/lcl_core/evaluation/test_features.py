@@ -40,7 +40,7 @@ def look(encoder: EvaluatedEncoder, corpus: Path, cache: Path, *, patches: bool 
 def test_they_are_the_model_s_own(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
     got = look(encoder, squares, tmp_path)
     corpus = open_corpus(squares)
-    tower = encoder.tower
+    tower = encoder.model
     assert isinstance(tower, LCLEncoder)
     pixels = tower.processor.preprocess([corpus.read_image(name) for name in NAMES])
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_another_encoder_or_transform_has_features_of_its_own(
     first = look(encoder, squares, tmp_path / "cache")
     other = look(load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)), squares, tmp_path / "cache")
     assert not np.allclose(first.pooled, other.pooled)
-    tower = encoder.tower
+    tower = encoder.model
     assert isinstance(tower, LCLEncoder)
 
     class Brighter(LCLEncoder):
@@ -82,14 +82,15 @@ def test_another_encoder_or_transform_has_features_of_its_own(
 
 def test_a_copy_of_an_encoder_shares_its_features(encoder: EvaluatedEncoder, encoder_dir: Path, tmp_path: Path) -> None:
     copy = load_evaluated_encoder(shutil.copytree(encoder_dir, tmp_path / "copy"))
-    assert copy.tower.identity == encoder.tower.identity
+    assert copy.model.identity == encoder.model.identity
 
 
 def test_texts_are_computed_once(encoder: EvaluatedEncoder, tmp_path: Path) -> None:
     cache, done = FeatureCache(tmp_path), []
-    first = text_features(encoder, ["a red square", "a blue square"], cache, advance=done.append)
-    other = text_features(encoder, ["a blue square", "a red square"], cache, advance=done.append)
-    again = text_features(encoder, ["a red square", "a blue square"], cache, advance=done.append)
+    text_encoder = encoder.model.identity, encoder.embed_texts
+    first = text_features(*text_encoder, ["a red square", "a blue square"], cache, advance=done.append)
+    other = text_features(*text_encoder, ["a blue square", "a red square"], cache, advance=done.append)
+    again = text_features(*text_encoder, ["a red square", "a blue square"], cache, advance=done.append)
     np.testing.assert_allclose(first, other[::-1], atol=1e-6)
     assert not np.allclose(first[0], first[1], atol=1e-3)
     np.testing.assert_array_equal(first, again)
@@ -100,11 +101,11 @@ def test_the_twin_has_fresh_weights_and_the_same_processor(
     save_tiny_encoder: Callable[..., Path], tmp_path: Path
 ) -> None:
     trained = load_evaluated_encoder(save_tiny_encoder(tmp_path / "seed3", seed=3))
-    twin, again = random_init_baseline(trained).tower, random_init_baseline(trained).tower
+    twin, again = random_init_baseline(trained).model, random_init_baseline(trained).model
     assert twin.identity == again.identity
     assert twin.identity["weights"] != trained.weights_hash
-    assert twin.identity["config"] == trained.tower.identity["config"]
-    assert twin.transform == trained.tower.transform
-    assert twin.parameters == trained.tower.parameters
+    assert twin.identity["config"] == trained.model.identity["config"]
+    assert twin.transform == trained.model.transform
+    assert twin.parameters == trained.model.parameters
     assert not twin.module.training
     assert not any(parameter.requires_grad for parameter in twin.module.parameters())

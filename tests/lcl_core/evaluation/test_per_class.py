@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
-from lcl_core.evaluation.results import ClassRow, class_rows, write_class_tables
+from lcl_core.evaluation.results import ClassRow, PredictionFile, PredictionStore, class_rows, write_class_tables
 
 
 def sample(label: str, first: str, rank: int) -> dict[str, Any]:

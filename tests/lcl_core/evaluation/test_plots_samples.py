@@ -8,17 +8,17 @@ from PIL import Image
 
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion
 from lcl_core.evaluation.plots import SampleCell, answer_cells, caption_cells, draw_samples, pick_samples, rank_cells
-from lcl_core.evaluation.predictions import PredictionFile
+from lcl_core.evaluation.results import PredictionFile
 
 EXAMPLES = [SampleCell((f"{n}.png",), (f"word {n}",), goodness, None) for n, goodness in enumerate([3, 1, 2, 5, 4])]
 
 
 def test_best_and_worst_are_by_goodness_and_random_ones_by_the_seed() -> None:
     chosen = pick_samples(EXAMPLES, 2, seed=1)
-    assert [example.goodness for example in chosen["best"]] == [5, 4]
-    assert [example.goodness for example in chosen["worst"]] == [1, 2]
+    assert [example.quality for example in chosen["best"]] == [5, 4]
+    assert [example.quality for example in chosen["worst"]] == [1, 2]
     assert chosen["random"] == pick_samples(EXAMPLES, 2, seed=1)["random"]
-    assert len({example.goodness for example in pick_samples(EXAMPLES, 9, seed=2)["random"]}) == 5
+    assert len({example.quality for example in pick_samples(EXAMPLES, 9, seed=2)["random"]}) == 5
 
 
 def test_pictures_lie_in_their_cells(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_what_a_sheet_of_ranks_shows() -> None:
     assert rank_cells(sheet, [told]) == [SampleCell(("q.png",), ("is ant (25%)", "seen as bee"), 0.25, False)]
     texts = PredictionFile("r", "t", "v", "zero_shot", "ranks", "trained", part="text_to_image")
     (found,) = rank_cells(texts, [{"query": "an ant", "rank": 1, "top": ["a.png", "b.png"]}])
-    assert (found.images, found.right) == (("a.png", "b.png"), True)
+    assert (found.images, found.correct) == (("a.png", "b.png"), True)
 
 
 def test_what_a_sheet_of_captions_shows() -> None:
@@ -49,7 +49,7 @@ def test_what_a_sheet_of_captions_shows() -> None:
     found = caption_cells(
         sheet, [{"query": f"{n}.png", "caption": own, "references": true} for n, (own, true) in enumerate(said)]
     )
-    assert found[0].goodness > found[1].goodness == 0
+    assert found[0].quality > found[1].quality == 0
     assert found[1].images == ("1.png",)
     assert found[1].words == ("“a dog” (0.00)", "own: two red cars")
 
@@ -61,4 +61,4 @@ def test_what_a_sheet_of_answers_shows() -> None:
     found = answer_cells(sheet, [AnsweredQuestion(asked, "B").to_dict()])
     assert found == [SampleCell(("1.png",), ("Which?", "“B”; right: blue"), 1.0, True)]
     (wrong,) = answer_cells(sheet, [AnsweredQuestion(asked, None).to_dict()])
-    assert (wrong.words[1], wrong.right) == ("“nothing”; right: blue", False)
+    assert (wrong.words[1], wrong.correct) == ("“nothing”; right: blue", False)

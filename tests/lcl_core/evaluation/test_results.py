@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
-from lcl_core.evaluation.results import MetricRow, score_predictions, write_tables
+from lcl_core.evaluation.results import MetricRow, PredictionFile, PredictionStore, score_predictions, write_tables
 
 FACTS = {
     "encoder": "e", "encoder_hash": "a" * 64, "dataset": "d", "dataset_hash": "b" * 64, "version": "1", "seed": 0,

@@ -10,7 +10,7 @@ import pytest
 
 from lcl_core.evaluation.metrics import core
 from lcl_core.evaluation.metrics.core import BootstrapMetric
-from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
+from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from lcl_core.evaluation.significance import PairedOutcomes, compare_runs
 
 LEFT = np.array([0.0, 1.0, 2.0, 0.0, 5.0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lcl_core.evaluation.predictions import PredictionFile, PredictionStore
+from lcl_core.evaluation.results import PredictionFile, PredictionStore
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.paired_outcomes import compare_outcomes, question_outcomes
 from lcl_core.studies.statistics import paired_test

@@ -62,11 +62,11 @@ def bridge(tmp_path: Path) -> dict[str, str]:
     files = resolve_language_model(spec, field="language_model")
     cpu = torch.device("cpu")
     language = load_language_model(files, tmp_path, dtype=torch.float32, device=cpu, field="language_model")
-    tower = load_evaluated_encoder(encoder).tower
-    ground: Any = SimpleNamespace(tower=None)
+    tower = load_evaluated_encoder(encoder).model
+    source: Any = SimpleNamespace(trained_encoder=None)
     save_vlm(
         tmp_path / "bridge",
-        VisionLanguageModel(ground, LlavaModel(language, tower.width, tower.tokens, 0), None),
+        VisionLanguageModel(source, LlavaModel(language, tower.width, tower.tokens, 0), None),
         tower,
         spec,
     )
@@ -105,13 +105,13 @@ def examine(model: Any) -> None:
     ((found, greedy),) = model.loglikelihood([request])
     assert found < 0
     assert greedy is False
-    speaker, tower = model.answerer.speaker, model.answerer.tower
+    llava, encoder = model.answerer.llava, model.answerer.encoder
     prompt = model.answerer._tokens("Which colour?", [DOCS[0]["picture"]], "red")
-    embed = speaker.language.model.get_input_embeddings()
-    seen = speaker.bridge(tower.patches(tower.preprocess([DOCS[0]["picture"]])))[0]
+    embed = llava.language.model.get_input_embeddings()
+    seen = llava.projector(encoder.patches(encoder.preprocess([DOCS[0]["picture"]])))[0]
     parts = [seen if token < 0 else embed(torch.tensor([token])) for token in prompt.ids]
-    logits = F.log_softmax(speaker.language.model(inputs_embeds=torch.cat(parts)[None]).logits[0], dim=-1)
-    last = sum(prompt.taught)
+    logits = F.log_softmax(llava.language.model(inputs_embeds=torch.cat(parts)[None]).logits[0], dim=-1)
+    last = sum(prompt.loss_mask)
     ids = torch.tensor(prompt.ids[-last:])
     assert found == pytest.approx(logits[-last - 1 : -1].gather(1, ids[:, None]).sum().item(), rel=1e-4)
 

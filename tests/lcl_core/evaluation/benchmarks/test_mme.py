@@ -8,7 +8,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.parsing import parse_mme_answer
+from lcl_core.evaluation.benchmarks.mme import parse_mme_answer
 from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 
 

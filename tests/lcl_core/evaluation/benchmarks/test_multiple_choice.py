@@ -10,7 +10,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.parsing import parse_option_letter
+from lcl_core.evaluation.benchmarks.multiple_choice import parse_option_letter
 from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 
 OPTIONS = {"A": "a red bus", "B": "a dog", "C": "a cat on a mat", "D": ""}
@@ -74,7 +74,7 @@ def test_scienceqa_takes_the_questions_with_a_picture(tmp_path: Path) -> None:
 
 
 def test_scienceqa_names_the_splits_there_are(tmp_path: Path) -> None:
-    from lcl_core.evaluation.benchmarks.scienceqa import ScienceQA
+    from lcl_core.evaluation.benchmarks.multiple_choice import ScienceQA
 
     with pytest.raises(UserError, match="there is no split minitest; there are test, val"):
         ScienceQA("minitest").load(scienceqa_files(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.parsing import parse_pope_answer
+from lcl_core.evaluation.benchmarks.pope import parse_pope_answer
 from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 
 LABELS = ["yes", "yes", "yes", "no", "no"]

@@ -10,9 +10,8 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.parsing import consensus_accuracy
 from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
-from lcl_core.evaluation.benchmarks.vqa_normalization import normalize_answer
+from lcl_core.evaluation.benchmarks.vqa import consensus_accuracy, normalize_answer
 
 
 @pytest.mark.parametrize(

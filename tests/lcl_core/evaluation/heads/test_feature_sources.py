@@ -15,7 +15,7 @@ from lcl_core.data import open_corpus
 from lcl_core.evaluation.features import EvaluatedEncoder, FeatureCache, load_evaluated_encoder
 from lcl_core.evaluation.heads.linear_probe import fit_probe
 from lcl_core.evaluation.heads.training import FEATURE_SOURCES, CachedFeatureBatches, FrozenImageBatches
-from lcl_core.evaluation.predictions import JsonLog, PredictionStore
+from lcl_core.evaluation.results import JsonLog, PredictionStore
 from lcl_core.evaluation.tasks.base import EvalContext, EvalImage, EvalProgress, group_captions_by_image, select_labeled
 from lcl_core.specs.evaluate import ClassificationSpec, EvaluateSpec
 from lcl_core.specs.pretrain import AugmentationSpec
@@ -29,67 +29,68 @@ def encoder(encoder_dir: Path) -> EvaluatedEncoder:
 
 
 @pytest.fixture
-def room(tmp_path: Path, squares: Path) -> EvalContext:
+def context(tmp_path: Path, squares: Path) -> EvalContext:
     run_dir = RunDir(tmp_path)
     return EvalContext(
-        spec=EvaluateSpec(encoder="tiny"), corpus=open_corpus(squares), records=PredictionStore(tmp_path / "records"),
-        cache=FeatureCache(tmp_path / "cache"), progress=EvalProgress(run_dir, 1), artifacts=tmp_path,
-        choices=JsonLog(tmp_path / "choice.json"), curves=JsonLog(tmp_path / "curves.json"), patches=True,
+        spec=EvaluateSpec(encoder="tiny"), corpus=open_corpus(squares),
+        predictions=PredictionStore(tmp_path / "records"), cache=FeatureCache(tmp_path / "cache"),
+        progress=EvalProgress(run_dir, 1), artifacts=tmp_path,
+        choices=JsonLog(tmp_path / "choice.json"), curves=JsonLog(tmp_path / "curves.json"), needs_patch_features=True,
     )  # fmt: skip
 
 
 @pytest.fixture
-def pictures(room: EvalContext) -> list[EvalImage]:
-    return group_captions_by_image(room.corpus.pairs("train"))
+def images(context: EvalContext) -> list[EvalImage]:
+    return group_captions_by_image(context.corpus.pairs("train"))
 
 
 def weights(encoder: EvaluatedEncoder) -> list[torch.Tensor]:
-    return [each.detach().clone() for each in encoder.tower.module.parameters()]
+    return [each.detach().clone() for each in encoder.model.module.parameters()]
 
 
 @pytest.mark.parametrize("transfer", ["frozen", "full"])
 def test_only_a_copy_learns_and_only_in_full_transfer(
-    room: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage], transfer: str
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage], transfer: str
 ) -> None:
     before = weights(encoder)
-    ground = FEATURE_SOURCES[transfer](room, encoder, PLAIN)
-    classes = tuple(sorted({picture.labels["colour"] for picture in pictures}))
-    teachers = select_labeled(pictures, "colour", classes)
+    source = FEATURE_SOURCES[transfer](context, encoder, PLAIN)
+    classes = tuple(sorted({image.labels["colour"] for image in images}))
+    train_set = select_labeled(images, "colour", classes)
     spec = ClassificationSpec(epochs=2, batch_size=16, encoder_lr=1e-2)
-    fit_probe(ground, ground.view("train", pictures), teachers, len(classes), spec, seed=0, field="classification")
+    fit_probe(source, source.batches("train", images), train_set, len(classes), spec, seed=0, field="classification")
     assert all(torch.equal(old, new) for old, new in zip(before, weights(encoder), strict=True))
-    assert not any(each.requires_grad for each in encoder.tower.module.parameters())
+    assert not any(each.requires_grad for each in encoder.model.module.parameters())
     if transfer == "frozen":
-        assert ground.tower is None
+        assert source.trained_encoder is None
         return
-    learnt = list(ground.tower.module.parameters())
+    learnt = list(source.trained_encoder.module.parameters())
     assert all(not torch.equal(old, new) for old, new in zip(before, learnt, strict=True))
 
 
 def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_same(
-    room: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage]
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
 ) -> None:
-    cached = FEATURE_SOURCES["frozen"](room, encoder, PLAIN).view("train", pictures)
-    small = replace(room, cache=FeatureCache(room.cache.root, max_bytes=10_000))
-    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).view("train", pictures)
+    cached = FEATURE_SOURCES["frozen"](context, encoder, PLAIN).batches("train", images)
+    small = replace(context, cache=FeatureCache(context.cache.root, max_bytes=10_000))
+    fresh = FEATURE_SOURCES["frozen"](small, encoder, PLAIN).batches("train", images)
     assert isinstance(cached, CachedFeatureBatches)
     assert isinstance(fresh, FrozenImageBatches)
     rows = np.array([3, 17, 4])
     draw = random.Random(0)
     torch.testing.assert_close(
-        fresh.tokens(fresh.load(rows, draw)), cached.tokens(cached.load(rows, draw)), atol=2e-3, rtol=0
+        fresh.patches(fresh.load(rows, draw)), cached.patches(cached.load(rows, draw)), atol=2e-3, rtol=0
     )
-    assert not fresh.tokens(fresh.load(rows)).requires_grad
+    assert not fresh.patches(fresh.load(rows)).requires_grad
 
 
 def test_pictures_are_augmented_while_learning_alone(
-    room: EvalContext, encoder: EvaluatedEncoder, pictures: list[EvalImage]
+    context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
 ) -> None:
     grey = AugmentationSpec(grey_probability=1.0)
-    view = FEATURE_SOURCES["full"](room, encoder, grey).view("train", pictures)
+    view = FEATURE_SOURCES["full"](context, encoder, grey).batches("train", images)
     rows = np.array([0, 1])
     assert torch.equal(
-        view.load(rows), encoder.tower.preprocess([room.corpus.read_image(pictures[r].image) for r in rows])
+        view.load(rows), encoder.model.preprocess([context.corpus.read_image(images[r].name) for r in rows])
     )
     assert not torch.equal(view.load(rows), view.load(rows, random.Random(1)))
     assert torch.equal(view.load(rows, random.Random(1)), view.load(rows, random.Random(1)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lcl_core.common.errors import UserError
-from lcl_core.evaluation.heads.linear_probe import ClassPredictions, TrainedProbe, fit_probe
+from lcl_core.evaluation.heads.linear_probe import ClassPredictions, FittedClassifier, fit_probe
 from lcl_core.evaluation.heads.training import CachedFeatureBatches, FeatureSource, ImageBatchSource
 from lcl_core.evaluation.tasks.base import LabeledImages
 from lcl_core.specs.evaluate import ClassificationSpec
@@ -32,9 +32,9 @@ def planted(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 class Planted(FeatureSource):
     """Features that are at hand."""
 
-    width, device, tower, precision = WIDTH, torch.device("cpu"), None, "fp32"
+    width, device, trained_encoder, precision = WIDTH, torch.device("cpu"), None, "fp32"
 
-    def view(self, split: str, pictures: list[object]) -> ImageBatchSource:
+    def batches(self, split: str, images: list[object]) -> ImageBatchSource:
         raise NotImplementedError
 
 
@@ -49,7 +49,7 @@ class Rows:
         return CachedFeatureBatches(self.patches, torch.device("cpu"))
 
     @property
-    def labelled(self) -> LabeledImages:
+    def labeled(self) -> LabeledImages:
         return LabeledImages(self.rows, self.classes, {})
 
 
@@ -57,14 +57,14 @@ def rows(patches: np.ndarray, classes: np.ndarray) -> Rows:
     return Rows(patches, np.arange(len(classes)), classes)
 
 
-def train_probe(train: Rows, seed: int = 0, on_step: Callable[[int], None] = lambda _: None) -> TrainedProbe:
+def train_probe(train: Rows, seed: int = 0, on_step: Callable[[int], None] = lambda _: None) -> FittedClassifier:
     return fit_probe(
-        Planted(), train.view, train.labelled, CLASSES, SPEC, seed=seed, field="classification", on_step=on_step
+        Planted(), train.view, train.labeled, CLASSES, SPEC, seed=seed, field="classification", on_step=on_step
     )
 
 
-def exam(train: Rows, test: Rows, seed: int = 0) -> ClassPredictions:
-    return train_probe(train, seed).answer(test.view, test.labelled)
+def fit_and_predict(train: Rows, test: Rows, seed: int = 0) -> ClassPredictions:
+    return train_probe(train, seed).predict(test.view, test.labeled)
 
 
 def accuracy(predictions: ClassPredictions) -> float:
@@ -72,18 +72,22 @@ def accuracy(predictions: ClassPredictions) -> float:
 
 
 def test_it_learns_a_planted_signal_and_generalises() -> None:
-    assert accuracy(exam(rows(*planted(600, 0)), rows(*planted(300, 1)))) > 0.9
+    assert accuracy(fit_and_predict(rows(*planted(600, 0)), rows(*planted(300, 1)))) > 0.9
 
 
 def test_shuffled_labels_give_chance() -> None:
     patches, classes = planted(600, 0)
     shuffled = rows(patches, np.random.default_rng(5).permutation(classes))
-    assert accuracy(exam(shuffled, rows(*planted(600, 1)))) == pytest.approx(1 / CLASSES, abs=0.06)
+    assert accuracy(fit_and_predict(shuffled, rows(*planted(600, 1)))) == pytest.approx(1 / CLASSES, abs=0.06)
 
 
 def test_the_same_seed_gives_the_same_answers_and_another_does_not() -> None:
     train, test = rows(*planted(200, 0)), rows(*planted(200, 1))
-    first, again, other = exam(train, test, 3), exam(train, test, 3), exam(train, test, 4)
+    first, again, other = (
+        fit_and_predict(train, test, 3),
+        fit_and_predict(train, test, 3),
+        fit_and_predict(train, test, 4),
+    )
     assert first.rank.tolist() == again.rank.tolist()
     assert first.top.tolist() == again.top.tolist()
     assert first.top.tolist() != other.top.tolist()
@@ -103,12 +107,12 @@ def test_only_the_chosen_rows_are_seen() -> None:
     spoiled_rows = Rows(spoiled, chosen, classes[chosen])
     test = rows(*planted(50, 1))
     clean_rows = Rows(patches, chosen, classes[chosen])
-    assert exam(spoiled_rows, test).top.tolist() == exam(clean_rows, test).top.tolist()
+    assert fit_and_predict(spoiled_rows, test).top.tolist() == fit_and_predict(clean_rows, test).top.tolist()
 
 
 def test_top_answers_are_ordered_and_agree_with_the_rank() -> None:
     test = rows(*planted(100, 1))
-    got = exam(rows(*planted(300, 0)), test)
+    got = fit_and_predict(rows(*planted(300, 0)), test)
     assert got.top.shape == (100, 5)
     for rank, top, true in zip(got.rank, got.top, test.classes, strict=True):
         assert (top[rank - 1] == true) if rank <= 5 else (true not in top)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion
-from lcl_core.evaluation.benchmarks.registry import get_benchmark
-from lcl_core.evaluation.metrics.benchmark_metrics import benchmark_metrics
+from lcl_core.evaluation.benchmarks.registry import benchmark_metrics, get_benchmark
 from lcl_core.evaluation.metrics.core import BootstrapMetric
-from lcl_core.evaluation.predictions import PredictionFile
 
 
 def measures(benchmark: str, records: list[AnsweredQuestion]) -> dict[str, BootstrapMetric]:
-    sheet = PredictionFile("dialogue", "x", benchmark, "frozen", "answers", "trained", facts={"benchmark": benchmark})
-    return {each.metric: each for each in benchmark_metrics(sheet, [record.to_dict() for record in records])}
+    return {
+        each.metric: each
+        for each in benchmark_metrics({"benchmark": benchmark}, [record.to_dict() for record in records])
+    }
 
 
 def pope() -> list[AnsweredQuestion]:
@@ -81,12 +81,12 @@ def test_a_drawn_score_is_the_rule_applied_to_what_was_drawn(benchmark: str, by:
     rng = np.random.default_rng(5)
     drawn = rng.integers(len(main.units), size=len(main.units))
     again = [
-        AnsweredQuestion(replace(record.question, id=f"{record.question.id}+{turn}", image=f"{record.question.image}+{turn}"),
-                 record.answer)
+        AnsweredQuestion(replace(asked, id=f"{asked.id}+{turn}", image=f"{asked.image}+{turn}"), record.answer)
         for turn, unit in enumerate(drawn)
         for record in records
-        if getattr(record.question, by) == main.units[unit]
-    ]  # fmt: skip
+        for asked in [record.question]
+        if getattr(asked, by) == main.units[unit]
+    ]
     counts = np.bincount(drawn, minlength=len(main.units))[None]
     expected = get_benchmark(benchmark).score(again).metrics
     for name in ("accuracy", "precision", "recall", "F1", "yes-rate", "F1 (popular)") if benchmark == "pope" else (

@@ -9,7 +9,6 @@ import pytest
 
 from lcl_core.evaluation.metrics.caption_metrics import caption_metrics, mismatched_captions, score_captions
 from lcl_core.evaluation.metrics.core import BootstrapMetric
-from lcl_core.evaluation.predictions import PredictionFile
 
 WORDS = ("a cat on a mat", "two dogs run home", "a red car in the rain", "an old man reads a book", "blue birds sing")
 
@@ -22,8 +21,7 @@ def samples(captions: tuple[str, ...] = WORDS) -> list[dict[str, Any]]:
 
 
 def measures(captions: tuple[str, ...] = WORDS, **facts: Any) -> dict[str, BootstrapMetric]:
-    sheet = PredictionFile("captioning", "test", "all", "frozen", "captions", "trained", facts={"seed": 0, **facts})
-    return {each.metric: each for each in caption_metrics(sheet, samples(captions))}
+    return {each.metric: each for each in caption_metrics({"seed": 0, **facts}, samples(captions))}
 
 
 def test_values_are_those_of_the_metrics() -> None:

@@ -38,16 +38,16 @@ def test_perfect_captions_reach_the_top() -> None:
 def test_values_are_those_of_their_samples() -> None:
     found = score_captions(HYPOTHESES, REFERENCES, with_meteor=False)
     for name in ("ROUGE-L", "CIDEr", "CIDEr (first form)"):
-        assert found.values[name] == pytest.approx(found.per_picture[name].mean())
+        assert found.values[name] == pytest.approx(found.per_image[name].mean())
     assert found.values["BLEU-2"] == pytest.approx(caption_metrics.bleu_scores(found.bleu_counts.sum(axis=0))[1])
-    assert all(each.shape == (4,) for each in found.per_picture.values())
+    assert all(each.shape == (4,) for each in found.per_image.values())
 
 
 def test_missing_captions_count_as_empty_and_are_named() -> None:
     some = {key: text for key, text in HYPOTHESES.items() if key != "3"}
     found = score_captions({**some, "unknown": "a dog"}, REFERENCES, with_meteor=False)
     assert found.missing == ["3"]
-    assert found.per_picture["CIDEr"][2] == found.per_picture["ROUGE-L"][2] == 0
+    assert found.per_image["CIDEr"][2] == found.per_image["ROUGE-L"][2] == 0
 
 
 @pytest.mark.parametrize("references", [{}, {"1": []}])
@@ -106,4 +106,4 @@ def test_every_metric_is_the_java_references(reference: dict[str, tuple[float, n
     found = score_captions(HYPOTHESES, REFERENCES)
     for name, (value, each) in reference.items():
         assert found.values[name] == pytest.approx(value, rel=1e-6), name
-        assert found.per_picture[name] == pytest.approx(each, rel=1e-6), name
+        assert found.per_image[name] == pytest.approx(each, rel=1e-6), name

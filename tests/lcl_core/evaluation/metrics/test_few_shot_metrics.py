@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcl_core.evaluation.metrics.core import few_shot_metrics
-from lcl_core.evaluation.predictions import PredictionFile
+from lcl_core.evaluation.results import PredictionFile, few_shot_metrics
 
 
 def test_by_hand() -> None:

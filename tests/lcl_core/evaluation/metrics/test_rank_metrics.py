@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lcl_core.evaluation.metrics.core import class_mean, rank_metrics
-from lcl_core.evaluation.predictions import PredictionFile
+from lcl_core.evaluation.metrics.core import class_mean
+from lcl_core.evaluation.results import PredictionFile, rank_metrics
 
 
 def test_the_class_mean_weighs_classes_alike() -> None:

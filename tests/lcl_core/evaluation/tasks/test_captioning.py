@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.evaluation.evaluate import evaluate
-from lcl_core.evaluation.vlm import model as pupils
-from lcl_core.evaluation.vlm.chat_format import caption_sequence
+from lcl_core.evaluation.vlm import model as vlm_model
+from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, caption_sequence
 from lcl_core.evaluation.vlm.model import VisionLanguageModel
 from lcl_core.specs.evaluate import CaptioningSpec
 from lcl_core.specs.parsing import parse_spec
@@ -46,17 +46,17 @@ def numbers(result: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]
 
 
 @pytest.fixture
-def enrolled(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
-    """Every pupil that a run enrols."""
-    found: list[VisionLanguageModel] = []
-    enrol = pupils.build_vlm
+def built_models(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
+    """Every model that a run builds."""
+    built: list[VisionLanguageModel] = []
+    build = vlm_model.build_vlm
 
     def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
-        found.append(enrol(*args, **kwargs))
-        return found[-1]
+        built.append(build(*args, **kwargs))
+        return built[-1]
 
     monkeypatch.setattr("lcl_core.evaluation.vlm.captioning.build_vlm", watched)
-    return found
+    return built
 
 
 def test_it_learns_the_captions_of_what_it_sees(caption_run: NewRun) -> None:
@@ -72,51 +72,51 @@ def test_it_learns_the_captions_of_what_it_sees(caption_run: NewRun) -> None:
     assert cider["interval"][0] <= cider["value"] <= cider["interval"][1]
 
 
-def test_captions_may_be_answers_to_a_question(caption_run: NewRun, enrolled: list[VisionLanguageModel]) -> None:
+def test_captions_may_be_answers_to_a_question(caption_run: NewRun, built_models: list[VisionLanguageModel]) -> None:
     rows = numbers(evaluate(caption_run(question="What colour?", epochs=20, batch_size=8, caption=0)))
     cider = rows["all", "frozen", "CIDEr"]
     assert cider["value"] > 1.5 * max(cider["chance"], cider["majority"])
-    language = enrolled[0].speaker.language
+    language = built_models[0].llava.language
     spec = CaptioningSpec(question="What colour?")
     asked, whole = (caption_sequence(language, spec, caption) for caption in (None, "red"))
     assert whole.ids[: len(asked.ids)] == asked.ids
-    assert asked.pictures == 1
+    assert asked.ids.count(IMAGE_PLACEHOLDER) == 1
     assert "What colour?" in language.tokenizer.decode([each for each in asked.ids if each >= 0])
     with pytest.raises(UserError, match="leave out either"):
         parse_spec("evaluate", {"encoder": "e", "captioning": {"question": "What?", "prompt": "a"}})
 
 
 def test_frozen_changes_neither_the_encoder_nor_the_language_model(
-    caption_run: NewRun, enrolled: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
+    caption_run: NewRun, built_models: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
 ) -> None:
     evaluate(caption_run())
-    (pupil,) = enrolled
-    assert pupil.ground.tower is None
+    (vlm,) = built_models
+    assert vlm.source.trained_encoder is None
     stored = load_file(taught_language_model_dir / "model.safetensors")
-    now = pupil.speaker.language.model.state_dict()
+    now = vlm.llava.language.model.state_dict()
     assert all(torch.equal(now[name].float(), value.to(now[name].dtype).float()) for name, value in stored.items())
-    fresh = pupils.LlavaModel(pupil.speaker.language, 32, 4, seed=0).bridge
-    assert not torch.equal(fresh.leave.weight, pupil.speaker.bridge.leave.weight)
+    fresh = vlm_model.LlavaModel(vlm.llava.language, 32, 4, seed=0).projector
+    assert not torch.equal(fresh.leave.weight, vlm.llava.projector.leave.weight)
     assert load_file(encoder_dir / "model.safetensors").keys()
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_full_teaches_the_encoder_and_the_language_model_if_told(
     caption_run: NewRun,
-    enrolled: list[VisionLanguageModel],
+    built_models: list[VisionLanguageModel],
     taught_language_model_dir: Path,
     encoder_dir: Path,
     train: bool,
 ) -> None:
     model = {"path": str(taught_language_model_dir), "train": train, "lr": 1e-3}
     result = evaluate(caption_run(spec={"transfer": ["full"]}, epochs=1, language_model=model))
-    (pupil,) = enrolled
-    assert pupil.ground.tower is not None
+    (vlm,) = built_models
+    assert vlm.source.trained_encoder is not None
     before = load_file(encoder_dir / "model.safetensors")
-    after = pupil.ground.tower.module.state_dict()
+    after = vlm.source.trained_encoder.module.state_dict()
     assert not torch.equal(before["visual.conv1.weight"], after["conv1.weight"])
     stored = load_file(taught_language_model_dir / "model.safetensors")["model.embed_tokens.weight"]
-    assert torch.equal(stored.bfloat16(), pupil.speaker.language.embeddings.bfloat16()) is not train
+    assert torch.equal(stored.bfloat16(), vlm.llava.language.embeddings.bfloat16()) is not train
     assert {row["transfer"] for row in result["rows"]} == {"full"}
 
 
@@ -148,14 +148,14 @@ def test_a_stop_is_honoured_within_learning_and_a_second_attempt_finishes(
     caption_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = caption_run()
-    loss = pupils.LlavaModel.loss
+    loss = vlm_model.LlavaModel.loss
 
     def stop(self: Any, *args: Any) -> Any:
         run_dir._stop.set()
         return loss(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pupils.LlavaModel, "loss", stop)
+        patch.setattr(vlm_model.LlavaModel, "loss", stop)
         with pytest.raises(JobCancelled):
             evaluate(run_dir)
     run_dir._stop.clear()

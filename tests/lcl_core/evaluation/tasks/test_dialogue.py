@@ -36,15 +36,15 @@ def talk_run(new_run: NewRun, taught_language_model_dir: Path) -> NewRun:
 
 
 @pytest.fixture
-def enrolled(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
-    found: list[VisionLanguageModel] = []
+def built_models(monkeypatch: pytest.MonkeyPatch) -> list[VisionLanguageModel]:
+    built: list[VisionLanguageModel] = []
 
     def watched(*args: Any, **kwargs: Any) -> VisionLanguageModel:
-        found.append(build_vlm(*args, **kwargs))
-        return found[-1]
+        built.append(build_vlm(*args, **kwargs))
+        return built[-1]
 
     monkeypatch.setattr("lcl_core.evaluation.tasks.dialogue.build_vlm", watched)
-    return found
+    return built
 
 
 def sheet(run_dir: RunDir, name: str) -> list[dict[str, Any]]:
@@ -77,16 +77,16 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) 
 
 def test_stage_two_goes_on_from_stage_one(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, torch.Tensor, set[int]]] = []
-    teach = __import__("lcl_core.evaluation.vlm.model", fromlist=["teach"]).teach
+    train = VisionLanguageModel.train
 
-    def watched(pupil: VisionLanguageModel, view: Any, examples: Any, spec: Any, **kwargs: Any) -> list[float]:
-        before = pupil.speaker.bridge.leave.weight.detach().clone()
-        losses = teach(pupil, view, examples, spec, **kwargs)
-        after = pupil.speaker.bridge.leave.weight.detach().clone()
+    def watched(vlm: VisionLanguageModel, batches: Any, examples: Any, spec: Any, **kwargs: Any) -> list[float]:
+        before = vlm.llava.projector.leave.weight.detach().clone()
+        losses = train(vlm, batches, examples, spec, **kwargs)
+        after = vlm.llava.projector.leave.weight.detach().clone()
         seen.append((kwargs["field"], torch.stack([before, after]), {len(each.tokens.ids) for each in examples}))
         return losses
 
-    monkeypatch.setattr("lcl_core.evaluation.tasks.dialogue.train_vlm", watched)
+    monkeypatch.setattr(VisionLanguageModel, "train", watched)
     evaluate(talk_run())
     (first, one, captions), (second, two, talks) = seen
     assert (first, second) == ("dialogue.align", "dialogue.instruct")
@@ -97,18 +97,18 @@ def test_stage_two_goes_on_from_stage_one(talk_run: NewRun, monkeypatch: pytest.
 
 
 def test_frozen_leaves_both_models_as_they_are_and_full_teaches_the_encoder_in_stage_two(
-    talk_run: NewRun, enrolled: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
+    talk_run: NewRun, built_models: list[VisionLanguageModel], taught_language_model_dir: Path, encoder_dir: Path
 ) -> None:
     evaluate(talk_run(spec={"transfer": ["frozen", "full"]}))
-    frozen, full = enrolled
+    frozen, full = built_models
     stored = load_file(taught_language_model_dir / "model.safetensors")
-    for pupil in (frozen, full):
-        now = pupil.speaker.language.model.state_dict()
+    for vlm in (frozen, full):
+        now = vlm.llava.language.model.state_dict()
         assert all(torch.equal(now[name], value.to(now[name].dtype)) for name, value in stored.items())
-    assert frozen.ground.tower is None
-    assert full.ground.tower is not None
+    assert frozen.source.trained_encoder is None
+    assert full.source.trained_encoder is not None
     before = load_file(encoder_dir / "model.safetensors")["visual.conv1.weight"]
-    assert not torch.equal(before, full.ground.tower.module.state_dict()["conv1.weight"])
+    assert not torch.equal(before, full.source.trained_encoder.module.state_dict()["conv1.weight"])
 
 
 def test_official_conversations_and_benchmarks_replace_the_derived(
@@ -144,13 +144,13 @@ def test_the_same_question_about_the_same_picture_is_put_once(
     talk_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    say = LlavaModel.say
+    generate = LlavaModel.generate
 
     def watched(self: LlavaModel, prompts: Any, *args: Any) -> list[str]:
         asked.append(len(prompts))
-        return say(self, prompts, *args)
+        return generate(self, prompts, *args)
 
-    monkeypatch.setattr(LlavaModel, "say", watched)
+    monkeypatch.setattr(LlavaModel, "generate", watched)
     run_dir = talk_run()
     evaluate(run_dir)
     stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
@@ -161,14 +161,14 @@ def test_the_same_question_about_the_same_picture_is_put_once(
 
 def test_a_stop_is_honoured_and_a_second_attempt_finishes(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = talk_run()
-    say = LlavaModel.say
+    generate = LlavaModel.generate
 
     def stop(self: LlavaModel, *args: Any) -> list[str]:
         run_dir._stop.set()
-        return say(self, *args)
+        return generate(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LlavaModel, "say", stop)
+        patch.setattr(LlavaModel, "generate", stop)
         with pytest.raises(JobCancelled):
             evaluate(run_dir)
     run_dir._stop.clear()

@@ -7,17 +7,17 @@ import numpy as np
 from lcl_core.evaluation.tasks.base import LabeledImages
 from lcl_core.evaluation.tasks.few_shot import sample_orders, subset
 
-TEACHERS = LabeledImages(np.arange(100, 160), np.repeat([0, 1, 2], (30, 28, 2)), {})
+TRAIN = LabeledImages(np.arange(100, 160), np.repeat([0, 1, 2], (30, 28, 2)), {})
 
 
 def drawn(draw: int, shots: int, *, draws: int = 3, seed: int = 7) -> set[int]:
-    return set(subset(TEACHERS, sample_orders(TEACHERS, draws, seed)[draw], shots).rows.tolist())
+    return set(subset(TRAIN, sample_orders(TRAIN, draws, seed)[draw], shots).rows.tolist())
 
 
 def test_each_class_gives_as_many_as_it_can() -> None:
-    chosen = subset(TEACHERS, sample_orders(TEACHERS, 1, 0)[0], 4)
+    chosen = subset(TRAIN, sample_orders(TRAIN, 1, 0)[0], 4)
     assert np.bincount(chosen.classes).tolist() == [4, 4, 2]
-    assert (chosen.classes == TEACHERS.classes[chosen.rows - 100]).all()
+    assert (chosen.classes == TRAIN.classes[chosen.rows - 100]).all()
 
 
 def test_fewer_shots_are_among_more() -> None:

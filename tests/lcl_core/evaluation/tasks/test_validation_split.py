@@ -1,30 +1,24 @@
-"""Pictures held out: a seeded tenth, apart from those that teach."""
+"""Validation split: a seeded tenth of the training examples, apart from the others."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from lcl_core.evaluation.tasks.base import LabeledImages, hold_out
+from lcl_core.evaluation.tasks.base import split_validation
 
 
-def teachers(count: int) -> LabeledImages:
-    rows = np.arange(count) * 3
-    return LabeledImages(rows, rows % 5, {})
+def test_a_tenth_is_held_out_and_nothing_is_lost() -> None:
+    test, train = split_validation(40, seed=1)
+    assert (len(test), len(train)) == (4, 36)
+    assert sorted([*test, *train]) == list(range(40))
+    assert sorted(test) == test.tolist()
+    assert sorted(train) == train.tolist()
 
 
-def test_a_tenth_is_held_out_and_nobody_is_lost() -> None:
-    held, taught = hold_out(teachers(40), seed=1)
-    assert (len(held), len(taught)) == (4, 36)
-    assert sorted([*held.rows, *taught.rows]) == teachers(40).rows.tolist()
-    assert (held.classes == held.rows % 5).all()
-    assert (taught.classes == taught.rows % 5).all()
-
-
-def test_the_seed_decides_who() -> None:
-    first, again, other = (hold_out(teachers(40), seed=seed)[0].rows.tolist() for seed in (1, 1, 2))
+def test_the_seed_decides_which() -> None:
+    first, again, other = (split_validation(40, seed=seed)[0].tolist() for seed in (1, 1, 2))
     assert first == again != other
 
 
-def test_a_few_pictures_still_spare_one() -> None:
-    held, taught = hold_out(teachers(3), seed=0)
-    assert (len(held), len(taught)) == (1, 2)
+def test_few_examples_still_spare_one() -> None:
+    test, train = split_validation(3, seed=0)
+    assert (len(test), len(train)) == (1, 2)
+    assert [len(part) for part in split_validation(3, seed=0, minimum=2)] == [2, 1]

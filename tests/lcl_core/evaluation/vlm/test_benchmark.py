@@ -147,10 +147,10 @@ def opened(name: str, root: Path, most: int | None = None) -> BenchmarkSet:
 def test_official_files_are_asked_in_the_published_words(name: str, tmp_path: Path) -> None:
     found = opened(name, tmp_path)
     assert found.turns[0].question == f"<image>\n{PROMPTS[name]}"
-    assert (len(found.questions), len(found.pictures)) == COUNTS[name]
+    assert (len(found.questions), len(found.images)) == COUNTS[name]
     assert found.left_out == {}
     for question, row in zip(found.questions, found.rows, strict=True):
-        assert found.corpus.read_image(found.pictures[row].image).mode == "RGB", question.id
+        assert found.corpus.read_image(found.images[row].name).mode == "RGB", question.id
 
 
 def test_every_scorer_can_be_asked() -> None:
@@ -175,7 +175,7 @@ def test_questions_without_their_picture_are_counted(tmp_path: Path) -> None:
     found = load_benchmark_set(spec, None, seed=0, field=FIELD)
     assert (len(found.questions), found.left_out) == (1, {"no_picture": 1})
     (tmp_path / "images" / "SEED-Bench-image" / "77_1").unlink()
-    with pytest.raises(UserError, match="none of the pictures") as caught:
+    with pytest.raises(UserError, match="none of the images") as caught:
         load_benchmark_set(spec, None, seed=0, field=FIELD)
     assert (caught.value.code, caught.value.field) == ("images_missing", f"{FIELD}.images")
 

@@ -20,32 +20,32 @@ from lcl_core.evaluation.vlm.language_model import LanguageModel
 TALK = [Turn("<image>\na red square?", "yes"), Turn("number 7?", "no")]
 
 
-def shown(language: LanguageModel, whole: TokenSequence, *, taught: bool) -> str:
-    """The text of the tokens that are taught, or are not, with [ ] for a picture."""
-    chosen = [token for token, learnt in zip(whole.ids, whole.taught, strict=True) if learnt is taught]
+def text_of(language: LanguageModel, whole: TokenSequence, *, target: bool) -> str:
+    """The text of the tokens that are targets, or are not, with [ ] for an image."""
+    chosen = [token for token, mask in zip(whole.ids, whole.loss_mask, strict=True) if mask is target]
     return "".join("[ ]" if token == IMAGE_PLACEHOLDER else language.tokenizer.decode([token]) for token in chosen)
 
 
 def test_a_caption_follows_its_picture_and_ends(language: LanguageModel) -> None:
     whole = caption_tokens(language, "a", " red square")
     assert whole.ids[0] == IMAGE_PLACEHOLDER
-    assert shown(language, whole, taught=False) == "[ ]a"
-    assert shown(language, whole, taught=True) == " red square<|end|>"
+    assert text_of(language, whole, target=False) == "[ ]a"
+    assert text_of(language, whole, target=True) == " red square<|end|>"
     assert caption_tokens(language, "a", None).ids == whole.ids[: len(caption_tokens(language, "a", None).ids)]
 
 
 def test_answers_alone_are_taught_each_with_its_end(language: LanguageModel) -> None:
     whole = conversation_tokens(language, TALK, "auto")
     asked = "<|user|>[ ]\na red square?<|end|>\n<|assistant|>\n<|user|>number 7?<|end|>\n<|assistant|>"
-    assert shown(language, whole, taught=False) == asked
-    assert shown(language, whole, taught=True) == "yes<|end|>no<|end|>"
+    assert text_of(language, whole, target=False) == asked
+    assert text_of(language, whole, target=True) == "yes<|end|>no<|end|>"
 
 
 def test_a_question_is_the_beginning_of_its_conversation(language: LanguageModel) -> None:
     whole = conversation_tokens(language, TALK, "auto")
     asked = conversation_tokens(language, [TALK[0], Turn("number 7?", None)], "auto")
     assert asked.ids == whole.ids[: len(asked.ids)]
-    assert whole.taught[len(asked.ids) :] == (True,) * (len(whole.ids) - len(asked.ids))
+    assert whole.loss_mask[len(asked.ids) :] == (True,) * (len(whole.ids) - len(asked.ids))
 
 
 def test_without_a_template_vicunas_layout_is_spoken(
@@ -53,8 +53,8 @@ def test_without_a_template_vicunas_layout_is_spoken(
 ) -> None:
     language = open_language(save_tiny_language_model(tmp_path / "bare", template=None))
     whole = conversation_tokens(language, TALK, "auto")
-    assert shown(language, whole, taught=True) == " yes<|end|> no<|end|>"
-    asked = shown(language, whole, taught=False)
+    assert text_of(language, whole, target=True) == " yes<|end|> no<|end|>"
+    asked = text_of(language, whole, target=False)
     assert asked.startswith("A chat between a curious user")
     assert asked.endswith(" USER: [ ]\na red square? ASSISTANT: USER: number 7? ASSISTANT:")
     assert conversation_tokens(language, TALK, "plain") == whole
@@ -82,4 +82,4 @@ def test_a_template_that_cannot_be_used_is_named(
     with pytest.raises(UserError, match=words) as caught:
         conversation_tokens(language, TALK, "auto")
     assert caught.value.code == "chat_template_unusable"
-    assert conversation_tokens(language, TALK, "plain").pictures == 1
+    assert conversation_tokens(language, TALK, "plain").ids.count(IMAGE_PLACEHOLDER) == 1

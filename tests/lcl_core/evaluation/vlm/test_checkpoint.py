@@ -21,10 +21,10 @@ from lcl_core.evaluation.vlm.model import VisionLanguageModel, build_vlm
 
 
 @pytest.fixture
-def taught(
+def trained_vlm(
     new_run: Callable[..., RunDir], taught_language_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Path, VisionLanguageModel]]:
-    """Runs a captioning task; gives the folder that it saved and the pupil itself."""
+    """Runs a captioning task; gives the folder that it saved and the vlm itself."""
 
     def run(transfer: str, train: bool) -> tuple[Path, VisionLanguageModel]:
         found: list[VisionLanguageModel] = []
@@ -45,32 +45,32 @@ def taught(
 
 @pytest.mark.parametrize(("transfer", "train"), [("frozen", False), ("full", False), ("full", True)])
 def test_it_says_the_same_after_it_was_saved(
-    taught: Callable[..., tuple[Path, VisionLanguageModel]],
+    trained_vlm: Callable[..., tuple[Path, VisionLanguageModel]],
     encoder_dir: Path,
     tmp_path: Path,
     transfer: str,
     train: bool,
 ) -> None:
-    folder, pupil = taught(transfer, train)
-    tower = load_evaluated_encoder(encoder_dir).tower
-    speaker, seen_by, _ = load_vlm(folder, tower, tmp_path)
+    folder, vlm = trained_vlm(transfer, train)
+    tower = load_evaluated_encoder(encoder_dir).model
+    llava, seen_by, _ = load_vlm(folder, tower, tmp_path)
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    rows = collate([token_sequence([IMAGE_PLACEHOLDER]) + token_sequence([5, 6, 1], taught=True)] * 2, 4)
-    before = pupil.ground.tower or tower
+    rows = collate([token_sequence([IMAGE_PLACEHOLDER]) + token_sequence([5, 6, 1], target=True)] * 2, 4)
+    before = vlm.source.trained_encoder or tower
     with torch.no_grad():
-        expected = pupil.speaker.loss(rows, before.patches(pixels))
-        assert torch.equal(speaker.loss(rows, seen_by.patches(pixels)), expected)
+        expected = vlm.llava.loss(rows, before.patches(pixels))
+        assert torch.equal(llava.loss(rows, seen_by.patches(pixels)), expected)
     assert (folder / "encoder.safetensors").is_file() is (transfer == "full")
     assert (folder / "language").is_dir() is train
 
 
 def test_other_models_are_refused(
-    taught: Callable[..., tuple[Path, VisionLanguageModel]], encoder_dir: Path, tmp_path: Path,
+    trained_vlm: Callable[..., tuple[Path, VisionLanguageModel]], encoder_dir: Path, tmp_path: Path,
     save_tiny_encoder: Callable[..., Path], save_tiny_language_model: Callable[..., Path],
 ) -> None:  # fmt: skip
-    folder, _ = taught("frozen", False)
-    other = load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)).tower
-    tower = load_evaluated_encoder(encoder_dir).tower
+    folder, _ = trained_vlm("frozen", False)
+    other = load_evaluated_encoder(save_tiny_encoder(tmp_path / "other", seed=1)).model
+    tower = load_evaluated_encoder(encoder_dir).model
     with pytest.raises(UserError, match="another encoder"):
         load_vlm(folder, other, tmp_path)
     stranger = save_tiny_language_model(tmp_path / "stranger", seed=5)

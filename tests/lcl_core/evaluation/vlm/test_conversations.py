@@ -45,7 +45,7 @@ def test_several_turns_with_the_picture_at_the_head(tmp_path: Path) -> None:
         (Turn("<image>\nColour?", "Grey"),),
     ]
     assert found.rows == [0, None, 0]
-    assert [picture.image for picture in found.pictures] == ["0/coco/a.png"]
+    assert [image.name for image in found.images] == ["0/coco/a.png"]
 
 
 def test_several_files_keep_their_pictures_apart(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_several_files_keep_their_pictures_apart(tmp_path: Path) -> None:
         ),
     ]  # fmt: skip
     found = read_conversations(sources, field=FIELD)
-    shades = [found.corpus.read_image(picture.image).getpixel((0, 0)) for picture in found.pictures]
+    shades = [found.corpus.read_image(image.name).getpixel((0, 0)) for image in found.images]
     assert shades == [(0, 0, 0), (0, 0, 0), (1, 0, 0)]
-    assert (found.rows, found.without_picture) == ([0, 1, 2], 1)
+    assert (found.rows, found.without_image) == ([0, 1, 2], 1)
     before = found.corpus.content_hash()
     assert read_conversations(sources, field=FIELD).corpus.content_hash() == before
     Image.new("RGB", (9, 9)).save(tmp_path / "two" / "b.png")
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_an_entry_is_said(tmp_path: Path, entry: dict[str, An
 
 def test_a_folder_without_the_pictures_is_named(tmp_path: Path) -> None:
     one = source(tmp_path, "one", [{"id": 1, "image": "a.png", "conversations": said("x", "y")}])
-    with pytest.raises(UserError, match="none of the pictures") as caught:
+    with pytest.raises(UserError, match="none of the images") as caught:
         read_conversations([one], field=FIELD)
     assert caught.value.field == f"{FIELD}.0.images"
     gone = InstructionsSpec(path=one.path, images=str(tmp_path / "nowhere"))

@@ -15,7 +15,7 @@ WIDTH, PATCHES = 12, 4
 
 
 @pytest.fixture
-def speaker(language: LanguageModel) -> LlavaModel:
+def llava(language: LanguageModel) -> LlavaModel:
     return LlavaModel(language, WIDTH, PATCHES, seed=0)
 
 
@@ -25,21 +25,21 @@ def patches(count: int, seed: int = 0) -> Tensor:
 
 def said(language: LanguageModel, prompt: str, answer: str) -> TokenSequence:
     return token_sequence([IMAGE_PLACEHOLDER, *language.encode(prompt)]) + token_sequence(
-        [*language.encode(answer), 1], taught=True
+        [*language.encode(answer), 1], target=True
     )
 
 
-def alone(speaker: LlavaModel, sequence: TokenSequence, seen: Tensor) -> Tensor:
+def alone(llava: LlavaModel, sequence: TokenSequence, seen: Tensor) -> Tensor:
     """[T] loss of each taught token, one row at a time, token by token: nothing of the packing is used."""
-    model = speaker.language.model
+    model = llava.language.model
     embed = model.get_input_embeddings()
     parts = [
-        speaker.bridge(seen[None])[0] if token == IMAGE_PLACEHOLDER else embed(torch.tensor([token]))
+        llava.projector(seen[None])[0] if token == IMAGE_PLACEHOLDER else embed(torch.tensor([token]))
         for token in sequence.ids
     ]
     taught: list[tuple[int, int]] = []
     place = 0
-    for token, learnt, part in zip(sequence.ids, sequence.taught, parts, strict=True):
+    for token, learnt, part in zip(sequence.ids, sequence.loss_mask, parts, strict=True):
         if learnt:
             taught.append((place, token))
         place += len(part)
@@ -47,36 +47,36 @@ def alone(speaker: LlavaModel, sequence: TokenSequence, seen: Tensor) -> Tensor:
     return torch.stack([-F.log_softmax(logits[place - 1], dim=-1)[token] for place, token in taught])
 
 
-def test_the_loss_is_the_mean_over_answer_tokens_written_out(speaker: LlavaModel) -> None:
-    language = speaker.language
+def test_the_loss_is_the_mean_over_answer_tokens_written_out(llava: LlavaModel) -> None:
+    language = llava.language
     texts = [said(language, "a", "red square"), said(language, "number 7 is", "blue"), said(language, "", "a green 1")]
     seen = patches(3)
-    expected = torch.cat([alone(speaker, text, each) for text, each in zip(texts, seen, strict=True)]).mean()
-    torch.testing.assert_close(speaker.loss(collate(texts, PATCHES), seen), expected)
+    expected = torch.cat([alone(llava, text, each) for text, each in zip(texts, seen, strict=True)]).mean()
+    torch.testing.assert_close(llava.loss(collate(texts, PATCHES), seen), expected)
 
 
-def test_what_the_prompt_says_is_never_a_target(speaker: LlavaModel) -> None:
-    text = said(speaker.language, "a green square, number 8", "yes")
+def test_what_the_prompt_says_is_never_a_target(llava: LlavaModel) -> None:
+    text = said(llava.language, "a green square, number 8", "yes")
     rows = collate([text], PATCHES)
-    assert rows.targets.tolist() == [*speaker.language.encode("yes"), 1]
+    assert rows.targets.tolist() == [*llava.language.encode("yes"), 1]
     everything = collate([TokenSequence(text.ids, tuple(token != IMAGE_PLACEHOLDER for token in text.ids))], PATCHES)
-    assert speaker.loss(rows, patches(1)).item() != pytest.approx(speaker.loss(everything, patches(1)).item())
+    assert llava.loss(rows, patches(1)).item() != pytest.approx(llava.loss(everything, patches(1)).item())
 
 
-def test_gradients_reach_the_bridge_and_nothing_else(speaker: LlavaModel) -> None:
-    speaker.loss(collate([said(speaker.language, "a", "red")], PATCHES), patches(1)).backward()
-    assert all(parameter.grad is not None for parameter in speaker.bridge.parameters())
-    assert all(parameter.grad is None for parameter in speaker.language.model.parameters())
+def test_gradients_reach_the_bridge_and_nothing_else(llava: LlavaModel) -> None:
+    llava.loss(collate([said(llava.language, "a", "red")], PATCHES), patches(1)).backward()
+    assert all(parameter.grad is not None for parameter in llava.projector.parameters())
+    assert all(parameter.grad is None for parameter in llava.language.model.parameters())
 
 
-def test_the_bridge_starts_in_the_volume_of_the_embeddings(speaker: LlavaModel) -> None:
-    own = speaker.language.embeddings.square().mean().sqrt()
+def test_the_bridge_starts_in_the_volume_of_the_embeddings(llava: LlavaModel) -> None:
+    own = llava.language.embeddings.square().mean().sqrt()
     for scale in (0.01, 1, 100):  # encoders differ in the size of their tokens
-        seen = speaker.bridge(scale * patches(200)).square().mean().sqrt()
+        seen = llava.projector(scale * patches(200)).square().mean().sqrt()
         assert 0.7 < seen / own < 1.4
 
 
 def test_the_seed_decides_the_first_weights(language: LanguageModel) -> None:
-    first, again, other = (LlavaModel(language, WIDTH, PATCHES, seed).bridge.enter.weight for seed in (0, 0, 1))
+    first, again, other = (LlavaModel(language, WIDTH, PATCHES, seed).projector.enter.weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -73,7 +73,7 @@ def test_the_files_are_those_of_the_benchmarks(tmp_path: Path) -> None:
 
 def test_conversations_balance_yes_no_and_letters(tmp_path: Path) -> None:
     train = pictures()
-    entries = synthetic_instructions(train, label_distractors("kind", train), per_picture=3, seed=0)
+    entries = synthetic_instructions(train, label_distractors("kind", train), per_image=3, seed=0)
     assert len(entries) == 3 * (len(train) - 1)
     answers = Counter(each["conversations"][1]["value"] for each in entries)
     assert answers["Yes"] == answers["No"] == len(train) - 1

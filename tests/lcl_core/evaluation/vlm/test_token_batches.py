@@ -6,12 +6,12 @@ import torch
 
 from lcl_core.evaluation.vlm.chat_format import IMAGE_PLACEHOLDER, collate, token_sequence
 
-CAPTION = token_sequence([IMAGE_PLACEHOLDER, 7]) + token_sequence([5, 6, 2], taught=True)
+CAPTION = token_sequence([IMAGE_PLACEHOLDER, 7]) + token_sequence([5, 6, 2], target=True)
 TALK = (
     token_sequence([9, IMAGE_PLACEHOLDER, 8])
-    + token_sequence([4, 2], taught=True)
+    + token_sequence([4, 2], target=True)
     + token_sequence([8, 8, 8])
-    + token_sequence([3, 2], taught=True)
+    + token_sequence([3, 2], target=True)
 )
 
 
@@ -35,7 +35,7 @@ def test_left_padding_ends_all_rows_together() -> None:
 
 
 def test_what_nothing_precedes_is_not_learnt() -> None:
-    rows = collate([token_sequence([5, 6], taught=True)], 3)
+    rows = collate([token_sequence([5, 6], target=True)], 3)
     assert rows.targets.tolist() == [6]
     assert rows.predicts.tolist() == [[True, False]]
 
