@@ -4,9 +4,9 @@ CLIP (arXiv 2103.00020, section 2.3): L = L_con = 1/2 (CE(S, diag) + CE(S^T, dia
 the global batch. I: pooled latents. T: the text tower's outputs at the ``<soi>`` of ``sot text <soi>``, as
 ``LCLModel.get_text_features`` gives them. The text is read without its image, in one pass.
 
-CoCa (arXiv 2205.01917, section 3.2): L = lambda_con * L_con + lambda_cap * L_cap, by default 1 and 2. L_cap is next-token
-cross-entropy on the caption behind its image: ``<soi> img x N <eoi> text eot``. The text tower reads every caption
-twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens stand in the text, as in
+CoCa (arXiv 2205.01917, section 3.2): L = lambda_con * L_con + lambda_cap * L_cap, by default 1 and 2. L_cap is
+next-token cross-entropy on the caption behind its image: ``<soi> img x N <eoi> text eot``. The text tower reads every
+caption twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens stand in the text, as in
 all methods of this package.
 """
 

@@ -1,7 +1,7 @@
 """Spec of a pre-training job: data, model, objective, optimiser, engine.
 
-``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test keeps
-both in step.
+``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test
+keeps both in step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A pre-training run: from a run directory to an exported encoder, through any number of interruptions, on any ranks."""
+"""A pre-training run, from a run directory to an exported encoder: resumable at any step, on any number of ranks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One rank of steps over documents that several ranks share, with every objective in turn.
 
-    joint_run.py FOLDER RANK RANKS STRATEGY HANDS
+    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS
 
 FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows and the images of all; HANDS (JSON) says which rows
 each micro-batch of each rank takes. Rank 0 writes, by objective, gradients, weights and the losses of two steps.
