@@ -107,6 +107,7 @@ class TokenizerSpec(Spec):
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
 
 
+TEXT_CONTEXT_LENGTH = 77  # tokens of a text encoded alone, as the authors cut it for their zero-shot tests
 MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
 
 

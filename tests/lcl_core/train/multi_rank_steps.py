@@ -71,7 +71,7 @@ def numbers(report: StepReport, meeting: RankGroup) -> dict[str, Any]:
     own = {name: float(loss) for name, loss in report.losses.items()}
     own |= {f"{name}.total": float(ratio.total) for name, ratio in report.metrics.items()}
     own |= {f"{name}.count": float(ratio.count) for name, ratio in report.metrics.items()}
-    shares = meeting.gather(own)
+    shares = meeting.all_gather_object(own)
     return {name: sum(share[name] for share in shares) for name in own} | {"norm": float(report.norm)}
 
 
