@@ -15,6 +15,11 @@ from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import VIEW_ITEMS, PretrainSpec
 
 GIB = 2**30
+PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # assumed without a measurement
+_DELIMITERS = 2  # tokens around those of an image
+MAX_SIMILAR = 5  # runs whose rates count
+_DISTANCE_MARGIN = 0.5  # beyond the nearest
+_OTHER_METHOD, _OTHER_ENGINE = 0.3, 0.2  # as if the sizes differed by e to this
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,10 @@ class MeasuredRun:
     """Counts over ``seconds`` of steps.
 
     Attributes:
-        resource: what its worker had to offer.
-        documents: 0 while unknown: a run tells them when it has ended.
+        resource: of its worker.
+        documents: 0 while unknown, until the run has ended.
         memory: peak of a process, bytes; 0: unknown.
-        around: seconds that went by beside its steps, such as its start; None: unknown.
+        overhead: seconds beside its steps, such as its start; None: unknown.
     """
 
     run_id: str
@@ -37,15 +42,21 @@ class MeasuredRun:
     tokens: float
     documents: float
     memory: float
-    around: float | None
+    overhead: float | None
 
     @property
-    def counted(self) -> bool:
-        return self.documents > 0
+    def documents_read(self) -> float:
+        """Counted, or estimated from its images while it is running."""
+        return self.documents or self.images / max(assumed_document(self.spec).images, 1e-9)
+
+    @property
+    def documents_at_once(self) -> float:
+        """In one process and micro-batch."""
+        return self.documents_read / self.steps / process_count(self.spec) / self.spec.engine.accumulate
 
 
 def process_count(spec: PretrainSpec) -> int:
-    """That train together."""
+    """Training processes on all nodes."""
     return spec.engine.nodes * spec.engine.processes
 
 
@@ -57,59 +68,42 @@ def measured_run(
     result: Mapping[str, Any] | None,
     ran_seconds: float | None = None,
 ) -> MeasuredRun | None:
-    """From a run's row; None when it tells too little, or its spec is of an older version and not valid any more.
+    """From a run's row; None when figures are missing, or its spec is of an older version and no longer valid.
 
     Args:
         progress: its last line of metrics.
-        result: what it ended with; None: it has not.
-        ran_seconds: that one attempt took from its start to its end; None: it had several.
+        result: None: it has not ended.
+        ran_seconds: of a single attempt from start to end; None: it had several.
     """
     try:
         parsed = parse_spec("pretrain", dict(spec))
     except UserError:
         return None
     assert isinstance(parsed, PretrainSpec)
-    encoder = (result or {}).get("encoder")
+    result = result or {}
+    encoder = result.get("encoder")
     if isinstance(encoder, Mapping):
-        return _from_result(run_id, parsed, resource, encoder, (result or {}).get("final") or {}, ran_seconds)
-    return _from_progress(run_id, parsed, resource, progress or {})
-
-
-def _from_result(
-    run_id: str,
-    spec: PretrainSpec,
-    resource: str,
-    encoder: Mapping[str, Any],
-    final: Mapping[str, Any],
-    ran_seconds: float | None,
-) -> MeasuredRun | None:
-    names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
-    steps, seconds, images, tokens, documents = (_number(encoder, name) for name in names)
-    if not (steps and seconds and images and tokens and documents):
+        names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
+        steps, seconds, images, tokens, documents = (_number(encoder, name) for name in names)
+        overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
+        memory = _number(result.get("final") or {}, "memory_gib") * GIB
+        known = all((steps, seconds, images, tokens, documents))
+    else:  # at the rates of its last line, over all that it has read
+        line = progress or {}
+        names = ("step", "images_seen", "images_per_s", "tokens_per_s")
+        steps, images, images_per_s, tokens_per_s = (_number(line, name) for name in names)
+        seconds = images / images_per_s if images_per_s else 0.0
+        tokens, documents, overhead = tokens_per_s * seconds, 0.0, None
+        memory = _number(line, "memory_gib") * GIB
+        known = all((steps, images, images_per_s, tokens_per_s))
+    if not known:
         return None
-    around = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
-    memory = _number(final, "memory_gib") * GIB
-    return MeasuredRun(run_id, spec, resource, int(steps), seconds, images, tokens, documents, memory, around)
+    return MeasuredRun(run_id, parsed, resource, int(steps), seconds, images, tokens, documents, memory, overhead)
 
 
-def _from_progress(run_id: str, spec: PretrainSpec, resource: str, line: Mapping[str, Any]) -> MeasuredRun | None:
-    """At the rates of its last line, over all that it has seen."""
-    names = ("step", "images_seen", "images_per_s", "tokens_per_s")
-    step, images, per_second, tokens = (_number(line, name) for name in names)
-    if not (step and images and per_second and tokens):
-        return None
-    memory = _number(line, "memory_gib") * GIB
-    seconds = images / per_second
-    return MeasuredRun(run_id, spec, resource, int(step), seconds, images, tokens * seconds, 0.0, memory, None)
-
-
-def _number(facts: Mapping[str, Any], name: str) -> float:
-    value = facts.get(name)
+def _number(fields: Mapping[str, Any], name: str) -> float:
+    value = fields.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0.0
-
-
-PAIR_WORDS, DOCUMENT_WORDS, DOCUMENT_IMAGES = 20.0, 80.0, 2.0  # where nothing was read yet
-_DELIMITERS = 2  # tokens around those of an image
 
 
 @dataclass(frozen=True)
@@ -117,9 +111,9 @@ class MeanDocument:
     """The mean document of a run's sources.
 
     Attributes:
-        images, words: pictures, and tokens beside theirs.
-        fill: how much of a batch's budget is used.
-        because: what this rests on.
+        images, words: images, and tokens beside theirs.
+        fill: share of a batch's budget that is used.
+        because: where the figures come from, a sentence.
     """
 
     images: float
@@ -128,58 +122,51 @@ class MeanDocument:
     because: str
 
     def tokens(self, spec: PretrainSpec) -> float:
-        """Of a document, those of its pictures among them."""
-        whole = self.words + self.images * (spec.kept_patches + _DELIMITERS)
-        return min(whole, float(spec.model.context_length))
+        """With those of its images."""
+        total = self.words + self.images * (spec.kept_patches + _DELIMITERS)
+        return min(total, float(spec.model.context_length))
 
     def documents(self, spec: PretrainSpec) -> float:
-        """That one process reads at once: until either budget is full."""
-        room = min(spec.batch.tokens / self.tokens(spec), spec.batch.images / max(self.images, 1e-9))
-        return max(1.0, room * self.fill)
+        """In one process and micro-batch: until either budget is full."""
+        fit = min(spec.batch.tokens / self.tokens(spec), spec.batch.images / max(self.images, 1e-9))
+        return max(1.0, fit * self.fill)
 
-    def load(self, spec: PretrainSpec) -> Workload:
-        """Of the mean document."""
+    def workload(self, spec: PretrainSpec) -> Workload:
         return expected_workload(spec.objective, self.images, spec.kept_patches, self.tokens(spec))
 
 
-def mean_document(spec: PretrainSpec, pasts: Sequence[MeasuredRun]) -> MeanDocument:
-    """As the newest run has read the same sources, or reads them; else as is assumed."""
-    for counted in (True, False):
-        for alike in (_same_data, _same_sources):
-            for past in pasts:
-                if past.counted == counted and alike(past.spec, spec):
-                    return _measured_document(past)
+def mean_document(spec: PretrainSpec, runs: Sequence[MeasuredRun]) -> MeanDocument:
+    """As the newest run over the same sources measured it; else an assumption."""
+    for ended in (True, False):
+        for same in (_same_data, _same_sources):
+            for run in runs:
+                if bool(run.documents) == ended and same(run.spec, spec):
+                    return _measured_document(run)
     return assumed_document(spec)
 
 
-def documents_read(past: MeasuredRun) -> float:
-    """That it has read; while it is under way, from its pictures."""
-    return past.documents or past.images / max(assumed_document(past.spec).images, 1e-9)
-
-
 def assumed_document(spec: PretrainSpec) -> MeanDocument:
-    """For sources that no run is known to have read."""
+    """For sources that no known run has read."""
     total = sum(source.weight for source in spec.data.sources)
     pairs = sum(source.weight for source in spec.data.sources if VIEW_ITEMS[source.view] == "pairs") / total
-    held = min(DOCUMENT_IMAGES, spec.data.max_images, spec.data.piece_images or spec.data.max_images)
-    images = pairs + (1 - pairs) * held
+    per_document = min(DOCUMENT_IMAGES, spec.data.max_images, spec.data.piece_images or spec.data.max_images)
+    images = pairs + (1 - pairs) * per_document
     words = pairs * PAIR_WORDS + (1 - pairs) * DOCUMENT_WORDS
     because = (
-        f"Documents: assumed to hold {images:.2g} pictures and {words:.0f} tokens of text each and to fill every "
+        f"Documents: assumed to hold {images:.2g} images and {words:.0f} tokens of text each and to fill every "
         "batch; no run that you may see has read these sources."
     )
     return MeanDocument(images, words, 1.0, because)
 
 
-def _measured_document(past: MeasuredRun) -> MeanDocument:
-    documents = documents_read(past)
-    images, tokens = past.images / documents, past.tokens / documents
-    words = max(tokens - images * (past.spec.kept_patches + _DELIMITERS), 1.0)
-    how = "read them" if past.counted else "reads them, though it counts only pictures and tokens until it ends"
-    because = f"Documents: {images:.3g} pictures and {words:.3g} tokens of text each, as {past.run_id} {how}."
-    full = MeanDocument(images, words, 1.0, because)
-    at_once = documents / past.steps / (process_count(past.spec) * past.spec.engine.accumulate)
-    return MeanDocument(images, words, min(1.0, at_once / full.documents(past.spec)), because)
+def _measured_document(run: MeasuredRun) -> MeanDocument:
+    documents = run.documents_read
+    images, tokens = run.images / documents, run.tokens / documents
+    words = max(tokens - images * (run.spec.kept_patches + _DELIMITERS), 1.0)
+    how = "read them" if run.documents else "reads them, though it counts only images and tokens until it ends"
+    because = f"Documents: {images:.3g} images and {words:.3g} tokens of text each, as {run.run_id} {how}."
+    full = MeanDocument(images, words, 1.0, because).documents(run.spec)
+    return MeanDocument(images, words, min(1.0, run.documents_at_once / full), because)
 
 
 def _same_data(one: PretrainSpec, other: PretrainSpec) -> bool:
@@ -187,16 +174,8 @@ def _same_data(one: PretrainSpec, other: PretrainSpec) -> bool:
 
 
 def _same_sources(one: PretrainSpec, other: PretrainSpec) -> bool:
-    return _sources(one) == _sources(other)
-
-
-def _sources(spec: PretrainSpec) -> set[tuple[str, str, float]]:
-    return {(source.dataset, source.view, source.weight) for source in spec.data.sources}
-
-
-MAX_SIMILAR = 5  # runs whose rates are looked at
-_DISTANCE_MARGIN = 0.5  # beyond the nearest
-_OTHER_METHOD, _OTHER_ENGINE = 0.3, 0.2  # as if the sizes differed by e to this
+    a, b = ({(source.dataset, source.view, source.weight) for source in spec.data.sources} for spec in (one, other))
+    return a == b
 
 
 @dataclass(frozen=True)
@@ -205,22 +184,18 @@ class Setup:
 
     Attributes:
         parameters: all that are trained.
-        flops: useful operations that a process makes in a step.
-        at_once: what a process reads at once.
+        flops: useful operations of a process in a step.
+        workload: of a process in one micro-batch.
     """
 
     spec: PretrainSpec
     parameters: int
     flops: float
-    at_once: Workload
+    workload: Workload
 
-    @staticmethod
-    def of(spec: PretrainSpec, mix: MeanDocument) -> Setup:
-        return Setup.reading(spec, mix.load(spec), mix.documents(spec))
-
-    @staticmethod
-    def reading(spec: PretrainSpec, one: Workload, documents: float) -> Setup:
-        """With so many mean documents at once in a process."""
+    @classmethod
+    def of(cls, spec: PretrainSpec, one: Workload, documents: float) -> Setup:
+        """With ``documents`` mean documents, of which ``one`` is the workload, in a process and micro-batch."""
         sizes = model_sizes(spec)
         flops = FORWARDS_PER_STEP * FORWARD_FLOPS[spec.objective.name](sizes, one) * documents * spec.engine.accumulate
         many = Workload(
@@ -230,19 +205,18 @@ class Setup:
             one.labels * documents,
             one.restored * documents,
         )
-        parameters = model_parameters(sizes) + method_parameters(spec.objective.name, sizes)
-        return Setup(spec, parameters, flops, many)
+        return cls(spec, model_parameters(sizes) + method_parameters(spec.objective.name, sizes), flops, many)
 
     def memory(self, *, half: bool, on_gpu: bool) -> Memory:
-        """Of one process. On a GPU what a checkpoint writes meanwhile is in the host's memory."""
-        engine, average = self.spec.engine, self.spec.ema_decay is not None
+        """Of one process. With a GPU, the copy that a checkpoint writes is in the host's memory."""
+        engine = self.spec.engine
         return training_memory(
             model_sizes(self.spec),
             self.parameters,
-            self.at_once,
+            self.workload,
             image_size=self.spec.model.image_size,
             half=half,
-            average=average,
+            average=self.spec.ema_decay is not None,
             staged=self.spec.async_checkpoint and not on_gpu,
             checkpointing=engine.activation_checkpointing,
             shards=process_count(self.spec) if engine.strategy == "fsdp2" else 1,
@@ -251,54 +225,52 @@ class Setup:
 
 @dataclass(frozen=True)
 class SimilarRun:
-    """A run of the past beside the one to come.
+    """An earlier run, compared with the planned one.
 
     Attributes:
         distance: 0 for the very same setup; else about the logarithm of how much sizes differ.
         rate: useful FLOP/s of a process.
     """
 
-    past: MeasuredRun
+    run: MeasuredRun
     setup: Setup
     distance: float
     rate: float
 
 
-def similar_runs(setup: Setup, pasts: Sequence[MeasuredRun]) -> list[SimilarRun]:
-    """The nearest few, nearest first; of equally near ones those that come first."""
-    found = sorted((_similar_run(setup, past) for past in pasts), key=lambda like: like.distance)
-    return [like for like in found if like.distance <= found[0].distance + _DISTANCE_MARGIN][:MAX_SIMILAR]
+def similar_runs(setup: Setup, runs: Sequence[MeasuredRun]) -> list[SimilarRun]:
+    """The nearest few, nearest first; of equally near ones the earlier in ``runs``."""
+    similar = sorted((_similar_run(setup, run) for run in runs), key=lambda each: each.distance)
+    return [each for each in similar if each.distance <= similar[0].distance + _DISTANCE_MARGIN][:MAX_SIMILAR]
 
 
-def median_overhead(likes: Sequence[SimilarRun]) -> float | None:
-    """Seconds beside the steps, as those runs had them; None: none tells."""
-    told = [like.past.around for like in likes if like.past.around is not None]
-    return median(told) if told else None
+def median_overhead(similar: Sequence[SimilarRun]) -> float | None:
+    """Seconds beside the steps; None: unknown."""
+    known = [each.run.overhead for each in similar if each.run.overhead is not None]
+    return median(known) if known else None
 
 
-def _similar_run(setup: Setup, past: MeasuredRun) -> SimilarRun:
-    documents = documents_read(past)
-    one = expected_workload(
-        past.spec.objective, past.images / documents, past.spec.kept_patches, past.tokens / documents
-    )
-    ranks, accumulate = process_count(past.spec), past.spec.engine.accumulate
-    own = Setup.reading(past.spec, one, documents / past.steps / ranks / accumulate)
-    rate = own.flops * past.steps / past.seconds
-    return SimilarRun(past, own, _distance(setup, own), rate)
+def _similar_run(setup: Setup, run: MeasuredRun) -> SimilarRun:
+    documents = run.documents_read
+    images, tokens = run.images / documents, run.tokens / documents
+    one = expected_workload(run.spec.objective, images, run.spec.kept_patches, tokens)
+    own = Setup.of(run.spec, one, run.documents_at_once)
+    return SimilarRun(run, own, _distance(setup, own), own.flops * run.steps / run.seconds)
 
 
 def _distance(one: Setup, other: Setup) -> float:
     a, b = one.spec, other.spec
     sizes = _log_ratio(one.flops, other.flops) + _log_ratio(one.parameters, other.parameters)
-    ways = [
+    differences = [
         a.precision != b.precision,
         a.engine.compile != b.engine.compile,
         a.engine.strategy != b.engine.strategy,
         a.engine.activation_checkpointing != b.engine.activation_checkpointing,
         a.engine.accumulate != b.engine.accumulate,
     ]
-    joined = _OTHER_ENGINE * _log_ratio(process_count(a), process_count(b))
-    return sizes / 2 + _OTHER_METHOD * (a.objective.name != b.objective.name) + _OTHER_ENGINE * sum(ways) + joined
+    processes = _OTHER_ENGINE * _log_ratio(process_count(a), process_count(b))
+    method = _OTHER_METHOD * (a.objective.name != b.objective.name)
+    return sizes / 2 + method + _OTHER_ENGINE * sum(differences) + processes
 
 
 def _log_ratio(one: float, other: float) -> float:

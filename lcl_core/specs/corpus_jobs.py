@@ -11,7 +11,7 @@ from lcl_core.specs.base import Name, Spec
 
 
 class CorpusSpec(Spec):
-    """A corpus: by its registered name, or where it lies in whatever format it has."""
+    """A corpus: by its registered name, or by path and format."""
 
     dataset: Name | None = Field(None, description="name of a registered dataset")
     path: str | None = Field(
@@ -36,7 +36,7 @@ class CorpusSpec(Spec):
 
 
 class ValidateSpec(CorpusSpec):
-    """Read a corpus once, in parallel: counts, distributions, and a list of what is wrong with it."""
+    """Read a corpus once, in parallel: counts, distributions, and a list of its problems."""
 
     workers: int | None = Field(None, ge=0, le=256, description="processes that decode; none: one a core, at most 16")
     tokens: bool = Field(True, description="measure texts in CLIP tokens; otherwise in words, which is faster")
@@ -57,10 +57,10 @@ class ConvertSpec(CorpusSpec):
 
     @field_validator("to")
     @classmethod
-    def _to_is_a_url(cls, given: str | None) -> str | None:
-        if given is not None and not is_url(given):
+    def _to_is_a_url(cls, to: str | None) -> str | None:
+        if to is not None and not is_url(to):
             raise ValueError("shards go to a URL such as s3://bucket/prefix; leave it out to keep them on disk")
-        return given and given.rstrip("/")
+        return to and to.rstrip("/")
 
 
 class MatchSpec(ConvertSpec):

@@ -63,7 +63,7 @@ class TuningSpec(Spec):
         return self
 
     def for_protocol(self, transfer: Transfer) -> Self:
-        """What holds in one protocol: full transfer may take other epochs, frozen has no encoder's rates to search."""
+        """The spec for one protocol: full transfer may have other epochs, frozen has no encoder rates to search."""
         if transfer == "frozen":
             kept = {name: values for name, values in self.search.items() if name not in _ENCODER_FIELDS}
             return self.model_copy(update={"search": kept})
@@ -72,12 +72,12 @@ class TuningSpec(Spec):
         return self.model_copy(update={"epochs": self.full_epochs})
 
     def with_values(self, **values: Any) -> Self:
-        """The same with other values and nothing left to search. Raises: ValueError for one that is not allowed."""
+        """A copy with other values and no search. Raises: ValueError for a value that is not allowed."""
         try:
             return type(self).model_validate({**self.model_dump(), **values, "search": {}})
         except ValidationError as error:
             first = error.errors()[0]
-            if not first["loc"]:  # of the whole: fields that do not go together
+            if not first["loc"]:  # of the whole model: fields that do not fit together
                 raise ValueError(first["msg"].removeprefix("Value error, ")) from None
             raise ValueError(f"search.{first['loc'][0]}: {first['msg']} (got {first['input']})") from None
 
@@ -221,7 +221,7 @@ class CaptioningSpec(TuningSpec):
         return self
 
     @model_validator(mode="after")
-    def _somebody_speaks(self) -> CaptioningSpec:
+    def _captions_are_written(self) -> CaptioningSpec:
         if self.language_model is None and not self.zero_shot:
             raise ValueError("with language_model none and zero_shot false nobody writes captions")
         return self
@@ -300,16 +300,16 @@ class DialogueSpec(Spec):
 
     def paths(self) -> dict[str, str]:
         """Paths on the server, by field."""
-        found = self.language_model.paths()
+        paths = self.language_model.paths()
         sources: dict[str, tuple[InstructionsSpec | BenchmarkSpec, ...]] = {
             "instructions": self.instructions, "benchmarks": self.benchmarks,
         }  # fmt: skip
         for name, each in sources.items():
-            for place, source in enumerate(each):
-                found[f"{name}.{place}.path"] = source.path
+            for index, source in enumerate(each):
+                paths[f"{name}.{index}.path"] = source.path
                 if source.images is not None:
-                    found[f"{name}.{place}.images"] = source.images
-        return found
+                    paths[f"{name}.{index}.images"] = source.images
+        return paths
 
 
 TaskName = Literal[
@@ -324,7 +324,7 @@ TaskName = Literal[
 
 
 class EvaluateSpec(Spec):
-    """Examine an encoder, every number beside chance and the same architecture untrained.
+    """Evaluate an encoder, every number beside chance and the same architecture untrained.
 
     ``preset`` fills in every field that is not given.
     """
@@ -353,13 +353,13 @@ class EvaluateSpec(Spec):
     timeout_seconds: float | None = Field(None, gt=0)
 
     def protocols(self, own: TuningSpec | DialogueSpec) -> tuple[Transfer, ...]:
-        """How a task that learns is to be sat, each once: as its own spec says, else as this one does."""
+        """Transfer protocols of a task that trains, each once: its own, else those of the evaluation."""
         return tuple(dict.fromkeys(own.transfer or self.transfer))
 
     def further_datasets(self) -> dict[str, str]:
         """Registered datasets that tasks read beside ``dataset``, by field."""
-        named = {"captioning": self.captioning.train_dataset, "dialogue": self.dialogue.train_dataset}
-        return {f"{task}.train_dataset": name for task, name in named.items() if task in self.tasks and name}
+        datasets = {"captioning": self.captioning.train_dataset, "dialogue": self.dialogue.train_dataset}
+        return {f"{task}.train_dataset": name for task, name in datasets.items() if task in self.tasks and name}
 
     def further_encoders(self) -> dict[str, str]:
         """Registered encoders that tasks use beside ``encoder``, by field."""
@@ -368,15 +368,15 @@ class EvaluateSpec(Spec):
 
     def paths(self) -> dict[str, str]:
         """Paths on the server that tasks read, by field."""
-        asked = {"captioning": self.captioning.paths, "dialogue": self.dialogue.paths}
+        readers = {"captioning": self.captioning.paths, "dialogue": self.dialogue.paths}
         return {
             f"{task}.{field}": path
-            for task, paths in asked.items()
+            for task, paths in readers.items()
             if task in self.tasks
             for field, path in paths().items()
         }
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, given: Any) -> Any:
-        return apply_preset("evaluate", given)
+    def _apply_preset(cls, fields: Any) -> Any:
+        return apply_preset("evaluate", fields)

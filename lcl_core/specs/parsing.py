@@ -22,7 +22,7 @@ from lcl_core.specs.pretrain import PretrainSpec
 MAX_LISTED_FIELDS = 30  # names of fields that a message shows at most
 PRINTABLE = "it may hold no control characters, line breaks or characters that turn the direction of writing"
 CONTROL = "it may hold no control characters"
-# What the patterns of fields mean. A pattern that is not among them is shown as it stands.
+# Meaning of the fields' patterns; others are shown as they are.
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": (
         "a name starts with a letter or digit and holds letters, digits, . _ and - only, 100 characters at most"
@@ -49,8 +49,7 @@ def describe_error(error: Mapping[str, Any], model: type[BaseModel] | None = Non
     """An item of ``ValidationError.errors()`` as one clause.
 
     Args:
-        model: what was validated, by which the names of fields are known. ``error["loc"]`` may begin with the name of
-            the part of the request that it lies in.
+        model: the validated model, for the names of fields. ``error["loc"]`` may begin with the part of the request.
     """
     if error["type"] == "extra_forbidden" and model is not None:
         return _unknown_field(error["loc"], model)
@@ -64,7 +63,7 @@ def _unknown_field(location: Iterable[str | int], model: type[BaseModel]) -> str
     *way, last = location
     models = {model}
     for part in way:
-        models = _models_below(models, part) or models  # a number, or the tag of a union, stays where it is
+        models = _models_below(models, part) or models  # an index, or the tag of a union, stays at the same model
     fields = sorted({field.alias or name for each in models for name, field in each.model_fields.items()})
     near = difflib.get_close_matches(str(last), fields, n=1)
     if near:
@@ -74,7 +73,7 @@ def _unknown_field(location: Iterable[str | int], model: type[BaseModel]) -> str
 
 
 def _models_below(models: set[type[BaseModel]], part: str | int) -> set[type[BaseModel]]:
-    """Those of a field's value; of a union, whose tag is a model's own name, that one."""
+    """Models of a field's value; for the tag of a union the tagged model."""
     tagged = {model for model in models if len(models) > 1 and part in (model.__name__, *_tags(model))}
     found = {
         below
@@ -86,14 +85,14 @@ def _models_below(models: set[type[BaseModel]], part: str | int) -> set[type[Bas
 
 
 def _tags(model: type[BaseModel]) -> Iterator[Any]:
-    """Values by which a discriminated union knows the model: the defaults of its literals."""
+    """Tags of the model in a discriminated union: the values of its literals."""
     for field in model.model_fields.values():
         if typing.get_origin(field.annotation) is typing.Literal:
             yield from typing.get_args(field.annotation)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Models that an annotation names, inside unions, lists and dicts too."""
+    """Models in an annotation, inside unions, lists and dicts too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) is Annotated:
@@ -106,7 +105,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 AnySpec = PretrainSpec | EvaluateSpec | IndexSpec | ValidateSpec | ConvertSpec | MatchSpec
 SPECS: dict[str, type[AnySpec]] = {name: kind.spec_class() for name, kind in JOBS.items()}
 
-ERRORS_WITHOUT_VALUE = ("missing", "value_error", "extra_forbidden")  # errors that the value given says nothing about
+ERRORS_WITHOUT_VALUE = ("missing", "value_error", "extra_forbidden")  # errors whose message needs no value
 
 AnyModel = TypeVar("AnyModel", bound=Spec)
 
@@ -144,35 +143,35 @@ def datasets_of(spec: AnySpec) -> tuple[str, ...]:
 def dataset_fields(spec: AnySpec) -> dict[str, str]:
     """Names of the datasets that a spec reads, by the dotted field that names each."""
     if isinstance(spec, PretrainSpec):
-        return {f"data.sources.{place}.dataset": source.dataset for place, source in enumerate(spec.data.sources)}
+        return {f"data.sources.{index}.dataset": source.dataset for index, source in enumerate(spec.data.sources)}
     named = {} if spec.dataset is None else {"dataset": spec.dataset}
     return named | (spec.further_datasets() if isinstance(spec, EvaluateSpec) else {})
 
 
 def encoders_of(spec: AnySpec) -> tuple[str, ...]:
-    """Encoders that a spec starts from, each once; the first is the one that the run is about."""
+    """Encoders that a spec uses, each once, its subject first."""
     if isinstance(spec, EvaluateSpec):
         return tuple(dict.fromkeys((spec.encoder, *spec.further_encoders().values())))
     return (spec.encoder,) if isinstance(spec, IndexSpec | MatchSpec) else ()
 
 
 def collections_of(spec: AnySpec) -> tuple[str, ...]:
-    """Collections that a spec reads: the one that it adds to."""
+    """Collections that a spec reads: the one to which it adds."""
     return (spec.collection,) if isinstance(spec, IndexSpec) and spec.mode == "add" else ()
 
 
 def nodes_of(spec: AnySpec) -> int:
-    """Workers that the run takes, all or none."""
+    """Workers that the run needs at once."""
     return spec.engine.nodes if isinstance(spec, PretrainSpec) else 1
 
 
 def data_paths(spec: AnySpec) -> dict[str, str]:
-    """By field, the path or URL that a spec reads and the URL that it writes; all must lie in the data roots."""
+    """Paths and URLs that a spec reads or writes, by field; all must lie in the data roots."""
     if isinstance(spec, EvaluateSpec):
         return spec.paths()
     named = {"path": spec.path} if isinstance(spec, CorpusSpec) else {}
     named |= {"to": spec.to} if isinstance(spec, ConvertSpec) else {}
-    return {field: place for field, place in named.items() if place is not None}
+    return {field: path for field, path in named.items() if path is not None}
 
 
 def _short(value: Any) -> str:
@@ -181,10 +180,9 @@ def _short(value: Any) -> str:
 
 
 def spec_hash(kind: str, spec: AnySpec) -> str:
-    """Hex digest of everything that a spec says, defaults too.
+    """Hex digest of all fields of a spec, with defaults: equal for equal work.
 
-    By which preset it came to say so does not count, nor for how long at most a run goes without a checkpoint, which
-    changes nothing of what comes of it.
+    Leaves out the name of the preset and the minutes between checkpoints, which do not change the result.
     """
     fields = spec.model_dump(mode="json", exclude={"preset", "checkpoint_minutes"})
     return hashlib.sha256(json.dumps({"kind": kind, "spec": fields}, sort_keys=True).encode()).hexdigest()

@@ -28,18 +28,18 @@ def _read_presets(kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def apply_preset(kind: str, given: Any) -> Any:
-    """``given`` laid over the preset that it names, if it names one. Raises: ValueError for a name not known."""
-    if not isinstance(given, dict) or not isinstance(given.get("preset"), str):
-        return given  # what is no name is the field's own to refuse
+def apply_preset(kind: str, fields: Any) -> Any:
+    """``fields`` over the preset that they name, if any. Raises: ValueError for an unknown name."""
+    if not isinstance(fields, dict) or not isinstance(fields.get("preset"), str):
+        return fields  # anything else is rejected by the field
     known = _read_presets(kind)
-    if given["preset"] not in known:
-        raise ValueError(f"preset {given['preset']!r} is not known; choose from {', '.join(sorted(known))}")
-    return merge_objects(copy.deepcopy(known[given["preset"]]), given)
+    if fields["preset"] not in known:
+        raise ValueError(f"preset {fields['preset']!r} is not known; choose from {', '.join(sorted(known))}")
+    return merge_objects(copy.deepcopy(known[fields["preset"]]), fields)
 
 
 def merge_objects(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``, objects within objects too."""
+    """``base`` with the fields of ``over``, recursively in objects."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)

@@ -1,7 +1,7 @@
 """Spec of a pre-training job: data, model, objective, optimiser, engine.
 
-``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test keeps
-both in step.
+``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test
+keeps both in step.
 """
 
 from __future__ import annotations
@@ -107,16 +107,17 @@ class TokenizerSpec(Spec):
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
 
 
+TEXT_CONTEXT_LENGTH = 77  # tokens of a text encoded alone, as the authors cut it for their zero-shot tests
 MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a spec must know of a pre-training method.
+    """The facts of a pre-training method that validation needs.
 
     Attributes:
-        weights: of its losses, by name, where the spec gives none: those of its own paper.
-        reads: what it can learn from. A pair is a document too; a document is no pair.
+        weights: default weights of its losses, by name: those of its paper.
+        reads: kinds of items that it trains on. A pair is a document too; a document is no pair.
         official: whether the authors' numerics are defined for it.
     """
 
@@ -265,13 +266,13 @@ class PretrainSpec(Spec):
         """Raises: UserError naming the field; a ValueError could not, since this is about several."""
         name, method = self.objective.name, METHODS[self.objective.name]
         if self.numerics == "official" and not method.official:
-            known = ", ".join(other for other, facts in METHODS.items() if facts.official)
+            known = ", ".join(other for other, its in METHODS.items() if its.official)
             message = f"numerics official are defined for {known} alone; take fixed for objective {name}"
             raise UserError(f"numerics: {message}", code="bad_spec", field="numerics")
         for number, source in enumerate(self.data.sources):
             if VIEW_ITEMS[source.view] not in method.reads:
                 views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
-                others = ", ".join(other for other, facts in METHODS.items() if VIEW_ITEMS[source.view] in facts.reads)
+                others = ", ".join(other for other, its in METHODS.items() if VIEW_ITEMS[source.view] in its.reads)
                 field = f"data.sources.{number}.view"
                 message = f"objective {name} learns from {views}, not from {source.view}; or choose {others}"
                 raise UserError(f"{field}: {message}", code="bad_spec", field=field)
@@ -279,10 +280,10 @@ class PretrainSpec(Spec):
 
     @property
     def kept_patches(self) -> int:
-        """Patch tokens of an image that training looks at."""
+        """Patch tokens of an image that training encodes."""
         return max(1, round(self.model.num_image_tokens * (1 - self.patch_drop)))
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, given: Any) -> Any:
-        return apply_preset("pretrain", given)
+    def _apply_preset(cls, fields: Any) -> Any:
+        return apply_preset("pretrain", fields)

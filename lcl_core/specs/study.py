@@ -156,8 +156,8 @@ class StudySpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, given: Any) -> Any:
-        return apply_preset("study", given)
+    def _apply_preset(cls, fields: Any) -> Any:
+        return apply_preset("study", fields)
 
     @model_validator(mode="after")
     def _names_differ(self) -> StudySpec:

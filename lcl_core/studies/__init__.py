@@ -1,1 +1,1 @@
-"""Studies: which runs fill a table, and what the table says. Knows no torch, no database and no web."""
+"""Studies: the runs that fill a table, and the table. Imports no torch, no database and no web framework."""

@@ -1,4 +1,4 @@
-"""Two rows compared question by question, from the answers that their evaluations stored."""
+"""Paired comparison of two rows of a study, question by question, from the stored predictions of their evaluations."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Measures = Sequence[tuple[PredictionFile, Sequence[BootstrapMetric]]]
 
 
 def question_outcomes(metrics: Sequence[MetricSpec], records: Path) -> list[Outcomes]:
-    """For each metric what every unit that it is the mean of contributes; nothing for one that is no mean of units.
+    """For each metric the contribution of every unit of which it is the mean; nothing for a metric that is no mean.
 
     Args:
-        records: folder of the evaluation's stored answers.
+        records: folder of the evaluation's stored predictions.
 
     Raises: UserError ``records_unreadable``.
     """
@@ -43,7 +43,7 @@ def _outcomes(metric: MetricSpec, measured: Measures) -> Outcomes:
 
 
 def compare_outcomes(left: Sequence[Outcomes], right: Sequence[Outcomes]) -> PairedTest | None:
-    """Right minus left over the questions that all were asked, each question's outcomes averaged over the seeds first.
+    """Right minus left over the questions that all have, each question's outcomes averaged over the seeds first.
 
     None when they have no question in common.
     """

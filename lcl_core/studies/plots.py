@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 
 Json = dict[str, Any]
+KINDS = {"svg": "image/svg+xml", "png": "image/png"}
+_LOCK = threading.Lock()  # matplotlib's settings are global to the process
+TITLE_WIDTH, TITLE_LINES = 88, 2
+WIDE = 8.0  # a span of more than this factor is drawn on a logarithmic axis
 COST_WORDS = {
     "seconds": "seconds of training",
-    "images_seen": "pictures seen",
+    "images_seen": "images seen",
     "tokens_seen": "tokens seen",
     "flops": "floating-point operations of training (estimate)",
 }
@@ -30,7 +34,7 @@ COST_WORDS = {
 
 @dataclass(frozen=True)
 class PlotData:
-    """A study's table and curves, and which metric is asked for.
+    """A study's table and curves, and the metric to plot.
 
     Attributes:
         head: of the metric's column.
@@ -49,7 +53,7 @@ class PlotData:
 
     @property
     def cost(self) -> str:
-        """The cost axis in words."""
+        """Label of the cost axis."""
         return COST_WORDS[self.table["compute"]]
 
     def name(self, row: Json) -> str:
@@ -66,19 +70,15 @@ class PlotData:
         return [(number, row, *point) for number, row, point in found if point is not None]
 
 
-TITLE_WIDTH, TITLE_LINES = 88, 2
-WIDE = 8.0  # a span of more than this factor is drawn on a logarithmic axis
-
-
 def titled_axes(figure: Figure, title: str) -> Axes:
-    """The axes of a figure with its title, which is cut when it is very long."""
+    """The axes of a figure under its title, which is cut to two lines."""
     words = textwrap.wrap(title, TITLE_WIDTH, max_lines=TITLE_LINES, placeholder=" …")
     figure.suptitle("\n".join(words), x=0.01, ha="left", fontsize=9.5, color=INK)
     return figure.subplots()
 
 
 def set_log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
-    """A logarithmic axis whose numbers are written out."""
+    """A logarithmic axis with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
@@ -89,7 +89,7 @@ def set_log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 def draw_empty(axes: Axes) -> None:
-    """In place of a plot that has nothing to show yet."""
+    """Placeholder of a plot without data."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, "No figures yet", ha="center", va="center", color=PALE, fontsize=13, transform=axes.transAxes)
 
@@ -101,20 +101,20 @@ def spans_widely(values: Sequence[float]) -> bool:
 ROW_INCHES = 0.42
 
 
-def draw_rows(material: PlotData, figure: Figure) -> None:
+def draw_rows(data: PlotData, figure: Figure) -> None:
     """One line a row, the first on top."""
-    known = material.known()
+    known = data.known()
     figure.set_size_inches(7.2, 1.3 + ROW_INCHES * max(len(known), 3))
-    axes = titled_axes(figure, material.title)
+    axes = titled_axes(figure, data.title)
     if not known:
         draw_empty(axes)
         return
     for height, (number, _, found) in enumerate(known):
         _draw_row(axes, height, found, series_colour(number))
-    axes.set_yticks(range(len(known)), [material.name(row) for _, row, _ in known])
+    axes.set_yticks(range(len(known)), [data.name(row) for _, row, _ in known])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(material.head)
+    axes.set_xlabel(data.head)
     axes.plot([], [], "|", color=PALE, markersize=11, label="chance")
     axes.plot([], [], "|", color=INK, markersize=11, label="untrained")
     axes.plot([], [], "o", color=PALE, markersize=4, label="one seed")
@@ -136,37 +136,31 @@ def _draw_row(axes: Axes, height: int, found: Json, shade: str) -> None:
 Point = tuple[int, dict[str, object], float, float]
 
 
-def draw_pareto(material: PlotData, figure: Figure) -> None:
-    """Every row, and a line through those that none beats at their cost."""
-    axes, points = _cost_axes(material, figure)
+def draw_pareto(data: PlotData, figure: Figure) -> None:
+    """Every row, and a line through the Pareto front."""
+    axes, points = _cost_axes(data, figure)
     if not points:
         return
     if spans_widely([x for _, _, x, _ in points]):
         set_log_axis(axes, "x")
     for number, row, x, y in points:
-        found = row["figures"][material.head]  # type: ignore[index]
+        found = row["figures"][data.head]  # type: ignore[index]
         low, high = found["interval"] or (y, y)
         axes.errorbar(
             [x], [y], yerr=[[y - low], [high - y]], fmt="none", ecolor=series_colour(number), alpha=0.5, capsize=3
         )
         axes.plot(
-            [x],
-            [y],
-            series_marker(number),
-            color=series_colour(number),
-            markersize=8,
-            zorder=3,
-            label=material.name(row),
+            [x], [y], series_marker(number), color=series_colour(number), markersize=8, zorder=3, label=data.name(row)
         )
     where = {number: (x, y) for number, _, x, y in points}
-    front = [where[number] for number in material.table["pareto"][material.head] if number in where]
+    front = [where[number] for number in data.table["pareto"][data.head] if number in where]
     axes.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1, linestyle="--", label="Pareto front")
     figure.legend(loc="outside right center", fontsize=8.5)
 
 
-def draw_scaling(material: PlotData, figure: Figure) -> None:
+def draw_scaling(data: PlotData, figure: Figure) -> None:
     """Both axes logarithmic; rows that differ in the last axis alone are joined, and the power law is drawn."""
-    axes, points = _cost_axes(material, figure)
+    axes, points = _cost_axes(data, figure)
     if not points:
         return
     set_log_axis(axes, "x")
@@ -174,32 +168,32 @@ def draw_scaling(material: PlotData, figure: Figure) -> None:
         set_log_axis(axes, "y")
     groups: dict[str, list[Point]] = {}
     for point in points:
-        groups.setdefault(_series_name(material, point[1]), []).append(point)
-    for place, (name, family) in enumerate(groups.items()):
+        groups.setdefault(_series_name(data, point[1]), []).append(point)
+    for number, (name, family) in enumerate(groups.items()):
         line = sorted((x, y) for _, _, x, y in family)
-        style = f"{series_marker(place)}-"
-        axes.plot(*zip(*line, strict=True), style, color=series_colour(place), markersize=7, linewidth=1, label=name)
-    _draw_power_law(axes, material, [x for _, _, x, _ in points])
+        style = f"{series_marker(number)}-"
+        axes.plot(*zip(*line, strict=True), style, color=series_colour(number), markersize=7, linewidth=1, label=name)
+    _draw_power_law(axes, data, [x for _, _, x, _ in points])
     figure.legend(loc="outside right center", fontsize=8.5)
 
 
-def _cost_axes(material: PlotData, figure: Figure) -> tuple[Axes, list[Point]]:
-    axes, points = titled_axes(figure, material.title), material.points()
+def _cost_axes(data: PlotData, figure: Figure) -> tuple[Axes, list[Point]]:
+    axes, points = titled_axes(figure, data.title), data.points()
     if not points:
         draw_empty(axes)
-    axes.set_xlabel(material.cost)
-    axes.set_ylabel(material.head)
+    axes.set_xlabel(data.cost)
+    axes.set_ylabel(data.head)
     return axes, points
 
 
-def _series_name(material: PlotData, row: dict[str, object]) -> str:
+def _series_name(data: PlotData, row: dict[str, object]) -> str:
     """Labels of all axes but the last one."""
     labels: dict[str, str] = row["labels"]  # type: ignore[assignment]
-    return " ".join(labels[axis] for axis in material.table["axes"][:-1] if axis in labels) or material.head
+    return " ".join(labels[axis] for axis in data.table["axes"][:-1] if axis in labels) or data.head
 
 
-def _draw_power_law(axes: Axes, material: PlotData, xs: list[float]) -> None:
-    facts = material.table["fits"][material.head]
+def _draw_power_law(axes: Axes, data: PlotData, xs: list[float]) -> None:
+    facts = data.table["fits"][data.head]
     if facts is None:
         return
     law = PowerLaw(**facts)
@@ -212,20 +206,20 @@ def _draw_power_law(axes: Axes, material: PlotData, xs: list[float]) -> None:
 DASHES = ("-", "--", ":", "-.")
 
 
-def draw_curves(material: PlotData, figure: Figure) -> None:
+def draw_curves(data: PlotData, figure: Figure) -> None:
     """The mean over the seeds as a line, lowest to highest as a band."""
-    axes = titled_axes(figure, material.title)
-    drawn = [(number, curve) for number, curve in enumerate(material.curves) if curve["points"]]
+    axes = titled_axes(figure, data.title)
+    drawn = [(number, curve) for number, curve in enumerate(data.curves) if curve["points"]]
     if not drawn:
         draw_empty(axes)
         return
     for number, curve in drawn:
         steps, means, lows, highs = zip(*curve["points"], strict=True)
         dashes = DASHES[number // 7 % len(DASHES)]
-        axes.plot(steps, means, dashes, color=series_colour(number), linewidth=1.4, label=material.name(curve))
+        axes.plot(steps, means, dashes, color=series_colour(number), linewidth=1.4, label=data.name(curve))
         axes.fill_between(steps, lows, highs, color=series_colour(number), alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
-    axes.set_ylabel(material.value.replace("_", " "))
+    axes.set_ylabel(data.value.replace("_", " "))
     figure.legend(loc="outside right center", fontsize=8.5)
 
 
@@ -235,12 +229,10 @@ PLOTS: dict[str, Callable[[PlotData, Figure], None]] = {
     "curves": draw_curves,
     "scaling": draw_scaling,
 }
-KINDS = {"svg": "image/svg+xml", "png": "image/png"}
-_LOCK = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
-def draw_plot(name: str, material: PlotData, kind: str = "svg") -> bytes:
-    """Raises: UserError ``unknown_plot`` naming those that there are."""
+def draw_plot(name: str, data: PlotData, kind: str = "svg") -> bytes:
+    """The plot as a file. Raises: UserError ``unknown_plot`` naming the known ones."""
     if name not in PLOTS or kind not in KINDS:
         known = ", ".join(f"{plot}.{ending}" for plot in PLOTS for ending in KINDS)
         raise UserError(f"there is no plot {name}.{kind}; choose from {known}", code="unknown_plot")
@@ -250,6 +242,6 @@ def draw_plot(name: str, material: PlotData, kind: str = "svg") -> bytes:
     out = io.BytesIO()
     with _LOCK, mpl.rc_context(DOCUMENT_STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        PLOTS[name](material, figure)
+        PLOTS[name](data, figure)
         figure.savefig(out, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return out.getvalue()

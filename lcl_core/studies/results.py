@@ -5,6 +5,7 @@ States of cells and studies are derived from the states of runs, so that the two
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -20,22 +21,22 @@ from lcl_core.studies.trials import CellKey, Labels, Setting, cell_key
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """True and False are none."""
+    """Whether a JSON value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 QUEUED, RUNNING, CANCELLING, SUCCEEDED = "queued", "running", "cancelling", "succeeded"
 FAILED, CANCELLED = "failed", "cancelled"
-PAUSED_STATES = ("waiting", "pausing", "paused")  # a person's doing: nothing goes on until the person lets it
+PAUSED_STATES = ("waiting", "pausing", "paused")  # by a person, until the person resumes
 UNFINISHED = (QUEUED, RUNNING, CANCELLING, *PAUSED_STATES)
 STATES = (*UNFINISHED, SUCCEEDED, FAILED, CANCELLED)
 
 
 def cell_state(run: str, evaluation: str | None, *, cancelled: bool = False) -> str:
-    """Of a cell by its pre-training and its examination; between the two it is running.
+    """State of a cell from those of its pre-training and its evaluation; between the two it is running.
 
     Args:
-        cancelled: nothing more will be submitted for its study.
+        cancelled: its study submits no more runs.
     """
     if run != SUCCEEDED:
         return run
@@ -45,10 +46,10 @@ def cell_state(run: str, evaluation: str | None, *, cancelled: bool = False) -> 
 
 
 def study_state(counts: Mapping[str, int], *, cancelled: bool = False, more_to_come: bool = False) -> str:
-    """Of a study by how many of its cells are in each state.
+    """State of a study from the number of its cells in each state.
 
     Args:
-        cancelled: somebody asked for its end; what still runs then runs for another study.
+        cancelled: on request; a cell that still runs then belongs to another study too.
         more_to_come: a halving is about to promote trials.
     """
     if cancelled:
@@ -61,16 +62,14 @@ def study_state(counts: Mapping[str, int], *, cancelled: bool = False, more_to_c
 
 
 def count_states(states: Iterable[str]) -> dict[str, int]:
-    """{state: how many}, states that do not occur left out."""
-    found: dict[str, int] = dict.fromkeys(STATES, 0)
-    for state in states:
-        found[state] += 1
-    return {state: count for state, count in found.items() if count}
+    """{state: count} in the order of ``STATES``, without states that do not occur."""
+    counts = Counter(states)
+    return {state: counts[state] for state in STATES if counts[state]}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its row says."""
+    """A run of a study: the fields of its database row that the table needs."""
 
     id: str
     state: str
@@ -83,7 +82,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class CellRecord:
-    """A cell with its pre-training, and the examination of the encoder once there is one."""
+    """A cell with its pre-training, and the evaluation of the encoder once there is one."""
 
     number: int
     labels: Labels
@@ -103,12 +102,12 @@ class CellRecord:
 
     @property
     def row_key(self) -> tuple[frozenset[tuple[str, str]], int]:
-        """What the cells of one line of the table have in common."""
+        """Equal for the cells of one row of the table."""
         return frozenset(self.labels.items()), self.rung
 
 
 def group_by_row(cells: Sequence[CellRecord]) -> list[list[CellRecord]]:
-    """The cells of each line of the table, lines in the order of their first cell."""
+    """The cells of each row of the table, rows in the order of their first cell."""
     rows: dict[Any, list[CellRecord]] = {}
     for cell in sorted(cells, key=lambda cell: cell.number):
         rows.setdefault(cell.row_key, []).append(cell)
@@ -123,8 +122,8 @@ class MetricValue:
     """A metric's value for one cell.
 
     Attributes:
-        chance, untrained: as the evaluation gives them; none of a training's figure.
-        rows: how many rows of the evaluation it is the mean of.
+        chance, untrained: baselines of the evaluation; none for a value of the training.
+        rows: number of evaluation rows of which it is the mean.
     """
 
     value: float
@@ -134,7 +133,7 @@ class MetricValue:
 
 
 def metric_value(metric: MetricSpec, cell: CellRecord) -> MetricValue | None:
-    """None as long as the run that it is a figure of has not succeeded, or when its result has no such figure."""
+    """None while the run has not succeeded, or when its result has no such value."""
     if metric.of == "training":
         value = (cell.run.result.get("final") or {}).get(metric.metric)
         return MetricValue(float(value)) if is_number(value) else None
@@ -151,8 +150,8 @@ def metric_value(metric: MetricSpec, cell: CellRecord) -> MetricValue | None:
 
 
 def _matches(metric: MetricSpec, row: dict[str, Any]) -> bool:
-    wanted = {key: getattr(metric, key) for key in SELECTORS}
-    return all(value is None or row.get(key) == value for key, value in wanted.items())
+    selected = {key: getattr(metric, key) for key in SELECTORS}
+    return all(value is None or row.get(key) == value for key, value in selected.items())
 
 
 def _mean_field(rows: list[dict[str, Any]], key: str) -> float | None:
@@ -166,13 +165,12 @@ COSTS = ("seconds", "images_seen", "tokens_seen", "flops", "parameters")
 
 def mean_costs(cells: Sequence[CellRecord]) -> dict[str, float | None]:
     """Means over the cells whose pre-training has succeeded; None while there is none."""
-    found = [_run_cost(cell.run) for cell in cells]
-    known = [cost for cost in found if cost is not None]
+    known = [cost for cell in cells if (cost := _run_cost(cell.run)) is not None]
     return {name: mean([cost[name] for cost in known if name in cost]) for name in COSTS}
 
 
 def _run_cost(run: RunRecord) -> dict[str, float] | None:
-    """What the run reported, and the operations estimated from it."""
+    """The run's reported figures, and the operations estimated from them."""
     encoder = run.result.get("encoder")
     if not isinstance(encoder, dict):
         return None
@@ -185,7 +183,7 @@ def _run_cost(run: RunRecord) -> dict[str, float] | None:
 
 
 def _parse_run_spec(run: RunRecord) -> PretrainSpec | None:
-    """None for a spec of an older version that is not valid any more."""
+    """None for a spec of an older version that is no longer valid."""
     try:
         spec = parse_spec("pretrain", run.spec)
     except UserError:
@@ -201,19 +199,19 @@ Line = Mapping[str, Any]
 def training_curves(
     cells: Sequence[CellRecord], lines: Mapping[str, Sequence[Line]], value: str
 ) -> list[dict[str, Any]]:
-    """One curve a row: {"labels", "rung", "points": [[step, mean, lowest, highest] over the seeds that are there]}.
+    """One curve a row: {"labels", "rung", "points": [[step, mean, lowest, highest] over the seeds]}.
 
-    ``rung`` is None in a study that has none to climb.
+    ``rung`` is None in a study without halving.
 
     Args:
         lines: by run id, its metric lines in order.
         value: key of the lines to draw.
     """
-    climbed = any(cell.rung for cell in cells)
+    has_rungs = any(cell.rung for cell in cells)
     return [
         {
             "labels": row[0].labels,
-            "rung": row[0].rung if climbed else None,
+            "rung": row[0].rung if has_rungs else None,
             "points": _subsample(_over_seeds([lines.get(cell.run.id, ()) for cell in row], value)),
         }
         for row in group_by_row(cells)
@@ -221,10 +219,10 @@ def training_curves(
 
 
 def curve_metrics(lines: Mapping[str, Sequence[Line]]) -> list[str]:
-    """Every key that can be drawn: what is a number in the last line of a run, ``loss`` first if it is there."""
+    """Keys of the numbers in the runs' last lines, ``loss`` first."""
     last = [run[-1] for run in lines.values() if run]
-    found = {key for line in last for key in line if is_number(line[key])}.difference(NO_CURVES)
-    return sorted(found, key=lambda key: (key != "loss", key))
+    keys = {key for line in last for key in line if is_number(line[key])}.difference(NO_CURVES)
+    return sorted(keys, key=lambda key: (key != "loss", key))
 
 
 def _over_seeds(runs: Sequence[Sequence[Line]], value: str) -> list[list[float]]:
@@ -233,12 +231,12 @@ def _over_seeds(runs: Sequence[Sequence[Line]], value: str) -> list[list[float]]
         for line in run:
             if is_number(number := line.get(value)):
                 at.setdefault(line["step"], []).append(float(number))
-    return [[step, fmean(found), min(found), max(found)] for step, found in sorted(at.items())]
+    return [[step, fmean(values), min(values), max(values)] for step, values in sorted(at.items())]
 
 
 def _subsample(points: list[list[float]]) -> list[list[float]]:
-    """At most so many, evenly spaced, the first and the last among them."""
+    """At most ``MAX_POINTS``, evenly spaced, with the first and the last."""
     if len(points) <= MAX_POINTS:
         return points
     stride = (len(points) - 1) / (MAX_POINTS - 1)
-    return [points[round(place * stride)] for place in range(MAX_POINTS)]
+    return [points[round(index * stride)] for index in range(MAX_POINTS)]

@@ -18,7 +18,7 @@ class PairedTest:
 
     Attributes:
         interval: 95 % of the mean difference; None for fewer than two pairs.
-        t, p: None for fewer than two pairs, and when all differences are the same, which no test can weigh.
+        t, p: None for fewer than two pairs, and when all differences are the same.
         p: two-sided.
     """
 
@@ -30,7 +30,7 @@ class PairedTest:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None of no values."""
+    """None without values."""
     return fmean(values) if values else None
 
 
@@ -61,13 +61,13 @@ def paired_test(left: Sequence[float], right: Sequence[float]) -> PairedTest:
 
 
 def holm_adjust(values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for being several (Holm's step-down method); those that are None stay so."""
-    ranked = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    """p-values adjusted by Holm's step-down method; None stays None."""
+    ranked = sorted((p, index) for index, p in enumerate(values) if p is not None)
     adjusted: list[float | None] = [None] * len(values)
     highest = 0.0
-    for rank, (p, place) in enumerate(ranked):
+    for rank, (p, index) in enumerate(ranked):
         highest = max(highest, min(1.0, p * (len(ranked) - rank)))
-        adjusted[place] = highest
+        adjusted[index] = highest
     return adjusted
 
 
@@ -79,7 +79,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
 
 
 def two_sided_p(t: float, freedom: int) -> float:
-    """Chance of a statistic at least as far from zero when nothing differs."""
+    """Two-sided p-value of Student's t."""
     from scipy.special import stdtr
 
     return float(2 * stdtr(freedom, -abs(t)))
@@ -105,7 +105,7 @@ class PowerLaw:
 
 
 def power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
-    """Of (x, y); those that are not above 0 are left out. None unless two different x are left."""
+    """Of (x, y); points not above 0 are left out. None without two different x."""
     logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
     if len({x for x, _ in logs}) < 2:
         return None
@@ -132,13 +132,13 @@ def _exponent_interval(exponent: float, missed: float, spread: float, count: int
 
 
 def pareto_front(points: Sequence[tuple[float, float]], better: Literal["higher", "lower"] = "higher") -> list[int]:
-    """Places of the (cost, quality) that no other beats in one without losing in the other, cheapest first."""
+    """Indices of the Pareto-optimal (cost, quality), cheapest first."""
     sign = 1.0 if better == "higher" else -1.0
     front: list[int] = []
     best = float("-inf")
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -sign * points[place][1])):
-        quality = sign * points[place][1]
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
+        quality = sign * points[index][1]
         if quality > best:
-            front.append(place)
+            front.append(index)
             best = quality
     return front

@@ -22,11 +22,11 @@ from lcl_core.studies.trials import PlannedCell, build_cell, study_rows
 
 
 def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[PlannedCell]:
-    """The cells that come next: once every cell of the highest rung has ended, its best rows with more steps.
+    """The next cells: once every cell of the highest rung has ended, its best rows with more steps.
 
-    After the last rung the finalists train no further: their cells have the specs of that rung, whose runs are there,
-    and are examined as the study reports. A row of which a cell failed is out. Nothing comes while a rung is at work,
-    after the finalists, or when no row is left.
+    After the last rung the finalists train no further: their cells have the specs of that rung, whose runs exist, and
+    are evaluated as the study reports. A row with a failed cell is not promoted. None while a rung is running, after
+    the finalists, or when no row is left.
     """
     search = study.search
     if not isinstance(search, HalvingSearch) or not cells:
@@ -41,17 +41,17 @@ def promoted_cells(study: StudySpec, cells: Sequence[CellRecord]) -> list[Planne
 
 
 def can_continue(study: StudySpec, cell: PlannedCell) -> bool:
-    """Whether a promoted trial may go on from its checkpoint and be what a run of that many steps is.
+    """Whether a promoted trial may continue from its checkpoint and equal a run of that many steps.
 
-    So it is under a constant learning rate; every other schedule depends on the number of steps from the start.
+    True with a constant learning rate; every other schedule depends on the number of steps from the start.
     """
     search = study.search
-    trains_on = isinstance(search, HalvingSearch) and 0 < cell.rung < len(search.rungs)
-    return trains_on and cell.spec.optimizer.schedule == "constant"
+    promoted = isinstance(search, HalvingSearch) and 0 < cell.rung < len(search.rungs)
+    return promoted and cell.spec.optimizer.schedule == "constant"
 
 
 def _best_rows(search: HalvingSearch, rows: list[list[CellRecord]], rung: int) -> list[list[CellRecord]]:
-    """Best first; of equals the earlier. As many as ``keep`` of the rung says, at least one."""
+    """Best first; of equals the earlier. A share ``keep`` of the rung, at least one."""
     last = rung + 1 == len(search.rungs)
     count = search.finalists if last else max(1, math.ceil(search.keep * len(rows) - 1e-9))
     scores = [(_row_score(search.metric, row), row) for row in rows]
@@ -63,22 +63,21 @@ def _best_rows(search: HalvingSearch, rows: list[list[CellRecord]], rung: int) -
 
 
 def _row_score(metric: MetricSpec, row: list[CellRecord]) -> float | None:
-    """Mean over the seeds; None when one of them failed or has no such figure."""
-    figures = [metric_value(metric, cell) for cell in row]
-    values = [figure.value for figure in figures if figure is not None]
+    """Mean over the seeds; None when one of them failed or has no such value."""
+    values = [found.value for cell in row if (found := metric_value(metric, cell)) is not None]
     return fmean(values) if len(values) == len(row) and all(cell.state() == SUCCEEDED for cell in row) else None
 
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A study's state, and how many of its cells are in each."""
+    """A study's state, and the number of its cells in each state."""
 
     state: str
     counts: dict[str, int]
 
 
 def study_status(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: bool) -> StudyStatus:
-    """Of a halving the finalists alone decide about success; without any it has failed."""
+    """Status of a study. A halving succeeds by its finalists; without any it has failed."""
     counts = count_states(cell.state(cancelled=cancelled) for cell in cells)
     if not isinstance(study.search, HalvingSearch):
         return StudyStatus(study_state(counts, cancelled=cancelled), counts)

@@ -38,8 +38,8 @@ class Column:
     """A metric of the table.
 
     Attributes:
-        head: its name, and whether it is what a search chose by.
-        rungs: of which rungs' cells it is a figure; None: of all.
+        head: its name, marked where it ranks the trials of a search.
+        rungs: the rungs whose cells have it; None: all.
     """
 
     head: str
@@ -47,16 +47,16 @@ class Column:
     rungs: range | None = None
 
     def covers(self, cell: CellRecord) -> bool:
-        """Whether a cell has, or will have, this figure."""
+        """Whether a cell has, or will have, this value."""
         return self.rungs is None or self.metric.of == "training" or cell.rung in self.rungs
 
     def figure(self, cell: CellRecord) -> MetricValue | None:
-        """Of one cell; None while it has none."""
+        """Value of one cell; None while it has none."""
         return metric_value(self.metric, cell) if self.covers(cell) else None
 
 
 def table_columns(study: StudySpec) -> list[Column]:
-    """The study's metrics; a halving reports them of its finalists alone, and of every trial what it was ranked by."""
+    """The study's metrics; with halving those of its finalists, and the ranking metric of every trial."""
     search = study.search
     if not isinstance(search, HalvingSearch):
         return [Column(metric.name, metric) for metric in study.metrics]
@@ -69,10 +69,10 @@ MAX_LISTED = 6
 
 
 def table_notes(study: StudySpec, cells: Sequence[CellRecord]) -> list[str]:
-    """Sentences; none when there is nothing to say."""
-    found = [_equal_settings_note(study), _promotion_note(study, cells)]
-    found += [_empty_column_note(column, cells) for column in table_columns(study)]
-    return [note for note in found if note]
+    """Notes below the table, a sentence each."""
+    notes = [_equal_settings_note(study), _promotion_note(study, cells)]
+    notes += [_empty_column_note(column, cells) for column in table_columns(study)]
+    return [note for note in notes if note]
 
 
 def _equal_settings_note(study: StudySpec) -> str:
@@ -85,7 +85,7 @@ def _equal_settings_note(study: StudySpec) -> str:
 
 
 def _promotion_note(study: StudySpec, cells: Sequence[CellRecord]) -> str:
-    """Whether promoted trials went on from their checkpoints."""
+    """Whether promoted trials continued from their checkpoints."""
     if not isinstance(study.search, HalvingSearch):
         return ""
     trained = [cell for cell in cells if 0 < cell.rung < len(study.search.rungs)]
@@ -100,7 +100,7 @@ def _promotion_note(study: StudySpec, cells: Sequence[CellRecord]) -> str:
 
 
 def _empty_column_note(column: Column, cells: Sequence[CellRecord]) -> str:
-    """A column that stays empty although there are results, and what it could ask for."""
+    """A column that stays empty although there are results, and the metrics that there are."""
     ended = [cell for cell in cells if cell.state() == SUCCEEDED and column.covers(cell)]
     if not ended or any(column.figure(cell) for cell in ended):
         return ""
@@ -117,7 +117,7 @@ Json = dict[str, Any]
 
 
 def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: bool = False) -> Json:
-    """Everything that is known now, as JSON.
+    """The table of the cells so far, as JSON.
 
     Returns: ``axes``, ``parameters`` and ``metrics`` (the columns), ``rows``, and by the head of each metric
         ``comparisons`` with the row of number ``baseline``, the ``pareto`` front as numbers of rows, and the power law
@@ -141,7 +141,7 @@ def build_table(study: StudySpec, cells: Sequence[CellRecord], *, cancelled: boo
 
 
 def point_of(row: Json, head: str, compute: str) -> tuple[float, float] | None:
-    """(cost, mean of the figure) of a row of the table; None while one of them is not known."""
+    """(cost, mean of the figure) of a row of the table; None while one is unknown."""
     cost, figure = row["compute"][compute], row["figures"].get(head)
     return None if cost is None or figure is None else (cost, figure["mean"])
 
@@ -171,7 +171,7 @@ def _has_trials(study: StudySpec) -> bool:
 
 
 def _summarize(found: dict[int, MetricValue | None]) -> Json | None:
-    """A figure over the seeds that have it; None while none has."""
+    """Statistics over the seeds that have a value; None while none has."""
     known = {seed: figure for seed, figure in found.items() if figure is not None}
     if not known:
         return None
@@ -189,7 +189,7 @@ def _summarize(found: dict[int, MetricValue | None]) -> Json | None:
 
 
 def _baseline(study: StudySpec, rows: Sequence[Json]) -> int | None:
-    """Number of the row that the others are compared with."""
+    """Number of the row with which the others are compared."""
     for number, row in enumerate(rows):
         if study.baseline is None or study.baseline.items() <= row["labels"].items():
             return number
@@ -197,7 +197,7 @@ def _baseline(study: StudySpec, rows: Sequence[Json]) -> int | None:
 
 
 def _comparisons(column: Column, rows: Sequence[Json], baseline: int | None) -> list[Json]:
-    """Each other row minus the baseline over the seeds that both have, with p-values adjusted for being several."""
+    """Each other row minus the baseline over the seeds of both, with Holm-adjusted p-values."""
     if baseline is None:
         return []
     found = [
@@ -211,7 +211,7 @@ def _comparisons(column: Column, rows: Sequence[Json], baseline: int | None) -> 
 
 
 def compare_rows(head: str, left: Json, right: Json) -> Json | None:
-    """``right`` minus ``left`` over the seeds that both have; None when there is none."""
+    """``right`` minus ``left`` over the seeds of both; None without any."""
     ours, theirs = (row["figures"].get(head, {}).get("values", {}) for row in (left, right))
     shared = [seed for seed in ours if seed in theirs]
     return asdict(paired_test([ours[seed] for seed in shared], [theirs[seed] for seed in shared])) if shared else None
@@ -220,7 +220,7 @@ def compare_rows(head: str, left: Json, right: Json) -> Json | None:
 def _pareto_rows(study: StudySpec, column: Column, rows: Sequence[Json]) -> list[int]:
     points = [(number, point_of(row, column.head, study.compute)) for number, row in enumerate(rows)]
     known = [(number, point) for number, point in points if point is not None]
-    return [known[place][0] for place in pareto_front([point for _, point in known], column.metric.better)]
+    return [known[index][0] for index in pareto_front([point for _, point in known], column.metric.better)]
 
 
 def _fit_law(study: StudySpec, column: Column, rows: Sequence[Json]) -> Json | None:
@@ -230,7 +230,7 @@ def _fit_law(study: StudySpec, column: Column, rows: Sequence[Json]) -> Json | N
 
 
 def _provenance(cells: Sequence[CellRecord]) -> Json:
-    """What the figures were measured with: versions of the code, and contents of the datasets examined."""
+    """Versions of the code and hashes of the datasets behind the figures."""
     results = [cell.evaluation.result for cell in cells if cell.evaluation and cell.evaluation.state == SUCCEEDED]
     return {
         "versions": sorted({str(result["version"]) for result in results if "version" in result}),
@@ -238,7 +238,7 @@ def _provenance(cells: Sequence[CellRecord]) -> Json:
     }
 
 
-DIGITS = 10  # of numbers in a spreadsheet: the last ones of a sum are only noise
+DIGITS = 10  # of numbers in a spreadsheet: the last digits of a sum are rounding
 SUMMARY = ("mean", "sd", "low", "high", "count", "chance", "untrained")
 
 
@@ -247,7 +247,7 @@ def as_json(table: Json, title: str) -> str:
 
 
 def as_csv(table: Json, title: str) -> str:
-    """One line a row and metric; what is not known is empty."""
+    """One line a row and metric; unknown values are empty."""
     out = io.StringIO()
     writer = csv.writer(out)
     extra = (["rung"] if _has_rungs(table) else []) + ["steps"]
@@ -291,7 +291,7 @@ FORMATS: dict[str, tuple[Callable[[Json, str], str], str]] = {
 
 
 def row_name(table: Json, row: Json) -> str:
-    """A row in a few words."""
+    """Short name of a row: its variants, and its rung."""
     words = [row["labels"][axis] for axis in table["axes"] if axis in row["labels"]]
     return " ".join(words + ([f"rung {row['rung']}"] if row["rung"] is not None else [])) or "all"
 

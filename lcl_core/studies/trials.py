@@ -41,31 +41,28 @@ def apply_overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _set_field(place: Any, keys: Sequence[str], value: Any, path: str) -> None:
+def _set_field(target: Any, keys: Sequence[str], value: Any, path: str) -> None:
     head, *rest = keys
-    if isinstance(place, list):
-        if not head.isdigit() or int(head) >= len(place):
-            raise _unknown_path(path, f"the list there has {len(place)} items, and none is {head!r}")
+    if isinstance(target, list):
+        if not head.isdigit() or int(head) >= len(target):
+            raise _unknown_path(path, f"the list there has {len(target)} items, and none is {head!r}")
         key: Any = int(head)
-        there = place[key]
-    elif isinstance(place, dict):
-        key, there = head, place.get(head)
+        old = target[key]
+    elif isinstance(target, dict):
+        key, old = head, target.get(head)
     else:
         raise _unknown_path(path, f"{head!r} lies within what is no object")
     if not rest:
-        place[key] = _merge_value(there, value)
+        if isinstance(value, dict):
+            target[key] = apply_overlay(old if isinstance(old, dict) else {}, value)
+        else:
+            target[key] = copy.deepcopy(value)
         return
-    if there is None:
+    if old is None:
         if rest[0].isdigit():
             raise _unknown_path(path, f"the base does not give the list {head!r}; give it whole")
-        there = place[key] = {}
-    _set_field(there, rest, value, path)
-
-
-def _merge_value(there: Any, value: Any) -> Any:
-    if not isinstance(value, dict):
-        return copy.deepcopy(value)
-    return apply_overlay(there if isinstance(there, dict) else {}, value)
+        old = target[key] = {}
+    _set_field(old, rest, value, path)
 
 
 def _unknown_path(path: str, why: str) -> UserError:
@@ -76,19 +73,19 @@ DIGITS = 4  # of a drawn number: enough for any learning rate, and it can be rea
 
 
 def sample_settings(search: GridSearch | RandomSearch | HalvingSearch) -> list[dict[str, Any]]:
-    """{dotted field: value} of every trial, the same for the same seed; a grid has one without any field.
+    """{dotted field: value} of every trial, the same for the same seed; a grid has one trial without fields.
 
-    Each trial has a stream of its own, so more trials begin with the same ones. Equal settings are tried once.
+    Each trial has its own random stream, so more trials begin with the same ones. Equal settings are tried once.
     """
     if isinstance(search, GridSearch):
         return [{}]
-    found: list[dict[str, Any]] = []
+    settings: list[dict[str, Any]] = []
     for trial in range(search.trials):
         stream = random.Random(f"{search.seed}/{trial}")  # noqa: S311
         setting = {field: _sample_parameter(stream, search.parameters[field]) for field in sorted(search.parameters)}
-        if setting not in found:
-            found.append(setting)
-    return found
+        if setting not in settings:
+            settings.append(setting)
+    return settings
 
 
 def _sample_parameter(stream: random.Random, parameter: ChoiceSpec | RangeSpec) -> Any:
@@ -111,12 +108,12 @@ OWN_FIELDS = {"seed": "the study's own field seeds", "preset": "pretrain.preset,
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One combination of the axes' variants, and with a search one of its trials.
+    """One combination of the axes' variants and, with a search, one of its trials.
 
     Attributes:
         labels: {axis: variant}; of a trial also {"trial": "t01"}.
-        parameters: {dotted field: value} that the search drew.
-        overlays: partial pretrain specs in the order in which they are laid over the base.
+        parameters: {dotted field: value} sampled by the search.
+        overlays: partial pretrain specs, in the order in which they overlay the base.
     """
 
     labels: Labels
@@ -135,7 +132,7 @@ def study_rows(study: StudySpec) -> list[StudyRow]:
 
 
 def format_labels(labels: Labels) -> str:
-    """Labels for people."""
+    """Labels as ``axis=variant axis=variant``."""
     return " ".join(f"{axis}={name}" for axis, name in labels.items())
 
 
@@ -162,21 +159,21 @@ def _combinations(study: StudySpec) -> Iterator[StudyRow]:
 
 def _check_fields(study: StudySpec) -> None:
     own = {**OWN_FIELDS, **({"steps": "search.rungs"} if isinstance(study.search, HalvingSearch) else {})}
-    places = [
+    fields = [
         (f"axes.{a}.variants.{v}.spec", variant.spec)
         for a, axis in enumerate(study.axes)
         for v, variant in enumerate(axis.variants)
     ]
-    places += [("search.parameters", setting) for setting in sample_settings(study.search)[:1]]
-    for place, fields in places:
-        for name in own.keys() & fields.keys():
-            raise UserError(f"{place}.{name}: set {own[name]} instead", code="bad_spec", field=f"{place}.{name}")
+    fields += [("search.parameters", setting) for setting in sample_settings(study.search)[:1]]
+    for field, overlay in fields:
+        for name in own.keys() & overlay.keys():
+            raise UserError(f"{field}.{name}: set {own[name]} instead", code="bad_spec", field=f"{field}.{name}")
 
 
 def pretrain_spec(study: StudySpec, row: StudyRow, seed: int, rung: int = 0) -> PretrainSpec:
-    """The base, the row's variants and drawn fields over it, then the seed (and a rung's steps).
+    """Complete spec of a row: the base, overlaid by the row's variants and sampled fields, then seed and rung's steps.
 
-    Raises: UserError ``bad_spec``, naming the variant where one alone is to blame.
+    Raises: UserError ``bad_spec``, naming the variant where one alone is invalid.
     """
     own: Setting = {"seed": seed}
     if isinstance(study.search, HalvingSearch):
@@ -190,7 +187,7 @@ def pretrain_spec(study: StudySpec, row: StudyRow, seed: int, rung: int = 0) -> 
 
 
 def resolve_presets(study: StudySpec) -> StudySpec:
-    """The same study without any preset, whose meaning another version might change between its cells.
+    """The study with its presets filled in, so that another version cannot change them between its cells.
 
     Raises: UserError ``bad_spec`` for a preset of the base that is not known.
     """
@@ -198,16 +195,16 @@ def resolve_presets(study: StudySpec) -> StudySpec:
 
 
 def evaluate_spec(study: StudySpec, rung: int, encoder: str) -> EvaluateSpec:
-    """How an encoder that came out of this rung is examined: by the search's validation until it is a finalist."""
+    """Evaluation of an encoder of this rung: the search's validation until it is a finalist."""
     if isinstance(study.search, HalvingSearch) and rung < len(study.search.rungs):
         return _parse_evaluate("search.validation", study.search.validation, encoder)
     return _parse_evaluate("evaluate", study.evaluate, encoder)
 
 
 def evaluate_specs(study: StudySpec) -> dict[str, EvaluateSpec]:
-    """{place in the study: template} of everything that it examines encoders by, with an encoder that is none.
+    """{field of the study: template} of its evaluations, with a placeholder for the encoder.
 
-    Raises: UserError ``bad_spec``, also when trials would be chosen on what is reported.
+    Raises: UserError ``bad_spec``, also when trials would be chosen on a split that is reported.
     """
     examiner = _parse_evaluate("evaluate", study.evaluate, "none")
     if not isinstance(study.search, HalvingSearch):
@@ -243,7 +240,7 @@ def _parse_overlaid(base: Setting, *overlays: Setting) -> PretrainSpec:
 
 
 def _locate_error(study: StudySpec, base: Setting, row: StudyRow, error: UserError) -> UserError:
-    """The complaint with its place in the study: the base, or the variant that causes it alone, else the row."""
+    """``error`` with its field in the study: the base, or the variant that causes it alone, else the row."""
     if _spec_error(base) is not None:
         return _prefix_field("pretrain", error)
     for a, axis in enumerate(study.axes):
@@ -263,20 +260,20 @@ def _spec_error(base: Setting, *overlays: Setting) -> str | None:
     return None
 
 
-def _parse_evaluate(place: str, given: Setting, encoder: str) -> EvaluateSpec:
+def _parse_evaluate(field: str, given: Setting, encoder: str) -> EvaluateSpec:
     if "encoder" in given:
-        raise UserError(f"{place}.encoder: the study puts the encoders in", code="bad_spec", field=f"{place}.encoder")
+        raise UserError(f"{field}.encoder: the study puts the encoders in", code="bad_spec", field=f"{field}.encoder")
     try:
         return cast(EvaluateSpec, parse_spec("evaluate", {**apply_overlay({}, given), "encoder": encoder}))
     except UserError as error:
-        raise _prefix_field(place, error) from None
+        raise _prefix_field(field, error) from None
 
 
-def _prefix_field(place: str, error: UserError) -> UserError:
-    """The same complaint; its message begins with the field, where it has one."""
+def _prefix_field(field: str, error: UserError) -> UserError:
+    """``error`` with ``field`` before its own field, in its message too."""
     if error.field:
-        return UserError(f"{place}.{error.message}", code=error.code, field=f"{place}.{error.field}")
-    return UserError(f"{place}: {error.message}", code=error.code, field=place)
+        return UserError(f"{field}.{error.message}", code=error.code, field=f"{field}.{error.field}")
+    return UserError(f"{field}: {error.message}", code=error.code, field=field)
 
 
 CellKey = tuple[frozenset[tuple[str, str]], int, int]
@@ -288,8 +285,8 @@ class PlannedCell:
 
     Attributes:
         labels, parameters: of its row.
-        rung: 0, or how often a halving has promoted it.
-        hash: of the spec: the same work has the same.
+        rung: 0, or the number of its promotions by a halving.
+        hash: of the spec; equal for equal work.
     """
 
     labels: Labels
@@ -305,16 +302,16 @@ class PlannedCell:
 
 
 def cell_key(labels: Labels, seed: int, rung: int) -> CellKey:
-    """What tells a cell from the other cells of its study."""
+    """Identity of a cell within its study."""
     return frozenset(labels.items()), seed, rung
 
 
 def expand_study(study: StudySpec) -> list[PlannedCell]:
-    """The cells that a study begins with, one seed after the other, so that all rows of the table fill together.
+    """The first cells of a study, seed by seed, so that all rows of the table fill together.
 
     Raises: UserError ``bad_spec`` naming the variant that is at fault, ``too_many_cells`` or ``same_cell``.
     """
-    evaluate_specs(study)  # only to be sure that they hold
+    evaluate_specs(study)  # raises for an invalid one
     rows = study_rows(study)
     check_size(study, len(rows) * len(study.seeds))
     cells = [build_cell(study, row, seed) for seed in study.seeds for row in rows]
@@ -334,14 +331,14 @@ def _check_distinct(cells: list[PlannedCell]) -> None:
         other = known.setdefault(cell.hash, cell)
         if other is not cell:
             raise UserError(
-                f"{format_labels(other.labels)} and {format_labels(cell.labels)} come to the same pre-training; take one away",
+                f"{format_labels(other.labels)} and {format_labels(cell.labels)} come to the same run; remove one",
                 code="same_cell",
                 field="axes",
             )
 
 
 def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
-    """``study``, which has no preset, and what ``addition`` brings; asking twice for the same changes nothing more.
+    """``study``, which has no preset, with the seeds, variants and trials of ``addition``; idempotent.
 
     Raises: UserError ``not_extendable``, or ``bad_spec`` with the field of the addition.
     """
@@ -362,28 +359,28 @@ def apply_addition(study: StudySpec, addition: AdditionSpec) -> StudySpec:
 
 def _extend_axes(study: StudySpec, more: tuple[AxisSpec, ...]) -> list[AxisSpec]:
     known = {axis.name: axis for axis in study.axes}
-    for place, axis in enumerate(more):
+    for index, axis in enumerate(more):
         if axis.name not in known:
             raise UserError(
                 f"the study has no axis {axis.name!r}, and a new one would change every row; choose from "
                 f"{', '.join(known) or 'none'}, or start a new study",
                 code="bad_spec",
-                field=f"axes.{place}.name",
+                field=f"axes.{index}.name",
             )
-        known[axis.name] = _extend_axis(known[axis.name], axis, place)
+        known[axis.name] = _extend_axis(known[axis.name], axis, index)
     return list(known.values())
 
 
-def _extend_axis(old: AxisSpec, new: AxisSpec, place: int) -> AxisSpec:
-    there = {variant.name: variant for variant in old.variants}
+def _extend_axis(old: AxisSpec, new: AxisSpec, index: int) -> AxisSpec:
+    variants = {variant.name: variant for variant in old.variants}
     for number, variant in enumerate(new.variants):
-        if there.setdefault(variant.name, variant) != variant:
+        if variants.setdefault(variant.name, variant) != variant:
             raise UserError(
                 f"axis {old.name} has another variant {variant.name!r} already; give the new one another name",
                 code="bad_spec",
-                field=f"axes.{place}.variants.{number}.name",
+                field=f"axes.{index}.variants.{number}.name",
             )
-    return AxisSpec(name=old.name, variants=tuple(there.values()))
+    return AxisSpec(name=old.name, variants=tuple(variants.values()))
 
 
 def _extend_search(study: StudySpec, trials: int | None) -> dict[str, Any]:

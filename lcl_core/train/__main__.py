@@ -22,15 +22,10 @@ def pretrain(run_dir: RunDir) -> dict[str, Any]:
     spec = cast(PretrainSpec, parse_spec("pretrain", run["spec"]))
     if _rank() == 0:
         run_dir.append_metrics(step=0, total_steps=spec.steps, phase="preparing")
-    # The heavy imports come after the spec has been checked and the page has something to show.
-    from lcl_core.common.device import keep_freed_memory, limit_onednn_cache, pick_device
-    from lcl_core.train.distributed import init_process_group
-    from lcl_core.train.trainer import Trainer
+    # torch is imported after the spec has been checked and the run has a first metric line
+    from lcl_core.train.trainer import train
 
-    keep_freed_memory()
-    limit_onednn_cache()
-    with init_process_group(pick_device()):
-        return Trainer(spec, run_dir, run["datasets"]).run()
+    return train(spec, run_dir, run["datasets"])
 
 
 def _rank() -> int:
@@ -38,7 +33,7 @@ def _rank() -> int:
 
 
 def _processes(run_dir: str) -> int:
-    """How many ranks to start from here; a spec that cannot be read is reported by the one that tries to run it."""
+    """Ranks to start on this machine; a spec that cannot be read is reported by ``pretrain``."""
     try:
         run = RunDir(Path(run_dir)).read_run()
         return int(run["spec"].get("engine", {}).get("processes", 1))
@@ -52,7 +47,7 @@ def main() -> int:
     if several and "RANK" not in os.environ:
         from lcl_core.train.launch import NodeInfo, launch
 
-        return launch(sys.argv[1], processes, NodeInfo.here())
+        return launch(sys.argv[1], processes, NodeInfo.from_env())
     return run_main(pretrain, main=_rank() == 0)
 
 
@@ -60,7 +55,7 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code < 0:  # a rank was killed from outside: leave as it did, so that the supervisor sees the signal
+    if code < 0:  # a rank was killed from outside: end by the same signal, for the supervisor
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 def ema_decay(step: int, decay: float) -> float:
     """The share of the old average at 0-based ``step``: (1 + step) / (10 + step) until that reaches ``decay``.
 
-    So the random first weights are soon forgotten. The ramp is TensorFlow's ``ExponentialMovingAverage``'s.
+    This soon forgets the random first weights. The ramp is TensorFlow's ``ExponentialMovingAverage``'s.
     """
     return min(decay, (1 + step) / (10 + step))
 
@@ -40,14 +40,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after the optimiser's 0-based ``step``."""
+        """Average in the weights after the optimiser's 0-based ``step``."""
         decay = ema_decay(step, self.decay) if self.warmup else self.decay
         weights = [_local(parameter).float() for parameter in self._parameters.values()]
         torch._foreach_lerp_([_local(tensor) for tensor in self.tensors.values()], weights, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within, the model computes and exports with the averages; afterwards its own weights are back, bitwise."""
+        """Context in which the model has the averages as weights; its own are restored bitwise afterwards."""
         own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         self._set(self.tensors)
         try:

@@ -54,7 +54,7 @@ def _training_texts(spec: PretrainSpec, corpora: dict[str, Corpus]) -> list[str]
 
 
 def _document_texts(document: dict[str, Any]) -> list[str]:
-    """Of a sequence, those of its segments: it need not list them a second time."""
+    """Texts of a document; of one with segments, theirs."""
     if "segments" not in document:
         return document["text_list"]
     return [segment.text for segment in parse_segments(document) if isinstance(segment, TextSegment)]
@@ -63,7 +63,7 @@ def _document_texts(document: dict[str, Any]) -> list[str]:
 def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
     """The model's configuration for this spec and vocabulary.
 
-    Of the losses' weights it holds the two of :meth:`LCLModel.forward`; a loss that the method lacks has none.
+    It holds the weights of the two losses of :meth:`LCLModel.forward`; 0 for a loss that the objective lacks.
     """
     specials, weights = tokenizer.specials, spec.objective.weights
     return LCLConfig(
@@ -92,8 +92,8 @@ class Collator:
     """Packs documents for one objective and model.
 
     Attributes:
-        kept_patches: patches of an image that are looked at; the documents hold as many placeholders.
-        seed: of random choices: patches that are dropped, and what the objective draws.
+        kept_patches: encoded patches of an image; the documents hold as many placeholders.
+        seed: of random choices: dropped patches, and those of the objective.
     """
 
     objective: Objective
@@ -102,7 +102,7 @@ class Collator:
     seed: int
 
     def __call__(self, batch: DocumentBatch) -> PackedBatch:
-        """Pack the documents, longest first: neighbours of like length share a group in attention."""
+        """Pack the documents, longest first: documents of similar length share a group in attention."""
         samples = sorted(batch.samples, key=lambda sample: -len(sample.token_ids))
         rows = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in samples]
         pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
@@ -110,7 +110,7 @@ class Collator:
         return self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
 
     def _patches(self, images: int, batch: DocumentBatch) -> Tensor | None:
-        """[images, kept] patch numbers, ascending: drawn for each batch, the same for the same place in the data."""
+        """[images, kept] patch numbers, ascending: random, the same for the same position in the data."""
         total = self.config.num_image_tokens
         if self.kept_patches == total:
             return None

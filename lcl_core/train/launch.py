@@ -1,9 +1,8 @@
-"""The training processes of this machine, as torchrun would start them, but with their exit status kept.
+"""Starts the training processes of this machine as torchrun does, but keeps their exit status.
 
-torchrun turns every failure into exit status 1 and kills after half a minute; a run's status tells its supervisor
-what happened, and its last checkpoint may take longer. Of several machines each starts its own, and all meet at the
-address that their supervisors name. Without supervisors start ``-m lcl_core.train`` by torchrun: the processes read
-the same environment.
+torchrun turns every failure into exit status 1 and kills after half a minute; the supervisor of a run needs the status,
+and a last checkpoint may take longer. Each of several machines starts its own processes; the supervisors give all the
+same rendezvous address. Without supervisors torchrun can start ``-m lcl_core.train``: the environment is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _INFORMATIVE = (ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, Exi
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """This machine among those of the run, and where their ranks meet."""
+    """This machine's number among those of the run, and the rendezvous address of their ranks."""
 
     number: int
     count: int
@@ -33,8 +32,8 @@ class NodeInfo:
     port: int
 
     @classmethod
-    def here(cls) -> NodeInfo:
-        """As ``LCL_NODES``, ``LCL_NODE`` and ``LCL_MEETING`` (HOST:PORT) say; without them the only one."""
+    def from_env(cls) -> NodeInfo:
+        """From ``LCL_NODES``, ``LCL_NODE`` and ``LCL_MEETING`` (HOST:PORT); without them a single node."""
         count = int(os.environ.get("LCL_NODES", "1"))
         if count == 1:
             return cls(0, 1, "127.0.0.1", _free_port())
@@ -43,18 +42,18 @@ class NodeInfo:
 
     @property
     def is_local(self) -> bool:
-        """Whether all ranks are on this machine, so that they need no network."""
+        """Whether all ranks are on this machine."""
         return self.host.startswith("127.")
 
 
 def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
     """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks.
 
-    SIGTERM is passed on. When one fails, the others, which would wait for it in vain, are killed.
+    SIGTERM is passed on. When one fails, the others, which would wait for it for ever, are killed.
 
     Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
-    RunDir(run_dir).watch_signals()  # to leave when our own supervisor is gone
+    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone
     ranks = [_start(run_dir, rank, processes, node) for rank in range(processes)]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
@@ -63,7 +62,7 @@ def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
     for thread in threads:
         thread.start()
     for thread in threads:
-        while thread.is_alive():  # in slices, so that signals are handled meanwhile
+        while thread.is_alive():  # with a timeout, so that signals are handled
             thread.join(0.2)
     return _exit_status(failures)
 
@@ -82,7 +81,7 @@ def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> sub
         place["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
     environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": str(threads)}
-    # the pipe stays open as long as this process lives: it is how a rank learns that nobody waits for it any more
+    # the pipe stays open as long as this process lives: a rank ends when it closes
     return subprocess.Popen(
         [sys.executable, "-m", "lcl_core.train", run_dir],
         env=environment | {"LCL_SUPERVISED": "1"},
@@ -97,7 +96,7 @@ def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]
     failures.append(status)
     if status == ExitCode.CANCELLED:
         return
-    if status == ExitCode.CRASH:  # perhaps only because another left; that one may still be writing down why
+    if status == ExitCode.CRASH:  # perhaps only because another rank ended, which may still be writing its error
         for other in ranks:
             with suppress(subprocess.TimeoutExpired):
                 other.wait(_CRASH_GRACE)
@@ -105,7 +104,7 @@ def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]
 
 
 def _exit_status(failures: list[int]) -> int:
-    """The status that says most: what a user can mend, else the first."""
+    """The most informative status: one that a user can act on, else the first."""
     telling = [status for status in _INFORMATIVE if status in failures]
     if telling:
         return telling[0]

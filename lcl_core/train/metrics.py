@@ -26,11 +26,11 @@ from lcl_core.train.train_step import StepReport
 
 def peak_flops(dtype: torch.dtype, device: torch.device | None = None, seconds: float = 1.0) -> float:
     """Best rate of a square matrix product with the default settings, FLOP/s."""
-    place = device or torch.device("cpu")
-    size = 2048 if place.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=place).to(dtype) for _ in range(2))
-    best, until = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < until:
+    device = device or torch.device("cpu")
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
         best = min(best, _time_matmul(a, b))
     return 2.0 * size**3 / best
 
@@ -45,7 +45,7 @@ def _time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def add_data_counts(progress: TrainingProgress, batches: Sequence[DocumentBatch], ranks: RankGroup) -> None:
     """Add a step's batches to ``progress``. All ranks call it, and all end with the same numbers."""
-    for own in ranks.gather(_data_counts(batches)):
+    for own in ranks.all_gather_object(_data_counts(batches)):
         progress.documents_seen += own["documents"]
         progress.images_seen += own["images"]
         progress.tokens_seen += own["tokens"]
@@ -55,8 +55,8 @@ def add_data_counts(progress: TrainingProgress, batches: Sequence[DocumentBatch]
 
 
 def max_position_over_ranks(cursor_position: int, ranks: RankGroup) -> int:
-    """The position of the rank that has read on the most."""
-    return max(position for [position] in ranks.gather_numbers([cursor_position]))
+    """The position of the rank that has read furthest."""
+    return max(position for [position] in ranks.all_gather_ints([cursor_position]))
 
 
 def _data_counts(batches: Sequence[DocumentBatch]) -> dict[str, Any]:
@@ -83,9 +83,9 @@ def _add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
 
 
 class MetricLogger:
-    """Written by the first rank alone.
+    """Writes metric lines to ``metrics.jsonl``, and to TensorBoard on request; rank 0 alone has one.
 
-    Raises: UserError when TensorBoard is asked for and not installed.
+    Raises: UserError when TensorBoard is requested and not installed.
     """
 
     def __init__(self, run_dir: RunDir, tensorboard: bool) -> None:
@@ -120,7 +120,7 @@ def _summary_writer(run_dir: RunDir) -> Any:
 
 @dataclass
 class _PendingStep:
-    """A step whose numbers are still on the device.
+    """A step whose scalars are still on the device.
 
     Attributes:
         losses, metrics: names.
@@ -147,7 +147,7 @@ class MetricsAggregator:
     ranks: RankGroup
     peak: float
     _started: float = field(default_factory=time.monotonic)
-    _waiting: list[_PendingStep] = field(default_factory=list)
+    _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
     _flops: float = 0.0
     _data_seconds: float = 0.0
@@ -155,28 +155,28 @@ class MetricsAggregator:
     _tokens: int = 0
 
     def add(self, step: int, report: StepReport, batches: Sequence[DocumentBatch], flops: float, waited: float) -> None:
-        """Note a step that was taken: what it read, its floating-point operations, the seconds it waited for data."""
-        ratios = report.metrics.values()
-        counts = [ratio.count for ratio in ratios]
-        scalars = [*report.losses.values(), *(ratio.total for ratio in ratios), *counts, report.norm, report.finite]
+        """Record a step: its batches, its floating-point operations, the seconds it waited for data."""
+        metrics = report.metrics.values()
+        totals, counts = [metric.total for metric in metrics], [metric.count for metric in metrics]
+        scalars = [*report.losses.values(), *totals, *counts, report.norm, report.finite]
         values = torch.stack([scalar.detach().to(report.finite) for scalar in scalars])
         documents = [sample.id for batch in batches for sample in batch.samples]
-        self._waiting.append(_PendingStep(step, list(report.losses), list(report.metrics), values, documents))
+        self._pending.append(_PendingStep(step, list(report.losses), list(report.metrics), values, documents))
         self._steps += 1
         self._flops += flops
         self._data_seconds += waited
         self._images += sum(batch.images for batch in batches)
         self._tokens += sum(batch.tokens for batch in batches)
 
-    def settle(self, progress: TrainingProgress) -> None:
-        """Read the device and move what is waiting into ``progress``, so that a checkpoint carries it.
+    def flush(self, progress: TrainingProgress) -> None:
+        """Read the pending scalars from the device into ``progress``, so that a checkpoint holds them.
 
-        Raises: NotANumber for a step that was not taken because a loss or the gradient was no number.
+        Raises: NonFiniteLoss for a step that was skipped because a loss or the gradient was not finite.
         """
-        waiting, self._waiting = self._waiting, []
-        everyone = self.ranks.gather(_read_values(waiting))
-        for number, step in enumerate(waiting):
-            shares = [rank[number] for rank in everyone]
+        pending, self._pending = self._pending, []
+        by_rank = self.ranks.all_gather_object(_read_values(pending))
+        for number, step in enumerate(pending):
+            shares = [rank[number] for rank in by_rank]
             sums = [sum(column) for column in zip(*(row[:-2] for row in shares), strict=True)]
             norm, finite = shares[0][-2:]
             losses = dict(zip(step.losses, sums, strict=False))
@@ -187,11 +187,13 @@ class MetricsAggregator:
             progress.pending.append({**numbers, **metrics, "grad_norm": norm})
 
     def line(self, progress: TrainingProgress, **more: float) -> dict[str, Any]:
-        """The metric line of ``progress.step``; starts the next interval. Raises: as ``settle``."""
-        self.settle(progress)
+        """The metric line of ``progress.step``; starts the next interval. Raises: as ``flush``."""
+        self.flush(progress)
         seconds = time.monotonic() - self._started
         means = _means(progress.pending)
-        images, tokens = (sum(column) for column in zip(*self.ranks.gather([self._images, self._tokens]), strict=True))
+        images, tokens = (
+            sum(column) for column in zip(*self.ranks.all_gather_object([self._images, self._tokens]), strict=True)
+        )
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,
@@ -215,10 +217,10 @@ class MetricsAggregator:
 
 
 class NonFiniteLoss(UserError):
-    """A step whose losses or gradient were no numbers; the weights are those before it.
+    """A step whose losses or gradient were not finite; the weights are those before it.
 
     Attributes:
-        facts: step, losses, gradient norm and the ids of the documents that this rank had read, as JSON.
+        details: step, losses, gradient norm and the ids of the documents that this rank had read, as JSON.
     """
 
     def __init__(self, step: int, losses: Mapping[str, float], norm: float, documents: list[str]) -> None:
@@ -230,19 +232,19 @@ class NonFiniteLoss(UserError):
             field="optimizer.lr",
         )
         numbers = {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
-        self.facts = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
+        self.details = {"step": step, "losses": numbers, "grad_norm": str(norm), "documents": documents}
 
 
-def _read_values(waiting: Sequence[_PendingStep]) -> list[list[float]]:
+def _read_values(pending: Sequence[_PendingStep]) -> list[list[float]]:
     """The values of each step, all read at once."""
-    if not waiting:
+    if not pending:
         return []
-    numbers = iter(torch.cat([step.values for step in waiting]).tolist())
-    return [[next(numbers) for _ in range(len(step.values))] for step in waiting]
+    numbers = iter(torch.cat([step.values for step in pending]).tolist())
+    return [[next(numbers) for _ in range(len(step.values))] for step in pending]
 
 
 def _metric_means(names: Sequence[str], numbers: Sequence[float]) -> dict[str, float]:
-    """``numbers``: totals …, counts …; over nothing a ratio is 0."""
+    """``numbers``: totals …, counts …; over no items a mean is 0."""
     totals, counts = numbers[: len(names)], numbers[len(names) :]
     return {name: total / max(count, 1) for name, total, count in zip(names, totals, counts, strict=True)}
 

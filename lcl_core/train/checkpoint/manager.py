@@ -45,21 +45,20 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def writer_name() -> str:
-    """Names this process in the folders that it has not finished."""
+    """Name of this process in its partial folders."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def partial_path(path: Path, writer: str) -> Path:
-    """Where ``writer`` prepares ``path``; hidden until it is whole."""
+    """Hidden folder in which ``writer`` prepares ``path``."""
     return path.with_name(f".{path.name}.{writer}.tmp")
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what dead processes left unfinished.
+    """Remove partial checkpoints of dead processes.
 
-    A run directory has one owner at a time, so only another live process of this machine is spared, which
-    happens to a folder outside a run directory. A folder of this very process id is a dead namesake's: the
-    processes of containers share few numbers.
+    Spares those of another live process of this machine: a folder outside a run directory may have two owners. A folder
+    with this process's own id belongs to a dead process: containers share few ids.
     """
     for path in folder.glob(".step_*.tmp"):
         writer = path.name.removesuffix(".tmp").removeprefix(".").partition(".")[2]
@@ -70,7 +69,7 @@ def remove_partial(folder: Path) -> None:
 
 
 def commit(finished: Path, target: Path, writer: str) -> None:
-    """Give a finished folder its name, on the disk too; an older one of that name goes."""
+    """Rename a finished folder to ``target``, and flush; replaces an older ``target``."""
     if target.exists():
         discard(target, writer)
     finished.rename(target)
@@ -80,8 +79,7 @@ def commit(finished: Path, target: Path, writer: str) -> None:
 def prune(folder: Path, step: int, keep: int, milestone_every: int | None, writer: str) -> None:
     """After ``step`` has been written: keep the newest ``keep`` and the milestones, remove the rest.
 
-    Checkpoints of later steps are removed, whatever their number: the run went back to before them, since they
-    were damaged, and they would take the place of good ones.
+    Checkpoints of later steps are removed: they were damaged, and the run restarted from an earlier one.
     """
     past = [path for path in newest_first(folder) if step_of(path) <= step]
     kept = set(past[:keep])
@@ -93,7 +91,7 @@ def prune(folder: Path, step: int, keep: int, milestone_every: int | None, write
 
 
 def discard(path: Path, writer: str) -> None:
-    """Remove a checkpoint; one half removed is never taken for a damaged one."""
+    """Rename, then remove a checkpoint, so that a half-removed one is never read as a damaged one."""
     hidden = partial_path(path.with_name(f"{path.name}_old"), writer)
     shutil.rmtree(hidden, ignore_errors=True)
     path.rename(hidden)
@@ -112,11 +110,10 @@ def _process_alive(process: int) -> bool:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint that has been read.
+    """A restored checkpoint.
 
     Attributes:
-        step: the step that it was saved at.
-        state: the JSON that was saved.
+        state: the saved JSON.
         tensors: the groups that were not filled in place, whole, on the CPU.
         rank_tensors, rank_state: what this rank saved for itself; empty when the number of ranks has changed.
     """
@@ -130,7 +127,7 @@ class LoadedCheckpoint:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What this rank has to write for one step, cut loose from the training."""
+    """What this rank writes for one step: copies, independent of the training."""
 
     step: int
     tensors: dict[str, TensorFile]
@@ -141,13 +138,13 @@ class CheckpointManager:
     """Saves and restores; with several processes, all of them make every call, in the same order.
 
     Args:
-        folder: where the checkpoints are; made when needed. All ranks see the same one.
-        keep: the newest so many stay.
-        milestone_every: checkpoints of steps that this divides stay for ever.
+        folder: of the checkpoints; created when needed, the same for all ranks.
+        keep: number of newest checkpoints to keep.
+        milestone_every: checkpoints of steps that this divides are kept for ever.
         asynchronous: write in a background thread. The copy to CPU memory is taken before ``save`` returns.
 
     Attributes:
-        passed_over: (name, reason) of the checkpoints that the last reading found damaged, the newest first.
+        passed_over: (name, reason) of the checkpoints that ``load_newest`` found damaged, newest first.
     """
 
     def __init__(
@@ -156,7 +153,7 @@ class CheckpointManager:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
         self.passed_over: list[tuple[str, str]] = []
         self._ranks = RankGroup()
-        self._writer_name: str = self._ranks.gather(writer_name())[0]
+        self._writer_name: str = self._ranks.all_gather_object(writer_name())[0]
         self._staging = Staging()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._writing: Future[None] | None = None
@@ -172,13 +169,13 @@ class CheckpointManager:
         rank_tensors: Groups | None = None,
         rank_state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save the checkpoint of ``step``, after the one before has been written.
+        """Save the checkpoint of ``step``, after the previous one has been written.
 
         Args:
             tensors: by group and name. Plain tensors are the same on all ranks; DTensors are written in parts.
             state: JSON, the same on all ranks.
-            rank_tensors, rank_state: what differs from rank to rank.
-        Raises: UserError when the disk is full and OSError, both also for the checkpoint before.
+            rank_tensors, rank_state: of this rank alone.
+        Raises: UserError when the disk is full and OSError, both also of the previous checkpoint.
         """
         self.wait()
         rank = self._ranks.rank
@@ -188,20 +185,20 @@ class CheckpointManager:
         texts = {"state.json": json.dumps(state, indent=1)} if rank == 0 else {}
         if rank_state is not None:
             texts[f"state.rank_{rank:05d}.json"] = json.dumps(rank_state, indent=1)
-        snapshot = _Snapshot(step, self._staging.copied(files), texts)
+        snapshot = _Snapshot(step, self._staging.copy(files), texts)
         if self._thread is None:
             self._write(snapshot)
         else:
             self._writing = self._thread.submit(self._write, snapshot)
 
     def wait(self) -> None:
-        """Return when nothing is being written. Raises: what the writing raised."""
+        """Wait until nothing is being written. Raises: as ``save``."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """``wait``, then end the thread and the ranks' group. Raises: what the writing raised."""
+        """``wait``, then end the thread and the process group. Raises: as ``save``."""
         try:
             self.wait()
         finally:
@@ -221,10 +218,10 @@ class CheckpointManager:
         target = checkpoint_path(self.folder, snapshot.step)
         unfinished = partial_path(target, self._writer_name)
         try:
-            self._first(lambda: _make_empty(unfinished))
-            parts = self._together(lambda: _write_files(unfinished, snapshot))
+            self._on_rank_zero(lambda: _make_empty(unfinished))
+            parts = self._on_all_ranks(lambda: _write_files(unfinished, snapshot))
             files = {name: digest for part in parts for name, digest in part.items()}
-            self._first(
+            self._on_rank_zero(
                 lambda: self._commit(unfinished, target, CheckpointManifest(snapshot.step, self._ranks.size, files))
             )
         except BaseException:
@@ -232,16 +229,16 @@ class CheckpointManager:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise
 
-    def _together(self, action: Callable[[], Any]) -> list[Any]:
-        def told() -> Any:
+    def _on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
+        def guarded() -> Any:
             with raise_disk_full(self.folder):
                 return action()
 
-        return self._ranks.together(told)
+        return self._ranks.run_on_all_ranks(guarded)
 
-    def _first(self, action: Callable[[], None]) -> None:
-        """Rank 0 acts, the others wait for it."""
-        self._together(action if self._ranks.rank == 0 else lambda: None)
+    def _on_rank_zero(self, action: Callable[[], None]) -> None:
+        """Run ``action`` on rank 0; the others wait for it."""
+        self._on_all_ranks(action if self._ranks.rank == 0 else lambda: None)
 
     def _commit(self, unfinished: Path, target: Path, manifest: CheckpointManifest) -> None:
         manifest.write(unfinished)
@@ -251,17 +248,17 @@ class CheckpointManager:
         prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
 
     def load_newest(self, into: Groups | None = None) -> LoadedCheckpoint | None:
-        """Read the newest checkpoint that is whole; damaged ones are passed over and named on standard error.
+        """Read the newest checkpoint that is whole; damaged ones are skipped and named on standard error.
 
         Args:
-            into: tensors, by group and name, that are filled in place. They may be sharded otherwise than when they
-                were saved. Other groups come back as new CPU tensors.
+            into: tensors, by group and name, to fill in place. They may be sharded otherwise than when they were saved.
+                Other groups are returned as new CPU tensors.
         Returns: none when there is no checkpoint, or no whole one.
         Raises: UserError naming the tensors when the checkpoint does not fit ``into``.
         """
         self.wait()
         self.passed_over = []
-        for name in self._ranks.gather([path.name for path in newest_first(self.folder)])[0]:
+        for name in self._ranks.all_gather_object([path.name for path in newest_first(self.folder)])[0]:
             path = self.folder / name
             if problem := find_corruption(path, self._ranks):
                 self.passed_over.append((name, problem))

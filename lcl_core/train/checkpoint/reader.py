@@ -24,7 +24,7 @@ _MAX_LISTED = 3
 
 @dataclass(frozen=True)
 class _Part:
-    """A block of a tensor: where it begins in the whole one, and its shape."""
+    """A block of a tensor: its offset in the whole tensor, and its shape."""
 
     offset: tuple[int, ...]
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class _Part:
         return tuple(at + size for at, size in zip(self.offset, self.shape, strict=True))
 
     def overlap(self, other: _Part) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
-        """What both hold, as slices of this block and of the other; none when nothing."""
+        """Intersection as slices of this block and of the other; none when empty."""
         begins = [max(pair) for pair in zip(self.offset, other.offset, strict=True)]
         ends = [min(pair) for pair in zip(self.end, other.end, strict=True)]
         if any(begin >= end for begin, end in zip(begins, ends, strict=True)):
@@ -86,7 +86,7 @@ class ShardedReader:
             raise ValueError(f"parts of {', '.join(gaps[:_MAX_LISTED])} are missing")
 
     def fill(self, targets: Mapping[str, Tensor]) -> None:
-        """Copy into the tensors, each rank its own part, however the parts were cut when they were written."""
+        """Copy into the tensors, each rank its own part, whatever the sharding when they were written."""
         local = {name: local_part(tensor) for name, tensor in targets.items()}
         with torch.no_grad():
             for path, parts in self._parts.items():
@@ -97,7 +97,7 @@ class ShardedReader:
                             target[blocks[1]].copy_(file.get_slice(name)[blocks[0]])
 
     def whole(self) -> dict[str, Tensor]:
-        """All tensors, put together on the CPU."""
+        """All tensors, assembled on the CPU."""
         tensors = {name: torch.empty(shape, dtype=self.dtypes[name]) for name, shape in self.shapes.items()}
         self.fill(tensors)
         return tensors
@@ -170,16 +170,16 @@ class CheckpointManifest:
 
 
 def find_corruption(checkpoint: Path, ranks: RankGroup) -> str | None:
-    """What is wrong with a checkpoint, the same answer on all ranks, which share the reading; none when whole."""
-    found: str | None
+    """Problem of a checkpoint, the same on all ranks, which share the reading; none when it is whole."""
+    problem: str | None
     try:
         manifest = CheckpointManifest.read(checkpoint)
         mine = sorted(manifest.files)[ranks.rank :: ranks.size]
         wrong = [name for name in mine if manifest.files[name] != sha256_file(checkpoint / name)]
-        found = f"checksum of {', '.join(wrong)} does not match" if wrong else None
+        problem = f"checksum of {', '.join(wrong)} does not match" if wrong else None
         if not wrong:
             for files in manifest.groups(checkpoint).values():
                 ShardedReader(files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"{type(error).__name__}: {error}"
-    return next((problem for problem in ranks.gather(found) if problem), None)
+        problem = f"{type(error).__name__}: {error}"
+    return next((each for each in ranks.all_gather_object(problem) if each), None)

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingProgress:
-    """Where a run stands; all that is not a tensor.
+    """Progress of a run: all state that is not a tensor.
 
     Attributes:
         step: optimiser steps done.
-        position: the next document of the ranks' streams, one counter for all sources and epochs; the furthest rank's.
-        images_seen, documents_seen, tokens_seen: what the steps have read.
+        position: next document of the ranks' streams, one counter for all sources and epochs; of the furthest rank.
+        images_seen, documents_seen, tokens_seen: read by the steps.
         skipped: documents left out so far, by reason.
         left_out: images left out of documents so far, by error code.
         source_images: images read, by number of the source in the data spec.
         seconds: training time of all attempts.
-        pending: losses and other numbers, by name, of each step since the last metric line.
+        pending: losses and metrics, by name, of each step since the last metric line.
     """
 
     step: int = 0
@@ -49,7 +49,7 @@ def rng_tensors() -> dict[str, Tensor]:
 
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Go on as after ``rng_tensors``. A run that moved between CPU and GPU keeps the part that applies."""
+    """Restore ``rng_tensors``. A run that moved between CPU and GPU keeps the part that applies."""
     if "cpu" in tensors:
         torch.set_rng_state(tensors["cpu"])
     if "cuda" in tensors and torch.cuda.is_available():
@@ -62,10 +62,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 def training_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """The live tensors of ``model``, ``optimizer`` and ``ema``, not copied.
-
-    To write into them is to change the run.
-    """
+    """The live tensors of ``model``, ``optimizer`` and ``ema``, not copied: writing into them changes the run."""
     groups = {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
     if ema is not None:
         groups["ema"] = ema.tensors

@@ -36,8 +36,8 @@ DTYPES = {
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write CPU tensors in the safetensors format. Returns: the sha256 of the file.
 
-    Not the library's ``save_file``: here the checksum is taken while the bytes pass, the file is flushed to the disk,
-    a full disk is an OSError with its number, and other threads run meanwhile.
+    Unlike the library's ``save_file`` it computes the checksum on the way, flushes the file to the disk, raises an
+    OSError with its number on a full disk, and lets other threads run.
     Raises: OSError.
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
@@ -102,7 +102,7 @@ class TensorFile:
     offsets: dict[str, tuple[int, ...]] | None = None
 
     def metadata(self) -> dict[str, str] | None:
-        """The header of torch.distributed.checkpoint's safetensors files, whose reader can read these too."""
+        """Header as in torch.distributed.checkpoint's safetensors files, so that its reader reads these too."""
         if self.offsets is None:
             return None
         info = {name: {"saved_offsets": list(offset)} for name, offset in self.offsets.items()}
@@ -110,12 +110,12 @@ class TensorFile:
 
 
 def rank_file(group: str, rank: int) -> str:
-    """The file of a group whose content belongs to one rank alone."""
+    """File of a group with content of one rank alone."""
     return f"{group}.rank_{rank:05d}.safetensors"
 
 
 def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """What lies on this rank, sharing its memory, and where it begins in the whole tensor."""
+    """Part on this rank, sharing its memory, and its offset in the whole tensor."""
     if not isinstance(tensor, DTensor):
         return tensor.detach(), (0,) * tensor.ndim
     (chunk,) = tensor.__create_chunk_list__()
@@ -123,7 +123,7 @@ def local_part(tensor: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def plan_files(groups: Groups, rank: int) -> dict[str, TensorFile]:
-    """The files that ``rank`` writes, by name; their tensors are still the live ones.
+    """The files that ``rank`` writes, by name; with the live tensors.
 
     A group without sharded tensors is one file, which rank 0 writes. A group with sharded tensors is a folder with
     a file a rank; what is the same on all ranks is in rank 0's.
@@ -158,20 +158,20 @@ def _writes_tensor(tensor: Tensor, rank: int) -> bool:
 
 
 class Staging:
-    """CPU memory that the snapshots of a run share, one after the other. As large as what this rank writes."""
+    """CPU buffers that the snapshots of a run reuse; as large as what this rank writes."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
-    def copied(self, files: dict[str, TensorFile]) -> dict[str, TensorFile]:
+    def copy(self, files: dict[str, TensorFile]) -> dict[str, TensorFile]:
         """``files`` with copies of the tensors; valid until the next call."""
-        taken = {
+        copies = {
             name: TensorFile({key: self._copy(name, key, live) for key, live in file.tensors.items()}, file.offsets)
             for name, file in files.items()
         }
         if any(live.is_cuda for file in files.values() for live in file.tensors.values()):
             torch.cuda.synchronize()  # the copies from GPU memory run beside this thread
-        return taken
+        return copies
 
     def _copy(self, file: str, name: str, live: Tensor) -> Tensor:
         buffer = self._buffers.get((file, name))

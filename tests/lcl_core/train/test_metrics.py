@@ -27,7 +27,7 @@ class TwoRanks(RankGroup):
         self.rank, self.size, self._group = 0, 2, None
         self._answers = list(answers)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         return [value, self._answers.pop(0)]
 
 
@@ -111,7 +111,7 @@ def test_a_checkpoint_carries_the_steps_since_the_last_line() -> None:
     expected = whole.line(alone)
     before, saved = MetricsAggregator(10, RankGroup(), peak=1e9), TrainingProgress(step=2)
     add(before, reports[:2])
-    before.settle(saved)
+    before.flush(saved)
     assert len(saved.pending) == 2
     progress = TrainingProgress(**json.loads(json.dumps(asdict(saved))))
     progress.step = 3
@@ -127,15 +127,15 @@ def test_a_step_that_was_no_number_is_told_with_its_documents() -> None:
     nan = float("nan")
     add(meter, [report(2.0, 4.0), report(nan, 3.0, norm=nan, finite=0), report(nan, nan, norm=nan, finite=0)])
     with pytest.raises(NonFiniteLoss, match="at step 2") as caught:
-        meter.settle(progress)
+        meter.flush(progress)
     assert (caught.value.code, caught.value.field) == ("diverged", "optimizer.lr")
-    assert caught.value.facts == {
+    assert caught.value.details == {
         "step": 2,
         "losses": {"contrastive": "nan", "generation": 3.0},
         "grad_norm": "nan",
         "documents": ["a/2", "b/2"],
     }
-    json.dumps(caught.value.facts, allow_nan=False)
+    json.dumps(caught.value.details, allow_nan=False)
     assert len(progress.pending) == 1
 
 
