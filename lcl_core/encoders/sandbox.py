@@ -280,7 +280,8 @@ def _check_outputs(directory: Path, network: nn.Module, look: Any) -> None:
     for hook in hooks:
         hook.remove()
     if largest * SERVING_BATCH > MAX_OUTPUT_BYTES:
-        message = f"{SERVING_BATCH} pictures would take {largest * SERVING_BATCH:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
+        size = largest * SERVING_BATCH
+        message = f"{SERVING_BATCH} pictures would take {size:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
         raise UserError(f"{message}: lower image_size", code="encoder_unreadable", file=directory)
 
 

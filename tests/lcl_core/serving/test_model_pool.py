@@ -211,7 +211,7 @@ def test_the_files_of_an_encoder_are_read_once_to_be_hashed(
     read: list[str] = []
     real = file_hashes.sha256_file
     for module in (file_hashes, engine):
-        monkeypatch.setattr(module, "hash_of_file", lambda path: (read.append(path.name), real(path))[1])
+        monkeypatch.setattr(module, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
     pool = ModelPool(device="cpu")
     pool.get(own, hash_files(encoder))
     assert read[-len(list(own.iterdir())) :].count("model.safetensors") == 1
