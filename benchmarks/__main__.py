@@ -1,52 +1,35 @@
-"""``python -m benchmarks NAME …``: every benchmark prints one JSON object."""
+"""``python -m benchmarks NAME …``: every benchmark prints one JSON object.
+
+Only the chosen benchmark's module is imported: the others' libraries would count in its time and memory.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from benchmarks import (
-    as_shipped,
-    breakdown,
-    captions,
-    collection,
-    decode,
-    heads,
-    loader,
-    objectives,
-    outside,
-    packing,
-    retrieval,
-    train,
-)
 from lcl_core.common.errors import UserError
 
-BENCHMARKS = {
-    "train": train,
-    "as-shipped": as_shipped,
-    "breakdown": breakdown,
-    "captions": captions,
-    "collection": collection,
-    "decode": decode,
-    "heads": heads,
-    "loader": loader,
-    "outside": outside,
-    "packing": packing,
-    "retrieval": retrieval,
-    "objectives": objectives,
-}
+CORE = ("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader", "outside")
+CORE += ("packing", "retrieval", "objectives")
+SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status; ``arguments``: none for those of the command line."""
+    """Run one benchmark. ``arguments``: None for those of the command line. Returns: the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = parser.add_subparsers(dest="name", required=True)
-    for name, module in BENCHMARKS.items():
-        module.add_arguments(names.add_parser(name, description=module.__doc__))
-    options = parser.parse_args(arguments)
+    parser.add_argument("name", choices=(*CORE, *SERVICE))
+    name = parser.parse_args(words[:1]).name
+    module = import_module(f"benchmarks.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=module.__doc__)
+    if name in SERVICE:
+        parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    module.add_arguments(parser)
     try:
-        BENCHMARKS[options.name].main(options)
+        module.main(parser.parse_args(words[1:]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

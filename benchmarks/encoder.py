@@ -9,7 +9,7 @@ from typing import Any
 from api.client import Client
 from benchmarks.service import RunningApi
 from lcl_core.collections.file_format import MANIFEST, read_manifest
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.data import SAMPLE_CORPUS, open_corpus, train_bpe
 from lcl_core.db.models import CollectionRow, new_id
 from lcl_core.db.session import now

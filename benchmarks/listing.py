@@ -22,7 +22,7 @@ from benchmarks.service import RunningApi, running_api
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Run, RunTag, new_id
 from lcl_core.db.session import Database
-from lcl_core.jobs import DEFAULT_RESOURCE
+from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import parse_spec, spec_hash
 
 ROWS_PER_INSERT = 2000
@@ -79,7 +79,7 @@ def _run_row(
         "reason": {"code": "crash", "message": "it fell over"} if state == "failed" else None,
         "progress": None if state == "queued" else {"step": 100, "loss": 2.5, "images_per_s": 40.0},
         "result": {"rows": [{"metric": "IR@5", "value": 0.2}] * 20} if state == "succeeded" else None,
-        "resource": DEFAULT_RESOURCE[kind],
+        "resource": JOBS[kind].resource,
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         "started_at": None if state == "queued" else moment,
         "finished_at": moment if ended else None,

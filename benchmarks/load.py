@@ -19,13 +19,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What to ask, of whom, how often.
+    """Requests to send: to which service, by how many clients, how often.
 
     Attributes:
         traffic: a name in ``benchmarks.traffic``.
         keys: API keys, spread over the clients.
-        requests: that are counted; before them come ``warm_up`` that are not.
-        rate: requests a second of all clients together; None: each asks again as soon as it is answered.
+        requests: number of counted requests; ``warm_up`` uncounted ones precede them.
+        rate: requests a second of all clients together; None: each client sends again after each response.
     """
 
     url: str
@@ -39,12 +39,12 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What came of a plan.
+    """Result of a plan.
 
     Attributes:
-        seconds: from when counting began to the last answer.
+        seconds: from the first counted request to the last response.
         latencies: of the counted requests, seconds each.
-        wrong: answers that were not the expected ones, counted by what they were.
+        wrong: number of unexpected responses, by method, path and status.
     """
 
     seconds: float
@@ -53,8 +53,8 @@ class LoadResult:
 
 
 def run_load(plan: LoadPlan) -> LoadResult:
-    """Carry the plan out in another process. Raises: UserError ``clients_failed`` with its last words."""
-    command = [sys.executable, "-m", "benchmarks.load"]
+    """Run the plan in another process. Raises: UserError ``clients_failed`` with the end of its standard error."""
+    command = [sys.executable, "-m", "benchmarks.load_generator"]
     done = subprocess.run(
         command, input=json.dumps(asdict(plan)), capture_output=True, text=True, cwd=PROJECT, check=False
     )
@@ -63,27 +63,17 @@ def run_load(plan: LoadPlan) -> LoadResult:
     return LoadResult(**json.loads(done.stdout))
 
 
-def _main() -> None:
-    from benchmarks.load_generator import generate_load
-
-    print(json.dumps(asdict(generate_load(LoadPlan(**json.load(sys.stdin))))))
-
-
-if __name__ == "__main__":
-    _main()
-
-
 def percentile_ms(latencies: Sequence[float], percent: float) -> float:
-    """The latency (seconds each) below which so many percent of them lie, in milliseconds."""
+    """Percentile of ``latencies`` (seconds), in milliseconds."""
     return round(float(np.percentile(latencies, percent)) * 1000, 2)
 
 
-def summarize_load(came: LoadResult, what: str) -> dict[str, Any]:
-    """What a load came to: ``{what}_per_s``, latencies in milliseconds, and the wrong answers."""
+def summarize_load(result: LoadResult, unit: str) -> dict[str, Any]:
+    """``{unit}_per_s``, latencies in milliseconds, and the unexpected responses."""
     return {
-        f"{what}_per_s": round(len(came.latencies) / came.seconds, 2),
-        "p50_ms": percentile_ms(came.latencies, 50),
-        "p99_ms": percentile_ms(came.latencies, 99),
-        "worst_ms": percentile_ms(came.latencies, 100),
-        "wrong": came.wrong,
+        f"{unit}_per_s": round(len(result.latencies) / result.seconds, 2),
+        "p50_ms": percentile_ms(result.latencies, 50),
+        "p99_ms": percentile_ms(result.latencies, 99),
+        "worst_ms": percentile_ms(result.latencies, 100),
+        "wrong": result.wrong,
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from itertools import cycle
 from typing import Any
 
@@ -18,50 +21,50 @@ from benchmarks.traffic import TRAFFIC, Request
 
 
 class _ResponseCounter:
-    """Counts answers as they come; those of the warm-up are forgotten."""
+    """Counts responses; those of the warm-up are not counted."""
 
     def __init__(self, plan: LoadPlan) -> None:
         self._plan = plan
-        self._answered = 0
+        self._responses = 0
         self._began = self._ended = 0.0
         self._latencies: list[float] = []
         self._wrong: Counter[str] = Counter()
         self.done = Event()
 
-    def note(self, request: Request, status: int, seconds: float) -> None:
-        self._answered += 1
+    def record(self, request: Request, status: int, seconds: float) -> None:
+        self._responses += 1
         if status not in request.expected:
-            self._wrong[f"{request.method} {request.path}: {status or 'no answer'}"] += 1
-        if self._answered == self._plan.warm_up:
+            self._wrong[f"{request.method} {request.path}: {status or 'no response'}"] += 1
+        if self._responses == self._plan.warm_up:
             self._began = time.perf_counter()
-        if self._answered > self._plan.warm_up:
+        if self._responses > self._plan.warm_up:
             self._latencies.append(seconds)
-        if self._answered == self._plan.warm_up + self._plan.requests:
+        if self._responses == self._plan.warm_up + self._plan.requests:
             self._ended = time.perf_counter()
             self.done.set()
 
     def begin(self) -> None:
         self._began = time.perf_counter()
 
-    def came(self) -> LoadResult:
+    def result(self) -> LoadResult:
         return LoadResult(self._ended - self._began, self._latencies, dict(self._wrong))
 
 
 def generate_load(plan: LoadPlan) -> LoadResult:
-    """Carry ``plan`` out; returns when every request of it has been answered."""
-    tally = _ResponseCounter(plan)
-    environment = Environment(user_classes=[_client_class(plan, tally)])
+    """Run ``plan``; returns after the last response."""
+    counter = _ResponseCounter(plan)
+    environment = Environment(user_classes=[_client_class(plan, counter)])
     runner = environment.create_local_runner()
-    tally.begin()
+    counter.begin()
     runner.start(plan.clients, spawn_rate=plan.clients)
-    tally.done.wait()
+    counter.done.wait()
     runner.quit()
-    return tally.came()
+    return counter.result()
 
 
-def _client_class(plan: LoadPlan, tally: _ResponseCounter) -> type[FastHttpUser]:
+def _client_class(plan: LoadPlan, counter: _ResponseCounter) -> type[FastHttpUser]:
     total = plan.warm_up + plan.requests
-    asked = zip(range(total), TRAFFIC[plan.traffic](), strict=False)
+    requests = zip(range(total), TRAFFIC[plan.traffic](), strict=False)
     keys, first = cycle(plan.keys), time.perf_counter()
 
     class Client(FastHttpUser):
@@ -73,23 +76,26 @@ def _client_class(plan: LoadPlan, tally: _ResponseCounter) -> type[FastHttpUser]
             self.headers = {"Authorization": f"Bearer {next(keys)}"}
 
         @task
-        def ask(self) -> None:
-            number, request = next(asked, (0, None))
+        def send(self) -> None:
+            number, request = next(requests, (0, None))
             if request is None:
                 raise StopUser
             more: dict[str, Any] = {} if request.body is None else {"json": request.body}
             began = _wait_until_due(first + number / plan.rate) if plan.rate else time.perf_counter()
-            answer = self.client.request(request.method, request.path, headers=self.headers, **more)
-            tally.note(request, answer.status_code, time.perf_counter() - began)
+            response = self.client.request(request.method, request.path, headers=self.headers, **more)
+            counter.record(request, response.status_code, time.perf_counter() - began)
 
     return Client
 
 
 def _wait_until_due(moment: float) -> float:
-    """Wait for the moment at which a request is due, and return it: latency counts from there.
+    """Wait until a request is due and return that moment, from which its latency counts.
 
-    Clients that each kept to a pace of their own would, after the first wait for one another, ask all at once ever
-    after; and the time that a request waits for a client to be free would be nobody's.
+    The schedule is one for all clients: the time that a request waits for a free client belongs to its latency.
     """
     gevent.sleep(max(0.0, moment - time.perf_counter()))
     return moment
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(generate_load(LoadPlan(**json.load(sys.stdin))))))

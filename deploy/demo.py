@@ -252,7 +252,8 @@ def summary_lines(outcome: DemoResult) -> list[str]:
     encoder = outcome.pretrain["result"]["encoder"]
     collection = outcome.index["result"]["collection"]
     return [
-        f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): {encoder['steps']:,} steps, "
-        f"{encoder['images_seen']:,} pictures, {encoder['parameters'] / 1e6:.1f} M parameters.",
+        f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): "
+        f"{encoder['steps']:,} steps, {encoder['images_seen']:,} pictures, "
+        f"{encoder['parameters'] / 1e6:.1f} M parameters.",
         f"Collection {collection['name']!r} holds {collection['images']:,} pictures and {collection['texts']:,} texts.",
     ]

@@ -8,42 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcl_core.common.errors import UserError
+from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import SPECS, parse_spec
 from lcl_core.specs.presets import presets
 
-# The few fields that most runs differ in, with what the form calls them; everything else is in the JSON editor.
-MAIN_FIELDS: dict[str, dict[str, str]] = {
-    "pretrain": {
-        "data.sources.0.dataset": "Dataset",
-        "steps": "Steps",
-        "batch.images": "Pictures in a batch",
-        "batch.tokens": "Tokens in a batch",
-        "optimizer.lr": "Learning rate",
-        "objective.name": "Method",
-        "objective.contrastive_weight": "Contrastive weight λ",
-        "model.image_size": "Picture size",
-        "seed": "Seed",
-    },
-    "evaluate": {
-        "encoder": "Encoder",
-        "dataset": "Dataset",
-        "splits": "Splits",
-        "source": "Only from source",
-        "tasks": "Tasks",
-        "transfer": "Transfer",
-        "untrained_baseline": "Compare with the untrained architecture",
-    },
-    "index": {"encoder": "Encoder", "dataset": "Dataset", "collection": "Collection", "splits": "Splits"},
-    "validate": {
-        "dataset": "Dataset",
-        "workers": "Processes",
-        "similarity_threshold": "Least similarity",
-        "min_image_side": "Least side of a picture",
-        "tokens": "Measure texts in tokens",
-    },
-    "convert": {"path": "Path", "format": "Format", "name": "Dataset to make", "shard_megabytes": "Megabytes a shard"},
-    "match": {"dataset": "Dataset", "encoder": "Encoder", "name": "Dataset to make"},
-}
 FIRST_PRESET = "sample"
 _STAND_IN = "x"  # passes for any name while a preset is filled in
 
@@ -81,7 +49,7 @@ class Field:
 def main_fields(kind: str) -> list[Field]:
     """The main fields of a kind, typed and described by the schema."""
     schema = SPECS[kind].model_json_schema()
-    return [_field(path, title, _lookup(schema, path)) for path, title in MAIN_FIELDS[kind].items()]
+    return [_field(path, title, _lookup(schema, path)) for path, title in JOBS[kind].main_fields.items()]
 
 
 def preset_names(kind: str) -> list[str]:

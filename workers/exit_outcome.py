@@ -13,10 +13,10 @@ from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.common.system_errors import FailureCode
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
 from lcl_core.db.leases import Claim
+from lcl_core.jobs import JOBS
 
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500
-_BATCH_FIELDS = {"pretrain": "batch.tokens and batch.images", "index": "batch_size"}
 
 _STORAGE: dict[FailureCode | None, tuple[str, str]] = {
     FailureCode.DISK_FULL: ("no space is left where the run writes", "make room there"),
@@ -107,7 +107,7 @@ def _classify_outside_kill(claim: Claim, status: int, where: str) -> RunOutcome 
 
 
 def _memory_advice(kind: str) -> str:
-    fields = _BATCH_FIELDS.get(kind)
+    fields = JOBS[kind].batch_fields if kind in JOBS else ""
     return f"lower {fields}, or use a machine with more memory" if fields else "use a machine with more memory"
 
 

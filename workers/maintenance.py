@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -27,9 +29,119 @@ from workers.devices import gpu_usage
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
+_WAKEUPS_PER_ROUND = 8  # a woken worker claims its next runs without one
+log = structlog.get_logger(__name__)
+
+
+class PeriodicTask:
+    """Calls ``work`` in a thread of its own, ``seconds`` apart. A failure is logged and ends only its own round.
+
+    Args:
+        work: returns True when the next round is due at once.
+        delayed: wait once before the first round.
+        join_seconds: how long ``stop`` waits for a round at work; None: until it has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], object],
+        seconds: float,
+        *,
+        delayed: bool = False,
+        join_seconds: float | None = None,
+    ) -> None:
+        self._name, self._work, self._seconds = name, work, seconds
+        self._delayed, self._join_seconds = delayed, join_seconds
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(self._join_seconds)
+
+    def _serve(self) -> None:
+        if self._delayed:
+            self.stopping.wait(self._seconds)
+        while not self.stopping.is_set():
+            if self._round() is not True:
+                self.stopping.wait(self._seconds)
+
+    def _round(self) -> object:
+        try:
+            return self._work()
+        except UNREACHABLE as error:
+            log_database_error(error)
+        except Exception:
+            log.exception("maintenance_failed", task=self._name)
+        return None
+
+
+class QueueMaintenance:
+    """Requeues runs with an expired lease, releases dependents, submits what studies need, wakes workers for the queue.
+
+    A waiting run is offered to this worker's own claim loop without the broker, and to the others through it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        wakeups: WakeupProducer,
+        claim_loop: ClaimLoop,
+        identity: WorkerIdentity,
+        settings: WorkerSettings,
+    ) -> None:
+        self._database = database
+        self._wakeups = wakeups
+        self._claim_loop = claim_loop
+        self._identity = identity
+        self._settings = settings
+        self._next_heartbeat = 0.0
+
+    def task(self) -> PeriodicTask:
+        """A heartbeat when it is due, and a round, every ``reap_seconds``."""
+        return PeriodicTask("queue", self._heartbeat_and_round, self._settings.reap_seconds)
+
+    def round(self) -> None:
+        """One round. Raises: UNREACHABLE."""
+        with self._database.reading() as session:
+            expired = has_expired_leases(session)
+            unclaimed_since = now(session) - timedelta(seconds=self._settings.reap_seconds)
+            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers)
+        if expired:
+            waiting += self._expire_leases()
+        waiting += schedule_dependents(self._database)
+        waiting += schedule_studies(self._database)
+        for run_id in waiting[:_WAKEUPS_PER_ROUND]:
+            if not self._wakeups.wake(run_id):
+                break  # the broker is down
+        if waiting:
+            self._claim_loop.notify()
+
+    def _expire_leases(self) -> list[str]:
+        """Ids of the runs that are queued again."""
+        with self._database.session() as session:
+            expired = expire_leases(session)
+        for run in expired:
+            log.warning("lease_expired", run=run.id, state=run.state, attempt=run.attempt)
+        return [run.id for run in expired if run.state == State.QUEUED]
+
+    def _heartbeat_and_round(self) -> None:
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
+            gpus = gpu_usage()  # before the transaction: a driver may take seconds to answer
+            with self._database.session() as session:
+                record_heartbeat(session, self._identity, gpus)
+            self._wakeups.ping(self._identity.id)
+        self.round()
+
 
 def schedule_dependents(database: Database) -> list[str]:
-    """Returns: ids of the runs that are queued now. Raises: UNREACHABLE."""
+    """Queue or cancel runs whose predecessors have ended. Returns: ids of the queued ones. Raises: UNREACHABLE."""
     with database.reading() as session:
         if not has_releasable(session):
             return []
@@ -37,13 +149,10 @@ def schedule_dependents(database: Database) -> list[str]:
         return release_dependents(session)
 
 
-log = structlog.get_logger(__name__)
-
-
 def schedule_studies(database: Database) -> list[str]:
-    """Submit what is due. Returns: ids of the runs that are queued now. Raises: UNREACHABLE.
+    """Submit the next runs of all studies. Returns: ids of the queued runs. Raises: UNREACHABLE.
 
-    A study whose spec a newer version no longer understands is passed over, and told.
+    A study whose spec this version no longer understands is logged and left out.
     """
     queued: list[str] = []
     with database.reading() as session:
@@ -57,155 +166,37 @@ def schedule_studies(database: Database) -> list[str]:
     return queued
 
 
-class ArtifactUploader:
-    """Looks every ``reap_seconds``, in a thread of its own: weights take long to send, and a store may be away."""
+def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicTask]:
+    """Uploads of artifacts to the store; none where there is no store. Raises: OSError for an unwritable home.
 
-    def __init__(self, database: Database, settings: WorkerSettings) -> None:
-        self._database = database
-        self._settings = settings
-        self._supply = Artifacts(settings)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="carrier", daemon=True)
-
-    def start(self) -> None:
-        """Does nothing where there is no store. Raises: OSError for a home that cannot be written."""
-        if self._supply.holder is not None:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread. A folder that is on its way gets the time that a run would; else it is sent again later."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(self._settings.cancel_grace_seconds)
-
-    def _serve(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                if upload_next(self._database, self._supply):
-                    continue  # perhaps there is more
-            except UNREACHABLE as error:
-                log_database_error(error)
-            except Exception:  # one folder that cannot be sent must not keep the others
-                log.exception("carrier_round_failed")
-            self._stopping.wait(self._settings.reap_seconds)
-
-
-class GarbageRemover:
-    """Looks every ``gc_seconds``, in a thread of its own: large folders take long to remove."""
-
-    def __init__(self, database: Database, settings: WorkerSettings) -> None:
-        self._database = database
-        self._settings = settings
-        self._supply = Artifacts(settings)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="collector", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; a folder whose removal is broken off is out of sight, and the next round's."""
-        self._stopping.set()
-
-    def round(self) -> int:
-        """Returns: how many folders were removed. Raises: OSError, UNREACHABLE; UserError of the store."""
-        depot, stored = None, None
-        if self._settings.artifacts:
-            try:
-                depot = self._supply.store
-                stored = depot.list_keys()
-            except UserError as error:  # the home has garbage all the same
-                log.warning("store_not_looked_at", error=str(error))
-        grace = self._settings.gc_grace_seconds
-        removed = collect_garbage(self._database, self._supply.home, grace, depot, stored)
-        for leftover in removed:
-            log.info("collected", path=leftover.path, bytes=leftover.bytes)
-        return len(removed)
-
-    def _serve(self) -> None:
-        while not self._stopping.wait(self._settings.gc_seconds):
-            try:
-                self.round()
-            except (OSError, UserError, *UNREACHABLE) as error:
-                log.warning("collection_failed", error=str(error))
-
-
-_WAKEUPS_PER_ROUND = 8  # a woken worker goes on to the next run by itself
-
-
-class QueueMaintenance:
-    """Every ``reap_seconds``: take runs back whose lease ran out, let those go on whose predecessors have succeeded,
-    submit what studies need next, and see to queued runs that nobody claimed.
-
-    A run that waits is offered to this worker's own slots without the broker's help, and rung for so that others
-    wake too. Every ``ping_seconds``: a sign of life in the database and a ping through the broker.
+    An upload in progress gets the time at shutdown that a run would; else another round starts it again.
     """
+    artifacts = Artifacts(settings)
+    if artifacts.holder is None:
+        return []
+    work = partial(upload_next, database, artifacts)
+    return [PeriodicTask("uploads", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
 
-    def __init__(
-        self,
-        database: Database,
-        doorbell: WakeupProducer,
-        slots: ClaimLoop,
-        identity: WorkerIdentity,
-        settings: WorkerSettings,
-    ) -> None:
-        self._database = database
-        self._doorbell = doorbell
-        self._slots = slots
-        self._identity = identity
-        self._settings = settings
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="reaper", daemon=True)
-        self._next_beat = 0.0
 
-    def start(self) -> None:
-        self._thread.start()
+def garbage_task(database: Database, settings: WorkerSettings) -> PeriodicTask:
+    """:func:`remove_garbage` every ``gc_seconds``; one that is interrupted goes on in a later round."""
+    work = partial(remove_garbage, database, settings, Artifacts(settings))
+    return PeriodicTask("garbage", work, settings.gc_seconds, delayed=True, join_seconds=0.0)
 
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stopping.set()
-        self._thread.join()
 
-    def round(self) -> None:
-        """One round. Raises: UNREACHABLE."""
-        with self._database.reading() as session:
-            lost = has_expired_leases(session)
-            unclaimed_since = now(session) - timedelta(seconds=self._settings.reap_seconds)
-            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers)
-        if lost:
-            waiting += self._take_back()
-        waiting += schedule_dependents(self._database)
-        waiting += schedule_studies(self._database)
-        for run_id in waiting[:_WAKEUPS_PER_ROUND]:
-            if not self._doorbell.wake(run_id):
-                break  # the broker is down
-        if waiting:
-            self._slots.notify()
+def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts) -> int:
+    """Remove folders of the home and of the store that no row names.
 
-    def _take_back(self) -> list[str]:
-        """Ids of the runs that are queued again."""
-        with self._database.session() as session:
-            expired = expire_leases(session)
-        for run in expired:
-            log.warning("lease_expired", run=run.id, state=run.state, attempt=run.attempt)
-        return [run.id for run in expired if run.state == State.QUEUED]
-
-    def _beat(self) -> None:
-        if time.monotonic() < self._next_beat:
-            return
-        self._next_beat = time.monotonic() + self._settings.ping_seconds
-        gpus = gpu_usage()  # before the transaction: a driver may take seconds to answer
-        with self._database.session() as session:
-            record_heartbeat(session, self._identity, gpus)
-        self._doorbell.ping(self._identity.id)
-
-    def _serve(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._beat()
-                self.round()
-            except UNREACHABLE as error:
-                log_database_error(error)
-            except Exception:  # the net must hold whatever happens to one round
-                log.exception("reaper_round_failed")
-            self._stopping.wait(self._settings.reap_seconds)
+    Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
+    """
+    store, stored = None, None
+    if settings.artifacts:
+        try:
+            store = artifacts.store
+            stored = store.list_keys()
+        except UserError as error:  # the home's garbage can be removed all the same
+            log.warning("store_not_listed", error=str(error))
+    removed = collect_garbage(database, artifacts.home, settings.gc_grace_seconds, store, stored)
+    for orphan in removed:
+        log.info("collected", path=orphan.path, bytes=orphan.bytes)
+    return len(removed)

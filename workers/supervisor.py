@@ -22,6 +22,7 @@ from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, begin_attempt, release_lease, renew_lease
 from lcl_core.db.registry import ResolvedInputs, resolve_inputs
 from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.jobs import JOB_MODULES
 from lcl_core.specs.parsing import parse_spec
 from workers.executors.local import JobProcess, device_env
 from workers.exit_outcome import Requeue, classify_exit, storage_failure
@@ -59,16 +60,6 @@ def _renew_until(database: Database, settings: WorkerSettings, claim: Claim, ove
             log_database_error(error)
 
 
-MODULES = {
-    "pretrain": "lcl_core.train",
-    "evaluate": "lcl_core.evaluation",
-    "index": "lcl_core.collections.index_job",
-    "validate": "lcl_core.data.validation",
-    "convert": "lcl_core.data.conversion",
-    "match": "lcl_core.collections.match_job",
-}
-
-
 class Supervisor:
     """Prepares RUN_DIR, starts the process, watches it, and settles the run. Safe to use from several threads.
 
@@ -76,7 +67,7 @@ class Supervisor:
         modules: the module that runs each kind of spec.
     """
 
-    def __init__(self, database: Database, settings: WorkerSettings, modules: Mapping[str, str] = MODULES) -> None:
+    def __init__(self, database: Database, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
         self._database = database
         self._settings = settings
         self._modules = modules

@@ -23,13 +23,14 @@ from lcl_core.db.leases import Claim
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.wakeup import PING, WAKE, WakeupProducer, producer_app
 from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
+from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.devices import detect_devices
 from workers.gang import GangMember
 from workers.logs import log_database_error
-from workers.maintenance import ArtifactUploader, GarbageRemover, QueueMaintenance
+from workers.maintenance import PeriodicTask, QueueMaintenance, garbage_task, upload_tasks
 from workers.settings import WorkerSettings
-from workers.supervisor import MODULES, Supervisor
+from workers.supervisor import Supervisor
 from workers.webhook_delivery import WebhookSender
 
 
@@ -59,18 +60,18 @@ def consumer_app(broker_url: str, slots: int) -> Celery:
 log = structlog.get_logger(__name__)
 
 
-def register_tasks(app: Celery, slots: ClaimLoop, database: Database, worker_id: str) -> None:
-    """Give ``app`` its tasks."""
+def register_tasks(app: Celery, claim_loop: ClaimLoop, database: Database, worker_id: str) -> None:
+    """Register the two messages that a worker understands."""
 
     @app.task(name=WAKE)
     def wake(run_id: str) -> None:
-        """Something is queued, ``run_id`` perhaps; which run is next is the database's to say."""
+        """Something is queued. Which run is next is decided in the database."""
         log.debug("woken", run=run_id)
-        slots.notify()
+        claim_loop.notify()
 
     @app.task(name=PING)
     def ping(sender: str) -> None:
-        """Whoever takes this proves that it consumes messages."""
+        """Record that this worker consumes messages."""
         try:
             with database.session() as session:
                 record_wakeup(session, worker_id)
@@ -88,27 +89,28 @@ class WorkerProcess:
         modules: the module that runs each kind of spec.
     """
 
-    def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = MODULES) -> None:
+    def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
         self._settings = settings
         self._database = Database(settings.resolved_database_url)
-        self._doorbell = WakeupProducer(settings.resolved_broker_url)
+        self._wakeups = WakeupProducer(settings.resolved_broker_url)
         self._identity = _identity(settings)
         self._supervisor = Supervisor(self._database, settings, modules)
         self._member = GangMember(self._database, settings, modules)
-        self._slots = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
-        self._courier = WebhookSender(self._database, settings)
-        self._carrier = ArtifactUploader(self._database, settings)
-        self._collector = GarbageRemover(self._database, settings)
-        self._reaper = QueueMaintenance(self._database, self._doorbell, self._slots, self._identity, settings)
+        self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
+        self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings)
+        self._tasks: list[PeriodicTask | WebhookSender] = [
+            self._queue.task(),
+            WebhookSender(self._database, settings),
+            *upload_tasks(self._database, settings),
+            garbage_task(self._database, settings),
+        ]
 
     def run(self) -> int:
-        """Serve; returns the exit status. On the way out runs are handed back, for another worker to resume."""
+        """Serve. Returns: the exit status. At shutdown its runs are requeued, for another worker to resume."""
         self._settings.home.mkdir(parents=True, exist_ok=True)
         self._await_database()
-        self._reaper.start()
-        self._courier.start()
-        self._carrier.start()
-        self._collector.start()
+        for task in self._tasks:
+            task.start()
         signals.worker_shutting_down.connect(self._on_shutdown)
         log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices, offers=self._identity.offers)
         try:
@@ -123,7 +125,7 @@ class WorkerProcess:
         return None
 
     def _await_database(self) -> None:
-        """Bring the schema up to date as soon as the database answers."""
+        """Migrate the schema as soon as the database responds."""
         while True:
             try:
                 self._database.migrate()
@@ -136,7 +138,7 @@ class WorkerProcess:
 
     def _consume(self) -> int:
         app = consumer_app(self._settings.resolved_broker_url, self._settings.worker_slots)
-        register_tasks(app, self._slots, self._database, self._identity.id)
+        register_tasks(app, self._claim_loop, self._database, self._identity.id)
         worker = app.Worker(
             hostname=f"lcl@{self._identity.id}",
             loglevel="WARNING",
@@ -149,23 +151,21 @@ class WorkerProcess:
         return int(worker.exitcode or 0)
 
     def _on_shutdown(self, **_: Any) -> None:
-        """Called by Celery's signal handler, before it waits for anything."""
-        self._slots.stop()
+        """Celery calls it in its signal handler, before it waits for anything."""
+        self._claim_loop.stop()
 
     def _close(self) -> None:
-        self._slots.stop()
-        self._slots.join()
-        self._reaper.stop()
-        self._courier.stop()
-        self._carrier.stop()
-        self._collector.stop()
+        self._claim_loop.stop()
+        self._claim_loop.join()
+        for task in self._tasks:
+            task.stop()
         try:
-            self._reaper.round()  # ring for what was just handed back
+            self._queue.round()  # wake other workers for the runs that were just requeued
             with self._database.session() as session:
                 deregister(session, self._identity.id)
         except UNREACHABLE as error:
             log_database_error(error)
-        self._doorbell.close()
+        self._wakeups.close()
         self._database.dispose()
         log.info("worker_ended", worker=self._identity.id)
 

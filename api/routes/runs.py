@@ -16,7 +16,7 @@ from lcl_core.common import files
 from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.states import State
-from lcl_core.specs.parsing import Kind
+from lcl_core.jobs import Kind
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERROR_RESPONSES)

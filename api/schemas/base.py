@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints
 
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
+from lcl_core.jobs import Kind
 from lcl_core.specs.base import Name
-from lcl_core.specs.parsing import Kind
 
 # No control characters: the database refuses NUL, a newline has no place in a name, and marks that turn the direction
 # of writing make a name look like another.

@@ -34,6 +34,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -241,7 +242,7 @@ class ChecksumVerifier:
         stamp = self._stamp_now()
         for name in self._names:
             try:
-                found = _sha256(self._directory / name)
+                found = sha256_file(self._directory / name)
             except OSError:  # folded or deleted meanwhile: who has it open reads what was mapped
                 return
             if found != self._manifest.files[name].sha256:
@@ -256,18 +257,8 @@ class ChecksumVerifier:
 def verify_checksums(directory: Path, manifest: CollectionManifest) -> None:
     """Compare every file now. Raises: UserError ``collection_changed``, naming the file; OSError."""
     for name in expected_files(manifest):
-        if _sha256(directory / name) != manifest.files[name].sha256:
+        if sha256_file(directory / name) != manifest.files[name].sha256:
             raise checksum_error(directory / name)
-
-
-def _sha256(path: Path) -> str:
-    """In pieces of which each gives up Python's lock. Raises: OSError."""
-    digest = hashlib.sha256()
-    buffer = bytearray(CHUNK)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:size])
-    return digest.hexdigest()
 
 
 def _file_stat(path: Path) -> tuple[int, int] | None:

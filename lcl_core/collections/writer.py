@@ -5,9 +5,7 @@ An append run copies an existing collection, with its delta, before it adds: vec
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from lcl_core.collections.hnsw_index import OnProgress, write_hnsw_index
 from lcl_core.collections.query import LabelIndexBuilder
 from lcl_core.collections.records import DeltaSnapshot
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.specs.corpus_jobs import IndexSpec
 
 
@@ -256,10 +254,8 @@ def build_collection(
 
 def _file_entry(path: Path) -> file_format.FileEntry:
     """Flush the file to disk and describe it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return file_format.FileEntry(bytes=path.stat().st_size, sha256=digest)
+    fsync_path(path)
+    return file_format.FileEntry(bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def _replace_directory(beside: Path, directory: Path) -> None:

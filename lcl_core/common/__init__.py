@@ -1,1 +1,1 @@
-"""What every room shares: errors, paths, settings, logging, the run directory, and processes that read untrusted input."""
+"""Shared by all rooms: errors, files, paths, settings, logging, run directory, sandbox, device."""

@@ -1,21 +1,57 @@
-"""Files and folders: hashes, staged copies that are renamed into place, removal, flush to disk."""
+"""Files and folders: SHA-256, atomic writes, staged copies that are renamed into place, removal, flush to disk."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises: OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(
+    path: Path, data: bytes | str, *, mode: int = 0o666, replace: bool = True, durable: bool = True
+) -> None:
+    """Write a temporary file beside ``path`` and rename it, so that readers see the old content or the new one.
+
+    Args:
+        mode: permissions of a new file, before the umask.
+        replace: False keeps a file that is there already, also one that another process makes meanwhile.
+        durable: flush to disk before the rename.
+
+    Raises: OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if replace:
+            temporary.replace(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write JSON as :func:`write_atomically` does. Raises: OSError."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def regular_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

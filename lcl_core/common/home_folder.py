@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 
 PRIVATE_UMASK = 0o077
 _GROUP_AND_OTHERS = 0o077  # bits of group and others
@@ -70,22 +70,8 @@ def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
     Of several processes that find none, one makes it, and all return the same. Raises: OSError.
     """
     if not file.exists():
-        _write_once(file, make())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, make() + "\n", mode=0o600, replace=False)
     if file.stat().st_mode & 0o077:
         file.chmod(0o600)
     return file.read_text(encoding="ascii").strip()
-
-
-def _write_once(file: Path, secret: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
-            out.write(secret + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(beside, file)  # unlike a rename, never replaces another process's secret
-    except FileExistsError:
-        return
-    finally:
-        beside.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically, write_json_atomically
 from lcl_core.common.system_errors import failure_code
 
 
@@ -53,16 +54,6 @@ class ExitCode(IntEnum):
 
 class JobCancelled(Exception):
     """Raised by a trainer after it has honoured SIGTERM."""
-
-
-def write_json_atomically(path: Path, value: Any) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 class RunDir:
@@ -111,9 +102,7 @@ class RunDir:
                 continue
             if row.get("step", 0) <= step:
                 kept.append(line)
-        beside = self.metrics_file.with_suffix(".tmp")
-        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        beside.replace(self.metrics_file)
+        write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
     def write_notice(self, code: str, message: str) -> None:
         """Tell whoever supervises the run of something that does not end it."""

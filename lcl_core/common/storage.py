@@ -70,15 +70,15 @@ class Storage:
                 raise
             except Exception as error:  # each protocol has exceptions of its own
                 if attempt == self._attempts or isinstance(error, PermissionError):
-                    raise self._given_up(name, verb, attempt, error) from error
+                    raise self._failed(name, verb, attempt, error) from error
                 time.sleep(wait)
                 wait *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    def _given_up(self, name: str, verb: str, attempts: int, error: Exception) -> UserError:
+    def _failed(self, name: str, verb: str, attempts: int, error: Exception) -> UserError:
         message = (
             f"{f'the file in {self.url}' if name else self.url} cannot be {verb} after {attempts} attempts "
-            f"({type(error).__name__}: {redact_credentials(str(error))}); look at the network, and at the credentials in "
+            f"({type(error).__name__}: {redact_credentials(str(error))}); check the network, and the credentials in "
             "the environment of the process"
         )
         return UserError(message, code=_CODES[verb], file=name or None)

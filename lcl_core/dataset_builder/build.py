@@ -25,7 +25,7 @@ import PIL
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.dataset_builder.documents import DocumentRow, PairRow, hash_fraction, json_line
 from lcl_core.dataset_builder.images import ImageWriter
 from lcl_core.dataset_builder.packages import Log, Package, PackageCache

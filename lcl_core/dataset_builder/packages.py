@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 
 Client = Literal["npm", "apt"]
 
@@ -242,8 +243,7 @@ class PackageCache:
         return tempfile.TemporaryDirectory(prefix=".at-work-", dir=self._folder, ignore_cleanup_errors=True)
 
     def _check(self, archive: Path, package: Package) -> None:
-        with archive.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_file(archive)
         if digest != package.sha256:
             message = f"its sha256 is {digest} and not {package.sha256}; remove it and fetch it again"
             raise UserError(message, code="package_differs", file=archive)

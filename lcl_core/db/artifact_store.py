@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import regular_files, sha256_of
+from lcl_core.common.files import regular_files, sha256_file
 from lcl_core.common.storage import Storage
 from lcl_core.db.outbox import FileEntries
 
@@ -150,7 +150,7 @@ def _describe_files(folder: Path) -> FileEntries:
     return {
         name: {
             "bytes": facts.st_size,
-            "sha256": sha256_of(folder / name),
+            "sha256": sha256_file(folder / name),
             "modified_at": datetime.fromtimestamp(facts.st_mtime, UTC).isoformat(),
         }
         for name, facts in regular_files(folder)

@@ -28,7 +28,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import fsync_path
+from lcl_core.common.files import fsync_path, write_atomically
 from lcl_core.common.settings import Settings
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.models import ArtifactUpload
@@ -53,11 +53,7 @@ def home_id(home: Path) -> str:
     with suppress(FileNotFoundError):
         return path.read_text(encoding="ascii").strip()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    beside.write_text(secrets.token_hex(16), encoding="ascii")
-    with suppress(FileExistsError):  # another process was first: its word counts
-        os.link(beside, path)
-    beside.unlink()
+    write_atomically(path, secrets.token_hex(16), replace=False)  # of several processes the first one's id counts
     return path.read_text(encoding="ascii").strip()
 
 

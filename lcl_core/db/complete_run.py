@@ -29,6 +29,7 @@ from lcl_core.db.registry import absolute_path, available_name, set_encoder_file
 from lcl_core.db.session import Database, now
 from lcl_core.db.states import State
 from lcl_core.encoders.file_hashes import hash_files
+from lcl_core.jobs import JOBS
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def _commit(database: Database, claim: Claim, end: _Completion) -> State:
         run = lock_with_lease(session, claim)
         _finish(session, run, end.outcome, end.ran_seconds)
         if product is not None:
-            replaced = _REGISTER[run.kind](session, run, product)
+            output = JOBS[run.kind].output
+            assert output is not None, "a kind without an output has no product"
+            replaced = _REGISTER[output.noun](session, run, product)
         _enqueue_uploads(session, run, end)
         _record_bytes(session, run, end, sizes)
         session.flush()
@@ -217,9 +220,10 @@ def _quarantine_increments(run: Run) -> list[Increment]:
 
 def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Path) -> _StagedOutput | None:
     """Stage what a successful run made. Raises: UserError ``bad_result`` or ``artifact_corrupt``."""
-    if claim.kind not in _REGISTER:
+    output = JOBS[claim.kind].output
+    if output is None:
         return None
-    noun, prefix, folder = _OUTPUTS[claim.kind]
+    noun = output.noun
     facts = result.get(noun)
     url = claim.spec.get("to")
     if isinstance(url, str) and isinstance(facts, dict):
@@ -228,7 +232,7 @@ def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Pat
     inside = source.is_relative_to(run_dir.resolve() / "artifacts")
     if not isinstance(facts, dict) or not inside or not source.is_dir():
         raise UserError(f"the run left no {noun} among its artifacts", code="bad_result")
-    target = Path(home).resolve() / folder / output_id(prefix, claim.run_id)
+    target = Path(home).resolve() / output.folder / output_id(output.id_prefix, claim.run_id)
     staged = stage(source, target, link=noun == "dataset")
     files = hash_files(staged.hidden) if noun == "encoder" else {}
     if noun == "encoder" and files.get("model.safetensors") != facts.get("hash", ""):
@@ -237,7 +241,7 @@ def _stage_output(claim: Claim, result: dict[str, Any], run_dir: Path, home: Pat
             "model.safetensors is not what the run wrote (its hash differs); resume the run to make it again",
             code="artifact_corrupt",
         )
-    return _StagedOutput(f"{folder}/{target.name}", facts, staged, files=files)
+    return _StagedOutput(f"{output.folder}/{target.name}", facts, staged, files=files)
 
 
 def _register_encoder(session: Session, run: Run, product: _StagedOutput) -> None:
@@ -346,16 +350,8 @@ def _register_dataset(session: Session, run: Run, product: _StagedOutput) -> Non
     )
 
 
-_DATASET_OUTPUT = ("dataset", "data", "datasets")
-_OUTPUTS = {
-    "pretrain": ("encoder", "enc", "encoders"),
-    "index": ("collection", "col", "collections"),
-    "convert": _DATASET_OUTPUT,
-    "match": _DATASET_OUTPUT,
-}
 _REGISTER: dict[str, Callable[[Session, Run, _StagedOutput], _SupersededOutput | None]] = {
-    "pretrain": _register_encoder,
-    "index": _register_collection,
-    "convert": _register_dataset,
-    "match": _register_dataset,
+    "encoder": _register_encoder,
+    "collection": _register_collection,
+    "dataset": _register_dataset,
 }

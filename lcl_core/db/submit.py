@@ -19,7 +19,7 @@ from lcl_core.db.leases import transition
 from lcl_core.db.models import CollectionAddition, Predecessor, Run, RunTag, Study, new_id
 from lcl_core.db.session import now
 from lcl_core.db.states import State
-from lcl_core.jobs import DEFAULT_RESOURCE
+from lcl_core.jobs import JOBS
 from lcl_core.specs.parsing import AnySpec, nodes_of, parse_spec, spec_hash
 
 IdempotentRow = TypeVar("IdempotentRow", CollectionAddition, Run, Study)
@@ -182,7 +182,7 @@ def submit(
         state=(State.QUEUED if ready else State.WAITING).value,
         priority=priority,
         max_attempts=max_attempts,
-        resource=resource or DEFAULT_RESOURCE[kind],
+        resource=resource or JOBS[kind].resource,
         nodes=nodes_of(spec),
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,

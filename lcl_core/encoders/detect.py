@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import filterfalse
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
+from lcl_core.encoders.file_hashes import combined_weights_hash
 from lcl_core.encoders.schemas.base import read_json_object
 
 CONFIG, OPENCLIP_CONFIG = "config.json", "open_clip_config.json"
@@ -66,14 +67,7 @@ def is_kind(directory: Path, kind: str) -> bool:
 
 def hash_weights(directory: Path, weights: tuple[str, ...]) -> str:
     """sha256 (hex) of the file, or of the files' names and hashes where there are several."""
-    digests = []
-    for name in weights:
-        with (directory / name).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    lines = (f"{name}\0{digest}\n" for name, digest in zip(weights, digests, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return combined_weights_hash({name: sha256_file(directory / name) for name in weights}, weights)
 
 
 def _read(path: Path) -> Json:

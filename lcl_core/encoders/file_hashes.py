@@ -11,17 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.encoders.schemas.base import data_files
 
 RELEVANT_SUFFIXES = (".json", ".safetensors", ".txt")  # files that may decide a vector
 SUFFIXES = (*RELEVANT_SUFFIXES, ".md")  # of data files: neither pickles nor code; a model card is for people
 Hashes = Mapping[str, str]
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 (hex). Raises: OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_files(directory: Path) -> dict[str, str]:
@@ -36,7 +31,7 @@ def identity_hash(hashes: Hashes) -> str:
 
 
 def combined_weights_hash(hashes: Hashes, weights: tuple[str, ...]) -> str:
-    """What ``origins.hash_of_weights`` makes of the same files. Raises: KeyError for one that is not there."""
+    """Hash of the weights: of the one file, or of names and hashes of several. Raises: KeyError for a missing file."""
     digests = [hashes[name] for name in weights]
     if len(digests) == 1:
         return digests[0]

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze
 from lcl_core.encoders.captioning import PreparedImage, StreamListener
 from lcl_core.encoders.detect import is_kind
@@ -235,9 +236,7 @@ class LCLEncoder(ImageEncoder):
                 code="encoder_unreadable", field="encoder", file=directory,
             ) from error  # fmt: skip
         freeze(model)
-        with (directory / _WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(model, processor, digest)
+        return cls(model, processor, sha256_file(directory / _WEIGHTS))
 
     @property
     def width(self) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 from lcl_core.common.sandbox import KILLED_FOR_MEMORY, SandboxLimits, limit_memory, run_sandboxed
 from lcl_core.encoders.detect import IMAGES, EncoderFormat
 from lcl_core.encoders.file_hashes import Hashes, hash_files
@@ -141,9 +142,7 @@ def _write_cache(digest: str, facts: EncoderInfo, memory: Path | None) -> None:
         kept = sorted(memory.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for old in kept[: max(0, len(kept) - CACHED_RESULTS + 1)]:
             old.unlink(missing_ok=True)
-        waiting = memory / f".{digest}.{os.getpid()}.{threading.get_ident()}"
-        waiting.write_text(json.dumps(facts), encoding="utf-8")
-        waiting.replace(memory / f"{digest}.json")
+        write_atomically(memory / f"{digest}.json", json.dumps(facts), durable=False)
 
 
 VALIDATION_BYTES = 2 << 30  # of address space, to parse small files

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder

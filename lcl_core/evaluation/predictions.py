@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 
 IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_CLASS = "image_to_text", "text_to_image", "image_to_class"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.evaluation.metrics.benchmark_metrics import benchmark_metrics
 from lcl_core.evaluation.metrics.caption_metrics import caption_metrics
 from lcl_core.evaluation.metrics.core import BootstrapMetric, few_shot_metrics, rank_metrics

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, ProcessorMixin
 
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.data.tokenizer import Tokenizer, load_tokenizer
 from lcl_core.data.transforms import eval_transform
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import sha256_file, write_json_atomically
 
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _COPIED = ("processor_config.json", "tokenizer.json", "training.json")
@@ -46,8 +45,7 @@ def pack(source: Path, target: Path, info: dict[str, Any]) -> str:
     for name in _COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    with (target / _WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_file(target / _WEIGHTS)
     write_json_atomically(target / "origin.json", {"hash": digest, **info})
     return digest
 

@@ -8,11 +8,12 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import BaseModel, ValidationError
 
 from lcl_core.common.errors import UserError
+from lcl_core.jobs import JOBS
 from lcl_core.specs.base import Spec
 from lcl_core.specs.corpus_jobs import ConvertSpec, CorpusSpec, IndexSpec, MatchSpec, ValidateSpec
 from lcl_core.specs.evaluate import EvaluateSpec
@@ -102,16 +103,8 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models_in(argument)
 
 
-Kind = Literal["pretrain", "evaluate", "index", "validate", "convert", "match"]
 AnySpec = PretrainSpec | EvaluateSpec | IndexSpec | ValidateSpec | ConvertSpec | MatchSpec
-SPECS: dict[str, type[AnySpec]] = {
-    "pretrain": PretrainSpec,
-    "evaluate": EvaluateSpec,
-    "index": IndexSpec,
-    "validate": ValidateSpec,
-    "convert": ConvertSpec,
-    "match": MatchSpec,
-}
+SPECS: dict[str, type[AnySpec]] = {name: kind.spec_class() for name, kind in JOBS.items()}
 
 ERRORS_WITHOUT_VALUE = ("missing", "value_error", "extra_forbidden")  # errors that the value given says nothing about
 

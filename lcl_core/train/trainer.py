@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lcl_core.common.device import compute_dtype, onednn_fp32_matmul, pick_device
-from lcl_core.common.run_dir import JobCancelled, RunDir, write_json_atomically
+from lcl_core.common.files import sha256_file, write_json_atomically
+from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch
 from lcl_core.data.sampling.stream import SampleStream
@@ -66,12 +66,10 @@ def export_encoder(
     weights = "last" if ema is None else "ema"
     write_json_atomically(beside / "training.json", {**spec.model_dump(mode="json"), "weights": weights})
     beside.rename(target)
-    with (target / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "encoder": {
             "path": "artifacts/encoder",
-            "hash": digest,
+            "hash": sha256_file(target / "model.safetensors"),
             "parameters": model.num_parameters(),
             "images_seen": progress.images_seen,
             "documents_seen": progress.documents_seen,

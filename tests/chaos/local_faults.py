@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from lcl_core.common.files import sha256_of
+from lcl_core.common.files import sha256_file
 from tests.chaos.activity_log import ActivitySpan, read_activity
 from tests.chaos.fault_plan import Fault
 from tests.chaos.service_under_test import LEASE_SECONDS, ServiceUnderTest, processes_of
@@ -64,7 +64,7 @@ class LocalTarget:
 
     def digest_at(self, path: str) -> str | None:
         weights = self._estate.home / path / "model.safetensors"
-        return sha256_of(weights) if weights.is_file() else None
+        return sha256_file(weights) if weights.is_file() else None
 
     def inject(self, fault: Fault) -> bool:
         """Do it if there is something to hit now; returns whether there was."""

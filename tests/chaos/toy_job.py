@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Any
 
-from lcl_core.common.run_dir import JobCancelled, RunDir, run_main, write_json_atomically
+from lcl_core.common.files import write_json_atomically
+from lcl_core.common.run_dir import JobCancelled, RunDir, run_main
 from tests.chaos import toy_training as curve
 from tests.chaos.activity_log import record_activity
 

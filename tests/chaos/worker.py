@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from lcl_core.jobs import JOB_MODULES
 from tests.chaos import toy_job as trainer
 from workers.logs import configure_logging
 from workers.settings import WorkerSettings
-from workers.supervisor import MODULES
 from workers.worker import WorkerProcess
 
 if __name__ == "__main__":
     settings = WorkerSettings()
     configure_logging("json")
-    sys.exit(WorkerProcess(settings, {**MODULES, "pretrain": trainer.__name__}).run())
+    sys.exit(WorkerProcess(settings, {**JOB_MODULES, "pretrain": trainer.__name__}).run())

@@ -15,7 +15,7 @@ from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.worker_processes import WorkerProcesses
-from workers.maintenance import ArtifactUploader
+from workers.maintenance import upload_tasks
 from workers.settings import WorkerSettings
 
 
@@ -48,10 +48,10 @@ def test_it_goes_on_until_the_store_has_everything(
             return db_outbox.runs_with_pending_uploads(session, [run_id])
 
     assert run_id in pending()
-    carrier = ArtifactUploader(database, settings)
-    carrier.start()
+    (uploads,) = upload_tasks(database, settings)
+    uploads.start()
     eventually(lambda: not pending(), "the last file")
-    carrier.stop()
+    uploads.stop()
     places = artifacts.Artifacts(settings).store.list_keys()
     assert {place.rpartition("/")[0] for place in places} == {
         f"runs/{run_id}", f"encoders/{run_of(run_id).encoder_id}",
@@ -59,9 +59,7 @@ def test_it_goes_on_until_the_store_has_everything(
 
 
 def test_without_a_store_there_is_nothing_to_do(database: Database, settings: WorkerSettings) -> None:
-    carrier = ArtifactUploader(database, settings)
-    carrier.start()
-    carrier.stop()
+    assert upload_tasks(database, settings) == []
 
 
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lcl_core.common.run_dir import ExitCode, RunDir, write_json_atomically
+from lcl_core.common.files import write_json_atomically
+from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunSucceeded
 from lcl_core.db.leases import Claim
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit, last_error_line

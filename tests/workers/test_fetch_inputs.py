@@ -16,7 +16,7 @@ from lcl_core.db.session import Database
 from tests.workers.in_process_worker import InProcessWorker
 from tests.workers.toy_run import WEIGHTS
 from workers import prepare_run
-from workers.maintenance import ArtifactUploader
+from workers.maintenance import upload_tasks
 from workers.settings import WorkerSettings
 
 Queue = Callable[..., str]
@@ -70,10 +70,10 @@ def test_it_reads_what_another_has_made(
     run_of: RunOf,
 ) -> None:
     run_id = examine()
-    carrier = ArtifactUploader(database, here)
-    carrier.start()
+    (uploads,) = upload_tasks(database, here)
+    uploads.start()
     InProcessWorker(database, there, modules).work()  # waits for what is on its way
-    carrier.stop()
+    uploads.stop()
     assert run_of(run_id).state == "succeeded", run_of(run_id).reason
     place = read_by(there, run_id)
     assert place.is_relative_to(there.home / "cache" / "artifacts")

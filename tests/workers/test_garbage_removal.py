@@ -10,9 +10,10 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.models import new_id
 from lcl_core.db.session import Database
-from workers.maintenance import GarbageRemover
+from workers.maintenance import garbage_task, remove_garbage
 from workers.settings import WorkerSettings
 
 
@@ -27,31 +28,30 @@ def test_it_removes_what_is_due(
     database: Database, settings: WorkerSettings, orphan: Path, eventually: Callable[..., None]
 ) -> None:
     settings.gc_seconds, settings.gc_grace_seconds = 0.05, 0.1
-    collector = GarbageRemover(database, settings)
-    collector.start()
+    task = garbage_task(database, settings)
+    task.start()
     eventually(lambda: not orphan.exists(), "the removal")
-    collector.stop()
+    task.stop()
 
 
 def test_the_store_of_artifacts_has_garbage_too_and_may_be_away(
     database: Database, settings: WorkerSettings, orphan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.artifacts, settings.gc_grace_seconds = f"memory://{uuid.uuid4().hex}/artifacts", 0.0
-    depot = ArtifactStore(settings.artifacts)
+    store = ArtifactStore(settings.artifacts)
     left = f"runs/{orphan.name}/1"
-    depot.put(left, orphan, {})
-    collector = GarbageRemover(database, settings)
+    store.put(left, orphan, {})
 
     def refuse(_: ArtifactStore) -> dict[str, int]:
         raise UserError("it is away", code="store_unreachable")
 
     with monkeypatch.context() as patch:
         patch.setattr(ArtifactStore, "list_keys", refuse)
-        assert collector.round() == 1
+        assert remove_garbage(database, settings, Artifacts(settings)) == 1
     assert not orphan.exists()
-    assert set(depot.list_keys()) == {left}
-    assert collector.round() == 1
-    assert depot.list_keys() == {}
+    assert set(store.list_keys()) == {left}
+    assert remove_garbage(database, settings, Artifacts(settings)) == 1
+    assert store.list_keys() == {}
 
 
 def test_a_folder_that_cannot_be_removed_does_not_end_it(
@@ -70,8 +70,8 @@ def test_a_folder_that_cannot_be_removed_does_not_end_it(
 
     with monkeypatch.context() as patch:
         patch.setattr("lcl_core.db.garbage.remove_tree", refuse)
-        collector = GarbageRemover(database, settings)
-        collector.start()
+        task = garbage_task(database, settings)
+        task.start()
         eventually(lambda: len(tried) >= 2, "a second try")
     eventually(lambda: not orphan.exists(), "the removal")
-    collector.stop()
+    task.stop()

@@ -1,4 +1,4 @@
-"""The safety net: rings for what waits, takes back what is lost, proves that it lives."""
+"""Queue maintenance: wakes workers for waiting runs, requeues runs with an expired lease, sends heartbeats."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from workers.maintenance import QueueMaintenance
 from workers.settings import WorkerSettings
 
 
-class Bell:
-    """Writes down what is rung."""
+class RecordedWakeups:
+    """Records wake-ups and pings."""
 
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.woken: list[str] = []
         self.pings: list[str] = []
 
-    def ring(self, run_id: str) -> bool:
-        self.rung.append(run_id)
+    def wake(self, run_id: str) -> bool:
+        self.woken.append(run_id)
         return True
 
     def ping(self, sender: str) -> bool:
@@ -32,28 +32,28 @@ class Bell:
         return True
 
 
-class Board:
-    """Counts offers."""
+class CountedNotifications:
+    """Counts notifications."""
 
-    offers = 0
+    notified = 0
 
-    def offer(self) -> None:
-        self.offers += 1
-
-
-@pytest.fixture
-def bell() -> Bell:
-    return Bell()
+    def notify(self) -> None:
+        self.notified += 1
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board()
+def wakeups() -> RecordedWakeups:
+    return RecordedWakeups()
 
 
 @pytest.fixture
-def reaper(database: Database, bell: Any, board: Any, settings: WorkerSettings) -> QueueMaintenance:
-    return QueueMaintenance(database, bell, board, WorkerIdentity("worker-1", "host", 7, 1, ("cpu",)), settings)
+def claim_loop() -> CountedNotifications:
+    return CountedNotifications()
+
+
+@pytest.fixture
+def queue_maintenance(database: Database, wakeups: Any, claim_loop: Any, settings: WorkerSettings) -> QueueMaintenance:
+    return QueueMaintenance(database, wakeups, claim_loop, WorkerIdentity("worker-1", "host", 7, 1, ("cpu",)), settings)
 
 
 def age(database: Database, run_id: str) -> None:
@@ -61,25 +61,31 @@ def age(database: Database, run_id: str) -> None:
         runs.get_run(session, run_id).ready_at = now(session) - timedelta(minutes=1)
 
 
-def test_a_run_that_nobody_claimed_is_rung_for_and_offered(
-    reaper: QueueMaintenance, bell: Bell, board: Board, database: Database, queue: Callable[..., str]
+def test_a_run_that_nobody_claimed_wakes_workers(
+    queue_maintenance: QueueMaintenance,
+    wakeups: RecordedWakeups,
+    claim_loop: CountedNotifications,
+    database: Database,
+    queue: Callable[..., str],
 ) -> None:
     waiting = queue()
     age(database, waiting)
-    queue()  # has only just come: its own ring is on its way
-    reaper.round()
-    assert (bell.rung, board.offers) == ([waiting], 1)
+    queue()  # has only just come: its own wake-up is on its way
+    queue_maintenance.round()
+    assert (wakeups.woken, claim_loop.notified) == ([waiting], 1)
 
 
-def test_nothing_to_do_rings_nobody(reaper: QueueMaintenance, bell: Bell, board: Board) -> None:
-    reaper.round()
-    assert (bell.rung, board.offers) == ([], 0)
+def test_nothing_to_do_wakes_nobody(
+    queue_maintenance: QueueMaintenance, wakeups: RecordedWakeups, claim_loop: CountedNotifications
+) -> None:
+    queue_maintenance.round()
+    assert (wakeups.woken, claim_loop.notified) == ([], 0)
 
 
-def test_a_lost_run_is_queued_and_rung_for_at_once(
-    reaper: QueueMaintenance,
-    bell: Bell,
-    board: Board,
+def test_a_lost_run_is_queued_and_workers_are_woken_at_once(
+    queue_maintenance: QueueMaintenance,
+    wakeups: RecordedWakeups,
+    claim_loop: CountedNotifications,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -87,42 +93,47 @@ def test_a_lost_run_is_queued_and_rung_for_at_once(
     run_id = queue()
     with database.session() as session:
         db_queue.claim_next(session, "a worker that dies", lease_seconds=-1.0)
-    reaper.round()
-    reaper.round()
-    assert (run_of(run_id).state, bell.rung[0], board.offers >= 1) == ("queued", run_id, True)
+    queue_maintenance.round()
+    queue_maintenance.round()
+    assert (run_of(run_id).state, wakeups.woken[0], claim_loop.notified >= 1) == ("queued", run_id, True)
 
 
-def test_it_shows_signs_of_life(
-    reaper: QueueMaintenance, bell: Bell, database: Database, eventually: Callable[..., None]
+def test_it_sends_heartbeats(
+    queue_maintenance: QueueMaintenance, wakeups: RecordedWakeups, database: Database, eventually: Callable[..., None]
 ) -> None:
-    reaper.start()
-    eventually(lambda: len(bell.pings) >= 2)
-    reaper.stop()
+    task = queue_maintenance.task()
+    task.start()
+    eventually(lambda: len(wakeups.pings) >= 2)
+    task.stop()
     with database.reading() as session:
         (worker,) = runs.list_workers(session)
     assert (worker.id, worker.host, worker.pid, worker.devices) == ("worker-1", "host", 7, ["cpu"])
     assert worker.seen_at > worker.started_at
 
 
-def test_what_a_study_needs_next_is_queued_and_rung_for(
-    reaper: QueueMaintenance, bell: Bell, board: Board, database: Database, study: Callable[..., str]
+def test_what_a_study_needs_next_is_queued_and_workers_are_woken(
+    queue_maintenance: QueueMaintenance,
+    wakeups: RecordedWakeups,
+    claim_loop: CountedNotifications,
+    database: Database,
+    study: Callable[..., str],
 ) -> None:
     study_id = study()
     with database.session() as session:
         run = runs.get_run(session, studies.study_cells(session, study_id)[0].run.id)
         run.state, run.encoder_id = "succeeded", "enc_1"
-    reaper.round()
-    reaper.round()
+    queue_maintenance.round()
+    queue_maintenance.round()
     with database.reading() as session:
         (evaluation,) = runs.list_runs(session, kind="evaluate").items
-    assert (bell.rung, board.offers) == ([evaluation.id], 1)
+    assert (wakeups.woken, claim_loop.notified) == ([evaluation.id], 1)
     assert (evaluation.state, evaluation.spec["encoder"]) == ("queued", "enc_1")
 
 
 def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
-    reaper: QueueMaintenance,
-    bell: Bell,
-    board: Board,
+    queue_maintenance: QueueMaintenance,
+    wakeups: RecordedWakeups,
+    claim_loop: CountedNotifications,
     database: Database,
     queue: Callable[..., str],
     run_of: Callable[[str], Any],
@@ -131,6 +142,6 @@ def test_a_run_whose_predecessor_has_ended_is_let_go_or_ended(
     after_good, after_bad = queue(after=[good]), queue(after=[bad])
     with database.session() as session:
         runs.get_run(session, good).state, runs.get_run(session, bad).state = "succeeded", "failed"
-    reaper.round()
-    assert (bell.rung, board.offers) == ([after_good], 1)
+    queue_maintenance.round()
+    assert (wakeups.woken, claim_loop.notified) == ([after_good], 1)
     assert (run_of(after_good).state, run_of(after_bad).state) == ("queued", "cancelled")

@@ -1,4 +1,4 @@
-"""The courier against a real receiver: signed, repeated until it is heard, and never elsewhere."""
+"""The sender against a real receiver: signed, repeated until it is heard, and never elsewhere."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def tell(database: Database, queue: Callable[..., str]) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def courier(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
-    courier = WebhookSender(database, settings)
-    yield courier
-    courier.stop()
+def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+    sender = WebhookSender(database, settings)
+    yield sender
+    sender.stop()
 
 
 def make_due(database: Database) -> None:
@@ -94,20 +94,20 @@ def delivery(database: Database) -> WebhookDelivery:
 
 
 def test_a_receiver_that_fails_first_gets_the_same_message_again(
-    courier: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
+    sender: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
 ) -> None:
     with receiving(500, 302, 204) as receiver:
         settings.webhook_hosts = [receiver.host]
         run_id = tell(receiver.host)
-        assert courier.round() == 1
-        assert courier.round() == 0, "its next time has not come"
+        assert sender.round() == 1
+        assert sender.round() == 0, "its next time has not come"
         assert "500" in str(delivery(database).error)
         make_due(database)
-        courier.round()
+        sender.round()
         assert "302" in str(delivery(database).error), "redirects are not followed"
         make_due(database)
-        courier.round()
-        assert courier.round() == 0
+        sender.round()
+        assert sender.round() == 0
     row = delivery(database)
     assert (row.attempts, row.error, row.done_at is not None) == (3, None, True)
     assert len({body for _, body in receiver.got}) == 1
@@ -126,29 +126,29 @@ def test_a_receiver_that_fails_first_gets_the_same_message_again(
 
 
 def test_a_host_that_the_list_no_longer_has_gets_nothing(
-    courier: WebhookSender, database: Database, tell: Callable[[str], str]
+    sender: WebhookSender, database: Database, tell: Callable[[str], str]
 ) -> None:
     with receiving(204) as receiver:
         tell(receiver.host)
-        courier.round()
+        sender.round()
         assert receiver.got == []
     assert "LCL_WEBHOOK_HOSTS" in str(delivery(database).error)
 
 
 def test_nobody_there_is_an_error_like_another(
-    courier: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
+    sender: WebhookSender, database: Database, settings: WorkerSettings, tell: Callable[[str], str]
 ) -> None:
     with receiving(204) as receiver:
         host = receiver.host
     settings.webhook_hosts = [host]
     tell(host)
-    assert courier.round() == 1
+    assert sender.round() == 1
     assert delivery(database).error
     assert delivery(database).done_at is None
 
 
 def test_it_sends_by_itself_and_leaves_when_told(
-    courier: WebhookSender,
+    sender: WebhookSender,
     database: Database,
     settings: WorkerSettings,
     tell: Callable[[str], str],
@@ -156,7 +156,7 @@ def test_it_sends_by_itself_and_leaves_when_told(
 ) -> None:
     with receiving(204) as receiver:
         settings.webhook_hosts = [receiver.host]
-        courier.start()
+        sender.start()
         run_id = tell(receiver.host)
         eventually(lambda: len(receiver.got) == 1, "the message")
     assert json.loads(receiver.got[0][1])["run"]["id"] == run_id

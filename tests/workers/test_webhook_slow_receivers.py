@@ -83,10 +83,10 @@ def receiving(answer: Answer) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def courier(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
-    courier = WebhookSender(database, settings)
-    yield courier
-    courier.stop()
+def sender(database: Database, settings: WorkerSettings) -> Iterator[WebhookSender]:
+    sender = WebhookSender(database, settings)
+    yield sender
+    sender.stop()
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def delivery(database: Database, host: str) -> WebhookDelivery:
 def test_a_message_has_one_deadline_however_the_answer_comes(
     answer: Answer,
     error: str | None,
-    courier: WebhookSender,
+    sender: WebhookSender,
     database: Database,
     tell: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -133,7 +133,7 @@ def test_a_message_has_one_deadline_however_the_answer_comes(
     monkeypatch.setattr(module, "MESSAGE_SECONDS", 0.5)
     with receiving(answer) as receiver:
         tell(receiver.host)
-        sending = threading.Thread(target=courier.round, daemon=True)  # else a failure would last for ever
+        sending = threading.Thread(target=sender.round, daemon=True)  # else a failure would last for ever
         sending.start()
         sending.join(GENEROUS)
         assert not sending.is_alive(), "it is still reading"
@@ -143,7 +143,7 @@ def test_a_message_has_one_deadline_however_the_answer_comes(
 
 
 def test_one_that_does_not_answer_holds_up_no_other_host(
-    courier: WebhookSender,
+    sender: WebhookSender,
     database: Database,
     tell: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -154,13 +154,13 @@ def test_one_that_does_not_answer_holds_up_no_other_host(
         silent, well = (stack.enter_context(receiving(answer)) for answer in (SILENT, OK))
         tell(silent.host, 12)
         tell(well.host)
-        courier.start()
+        sender.start()
         eventually(lambda: delivery(database, well.host).done_at is not None, "the message", seconds=GENEROUS / 2)
         assert silent.connections == 1, "one message of a host at a time"
 
 
 def test_no_more_than_a_few_hosts_at_one_time(
-    courier: WebhookSender,
+    sender: WebhookSender,
     tell: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     eventually: Callable[..., None],
@@ -170,6 +170,6 @@ def test_no_more_than_a_few_hosts_at_one_time(
         receivers = [stack.enter_context(receiving(SILENT)) for _ in range(module._MAX_HOSTS + 3)]
         for receiver in receivers:
             tell(receiver.host)
-        tried = courier.round()
+        tried = sender.round()
         eventually(lambda: sum(receiver.connections > 0 for receiver in receivers) == module._MAX_HOSTS)
         assert tried >= module._MAX_HOSTS

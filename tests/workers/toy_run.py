@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import JobCancelled, RunDir, run_main, write_json_atomically
+from lcl_core.common.files import write_json_atomically
+from lcl_core.common.run_dir import JobCancelled, RunDir, run_main
 
 WEIGHTS = b"toy weights"
 SHOWN = ("LCL_DATABASE_URL", "RANK", "LCL_HOME", "CUDA_VISIBLE_DEVICES")  # of its environment, in its result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lcl_core.jobs import JOBS
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (
     ago,
@@ -20,14 +21,7 @@ from ui.html import (
 )
 from ui.tabs.run_comparison import ACTIVE_STATES
 
-KIND_LABELS = {
-    "pretrain": "Pre-train",
-    "evaluate": "Evaluate",
-    "index": "Index",
-    "validate": "Validate",
-    "convert": "Convert",
-    "match": "Match",
-}
+KIND_LABELS = {name: kind.label for name, kind in JOBS.items()}
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # that are waited for
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")

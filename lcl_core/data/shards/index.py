@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.data.shards.format import (
     BLOCK,
     BLOCKS,
@@ -343,7 +344,7 @@ def write_index(
         records,
         tuple(shards),
         tuple(zip(known, numbers, strict=True)),
-        {name: _sha256(folder / name) for name in (ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS)},
+        {name: sha256_file(folder / name) for name in (ROWS, GROUPS, BLOCKS, SIMILARITIES, STARTS)},
         images,
         text_bytes,
         quarantined or {},
@@ -357,8 +358,3 @@ def _similarity_starts(rows_file: Path, records: int) -> np.ndarray:
     rows = np.memmap(rows_file, ROW, "r") if records else np.empty(0, ROW)
     counts = [rows["matches"][start : start + BLOCK].sum(dtype=np.int64) for start in range(0, records, BLOCK)]
     return np.concatenate(([0], np.cumsum(counts))).astype(START)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

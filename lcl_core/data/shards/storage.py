@@ -9,12 +9,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 from lcl_core.common.storage import Storage
 
 _LOW_WATER = 0.9  # evicting a little more than needed spares a scan for every new entry
@@ -54,7 +54,7 @@ class RangeCache:
                     return
                 if total.value + len(data) > self.max_bytes:
                     total.value = self._evict(int(self.max_bytes * _LOW_WATER) - len(data))
-                _write_atomically(path, data)
+                write_atomically(path, data, mode=0o600, durable=False)
                 total.value += len(data)
 
     def bytes(self) -> int:
@@ -101,18 +101,6 @@ class _SharedTotal:
 
     def __init__(self, value: int) -> None:
         self.value = value
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 DEFAULT_CACHE_BYTES = 10 << 30
@@ -236,15 +224,9 @@ class RemoteShardStorage:
             if hashlib.sha256(data).hexdigest() != digest:
                 raise damaged_shard_error(name, "its sha256 is another")
             try:
-                _save_index_file(target, data)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, data, durable=False)
             except OSError as error:
                 message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
                 raise UserError(message, code="cache_unwritable", file=target) from error
         return target
-
-
-def _save_index_file(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{os.getpid()}")
-    beside.write_bytes(data)
-    beside.replace(target)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_json_atomically
 from lcl_core.common.optional import import_optional
-from lcl_core.common.run_dir import RunDir, write_json_atomically
+from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.open import open_source
 from lcl_core.data.job_progress import JobProgress
 from lcl_core.data.tokenizer import clip_tokenizer

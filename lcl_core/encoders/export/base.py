@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.detect import CONFIG, WEIGHTS, detect_encoder
 from lcl_core.encoders.schemas.validate import check_encoder
 

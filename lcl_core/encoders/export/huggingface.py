@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
 from lcl_core.encoders.export.base import PROCESSOR, read_json, write_inputs, write_model_card
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
 from lcl_core.encoders.export.base import read_config, read_weights, write_model_card

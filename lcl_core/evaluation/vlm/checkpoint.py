@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.run_dir import write_json_atomically
+from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.vlm.language_model import load_language_model, resolve_language_model
 from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel

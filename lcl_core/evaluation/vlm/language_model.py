@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file
 from lcl_core.specs.evaluate import LanguageModelSpec
 
 _GGUF_PACKAGES = ("gguf", "accelerate")
@@ -258,8 +259,5 @@ def _unpack_gguf(files: LanguageModelFiles, entry: Path) -> Path:
 
 def _weights_hash(files: tuple[Path, ...]) -> str:
     """sha256 of the weights' file, or of the hashes of several."""
-    each = []
-    for file in files:
-        with file.open("rb") as opened:
-            each.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    each = [sha256_file(file) for file in files]
     return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()

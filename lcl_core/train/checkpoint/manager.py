@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from lcl_core.common.files import fsync_path
 from lcl_core.train.checkpoint.reader import CheckpointManifest, ShardedReader, find_corruption
 from lcl_core.train.checkpoint.writer import (
     Groups,
@@ -24,7 +25,6 @@ from lcl_core.train.checkpoint.writer import (
     plan_files,
     raise_disk_full,
     rank_file,
-    sync_folder,
     write_tensors,
     write_text,
 )
@@ -74,7 +74,7 @@ def commit(finished: Path, target: Path, writer: str) -> None:
     if target.exists():
         discard(target, writer)
     finished.rename(target)
-    sync_folder(target.parent)
+    fsync_path(target.parent)
 
 
 def prune(folder: Path, step: int, keep: int, milestone_every: int | None, writer: str) -> None:
@@ -246,7 +246,7 @@ class CheckpointManager:
     def _commit(self, unfinished: Path, target: Path, manifest: CheckpointManifest) -> None:
         manifest.write(unfinished)
         for folder in {unfinished, *(unfinished / name for name in manifest.folders())}:
-            sync_folder(folder)
+            fsync_path(folder)
         commit(unfinished, target, self._writer_name)
         prune(self.folder, manifest.step, self.keep, self.milestone_every, self._writer_name)
 

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.train.checkpoint.writer import DTYPES, local_part, sha256, write_text
+from lcl_core.common.files import sha256_file
+from lcl_core.train.checkpoint.writer import DTYPES, local_part, write_text
 from lcl_core.train.distributed import RankGroup
 
 _DTYPE_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
@@ -174,7 +175,7 @@ def find_corruption(checkpoint: Path, ranks: RankGroup) -> str | None:
     try:
         manifest = CheckpointManifest.read(checkpoint)
         mine = sorted(manifest.files)[ranks.rank :: ranks.size]
-        wrong = [name for name in mine if manifest.files[name] != sha256(checkpoint / name)]
+        wrong = [name for name in mine if manifest.files[name] != sha256_file(checkpoint / name)]
         found = f"checksum of {', '.join(wrong)} does not match" if wrong else None
         if not wrong:
             for files in manifest.groups(checkpoint).values():

@@ -192,9 +192,9 @@ def test_a_run_counts_until_it_is_deleted_and_what_it_made_stays(small: ServiceF
     claim = small.claim(run_id)
     folder = save_encoder(small.run_dir(run_id).artifacts / "encoder")
     (small.run_dir(run_id).path / "log.txt").write_bytes(bytes(3_000))
-    from lcl_core.common.files import sha256_of
+    from lcl_core.common.files import sha256_file
 
-    facts = {"path": "artifacts/encoder", "hash": sha256_of(folder / "model.safetensors")}
+    facts = {"path": "artifacts/encoder", "hash": sha256_file(folder / "model.safetensors")}
     small.settle(claim, complete_run.RunSucceeded({"encoder": facts}))
     made = sum(file.stat().st_size for file in folder.iterdir())
     with small.context.database.reading() as session:

@@ -12,7 +12,7 @@ import torch
 _MEETS_NEW_SHAPES = """
 import ctypes, sys
 import torch
-from lcl_core.common.device import keep_few_kernels
+from lcl_core.common.device import limit_onednn_cache
 
 class Usage(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -21,7 +21,7 @@ class Usage(ctypes.Structure):
 library = ctypes.CDLL(None)
 library.mallinfo2.restype = Usage
 if sys.argv[1] == "few":
-    keep_few_kernels()
+    limit_onednn_cache()
 weight = torch.ones(64, 32, dtype=torch.bfloat16)
 
 def meet(sizes):
