@@ -22,7 +22,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.image_decoding import decode_image
-from lcl_core.serving.engine import EncoderEngine, open_engine
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import parse_spec
 
@@ -45,7 +45,7 @@ def run_index_job(run_dir: RunDir) -> dict[str, Any]:
     corpus = None if spec.dataset is None else open_corpus(_registered_path(run, "dataset", spec.dataset))
     pairs = [] if corpus is None else [pair for pair in select_pairs(corpus, spec) if pair.image not in existing]
     files = run.get("encoder_files", {}).get(spec.encoder)
-    session = open_engine(_registered_path(run, "encoder", spec.encoder), registered=files)
+    session = EncoderEngine(_registered_path(run, "encoder", spec.encoder), registered=files)
     if not session.reads_texts:
         message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
         raise UserError(message, code="no_text_encoder", field="encoder")

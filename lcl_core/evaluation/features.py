@@ -49,7 +49,7 @@ class EvaluatedEncoder:
         Raises:
             UserError: ``no_text_encoder``.
         """
-        features = self.tower.texts(texts)
+        features = self.tower.encode_texts(texts)
         if features is None:
             raise UserError(
                 "this encoder reads no texts; leave out the tasks that compare pictures with texts without training",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus, open_corpus
+from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import prefetch_map
 from lcl_core.evaluation.predictions import PredictionFile, loss_curve
@@ -122,7 +123,9 @@ class Captioning(Task):
 
         captions: list[str] = []
         for number, pixels in enumerate(prefetch_map(load, starts)):
-            written = tower.captions(pixels, decoding, room.spec.seed + number)
+            written = (
+                tower.captions(pixels, decoding, room.spec.seed + number) if isinstance(tower, Captioner) else None
+            )
             room.progress.add(_ZERO_SHOT_COST * len(pixels))
             if written is None:
                 return

@@ -16,7 +16,7 @@ from PIL import Image
 
 from api.client import ApiError
 from api.client._sync.inference import data_url
-from lcl_core.serving.engine import EncoderEngine
+from lcl_core.encoders.engine import EncoderEngine
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lcl_core.collections.records import ChangeRecord, DeltaSnapshot, DeltaSnaps
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import Corpus
-from lcl_core.serving.engine import EncoderEngine
+from lcl_core.encoders.engine import EncoderEngine
 
 
 def write_corpus(place: Path, sample: Corpus, numbers: range) -> Path:

@@ -27,7 +27,7 @@ def test_its_numbers_are_its_shapes(tower: LCLEncoder) -> None:
     assert pooled.shape == (3, tower.embed_dim)
     torch.testing.assert_close(pooled.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(patches, tower.patches(PIXELS))
-    assert tower.texts(["a square", "a"]).shape == (2, tower.embed_dim)
+    assert tower.encode_texts(["a square", "a"]).shape == (2, tower.embed_dim)
     assert tower.image_size == 32
 
 
@@ -58,6 +58,6 @@ def load_tower_again(tower: LCLEncoder) -> LCLEncoder:
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no encoder here") as caught:
+    with pytest.raises(UserError, match="cannot be loaded") as caught:
         load_image_encoder(tmp_path)
     assert caught.value.file == str(tmp_path)
