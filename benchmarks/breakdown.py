@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
 
 def _profiled(config: LCLConfig, batch: PackedBatch, dtype: str) -> Iterable[Any]:
     model = build_model(config, seed=0).train()
-    step = TrainingStep(model, Lcl.of(config), RankGroup(), "bf16" if dtype == "bf16" else "fp32")
+    step = TrainingStep(model, Lcl.from_config(config), RankGroup(), "bf16" if dtype == "bf16" else "fp32")
     optimizer = build_optimizer(model, lr=3e-4)
     step(optimizer, [batch])
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:

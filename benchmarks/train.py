@@ -78,7 +78,7 @@ def measure(config: LCLConfig, batches: list[PackedBatch], steps: int, dtype: st
     """
     device = pick_device()
     model = build_model(config, seed=0).train().to(device)
-    step = TrainingStep(model, Lcl.of(config), RankGroup(), "bf16" if dtype == "bf16" else "fp32")
+    step = TrainingStep(model, Lcl.from_config(config), RankGroup(), "bf16" if dtype == "bf16" else "fp32")
     optimizer = build_optimizer(model, lr=0.0)
     batches = [batch.to(device) for batch in batches]
     step(optimizer, batches[:1])
@@ -106,7 +106,7 @@ def _report(
     block = config.num_image_tokens + 2
     images = sum(len(batch.pixel_values) for batch in batches) / len(batches)
     texts = sum(len(batch.token_ids) - len(batch.pixel_values) * block for batch in batches) / len(batches)
-    flops = sum(Lcl.of(config).flops(config, batch) for batch in batches) / len(batches)
+    flops = sum(Lcl.from_config(config).flops(config, batch) for batch in batches) / len(batches)
     return {
         "seconds_per_step": seconds,
         "step_seconds": times,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lcl_core.specs.pretrain import MethodName, ObjectiveSpec, PretrainSpec
+from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName, ObjectiveSpec, PretrainSpec
 
 CLIP_TOKENS = 49_411  # of CLIP's vocabulary, the three of images among them
 SPECIALS = 5  # of a vocabulary that is learnt
@@ -135,7 +135,6 @@ def _attention_flops(length: float, width: int) -> float:
     return 4.0 * length * length * width
 
 
-CONTEXT_TOKENS = 77  # of a text that stands for itself, as the authors cut it for their zero-shot tests
 _DELIMITERS = 2  # <soi> and <eoi> of an image; start and end of a text
 
 
@@ -210,7 +209,7 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
     words = max(tokens - images * (patches + _DELIMITERS) - _DELIMITERS, 0.0)
     name = objective.name
     if name in ("clip", "coca", "blip2"):
-        context = min(words + _DELIMITERS, CONTEXT_TOKENS)
+        context = min(words + _DELIMITERS, TEXT_CONTEXT_LENGTH)
         behind = [] if name == "clip" else [patches + _DELIMITERS + words + 1]
         return Workload(images, patches, [*behind, context], 0.0 if name == "clip" else words + 1)
     if name == "beit3":

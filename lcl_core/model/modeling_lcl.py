@@ -19,19 +19,99 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from lcl_core.estimate.flops import CONTEXT_TOKENS
 from lcl_core.model.configuration_lcl import LCLConfig, Numerics
 from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row
-from lcl_core.ops.attention import Attention, VarlenLayout
-from lcl_core.ops.recompute import Activation, norm_mlp
+from lcl_core.ops.attention import VarlenLayout, attend
+from lcl_core.ops.contrastive_loss import contrastive_loss
+from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
+from lcl_core.ops.recompute import Activation, norm_linear, norm_mlp
+from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial inverse temperature
+MAX_LOGIT_SCALE = math.log(100)
+
+
+class MaskedPatches(NamedTuple):
+    """Patches that a learned vector replaces before the vision tower.
+
+    Attributes:
+        indices: [K] flat numbers of patches, image by image.
+        embedding: [W].
+    """
+
+    indices: Tensor
+    embedding: Tensor
+
+
+class Activations(NamedTuple):
+    """Activations of a packed batch.
+
+    Attributes:
+        image_latents: [n, D] pooled latents, not normalised.
+        patch_tokens: [n, N, D] the images' tokens in the document; none where the objective encodes texts alone.
+        hidden: [T, D] the text tower's packed outputs, before any final norm.
+    """
+
+    image_latents: Tensor
+    patch_tokens: Tensor | None
+    hidden: Tensor
+
+
+@dataclass
+class LCLOutput(ModelOutput):
+    """Losses of a batch and the tensors that they come from.
+
+    Attributes:
+        loss: the weighted sum.
+        losses: each loss by name, already x its weight.
+        contrastive_loss, generation_loss: those two of them, where the objective has them.
+        image_features, text_features: [M, E] L2-normalised contrastive pairs, row-aligned.
+        image_latents, patch_tokens, hidden: as in :class:`Activations`.
+        batch: the packed batch (its indices give the token of each row).
+    """
+
+    loss: Tensor | None = None
+    losses: Mapping[str, Tensor] | None = None
+    contrastive_loss: Tensor | None = None
+    generation_loss: Tensor | None = None
+    image_features: Tensor | None = None
+    text_features: Tensor | None = None
+    image_latents: Tensor | None = None
+    patch_tokens: Tensor | None = None
+    hidden: Tensor | None = None
+    batch: PackedBatch | None = None
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), OpenAI CLIP's approximation; used only when asked for."""
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation."""
     return x * torch.sigmoid(1.702 * x)
 
 
 ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused input projection (rows q, k, v), as CLIP's."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self._attend = attend
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm, layout: VarlenLayout | None, sequence_length: int) -> Tensor:
+        """Attend within norm(x), [T, D] → [T, D]; the norm is the block's.
+
+        Without a layout, rows are sequences of ``sequence_length`` with full attention.
+        """
+        qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
+        return self.out_proj(self._attend(qkv, self.heads, layout, sequence_length))
+
+    def disable_compile(self) -> None:
+        """Keep the compiler out of what depends on the layout, which every batch would compile anew."""
+        self._attend = torch.compiler.disable(attend)
 
 
 class MLP(nn.Module):
@@ -58,8 +138,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, int(width * mlp_ratio), activation, keep_hidden)
 
-    def forward(self, x: Tensor, plan: VarlenLayout | None, sequence_length: int) -> Tensor:
-        x = x + self.attn(x, self.ln_1, plan, sequence_length)
+    def forward(self, x: Tensor, layout: VarlenLayout | None, sequence_length: int) -> Tensor:
+        x = x + self.attn(x, self.ln_1, layout, sequence_length)
         return x + self.mlp(x, self.ln_2)
 
 
@@ -67,11 +147,11 @@ class Transformer(nn.Module):
     """A stack of blocks.
 
     Args:
-        keep_hidden: keep what each MLP is about to activate, the largest thing that a block keeps, for the backward
-            pass; otherwise it is computed again, which costs a sixth of the MLP's products.
+        keep_hidden: keep each MLP's pre-activation, the largest activation of a block, for the backward pass; otherwise
+            it is recomputed, which costs a sixth of the MLP's products.
 
     Attributes:
-        checkpointing: keep only the inputs of blocks for the backward pass, and compute the rest again.
+        checkpointing: keep only the inputs of blocks for the backward pass, and recompute the rest.
     """
 
     def __init__(
@@ -85,32 +165,20 @@ class Transformer(nn.Module):
     def blocks(self) -> list[Block]:
         return cast(list[Block], list(self.resblocks))
 
-    def forward(self, x: Tensor, plan: VarlenLayout | None = None, sequence_length: int = 0) -> Tensor:
+    def forward(self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0) -> Tensor:
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, plan, sequence_length, use_reentrant=False)
+                x = checkpoint(block, x, layout, sequence_length, use_reentrant=False)
             else:
-                x = block(x, plan, sequence_length)
+                x = block(x, layout, sequence_length)
         return x
-
-
-class MaskedPatches(NamedTuple):
-    """Patches that are hidden from the tower, which sees a learned vector in their place.
-
-    Attributes:
-        places: [K] flat numbers of patches, image by image.
-        embedding: [W].
-    """
-
-    places: Tensor
-    embedding: Tensor
 
 
 class VisionTower(nn.Module):
     """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped.
 
-    With ``patches`` [n, N'] only those patches are looked at (token drop, arXiv 2212.00794): attention, MLPs and the
-    document all see N' tokens an image. With ``blanks`` some patches are replaced before positions are added.
+    With ``patches`` [n, N'] only those patches are encoded (token drop, arXiv 2212.00794): attention, MLPs and the
+    document all have N' tokens an image. ``masked`` patches are replaced before positions are added.
     """
 
     def __init__(self, config: LCLConfig) -> None:
@@ -125,12 +193,12 @@ class VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(width)
 
     def forward(
-        self, pixel_values: Tensor, patches: Tensor | None = None, blanks: MaskedPatches | None = None
+        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
     ) -> Tensor:
         embedded = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [n, N, W], row-major
-        if blanks is not None:
-            vectors = blanks.embedding.to(embedded.dtype).expand(len(blanks.places), -1)
-            embedded = embedded.flatten(0, 1).index_copy(0, blanks.places, vectors).view_as(embedded)
+        if masked is not None:
+            vectors = masked.embedding.to(embedded.dtype).expand(len(masked.indices), -1)
+            embedded = embedded.flatten(0, 1).index_copy(0, masked.indices, vectors).view_as(embedded)
         positions = self.positional_embedding.to(embedded.dtype)
         embedded = embedded + positions[1:]
         if patches is not None:
@@ -199,7 +267,7 @@ class AttentivePoolingProjection(nn.Module):
         return self._pool(x, self.pooler.value(x))
 
     def attention(self, x: Tensor) -> Tensor:
-        """How much each patch weighs in the latent: [n, N, W] → [n, heads, N], rows sum to 1."""
+        """Weight of each patch in the latent: [n, N, W] → [n, heads, N], rows sum to 1."""
         q, k = self._query(), self._split(self.pooler.key(x))
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).squeeze(2)
 
@@ -225,99 +293,19 @@ class TextTower(nn.Module):
         width = config.text_width
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
-        # Most of a document's positions are text, so that most of what a step keeps would be this.
+        # Most of a document's positions are text: pre-activations would be most of a step's memory.
         self.transformer = Transformer(
             width, config.text_layers, config.text_heads, config.mlp_ratio, config.activation, keep_hidden=False
         )
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
 
-    def forward(self, embeddings: Tensor, positions: Tensor, plan: VarlenLayout) -> Tensor:
-        return self.transformer(embeddings + self.positional_embedding[positions], plan)
+    def forward(self, embeddings: Tensor, positions: Tensor, layout: VarlenLayout) -> Tensor:
+        return self.transformer(embeddings + self.positional_embedding[positions], layout)
 
     def contrastive_features(self, hidden: Tensor) -> Tensor:
         """Outputs at ``<soi>`` [M, D] → the contrastive space [M, E], not normalised."""
         return self.ln_final(hidden) @ self.text_projection.to(hidden.dtype)
-
-
-@torch.no_grad()
-def init_module(module: nn.Module) -> None:
-    """Give one module its own initial weights (children are visited before their parents)."""
-    if isinstance(module, (nn.Linear | nn.Conv2d, nn.LayerNorm)):
-        module.reset_parameters()
-    elif isinstance(module, Attention):
-        nn.init.xavier_uniform_(module.in_proj_weight)
-        nn.init.zeros_(module.in_proj_bias)
-        nn.init.zeros_(module.out_proj.bias)
-    elif isinstance(module, CrossAttention):
-        for bias in (module.q_bias, module.k_bias, module.v_bias):
-            nn.init.zeros_(bias)
-    elif isinstance(module, AttentivePoolingProjection):
-        nn.init.normal_(module.query_token)
-    elif isinstance(module, VisionTower):
-        std = module.class_embedding.shape[0] ** -0.5
-        nn.init.normal_(module.class_embedding, std=std)
-        nn.init.normal_(module.positional_embedding, std=std)
-    elif isinstance(module, TextTower):
-        _init_text_tower(module)
-
-
-def _init_text_tower(tower: TextTower) -> None:
-    width = tower.positional_embedding.shape[1]
-    blocks = tower.transformer.blocks
-    nn.init.normal_(tower.token_embedding.weight, std=0.02)
-    nn.init.normal_(tower.positional_embedding, std=0.01)
-    nn.init.normal_(tower.text_projection, std=width**-0.5)
-    residual = width**-0.5 * (2 * len(blocks)) ** -0.5
-    for block in blocks:
-        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-        nn.init.normal_(block.attn.out_proj.weight, std=residual)
-        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(block.mlp.c_proj.weight, std=residual)
-
-
-def initial_logit_scale() -> float:
-    """ln(1 / 0.07), CLIP's initial inverse temperature."""
-    return math.log(1 / 0.07)
-
-
-class Activations(NamedTuple):
-    """Activations of a packed batch.
-
-    Attributes:
-        image_latents: [n, D] pooled latents, not normalised.
-        patch_tokens: [n, N, D] the images' tokens in the document; none where the method reads texts alone.
-        hidden: [T, D] the text tower's packed outputs, before any final norm.
-    """
-
-    image_latents: Tensor
-    patch_tokens: Tensor | None
-    hidden: Tensor
-
-
-@dataclass
-class LCLOutput(ModelOutput):
-    """Losses and what they were made of.
-
-    Attributes:
-        loss: the weighted sum.
-        losses: each loss by name, already x its weight.
-        contrastive_loss, generation_loss: those two of them, where the objective has them.
-        image_features, text_features: [M, E] L2-normalised contrastive pairs, row-aligned.
-        image_latents, patch_tokens, hidden: as in :class:`Reading`.
-        batch: the packed batch that was read (its indices say which row is which token).
-    """
-
-    loss: Tensor | None = None
-    losses: Mapping[str, Tensor] | None = None
-    contrastive_loss: Tensor | None = None
-    generation_loss: Tensor | None = None
-    image_features: Tensor | None = None
-    text_features: Tensor | None = None
-    image_latents: Tensor | None = None
-    patch_tokens: Tensor | None = None
-    hidden: Tensor | None = None
-    batch: PackedBatch | None = None
 
 
 class LCLModel(PreTrainedModel):
@@ -339,16 +327,40 @@ class LCLModel(PreTrainedModel):
         self.pool_project = AttentivePoolingProjection(config.vision_width, width, config.pool_heads)
         self.text = TextTower(config)
         self.lm_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.vocab_size, bias=False))
-        self.logit_scale = nn.Parameter(torch.tensor(initial_logit_scale()))
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
         self.post_init()
 
+    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        init_module(module)
+        """The authors' initial weights: CLIP's rules for the text tower, torch's defaults elsewhere.
+
+        Children are initialised before their parents.
+        """
         if module is self:
-            nn.init.constant_(self.logit_scale, initial_logit_scale())
+            nn.init.constant_(self.logit_scale, INITIAL_LOGIT_SCALE)
+        elif isinstance(module, (nn.Linear | nn.Conv2d, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, Attention):
+            nn.init.xavier_uniform_(module.in_proj_weight)
+            nn.init.zeros_(module.in_proj_bias)
+            nn.init.zeros_(module.out_proj.bias)
+        elif isinstance(module, CrossAttention):
+            for bias in (module.q_bias, module.k_bias, module.v_bias):
+                nn.init.zeros_(bias)
+        elif isinstance(module, AttentivePoolingProjection):
+            nn.init.normal_(module.query_token)
+        elif isinstance(module, VisionTower):
+            std = module.class_embedding.shape[0] ** -0.5
+            nn.init.normal_(module.class_embedding, std=std)
+            nn.init.normal_(module.positional_embedding, std=std)
+        elif isinstance(module, TextTower):
+            _init_text_tower(module)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, **_: Any) -> LCLOutput:
-        """Both losses of right-padded documents.
+        """Both losses of right-padded documents, each the mean over the batch's items.
+
+        L = lambda * L_con + L_gen (arXiv 2406.07543, Method); :mod:`lcl_core.objectives.lcl` is the same over the
+        batches of several processes.
 
         Args:
             pixel_values: [n, 3, S, S], images in document order across the batch.
@@ -357,44 +369,79 @@ class LCLModel(PreTrainedModel):
         Raises:
             UserError: placeholders do not match the images, or a document is too long.
         """
-        from lcl_core.objectives.base import compute_loss  # objectives stand on the model
-        from lcl_core.objectives.lcl import Lcl
-
         batch = PackedBatch.from_padded(input_ids, pixel_values, self.config)
-        return compute_loss(Lcl.of(self.config), self, batch)
+        latents, tokens = self.encode_images(batch.pixel_values)
+        hidden = self.encode_documents(batch, tokens)
+        image_features, text_features = self.contrastive_pairs(latents, hidden, batch)
+        generation = self.next_token_loss(hidden, batch)
+        contrastive = contrastive_loss(image_features, text_features, self.logit_scale).loss
+        losses = {
+            "generation": self.mean_loss(generation, len(batch.labels)) * self.config.generation_weight,
+            "contrastive": self.mean_loss(contrastive, len(image_features)) * self.config.contrastive_weight,
+        }
+        return LCLOutput(
+            loss=torch.stack(list(losses.values())).sum(),
+            losses=losses,
+            contrastive_loss=losses["contrastive"],
+            generation_loss=losses["generation"],
+            image_features=image_features,
+            text_features=text_features,
+            image_latents=latents,
+            patch_tokens=tokens,
+            hidden=hidden,
+            batch=batch,
+        )
 
     def encode_images(
-        self, pixel_values: Tensor, patches: Tensor | None = None, blanks: MaskedPatches | None = None
+        self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
     ) -> tuple[Tensor, Tensor]:
         """[n, 3, S, S] → pooled latents [n, D] and patch tokens [n, N, D].
 
         Args:
-            patches: [n, N] numbers of the patches to look at; none: all.
-            blanks: patches that are hidden.
+            patches: [n, N] numbers of the patches to encode; none: all.
+            masked: patches that a learned vector replaces.
         """
-        return self.pool_project(self.visual(pixel_values, patches, blanks))
+        return self.pool_project(self.visual(pixel_values, patches, masked))
 
-    def embed(self, token_ids: Tensor, image_slots: Tensor, patch_tokens: Tensor) -> Tensor:
+    def embed_tokens(self, token_ids: Tensor, image_slots: Tensor, patch_tokens: Tensor) -> Tensor:
         """Embeddings [T, D] of ids [T], with the patch tokens [n, N, D] in the slots [n * N]."""
         embeddings = self.text.token_embedding(token_ids)
         return embeddings.index_copy(0, image_slots, patch_tokens.flatten(0, 1).to(embeddings.dtype))
 
-    def read_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
-        """Text tower outputs [T, D] with the patch tokens [n, N, D] in the placeholders' places."""
-        embeddings = self.embed(batch.token_ids, batch.image_slots, patch_tokens)
-        return self.text(embeddings, batch.positions, batch.plan)
+    def encode_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
+        """Text tower outputs [T, D], with the patch tokens [n, N, D] at the placeholders."""
+        embeddings = self.embed_tokens(batch.token_ids, batch.image_slots, patch_tokens)
+        return self.text(embeddings, batch.positions, batch.layout)
+
+    def contrastive_pairs(self, latents: Tensor, hidden: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Each image's latent and the text tower's output at the ``<soi>`` of its context, [M, E] L2-normalised."""
+        context = self.text.contrastive_features(hidden.index_select(0, batch.pair_positions))
+        image = F.normalize(latents.index_select(0, batch.pair_images).float(), dim=-1)
+        return image, F.normalize(context.float(), dim=-1)
+
+    def lm_head_inputs(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """[K, D] outputs at label positions, normalised for the vocabulary's projection."""
+        return self.lm_head[0](hidden.index_select(0, batch.label_positions))
+
+    def next_token_loss(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross-entropy of the batch's labels from the outputs at their positions, summed."""
+        return linear_cross_entropy(self.lm_head_inputs(hidden, batch), self.lm_head[1].weight, batch.labels)
+
+    def mean_loss(self, total: Tensor, count: int) -> Tensor:
+        """total / count; over no items it is 0, and NaN in the authors' numerics, as theirs is."""
+        return total / (count if self.config.numerics == "official" else max(count, 1))
 
     def get_patch_features(self, pixel_values: Tensor) -> Tensor:
         """[n, 3, S, S] → [n, N, W] patch features of the vision tower, before the pooler."""
         return self.visual(pixel_values)
 
     def get_image_features(self, pixel_values: Tensor, normalize: bool = True) -> Tensor:
-        """[n, 3, S, S] → pooled latents [n, E], L2-normalised unless told otherwise."""
+        """[n, 3, S, S] → pooled latents [n, E], L2-normalised by default."""
         latents = self.pool_project.pool(self.visual(pixel_values)).float()
         return F.normalize(latents, dim=-1) if normalize else latents
 
     def get_text_features(
-        self, input_ids: Tensor, context_length: int = CONTEXT_TOKENS, normalize: bool = True
+        self, input_ids: Tensor, context_length: int = TEXT_CONTEXT_LENGTH, normalize: bool = True
     ) -> Tensor:
         """Texts as contexts of an image that would come next: ``sot text <soi>``.
 
@@ -406,10 +453,10 @@ class LCLModel(PreTrainedModel):
             [n, E], one row a text.
         """
         rows = [as_context_row(row[:context_length].cpu(), self.config) for row in input_ids]
-        layout = PackedTokens.of(rows, self.config.context_length)
+        packed = PackedTokens.pack(rows, self.config.context_length)
         ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
-        embeddings = self.text.token_embedding(layout.ids.to(self.device))
-        hidden = self.text(embeddings, layout.positions.to(self.device), layout.plan.to(self.device))
+        embeddings = self.text.token_embedding(packed.ids.to(self.device))
+        hidden = self.text(embeddings, packed.positions.to(self.device), packed.layout.to(self.device))
         features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -417,19 +464,19 @@ class LCLModel(PreTrainedModel):
         """Choose how the transformer blocks compute in training.
 
         Args:
-            checkpointing: compute activations again in the backward pass, to keep fewer in memory.
+            checkpointing: recompute activations in the backward pass, to keep fewer in memory.
             compiled: compile each block; packed rows differ in length, so lengths stay symbolic.
         """
         for tower in (self.visual.transformer, self.text.transformer):
             tower.checkpointing = checkpointing
             for block in tower.blocks if compiled else ():
-                block.attn.leave_uncompiled()
+                block.attn.disable_compile()
                 block.compile(dynamic=True)
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:
         """Keep the inverse temperature within [1, 100]; call after every optimiser step."""
-        self.logit_scale.clamp_(0, math.log(100))
+        self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def set_numerics(self, numerics: Numerics) -> Self:
         """``fixed`` (default) or ``official``, the authors' behaviour to the letter.
@@ -440,3 +487,17 @@ class LCLModel(PreTrainedModel):
             raise ValueError(f"numerics must be 'fixed' or 'official', not {numerics!r}")
         self.config.numerics = numerics
         return self
+
+
+def _init_text_tower(tower: TextTower) -> None:
+    width = tower.positional_embedding.shape[1]
+    blocks = tower.transformer.blocks
+    nn.init.normal_(tower.token_embedding.weight, std=0.02)
+    nn.init.normal_(tower.positional_embedding, std=0.01)
+    nn.init.normal_(tower.text_projection, std=width**-0.5)
+    residual = width**-0.5 * (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=residual)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=residual)

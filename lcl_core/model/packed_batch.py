@@ -1,7 +1,7 @@
 """A packed batch: documents end to end without padding, and every index that the step needs.
 
-All of it is computed on the host before the step, so the step itself has no boolean masks and never waits for the
-device to count something.
+All indices are computed on the host before the step, so that the step has no boolean masks and no shape waits for the
+device.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from lcl_core.ops.attention import CausalLayout, VarlenLayout
 
 
 class PackedTokens(NamedTuple):
-    """Token rows end to end: [T] ids, positions that restart per row, row numbers, and how attention sees them."""
+    """Token rows end to end: [T] ids, positions that restart per row, row numbers, and the layout for attention."""
 
     ids: Tensor
     positions: Tensor
     document: Tensor
-    plan: VarlenLayout
+    layout: VarlenLayout
 
     @classmethod
-    def of(cls, rows: Sequence[Tensor], context_length: int, plan: type[VarlenLayout] = CausalLayout) -> PackedTokens:
-        """Lay long token rows, each at its own length, end to end on the host.
+    def pack(
+        cls, rows: Sequence[Tensor], context_length: int, layout: type[VarlenLayout] = CausalLayout
+    ) -> PackedTokens:
+        """Pack long token rows, each at its own length, on the host.
 
         Raises:
             UserError: there is no row, or one is empty or longer than ``context_length``.
@@ -39,7 +41,7 @@ class PackedTokens(NamedTuple):
             ids=torch.cat(list(rows)),
             positions=torch.cat([torch.arange(length) for length in lengths]),
             document=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
-            plan=plan.from_lengths(lengths),
+            layout=layout.from_lengths(lengths),
         )
 
 
@@ -52,20 +54,20 @@ class PackedBatch:
         token_ids: [T]; ``<img>`` placeholders included.
         positions: [T], restarting at 0 in every document.
         lengths: tokens of each document.
-        plan: how attention sees the documents.
-        image_slots: [n * N] flat places of the placeholders, in image order.
-        pair_positions: [M] flat places of the contrastive ``<soi>``.
+        layout: of the documents, for attention.
+        image_slots: [n * N] flat positions of the placeholders, in image order.
+        pair_positions: [M] flat positions of the contrastive ``<soi>``.
         pair_images: [M] the image of each.
-        label_positions: [K] flat places whose output predicts the next token.
+        label_positions: [K] flat positions whose output predicts the next token.
         labels: [K] that token.
-        patches: [n, N] the patches that are looked at, where the others are dropped.
+        patches: [n, N] the encoded patches, where the others are dropped.
     """
 
     pixel_values: Tensor
     token_ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
-    plan: VarlenLayout
+    layout: VarlenLayout
     image_slots: Tensor
     pair_positions: Tensor
     pair_images: Tensor
@@ -85,7 +87,7 @@ class PackedBatch:
         pixel_values: Tensor,
         config: LCLConfig,
         patches: Tensor | None = None,
-        plan: type[VarlenLayout] = CausalLayout,
+        layout: type[VarlenLayout] = CausalLayout,
     ) -> PackedBatch:
         """Pack token id rows (long, each at its own length) and their images, or ``patches`` of them.
 
@@ -93,22 +95,22 @@ class PackedBatch:
             UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
                 placeholders do not match its images.
         """
-        layout = PackedTokens.of(documents, config.context_length, plan)
-        starts = torch.nonzero(layout.ids == config.soi_token_id).flatten()
+        tokens = PackedTokens.pack(documents, config.context_length, layout)
+        starts = torch.nonzero(tokens.ids == config.soi_token_id).flatten()
         per_image = config.num_image_tokens if patches is None else patches.shape[1]
-        pairs = _contrastive_pairs(layout, starts, config)
-        label_positions = find_label_positions(layout, config)
+        pairs = _contrastive_pairs(tokens, starts, config)
+        label_positions = find_label_positions(tokens, config)
         return cls(
             pixel_values=pixel_values,
-            token_ids=layout.ids,
-            positions=layout.positions,
+            token_ids=tokens.ids,
+            positions=tokens.positions,
             lengths=tuple(len(document) for document in documents),
-            plan=layout.plan,
-            image_slots=_image_slots(layout, starts, len(pixel_values), per_image, config),
+            layout=tokens.layout,
+            image_slots=_image_slots(tokens, starts, len(pixel_values), per_image, config),
             pair_positions=starts[pairs],
             pair_images=pairs,
             label_positions=label_positions,
-            labels=layout.ids[label_positions + 1],
+            labels=tokens.ids[label_positions + 1],
             patches=patches,
         )
 
@@ -134,8 +136,8 @@ def as_context_row(row: Tensor, config: LCLConfig) -> Tensor:
 
 def row_lengths(input_ids: Tensor) -> Tensor:
     """Length of each right-padded row [B, L] → [B]: a zero with a real token to its right is a token itself."""
-    place = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    return ((input_ids != 0) * place).amax(dim=1)
+    position = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    return ((input_ids != 0) * position).amax(dim=1)
 
 
 def _check_lengths(lengths: list[int], context_length: int) -> None:
@@ -150,54 +152,54 @@ def _check_lengths(lengths: list[int], context_length: int) -> None:
         )
 
 
-def _image_slots(layout: PackedTokens, starts: Tensor, images: int, per_image: int, config: LCLConfig) -> Tensor:
-    slots = torch.nonzero(layout.ids == config.img_token_id).flatten()
+def _image_slots(tokens: PackedTokens, starts: Tensor, images: int, per_image: int, config: LCLConfig) -> Tensor:
+    slots = torch.nonzero(tokens.ids == config.img_token_id).flatten()
     if len(slots) != images * per_image:
         raise UserError(
             f"{images} images need {images * per_image} placeholders, the documents hold {len(slots)}",
             code="placeholder_mismatch",
         )
     if config.numerics == "fixed":
-        _check_each_image(layout, starts, slots.view(images, per_image))
+        _check_each_image(tokens, starts, slots.view(images, per_image))
     return slots
 
 
-def _check_each_image(layout: PackedTokens, starts: Tensor, slots: Tensor) -> None:
+def _check_each_image(tokens: PackedTokens, starts: Tensor, slots: Tensor) -> None:
     """Each ``<soi>`` must be followed at once by its image's placeholders, or patches land in other documents."""
-    documents, per_image = int(layout.document[-1]) + 1, slots.shape[1]
-    held = torch.bincount(layout.document[slots.flatten()], minlength=documents)
-    due = torch.bincount(layout.document[starts], minlength=documents) * per_image
-    if wrong := torch.nonzero(held != due).flatten().tolist():
+    documents, per_image = int(tokens.document[-1]) + 1, slots.shape[1]
+    present = torch.bincount(tokens.document[slots.flatten()], minlength=documents)
+    required = torch.bincount(tokens.document[starts], minlength=documents) * per_image
+    if wrong := torch.nonzero(present != required).flatten().tolist():
         first = wrong[0]
         raise UserError(
-            f"document {first} holds {held[first]} placeholders, its image starts need {due[first]}",
+            f"document {first} holds {present[first]} placeholders, its image starts need {required[first]}",
             code="placeholder_mismatch",
         )
     misplaced = (slots != starts[:, None] + 1 + torch.arange(per_image)).any(dim=1)
-    if apart := torch.nonzero(misplaced).flatten().tolist():
+    if wrong := torch.nonzero(misplaced).flatten().tolist():
         raise UserError(
-            f"document {layout.document[starts[apart[0]]]}: an image start is not followed by its placeholders",
+            f"document {tokens.document[starts[wrong[0]]]}: an image start is not followed by its placeholders",
             code="placeholder_mismatch",
         )
 
 
-def _contrastive_pairs(layout: PackedTokens, starts: Tensor, config: LCLConfig) -> Tensor:
+def _contrastive_pairs(tokens: PackedTokens, starts: Tensor, config: LCLConfig) -> Tensor:
     """Images that have a context: ``<soi>`` not at position 0 and, in ``fixed``, not right behind ``<sot>``."""
-    place = layout.positions[starts]
-    has_context = place > 0
+    position = tokens.positions[starts]
+    has_context = position > 0
     if config.numerics == "fixed":
-        only_sot = (place == 1) & (layout.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
+        only_sot = (position == 1) & (tokens.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
         has_context &= ~only_sot
     return torch.nonzero(has_context).flatten()
 
 
-def find_label_positions(layout: PackedTokens, config: LCLConfig) -> Tensor:
-    """Places whose next token is in the same document and is neither a placeholder nor ``<eoi>``.
+def find_label_positions(tokens: PackedTokens, config: LCLConfig) -> Tensor:
+    """Positions whose next token is in the same document and is neither a placeholder nor ``<eoi>``.
 
     ``official`` also never predicts id 0, which the authors take for padding.
     """
-    following = layout.ids[1:]
-    kept = layout.document[1:] == layout.document[:-1]
+    following = tokens.ids[1:]
+    kept = tokens.document[1:] == tokens.document[:-1]
     kept &= (following != config.img_token_id) & (following != config.eoi_token_id)
     if config.numerics == "official":
         kept &= following != 0

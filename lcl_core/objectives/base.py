@@ -1,4 +1,4 @@
-"""Interface of a pre-training objective, what it returns, and the parts that several objectives share.
+"""Interface of a pre-training objective, and what it returns.
 
 Losses are sums with counts, so that they add up over micro-batches and ranks. A step calls ``collate`` on the host,
 ``encode`` for each micro-batch, and ``losses`` once the features of the global batch are known.
@@ -8,29 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._pytree import register_dataclass
 
-from lcl_core.estimate.flops import Workload
-from lcl_core.model.modeling_lcl import Activations, LCLOutput
+from lcl_core.estimate.flops import FORWARD_FLOPS, FORWARDS_PER_STEP, Workload
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import Activations, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
-from lcl_core.ops.contrastive_loss import contrastive_loss
-from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
+from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
-if TYPE_CHECKING:
-    from lcl_core.model.configuration_lcl import LCLConfig
-    from lcl_core.model.modeling_lcl import LCLModel
-    from lcl_core.specs.pretrain import ObjectiveSpec
+# beginnings of names of the model's parameters
+POOLER_QUERY_PARAMETERS = tuple(
+    f"pool_project.{name}"
+    for name in ("query_token", "pooler.norm1_q", "pooler.norm1_k", "pooler.cross_attn.q", "pooler.cross_attn.k")
+)
+CONTRASTIVE_PARAMETERS = ("text.ln_final", "text.text_projection", "logit_scale")
+LM_HEAD_PARAMETERS = ("lm_head",)
 
 
 @dataclass(frozen=True)
 class SummedLoss:
-    """A loss summed over items; the step divides it by the items of the whole effective batch.
+    """A loss summed over items; the step divides it by the items of the global batch.
 
     Attributes:
         total: scalar, fp32.
@@ -43,7 +44,7 @@ class SummedLoss:
 
 @dataclass(frozen=True)
 class MeanMetric:
-    """A number for people, as ``total / count``: both add up. Scalars without gradient."""
+    """A logged number, ``total / count``: both add up. Scalars without gradient."""
 
     total: Tensor
     count: Tensor
@@ -51,7 +52,7 @@ class MeanMetric:
 
 @dataclass(frozen=True)
 class ContrastivePairs:
-    """Features to be contrasted with those of the whole effective batch.
+    """Features for the contrastive loss over the global batch.
 
     Attributes:
         image_features, text_features: [M, E], L2-normalised, row-aligned.
@@ -65,27 +66,22 @@ class ContrastivePairs:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """The first part of a forward pass, which needs this batch alone.
+    """First part of a forward pass, which depends on this batch alone.
 
     Attributes:
-        reading: what the towers made of the batch.
-        pairs: the contrastive part, if the objective has one.
-        offer: what the rest of the effective batch may draw from, if the objective draws.
+        activations: of both towers.
+        pairs: for the contrastive loss, if the objective has one.
+        candidates: for hard negatives of the global batch, if the objective samples them.
     """
 
-    reading: Activations
+    activations: Activations
     pairs: ContrastivePairs | None = None
-    offer: NegativeCandidates | None = None
+    candidates: NegativeCandidates | None = None
 
 
 @dataclass(frozen=True)
 class BatchLosses:
-    """The second part.
-
-    Attributes:
-        sums: losses by name.
-        metrics: other numbers, by name.
-    """
+    """Second part of a forward pass: losses and metrics by name, without the contrastive loss."""
 
     sums: Mapping[str, SummedLoss]
     metrics: Mapping[str, MeanMetric] = field(default_factory=dict)
@@ -93,59 +89,45 @@ class BatchLosses:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Everything a batch contributes to the loss and to the metric line.
+    """Everything that a batch contributes to the loss and to the metric line.
 
     Attributes:
-        idle: 0, with a gradient of 0 for each parameter that the objective has no use for; none where it uses all.
+        unused: 0, with a gradient of 0 for each parameter that the objective does not use; none where it uses all.
     """
 
-    encoding: EncodedBatch
+    encoded: EncodedBatch
     losses: BatchLosses
-    idle: Tensor | None = None
+    unused: Tensor | None = None
 
 
-for _type in (
-    SummedLoss,
-    MeanMetric,
-    ContrastivePairs,
-    NegativeCandidates,
-    EncodedBatch,
-    BatchLosses,
-    LossTerms,
-):  # FSDP looks for tensors in what a forward returns
-    register_dataclass(_type)
-
-
-def identity_gather(offer: NegativeCandidates) -> NegativeCandidates:
-    """The whole effective batch is this one."""
-    return offer.detached()
+for _type in (SummedLoss, MeanMetric, ContrastivePairs, NegativeCandidates, EncodedBatch, BatchLosses, LossTerms):
+    register_dataclass(_type)  # FSDP searches what a forward pass returns for tensors
 
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What a forward pass may know of the effective batch that its batch is a part of.
+    """What a forward pass may know of the global batch: all micro-batches of the step on all ranks.
 
     Attributes:
-        meet: from what this batch offers to what all batches of the step offer, on all ranks.
-        measured: whether metrics that cost time are wanted: in steps that will be told.
+        gather: candidates of this batch → candidates of the global batch.
+        compute_metrics: whether to compute metrics that cost time: in steps that are logged.
     """
 
-    meet: Callable[[NegativeCandidates], NegativeCandidates] = identity_gather
-    measured: bool = False
+    gather: Callable[[NegativeCandidates], NegativeCandidates] = NegativeCandidates.detached
+    compute_metrics: bool = False
 
 
 class Objective(nn.Module):
-    """A pre-training method. Parameters of its own are trained and kept like the model's, but never exported.
-
-    What it needs of a batch is found out on the host, by ``collate``. A step then asks for ``encode``, and for
-    ``losses`` once the features of the whole effective batch are known.
+    """A pre-training method. Its own parameters are trained and kept like the model's, but never exported.
 
     Attributes:
+        name: as in ``ObjectiveSpec``.
         weights: of its losses by name.
-        idle: beginnings of the names of those parameters of the model that it has no use for. Their gradient is zero.
+        unused_parameters: beginnings of the names of the model's parameters that it does not use. Their gradient is 0.
     """
 
-    idle: tuple[str, ...] = ()
+    name: ClassVar[MethodName]
+    unused_parameters: tuple[str, ...] = ()
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()
@@ -164,14 +146,14 @@ class Objective(nn.Module):
         patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> PackedBatch:
-        """Lay documents out as the method reads them.
+        """Pack documents as the method reads them, with every index that it needs; on the host.
 
         Args:
             rows: token ids of each document, long, at its own length.
             pixel_values: [n, 3, S, S], their images in order.
-            patches: [n, N] the patches to look at; none: all.
-            keys: a 64-bit number for each document, a function of the seed and the document's place in the data:
-                where random choices come from. None: the document's place in the batch.
+            patches: [n, N] the patches to encode; none: all.
+            keys: a 64-bit number for each document, a function of the seed and the document's position in the data,
+                from which random choices derive. None: the document's position in the batch.
         """
         return PackedBatch.pack(rows, pixel_values, config, patches)
 
@@ -179,88 +161,25 @@ class Objective(nn.Module):
         """Items that each of its sums runs over, by name, and ``contrastive`` pairs; known on the host."""
         raise NotImplementedError
 
-    def widest(self, batch: PackedBatch) -> int:
-        """Columns of the longest text that the batch offers; 0 when the method offers none."""
+    def max_text_length(self, batch: PackedBatch) -> int:
+        """Columns of the batch's candidate texts; 0 without candidates."""
         return 0
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
-        """What the towers make of the batch, and what the rest of the effective batch has to know of it."""
+        """Activations of the batch, and what the rest of the global batch has to know of it."""
         raise NotImplementedError
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
-        """The losses but the contrastive one, which is the step's to compute from ``encoding.pairs``."""
+    def losses(
+        self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch
+    ) -> BatchLosses:
+        """The losses without the contrastive one, which the step computes from ``encoded.pairs``."""
         raise NotImplementedError
+
+    def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
+        """Counts of a batch on the host, from which FLOPs follow."""
+        patches = config.num_image_tokens if batch.patches is None else batch.patches.shape[1]
+        return Workload(len(batch.pixel_values), patches, batch.lengths, len(batch.labels))
 
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        """Useful floating-point operations of a training step over a batch that lies on the host."""
-        raise NotImplementedError
-
-
-# beginnings of parameter names
-POOLER_QUERY_PARAMETERS = tuple(
-    f"pool_project.{name}"
-    for name in ("query_token", "pooler.norm1_q", "pooler.norm1_k", "pooler.cross_attn.q", "pooler.cross_attn.k")
-)
-CONTRASTIVE_PARAMETERS = ("text.ln_final", "text.text_projection", "logit_scale")
-LM_HEAD_PARAMETERS = ("lm_head",)
-
-
-def context_pairs(
-    model: LCLModel, latents: Tensor, hidden: Tensor, batch: PackedBatch, weight: float
-) -> ContrastivePairs:
-    """Each image's latent and the text tower's output at the ``<soi>`` of its context."""
-    context = model.text.contrastive_features(hidden.index_select(0, batch.pair_positions))
-    return ContrastivePairs(
-        image_features=F.normalize(latents.index_select(0, batch.pair_images).float(), dim=-1),
-        text_features=F.normalize(context.float(), dim=-1),
-        weight=weight,
-    )
-
-
-def token_cross_entropy(model: LCLModel, hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """Cross-entropy of the batch's labels from the outputs at their positions, summed."""
-    return linear_cross_entropy(head_inputs(model, hidden, batch), model.lm_head[1].weight, batch.labels)
-
-
-def head_inputs(model: LCLModel, hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """[K, D] outputs at label positions, normalised for the vocabulary's projection."""
-    return model.lm_head[0](hidden.index_select(0, batch.label_positions))
-
-
-def batch_workload(config: LCLConfig, batch: PackedBatch, restored: int = 0) -> Workload:
-    """What a batch that lies on the host makes a forward pass compute. ``restored``: hidden patches to predict."""
-    patches = config.num_image_tokens if batch.patches is None else batch.patches.shape[1]
-    return Workload(len(batch.pixel_values), patches, batch.lengths, len(batch.labels), restored)
-
-
-def compute_loss(objective: Objective, model: LCLModel, batch: PackedBatch) -> LCLOutput:
-    """Every loss of ``batch`` as the mean over its items, each already x its weight."""
-    encoding = objective.encode(model, batch)
-    sums = objective.losses(model, batch, encoding, GlobalBatch()).sums
-    counts = objective.counts(batch)
-    losses = {name: mean_over_items(term.total, counts[name], model) * term.weight for name, term in sums.items()}
-    pairs, reading = encoding.pairs, encoding.reading
-    if pairs is not None:
-        losses["contrastive"] = _contrastive_mean(pairs, model)
-    return LCLOutput(
-        loss=torch.stack(list(losses.values())).sum(),
-        losses=losses,
-        contrastive_loss=losses.get("contrastive"),
-        generation_loss=losses.get("generation"),
-        image_features=None if pairs is None else pairs.image_features,
-        text_features=None if pairs is None else pairs.text_features,
-        image_latents=reading.image_latents,
-        patch_tokens=reading.patch_tokens,
-        hidden=reading.hidden,
-        batch=batch,
-    )
-
-
-def mean_over_items(total: Tensor, count: int, model: LCLModel) -> Tensor:
-    """total / count; over no items it is 0, and NaN in the authors' numerics, as theirs is."""
-    return total / (count if model.config.numerics == "official" else max(count, 1))
-
-
-def _contrastive_mean(pairs: ContrastivePairs, model: LCLModel) -> Tensor:
-    total = contrastive_loss(pairs.image_features, pairs.text_features, model.logit_scale).loss
-    return mean_over_items(total, len(pairs.image_features), model) * pairs.weight
+        """Useful floating-point operations of a training step over a batch on the host."""
+        return FORWARDS_PER_STEP * FORWARD_FLOPS[self.name](config, self.workload(config, batch))

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lcl_core.estimate import flops
-from lcl_core.estimate.flops import FORWARDS_PER_STEP
-from lcl_core.model.modeling_lcl import Activations, MaskedPatches
+from lcl_core.estimate.flops import Workload
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import Activations, LCLModel, MaskedPatches
 from lcl_core.model.packed_batch import PackedBatch
 from lcl_core.objectives.base import (
     CONTRASTIVE_PARAMETERS,
@@ -37,18 +37,10 @@ from lcl_core.objectives.base import (
     MeanMetric,
     Objective,
     SummedLoss,
-    batch_workload,
-    head_inputs,
-    token_cross_entropy,
 )
 from lcl_core.ops.attention import BidirectionalLayout
 from lcl_core.ops.linear_cross_entropy import count_correct
-
-if TYPE_CHECKING:
-    from lcl_core.model.configuration_lcl import LCLConfig
-    from lcl_core.model.modeling_lcl import LCLModel
-    from lcl_core.specs.pretrain import ObjectiveSpec
-
+from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
 _MIN_BLOCK = 16 / 196  # share of the patches that a block has at least, unless fewer are left to mask
 _MIN_ASPECT = 0.3  # aspect ratio of a block, or its inverse
@@ -93,21 +85,22 @@ _EPSILON = 1e-6  # added to a patch's variance
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedBatch(PackedBatch):
-    """Labels are the hidden words, at their own positions.
+    """Labels are the masked words, at their own positions.
 
     Attributes:
-        blanks: [B] flat numbers of the hidden patches, image by image.
-        blank_slots: [B'] flat places in the document of those that are looked at.
-        restored: [B'] their flat numbers.
+        masked_patches: [B] flat numbers of the masked patches, image by image.
+        target_slots: [B'] flat positions in the document of those that are encoded.
+        target_patches: [B'] their flat numbers.
     """
 
-    blanks: Tensor
-    blank_slots: Tensor
-    restored: Tensor
+    masked_patches: Tensor
+    target_slots: Tensor
+    target_patches: Tensor
 
 
 class Beit3(Objective):
-    idle = (*POOLER_QUERY_PARAMETERS, *CONTRASTIVE_PARAMETERS)
+    name: ClassVar[MethodName] = "beit3"
+    unused_parameters = (*POOLER_QUERY_PARAMETERS, *CONTRASTIVE_PARAMETERS)
 
     def __init__(self, config: LCLConfig, spec: ObjectiveSpec) -> None:
         super().__init__(spec.weights)
@@ -131,33 +124,35 @@ class Beit3(Objective):
     ) -> MaskedBatch:
         batch = PackedBatch.pack(rows, pixel_values, config, patches, BidirectionalLayout)
         draws = [np.random.default_rng(key) for key in (range(len(rows)) if keys is None else keys)]
-        words = self._words(rows, draws, config)
-        hidden = self._patches(rows, draws, config)  # [n, N]
-        seen = hidden if patches is None else hidden.gather(1, patches)
-        numbers = torch.arange(hidden.numel()).view_as(hidden)
-        nothing = torch.empty(0, dtype=torch.long)
+        words = self._masked_words(rows, draws, config)
+        masked = self._masked_patches(rows, draws, config)  # [n, N]
+        encoded = masked if patches is None else masked.gather(1, patches)
+        numbers = torch.arange(masked.numel()).view_as(masked)
+        empty = torch.empty(0, dtype=torch.long)
         own = {
-            "pair_positions": nothing,
-            "pair_images": nothing,
+            "pair_positions": empty,
+            "pair_images": empty,
             "label_positions": words,
             "labels": batch.token_ids[words],
-            "blanks": numbers[hidden],
-            "blank_slots": batch.image_slots[seen.flatten()],
-            "restored": (numbers if patches is None else numbers.gather(1, patches))[seen],
+            "masked_patches": numbers[masked],
+            "target_slots": batch.image_slots[encoded.flatten()],
+            "target_patches": (numbers if patches is None else numbers.gather(1, patches))[encoded],
         }
         return MaskedBatch(**{field.name: getattr(batch, field.name) for field in fields(batch)} | own)
 
-    def _words(self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], config: LCLConfig) -> Tensor:
-        """Flat places of the words to hide."""
-        places, start = [], 0
+    def _masked_words(self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], config: LCLConfig) -> Tensor:
+        """Flat positions of the words to mask."""
+        positions, start = [], 0
         for row, draw in zip(rows, draws, strict=True):
             words = np.flatnonzero(~np.isin(row.numpy(), config.special_token_ids))
-            places.append(start + masked_positions(draw, words, self.text_ratio))
+            positions.append(start + masked_positions(draw, words, self.text_ratio))
             start += len(row)
-        return torch.from_numpy(np.concatenate(places))
+        return torch.from_numpy(np.concatenate(positions))
 
-    def _patches(self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], config: LCLConfig) -> Tensor:
-        """[n, N] true at the patches to hide."""
+    def _masked_patches(
+        self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], config: LCLConfig
+    ) -> Tensor:
+        """[n, N] true at the patches to mask."""
         side = config.image_size // config.patch_size
         masks = []
         for row, draw in zip(rows, draws, strict=True):
@@ -169,41 +164,44 @@ class Beit3(Objective):
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         assert isinstance(batch, MaskedBatch)
-        return {"masked_text": len(batch.labels), "masked_image": len(batch.restored)}
+        return {"masked_text": len(batch.labels), "masked_image": len(batch.target_patches)}
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         assert isinstance(batch, MaskedBatch)
-        blanks = MaskedPatches(batch.blanks, self.hidden_patch)
-        latents, tokens = model.encode_images(batch.pixel_values, batch.patches, blanks)
-        embeddings = model.embed(batch.token_ids, batch.image_slots, tokens)
+        masked = MaskedPatches(batch.masked_patches, self.hidden_patch)
+        latents, tokens = model.encode_images(batch.pixel_values, batch.patches, masked)
+        embeddings = model.embed_tokens(batch.token_ids, batch.image_slots, tokens)
         vectors = self.hidden_word.to(embeddings.dtype).expand(len(batch.labels), -1)
         embeddings = embeddings.index_copy(0, batch.label_positions, vectors)
-        return EncodedBatch(Activations(latents, tokens, model.text(embeddings, batch.positions, batch.plan)))
+        return EncodedBatch(Activations(latents, tokens, model.text(embeddings, batch.positions, batch.layout)))
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
+    def losses(
+        self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch
+    ) -> BatchLosses:
         assert isinstance(batch, MaskedBatch)
-        hidden = encoding.reading.hidden
+        hidden = encoded.activations.hidden
         sums = {
-            "masked_text": SummedLoss(token_cross_entropy(model, hidden, batch), self.weights["masked_text"]),
+            "masked_text": SummedLoss(model.next_token_loss(hidden, batch), self.weights["masked_text"]),
             "masked_image": SummedLoss(self._pixel_error(model, hidden, batch), self.weights["masked_image"]),
         }
-        return BatchLosses(sums, self._accuracy(model, hidden, batch) if joint.measured else {})
+        return BatchLosses(sums, self._accuracy(model, hidden, batch) if global_batch.compute_metrics else {})
 
     def _pixel_error(self, model: LCLModel, hidden: Tensor, batch: MaskedBatch) -> Tensor:
         """Squared error of normalised pixels, a mean within each patch, summed over patches."""
-        restored = self.pixels(hidden.index_select(0, batch.blank_slots)).float()
-        wanted = _patch_pixels(batch.pixel_values, model.config.patch_size).index_select(0, batch.restored).float()
-        variance, mean = torch.var_mean(wanted, dim=1, keepdim=True)
-        return (restored - (wanted - mean) / (variance + _EPSILON).sqrt()).square().mean(dim=1).sum()
+        predicted = self.pixels(hidden.index_select(0, batch.target_slots)).float()
+        pixels = _patch_pixels(batch.pixel_values, model.config.patch_size)
+        target = pixels.index_select(0, batch.target_patches).float()
+        variance, mean = torch.var_mean(target, dim=1, keepdim=True)
+        return (predicted - (target - mean) / (variance + _EPSILON).sqrt()).square().mean(dim=1).sum()
 
     @torch.no_grad()
     def _accuracy(self, model: LCLModel, hidden: Tensor, batch: MaskedBatch) -> dict[str, MeanMetric]:
-        correct = count_correct(head_inputs(model, hidden, batch), model.lm_head[1].weight, batch.labels)
+        correct = count_correct(model.lm_head_inputs(hidden, batch), model.lm_head[1].weight, batch.labels)
         return {"masked_text_accuracy": MeanMetric(correct, torch.full_like(correct, len(batch.labels)))}
 
-    def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
+    def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
         assert isinstance(batch, MaskedBatch)
-        return FORWARDS_PER_STEP * flops.beit3_flops(config, batch_workload(config, batch, len(batch.restored)))
+        return replace(super().workload(config, batch), restored=len(batch.target_patches))
 
 
 def _patch_pixels(pixel_values: Tensor, side: int) -> Tensor:

@@ -2,41 +2,36 @@
 
 CLIP (arXiv 2103.00020, section 2.3): L = L_con = 1/2 (CE(S, diag) + CE(S^T, diag)), S = exp(s) I T^T over the pairs of
 the global batch. I: pooled latents. T: the text tower's outputs at the ``<soi>`` of ``sot text <soi>``, as
-``LCLModel.get_text_features`` gives them. The text is read without its image, in one pass.
+``LCLModel.get_text_features`` gives them. The text is encoded without its image, in one pass.
 
-CoCa (arXiv 2205.01917, section 3.2): L = lambda_con * L_con + lambda_cap * L_cap, by default 1 and 2. L_cap is next-token
-cross-entropy on the caption behind its image: ``<soi> img x N <eoi> text eot``. The text tower reads every caption
-twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens stand in the text, as in
-all methods of this package.
+CoCa (arXiv 2205.01917, section 3.2): L = lambda_con * L_con + lambda_cap * L_cap, by default 1 and 2. L_cap is
+next-token cross-entropy on the caption behind its image: ``<soi> img x N <eoi> text eot``. The text tower reads every
+caption twice. CoCa's decoder sees the image by cross-attention in its upper half; here image tokens stand in the text,
+as in all objectives of this package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.estimate import flops
-from lcl_core.estimate.flops import CONTEXT_TOKENS, FORWARDS_PER_STEP
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.model.modeling_lcl import Activations
+from lcl_core.model.modeling_lcl import Activations, LCLModel
 from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row, find_label_positions
 from lcl_core.objectives.base import (
     LM_HEAD_PARAMETERS,
     BatchLosses,
+    ContrastivePairs,
     EncodedBatch,
     GlobalBatch,
     Objective,
-    batch_workload,
-    context_pairs,
 )
 from lcl_core.objectives.lcl import Lcl
-
-if TYPE_CHECKING:
-    from lcl_core.model.modeling_lcl import LCLModel
+from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName
 
 
 def pack_pairs(
@@ -44,8 +39,8 @@ def pack_pairs(
 ) -> PackedBatch:
     """Pack pairs, in whichever order their rows hold text and image.
 
-    Every caption is a row ``sot text <soi>``, cut as ``LCLModel.get_text_features`` cuts it; the contrastive pairs are
-    its last place and its image. With ``captions``, rows ``<soi> img x N <eoi> text eot`` come before these, and hold
+    Every caption is a row ``sot text <soi>``, cut as ``LCLModel.get_text_features`` cuts it; a contrastive pair is its
+    last position and its image. With ``captions``, rows ``<soi> img x N <eoi> text eot`` come before these, and hold
     all the labels.
 
     Raises: UserError ``not_a_pair`` when a row does not hold exactly one image.
@@ -54,23 +49,23 @@ def pack_pairs(
     texts = [_caption_text(row, per_image, config) for row in rows]
     if len(pixel_values) != len(rows):
         raise _not_a_pair(f"{len(rows)} pairs have {len(pixel_values)} images")
-    behind = [caption_ids(text, per_image, config) for text in texts] if captions else []
+    captioned = [caption_ids(text, per_image, config) for text in texts] if captions else []
     contexts = [_context_ids(text, config) for text in texts]
-    layout = PackedTokens.of([*behind, *contexts], config.context_length)
-    lengths = [len(row) for row in (*behind, *contexts)]
-    places = find_label_positions(layout, config)
-    places = places[places < sum(lengths[: len(behind)])]
+    tokens = PackedTokens.pack([*captioned, *contexts], config.context_length)
+    lengths = [len(row) for row in (*captioned, *contexts)]
+    label_positions = find_label_positions(tokens, config)
+    label_positions = label_positions[label_positions < sum(lengths[: len(captioned)])]
     return PackedBatch(
         pixel_values=pixel_values,
-        token_ids=layout.ids,
-        positions=layout.positions,
+        token_ids=tokens.ids,
+        positions=tokens.positions,
         lengths=tuple(lengths),
-        plan=layout.plan,
-        image_slots=torch.nonzero(layout.ids == config.img_token_id).flatten(),
-        pair_positions=torch.tensor(lengths).cumsum(0)[len(behind) :] - 1,
+        layout=tokens.layout,
+        image_slots=torch.nonzero(tokens.ids == config.img_token_id).flatten(),
+        pair_positions=torch.tensor(lengths).cumsum(0)[len(captioned) :] - 1,
         pair_images=torch.arange(len(rows)),
-        label_positions=places,
-        labels=layout.ids[places + 1],
+        label_positions=label_positions,
+        labels=tokens.ids[label_positions + 1],
         patches=patches,
     )
 
@@ -83,7 +78,7 @@ def caption_ids(text: Tensor, per_image: int, config: LCLConfig) -> Tensor:
 
 def _context_ids(text: Tensor, config: LCLConfig) -> Tensor:
     row = torch.cat((torch.tensor([config.sot_token_id]), text, torch.tensor([config.eot_token_id])))
-    return as_context_row(row[: min(CONTEXT_TOKENS, config.context_length)], config)
+    return as_context_row(row[: min(TEXT_CONTEXT_LENGTH, config.context_length)], config)
 
 
 def _caption_text(row: Tensor, per_image: int, config: LCLConfig) -> Tensor:
@@ -94,13 +89,14 @@ def _caption_text(row: Tensor, per_image: int, config: LCLConfig) -> Tensor:
     return row[~torch.isin(row, torch.tensor(config.special_token_ids))]
 
 
-def _not_a_pair(found: str) -> UserError:
-    message = f"{found}; this objective learns from pairs of one image and one text"
+def _not_a_pair(problem: str) -> UserError:
+    message = f"{problem}; this objective learns from pairs of one image and one text"
     return UserError(message, code="not_a_pair", field="objective.name")
 
 
 class Clip(Objective):
-    idle = LM_HEAD_PARAMETERS
+    name: ClassVar[MethodName] = "clip"
+    unused_parameters = LM_HEAD_PARAMETERS
 
     def collate(
         self,
@@ -117,18 +113,19 @@ class Clip(Objective):
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         latents = model.pool_project.pool(model.visual(batch.pixel_values, batch.patches))
-        hidden = model.text(model.text.token_embedding(batch.token_ids), batch.positions, batch.plan)
-        pairs = context_pairs(model, latents, hidden, batch, self.weights["contrastive"])
+        hidden = model.text(model.text.token_embedding(batch.token_ids), batch.positions, batch.layout)
+        pairs = ContrastivePairs(*model.contrastive_pairs(latents, hidden, batch), self.weights["contrastive"])
         return EncodedBatch(Activations(latents, None, hidden), pairs)
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
+    def losses(
+        self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch
+    ) -> BatchLosses:
         return BatchLosses({})
-
-    def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return FORWARDS_PER_STEP * flops.clip_flops(config, batch_workload(config, batch))
 
 
 class Coca(Lcl):
+    name: ClassVar[MethodName] = "coca"
+
     def collate(
         self,
         rows: Sequence[Tensor],

@@ -13,22 +13,17 @@ latents of each batch, which are what an evaluation sees.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from lcl_core.estimate import flops
-from lcl_core.estimate.flops import FORWARDS_PER_STEP
-from lcl_core.objectives.base import BatchLosses, EncodedBatch, GlobalBatch, MeanMetric, SummedLoss, batch_workload
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import LCLModel
+from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.objectives.base import BatchLosses, EncodedBatch, GlobalBatch, MeanMetric, SummedLoss
 from lcl_core.objectives.flamingo import Flamingo
-
-if TYPE_CHECKING:
-    from lcl_core.model.configuration_lcl import LCLConfig
-    from lcl_core.model.modeling_lcl import LCLModel
-    from lcl_core.model.packed_batch import PackedBatch
-    from lcl_core.specs.pretrain import ObjectiveSpec
-
+from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
 _TINY = 1e-30
 
@@ -41,8 +36,8 @@ def log_variance(latents: Tensor) -> Tensor:
 def effective_rank(latents: Tensor) -> Tensor:
     """exp of the entropy of the singular values' shares (Roy & Vetterli, EUSIPCO 2007; RankMe, arXiv 2210.02885).
 
-    Of [n, D]: from 1, where all point the same way, to min(n, D), where they fill their space evenly. The mean is not
-    taken away: latents that differ only by little from one common vector have collapsed.
+    Of [n, D]: from 1, where all latents are parallel, to min(n, D), where they fill their space evenly. The mean is not
+    subtracted: latents that differ little from one common vector have collapsed.
     """
     values = torch.linalg.svdvals(latents.float())
     shares = values / values.sum().clamp_min(_TINY)
@@ -51,16 +46,18 @@ def effective_rank(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collapse_metrics(latents: Tensor) -> dict[str, MeanMetric]:
-    """Both, of a batch's pooled latents [n, D] before they are normalised; fewer than two images do not count."""
+    """Both metrics of a batch's pooled latents [n, D] before normalisation; fewer than two images do not count."""
     measures = {"latent_log_variance": log_variance, "latent_effective_rank": effective_rank}
     if len(latents) < 2:
-        nothing = torch.zeros((), device=latents.device)
-        return {name: MeanMetric(nothing, nothing) for name in measures}
+        zero = torch.zeros((), device=latents.device)
+        return {name: MeanMetric(zero, zero) for name in measures}
     one = torch.ones((), device=latents.device)
     return {name: MeanMetric(measure(latents), one) for name, measure in measures.items()}
 
 
 class Emu(Flamingo):
+    name: ClassVar[MethodName] = "emu"
+
     def __init__(self, weights: Mapping[str, float], width: int) -> None:
         super().__init__(weights)
         self.regressor = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
@@ -72,18 +69,17 @@ class Emu(Flamingo):
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {**super().counts(batch), "regression": len(batch.image_slots)}
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
-        generation = super().losses(model, batch, encoding, joint)
-        regression = SummedLoss(self._regression(batch, encoding), self.weights["regression"])
-        metrics = collapse_metrics(encoding.reading.image_latents) if joint.measured else {}
+    def losses(
+        self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch
+    ) -> BatchLosses:
+        generation = super().losses(model, batch, encoded, global_batch)
+        regression = SummedLoss(self._regression(batch, encoded), self.weights["regression"])
+        metrics = collapse_metrics(encoded.activations.image_latents) if global_batch.compute_metrics else {}
         return BatchLosses({**generation.sums, "regression": regression}, metrics)
 
-    def _regression(self, batch: PackedBatch, encoding: EncodedBatch) -> Tensor:
+    def _regression(self, batch: PackedBatch, encoded: EncodedBatch) -> Tensor:
         """Squared error over image tokens, a mean over dimensions, summed over tokens."""
-        tokens = encoding.reading.patch_tokens
+        tokens = encoded.activations.patch_tokens
         assert tokens is not None
-        predicted = self.regressor(encoding.reading.hidden.index_select(0, batch.image_slots - 1))
+        predicted = self.regressor(encoded.activations.hidden.index_select(0, batch.image_slots - 1))
         return (predicted.float() - tokens.flatten(0, 1).float()).square().mean(dim=1).sum()
-
-    def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return FORWARDS_PER_STEP * flops.emu_flops(config, batch_workload(config, batch))

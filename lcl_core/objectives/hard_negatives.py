@@ -20,14 +20,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class NegativeCandidates:
-    """Image-text pairs as others may take them. Nothing that is taken carries a gradient back.
+    """Image-text pairs from which the pairs of the global batch draw negatives. No gradient flows back to them.
 
     Attributes:
         image_features, text_features: [M, E], L2-normalised.
         patch_tokens: [M, N, D] each image's tokens in a document.
         texts: [M, L] ids of each text and its end, padded with zeros.
         lengths: [M] how many of them are real.
-        keys: [M] what the pair's random choices come from.
+        keys: [M] seeds of the pairs' random choices.
         texts_hash: [M] equal for equal texts.
     """
 
@@ -42,34 +42,30 @@ class NegativeCandidates:
     def detached(self) -> NegativeCandidates:
         return NegativeCandidates(**{name: tensor.detach() for name, tensor in self._tensors().items()})
 
-    def widened(self, width: int) -> NegativeCandidates:
-        """With ``width`` columns for the texts."""
-        return replace(self, texts=F.pad(self.texts, (0, width - self.texts.shape[1])))
+    def all_gather(self, counts: Sequence[int]) -> NegativeCandidates:
+        """Candidates of all ranks, by rank; texts must have the same number of columns on all.
+
+        Args:
+            counts: pairs of each rank; known on the host, so that no shape waits for a device.
+        """
+        if len(counts) == 1:
+            return self
+        capacity = max(counts)
+        rows = torch.cat([torch.arange(count) + rank * capacity for rank, count in enumerate(counts)])
+        rows = rows.to(self.keys.device, non_blocking=True)
+        gathered = {name: _all_gather_rows(x, capacity).index_select(0, rows) for name, x in self._tensors().items()}
+        return NegativeCandidates(**gathered)
+
+    @staticmethod
+    def concatenate(parts: Sequence[NegativeCandidates], text_length: int) -> NegativeCandidates:
+        """Candidates of several batches, detached, the texts padded to ``text_length`` columns."""
+        padded = [
+            replace(part, texts=F.pad(part.texts, (0, text_length - part.texts.shape[1])))._tensors() for part in parts
+        ]
+        return NegativeCandidates(**{name: torch.cat([part[name] for part in padded]).detach() for name in padded[0]})
 
     def _tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def concatenate_candidates(offers: Sequence[NegativeCandidates], width: int) -> NegativeCandidates:
-    """One after the other, the texts padded to ``width`` columns."""
-    parts = [offer.detached().widened(width)._tensors() for offer in offers]
-    return NegativeCandidates(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
-def all_gather_candidates(offer: NegativeCandidates, counts: Sequence[int]) -> NegativeCandidates:
-    """Those of all ranks, by rank.
-
-    Args:
-        counts: pairs of each rank; known on the host, so that no shape waits for a device.
-    """
-    if len(counts) == 1:
-        return offer
-    capacity = max(counts)
-    rows = torch.cat([torch.arange(count) + rank * capacity for rank, count in enumerate(counts)])
-    rows = rows.to(offer.keys.device, non_blocking=True)
-    return NegativeCandidates(
-        **{name: _all_gather_rows(x, capacity).index_select(0, rows) for name, x in offer._tensors().items()}
-    )
 
 
 def _all_gather_rows(x: Tensor, capacity: int) -> Tensor:
@@ -82,32 +78,34 @@ def _all_gather_rows(x: Tensor, capacity: int) -> Tensor:
 
 
 _BITS = 24  # of a uniform number
-# splitmix64's finaliser, its factors as signed numbers
+# factors of splitmix64's finaliser, as signed numbers
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 
 
 class HardNegatives(NamedTuple):
-    """For each pair of a batch, numbers [m] of pairs of the effective batch.
+    """For each pair of a batch, numbers [m] of pairs of the global batch.
 
     Attributes:
-        texts, images: whose text is drawn for its image, whose image for its text.
-        there: 1 where there was one to draw, 0 where all texts are the same.
+        texts, images: the pair whose text is drawn for its image, and whose image for its text.
+        exists: 1 where there is a negative, 0 where all texts are the same.
     """
 
     texts: Tensor
     images: Tensor
-    there: Tensor
+    exists: Tensor
 
 
 @torch.no_grad()
-def sample_hard_negatives(own: NegativeCandidates, everyone: NegativeCandidates, logit_scale: Tensor) -> HardNegatives:
-    """Draw for the pairs ``own`` [m] among ``everyone`` [M]. A pair with the same text is no negative."""
-    same = own.texts_hash[:, None] == everyone.texts_hash
+def sample_hard_negatives(
+    own: NegativeCandidates, candidates: NegativeCandidates, logit_scale: Tensor
+) -> HardNegatives:
+    """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair with the same text is no negative."""
+    same = own.texts_hash[:, None] == candidates.texts_hash
     scale = logit_scale.exp()
-    by_image = scale * own.image_features.float() @ everyone.text_features.float().T
-    by_text = scale * own.text_features.float() @ everyone.image_features.float().T
+    by_image = scale * own.image_features.float() @ candidates.text_features.float().T
+    by_text = scale * own.text_features.float() @ candidates.image_features.float().T
     texts, images = (
-        (logits + gumbel_noise(own.keys, everyone.keys, salt)).masked_fill(same, float("-inf")).argmax(dim=1)
+        (logits + gumbel_noise(own.keys, candidates.keys, salt)).masked_fill(same, float("-inf")).argmax(dim=1)
         for salt, logits in enumerate((by_image, by_text))
     )
     return HardNegatives(texts, images, (~same).any(dim=1).float())
@@ -128,5 +126,5 @@ def _splitmix64(x: Tensor) -> Tensor:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """To the right, zeros coming in from the left: the sign is a bit like any other."""
+    """Logical shift: zeros come in from the left."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

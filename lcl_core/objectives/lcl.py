@@ -9,32 +9,21 @@ causal model and what comes out of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar, Self
 
-from lcl_core.estimate import flops
-from lcl_core.estimate.flops import FORWARDS_PER_STEP
-from lcl_core.model.modeling_lcl import Activations
-from lcl_core.objectives.base import (
-    BatchLosses,
-    EncodedBatch,
-    GlobalBatch,
-    Objective,
-    SummedLoss,
-    batch_workload,
-    context_pairs,
-    token_cross_entropy,
-)
-
-if TYPE_CHECKING:
-    from lcl_core.model.configuration_lcl import LCLConfig
-    from lcl_core.model.modeling_lcl import LCLModel
-    from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.model.configuration_lcl import LCLConfig
+from lcl_core.model.modeling_lcl import Activations, LCLModel
+from lcl_core.model.packed_batch import PackedBatch
+from lcl_core.objectives.base import BatchLosses, ContrastivePairs, EncodedBatch, GlobalBatch, Objective, SummedLoss
+from lcl_core.specs.pretrain import MethodName
 
 
 class Lcl(Objective):
+    name: ClassVar[MethodName] = "lcl"
+
     @classmethod
-    def of(cls, config: LCLConfig) -> Self:
-        """With the weights that a model's configuration names."""
+    def from_config(cls, config: LCLConfig) -> Self:
+        """With the weights of a model's configuration."""
         return cls({"contrastive": config.contrastive_weight, "generation": config.generation_weight})
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
@@ -42,13 +31,12 @@ class Lcl(Objective):
 
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
-        hidden = model.read_documents(batch, tokens)
-        pairs = context_pairs(model, latents, hidden, batch, self.weights["contrastive"])
+        hidden = model.encode_documents(batch, tokens)
+        pairs = ContrastivePairs(*model.contrastive_pairs(latents, hidden, batch), self.weights["contrastive"])
         return EncodedBatch(Activations(latents, tokens, hidden), pairs)
 
-    def losses(self, model: LCLModel, batch: PackedBatch, encoding: EncodedBatch, joint: GlobalBatch) -> BatchLosses:
-        total = token_cross_entropy(model, encoding.reading.hidden, batch)
+    def losses(
+        self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch
+    ) -> BatchLosses:
+        total = model.next_token_loss(encoded.activations.hidden, batch)
         return BatchLosses({"generation": SummedLoss(total, self.weights["generation"])})
-
-    def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
-        return FORWARDS_PER_STEP * flops.lcl_flops(config, batch_workload(config, batch))

@@ -1,4 +1,4 @@
-"""The pre-training objectives by name. Adding one is adding a file, its line here, and its facts in ``specs``."""
+"""The pre-training objectives by name. A new one is a file, its entry here, and its ``Method`` in ``specs``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,12 @@ from lcl_core.objectives.lcl import Lcl
 from lcl_core.specs.pretrain import ObjectiveSpec
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "lcl": Lcl,
-    "clip": Clip,
-    "coca": Coca,
-    "blip2": Blip2,
-    "beit3": Beit3,
-    "flamingo": Flamingo,
-    "emu": Emu,
+    objective.name: objective for objective in (Lcl, Clip, Coca, Blip2, Beit3, Flamingo, Emu)
 }
 
 
 def build_objective(spec: ObjectiveSpec, config: LCLConfig, seed: int = 0) -> Objective:
     """The objective of a spec for a model. Its own parameters are the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix64(seed, 1))  # other numbers than those of which the model is made
+        torch.manual_seed(mix64(seed, 1))  # another stream than the model's
         return OBJECTIVES[spec.name].build(config, spec)

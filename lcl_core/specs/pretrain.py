@@ -1,7 +1,7 @@
 """Spec of a pre-training job: data, model, objective, optimiser, engine.
 
-``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test keeps
-both in step.
+``METHODS`` holds what a spec must know of an objective before its code (``lcl_core/objectives``) is loaded; a test
+keeps both in step.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class TokenizerSpec(Spec):
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
 
 
+TEXT_CONTEXT_LENGTH = 77  # tokens of a text encoded alone, as the authors cut it for their zero-shot tests
 MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
 
 

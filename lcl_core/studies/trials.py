@@ -334,7 +334,7 @@ def _check_distinct(cells: list[PlannedCell]) -> None:
         other = known.setdefault(cell.hash, cell)
         if other is not cell:
             raise UserError(
-                f"{format_labels(other.labels)} and {format_labels(cell.labels)} come to the same pre-training; take one away",
+                f"{format_labels(other.labels)} and {format_labels(cell.labels)} come to the same run; remove one",
                 code="same_cell",
                 field="axes",
             )

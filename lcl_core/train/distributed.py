@@ -1,4 +1,4 @@
-"""Processes that train one model: their process group, messages between hosts, DDP and FSDP2."""
+"""Processes that train one model: process groups, messages between ranks, DDP and FSDP2."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import UserError
-from lcl_core.model import LCLModel, PackedBatch
-from lcl_core.objectives.base import EncodedBatch, GlobalBatch, LossTerms, Objective
+from lcl_core.model import LCLModel
 
 
 class RankGroup:
-    """This process's rank and a group of its own for messages.
+    """Rank of this process, and a gloo group of its own for JSON messages between ranks.
 
-    Each user has a group apart from the training's: a checkpoint writer talks in a background thread, and messages of
-    two threads in one group would mix. It is made here, by all ranks at once. One process alone needs no group.
+    Each user makes its own group, on all ranks at once: a checkpoint is written in a background thread, and messages of
+    two threads in one group would mix. A single process needs no group.
     """
 
     def __init__(self) -> None:
@@ -33,8 +32,8 @@ class RankGroup:
         self.size = dist.get_world_size() if several else 1
         self._group = dist.new_group(backend="gloo") if several else None
 
-    def gather(self, value: Any) -> list[Any]:
-        """The JSON ``value`` of every rank, by rank. A barrier, too. No pickle goes over the wire."""
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """The JSON ``value`` of every rank, by rank; also a barrier. JSON instead of pickle."""
         if self._group is None:
             return [value]
         sent = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -45,7 +44,7 @@ class RankGroup:
         dist.all_gather(texts, torch.nn.functional.pad(sent, (0, longest - len(sent))), group=self._group)
         return [json.loads(text[: int(length)].numpy().tobytes()) for text, length in zip(texts, lengths, strict=True)]
 
-    def gather_numbers(self, values: Sequence[int]) -> list[list[int]]:
+    def all_gather_ints(self, values: Sequence[int]) -> list[list[int]]:
         """Equally many numbers of every rank, by rank, in one message."""
         if self._group is None:
             return [list(values)]
@@ -53,28 +52,28 @@ class RankGroup:
         dist.all_gather(table, torch.tensor(values, dtype=torch.int64), group=self._group)
         return [row.tolist() for row in table]
 
-    def together(self, action: Callable[[], Any]) -> list[Any]:
-        """Run ``action`` on every rank and gather what they return (JSON).
+    def run_on_all_ranks(self, action: Callable[[], Any]) -> list[Any]:
+        """Run ``action`` on every rank and gather the returned JSON values.
 
-        Raises: this rank's own error; or, where another rank failed, a UserError or RuntimeError in its words.
+        Raises: this rank's own error; or, where another rank failed, a UserError or RuntimeError with its message.
         """
         failure: Exception | None = None
-        answer: dict[str, Any] = {}
+        outcome: dict[str, Any] = {}
         try:
-            answer["value"] = action()
+            outcome["value"] = action()
         except UserError as error:
-            failure, answer = error, {"error": error.message, "code": error.code, "file": error.file}
+            failure, outcome = error, {"error": error.message, "code": error.code, "file": error.file}
         except Exception as error:
-            failure, answer = error, {"error": f"{type(error).__name__}: {error}"}
-        answers = self.gather(answer)
+            failure, outcome = error, {"error": f"{type(error).__name__}: {error}"}
+        outcomes = self.all_gather_object(outcome)
         if failure is not None:
             raise failure
-        for rank, other in enumerate(answers):
+        for rank, other in enumerate(outcomes):
             if "code" in other:
                 raise UserError(other["error"], code=other["code"], file=other["file"])
             if "error" in other:
                 raise RuntimeError(f"rank {rank} failed: {other['error']}")
-        return [other["value"] for other in answers]
+        return [other["value"] for other in outcomes]
 
     def close(self) -> None:
         if self._group is not None and dist.is_initialized():
@@ -82,36 +81,11 @@ class RankGroup:
         self._group = None
 
 
-class TrainingModule(nn.Module):
-    """Everything that is trained: the model, and what the objective has of its own."""
-
-    def __init__(self, model: LCLModel, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, batch: PackedBatch, joint: GlobalBatch | None = None) -> EncodedBatch | LossTerms:
-        """The terms of a batch; without ``joint`` only what the effective batch has to know of it."""
-        encoding = self.objective.encode(self.model, batch)
-        if joint is None:
-            return encoding
-        return LossTerms(encoding, self.objective.losses(self.model, batch, encoding, joint), self._idle())
-
-    def _idle(self) -> Tensor | None:
-        """0, through which idle parameters get a gradient of 0.
-
-        Processes wait for the gradient of every parameter, and every method's optimiser treats them alike.
-        """
-        if not self.objective.idle:
-            return None
-        idle = [p for name, p in self.model.named_parameters() if name.startswith(self.objective.idle)]
-        return torch.stack([parameter.reshape(-1)[0].float() for parameter in idle]).sum() * 0.0
-
-
 @contextmanager
 def init_process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun, or our own launcher, started; nothing to do for one alone.
+    """Join the processes that torchrun or ``train.launch`` started; nothing to do for a single process.
 
-    Messages about CPU tensors go over gloo, also on GPU machines: what the host knows need not wait for a device.
+    CPU tensors go over gloo also on GPU machines, so that counts on the host do not wait for a device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -123,8 +97,8 @@ def init_process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def parallelize_model(module: TrainingModule, strategy: str) -> nn.Module:
-    """Make the processes train one model. One process alone keeps the module as it is.
+def parallelize_model(module: nn.Module, model: LCLModel, strategy: str) -> nn.Module:
+    """Make the processes train one ``module``, which holds ``model``. A single process gets ``module`` back as it is.
 
     Args:
         strategy: ``ddp``, every process holds all weights; ``fsdp2``, each holds a part of every block.
@@ -132,15 +106,14 @@ def parallelize_model(module: TrainingModule, strategy: str) -> nn.Module:
     """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return module
-    return STRATEGIES[strategy](module)
+    return STRATEGIES[strategy](module, model)
 
 
-def _replicate(module: TrainingModule) -> nn.Module:
+def _replicate(module: nn.Module, model: LCLModel) -> nn.Module:
     return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
-def _shard(module: TrainingModule) -> nn.Module:
-    model = module.model
+def _shard(module: nn.Module, model: LCLModel) -> nn.Module:
     mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
     for tower in (model.visual, model.text):
         for block in tower.transformer.blocks:
@@ -150,12 +123,12 @@ def _shard(module: TrainingModule) -> nn.Module:
     return module
 
 
-STRATEGIES: dict[str, Callable[[TrainingModule], nn.Module]] = {"ddp": _replicate, "fsdp2": _shard}
+STRATEGIES: dict[str, Callable[[nn.Module, LCLModel], nn.Module]] = {"ddp": _replicate, "fsdp2": _shard}
 
 
 @contextmanager
 def no_sync(module: nn.Module, skip: bool) -> Iterator[None]:
-    """Within, backward passes only add up gradients on each rank, if ``skip``."""
+    """Accumulate gradients on each rank without synchronising them, if ``skip``."""
     if not skip:
         yield
     elif isinstance(module, DistributedDataParallel):

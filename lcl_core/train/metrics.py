@@ -45,7 +45,7 @@ def _time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def add_data_counts(progress: TrainingProgress, batches: Sequence[DocumentBatch], ranks: RankGroup) -> None:
     """Add a step's batches to ``progress``. All ranks call it, and all end with the same numbers."""
-    for own in ranks.gather(_data_counts(batches)):
+    for own in ranks.all_gather_object(_data_counts(batches)):
         progress.documents_seen += own["documents"]
         progress.images_seen += own["images"]
         progress.tokens_seen += own["tokens"]
@@ -56,7 +56,7 @@ def add_data_counts(progress: TrainingProgress, batches: Sequence[DocumentBatch]
 
 def max_position_over_ranks(cursor_position: int, ranks: RankGroup) -> int:
     """The position of the rank that has read on the most."""
-    return max(position for [position] in ranks.gather_numbers([cursor_position]))
+    return max(position for [position] in ranks.all_gather_ints([cursor_position]))
 
 
 def _data_counts(batches: Sequence[DocumentBatch]) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class MetricsAggregator:
         Raises: NotANumber for a step that was not taken because a loss or the gradient was no number.
         """
         waiting, self._waiting = self._waiting, []
-        everyone = self.ranks.gather(_read_values(waiting))
+        everyone = self.ranks.all_gather_object(_read_values(waiting))
         for number, step in enumerate(waiting):
             shares = [rank[number] for rank in everyone]
             sums = [sum(column) for column in zip(*(row[:-2] for row in shares), strict=True)]
@@ -191,7 +191,9 @@ class MetricsAggregator:
         self.settle(progress)
         seconds = time.monotonic() - self._started
         means = _means(progress.pending)
-        images, tokens = (sum(column) for column in zip(*self.ranks.gather([self._images, self._tokens]), strict=True))
+        images, tokens = (
+            sum(column) for column in zip(*self.ranks.all_gather_object([self._images, self._tokens]), strict=True)
+        )
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,

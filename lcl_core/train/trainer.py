@@ -1,4 +1,4 @@
-"""A pre-training run: from a run directory to an exported encoder, through any number of interruptions, on any ranks."""
+"""A pre-training run, from a run directory to an exported encoder: resumable at any step, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class Trainer:
         """
         minutes = self.spec.checkpoint_minutes
         overdue = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        answers = self.ranks.gather_numbers([int(self.run_dir.stop_requested), int(overdue)])
+        answers = self.ranks.all_gather_ints([int(self.run_dir.stop_requested), int(overdue)])
         return any(stop for stop, _ in answers), any(due for _, due in answers)
 
     def _log(self, meter: MetricsAggregator, journal: MetricLogger | None) -> None:
@@ -264,7 +264,7 @@ class Trainer:
 
     def _report(self, error: NonFiniteLoss) -> None:
         """Leave the facts as an artifact: the documents of every rank."""
-        documents = [name for rank in self.ranks.gather(error.facts["documents"]) for name in rank]
+        documents = [name for rank in self.ranks.all_gather_object(error.facts["documents"]) for name in rank]
         if self.ranks.rank == 0:
             self.run_dir.artifacts.mkdir(exist_ok=True)
             write_json_atomically(self.run_dir.artifacts / "not_a_number.json", {**error.facts, "documents": documents})

@@ -19,8 +19,8 @@ from benchmarks.documents import documents_of, made_up_documents, to_batches
 from lcl_core.encoders.original_checkpoint import config_to_official, read_official_config
 from lcl_core.estimate.flops import step_flops
 from lcl_core.model import LCLConfig, LCLModel
-from lcl_core.objectives.base import compute_loss
 from lcl_core.objectives.lcl import Lcl
+from tests.lcl_core.reference_loss import compute_loss
 
 DOCUMENTS = [
     {"items": [{"ids": [5, 6, 7]}, {"image": 1}, {"ids": [8]}]},
@@ -94,7 +94,7 @@ def test_bad_files_are_named_without_a_traceback(
 def test_counted_operations_are_those_of_the_step(small_model: LCLModel, small_config: LCLConfig) -> None:
     (batch,) = to_batches(DOCUMENTS, small_config, 2)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        compute_loss(Lcl.of(small_config), small_model, batch)
+        compute_loss(Lcl.from_config(small_config), small_model, batch)
     lengths = [3 + 6 + 1 + 2, 2 + 12 + 2]
     counted = step_flops(small_config, lengths, images=3, labels=len(batch.labels)) / 3
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)

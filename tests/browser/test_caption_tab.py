@@ -60,7 +60,7 @@ def test_words_appear_while_they_are_written(
         return piece
 
     monkeypatch.setattr(IncrementalDetokenizer, "add", add)
-    monkeypatch.setattr(IncrementalDetokenizer, "rest", lambda self: "")
+    monkeypatch.setattr(IncrementalDetokenizer, "flush", lambda self: "")
     monkeypatch.setattr(IncrementalDetokenizer, "text", "half a caption")
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Beam search").uncheck()

@@ -156,7 +156,7 @@ class CheckpointManager:
         self.folder, self.keep, self.milestone_every = folder, keep, milestone_every
         self.passed_over: list[tuple[str, str]] = []
         self._ranks = RankGroup()
-        self._writer_name: str = self._ranks.gather(writer_name())[0]
+        self._writer_name: str = self._ranks.all_gather_object(writer_name())[0]
         self._staging = Staging()
         self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
         self._writing: Future[None] | None = None
@@ -237,7 +237,7 @@ class CheckpointManager:
             with raise_disk_full(self.folder):
                 return action()
 
-        return self._ranks.together(told)
+        return self._ranks.run_on_all_ranks(told)
 
     def _first(self, action: Callable[[], None]) -> None:
         """Rank 0 acts, the others wait for it."""
@@ -261,7 +261,7 @@ class CheckpointManager:
         """
         self.wait()
         self.passed_over = []
-        for name in self._ranks.gather([path.name for path in newest_first(self.folder)])[0]:
+        for name in self._ranks.all_gather_object([path.name for path in newest_first(self.folder)])[0]:
             path = self.folder / name
             if problem := find_corruption(path, self._ranks):
                 self.passed_over.append((name, problem))

@@ -182,4 +182,4 @@ def find_corruption(checkpoint: Path, ranks: RankGroup) -> str | None:
                 ShardedReader(files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
-    return next((problem for problem in ranks.gather(found) if problem), None)
+    return next((problem for problem in ranks.all_gather_object(found) if problem), None)

@@ -40,7 +40,7 @@ def uncached_greedy(model: LCLModel, pixels: torch.Tensor, steps: int) -> list[i
     with torch.no_grad():
         _, tokens = model.encode_images(pixels)
         for _ in range(steps):
-            hidden = model.read_documents(PackedBatch.pack([torch.tensor(ids)], pixels, config), tokens)
+            hidden = model.encode_documents(PackedBatch.pack([torch.tensor(ids)], pixels, config), tokens)
             ids.append(int(model.lm_head(hidden[-1]).argmax()))
             if ids[-1] in (config.eot_token_id, config.soi_token_id):
                 break
@@ -59,7 +59,7 @@ def log_likelihood(model: LCLModel, pixels: torch.Tensor, text: list[int]) -> fl
     with torch.no_grad():
         _, tokens = model.encode_images(pixels)
         batch = PackedBatch.pack([torch.tensor(image + text)], pixels, config)
-        scores = model.lm_head(model.read_documents(batch, tokens)[len(image) - 1 : -1]).log_softmax(-1)
+        scores = model.lm_head(model.encode_documents(batch, tokens)[len(image) - 1 : -1]).log_softmax(-1)
     return float(scores.gather(1, torch.tensor(text)[:, None]).sum())
 
 

@@ -12,9 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lcl_core.encoders import load_official
 from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
-from lcl_core.objectives.base import compute_loss
 from lcl_core.objectives.lcl import Lcl
 from lcl_core.train import build_optimizer
+from tests.lcl_core.reference_loss import compute_loss
 
 CASES = ("model_a", "model_b")
 SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")
@@ -30,7 +30,7 @@ def within(ours: torch.Tensor, case: Path, name: str) -> bool:
 
 
 def learnt(model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor) -> LCLOutput:
-    return compute_loss(Lcl.of(model.config), model, PackedBatch.pack(documents, pixels, model.config))
+    return compute_loss(Lcl.from_config(model.config), model, PackedBatch.pack(documents, pixels, model.config))
 
 
 def loaded(case: Path) -> tuple[LCLModel, dict[str, torch.Tensor]]:
@@ -122,7 +122,9 @@ def test_packed_generation_loss_is_the_mean_over_single_documents(
     total, labels = 0.0, 0
     for document, images in zip(documents, pixels.split(counts), strict=True):
         batch = PackedBatch.pack([document], images, small_model.config)
-        total += float(compute_loss(Lcl.of(small_model.config), small_model, batch).generation_loss) * len(batch.labels)
+        total += float(compute_loss(Lcl.from_config(small_model.config), small_model, batch).generation_loss) * len(
+            batch.labels
+        )
         labels += len(batch.labels)
     packed = learnt(small_model, documents, pixels)
     assert float(packed.generation_loss) == pytest.approx(total / labels, rel=1e-6)

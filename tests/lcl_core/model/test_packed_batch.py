@@ -79,14 +79,14 @@ def test_bad_documents_are_refused(
 
 @pytest.mark.parametrize("lengths", [[3], [5, 5, 5], [1, 9, 2, 30, 8, 8, 7], list(range(1, 40))])
 def test_plan_lays_every_row_out_once(lengths: list[int]) -> None:
-    plan = CausalLayout.from_lengths(lengths)
+    layout = CausalLayout.from_lengths(lengths)
     total = sum(lengths)
-    laid_out = sum(count * length for count, length in plan.groups)
+    laid_out = sum(count * length for count, length in layout.groups)
     assert laid_out <= 1.5 * total + 2
     if lengths in ([3], [5, 5, 5]):
-        assert plan.moves is None  # they lie as attention wants them
+        assert layout.padding is None  # they lie as attention wants them
         return
-    assert plan.moves is not None
-    assert torch.equal(plan.moves.index[plan.moves.inverse], torch.arange(total))
-    assert int(plan.moves.keep.sum()) == total
-    assert len(plan.moves.index) == laid_out
+    assert layout.padding is not None
+    assert torch.equal(layout.padding.index[layout.padding.inverse], torch.arange(total))
+    assert int(layout.padding.keep.sum()) == total
+    assert len(layout.padding.index) == laid_out

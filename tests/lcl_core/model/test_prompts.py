@@ -69,7 +69,7 @@ def test_the_first_step_is_the_training_forward(
     with torch.no_grad():
         batch = PackedBatch.pack([other, torch.tensor(whole)], torch.cat([pixels[4:], own]), config)
         _, tokens = model.encode_images(batch.pixel_values)
-        trained = model.lm_head(model.read_documents(batch, tokens)[-2])  # what is predicted before the end
+        trained = model.lm_head(model.encode_documents(batch, tokens)[-2])  # what is predicted before the end
         first = TextDecoder(model)(inputs_embeds=document_prefix(model, ids, own)).logits[0, -1]
     torch.testing.assert_close(first, trained, atol=2e-6, rtol=2e-6)
 

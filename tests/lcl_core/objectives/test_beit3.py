@@ -58,8 +58,8 @@ def test_only_words_are_hidden_and_all_of_them_are_labels(
     # words of the documents: 4, 3, 3, 2
     documents = torch.repeat_interleave(torch.arange(4), torch.tensor(batch.lengths))
     assert documents[batch.label_positions].bincount().tolist() == [2, 2, 2, 1]
-    assert batch.token_ids[batch.blank_slots].eq(small_config.img_token_id).all()
-    assert len(batch.blanks) == len(batch.restored) == 2 * 5, "two of four patches of each image"
+    assert batch.token_ids[batch.target_slots].eq(small_config.img_token_id).all()
+    assert len(batch.masked_patches) == len(batch.target_patches) == 2 * 5, "two of four patches of each image"
 
 
 def test_masks_come_from_a_documents_key_alone(
@@ -72,8 +72,10 @@ def test_masks_come_from_a_documents_key_alone(
     start, end = len(documents[0]), len(documents[0]) + len(documents[1])
     own = (whole.label_positions >= start) & (whole.label_positions < end)
     assert torch.equal(whole.label_positions[own] - start, second.label_positions)
-    assert torch.equal(second.blanks, again.blanks)
-    assert torch.equal(whole.blanks[(whole.blanks >= 4) & (whole.blanks < 12)] - 4, second.blanks)
+    assert torch.equal(second.masked_patches, again.masked_patches)
+    assert torch.equal(
+        whole.masked_patches[(whole.masked_patches >= 4) & (whole.masked_patches < 12)] - 4, second.masked_patches
+    )
 
 
 def test_of_dropped_patches_none_is_restored(small_config: LCLConfig, pixels: Tensor) -> None:
@@ -82,12 +84,12 @@ def test_of_dropped_patches_none_is_restored(small_config: LCLConfig, pixels: Te
     rows = [torch.tensor([small_config.sot_token_id, 5, *block, small_config.eot_token_id])] * 3
     kept = torch.tensor([[0, 3], [1, 2], [0, 1]])
     batch = objective.collate(rows, pixels[:3], small_config, kept)
-    assert len(batch.blanks) == 2 * 3
-    masked = set(batch.blanks.tolist())
+    assert len(batch.masked_patches) == 2 * 3
+    masked = set(batch.masked_patches.tolist())
     expected = [
         (int(number), row * 7 + 3 + place)
         for row in range(3)
         for place, number in enumerate(kept[row] + 4 * row)
         if int(number) in masked
     ]
-    assert list(zip(batch.restored.tolist(), batch.blank_slots.tolist(), strict=True)) == expected
+    assert list(zip(batch.target_patches.tolist(), batch.target_slots.tolist(), strict=True)) == expected

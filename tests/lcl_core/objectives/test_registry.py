@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lcl_core.data.sampling.sources import VIEWS
 from lcl_core.estimate.flops import head_flops, text_flops
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives.base import Objective, compute_loss
+from lcl_core.objectives.base import Objective
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.specs.pretrain import METHODS, VIEW_ITEMS, MethodName, ObjectiveSpec
 from lcl_core.train import build_optimizer
@@ -21,6 +21,7 @@ from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.train_step import TrainingStep
 from tests.lcl_core.batch_partitions import partition_batches
+from tests.lcl_core.reference_loss import compute_loss
 
 
 def test_the_vocabulary_knows_the_methods_and_views_that_there_are() -> None:

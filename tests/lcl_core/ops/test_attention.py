@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.model.modeling_lcl import Attention
 from lcl_core.ops import attention
-from lcl_core.ops.attention import Attention, BidirectionalLayout, CausalLayout, VarlenLayout
+from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
 
 RAGGED = [3, 7, 5, 7, 160, 150]  # several blocks of queries, and groups with padding
 HEADS, WIDTH = 3, 24
@@ -34,13 +35,13 @@ def plainly(layer: Attention, norm: torch.nn.LayerNorm, x: Tensor, causal: bool)
     return layer.out_proj((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))
 
 
-def compared(layer: Attention, plan: VarlenLayout, x: Tensor, documents: list[slice]) -> None:
+def compared(layer: Attention, layout: VarlenLayout, x: Tensor, documents: list[slice]) -> None:
     """Outputs and gradients at the documents' tokens are those of each document alone; elsewhere nothing is learnt."""
     norm = torch.nn.LayerNorm(WIDTH).double()
     x.requires_grad_()
     weights = torch.randn(x.shape, dtype=torch.float64)
-    ours = layer(x, norm, plan, 0)
-    alone = [plainly(layer, norm, x[document], plan.causal) for document in documents]
+    ours = layer(x, norm, layout, 0)
+    alone = [plainly(layer, norm, x[document], layout.causal) for document in documents]
     for document, expected in zip(documents, alone, strict=True):
         torch.testing.assert_close(ours[document], expected, atol=1e-6, rtol=1e-5)
     inputs = (x, layer.in_proj_weight)
@@ -65,8 +66,8 @@ def test_rows_whose_lengths_the_host_does_not_know(layer: Attention) -> None:
     torch.manual_seed(2)
     lengths = [4, 9, 1]
     documents = [slice(9 * row, 9 * row + length) for row, length in enumerate(lengths)]
-    plan = BidirectionalLayout.of_padded(9, torch.tensor(lengths))
-    compared(layer, plan, torch.randn(27, WIDTH, dtype=torch.float64), documents)
+    layout = BidirectionalLayout.from_padded(9, torch.tensor(lengths))
+    compared(layer, layout, torch.randn(27, WIDTH, dtype=torch.float64), documents)
 
 
 def test_padding_is_hidden_only_where_it_would_be_seen() -> None:

@@ -98,7 +98,7 @@ def test_bad_searches_are_refused(changes: dict[str, Any], word: str) -> None:
 
 
 def test_studies_need_no_torch_and_are_read_in_a_moment() -> None:
-    code = "import lcl_core.runs.store, lcl_core.studies.plots, sys; print(*sys.modules)"
+    code = "import lcl_core.db.studies, lcl_core.studies.plots, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "lcl_core.studies.table" in loaded
     assert not {"torch", "numpy", "scipy", "matplotlib", "fastapi"} & set(loaded)

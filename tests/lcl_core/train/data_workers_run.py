@@ -1,4 +1,4 @@
-"""``worker_run.py WORKERS RUN_DIR``: what ``python -m lcl_core.train`` does, with a chosen number of data workers."""
+"""``data_workers_run.py WORKERS RUN_DIR``: ``python -m lcl_core.train`` with a chosen number of data workers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A real process whose children die by SIGKILL at each flush to the disk of an asynchronous save.
 
-    killed_saves.py FOLDER
+    interrupted_saves.py FOLDER
 
 Prints one JSON line a child: the step that it wanted to save and the step that is there after its death; the last
 child has flushes enough to live. Ends with an error when a checkpoint is not whole or something unfinished stays.

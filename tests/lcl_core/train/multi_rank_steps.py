@@ -1,6 +1,6 @@
 """One rank of steps over documents that several ranks share, with every objective in turn.
 
-    joint_run.py FOLDER RANK RANKS STRATEGY HANDS
+    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS
 
 FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows and the images of all; HANDS (JSON) says which rows
 each micro-batch of each rank takes. Rank 0 writes, by objective, gradients, weights and the losses of two steps.
@@ -71,7 +71,7 @@ def numbers(report: StepReport, meeting: RankGroup) -> dict[str, Any]:
     own = {name: float(loss) for name, loss in report.losses.items()}
     own |= {f"{name}.total": float(ratio.total) for name, ratio in report.metrics.items()}
     own |= {f"{name}.count": float(ratio.count) for name, ratio in report.metrics.items()}
-    shares = meeting.gather(own)
+    shares = meeting.all_gather_object(own)
     return {name: sum(share[name] for share in shares) for name in own} | {"norm": float(report.norm)}
 
 

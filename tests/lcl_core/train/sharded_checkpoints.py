@@ -1,6 +1,6 @@
 """One rank of a small FSDP2 training that saves or restores.
 
-    sharded_run.py FOLDER RANK RANKS
+    sharded_checkpoints.py FOLDER RANK RANKS
 
 Two ranks write checkpoints at steps 1 and 2 and ``expected/``: the whole tensors of step 2 and of step 3, to which
 they train on without saving. Any number of ranks then restores and compares bit by bit.

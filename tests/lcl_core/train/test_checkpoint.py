@@ -314,7 +314,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("killed_saves.py")), str(tmp_path / "checkpoints")]
+    command = [sys.executable, str(Path(__file__).with_name("interrupted_saves.py")), str(tmp_path / "checkpoints")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]

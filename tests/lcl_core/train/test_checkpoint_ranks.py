@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.lcl_core.train.rank_processes import run_together
 
-SCRIPT = Path(__file__).with_name("sharded_run.py")
+SCRIPT = Path(__file__).with_name("sharded_checkpoints.py")
 
 
 def run(folder: Path, ranks: int) -> None:

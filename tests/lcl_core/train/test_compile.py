@@ -36,7 +36,7 @@ def batches(config: LCLConfig, documents: Sequence[Tensor], pixels: Tensor) -> l
 
 def learnt(model: LCLModel, batch: PackedBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients of a step that changes nothing."""
-    step = TrainingStep(model.train(), Lcl.of(model.config), RankGroup())
+    step = TrainingStep(model.train(), Lcl.from_config(model.config), RankGroup())
     report = step(build_optimizer(model, lr=0.0), [batch])
     losses = {name: float(loss) for name, loss in report.losses.items()}
     return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

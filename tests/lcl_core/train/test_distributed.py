@@ -17,7 +17,7 @@ from lcl_core.model import LCLConfig
 from lcl_core.objectives.registry import OBJECTIVES
 from tests.lcl_core.train.rank_processes import run_together
 
-SCRIPT = Path(__file__).with_name("joint_run.py")
+SCRIPT = Path(__file__).with_name("multi_rank_steps.py")
 # rows of each micro-batch of each rank: uneven images; a rank whose only document has no contrastive pair
 DEALS = {
     "uneven": [[[0, 1, 2]], [[3]]],

@@ -27,7 +27,7 @@ class TwoRanks(RankGroup):
         self.rank, self.size, self._group = 0, 2, None
         self._answers = list(answers)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         return [value, self._answers.pop(0)]
 
 

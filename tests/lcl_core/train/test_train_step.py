@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives.base import Objective, compute_loss
+from lcl_core.objectives.base import Objective
 from lcl_core.objectives.lcl import Lcl
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
@@ -18,19 +18,20 @@ from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.train_step import StepReport, TrainingStep
 from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
+from tests.lcl_core.reference_loss import compute_loss
 
 
 def step(
     model: LCLModel, batches: Sequence[PackedBatch], objective: Objective | None = None, **options: float
 ) -> StepReport:
-    taken = TrainingStep(model, objective or Lcl.of(model.config), RankGroup(), **options)
-    return taken(build_optimizer(taken.trained, lr=1e-3), batches, measured=True)
+    taken = TrainingStep(model, objective or Lcl.from_config(model.config), RankGroup(), **options)
+    return taken(build_optimizer(taken.trained, lr=1e-3), batches, compute_metrics=True)
 
 
 def parts(config: LCLConfig, documents: Sequence[Tensor], pixels: Tensor, cuts: Sequence[int]) -> list[PackedBatch]:
     """The documents in micro-batches that begin at 0 and at ``cuts``."""
     ends = [*cuts, len(documents)]
-    return partition_batches(Lcl.of(config), documents, pixels, config, list(map(range, [0, *cuts], ends)))
+    return partition_batches(Lcl.from_config(config), documents, pixels, config, list(map(range, [0, *cuts], ends)))
 
 
 def gradients(*modules: nn.Module) -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ def test_micro_batches_are_the_one_big_batch(
 
 def test_the_step_follows_the_plain_loss(small_model: LCLModel, documents: list[Tensor], pixels: Tensor) -> None:
     batch = PackedBatch.pack(documents, pixels, small_model.config)
-    out = compute_loss(Lcl.of(small_model.config), small_model, batch)
+    out = compute_loss(Lcl.from_config(small_model.config), small_model, batch)
     expected = torch.autograd.grad(out.loss, list(small_model.parameters()), allow_unused=True)
     report = step(small_model, [batch])
     assert float(report.losses["contrastive"]) == pytest.approx(float(out.contrastive_loss.detach()), rel=1e-6)
@@ -139,7 +140,7 @@ def test_dropped_patches_are_not_looked_at(small_config: LCLConfig) -> None:
     changed[0, :, :8, 8:] += 1  # patch 1 of image 0
     changed[1, :, :8, :8] -= 1  # patch 0 of image 1
     second = PackedBatch.pack(rows, changed, small_config, kept)
-    losses = [compute_loss(Lcl.of(small_config), model, batch).loss for batch in (first, second)]
+    losses = [compute_loss(Lcl.from_config(small_config), model, batch).loss for batch in (first, second)]
     assert torch.equal(*losses)
     everything = torch.arange(4).expand(2, -1)
     torch.testing.assert_close(model.visual(pixels, everything), model.visual(pixels))
