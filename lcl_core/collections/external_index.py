@@ -34,13 +34,13 @@ class ExternalIndex:
     def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As ``nearest.nearest``, but a neighbour may be missed. Raises: whatever ``ask`` raises."""
         wanted = min(k, len(self._vectors) if rows is None else len(rows))
-        listed, among = self._told(rows)
+        listed, among = self._row_filter(rows)
         found = self._ask(self._target, query.tolist(), wanted, listed, among) if wanted else ()
         if len(found) < wanted:
             return nearest(self._vectors, query, k, rows)
         return nearest(self._vectors, query, k, np.sort(np.asarray(found, dtype=np.int64)))
 
-    def _told(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
+    def _row_filter(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
         """The rows to choose from, or those to leave out: whichever are fewer."""
         if rows is None:
             return [], False

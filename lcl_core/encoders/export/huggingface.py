@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.export.base import PROCESSOR, read_json, write_inputs, write_model_card
+from lcl_core.encoders.export.files import PROCESSOR, read_json, write_inputs, write_model_card
 
 _PORTABLE = "lcl_core.encoders.export.portable"
 _ENTRIES = (f"{_PORTABLE}.encoder_model", f"{_PORTABLE}.processing_lcl")
@@ -73,9 +73,7 @@ def portable_sources() -> dict[str, str]:
 
 def _make_relative(module: str) -> tuple[str, list[str]]:
     """A module's source with relative imports, and the modules to copy with it."""
-    found = find_spec(module)
-    assert found is not None and found.origin is not None, module
-    source = Path(found.origin).read_text(encoding="utf-8")
+    source = Path(str(getattr(find_spec(module), "origin", module))).read_text(encoding="utf-8")
     lines, imported = source.splitlines(), []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("lcl_core"):
