@@ -168,7 +168,7 @@ def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
     with DeltaSnapshotWriter(tmp_path / "handed") as writer:
         writer.write(change, picture)
     handed = DeltaSnapshot(tmp_path / "handed")
-    assert (handed.changes, handed.pictures([change.item])) == ([change], [picture])
+    assert (handed.changes, handed.images([change.item])) == ([change], [picture])
     blob = tmp_path / "handed" / "changes.blob"
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:
