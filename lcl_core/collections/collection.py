@@ -1,9 +1,8 @@
-"""A collection on disk: pictures, captions and their vectors. Knows no torch.
+"""A collection on disk: images, captions and their vectors. Imports no torch.
 
-Searched exactly; where it is so large that it was given a graph, a neighbour may be missed (``graph.py``), and where
-somebody else is asked for the nearest (``elsewhere.py``).
-
-Everything large is memory-mapped and nothing is written, so that threads and processes share one copy.
+Search is exact (``flat_index``), except in a large collection with a graph (``hnsw_index``) and with an external index
+(``external_index``), which may miss a neighbour. Everything large is memory-mapped and nothing is written, so that
+threads and processes share one copy.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MAX_HITS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer. ``score`` is the cosine similarity, -1 to 1; ``metadata`` the item's or text's record."""
+    """A search result. ``score``: cosine similarity, -1 to 1; ``metadata``: the record of the item or text."""
 
     id: str
     score: float
@@ -49,19 +48,19 @@ class _Side:
     def id(self, row: int) -> str:
         return f"{self.prefix}{int(self.keys[row]):016x}"
 
-    def row(self, given: str) -> int:
+    def row(self, item_id: str) -> int:
         """The row of an id. Raises: UserError ``item_not_found``."""
-        key = self.key(given)
+        key = self.key(item_id)
         row = -1 if key is None else int(self.rows(np.array([key], dtype=np.uint64))[0])
         if row < 0:
-            raise not_found(given)
+            raise not_found(item_id)
         return row
 
-    def key(self, given: str) -> int | None:
+    def key(self, item_id: str) -> int | None:
         """The number inside an id, if it is of this side's form."""
-        digits = given.removeprefix(self.prefix)
-        ours = given.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
-        return int(digits, 16) if ours else None
+        digits = item_id.removeprefix(self.prefix)
+        valid = item_id.startswith(self.prefix) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
+        return int(digits, 16) if valid else None
 
     def rows(self, keys: np.ndarray) -> np.ndarray:
         """int64 [m]: the row of each of ``keys`` uint64 [m], -1 where there is none."""
@@ -72,8 +71,8 @@ class _Side:
         return np.where(self.keys[rows] == keys, rows, -1)
 
 
-def not_found(given: str) -> UserError:
-    return UserError(f"the collection holds no item {given!r}", code="item_not_found", field="id")
+def not_found(item_id: str) -> UserError:
+    return UserError(f"the collection holds no item {item_id!r}", code="item_not_found", field="id")
 
 
 class Collection:
@@ -91,7 +90,7 @@ class Collection:
         self._searched: dict[Target, HnswIndex | ExternalIndex] = {**self._graphs}
         if ask is not None:
             self._searched = {name: ExternalIndex(ask, name, self._sides[name].vectors) for name in file_format.TARGETS}
-        self._pictures = BlobFile(directory / file_format.IMAGES, self._array(file_format.IMAGE_OFFSETS))
+        self._image_blobs = BlobFile(directory / file_format.IMAGES, self._array(file_format.IMAGE_OFFSETS))
         self._starts = self._array(file_format.TEXT_ITEM_STARTS)
         self._carriers = self._array(file_format.TEXT_ITEM_ROWS)
         names = json.loads((directory / file_format.LABELS).read_text(encoding="utf-8"))
@@ -102,7 +101,7 @@ class Collection:
         """Open for reading; sizes are checked always, every byte's checksum only with ``verify``.
 
         Args:
-            ask: who looks up neighbours; none: they are looked up in the files.
+            ask: searches an external index; none: the files are searched.
 
         Raises:
             UserError: ``collection_unreadable`` or ``collection_changed``, naming the file.
@@ -113,7 +112,7 @@ class Collection:
             verify_checksums(path, manifest)
         try:
             return cls(path, manifest, ask)
-        except (ValueError, LookupError) as error:  # no JSON, or no array, any more
+        except (ValueError, LookupError) as error:  # damaged JSON, or a damaged array
             verify_checksums(path, manifest)  # names the file
             message = f"the collection cannot be read ({error}); make it again with an index run"
             raise UserError(message, code="collection_unreadable", file=path) from error
@@ -131,7 +130,7 @@ class Collection:
         return self.manifest.dim
 
     def __len__(self) -> int:
-        """How many pictures it holds."""
+        """Number of images."""
         return self.manifest.images
 
     def search(
@@ -146,10 +145,10 @@ class Collection:
         """The ``k`` items nearest to ``vector`` by cosine, best first, among those that ``where`` allows.
 
         Args:
-            vector: [E]; its length does not matter, its direction does.
+            vector: [E], of any length.
             where: {label: value or values}; ``split`` and ``source`` count as labels. Applied before the
-                top-k. Of the texts, those that a fitting picture carries.
-            encoder_hash: the encoder that made ``vector``; another than the collection's is refused.
+                top-k. Of the texts, those that a matching image carries.
+            encoder_hash: of the encoder that made ``vector``; another than the collection's is refused.
 
         Raises:
             UserError: ``encoder_mismatch``, ``bad_vector``, ``bad_k``, ``unknown_target``, ``unknown_label``.
@@ -160,20 +159,20 @@ class Collection:
         return self._best(target, self._query(vector, encoder_hash), k, where)
 
     def duplicates(self, threshold: float, seconds: float = float("inf")) -> list[list[str]]:
-        """Ids of every group of pictures that cosines from ``threshold`` on link, the largest group first.
+        """Ids of every group of images linked by cosines from ``threshold`` on, the largest group first.
 
-        Every pair is looked at, or where there is a graph each picture's nearest. Raises: as ``duplicates.groups``.
+        Compares every pair, or with a graph each image with its nearest. Raises: as ``near_duplicate_groups``.
         """
         ids, vectors = self.vectors("images")
         graph = self._graphs.get("images")
-        linked = graph is not None and vectors is self._sides["images"].vectors  # the very rows that it links
+        linked = graph is not None and vectors is self._sides["images"].vectors  # the rows that the graph links
         found = near_duplicates.near_duplicate_groups(
             vectors, threshold, graph.neighbours if graph and linked else None, seconds
         )
-        return [[ids[place] for place in group.tolist()] for group in found]
+        return [[ids[row] for row in group.tolist()] for group in found]
 
     def group(self, ids: Sequence[str]) -> list[Hit]:
-        """These pictures; ``score`` is the cosine to the first of them. Raises: ``item_not_found``."""
+        """These images; ``score``: cosine to the first of them. Raises: ``item_not_found``."""
         vectors = [unit_vector(self.vector(each), self.dim) for each in ids]
         return [
             Hit(each, float(vector @ vectors[0]), self.item(each)) for each, vector in zip(ids, vectors, strict=True)
@@ -190,23 +189,23 @@ class Collection:
             )
 
     def item(self, item_id: str) -> dict[str, Any]:
-        """A picture: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
+        """Record of an image: id, image, captions, labels, split, source, media_type. Raises: ``item_not_found``."""
         return self._record("images", self._row("images", item_id))
 
     def items(self, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
         """The records of one page, in the order they were added."""
-        return [self.record("images", place) for place in range(len(self))[offset : offset + limit]]
+        return [self.record("images", position) for position in range(len(self))[offset : offset + limit]]
 
     def image_bytes(self, item_id: str) -> bytes:
-        """The picture as kept, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``."""
-        return self._pictures.piece(self._row("images", item_id))
+        """The stored image, in the format ``item(id)["media_type"]``. Raises: ``item_not_found``."""
+        return self._image_blobs.piece(self._row("images", item_id))
 
     def is_added(self, item_id: str) -> bool:
-        """Whether this picture's bytes are not in the directory, see ``changed.py``."""
+        """Whether the image is of a delta (``delta.py``): its bytes are not in the directory."""
         return False
 
     def vector(self, item_id: str) -> np.ndarray:
-        """f32 [E] of a picture or a text, to search for its neighbours. Raises: ``item_not_found``."""
+        """f32 [E] of an image or a text. Raises: ``item_not_found``."""
         target: Target = "texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"
         return np.asarray(self._sides[target].vectors[self._row(target, item_id)], dtype=np.float32)
 
@@ -216,30 +215,30 @@ class Collection:
         return [side.id(row) for row in range(len(side.keys))], side.vectors
 
     def count(self, target: Target = "images") -> int:
-        """How many pictures, or texts. Raises: ``unknown_target``."""
+        """Number of images, or of texts. Raises: ``unknown_target``."""
         return len(self._target(target).keys)
 
-    def at(self, target: Target, places: Sequence[int]) -> tuple[list[str], np.ndarray]:
-        """Ids and vectors [m, E] at these places, 0 to ``count(target)`` - 1, in the order they were added."""
+    def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
+        """Ids and vectors [m, E] at these positions, 0 to ``count(target)`` - 1, in the order of addition."""
         side = self._target(target)
-        return [side.id(place) for place in places], side.vectors[np.asarray(places, dtype=np.int64)]
+        return [side.id(position) for position in positions], side.vectors[np.asarray(positions, dtype=np.int64)]
 
-    def record(self, target: Target, place: int) -> dict[str, Any]:
-        """What belongs to a place, as a hit's ``metadata``."""
-        return self._record(target, place)
+    def record(self, target: Target, position: int) -> dict[str, Any]:
+        """The record at a position, as a hit's ``metadata``."""
+        return self._record(target, position)
 
     def in_base(self, item_id: str) -> bool:
-        """Whether the directory holds this picture, whatever became of it since."""
+        """Whether the directory holds this image, also if a delta removed it."""
         side = self._sides["images"]
         key = side.key(item_id)
         return key is not None and int(side.rows(np.array([key], dtype=np.uint64))[0]) >= 0
 
     def label_values(self) -> dict[str, list[str]]:
-        """{label: its values}: what ``where`` can ask for."""
+        """{label: its values}: valid filters of ``search``."""
         return self._labels.values
 
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[Hit]:
-        """The hits of a search whose question has been examined; ``query`` f32 [E] of length 1."""
+        """The hits of a validated search; ``query`` f32 [E] of length 1."""
         side = self._sides[target]
         found, scores = self._nearest(target, query, k, self._rows(target, where))
         return [
@@ -265,10 +264,10 @@ class Collection:
         fits = self._labels.mask(where)
         return np.flatnonzero(self._carried(fits) if target == "texts" else fits)
 
-    def _carried(self, pictures: np.ndarray) -> np.ndarray:
-        """bool [texts]: those that one of these pictures carries; ``pictures`` bool [n]."""
+    def _carried(self, images: np.ndarray) -> np.ndarray:
+        """bool [texts]: those that one of these images carries; ``images`` bool [n]."""
         # every text has a carrier, so no group is empty
-        return np.logical_or.reduceat(pictures[self._carriers], self._starts[:-1])
+        return np.logical_or.reduceat(images[self._carriers], self._starts[:-1])
 
     def _query(self, vector: Sequence[float] | np.ndarray, encoder_hash: str | None) -> np.ndarray:
         if encoder_hash is not None:

@@ -22,14 +22,14 @@ from lcl_core.collections.records import ChangeRecord, caption_texts
 
 @dataclass(frozen=True, slots=True)
 class DeltaItem:
-    """A picture of the overlay, and what can be worked out of it once for all states that have it.
+    """An added image, with values that are computed once for all states of the delta.
 
-    Vectors stay bytes: to join ten thousand of them takes a few milliseconds, to stack as many arrays a hundred.
+    Vectors stay bytes: joining ten thousand takes a few milliseconds, stacking as many arrays a hundred.
     """
 
     record: dict[str, Any]
     key: int  # the number inside its id
-    labels: dict[str, str]  # what a filter can ask for
+    labels: dict[str, str]  # valid filters
     texts: tuple[str, ...]
     text_keys: tuple[int, ...]
     vector: bytes  # f32 [E]
@@ -51,18 +51,18 @@ class DeltaItem:
 
 @dataclass(frozen=True)
 class Delta:
-    """``number``: of the last change in it; ``added``: by id, in the order they came; ``removed``: ids."""
+    """``number``: of its last change; ``added``: by id, in the order of the changes; ``removed``: ids."""
 
     number: int = 0
     added: Mapping[str, DeltaItem] = field(default_factory=dict)
     removed: frozenset[str] = frozenset()
 
     def with_changes(self, changes: Iterable[ChangeRecord]) -> Delta:
-        """The overlay with further changes, in the order of their numbers."""
+        """The delta with further changes, in the order of their numbers."""
         number, added, removed = self.number, dict(self.added), set(self.removed)
         for change in changes:
             number = change.number
-            added.pop(change.item, None)  # a picture that was replaced is the newest
+            added.pop(change.item, None)  # a replaced image is the newest
             removed.discard(change.item)
             if change.record is None:
                 removed.add(change.item)
@@ -73,28 +73,28 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """The images, or the texts, as they are now: some rows of the directory, and behind them what was added."""
+    """The images, or the texts: the visible rows of the directory, followed by the added ones."""
 
-    shown: np.ndarray  # bool [n]: the directory's rows that are there still
-    rows: np.ndarray | None  # the same as ascending row numbers; None: all of them
-    ids: list[str]  # of what was added
+    visible: np.ndarray  # bool [n]: rows of the directory that are not removed
+    rows: np.ndarray | None  # the same as ascending row numbers; None: all
+    ids: list[str]  # of the added ones
     vectors: np.ndarray  # f32 [m, E], row-aligned with ids
-    places: dict[str, int]  # by id: place in ids
+    positions: dict[str, int]  # by id: index into ids
 
     @classmethod
-    def of(cls, shown: np.ndarray, ids: list[str], vectors: Sequence[bytes], dim: int) -> _Segment:
-        rows = None if shown.all() else np.flatnonzero(shown)
+    def of(cls, visible: np.ndarray, ids: list[str], vectors: Sequence[bytes], dim: int) -> _Segment:
+        rows = None if visible.all() else np.flatnonzero(visible)
         stacked = np.frombuffer(b"".join(vectors), "<f4").reshape(len(ids), dim)
-        return cls(shown, rows, ids, stacked, {identity: place for place, identity in enumerate(ids)})
+        return cls(visible, rows, ids, stacked, {item: at for at, item in enumerate(ids)})
 
     @property
     def kept(self) -> int:
-        """How many of the directory's rows are there still."""
-        return len(self.shown) if self.rows is None else len(self.rows)
+        """Number of visible rows of the directory."""
+        return len(self.visible) if self.rows is None else len(self.rows)
 
 
 class CollectionWithDelta(Collection):
-    """``Collection`` with an overlay. An added picture's bytes are with whoever keeps the changes."""
+    """``Collection`` with a delta. Bytes of added images are in the store of the changes."""
 
     def __init__(self, base: Collection, overlay: Delta) -> None:
         vars(self).update(vars(base))
@@ -103,13 +103,13 @@ class CollectionWithDelta(Collection):
         self._added_labels = LabelIndex.of([added.labels for added in self._added])
         images = self._images()
         self._links = _CaptionLinks.of(self._added, self._sides["texts"].rows)
-        self._halves: dict[str, _Segment] = {"images": images, "texts": self._texts(images)}
+        self._segments: dict[str, _Segment] = {"images": images, "texts": self._texts(images)}
 
     def __len__(self) -> int:
         return self.count("images")
 
     def is_added(self, item_id: str) -> bool:
-        """Whether this picture's bytes are not in the directory."""
+        """Whether the image's bytes are in the store of the changes, not in the directory."""
         return item_id in self.overlay.added
 
     def item(self, item_id: str) -> dict[str, Any]:
@@ -117,44 +117,44 @@ class CollectionWithDelta(Collection):
         return super().item(item_id) if added is None else dict(added.record)
 
     def vector(self, item_id: str) -> np.ndarray:
-        half = self._halves["texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"]
-        place = half.places.get(item_id)
-        return super().vector(item_id) if place is None else half.vectors[place]
+        segment = self._segments["texts" if item_id.startswith(file_format.TEXT_PREFIX) else "images"]
+        at = segment.positions.get(item_id)
+        return super().vector(item_id) if at is None else segment.vectors[at]
 
     def vectors(self, target: Target = "images") -> tuple[list[str], np.ndarray]:
         return self.at(target, range(self.count(target)))
 
     def count(self, target: Target = "images") -> int:
         self._target(target)
-        half = self._halves[target]
-        return half.kept + len(half.ids)
+        segment = self._segments[target]
+        return segment.kept + len(segment.ids)
 
-    def at(self, target: Target, places: Sequence[int]) -> tuple[list[str], np.ndarray]:
-        side, half = self._target(target), self._halves[target]
-        rows, more = self._parted(target, places)
-        ids = [side.id(row) for row in rows.tolist()] + [half.ids[place] for place in more.tolist()]
-        vectors = np.concatenate((side.vectors[rows], half.vectors[more].astype(side.vectors.dtype)))
-        order = np.argsort(np.asarray(places) >= half.kept, kind="stable")  # where each came to lie
+    def at(self, target: Target, positions: Sequence[int]) -> tuple[list[str], np.ndarray]:
+        side, segment = self._target(target), self._segments[target]
+        rows, more = self._split_positions(target, positions)
+        ids = [side.id(row) for row in rows.tolist()] + [segment.ids[position] for position in more.tolist()]
+        vectors = np.concatenate((side.vectors[rows], segment.vectors[more].astype(side.vectors.dtype)))
+        order = np.argsort(np.asarray(positions) >= segment.kept, kind="stable")  # rows of the directory first
         back = np.argsort(order, kind="stable")
-        return [ids[place] for place in back.tolist()], vectors[back]
+        return [ids[position] for position in back.tolist()], vectors[back]
 
-    def record(self, target: Target, place: int) -> dict[str, Any]:
-        rows, more = self._parted(target, [place])
+    def record(self, target: Target, position: int) -> dict[str, Any]:
+        rows, more = self._split_positions(target, [position])
         return self._record(target, int(rows[0])) if len(rows) else self._added_record(target, int(more[0]))
 
     def label_values(self) -> dict[str, list[str]]:
-        half = self._halves["images"]
-        found = dict(self._labels.values if half.rows is None else self._labels.values_of(half.shown))
+        segment = self._segments["images"]
+        found = dict(self._labels.values if segment.rows is None else self._labels.values_of(segment.visible))
         for label, values in self._added_labels.values.items():
             found[label] = list(dict.fromkeys([*found.get(label, []), *values]))
         return found
 
     def _best(self, target: Target, query: np.ndarray, k: int, where: Where | None) -> list[Hit]:
-        """Both parts are asked for ``k``, so that the best ``k`` are among what they give."""
-        side, half = self._sides[target], self._halves[target]
+        """The best ``k`` of the ``k`` nearest of each part."""
+        side, segment = self._sides[target], self._segments[target]
         rows, chosen = self._chosen(target, where)
         found, scores = self._nearest(target, query, k, rows)
-        more, more_scores = nearest(half.vectors, query, k, chosen)
+        more, more_scores = nearest(segment.vectors, query, k, chosen)
         every = np.concatenate((scores, more_scores))
         hits = []
         for at in np.argsort(-every, kind="stable")[:k].tolist():
@@ -162,30 +162,30 @@ class CollectionWithDelta(Collection):
                 row = int(found[at])
                 hits.append(Hit(side.id(row), float(every[at]), self._record(target, row)))
             else:
-                place = int(more[at - len(found)])
-                hits.append(Hit(half.ids[place], float(every[at]), self._added_record(target, place)))
+                position = int(more[at - len(found)])
+                hits.append(Hit(segment.ids[position], float(every[at]), self._added_record(target, position)))
         return hits
 
     def _chosen(self, target: Target, where: Where | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Rows of the directory, and places among what was added, that a search may choose from; None: all."""
-        half = self._halves[target]
+        """Rows of the directory, and positions among the added ones, that a search may return; None: all."""
+        segment = self._segments[target]
         if not where:
-            return half.rows, None
+            return segment.rows, None
         check_labels(where, self._labels.values.keys() | self._added_labels.values.keys())
-        fits = self._labels.mask(where) & self._halves["images"].shown
-        fits_added = self._added_labels.mask(where)
+        fits = self._labels.mask(where) & self._segments["images"].visible
+        added_mask = self._added_labels.mask(where)
         if target == "texts":
-            fits, fits_added = self._carried(fits), self._links.carried(fits_added)
-            fits[self._links.rows[self._added_fits(where)]] = True
-        return np.flatnonzero(fits), np.flatnonzero(fits_added)
+            fits, added_mask = self._carried(fits), self._links.carried(added_mask)
+            fits[self._links.rows[self._added_link_mask(where)]] = True
+        return np.flatnonzero(fits), np.flatnonzero(added_mask)
 
-    def _added_fits(self, where: Where) -> np.ndarray:
-        """bool, one for each link to a text of the directory: whether the added picture fits."""
+    def _added_link_mask(self, where: Where) -> np.ndarray:
+        """bool, one for each link to a text of the directory: whether the filter matches the added image."""
         return self._added_labels.mask(where)[self._links.row_carriers]
 
     def _row(self, target: Target, item_id: str) -> int:
         row = super()._row(target, item_id)
-        if not self._halves[target].shown[row]:
+        if not self._segments[target].visible[row]:
             raise not_found(item_id)
         return row
 
@@ -194,49 +194,49 @@ class CollectionWithDelta(Collection):
         if target == "texts":
             images = self._sides["images"]
             carriers = self._carriers[self._starts[row] : self._starts[row + 1]]
-            kept = carriers[self._halves["images"].shown[carriers]].tolist()
+            kept = carriers[self._segments["images"].visible[carriers]].tolist()
             more = self._links.row_carriers[self._links.rows == row].tolist()
             record["items"] = [images.id(carrier) for carrier in kept] + [self._added[at].record["id"] for at in more]
         return record
 
-    def _added_record(self, target: str, place: int) -> dict[str, Any]:
+    def _added_record(self, target: str, position: int) -> dict[str, Any]:
         if target == "images":
-            return dict(self._added[place].record)
-        carriers = self._links.new_carriers[self._links.new == place].tolist()
+            return dict(self._added[position].record)
+        carriers = self._links.new_carriers[self._links.new == position].tolist()
         items = [self._added[at].record["id"] for at in carriers]
-        return {"id": self._halves["texts"].ids[place], "text": self._links.texts[place], "items": items}
+        return {"id": self._segments["texts"].ids[position], "text": self._links.texts[position], "items": items}
 
-    def _parted(self, target: str, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Of places in the whole: rows of the directory, and places among what was added."""
-        half, asked = self._halves[target], np.asarray(places, dtype=np.int64)
-        rows, more = asked[asked < half.kept], asked[asked >= half.kept] - half.kept
-        return (rows if half.rows is None else half.rows[rows]), more
+    def _split_positions(self, target: str, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the whole as rows of the directory, and positions among the added ones."""
+        segment, wanted = self._segments[target], np.asarray(positions, dtype=np.int64)
+        rows, more = wanted[wanted < segment.kept], wanted[wanted >= segment.kept] - segment.kept
+        return (rows if segment.rows is None else segment.rows[rows]), more
 
     def _images(self) -> _Segment:
         side = self._sides["images"]
-        shown = np.ones(len(side.keys), dtype=bool)
+        visible = np.ones(len(side.keys), dtype=bool)
         gone = [added.key for added in self._added]
         gone += [key for item in self.overlay.removed if (key := side.key(item)) is not None]
         rows = side.rows(np.array(gone, dtype=np.uint64))
-        shown[rows[rows >= 0]] = False
-        return _Segment.of(shown, list(self.overlay.added), [added.vector for added in self._added], self.dim)
+        visible[rows[rows >= 0]] = False
+        return _Segment.of(visible, list(self.overlay.added), [added.vector for added in self._added], self.dim)
 
     def _texts(self, images: _Segment) -> _Segment:
-        shown = np.ones(self.manifest.texts, dtype=bool)
+        visible = np.ones(self.manifest.texts, dtype=bool)
         if images.rows is not None:
-            shown = self._carried(images.shown)
-            shown[self._links.rows] = True
+            visible = self._carried(images.visible)
+            visible[self._links.rows] = True
         ids = [f"{file_format.TEXT_PREFIX}{key:016x}" for key in self._links.keys]
-        return _Segment.of(shown, ids, self._links.vectors, self.dim)
+        return _Segment.of(visible, ids, self._links.vectors, self.dim)
 
 
 @dataclass(frozen=True, slots=True)
 class _CaptionLinks:
-    """Which added picture carries which text: one that the directory holds, or a new one."""
+    """Links of added images to their captions: texts of the directory, or new ones."""
 
     rows: np.ndarray  # int64 [a]: rows of the directory's texts
-    row_carriers: np.ndarray  # int64 [a]: the added picture that carries each
-    new: np.ndarray  # int64 [b]: places among the new texts
+    row_carriers: np.ndarray  # int64 [a]: the added image that carries each
+    new: np.ndarray  # int64 [b]: positions among the new texts
     new_carriers: np.ndarray  # int64 [b]
     keys: list[int]  # of the new texts
     texts: list[str]
@@ -248,27 +248,27 @@ class _CaptionLinks:
         carriers = np.array([at for at, item in enumerate(added) for _ in item.texts], dtype=np.int64)
         keys = np.array([key for item in added for key in item.text_keys], dtype=np.uint64)
         rows = rows_of(keys)
-        known, places = rows >= 0, dict[int, int]()
+        known, positions = rows >= 0, dict[int, int]()
         flat = [(at, number) for at, item in enumerate(added) for number in range(len(item.texts))]
         new, firsts = [], []
         for link in np.flatnonzero(~known).tolist():
             key = int(keys[link])
-            if key not in places:
-                places[key] = len(places)
+            if key not in positions:
+                positions[key] = len(positions)
                 firsts.append(flat[link])
-            new.append(places[key])
+            new.append(positions[key])
         return cls(
             rows=rows[known],
             row_carriers=carriers[known],
             new=np.array(new, dtype=np.int64),
             new_carriers=carriers[~known],
-            keys=list(places),
+            keys=list(positions),
             texts=[added[at].texts[number] for at, number in firsts],
             vectors=[added[at].text_vectors[number] for at, number in firsts],
         )
 
-    def carried(self, pictures: np.ndarray) -> np.ndarray:
-        """bool [new texts]: those that one of these added pictures carries; ``pictures`` bool [m]."""
+    def carried(self, images: np.ndarray) -> np.ndarray:
+        """bool [new texts]: those that one of these added images carries; ``images`` bool [m]."""
         found = np.zeros(len(self.keys), dtype=bool)
-        found[self.new[pictures[self.new_carriers]]] = True
+        found[self.new[images[self.new_carriers]]] = True
         return found

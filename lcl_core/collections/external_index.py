@@ -1,4 +1,4 @@
-"""Nearest neighbours that somebody else looks up: a database that has the vectors too. Knows no torch."""
+"""Nearest-neighbour search delegated to an external index, such as pgvector. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ class SearchFn(Protocol):
     def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
         """Up to ``k`` rows near to ``query``, in any order: ``among`` these, or among all but these.
 
-        Fewer than there are where more cannot be found, or the vectors are not there any more.
+        Fewer where the index finds no more, or has lost the vectors.
         """
 
 
 class ExternalIndex:
-    """One side of a collection. Every method may be called from any thread.
+    """Index of the images, or of the texts. Thread-safe.
 
-    What is found is compared again with the collection's own vectors, so that scores are what they are without it;
-    where too little is found, all are compared with.
+    Rows found are ranked again by the collection's own vectors, so that scores are exact; where too few are found, all
+    vectors are compared.
     """
 
-    def __init__(self, ask: SearchFn, target: Target, vectors: np.ndarray) -> None:
-        self._ask = ask
+    def __init__(self, search: SearchFn, target: Target, vectors: np.ndarray) -> None:
+        self._search = search
         self._target = target
         self._vectors = vectors
 
     def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As ``nearest.nearest``, but a neighbour may be missed. Raises: whatever ``ask`` raises."""
-        wanted = min(k, len(self._vectors) if rows is None else len(rows))
-        listed, among = self._told(rows)
-        found = self._ask(self._target, query.tolist(), wanted, listed, among) if wanted else ()
-        if len(found) < wanted:
+        """As ``flat_index.nearest``, but a neighbour may be missed. Raises: what the search function raises."""
+        count = min(k, len(self._vectors) if rows is None else len(rows))
+        listed, among = self._row_filter(rows)
+        found = self._search(self._target, query.tolist(), count, listed, among) if count else ()
+        if len(found) < count:
             return nearest(self._vectors, query, k, rows)
         return nearest(self._vectors, query, k, np.sort(np.asarray(found, dtype=np.int64)))
 
-    def _told(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
+    def _row_filter(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
         """The rows to choose from, or those to leave out: whichever are fewer."""
         if rows is None:
             return [], False

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, block by block: one pass over the vectors, and never a full sort."""
+"""Exact nearest neighbours in one pass over the vectors, block by block, without a full sort."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def nearest(
         vectors: [n, E], f32 or f16, memory-mapped or not.
         query: [E] f32.
         k: at most this many.
-        rows: ascending row numbers to look at (a filter's result); none: all.
+        rows: ascending row numbers to search (a filter's result); none: all.
 
     Returns:
-        Row numbers int64 [m] and scores f32 [m], best first, m = min(k, rows looked at).
+        Row numbers int64 [m] and scores f32 [m], best first, m = min(k, rows searched).
     """
     total = len(vectors) if rows is None else len(rows)
     best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)

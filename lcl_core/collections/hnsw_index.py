@@ -1,6 +1,6 @@
-"""Approximate nearest neighbours in a large collection, by a small-world graph (HNSW, Malkov and Yashunin 2018).
+"""Approximate nearest neighbours by an HNSW graph (Malkov and Yashunin 2018), for large collections.
 
-The graph holds the vectors too, and is memory-mapped: who searches reads no other file of them. Knows no torch.
+The graph contains the vectors and is memory-mapped; a search reads no other file. Imports no torch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ EXPANSION_ADD, EXPANSION_SEARCH = 128, 64  # candidates kept while a node is lin
 OVERSAMPLING = 4  # int8: so many candidates for each answer
 _CHUNK_ROWS = 10_000
 
-OnProgress = Callable[[int], None]  # told how many rows more are linked
+OnProgress = Callable[[int], None]  # receives the number of rows linked since the last call
 
 
 class HnswIndex:
-    """Open with ``Graph.open``; every method may be called from any thread."""
+    """Open with ``HnswIndex.open``. Thread-safe."""
 
     def __init__(self, index: Index, vectors: np.ndarray) -> None:
         self._index = index
@@ -57,19 +57,18 @@ class HnswIndex:
         return cls(index, vectors)
 
     def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As ``nearest.nearest``, but a neighbour may be missed.
+        """As ``flat_index.nearest``, but a neighbour may be missed.
 
-        A filter is applied before the top-k: where the graph has not found enough that pass it, all of ``rows`` are
-        looked at.
+        A filter is applied before the top-k: where too few neighbours pass it, all of ``rows`` are compared.
 
         Args:
             query: f32 [E] of length 1.
             rows: ascending row numbers to choose from; none: all.
         """
-        wanted = k if rows is None else k * 2 * len(self._vectors) // max(len(rows), 1)
-        if wanted > MAX_NEIGHBOURS or (rows is not None and len(rows) <= EXACT_ROWS):
+        count = k if rows is None else k * 2 * len(self._vectors) // max(len(rows), 1)
+        if count > MAX_NEIGHBOURS or (rows is not None and len(rows) <= EXACT_ROWS):
             return nearest(self._vectors, query, k, rows)
-        found, scores = self._walk(query, wanted)
+        found, scores = self._walk(query, count)
         if rows is not None:
             at = np.searchsorted(rows, found)
             passed = rows[np.minimum(at, len(rows) - 1)] == found

@@ -22,7 +22,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.image_decoding import decode_image
-from lcl_core.serving.engine import EncoderEngine, open_engine
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import parse_spec
 
@@ -32,12 +32,12 @@ READERS = min(4, os.cpu_count() or 1)
 
 
 def run_index_job(run_dir: RunDir) -> dict[str, Any]:
-    """Do what ``run.json`` asks; leaves ``artifacts/collection`` and, if any, ``artifacts/quarantine.jsonl``.
+    """Run ``run.json``: writes ``artifacts/collection`` and, if images were rejected, ``artifacts/quarantine.jsonl``.
 
     Raises:
         UserError: bad spec, encoder or corpus; ``no_images``; ``no_readable_image``; ``encoder_mismatch``;
             ``encoder_changed``; ``vector_too_wide``.
-        Cancelled: between two batches after SIGTERM; nothing half-written stays.
+        Cancelled: between two batches after SIGTERM; nothing half-written remains.
     """
     run = run_dir.read_run()
     spec = cast(IndexSpec, parse_spec("index", run["spec"]))
@@ -45,34 +45,34 @@ def run_index_job(run_dir: RunDir) -> dict[str, Any]:
     corpus = None if spec.dataset is None else open_corpus(_registered_path(run, "dataset", spec.dataset))
     pairs = [] if corpus is None else [pair for pair in select_pairs(corpus, spec) if pair.image not in existing]
     files = run.get("encoder_files", {}).get(spec.encoder)
-    session = open_engine(_registered_path(run, "encoder", spec.encoder), registered=files)
-    if not session.reads_texts:
+    engine = EncoderEngine(_registered_path(run, "encoder", spec.encoder), registered=files)
+    if not engine.reads_texts:
         message = f"encoder {spec.encoder!r} reads no texts, and a collection holds captions; name one that does"
         raise UserError(message, code="no_text_encoder", field="encoder")
-    existing.check_encoder(session.hash)
-    index = _choose_index(spec, existing, session.dim)
+    existing.check_encoder(engine.hash)
+    index = _choose_index(spec, existing, engine.dim)
     dataset_hash = existing.dataset_hash if corpus is None else corpus.content_hash()
-    quarantine, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing)
+    rejected, progress = RejectedItems(run_dir), IndexProgress(run_dir, pairs, existing)
     with CollectionWriter(
         run_dir.artifacts / "collection",
         name=existing.name or spec.collection,
-        encoder_hash=session.hash,
+        encoder_hash=engine.hash,
         dataset_hash=dataset_hash,
-        dim=session.dim,
-        dtype=dtype_for(len(existing) + len(pairs), session.dim),
+        dim=engine.dim,
+        dtype=dtype_for(len(existing) + len(pairs), engine.dim),
     ) as writer:
         kept = existing.copy_into(writer, progress.advance)
         progress.start("images", progress.left)
-        added = _add_images(writer, corpus, pairs, session, spec.batch_size, quarantine, progress) if corpus else 0
-        quarantine.refuse_if_all(len(pairs))
-        _add_texts(writer, existing, session, spec.batch_size, progress)
+        added = _add_images(writer, corpus, pairs, engine, spec.batch_size, rejected, progress) if corpus else 0
+        rejected.raise_if_all(len(pairs))
+        _add_texts(writer, existing, engine, spec.batch_size, progress)
         texts = len(writer.texts)
         if index == "files":
             progress.start("links", writer.rows_to_index)
             writer.link(progress.advance)
-    facts = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": session.hash}
-    sizes = {"images": kept + added, "texts": texts, "dim": session.dim, "index": index}
-    made = {"collection": {**facts, **sizes, **existing.facts}, "skipped": dict(quarantine.counts)}
+    header = {"path": "artifacts/collection", "name": existing.name or spec.collection, "encoder_hash": engine.hash}
+    sizes = {"images": kept + added, "texts": texts, "dim": engine.dim, "index": index}
+    made = {"collection": {**header, **sizes, **existing.metadata}, "skipped": dict(rejected.counts)}
     counts = {"kept": kept, "added": added} if spec.mode == "add" else {}
     return {**made, **counts, "dataset_hash": dataset_hash}
 
@@ -87,7 +87,7 @@ def _choose_index(spec: IndexSpec, existing: AppendSource, dim: int) -> str:
 
 
 def _registered_path(run: dict[str, Any], kind: str, name: str) -> str:
-    """The path that ``run.json`` gives for a name."""
+    """The path of a name in ``run.json``."""
     paths = run.get(f"{kind}s", {})
     if name not in paths:
         message = f"{kind} {name!r} is not registered; register it or choose another"
@@ -99,7 +99,7 @@ def select_pairs(corpus: Corpus, spec: IndexSpec) -> list[CaptionPair]:
     """The captioned images of the spec's splits, each image once with all its captions.
 
     Raises:
-        UserError: ``no_images``, with the splits that there are.
+        UserError: ``no_images``, listing the splits.
     """
     known = sorted(corpus.splits())
     unknown = [split for split in spec.splits or () if split not in known]
@@ -120,12 +120,12 @@ def dtype_for(rows: int, dim: int) -> Dtype:
 
 
 class RejectedItems:
-    """Pictures that could not be read: counted by reason and listed, one JSON object a line."""
+    """Unreadable images: counted by reason, and listed in a file, one JSON object a line."""
 
     def __init__(self, run_dir: RunDir) -> None:
         self.counts: Counter[str] = Counter()
         self._path = run_dir.artifacts / "quarantine.jsonl"
-        self._path.unlink(missing_ok=True)  # an earlier attempt's
+        self._path.unlink(missing_ok=True)  # of an earlier attempt
         self._last: UserError | None = None
 
     def add(self, image: str, error: UserError) -> None:
@@ -135,17 +135,17 @@ class RejectedItems:
         with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
 
-    def refuse_if_all(self, pictures: int) -> None:
-        """Raises: UserError ``no_readable_image`` if nothing was left."""
-        if self._last is not None and self.counts.total() == pictures:
-            message = f"none of the {pictures} images can be read; the last one: {self._last}"
+    def raise_if_all(self, images: int) -> None:
+        """Raises: UserError ``no_readable_image`` if no image could be read."""
+        if self._last is not None and self.counts.total() == images:
+            message = f"none of the {images} images can be read; the last one: {self._last}"
             raise UserError(message, code="no_readable_image", field="dataset", file=self._last.file)
 
 
 class IndexProgress:
-    """Writes a metrics line a batch and honours a stop request. A step is a picture or a distinct caption.
+    """Writes a metrics line a batch and stops on request. A step is an image or a distinct caption.
 
-    Of what ``existing`` holds, too: that is copied, which is far quicker than to embed it.
+    Images and captions copied from ``existing`` count too.
     """
 
     def __init__(self, run_dir: RunDir, pairs: Sequence[CaptionPair], existing: AppendSource = EMPTY_SOURCE) -> None:
@@ -159,11 +159,11 @@ class IndexProgress:
 
     @property
     def left(self) -> int:
-        """Steps to go, as far as is known."""
+        """Remaining steps."""
         return self._total - self._done
 
     def start(self, phase: str, steps: int) -> None:
-        """``steps``: how many are left now that the earlier phases are over."""
+        """``steps``: of this phase and all later ones."""
         self._phase, self._phase_started, self._phase_done = phase, time.monotonic(), 0
         self._total = self._done + steps
 
@@ -194,52 +194,52 @@ def _add_images(
     writer: CollectionWriter,
     corpus: Corpus,
     pairs: Sequence[CaptionPair],
-    session: EncoderEngine,
+    engine: EncoderEngine,
     batch_size: int,
-    quarantine: RejectedItems,
+    rejected: RejectedItems,
     progress: IndexProgress,
 ) -> int:
-    """Returns how many pictures were added."""
+    """Number of images added."""
     added = 0
-    for batch in _prefetch(corpus, pairs, session, batch_size):
-        pictures = []
+    for batch in _prefetch(corpus, pairs, engine, batch_size):
+        images = []
         for pair, future in batch:
             try:
-                pictures.append(future.result())
+                images.append(future.result())
             except UserError as error:
-                quarantine.add(pair.image, error)
-        if pictures:
-            vectors = session.embed_pixels(torch.stack([picture.pixels for picture in pictures]))
-            writer.add_items([picture.item for picture in pictures], vectors)
-        added += len(pictures)
+                rejected.add(pair.image, error)
+        if images:
+            vectors = engine.embed_pixels(torch.stack([item.pixels for item in images]))
+            writer.add_items([item.item for item in images], vectors)
+        added += len(images)
         progress.advance(len(batch))
     return added
 
 
 def _add_texts(
-    writer: CollectionWriter, existing: AppendSource, session: EncoderEngine, size: int, progress: IndexProgress
+    writer: CollectionWriter, existing: AppendSource, engine: EncoderEngine, size: int, progress: IndexProgress
 ) -> None:
     texts = writer.texts
     progress.start("texts", len(texts))
     for start in range(0, len(texts), size):
         chunk = texts[start : start + size]
-        vectors, new = existing.text_vectors(chunk, session.dim)
+        vectors, new = existing.text_vectors(chunk, engine.dim)
         if new:
-            vectors[new] = session.embed_texts([chunk[at] for at in new])
-        writer.add_text_vectors(vectors, unit=True)  # as the session gives them
+            vectors[new] = engine.embed_texts([chunk[at] for at in new])
+        writer.add_text_vectors(vectors, unit=True)  # as the engine gives them
         progress.advance(len(chunk))
 
 
 def _prefetch(
-    corpus: Corpus, pairs: Sequence[CaptionPair], session: EncoderEngine, batch_size: int
+    corpus: Corpus, pairs: Sequence[CaptionPair], engine: EncoderEngine, batch_size: int
 ) -> Iterator[list[tuple[CaptionPair, Future[_PreparedItem]]]]:
-    """Batches whose pictures threads are reading; the next batch is read while this one is embedded."""
+    """Batches of images read in threads; the next batch is read while this one is embedded."""
     readers = ThreadPoolExecutor(READERS, "lcl-reader")
     try:
         ahead: deque[list[tuple[CaptionPair, Future[_PreparedItem]]]] = deque()
         for start in range(0, len(pairs), batch_size):
             chunk = pairs[start : start + batch_size]
-            ahead.append([(pair, readers.submit(_prepare_item, corpus, pair, session)) for pair in chunk])
+            ahead.append([(pair, readers.submit(_prepare_item, corpus, pair, engine)) for pair in chunk])
             if len(ahead) > 1:
                 yield ahead.popleft()
         yield from ahead
@@ -247,11 +247,11 @@ def _prefetch(
         readers.shutdown(cancel_futures=True)
 
 
-def _prepare_item(corpus: Corpus, pair: CaptionPair, session: EncoderEngine) -> _PreparedItem:
-    """Raises: UserError for a picture that cannot be read."""
+def _prepare_item(corpus: Corpus, pair: CaptionPair, engine: EncoderEngine) -> _PreparedItem:
+    """Raises: UserError for an unreadable image."""
     raw = corpus.image_bytes(pair.image)
     decoded = decode_image(raw, f"images/{pair.image}")
-    pixels = session.preprocess([decoded])[0]
+    pixels = engine.preprocess([decoded])[0]
     data, media_type = thumbnail(raw, decoded)
     item = CollectionItem(
         image=pair.image,

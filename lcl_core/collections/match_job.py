@@ -9,7 +9,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main
 from lcl_core.data.conversion.run import write_dataset
 from lcl_core.data.image_text_assignment import PairEncoder, match_records
-from lcl_core.serving.engine import open_engine
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.specs.corpus_jobs import MatchSpec
 from lcl_core.specs.parsing import parse_spec
 
@@ -27,7 +27,7 @@ def run_match_job(run_dir: RunDir) -> dict[str, Any]:
     if spec.encoder not in paths:
         message = f"encoder {spec.encoder!r} is not registered; the list of encoders has the names"
         raise UserError(message, code="unknown_encoder", field="encoder")
-    session = open_engine(paths[spec.encoder], registered=run.get("encoder_files", {}).get(spec.encoder))
+    session = EncoderEngine(paths[spec.encoder], registered=run.get("encoder_files", {}).get(spec.encoder))
     encoder = PairEncoder(session.embed_images, session.embed_texts)
     result = write_dataset(run_dir, spec, "matching", lambda records: match_records(records, encoder))
     return result | {"encoder": spec.encoder, "encoder_hash": session.hash}

@@ -1,4 +1,4 @@
-"""Groups of near-duplicates: rows that cosines above a threshold link, directly or through others. Knows no torch."""
+"""Near-duplicate groups: connected components of rows with cosines from a threshold on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcl_core.common.errors import UserError
 
 BLOCK_ROWS = 1024  # a block's cosines with another's are 4 MB
 SKETCHES = (64, 128, 256)  # numbers of each vector that may be compared with all others, before the whole ones are
-NEIGHBOURS = 32  # looked at of each row where there is a graph
+NEIGHBOURS = 32  # compared of each row where there is a graph
 _ROUNDING, _SCREENED = 1e-6, 1e-5  # what float32 may be off in a cosine, and in what is compared before that
 _SAMPLED = 8192  # rows that the sketch's axes are taken from
 _TRIED = 512  # of them, each with as many others, to learn what sketches leave open
@@ -28,15 +28,15 @@ def near_duplicate_groups(
 ) -> list[np.ndarray]:
     """Rows (int64, ascending) of every group of two or more; the largest group first, of equal ones the first row's.
 
-    Every pair is looked at; with ``neighbours`` only those that it finds, so that a link may be missed.
+    Compares every pair; with ``neighbours`` only the pairs that it finds, so that a link may be missed.
 
     Args:
         vectors: [n, E], f32 or f16, memory-mapped or not; compared by direction alone.
         threshold: the cosine from which on two rows are linked.
-        seconds: after which it gives up.
+        seconds: time limit.
 
     Raises:
-        UserError: ``too_large`` when the time is over.
+        UserError: ``too_large`` after the time limit.
     """
     # One thread makes all products. Several would wait for each other at each of thousands of blocks: that took twice
     # the processors' time, and six times as long where others used them too.
@@ -48,29 +48,29 @@ def _linked_groups(
     vectors: np.ndarray, threshold: float, neighbours: Neighbours | None, seconds: float
 ) -> list[np.ndarray]:
     deadline = time.monotonic() + seconds
-    rows, forest = _Rows(vectors), UnionFind(len(vectors))
+    rows, sets = _Rows(vectors), UnionFind(len(vectors))
     size = max(1, _NUMBERS // vectors.shape[1])
     for left, right in (
-        _neighbour_pairs(rows, neighbours) if neighbours else _candidate_pairs(rows, threshold - _SCREENED, forest)
+        _neighbour_pairs(rows, neighbours) if neighbours else _candidate_pairs(rows, threshold - _SCREENED, sets)
     ):
         if time.monotonic() > deadline:
             message = f"the near-duplicates among {len(vectors):,} pictures were not found within {seconds:g} seconds"
             raise UserError(f"{message}; LCL_DUPLICATES_SECONDS gives more time", code="too_large")
         for start in range(0, len(left), size):
-            some = forest.unmerged(left[start : start + size], right[start : start + size])
+            some = sets.unmerged(left[start : start + size], right[start : start + size])
             linked = rows.cosines(*some) >= threshold - _ROUNDING
-            forest.join(some[0][linked], some[1][linked])
-    return forest.groups()
+            sets.join(some[0][linked], some[1][linked])
+    return sets.groups()
 
 
 class UnionFind:
-    """Which rows belong together, told of many pairs at a time."""
+    """Union-find over rows, for many pairs at a time."""
 
     def __init__(self, rows: int) -> None:
         self._parent = np.arange(rows)
 
     def roots(self, rows: np.ndarray) -> np.ndarray:
-        """The same number for rows that belong together. All paths are halved at once: log n rounds for a chain."""
+        """The root of each row's set. All paths are halved at once: log n rounds for a chain."""
         while True:
             above = self._parent[rows]
             top = self._parent[above]
@@ -79,12 +79,12 @@ class UnionFind:
             self._parent[rows] = top
 
     def unmerged(self, left: np.ndarray, right: np.ndarray) -> Pairs:
-        """Those of the pairs that are not known to belong together."""
+        """The pairs whose rows are not yet in one set."""
         other = self.roots(left) != self.roots(right)
         return left[other], right[other]
 
     def join(self, left: np.ndarray, right: np.ndarray) -> None:
-        """``left[i]`` and ``right[i]`` belong together, for every i."""
+        """Merge the sets of ``left[i]`` and ``right[i]``, for every i."""
         while len(left):
             left, right = self.unmerged(self.roots(left), self.roots(right))
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))
@@ -159,7 +159,7 @@ def _pair_costs(sample: np.ndarray, axes: np.ndarray, limit: float) -> dict[int,
     return costs
 
 
-def _candidate_pairs(rows: _Rows, limit: float, forest: UnionFind) -> Iterator[Pairs]:
+def _candidate_pairs(rows: _Rows, limit: float, sets: UnionFind) -> Iterator[Pairs]:
     """Of each two blocks the pairs that may be linked and are not known to belong together."""
     sketches = rows.sketches(limit)
     numbers = np.arange(len(rows))
@@ -172,7 +172,7 @@ def _candidate_pairs(rows: _Rows, limit: float, forest: UnionFind) -> Iterator[P
                 reach = np.triu(reach, 1)
             many = reach.size / _SINGLY
             if np.count_nonzero(reach) > many:  # of few pairs those that are together already are left out later
-                reach &= forest.roots(numbers[ours])[:, None] != forest.roots(numbers[theirs])
+                reach &= sets.roots(numbers[ours])[:, None] != sets.roots(numbers[theirs])
                 if np.count_nonzero(reach) > many:
                     reach &= np.matmul(rows.directions(ours), rows.directions(theirs).T, out=room) >= limit
             left, right = np.divmod(np.flatnonzero(reach), reach.shape[1])  # a fifth of the time of np.nonzero
@@ -184,5 +184,5 @@ def _neighbour_pairs(rows: _Rows, neighbours: Neighbours) -> Iterator[Pairs]:
     for ours in rows.blocks():
         right = neighbours(rows.directions(ours), NEIGHBOURS)
         left = np.broadcast_to(np.arange(ours.start, ours.stop)[:, None], right.shape)
-        told = (right >= 0) & (right != left)
-        yield left[told], right[told]
+        valid = (right >= 0) & (right != left)
+        yield left[valid], right[valid]

@@ -12,10 +12,10 @@ from lcl_core.common.errors import UserError
 
 
 def pca_2d(vectors: np.ndarray) -> np.ndarray:
-    """The first two principal components, [n, E] -> f32 [n, 2], scaled together so that all lies in [-1, 1].
+    """The first two principal components, [n, E] → f32 [n, 2], on one scale within [-1, 1].
 
-    One scale for both axes keeps the shape of the cloud. Each axis is turned so that its largest weight is
-    positive: the signs of an SVD are arbitrary. Vectors that do not differ lie at the origin.
+    One scale for both axes keeps the shape of the cloud. The largest weight of each axis is positive, since the signs
+    of an SVD are arbitrary. Equal vectors lie at the origin.
 
     Raises:
         UserError: ``bad_vectors`` if they are not a matrix of finite numbers.
@@ -29,7 +29,7 @@ def pca_2d(vectors: np.ndarray) -> np.ndarray:
         axes = _principal_axes(centred)
         flat[:, : len(axes)] = centred @ axes.T
     reach = np.abs(flat).max(initial=0.0)
-    noise = np.abs(points).max(initial=0.0) * 1e-9  # what rounding alone leaves of equal vectors
+    noise = np.abs(points).max(initial=0.0) * 1e-9  # rounding of equal vectors
     return (flat / reach if reach > noise else np.zeros_like(flat)).astype(np.float32)
 
 
@@ -47,8 +47,8 @@ def _principal_axes(centred: np.ndarray) -> np.ndarray:
 
 
 MAX_COPIED_BYTES = 1_000_000
-MAX_SIDE = 512  # pixels of a picture that is encoded again
-# What every browser draws; anything else is encoded again as WebP.
+MAX_SIDE = 512  # pixels of an image that is encoded again
+# formats that every browser draws; others are encoded again as WebP
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",
@@ -59,19 +59,19 @@ MEDIA_TYPES = {
 
 
 def thumbnail(raw: bytes, decoded: Image.Image, most: int = MAX_COPIED_BYTES) -> tuple[bytes, str]:
-    """Bytes and media type to keep: ``raw`` itself when it is small and a browser draws it, else a WebP.
+    """Bytes and media type to store: ``raw`` itself when it is small and a browser draws it, else a WebP.
 
     Args:
         raw: the file as the corpus holds it, already known to decode.
-        decoded: the same picture as RGB.
-        most: bytes above which it is not small.
+        decoded: the same image as RGB.
+        most: bytes up to which it is small.
     """
     if len(raw) <= most:
         with Image.open(io.BytesIO(raw)) as header:  # reads the header only
             if header.format in MEDIA_TYPES:
                 return raw, MEDIA_TYPES[header.format]
     size = _fit_size(*decoded.size)
-    # as Image.thumbnail does it, but without a copy of the whole first
+    # as Image.thumbnail, without its copy of the whole image
     small = decoded.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0) if size != decoded.size else decoded
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
@@ -79,7 +79,7 @@ def thumbnail(raw: bytes, decoded: Image.Image, most: int = MAX_COPIED_BYTES) ->
 
 
 def _fit_size(width: int, height: int) -> tuple[int, int]:
-    """The same sides within MAX_SIDE, of the two that come into question the one nearer to the same ratio."""
+    """Width and height scaled to MAX_SIDE, rounded to the nearer aspect ratio."""
     if max(width, height) <= MAX_SIDE:
         return width, height
     ratio = width / height

@@ -9,7 +9,7 @@ import numpy as np
 from lcl_core.common.errors import UserError
 
 Vector = Sequence[float] | np.ndarray
-# Of float32's rounding in a few hundred numbers: a shorter sum has no direction that anybody asked for.
+# float32 rounding over a few hundred numbers: the direction of a shorter sum is noise
 MIN_LENGTH = 1e-5
 
 
@@ -27,21 +27,21 @@ def unit_vector(vector: Vector, dim: int, field: str = "vector") -> np.ndarray:
 
 
 def combine_vectors(parts: Mapping[str, Vector], weights: Mapping[str, float], dim: int) -> np.ndarray:
-    """f32 [dim] of length 1: the direction of the sum of all parts, each made as long as its weight says.
+    """f32 [dim] of length 1: the direction of the weighted sum of the parts, each scaled to length 1 first.
 
     Args:
-        parts: a vector by its name; its length does not matter.
-        weights: by the same names; a negative one leads away from its part. One that is not there is 1.
+        parts: vectors of any length, by name.
+        weights: by the same names, may be negative; 1 where missing.
 
     Raises:
-        UserError: ``bad_vector``, naming the part; ``zero_query`` where nothing is left of the sum.
+        UserError: ``bad_vector``, naming the part; ``zero_query`` where the sum cancels out.
     """
     total = np.zeros(dim, np.float32)
     for name, vector in parts.items():
         total += np.float32(weights.get(name, 1.0)) * unit_vector(vector, dim, name)
     largest = max((abs(weights.get(name, 1.0)) for name in parts), default=0.0)
     if float(np.linalg.norm(total)) <= MIN_LENGTH * largest:
-        message = "weights: what is asked for cancels out, so that it has no direction; change a weight"
+        message = "weights: the parts of the query cancel out, so that it has no direction; change a weight"
         raise UserError(message, code="zero_query", field="weights")
     return unit_vector(total, dim)
 
@@ -50,11 +50,11 @@ Where = Mapping[str, str | Sequence[str]]
 
 
 class LabelIndex:
-    """Every label of every picture as a small number.
+    """Labels of all images as small numbers.
 
     Args:
         values: {label: its values}.
-        codes: int32 [labels, n], rows in the order of ``values``; -1 where a picture lacks the label.
+        codes: int32 [labels, n], rows in the order of ``values``; -1 where an image lacks the label.
     """
 
     def __init__(self, values: dict[str, list[str]], codes: np.ndarray) -> None:
@@ -63,43 +63,43 @@ class LabelIndex:
         self._rows = {label: row for row, label in enumerate(values)}
 
     @classmethod
-    def of(cls, pictures: Sequence[Mapping[str, str]]) -> LabelIndex:
-        """From each picture's {label: value}."""
+    def of(cls, images: Sequence[Mapping[str, str]]) -> LabelIndex:
+        """From each image's {label: value}."""
         values: dict[str, dict[str, int]] = {}
         codes: dict[str, list[int]] = {}
-        for at, labels in enumerate(pictures):
+        for at, labels in enumerate(images):
             for label, value in labels.items():
                 if label not in values:
-                    values[label], codes[label] = {}, [-1] * len(pictures)
+                    values[label], codes[label] = {}, [-1] * len(images)
                 codes[label][at] = values[label].setdefault(value, len(values[label]))
-        rows = np.array(list(codes.values()), dtype=np.int32).reshape(len(codes), len(pictures))
+        rows = np.array(list(codes.values()), dtype=np.int32).reshape(len(codes), len(images))
         return cls({label: list(known) for label, known in values.items()}, rows)
 
     def mask(self, where: Where) -> np.ndarray:
-        """bool [n]: the pictures that carry, for every label in ``where``, its value or one of its values.
+        """bool [n]: images that have, for every label in ``where``, its value or one of its values.
 
-        A label or a value that no picture has fits nothing.
+        A label or a value that no image has matches nothing.
         """
         allowed = np.ones(self._codes.shape[1], dtype=bool)
-        for label, wanted in where.items():
+        for label, choice in where.items():
             if label not in self._rows:
                 return np.zeros_like(allowed)
-            chosen = {wanted} if isinstance(wanted, str) else set(wanted)
+            chosen = {choice} if isinstance(choice, str) else set(choice)
             codes = [code for code, value in enumerate(self.values[label]) if value in chosen]
             allowed &= np.isin(self._codes[self._rows[label]], codes)
         return allowed
 
-    def values_of(self, pictures: np.ndarray) -> dict[str, list[str]]:
-        """{label: its values} that some of these pictures have; ``pictures`` bool [n]."""
+    def values_of(self, images: np.ndarray) -> dict[str, list[str]]:
+        """{label: its values} among these images; ``images`` bool [n]."""
         found = {}
         for label, row in self._rows.items():
-            counts = np.bincount(self._codes[row][pictures] + 1, minlength=len(self.values[label]) + 1)[1:]
+            counts = np.bincount(self._codes[row][images] + 1, minlength=len(self.values[label]) + 1)[1:]
             found[label] = [value for value, count in zip(self.values[label], counts, strict=True) if count]
         return {label: values for label, values in found.items() if values}
 
 
 def check_labels(where: Where, known: Iterable[str]) -> None:
-    """Raises: UserError ``unknown_label``, with the labels that there are."""
+    """Raises: UserError ``unknown_label``, listing the known labels."""
     labels = sorted(known)
     for label in where:
         if label not in labels:
@@ -108,7 +108,7 @@ def check_labels(where: Where, known: Iterable[str]) -> None:
 
 
 class LabelIndexBuilder:
-    """Collects the labels of pictures one by one, and gives them out as ``Labels`` wants them."""
+    """Collects the labels of images one by one, for a LabelIndex."""
 
     def __init__(self) -> None:
         self._codes: dict[str, list[int]] = {}
@@ -129,5 +129,5 @@ class LabelIndexBuilder:
         return {label: list(known) for label, known in self._values.items()}
 
     def codes(self) -> np.ndarray:
-        """int32 [labels, pictures]."""
+        """int32 [labels, images]."""
         return np.array(list(self._codes.values()), dtype=np.int32).reshape(len(self._codes), self._count)

@@ -20,13 +20,13 @@ _LINES, _BYTES = "changes.jsonl", "changes.blob"
 
 @dataclass(frozen=True, slots=True)
 class ChangeRecord:
-    """The last that happened to one picture.
+    """The last change of one image.
 
     Attributes:
         number: grows with every change of the collection.
-        item: the picture's id.
-        record: as ``Collection.item`` gives it; None: it was removed.
-        vector: the picture's, little-endian f32 [E] of length 1.
+        item: the image's id.
+        record: as ``Collection.item``; None: the image was removed.
+        vector: of the image, little-endian f32 [E] of length 1.
         text_vectors: those of ``texts_of(record)``, row by row: f32 [m, E].
     """
 
@@ -38,12 +38,12 @@ class ChangeRecord:
 
 
 def caption_texts(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The captions of a picture that are texts of its collection: each once, and none of nothing but spaces."""
+    """The distinct, non-blank captions of an image: the texts of its collection."""
     return tuple(text for text in dict.fromkeys(record["captions"]) if text.strip())
 
 
 class DeltaSnapshotWriter:
-    """Hands changes over. A context manager; what is not written to its end is never read."""
+    """Writes changes into a directory. A context manager."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,40 +59,40 @@ class DeltaSnapshotWriter:
         self._lines.close()
         self._bytes.close()
 
-    def write(self, change: ChangeRecord, picture: bytes) -> None:
-        """``picture``: the bytes that a gallery shows."""
-        facts: dict[str, Any] = {"number": change.number, "item": change.item, "record": change.record}
-        for name, data in (("vector", change.vector), ("text_vectors", change.text_vectors), ("picture", picture)):
-            facts[name] = [self._bytes.tell(), len(data)]
+    def write(self, change: ChangeRecord, image: bytes) -> None:
+        """``image``: the stored bytes of the image."""
+        entry: dict[str, Any] = {"number": change.number, "item": change.item, "record": change.record}
+        for name, data in (("vector", change.vector), ("text_vectors", change.text_vectors), ("picture", image)):
+            entry[name] = [self._bytes.tell(), len(data)]
             self._bytes.write(data)
-        self._lines.write(json.dumps(facts) + "\n")
+        self._lines.write(json.dumps(entry) + "\n")
 
 
 class DeltaSnapshot:
-    """What ChangesWriter left in ``directory``, pictures and all. Raises: UserError ``changes_unreadable``."""
+    """The changes that DeltaSnapshotWriter wrote, with their images. Raises: UserError ``changes_unreadable``."""
 
     def __init__(self, directory: Path) -> None:
         self._blob = directory / _BYTES
-        self._pictures: dict[str, tuple[int, int]] = {}
+        self._ranges: dict[str, tuple[int, int]] = {}
         self.changes: list[ChangeRecord] = []
         try:
             size = self._blob.stat().st_size
             with (directory / _LINES).open(encoding="utf-8") as lines, self._blob.open("rb") as blob:
                 for line in lines:
-                    facts = json.loads(line)
-                    if sum(facts["picture"]) > size:
-                        raise ValueError("a picture is cut off")
-                    vectors = {name: _read_range(blob, *facts[name]) for name in ("vector", "text_vectors")}
-                    self.changes.append(ChangeRecord(facts["number"], facts["item"], facts["record"], **vectors))
-                    self._pictures[facts["item"]] = (facts["picture"][0], facts["picture"][1])
+                    entry = json.loads(line)
+                    if sum(entry["picture"]) > size:
+                        raise ValueError("an image is cut off")
+                    vectors = {name: _read_range(blob, *entry[name]) for name in ("vector", "text_vectors")}
+                    self.changes.append(ChangeRecord(entry["number"], entry["item"], entry["record"], **vectors))
+                    self._ranges[entry["item"]] = (entry["picture"][0], entry["picture"][1])
         except (OSError, ValueError, KeyError) as error:
             message = f"the changes of the collection cannot be read ({error}); resume the run"
             raise UserError(message, code="changes_unreadable", file=directory) from error
 
-    def pictures(self, items: Iterable[str]) -> list[bytes]:
-        """The bytes of these added pictures."""
+    def images(self, items: Iterable[str]) -> list[bytes]:
+        """The stored bytes of these added images."""
         with self._blob.open("rb") as blob:
-            return [_read_range(blob, *self._pictures[item]) for item in items]
+            return [_read_range(blob, *self._ranges[item]) for item in items]
 
 
 def _read_range(blob: Any, start: int, size: int) -> bytes:

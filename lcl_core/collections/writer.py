@@ -30,7 +30,7 @@ from lcl_core.specs.corpus_jobs import IndexSpec
 
 @dataclass(frozen=True, slots=True)
 class CollectionItem:
-    """A picture to add: ``image`` is its name, unique in the collection, and ``data`` the bytes to keep."""
+    """An image to add: ``image``: its name, unique in the collection; ``data``: the bytes to store."""
 
     image: str
     data: bytes
@@ -42,9 +42,9 @@ class CollectionItem:
 
 
 class CollectionWriter:
-    """A context manager: an exception inside it leaves nothing behind, and an older collection untouched.
+    """A context manager; an exception inside it leaves an older collection untouched and nothing new.
 
-    Add pictures, then one vector a caption of ``texts``, in that order. Vectors are scaled to length 1.
+    Add images, then one vector a caption of ``texts``, in that order. Vectors are scaled to length 1.
     """
 
     def __init__(
@@ -58,25 +58,25 @@ class CollectionWriter:
         dtype: Dtype = "f32",
     ) -> None:
         self.directory = Path(directory)
-        self._facts: dict[str, Any] = {"name": name, "dim": dim, "dtype": dtype}
-        self._facts |= {"encoder_hash": encoder_hash, "dataset_hash": dataset_hash}
-        self._beside = self.directory.with_name(f".{self.directory.name}.building")
+        self._header: dict[str, Any] = {"name": name, "dim": dim, "dtype": dtype}
+        self._header |= {"encoder_hash": encoder_hash, "dataset_hash": dataset_hash}
+        self._building = self.directory.with_name(f".{self.directory.name}.building")
         self._texts: dict[str, list[int]] = {}
         self._labels = LabelIndexBuilder()
 
     @property
     def texts(self) -> list[str]:
-        """The distinct captions so far, first seen first; a caption of nothing but spaces is left out."""
+        """The distinct, non-blank captions so far, in the order of addition."""
         return list(self._texts)
 
     def __enter__(self) -> CollectionWriter:
-        shutil.rmtree(self._beside, ignore_errors=True)  # of a builder that was killed
-        self._beside.mkdir(parents=True)
-        self._items = BlobWriter(self._beside / file_format.ITEMS)
-        self._lines = BlobWriter(self._beside / file_format.TEXTS)
-        self._images = BlobWriter(self._beside / file_format.IMAGES)
-        self._image_vectors = BlobWriter(self._beside / file_format.IMAGE_VECTORS)
-        self._text_vectors = BlobWriter(self._beside / file_format.TEXT_VECTORS)
+        shutil.rmtree(self._building, ignore_errors=True)  # of a killed writer
+        self._building.mkdir(parents=True)
+        self._items = BlobWriter(self._building / file_format.ITEMS)
+        self._lines = BlobWriter(self._building / file_format.TEXTS)
+        self._images = BlobWriter(self._building / file_format.IMAGES)
+        self._image_vectors = BlobWriter(self._building / file_format.IMAGE_VECTORS)
+        self._text_vectors = BlobWriter(self._building / file_format.TEXT_VECTORS)
         self._item_keys: dict[int, str] = {}
         return self
 
@@ -86,20 +86,20 @@ class CollectionWriter:
         try:
             if kind is None:
                 self._finish()
-                _replace_directory(self._beside, self.directory)
+                _replace_directory(self._building, self.directory)
         finally:
             for pieces in self._open_files():
                 pieces.file.close()
-            shutil.rmtree(self._beside, ignore_errors=True)
+            shutil.rmtree(self._building, ignore_errors=True)
 
     def add_items(self, items: Sequence[CollectionItem], vectors: np.ndarray, *, unit: bool = False) -> None:
-        """Add pictures with their vectors [len(items), E].
+        """Add images with their vectors [len(items), E].
 
         Args:
-            unit: they are of length 1, and kept to the bit: those of another collection stay what they are.
+            unit: the vectors have length 1 and are stored to the bit, as those copied from another collection.
 
         Raises:
-            UserError: ``bad_vector``; ``duplicate_item`` for a name that is there already.
+            UserError: ``bad_vector``; ``duplicate_item`` for a name that was added before.
         """
         rows = self._checked(vectors, len(items), unit)
         for item, row in zip(items, rows, strict=True):
@@ -115,22 +115,22 @@ class CollectionWriter:
             self._text_vectors.append(row.tobytes())
 
     def link(self, progress: OnProgress | None = None) -> None:
-        """Once all vectors are there: make the graph of each side that is too large for one pass over it.
+        """Build the HNSW graph of images, and of texts, where they are too many for exact search; call it last.
 
         Args:
-            progress: told how many rows more are linked; what it raises ends the making of the collection.
+            progress: receives the number of rows linked since its last call; its exceptions end the build.
 
         Raises: UserError ``missing_extra``.
         """
         for target, pieces, name in self._large():
             pieces.file.flush()
-            dtype, shape = file_format.NUMPY_DTYPES[self._facts["dtype"]], (pieces.count, self._facts["dim"])
-            vectors = np.memmap(self._beside / name, dtype, mode="r", shape=shape)
-            write_hnsw_index(self._beside / file_format.GRAPHS[target], vectors, progress)
+            dtype, shape = file_format.NUMPY_DTYPES[self._header["dtype"]], (pieces.count, self._header["dim"])
+            vectors = np.memmap(self._building / name, dtype, mode="r", shape=shape)
+            write_hnsw_index(self._building / file_format.GRAPHS[target], vectors, progress)
 
     @property
     def rows_to_index(self) -> int:
-        """How many ``link`` will tell of."""
+        """Number of rows that ``link`` will report."""
         return sum(pieces.count for _, pieces, _ in self._large())
 
     def _large(self) -> list[tuple[Target, BlobWriter, str]]:
@@ -143,7 +143,7 @@ class CollectionWriter:
     def _add(self, item: CollectionItem) -> None:
         key = file_format.stable_hash64(item.image)
         if key in self._item_keys:
-            message = f"picture {item.image!r} was added before (as {self._item_keys[key]!r})"
+            message = f"image {item.image!r} was added before (as {self._item_keys[key]!r})"
             raise UserError(message, code="duplicate_item")
         row = len(self._item_keys)
         self._item_keys[key] = item.image
@@ -166,13 +166,13 @@ class CollectionWriter:
 
     def _checked(self, vectors: np.ndarray, count: int, unit: bool) -> np.ndarray:
         rows = np.asarray(vectors, dtype=np.float32)
-        if rows.shape != (count, self._facts["dim"]):
-            message = f"vectors of shape {rows.shape} where ({count}, {self._facts['dim']}) was expected"
+        if rows.shape != (count, self._header["dim"]):
+            message = f"vectors of shape {rows.shape} where ({count}, {self._header['dim']}) was expected"
             raise UserError(message, code="bad_vector")
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise UserError("a vector is all zero or not finite; the encoder is damaged", code="bad_vector")
-        return (rows if unit else rows / lengths).astype(file_format.NUMPY_DTYPES[self._facts["dtype"]])
+        return (rows if unit else rows / lengths).astype(file_format.NUMPY_DTYPES[self._header["dtype"]])
 
     def _finish(self) -> None:
         if self._text_vectors.count != len(self._texts):
@@ -193,7 +193,7 @@ class CollectionWriter:
         self._save(file_format.TEXT_ITEM_ROWS, rows)
         self._save(file_format.LABEL_CODES, self._labels.codes())
         values = json.dumps(self._labels.values(), ensure_ascii=False)
-        (self._beside / file_format.LABELS).write_text(values, encoding="utf-8")
+        (self._building / file_format.LABELS).write_text(values, encoding="utf-8")
         self._write_manifest()
 
     def _write_manifest(self) -> None:
@@ -204,16 +204,19 @@ class CollectionWriter:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             images=len(self._item_keys),
             texts=len(self._texts),
-            files={name: _file_entry(self._beside / name) for name in self._written()},
-            **self._facts,
+            files={name: _file_entry(self._building / name) for name in self._written()},
+            **self._header,
         )
-        write_json_atomically(self._beside / file_format.MANIFEST, manifest.model_dump())
+        write_json_atomically(self._building / file_format.MANIFEST, manifest.model_dump())
 
     def _written(self) -> list[str]:
-        return [*file_format.FILES, *(name for name in file_format.GRAPHS.values() if (self._beside / name).is_file())]
+        return [
+            *file_format.FILES,
+            *(name for name in file_format.GRAPHS.values() if (self._building / name).is_file()),
+        ]
 
     def _save(self, name: str, array: np.ndarray) -> None:
-        np.save(self._beside / name, array, allow_pickle=False)
+        np.save(self._building / name, array, allow_pickle=False)
 
     def _open_files(self) -> tuple[BlobWriter, ...]:
         return self._items, self._lines, self._images, self._image_vectors, self._text_vectors
@@ -259,7 +262,7 @@ def _file_entry(path: Path) -> file_format.FileEntry:
 
 
 def _replace_directory(beside: Path, directory: Path) -> None:
-    """Swap in the new directory. Readers of an older one keep what they have mapped."""
+    """Replace the directory by the new one. Readers of the older one keep their mapped files."""
     older = directory.with_name(f".{directory.name}.older")
     shutil.rmtree(older, ignore_errors=True)
     if directory.exists():
@@ -272,49 +275,49 @@ _COPY_ROWS = 256  # with their pictures, up to a megabyte each
 
 
 class AppendSource:
-    """Nothing, as long as a collection is made anew.
+    """Source of an index run that starts an empty collection.
 
     Attributes:
-        facts: what the run's result says of it, by which it is known where the new directory belongs.
-        index: what searches it, ``files`` or ``pgvector``.
+        metadata: for the run's result: the collection that the new directory belongs to.
+        index: ``files`` or ``pgvector``.
     """
 
     name = ""
     dataset_hash = ""
     texts = 0
-    facts: Mapping[str, Any] = {}
+    metadata: Mapping[str, Any] = {}
     index = "files"
 
     def __len__(self) -> int:
         return 0
 
     def __contains__(self, image: str) -> bool:
-        """Whether it holds a picture of that name."""
+        """Whether it holds an image of that name."""
         return False
 
     def check_encoder(self, encoder_hash: str) -> None:
         """Raises: UserError ``encoder_mismatch``."""
 
     def copy_into(self, writer: CollectionWriter, progress: Callable[[int], None]) -> int:
-        """Add all pictures, their vectors to the bit; how many. Raises: whatever ``progress`` raises."""
+        """Copy all images, with their vectors to the bit; their number. Raises: what ``progress`` raises."""
         return 0
 
     def text_vectors(self, texts: Sequence[str], dim: int) -> tuple[np.ndarray, list[int]]:
-        """f32 [len(texts), dim], and the places of those that it does not hold, whose rows are to be filled."""
+        """f32 [len(texts), dim], and the indices of texts without a vector, whose rows the caller fills."""
         return np.zeros((len(texts), dim), np.float32), list(range(len(texts)))
 
 
 class CollectionAppendSource(AppendSource):
-    """A collection with the changes that were handed over to the run."""
+    """An existing collection with its delta."""
 
     def __init__(
-        self, collection: CollectionWithDelta, handed: DeltaSnapshot, facts: Mapping[str, Any], index: str
+        self, collection: CollectionWithDelta, snapshot: DeltaSnapshot, metadata: Mapping[str, Any], index: str
     ) -> None:
         self._collection = collection
-        self._handed = handed
+        self._snapshot = snapshot
         self.name, self.dataset_hash = collection.name, collection.manifest.dataset_hash
         self.texts = collection.count("texts")
-        self.facts, self.index = facts, index
+        self.metadata, self.index = metadata, index
 
     def __len__(self) -> int:
         return len(self._collection)
@@ -340,7 +343,9 @@ class CollectionAppendSource(AppendSource):
             places = range(start, min(start + _COPY_ROWS, total))
             ids, vectors = self._collection.at("images", places)
             records = [self._collection.record("images", place) for place in places]
-            items = [_collection_item(record, data) for record, data in zip(records, self._pictures(ids), strict=True)]
+            items = [
+                _collection_item(record, data) for record, data in zip(records, self._image_bytes(ids), strict=True)
+            ]
             writer.add_items(items, vectors, unit=True)
             progress(len(places))
         return total
@@ -355,30 +360,32 @@ class CollectionAppendSource(AppendSource):
                 missing.append(at)
         return vectors, missing
 
-    def _pictures(self, ids: Sequence[str]) -> list[bytes]:
+    def _image_bytes(self, ids: Sequence[str]) -> list[bytes]:
         added = [item for item in ids if self._collection.is_added(item)]
-        handed = dict(zip(added, self._handed.pictures(added), strict=True))
-        return [handed[item] if item in handed else self._collection.image_bytes(item) for item in ids]
+        new = dict(zip(added, self._snapshot.images(added), strict=True))
+        return [new[item] if item in new else self._collection.image_bytes(item) for item in ids]
 
 
 EMPTY_SOURCE = AppendSource()
 
 
 def open_append_source(run: Mapping[str, Any], spec: IndexSpec) -> AppendSource:
-    """What ``run.json`` hands over. Every byte is compared first: what is damaged is not copied on.
+    """The collection that ``run.json`` names, its checksums verified, with its delta; an empty source to replace it.
 
     Raises: UserError ``unknown_collection``, ``collection_unreadable``, ``collection_changed``.
     """
     if spec.mode == "replace":
         return EMPTY_SOURCE
-    given = run.get("collections", {}).get(spec.collection)
-    if given is None:
+    entry = run.get("collections", {}).get(spec.collection)
+    if entry is None:
         message = f"collection {spec.collection!r} does not exist; make it first, with mode replace"
         raise UserError(message, code="unknown_collection", field="collection")
-    handed = DeltaSnapshot(Path(given["changes"]))
-    collection = CollectionWithDelta(Collection.open(given["path"], verify=True), Delta().with_changes(handed.changes))
-    facts = {"id": given["id"], "base": given["stored"], "through": given["through"]}
-    return CollectionAppendSource(collection, handed, facts, given["index"])
+    snapshot = DeltaSnapshot(Path(entry["changes"]))
+    collection = CollectionWithDelta(
+        Collection.open(entry["path"], verify=True), Delta().with_changes(snapshot.changes)
+    )
+    metadata = {"id": entry["id"], "base": entry["stored"], "through": entry["through"]}
+    return CollectionAppendSource(collection, snapshot, metadata, entry["index"])
 
 
 def _collection_item(record: Mapping[str, Any], data: bytes) -> CollectionItem:

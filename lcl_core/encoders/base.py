@@ -1,6 +1,7 @@
-"""Protocols of encoders: image encoders and text encoders of any library.
+"""Encoders in memory: base classes of image and text encoders, whatever library made them.
 
-Shapes: n images of side S, N patch tokens of width W, E numbers in a pooled latent.
+Shapes: n images of side S, N patch tokens of width W, E numbers in a pooled latent. What only some encoders can do is a
+protocol of its own: ``captioning.Captioner``, ``captioning.AttentionMaps``.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lcl_core.data.transforms import augment
-from lcl_core.specs.evaluate import DecodingSpec
 from lcl_core.specs.pretrain import AugmentationSpec
+
+RANDOM_INIT_SEED = 0
 
 
 class TextEncoder(ABC):
-    """A text encoder. One that was loaded is frozen, as a :class:`~lcl_core.encoders.base.ImageEncoder` is.
+    """A text encoder; frozen when loaded.
 
     Attributes:
-        identity: what makes its features its own, as of a tower.
+        identity: everything that its features depend on, as of :class:`ImageEncoder`.
     """
 
     identity: dict[str, str]
@@ -36,7 +38,7 @@ class TextEncoder(ABC):
     @property
     @abstractmethod
     def module(self) -> nn.Module:
-        """What reads: its parameters are those that learn along."""
+        """The network; its parameters are those that fine-tuning trains."""
 
     @property
     @abstractmethod
@@ -53,32 +55,36 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens of each text are read, start and end included."""
+        """Tokens read of each text, start and end included."""
 
     @abstractmethod
     def copy(self) -> Self:
-        """One of its own whose :attr:`module` can be trained; this one stays as it is."""
-
-
-RANDOM_INIT_SEED = 0
+        """A copy whose :attr:`module` can be trained; this one stays as it is."""
 
 
 class ImageEncoder(ABC):
-    """An image encoder, and its text encoder where it has one.
+    """An image encoder, with its text encoder where it has one.
 
-    A tower that is loaded is frozen: in evaluation mode, fp32, without gradients. One without patch tokens (a CNN)
-    gives the places of its last feature map as tokens.
+    A loaded one is frozen: evaluation mode, fp32, no gradients. An encoder without patch tokens (a CNN) gives the
+    positions of its last feature map as tokens.
+
+    Attributes:
+        weights_hash: sha256 of the weights.
+        preprocessing_bytes: memory that ``preprocess`` takes for each pixel of an image, beside the image.
     """
 
-    @classmethod
-    @abstractmethod
-    def matches(cls, directory: Path) -> bool:
-        """Is this kind of encoder saved there? Looks at names and small files alone."""
+    weights_hash: str
+    preprocessing_bytes: ClassVar[int] = (
+        16  # other libraries copy the image, as RGB and as arrays, before they shrink it
+    )
 
     @classmethod
     @abstractmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path, file_hashes: Mapping[str, str] | None = None) -> Self:
         """The saved encoder, frozen, on the GPU when there is one.
+
+        Args:
+            file_hashes: sha256 of the directory's files by name, where they are known.
 
         Raises:
             UserError: ``encoder_unreadable``, naming the directory and what is wrong with it.
@@ -101,29 +107,54 @@ class ImageEncoder(ABC):
 
     @property
     @abstractmethod
+    def embed_dim(self) -> int | None:
+        """E; none where there are no pooled latents."""
+
+    @property
+    @abstractmethod
     def module(self) -> nn.Module:
-        """What looks at pictures: its parameters are those that full transfer trains."""
+        """The vision network; its parameters are those that full transfer trains."""
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """How many numbers the whole encoder learnt, its text encoder included."""
+        """Number of parameters of the whole encoder, text encoder included."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, str]:
-        """What makes the encoder's features its own: ``weights`` (a hash of them), and whatever else they depend on."""
+        """Everything that the features depend on: ``weights`` (their hash), settings and versions of the code."""
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        """Reads texts into the space of the pooled latents; none where the encoder reads none."""
+        return None
 
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
+    def to(self, device: torch.device) -> Self:
+        """Move all networks."""
+        self.module.to(device)
+        if self.text_encoder is not None:
+            self.text_encoder.module.to(device)
+        return self
+
+    def for_dtype(self, dtype: torch.dtype) -> ImageEncoder:
+        """The encoder that computes fastest under autocast to ``dtype``; its results are equal to the bit."""
+        return self
+
+    def drop_vision(self) -> ImageEncoder:
+        """The encoder without its vision network, for texts alone; itself where both networks hang together."""
+        return self
+
     @abstractmethod
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """[n, 3, S, S] as the encoder is asked about them; on the CPU."""
+        """[n, 3, S, S] by the encoder's evaluation transform; on the CPU."""
 
     def training_pixels(self, images: Sequence[Image.Image], spec: AugmentationSpec, draw: random.Random) -> Tensor:
-        """[n, 3, S, S] as the encoder learns from them, cropped and coloured by ``draw``; on the CPU."""
+        """[n, 3, S, S] for training, cropped and coloured by ``draw``; on the CPU."""
         return torch.from_numpy(np.stack([augment(image, self.image_size, draw, spec) for image in images]))
 
     @abstractmethod
@@ -134,23 +165,9 @@ class ImageEncoder(ABC):
     def encode(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
         """[n, 3, S, S] → pooled latents [n, E], L2-normalised (none where the encoder has none), and patch tokens."""
 
-    @property
-    @abstractmethod
-    def text_encoder(self) -> TextEncoder | None:
-        """What reads texts into the space of the pooled latents; none where the encoder reads none."""
-
-    def texts(self, texts: Sequence[str]) -> Tensor | None:
+    def encode_texts(self, texts: Sequence[str]) -> Tensor | None:
         """Features [n, E] of texts, L2-normalised; none where the encoder reads none."""
         return None if self.text_encoder is None else F.normalize(self.text_encoder.features(texts).float(), dim=-1)
-
-    def captions(self, pixels: Tensor, spec: DecodingSpec, seed: int) -> list[str] | None:
-        """What the encoder's own text tower writes of [n, 3, S, S], one text each; none where it writes none."""
-        return None
-
-    @property
-    @abstractmethod
-    def embed_dim(self) -> int | None:
-        """E; none where there are no pooled latents."""
 
     @abstractmethod
     def layers(self) -> list[list[nn.Parameter]]:
@@ -158,15 +175,15 @@ class ImageEncoder(ABC):
 
     @abstractmethod
     def copy(self) -> Self:
-        """One of its own whose :attr:`module` can be trained; this one stays as it is."""
+        """A copy whose :attr:`module` can be trained; this one stays as it is."""
 
     @abstractmethod
     def random_init(self) -> Self:
-        """The same architecture with the weights that it starts from, at a fixed seed; frozen."""
+        """The same architecture with its initial weights at a fixed seed; frozen."""
 
     @cached_property
     def transform(self) -> str:
-        """Hash of what the transform makes of a fixed picture: equal for equal transforms."""
+        """Hash of the transform's output for a fixed image: equal for equal transforms."""
         noise = np.random.default_rng(0).integers(0, 256, (61, 97, 3), dtype=np.uint8)
         pixels = self.preprocess([Image.fromarray(noise)])
         return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
@@ -176,3 +193,12 @@ def freeze(model: nn.Module) -> None:
     """To the GPU when there is one, fp32, evaluation mode, no gradients."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.float().eval().requires_grad_(False)
+
+
+def hash_state_dict(module: nn.Module) -> str:
+    """sha256 (hex) of names and values of all weights, sorted by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

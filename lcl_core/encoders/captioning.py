@@ -1,15 +1,20 @@
-"""Requests of text generation: decoding options, stream listeners, prepared images. Imports no torch."""
+"""Text generation by encoders: options, listeners, prepared images, and the capability protocols. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lcl_core.common.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
+
+    from lcl_core.specs.evaluate import DecodingSpec
+
+FinishedTexts = list[tuple[int, str]]  # (row, text) of the texts that one step completed
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +23,12 @@ class GenerationConfig:
 
     Args:
         prompt: text that the caption continues.
-        context: text before the picture.
-        max_new_tokens: length at most, 1 to 256 tokens.
+        context: text before the image.
+        max_new_tokens: 1 to 256.
         num_beams: 1 to 16.
         top_p: probability mass of the nucleus, above 0 to 1.
         temperature: of the sampling, above 0 to 10.
-        seed: of the sampling; the same seed and pictures give the same captions. Picture i of a list is drawn with
-            ``seed`` + i.
+        seed: of the sampling; image i of a list is sampled with ``seed`` + i.
 
     Raises:
         UserError: ``bad_decoding``, naming the field.
@@ -48,7 +52,6 @@ class GenerationConfig:
 
     @property
     def sampled(self) -> bool:
-        """Whether chance plays a part."""
         return self.top_p is not None
 
 
@@ -58,16 +61,16 @@ def _require(holds: bool, field: str, rule: str) -> None:
 
 
 def _ignore(_: str) -> None:
-    """Waits for the whole text."""
+    """For listeners of the whole text alone."""
 
 
 @dataclass(slots=True, eq=False)
 class StreamListener:
-    """Is told each piece of text, in the thread that writes it.
+    """Receives each piece of a text, in the thread that generates it.
 
     Attributes:
-        hear: takes a piece; must not block. One that raises has left.
-        has_left: set by any thread: nobody waits for the text any more, so that it is not written to its end.
+        on_text: must not block. A listener that raises is cancelled.
+        cancelled: set by any thread: generation of this text stops at the next step.
     """
 
     on_text: Callable[[str], None] = _ignore
@@ -77,18 +80,64 @@ class StreamListener:
         if piece and not self.cancelled:
             try:
                 self.on_text(piece)
-            except Exception:  # whatever is wrong with a reader, others are written for beside it
+            except Exception:  # other texts of the batch must go on
                 self.cancelled = True
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """What ``BatchingSession.prepare`` makes of an image, which need not be kept any longer.
+    """An image as ``BatchedEngine.prepare`` returns it; the image itself need not be kept.
 
     Attributes:
-        pixels: f32 [3, S, S], on the CPU; None where the encoder's own preparation failed.
+        pixels: f32 [3, S, S], on the CPU; None where preprocessing failed.
         error: why it failed. A broken image fails alone, in its own future.
     """
 
     pixels: Tensor | None
     error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPrompt:
+    """A document without its end.
+
+    Attributes:
+        ids: its tokens, placeholders of images included.
+        pixels: f32 [k, 3, S, S], its images in order, on the CPU.
+    """
+
+    ids: list[int]
+    pixels: Tensor
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """An image encoder that generates text."""
+
+    def captions(self, pixels: Tensor, spec: DecodingSpec, seed: int) -> list[str]:
+        """[n, 3, S, S] → one text each; text i is sampled with ``seed`` + i."""
+
+    def encode_document(self, parts: Sequence[str | Image | PreparedImage]) -> DocumentPrompt:
+        """Texts and images as training interleaves them. Raises: UserError ``document_too_long``,
+        ``image_unreadable`` naming the part."""
+
+    def generate_captions(
+        self, pixels: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
+    ) -> Iterator[FinishedTexts]:
+        """[n, 3, S, S] → at each step the captions that it completed. Raises: UserError ``prompt_too_long``."""
+
+    def continue_document(
+        self, prompt: DocumentPrompt, config: GenerationConfig, listener: StreamListener
+    ) -> Iterator[FinishedTexts]:
+        """The continuation of a document, as ``generate_captions``, of one row."""
+
+
+@runtime_checkable
+class AttentionMaps(Protocol):
+    """An image encoder that shows how much each patch weighs in the pooled latent."""
+
+    def crop_box(self, image: Image) -> tuple[float, float, float, float]:
+        """The part of an image that the model reads: left, top, right, bottom as shares of its width and height."""
+
+    def attention_maps(self, pixels: Tensor) -> Tensor:
+        """[n, 3, S, S] → [n, heads, rows, columns]; each head sums to 1."""

@@ -54,7 +54,7 @@ class EfficientNetImageEncoder(ExternalImageEncoder):
             return torch.empty(0, 3, self.side, self.side)
         return self.renormalised(torch.from_numpy(np.stack([eval_transform(image, self.side) for image in images])))
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.network
         features = sight.extract_features(pixels)
         return features.mean((2, 3)), feature_map_to_tokens(features)

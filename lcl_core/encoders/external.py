@@ -25,8 +25,9 @@ from torch.nn import functional as F
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
-from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze
-from lcl_core.encoders.detect import EncoderFormat, hash_weights, is_kind
+from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze, hash_state_dict
+from lcl_core.encoders.detect import EncoderFormat, hash_weights
+from lcl_core.encoders.file_hashes import Hashes, combined_weights_hash
 from lcl_core.encoders.safetensors_header import TensorHeader, read_header
 from lcl_core.encoders.schemas.validate import check_loadable
 from lcl_core.specs.pretrain import AugmentationSpec
@@ -186,7 +187,7 @@ class ExternalTextEncoder(TextEncoder):
 class ExternalImageEncoder(ImageEncoder):
     """An image encoder of another library, in that library's own network and transform.
 
-    A class of it says in :meth:`build` how the library makes them, and in :meth:`see` what the network answers.
+    A class of it says in :meth:`build` how the library makes them, and in :meth:`outputs` what the network answers.
 
     Attributes:
         kind: of :class:`~lcl_core.encoders.detect.EncoderFormat`.
@@ -205,13 +206,13 @@ class ExternalImageEncoder(ImageEncoder):
 
     def __init__(self, directory: Path, origin: EncoderFormat, *, trained: bool) -> None:
         self.directory, self.origin = directory, origin
-        self._text_side: ExternalTextEncoder | None = None
+        self._text_encoder: ExternalTextEncoder | None = None
         self.build(trained)
         if not trained:
-            self.weights_hash = _hash_state_dict(self.network)
+            self.weights_hash = hash_state_dict(self.network)
         freeze(self.network)
-        if self._text_side is not None:
-            freeze(self._text_side.network)
+        if self._text_encoder is not None:
+            freeze(self._text_encoder.network)
 
     @abstractmethod
     def build(self, trained: bool) -> None:
@@ -222,17 +223,16 @@ class ExternalImageEncoder(ImageEncoder):
         """
 
     @abstractmethod
-    def see(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+    def outputs(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
         """[n, 3, S, S] → pooled latents [n, E] as the library has them (or none), and patch tokens [n, N, W]."""
 
     @classmethod
-    def matches(cls, directory: Path) -> bool:
-        return is_kind(directory, cls.kind)
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path, file_hashes: Hashes | None = None) -> Self:
         with wrap_load_errors(directory):
-            return cls(directory, check_loadable(directory), trained=True)
+            found = cls(directory, check_loadable(directory), trained=True)
+        if file_hashes:
+            found.weights_hash = combined_weights_hash(file_hashes, found.origin.weights)
+        return found
 
     def random_init(self) -> Self:
         with torch.random.fork_rng(devices=[]), wrap_load_errors(self.directory):
@@ -248,7 +248,7 @@ class ExternalImageEncoder(ImageEncoder):
     def _shapes(self) -> tuple[int | None, int, int]:
         """(E, N, W), by asking."""
         with torch.inference_mode():
-            pooled, patches = self.see(torch.zeros(1, 3, self.side, self.side, device=self.device))
+            pooled, patches = self.outputs(torch.zeros(1, 3, self.side, self.side, device=self.device))
         return None if pooled is None else pooled.shape[1], patches.shape[1], patches.shape[2]
 
     @property
@@ -273,17 +273,19 @@ class ExternalImageEncoder(ImageEncoder):
 
     @property
     def text_encoder(self) -> TextEncoder | None:
-        if self._text_side is not None and not self._text_side.identity:
-            self._text_side.identity = self.identity
-        return self._text_side
+        if self._text_encoder is not None and not self._text_encoder.identity:
+            self._text_encoder.identity = self.identity
+        return self._text_encoder
 
     @property
     def parameters(self) -> int:
-        return count_parameters(self.network) + (count_parameters(self._text_side.network) if self._text_side else 0)
+        return count_parameters(self.network) + (
+            count_parameters(self._text_encoder.network) if self._text_encoder else 0
+        )
 
     @cached_property
-    def weights_hash(self) -> str:
-        """Of the saved weights, made when it is asked for; who has hashed the files already sets it."""
+    def weights_hash(self) -> str:  # type: ignore[override]
+        """Of the saved weights; computed at first use, unless ``load`` was given the hashes of the files."""
         return hash_weights(self.directory, self.origin.weights)
 
     @cached_property
@@ -300,10 +302,10 @@ class ExternalImageEncoder(ImageEncoder):
         return (levels - _per_channel(self.mean)) / _per_channel(self.deviation)
 
     def patches(self, pixels: Tensor) -> Tensor:
-        return self.see(pixels)[1]
+        return self.outputs(pixels)[1]
 
     def encode(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
-        pooled, patches = self.see(pixels)
+        pooled, patches = self.outputs(pixels)
         return None if pooled is None else F.normalize(pooled.float(), dim=-1), patches
 
     def layers(self) -> list[list[nn.Parameter]]:
@@ -326,11 +328,3 @@ def feature_map_to_tokens(features: Tensor) -> Tensor:
 
 def _per_channel(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[:, None, None]
-
-
-def _hash_state_dict(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from lcl_core.encoders.base import freeze
-from lcl_core.encoders.detect import IMAGES, TEXTS, EncoderFormat, detect_encoder, hash_weights, is_kind
+from lcl_core.encoders.detect import TEXTS, EncoderFormat, hash_weights
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,
@@ -41,10 +41,6 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
     kind = "huggingface"
     library = _LIBRARY
 
-    @classmethod
-    def recognises(cls, directory: Path) -> bool:
-        return is_kind(directory, cls.kind) and IMAGES in detect_encoder(directory).reads
-
     def build(self, trained: bool) -> None:
         model = _model(self.directory, self.origin, trained)
         self.network = _VisionModule(model) if hasattr(model, "vision_model") else model
@@ -53,7 +49,7 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
         self.mean = (0.0,) * 3 if neutral else self._processor.image_mean
         self.deviation = (1.0,) * 3 if neutral else self._processor.image_std
         self.side = square_side(self.directory, tuple(self._pixels([_PROBE_IMAGE]).shape[2:]))
-        self._text_side = _paired_texts(self.directory, model) if TEXTS in self.origin.reads else None
+        self._text_encoder = _paired_texts(self.directory, model) if TEXTS in self.origin.reads else None
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         return self._pixels(images) if images else torch.empty(0, 3, self.side, self.side)
@@ -61,7 +57,7 @@ class HuggingFaceImageEncoder(ExternalImageEncoder):
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         return self._processor(images=list(images), return_tensors="pt")["pixel_values"]
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         found = self.network(pixel_values=pixels)
         states, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
         if states.ndim == 4:

@@ -1,4 +1,4 @@
-"""Encoders of this product: LCLModel with its processor, as image encoder, text encoder and text generator."""
+"""Encoders of this product: LCLModel with its processor, as image encoder, text encoder and captioner."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import logging as transformers_logging
 
 from lcl_core import __version__
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import sha256_file
-from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze
-from lcl_core.encoders.captioning import PreparedImage, StreamListener
-from lcl_core.encoders.detect import is_kind
+from lcl_core.data.transforms import eval_box
+from lcl_core.encoders.base import RANDOM_INIT_SEED, ImageEncoder, TextEncoder, freeze, hash_state_dict
+from lcl_core.encoders.captioning import (
+    DocumentPrompt,
+    FinishedTexts,
+    GenerationConfig,
+    PreparedImage,
+    StreamListener,
+)
+from lcl_core.encoders.detect import WEIGHTS, hash_weights
 from lcl_core.encoders.schemas.validate import check_loadable
-from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,
     beam_search,
+    caption_prefix,
     check_context_length,
+    document_prefix,
     document_prompt_ids,
     generate_captions,
     generate_tokens,
@@ -37,13 +45,12 @@ from lcl_core.model.generation import (
 from lcl_core.specs.evaluate import DecodingSpec
 from lcl_core.train.factory import build_model
 
-if TYPE_CHECKING:
-    from lcl_core.encoders.captioning import GenerationConfig
-
-
-_PRODUCTS = re.compile(
+DOCUMENT_FIELD = "document"  # of requests
+_PRECAST = re.compile(
     r"(visual|text)\.transformer\.resblocks\.\d+\.(attn\.(in_proj_|out_proj\.)|mlp\.(c_fc|c_proj)\.)(weight|bias)"
 )
+_UNHASHED_CONFIG = ("_name_or_path", "architectures", "dtype", "transformers_version")
+_QUERY_TOKENS = 77  # context length of a query, as the paper's encode_text
 
 
 def precast_bf16(model: LCLModel) -> LCLModel:
@@ -53,126 +60,16 @@ def precast_bf16(model: LCLModel) -> LCLModel:
     What is not rounded (embeddings, norms, head) is the same memory in both.
     """
     shared = {id(weight): weight for name, weight in model.named_parameters() if not is_precast(name)}
-    twin = copy.deepcopy(model, shared)
-    for name, weight in twin.named_parameters():
+    precast = copy.deepcopy(model, shared)
+    for name, weight in precast.named_parameters():
         if is_precast(name):
             weight.data = weight.data.to(torch.bfloat16)
-    return twin
+    return precast
 
 
 def is_precast(name: str) -> bool:
-    """Is the parameter, or tensor of a saved encoder, a weight or bias of a block's four products?"""
-    return _PRODUCTS.fullmatch(name) is not None
-
-
-DOCUMENT_FIELD = "document"  # what requests call it
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentPrompt:
-    """A document without its end.
-
-    Attributes:
-        ids: its tokens, placeholders of pictures included.
-        pixels: f32 [k, 3, S, S], its pictures in order, on the CPU.
-    """
-
-    ids: list[int]
-    pixels: Tensor
-
-
-def encode_document(
-    config: LCLConfig, processor: LCLProcessor, parts: Sequence[str | Image.Image | PreparedImage]
-) -> DocumentPrompt:
-    """Lay texts and images out as training does interleaved documents.
-
-    Raises:
-        UserError: ``document_too_long``; ``image_unreadable`` naming the part.
-    """
-    ids = document_prompt_ids(config, processor, [part if isinstance(part, str) else None for part in parts])
-    check_context_length(config, ids, DOCUMENT_FIELD)  # before pictures are prepared
-    pictures = [_image_pixels(processor, part, place) for place, part in enumerate(parts) if not isinstance(part, str)]
-    return DocumentPrompt(ids, torch.cat([processor.preprocess([]), *pictures]))
-
-
-def _image_pixels(processor: LCLProcessor, image: Image.Image | PreparedImage, place: int) -> Tensor:
-    try:
-        if isinstance(image, Image.Image):
-            return processor.preprocess([image])
-        if image.pixels is not None:
-            return image.pixels.unsqueeze(0)
-        raise image.error or ValueError("no pixels")
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises whatever a broken picture makes it
-        message = f"the picture cannot be read ({error}); send another"
-        raise UserError(message, code="image_unreadable", field=f"{DOCUMENT_FIELD}.{place}") from error
-
-
-FinishedTexts = list[tuple[int, str]]
-
-
-@torch.inference_mode()
-def generate_texts(
-    model: LCLModel,
-    processor: LCLProcessor,
-    prefix: Tensor,
-    options: GenerationConfig,
-    seeds: Sequence[int],
-    readers: Sequence[StreamListener],
-) -> Iterator[FinishedTexts]:
-    """After embeddings [n, L, D]: step by step, which texts are complete, as (row, text).
-
-    Readers are told the pieces: of a beam search one, since which beginning wins is known at the end alone. A row whose
-    reader has left is complete with what there is.
-    """
-    if options.num_beams > 1:
-        yield from _beam_search(model, processor, prefix, options, readers)
-        return
-    open_rows = {row: IncrementalDetokenizer(processor) for row in range(len(readers))}
-    for ids in generate_tokens(model, prefix, options.max_new_tokens, options.top_p, options.temperature, seeds):
-        tokens = ids.tolist()
-        for row, spelling in open_rows.items():
-            readers[row].notify(spelling.add(tokens[row]))
-        over = [row for row, spelling in open_rows.items() if spelling.ended or readers[row].cancelled]
-        yield _finish_rows(open_rows, readers, over)
-        if not open_rows:
-            return
-    yield _finish_rows(open_rows, readers, list(open_rows))
-
-
-def _beam_search(
-    model: LCLModel,
-    processor: LCLProcessor,
-    prefix: Tensor,
-    options: GenerationConfig,
-    readers: Sequence[StreamListener],
-) -> Iterator[FinishedTexts]:
-    missing = set(range(len(readers)))
-    for found in beam_search(model, prefix, options.max_new_tokens, options.num_beams):
-        texts = {row: processor.decode(ids) for row, ids in found if row in missing}
-        for row, text in texts.items():
-            readers[row].notify(text)
-        texts |= {row: "" for row in missing - texts.keys() if readers[row].cancelled}
-        missing -= texts.keys()
-        yield list(texts.items())
-        if not missing:
-            return
-
-
-def _finish_rows(
-    open_rows: dict[int, IncrementalDetokenizer], readers: Sequence[StreamListener], rows: Sequence[int]
-) -> FinishedTexts:
-    """Take rows out; their texts."""
-    done = {row: open_rows.pop(row) for row in rows}
-    for row, spelling in done.items():
-        readers[row].notify(spelling.flush())
-    return [(row, spelling.text) for row, spelling in done.items()]
-
-
-_WEIGHTS = "model.safetensors"
-_UNHASHED_CONFIG = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a configuration
-_QUERY_TOKENS = 77  # the authors' zero-shot context length
+    """Whether a parameter, or tensor of a saved encoder, is a weight or bias of a block's four products."""
+    return _PRECAST.fullmatch(name) is not None
 
 
 class LCLTextEncoder(TextEncoder):
@@ -191,29 +88,32 @@ class LCLTextEncoder(TextEncoder):
     def width(self) -> int:
         return self._model.config.embed_dim
 
-    def features(self, texts: Sequence[str]) -> Tensor:
-        ids = self._processor.encode_texts(texts).to(self._model.device)
-        return self._model.get_text_features(input_ids=ids, context_length=self._limit, normalize=False)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [min(len(self._processor.tokenizer.encode(text)) + 2, self._limit) for text in texts]
-
     @property
-    def _limit(self) -> int:
+    def max_tokens(self) -> int:
+        """Tokens read of a text; the rest is cut off."""
         return min(_QUERY_TOKENS, self._model.config.context_length)
 
+    def features(self, texts: Sequence[str]) -> Tensor:
+        ids = self._processor.encode_texts(list(texts)).to(self._model.device)
+        return self._model.get_text_features(input_ids=ids, context_length=self.max_tokens, normalize=False)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [min(len(self._processor.tokenizer.encode(text)) + 2, self.max_tokens) for text in texts]
+
     def copy(self) -> Self:
-        model = copy.copy(self._model)  # the image side is shared, since nobody here looks at pictures
+        model = copy.copy(self._model)  # the vision tower is shared, since nothing here uses it
         model._modules = {**model._modules, "text": copy.deepcopy(model.text).requires_grad_(True)}
         return type(self)(model, self._processor, self.identity)
 
 
 class LCLEncoder(ImageEncoder):
-    """An LCLModel with its processor.
+    """An LCLModel with its processor; also a ``Captioner`` with ``AttentionMaps``.
 
     Args:
         weights_hash: sha256 of the weights (the file's for a saved encoder).
     """
+
+    preprocessing_bytes = 0  # images are shrunk as they are read
 
     def __init__(self, model: LCLModel, processor: LCLProcessor, weights_hash: str) -> None:
         self.model = model
@@ -221,22 +121,10 @@ class LCLEncoder(ImageEncoder):
         self.weights_hash = weights_hash
 
     @classmethod
-    def matches(cls, directory: Path) -> bool:
-        return is_kind(directory, "lcl")
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        check_loadable(directory)
-        try:
-            model = LCLModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
-            processor = LCLProcessor.from_pretrained(directory)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise UserError(
-                f"the encoder cannot be read: {error}; export or train it again",
-                code="encoder_unreadable", field="encoder", file=directory,
-            ) from error  # fmt: skip
+    def load(cls, directory: Path, file_hashes: Mapping[str, str] | None = None) -> Self:
+        model, processor = _load(directory)
         freeze(model)
-        return cls(model, processor, sha256_file(directory / _WEIGHTS))
+        return cls(model, processor, (file_hashes or {}).get(WEIGHTS) or hash_weights(directory, (WEIGHTS,)))
 
     @property
     def width(self) -> int:
@@ -270,6 +158,27 @@ class LCLEncoder(ImageEncoder):
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in words.items()}
         return {"weights": self.weights_hash, **digests, "lcl": __version__}
 
+    @cached_property
+    def text_encoder(self) -> LCLTextEncoder:
+        return LCLTextEncoder(self.model, self.processor, self.identity)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def to(self, device: torch.device) -> Self:
+        self.model.to(device)
+        return self
+
+    def for_dtype(self, dtype: torch.dtype) -> ImageEncoder:
+        if dtype != torch.bfloat16:
+            return self
+        return LCLEncoder(precast_bf16(self.model), self.processor, self.weights_hash)
+
+    def drop_vision(self) -> ImageEncoder:
+        del self.model.visual
+        return self
+
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         return self.processor.preprocess(images)
 
@@ -280,16 +189,38 @@ class LCLEncoder(ImageEncoder):
         patches = self.patches(pixels)
         return F.normalize(self.model.pool_project.pool(patches).float(), dim=-1), patches
 
-    @property
-    def text_encoder(self) -> TextEncoder:
-        return LCLTextEncoder(self.model, self.processor, self.identity)
-
     def captions(self, pixels: Tensor, spec: DecodingSpec, seed: int) -> list[str]:
-        """The text that follows a picture at the head of a document."""
         return generate_captions(
-            self.model, self.processor, pixels.to(self.model.device), max_new_tokens=spec.max_new_tokens,
+            self.model, self.processor, pixels.to(self.device), max_new_tokens=spec.max_new_tokens,
             num_beams=spec.beams, top_p=spec.top_p, temperature=spec.temperature, seed=seed,
         )  # fmt: skip
+
+    def encode_document(self, parts: Sequence[str | Image.Image | PreparedImage]) -> DocumentPrompt:
+        config = self.model.config
+        ids = document_prompt_ids(config, self.processor, [part if isinstance(part, str) else None for part in parts])
+        check_context_length(config, ids, DOCUMENT_FIELD)  # before images are preprocessed
+        images = [self._image_pixels(part, at) for at, part in enumerate(parts) if not isinstance(part, str)]
+        return DocumentPrompt(ids, torch.cat([self.processor.preprocess([]), *images]))
+
+    def generate_captions(
+        self, pixels: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
+    ) -> Iterator[FinishedTexts]:
+        prefix = caption_prefix(self.model, self.processor, pixels.to(self.device), config.prompt, config.context)
+        return self._generate(prefix, config, seeds, listeners)
+
+    def continue_document(
+        self, prompt: DocumentPrompt, config: GenerationConfig, listener: StreamListener
+    ) -> Iterator[FinishedTexts]:
+        prefix = document_prefix(self.model, prompt.ids, prompt.pixels.to(self.device))
+        return self._generate(prefix, config, [config.seed], [listener])
+
+    def crop_box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        return eval_box(image, self.model.config.image_size)
+
+    def attention_maps(self, pixels: Tensor) -> Tensor:
+        weights = self.model.pool_project.attention(self.patches(pixels))
+        side = self.model.config.image_size // self.model.config.patch_size
+        return weights.unflatten(2, (side, side))
 
     def layers(self) -> list[list[nn.Parameter]]:
         visual = self.model.visual
@@ -305,9 +236,88 @@ class LCLEncoder(ImageEncoder):
 
     def random_init(self) -> Self:
         model = build_model(self.model.config, RANDOM_INIT_SEED)
-        digest = hashlib.sha256()
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.contiguous().numpy().tobytes())
+        digest = hash_state_dict(model)
         freeze(model)
-        return type(self)(model, self.processor, digest.hexdigest())
+        return type(self)(model, self.processor, digest)
+
+    def _image_pixels(self, image: Image.Image | PreparedImage, part: int) -> Tensor:
+        try:
+            if isinstance(image, Image.Image):
+                return self.processor.preprocess([image])
+            if image.pixels is not None:
+                return image.pixels.unsqueeze(0)
+            raise image.error or ValueError("no pixels")
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises many types for a broken image
+            message = f"the image cannot be read ({error}); send another"
+            raise UserError(message, code="image_unreadable", field=f"{DOCUMENT_FIELD}.{part}") from error
+
+    @torch.inference_mode()
+    def _generate(
+        self, prefix: Tensor, config: GenerationConfig, seeds: Sequence[int], listeners: Sequence[StreamListener]
+    ) -> Iterator[FinishedTexts]:
+        """Texts after embeddings [n, L, D], one step at a time. A cancelled row is complete with what there is."""
+        if config.num_beams > 1:
+            yield from self._beam_search(prefix, config, listeners)
+            return
+        open_rows = {row: IncrementalDetokenizer(self.processor) for row in range(len(listeners))}
+        steps = generate_tokens(self.model, prefix, config.max_new_tokens, config.top_p, config.temperature, seeds)
+        for ids in steps:
+            tokens = ids.tolist()
+            for row, text in open_rows.items():
+                listeners[row].notify(text.add(tokens[row]))
+            ended = [row for row, text in open_rows.items() if text.ended or listeners[row].cancelled]
+            yield _finish_rows(open_rows, listeners, ended)
+            if not open_rows:
+                return
+        yield _finish_rows(open_rows, listeners, list(open_rows))
+
+    def _beam_search(
+        self, prefix: Tensor, config: GenerationConfig, listeners: Sequence[StreamListener]
+    ) -> Iterator[FinishedTexts]:
+        """A listener gets the whole text at once: which beam wins is known at the end alone."""
+        missing = set(range(len(listeners)))
+        for rows in beam_search(self.model, prefix, config.max_new_tokens, config.num_beams):
+            texts = {row: self.processor.decode(ids) for row, ids in rows if row in missing}
+            for row, text in texts.items():
+                listeners[row].notify(text)
+            texts |= {row: "" for row in missing - texts.keys() if listeners[row].cancelled}
+            missing -= texts.keys()
+            yield list(texts.items())
+            if not missing:
+                return
+
+
+def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
+    check_loadable(directory)
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = LCLModel.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        processor = LCLProcessor.from_pretrained(directory)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        message = f"the encoder cannot be loaded ({reason}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory) from error
+    model, info = loaded
+    names = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if names:  # transformers would fill in random weights
+        message = f"the weights do not belong to config.json ({len(names)} names differ, first {names[0]!r})"
+        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / WEIGHTS)
+    return model, processor
+
+
+def _finish_rows(
+    open_rows: dict[int, IncrementalDetokenizer], listeners: Sequence[StreamListener], rows: Sequence[int]
+) -> FinishedTexts:
+    finished = {row: open_rows.pop(row) for row in rows}
+    for row, text in finished.items():
+        listeners[row].notify(text.flush())
+    return [(row, text.text) for row, text in finished.items()]

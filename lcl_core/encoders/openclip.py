@@ -51,13 +51,13 @@ class OpenCLIPImageEncoder(ExternalImageEncoder):
         local = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
         tokenizer = library.get_tokenizer(f"local-dir:{self.directory}", **local)
         check_token_ids(self.directory, tokenizer, model.text.token_embedding.num_embeddings)
-        self._text_side = OpenCLIPTextEncoder(model.text, tokenizer)
+        self._text_encoder = OpenCLIPTextEncoder(model.text, tokenizer)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = [self._transform(image) for image in images]
         return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.network
         found = sight.forward_intermediates(pixels, indices=1, normalize_intermediates=self._norm_fits)
         return found["image_features"], feature_map_to_tokens(found["image_intermediates"][-1])

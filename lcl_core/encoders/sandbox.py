@@ -31,7 +31,8 @@ from lcl_core.encoders.schemas.validate import check_encoder
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from PIL.Image import Image
+    from torch import nn
 
 
 MODULE = "lcl_core.encoders.sandbox"
@@ -188,7 +189,7 @@ def probe_encoder(directory: Path) -> dict[str, Any]:
         "parameters": numbers, "loaded": True,
     }  # fmt: skip
     _set_soft_limit(None)
-    from lcl_core.serving.engine import open_engine  # noqa: F401  torch, transformers: before memory is bounded
+    import lcl_core.encoders.engine  # noqa: F401  torch, transformers: before memory is bounded
 
     saved = sum((directory / name).stat().st_size for name in origin.weights)
     limit_memory(2 * saved + FP32_COPIES * 4 * numbers + WORKING_BYTES)
@@ -215,46 +216,44 @@ def _probe(directory: Path, origin: EncoderFormat) -> None:
     else:
         from lcl_core.encoders.registry import load_text_encoder
 
-        side = load_text_encoder(directory, "encoder")
-        _probe_texts(directory, lambda texts: side.features(texts).float().numpy())
+        encoder = load_text_encoder(directory, "encoder")
+        _probe_texts(directory, lambda texts: encoder.features(texts).float().numpy())
 
 
 def _probe_lcl(directory: Path) -> None:
-    from PIL import Image
+    from lcl_core.encoders.engine import EncoderEngine
 
-    from lcl_core.serving.engine import EncoderEngine
-
-    session = EncoderEngine(directory, "cpu")
-    grey = Image.new("RGB", (61, 97), (128, 128, 128))
-    _check_outputs(directory, session.model.visual, lambda: session.embed_images([grey]))
-    _probe_texts(directory, session.embed_texts)
-    session.count_tokens(PROBE_TEXTS)
-    session.caption([grey], max_new_tokens=4)
+    engine = EncoderEngine(directory, "cpu")
+    grey = _grey_image()
+    _check_outputs(directory, engine.encoder.module, lambda: engine.embed_images([grey]))
+    _probe_texts(directory, engine.embed_texts)
+    engine.count_tokens(PROBE_TEXTS)
+    engine.caption([grey], max_new_tokens=4)
 
 
 def _probe_image_encoder(directory: Path) -> None:
     import torch
-    from PIL import Image
 
     from lcl_core.encoders.registry import load_image_encoder
 
-    tower = load_image_encoder(directory)
+    encoder = load_image_encoder(directory)
     with torch.inference_mode():
-        pixels = tower.preprocess([Image.new("RGB", (61, 97), (128, 128, 128))])
+        pixels = encoder.preprocess([_grey_image()])
 
-        def look() -> np.ndarray:
-            pooled, patches = tower.encode(pixels)
+        def embed() -> np.ndarray:
+            pooled, patches = encoder.encode(pixels)
             return (patches.mean(1) if pooled is None else pooled).float().numpy()
 
-        _check_outputs(directory, tower.module, look)
-        if tower.text_encoder is not None:
-            _probe_texts(directory, lambda texts: _to_numpy(tower.texts(texts)))
-            tower.text_encoder.count_tokens(PROBE_TEXTS)
+        _check_outputs(directory, encoder.module, embed)
+        if (text_encoder := encoder.text_encoder) is not None:
+            _probe_texts(directory, lambda texts: text_encoder.features(texts).float().numpy())
+            text_encoder.count_tokens(PROBE_TEXTS)
 
 
-def _to_numpy(found: Tensor | None) -> np.ndarray:
-    assert found is not None, "it has a text side"
-    return found.float().numpy()
+def _grey_image() -> Image:
+    from PIL import Image
+
+    return Image.new("RGB", (61, 97), (128, 128, 128))
 
 
 def _probe_texts(directory: Path, embed: Any) -> None:
@@ -266,8 +265,8 @@ def _probe_texts(directory: Path, embed: Any) -> None:
         _check_finite(directory, embed(list(PROBE_TEXTS)), len(PROBE_TEXTS))
 
 
-def _check_outputs(directory: Path, network: nn.Module, look: Any) -> None:
-    """One picture, and how much the largest output of a layer would take of a whole batch."""
+def _check_outputs(directory: Path, network: nn.Module, embed: Any) -> None:
+    """Encode one image; bound the memory that the largest output of a layer would take for a whole batch."""
     largest = 0
 
     def measure(module: Any, inputs: Any, output: Any) -> None:
@@ -275,11 +274,12 @@ def _check_outputs(directory: Path, network: nn.Module, look: Any) -> None:
         largest = max(largest, getattr(output, "nbytes", 0))
 
     hooks = [module.register_forward_hook(measure) for module in network.modules()]
-    _check_finite(directory, look(), 1)
+    _check_finite(directory, embed(), 1)
     for hook in hooks:
         hook.remove()
     if largest * SERVING_BATCH > MAX_OUTPUT_BYTES:
-        message = f"{SERVING_BATCH} pictures would take {largest * SERVING_BATCH:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
+        size = largest * SERVING_BATCH
+        message = f"{SERVING_BATCH} pictures would take {size:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
         raise UserError(f"{message}: lower image_size", code="encoder_unreadable", file=directory)
 
 

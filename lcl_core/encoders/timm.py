@@ -38,7 +38,7 @@ class TimmImageEncoder(ExternalImageEncoder):
         pixels = [self._transform(image) for image in images]
         return torch.stack(pixels) if pixels else torch.empty(0, 3, self.side, self.side)
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         sight: Any = self.network
         features = sight.forward_features(pixels)
         return sight.forward_head(features, pre_logits=True), self._tokens(features)

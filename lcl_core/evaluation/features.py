@@ -54,7 +54,7 @@ class EvaluatedEncoder:
         Raises:
             UserError: ``no_text_encoder``.
         """
-        features = self.model.texts(texts)
+        features = self.model.encode_texts(texts)
         if features is None:
             raise UserError(
                 "this encoder reads no texts; leave out the tasks that compare images with texts without training",

@@ -21,6 +21,8 @@ from typing import Any
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import as_exception
 
+log = logging.getLogger(__name__)
+
 
 def failed_future(error: Exception) -> Future[Any]:
     """A future that has failed already."""
@@ -39,15 +41,13 @@ def wait_all(futures: Sequence[Future[Any]]) -> list[Any]:
 
 
 async def gather_results(futures: Sequence[Future[Any]]) -> list[Any]:
-    """As ``wait_for``, without blocking the event loop; cancelling the caller cancels what still waits."""
+    """As ``wait_all``, without blocking the event loop; cancelling the caller cancels what still waits."""
     try:
         return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
     finally:
         for future in futures:
             future.cancel()
 
-
-log = logging.getLogger(__name__)
 
 Steps = Iterator[Iterable[tuple[int, Any]]]
 
@@ -75,43 +75,43 @@ class _SteppedBatch:
 
 
 class StepwiseScheduler:
-    """Batches that are done in steps, each one step a round. Of one thread alone.
+    """Advances batches in steps, one step of each a round. Used by one thread.
 
     Args:
-        run: ``run(key, items)`` → an iterator; each step tells which items are ready, as (number in ``items``, result).
-            What fails in its first step is tried again in halves, so that a bad item fails alone; later on a reader
-            may have been told of the beginning.
-        tell: called with the key, the requests and the time of the start when a batch is over.
+        run: ``run(key, items)`` → an iterator; each step gives the items that it completed, as (number in ``items``,
+            result). A batch that fails in its first step is retried in halves, so that a bad item fails alone; later
+            on a listener may have received the beginning.
+        record: called with the key, the requests and the start time when a batch is over.
     """
 
     def __init__(
-        self, run: Callable[[Any, list[Any]], Any], tell: Callable[[Any, list[QueuedItem], float], None]
+        self, run: Callable[[Any, list[Any]], Any], record: Callable[[Any, list[QueuedItem], float], None]
     ) -> None:
-        self._run, self._tell = run, tell
-        self._works: list[_SteppedBatch] = []
+        self._run, self._record = run, record
+        self._batches: list[_SteppedBatch] = []
 
     def __bool__(self) -> bool:
-        return bool(self._works)
+        return bool(self._batches)
 
     def __len__(self) -> int:
-        """Items under way."""
-        return sum(len(work.batch) for work in self._works)
+        """Items of all batches."""
+        return sum(len(work.batch) for work in self._batches)
 
     def begin(self, key: Hashable, batch: Sequence[QueuedItem]) -> None:
-        self._works.append(_SteppedBatch(key, list(batch), self._steps(key, [request.item for request in batch])))
+        self._batches.append(_SteppedBatch(key, list(batch), self._steps(key, [request.item for request in batch])))
 
     def advance(self) -> None:
         """One step of each batch."""
-        for work in list(self._works):
+        for work in list(self._batches):
             self._step(work)
 
     def drop(self, error: Exception) -> None:
-        """End all of it; what has no result yet gets ``error``."""
-        for work in list(self._works):
+        """End all batches; items without a result fail with ``error``."""
+        for work in list(self._batches):
             self._end(work, error)
 
     def _steps(self, key: Hashable, items: list[Any]) -> Steps:
-        yield from self._run(key, items)  # in here, so that what ``run`` itself raises is raised by the first step
+        yield from self._run(key, items)  # here, so that an error of ``run`` itself is raised by the first step
 
     def _step(self, work: _SteppedBatch) -> None:
         try:
@@ -132,16 +132,16 @@ class StepwiseScheduler:
 
     def _halve(self, work: _SteppedBatch, error: Exception) -> None:
         log.info("a batch of %d failed (%s); its halves are tried alone", len(work.batch), error)
-        self._works.remove(work)
+        self._batches.remove(work)
         middle = len(work.batch) // 2
         for half in (work.batch[:middle], work.batch[middle:]):
             self.begin(work.key, half)
 
     def _end(self, work: _SteppedBatch, error: Exception | None = None) -> None:
-        self._works.remove(work)
+        self._batches.remove(work)
         for request in work.unsettled:
             request.future.set_exception(error or RuntimeError("no result"))
-        self._tell(work.key, work.batch, work.started)
+        self._record(work.key, work.batch, work.started)
 
 
 RunBatch = Callable[[Any, list[Any]], Iterable[Any]]
@@ -171,11 +171,11 @@ class DynamicBatcher:
     Args:
         run: ``run(key, items) -> results``, row-aligned; called in the owner thread only. If it raises for
             several items, they are tried again in halves, so that a bad one fails alone.
-        in_steps: keys for which ``run`` gives an iterator instead, as UnderWay wants it.
+        in_steps: keys for which ``run`` returns an iterator instead, as of StepwiseScheduler.
         name: shown in the thread's name.
-        max_batch: most items a call of ``run`` gets, and most items of work in steps that is under way.
-        max_wait: seconds that a lone request waits for company, at most.
-        max_queue: most requests that wait at a time.
+        max_batch: items a call of ``run``, and items of all stepwise batches together.
+        max_wait: seconds that the oldest request waits for a full batch.
+        max_queue: requests that may wait.
         observe: called after each batch with its key and the seconds from arrival to answer of each request.
     """
 
@@ -197,7 +197,7 @@ class DynamicBatcher:
         self._queues: dict[Hashable, deque[QueuedItem]] = {}
         self._changed = threading.Condition()
         self._waiting = 0
-        self._under_way = StepwiseScheduler(run, self._tell)  # the owner thread's alone
+        self._stepwise = StepwiseScheduler(run, self._record)  # used by the owner thread alone
         self._closing = self._dropping = False
         self._seconds_per_item = 0.0
         self._thread = threading.Thread(target=self._own, name=f"lcl-{name}", daemon=True)
@@ -209,10 +209,10 @@ class DynamicBatcher:
         return self._waiting
 
     def check_room(self, count: int = 1) -> None:
-        """Say early what ``submit`` would say, before costly preparation.
+        """Raise what ``submit`` would raise, before costly preparation.
 
         Raises:
-            Unloaded: after ``close``.
+            EncoderUnloaded: after ``close``.
             Overloaded: the queue has no room for ``count`` more.
             UserError: ``too_many_items``: it never will have.
         """
@@ -234,14 +234,14 @@ class DynamicBatcher:
         return [request.future for request in requests]
 
     def close(self, *, drain: bool = True, wait: bool = True) -> None:
-        """Take no more requests; ``drain``: finish those that wait, else they fail with Unloaded.
+        """Accept no more requests; ``drain``: finish those that wait, else they fail with EncoderUnloaded.
 
-        ``wait``: return when the owner thread has left. May be called again.
+        ``wait``: return when the owner thread has ended. May be called again.
         """
         with self._changed:
             self._closing = True
             self._dropping = self._dropping or not drain
-            dropped = [] if drain else self._take_all()
+            dropped = [] if drain else self._pop_all()
             self._changed.notify_all()
         _fail_all(dropped)
         if wait and threading.current_thread() is not self._thread:
@@ -270,7 +270,7 @@ class DynamicBatcher:
         else:
             del self._queues[key]
 
-    def _take_all(self) -> list[QueuedItem]:
+    def _pop_all(self) -> list[QueuedItem]:
         requests = [request for queue in self._queues.values() for request in queue]
         self._queues.clear()
         self._waiting = 0
@@ -278,39 +278,39 @@ class DynamicBatcher:
 
     def _own(self) -> None:
         try:
-            while (taken := self._next_batch()) is not None or self._under_way:
-                if taken is not None:
-                    self._run_batch(*taken)
-                del taken  # or the last batch's pixels would stay until the next one comes
+            while (batch := self._next_batch()) is not None or self._stepwise:
+                if batch is not None:
+                    self._run_batch(*batch)
+                del batch  # or the last batch's pixels would stay until the next one comes
                 if self._dropping:
-                    self._under_way.drop(EncoderUnloaded())
-                self._under_way.advance()
+                    self._stepwise.drop(EncoderUnloaded())
+                self._stepwise.advance()
         finally:
             with self._changed:
                 self._closing = True
-                left = self._take_all()
-            _fail_all(left)
-            self._under_way.drop(EncoderUnloaded())
+                waiting = self._pop_all()
+            _fail_all(waiting)
+            self._stepwise.drop(EncoderUnloaded())
 
     def _next_batch(self) -> tuple[Hashable, list[QueuedItem]] | None:
-        """Wait for the next batch, but not while work is under way; None: there is none, or closed and empty."""
+        """Wait for the next batch, unless stepwise batches are active; None: there is none, or closed and empty."""
         with self._changed:
             while True:
-                room = self.max_batch - len(self._under_way)
+                room = self.max_batch - len(self._stepwise)
                 ready = [key for key in self._queues if room > 0 or not self._in_steps(key)]
                 if not ready:
-                    if self._closing or self._under_way:
+                    if self._closing or self._stepwise:
                         return None
                     self._changed.wait()
                     continue
                 key = min(ready, key=lambda key: self._queues[key][0].arrived)
                 queue = self._queues[key]
-                left = queue[0].arrived + self.max_wait - time.monotonic()
-                if len(queue) >= self.max_batch or left <= 0 or self._closing:
+                remaining = queue[0].arrived + self.max_wait - time.monotonic()
+                if len(queue) >= self.max_batch or remaining <= 0 or self._closing:
                     return key, self._pop(key, queue, room if self._in_steps(key) else self.max_batch)
-                if self._under_way:
+                if self._stepwise:
                     return None
-                self._changed.wait(left)
+                self._changed.wait(remaining)
 
     def _pop(self, key: Hashable, queue: deque[QueuedItem], most: int) -> list[QueuedItem]:
         batch: list[QueuedItem] = []
@@ -326,16 +326,16 @@ class DynamicBatcher:
         if not batch:
             return
         if self._in_steps(key):
-            self._under_way.begin(key, batch)
+            self._stepwise.begin(key, batch)
             return
         started = time.monotonic()
         try:
             self._settle(key, batch)
-        finally:  # should the thread itself be ending, nobody is left waiting
+        finally:  # also if the thread itself is ending, no caller waits for ever
             _fail_all([request for request in batch if not request.future.done()])
-        self._tell(key, batch, started)
+        self._record(key, batch, started)
 
-    def _tell(self, key: Hashable, batch: list[QueuedItem], started: float) -> None:
+    def _record(self, key: Hashable, batch: list[QueuedItem], started: float) -> None:
         ended = time.monotonic()
         if self._observe is not None:
             self._observe(key, [ended - request.arrived for request in batch])
@@ -343,7 +343,7 @@ class DynamicBatcher:
         self._seconds_per_item = 0.8 * self._seconds_per_item + 0.2 * spent
 
     def _settle(self, key: Hashable, batch: list[QueuedItem]) -> None:
-        """Run the batch; on failure halve it until the bad item stands alone."""
+        """Run the batch; on failure halve it until a bad item is alone."""
         try:
             results = list(self._run(key, [request.item for request in batch]))
             if len(results) != len(batch):

@@ -1,8 +1,7 @@
-"""The encoders in memory, within a budget: loaded on demand, once; the least recently used leaves. Knows no torch."""
+"""Pool of encoders in memory within a budget: loaded on demand, least recently used removed. Imports no torch."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from lcl_core import encoders
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.file_hashes import RELEVANT_SUFFIXES, Hashes
 from lcl_core.serving.batched_engine import BatchedEngine
@@ -21,30 +21,28 @@ from lcl_core.serving.dynamic_batcher import BatchObserver
 if TYPE_CHECKING:
     from lcl_core.common.device import Precision
 
-Load = Callable[[Path], BatchedEngine]
+Load = Callable[[Path, Hashes | None], BatchedEngine]
 Measure = Callable[[Path], int]
 Admit = Callable[[Path, Hashes | None], None]
-LoadKnown = Callable[[Path, Hashes | None], BatchedEngine]
 FilesStamp = tuple[Path, tuple[tuple[str, int, int], ...]]
 DEFAULT_BYTES = 4 << 30
 MAX_CHANGED = 64  # directories with files of another content whose refusal is kept
 
 
 class ModelPool:
-    """Thread-safe. Encoders of at most ``max_bytes`` together stay; one that leaves lives until its last user lets go.
+    """Keeps encoders of at most ``max_bytes`` together; a removed one lives until its last reference goes. Thread-safe.
 
-    Room is made before an encoder is loaded. One that has a file replaced on disk is loaded anew at the next
-    ``get``.
+    Encoders are removed before another is loaded. One with a file replaced on disk is loaded anew at the next ``get``.
 
     Args:
         max_bytes: of their weights; an encoder that alone takes more is refused.
-        device, precision: as EncoderSession's.
-        load: makes a BatchingSession of a directory; none: of whatever encoder lies there, with the usual limits, its
-            files being compared with what is registered of them.
-        measure: bytes that an encoder is going to take; none: as ``footprint.memory_of`` has it.
-        observe: told of each batch, unless ``load`` is given.
-        texts_apart: as BatchingSession's.
-        admit: asked before anything of a directory is read; raises what keeps its encoder out.
+        device, precision: as EncoderEngine's.
+        load: loads the BatchedEngine of a directory with the registered hashes of its files; none: ``open_engine`` with
+            the usual limits.
+        measure: bytes that an encoder is going to take; none: ``estimate_memory``.
+        observe: called after each batch, unless ``load`` is given.
+        texts_apart: as BatchedEngine's.
+        admit: called before anything of a directory is read; raises what keeps its encoder out.
     """
 
     def __init__(
@@ -60,8 +58,8 @@ class ModelPool:
     ) -> None:
         self.max_bytes = max_bytes
         self._admit = admit or (lambda directory, registered: None)
-        self._load = _loader(device, precision, observe, texts_apart) if load is None else _without_hashes(load)
-        self._measure = measure or _measurer(device, precision)
+        self._load = load or _loader(device, precision, observe, texts_apart)
+        self._measure = measure or (lambda directory: encoders.estimate_memory(directory, device, precision))
         self._slots: OrderedDict[FilesStamp, _Slot] = OrderedDict()
         self._changed: OrderedDict[FilesStamp, str] = OrderedDict()
         self._alive: WeakKeyDictionary[BatchedEngine, int] = WeakKeyDictionary()
@@ -87,7 +85,7 @@ class ModelPool:
             registered: sha256 of its files by name, with which they are compared when it is loaded.
 
         Raises:
-            UserError: as EncoderSession; a later ``get`` tries again. ``encoder_too_large`` for one that is larger than
+            UserError: as EncoderEngine; a later ``get`` tries again. ``encoder_too_large`` for one that is larger than
                 the budget, ``encoder_changed`` until the files are others, ``pool_closed`` after ``close``.
         """
         stamp = _files_stamp(Path(directory))
@@ -111,10 +109,6 @@ class ModelPool:
         with self._lock:
             for stamp in [stamp for stamp in self._slots if stamp[0] == path]:
                 del self._slots[stamp]
-
-    async def get_async(self, directory: str | Path) -> BatchedEngine:
-        """``get`` without blocking the event loop."""
-        return await asyncio.to_thread(self.get, directory)
 
     def close(self) -> None:
         """Finish what waits, stop every owner thread and load nothing more."""
@@ -178,7 +172,7 @@ class _Slot:
         self._lock = threading.Lock()
         self._closed = False
 
-    def load(self, load: LoadKnown, directory: Path, registered: Hashes | None) -> BatchedEngine:
+    def load(self, load: Load, directory: Path, registered: Hashes | None) -> BatchedEngine:
         with self._lock:
             if self._closed:
                 raise UserError("the service is closing; send the request again", code="pool_closed")
@@ -219,34 +213,19 @@ def _unreadable(path: Path, reason: str | None) -> UserError:
     return UserError(message, code="encoder_unreadable", file=path)
 
 
-def _without_hashes(load: Load) -> LoadKnown:
-    return lambda directory, _registered: load(directory)
-
-
-def _loader(device: str, precision: Precision, observe: BatchObserver | None, texts_apart: bool) -> LoadKnown:
+def _loader(device: str, precision: Precision, observe: BatchObserver | None, texts_apart: bool) -> Load:
     def load(directory: Path, registered: Hashes | None) -> BatchedEngine:
-        from lcl_core.common.device import SERVED_SHAPES, limit_onednn_cache
-        from lcl_core.serving.engine import open_engine  # imports torch: only when an encoder is wanted
-
-        limit_onednn_cache(SERVED_SHAPES)
+        open_engine = encoders.open_engine  # imports torch
         _freeze_garbage_collector()
-        session = open_engine(directory, device, precision, registered)
-        return BatchedEngine(session, observe=observe, texts_apart=texts_apart)
+        return BatchedEngine(
+            open_engine(directory, device, precision, registered), observe=observe, texts_apart=texts_apart
+        )
 
     return load
 
 
 @cache
 def _freeze_garbage_collector() -> None:
-    """What was imported stays: to look through all of PyTorch for garbage would hold everybody up for half a second."""
+    """Exempt imported modules from collection: a pass over all of PyTorch would stop every thread for half a second."""
     gc.collect()
     gc.freeze()
-
-
-def _measurer(device: str, precision: Precision) -> Measure:
-    def measure(directory: Path) -> int:
-        from lcl_core.serving.engine import estimate_memory  # imports torch
-
-        return estimate_memory(directory, device, precision)
-
-    return measure

@@ -1,8 +1,12 @@
-"""Vectors of texts from a second process, while many are asked for.
+"""Text encoding in a second process, while many texts are requested.
 
-PyTorch gives up Python's lock with each of the hundred operations that a short text takes, and has to win it back from
-the threads that serve requests: half the time of both goes by with waiting for one another. A service that is asked
-little does without, and saves the memory.
+PyTorch releases Python's lock with each of the hundred operations that a short text takes, and has to win it back from
+the threads that serve requests: both lose half of their time. A service with few requests does without the process, and
+saves its memory.
+
+The process is ``python -m lcl_core.serving.text_process DIRECTORY PRECISION IDENTITY``. Standard input: length and JSON
+of a list of texts, repeatedly. Standard output: a line end once the encoder is loaded, then for each list its rows,
+their width and f32 vectors. It ends with its input, and at once where the files of the encoder have another identity.
 """
 
 from __future__ import annotations
@@ -11,26 +15,30 @@ import json
 import logging
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, BinaryIO, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
+from lcl_core import encoders
 from lcl_core.common.process_env import without_secrets
-from lcl_core.encoders.file_hashes import hash_files, identity_hash
+from lcl_core.common.system_errors import as_exception
+from lcl_core.encoders.file_hashes import identity_hash
 
 if TYPE_CHECKING:
-    from lcl_core.serving.engine import EncoderEngine
+    from lcl_core.encoders.engine import EncoderEngine
 
 log = logging.getLogger(__name__)
 
 BUSY_TEXTS = 32  # texts within a second, from which on the process is worth its memory
-REPLY_SECONDS = 60.0  # of a process that was asked something: it hangs
+REPLY_SECONDS = 60.0  # without a reply the process hangs
 MAX_FAILURES = 3
 FAILED = 2**32 - 1  # instead of a number of rows
 LENGTH, SHAPE = struct.Struct("<I"), struct.Struct("<II")
@@ -38,47 +46,47 @@ READY = b"\n"
 
 
 class TextEncoderProcess:
-    """``embed_texts`` of a session. For one thread at a time.
+    """``embed_texts`` of an engine. For one thread at a time.
 
-    Until many texts are asked for, until the process that is then started is ready, and whenever it fails, the session
-    itself reads them: nobody waits for the process, and no request fails by it.
+    Until many texts are requested, until the process that is then started is ready, and whenever it fails, the engine
+    itself reads them: no request waits for the process, and none fails by it.
 
     Args:
-        session: on the CPU.
+        engine: on the CPU.
         busy: texts within a second that count as many.
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, session: EncoderEngine, *, busy: int = BUSY_TEXTS, clock: Callable[[], float] = time.monotonic
+        self, engine: EncoderEngine, *, busy: int = BUSY_TEXTS, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._session = session
+        self._engine = engine
         self._busy = busy
         self._clock = clock
         self._second, self._count = clock(), 0
-        self._deaths = 0
+        self._failures = 0
         self._process: _ChildProcess | None = None
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if it is there and ready."""
+        """Of the process, if it is ready."""
         return self._process.pid if self._process is not None and self._process.ready else None
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """f32 [n, E], L2-normalised. Raises: as the session's."""
-        if self._process is None and self._is_busy(len(texts)) and self._deaths < MAX_FAILURES:
-            self._process = _ChildProcess(self._session)
-        vectors = self._asked(texts)
-        return self._session.embed_texts(texts) if vectors is None else vectors
+        """f32 [n, E], L2-normalised. Raises: as the engine's."""
+        if self._process is None and self._is_busy(len(texts)) and self._failures < MAX_FAILURES:
+            self._process = _ChildProcess(self._engine)
+        vectors = self._embed_in_process(texts)
+        return self._engine.embed_texts(texts) if vectors is None else vectors
 
-    def _asked(self, texts: Sequence[str]) -> np.ndarray | None:
-        """None: the session is to do it."""
+    def _embed_in_process(self, texts: Sequence[str]) -> np.ndarray | None:
+        """None: the engine has to embed them."""
         if self._process is None:
             return None
         try:
-            return self._process.embed(texts) if self._process.greeted() else None
+            return self._process.embed(texts) if self._process.is_ready() else None
         except (OSError, EOFError) as error:
-            self._deaths += 1
+            self._failures += 1
             log.warning("the process that reads texts is gone (%s); they are read here", error)
             self._process.end()
             self._process = None
@@ -93,22 +101,15 @@ class TextEncoderProcess:
 
 
 class _ChildProcess:
-    """``python -m lcl_core.serving.text_process_main``; it ends with this object, and with this process."""
+    """``python -m lcl_core.serving.text_process``; it ends with this object, and with this process."""
 
-    def __init__(self, session: EncoderEngine) -> None:
-        identity = identity_hash(session.file_hashes or hash_files(session.directory))
-        command = [
-            sys.executable,
-            "-m",
-            "lcl_core.serving.text_process_main",
-            str(session.directory),
-            session.precision,
-            identity,
-        ]
-        # half the processors: the others serve what the texts are wanted for; and no secrets
-        threads = str(max(1, (os.cpu_count() or 1) // 2))
-        known = without_secrets(os.environ)
-        environment = {name: value for name, value in known.items() if not name.startswith("LCL_")}
+    def __init__(self, engine: EncoderEngine) -> None:
+        identity = identity_hash(engine.file_hashes)
+        module = "lcl_core.serving.text_process"
+        command = [sys.executable, "-m", module, str(engine.directory), engine.precision, identity]
+        threads = str(max(1, (os.cpu_count() or 1) // 2))  # the other processors serve the requests
+        variables = without_secrets(os.environ)
+        environment = {name: value for name, value in variables.items() if not name.startswith("LCL_")}
         environment |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
@@ -119,31 +120,31 @@ class _ChildProcess:
         self._poll.register(self._in, select.POLLIN)
         self.end = weakref.finalize(self, _terminate, self._child)
 
-    def greeted(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether its encoder is loaded. Raises: EOFError if it could not be."""
         if not self.ready and self._poll.poll(0):
             self.ready = self._read(len(READY)) == READY
         return self.ready
 
     def embed(self, texts: Sequence[str]) -> np.ndarray | None:
-        """None: it cannot read these. Raises: OSError, EOFError when it is gone or silent."""
-        asked = json.dumps(list(texts)).encode()
-        self._write(LENGTH.pack(len(asked)) + asked)
+        """None: it cannot read these. Raises: OSError, EOFError when it is gone or does not reply."""
+        request = json.dumps(list(texts)).encode()
+        self._write(LENGTH.pack(len(request)) + request)
         rows, width = SHAPE.unpack(self._read(SHAPE.size))
         if rows == FAILED:
             return None
         return np.frombuffer(self._read(4 * rows * width), np.float32).reshape(rows, width)
 
     def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[self._out.write(left) or 0 :]
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._out.write(rest) or 0 :]
 
     def _read(self, size: int) -> bytes:
         parts = bytearray()
         while len(parts) < size:
             if not self._poll.poll(REPLY_SECONDS * 1000):
-                raise EOFError(f"silent for {REPLY_SECONDS:.0f} s")
+                raise EOFError(f"no reply for {REPLY_SECONDS:.0f} s")
             part = self._in.read(size - len(parts))
             if not part:
                 raise EOFError("it has ended")
@@ -152,8 +153,36 @@ class _ChildProcess:
 
 
 def _terminate(child: subprocess.Popen[bytes]) -> None:
-    child.kill()  # it keeps nothing
+    child.kill()  # it has no state to save
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def main() -> None:
+    """The child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the service, with which this ends
+    directory, precision, identity = sys.argv[1:]
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not break the protocol
+    engine = encoders.open_engine(Path(directory), "cpu", cast(Any, precision))
+    if identity_hash(engine.file_hashes) != identity:
+        sys.exit("the files of the encoder changed since the service loaded it")
+    engine.drop_vision()
+    replies.write(READY)
+    while head := sys.stdin.buffer.read(LENGTH.size):
+        replies.write(_reply(engine, sys.stdin.buffer.read(*LENGTH.unpack(head))))
+
+
+def _reply(engine: EncoderEngine, request: bytes) -> bytes:
+    try:
+        vectors = engine.embed_texts(json.loads(request))
+    except BaseException as caught:  # a Rust panic is no Exception; the service's own engine reports the failure
+        log.warning("texts could not be read: %r", as_exception(caught))
+        return SHAPE.pack(FAILED, 0)
+    return SHAPE.pack(*vectors.shape) + vectors.tobytes()
+
+
+if __name__ == "__main__":
+    main()

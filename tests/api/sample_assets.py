@@ -63,7 +63,7 @@ def images_by_colour() -> dict[str, bytes]:
 def make_collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: Mapping[str, bytes]) -> Json:
     """What an index run of the four pictures makes, registered as a worker registers it."""
     from lcl_core.collections.writer import CollectionItem, build_collection
-    from lcl_core.serving.engine import EncoderEngine
+    from lcl_core.encoders.engine import EncoderEngine
 
     session = EncoderEngine(encoder_dir, "cpu")
     items = [

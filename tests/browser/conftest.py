@@ -218,7 +218,7 @@ def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: l
     """What an index run of these pictures makes, registered as a worker registers it."""
     from lcl_core.collections.writer import CollectionItem, build_collection
     from lcl_core.db import complete_run, leases
-    from lcl_core.serving.engine import EncoderEngine
+    from lcl_core.encoders.engine import EncoderEngine
 
     session = EncoderEngine(encoder_dir, "cpu")
     items = [

@@ -35,7 +35,7 @@ def test_the_directory_and_what_has_changed_since(
 
         def __init__(self, module: str, run_dir: RunDir, *more: Any) -> None:
             handed = DeltaSnapshot(run_dir.changes)
-            seen.append((handed.changes, handed.pictures(["img_1"])))
+            seen.append((handed.changes, handed.images(["img_1"])))
             super().__init__(module, run_dir, *more)
 
     monkeypatch.setattr(supervisor, "JobProcess", Looks)

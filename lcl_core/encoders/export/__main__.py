@@ -34,13 +34,11 @@ def main() -> int:
 
 
 def _bound_memory(name: str, directory: Path) -> None:
-    """What the libraries take, then what rewriting takes. Raises: UserError."""
-    origin = check_encoder(directory)
-    if name in FORMATS:
-        import lcl_core.model  # noqa: F401  torch and transformers, before memory is bounded
-
+    """Bound the memory for rewriting, after the writer's libraries are loaded. Raises: UserError."""
+    found = check_encoder(directory)
+    if name in FORMATS and FORMATS[name].writer is not None:
         import_module(f"lcl_core.encoders.export.{FORMATS[name].writer}")
-    weights = [directory / each for each in origin.weights]
+    weights = [directory / each for each in found.weights]
     numbers = sum(sum(tensor_sizes(path).values()) for path in weights)
     limit_memory(sum(path.stat().st_size for path in weights) * 2 + numbers * 4 * FP32_COPIES + WORKING_BYTES)
 

@@ -1,22 +1,33 @@
-"""Hugging Face: the weights as they are, and beside them the code that transformers needs to compute them."""
+"""Hugging Face export: the weights as they are, and the code that transformers runs to compute with them.
+
+The code is the product's own model. Its modules are copied side by side, with imports between them made relative, and
+constants of other rooms written out.
+"""
 
 from __future__ import annotations
 
+import ast
 import shutil
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.export.base import PROCESSOR, read_json, write_inputs, write_model_card
+from lcl_core.encoders.export.files import PROCESSOR, read_json, write_inputs, write_model_card
 
-_CODE = Path(__file__).parent / "portable"
-_MODELING, _PROCESSING = "modeling_lcl", "processing_lcl"
-_WORDS = """
+_PORTABLE = "lcl_core.encoders.export.portable"
+_ENTRIES = (f"{_PORTABLE}.encoder_model", f"{_PORTABLE}.processing_lcl")
+_COPIED = (_PORTABLE, "lcl_core.model", "lcl_core.ops", "lcl_core.common.errors")  # of other modules: constants alone
+_AUTO_MODEL = {"AutoConfig": "modeling_lcl.LCLConfig", "AutoModel": "encoder_model.LCLEncoderModel"}
+_AUTO_PROCESSOR = {"AutoProcessor": "processing_lcl.PortableProcessor"}
+_TEXT = """
 A vision encoder and text encoder of Latent Compression Learning, in one space. Two ways to load it:
 
 * with `lcl` installed, `AutoModel.from_pretrained(DIR)` after `import lcl_core.model`; no code from here runs;
-* without it, as below: `trust_remote_code` runs `modeling_lcl.py` and `processing_lcl.py`, which lie here to be read
-  first. They need torch, transformers, tokenizers, Pillow and, for texts that are not plain ASCII, ftfy.
+* without it, as below: `trust_remote_code` runs the Python files that lie here to be read first, `encoder_model.py` and
+  `processing_lcl.py` and what they import. They need torch, transformers, tokenizers, Pillow and, for texts that are
+  not plain ASCII, ftfy.
 
 `get_image_features` and `get_text_features` give vectors of length 1, `get_patch_features` the patch tokens. Captions
 need `lcl`.
@@ -25,9 +36,9 @@ _RECIPE = """
 from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained(DIR, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(DIR, trust_remote_code=True)
-pictures = model.get_image_features(**processor(images=[picture]))
+images = model.get_image_features(**processor(images=[image]))
 texts = model.get_text_features(**processor(text=["a red bus", "a blue circle"]))
-likeness = pictures @ texts.T
+similarity = images @ texts.T
 """
 
 
@@ -37,15 +48,46 @@ def write(directory: Path, target: Path) -> None:
     Raises:
         UserError: ``encoder_unreadable``.
     """
-    config = read_json(directory / CONFIG)
-    classes = {"AutoConfig": f"{_MODELING}.LCLConfig", "AutoModel": f"{_MODELING}.LCLModel"}
-    write_json_atomically(target / CONFIG, {**config, "auto_map": classes})
+    write_json_atomically(target / CONFIG, {**read_json(directory / CONFIG), "auto_map": _AUTO_MODEL})
     write_inputs(directory, target)
     processor = read_json(directory / PROCESSOR)
-    write_json_atomically(
-        target / PROCESSOR, {**processor, "auto_map": {"AutoProcessor": f"{_PROCESSING}.LCLProcessor"}}
-    )
+    write_json_atomically(target / PROCESSOR, {**processor, "auto_map": _AUTO_PROCESSOR})
     shutil.copyfile(directory / WEIGHTS, target / WEIGHTS)
-    for name in (_MODELING, _PROCESSING):
-        shutil.copyfile(_CODE / f"{name}.py", target / f"{name}.py")
-    write_model_card(target, "Encoders of pictures and texts", _WORDS, _RECIPE)
+    for name, source in portable_sources().items():
+        (target / name).write_text(source, encoding="utf-8")
+    write_model_card(target, "Encoders of images and texts", _TEXT, _RECIPE)
+
+
+def portable_sources() -> dict[str, str]:
+    """Python files, by name, that run without ``lcl_core``: model and processor with every module that they import."""
+    sources: dict[str, str] = {}
+    queue = list(_ENTRIES)
+    while queue:
+        module = queue.pop()
+        name = f"{module.rpartition('.')[2]}.py"
+        if name not in sources:
+            sources[name], imported = _make_relative(module)
+            queue += imported
+    return sources
+
+
+def _make_relative(module: str) -> tuple[str, list[str]]:
+    """A module's source with relative imports, and the modules to copy with it."""
+    source = Path(str(getattr(find_spec(module), "origin", module))).read_text(encoding="utf-8")
+    lines, imported = source.splitlines(), []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("lcl_core"):
+            continue
+        name = str(node.module)
+        if name.startswith(_COPIED):
+            imported.append(name)
+            names = ", ".join(alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names)
+            text = [f"from .{name.rpartition('.')[2]} import {names}"]
+        else:
+            values = {alias.asname or alias.name: getattr(import_module(name), alias.name) for alias in node.names}
+            assert all(isinstance(value, int | float | str) for value in values.values()), f"{module} imports {name}"
+            text = [f"{constant} = {value!r}" for constant, value in values.items()]
+        indent = " " * node.col_offset
+        end = node.end_lineno or node.lineno
+        lines[node.lineno - 1 : end] = ["\n".join(indent + line for line in text)] + [""] * (end - node.lineno)
+    return "\n".join(lines) + "\n", imported

@@ -7,18 +7,15 @@ takes to copy the weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.optional import import_optional
 from lcl_core.encoders.detect import WEIGHTS
-from lcl_core.encoders.export.base import read_config, read_weights, write_inputs, write_model_card
-
-if TYPE_CHECKING:
-    from lcl_core.model import LCLConfig
-
+from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
+from lcl_core.model import LCLConfig
 
 OPSET = 20  # the first with Gelu
 _IR_VERSION = 10  # what goes with it: older runtimes read no newer form

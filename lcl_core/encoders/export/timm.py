@@ -8,7 +8,7 @@ values. So the patch tokens arrive and the pooled latent does not; ``forward_hea
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,10 +16,8 @@ from torch import Tensor
 from lcl_core.common.files import write_json_atomically
 from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
-from lcl_core.encoders.export.base import read_config, read_weights, write_model_card
-
-if TYPE_CHECKING:
-    from lcl_core.model import LCLConfig
+from lcl_core.encoders.export.files import read_config, read_weights, write_model_card
+from lcl_core.model import LCLConfig
 
 # timm's own names for CLIP's ViT; every size is given besides
 _ARCHITECTURES = {"gelu": "vit_base_patch32_clip_224", "quick_gelu": "vit_base_patch32_clip_quickgelu_224"}

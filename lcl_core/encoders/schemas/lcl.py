@@ -73,12 +73,12 @@ class LCLSettings(BaseModel):
 
 
 class LCLAutoMap(BaseModel):
-    """The code that an export lies beside the weights, by the names that the export gives it. It is never run."""
+    """The code that exports write beside the weights, this version's and older ones'. It is never run."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     AutoConfig: Literal["modeling_lcl.LCLConfig"]
-    AutoModel: Literal["modeling_lcl.LCLModel"]
+    AutoModel: Literal["encoder_model.LCLEncoderModel", "modeling_lcl.LCLModel"]
 
 
 class LCLProcessorSettings(BaseModel):
@@ -94,7 +94,7 @@ class LCLProcessorSettings(BaseModel):
 class LCLProcessorMap(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    AutoProcessor: Literal["processing_lcl.LCLProcessor"]
+    AutoProcessor: Literal["processing_lcl.PortableProcessor", "processing_lcl.LCLProcessor"]
 
 
 Dtype = Literal["float32", "float16", "bfloat16", "float64"]

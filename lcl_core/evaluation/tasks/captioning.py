@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
+from lcl_core.encoders.captioning import Captioner
 from lcl_core.evaluation.features import EvaluatedEncoder
 from lcl_core.evaluation.heads.training import count_examples, prefetch_map
 from lcl_core.evaluation.metrics.core import Ints
@@ -114,7 +115,9 @@ class Captioning(Task):
 
         captions: list[str] = []
         for number, pixels in enumerate(prefetch_map(load, range(0, len(images), decoding.batch_size))):
-            texts = model.captions(pixels, decoding, context.spec.seed + number)
+            texts = (
+                model.captions(pixels, decoding, context.spec.seed + number) if isinstance(model, Captioner) else None
+            )
             context.progress.add(_ZERO_SHOT_COST * len(pixels))
             if texts is None:
                 return

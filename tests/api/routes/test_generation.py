@@ -19,8 +19,8 @@ from api.client import ApiError, TextDelta, data_url
 from api.client._sync.transport import parse_events
 from api.services.inference import StreamConsumers
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model.generation import IncrementalDetokenizer
-from lcl_core.serving.engine import EncoderEngine
 
 SECONDS = 60  # a deadline, not a duration
 WAYS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError, data_url
-from lcl_core.serving.engine import EncoderEngine
+from lcl_core.encoders.engine import EncoderEngine
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lcl_core.collections.records import ChangeRecord, DeltaSnapshot, DeltaSnaps
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import Corpus
-from lcl_core.serving.engine import EncoderEngine
+from lcl_core.encoders.engine import EncoderEngine
 
 
 def write_corpus(place: Path, sample: Corpus, numbers: range) -> Path:
@@ -168,7 +168,7 @@ def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
     with DeltaSnapshotWriter(tmp_path / "handed") as writer:
         writer.write(change, picture)
     handed = DeltaSnapshot(tmp_path / "handed")
-    assert (handed.changes, handed.pictures([change.item])) == ([change], [picture])
+    assert (handed.changes, handed.images([change.item])) == ([change], [picture])
     blob = tmp_path / "handed" / "changes.blob"
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:

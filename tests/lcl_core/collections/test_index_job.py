@@ -22,7 +22,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
 from lcl_core.data.records import CaptionPair
-from lcl_core.serving.engine import EncoderEngine
+from lcl_core.encoders.engine import EncoderEngine
 
 
 def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> RunDir:

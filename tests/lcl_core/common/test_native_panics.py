@@ -93,8 +93,8 @@ def test_a_panic_is_told_from_an_error() -> None:
 
 
 def test_a_served_encoder_answers_on_after_a_panic(tmp_path: Path) -> None:
+    from lcl_core.encoders.engine import EncoderEngine
     from lcl_core.serving.batched_engine import BatchedEngine
-    from lcl_core.serving.engine import EncoderEngine
     from tests.api.sample_assets import save_encoder
 
     session = EncoderEngine(save_encoder(tmp_path / "encoder"), "cpu")

@@ -214,7 +214,7 @@ def test_a_fold_keeps_what_came_meanwhile(made: Database, home: Path, begin: Cal
     fold = begin()
     handed = DeltaSnapshot(Path(fold.handed["changes"]))
     assert [change.item for change in handed.changes] == [identity(name) for name in ("c.png", "d.png", "a.png")]
-    assert handed.pictures([identity("d.png")]) == [b"d.png"]
+    assert handed.images([identity("d.png")]) == [b"d.png"]
     add(made, picture("e.png"))
     add(made, picture("d.png", "second"), replace=True)
     remove(made, "b.png")

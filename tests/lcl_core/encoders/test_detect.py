@@ -100,6 +100,6 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_recognising_imports_no_torch() -> None:
-    code = "import sys; from lcl_core.encoders import detect_encoder; print('torch' in sys.modules)"
+    code = "import sys; from lcl_core.encoders.detect import detect_encoder; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

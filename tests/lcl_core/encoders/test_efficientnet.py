@@ -40,7 +40,7 @@ def test_the_features_are_the_packages_own(folder: Path) -> None:
     torch.testing.assert_close(pooled, F.normalize(features.mean((2, 3)), dim=-1))
     assert (tower.tokens, tower.width, tower.embed_dim, tower.image_size) == (4, 1280, 1280, 64)
     assert len(tower.layers()) == 18  # stem, sixteen blocks, head
-    assert tower.texts(["a"]) is None
+    assert tower.encode_texts(["a"]) is None
 
 
 def test_pixels_lie_between_minus_one_and_one(folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_vision_transformers_patches_are_its_last_states(
     assert pooled is not None
     torch.testing.assert_close(pooled, F.normalize(expected, dim=-1))
     assert (tower.image_size, tower.tokens, tower.width, tower.embed_dim) == (32, tokens, width, 32)
-    assert tower.texts(["a"]) is None
+    assert tower.encode_texts(["a"]) is None
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def test_both_sides_of_a_pair_are_the_librarys(tmp_path: Path, kind: str) -> Non
     torch.testing.assert_close(patches, found.last_hidden_state[:, before:])
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     words = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=12, return_tensors="pt")
-    texts = tower.texts(TEXTS)
+    texts = tower.encode_texts(TEXTS)
     assert texts is not None
     expected = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
     torch.testing.assert_close(texts, expected, atol=1e-6, rtol=1e-5)
@@ -102,7 +102,7 @@ def test_the_untrained_twin_starts_from_other_weights(tmp_path: Path) -> None:
     twin = tower.random_init()
     assert twin.identity["weights"] != tower.identity["weights"]
     assert twin.identity == tower.random_init().identity
-    first, second = twin.texts(TEXTS), tower.random_init().texts(TEXTS)
+    first, second = twin.encode_texts(TEXTS), tower.random_init().encode_texts(TEXTS)
     assert first is not None
     assert second is not None
     assert torch.equal(first, second)

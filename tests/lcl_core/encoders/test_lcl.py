@@ -11,12 +11,12 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.registry import load_image_encoder
 
-PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def tower(encoder_dir: Path) -> LCLEncoder:
-    found = load_image_encoder(encoder_dir)
+def tower(encoder: Path) -> LCLEncoder:
+    found = load_image_encoder(encoder)
     assert isinstance(found, LCLEncoder)
     return found
 
@@ -27,8 +27,8 @@ def test_its_numbers_are_its_shapes(tower: LCLEncoder) -> None:
     assert pooled.shape == (3, tower.embed_dim)
     torch.testing.assert_close(pooled.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(patches, tower.patches(PIXELS))
-    assert tower.texts(["a square", "a"]).shape == (2, tower.embed_dim)
-    assert tower.image_size == 16
+    assert tower.encode_texts(["a square", "a"]).shape == (2, tower.embed_dim)
+    assert tower.image_size == 32
 
 
 def test_its_layers_hold_every_parameter_once_from_the_input_up(tower: LCLEncoder) -> None:
@@ -58,6 +58,6 @@ def load_tower_again(tower: LCLEncoder) -> LCLEncoder:
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no encoder here") as caught:
+    with pytest.raises(UserError, match="cannot be loaded") as caught:
         load_image_encoder(tmp_path)
     assert caught.value.file == str(tmp_path)

@@ -25,10 +25,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from lcl_core.common.errors import UserError
-from lcl_core.encoders.registry import load_tower
+from lcl_core.encoders.registry import load_image_encoder
 for place in sys.argv[1:]:
     try:
-        load_tower(Path(place))
+        load_image_encoder(Path(place))
     except UserError as error:
         print(error.code)
 """

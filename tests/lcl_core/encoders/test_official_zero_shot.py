@@ -35,7 +35,7 @@ def by_recipe(official: dict[str, object], seed: int, folder: Path) -> LCLModel:
 
 def reader(model: LCLModel, tokenizer: Tokenizer) -> Callable[[Sequence[str]], torch.Tensor]:
     """How the model reads texts."""
-    return LCLEncoder(model, LCLProcessor(tokenizer, model.config.image_size), "").texts
+    return LCLEncoder(model, LCLProcessor(tokenizer, model.config.image_size), "").encode_texts
 
 
 @pytest.fixture

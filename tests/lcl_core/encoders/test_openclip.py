@@ -37,7 +37,7 @@ def test_both_sides_are_the_librarys(tmp_path: Path, kind: str) -> None:
     expected = F.normalize(model.encode_image(pixels), dim=-1)
     assert pooled is not None
     torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=1e-5)
-    texts = tower.texts(TEXTS)
+    texts = tower.encode_texts(TEXTS)
     assert texts is not None
     torch.testing.assert_close(texts, F.normalize(model.encode_text(tokenizer(TEXTS)), dim=-1), atol=1e-6, rtol=1e-5)
     assert (tower.embed_dim, tower.tokens, tower.width) == (24, patches.shape[1], patches.shape[2])

@@ -52,7 +52,7 @@ def test_features_and_transform_are_the_librarys(
         places = features if features.shape[-1] == width else features.permute(0, 2, 3, 1)
         expected = torch.stack([torch.cat(list(picture)) for picture in places])
     torch.testing.assert_close(patches, expected)
-    assert tower.texts(["a"]) is None
+    assert tower.encode_texts(["a"]) is None
 
 
 def test_training_pictures_are_augmented_as_everybodys_and_normalised_as_its_own(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import train_bpe
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.model import LCLConfig, LCLProcessor
 from lcl_core.pretrained.__main__ import main, pack
-from lcl_core.serving.engine import EncoderEngine
 from lcl_core.train.factory import build_model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import threading
 import time
@@ -16,10 +15,10 @@ from PIL import Image
 
 from lcl_core.common.errors import UserError
 from lcl_core.encoders.captioning import GenerationConfig, StreamListener
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model.generation import IncrementalDetokenizer
 from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.dynamic_batcher import EncoderUnloaded, Overloaded
-from lcl_core.serving.engine import EncoderEngine
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +47,8 @@ def test_batches_change_nothing(shared: BatchedEngine, alone: EncoderEngine, dra
     assert answers == pytest.approx(expected, abs=1e-5)
     assert shared.embed_texts(["ant", "bus"]) == pytest.approx(words, abs=1e-5)
     assert shared.embed_images([]).shape == (0, alone.dim)
-    assert (shared.hash, shared.dim, shared.image_tokens) == (alone.hash, alone.dim, alone.image_tokens)
+    assert (shared.hash, shared.dim, shared.image_tokens) == (alone.hash, alone.dim, alone.encoder.tokens)
     assert shared.count_tokens(["ant"]) == alone.count_tokens(["ant"])
-
-
-def test_awaiting_gives_the_same(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
-    async def ask() -> tuple:
-        return await asyncio.gather(
-            shared.embed_images_async(drawings[:3]),
-            shared.embed_texts_async(["ant"]),
-            shared.caption_async(drawings[:2], max_new_tokens=5),
-        )
-
-    images, texts, captions = asyncio.run(ask())
-    assert images == pytest.approx(alone.embed_images(drawings[:3]), abs=1e-5)
-    assert texts == pytest.approx(alone.embed_texts(["ant"]), abs=1e-5)
-    assert captions == alone.caption(drawings[:2], max_new_tokens=5)
 
 
 def test_sampled_captions_do_not_depend_on_company(
@@ -118,7 +103,7 @@ def test_a_beam_search_comes_in_steps_and_ends_with_its_last_reader(
     alone: EncoderEngine, drawings: list[Image.Image]
 ) -> None:
     options, readers = GenerationConfig(num_beams=3, max_new_tokens=30), [StreamListener(), StreamListener()]
-    steps = alone.write_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
+    steps = alone.captioner.generate_captions(alone.preprocess(drawings[:2]), options, [0, 1], readers)
     assert next(steps) == []
     readers[1].cancelled = True
     assert next(steps) == [(1, "")]

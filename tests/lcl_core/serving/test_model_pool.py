@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import shutil
 import subprocess
@@ -15,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.encoders import file_hashes
-from lcl_core.encoders.file_hashes import hash_files
-from lcl_core.serving import engine
+from lcl_core.encoders import detect, engine, file_hashes
+from lcl_core.encoders.engine import EncoderEngine, estimate_memory
+from lcl_core.encoders.file_hashes import Hashes, hash_files
 from lcl_core.serving.batched_engine import BatchedEngine
-from lcl_core.serving.engine import EncoderEngine, estimate_memory
 from lcl_core.serving.model_pool import ModelPool
 
 
@@ -31,7 +29,7 @@ class CountingLoader:
         self.release = threading.Event()
         self.release.set()
 
-    def __call__(self, directory: Path) -> BatchedEngine:
+    def __call__(self, directory: Path, registered: Hashes | None = None) -> BatchedEngine:
         self.loads.append(directory)
         assert self.release.wait(180)
         return BatchedEngine(EncoderEngine(directory, device="cpu", warm_up=False))
@@ -134,11 +132,6 @@ def test_replaced_weights_are_loaded_anew(
     assert pool.loaded == [place.resolve()]
 
 
-def test_awaiting_an_encoder(pool: ModelPool, encoder: Path) -> None:
-    session = asyncio.run(pool.get_async(encoder))
-    assert session is pool.get(encoder)
-
-
 def test_a_closed_pool_stops_its_encoders(pool: ModelPool, encoder: Path) -> None:
     session = pool.get(encoder)
     pool.close()
@@ -210,8 +203,8 @@ def test_the_files_of_an_encoder_are_read_once_to_be_hashed(
     own = Path(shutil.copytree(encoder, tmp_path / "own"))
     read: list[str] = []
     real = file_hashes.sha256_file
-    for module in (file_hashes, engine):
-        monkeypatch.setattr(module, "hash_of_file", lambda path: (read.append(path.name), real(path))[1])
+    for module in (file_hashes, detect):
+        monkeypatch.setattr(module, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
     pool = ModelPool(device="cpu")
     pool.get(own, hash_files(encoder))
     assert read[-len(list(own.iterdir())) :].count("model.safetensors") == 1

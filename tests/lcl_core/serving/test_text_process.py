@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.serving.batched_engine import BatchedEngine
-from lcl_core.serving.engine import EncoderEngine
 from lcl_core.serving.text_process import MAX_FAILURES, TextEncoderProcess
 
 WORDS = ["ant", "a bus in the rain", "seven moons"]
@@ -95,7 +95,7 @@ def test_few_texts_start_nothing(alone: EncoderEngine) -> None:
 def test_one_that_cannot_start_is_given_up(alone: EncoderEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     reader = TextEncoderProcess(alone, busy=1)
-    until(lambda: reader.embed_texts(WORDS) is not None and reader._deaths == MAX_FAILURES)
+    until(lambda: reader.embed_texts(WORDS) is not None and reader._failures == MAX_FAILURES)
     reader.embed_texts(WORDS)
     assert reader._process is None
 
@@ -117,7 +117,7 @@ def children() -> set[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"lcl_core.serving.text_process_main" in (folder / "cmdline").read_bytes():
+            if parent == os.getpid() and b"lcl_core.serving.text_process" in (folder / "cmdline").read_bytes():
                 found.add(int(folder.name))
         except OSError:
             continue

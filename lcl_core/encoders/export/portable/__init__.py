@@ -1,1 +1,1 @@
-"""Files that lie beside exported weights. Each stands alone: nothing here imports another file of ours."""
+"""Modules that an export copies beside the weights, with the product's modules that they import."""

@@ -22,7 +22,7 @@ STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 START, END = "<start_of_text>", "<end_of_text>"
 
 
-class LCLProcessor(ProcessorMixin):
+class PortableProcessor(ProcessorMixin):
     """Resize, crop and normalise pictures; tokenize texts as ``sot text eot``."""
 
     def __init__(self, tokenizer: Tokenizer, image_size: int) -> None:
@@ -51,7 +51,7 @@ class LCLProcessor(ProcessorMixin):
         return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_: Any) -> LCLProcessor:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **_: Any) -> PortableProcessor:  # type: ignore[override]
         """Read ``tokenizer.json`` and ``processor_config.json`` of a directory."""
         source = Path(pretrained_model_name_or_path)
         settings = json.loads((source / "processor_config.json").read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ def test_descriptions_are_read_once(new_run: NewRun, monkeypatch: pytest.MonkeyP
 
 
 def test_an_encoder_that_reads_no_texts_says_so(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lcl_core.encoders.lcl.LCLEncoder.texts", lambda *_: None)
+    monkeypatch.setattr("lcl_core.encoders.lcl.LCLEncoder.encode_texts", lambda *_: None)
     with pytest.raises(UserError, match="reads no texts") as caught:
         evaluate(new_run(tasks=[TASK], zero_shot_classification={"labels": ["colour"]}))
     assert (caught.value.code, caught.value.field) == ("no_text_encoder", "tasks")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lcl_core.common.device import Precision
+from lcl_core.encoders.engine import EncoderEngine, estimate_memory
 from lcl_core.model import LCLModel
-from lcl_core.serving.engine import EncoderEngine, estimate_memory
 
 
 @pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
@@ -21,7 +21,7 @@ def test_what_is_foretold_is_what_is_taken(
     place = Path(shutil.copytree(encoder, tmp_path / "encoder"))
     LCLModel.from_pretrained(encoder, dtype=saved).save_pretrained(place)
     session = EncoderEngine(place, "cpu", precision=precision, warm_up=False)
-    weights = [*session.model.parameters(), *session._towers.parameters()]
+    weights = [*session.encoder.model.parameters(), *session._vectors.model.parameters()]
     taken = {weight.data_ptr(): weight.numel() * weight.element_size() for weight in weights}
     assert estimate_memory(place, "cpu", precision) == sum(taken.values())
 

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders import engine as module
+from lcl_core.encoders.engine import EncoderEngine
 from lcl_core.model import LCLModel, LCLProcessor
-from lcl_core.serving import engine as module
-from lcl_core.serving.engine import EncoderEngine
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_nothing_gives_nothing(session: EncoderEngine) -> None:
 
 def test_tokens_are_counted_as_they_are_read(session: EncoderEngine) -> None:
     words = ["ant", "", "a word " * 400]
-    ids = session.processor.encode_texts(words[:1])
+    ids = session.encoder.processor.encode_texts(words[:1])
     assert session.count_tokens(words) == [ids.shape[1], 2, 48]
-    assert session.image_tokens == 4
+    assert session.encoder.tokens == 4
 
 
 def test_the_hash_is_the_weights(session: EncoderEngine, encoder: Path, encoders: list[Path]) -> None:
     assert session.hash == hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
-    assert len({module.weights_hash(directory) for directory in encoders}) == len(encoders)
+    assert len({EncoderEngine(directory, "cpu", warm_up=False).hash for directory in encoders}) == len(encoders)
 
 
 @pytest.mark.parametrize("decoding", [{}, {"num_beams": 3}, {"top_p": 0.9, "seed": 4, "temperature": 2.0}])
@@ -120,15 +120,15 @@ def test_impossible_decodings_name_their_field(
 
 def test_nothing_keeps_a_gradient(session: EncoderEngine, drawings: list[Image.Image]) -> None:
     session.embed_images(drawings[:2])
-    assert not session.model.training
-    assert not any(parameter.requires_grad for parameter in session.model.parameters())
+    assert not session.encoder.model.training
+    assert not any(parameter.requires_grad for parameter in session.encoder.model.parameters())
 
 
 def test_health_runs_the_model(encoder: Path) -> None:
     session = EncoderEngine(encoder, device="cpu", warm_up=False)
     assert session.health()["device"] == "cpu"
     with torch.no_grad():
-        next(session.model.visual.parameters()).fill_(float("nan"))
+        next(session.encoder.model.visual.parameters()).fill_(float("nan"))
     with pytest.raises(UserError) as caught:
         session.health()
     assert caught.value.code == "encoder_unhealthy"

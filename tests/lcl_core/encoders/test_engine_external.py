@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
+from lcl_core.encoders.engine import estimate_memory, open_engine
+from lcl_core.encoders.huggingface import HuggingFaceImageEncoder
+from lcl_core.encoders.lcl import LCLEncoder
 from lcl_core.encoders.registry import load_image_encoder
-from lcl_core.serving.engine import EncoderEngine, ExternalEngine, estimate_memory, open_engine
 from lcl_core.serving.model_pool import ModelPool
 from tests.lcl_core.encoders.external_samples import save_huggingface
 
@@ -30,20 +32,20 @@ def sight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_vectors_are_the_towers_own(pair: Path, drawings: list[Image.Image]) -> None:
     session, tower = open_engine(pair, device="cpu"), load_image_encoder(pair)
     pooled, _ = tower.encode(tower.preprocess(drawings))
-    words = tower.texts(TEXTS)
+    words = tower.encode_texts(TEXTS)
     assert pooled is not None
     assert words is not None
     np.testing.assert_allclose(session.embed_images(drawings), pooled.numpy(), atol=1e-6)
     np.testing.assert_allclose(session.embed_texts(TEXTS), words.numpy(), atol=1e-6)
-    assert (session.dim, session.image_tokens, session.reads_texts) == (20, 16, True)
+    assert (session.dim, session.encoder.tokens, session.reads_texts) == (20, 16, True)
     assert session.hash == tower.identity["weights"]
     assert session.count_tokens(TEXTS) == [5, 3, 12]
     assert session.embed_images([]).shape == session.embed_texts([]).shape == (0, 20)
 
 
 def test_ours_and_theirs_are_told_apart(encoder: Path, sight: Path) -> None:
-    assert type(open_engine(encoder, device="cpu")) is EncoderEngine
-    assert type(open_engine(sight, device="cpu")) is ExternalEngine
+    assert type(open_engine(encoder, device="cpu").encoder) is LCLEncoder
+    assert type(open_engine(sight, device="cpu").encoder) is HuggingFaceImageEncoder
 
 
 def test_a_pool_holds_both(encoder: Path, sight: Path, drawings: list[Image.Image]) -> None:
