@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.base import Line, Reference, RequestModel, RowView, Tag
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
-from lcl_core.specs.parsing import Kind
+from lcl_core.jobs import Kind
 
 
 class RunSubmission(RequestModel):
