@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lcl_core.conftest import documents, image_tokens, pixels, small_config, small_model  # noqa: F401
+
 STAND_IN = """#!{python} -S
 import json, os, pathlib, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
