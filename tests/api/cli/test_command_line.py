@@ -163,7 +163,7 @@ def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "api.cli", "--url", house.url, "--key", house.keys["admin"], "runs", "watch", run_id],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
         stdout=terminal,
         stderr=subprocess.DEVNULL,
