@@ -1,4 +1,4 @@
-"""Whose encoder lies in a directory, by its files and small JSON alone. Knows no torch and runs none of its code."""
+"""Detect the kind of encoder in a directory, from its files and small JSON alone. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class EncoderFormat:
-    """What lies in a directory.
+    """Format of a saved encoder.
 
     Attributes:
         kind: ``lcl``, ``openclip``, ``timm``, ``huggingface`` or ``efficientnet-lite``.
-        model: what its maker calls the architecture.
+        model: the architecture, by its library's name.
         weights: names of the files that hold the weights, sorted.
         reads: ``images``, ``texts`` or both.
     """
@@ -40,7 +40,7 @@ class EncoderFormat:
 
 
 def detect_encoder(directory: Path) -> EncoderFormat:
-    """Which kind of encoder was saved there.
+    """The kind of encoder in ``directory``.
 
     Raises:
         UserError: ``bad_encoder``, naming the directory or file and what is missing.

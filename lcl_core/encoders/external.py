@@ -179,9 +179,9 @@ class ExternalTextEncoder(TextEncoder):
             return self.features(["a"]).shape[1]
 
     def copy(self) -> Self:
-        twin = copy.copy(self)
-        twin.network = copy.deepcopy(self.network).requires_grad_(True)
-        return twin
+        trainable = copy.copy(self)
+        trainable.network = copy.deepcopy(self.network).requires_grad_(True)
+        return trainable
 
 
 class ExternalImageEncoder(ImageEncoder):
@@ -191,9 +191,9 @@ class ExternalImageEncoder(ImageEncoder):
 
     Attributes:
         kind: of :class:`~lcl_core.encoders.detect.EncoderFormat`.
-        library: name and version of what computes.
-        network: what looks at pictures.
-        mean, deviation: of the transform's normalisation, a number a channel.
+        library: its name and version.
+        network: the vision network.
+        mean, deviation: of the transform's normalisation, one number a channel.
         side: S, pixels.
     """
 
@@ -216,10 +216,10 @@ class ExternalImageEncoder(ImageEncoder):
 
     @abstractmethod
     def build(self, trained: bool) -> None:
-        """Make the network, the transform and, where there is one, the text side.
+        """Build the network, the transform and, where there is one, the text encoder.
 
         Args:
-            trained: with the weights that were saved; else with those that the library starts from.
+            trained: with the saved weights; else with the library's initial ones.
         """
 
     @abstractmethod
@@ -240,13 +240,13 @@ class ExternalImageEncoder(ImageEncoder):
             return type(self)(self.directory, self.origin, trained=False)
 
     def copy(self) -> Self:
-        twin = copy.copy(self)
-        twin.network = copy.deepcopy(self.network).requires_grad_(True)
-        return twin
+        trainable = copy.copy(self)
+        trainable.network = copy.deepcopy(self.network).requires_grad_(True)
+        return trainable
 
     @cached_property
     def _shapes(self) -> tuple[int | None, int, int]:
-        """(E, N, W), by asking."""
+        """(E, N, W), from a forward pass."""
         with torch.inference_mode():
             pooled, patches = self.outputs(torch.zeros(1, 3, self.side, self.side, device=self.device))
         return None if pooled is None else pooled.shape[1], patches.shape[1], patches.shape[2]
@@ -313,7 +313,7 @@ class ExternalImageEncoder(ImageEncoder):
 
 
 def settings_identity(directory: Path, library: str) -> dict[str, str]:
-    """What beside the weights makes features what they are."""
+    """Everything beside the weights that features depend on."""
     settings = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".txt") and path.is_file():
@@ -322,7 +322,7 @@ def settings_identity(directory: Path, library: str) -> dict[str, str]:
 
 
 def feature_map_to_tokens(features: Tensor) -> Tensor:
-    """The places of a feature map [n, W, h, w] as tokens [n, h·w, W], row by row."""
+    """The positions of a feature map [n, W, h, w] as tokens [n, h·w, W], row by row."""
     return features.flatten(2).transpose(1, 2)
 
 

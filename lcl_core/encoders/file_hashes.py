@@ -1,7 +1,6 @@
-"""The identity of an encoder: one hash over all files that decide its vectors. Knows no torch.
+"""Identity of an encoder: one hash over all files that its vectors depend on. Imports no torch.
 
-The hash of the weights alone says too little: config, tokenizer and processor decide as much of what a text or an
-image becomes.
+Beside the weights these are configuration, tokenizer and processor.
 """
 
 from __future__ import annotations

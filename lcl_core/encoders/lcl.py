@@ -167,7 +167,7 @@ class LCLEncoder(ImageEncoder):
         return self.model.device
 
     def to(self, device: torch.device) -> Self:
-        self.model.to(device)
+        self.model.to(device)  # type: ignore[arg-type]
         return self
 
     def for_dtype(self, dtype: torch.dtype) -> ImageEncoder:

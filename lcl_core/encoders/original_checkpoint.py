@@ -1,4 +1,4 @@
-"""The authors' checkpoints in and out: their model JSON and state_dict.
+"""Import and export of the authors' checkpoints: their model JSON and state_dict.
 
 Our parameters carry the authors' names, so that weights map one to one.
 """

@@ -19,7 +19,7 @@ class PretrainedEncoder:
 
     Attributes:
         hash: sha256 of its weights, hexadecimal.
-        info: what a run would have noted of it: parameters, images_seen, steps, seconds …
+        info: of its training run: parameters, images_seen, steps, seconds …
     """
 
     name: str
@@ -31,9 +31,9 @@ class PretrainedEncoder:
 def pretrained_encoders() -> list[PretrainedEncoder]:
     """All of them, by name. Reads small JSON files alone."""
     folder = Path(str(resources.files(__name__))).resolve()
-    return [_read_encoder(notes) for notes in sorted(folder.glob("*/origin.json"))]
+    return [_read_encoder(path) for path in sorted(folder.glob("*/origin.json"))]
 
 
-def _read_encoder(notes: Path) -> PretrainedEncoder:
-    said = json.loads(notes.read_text(encoding="utf-8"))
-    return PretrainedEncoder(notes.parent.name, notes.parent, said.pop("hash"), said)
+def _read_encoder(path: Path) -> PretrainedEncoder:
+    info = json.loads(path.read_text(encoding="utf-8"))
+    return PretrainedEncoder(path.parent.name, path.parent, info.pop("hash"), info)

@@ -1,5 +1,79 @@
-"""Export of our encoders to transformers, timm and ONNX. Importing this loads no torch."""
+"""Export formats: an encoder of ours, rewritten for other libraries. Importing this loads no torch.
 
-from lcl_core.encoders.export.base import FORMATS, ExportFormat, check_exportable, export
+OpenCLIP is a format that cannot be written. The text tower would fit (a causal transformer that is read at its last
+token), and so would the vision tower's patches; the step from patches to the pooled latent does not:
 
-__all__ = ["FORMATS", "ExportFormat", "check_exportable", "export"]
+* OpenCLIP's own ViT lets its attentional pooler attend to the class token. For us that token is a register, which the
+  pooler never sees, and no setting hides it.
+* A timm trunk leaves the class token out, but its attention pooling reads the patches as they come from the last norm.
+  Ours normalises them once more, and a norm of a norm with learnt gains cannot be folded into a projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from lcl_core.common.errors import UserError
+from lcl_core.encoders.detect import detect_encoder
+from lcl_core.encoders.schemas.validate import check_encoder
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format of another library.
+
+    Attributes:
+        writer: module of this package whose ``write(directory, target)`` makes the files; none: impossible.
+        carries: for people, what the format holds.
+    """
+
+    writer: str | None
+    carries: str
+
+
+FORMATS = {
+    "huggingface": ExportFormat("huggingface", "both towers for transformers, with the code that computes them"),
+    "openclip": ExportFormat(
+        None, "nothing: OpenCLIP has no place for the attentive pooling, and the refusal says why"
+    ),
+    "timm": ExportFormat("timm", "the vision tower and its patch tokens, as a VisionTransformer"),
+    "onnx": ExportFormat("onnx", "both towers up to L2-normalised vectors, for any ONNX runtime"),
+}
+
+
+def export(name: str, directory: Path, target: Path) -> None:
+    """Write the encoder of ``directory`` in a format of others into ``target``, which is new or empty.
+
+    Raises:
+        UserError: ``not_expressible`` (field ``format``) when the format cannot hold it, ``bad_encoder`` when there is
+            none, ``bad_target`` when ``target`` is not empty, ``missing_extra`` when a library is missing.
+    """
+    check_exportable(name, directory)
+    check_encoder(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError("the target is not empty; name a new directory", code="bad_target", file=target)
+    writer = import_module(f"{__package__}.{FORMATS[name].writer}")
+    target.mkdir(parents=True, exist_ok=True)
+    writer.write(directory, target)
+
+
+def check_exportable(name: str, directory: Path) -> None:
+    """Check what can be checked without reading weights. Raises: UserError as :func:`export`."""
+    if name not in FORMATS:
+        raise UserError(f"the formats are {', '.join(FORMATS)}", code="not_expressible", field="format")
+    found = detect_encoder(directory)
+    if found.kind != "lcl":
+        raise UserError(
+            f"this is an encoder of {found.kind}'s own, and only those of ours are rewritten in other formats; "
+            "take it as it is, with format=lcl",
+            code="not_expressible", field="format",
+        )  # fmt: skip
+    if FORMATS[name].writer is None:
+        raise UserError(
+            "OpenCLIP cannot hold the attentive pooling of this encoder: its own ViT pools over the class token, which "
+            "ours leaves out, and its timm trunks pool without the norms that ours has before keys and values; "
+            "encode_image would be wrong. Take format=huggingface or onnx for both towers, timm for the vision tower",
+            code="not_expressible", field="format",
+        )  # fmt: skip
