@@ -39,9 +39,9 @@ def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
 def onednn_fp32_matmul() -> Iterator[bool]:
     """Within, fp32 matrix products on the CPU go through oneDNN where that is still fp32.
 
-    oneDNN is asked for by allowing it bf16 operands. On CPUs with AMX it does round them, on others it computes in
-    fp32, faster than the default library on some. What it does is measured, and only an error of fp32's size is
-    accepted; the same machine decides the same way each time, so that a resumed run computes as it did.
+    oneDNN is enabled by allowing bf16 operands. On CPUs with AMX it does round them, on others it computes in fp32,
+    faster than the default library on some. Its error is measured, and only one of fp32's size is accepted. The same
+    machine decides the same way each time, so that a resumed run computes as before.
 
     Yields: whether oneDNN is used.
     """
@@ -91,10 +91,10 @@ def peak_rss_gib() -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next one.
+    """Let the C library keep freed memory for the next step.
 
-    It would give large blocks back, and the system would clear every page of them again at the next step: about a
-    twentieth of a step's time on the CPU. Without glibc nothing happens.
+    It would return large blocks, and the system would clear every page again at the next step: about a twentieth of a
+    step's time on the CPU. No effect without glibc.
     """
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
@@ -103,10 +103,9 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give the pages that are free in every thread's heap back to the system.
+    """Return the free pages of every thread's heap to the system.
 
-    The C library itself gives back what lies at the end of a heap only: after large images most would stay. Without
-    glibc nothing happens.
+    The C library itself returns only the end of a heap: after large images most would stay. No effect without glibc.
     """
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:

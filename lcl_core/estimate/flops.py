@@ -65,7 +65,7 @@ class ModelSizes:
 
 
 def model_sizes(spec: PretrainSpec) -> ModelSizes:
-    """Of the model that a spec describes; a vocabulary that is learnt may come out smaller from few texts."""
+    """Sizes of a spec's model; a learnt vocabulary may be smaller with few texts."""
     model, own = spec.model, spec.tokenizer.vocab_size + SPECIALS
     return ModelSizes(
         patch_size=model.patch_size,
@@ -89,17 +89,17 @@ def step_flops(
 
     Args:
         lengths: tokens of each document, image tokens included.
-        images: pictures in them.
-        labels: places where a next token is predicted.
-        patches: of an image that are looked at; none: all.
+        images: number of images.
+        labels: positions at which a next token is predicted.
+        patches: encoded patches of an image; none: all.
     """
     patches = config.num_image_tokens if patches is None else patches
-    pictures = vision_flops(config, images, patches) + pooling_flops(config, images, patches)
-    return FORWARDS_PER_STEP * (pictures + text_flops(config, lengths) + head_flops(config, labels))
+    vision = vision_flops(config, images, patches) + pooling_flops(config, images, patches)
+    return FORWARDS_PER_STEP * (vision + text_flops(config, lengths) + head_flops(config, labels))
 
 
 def vision_flops(config: Sizes, images: float, patches: int) -> float:
-    """The vision tower over images of which ``patches`` patches are looked at."""
+    """The vision tower over images of which ``patches`` patches are encoded."""
     width = config.vision_width
     blocks = (patches + 1) * _block_flops(width, config.mlp_ratio) + _attention_flops(patches + 1, width)
     embedding = config.num_image_tokens * 2 * 3 * config.patch_size**2 * width
@@ -107,10 +107,10 @@ def vision_flops(config: Sizes, images: float, patches: int) -> float:
 
 
 def pooling_flops(config: Sizes, images: float, patches: int, *, latents: bool = True, tokens: bool = True) -> float:
-    """The pooler's values and, where they are wanted, keys for the latents and projections to tokens."""
+    """The pooler's values, and optionally keys for the latents and projections to tokens."""
     inputs, outputs = config.vision_width, config.text_width
-    wanted = inputs + latents * inputs + tokens * outputs
-    return images * patches * 2 * wanted * outputs
+    widths = inputs + latents * inputs + tokens * outputs
+    return images * patches * 2 * widths * outputs
 
 
 def text_flops(config: Sizes, lengths: Sequence[float], *, causal: bool = True) -> float:
@@ -121,7 +121,7 @@ def text_flops(config: Sizes, lengths: Sequence[float], *, causal: bool = True) 
 
 
 def head_flops(config: Sizes, labels: float) -> float:
-    """Scores of the whole vocabulary at ``labels`` places."""
+    """Logits of the whole vocabulary at ``labels`` positions."""
     return labels * 2.0 * config.text_width * config.vocab_size
 
 
@@ -140,14 +140,14 @@ _DELIMITERS = 2  # <soi> and <eoi> of an image; start and end of a text
 
 @dataclass(frozen=True)
 class Workload:
-    """What a forward pass meets; counts may be means.
+    """Counts of a forward pass; they may be means.
 
     Attributes:
-        images, patches: pictures, and patches of each that are looked at.
-        lengths: tokens of each row that the text tower reads, those of images among them. Where a method reads pairs
-            twice, the rows with their image come first.
-        labels: places where a token is predicted.
-        restored: hidden patches that are predicted.
+        images, patches: images, and encoded patches of each.
+        lengths: tokens of each row of the text tower, with those of images. Where a method reads pairs twice, the rows
+            with their image come first.
+        labels: positions at which a token is predicted.
+        restored: masked patches that are predicted.
     """
 
     images: float
@@ -160,10 +160,10 @@ class Workload:
 def lcl_flops(
     config: Sizes, load: Workload, *, latents: bool = True, tokens: bool = True, causal: bool = True
 ) -> float:
-    """One pass over pictures and rows. ``latents``, ``tokens``: what the pooler gives."""
-    pictures = vision_flops(config, load.images, load.patches)
+    """One pass over images and rows. ``latents``, ``tokens``: outputs of the pooler."""
+    vision = vision_flops(config, load.images, load.patches)
     pooling = pooling_flops(config, load.images, load.patches, latents=latents, tokens=tokens)
-    return pictures + pooling + text_flops(config, load.lengths, causal=causal) + head_flops(config, load.labels)
+    return vision + pooling + text_flops(config, load.lengths, causal=causal) + head_flops(config, load.labels)
 
 
 def clip_flops(config: Sizes, load: Workload) -> float:
@@ -171,7 +171,7 @@ def clip_flops(config: Sizes, load: Workload) -> float:
 
 
 def blip2_flops(config: Sizes, load: Workload) -> float:
-    """A third pass shows every pair three times; a negative text counts as long as the image's own."""
+    """With a third pass over every pair three times; a negative text counts as long as the image's own."""
     rows = [*load.lengths[: round(load.images)]] * 3
     return lcl_flops(config, load) + text_flops(config, rows, causal=False)
 
@@ -201,10 +201,10 @@ FORWARD_FLOPS: Mapping[MethodName, Callable[[Sizes, Workload], float]] = {
 
 
 def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tokens: float) -> Workload:
-    """Of one mean document, as the method lays it out.
+    """Workload of one mean document, as the objective packs it.
 
     Args:
-        images, tokens: that it holds; the tokens of its images, with start and end of each, are among them.
+        images, tokens: of the document, with the tokens of its images and the start and end of each.
     """
     words = max(tokens - images * (patches + _DELIMITERS) - _DELIMITERS, 0.0)
     name = objective.name
@@ -220,7 +220,7 @@ def expected_workload(objective: ObjectiveSpec, images: float, patches: int, tok
 
 
 def training_flops(spec: PretrainSpec, images: int, tokens: int, documents: int) -> float:
-    """Of a training that has read so many images, tokens (those of images among them) and documents."""
+    """Of a training that has read so many images, tokens (with those of images) and documents."""
     count, patches = max(documents, 1), spec.kept_patches
     texts = max(tokens - images * patches, 0)
     return count * step_flops(model_sizes(spec), [tokens / count], images / count, texts / count, patches)

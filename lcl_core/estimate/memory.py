@@ -15,7 +15,7 @@ from lcl_core.estimate.flops import Sizes, Workload
 
 
 def model_parameters(config: Sizes) -> int:
-    """Of both towers, the pooler, the vocabulary's projection and the temperature."""
+    """Parameters of both towers, the pooler, the language-model head and the temperature."""
     return vision_parameters(config) + pooler_parameters(config) + text_parameters(config) + 1
 
 
@@ -44,7 +44,7 @@ def block_parameters(config: Sizes, width: int) -> int:
 
 
 def method_parameters(name: str, config: Sizes) -> int:
-    """What a method trains beside the model, and never exports."""
+    """Parameters of an objective beside the model's; never exported."""
     return _METHOD_PARAMETERS[name](config) if name in _METHOD_PARAMETERS else 0
 
 
@@ -72,7 +72,7 @@ _METHOD_PARAMETERS: Mapping[str, Callable[[Sizes], int]] = {
 
 FP32, HALF = 4, 2
 _MOMENTS = 2  # of AdamW
-_LOGITS = {FP32: 32 << 20, HALF: 192 << 20}  # of the whole vocabulary that stand at once
+_LOGITS = {FP32: 32 << 20, HALF: 192 << 20}  # logits in memory at once
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Memory:
 
     Attributes:
         weights, gradients, moments, average: of the parameters, each in fp32; ``average`` is the moving one.
-        copies: of the weights in the precision of products, and of what a checkpoint writes meanwhile.
-        activations: what a forward pass keeps, and the largest thing that lives for a moment.
+        copies: of the weights in the precision of products, and of a checkpoint being written.
+        activations: kept by a forward pass, and the largest transient.
     """
 
     weights: int
@@ -117,10 +117,10 @@ def training_memory(
     """At the peak of a step.
 
     Args:
-        load: what one process reads at once.
+        load: of one process and micro-batch.
         half: products in bf16.
         staged: checkpoints are written while steps run, from a copy in this process's memory.
-        checkpointing: activations are computed twice.
+        checkpointing: activations are recomputed.
         shards: processes among which the parameters are divided.
     """
     item, own = HALF if half else FP32, FP32 * parameters // shards
@@ -143,29 +143,31 @@ def _block_weights(config: Sizes) -> int:
 
 
 def _activation_bytes(config: Sizes, load: Workload, item: int, image_size: int, checkpointing: bool) -> float:
-    seen, words = load.images * (load.patches + 1), float(sum(load.lengths))
-    vision = _tower_bytes(seen, config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing)
+    patches, words = load.images * (load.patches + 1), float(sum(load.lengths))
+    vision = _tower_bytes(
+        patches, config.vision_width, config.vision_layers, config.mlp_ratio, item, True, checkpointing
+    )
     text = _tower_bytes(words, config.text_width, config.text_layers, config.mlp_ratio, item, False, checkpointing)
     pixels = load.images * 3 * image_size**2 * FP32
     embedded = 3 * load.images * config.num_image_tokens * config.vision_width * FP32
     pooled = load.images * load.patches * (2 * config.vision_width + 3 * config.text_width) * FP32
-    passing = max(
+    transient = max(
         tokens * 3 * config.mlp_ratio * width * item
-        for tokens, width in ((seen, config.vision_width), (words, config.text_width))
+        for tokens, width in ((patches, config.vision_width), (words, config.text_width))
     )
-    return vision + text + pixels + embedded + pooled + passing
+    return vision + text + pixels + embedded + pooled + transient
 
 
 def _tower_bytes(
     tokens: float, width: int, layers: int, mlp_ratio: float, item: int, hidden: bool, checkpointing: bool
 ) -> float:
-    """What ``layers`` blocks keep; with checkpointing their inputs, and all of the one that is computed again."""
+    """Bytes kept by ``layers`` blocks; with checkpointing their inputs, and all of the one that is recomputed."""
     block = tokens * width * (2 * FP32 + item * (4 + (mlp_ratio if hidden else 0)))
     return tokens * width * FP32 * layers + block if checkpointing else block * layers
 
 
 def kept_checkpoints(steps: int, every: int, keep: int, milestone_every: int | None) -> int:
-    """Of those written after each ``every`` steps and after the last one: the newest ``keep``, and milestones."""
+    """Checkpoints on disk at the end: one each ``every`` steps and at the last; the newest ``keep`` and milestones."""
     newest = [steps, *range(steps - (steps % every or every), 0, -every)[: keep - 1]]
     if milestone_every is None:
         return len(newest)

@@ -46,18 +46,17 @@ _MIN_BLOCK = 16 / 196  # share of the patches that a block has at least, unless 
 _MIN_ASPECT = 0.3  # aspect ratio of a block, or its inverse
 
 
-def masked_positions(draw: np.random.Generator, places: np.ndarray, ratio: float) -> np.ndarray:
-    """A share of ``places``, ascending, without repetition; one at least where there is any."""
-    count = min(len(places), max(1, round(ratio * len(places))))
-    return np.sort(draw.permutation(places)[:count])
+def masked_positions(draw: np.random.Generator, positions: np.ndarray, ratio: float) -> np.ndarray:
+    """A share of ``positions``, ascending, without repetition; one at least where there is any."""
+    count = min(len(positions), max(1, round(ratio * len(positions))))
+    return np.sort(draw.permutation(positions)[:count])
 
 
 def masked_block_patches(draw: np.random.Generator, side: int, ratio: float) -> np.ndarray:
     """Numbers of masked patches of a ``side`` x ``side`` grid, ascending: rectangles until the share is reached.
 
-    Block-wise masking as in BEiT (arXiv 2106.08254, algorithm 1), but for the last block, of which only as many patches
-    are taken as are due, so that every image has the same number. One patch at least is masked and, where there are
-    two, one is left.
+    Block-wise masking as in BEiT (arXiv 2106.08254, algorithm 1), with the last block cut, so that every image has the
+    same number. One patch at least is masked and, where there are two, one is left.
     """
     total = side * side
     count = max(1, min(round(ratio * total), total - 1))

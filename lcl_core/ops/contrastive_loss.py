@@ -1,4 +1,4 @@
-"""The contrastive loss of a batch that lies on several ranks."""
+"""Contrastive loss of a batch that is split over several ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ContrastiveSums(NamedTuple):
 
     Attributes:
         loss: of the symmetric InfoNCE, scalar, fp32.
-        correct: images whose own text is the nearest of all, scalar, fp32, without gradient.
+        correct: images whose own text is the nearest, scalar, fp32, without gradient.
     """
 
     loss: Tensor
@@ -76,7 +76,7 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # one collective for all parts together
+        # one collective for all parts
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad[dist.get_rank()]

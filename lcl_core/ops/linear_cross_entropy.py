@@ -1,4 +1,4 @@
-"""Head and cross-entropy in one: the logits of the whole vocabulary never stand in memory at once."""
+"""Language-model head and cross-entropy in one: the logits of all labels are never in memory at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int |
         x: [K, D] head inputs at label positions only.
         weight: [V, D].
         labels: [K] long.
-        chunk: rows whose logits may stand in memory at once; None: as many as 32 MiB hold, 192 MiB in half precision.
+        chunk: rows whose logits are in memory at once; None: as many as 32 MiB hold, 192 MiB in half precision.
 
     Returns:
         A scalar, fp32; 0 when K = 0.
@@ -39,13 +39,13 @@ def count_correct(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """How many rows of ``x @ weight.T`` are largest at their label; scalar, fp32. Arguments as above."""
     rows = _rows(x, weight)
     correct = torch.zeros((), device=x.device)
-    for inputs, wanted in zip(x.split(rows), labels.split(rows), strict=True):
-        correct += (F.linear(inputs, weight).argmax(dim=1) == wanted).sum()
+    for inputs, target in zip(x.split(rows), labels.split(rows), strict=True):
+        correct += (F.linear(inputs, weight).argmax(dim=1) == target).sum()
     return correct
 
 
 def _rows(x: Tensor, weight: Tensor) -> int:
-    """Rows of a chunk: as few chunks as the logits' bytes allow, all of a size, so that none is a mere rest."""
+    """Rows of a chunk: as few chunks as the logits' bytes allow, of equal size."""
     allowed = _LOGIT_BYTES if x.element_size() > 2 else _HALF_LOGIT_BYTES
     most = max(1, allowed // (len(weight) * x.element_size()))
     chunks = max(1, math.ceil(len(x) / most))
@@ -53,9 +53,9 @@ def _rows(x: Tensor, weight: Tensor) -> int:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient is made together with the loss, so no logits are computed twice.
+    """The gradient is computed together with the loss, so no logits are computed twice.
 
-    Probabilities overwrite the logits they came from. The weight is rounded to the inputs' precision in here, so that
+    Probabilities overwrite their logits. The weight is rounded to the inputs' precision here, so that
     its gradient, summed in fp32, reaches the parameter unrounded.
     """
 
@@ -65,11 +65,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight = weight.to(x.dtype)
         grad_x = torch.empty_like(x)
         grad_weight = _WeightGradient(weight)
-        room = x.new_empty(min(rows, len(x)), len(weight))
-        for inputs, wanted, grad_inputs in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
-            logits = room[: len(inputs)]
+        buffer = x.new_empty(min(rows, len(x)), len(weight))
+        for inputs, target, grad_inputs in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
+            logits = buffer[: len(inputs)]
             torch.mm(inputs, weight.T, out=logits)
-            loss += _to_gradient(logits, wanted)
+            loss += _to_gradient(logits, target)
             torch.mm(logits, weight, out=grad_inputs)
             grad_weight.add(logits.T, inputs)
         ctx.grads = grad_x, grad_weight.total
@@ -86,9 +86,9 @@ def _to_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     """Overwrite logits with d loss / d logits = softmax - one-hot. Returns: the loss summed over rows, fp32."""
     total = logits.new_zeros((), dtype=torch.float32)
     rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
-    for part, wanted in zip(logits.split(rows), labels.split(rows), strict=True):
+    for part, target in zip(logits.split(rows), labels.split(rows), strict=True):
         p = part.float() if part.dtype != torch.float32 else part
-        label = wanted[:, None]
+        label = target[:, None]
         picked = p.gather(1, label)
         largest = p.amax(1, keepdim=True)
         mass = p.sub_(largest).exp_().sum(1, keepdim=True)
@@ -102,8 +102,8 @@ def _to_gradient(logits: Tensor, labels: Tensor) -> Tensor:
 class _WeightGradient:
     """The sum of products, in fp32 whatever the operands are; ``total`` is fp32 and shaped as the weight.
 
-    Half-precision products come into one block that is used again: a new one each time would have to be cleared by the
-    system, page by page, which took as long as the product.
+    Half-precision products reuse one buffer: the system would have to clear a new one each time, page by page, which
+    took as long as the product.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -126,6 +126,6 @@ class _WeightGradient:
 
 def _sum_without_gradient(x: Tensor, weight: Tensor, labels: Tensor, rows: int) -> Tensor:
     total = x.new_zeros((), dtype=torch.float32)
-    for inputs, wanted in zip(x.split(rows), labels.split(rows), strict=True):
-        total += F.cross_entropy((inputs @ weight.T).float(), wanted, reduction="sum")
+    for inputs, target in zip(x.split(rows), labels.split(rows), strict=True):
+        total += F.cross_entropy((inputs @ weight.T).float(), target, reduction="sum")
     return total

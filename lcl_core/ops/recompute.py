@@ -1,7 +1,7 @@
-"""Pieces of a block that keep less for the backward pass, and compute the rest again there.
+"""Parts of a block that keep less for the backward pass, and recompute the rest there.
 
-What a normalisation or an activation gives is cheap to compute and as large as what it came from. Kept, both would be
-four tenths of all that a block keeps; computed again, they cost about a hundredth of its time.
+The output of a normalisation or an activation is cheap to compute and as large as its input. Kept, both would be four
+tenths of all that a block keeps; recomputed, they cost about a hundredth of its time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def norm_mlp(
 ) -> Tensor:
     """W2 activation(W1 norm(x) + b1) + b2 of [T, W].
 
-    Keeps ``x`` and, with ``keep_hidden``, W1 norm(x) + b1 [T, H]; else that product too is computed again.
+    Keeps ``x`` and, with ``keep_hidden``, W1 norm(x) + b1 [T, H]; else that product is recomputed too.
     """
     if _saves_nothing():
         return outer(activation(inner(norm(x))))
@@ -105,16 +105,16 @@ class _NormMLP(torch.autograd.Function):
         grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
             grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]
         )
-        of_layers = grad_inner, grad_inner_bias, grad_outer, grad_outer_bias
-        return grad_x, grad_gain, grad_shift, None, None, None, *of_layers
+        layer_gradients = grad_inner, grad_inner_bias, grad_outer, grad_outer_bias
+        return grad_x, grad_gain, grad_shift, None, None, None, *layer_gradients
 
 
 def _saves_nothing() -> bool:
-    """Whether there is no backward pass, or a compiler chooses by itself what to keep for it."""
+    """Whether there is no backward pass, or a compiler chooses what to keep for it."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """In which matrix products are computed here: autocast's precision, or the input's."""
+    """Precision of matrix products here: autocast's, or the input's."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
