@@ -90,8 +90,8 @@ def measured_run(
         known = all((steps, seconds, images, tokens, documents))
     else:  # at the rates of its last line, over all that it has read
         line = progress or {}
-        names = ("step", "images_seen", "images_per_s", "tokens_per_s")
-        steps, images, images_per_s, tokens_per_s = (_number(line, name) for name in names)
+        rates = ("step", "images_seen", "images_per_s", "tokens_per_s")
+        steps, images, images_per_s, tokens_per_s = (_number(line, name) for name in rates)
         seconds = images / images_per_s if images_per_s else 0.0
         tokens, documents, overhead = tokens_per_s * seconds, 0.0, None
         memory = _number(line, "memory_gib") * GIB
