@@ -49,12 +49,12 @@ _OFFSETS, _ROWS, _TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS = 273, 278, 322, 323
 
 
 class MalformedImage(Exception):
-    """The header contradicts itself, or asks for more than any real file does. The message says what."""
+    """The header contradicts itself or exceeds the limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a header says. ``bytes``: the most memory that decoding to RGB takes, the result included."""
+    """Size of an image, and ``bytes``: an upper bound of the memory for decoding to RGB, the result included."""
 
     width: int
     height: int
@@ -67,9 +67,9 @@ class ImageHeader:
 
 def parse_header(data: bytes) -> ImageHeader:
     """Read the header alone. Raises: Malformed; whatever Pillow raises for a header that it cannot read."""
-    early = precheck_header(data)
-    if early is not None:
-        return early
+    header = precheck_header(data)
+    if header is not None:
+        return header
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_exif(image)
         return ImageHeader(
@@ -102,20 +102,20 @@ def check_exif(image: Image.Image) -> None:
 def _bytes_per_pixel(image: Any, data: bytes) -> int:
     """Of formats that Pillow has opened."""
     core = _BYTES_PER_PIXEL.get(image.mode, 4)
-    plain = image.mode == "RGB" and not image.has_transparency_data
-    turned = image.getexif().get(ORIENTATION, 1) != 1
-    own = _DECODER_BYTES.get(image.format or "", 0)
+    is_rgb = image.mode == "RGB" and not image.has_transparency_data
+    rotated = image.getexif().get(ORIENTATION, 1) != 1
+    decoder = _DECODER_BYTES.get(image.format or "", 0)
     if image.format in ("JPEG", "MPO") and (image.info.get("progressive") or data.count(b"\xff\xda") > 1):
-        own = 2 * len(image.getbands())  # coefficients of the whole image, as 16-bit numbers
+        decoder = 2 * len(image.getbands())  # coefficients of the whole image, as 16-bit numbers
     if image.format == "TIFF":
-        own = -(-tiff_block_bytes(image) // max(1, image.width * image.height))
-    return core * (2 if turned else 1) + (0 if plain else _RGB_BYTES) + own
+        decoder = -(-tiff_block_bytes(image) // max(1, image.width * image.height))
+    return core * (2 if rotated else 1) + (0 if is_rgb else _RGB_BYTES) + decoder
 
 
 def _png_header(data: bytes) -> ImageHeader:
     """The largest of its headers, for Pillow believes the last one before the pixels."""
     at, size, cost, extra = len(_PNG), (0, 0), 0, 0
-    in_header, turned = True, False
+    in_header, rotated = True, False
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         in_header = in_header and kind != b"IDAT"
@@ -127,11 +127,11 @@ def _png_header(data: bytes) -> ImageHeader:
         elif in_header and kind in _PNG_EXTRA_BYTES:
             extra += _PNG_EXTRA_BYTES[kind]
         elif kind == b"eXIf" or (kind in _PNG_TEXTS and data.startswith(_PNG_ORIENTATION, at + 8)):
-            turned = True  # possibly; it may stand behind the pixels
+            rotated = True  # possibly; it may stand behind the pixels
         elif kind == b"IEND":
             break
         at += 12 + length
-    cost += min(extra, sum(_PNG_EXTRA_BYTES.values())) + (_RGB_BYTES if turned else 0)
+    cost += min(extra, sum(_PNG_EXTRA_BYTES.values())) + (_RGB_BYTES if rotated else 0)
     return ImageHeader(*size, size[0] * size[1] * cost + len(data))
 
 
@@ -170,8 +170,8 @@ def _check_tiff(data: bytes, order: str) -> None:
             (at,), long, entry = struct.unpack_from(f"{order}I", data, 4), "I", 12
         (count,) = struct.unpack_from(f"{order}{'Q' if long == 'Q' else 'H'}", data, at)
         at += 8 if long == "Q" else 2
-        for place in range(min(count, 65_535)):
-            _tag, kind, values = struct.unpack_from(f"{order}HH{long}", data, at + place * entry)
+        for index in range(min(count, 65_535)):
+            _tag, kind, values = struct.unpack_from(f"{order}HH{long}", data, at + index * entry)
             if kind not in (1, 2, 6, 7) and values > MAX_TIFF_VALUES:  # bytes and texts stay bytes
                 raise MalformedImage(f"a tag has {values:,} values, of at most {MAX_TIFF_VALUES:,}")
     except struct.error:
@@ -242,14 +242,14 @@ def decode_image(
         UserError: ``image_unreadable`` or ``image_too_large``, naming the file.
     """
     with _decoder_errors(data, name, max_pixels):
-        early = precheck_header(data)
-        if early is not None:
-            _check_pixel_count(early, name, max_pixels)
+        header = precheck_header(data)
+        if header is not None:
+            _check_pixel_count(header, name, max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixel_count(image, name, max_pixels)
             if tiff_block_bytes(image) > _BLOCK_BYTES * max_pixels:
                 raise MalformedImage("its strips or tiles are larger than an image may be")
-            if early is not None and image.width * image.height > early.pixels:
+            if header is not None and image.width * image.height > header.pixels:
                 raise MalformedImage("its headers contradict one another")
             if need is not None:
                 _shrink_on_load(image, need)
@@ -280,9 +280,9 @@ def _decoder_errors(data: bytes, name: str, max_pixels: int) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise _too_large(name, max_pixels) from error
     except Exception as error:  # decoders meet malformed bytes with any exception type
-        said = str(error) if isinstance(error, MalformedImage) else type(error).__name__
+        reason = str(error) if isinstance(error, MalformedImage) else type(error).__name__
         raise UserError(
-            f"the image cannot be decoded ({said}); replace the file or leave it out",
+            f"the image cannot be decoded ({reason}); replace the file or leave it out",
             code="image_unreadable",
             file=name,
         ) from error
@@ -307,7 +307,7 @@ def _too_large(name: str, max_pixels: int) -> UserError:
 
 
 def _apply_orientation(image: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF orientation says."""
+    """Apply the EXIF orientation."""
     image.load()  # some formats have their EXIF behind the pixels
     check_exif(image)
     if image.getexif().get(ORIENTATION, 1) == 1:
@@ -322,14 +322,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if image.format not in ("WEBP", "AVIF"):
             return image
         convert = Image.Image.copy  # their decoders keep canvases of the same size as long as the image lives
-    found = Image.new("RGB", image.size)
+    result = Image.new("RGB", image.size)
     rows = max(1, _STRIP_BYTES // (4 * image.width))
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         converted = convert(strip)
-        found.paste(converted, (0, top))
-        found.info = converted.info
-    return found
+        result.paste(converted, (0, top))
+        result.info = converted.info
+    return result
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:

@@ -1,4 +1,4 @@
-"""A JSON-lines file as a sequence: only where each line starts is held in memory, a line is parsed on access."""
+"""A JSON-lines file as a sequence: line offsets are in memory, a line is parsed on access."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JsonLines(Sequence[dict[str, Any]]):
     Args:
         buffer: the file, in memory or mapped.
         name: its name, for messages.
-        check: looks at an object and returns the problem, or None.
+        check: returns the problem of an object, or None.
 
     Indexing raises UserError ``bad_line`` with file and line for a line that is no valid object.
     """
@@ -91,8 +91,8 @@ class ConcatenatedLines(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        part, place = self._find(index)
-        return part[place]
+        part, offset = self._find(index)
+        return part[offset]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (value for part in self._parts for value in part)
@@ -103,27 +103,27 @@ class ConcatenatedLines(Sequence[dict[str, Any]]):
 
     def location(self, index: int) -> str:
         """``file:line`` of an item, for messages and ids."""
-        part, place = self._find(index)
-        return f"{part.name}:{part.line_number(place)}"
+        part, offset = self._find(index)
+        return f"{part.name}:{part.line_number(offset)}"
 
     def _find(self, index: int) -> tuple[JsonLines, int]:
-        place = index + self._length if index < 0 else index
-        if not 0 <= place < self._length:
+        offset = index + self._length if index < 0 else index
+        if not 0 <= offset < self._length:
             raise IndexError(index)
         for part in self._parts:
-            if place < len(part):
-                return part, place
-            place -= len(part)
+            if offset < len(part):
+                return part, offset
+            offset -= len(part)
         raise IndexError(index)
 
 
 def _line_bounds(buffer: bytes | mmap.mmap) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends (newline excluded) of all lines, int64."""
-    found = []
+    parts = []
     for start in range(0, len(buffer), _SCAN_BYTES):
         chunk = np.frombuffer(buffer, np.uint8, count=min(_SCAN_BYTES, len(buffer) - start), offset=start)
-        found.append(np.flatnonzero(chunk == ord("\n")) + start)
-    newlines = np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
+        parts.append(np.flatnonzero(chunk == ord("\n")) + start)
+    newlines = np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
     starts = np.concatenate(([0], newlines + 1)).astype(np.int64)
     ends = np.append(newlines, len(buffer))
     return starts, ends

@@ -20,7 +20,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import tokenizer_errors
-from lcl_core.encoders.schemas.tokenizer import CLIP_PATTERN, SPACED_PATTERN
 
 
 def clean_text(text: str) -> str:
@@ -35,6 +34,10 @@ def clean_text(text: str) -> str:
 
 SPECIAL_NAMES = ("<start_of_text>", "<end_of_text>", "<img_placehold>", "<start_of_img>", "<end_of_img>")
 PAD_NAME = "<pad>"
+# lcl_core.encoders.schemas.tokenizer accepts these two in a tokenizer.json; a test compares them
+CLIP_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+# as CLIP's, but a word keeps the space before it, so that decoding gives the spacing back
+SPACED_PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 _CLIP_MERGES = Path(__file__).parent / "vocabulary" / "clip_merges.txt.gz"
 _CLIP_SUFFIX = "</w>"
 _CACHED_TEXTS = 1 << 16
@@ -43,7 +46,7 @@ _LONGEST_CACHED = 1000
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Ids of the tokens that shape a document; ``pad`` fills rows and is told apart by length, not by id."""
+    """Ids of the tokens that shape a document; ``pad`` fills rows; padding is known by length, not by id."""
 
     sot: int
     eot: int

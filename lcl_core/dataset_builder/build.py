@@ -52,14 +52,16 @@ def remove_cross_split_duplicates(pairs: Sequence[PairRow], images: Path) -> lis
     small = np.stack([_small_pixels(images / pair.image) for pair in pairs])
     known = small[train]
     lengths = (known**2).sum(1)
-    leaked: set[int] = set()
+    duplicates: set[int] = set()
     for start in range(0, len(held_out), _COMPARED_ROWS):
         numbers = held_out[start : start + _COMPARED_ROWS]
-        asked = small[numbers]
-        squares = (asked**2).sum(1)[:, None] + lengths - 2 * asked @ known.T
-        nearest = squares.min(1) / asked.shape[1]
-        leaked.update(number for number, square in zip(numbers, nearest, strict=True) if square < DUPLICATE_DISTANCE**2)
-    return [pair for number, pair in enumerate(pairs) if number not in leaked]
+        rows = small[numbers]
+        squares = (rows**2).sum(1)[:, None] + lengths - 2 * rows @ known.T
+        nearest = squares.min(1) / rows.shape[1]
+        duplicates.update(
+            number for number, square in zip(numbers, nearest, strict=True) if square < DUPLICATE_DISTANCE**2
+        )
+    return [pair for number, pair in enumerate(pairs) if number not in duplicates]
 
 
 def _small_pixels(path: Path) -> np.ndarray:
@@ -112,24 +114,24 @@ _STEPS, _DONE_FILE = "steps", "done.json"
 
 
 class BuildDir:
-    """What is finished of a corpus, source by source."""
+    """The build directory: finished sources of a corpus."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.images = folder / IMAGES
 
     def done(self, source: str, key: str) -> dict[str, Any] | None:
-        """The figures of a source that was finished from the same inputs. ``key``: what stands for these."""
+        """Figures of a source that was finished from the same inputs, of which ``key`` is a hash; else None."""
         try:
-            facts = json.loads((self._step(source) / _DONE_FILE).read_text(encoding="utf-8"))
+            done = json.loads((self._step(source) / _DONE_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return facts["figures"] if facts["key"] == key else None
+        return done["figures"] if done["key"] == key else None
 
     def begin(self, source: str) -> None:
-        """Forget what an interrupted attempt left of a source."""
-        for left in (self._step(source), self.images / source):
-            shutil.rmtree(left, ignore_errors=True)
+        """Remove the files of an interrupted attempt at a source."""
+        for leftover in (self._step(source), self.images / source):
+            shutil.rmtree(leftover, ignore_errors=True)
         self._step(source).mkdir(parents=True)
 
     def finish(
@@ -142,7 +144,7 @@ class BuildDir:
         write_json_atomically(step / _DONE_FILE, {"key": key, "figures": figures})
 
     def assemble(self, sources: list[str]) -> dict[str, Any]:
-        """Put the sources together, in this order; their figures."""
+        """Join the sources in this order; returns their figures."""
         figures = {}
         for folder in (PAIRS, DOCUMENTS):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
@@ -161,18 +163,18 @@ class BuildDir:
         return figures
 
     def publish(self, target: Path) -> None:
-        """The corpus appears, whole."""
+        """Rename the folder to the target."""
         self.folder.rename(target)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 
     def _drop_others(self, sources: list[str]) -> None:
-        """The steps, and images of sources that an interrupted attempt at another choice had finished."""
+        """Remove the steps, and images of sources that are not part of this build."""
         shutil.rmtree(self.folder / _STEPS)
-        for left in self.images.iterdir() if self.images.is_dir() else ():
-            if left.name not in sources:
-                shutil.rmtree(left)
+        for leftover in self.images.iterdir() if self.images.is_dir() else ():
+            if leftover.name not in sources:
+                shutil.rmtree(leftover)
 
     def _step(self, source: str) -> Path:
         return self.folder / _STEPS / source
@@ -180,7 +182,7 @@ class BuildDir:
 
 @contextlib.contextmanager
 def open_build_dir(target: Path) -> Iterator[BuildDir]:
-    """Where ``target`` grows until it is published. What is not published waits for the next attempt.
+    """The build directory of ``target``; an unpublished one is kept for the next attempt.
 
     Raises: UserError ``target_exists`` or ``build_running``.
     """
@@ -199,7 +201,7 @@ def open_build_dir(target: Path) -> Iterator[BuildDir]:
         try:
             yield BuildDir(folder)
         finally:
-            with contextlib.suppress(OSError):  # there is something to go on from, or it was published
+            with contextlib.suppress(OSError):  # not empty, or published
                 folder.rmdir()
             lock_file.unlink(missing_ok=True)
 
@@ -228,20 +230,20 @@ class BuildPlan:
 
 
 def build(plan: BuildPlan, cache: PackageCache, target: Path, say: Log) -> dict[str, Any]:
-    """Make the corpus at ``target``, a folder that appears only when all is done; its figures.
+    """Make the corpus at ``target``, a folder that appears only when all is done; returns its figures.
 
     An interrupted build goes on after the sources that it had finished. The same packages give the same corpus.
 
     Raises: UserError ``target_exists``, ``build_running``, ``nothing_chosen``, ``packages_missing``, ``missing_extra``…
     """
-    with open_build_dir(target) as place:
-        figures = build_in(place, plan, cache, say)
-        place.publish(target)
+    with open_build_dir(target) as build_dir:
+        figures = build_in(build_dir, plan, cache, say)
+        build_dir.publish(target)
     return figures
 
 
-def build_in(place: BuildDir, plan: BuildPlan, cache: PackageCache, say: Log) -> dict[str, Any]:
-    """The corpus in its workplace; its figures."""
+def build_in(build_dir: BuildDir, plan: BuildPlan, cache: PackageCache, say: Log) -> dict[str, Any]:
+    """Build the corpus in its build directory; returns its figures."""
     sources = [source for source in plan.sources if source.has(plan.licences)]
     if not sources:
         message = f"none of the chosen sources has works with {plan.licences} licences"
@@ -250,23 +252,23 @@ def build_in(place: BuildDir, plan: BuildPlan, cache: PackageCache, say: Log) ->
     files: dict[str, Path] = {}
     for source in sources:
         files |= {package.name: cache.files_of(package) for package in source.needs(plan.licences)}
-        started, figures = time.monotonic(), place.done(source.name, _input_key(source, plan))
+        started, figures = time.monotonic(), build_dir.done(source.name, _input_key(source, plan))
         if figures is None:
-            figures = _build_source(place, source, plan, files)
+            figures = _build_source(build_dir, source, plan, files)
         say(f"{source.name}: {_summary(figures)}, {time.monotonic() - started:.1f} s")
-    write_notices(place.folder, sources, files, plan.licences)
-    figures = place.assemble([source.name for source in sources])
-    write_json_atomically(place.folder / FIGURES, figures)
+    write_notices(build_dir.folder, sources, files, plan.licences)
+    figures = build_dir.assemble([source.name for source in sources])
+    write_json_atomically(build_dir.folder / FIGURES, figures)
     return figures
 
 
-def _build_source(place: BuildDir, source: CorpusSource, plan: BuildPlan, files: dict[str, Path]) -> dict[str, Any]:
-    place.begin(source.name)
-    images = ImageWriter(place.images, plan.side)
+def _build_source(build_dir: BuildDir, source: CorpusSource, plan: BuildPlan, files: dict[str, Path]) -> dict[str, Any]:
+    build_dir.begin(source.name)
+    images = ImageWriter(build_dir.images, plan.side)
     built = source.build(SourceFiles(files, images, plan.licences))
-    pairs = remove_cross_split_duplicates(built.pairs, place.images)
+    pairs = remove_cross_split_duplicates(built.pairs, build_dir.images)
     figures = {"pictures": len(images), "leaks": len(built.pairs) - len(pairs), **_counts(pairs, built.documents)}
-    place.finish(source.name, _input_key(source, plan), pairs, built.documents, figures)
+    build_dir.finish(source.name, _input_key(source, plan), pairs, built.documents, figures)
     return figures
 
 
@@ -287,14 +289,14 @@ def _summary(figures: dict[str, Any]) -> str:
 
 def _input_key(source: CorpusSource, plan: BuildPlan) -> str:
     """Stands for everything that the source's part of the corpus depends on."""
-    facts = {
+    inputs = {
         "form": _FORM,
         "packages": [package.sha256 for package in source.needs(plan.licences)],
         "side": plan.side,
         "licences": plan.licences,
         "pillow": PIL.__version__,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 TINY_SIDE, TINY_QUALITY = 64, 80
@@ -307,14 +309,17 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same contents are the same byte
 
 def build_tiny(cache: PackageCache, target: Path, say: Log) -> dict[str, Any]:
     """Make the zip at ``target``; its figures. Raises: as ``build`` does."""
-    with open_build_dir(target) as place:
-        build_in(place, BuildPlan((SOURCES["emoji"], SOURCES["openclipart"]), SIDE, "permissive"), cache, say)
-        emoji, clipart = select_emoji(_read_pairs(place, "emoji")), select_clipart(_read_pairs(place, "openclipart"))
+    with open_build_dir(target) as build_dir:
+        build_in(build_dir, BuildPlan((SOURCES["emoji"], SOURCES["openclipart"]), SIDE, "permissive"), cache, say)
+        emoji, clipart = (
+            select_emoji(_read_pairs(build_dir, "emoji")),
+            select_clipart(_read_pairs(build_dir, "openclipart")),
+        )
         documents = [*emoji_documents(emoji), *clipart_documents(clipart)]
-        beside = place.folder / "tiny.zip"
-        _write_zip(beside, place, [*emoji, *clipart], documents)
+        beside = build_dir.folder / "tiny.zip"
+        _write_zip(beside, build_dir, [*emoji, *clipart], documents)
         beside.rename(target)
-        place.remove()
+        build_dir.remove()
     return {"pictures": len(emoji) + len(clipart), "documents": len(documents), "bytes": target.stat().st_size}
 
 
@@ -335,16 +340,16 @@ def select_clipart(rows: Iterable[PairRow]) -> list[PairRow]:
     return sorted(scenes, key=lambda pair: hash_fraction(f"tiny:{pair.image}"))[:TINY_CLIPART]
 
 
-def _read_pairs(place: BuildDir, source: str) -> list[PairRow]:
-    text = (place.folder / PAIRS / f"{source}.jsonl").read_text(encoding="utf-8")
+def _read_pairs(build_dir: BuildDir, source: str) -> list[PairRow]:
+    text = (build_dir.folder / PAIRS / f"{source}.jsonl").read_text(encoding="utf-8")
     return [PairRow.from_json(json.loads(line)) for line in text.split("\n")[:-1]]
 
 
-def _write_zip(path: Path, place: BuildDir, pairs: list[PairRow], documents: list[DocumentRow]) -> None:
+def _write_zip(path: Path, build_dir: BuildDir, pairs: list[PairRow], documents: list[DocumentRow]) -> None:
     with zipfile.ZipFile(path, "w") as bundle:
         for pair in pairs:
             bundle.writestr(
-                zipfile.ZipInfo(f"images/{pair.image}", _ZIP_DATE), _encode_small(place.images / pair.image)
+                zipfile.ZipInfo(f"images/{pair.image}", _ZIP_DATE), _encode_small(build_dir.images / pair.image)
             )
         for name, rows in (("pairs.jsonl", pairs), ("interleaved.jsonl", documents)):
             text = "".join(json_line(row.to_json()) for row in rows)

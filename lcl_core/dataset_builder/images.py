@@ -35,12 +35,12 @@ ImageInput = Path | bytes | Image.Image
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """What an image must be, and how it is kept.
+    """Requirements of an image, and how it is saved.
 
     Attributes:
-        side: the longest one may have, px; None: the corpus's own.
-        shortest: a shorter side below this, px, and the image is an icon.
-        aspect: long side over short side above this, and it is a rule or a banner.
+        side: longest side, px; None: that of the corpus.
+        shortest: images with a shorter side below this, px, are icons.
+        aspect: images with a larger ratio of long to short side are rules or banners.
         lossless: for sprites, whose every pixel counts.
     """
 
@@ -51,7 +51,7 @@ class ImageOptions:
 
 
 class ImageWriter:
-    """The images of one source; each name is looked at once."""
+    """Writes the images of one source; each name once."""
 
     def __init__(self, folder: Path, side: int) -> None:
         self.side = side
@@ -61,20 +61,20 @@ class ImageWriter:
     def __len__(self) -> int:
         return sum(name is not None for name in self._known.values())
 
-    def put(self, source: ImageInput, name: str, wanted: ImageOptions = ImageOptions()) -> str | None:
-        """The name in the corpus, or None for an image that is unusable."""
+    def put(self, source: ImageInput, name: str, options: ImageOptions = ImageOptions()) -> str | None:
+        """The name in the corpus; None for an unusable image."""
         if name not in self._known:
-            self._known[name] = self._save(source, f"{name}.webp", wanted)
+            self._known[name] = self._save(source, f"{name}.webp", options)
         return self._known[name]
 
-    def _save(self, source: ImageInput, name: str, wanted: ImageOptions) -> str | None:
+    def _save(self, source: ImageInput, name: str, options: ImageOptions) -> str | None:
         image = load_rgb(source)
-        if image is None or min(image.size) < wanted.shortest or max(image.size) > wanted.aspect * min(image.size):
+        if image is None or min(image.size) < options.shortest or max(image.size) > options.aspect * min(image.size):
             return None
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = {"lossless": True} if wanted.lossless else {"quality": QUALITY}
-        fit_to_side(image, wanted.side or self.side).save(path, "WEBP", method=4, **options)
+        quality = {"lossless": True} if options.lossless else {"quality": QUALITY}
+        fit_to_side(image, options.side or self.side).save(path, "WEBP", method=4, **quality)
         return name
 
 
@@ -84,7 +84,7 @@ def safe_image_name(name: str) -> str:
 
 
 def load_rgb(source: ImageInput) -> Image.Image | None:
-    """RGB on white, the first frame; None for what cannot be decoded."""
+    """RGB on white, the first frame; None if it cannot be decoded."""
     try:
         return flatten_on_white(_open_image(source))
     except Exception:  # decoders meet malformed bytes with any exception type
@@ -92,7 +92,7 @@ def load_rgb(source: ImageInput) -> Image.Image | None:
 
 
 def _open_image(source: ImageInput) -> Image.Image:
-    """Raises: whatever the decoder does; ValueError for what is too large."""
+    """Raises: errors of the decoder; ValueError above the bounds."""
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, Path):
@@ -121,7 +121,7 @@ def flatten_on_white(image: Image.Image) -> Image.Image:
 
 
 def fit_to_side(image: Image.Image, side: int) -> Image.Image:
-    """Made smaller where a side is longer than ``side``."""
+    """Shrunk so that no side is longer than ``side``."""
     longest = max(image.size)
     if longest <= side:
         return image

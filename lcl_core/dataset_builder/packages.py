@@ -28,7 +28,7 @@ Client = Literal["npm", "apt"]
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What one of the ordinary clients downloads.
+    """A package of npm or Debian, pinned by version and sha256.
 
     Attributes:
         parts: how the names begin of what is unpacked; licences always are.
@@ -84,7 +84,7 @@ class UnpackLimits:
 
 
 def unpack_archive(
-    archive: Path, folder: Path, wants: Callable[[str], bool], bounds: UnpackLimits = UnpackLimits()
+    archive: Path, folder: Path, selects: Callable[[str], bool], bounds: UnpackLimits = UnpackLimits()
 ) -> None:
     """Put the wanted files of a ``.deb`` or ``.tgz`` below ``folder``.
 
@@ -99,7 +99,7 @@ def unpack_archive(
         with _open_tar(archive) as tar:
             for member in tar:
                 name = _member_path(archive, member.name)
-                if name is None or not wants(name):
+                if name is None or not selects(name):
                     continue
                 budget.spend(member.size)
                 if member.isreg():
@@ -171,11 +171,11 @@ def _make_link(folder: Path, name: str, target: str) -> None:
     """Only forms that cannot leave the folder, whatever its other links are: steps up first, then down."""
     ups = PurePosixPath(target).parts
     steps = next((at for at, part in enumerate(ups) if part != ".."), len(ups))
-    place = folder / name
-    if target.startswith("/") or ".." in ups[steps:] or steps >= len(PurePosixPath(name).parts) or place.exists():
+    path = folder / name
+    if target.startswith("/") or ".." in ups[steps:] or steps >= len(PurePosixPath(name).parts) or path.exists():
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
 
 
 DEFAULT_CACHE = Path.home() / ".cache" / "lcl" / "packages"
@@ -189,7 +189,7 @@ class PackageCache:
     Args:
         folder: made when needed.
         fetch: whether what is missing is downloaded.
-        say: told what takes a while.
+        say: called with messages about slow steps.
     """
 
     def __init__(self, folder: Path, fetch: bool, say: Log) -> None:
@@ -270,6 +270,6 @@ def _run_client(package: Package, folder: Path) -> None:
         message = f"{program} took longer than {FETCH_SECONDS} s for {package.name}"
         raise UserError(message, code="fetch_failed") from error
     if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        message = f"{program} could not fetch {package.name} {package.version}: {words[:300]}"
+        reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        message = f"{program} could not fetch {package.name} {package.version}: {reason[:300]}"
         raise UserError(message, code="fetch_failed")

@@ -21,7 +21,7 @@ from lcl_core.specs.corpus_jobs import ConvertSpec
 from lcl_core.specs.parsing import parse_spec
 
 TOP_VALUES = 20
-MAX_DISTINCT_VALUES = 100_000  # different values of a label that are told apart
+MAX_DISTINCT_VALUES = 100_000  # different values of a label that are counted separately
 
 
 def read_records(source: Any) -> Iterable[Record | BadItem]:
@@ -50,8 +50,8 @@ class ConversionStatistics:
 
     def to_json(self) -> dict[str, Any]:
         labels = {
-            name: {"values": len(found), "most_common": dict(found.most_common(TOP_VALUES))}
-            for name, found in self._labels.items()
+            name: {"values": len(counts), "most_common": dict(counts.most_common(TOP_VALUES))}
+            for name, counts in self._labels.items()
         }
         return {**self._counts, "splits": dict(self._splits), "sources": self._largest_sources(), "labels": labels}
 
@@ -76,9 +76,9 @@ class ConversionStatistics:
 
     def _count_labels(self, pair: CaptionedImage) -> None:
         for name, value in pair.labels.items():
-            found = self._labels.setdefault(name, Counter())
-            if value in found or len(found) < MAX_DISTINCT_VALUES:
-                found[value] += 1
+            counts = self._labels.setdefault(name, Counter())
+            if value in counts or len(counts) < MAX_DISTINCT_VALUES:
+                counts[value] += 1
 
 
 Records = Iterable[Record | BadItem]
@@ -86,7 +86,7 @@ RecordTransform = Callable[[Records], Iterator[Record | BadItem]]
 
 
 def convert_run(run_dir: RunDir) -> dict[str, Any]:
-    """Do what ``run.json`` asks; leaves ``artifacts/dataset``, or the shards at the URL that the spec names.
+    """Run ``run.json``: write ``artifacts/dataset``, or shards at the URL that the spec names.
 
     Raises:
         UserError: bad spec; a corpus that cannot be read at all; ``nothing_converted``; a URL that cannot be written.
@@ -100,22 +100,22 @@ def write_dataset(run_dir: RunDir, spec: ConvertSpec, phase: str, change: Record
     """The result of a run that converts; ``change`` sees all records on their way."""
     run = run_dir.read_run()
     source = open_source(spec, run.get("datasets", {}), run.get("roots"))
-    place = run_dir.artifacts / "dataset"
+    target = run_dir.artifacts / "dataset"
     # what an earlier attempt left: a conversion starts from its beginning
-    for left in (place, *run_dir.path.glob(f"{STAGING_PREFIX}*")):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (target, *run_dir.path.glob(f"{STAGING_PREFIX}*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     total = count_items(source)
     progress, figures = JobProgress(run_dir, phase), ConversionStatistics()
     report = convert(
         figures.counted(change(read_records(source))),
-        spec.to or place,
+        spec.to or target,
         shard_bytes=spec.shard_megabytes << 20,
         on_progress=lambda done, _: progress(done, total),
         owner=run["run_id"],
         scratch=run_dir.path,
         allow_empty=False,
     )
-    facts = asdict(report) | {"name": spec.name, "statistics": figures.to_json()}
-    facts["path"] = spec.to or "artifacts/dataset"
-    read = {"dataset_hash": source.content_hash()} if spec.dataset is not None else {}
-    return {"dataset": facts, "skipped": report.quarantined, **read}
+    dataset = asdict(report) | {"name": spec.name, "statistics": figures.to_json()}
+    dataset["path"] = spec.to or "artifacts/dataset"
+    hashes = {"dataset_hash": source.content_hash()} if spec.dataset is not None else {}
+    return {"dataset": dataset, "skipped": report.quarantined, **hashes}

@@ -26,7 +26,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, Ind
 
 
 class FileStore(Protocol):
-    """What a corpus needs of the place where it lies."""
+    """Files of a corpus: a folder or a zip."""
 
     path: Path
 
@@ -50,6 +50,14 @@ def open_store(path: str | Path) -> FileStore:
     if not os.path.isfile(place):
         raise UserError("there is no such folder or zip file", code="corpus_missing", file=place)
     return ZipStore(place)
+
+
+def has_file(store: FileStore, name: str) -> bool:
+    """Whether the file exists, for a name of any content: names that no file can have are missing."""
+    try:
+        return store.has(name)
+    except (UserError, OSError, RuntimeError, ValueError):  # also a loop of links
+        return False
 
 
 def safe_name(name: str) -> str:
@@ -77,11 +85,11 @@ class FolderStore:
         self._root = path.resolve()
 
     def names(self) -> Iterator[str]:
-        found = []
+        names = []
         for folder, folders, files in os.walk(self._root):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [os.path.relpath(os.path.join(folder, name), self._root) for name in files]
-        return iter(sorted(name.replace(os.sep, "/") for name in found))
+            names += [os.path.relpath(os.path.join(folder, name), self._root) for name in files]
+        return iter(sorted(name.replace(os.sep, "/") for name in names))
 
     def has(self, name: str) -> bool:
         return os.path.isfile(self._root / safe_name(name))

@@ -24,7 +24,7 @@ MAX_JSON_DEPTH = 64
 
 
 class BadValue(Exception):
-    """A line or member does not hold what it should; the text says the problem."""
+    """A line or member is malformed; the text names the problem."""
 
 
 def decode_utf8(data: bytes) -> str:
@@ -93,10 +93,10 @@ class ReaderOptions(Spec):
 OptionsModel = TypeVar("OptionsModel", bound=ReaderOptions)
 
 
-def parse_options(model: type[OptionsModel], given: Mapping[str, Any], reader: str) -> OptionsModel:
-    """Check ``given`` against a reader's options. Raises: UserError ``bad_option`` whose field is the option."""
+def parse_options(model: type[OptionsModel], options: Mapping[str, Any], reader: str) -> OptionsModel:
+    """Check options against a reader's options. Raises: UserError ``bad_option`` whose field is the option."""
     try:
-        return model.model_validate(dict(given))
+        return model.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "options"
@@ -115,14 +115,14 @@ def display_name(path: Path, root: Path) -> str:
 
 
 def corpus_files(
-    root: Path, wanted: Callable[[str], bool], order: Callable[[Path], Any] = str, outside: Path | None = None
+    root: Path, matches: Callable[[str], bool], order: Callable[[Path], Any] = str, outside: Path | None = None
 ) -> Iterator[Path | BadItem]:
     """Files that make a corpus: ``root`` itself, or those directly in it, or else one folder down.
 
-    A file that is wanted and is no ordinary one, or a link out of the folder, is a BadItem.
+    A matching file that is not an ordinary one, or a link out of the folder, is a BadItem.
 
     Args:
-        wanted: judges by the name of a file.
+        matches: selects files by name.
         order: sort key.
         outside: a folder whose files are not meant.
     """
@@ -130,7 +130,7 @@ def corpus_files(
         yield root if root.is_file() else BadItem(root.name, 0, "unreadable file", "it is not an ordinary file")
         return
     inside = root.resolve()
-    for path in sorted(_matching_files(root, wanted), key=order):
+    for path in sorted(_matching_files(root, matches), key=order):
         if path.parent == outside:
             continue
         real, ordinary = resolve_file(path)
@@ -151,14 +151,14 @@ def resolve_file(path: Path) -> tuple[Path, bool]:
         return path, False
 
 
-def contains_files(root: Path, wanted: Callable[[str], bool]) -> bool:
+def contains_files(root: Path, matches: Callable[[str], bool]) -> bool:
     """Is ``root`` such a file, or does it hold one?"""
-    return bool(_matching_files(root, wanted)) if root.is_dir() else wanted(root.name)
+    return bool(_matching_files(root, matches)) if root.is_dir() else matches(root.name)
 
 
-def _matching_files(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
-    above = [path for path in root.glob("*") if wanted(path.name) and not path.is_dir()]
-    return above or [path for path in root.glob("*/*") if wanted(path.name) and not path.is_dir()]
+def _matching_files(root: Path, matches: Callable[[str], bool]) -> list[Path]:
+    above = [path for path in root.glob("*") if matches(path.name) and not path.is_dir()]
+    return above or [path for path in root.glob("*/*") if matches(path.name) and not path.is_dir()]
 
 
 Options = TypeVar("Options", bound=ReaderOptions)

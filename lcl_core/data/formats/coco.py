@@ -60,12 +60,12 @@ class CocoReader(FormatReader[CocoOptions]):
     def _file(self, arrays: JsonArrays, images: NamedImages) -> Iterator[Record | BadItem]:
         captions = _CaptionIndex(arrays.name)
         yield from captions.fill(arrays)
-        found = self.files.fullmatch(arrays.path.name)
-        part = found[1] if found else ""
+        match = self.files.fullmatch(arrays.path.name)
+        part = match[1] if match else ""
         split = self.options.split or _split(part)
         seen: set[Id] = set()
         for element in arrays.elements():
-            # what is wrong with the file as a whole has been told on the first walk
+            # problems of the file as a whole were reported on the first walk
             if isinstance(element, BadItem) or element.array != "images":
                 continue
             try:
@@ -171,5 +171,5 @@ def _find_image(image: dict[str, Any], part: str, images: NamedImages) -> Record
 
 def _split(part: str) -> str:
     """Of ``train2014``, ``val2017``, ``val_4500`` … the word that is a split, else "train"."""
-    found = re.search(r"train|val|test", part.lower())
-    return found[0] if found else "train"
+    match = re.search(r"train|val|test", part.lower())
+    return match[0] if match else "train"

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.file_store import FileStore, FolderStore
+from lcl_core.data.corpus.file_store import FileStore, FolderStore, has_file
 from lcl_core.data.formats.base import BadValue, corpus_files, display_name, parse_json_object
 from lcl_core.data.formats.parquet import read_batches, read_schema
 from lcl_core.data.formats.tar_index import TarMember, split_member_name, walk_tar
@@ -132,62 +132,62 @@ class ImageFinder:
     first is found.
 
     Args:
-        place: a folder of images, of tars or of img2dataset's output, or one tar; None: there are no images.
+        path: a folder of images, of tars or of img2dataset's output, or one tar; None: there are no images.
 
     Attributes:
         problems: what could not be indexed, for the reader to pass on.
 
     Raises:
-        UserError: ``bad_option`` (field ``images``) when there is nothing at ``place``.
+        UserError: ``bad_option`` (field ``images``) when nothing exists at ``path``.
     """
 
-    def __init__(self, place: Path | None) -> None:
-        if place is not None and not place.exists():
-            raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=place)
-        self._place = place
-        self._folder = place if place is not None and place.is_dir() else None
+    def __init__(self, path: Path | None) -> None:
+        if path is not None and not path.exists():
+            raise UserError("there is no such folder or tar of images", code="bad_option", field="images", file=path)
+        self._place = path
+        self._folder = path if path is not None and path.is_dir() else None
         self._index = NameIndex()
         self._tars: list[Path] = []
         self._files: list[str] = []
         self.problems: list[BadItem] = []
-        if place is not None:
-            self._fill(place)
+        if path is not None:
+            self._fill(path)
 
-    def find(self, name: str, url: str | None = None, called: str | None = None) -> RecordImage:
+    def find(self, name: str, url: str | None = None, image_name: str | None = None) -> RecordImage:
         """The image of that name, or else the one from that URL, as an image ``called`` so (or ``name``).
 
         Nothing is read yet: that an image is missing, too large or unreadable shows when it is loaded.
         """
-        place = self._index.find(f"name {name.removeprefix('./')}") or self._index.find(f"last {name}")
-        if place is None and url:
-            place = self._index.find(f"url {url}")
-        return RecordImage(called or name, self._load(place, name))
+        entry = self._index.find(f"name {name.removeprefix('./')}") or self._index.find(f"last {name}")
+        if entry is None and url:
+            entry = self._index.find(f"url {url}")
+        return RecordImage(image_name or name, self._load(entry, name))
 
-    def find_url(self, url: str, called: str) -> RecordImage:
+    def find_url(self, url: str, image_name: str) -> RecordImage:
         """The image from that URL, likewise."""
-        place = self._index.find(f"url {url}")
-        if place is None:
-            return RecordImage(called, partial(missing_image, url, self._where))
-        return RecordImage(called, self._load(place, url))
+        entry = self._index.find(f"url {url}")
+        if entry is None:
+            return RecordImage(image_name, partial(missing_image, url, self._where))
+        return RecordImage(image_name, self._load(entry, url))
 
-    def _load(self, place: tuple[int, int, int] | None, name: str) -> Callable[[], bytes]:
-        if place is not None and place[0] < len(self._tars):
-            return partial(read_range, self._tars[place[0]], place[1], place[2], name)
+    def _load(self, entry: tuple[int, int, int] | None, name: str) -> Callable[[], bytes]:
+        if entry is not None and entry[0] < len(self._tars):
+            return partial(read_range, self._tars[entry[0]], entry[1], entry[2], name)
         if self._folder is not None:
-            return partial(read_folder_image, self._folder, name if place is None else self._files[place[1]])
+            return partial(read_folder_image, self._folder, name if entry is None else self._files[entry[1]])
         return partial(missing_image, name, self._where)
 
     @property
     def _where(self) -> str:
         return "the images at hand" if self._place is None else self._place.name
 
-    def _fill(self, place: Path) -> None:
-        for file in corpus_files(place, is_tar):
+    def _fill(self, path: Path) -> None:
+        for file in corpus_files(path, is_tar):
             if isinstance(file, BadItem):
                 self.problems.append(file)
             else:
                 self._tars.append(file)
-                self._add_tar(file, display_name(file, place))
+                self._add_tar(file, display_name(file, path))
         if self._folder is not None:
             self._add_folders(self._folder)
         self._index.seal()
@@ -211,7 +211,7 @@ class ImageFinder:
                 self._index.add(f"url {url}", number, images[key].offset, images[key].size)
 
     def _members(self, tar: Path, name: str) -> Iterator[TarMember]:
-        odd: list[str] = []
+        irregular: list[str] = []
         try:
             for entry in walk_tar(tar):
                 if isinstance(entry, TarMember):
@@ -219,11 +219,11 @@ class ImageFinder:
                 elif entry.broken:
                     self.problems.append(BadItem(name, 0, "damaged tar", entry.problem))
                 else:
-                    odd.append(f"{entry.name[:120]!r} ({entry.problem})")
+                    irregular.append(f"{entry.name[:120]!r} ({entry.problem})")
         except OSError as error:
             self.problems.append(BadItem(name, 0, "unreadable file", str(error.strerror)))
-        if odd:
-            detail = f"{len(odd):,} entries are left out, such as {odd[0]}"
+        if irregular:
+            detail = f"{len(irregular):,} entries are left out, such as {irregular[0]}"
             self.problems.append(BadItem(name, 0, "not an ordinary file", detail))
 
     def _add_image(self, number: int, member: TarMember) -> None:
@@ -265,12 +265,12 @@ def find_images(option: Path | None, corpus: Path) -> Path | None:
     """Where the images are: as the option says, or ``images`` beside the corpus's files where that exists."""
     if option is not None:
         return option
-    beside = (corpus if corpus.is_dir() else corpus.parent) / "images"
-    return beside if beside.exists() else None
+    folder = (corpus if corpus.is_dir() else corpus.parent) / "images"
+    return folder if folder.exists() else None
 
 
 def has_url_columns(side: Path) -> bool:
-    """Is there a side file that tells keys and URLs?"""
+    """Whether the side file exists and has the columns ``key`` and ``url``."""
     schema = read_schema(side) if side.is_file() else None
     return schema is not None and all(schema.names.count(column) == 1 for column in ("key", "url"))
 
@@ -279,29 +279,26 @@ class NamedImages:
     """Looks a name up in several folders.
 
     Args:
-        place: a folder or tar, see :class:`ImageFinder`.
+        path: a folder or tar, see :class:`ImageFinder`.
 
     Attributes:
         problems: what could not be indexed, for the reader to pass on.
     """
 
-    def __init__(self, place: Path) -> None:
-        self._finder = ImageFinder(place)
-        self._store = FolderStore(place) if place.is_dir() else None
+    def __init__(self, path: Path) -> None:
+        self._finder = ImageFinder(path)
+        self._store = FolderStore(path) if path.is_dir() else None
         self.problems: list[BadItem] = self._finder.problems
 
-    def find(self, names: Iterable[str], called: str, url: str | None = None) -> RecordImage:
-        """The first of ``names`` that is there; else whatever the first one or ``url`` leads to when loaded."""
+    def find(self, names: Iterable[str], image_name: str, url: str | None = None) -> RecordImage:
+        """The first of ``names`` that exists; else the first of them, or ``url``, resolved when loaded."""
         candidates = list(dict.fromkeys(names))
-        there = next((name for name in candidates if self.has(name)), candidates[0])
-        return self._finder.find(there, url, called)
+        name = next((name for name in candidates if self.has(name)), candidates[0])
+        return self._finder.find(name, url, image_name)
 
-    def find_url(self, url: str, called: str) -> RecordImage:
-        return self._finder.find_url(url, called)
+    def find_url(self, url: str, image_name: str) -> RecordImage:
+        return self._finder.find_url(url, image_name)
 
     def has(self, name: str) -> bool:
-        """Is there such a file in the folder?"""
-        try:
-            return self._store is not None and self._store.has(name)
-        except (UserError, OSError, RuntimeError, ValueError):  # a name that no file can have, a loop of links
-            return False
+        """Whether the folder has such a file."""
+        return self._store is not None and has_file(self._store, name)

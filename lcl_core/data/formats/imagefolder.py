@@ -52,9 +52,9 @@ class Synsets:
     """What is known of classes.
 
     Attributes:
-        names: words by synset; empty where no file tells them.
+        names: words by synset; empty where no file has them.
         listed: synsets in the order of the file.
-        numbers: synset by ILSVRC's number, where the file tells it.
+        numbers: synset by ILSVRC's number, where the file has it.
         problems: lines that could not be read.
     """
 
@@ -99,15 +99,15 @@ def _from_text(path: Path) -> tuple[list[tuple[int, str, str]], list[BadItem]]:
     rows, problems = [], []
     seen: set[str] = set()
     for line, text in enumerate(read_text_lines(path), start=1):
-        found = _SYNSET.fullmatch(text.strip()[:2000])
+        match = _SYNSET.fullmatch(text.strip()[:2000])
         if not text.strip():
             continue
-        if found is None or found[2] in seen:
-            problem = "a synset such as n01440764 is expected" if found is None else f"{found[2]} occurs twice"
+        if match is None or match[2] in seen:
+            problem = "a synset such as n01440764 is expected" if match is None else f"{match[2]} occurs twice"
             problems.append(BadItem(path.name, line, "bad synset line", f"{problem}: {text[:100]!r}"))
             continue
-        seen.add(found[2])
-        rows.append((int(found[1] or 0), found[2], (found[3] or "").strip()))
+        seen.add(match[2])
+        rows.append((int(match[1] or 0), match[2], (match[3] or "").strip()))
     return rows, problems
 
 
@@ -152,10 +152,10 @@ class GroundTruth:
                 self._add(line, text.strip()[:2000])
 
     def of(self, name: str) -> str | None:
-        """The class folder's name for an image such as ``ILSVRC2012_val_00000001.JPEG``; None: not told."""
+        """The class folder's name for an image such as ``ILSVRC2012_val_00000001.JPEG``; None: unknown."""
         stem = name.rpartition(".")[0]
-        found = _NUMBERED_NAME.fullmatch(stem)
-        return self._by_name.get(stem) or (self._by_number.get(int(found[1])) if found else None)
+        match = _NUMBERED_NAME.fullmatch(stem)
+        return self._by_name.get(stem) or (self._by_number.get(int(match[1])) if match else None)
 
     def _add(self, line: int, text: str) -> None:
         name, _, rest = text.replace(",", " ").partition(" ")
@@ -248,12 +248,12 @@ class ImageFolderReader(FormatReader[ImageFolderOptions]):
                 yield BadItem(walk.name(Path(entry.path)), 0, "image outside a split", "the folder is left out")
 
     def _side(self, option: str, names: tuple[str, ...]) -> Path | None:
-        given: Path | None = getattr(self.options, option)
-        if given is None:
+        option_path: Path | None = getattr(self.options, option)
+        if option_path is None:
             return find_side_file(self.path, names)
-        if not given.is_file():
-            raise UserError("there is no such file", code="bad_option", field=option, file=given)
-        return given
+        if not option_path.is_file():
+            raise UserError("there is no such file", code="bad_option", field=option, file=option_path)
+        return option_path
 
 
 class _FolderWalk:
@@ -281,11 +281,11 @@ class _FolderWalk:
             path = Path(entry.path)
             if _is_folder(entry):
                 labels = self._synsets.labels(replace_surrogates(os.fsencode(entry.name).decode("utf-8", "replace")))
-                found = 0
+                count = 0
                 for item in self._images(path, labels, split, 0):
-                    found += isinstance(item, Record)
+                    count += isinstance(item, Record)
                     yield item
-                if not found:
+                if not count:
                     yield BadItem(self.name(path), 0, "no images", "the class folder has no image")
             elif _is_image(entry.name):
                 yield BadItem(self.name(path), 0, "image outside a class folder", "it has no label")
@@ -342,7 +342,7 @@ def _root(path: Path) -> Path:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, hidden files apart, in the order of names."""
+    """Entries of a folder except hidden ones, sorted by name."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 

@@ -67,9 +67,9 @@ class KarpathyReader(FormatReader[KarpathyOptions]):
             yield BadItem(arrays.name, 0, "no images", "the file lists no image")
 
     def _image(
-        self, image: Any, place: tuple[str, int, int], source: str, images: NamedImages
+        self, image: Any, location: tuple[str, int, int], source: str, images: NamedImages
     ) -> Iterator[Record | BadItem]:
-        file, line, number = place
+        file, line, number = location
         try:
             name = _image_name(image)
             captions, empty = _captions(image.get("sentences"))

@@ -44,7 +44,7 @@ class MarkdownReader(SiteReader):
 
 
 def _to_html(text: str) -> tuple[str, tuple[str, ...]]:
-    """HTML whose images tell their lines, and what was left out.
+    """HTML whose images have line numbers, and the problems.
 
     Raises: BadValue; UserError ``missing_extra``.
     """

@@ -37,7 +37,7 @@ _ROUNDING = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class LineLocation:
-    """Where a line stands, and what the record made of it is called."""
+    """File and line of a document, and the id and split of its record."""
 
     file: str
     line: int
@@ -46,7 +46,7 @@ class LineLocation:
 
 
 def read_mmc4_document(
-    line: dict[str, Any], origin: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
+    line: dict[str, Any], location: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
 ) -> Iterator[Record | BadItem]:
     """The record of a document, after a BadItem for each image reference that had to be left out.
 
@@ -57,20 +57,20 @@ def read_mmc4_document(
         find: gives the image of an object of ``image_info``.
     """
     try:
-        yield from _read_document(line, origin, find)
+        yield from _read_document(line, location, find)
     except BadValue as error:
-        yield BadItem(origin.file, origin.line, "bad document", str(error))
+        yield BadItem(location.file, location.line, "bad document", str(error))
 
 
 def _read_document(
-    line: dict[str, Any], origin: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
+    line: dict[str, Any], location: LineLocation, find: Callable[[dict[str, Any]], RecordImage]
 ) -> Iterator[Record | BadItem]:
     texts, images = line.get("text_list"), line.get("image_info")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        yield BadItem(origin.file, origin.line, "bad document", "text_list must be a list of strings")
+        yield BadItem(location.file, location.line, "bad document", "text_list must be a list of strings")
         return
     if not isinstance(images, list):
-        yield BadItem(origin.file, origin.line, "bad document", "image_info must be a list of objects")
+        yield BadItem(location.file, location.line, "bad document", "image_info must be a list of objects")
         return
     usable = []
     for number, image in enumerate(images):
@@ -78,15 +78,15 @@ def _read_document(
         if problem is None:
             usable.append(image)
         else:
-            yield BadItem(origin.file, origin.line, "bad image reference", f"image_info[{number}]{problem}")
-    yield _make_record(line, texts, usable, origin, find)
+            yield BadItem(location.file, location.line, "bad image reference", f"image_info[{number}]{problem}")
+    yield _make_record(line, texts, usable, location, find)
 
 
 def _make_record(
     line: dict[str, Any],
     texts: list[str],
     images: list[dict[str, Any]],
-    origin: LineLocation,
+    location: LineLocation,
     find: Callable[[dict[str, Any]], RecordImage],
 ) -> Record:
     matches = [
@@ -101,7 +101,7 @@ def _make_record(
     if any(others):
         extra["image_info"] = others
     body = MatchedDocument(tuple(texts), tuple(matches))
-    return Record(origin.id, body, tuple(reversed(matched.values())), origin.split, source, extra)
+    return Record(location.id, body, tuple(reversed(matched.values())), location.split, source, extra)
 
 
 def check_image_reference(image: Any, sentences: int) -> str | None:

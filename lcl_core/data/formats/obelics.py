@@ -34,7 +34,7 @@ from lcl_core.data.records import BadItem, ImageSegment, Record, RecordImage, Se
 
 @dataclass(frozen=True, slots=True)
 class RowLocation:
-    """Where a row stands, line 1 being the first, and its split."""
+    """File, row number from 1, and split of a row."""
 
     file: str
     line: int
@@ -45,7 +45,7 @@ class RowLocation:
 
 
 def read_row(
-    fields: dict[str, Any], place: RowLocation, finder: ImageFinder, bytes_column: str | None
+    fields: dict[str, Any], location: RowLocation, finder: ImageFinder, bytes_column: str | None
 ) -> Iterator[Record | BadItem]:
     """The record of a row, after a BadItem for each place that had to be left out.
 
@@ -57,35 +57,37 @@ def read_row(
     images, texts = fields.pop("images"), fields.pop("texts")
     embedded = fields.pop(bytes_column) if bytes_column else None
     _check_lengths(images, texts, embedded)
-    found: dict[str, Any] = {}
+    metadata_columns: dict[str, Any] = {}
     for column in ("metadata", "general_metadata"):
         try:
-            found[column] = _parse_metadata(fields.pop(column, None))
+            metadata_columns[column] = _parse_metadata(fields.pop(column, None))
         except BadValue as error:
-            yield place.bad("bad metadata", f"{column}: {error}")
-    metadata = found.get("metadata")
-    gallery = _RowImages(finder, metadata if isinstance(metadata, list) else [])
+            yield location.bad("bad metadata", f"{column}: {error}")
+    metadata = metadata_columns.get("metadata")
+    row_images = _RowImages(finder, metadata if isinstance(metadata, list) else [])
     segments: list[Segment] = []
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
         problem = _check_entry(image, text)
         if problem is not None:
-            yield place.bad("bad place", f"{problem} at place {number}")
+            yield location.bad("bad place", f"{problem} at place {number}")
         elif text is not None:
             segments.append(TextSegment(text))
         else:
-            segments.append(ImageSegment(gallery.add(number, image, embedded[number] if embedded else None)))
+            segments.append(ImageSegment(row_images.add(number, image, embedded[number] if embedded else None)))
     extra = to_json_safe(fields)
-    if found.get("general_metadata") is not None:
-        extra["general_metadata"] = found["general_metadata"]
-    if gallery.about:
-        extra["images"] = gallery.about
-    images = tuple(gallery.images.values())
-    yield Record(f"{place.file}:{place.line}", SequenceDocument(tuple(segments)), images, place.split, extra=extra)
+    if metadata_columns.get("general_metadata") is not None:
+        extra["general_metadata"] = metadata_columns["general_metadata"]
+    if row_images.about:
+        extra["images"] = row_images.about
+    images = tuple(row_images.images.values())
+    yield Record(
+        f"{location.file}:{location.line}", SequenceDocument(tuple(segments)), images, location.split, extra=extra
+    )
 
 
 @dataclass(slots=True)
 class _RowImages:
-    """The images of a row: an image that stands in several places is one image, named by the first of them."""
+    """The images of a row; an image that occurs several times is one image, named by its first index."""
 
     finder: ImageFinder
     metadata: list[Any]
@@ -94,7 +96,7 @@ class _RowImages:
     _names: dict[str, str] = field(default_factory=dict)
 
     def add(self, number: int, image: Any, embedded: Any) -> str:
-        """The name of the image at place ``number``."""
+        """The name of the image at index ``number``."""
         (where, data), (_, more) = _image_source(image), _image_source(embedded)
         if where in self._names:
             return self._names[where]
@@ -102,11 +104,11 @@ class _RowImages:
         data = data if data is not None else more
         self.images[name] = self._image(name, where, data)
         about = self.metadata[number] if number < len(self.metadata) else None
-        facts = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
+        details = {**({"url": where} if where else {}), **(about if isinstance(about, dict) else {})}
         if where:
             self._names[where] = name
-        if facts:
-            self.about[name] = facts
+        if details:
+            self.about[name] = details
         return name
 
     def _image(self, name: str, where: str, data: bytes | None) -> RecordImage:
@@ -114,7 +116,7 @@ class _RowImages:
             return RecordImage(name, partial(inline_image, data, name))
         if "://" in where:
             return self.finder.find_url(where, name)
-        return self.finder.find(where, where, called=name)
+        return self.finder.find(where, where, image_name=name)
 
 
 def _image_source(image: Any) -> tuple[str, bytes | None]:
@@ -148,7 +150,7 @@ def _parse_metadata(value: Any) -> Any:
     return to_json_safe(parse_json(value) if isinstance(value, str) and value else value)
 
 
-# A row of nothing but empty places costs next to nothing in a file, and much in memory.
+# A row of empty entries is tiny in a file and large in memory.
 MAX_ENTRIES = 100_000
 _SPLITS = {"validation": "val", "valid": "val", "val": "val", "test": "test"}
 _LISTS = ("images", "texts")
@@ -186,10 +188,10 @@ class ObelicsReader(FormatReader[ObelicsOptions]):
         return schema is not None and not _unusable_columns(schema, _LISTS)
 
     def records(self) -> Iterator[Record | BadItem]:
-        place = find_images(self.options.images, self.path)
-        finder = ImageFinder(place)
+        images_path = find_images(self.options.images, self.path)
+        finder = ImageFinder(images_path)
         yield from finder.problems
-        for file in corpus_files(self.path, _is_table, outside=place):  # not the side files of the images
+        for file in corpus_files(self.path, _is_table, outside=images_path):  # not the side files of the images
             if isinstance(file, BadItem):
                 yield file
                 continue
@@ -206,11 +208,11 @@ class ObelicsReader(FormatReader[ObelicsOptions]):
                 yield rows
                 continue
             for index in range(rows.batch.num_rows):
-                place = RowLocation(name, rows.start + index + 1, _split_of(name))
+                location = RowLocation(name, rows.start + index + 1, _split_of(name))
                 try:
-                    yield from read_row(_row_values(rows.batch, index), place, finder, self.options.bytes_column)
+                    yield from read_row(_row_values(rows.batch, index), location, finder, self.options.bytes_column)
                 except (BadValue, ValueError, pa.ArrowException) as error:
-                    yield BadItem(name, place.line, "bad row", str(error)[:200])
+                    yield BadItem(name, location.line, "bad row", str(error)[:200])
 
     def _missing_columns(self, file: Path) -> str:
         """What keeps the file from being read at all; empty for nothing, and where its damage will show anyway."""
@@ -238,9 +240,9 @@ def _row_values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
     return fields
 
 
-def _unusable_columns(schema: pa.Schema, wanted: tuple[str, ...]) -> list[str]:
+def _unusable_columns(schema: pa.Schema, columns: tuple[str, ...]) -> list[str]:
     """Columns that are not there, are there twice, or are no lists."""
-    return [name for name in wanted if schema.names.count(name) != 1 or not _is_list(schema.field(name))]
+    return [name for name in columns if schema.names.count(name) != 1 or not _is_list(schema.field(name))]
 
 
 def _is_list(field: pa.Field) -> bool:

@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files, a few at a time, from files that nobody vouches for."""
+"""Rows of Parquet and Arrow files, a few at a time, from untrusted files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from lcl_core.data.records import BadItem
 
 # Far above what the known corpora have. It bounds memory for files that state their sizes truly; how often a crafted
-# one repeats a value can only be found by unpacking it. (Its columns must not be asked for their metadata: damage
+# one repeats a value can only be found by unpacking it. (Its columns must not be read for their metadata: damage
 # there ends the process in the library's C++.)
 MAX_GROUP_BYTES = 4 << 30
 _BATCH_ROWS = 64

@@ -11,7 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.data.formats.base import FormatReader, parse_options
 
 # Module and class by format, in the order of sniffing: those whose files are sure to be theirs come first.
-# Modules are imported when they are asked for, since some need an optional extra.
+# Modules are imported on use, since some need an optional extra.
 FORMATS: dict[str, tuple[str, str]] = {
     "mmc4": ("mmc4", "MMC4Reader"),
     "karpathy": ("karpathy", "KarpathyReader"),
@@ -45,7 +45,7 @@ def detect_format(path: Path) -> str:
         try:
             if reader_class(name).sniff(path):
                 return name
-        except (OSError, UserError):  # what this one cannot even look at may still be another's
+        except (OSError, UserError):  # another format may still read it
             continue
     raise UserError(
         f"the format is not recognised; name it, one of {', '.join(FORMATS)}", code="unknown_format", file=path

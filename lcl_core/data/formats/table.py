@@ -36,7 +36,7 @@ from lcl_core.data.formats.mmc4 import check_image_name
 from lcl_core.data.formats.text_files import TextLine, read_lines
 from lcl_core.data.records import BadItem, CaptionedImage, Record, RecordImage
 
-# compared in lower case, with spaces and dashes as underscores; those that stand first win
+# compared in lower case, with spaces and dashes as underscores; earlier names win
 _IMAGE_COLUMNS = (
     *("image", "image_path", "image_file", "image_name", "file_name", "filename", "filepath", "file_path", "file"),
     *("path", "img", "img_path", "image_id", "imageid", "image_url", "img_url", "url"),
@@ -56,7 +56,7 @@ class TableOptions(ReaderOptions):
     Attributes:
         image: the column of file names, relative to the table or ``images``, or of URLs.
         captions, labels: any number of columns each; a label's kind is the name of its column.
-        split, source: columns that tell them; without, the split is told by the table's name or folder.
+        split, source: columns of these; without one, the split is that of the table's name or folder.
         header: does the first line name the columns?
         delimiter: None: tab in a ``.tsv``, else the one of , ; | tab that the first line has most of.
         quoted: are fields that begin with a quotation mark quoted? None: between commas and semicolons.
@@ -323,9 +323,9 @@ class TableReader(FormatReader[TableOptions]):
         folder = self.path if self.path.is_dir() else self.path.parent
         images = NamedImages(find_images(self.options.images, self.path) or folder)
         # tables that lie one folder down name images from there
-        beside = images if self.options.images is not None else NamedImages(folder)
+        folder_images = images if self.options.images is not None else NamedImages(folder)
         yield from images.problems
-        strangers: list[UserError] = []
+        unrecognised: list[UserError] = []
         tables = 0
         for file in corpus_files(self.path, is_table):
             if isinstance(file, BadItem):
@@ -333,17 +333,17 @@ class TableReader(FormatReader[TableOptions]):
                 continue
             tables += 1
             try:
-                yield from self._table(file, _TableImages(images, beside, _parent(file, folder)))
+                yield from self._table(file, _TableImages(images, folder_images, _parent(file, folder)))
             except UserError as error:  # in a folder there may be a table about something else
-                strangers.append(error)
+                unrecognised.append(error)
                 yield BadItem(display_name(file, self.path), 0, "bad header", error.message)
-        if strangers and len(strangers) == tables:
-            raise strangers[0]
+        if unrecognised and len(unrecognised) == tables:
+            raise unrecognised[0]
 
     def _table(self, file: Path, places: _TableImages) -> Iterator[Record | BadItem]:
         name = display_name(file, self.path)
         table: _TableParser | None = None
-        waiting: Record | None = None
+        pending: Record | None = None
         for row in read_table_rows(file, name, self.options):
             if isinstance(row, BadItem):
                 yield row
@@ -356,12 +356,12 @@ class TableReader(FormatReader[TableOptions]):
             except BadValue as error:
                 yield BadItem(name, row.line, "bad row", str(error))
                 continue
-            merged = _merge_captions(waiting, record) if waiting is not None and self.options.group else None
-            if merged is None and waiting is not None:
-                yield waiting
-            waiting = merged or record
-        if waiting is not None:
-            yield waiting
+            merged = _merge_captions(pending, record) if pending is not None and self.options.group else None
+            if merged is None and pending is not None:
+                yield pending
+            pending = merged or record
+        if pending is not None:
+            yield pending
         if table is None:
             yield BadItem(name, 0, "no rows", "the table has no row that can be used")
 
@@ -369,13 +369,13 @@ class TableReader(FormatReader[TableOptions]):
 class _TableImages:
     """Where the images of one table are."""
 
-    def __init__(self, images: NamedImages, beside: NamedImages, folder: str) -> None:
+    def __init__(self, images: NamedImages, folder_images: NamedImages, folder: str) -> None:
         self._images = images
-        self._beside = beside
+        self._beside = folder_images
         self._folder = folder
 
     def find(self, value: str) -> tuple[str, RecordImage]:
-        """The name and the image that a cell tells. Raises: BadValue."""
+        """The image that a cell names. Raises: BadValue."""
         if _URL.match(value):
             return value, self._images.find_url(value, value)
         name = value.replace("\\", "/").removeprefix("./")

@@ -1,4 +1,4 @@
-"""The members of a tar as places in the file: only headers are read, nothing is unpacked.
+"""The members of a tar as byte ranges: only headers are read, nothing is unpacked.
 
 The standard library's reader takes the sizes of long names and extended headers on trust, and swallows some kinds
 of damage; this one bounds them and says where the file goes wrong. Plain, GNU and POSIX tars are understood.
@@ -35,7 +35,7 @@ class TarMember:
     """An ordinary file in a tar.
 
     Attributes:
-        name: as it stands in the tar, not checked.
+        name: as written in the tar, not checked.
         offset, size: where its bytes lie, in bytes.
     """
 
@@ -70,7 +70,7 @@ def walk_tar(path: Path) -> Iterator[TarMember | IrregularMember]:
 
 
 class _TarWalk:
-    """The state of one walk: where it stands, and what headers have said about the next member."""
+    """The state of one walk: file position, and extended headers of the next member."""
 
     def __init__(self, file: BinaryIO, total: int) -> None:
         self._file = file

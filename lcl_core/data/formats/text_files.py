@@ -149,9 +149,9 @@ class JsonElement:
     line: int
 
 
-def read_json_files(root: Path, wanted: Callable[[str], bool]) -> Iterator[JsonArrays | BadItem]:
+def read_json_files(root: Path, matches: Callable[[str], bool]) -> Iterator[JsonArrays | BadItem]:
     """The corpus's files of this kind, each read; one that cannot be used is a BadItem."""
-    for file in corpus_files(root, wanted):
+    for file in corpus_files(root, matches):
         if isinstance(file, BadItem):
             yield file
             continue

@@ -41,7 +41,7 @@ MAX_SIDE_BYTES = 512 << 20
 
 
 class SideTable:
-    """Rows by key, held in memory for as long as its tar is read.
+    """Rows by key, in memory while their tar is read.
 
     Args:
         path: the Parquet file; it need not exist.
@@ -60,10 +60,10 @@ class SideTable:
 
     def row(self, key: str) -> dict[str, Any]:
         """The fields of a sample, empty where there is no row."""
-        place = self._places.get(key)
-        if place is None:
+        location = self._places.get(key)
+        if location is None:
             return {}
-        batch, index, _ = place
+        batch, index, _ = location
         try:
             fields = {name: column[index].as_py() for name, column in self._columns(batch)}
             return {name: value for name, value in to_json_safe(fields).items() if value is not None}
@@ -83,13 +83,13 @@ class SideTable:
 
     def _columns(self, batch: int) -> Iterator[tuple[str, Any]]:
         found = self._batches[batch]
-        return ((name, found.column(place)) for place, name in enumerate(found.schema.names))
+        return ((name, found.column(location)) for location, name in enumerate(found.schema.names))
 
     def _fill(self, path: Path) -> None:
-        wanted = self._usable_columns(path)
-        if wanted is None:
+        columns = self._usable_columns(path)
+        if columns is None:
             return
-        for rows in read_batches(path, self.name, wanted):
+        for rows in read_batches(path, self.name, columns):
             if not isinstance(rows, RowBatch):
                 self.problems.append(rows)
                 continue
@@ -103,8 +103,8 @@ class SideTable:
                 key = keys[index].as_py()
             except ValueError:
                 key = None
-            place = (len(self._batches) - 1, index, rows.start + index + 1)
-            if key is None or self._places.setdefault(str(key), place) != place:
+            location = (len(self._batches) - 1, index, rows.start + index + 1)
+            if key is None or self._places.setdefault(str(key), location) != location:
                 problem = "no key" if key is None else f"the key {str(key)[:120]!r} occurs twice"
                 self.problems.append(BadItem(self.name, rows.start + index + 1, "bad side row", problem))
 

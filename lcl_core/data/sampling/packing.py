@@ -128,12 +128,12 @@ class _SampleReader:
     def next(self) -> tuple[int, Sample] | None:
         """None: the stream has ended."""
         for in_a_row, item in enumerate(self._items, start=1):
-            place = self._held.pop() if self._held else self.position
-            self.position = max(self.position, place + 1)
+            position = self._held.pop() if self._held else self.position
+            self.position = max(self.position, position + 1)
             reason = item.reason if isinstance(item, SkippedSample) else _too_large(item, self._budget)
             if reason is None:
                 assert isinstance(item, Sample)
-                return place, item
+                return position, item
             self.skipped[reason] += 1
             self.left_out.update(item.left_out)
             if in_a_row >= self._patience:
@@ -154,10 +154,10 @@ def _in_order(reader: _SampleReader, budget: BatchSpec) -> Iterator[DocumentBatc
     """Next fit: a batch is a pure function of the position at which it starts."""
     samples: list[Sample] = []
     tokens = images = 0
-    while (found := reader.next()) is not None:
-        place, sample = found
+    while (item := reader.next()) is not None:
+        position, sample = item
         if samples and (tokens + len(sample.token_ids) > budget.tokens or images + len(sample.pixels) > budget.images):
-            yield reader.batch(samples, Cursor(place))
+            yield reader.batch(samples, Cursor(position))
             samples, tokens, images = [], 0, 0
         samples.append(sample)
         tokens += len(sample.token_ids)
@@ -170,9 +170,9 @@ def _best_fit(reader: _SampleReader, budget: BatchSpec, lookahead: int) -> Itera
     while _fill_waiting(reader, waiting, budget, lookahead):
         chosen = choose_samples([sample for _, sample in waiting], budget)
         samples = [waiting[number][1] for number in chosen]
-        taken = set(chosen)
-        waiting = [each for number, each in enumerate(waiting) if number not in taken]
-        yield reader.batch(samples, Cursor(reader.position, tuple(place for place, _ in waiting)))
+        used = set(chosen)
+        waiting = [each for number, each in enumerate(waiting) if number not in used]
+        yield reader.batch(samples, Cursor(reader.position, tuple(position for position, _ in waiting)))
 
 
 def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budget: BatchSpec, lookahead: int) -> bool:
@@ -186,10 +186,10 @@ def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budg
             tokens, images, counted = tokens + len(sample.token_ids), images + len(sample.pixels), counted + 1
         if counted and (tokens >= budget.tokens or images >= budget.images):
             return True
-        found = reader.next()
-        if found is None:
+        item = reader.next()
+        if item is None:
             return False
-        waiting.append(found)
+        waiting.append(item)
 
 
 def choose_samples(samples: list[Sample], budget: BatchSpec) -> list[int]:
@@ -201,14 +201,14 @@ def choose_samples(samples: list[Sample], budget: BatchSpec) -> list[int]:
     chosen: list[int] = []
     rest: list[int] = []
     for number, sample in enumerate(samples):
-        length, pictures = len(sample.token_ids), len(sample.pixels)
-        if number == 0 or (tokens - length >= _BEST_FIT_TOKENS and pictures <= images):
+        length, image_count = len(sample.token_ids), len(sample.pixels)
+        if number == 0 or (tokens - length >= _BEST_FIT_TOKENS and image_count <= images):
             chosen.append(number)
-            tokens, images = tokens - length, images - pictures
+            tokens, images = tokens - length, images - image_count
         else:
             rest.append(number)
     sizes = [(len(samples[number].token_ids), len(samples[number].pixels)) for number in rest]
-    return sorted([*chosen, *(rest[place] for place in best_fit_subset(sizes, tokens, images))])
+    return sorted([*chosen, *(rest[index] for index in best_fit_subset(sizes, tokens, images))])
 
 
 def best_fit_subset(sizes: list[tuple[int, int]], tokens: int, images: int) -> list[int]:
@@ -218,18 +218,18 @@ def best_fit_subset(sizes: list[tuple[int, int]], tokens: int, images: int) -> l
     """
     fewest = np.full((len(sizes) + 1, tokens + 1), _IMPOSSIBLE, np.int32)
     fewest[-1, 0] = 0
-    for place in range(len(sizes) - 1, -1, -1):
-        length, pictures = sizes[place]
-        fewest[place] = fewest[place + 1]
+    for index in range(len(sizes) - 1, -1, -1):
+        length, image_count = sizes[index]
+        fewest[index] = fewest[index + 1]
         if length <= tokens:
-            with_it = fewest[place + 1, : tokens + 1 - length] + pictures
-            np.minimum(fewest[place, length:], with_it, out=fewest[place, length:])
+            with_it = fewest[index + 1, : tokens + 1 - length] + image_count
+            np.minimum(fewest[index, length:], with_it, out=fewest[index, length:])
     total = int(np.flatnonzero(fewest[0] <= images)[-1])
     chosen = []
-    for place, (length, pictures) in enumerate(sizes):
-        if length <= total and pictures <= images and fewest[place + 1, total - length] + pictures <= images:
-            chosen.append(place)
-            total, images = total - length, images - pictures
+    for index, (length, image_count) in enumerate(sizes):
+        if length <= total and image_count <= images and fewest[index + 1, total - length] + image_count <= images:
+            chosen.append(index)
+            total, images = total - length, images - image_count
     return chosen
 
 

@@ -44,13 +44,13 @@ class FeistelPermutation:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, place: int) -> int:
-        if not 0 <= place < self.size:
-            raise IndexError(place)
-        place = self._shuffle(place)
-        while place >= self.size:  # fewer than two steps on average: the domain is less than twice the size
-            place = self._shuffle(place)
-        return place
+    def __getitem__(self, position: int) -> int:
+        if not 0 <= position < self.size:
+            raise IndexError(position)
+        position = self._shuffle(position)
+        while position >= self.size:  # fewer than two steps on average: the domain is less than twice the size
+            position = self._shuffle(position)
+        return position
 
     def _shuffle(self, value: int) -> int:
         low_mask, high_mask = (1 << self._low_bits) - 1, (1 << self._high_bits) - 1
@@ -102,9 +102,9 @@ class Mixture:
         return SampleIndex(source, self._order(source, epoch)[place], epoch)
 
     def _order(self, source: int, epoch: int) -> FeistelPermutation:
-        known = self._orders.get(source)
-        if known is not None and known[0] == epoch:
-            return known[1]
+        cached = self._orders.get(source)
+        if cached is not None and cached[0] == epoch:
+            return cached[1]
         order = FeistelPermutation(self._sizes[source], self._seed, source, epoch)
         self._orders[source] = (epoch, order)
         return order

@@ -53,7 +53,7 @@ def mean_sample_size(source: SampleSource, field: str, at_most: int = _MEASURED_
     """
     order = FeistelPermutation(len(source))
     count = min(at_most, len(source))
-    sizes: list[SampleSize] = [source.measure(order[place]) or (0, 0) for place in range(count)]
+    sizes: list[SampleSize] = [source.measure(order[index]) or (0, 0) for index in range(count)]
     images, tokens = (sum(column) / count for column in zip(*sizes, strict=True))
     if images == 0:
         message = f"none of {count} documents can be used, so their size is not known; weigh by documents"
@@ -125,14 +125,14 @@ class SampleStream:
 
     def __getitem__(self, position: int) -> Sample | SkippedSample:
         """The sample at ``position`` (from 0) of this rank, or why there is none."""
-        place = self._place(position)
-        sample = self._sources[place.source].sample(place.index, place.epoch)
+        index = self._place(position)
+        sample = self._sources[index.source].sample(index.index, index.epoch)
         return replace(sample, position=self._whole(position)) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> SampleSize | None:
         """Images and tokens of an item as the first epoch lays it out, its images not read and taken for readable."""
-        place = self._place(position)
-        return self._sources[place.source].measure(place.index)
+        index = self._place(position)
+        return self._sources[index.source].measure(index.index)
 
     def _place(self, position: int) -> SampleIndex:
         if position < 0:

@@ -61,17 +61,17 @@ def count_blocks(codes: np.ndarray, groups: int) -> np.ndarray:
 class RecordSelection:
     """The records of some groups, in the order of the corpus.
 
-    Memory: eight bytes for each 4,096 records; an item costs a search in these and a look at one block.
+    Memory: eight bytes for each 4,096 records; an item costs a search in these and a scan of one block.
 
     Args:
         codes: group of each record, mapped.
         counts: of each group in each block, [blocks, groups], mapped.
-        wanted: codes of the groups that count.
+        selected: codes of the selected groups.
     """
 
-    def __init__(self, codes: np.ndarray, counts: np.ndarray, wanted: Collection[int]) -> None:
+    def __init__(self, codes: np.ndarray, counts: np.ndarray, selected: Collection[int]) -> None:
         self._codes = codes
-        columns = sorted(wanted)
+        columns = sorted(selected)
         self._wanted = np.zeros(counts.shape[1], bool)
         self._wanted[columns] = True
         self._everything = len(columns) == counts.shape[1]
@@ -82,7 +82,7 @@ class RecordSelection:
         return len(self._ends)
 
     def before(self, block: int) -> int:
-        """How many selected records stand before a block."""
+        """Number of selected records before a block."""
         return int(self._ends[block - 1]) if block else 0
 
     def mask(self, block: int) -> np.ndarray:
@@ -93,22 +93,22 @@ class RecordSelection:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, place: int) -> int:
-        """The record at ``place`` (a negative one counts from the end)."""
+    def __getitem__(self, index: int) -> int:
+        """The record at ``index`` (a negative one counts from the end)."""
         size = len(self)
-        place = place + size if place < 0 else place
-        if not 0 <= place < size:
-            raise IndexError(place)
+        index = index + size if index < 0 else index
+        if not 0 <= index < size:
+            raise IndexError(index)
         if self._everything:
-            return place
-        block = int(np.searchsorted(self._ends, place, side="right"))
-        return block * BLOCK + int(np.flatnonzero(self.mask(block))[place - self.before(block)])
+            return index
+        block = int(np.searchsorted(self._ends, index, side="right"))
+        return block * BLOCK + int(np.flatnonzero(self.mask(block))[index - self.before(block)])
 
 
 class ShardChunkIndex:
     """A :class:`lcl_core.data.sampling.document_plan.DocumentChunks` in eight bytes for each 4,096 records.
 
-    Opening it passes once over the index (about a tenth of a second for a million records); an item costs a look at one
+    Opening it passes once over the index (about a tenth of a second for a million records); an item costs a scan of one
     block.
 
     Args:
@@ -137,7 +137,7 @@ class ShardChunkIndex:
         return self._selection.before(block) + document, within - (int(ends[document - 1]) if document else 0)
 
     def _chunk_counts(self, block: int) -> np.ndarray:
-        """Pieces of each selected record of a block: what ``piece_count`` says, for many."""
+        """Chunks of each selected record of a block, as ``chunk_count`` computes them."""
         images = np.minimum(self._usable(block)[self._selection.mask(block)], self._max_images)
         return np.maximum(1, -(-2 * images // (self._piece_images + 1)))
 
@@ -170,7 +170,7 @@ class IndexRow(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What ``index.json`` says.
+    """Content of ``index.json``.
 
     Attributes:
         groups: what a group code stands for, with the number of records of each.
@@ -233,9 +233,9 @@ def _check_names(shards: tuple[ShardFile, ...], files: dict[str, str]) -> None:
 class ShardIndex:
     """Opened with a header and three mapped files, however many records there are. Safe from threads and forks."""
 
-    def __init__(self, place: ShardStorage) -> None:
-        self.header = IndexHeader.from_json(_read_header(place), place.name)
-        self._paths = {name: place.local_file(name, digest) for name, digest in self.header.files.items()}
+    def __init__(self, storage: ShardStorage) -> None:
+        self.header = IndexHeader.from_json(_read_header(storage), storage.name)
+        self._paths = {name: storage.local_file(name, digest) for name, digest in self.header.files.items()}
         self._rows = self._paths[ROWS].open("rb", buffering=0)
         self._similarities = self._paths[SIMILARITIES].open("rb", buffering=0)
         groups, records = len(self.header.groups), self.header.records
@@ -280,14 +280,14 @@ class ShardIndex:
         self, kinds: Collection[str], splits: Collection[str] | None = None, source: str | None = None
     ) -> RecordSelection:
         """Records of these kinds, of any of the splits and of the source; None: all."""
-        wanted = [
+        selected = [
             code
             for code, (group, _) in enumerate(self.header.groups)
             if group.kind in kinds
             and (splits is None or group.split in splits)
             and (source is None or group.source == source)
         ]
-        return RecordSelection(self._codes, self._blocks, wanted)
+        return RecordSelection(self._codes, self._blocks, selected)
 
     def _mapped(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if self._paths[name].stat().st_size == 0:
@@ -295,15 +295,15 @@ class ShardIndex:
         return np.memmap(self._paths[name], CODE, "r").reshape(shape)
 
 
-def _read_header(place: ShardStorage) -> bytes:
+def _read_header(storage: ShardStorage) -> bytes:
     """Raises: UserError ``corpus_missing``, or what reading it raises."""
     try:
-        return place.read(HEADER)
+        return storage.read(HEADER)
     except UserError as error:
         if error.code != "file_missing":
             raise
         message = f"there is no {HEADER} here, so no finished corpus of shards; lcl data convert makes one"
-        raise UserError(message, code="corpus_missing", file=place.name) from error
+        raise UserError(message, code="corpus_missing", file=storage.name) from error
 
 
 def _read_items(file: IO[bytes], item: np.dtype[Any], start: int, end: int) -> bytes:

@@ -52,7 +52,7 @@ class ShardStorage(Protocol):
         """The whole file. Raises: UserError ``file_missing`` or ``file_unreadable``."""
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
-        """Exactly these bytes. ``digest``: sha256 of the file that they are wanted of, as the index has it.
+        """Exactly these bytes. ``digest``: sha256 of the file in the index.
 
         Raises: UserError ``file_missing``, ``file_unreadable`` or ``shard_damaged``.
         """
@@ -141,7 +141,7 @@ class RemoteShardStorage:
         return self._storage.read(name)
 
     def read_range(self, name: str, start: int, length: int, digest: str) -> bytes:
-        # with the digest: other contents under the same URL are not those that were kept
+        # with the digest: other contents under the same URL are not those in the cache
         key = f"{self.name}/{name}@{digest}:{start}+{length}"
         kept = self._cache.get(key)
         if kept is not None and len(kept) == length:

@@ -43,14 +43,15 @@ from lcl_core.data.shards.format import (
 from lcl_core.data.shards.index import IndexHeader, RecordGroup, ShardFile, write_index
 
 LOCK_FILE = ".converting"
+STAGING_PREFIX = "lcl-converting-"  # of folders whose files are being uploaded
 _DELETE_THREADS = 8
 
 
 class UploadLock:
-    """The right to write below a URL: a marker that only one can make.
+    """The right to write below a URL: a lock file that only one process can create.
 
     Args:
-        owner: what an earlier attempt of the same one left is replaced; empty: of nobody.
+        owner: files of an earlier attempt by the same owner are replaced; empty: of none.
     """
 
     def __init__(self, storage: Storage, owner: str) -> None:
@@ -62,53 +63,53 @@ class UploadLock:
 
         Raises: UserError ``target_exists``, ``conversion_running``, or what reading and writing there raises.
         """
-        names = self._names()
+        names = self._list()
         if LOCK_FILE in names and self._owner and self._holder().get("owner") == self._owner:
-            _write_file(self.storage, LOCK_FILE, self._mark)
-            self._remove(self._names(deep=True) - {LOCK_FILE})
+            self.storage.with_retries(LOCK_FILE, "written", lambda files, path: files.pipe_file(path, self._mark))
+            self._remove(self._list(deep=True) - {LOCK_FILE})
             return True
         if names or not _create_file(self.storage, LOCK_FILE, self._mark):
             raise self._refusal(names or {LOCK_FILE})
-        if others := self._names() - {LOCK_FILE}:  # of somebody whose marker came and went since we looked
+        if others := self._list() - {LOCK_FILE}:  # of a conversion whose lock file came and went meanwhile
             self._remove({LOCK_FILE})
             raise self._refusal(others)
         return False
 
     def commit(self, folder: Path) -> None:
-        """Write the index. Raises: UserError ``target_exists`` where somebody else did meanwhile."""
+        """Write the index. Raises: UserError ``target_exists`` where another conversion did meanwhile."""
         if not _create_file(self.storage, HEADER, (folder / HEADER).read_bytes()):
             raise self._refusal({HEADER})
         self._remove({LOCK_FILE})
 
     def roll_back(self) -> None:
-        """Remove what was written, if the place is still ours. What cannot be removed stays without an index."""
+        """Remove the uploaded files, if the lock is still held. Files that cannot be removed stay without an index."""
         try:
             if self._holder() == json.loads(self._mark):
-                self._remove(self._names(deep=True) - {LOCK_FILE})
+                self._remove(self._list(deep=True) - {LOCK_FILE})
                 self._remove({LOCK_FILE})
         except UserError:
             return
 
     def _holder(self) -> dict[str, Any]:
-        """What the marker says; nothing where it is gone or not of our making."""
+        """Content of the lock file; {} where it is missing or foreign."""
         try:
-            found = json.loads(self.storage.read(LOCK_FILE))
+            content = json.loads(self.storage.read(LOCK_FILE))
         except (UserError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
-    def _names(self, deep: bool = False) -> set[str]:
-        """What lies at the URL, relative to it; ``deep``: every file."""
+    def _list(self, deep: bool = False) -> set[str]:
+        """Names at the URL, relative to it; ``deep``: every file."""
 
-        def look(files: Any, path: str) -> set[str]:
+        def list_files(files: Any, path: str) -> set[str]:
             files.invalidate_cache()
             try:
-                found = files.find(path) if deep else files.ls(path, detail=False)
+                names = files.find(path) if deep else files.ls(path, detail=False)
             except FileNotFoundError:
                 return set()
-            return {name[len(path) :].strip("/") for name in found} - {""}
+            return {name[len(path) :].strip("/") for name in names} - {""}
 
-        return self.storage.with_retries("", "read", look)
+        return self.storage.with_retries("", "read", list_files)
 
     def _remove(self, names: set[str]) -> None:
         def remove(name: str) -> None:
@@ -119,33 +120,34 @@ class UploadLock:
 
     def _refusal(self, names: set[str]) -> UserError:
         if LOCK_FILE in names and HEADER not in names:
+            code = "conversion_running"
             message = (
                 "another conversion to this place is running, or was killed; wait for it, choose another place, or "
                 "remove what lies there"
             )
-            return UserError(message, code="conversion_running", field="to", file=self.storage.url)
-        message = "there is something already; choose another place"
-        return UserError(message, code="target_exists", field="to", file=self.storage.url)
+        else:
+            code, message = "target_exists", "there is something already; choose another place"
+        return UserError(message, code=code, field="to", file=self.storage.url)
 
 
 class Uploader:
-    """Sends a finished file while the next one is being made: two of them are on the local disk at most.
+    """Uploads a finished file while the next one is written: at most two of them are on the local disk.
 
-    Leaving waits for what is under way.
+    Leaving waits for the upload in flight.
     """
 
     def __init__(self, storage: Storage, folder: Path) -> None:
         self._storage, self._folder = storage, folder
         self._pool = ThreadPoolExecutor(1)
-        self._under_way: Future[None] | None = None
+        self._in_flight: Future[None] | None = None
 
     def send(self, name: str) -> None:
         """Raises: UserError ``file_unwritable`` of the file before."""
         self._wait()
-        self._under_way = self._pool.submit(self._send, name)
+        self._in_flight = self._pool.submit(self._send, name)
 
     def send_rest(self) -> None:
-        """Everything that is left in the folder but the index's header."""
+        """Every remaining file of the folder but the index's header."""
         self._wait()
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
             name = path.relative_to(self._folder).as_posix()
@@ -158,8 +160,8 @@ class Uploader:
         local.unlink()
 
     def _wait(self) -> None:
-        if self._under_way is not None:
-            self._under_way.result()
+        if self._in_flight is not None:
+            self._in_flight.result()
 
     def __enter__(self) -> Self:
         return self
@@ -170,12 +172,8 @@ class Uploader:
         self._pool.shutdown()
 
 
-def _write_file(storage: Storage, name: str, data: bytes) -> None:
-    storage.with_retries(name, "written", lambda files, path: files.pipe_file(path, data))
-
-
 def _create_file(storage: Storage, name: str, data: bytes) -> bool:
-    """Whether the file is ours: there was none, or an attempt whose answer got lost had written it."""
+    """Whether this process created the file, also in an attempt whose response was lost."""
     try:
         storage.with_retries(name, "written", lambda files, path: files.pipe_file(path, data, mode="create"))
     except FileExistsError:
@@ -183,16 +181,13 @@ def _create_file(storage: Storage, name: str, data: bytes) -> bool:
     return True
 
 
-STAGING_PREFIX = "lcl-converting-"  # how folders begin that hold what is on its way to a URL
-
-
 @dataclass(frozen=True)
 class StagingDir:
-    """Where the files are made.
+    """Folder in which the files are written.
 
     Attributes:
-        finished: called with the name of a file that will not change any more; it may be gone afterwards.
-        removed_leftover: an earlier, interrupted conversion had left something.
+        finished: called with the name of a file that will not change any more; it may be removed by the call.
+        removed_leftover: whether files of an interrupted conversion were removed.
     """
 
     folder: Path
@@ -201,11 +196,11 @@ class StagingDir:
 
 
 def open_target(target: str | Path, owner: str, scratch: Path | None) -> AbstractContextManager[StagingDir]:
-    """A place that becomes a corpus at the end, or stays without one when anything is raised.
+    """A staging folder that becomes the corpus at the end, unless anything is raised.
 
     Args:
-        owner: who converts; what an earlier attempt of the same one left at a URL is replaced.
-        scratch: folder for what is on its way to a URL; None: the system's for temporary files.
+        owner: who converts; files of an earlier attempt by the same owner at a URL are replaced.
+        scratch: parent of the staging folder of a URL; None: the system's for temporary files.
 
     Raises (on entry): UserError ``target_exists`` or ``conversion_running``.
     """
@@ -216,7 +211,7 @@ def open_target(target: str | Path, owner: str, scratch: Path | None) -> Abstrac
 
 @contextlib.contextmanager
 def _stage_locally(target: Path) -> Iterator[StagingDir]:
-    """A folder beside ``target`` that becomes it by renaming."""
+    """A folder beside ``target``, renamed to it at the end."""
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError("there is something already; choose another name", code="target_exists", file=target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -243,27 +238,27 @@ def _stage_locally(target: Path) -> Iterator[StagingDir]:
 
 @contextlib.contextmanager
 def _stage_for_upload(url: str, owner: str, scratch: Path | None) -> Iterator[StagingDir]:
-    """A folder of ours whose finished files go to ``url`` one after the other, the index last of all."""
-    claim = UploadLock(Storage(url), owner)
-    leftover = claim.acquire()
+    """A temporary folder whose finished files are uploaded to ``url`` one after the other, the index last."""
+    lock = UploadLock(Storage(url), owner)
+    leftover = lock.acquire()
     try:
         with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=scratch) as name:
             folder = Path(name)
-            with Uploader(claim.storage, folder) as outbox:
-                yield StagingDir(folder, outbox.send, leftover)
-                outbox.send_rest()
-            claim.commit(folder)
+            with Uploader(lock.storage, folder) as uploader:
+                yield StagingDir(folder, uploader.send, leftover)
+                uploader.send_rest()
+            lock.commit(folder)
     except BaseException as error:
-        claim.roll_back()
+        lock.roll_back()
         _add_cleanup_note(error, url)
         raise
 
 
 def _add_cleanup_note(error: BaseException, target: str | Path) -> None:
-    words = f"the conversion was interrupted and left nothing at {target}"
-    error.add_note(words)
+    note = f"the conversion was interrupted and left nothing at {target}"
+    error.add_note(note)
     if isinstance(error, UserError):
-        error.message = f"{error.message}; {words}"
+        error.message = f"{error.message}; {note}"
 
 
 _ROW_FILE, _SIMILARITY_FILE = "rows.tmp", "similarities.tmp"

@@ -1,4 +1,4 @@
-"""``python -m lcl_core.data.validation RUN_DIR``: examine a corpus as ``RUN_DIR/run.json`` says."""
+"""``python -m lcl_core.data.validation RUN_DIR``: validate a corpus as ``RUN_DIR/run.json`` says."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def draw_plots(report: Report, folder: Path) -> list[str]:
 
 def trim_empty_bins(histogram: Histogram) -> tuple[list[float], list[int]]:
     """Edges and counts without the empty bins at both ends; one is kept beside the filled ones."""
-    filled = [place for place, count in enumerate(histogram.counts) if count]
+    filled = [index for index, count in enumerate(histogram.counts) if count]
     first, last = max(filled[0] - 1, 0), min(filled[-1] + 1, len(histogram.counts) - 1)
     return histogram.edges[first : last + 2], histogram.counts[first : last + 1]
 
@@ -71,8 +71,8 @@ def _draw_bars(axes: Any, histogram: Histogram, label: str) -> None:
     places = range(len(counts))
     axes.bar(places, counts, width=0.88, color=COLOURS[0], zorder=2)
     wide = len(counts) > 16
-    shown = [place for place in places if not wide or place % (len(counts) // 10) == 0]
-    axes.set_xticks(shown, [_bin_label(edges[place], edges[place + 1]) for place in shown])
+    ticks = [index for index in places if not wide or index % (len(counts) // 10) == 0]
+    axes.set_xticks(ticks, [_bin_label(edges[index], edges[index + 1]) for index in ticks])
     axes.set_xlabel(label, fontsize=10, color=MUTED, labelpad=8)
     axes.yaxis.grid(True, color=LINE, linewidth=0.8)
     axes.yaxis.set_major_locator(import_optional("matplotlib.ticker", "drawing").MaxNLocator(5, integer=True))
@@ -88,8 +88,8 @@ def _draw_reasons(axes: Any, report: Report) -> None:
     reasons = list(report.reasons.items())[:12][::-1]
     numbers = [number for _, number in reasons]
     axes.barh([name for name, _ in reasons], numbers, height=0.62, color=COLOURS[1], zorder=2)
-    for place, number in enumerate(numbers):
-        axes.text(number, place, f"  {number:,}", va="center", fontsize=9.5, color=INK)
+    for index, number in enumerate(numbers):
+        axes.text(number, index, f"  {number:,}", va="center", fontsize=9.5, color=INK)
     axes.set_xlim(0, max(numbers) * 1.15)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
@@ -119,7 +119,7 @@ def _save(figure: Any, path: Path) -> str:
 
 
 def validate_run(run_dir: RunDir) -> dict[str, Any]:
-    """Do what ``run.json`` asks; leaves ``report.json``, ``quarantine.jsonl`` and ``pictures/`` as artifacts.
+    """Run ``run.json``: write ``report.json``, ``quarantine.jsonl`` and ``pictures/`` as artifacts.
 
     Raises:
         UserError: bad spec, or a corpus that cannot be read at all.
@@ -137,9 +137,9 @@ def validate_run(run_dir: RunDir) -> dict[str, Any]:
         tokenizer=clip_tokenizer() if spec.tokens else None,
         quarantine=run_dir.artifacts / "quarantine.jsonl",
     )
-    facts = report.model_dump(mode="json")
-    write_json_atomically(run_dir.artifacts / "report.json", facts)
-    result = {"report": facts, "pictures": _save_plots(report, run_dir)}
+    values = report.model_dump(mode="json")
+    write_json_atomically(run_dir.artifacts / "report.json", values)
+    result = {"report": values, "pictures": _save_plots(report, run_dir)}
     return result | ({"dataset_hash": source.content_hash()} if spec.dataset is not None else {})
 
 

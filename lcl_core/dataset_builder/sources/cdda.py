@@ -205,23 +205,23 @@ def _title(topic: tuple[str, ...]) -> str:
 
 def _pairs(files: SourceFiles, entities: GameEntities, root: Path, team: str) -> Iterator[PairRow]:
     """The same drawing for several things is taken for the first of them."""
-    drawn: set[bytes] = set()
-    named: set[str] = set()
+    seen_digests: set[bytes] = set()
+    seen_ids: set[str] = set()
     for tile in read_tiles(root / "gfx" / team):
         for id in tile.ids:
-            described = None if id in named else _describe(entities, id)
-            image = None if described is None else tile.image()
-            if described is None or image is None:
+            description = None if id in seen_ids else _describe(entities, id)
+            image = None if description is None else tile.image()
+            if description is None or image is None:
                 continue
             digest = hashlib.sha256(image.tobytes()).digest()
-            if digest in drawn:
+            if digest in seen_digests:
                 continue
-            drawn.add(digest)
-            named.add(id)
+            seen_digests.add(digest)
+            seen_ids.add(id)
             place = f"cdda/{team.replace('+', '')}/{_UNUSUAL.sub('_', id)}"
             put = files.images.put(_on_square(image), place, ImageOptions(lossless=True))
             if put is not None:
-                yield _pair(put, team, described)
+                yield _pair(put, team, description)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,19 +243,19 @@ def _describe(entities: GameEntities, id: str) -> _Description | None:
     return None if _LEFT_OUT.search(f"{name} {description}") else _Description(name, description, category)
 
 
-def _pair(image: str, team: str, described: _Description) -> PairRow:
-    first = split_sentences(described.description)[0]
-    unseen = hash_fraction(f"cdda:{described.name.lower()}") < HELD_OUT
+def _pair(image: str, team: str, description: _Description) -> PairRow:
+    first = split_sentences(description.description)[0]
+    unseen = hash_fraction(f"cdda:{description.name.lower()}") < HELD_OUT
     split = {("train", True): "test_concept", ("test_vendor", True): "test_both"}.get((SETS[team], unseen), SETS[team])
     return PairRow(
         image,
-        (f"{described.name}. {first}", described.name),
-        {"concept": described.name, "category": described.category},
+        (f"{description.name}. {first}", description.name),
+        {"concept": description.name, "category": description.category},
         split,
         "cdda",
         LICENCE,
         vendor=team,
-        long=f"{described.name}. {described.description}",
+        long=f"{description.name}. {description.description}",
     )
 
 

@@ -68,8 +68,7 @@ def _pages(manual: Manual, root: Path) -> Iterator[tuple[str, list[PageItem]]]:
             continue
         if any(_images(items)):
             page = path.relative_to(root).as_posix()
-            files = {item.sources: _image_file(root, page, item.sources[0]) for item in _images(items) if item.sources}
-            yield page, list(_replace_images(items, lambda item, files=files: files.get(item.sources)))
+            yield page, list(_replace_images(items, partial(_image_file, root, page)))
 
 
 def _replace_images(items: Iterable[PageItem], name_of: Callable[[ImageItem], str | None]) -> Iterator[PageItem]:
@@ -84,8 +83,9 @@ def _replace_images(items: Iterable[PageItem], name_of: Callable[[ImageItem], st
             yield from (TextItem(caption, item.block) for caption in item.captions)
 
 
-def _image_file(root: Path, page: str, source: str) -> str | None:
-    """The image's file, maybe gzipped, relative to ``root``; None for another place, or no image."""
+def _image_file(root: Path, page: str, item: ImageItem) -> str | None:
+    """The image's file, maybe gzipped, relative to ``root``; None if it has none there."""
+    source = item.sources[0] if item.sources else "data:"
     if source.startswith(("http", "data:")):
         return None
     name = os.path.normpath(os.path.join(os.path.dirname(page), source.split("?")[0].split("#")[0]))

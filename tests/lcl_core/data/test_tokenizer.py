@@ -13,6 +13,8 @@ import tokenizers
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import SpecialTokens, Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
+from lcl_core.data import tokenizer as tokenizer_module
+from lcl_core.encoders.schemas.tokenizer import CLIP_PATTERN, SPACED_PATTERN
 
 WRITTEN_SPECIALS = [
     "<start_of_img>",
@@ -164,3 +166,7 @@ def test_a_returned_list_is_the_callers_own(tokenizer: Tokenizer) -> None:
 def test_long_texts_are_not_kept(tokenizer: Tokenizer) -> None:
     text = "a red square " * 200
     assert tokenizer.encode(text) == tokenizer.encode("a red square") * 200
+
+
+def test_the_patterns_are_those_that_a_saved_tokenizer_may_have() -> None:
+    assert (tokenizer_module.CLIP_PATTERN, tokenizer_module.SPACED_PATTERN) == (CLIP_PATTERN, SPACED_PATTERN)

@@ -24,26 +24,26 @@ _MIN_WORDS = 3  # words; less is a number or an initial more often than a senten
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """In order, nothing lost but the whitespace between them. Short ones stay with what stands before."""
-    found: list[str] = []
+    """In order, without the whitespace between them. Short ones are joined to the sentence before."""
+    sentences: list[str] = []
     start = 0
     for mark in _SENTENCE_END.finditer(paragraph):
         before = paragraph[max(start, mark.end() - 12) : mark.end()]
         if _ABBREVIATION.search(before if mark.end() - 12 > start else f" {before}"):
             continue
-        _append(found, paragraph[start : mark.end()].strip())
+        _append(sentences, paragraph[start : mark.end()].strip())
         start = mark.end()
-    _append(found, paragraph[start:].strip())
-    return found
+    _append(sentences, paragraph[start:].strip())
+    return sentences
 
 
-def _append(found: list[str], sentence: str) -> None:
+def _append(sentences: list[str], sentence: str) -> None:
     if not sentence:
         return
-    if found and sentence.isascii() and (_is_short(sentence) or _is_short(found[-1])):
-        found[-1] = f"{found[-1]} {sentence}"
+    if sentences and sentence.isascii() and (_is_short(sentence) or _is_short(sentences[-1])):
+        sentences[-1] = f"{sentences[-1]} {sentence}"
     else:
-        found.append(sentence)
+        sentences.append(sentence)
 
 
 def _is_short(text: str) -> bool:
@@ -87,36 +87,36 @@ def chunk_units(units: list[ChunkUnit], max_images: int, max_words: int) -> Iter
 
     A chunk ends before a heading if that leaves it at least half full, else where the bound is met.
     """
-    piece: list[ChunkUnit] = []
+    chunk: list[ChunkUnit] = []
     images = words = 0
     for unit in units:
-        while piece and (images + unit.images > max_images or words + unit.words > max_words):
-            at = _boundary(piece, max_images, max_words)
-            yield piece[:at]
-            piece = piece[at:]
-            images, words = _totals(piece)
-        piece.append(unit)
+        while chunk and (images + unit.images > max_images or words + unit.words > max_words):
+            at = _boundary(chunk, max_images, max_words)
+            yield chunk[:at]
+            chunk = chunk[at:]
+            images, words = _totals(chunk)
+        chunk.append(unit)
         images += unit.images
         words += unit.words
-    if piece:
-        yield piece
+    if chunk:
+        yield chunk
 
 
-def _totals(piece: list[ChunkUnit]) -> tuple[int, int]:
-    return sum(unit.images for unit in piece), sum(unit.words for unit in piece)
+def _totals(chunk: list[ChunkUnit]) -> tuple[int, int]:
+    return sum(unit.images for unit in chunk), sum(unit.words for unit in chunk)
 
 
-def _boundary(piece: list[ChunkUnit], max_images: int, max_words: int) -> int:
+def _boundary(chunk: list[ChunkUnit], max_images: int, max_words: int) -> int:
     """Where to end the first document; the units from there on begin the next."""
     # of several headings in a row the first is where the section starts
-    starts = [at for at in range(1, len(piece)) if piece[at].heading and not piece[at - 1].heading]
+    starts = [at for at in range(1, len(chunk)) if chunk[at].heading and not chunk[at - 1].heading]
     if starts:
-        images, words = _totals(piece[: starts[-1]])
+        images, words = _totals(chunk[: starts[-1]])
         if 2 * images >= max_images or 2 * words >= max_words:
             return starts[-1]
-        if starts[-1] + sum(unit.heading for unit in piece[starts[-1] :]) == len(piece):
+        if starts[-1] + sum(unit.heading for unit in chunk[starts[-1] :]) == len(chunk):
             return starts[-1]  # a heading without its section would be left at the end
-    return len(piece)
+    return len(chunk)
 
 
 def _split_words(text: str, max_words: int) -> Iterator[str]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.file_store import FileStore
+from lcl_core.data.corpus.file_store import FileStore, has_file
 from lcl_core.data.formats.base import replace_surrogates
 from lcl_core.data.formats.image_lookup import ImageFinder, inline_image
 from lcl_core.data.image_decoding import FORMATS, MAX_IMAGE_BYTES
@@ -43,7 +43,7 @@ class RemoteImage:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """A image inside the page; the name is made from its content."""
+    """An image inside the page; the name is made from its content."""
 
     name: str
     data: bytes
@@ -64,7 +64,7 @@ def resolve_reference(reference: str, page: str, base: str = "") -> ImageTarget:
     """Follow a reference as a browser would that has the root folder as its site.
 
     Args:
-        reference: as it stands in the page.
+        reference: as written in the page.
         page: name of the page, relative to the root.
         base: the page's ``<base href>``; one on another site is passed over, since its files lie here.
     """
@@ -146,44 +146,37 @@ _REASONS = {"bad_path": "image outside the folder", "file_too_large": "image too
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """A image that is there.
-
-    Attributes:
-        key: the same for the same image, on whichever page.
-        image: to be loaded.
-    """
+    """An existing image; ``key`` is the same for the same image on any page."""
 
     key: str
     image: RecordImage
 
 
 class SiteImages:
-    """Finds what pages refer to, and remembers a verdict on each distinct image.
+    """Resolves the image references of pages, and caches the verdict on each distinct image.
 
     Args:
         store: the site.
-        finder: images by URL, for those that lie elsewhere; None: there are none.
-        min_side: shorter sides are icons, px.
-        max_aspect: longer ones are rules and banners, long side over short side.
+        finder: images of other sites by URL; None: there are none.
+        min_side: images with a shorter side are icons, px.
+        max_aspect: images with a larger ratio of long to short side are rules and banners.
     """
 
     def __init__(self, store: FileStore, finder: ImageFinder | None, min_side: int, max_aspect: float) -> None:
-        self._store = store
-        self._finder = finder
-        self._min_side = min_side
-        self._max_aspect = max_aspect
+        self._store, self._finder = store, finder
+        self._min_side, self._max_aspect = min_side, max_aspect
         self._verdicts: dict[str, RejectedImage | None] = {}
 
     def find(self, sources: tuple[str, ...], page: str, base: str = "") -> ResolvedImage | RejectedImage:
-        """The first of several references that leads to a file; else what is wrong with the first."""
+        """The first of several references that leads to a file; else the problem of the first."""
         if not sources:
             return RejectedImage("bad image reference", "the image has no source, or one beyond bounds")
         problems = []
         for source in sources:
-            found = self._at(resolve_reference(source, page, base), source)
-            if isinstance(found, ResolvedImage):
-                return found
-            problems.append(found)
+            result = self._locate(resolve_reference(source, page, base), source)
+            if isinstance(result, ResolvedImage):
+                return result
+            problems.append(result)
         return problems[0]
 
     def judge(self, found: ResolvedImage) -> RejectedImage | None:
@@ -192,28 +185,21 @@ class SiteImages:
             self._verdicts[found.key] = self._measure(found)
         return self._verdicts[found.key]
 
-    def _at(self, target: ImageTarget, source: str) -> ResolvedImage | RejectedImage:
+    def _locate(self, target: ImageTarget, source: str) -> ResolvedImage | RejectedImage:
+        if isinstance(target, RejectedImage):
+            return target
         if isinstance(target, LocalImage):
-            name = next((name for name in target.names if self._has(name)), None)
+            name = next((name for name in target.names if has_file(self._store, name)), None)
             if name is None:
-                return RejectedImage(
-                    "missing image", f"{source[:200]}: there is no {replace_surrogates(target.names[0][:200])}"
-                )
+                detail = f"{source[:200]}: there is no {replace_surrogates(target.names[0][:200])}"
+                return RejectedImage("missing image", detail)
             shown = replace_surrogates(name)
-            return ResolvedImage(shown, RecordImage(shown, partial(_read, self._store, name)))
+            return ResolvedImage(shown, RecordImage(shown, partial(_read_stored, self._store, name)))
         if isinstance(target, EmbeddedImage):
             return ResolvedImage(target.name, RecordImage(target.name, partial(inline_image, target.data, target.name)))
-        if isinstance(target, RemoteImage):
-            if self._finder is None:
-                return RejectedImage("remote image", target.url[:200])
-            return ResolvedImage(target.url, self._finder.find_url(target.url, target.url))
-        return target
-
-    def _has(self, name: str) -> bool:
-        try:
-            return self._store.has(name)
-        except (UserError, OSError, RuntimeError, ValueError):  # a name that no file can have, a loop of links
-            return False
+        if self._finder is None:
+            return RejectedImage("remote image", target.url[:200])
+        return ResolvedImage(target.url, self._finder.find_url(target.url, target.url))
 
     def _measure(self, found: ResolvedImage) -> RejectedImage | None:
         name = found.image.name
@@ -223,33 +209,23 @@ class SiteImages:
             missing = "remote image" if "://" in found.key else "missing image"
             reason = missing if error.code == "file_missing" else _REASONS.get(error.code, "unreadable image")
             return RejectedImage(reason, f"{name[:200]}: {error.message}")
-        size = _image_size(data)
-        if size is None:
-            if name.lower().endswith(_VECTOR_SUFFIXES) or data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(
-                (b"<", b"%")
-            ):
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+        except Exception:  # decoders meet malformed bytes with any exception type
+            start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
+            if name.lower().endswith(_VECTOR_SUFFIXES) or start.startswith((b"<", b"%")):
                 return RejectedImage("unsupported image", f"{name[:200]}: a drawing, not a raster image")
-            return RejectedImage(
-                "unreadable image", f"{name[:200]}: {'no' if data else 'empty, no'} image that is known"
-            )
-        short, long = sorted(size)
-        if short < self._min_side:
-            return RejectedImage("small picture", f"{name[:200]}: {size[0]} x {size[1]} px")
-        if long > self._max_aspect * short:
-            return RejectedImage("long picture", f"{name[:200]}: {size[0]} x {size[1]} px")
+            problem = "no image that is known" if data else "empty, no image that is known"
+            return RejectedImage("unreadable image", f"{name[:200]}: {problem}")
+        if min(width, height) < self._min_side:
+            return RejectedImage("small picture", f"{name[:200]}: {width} x {height} px")
+        if max(width, height) > self._max_aspect * min(width, height):
+            return RejectedImage("long picture", f"{name[:200]}: {width} x {height} px")
         return None
 
 
-def _image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in px, or None where the bytes are no image of a known format."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.size
-    except Exception:  # decoders meet malformed bytes with any exception type
-        return None
-
-
-def _read(store: FileStore, name: str) -> bytes:
+def _read_stored(store: FileStore, name: str) -> bytes:
     try:
         return store.read(name, MAX_IMAGE_BYTES)
     except (OSError, RuntimeError, ValueError) as error:

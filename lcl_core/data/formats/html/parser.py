@@ -66,11 +66,11 @@ class TextItem:
 
 @dataclass(slots=True)
 class ImageItem:
-    """An image in its place.
+    """An image at its position on the page.
 
     Attributes:
-        sources: references as they stand in the page, the one to prefer first.
-        alt: the text that stands in for it, maybe empty.
+        sources: references as written in the page, the best first.
+        alt: alternative text, maybe empty.
         captions: texts of the figure around it.
         block, line: as of :class:`Words`.
     """
@@ -102,7 +102,7 @@ class HtmlPage:
     problems: tuple[str, ...] = ()
 
     def block_texts(self) -> dict[int, str]:
-        """The whole text of each block, whatever figures stand in it."""
+        """The whole text of each block, across its images."""
         found: dict[int, list[str]] = {}
         for item in self.items:
             if isinstance(item, TextItem):
@@ -380,7 +380,7 @@ class HtmlParser:
 
 
 class _MainRegions:
-    """Where the content proper stands: inside ``main``, else inside a page's only article, else everywhere."""
+    """The main content: inside ``main``, else inside a page's only article, else everywhere."""
 
     def __init__(self) -> None:
         self._open: list[tuple[str, int]] = []

@@ -83,7 +83,7 @@ class BoilerplateDetector:
         self._texts = Counter({key: n for key, n in self._texts.items() if self._is_many(n)})
 
     def uses(self, image: str) -> int:
-        """On how many pages an image stands."""
+        """Number of pages that have the image."""
         return self._images[_digest(image)]
 
     def share(self, text: str) -> str:
@@ -146,7 +146,7 @@ class SiteReader(FormatReader[PageOptions]):
         return pages > 0 and 10 * pages >= len(names)
 
     def records(self) -> Iterator[Record | BadItem]:
-        """Documents page by page; an image left out as an icon is told of once."""
+        """Documents page by page; an image left out as an icon is listed once."""
         store, names = self._site()
         options = self.options
         finder = ImageFinder(options.images) if options.images is not None else None
@@ -213,13 +213,13 @@ class SiteReader(FormatReader[PageOptions]):
 
 
 class _DocumentBuilder:
-    """Makes documents of pages, and remembers what it has told of."""
+    """Makes documents of pages; each icon and repeated text is reported once."""
 
     def __init__(self, images: SiteImages, repeats: BoilerplateDetector, options: PageOptions) -> None:
         self._images = images
         self._repeats = repeats
         self._options = options
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def documents(self, page: HtmlPage, name: str) -> Iterator[Record | BadItem]:
         shown = replace_surrogates(name)
@@ -243,17 +243,17 @@ class _DocumentBuilder:
         if not units:
             yield BadItem(shown, 0, "empty document", "the page has neither text nor images")
         images = {found.image.name: found.image for _, found in kept if found is not None}
-        for number, piece in enumerate(chunk_units(units, self._options.max_images, self._options.max_words)):
-            yield _make_record(shown, number, page.title, piece, images)
+        for number, chunk in enumerate(chunk_units(units, self._options.max_images, self._options.max_words)):
+            yield _make_record(shown, number, page.title, chunk, images)
 
-    def _repeated(self, words: TextItem, texts: dict[int, str]) -> RejectedImage | None:
-        """Why words are left out: most pages have their block. No detail: that is told already."""
-        text = texts[words.block]
-        share = "" if words.level > 1 else self._repeats.share(text)
+    def _repeated(self, item: TextItem, texts: dict[int, str]) -> RejectedImage | None:
+        """A rejection if most pages have the block; without detail if it was reported before."""
+        text = texts[item.block]
+        share = "" if item.level > 1 else self._repeats.share(text)
         return self._once("repeated text", text, f"on {share}: {text[:100]!r}") if share else None
 
     def _resolve_image(self, item: ImageItem, name: str, base: str) -> ResolvedImage | RejectedImage:
-        """The image of a figure, or why it is left out, likewise."""
+        """The image of an item, or its rejection, likewise."""
         found = self._images.find(item.sources, name, base)
         if isinstance(found, RejectedImage):
             return found
@@ -267,9 +267,9 @@ class _DocumentBuilder:
 
     def _once(self, reason: str, key: str, detail: str) -> RejectedImage:
         mark = f"{reason} {key}"
-        told = mark in self._told
-        self._told.add(mark)
-        return RejectedImage(reason, "" if told else detail)
+        reported = mark in self._reported
+        self._reported.add(mark)
+        return RejectedImage(reason, "" if reported else detail)
 
     def _units(self, kept: list[tuple[PageItem, ResolvedImage | None]]) -> list[ChunkUnit]:
         units: list[ChunkUnit] = []
@@ -284,7 +284,7 @@ class _DocumentBuilder:
 
 
 def _merge_blocks(kept: list[tuple[PageItem, ResolvedImage | None]]) -> Iterator[tuple[PageItem, ResolvedImage | None]]:
-    """Words of one block, between which an icon stood, as one."""
+    """Join the texts of one block that an icon separated."""
     waiting: list[TextItem] = []
     for item, found in kept:
         if waiting and not (isinstance(item, TextItem) and item.block == waiting[0].block >= 0):
@@ -303,15 +303,15 @@ def _merge_texts(words: list[TextItem]) -> TextItem:
     return TextItem(" ".join(part.text for part in words), first.block, first.level, first.line)
 
 
-def _image_texts(figure: ImageItem) -> list[str]:
-    """What stands right after an image: its alternative text, unless a caption says the same, and its captions."""
-    captions = list(dict.fromkeys(figure.captions))
-    alt = informative_alt(figure.alt)
+def _image_texts(image: ImageItem) -> list[str]:
+    """Texts after an image: its alternative text, unless a caption contains it, and its captions."""
+    captions = list(dict.fromkeys(image.captions))
+    alt = informative_alt(image.alt)
     return [alt, *captions] if alt and not any(caption_contains(alt, caption) for caption in captions) else captions
 
 
-def _make_record(page: str, number: int, title: str, piece: list[ChunkUnit], images: dict[str, RecordImage]) -> Record:
-    segments = tuple(segment for unit in piece for segment in unit.segments)
+def _make_record(page: str, number: int, title: str, chunk: list[ChunkUnit], images: dict[str, RecordImage]) -> Record:
+    segments = tuple(segment for unit in chunk for segment in unit.segments)
     names = dict.fromkeys(segment.name for segment in segments if isinstance(segment, ImageSegment))
     return Record(
         id=f"{page}#{number}" if number else page,
