@@ -104,8 +104,9 @@ def test_the_last_log_is_kept(start: Callable[..., ChildProcess]) -> None:
 def test_a_child_dies_with_a_killed_launcher(tmp_path: Path, until: Until, is_running: IsRunning) -> None:
     code = (
         "import pathlib, signal, sys\n"
-        "from deploy.process import Child, Service\n"
-        "child = Child(Service('part', ('python', '-c', 'import time; time.sleep(600)')), pathlib.Path(sys.argv[1]))\n"
+        "from deploy.process import ChildProcess, Service\n"
+        "part = Service('part', ('python', '-c', 'import time; time.sleep(600)'))\n"
+        "child = ChildProcess(part, pathlib.Path(sys.argv[1]))\n"
         "print(child.process.pid, flush=True)\n"
         "signal.pause()\n"
     )

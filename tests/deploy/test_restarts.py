@@ -60,7 +60,7 @@ class Mortal:
         self.starts += 1
         self.alive = True
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         self.given_up = True
 
 
