@@ -38,7 +38,7 @@ def main(options: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Greedy captions of random pictures' tokens by random weights, after one of each for warmth."""
+    """Greedy captions of random images' tokens by random weights, after one of each for warmth."""
     config = read_official_config(options.config)
     room = config.context_length - config.num_image_tokens - 2
     if options.tokens > room:

@@ -1,6 +1,6 @@
 """A CLIP that loads in bfloat16 whoever loads it; lies in the model's folder, as the code of a model's own.
 
-On a CPU infinity's ``--dtype bfloat16`` changes nothing for pictures: it is heeded with CUDA alone.
+On a CPU infinity's ``--dtype bfloat16`` changes nothing for images: it is heeded with CUDA alone.
 """
 
 from __future__ import annotations

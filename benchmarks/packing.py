@@ -1,4 +1,4 @@
-"""How full the batches are: tokens in them over the budget, in order and with a look-ahead. No picture is read."""
+"""How full the batches are: tokens in them over the budget, in order and with a look-ahead. No image is read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measured_documents(corpus: Path, image_tokens: int, context_length: int) -> Iterator[Sample | SkippedSample]:
-    """The corpus's documents in training order, with empty pictures."""
+    """The corpus's documents in training order, with empty images."""
     data, corpora = DataSpec(sources=({"dataset": "it"},)), {"it": open_corpus(corpus)}
     stream = SampleStream(data, corpora, clip_tokenizer(), image_tokens, 1, context_length, seed=0)
     for position in itertools.count():

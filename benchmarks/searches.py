@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         message = f"its vectors have {manifest.dim} numbers; make one with --width {VIT_B_32['text_width']}"
         raise UserError(message, code="bad_option", field="collection")
     with TemporaryDirectory(prefix="lcl-bench-encoder-") as folder:
-        small = {**VIT_B_32, "vision_layers": 1}  # pictures are not asked for
+        small = {**VIT_B_32, "vision_layers": 1}  # images are not asked for
         write_encoder(Path(folder) / "encoder", small)
         with running_api(options.database, env={"LCL_DATA_ROOTS": folder}) as api:
             link_collection(api, options.collection, register_encoder(api, Path(folder) / "encoder"))

@@ -62,8 +62,8 @@ def mixed() -> Iterator[Request]:
 
 
 def embeddings() -> Iterator[Request]:
-    """One picture each, of the encoder called ``bench``."""
-    for url in cycle(_pictures()):
+    """One image each, of the encoder called ``bench``."""
+    for url in cycle(_images()):
         yield Request("POST", "/v1/embeddings", {"model": "bench", "input": url, "encoding_format": "base64"})
 
 
@@ -75,15 +75,15 @@ def text_embeddings() -> Iterator[Request]:
 
 
 def plain_embeddings() -> Iterator[Request]:
-    """The same pictures, as ``benchmarks.baseline_app`` takes them."""
-    for url in cycle(_pictures()):
+    """The same images, as ``benchmarks.baseline_app`` takes them."""
+    for url in cycle(_images()):
         yield Request("POST", "/embed", {"image": url})
 
 
 def infinity_embeddings() -> Iterator[Request]:
-    """The same pictures, as infinity's service takes them."""
+    """The same images, as infinity's service takes them."""
     more = {"model": "bench", "modality": "image", "encoding_format": "base64"}
-    for url in cycle(_pictures()):
+    for url in cycle(_images()):
         yield Request("POST", "/embeddings", {"input": url, **more})
 
 
@@ -94,7 +94,7 @@ def searches() -> Iterator[Request]:
         yield Request("POST", "/v1/collections/bench/search", {"text": f"{first} {second} {third}", "k": 10})
 
 
-def _pictures(count: int = 64, side: int = 256) -> list[str]:
+def _images(count: int = 64, side: int = 256) -> list[str]:
     """Data URLs of JPEGs with shapes and some noise, about 20 KB each."""
     import numpy as np
     from PIL import Image
@@ -112,9 +112,9 @@ def _pictures(count: int = 64, side: int = 256) -> list[str]:
 
 
 def inferences() -> Iterator[Request]:
-    """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds a picture that is none."""
-    rng, words, bad = random.Random(0), searches(), cycle(_bad_pictures())  # noqa: S311 - no secret
-    pictures = _pictures()
+    """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds a image that is none."""
+    rng, words, bad = random.Random(0), searches(), cycle(_bad_images())  # noqa: S311 - no secret
+    pictures = _images()
     while True:
         four, alone = rng.sample(pictures, 4), rng.choice(pictures)
         deck = [
@@ -124,7 +124,7 @@ def inferences() -> Iterator[Request]:
             *(next(words) for _ in range(4)),
             Request("POST", "/v1/collections/bench/search", {"image": alone, "k": 10}),
             Request("POST", "/v1/captions", {"model": "bench", "images": [alone], "max_new_tokens": 8}),
-            _embed([*four[:3], "among pictures a text"]),
+            _embed([*four[:3], "among images a text"]),
             _embed([*four[:2], next(bad), four[3]], (422,)),
         ]
         rng.shuffle(deck)
@@ -135,9 +135,9 @@ def _embed(what: str | list[str], expected: tuple[int, ...] = (200,)) -> Request
     return Request("POST", "/v1/embeddings", {"model": "bench", "input": what}, expected)
 
 
-def _bad_pictures() -> list[str]:
-    """No picture, half of one, one of 900 million pixels, no base64."""
-    whole = base64.b64decode(_pictures(1)[0].partition(",")[2])
+def _bad_images() -> list[str]:
+    """No image, half of one, one of 900 million pixels, no base64."""
+    whole = base64.b64decode(_images(1)[0].partition(",")[2])
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     vast = header + zlib.crc32(header[12:]).to_bytes(4, "big")
     start = "data:image/png;base64,"

@@ -253,7 +253,7 @@ def summary_lines(result: DemoResult) -> list[str]:
     collection = result.index["result"]["collection"]
     return [
         f"Training took {format_minutes(encoder['seconds'])} min ({encoder['seconds']:.0f} s): "
-        f"{encoder['steps']:,} steps, {encoder['images_seen']:,} pictures, "
+        f"{encoder['steps']:,} steps, {encoder['images_seen']:,} images, "
         f"{encoder['parameters'] / 1e6:.1f} M parameters.",
-        f"Collection {collection['name']!r} holds {collection['images']:,} pictures and {collection['texts']:,} texts.",
+        f"Collection {collection['name']!r} holds {collection['images']:,} images and {collection['texts']:,} texts.",
     ]

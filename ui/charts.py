@@ -120,7 +120,7 @@ def scatter_map(collection: str, points: Sequence[Mapping[str, Any]], label: str
     radius = 0.008 * max(width, height)
     drawn = sorted(zip(points, names, strict=True), key=lambda pair: bool(pair[1]))
     dots = "".join(_map_point(collection, point, name, colour, radius) for point, name in drawn)
-    words = f"Map of {len(points)} pictures" + (f", coloured by {label}" if label else "")
+    words = f"Map of {len(points)} images" + (f", coloured by {label}" if label else "")
     return (
         f'<div class="lcl-map"><div class="lcl-map__stage"><svg role="img" aria-label="{esc(words)}" '
         f'viewBox="{left:.4f} {top:.4f} {width:.4f} {height:.4f}">{dots}</svg><div class="lcl-tip" hidden></div></div>'

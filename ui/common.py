@@ -102,11 +102,11 @@ def unreachable_box(error: ApiError) -> str:
 def api_error_box(error: ApiError, title: str) -> str:
     """An error of the service as HTML; with a message of the page for a file that is no image."""
     if error.code == IMAGE_UNREADABLE:
-        return error_box("This file is not a picture that can be read. Choose a PNG, JPEG, WebP or GIF.", "No picture")
+        return error_box("This file is not a image that can be read. Choose a PNG, JPEG, WebP or GIF.", "No image")
     return error_box(error.message, title)
 
 
 def _with_count(collection: dict[str, Any]) -> str:
     images = collection.get("images")
     name = collection.get("name") or collection["id"]
-    return f"{name} · {images:,} pictures" if isinstance(images, int) else str(name)
+    return f"{name} · {images:,} images" if isinstance(images, int) else str(name)

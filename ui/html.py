@@ -12,7 +12,7 @@ from urllib.parse import quote
 LOGO_SVG = """<svg class="lcl-mark" viewBox="0 0 40 40" aria-hidden="true">
 <rect x="3" y="5" width="14" height="14" rx="3"/><path d="M21 8h16M21 15h11"/>
 <path d="M3 26h11M3 33h16"/><circle cx="30" cy="29" r="7"/></svg>"""
-TAGLINE = "Vision encoders learned from documents of pictures and text: search, caption, embed, train."
+TAGLINE = "Vision encoders learned from documents of images and text: search, caption, embed, train."
 
 # For gr.HTML(js_on_load=...): a click on an element with data-pick triggers a select event with its value.
 PICK_SCRIPT = """

@@ -34,14 +34,14 @@ def show(context: typer.Context, collection: Collection) -> None:
     """A collection, and the labels that a search can be filtered by."""
     options = global_options(context)
     row = options.call(lambda client: client.collection(collection))
-    lines = [f"{row['id']}  {row['name']}  {row['images']} pictures, {row['texts']} texts, {row['dim']} numbers each"]
+    lines = [f"{row['id']}  {row['name']}  {row['images']} images, {row['texts']} texts, {row['dim']} numbers each"]
     if row["vectors"]:
         lines.append(f"searched by PostgreSQL in {row['vectors']}_images and {row['vectors']}_texts")
     lines.append(f"encoder {row['encoder_id'] or 'gone'}  sha256 {row['encoder_hash']}")
     options.print(row, "\n".join(lines))
     if not options.as_json:
         labels = [(label, len(values), ", ".join(values[:8])) for label, values in row["labels"].items()]
-        print_table(("label", "values", "such as"), labels, "its pictures have no labels")
+        print_table(("label", "values", "such as"), labels, "its images have no labels")
 
 
 @group.command()

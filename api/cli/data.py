@@ -16,7 +16,7 @@ from lcl_core.dataset_builder.packages import DEFAULT_CACHE, PackageCache
 
 group = typer.Typer(help="Validate, convert, register and look at datasets.", no_args_is_help=True)
 # duplicates, and images that readers of web pages leave out
-HARMLESS_PROBLEMS = ("duplicate image", "duplicate document", "small picture", "long picture", "repeated picture")
+HARMLESS_PROBLEMS = ("duplicate image", "duplicate document", "small image", "long image", "repeated image")
 RECORD_KINDS = {"matched": ("matched", "matched"), "sequence": ("sequence", "sequences"), "pair": ("pair", "pairs")}
 
 
@@ -66,7 +66,7 @@ def validate(
     option: Options = None,
     workers: Annotated[int | None, typer.Option(min=0, help="processes that decode; default: one a core")] = None,
     words: Annotated[bool, typer.Option("--words", help="measure texts in words, which is faster")] = False,
-    out: Annotated[Path | None, typer.Option(help="folder for report, pictures and quarantine list")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for report, images and quarantine list")] = None,
 ) -> None:
     """Read a corpus once, in parallel: counts, distributions, and problems with file and line.
 
@@ -181,7 +181,7 @@ def delete(context: typer.Context, name: Name, yes: Yes = False) -> None:
 
 @group.command()
 def stats(context: typer.Context, name: Name) -> None:
-    """Counts of documents, pictures, captions, splits and labels."""
+    """Counts of documents, images, captions, splits and labels."""
     options = global_options(context)
     figures = options.call(lambda client: client.dataset_statistics(name))
     counts = ("documents", "sentences", "pairs", "captions", "images")

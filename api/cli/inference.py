@@ -29,7 +29,7 @@ def search(
     context: typer.Context,
     collection: Collection,
     text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
-    image: Annotated[Path | None, typer.Option(help="a picture to look for")] = None,
+    image: Annotated[Path | None, typer.Option(help="a image to look for")] = None,
     item: Annotated[str | None, typer.Option(help="id of an item to find the neighbours of")] = None,
     weight: Annotated[
         list[str] | None, typer.Option(help="text=, image= or item=NUMBER: how much it counts; repeatable")
@@ -84,7 +84,7 @@ def embed(
 ) -> None:
     """Vectors of images and texts, one JSON object a line: {"input", "embedding"}."""
     if not images and not text:
-        raise CommandError("give picture files, or texts with --text")
+        raise CommandError("give image files, or texts with --text")
     names = [str(image) for image in images or []] + list(text or [])
     data = [read_file(image) for image in images or []]
     vectors: list[list[float]] = []
@@ -139,7 +139,7 @@ def caption(
     encoder: Encoder,
     images: Annotated[list[Path], typer.Argument(help="picture files")],
     prompt: Annotated[str, typer.Option(help="text that the caption continues")] = "",
-    before: Annotated[str, typer.Option("--context", help="text before the picture")] = "",
+    before: Annotated[str, typer.Option("--context", help="text before the image")] = "",
     max_new_tokens: Tokens = 24,
     num_beams: Beams = 1,
     top_p: TopP = None,
@@ -167,7 +167,7 @@ def caption(
 def continue_(
     context: typer.Context,
     encoder: Encoder,
-    document: Annotated[list[str], typer.Argument(help="texts, and pictures as @FILE, in reading order")],
+    document: Annotated[list[str], typer.Argument(help="texts, and images as @FILE, in reading order")],
     max_new_tokens: Tokens = 24,
     num_beams: Beams = 1,
     top_p: TopP = None,

@@ -54,7 +54,7 @@ def _linked_groups(
         _neighbour_pairs(rows, neighbours) if neighbours else _candidate_pairs(rows, threshold - _SCREENED, sets)
     ):
         if time.monotonic() > deadline:
-            message = f"the near-duplicates among {len(vectors):,} pictures were not found within {seconds:g} seconds"
+            message = f"the near-duplicates among {len(vectors):,} images were not found within {seconds:g} seconds"
             raise UserError(f"{message}; LCL_DUPLICATES_SECONDS gives more time", code="too_large")
         for start in range(0, len(left), size):
             some = sets.unmerged(left[start : start + size], right[start : start + size])

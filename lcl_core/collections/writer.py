@@ -271,7 +271,7 @@ def _replace_directory(beside: Path, directory: Path) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
-_COPY_ROWS = 256  # with their pictures, up to a megabyte each
+_COPY_ROWS = 256  # with their images, up to a megabyte each
 
 
 class AppendSource:

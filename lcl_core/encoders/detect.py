@@ -112,7 +112,7 @@ def _huggingface(directory: Path, config: Json) -> EncoderFormat:
     sides = tuple(side for side, has in ((IMAGES, sees), (TEXTS, reads)) if has)
     if not sides:
         raise UserError(
-            f"a model of type {config['model_type'][:80]!r} encodes neither pictures nor texts",
+            f"a model of type {config['model_type'][:80]!r} encodes neither images nor texts",
             code="bad_encoder", file=directory / CONFIG,
         )  # fmt: skip
     weights = _shards(directory) if _is_regular_file(directory / _SHARDS) else _single(directory)

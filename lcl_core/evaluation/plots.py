@@ -114,7 +114,7 @@ def _ranking_cell(sample: dict[str, Any], *, to_text: bool) -> SampleCell:
     query, rank, top = sample["query"], sample["rank"], sample["top"]
     if to_text:
         return SampleCell((query,), (f"own text at rank {rank}; first:", *top[:3]), -rank, rank == 1)
-    return SampleCell(tuple(top), (f"“{query}”", f"own picture at rank {rank}"), -rank, rank == 1)
+    return SampleCell(tuple(top), (f"“{query}”", f"own image at rank {rank}"), -rank, rank == 1)
 
 
 def caption_cells(file: PredictionFile, samples: Samples) -> list[SampleCell]:
@@ -280,6 +280,6 @@ def draw_confusion(samples: Samples, title: str, file: Path) -> None:
     axes.set_yticks(range(len(classes)), [f"{name} ({n})" for name, n in zip(names, counts.sum(1), strict=True)])
     axes.tick_params(length=0, labelsize=7, colors=MUTED)
     axes.set_xlabel("answer", color=MUTED, fontsize=9)
-    axes.set_ylabel("true class (pictures)", color=MUTED, fontsize=9)
+    axes.set_ylabel("true class (images)", color=MUTED, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6).ax.tick_params(length=0, labelsize=7, colors=MUTED)
     save_figure(figure, file)

@@ -343,7 +343,7 @@ def markdown_table(facts: dict[str, Any], rows: list[MetricRow]) -> str:
         words = [row.task, row.split, row.variant, row.transfer, row.metric, *numbers, *counts]
         lines.append(f"| {' | '.join(words)} |")
     left_out = (
-        f"{count} pictures of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
+        f"{count} images of {row.split}, {row.task} {row.variant} ({reason.replace('_', ' ')})"
         for row in rows
         for reason, count in row.left_out.items()
     )

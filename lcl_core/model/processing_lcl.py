@@ -1,4 +1,4 @@
-"""LCLProcessor: pictures and texts to tensors, saved beside the model."""
+"""LCLProcessor: images and texts to tensors, saved beside the model."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ class TuningSpec(Spec):
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augmentation: AugmentationSpec = Field(
-        AugmentationSpec(), description="full transfer: what happens to a training picture"
+        AugmentationSpec(), description="full transfer: what happens to a training image"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     search: dict[Searched, tuple[float, ...]] = Field(
-        {}, description="values to try of some fields; the best on pictures held out of training are used"
+        {}, description="values to try of some fields; the best on images held out of training are used"
     )
     validation_split: Name | None = Field(
         None, description="where search looks; none: a seeded tenth of the training split, learnt from after the choice"
@@ -101,7 +101,7 @@ class LanguageModelSpec(Spec):
     )
     train: bool = Field(False, description="full transfer: train the language model, too")
     lr: float = Field(2e-5, gt=0, le=1, description="of the language model, where it is trained")
-    max_tokens: int = Field(512, ge=16, le=131_072, description="longer texts are cut for learning; a picture is one")
+    max_tokens: int = Field(512, ge=16, le=131_072, description="longer texts are cut for learning; a image is one")
 
     def paths(self) -> dict[str, str]:
         """Paths on the server, by field."""
@@ -135,13 +135,13 @@ Shots = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class FewShotSpec(ClassificationSpec):
-    """The classification head, learnt several times from a few seeded pictures of each class."""
+    """The classification head, learnt several times from a few seeded images of each class."""
 
     transfer: tuple[Transfer, ...] | None = Field(
         ("frozen",), min_length=1, description="of this task alone; none: as the evaluation says"
     )
-    shots: tuple[Shots, ...] = Field((1, 4, 16), min_length=1, description="training pictures of each class")
-    draws: int = Field(5, ge=2, le=100, description="times that pictures are drawn; results are means over them")
+    shots: tuple[Shots, ...] = Field((1, 4, 16), min_length=1, description="training images of each class")
+    draws: int = Field(5, ge=2, le=100, description="times that images are drawn; results are means over them")
     steps: int | None = Field(100, ge=1, le=1_000_000, description="optimiser steps; none: epochs decide")
 
     @model_validator(mode="after")
@@ -155,7 +155,7 @@ Template = Annotated[str, Field(pattern=r"\{\}", max_length=1000)]
 
 
 class ZeroShotSpec(Spec):
-    """Each picture takes the class whose descriptions lie nearest (CLIP, arXiv 2103.00020, section 3.1.4)."""
+    """Each image takes the class whose descriptions lie nearest (CLIP, arXiv 2103.00020, section 3.1.4)."""
 
     labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="keys of the corpus's labels to name")
     prompts: Literal["plain", "imagenet"] = Field(
@@ -170,7 +170,7 @@ class ZeroShotSpec(Spec):
 
 
 class TunedRetrievalSpec(TuningSpec):
-    """Attentive pooling and a linear layer for pictures, a text encoder for texts (paper, transfer heads (b))."""
+    """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
     train_split: Name = Field("train", description="split to learn from")
     text_encoder: Name | None = Field(
@@ -199,10 +199,10 @@ class CaptioningSpec(TuningSpec):
     train_dataset: Name | None = Field(
         None, description="registered dataset to learn from, as NoCaps from COCO; none: the one that is examined"
     )
-    prompt: str = Field("", max_length=1000, description="what stands between the picture and the caption")
+    prompt: str = Field("", max_length=1000, description="what stands between the image and the caption")
     question: str | None = Field(
         None, min_length=1, max_length=1000,
-        description="asked about the picture in the language model's own layout of conversations; the caption is the "
+        description="asked about the image in the language model's own layout of conversations; the caption is the "
         "answer. None: the caption simply follows",
     )  # fmt: skip
     caption: int | None = Field(
@@ -262,15 +262,15 @@ class BenchmarkSpec(Spec):
 
     name: Benchmark
     path: Path = Field(..., description="file or folder of its questions on the server, inside its data roots")
-    images: Path | None = Field(None, description="folder of its pictures, likewise; none: inside the questions' files")
+    images: Path | None = Field(None, description="folder of its images, likewise; none: inside the questions' files")
 
 
 class DerivedSpec(Spec):
     """Conversations and questions made from a label of the dataset, for where there are no official ones."""
 
     label: Name = Field("subgroup", description="key of the labels that are asked about")
-    per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training picture")
-    questions: int = Field(300, ge=1, le=1_000_000, description="tested pictures asked about, drawn by the seed")
+    per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training image")
+    questions: int = Field(300, ge=1, le=1_000_000, description="tested images asked about, drawn by the seed")
 
 
 class DialogueSpec(Spec):
@@ -294,7 +294,7 @@ class DialogueSpec(Spec):
     )
     derived: DerivedSpec = DerivedSpec()
     max_questions: int | None = Field(
-        None, ge=1, description="ask so many of a benchmark's pictures, drawn by the seed; none: all"
+        None, ge=1, description="ask so many of a benchmark's images, drawn by the seed; none: all"
     )
     decoding: DecodingSpec = DecodingSpec(max_new_tokens=16)
 

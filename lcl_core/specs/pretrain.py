@@ -33,7 +33,7 @@ class SourceSpec(Spec):
 
 
 class AugmentationSpec(Spec):
-    """What happens to a training picture; the default is the authors' light random crop."""
+    """What happens to a training image; the default is the authors' light random crop."""
 
     crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
     flip_probability: Fraction = Field(0.0, description="chance of a mirror image")

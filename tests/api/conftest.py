@@ -139,7 +139,7 @@ def pictures() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Json:
-    """What an index run of the four pictures makes, registered as a worker registers it."""
+    """What an index run of the four images makes, registered as a worker registers it."""
     return make_collection(house, encoder, encoder_dir, pictures)
 
 

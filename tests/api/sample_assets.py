@@ -25,7 +25,7 @@ def save_encoder(
     context_length: int = 48,
     vision_width: int = 32,
 ) -> Path:
-    """An encoder with fresh weights, as a run saves it: 32-pixel pictures, vectors of 24 numbers."""
+    """An encoder with fresh weights, as a run saves it: 32-pixel images, vectors of 24 numbers."""
     from lcl_core.data.tokenizer import train_bpe
     from lcl_core.model import LCLConfig, LCLProcessor
     from lcl_core.train.factory import build_model
@@ -61,7 +61,7 @@ def images_by_colour() -> dict[str, bytes]:
 
 
 def make_collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: Mapping[str, bytes]) -> Json:
-    """What an index run of the four pictures makes, registered as a worker registers it."""
+    """What an index run of the four images makes, registered as a worker registers it."""
     from lcl_core.collections.writer import CollectionItem, build_collection
     from lcl_core.encoders.engine import EncoderEngine
 

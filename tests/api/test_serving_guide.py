@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def ant(house: Any, encoder: Any, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the picture that the guide asks about."""
+    """A folder with the image that the guide asks about."""
     (tmp_path / "ant.webp").write_bytes(pictures["red"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LCL_API_URL", house.url)

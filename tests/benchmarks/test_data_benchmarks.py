@@ -54,16 +54,16 @@ def test_packing_is_measured_on_the_sample(capsys: pytest.CaptureFixture[str]) -
     assert report["packer_ms_per_batch"].keys() == {"0", "16"}
 
 
-def test_pictures_are_decoded_both_ways(tmp_path: Path) -> None:
+def test_images_are_decoded_both_ways(tmp_path: Path) -> None:
     pytest.importorskip("torchvision", reason="torchvision is not installed")
-    folder = decode.make_pictures(tmp_path / "made", 6, (100, 75))
+    folder = decode.make_images(tmp_path / "made", 6, (100, 75))
     report = decode.measure(folder, 32, (0.9, 1.0), rounds=1)
     assert report["pictures"] == 6
     rates = report["images_per_s"]
     assert report["ratio_to_torchvision"] == pytest.approx(rates["lcl"] / rates["torchvision"], rel=0.01)
 
 
-def test_a_folder_without_pictures_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     assert main(["decode", "--images", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err

@@ -27,7 +27,7 @@ def made(place: Path, width: int) -> Path:
     return place
 
 
-def test_pictures_are_embedded_by_all(python_with_infinity: str) -> None:
+def test_images_are_embedded_by_all(python_with_infinity: str) -> None:
     few = ("--requests", "16", "--warm-up", "4", "--clients", "4", "--few", "2")
     infinity = ("--infinity", python_with_infinity, "--infinity-settings", "int8", "--infinity-batches", "8")
     report = embeddings.measure(options(embeddings, "--model", "tiny", "--plain", "ViT-S-32-alt", *few, *infinity))
@@ -60,7 +60,7 @@ def test_a_collection_of_another_width_is_refused(tmp_path: Path) -> None:
         searches.measure(options(searches, "--collection", str(made(tmp_path / "made", 8))))
 
 
-def test_bad_pictures_are_refused_among_good_ones() -> None:
+def test_bad_images_are_refused_among_good_ones() -> None:
     few = ("--model", "tiny", "--first", "40", "--requests", "100", "--clients", "4")
     report = inferences.measure(options(inferences, *few))
     assert (report["of_them_bad"], report["wrong"]) == (5, {})

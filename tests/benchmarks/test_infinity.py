@@ -48,7 +48,7 @@ def test_a_python_without_it_is_refused(program: str, why: str) -> None:
     assert refused.value.code == "no_infinity"
 
 
-def test_the_model_embeds_pictures_in_either_precision(tmp_path: Path) -> None:
+def test_the_model_embeds_images_in_either_precision(tmp_path: Path) -> None:
     write_clip(tmp_path, bfloat16=True, vision={**SMALL, "image_size": 32, "patch_size": 16}, text=SMALL)
     assert AutoConfig.from_pretrained(tmp_path).auto_map == {"AutoModel": "clip_bfloat16.InBfloat16"}
     assert (tmp_path / "clip_bfloat16.py").is_file()

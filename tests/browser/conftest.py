@@ -18,7 +18,7 @@ import pytest
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 HERE = Path(__file__).parent
-PICTURES = 40
+IMAGES = 40
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 OPENINGS = 3
 PATIENCE_MS = 60_000
@@ -202,7 +202,7 @@ def _furnish(world: World, sample_zip: Path) -> None:
     from tests.api.sample_assets import save_encoder
 
     corpus = open_corpus(sample_zip)
-    pairs = list(corpus.pairs("test_vendor"))[:PICTURES]
+    pairs = list(corpus.pairs("test_vendor"))[:IMAGES]
     captions = [caption for pair in pairs for caption in pair.captions]
     for seed, name, collection in ((1, "plain", "plain-drawings"), (0, "tiny", "drawings")):
         sizes = {"vocab_size": 400, "context_length": 64}
@@ -215,7 +215,7 @@ def _furnish(world: World, sample_zip: Path) -> None:
 
 
 def _index(world: World, encoder: Json, encoder_dir: Path, corpus: Any, pairs: list[Any], name: str) -> None:
-    """What an index run of these pictures makes, registered as a worker registers it."""
+    """What an index run of these images makes, registered as a worker registers it."""
     from lcl_core.collections.writer import CollectionItem, build_collection
     from lcl_core.db import complete_run, leases
     from lcl_core.encoders.engine import EncoderEngine

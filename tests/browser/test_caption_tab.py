@@ -1,4 +1,4 @@
-"""Caption: a sample picture or one's own, decoded in several ways while one looks; and where the encoder looks."""
+"""Caption: a sample image or one's own, decoded in several ways while one looks; and where the encoder looks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-def test_a_sample_picture_is_captioned_in_three_ways(visitor: Any, page_url: str) -> None:
+def test_a_sample_image_is_captioned_in_three_ways(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("tab", name="Caption").click()
-    page.get_by_role("button", name="Use the picture").first.click()
+    page.get_by_role("button", name="Use the image").first.click()
     cards = page.get_by_role("article")
     expect(cards).to_have_count(3)
     for way in ("Greedy", "Beam search", "Nucleus sampling"):
@@ -24,7 +24,7 @@ def test_a_sample_picture_is_captioned_in_three_ways(visitor: Any, page_url: str
         expect(card).to_contain_text("ms")
 
 
-def test_an_uploaded_picture_is_captioned_in_the_ways_that_were_chosen(visitor: Any, page_url: str, png: bytes) -> None:
+def test_an_uploaded_image_is_captioned_in_the_ways_that_were_chosen(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Greedy").uncheck()
     page.get_by_label("Nucleus sampling").uncheck()
@@ -34,11 +34,11 @@ def test_an_uploaded_picture_is_captioned_in_the_ways_that_were_chosen(visitor: 
     expect(page.get_by_role("article")).to_contain_text("Beam search")
 
 
-def test_a_file_that_is_no_picture_is_refused_in_words(visitor: Any, page_url: str) -> None:
+def test_a_file_that_is_no_image_is_refused_in_words(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
-    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not a image"}
     page.locator("#tab-caption input[type=file]").set_input_files(files)
-    expect(page.get_by_text("not a picture that can be read")).to_be_visible()
+    expect(page.get_by_text("not a image that can be read")).to_be_visible()
 
 
 def test_without_an_encoder_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:
@@ -65,8 +65,8 @@ def test_words_appear_while_they_are_written(
     page = visitor.open(f"{page_url}/?tab=caption")
     page.get_by_label("Beam search").uncheck()
     page.get_by_label("Nucleus sampling").uncheck()
-    page.get_by_label("Text before the picture").fill("once upon a time")
-    page.get_by_role("button", name="Use the picture").first.click()
+    page.get_by_label("Text before the image").fill("once upon a time")
+    page.get_by_role("button", name="Use the image").first.click()
     card = page.get_by_role("article")
     expect(card.locator("blockquote")).to_have_text("half a")
     expect(card).to_contain_text("writing …")
@@ -79,9 +79,9 @@ def test_words_appear_while_they_are_written(
     expect(page.locator(".lcl-captions")).to_have_attribute("aria-busy", "false")
 
 
-def test_where_the_encoder_looks_is_drawn_over_the_picture(visitor: Any, page_url: str) -> None:
+def test_where_the_encoder_looks_is_drawn_over_the_image(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=caption", width=390, height=844)
-    page.get_by_role("button", name="Use the picture").first.click()
+    page.get_by_role("button", name="Use the image").first.click()
     expect(page.get_by_role("article")).to_have_count(3)
     page.get_by_label("Show where the encoder looks").check()
     expect(page.get_by_role("img", name="Mean of the heads: most weight")).to_be_visible()

@@ -33,20 +33,20 @@ def test_the_same_words_go_to_both_and_a_hit_to_both_again(visitor: Any, page_ur
     words = hit.locator(".lcl-card__words").inner_text().partition(". ")[2]
     hit.focus()
     page.keyboard.press("Enter")
-    expect(both(page)).to_contain_text("for this picture")
+    expect(both(page)).to_contain_text("for this image")
     for name in ("plain", "tiny"):
         first = page.get_by_role("region", name=name, exact=True).get_by_role("button").first
         expect(first).to_contain_text(f"1. {words}")
         expect(first).to_contain_text("both · 1. there")
 
 
-def test_a_picture_goes_to_both(visitor: Any, page_url: str, png: bytes) -> None:
+def test_a_image_goes_to_both(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=compare")
     expect(page.get_by_label("Encoder on the right")).to_have_value("tiny")
     page.get_by_text("Picture", exact=True).click()
     files: Any = {"name": "query.png", "mimeType": "image/png", "buffer": png}
     page.get_by_role("tabpanel").locator("input[type=file]").set_input_files(files)
-    expect(both(page)).to_contain_text("for your picture")
+    expect(both(page)).to_contain_text("for your image")
     page.get_by_label("Encoder on the right").click()
     page.get_by_role("option", name="plain").click()
     expect(page.get_by_text("The same encoder twice")).to_be_visible()

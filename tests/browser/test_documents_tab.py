@@ -1,4 +1,4 @@
-"""Documents: leafed through with their pictures in place, filtered, and sent to be validated."""
+"""Documents: leafed through with their images in place, filtered, and sent to be validated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 
 @pytest.fixture(scope="module")
 def odd(world: Any, sample_zip: Path) -> str:
-    """A dataset with hostile words, a picture that is missing, and a document that is empty."""
+    """A dataset with hostile words, a image that is missing, and a document that is empty."""
     from lcl_core.data import open_corpus
 
     folder = world.home / "incoming" / "weird"
@@ -42,7 +42,7 @@ def choose(page: Any, label: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def test_documents_have_their_pictures_in_place(visitor: Any, page_url: str) -> None:
+def test_documents_have_their_images_in_place(visitor: Any, page_url: str) -> None:
     page = opened(visitor, page_url)
     expect(page.locator("#documents article")).to_have_count(6)
     expect(page.locator("#documents-place")).to_contain_text("Documents 1–6 of 531")

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-def test_the_map_shows_every_picture_and_names_the_one_under_the_cursor(visitor: Any, page_url: str) -> None:
+def test_the_map_shows_every_image_and_names_the_one_under_the_cursor(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("tab", name="Embed").click()
     dots = page.locator("#map circle")
@@ -54,7 +54,7 @@ def test_all_vectors_of_a_collection_are_downloaded(visitor: Any, page_url: str,
     np.testing.assert_allclose([row["vector"] for row in rows], vectors)
 
 
-def test_vectors_of_own_pictures_are_shown_and_downloaded(visitor: Any, page_url: str, world: Any, png: bytes) -> None:
+def test_vectors_of_own_images_are_shown_and_downloaded(visitor: Any, page_url: str, world: Any, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
     page.get_by_text("Vectors appear here").wait_for()
     names = ("one.png", "two.png")
@@ -69,7 +69,7 @@ def test_vectors_of_own_pictures_are_shown_and_downloaded(visitor: Any, page_url
     np.testing.assert_allclose(got, world.client.embed_images("tiny", [png, png]), atol=1e-5)
 
 
-def test_a_bad_picture_is_named(visitor: Any, page_url: str, png: bytes) -> None:
+def test_a_bad_image_is_named(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=embed")
     page.get_by_text("Vectors appear here").wait_for()
     files: Any = [

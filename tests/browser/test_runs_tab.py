@@ -183,7 +183,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     world.record(claims["right"], line(80) | {"images_seen": 64 * 80})
     expect(chart).to_have_attribute("aria-label", re.compile(r"0\.8 at 80$"))
     page.get_by_role("radio", name="Pictures", exact=True).press("Space")
-    expect(page.get_by_role("img", name="Loss over pictures seen. left")).to_have_attribute(
+    expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
         "aria-label", re.compile(r"0\.8 at 5,120$")
     )
     page.locator(".lcl-overlay .lcl-plot").hover()

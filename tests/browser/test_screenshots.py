@@ -1,4 +1,4 @@
-"""Pictures of every tab for the documentation, taken only when ``LCL_SCREENSHOTS=1``.
+"""Images of every tab for the documentation, taken only when ``LCL_SCREENSHOTS=1``.
 
 ``LCL_SCREENSHOTS_URL`` names a page to take them of (one with a trained encoder, say), as its launcher printed it;
 without it the small collection of these tests is used.
@@ -22,14 +22,14 @@ FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 def search(page: Any) -> None:
     page.get_by_role("button", name="tree", exact=True).first.click()
     page.get_by_role("region", name="Search results").wait_for()
-    if page.viewport_size["width"] > 720:  # on a narrow screen the picture would lie over the results
+    if page.viewport_size["width"] > 720:  # on a narrow screen the image would lie over the results
         page.locator("#search-results .lcl-card").first.click()
-        page.get_by_role("region", name="Chosen picture").wait_for()
+        page.get_by_role("region", name="Chosen image").wait_for()
 
 
 def caption(page: Any) -> None:
     page.get_by_label("Show where the encoder looks").check()
-    page.get_by_role("button", name="Use the picture").first.click()
+    page.get_by_role("button", name="Use the image").first.click()
     page.locator(".lcl-captions[aria-busy=false]").wait_for()
     page.locator(".lcl-look").wait_for()
 
@@ -79,7 +79,7 @@ def compare(page: Any) -> None:
     page.get_by_role("region", name="Results of both").wait_for()
 
 
-PICTURES_ARE_THERE = """[...document.images]
+IMAGES_ARE_THERE = """[...document.images]
   .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
   .every(image => image.complete && image.naturalWidth)"""
 SCENES = {
@@ -111,7 +111,7 @@ def test_take_a_screenshot(visitor: Any, request: pytest.FixtureRequest, tab: st
         f"{root.rstrip('/')}/?tab={tab.partition('-')[0]}", **SIZES[size], **({"token": token} if token else {})
     )
     SCENES[tab](page)
-    page.wait_for_function(PICTURES_ARE_THERE)
+    page.wait_for_function(IMAGES_ARE_THERE)
     page.mouse.move(0, 0)
     FOLDER.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=FOLDER / f"{tab}{size}.png")

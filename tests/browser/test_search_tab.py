@@ -1,4 +1,4 @@
-"""Search: by words, by picture, and from one hit to the next."""
+"""Search: by words, by image, and from one hit to the next."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def results(page: Any) -> Any:
     return page.get_by_role("region", name="Search results")
 
 
-def test_words_find_pictures(visitor: Any, page_url: str) -> None:
+def test_words_find_images(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
-    page.get_by_placeholder("Describe a picture").fill("ant")
+    page.get_by_placeholder("Describe a image").fill("ant")
     page.keyboard.press("Enter")
     hits = results(page).get_by_role("listitem")
     expect(hits).to_have_count(24)
@@ -33,11 +33,11 @@ def test_an_example_searches_at_once(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("button", name="red apple").click()
     expect(results(page)).to_contain_text("“red apple”")
-    expect(page.get_by_placeholder("Describe a picture")).to_have_value("red apple")
+    expect(page.get_by_placeholder("Describe a image")).to_have_value("red apple")
 
 
 def detail(page: Any) -> Any:
-    return page.get_by_role("region", name="Chosen picture")
+    return page.get_by_role("region", name="Chosen image")
 
 
 def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any, page_url: str) -> None:
@@ -53,7 +53,7 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     expect(hit).to_have_attribute("aria-current", "true")
     assert detail(page).locator("img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     expect(detail(page).get_by_role("button", name="Look at it")).to_have_count(8)
-    expect(detail(page).get_by_role("button", name="Find its pictures")).to_have_count(4)
+    expect(detail(page).get_by_role("button", name="Find its images")).to_have_count(4)
     assert serious(page, "light") == []
     page.keyboard.press("Escape")
     expect(detail(page)).to_have_count(0)
@@ -64,18 +64,18 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     expect(detail(page).get_by_role("button", name="Close")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(results(page)).to_contain_text("closest to this picture")
-    expect(results(page).get_by_role("button").first).to_contain_text(words)  # a picture is its own nearest
+    expect(results(page)).to_contain_text("closest to this image")
+    expect(results(page).get_by_role("button").first).to_contain_text(words)  # a image is its own nearest
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
 
 
-def test_a_label_of_a_picture_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
+def test_a_label_of_a_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
-    expect(page.get_by_placeholder("Describe a picture")).to_have_value("house")
+    expect(page.get_by_placeholder("Describe a image")).to_have_value("house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
     results(page).get_by_role("button").first.click()
-    label = detail(page).get_by_role("button", name="Only pictures with subgroup")
-    words = label.get_attribute("aria-label").removeprefix("Only pictures with subgroup ")
+    label = detail(page).get_by_role("button", name="Only images with subgroup")
+    words = label.get_attribute("aria-label").removeprefix("Only images with subgroup ")
     label.click()
     chosen = page.locator("#search-where")
     expect(chosen).to_contain_text(f"subgroup: {words}")
@@ -88,22 +88,22 @@ def test_a_label_of_a_picture_narrows_the_search_and_the_picker_widens_it(visito
     assert few < 24
 
 
-def test_words_are_added_to_a_picture_and_weighed(visitor: Any, page_url: str) -> None:
+def test_words_are_added_to_a_image_and_weighed(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     results(page).get_by_role("button").first.click()
     detail(page).get_by_role("button", name="Add words").click()
-    expect(page.get_by_text("A picture, and words about it")).to_be_visible()
+    expect(page.get_by_text("A image, and words about it")).to_be_visible()
     expect(page.get_by_role("radio", name="Text + image")).to_be_checked()
-    expect(page.get_by_placeholder("Describe a picture")).to_be_focused()
+    expect(page.get_by_placeholder("Describe a image")).to_be_focused()
     assert serious(page, "light") == []
     page.keyboard.type("red")
     page.keyboard.press("Enter")
-    expect(results(page)).to_contain_text("closest to your picture and “red”")
+    expect(results(page)).to_contain_text("closest to your image and “red”")
     both = results(page).locator(".lcl-score > span").all_inner_texts()
     slider = page.get_by_role("slider", name="How much the words count")
     slider.focus()
     page.keyboard.press("Home")
-    expect(results(page)).to_contain_text("your picture away from “red”")
+    expect(results(page)).to_contain_text("your image away from “red”")
     assert results(page).locator(".lcl-score > span").all_inner_texts() != both
 
 
@@ -117,7 +117,7 @@ def test_more_is_shown_below_what_is_there(visitor: Any, page_url: str) -> None:
     expect(more).to_be_hidden()
 
 
-def test_an_address_leads_to_a_picture_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
+def test_an_address_leads_to_a_image_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
     item = world.client.search("drawings", text="dog", k=1)["hits"][0]
     page = visitor.open(f"{page_url}/?collection=drawings&item={item['id']}", width=390, height=844)
     expect(detail(page).get_by_role("heading", level=2)).to_have_text(item["caption"])
@@ -125,23 +125,23 @@ def test_an_address_leads_to_a_picture_on_a_narrow_screen(visitor: Any, page_url
     assert (box["x"], box["width"]) == (0, 390)
     assert box["y"] + box["height"] == pytest.approx(844, abs=1), "it lies at the bottom, over the rest"
     detail(page).get_by_role("button", name="Similar texts").click()
-    expect(results(page)).to_contain_text("texts closest to this picture")
+    expect(results(page)).to_contain_text("texts closest to this image")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(detail(page)).to_have_count(0)
 
 
-def test_an_uploaded_picture_finds_texts_and_a_text_its_pictures(visitor: Any, page_url: str, png: bytes) -> None:
+def test_an_uploaded_image_finds_texts_and_a_text_its_images(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(page_url)
     page.get_by_text("Image → texts").click()
-    expect(page.get_by_text("Which picture?")).to_be_visible()
+    expect(page.get_by_text("Which image?")).to_be_visible()
     files: Any = {"name": "query.png", "mimeType": "image/png", "buffer": png}
     page.locator("input[type=file]").first.set_input_files(files)
-    expect(results(page)).to_contain_text("texts closest to your picture")
+    expect(results(page)).to_contain_text("texts closest to your image")
     text = results(page).get_by_role("button").first
     words = text.locator("span").first.inner_text()
     text.click()
-    expect(results(page)).to_contain_text(f"pictures closest to “{words}”")
-    expect(page.get_by_placeholder("Describe a picture")).to_have_value(words)
+    expect(results(page)).to_contain_text(f"images closest to “{words}”")
+    expect(page.get_by_placeholder("Describe a image")).to_have_value(words)
 
 
 def test_fewer_results_can_be_asked_for(visitor: Any, page_url: str) -> None:

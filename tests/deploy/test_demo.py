@@ -111,7 +111,7 @@ def test_three_runs_one_after_the_other() -> None:
     assert "text → image, R@5" in text
     assert ".120" in text
     assert ".778" not in text, "the table keeps to the main measurements"
-    assert "Training took 3:21 min (201 s): 3,000 steps, 190,000 pictures, 6.4 M parameters." in text
+    assert "Training took 3:21 min (201 s): 3,000 steps, 190,000 images, 6.4 M parameters." in text
 
 
 def test_a_failed_run_ends_it_with_the_reason_and_the_log() -> None:
@@ -229,4 +229,4 @@ def test_numbers_and_clocks() -> None:
     assert [format_score(value) for value in (0.1234, 1.0, 0.0, None)] == [".123", "1.000", ".000", "–"]
     assert [format_minutes(seconds) for seconds in (-3, 59.6, 3600)] == ["0:00", "1:00", "60:00"]
     outcome = DemoResult({"result": RESULTS["pretrain"]}, {}, {"result": RESULTS["index"]})
-    assert summary_lines(outcome)[1] == "Collection 'sample' holds 5,900 pictures and 5,900 texts."
+    assert summary_lines(outcome)[1] == "Collection 'sample' holds 5,900 images and 5,900 texts."

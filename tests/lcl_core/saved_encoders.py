@@ -1,4 +1,4 @@
-"""Encoders with fresh weights, saved as a run saves them, and real pictures."""
+"""Encoders with fresh weights, saved as a run saves them, and real images."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def encoder(encoders: list[Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def drawings(sample: Corpus) -> list[Image.Image]:
-    """Twelve pictures of the sample corpus."""
+    """Twelve images of the sample corpus."""
     return [sample.read_image(pair.image) for pair in sample.pairs("val")[:12]]

@@ -53,7 +53,7 @@ def test_a_flat_curve_is_drawn() -> None:
 
 
 def point(i: int, **labels: str) -> dict[str, Any]:
-    return {"id": f"i{i}", "x": i / 40, "y": -i / 40, "caption": f"picture {i}", "labels": labels}
+    return {"id": f"i{i}", "x": i / 40, "y": -i / 40, "caption": f"image {i}", "labels": labels}
 
 
 def test_the_commonest_labels_get_colours_and_the_rest_share_one() -> None:

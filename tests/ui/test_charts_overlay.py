@@ -42,7 +42,7 @@ def test_every_run_has_a_line_a_colour_and_a_line_of_the_legend() -> None:
 
 def test_a_run_without_figures_waits_in_the_legend() -> None:
     drawn = overlay_chart("loss", "images_seen", [series("new", state="queued"), series("old", 3, 2, 1)])
-    assert "over pictures seen" in drawn
+    assert "over images seen" in drawn
     assert "<b>…</b>" in drawn
     assert 'class="lcl-line lcl-o1"' in drawn
     alone = overlay_chart("loss", "step", [series("new")])

@@ -1,4 +1,4 @@
-"""Pictures and vectors that the page serves itself."""
+"""Images and vectors that the page serves itself."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def http(service: Any) -> Callable[..., TestClient]:
     return make
 
 
-def test_pictures_are_passed_on_with_their_type(http: Callable[..., TestClient]) -> None:
+def test_images_are_passed_on_with_their_type(http: Callable[..., TestClient]) -> None:
     answer = http(item_image=PNG).get("/media/col_1/item")
     assert answer.content == PNG
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["cache-control"].startswith("private")
 
 
-def test_what_is_no_picture_is_never_a_page(http: Callable[..., TestClient]) -> None:
+def test_what_is_no_image_is_never_a_page(http: Callable[..., TestClient]) -> None:
     answer = http(item_image=b"<script>alert(1)</script>").get("/media/col_1/item")
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -73,7 +73,7 @@ def test_a_collection_of_nothing_gives_empty_files(http: Callable[..., TestClien
     assert client.get("/vectors/col.json").json() == []
 
 
-def test_a_corpus_picture_that_cannot_be_had_leaves_a_sign_in_its_place(
+def test_a_corpus_image_that_cannot_be_had_leaves_a_sign_in_its_place(
     http: Callable[..., TestClient], away: Exception
 ) -> None:
     gone = http(dataset_image=ApiError(404, "unknown_image", "images/x.png: missing")).get("/corpus/sample/x.png")

@@ -49,7 +49,7 @@ DECODING_HINTS = {
 SAMPLE_IMAGES = 8  # offered
 POLL_SECONDS = 0.15  # of the captions
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder writes here.")
-WAITING = empty_state("Captions appear here", "Choose a picture. Each way of decoding writes its own caption.")
+WAITING = empty_state("Captions appear here", "Choose a image. Each way of decoding writes its own caption.")
 
 
 def draw_attention(image: bytes, attention: Mapping[str, Any]) -> str:
@@ -189,7 +189,7 @@ class CaptionStream:
         if unreadable is not None:
             return api_error_box(unreadable, "No caption can be written")
         cards = "".join(caption.draw(name) for name, caption in self._captions.items())
-        return heading("Captions", "The same picture, decoded in different ways.") + (
+        return heading("Captions", "The same image, decoded in different ways.") + (
             f'<div class="lcl-captions" role="status" aria-busy="{busy}">{cards}</div>'
         )
 
@@ -225,7 +225,7 @@ class CaptionTab:
                 self.samples = html_pane(js_on_load=PICK_SCRIPT, elem_id="caption-samples")
                 self.context = gr.Textbox(
                     "",
-                    label="Text before the picture",
+                    label="Text before the image",
                     placeholder="what a document would say before it",
                     lines=2,
                     max_lines=6,
@@ -284,7 +284,7 @@ class CaptionTab:
         collection = collections[0]["id"]
         items = "".join(
             f'<li><button type="button" data-pick="{esc(collection)}:{esc(item["id"])}" '
-            f'aria-label="Use the picture {esc(item["caption"])}">'
+            f'aria-label="Use the image {esc(item["caption"])}">'
             f'<img src="{esc(item_url(collection, item["id"]))}" alt="" loading="lazy"></button></li>'
             for item in self.client.collection_map(collection, limit=SAMPLE_IMAGES)["points"]
         )
@@ -296,7 +296,7 @@ class CaptionTab:
         try:
             return Image.open(io.BytesIO(self.client.item_image(collection, item))), ""
         except ApiError as error:
-            return gr.skip(), toast(error.message, "The picture cannot be fetched")
+            return gr.skip(), toast(error.message, "The image cannot be fetched")
 
     def caption(
         self,

@@ -27,9 +27,9 @@ from ui.common import (
 from ui.file_routes import FORMATS
 from ui.html import empty_state, error_box, esc, heading, html_table
 
-NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its pictures on a plane.")
+NO_COLLECTION = empty_state("No collection yet", "Submit an index run in the Runs tab to see its images on a plane.")
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder embeds here.")
-WAITING = empty_state("Vectors appear here", "Choose pictures and press “Embed”.")
+WAITING = empty_state("Vectors appear here", "Choose images and press “Embed”.")
 PREFERRED = ("group", "category", "subgroup")  # labels with few values
 MAX_FILES = 64
 BATCH = 16
@@ -54,7 +54,7 @@ class EmbedTab:
             self.map = html_pane(elem_id="map")
         with gr.Column(elem_classes="lcl-panel"):
             html_pane(
-                heading("Vectors of your pictures", "Embed them with an encoder and take the numbers along."),
+                heading("Vectors of your images", "Embed them with an encoder and take the numbers along."),
             )
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=280):
@@ -113,14 +113,14 @@ class EmbedTab:
         if not paths:
             return WAITING, hidden
         if len(paths) > MAX_FILES:
-            return error_box(f"Choose at most {MAX_FILES} pictures here; an index run embeds whole datasets."), hidden
+            return error_box(f"Choose at most {MAX_FILES} images here; an index run embeds whole datasets."), hidden
         try:
             encoder = encoder or first_choice(encoder_choices(self.client))
             if encoder is None:
                 return NO_ENCODER, hidden
             vectors = self._vectors(encoder, paths)
         except ApiError as error:
-            return error_box(error.message, "The pictures were refused"), hidden
+            return error_box(error.message, "The images were refused"), hidden
         names = [Path(path).name for path in paths]
         write, _ = FORMATS[kind]
         # in Gradio's folder, so that it makes no copy; deleted with the session

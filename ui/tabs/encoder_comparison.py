@@ -29,8 +29,8 @@ TOO_FEW_ENCODERS = empty_state(
     "“lcl encoders import”; then both answer the same query here, side by side.",
 )
 SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
-INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose a picture: both encoders answer.")
-WORDS, PICTURE = "Words", "Picture"
+INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose a image: both encoders answer.")
+WORDS, IMAGE = "Words", "Picture"
 EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 HITS_PER_SIDE = 12
 SAMPLE_DATASET = "sample"  # every service has this dataset
@@ -93,8 +93,8 @@ def draw_figures(encoders: Sequence[Json], rows: Sequence[Json], figures: Sequen
     columns = ("figure", "of", *(encoder["name"] for encoder in encoders), "difference", "p", "chance")
     body = "".join(_figure_row(row, known) for row in rows)
     return html_table("Figures of both", columns, body, "compare") + (
-        f'<p class="lcl-note">In brackets 95 % intervals: of each value over the pictures, and of the difference '
-        f"({names[1]} minus {names[0]}) over the same pictures for both. p: sign flips, two-sided, of this row alone. "
+        f'<p class="lcl-note">In brackets 95 % intervals: of each value over the images, and of the difference '
+        f"({names[1]} minus {names[0]}) over the same images for both. p: sign flips, two-sided, of this row alone. "
         "Bold: the better one, where the interval of the difference does not hold 0.</p>"
     )
 
@@ -113,7 +113,7 @@ def _card(collection: str, hit: Json, rank: int, other_rank: int | None, other: 
     words = hit.get("caption") or hit["id"]
     shared = "" if other_rank is None else f'<em class="lcl-both">both · {other_rank}. there</em>'
     also = "" if other_rank is None else f", place {other_rank} of {other}"
-    name = f"{words}, place {rank}{also}. Ask both with this picture"
+    name = f"{words}, place {rank}{also}. Ask both with this image"
     return (
         f'<li><button type="button" class="lcl-card{"" if other_rank is None else " lcl-card--both"}" '
         f'data-pick="item:{esc(hit["id"])}" title="Ask both with this picture" aria-label="{esc(name)}">'
@@ -176,7 +176,7 @@ class CompareTab:
                 self.dataset = gr.Dropdown(label="Dataset", scale=1, min_width=140)
             with gr.Row(elem_classes="lcl-query"):
                 self.mode = gr.Radio(
-                    [WORDS, PICTURE], value=WORDS, label="Ask with", show_label=False, elem_classes="lcl-segment",
+                    [WORDS, IMAGE], value=WORDS, label="Ask with", show_label=False, elem_classes="lcl-segment",
                     scale=0, min_width=190,
                 )  # fmt: skip
                 self.text = gr.Textbox(
@@ -251,11 +251,11 @@ class CompareTab:
         if mode == WORDS:
             query = text.strip()
             return self.compare(left, right, dataset, f"“{query}”", **({"text": query} if query else {}))
-        return self.compare(left, right, dataset, "your picture", **({"image": read_upload(image)} if image else {}))
+        return self.compare(left, right, dataset, "your image", **({"image": read_upload(image)} if image else {}))
 
     def follow(self, left: str | None, right: str | None, dataset: str | None, event: gr.EventData) -> str:
         """Search both sides with an image of one side; it has the same id in both collections."""
-        return self.compare(left, right, dataset, "this picture", item=str(event.pick).removeprefix("item:"))
+        return self.compare(left, right, dataset, "this image", item=str(event.pick).removeprefix("item:"))
 
     def compare(self, left: str | None, right: str | None, dataset: str | None, about: str, **query: Any) -> str:
         try:

@@ -187,7 +187,7 @@ def _validation_report(report: dict[str, Any]) -> str:
     counts = [
         ("Documents", number(report.get("documents"))),
         ("Pictures", number(report.get("images"))),
-        ("Different pictures", number(report.get("distinct_images"))),
+        ("Different images", number(report.get("distinct_images"))),
         (str(report.get("length_unit") or "").capitalize(), number(report.get("tokens"))),
     ]
     reasons = [(reason.capitalize(), number(count)) for reason, count in (report.get("reasons") or {}).items()]

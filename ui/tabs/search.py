@@ -30,7 +30,7 @@ from ui.html import PICK_SCRIPT, error_box
 from ui.tabs.search_view import (
     INVITATION,
     NO_COLLECTION,
-    NO_PICTURE,
+    NO_IMAGE,
     NOTHING_TO_MIX,
     draw_detail,
     draw_results,
@@ -47,8 +47,8 @@ BOTH = "Text + image"
 MODES = [TEXT_TO_IMAGES, IMAGE_TO_IMAGES, IMAGE_TO_TEXTS, BOTH]
 EMPTY_STATES = {
     TEXT_TO_IMAGES: INVITATION,
-    IMAGE_TO_IMAGES: NO_PICTURE,
-    IMAGE_TO_TEXTS: NO_PICTURE,
+    IMAGE_TO_IMAGES: NO_IMAGE,
+    IMAGE_TO_TEXTS: NO_IMAGE,
     BOTH: NOTHING_TO_MIX,
 }
 EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
@@ -117,7 +117,7 @@ class SearchRunner:
             near = self.client.search(collection, item=item, k=NEIGHBOUR_IMAGES + 1)["hits"]
             texts = self.client.search(collection, item=item, k=NEIGHBOUR_TEXTS, target="texts")["hits"]
         except ApiError as error:
-            return error_box(error.message, "The picture cannot be shown")
+            return error_box(error.message, "The image cannot be shown")
         return draw_detail(
             collection, record, [hit for hit in near if hit["id"] != item][:NEIGHBOUR_IMAGES], texts, labels
         )
@@ -189,7 +189,7 @@ class SearchTab:
                 self.k = gr.Dropdown(RESULT_COUNTS, value=24, label="Results", scale=1, min_width=90)
             with gr.Row(elem_classes="lcl-query"):
                 self.text = gr.Textbox(
-                    "", label="Words", show_label=False, placeholder="Describe a picture …", max_lines=1, scale=6
+                    "", label="Words", show_label=False, placeholder="Describe a image …", max_lines=1, scale=6
                 )
                 with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
                     self.image = image_input("Picture to search with", height=190)
@@ -203,7 +203,7 @@ class SearchTab:
                 with gr.Row(elem_classes="lcl-chips") as self.chips:
                     self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]
                 self.where = gr.Dropdown(
-                    [], multiselect=True, label="Only pictures with", elem_id="search-where", visible=False, scale=2,
+                    [], multiselect=True, label="Only images with", elem_id="search-where", visible=False, scale=2,
                     min_width=220,
                 )  # fmt: skip
         with gr.Row(equal_height=False, elem_classes="lcl-found"):
@@ -296,7 +296,7 @@ class SearchTab:
             query["image"] = read_upload(picture)
         if query_text and picture:
             query["weights"] = {"text": words / 100, "image": 1 - abs(words) / 100}
-        about = [*(["your picture"] if picture else []), *([f"“{query_text}”"] if query_text else [])]
+        about = [*(["your image"] if picture else []), *([f"“{query_text}”"] if query_text else [])]
         target = "texts" if mode == IMAGE_TO_TEXTS else "images"
         joined = (" away from " if words < 0 else " and ").join(about)
         return _result_updates(self.runner.run(collection, joined, target, k, parse_label_filter(where), **query))
@@ -339,7 +339,7 @@ class SearchTab:
 
     def _neighbours(self, mode: str, collection: str, item: str, context: SearchContext) -> dict[Any, Any]:
         target = "texts" if mode == IMAGE_TO_TEXTS else "images"
-        result = self._run(collection, "this picture", target, context, item=item)
+        result = self._run(collection, "this image", target, context, item=item)
         return self._new_search(mode, result) | {self.image: self._fetch_image(collection, item)}
 
     def _run(self, collection: str, about: str, target: str, context: SearchContext, **query: Any) -> PageResult:

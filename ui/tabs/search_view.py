@@ -12,13 +12,13 @@ from ui.html import empty_state, esc, item_url
 Json = Mapping[str, Any]
 NO_COLLECTION = empty_state(
     "No collection yet",
-    "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its pictures can be searched here.",
+    "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its images can be searched here.",
 )
-INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with a picture.")
-NO_PICTURE = empty_state("Which picture?", "Drop one above, paste it, or choose it from your files.")
+INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with a image.")
+NO_IMAGE = empty_state("Which image?", "Drop one above, paste it, or choose it from your files.")
 NOTHING_TO_MIX = empty_state(
-    "A picture, and words about it",
-    "Drop a picture and say what should be different: “red”, “in winter”. The slider says how much the words count.",
+    "A image, and words about it",
+    "Drop a image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
 )
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
 
@@ -128,7 +128,7 @@ def _labels(collection: str, labels: Json, pickable: Collection[str]) -> str:
     """Labels; those that a search can be filtered by are buttons."""
     chips = "".join(
         f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, str(value)))}" '
-        f'title="Only such pictures" aria-label="Only pictures with {esc(name)} {esc(value)}">{_label(name, value)}'
+        f'title="Only such pictures" aria-label="Only images with {esc(name)} {esc(value)}">{_label(name, value)}'
         "</button></li>"
         if name in pickable
         else f"<li><span>{_label(name, value)}</span></li>"

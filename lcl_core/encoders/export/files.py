@@ -56,7 +56,7 @@ def read_weights(directory: Path, config: LCLConfig) -> dict[str, Tensor]:
 
 
 def write_inputs(directory: Path, target: Path) -> None:
-    """Tokenizer, processor, and the pictures' transform in the words that transformers' image processors use."""
+    """Tokenizer, processor, and the images' transform in the words that transformers' image processors use."""
     size = read_json(directory / PROCESSOR)["image_size"]
     for name in (TOKENIZER, PROCESSOR):
         shutil.copyfile(directory / name, target / name)

@@ -115,7 +115,7 @@ The encoders of Latent Compression Learning. Both give float32 rows of length 1 
 * `{TEXT}`: `input_ids` int64 [n, L], rows of start, text, end, then zeros → `text_embeds` [n, E]; any n and L, of which
   the first {QUERY_TOKENS} are read.
 
-`preprocessor_config.json` says how pictures are prepared, `tokenizer.json` holds the vocabulary. Texts are lower-cased
+`preprocessor_config.json` says how images are prepared, `tokenizer.json` holds the vocabulary. Texts are lower-cased
 and their blanks collapsed first; mend mojibake and HTML entities (ftfy, html) where you have any.
 """
 _RECIPE = """
@@ -129,12 +129,12 @@ settings = json.load(open("DIR/preprocessor_config.json"))
 tokenizer = Tokenizer.from_file("DIR/tokenizer.json")
 image, text = InferenceSession("DIR/image.onnx"), InferenceSession("DIR/text.onnx")
 
-def pixels(picture):
+def pixels(image):
     side = settings["size"]["shortest_edge"]
-    scale = side / min(picture.size)
-    width, height = (max(side, int(each * scale)) for each in picture.size)
+    scale = side / min(image.size)
+    width, height = (max(side, int(each * scale)) for each in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
-    square = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    square = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     levels = np.asarray(square.crop((left, top, left + side, top + side)), np.float32) / 255
     return ((levels - settings["image_mean"]) / settings["image_std"]).transpose(2, 0, 1).astype(np.float32)
 
@@ -143,9 +143,9 @@ def ids(sentence):
     start, end = (tokenizer.token_to_id(f"<{name}_of_text>") for name in ("start", "end"))
     return np.array([[start, *words, end]], np.int64)
 
-pictures = image.run(None, {"pixel_values": np.stack([pixels(picture)])})[0]
+images = image.run(None, {"pixel_values": np.stack([pixels(image)])})[0]
 texts = np.concatenate([text.run(None, {"input_ids": ids(each)})[0] for each in ("a red bus", "a blue circle")])
-likeness = pictures @ texts.T
+likeness = images @ texts.T
 """
 
 
@@ -165,7 +165,7 @@ def write(directory: Path, target: Path) -> None:
     write_inputs(directory, target)
     onnx.save_model(image_graph(config, weights), target / IMAGE)
     onnx.save_model(text_graph(config, weights), target / TEXT)
-    write_model_card(target, "Encoders of pictures and texts for ONNX", _WORDS, _RECIPE)
+    write_model_card(target, "Encoders of images and texts for ONNX", _WORDS, _RECIPE)
 
 
 def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
@@ -191,7 +191,7 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
 
 
 def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
-    """``input_ids`` [n, L] → ``text_embeds`` [n, E]: each text is read as what stands before a picture."""
+    """``input_ids`` [n, L] → ``text_embeds`` [n, E]: each text is read as what stands before a image."""
     onnx: Any = import_optional("onnx", "an ONNX graph", "export")
     graph, given = OnnxBuilder(weights), "input_ids"
     one, nothing = graph.constant([1]), graph.constant([0])
@@ -218,7 +218,7 @@ def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
 
 
 def _pooled(graph: OnnxBuilder, x: str, config: LCLConfig, weights: dict[str, np.ndarray]) -> str:
-    """Patch features [n, N, W] → pooled latents [n, E]. The query is the same for every picture."""
+    """Patch features [n, N, W] → pooled latents [n, E]. The query is the same for every image."""
     pooler, cross, heads = "pool_project.pooler", "pool_project.pooler.cross_attn", config.pool_heads
     width = config.embed_dim // heads
     query = graph.norm(graph.weight("pool_project.query_token"), f"{pooler}.norm1_q")

@@ -42,7 +42,7 @@ _RECIPE = """
 import timm
 model = timm.create_model("local-dir:DIR", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-patches = model.forward_features(transform(picture)[None])[:, model.num_prefix_tokens :]
+patches = model.forward_features(transform(image)[None])[:, model.num_prefix_tokens :]
 """
 
 

@@ -118,7 +118,7 @@ _Config: Any = _closed_model(
 
 
 class ImageSize(BaseModel):
-    """Of pictures, as image processors write it."""
+    """Of images, as image processors write it."""
 
     model_config = _CLOSED
 

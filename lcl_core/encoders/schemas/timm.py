@@ -79,7 +79,7 @@ class ModelArguments(BaseModel):
 
 
 class PretrainedSettings(BaseModel):
-    """``pretrained_cfg``: how pictures are prepared, and where the weights once came from, in words."""
+    """``pretrained_cfg``: how images are prepared, and where the weights once came from, in words."""
 
     model_config = _CLOSED
 

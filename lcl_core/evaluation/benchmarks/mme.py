@@ -128,7 +128,7 @@ def _read_subtask(file: Path) -> list[BenchmarkQuestion]:
             continue
         fields = line.split("\t")
         if len(fields) < 3 or fields[2].strip().lower() not in ("yes", "no"):
-            raise_format_error("expected picture, question, Yes or No, between tabs", file, number)
+            raise_format_error("expected image, question, Yes or No, between tabs", file, number)
         image = f"{file.stem}/{fields[0]}"
         counts[image] = counts.get(image, 0) + 1
         questions.append(
@@ -142,5 +142,5 @@ def _read_subtask(file: Path) -> list[BenchmarkQuestion]:
         )
     odd = next((image for image, times in counts.items() if times != 2), None)
     if odd is not None:
-        raise_format_error(f"{odd} has {counts[odd]} questions; acc+ needs two of every picture", file)
+        raise_format_error(f"{odd} has {counts[odd]} questions; acc+ needs two of every image", file)
     return questions

@@ -323,7 +323,7 @@ class EvalContext:
         names = tuple(image.name for image in images)
         key = (encoder.weights_hash, corpus.path, names)
         if key not in self._features:
-            self.progress.enter(f"{encoder.role} encoder: pictures of {split}")
+            self.progress.enter(f"{encoder.role} encoder: images of {split}")
             self._features[key] = image_features(
                 encoder, corpus, names, self.cache, patches=self.needs_patch_features, advance=self.progress.add
             )

@@ -106,7 +106,7 @@ def _parse_conversation(entry: dict[str, Any], name: object, file: Path) -> Conv
     with entry_errors(file, name):
         image = entry.get("image")
         if image is not None and not isinstance(image, str):
-            raise_format_error(f"entry {name} has several pictures; one can be shown", file)
+            raise_format_error(f"entry {name} has several images; one can be shown", file)
         messages = [(str(each["from"]), str(each["value"])) for each in entry["conversations"]]
         turns = _parse_turns(messages[1:] if messages and messages[0][0] != _HUMAN else messages)
         if not turns:

@@ -22,7 +22,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
-def test_pictures_come_and_go(
+def test_images_come_and_go(
     lcl: Any, house: Any, collection: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collections, "ITEMS_PER_REQUEST", 2)
@@ -36,7 +36,7 @@ def test_pictures_come_and_go(
     assert hit["id"] == ids[given[0]]
     assert (hit["image"], hit["labels"], hit["captions"]) == ("black.png", {"hue": "new", "by": "hand"}, ["by hand"])
     shown = lcl("collections", "show", "squares")[1]
-    assert "7 pictures, 5 texts" in shown
+    assert "7 images, 5 texts" in shown
     assert "by" in shown
     assert "searched by PostgreSQL" not in shown
     with house.context.database.session() as session:

@@ -265,7 +265,7 @@ def test_a_corpus_is_built_here_and_registered(
         (target / "images").mkdir(parents=True)
         (target / "images" / "a.png").write_bytes(pictures["red"])
         (target / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
-        say("emoji: 1 picture")
+        say("emoji: 1 image")
 
     monkeypatch.setattr("lcl_core.dataset_builder.build.build", build)
     out = data_root / "built"

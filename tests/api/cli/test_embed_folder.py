@@ -16,7 +16,7 @@ from api.cli.output import progress_bar
 def test_a_folder_becomes_lines_and_what_is_skipped_is_named(
     lcl: Any, encoder: Any, house: Any, pictures: dict[str, bytes], tmp_path: Path
 ) -> None:
-    for name, data in (*pictures.items(), ("broken", b"no picture")):
+    for name, data in (*pictures.items(), ("broken", b"no image")):
         (tmp_path / f"{name}.png").write_bytes(data)
     status, out, err = lcl("embed-folder", "tiny", str(tmp_path), "--batch", "3")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -45,9 +45,9 @@ def test_a_bar_is_shown_to_those_who_look(monkeypatch: pytest.MonkeyPatch, watch
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    with progress_bar("my pictures", unit="pictures") as tell:
+    with progress_bar("my images", unit="pictures") as tell:
         tell(3, 4)
         tell(4, None)
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert ("my pictures" in shown) is watched
+    assert ("my images" in shown) is watched
     assert bool(shown) is watched

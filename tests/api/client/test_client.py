@@ -168,6 +168,6 @@ def test_events_outlast_a_restart_but_not_a_refusal() -> None:
         assert len(server.requests) == 5
 
 
-def test_a_pictures_kind_is_read_from_its_bytes(pictures: dict[str, bytes]) -> None:
+def test_a_images_kind_is_read_from_its_bytes(pictures: dict[str, bytes]) -> None:
     assert data_url(pictures["red"]).startswith("data:image/png;base64,")
     assert data_url(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")

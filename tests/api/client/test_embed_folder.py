@@ -1,4 +1,4 @@
-"""A folder of pictures becomes vectors, by both clients; what is no picture is named and left out."""
+"""A folder of images becomes vectors, by both clients; what is no image is named and left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
         file.write_bytes(data)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no more")
     (tmp_path / "below" / "dangling.png").symlink_to("nowhere")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
     return tmp_path
 
@@ -39,7 +39,7 @@ def client(request: pytest.FixtureRequest, house: Any) -> Iterator[Any]:
         yield client
 
 
-def test_every_picture_has_its_vector_and_the_rest_a_reason(
+def test_every_image_has_its_vector_and_the_rest_a_reason(
     client: Any, house: Any, encoder: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skipped: list[Skipped] = []
@@ -60,14 +60,14 @@ def test_every_picture_has_its_vector_and_the_rest_a_reason(
     assert {at[1] for at in progress} == {6}
 
 
-def test_a_refusal_that_is_no_pictures_fault_ends_it(client: Any, encoder: Any, folder: Path) -> None:
+def test_a_refusal_that_is_no_images_fault_ends_it(client: Any, encoder: Any, folder: Path) -> None:
     with pytest.raises(ApiError, match="absent"):
         list(client.embed_folder("absent", folder))
     with pytest.raises(NotADirectoryError):
         list(client.embed_folder("tiny", folder / "nowhere"))
 
 
-def test_a_picture_that_is_too_large_alone_is_skipped(folder: Path) -> None:
+def test_a_image_that_is_too_large_alone_is_skipped(folder: Path) -> None:
     large = 413, {}, json.dumps({"error": {"code": "body_too_large", "message": "too large"}}).encode()
     skipped: list[Skipped] = []
     with scripted_server(large) as server, Client(server.url, "k") as client:

@@ -1,4 +1,4 @@
-"""OpenAI's own client against the service: texts, pictures, sizes and both encodings."""
+"""OpenAI's own client against the service: texts, images, sizes and both encodings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def settings(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[
     return {"base_url": f"{house.url}/v1", "api_key": house.keys["viewer"], "max_retries": 0}
 
 
-def test_texts_and_pictures_are_embedded(settings: Any, house: Any, pictures: dict[str, bytes]) -> None:
+def test_texts_and_images_are_embedded(settings: Any, house: Any, pictures: dict[str, bytes]) -> None:
     given = ["a red square", data_url(pictures["red"])]
     expected = [*house.admin.embed_texts("tiny", given[:1]), *house.admin.embed_images("tiny", [pictures["red"]])]
     with openai.OpenAI(**settings) as client:

@@ -155,7 +155,7 @@ class MultiOwnerFixture:
         }
 
     def _images(self) -> list[str]:
-        """Names of pictures of the sample corpus."""
+        """Names of images of the sample corpus."""
         found = self.house.admin.dataset_documents("sample", limit=5)["items"]
         return [part["image"] for item in found for part in item["segments"] if "image" in part]
 

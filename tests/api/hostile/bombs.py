@@ -1,4 +1,4 @@
-"""Small things that become large: archives and pictures."""
+"""Small things that become large: archives and images."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _url(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-PICTURES = {
+IMAGES = {
     "a PNG of ten thousand million pixels": _url(_png(100_000, 100_000)),
     "a PNG wider than any memory": _url(_png(2**31 - 1, 2**31 - 1)),
     "a PNG just above the bound": _url(_png(501, 500)),
@@ -97,18 +97,18 @@ PICTURES = {
     "an SVG that names an entity": _url(b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/group">]><x>&a;</x>', "svg+xml"),
     "PostScript that would start a program": _url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "png"),
     "a Photoshop file": _url(b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 100_000, 100_000, 8, 3), "png"),
-    "an HTML page as a picture": _url(b"<html><script>alert(1)</script></html>"),
-    "an empty picture": _url(b""),
-    "more bytes than a picture may have": _url(bytes(100_001)),
+    "an HTML page as a image": _url(b"<html><script>alert(1)</script></html>"),
+    "an empty image": _url(b""),
+    "more bytes than a image may have": _url(bytes(100_001)),
     "what is not base64": "data:image/png;base64,@@@@",
     "a data URL without a body": "data:image/png;base64",
     "a data URL of text": "data:image/../text/html,<script>",
 }  # fmt: skip
 ADDRESSES = {
-    "a picture behind http": f"http://{TRAP}/x.png",
-    "a picture of the metadata service": "http://169.254.169.254/latest/meta-data/x.png",
-    "a picture on the disk": "file:///etc/passwd",
-    "a picture behind gopher": f"gopher://{TRAP}/x.png",
+    "a image behind http": f"http://{TRAP}/x.png",
+    "a image of the metadata service": "http://169.254.169.254/latest/meta-data/x.png",
+    "a image on the disk": "file:///etc/passwd",
+    "a image behind gopher": f"gopher://{TRAP}/x.png",
 }
 
 
@@ -125,7 +125,7 @@ CASES = [
         Case("archive bombs", what, "POST /v1/datasets", {"name": "x", "path": f"{DATA}/{name}.zip"})
         for what, name in ARCHIVES.items()
     ),
-    *(Case("image bombs", what, *_shown(url)[number % 2]) for number, (what, url) in enumerate(PICTURES.items())),
+    *(Case("image bombs", what, *_shown(url)[number % 2]) for number, (what, url) in enumerate(IMAGES.items())),
     *(
         Case("requests to elsewhere", f"{what}, {call.rpartition('/')[2]}", call, body)
         for what, url in ADDRESSES.items()

@@ -91,8 +91,8 @@ ARTIFACTS = {
     "an endless name": "a" * 4000,
 }
 NAMED = {
-    "a dataset's picture": "/v1/datasets/sample/images/..%2f..%2fkey",
-    "a dataset's picture, absolute": "/v1/datasets/sample/images//etc/passwd",
+    "a dataset's image": "/v1/datasets/sample/images/..%2f..%2fkey",
+    "a dataset's image, absolute": "/v1/datasets/sample/images//etc/passwd",
     "a dataset's name": "/v1/datasets/..%2f..%2fkey",
     "a run's name": "/v1/runs/..%2f..%2fkey/logs",
     "an encoder's name": "/v1/encoders/..%2f..%2fkey/export",

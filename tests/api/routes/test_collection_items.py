@@ -26,7 +26,7 @@ BLACK, PINK, GREY = png("black"), png("pink"), png("grey")
 
 @pytest.fixture
 def squares(house: Any, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Iterator[Json]:
-    """A collection of four pictures of its own for each test."""
+    """A collection of four images of its own for each test."""
     yield make_collection(house, encoder, encoder_dir, pictures)
     with house.context.database.session() as session:
         for row in registry.list_collections(session):
@@ -46,7 +46,7 @@ def names(found: Json) -> list[str]:
     return [hit["image"] for hit in found["hits"]]
 
 
-def test_an_added_picture_is_found_at_once(house: Any, http: httpx.Client, squares: Json) -> None:
+def test_an_added_image_is_found_at_once(house: Any, http: httpx.Client, squares: Json) -> None:
     item = {"name": "black.png", "captions": ["a black square", "night"], "labels": {"hue": "k", "new": "yes"}}
     answer = add(http, {**item, "image": url(BLACK), "split": "val", "source": "camera"})
     assert answer.status_code == 201
@@ -83,7 +83,7 @@ def test_a_filter_comes_before_the_best_of_both(house: Any, http: httpx.Client, 
     assert names(house.admin.search("squares", image=BLACK, k=1, where={"hue": "r"})) == ["red.png"]
 
 
-def test_a_picture_that_was_removed_is_gone(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+def test_a_image_that_was_removed_is_gone(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
     (hit,) = house.admin.search("squares", text="a red square", k=1, where={"hue": "r"})["hits"]
     (added,) = house.admin.add_items("squares", [{"image": BLACK}])["ids"]
     for identity in (hit["id"], added):
@@ -121,7 +121,7 @@ def test_the_same_name_again_replaces_only_on_request(
     ("bad", "status", "code", "field"),
     [
         ({"image": "https://example.org/x.png"}, 422, "bad_image_url", "items.1.image"),
-        ({"image": url(b"no picture")}, 422, "image_unreadable", "items.1.image"),
+        ({"image": url(b"no image")}, 422, "image_unreadable", "items.1.image"),
         ({"image": url(BLACK[:40])}, 422, "image_unreadable", "items.1.image"),
         ({"captions": ["x" * 501]}, 422, "text_too_long", "items.1.captions.0"),
         ({"captions": ["\x00"]}, 422, "bad_request", "items.1.captions.0"),
@@ -311,7 +311,7 @@ def test_its_owner_may_delete_it(house: Any, squares: Json) -> None:
         assert owner.collections() == []
 
 
-def test_a_fold_while_pictures_are_embedded_loses_nothing(
+def test_a_fold_while_images_are_embedded_loses_nothing(
     house: Any, http: httpx.Client, squares: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed, folds = collection_items._text_vectors, [fold]

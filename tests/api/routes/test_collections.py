@@ -1,4 +1,4 @@
-"""A collection searched by text, picture and vector."""
+"""A collection searched by text, image and vector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_collection_is_found_by_id_and_name(house: Any, encoder: Any, collecti
     assert [row["id"] for row in house.admin.collections()] == [collection["id"]]
 
 
-def test_a_picture_finds_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
+def test_a_image_finds_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
     found = house.admin.search("squares", image=pictures["blue"], k=3)
     assert len(found["hits"]) == 3
     assert found["took_ms"] > 0
@@ -37,7 +37,7 @@ def test_a_picture_finds_itself_first(house: Any, collection: Any, pictures: dic
     assert house.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
 
 
-def test_the_pictures_address_works_and_may_be_kept(
+def test_the_images_address_works_and_may_be_kept(
     house: Any, http: httpx.Client, collection: Any, pictures: dict[str, bytes]
 ) -> None:
     hit = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]

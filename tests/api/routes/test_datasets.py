@@ -25,12 +25,12 @@ def picture(colour: str = "red") -> bytes:
 
 def write_corpus(folder: Path) -> Path:
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "one picture.png").write_bytes(picture())
+    (folder / "images" / "one image.png").write_bytes(picture())
     (folder / "images" / "draw.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>")
-    image = {"image_name": "one picture.png", "matched_text_index": 1, "matched_sim": 0.5}
+    image = {"image_name": "one image.png", "matched_text_index": 1, "matched_sim": 0.5}
     document = {"text_list": ["First.", "Second."], "image_info": [image]}
     (folder / "interleaved.jsonl").write_text(json.dumps(document) + "\n")
-    pair = {"image": "one picture.png", "captions": ["a red square", "red"], "labels": {"colour": "red"}}
+    pair = {"image": "one image.png", "captions": ["a red square", "red"], "labels": {"colour": "red"}}
     (folder / "pairs.jsonl").write_text(json.dumps({**pair, "split": "val", "source": "made"}) + "\n")
     return folder
 
@@ -78,7 +78,7 @@ def test_a_corpus_is_counted_and_registered(house: Any, squares: str, http: http
 def test_a_sequence_is_counted_by_its_segments(house: Any, data_root: Path) -> None:
     folder = write_corpus(data_root / "sequences")
     (folder / "pairs.jsonl").unlink()
-    segments = [{"text": "First."}, {"image": "one picture.png"}, {"text": "Second."}, {"text": "Third."}]
+    segments = [{"text": "First."}, {"image": "one image.png"}, {"text": "Second."}, {"text": "Third."}]
     line = {"text_list": [], "image_info": [], "segments": segments}
     (folder / "interleaved.jsonl").write_text(json.dumps(line) + "\n")
     house.admin.register_dataset("sequences", str(folder))
@@ -95,16 +95,16 @@ def test_a_name_is_taken_once(squares: str, corpus: Path, http: httpx.Client, re
     refused(answer, 409, "dataset_exists", "name")
 
 
-def test_documents_have_their_pictures_in_place(house: Any, squares: str, http: httpx.Client) -> None:
+def test_documents_have_their_images_in_place(house: Any, squares: str, http: httpx.Client) -> None:
     page = house.admin.dataset_documents("squares")
     assert page["total"] == 1
     texts = [segment.get("text") or segment["image"] for segment in page["items"][0]["segments"]]
-    assert texts == ["First.", "one picture.png", "Second."]
+    assert texts == ["First.", "one image.png", "Second."]
     url = page["items"][0]["segments"][1]["image_url"]
     answer = http.get(url)
     assert answer.content == picture()
     assert answer.headers["content-type"] == "image/png"
-    assert house.admin.dataset_image("squares", "one picture.png") == picture()
+    assert house.admin.dataset_image("squares", "one image.png") == picture()
 
 
 def test_captioned_images_can_be_leafed_through(house: Any, squares: str) -> None:
@@ -116,11 +116,11 @@ def test_captioned_images_can_be_leafed_through(house: Any, squares: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["absent.png", "..%2Finterleaved.jsonl", "%2Fetc%2Fpasswd", "a%5Cb"])
-def test_only_pictures_of_the_corpus_come_out(squares: str, http: httpx.Client, refused: Any, name: str) -> None:
+def test_only_images_of_the_corpus_come_out(squares: str, http: httpx.Client, refused: Any, name: str) -> None:
     refused(http.get(f"/v1/datasets/squares/images/{name}"), 404)
 
 
-def test_a_file_that_is_no_picture_is_not_given_to_a_browser(squares: str, http: httpx.Client, refused: Any) -> None:
+def test_a_file_that_is_no_image_is_not_given_to_a_browser(squares: str, http: httpx.Client, refused: Any) -> None:
     refused(http.get("/v1/datasets/squares/images/draw.svg"), 422, "image_unreadable")
 
 
@@ -151,7 +151,7 @@ def test_a_broken_line_is_named_and_nothing_is_registered(data_root: Path, http:
 
 def test_validation_is_a_run_whose_result_is_the_report(house: Any, data_root: Path, http: httpx.Client) -> None:
     folder = write_corpus(data_root / "gap")
-    (folder / "images" / "one picture.png").unlink()
+    (folder / "images" / "one image.png").unlink()
     answer = http.post("/v1/datasets/validate", json={"path": str(folder), "tokens": False, "workers": 0})
     assert answer.status_code == 202
     run = answer.json()
@@ -162,7 +162,7 @@ def test_validation_is_a_run_whose_result_is_the_report(house: Any, data_root: P
     names = {row["name"] for row in house.admin.artifacts(run["id"])}
     assert {"report.json", "quarantine.jsonl", "pictures/length.png"} <= names
     listed = house.admin.artifact(run["id"], "quarantine.jsonl").decode().splitlines()
-    assert json.loads(listed[0])["detail"] == "images/one picture.png: the file is not in gap"
+    assert json.loads(listed[0])["detail"] == "images/one image.png: the file is not in gap"
     lines = house.admin.metrics(run["id"])
     assert lines[-1]["step"] == lines[-1]["total_steps"] == 2
 

@@ -132,7 +132,7 @@ def test_time_that_is_up_ends_the_writing() -> None:
 def test_one_text_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async def ask() -> list[dict[str, Any]]:
         consumers, texts = StreamConsumers(3, SECONDS, stream=True, field="images"), [Future[str]() for _ in range(3)]
-        texts[0].set_exception(UserError("no picture", code="image_unreadable"))
+        texts[0].set_exception(UserError("no image", code="image_unreadable"))
         consumers.listeners[1].notify("a fox")
         texts[1].set_result("a fox")
         texts[2].set_exception(ValueError("secret"))
@@ -141,7 +141,7 @@ def test_one_text_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture)
     events = [(event["event"], json.loads(event["data"])) for event in asyncio.run(ask())]
     assert ("piece", {"index": 1, "piece": "a fox"}) in events
     assert ("done", {"index": 1, "x": "a fox"}) in events
-    facts = {"code": "image_unreadable", "message": "no picture", "field": "images.0"}
+    facts = {"code": "image_unreadable", "message": "no image", "field": "images.0"}
     assert ("error", {"error": facts, "index": 0}) in events
     (broken,) = [data for name, data in events if name == "error" and data["index"] == 2]
     assert broken["error"]["code"] == "internal_error"
@@ -168,9 +168,9 @@ def bad_documents(red: str) -> dict[str, tuple[Any, str, str | None]]:
         "nothing": ([], "bad_count", "document"),
         "too many parts": (["a"] * 9, "bad_count", "document"),
         "too long a text": (["a", "x" * 501], "text_too_long", "document.1"),
-        "a broken picture": (["a", {"image": red}, {"image": data_url(b"x")}], "image_unreadable", "document.2.image"),
+        "a broken image": (["a", {"image": red}, {"image": data_url(b"x")}], "image_unreadable", "document.2.image"),
         "an address": ([{"image": "http://127.0.0.1:1/x.png"}], "bad_image_url", "document.0.image"),
-        "a picture as a text": (["a", red], "bad_document", "document.1"),
+        "a image as a text": (["a", red], "bad_document", "document.1"),
         "more than the encoder reads": ([{"image": red}] * 8, "document_too_long", "document"),
         "a number": ([7], "bad_request", None),
         "an unknown part": ([{"text": "a"}], "bad_request", None),

@@ -33,7 +33,7 @@ def ask(http: httpx.Client, given: Any, **more: Any) -> httpx.Response:
     return http.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
 
 
-def test_texts_and_pictures_keep_their_order(
+def test_texts_and_images_keep_their_order(
     http: httpx.Client, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
 ) -> None:
     red = {"type": "image_url", "image_url": {"url": data_url(pictures["red"])}}
@@ -102,7 +102,7 @@ def test_an_unknown_encoder_is_404(http: httpx.Client, refused: Any, pictures: d
     refused(http.post("/v1/captions", json={"model": "absent", "images": images}), 404, "unknown_encoder")
 
 
-def bad_pictures() -> dict[str, tuple[str, str]]:
+def bad_images() -> dict[str, tuple[str, str]]:
     """{what: (data URL, error code)}."""
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     buffer = io.BytesIO()
@@ -113,7 +113,7 @@ def bad_pictures() -> dict[str, tuple[str, str]]:
     return {
         "too many bytes": (data_url(buffer.getvalue()), "image_too_large"),
         "too many pixels": (data_url(flat.getvalue()), "image_too_large"),
-        "no picture": (data_url(b"hello"), "image_unreadable"),
+        "no image": (data_url(b"hello"), "image_unreadable"),
         "cut short": (data_url(buffer.getvalue()[:5000]), "image_unreadable"),
         "empty": ("data:image/png;base64,", "image_unreadable"),
         "svg": (f"data:image/svg+xml;base64,{svg}", "image_unreadable"),
@@ -122,11 +122,11 @@ def bad_pictures() -> dict[str, tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("what", bad_pictures())
-def test_a_bad_picture_is_named_by_its_place(
+@pytest.mark.parametrize("what", bad_images())
+def test_a_bad_image_is_named_by_its_place(
     http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes], what: str
 ) -> None:
-    url, code = bad_pictures()[what]
+    url, code = bad_images()[what]
     good = data_url(pictures["red"])
     facts = refused(ask(http, ["text", good, url]), 422, code, "input.2")
     assert facts["message"].startswith("input.2: ")

@@ -109,7 +109,7 @@ def test_known_weights_with_other_files_are_refused(
         assert said in message
 
 
-def test_pictures_are_added_with_the_collections_own_encoder(
+def test_images_are_added_with_the_collections_own_encoder(
     http: httpx.Client, twin: tuple[httpx.Response, Json], pictures: dict[str, bytes]
 ) -> None:
     from api.client import data_url

@@ -20,7 +20,7 @@ from lcl_core.encoders.engine import EncoderEngine
 
 
 def write_corpus(place: Path, sample: Corpus, numbers: range) -> Path:
-    """Pictures ``N.webp`` of the sample, each with its captions."""
+    """Images ``N.webp`` of the sample, each with its captions."""
     (place / "images").mkdir(parents=True)
     lines = []
     for number, pair in zip(numbers, sample.pairs("val")[numbers.start : numbers.stop], strict=True):
@@ -68,7 +68,7 @@ class Desk:
     changes: list[tuple[ChangeRecord, bytes]] = []  # noqa: RUF012 (replaced, never changed)
 
     def added(self, number: int, name: str) -> tuple[ChangeRecord, bytes]:
-        """A picture that the sample does not name so, with a caption of its own and one of the sample's."""
+        """A image that the sample does not name so, with a caption of its own and one of the sample's."""
         pair = self.sample.pairs("val")[20]
         captions = ["added by hand", self.sample.pairs("val")[0].captions[0]]
         record = {"id": identity(name), "image": name, "captions": captions, "labels": {"by": "hand"}}
@@ -86,7 +86,7 @@ def desk(tmp_path: Path, sample: Corpus, encoder: Path) -> Desk:
 
 @pytest.fixture
 def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many pictures and texts go through the model."""
+    """How many images and texts go through the model."""
     counts = {"images": 0, "texts": 0}
     pixels, texts = EncoderEngine.embed_pixels, EncoderEngine.embed_texts
 
@@ -124,7 +124,7 @@ def test_only_what_is_new_is_embedded(desk: Desk, embedded: dict[str, int]) -> N
 
 
 def check_kept(older: Collection, newer: Collection, desk: Desk) -> None:
-    """To the bit, pictures too; and what was added by hand is found by its picture and by its words."""
+    """To the bit, images too; and what was added by hand is found by its image and by its words."""
     for name in (f"{n}.webp" for n in (0, 1, 3, 4, 5, 6, 7)):
         assert np.array_equal(older.vector(identity(name)), newer.vector(identity(name)))
         assert older.image_bytes(identity(name)) == newer.image_bytes(identity(name))

@@ -59,7 +59,7 @@ def refusal(code: str) -> Any:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-def test_the_nearest_pictures_come_first_with_their_cosine(tmp_path: Path, dtype: str) -> None:
+def test_the_nearest_images_come_first_with_their_cosine(tmp_path: Path, dtype: str) -> None:
     collection = Collection.open(build(tmp_path / dtype, dtype=dtype))
     hits = collection.search(unit(0)[0] * 7, k=3)
     assert names(hits) == ["a/ant.png", "a/bee.png", "a/bus.png"]
@@ -78,7 +78,7 @@ def test_a_hit_carries_what_a_gallery_shows(collection: Collection) -> None:
     assert "/" not in hit.id, "ids stand in addresses"
 
 
-def test_texts_are_found_with_the_pictures_that_carry_them(collection: Collection) -> None:
+def test_texts_are_found_with_the_images_that_carry_them(collection: Collection) -> None:
     hits = collection.search(unit(0)[0], k=2, target="texts")
     assert names(hits) == ["ant", "an insect"]
     carriers = [collection.item(item)["image"] for item in hits[1].metadata["items"]]

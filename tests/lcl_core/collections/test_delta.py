@@ -29,7 +29,7 @@ def unit(seed: str) -> np.ndarray:
 
 
 def item(name: str, version: int = 0) -> CollectionItem:
-    """A picture whose facts are a function of its name and version."""
+    """A image whose facts are a function of its name and version."""
     chance = random.Random(f"{name} {version}")
     labels = {"group": chance.choice(GROUPS), "version": str(version)} if chance.random() < 0.8 else {}
     captions = tuple(chance.sample(WORDS, chance.randrange(4)))
@@ -79,7 +79,7 @@ def check_alike(one: Collection, other: Collection, k: int, **how: Any) -> None:
 
 
 def as_sets(record: dict[str, Any]) -> dict[str, Any]:
-    """The pictures of a text have no order."""
+    """The images of a text have no order."""
     return {**record, "items": sorted(record["items"])} if "items" in record else record
 
 
@@ -160,7 +160,7 @@ def test_what_was_removed_is_not_found_by_any_way(tmp_path: Path) -> None:
     assert collection.search(vector_of(alone), where={"group": "rare"}) == []
 
 
-def test_labels_of_added_pictures_can_be_asked_for(tmp_path: Path) -> None:
+def test_labels_of_added_images_can_be_asked_for(tmp_path: Path) -> None:
     base = build(tmp_path / "base", [CollectionItem("a.png", b"", "image/png", (), {"group": "food"}, "train", "")])
     new = CollectionItem("b.png", b"", "image/png", ("word 1",), {"colour": "red", "group": "tools"}, "train", "camera")
     collection = changed(base, [addition(1, new)])
@@ -172,7 +172,7 @@ def test_labels_of_added_pictures_can_be_asked_for(tmp_path: Path) -> None:
         collection.search(unit("x"), where={"size": "1"})
 
 
-def test_the_filter_comes_before_the_top_k_among_added_pictures(tmp_path: Path) -> None:
+def test_the_filter_comes_before_the_top_k_among_added_images(tmp_path: Path) -> None:
     base = build(tmp_path / "base", [])
     news = [CollectionItem(f"{n}.png", b"", "image/png", (), {"n": str(n)}, "train", "") for n in range(20)]
     collection = changed(base, [addition(number, new) for number, new in enumerate(news, 1)])

@@ -42,7 +42,7 @@ def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> 
 
 
 def write_corpus(place: Path, sample: Corpus, broken: dict[str, bytes]) -> Path:
-    """A folder corpus: four pictures of the sample, the first one on two lines, and ``broken`` ones."""
+    """A folder corpus: four images of the sample, the first one on two lines, and ``broken`` ones."""
     (place / "images").mkdir(parents=True)
     lines = []
     for number, pair in enumerate(sample.pairs("val")[:4]):
@@ -125,12 +125,12 @@ def test_what_is_left_is_told_by_the_pace_so_far(tmp_path: Path, monkeypatch: py
     pairs = [CaptionPair(f"{number}.png", ("a bird", f"bird {number}"), {}, "train", "") for number in range(5)]
     progress = IndexProgress(run_dir, pairs)
     moment += 2
-    progress.advance(4)  # of five pictures and six captions
+    progress.advance(4)  # of five images and six captions
     assert [metrics(run_dir)[-1][name] for name in ("total_steps", "seconds_left", "images_per_s")] == [11, 3.5, 2.0]
 
 
-def test_unreadable_pictures_are_set_aside_with_their_reasons(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
-    broken = {"text.png": b"not a picture", "cut.webp": sample.image_bytes(sample.pairs("val")[0].image)[:200]}
+def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
+    broken = {"text.png": b"not a image", "cut.webp": sample.image_bytes(sample.pairs("val")[0].image)[:200]}
     corpus = write_corpus(tmp_path / "corpus", sample, broken)
     with (corpus / "pairs.jsonl").open("a") as file:
         file.write(json.dumps({"image": "gone.png", "captions": ["gone"]}) + "\n")
@@ -147,7 +147,7 @@ def test_unreadable_pictures_are_set_aside_with_their_reasons(tmp_path: Path, sa
     assert all(line["message"] for line in lines)
     collection = Collection.open(run_dir.artifacts / "collection")
     twice = collection.items()[0]
-    assert twice["captions"] == [*sample.pairs("val")[0].captions, "seen twice"], "a picture is there once"
+    assert twice["captions"] == [*sample.pairs("val")[0].captions, "seen twice"], "a image is there once"
     texts, _ = collection.vectors("texts")
     assert len(texts) == result["collection"]["texts"]
     assert metrics(run_dir)[-1]["step"] == metrics(run_dir)[-1]["total_steps"]
@@ -156,7 +156,7 @@ def test_unreadable_pictures_are_set_aside_with_their_reasons(tmp_path: Path, sa
 def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -> None:
     corpus = tmp_path / "corpus"
     (corpus / "images").mkdir(parents=True)
-    (corpus / "images" / "a.png").write_bytes(b"no picture")
+    (corpus / "images" / "a.png").write_bytes(b"no image")
     (corpus / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a"]}\n')
     run_dir = prepare(tmp_path / "run", corpus, encoder)
     process = start(run_dir)

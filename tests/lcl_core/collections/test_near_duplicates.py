@@ -85,7 +85,7 @@ def test_it_gives_up_when_its_time_is_over() -> None:
     assert caught.value.code == "too_large"
 
 
-def test_a_collection_names_the_pictures_of_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_names_the_images_of_its_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = clusters(60, 16, 0.1).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for rows, folder in ((100_000, "exact"), (10, "linked")):

@@ -20,7 +20,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "GIF"])
-def test_a_small_picture_is_kept_byte_for_byte(kind: str) -> None:
+def test_a_small_image_is_kept_byte_for_byte(kind: str) -> None:
     picture = noise(20, 10)
     raw = encoded(picture, kind)
     assert thumbnail(raw, picture) == (raw, f"image/{kind.lower()}")

@@ -53,7 +53,7 @@ class Kit:
         return file
 
     def corpus(self, documents: Sequence[Any] | None = None, pairs: Sequence[Any] | None = None) -> Corpus:
-        """A folder with these lines and the four colours as pictures."""
+        """A folder with these lines and the four colours as images."""
         for stem, rows in (("interleaved", documents), ("pairs", pairs)):
             if rows is not None:
                 self.write(f"{stem}.jsonl", rows)

@@ -1,4 +1,4 @@
-"""Small corpora in the exact layout of each dataset, made of the shipped sample's real pictures and texts."""
+"""Small corpora in the exact layout of each dataset, made of the shipped sample's real images and texts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sample:
         return self._archive.read(f"images/{name}")
 
     def urls(self) -> dict[str, bytes]:
-        """The pictures of the pairs by an invented URL."""
+        """The images of the pairs by an invented URL."""
         return {f"https://example.org/{pair['image']}?w=72": self.image(pair["image"]) for pair in self.pairs}
 
     def mmc4(self) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class Sample:
         return rows
 
     def mmc4_images(self) -> dict[str, bytes]:
-        """Their pictures by flat name."""
+        """Their images by flat name."""
         names = [image["image_name"] for row in self.documents for image in row["image_info"]]
         return {flat(name): self.image(name) for name in names}
 
@@ -126,7 +126,7 @@ class Maker:
         return path
 
     def img2dataset(self, folder: str, images: Mapping[str, bytes], json_too: bool = True, side: bool = True) -> Path:
-        """One shard of img2dataset's output, pictures by URL; a last row of the side file failed to download."""
+        """One shard of img2dataset's output, images by URL; a last row of the side file failed to download."""
         members: list[tuple[str | tarfile.TarInfo, bytes]] = []
         rows = []
         for number, (url, data) in enumerate(images.items()):

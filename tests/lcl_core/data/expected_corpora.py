@@ -46,7 +46,7 @@ def documents_of(sample: Sample) -> list[list[Part]]:
 
 
 def jpegs(sample: Sample) -> list[bytes]:
-    """The pictures of the pairs as JPEGs."""
+    """The images of the pairs as JPEGs."""
     found = []
     for pair in sample.pairs:
         buffer = io.BytesIO()

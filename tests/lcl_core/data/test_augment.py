@@ -56,7 +56,7 @@ def test_jitter_keeps_the_shapes_and_changes_the_levels(picture: Image.Image) ->
         assert np.isfinite(values).all()
 
 
-def test_the_same_draw_gives_the_same_picture(picture: Image.Image) -> None:
+def test_the_same_draw_gives_the_same_image(picture: Image.Image) -> None:
     fields = {"flip_probability": 0.5, "colour_jitter": 0.4, "grey_probability": 0.2}
     assert np.array_equal(made(picture, 3, **fields), made(picture, 3, **fields))
 

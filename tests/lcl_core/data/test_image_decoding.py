@@ -69,7 +69,7 @@ def test_animation_gives_its_first_frame() -> None:
         assert red > 200 > 60 > green, kind
 
 
-def test_exif_orientation_turns_the_picture() -> None:
+def test_exif_orientation_turns_the_image() -> None:
     image = Image.new("RGB", (20, 10), (0, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
@@ -90,7 +90,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
     [
         b"",
         b"\0",
-        b"not a picture",
+        b"not a image",
         b"\x89PNG\r\n\x1a\n",
         GOOD[: len(GOOD) // 2],
         GOOD[:40],
@@ -116,7 +116,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+def test_a_image_of_too_many_pixels_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
     with pytest.raises(UserError, match="64,000,000 pixels") as caught:
         decode_image(png_header(*size), "bomb.png")
     assert (caught.value.code, caught.value.file) == ("image_too_large", "bomb.png")
@@ -129,7 +129,7 @@ def test_the_bound_on_pixels_is_exact() -> None:
         decode_image(data, "x", max_pixels=99)
 
 
-def test_every_cut_of_a_file_is_a_user_error_or_a_picture() -> None:
+def test_every_cut_of_a_file_is_a_user_error_or_a_image() -> None:
     data = encoded(Image.effect_noise((16, 16), 90), "WEBP")
     failed = 0
     for length in range(len(data)):

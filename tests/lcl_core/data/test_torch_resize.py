@@ -82,7 +82,7 @@ def test_no_crop_has_fewer_pixels_than_the_square(
     assert image.size == (-(-width // factor), -(-height // factor))
 
 
-def test_a_smaller_decode_shows_the_same_picture() -> None:
+def test_a_smaller_decode_shows_the_same_image() -> None:
     data = jpeg(scene(1200, 900))
     small, whole = decode_image(data, "x", need=CropNeed(224, 0.9)), decode_image(data, "x")
     assert small.size == (600, 450)
@@ -120,7 +120,7 @@ def test_the_stream_takes_the_fast_way_only_when_it_may(kit: Any, tokenizer: Tok
 
 
 def _after_the_coin() -> random.Random:
-    """The generator of the first document, as it is when its first picture is cropped."""
+    """The generator of the first document, as it is when its first image is cropped."""
     from lcl_core.data.sampling.shuffle import mix64
 
     draw = random.Random(mix64(0, 0, 0, 0, 1))

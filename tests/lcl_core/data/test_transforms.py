@@ -1,4 +1,4 @@
-"""Pictures to normalised pixels."""
+"""Images to normalised pixels."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_box_is_the_part_that_evaluation_shows(shape: tuple[int, int]) -> No
     assert np.abs(shown - eval_transform(ramp, 16)).max() <= 4 * ONE_LEVEL
 
 
-def test_a_hair_thin_picture_gives_the_same_square_without_its_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hair_thin_image_gives_the_same_square_without_its_long_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = Image.linear_gradient("L").convert("RGB")  # noise would show the order in which Pillow rounds the axes
     images = [ramp.resize(size) for size in ((3000, 20), (20, 3000), (1500, 3))]
     short = [eval_transform(image, 32) for image in images]
@@ -96,8 +96,8 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert eval_transform(image, 16).shape == (3, 16, 16)
 
 
-def test_pixels_are_resized_in_the_pictures_own_mode() -> None:
-    """Pillow never blends two-level pictures; made RGB first, they would turn grey."""
+def test_pixels_are_resized_in_the_images_own_mode() -> None:
+    """Pillow never blends two-level images; made RGB first, they would turn grey."""
     assert len(np.unique(eval_transform(noise(37, 37).convert("1"), 16)[0])) == 2
 
 
@@ -115,7 +115,7 @@ def test_random_boxes_keep_to_area_and_ratio() -> None:
     assert abs(ratios.mean()) < 0.05, "wide and tall are equally likely"
 
 
-def test_a_picture_that_fits_no_ratio_is_cut_in_the_middle() -> None:
+def test_a_image_that_fits_no_ratio_is_cut_in_the_middle() -> None:
     assert random_box(random.Random(0), 1000, 10, (0.9, 1.0)) == (493, 0, 506, 10)
     assert random_box(random.Random(0), 10, 1000, (0.9, 1.0)) == (0, 493, 10, 506)
     assert random_box(random.Random(0), 1, 1, (0.9, 1.0)) == (0, 0, 1, 1)

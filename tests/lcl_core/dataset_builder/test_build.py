@@ -21,7 +21,7 @@ pytest.importorskip("resvg_py")
 
 @pytest.fixture
 def sources(kit: Any) -> tuple[CorpusSource, ...]:
-    """Emoji (npm) and stamps (Debian), a few pictures of each, in the cache."""
+    """Emoji (npm) and stamps (Debian), a few images of each, in the cache."""
     return (kit.packed(SOURCES["emoji"], packages.EMOJI), kit.packed(SOURCES["stamps"], packages.STAMPS))
 
 

@@ -1,4 +1,4 @@
-"""Held-out pictures that repeat a training picture are dropped."""
+"""Held-out images that repeat a training image are dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pair(folder: Path, name: str, levels: np.ndarray, split: str) -> PairRow:
     return PairRow(name, ("x",), {}, split, "made", "MIT")
 
 
-def test_equal_and_nearly_equal_pictures_go(tmp_path: Path) -> None:
+def test_equal_and_nearly_equal_images_go(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).integers(20, 230, (3, 24, 24, 3)).astype(float)
     pairs = [
         pair(tmp_path, "train.png", drawn[0], "train"),

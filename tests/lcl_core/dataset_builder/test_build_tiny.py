@@ -40,7 +40,7 @@ def test_its_pairs_come_back_line_by_line(shipped: dict[str, list[PairRow]], sam
     assert rows == lines(sample_zip, "pairs.jsonl")
 
 
-def test_the_rules_choose_its_pictures_in_its_order(shipped: dict[str, list[PairRow]]) -> None:
+def test_the_rules_choose_its_images_in_its_order(shipped: dict[str, list[PairRow]]) -> None:
     emoji, clipart = shipped["emoji"], shipped["openclipart"]
     assert (len(emoji), len(clipart)) == (3235, 600)
     assert build.select_emoji(sorted(emoji, key=lambda pair: pair.image)) == emoji

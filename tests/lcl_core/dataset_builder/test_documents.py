@@ -1,4 +1,4 @@
-"""Pages cut into pieces, pictures matched to sentences, and pictures grouped by topic."""
+"""Pages cut into pieces, images matched to sentences, and images grouped by topic."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def only(items: list[PageItem]) -> tuple[list[str], list[PlacedImage]]:
     return document
 
 
-def test_a_picture_goes_to_its_caption() -> None:
+def test_a_image_goes_to_its_caption() -> None:
     texts, (placed,) = only([text(WORDS), image("a", "alt", "A lid"), text("After that.")])
     assert texts == [WORDS, "A lid", "After that."]
     assert placed == PlacedImage("a", sentence=1, before=1, alt="alt")
@@ -46,12 +46,12 @@ def test_without_one_to_the_sentence_before_then_the_one_after() -> None:
     assert only([image("a"), text(WORDS)])[1] == [PlacedImage("a", 0, 0)]
 
 
-def test_no_sentence_is_matched_twice_and_a_picture_too_many_is_left_out() -> None:
+def test_no_sentence_is_matched_twice_and_a_image_too_many_is_left_out() -> None:
     _, placed = only([text(WORDS), *(image(name) for name in "abcd")])
     assert [(each.image, each.sentence) for each in placed] == [("a", 0)]
 
 
-def test_a_page_is_cut_at_eight_pictures_and_at_so_many_words() -> None:
+def test_a_page_is_cut_at_eight_images_and_at_so_many_words() -> None:
     many = images_after(10, WORDS)
     first, second = build_documents(many)
     assert [each.image for each in first[1]] == list("01234567")
@@ -61,7 +61,7 @@ def test_a_page_is_cut_at_eight_pictures_and_at_so_many_words() -> None:
     assert len(list(build_documents(long, max_words=600))) == 1
 
 
-def test_what_has_few_words_or_no_picture_is_no_document() -> None:
+def test_what_has_few_words_or_no_image_is_no_document() -> None:
     assert list(build_documents([text("Too short."), image("a")])) == []
     assert list(build_documents([text(WORDS)])) == []
     assert list(build_documents([])) == []
@@ -77,7 +77,7 @@ def groups(pairs: list[PairRow], **more: Any) -> list[Any]:
     )
 
 
-def test_pictures_of_one_topic_stand_together_in_an_order_of_their_names() -> None:
+def test_images_of_one_topic_stand_together_in_an_order_of_their_names() -> None:
     names = [f"{number}.webp" for number in range(8)]
     first, second = groups([pair(name) for name in names], title=lambda topic: f"{topic}.")
     ordered = sorted(names, key=lambda name: hash_fraction(f"order:{name}"))
@@ -88,7 +88,7 @@ def test_pictures_of_one_topic_stand_together_in_an_order_of_their_names() -> No
     assert groups([pair(name) for name in reversed(names)], title=lambda topic: f"{topic}.") == [first, second]
 
 
-def test_held_out_pictures_and_single_ones_are_in_no_document() -> None:
+def test_held_out_images_and_single_ones_are_in_no_document() -> None:
     assert groups([pair("a"), pair("b", split="test"), pair("c", topic="u")]) == []
     (document,) = groups([pair("a"), pair("b", split="val"), pair("c")])
     assert {placed.image for placed in document.images} == {"a", "c"}

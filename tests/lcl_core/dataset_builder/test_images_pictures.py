@@ -1,4 +1,4 @@
-"""Pictures made small, on white."""
+"""Images made small, on white."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stored(tmp_path: Path, name: str | None) -> Image.Image:
     return Image.open(tmp_path / name)
 
 
-def test_a_picture_is_fitted_and_kept_as_webp_once(kit: Any, tmp_path: Path) -> None:
+def test_a_image_is_fitted_and_kept_as_webp_once(kit: Any, tmp_path: Path) -> None:
     kept = ImageWriter(tmp_path, 32)
     assert kept.put(kit.picture("red", (80, 40)), "s/a") == "s/a.webp"
     assert stored(tmp_path, "s/a.webp").size == (32, 16)
@@ -43,7 +43,7 @@ def test_a_picture_is_fitted_and_kept_as_webp_once(kit: Any, tmp_path: Path) -> 
 )
 def test_what_is_unusable_has_no_name(kit: Any, tmp_path: Path, size: tuple[int, int], wanted: ImageOptions) -> None:
     kept = ImageWriter(tmp_path, 32)
-    assert kept.put(kit.picture("red", size) if any(size) else b"no picture", "a", wanted) is None
+    assert kept.put(kit.picture("red", size) if any(size) else b"no image", "a", wanted) is None
     assert (len(kept), list(tmp_path.glob("*.webp"))) == (0, [])
 
 

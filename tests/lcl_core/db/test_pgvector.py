@@ -39,7 +39,7 @@ QUERIES = unit(np.random.default_rng(1).normal(size=(10, DIM)))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection's directory: every picture has a caption of its own, and every tenth a rare label."""
+    """A collection's directory: every image has a caption of its own, and every tenth a rare label."""
     place = tmp_path_factory.mktemp("vectors") / "collection"
     items = [
         CollectionItem(f"{row}.png", b"x", "image/png", (f"text {row}",), {"rare": "yes" if row % 10 == 0 else "no"})

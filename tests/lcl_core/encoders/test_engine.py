@@ -85,7 +85,7 @@ def test_the_hash_is_the_weights(session: EncoderEngine, encoder: Path, encoders
 
 
 @pytest.mark.parametrize("decoding", [{}, {"num_beams": 3}, {"top_p": 0.9, "seed": 4, "temperature": 2.0}])
-def test_captions_are_one_a_picture_and_the_same_again(
+def test_captions_are_one_a_image_and_the_same_again(
     session: EncoderEngine, drawings: list[Image.Image], decoding: dict[str, float]
 ) -> None:
     captions = session.caption(drawings[:3], max_new_tokens=6, **decoding)

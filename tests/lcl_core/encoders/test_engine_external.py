@@ -16,7 +16,7 @@ from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.serving.model_pool import ModelPool
 from tests.lcl_core.encoders.external_samples import save_huggingface
 
-TEXTS = ["a red bus", "blue", "the end of the picture of a red bus of a blue bus of the end"]
+TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus of the end"]
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.huggingface import HuggingFaceImageEncoder, HuggingFaceTextEncoder
 from tests.lcl_core.encoders.external_samples import WORDS, sample_images, save_huggingface
 
-TEXTS = ["a red bus", "blue", "the end of the picture of a red bus of a blue bus of the end of the red bus"]
+TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus of the end of the red bus"]
 
 
 def library(folder: Path) -> tuple[Any, torch.Tensor]:
-    """The model, and pictures as its own processor makes them."""
+    """The model, and images as its own processor makes them."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     pixels = torch.cat([processor(images=picture, return_tensors="pt")["pixel_values"] for picture in sample_images()])
     return transformers.AutoModel.from_pretrained(folder).eval(), pixels

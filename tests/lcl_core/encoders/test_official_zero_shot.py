@@ -77,8 +77,8 @@ def test_a_column_is_the_mean_direction_of_its_prompts(small: LCLModel, tokenize
         torch.testing.assert_close(column.double(), expected.detach(), atol=3e-6, rtol=0)
 
 
-def test_a_picture_takes_the_nearest_class(small: LCLModel) -> None:
-    """Columns that are pictures' own directions: each picture finds itself, at a hundred times the cosine."""
+def test_a_image_takes_the_nearest_class(small: LCLModel) -> None:
+    """Columns that are images' own directions: each image finds itself, at a hundred times the cosine."""
     pixels = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     own = normalize(small.pool_project.pool(small.visual(pixels))).detach()
     scores = class_scores(small.get_image_features(pixel_values=pixels), own.T)

@@ -55,7 +55,7 @@ def test_features_and_transform_are_the_librarys(
     assert tower.encode_texts(["a"]) is None
 
 
-def test_training_pictures_are_augmented_as_everybodys_and_normalised_as_its_own(tmp_path: Path) -> None:
+def test_training_images_are_augmented_as_everybodys_and_normalised_as_its_own(tmp_path: Path) -> None:
     tower = TimmImageEncoder.load(save_timm(tmp_path, **SMALL_VIT))
     spec = AugmentationSpec(crop_scale=(0.5, 0.8), flip_probability=0.5)
     made = tower.training_pixels(sample_images(), spec, random.Random(3))
@@ -99,7 +99,7 @@ def test_a_name_that_does_not_fit_is_refused(tmp_path: Path, model: str, code: s
     assert not (tmp_path / "two").exists()
 
 
-def test_pictures_that_are_not_square_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     file = save_timm(tmp_path, **SMALL_VIT) / "config.json"
     config = json.loads(file.read_text())
     config["pretrained_cfg"] |= {"input_size": [3, 64, 32], "fixed_input_size": False}

@@ -21,7 +21,7 @@ def spec_of(**changes: Any) -> PretrainSpec:
 
 
 def ended(run_id: str = "run_1", seconds: float = 200.0, memory: float = 1.0, **changes: Any) -> MeasuredRun:
-    """A run of the sample preset that read its 128 pictures a step."""
+    """A run of the sample preset that read its 128 images a step."""
     result = {"encoder": {**COUNTS, "seconds": seconds}, "final": {"memory_gib": memory}}
     past = measured_run(run_id, spec_of(**changes).model_dump(), "cpu", None, result, seconds + 10)
     assert past is not None

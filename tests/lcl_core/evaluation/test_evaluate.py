@@ -40,7 +40,7 @@ def test_every_number_stands_beside_chance_and_the_untrained_encoder(new_run: Ne
     for row in result["rows"]:
         assert row["value"] == row["untrained"]
         assert row["split"] == "test"
-    assert rows["captions[0]", "IR@1"]["count"] == 4  # twelve pictures, four different first captions
+    assert rows["captions[0]", "IR@1"]["count"] == 4  # twelve images, four different first captions
     assert rows["captions[0]", "IR@1"]["chance"] == pytest.approx(3 / 12)
     assert rows["captions[0]", "TR@1"]["count"] == 12
     assert rows["captions[0]", "TR@1"]["chance"] == pytest.approx(1 / 4)
@@ -96,7 +96,7 @@ def test_frozen_features_are_computed_once(
     assert len(seen) == 52  # another encoder has features of its own
 
 
-def test_retrieval_alone_reads_no_training_pictures(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrieval_alone_reads_no_training_images(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     read = Corpus.read_image
     monkeypatch.setattr(Corpus, "read_image", lambda self, name: seen.append(name) or read(self, name))
@@ -110,7 +110,7 @@ def test_excluded_labels_are_neither_learnt_nor_asked(new_run: NewRun) -> None:
     left_out = {"colour": ["grey", "red"]}
     rows = numbers(evaluate(new_run(exclude=left_out, untrained_baseline=False)))
     colour = rows["colour", "acc@1"]
-    # of twelve pictures three are called red and two grey
+    # of twelve images three are called red and two grey
     assert (colour["candidates"], colour["count"], colour["left_out"]) == (2, 5, {"unseen": 1, "unlabelled": 1})
     assert rows["captions[0]", "TR@1"]["count"] == 7
 

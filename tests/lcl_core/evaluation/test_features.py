@@ -53,7 +53,7 @@ def test_they_are_the_model_s_own(encoder: EvaluatedEncoder, squares: Path, tmp_
     assert look(encoder, squares, tmp_path, patches=False).patches is None
 
 
-def test_a_changed_picture_is_looked_at_again(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
+def test_a_changed_image_is_looked_at_again(encoder: EvaluatedEncoder, squares: Path, tmp_path: Path) -> None:
     before = look(encoder, squares, tmp_path / "cache")
     changed = Path(shutil.copytree(squares, tmp_path / "changed"))
     Image.new("RGB", (16, 16), (250, 250, 0)).save(changed / "images" / NAMES[2])

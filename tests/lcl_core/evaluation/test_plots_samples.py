@@ -21,7 +21,7 @@ def test_best_and_worst_are_by_goodness_and_random_ones_by_the_seed() -> None:
     assert len({example.quality for example in pick_samples(EXAMPLES, 9, seed=2)["random"]}) == 5
 
 
-def test_pictures_lie_in_their_cells(tmp_path: Path) -> None:
+def test_images_lie_in_their_cells(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def read(name: str) -> Image.Image:

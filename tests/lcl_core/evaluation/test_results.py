@@ -122,4 +122,4 @@ def test_tables_hold_every_row_in_three_forms(folder: Path, tmp_path: Path) -> N
     text = (tmp_path / "table.md").read_text()
     assert "| retrieval | test | captions[0] | zero_shot | IR@5 | 0.500 |" in text
     assert text.count("| classification |") == 3
-    assert "Left out: 5 pictures of test, classification subgroup (unseen)." in text
+    assert "Left out: 5 images of test, classification subgroup (unseen)." in text

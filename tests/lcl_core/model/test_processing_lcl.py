@@ -1,4 +1,4 @@
-"""Pictures and texts to tensors and back, through files and the Auto class."""
+"""Images and texts to tensors and back, through files and the Auto class."""
 
 from __future__ import annotations
 

@@ -76,11 +76,11 @@ def blip2(model: ReferenceModel, rows: list[list[int]], pixels: list[Tensor], ba
     assert chosen != [(0, 0)] * len(rows)
     errors = []
     for place, (text, picture) in enumerate(zip(texts, tokens, strict=True)):
-        other_text, other_picture = chosen[place]
+        other_text, other_image = chosen[place]
         for image, caption, matched in (
             (picture, text, 1),
             (picture, texts[other_text], 0),
-            (tokens[other_picture].detach(), text, 0),
+            (tokens[other_image].detach(), text, 0),
         ):
             hidden = model.read(model.embed([*BLOCK, *caption, EOT], [image]), causal=False)
             seen = model.linear(model.norm(hidden[1:5], "matcher.0"), "matcher.1").mean(0)

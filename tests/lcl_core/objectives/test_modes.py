@@ -1,4 +1,4 @@
-"""What each method learns, and what it does not, from a dozen pictures in a few seconds."""
+"""What each method learns, and what it does not, from a dozen images in a few seconds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.lcl_core.batch_partitions import PAIR_METHODS
 
 SOT, EOT, IMG, SOI, EOI = 95, 96, 97, 98, 99
 BLOCK = [SOI, *[IMG] * 4, EOI]
-PICTURES, STEPS = 12, 40
+IMAGES, STEPS = 12, 40
 DRAW = torch.Generator().manual_seed(0)
-PIXELS = torch.randn(PICTURES, 3, 16, 16, generator=DRAW)
-WORDS = torch.randint(1, 90, (PICTURES, 3), generator=DRAW).tolist()
+PIXELS = torch.randn(IMAGES, 3, 16, 16, generator=DRAW)
+WORDS = torch.randint(1, 90, (IMAGES, 3), generator=DRAW).tolist()
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Learnt:
     losses: dict[str, float]
 
     def collate(self, key: int, pixels: Tensor = PIXELS) -> PackedBatch:
-        keys = [key * PICTURES + place for place in range(PICTURES)]
+        keys = [key * IMAGES + place for place in range(IMAGES)]
         return self.objective.collate(self.rows, pixels, self.model.config, keys=keys)
 
     @torch.no_grad()
     def retrieves(self) -> float:
-        """Share of pictures to which their own words are the nearest."""
+        """Share of images to which their own words are the nearest."""
         images = self.model.get_image_features(PIXELS)
         texts = self.model.get_text_features(torch.tensor([[SOT, *words, EOT] for words in WORDS]))
-        return float(((images @ texts.T).argmax(1) == torch.arange(PICTURES)).float().mean())
+        return float(((images @ texts.T).argmax(1) == torch.arange(IMAGES)).float().mean())
 
     @torch.no_grad()
     def latents(self) -> Tensor:
@@ -53,7 +53,7 @@ class Learnt:
 
 
 def rows_of(name: str) -> list[Tensor]:
-    """Pairs; or documents with the words on both sides of the picture; or, to be restored, one word beside it."""
+    """Pairs; or documents with the words on both sides of the image; or, to be restored, one word beside it."""
     if name in PAIR_METHODS:
         return [torch.tensor([SOT, *words, *BLOCK]) for words in WORDS]
     if name == "beit3":
@@ -115,11 +115,11 @@ def test_matching_tells_pairs_from_new_negatives(learnt: Callable[[str], Learnt]
     with torch.no_grad():
         encoding = blip2.objective.encode(blip2.model, batch)
         accuracy = blip2.objective.losses(blip2.model, batch, encoding, GlobalBatch()).metrics["matching_accuracy"]
-    assert float(accuracy.count) == 3 * PICTURES
+    assert float(accuracy.count) == 3 * IMAGES
     assert float(accuracy.total) / float(accuracy.count) > 0.9, "two in three are negatives"
 
 
-def test_masked_words_are_restored_from_the_picture(learnt: Callable[[str], Learnt]) -> None:
+def test_masked_words_are_restored_from_the_image(learnt: Callable[[str], Learnt]) -> None:
     beit3 = learnt("beit3")
     found = {}
     for what, pixels in (("own", PIXELS), ("another", PIXELS.roll(1, 0)), ("none", torch.zeros_like(PIXELS))):
@@ -127,8 +127,8 @@ def test_masked_words_are_restored_from_the_picture(learnt: Callable[[str], Lear
         with torch.no_grad():
             encoding = beit3.objective.encode(beit3.model, batch)
             losses = beit3.objective.losses(beit3.model, batch, encoding, GlobalBatch(compute_metrics=True))
-        assert len(batch.labels) == PICTURES
-        found[what] = float(losses.metrics["masked_text_accuracy"].total) / PICTURES
+        assert len(batch.labels) == IMAGES
+        found[what] = float(losses.metrics["masked_text_accuracy"].total) / IMAGES
     assert found["own"] > 0.8
     assert found["another"] < 0.3
     assert found["none"] < 0.3

@@ -146,7 +146,7 @@ def test_attention_is_asked_for(shared: BatchedEngine, alone: EncoderEngine, dra
     assert grids[0].sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_a_picture_that_cannot_be_prepared_fails_alone(
+def test_a_image_that_cannot_be_prepared_fails_alone(
     shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
 ) -> None:
     futures = shared.submit_images([drawings[0], None, drawings[1]])  # type: ignore[list-item]

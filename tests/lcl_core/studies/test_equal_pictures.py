@@ -1,4 +1,4 @@
-"""Built-in studies compare methods under equal pictures seen: the picture budget is what fills a batch."""
+"""Built-in studies compare methods under equal images seen: the image budget is what fills a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = {cell.labels["data"]: cell for cell in expand_study(parse_as(StudySpec, {
 
 
 @pytest.mark.parametrize("data", ["pairs", "interleaved", "both"])
-def test_every_step_reads_as_many_pictures_whatever_the_data(data: str, sample_zip: Path) -> None:
+def test_every_step_reads_as_many_images_whatever_the_data(data: str, sample_zip: Path) -> None:
     spec = ROWS[data].spec
     corpora = open_corpora(spec, {"sample": str(sample_zip)})
     stream = SampleStream(

@@ -31,7 +31,7 @@ def material(study_of: Callable[..., StudySpec], cell_of: Any) -> PlotData:
 
 
 def texts(svg: bytes) -> str:
-    """Every text of a picture; parsing also shows that it is well-formed."""
+    """Every text of a image; parsing also shows that it is well-formed."""
     return " ".join(ElementTree.fromstring(svg).itertext())
 
 
@@ -40,7 +40,7 @@ def test_every_plot_is_drawn_in_both_kinds(material: PlotData, name: str) -> Non
     svg, png = draw_plot(name, material), draw_plot(name, material, "png")
     assert "What is <it> & $why$?" in texts(svg)
     assert Image.open(io.BytesIO(png)).size[0] > 1000
-    assert draw_plot(name, material) == svg, "the same figures give the same picture"
+    assert draw_plot(name, material) == svg, "the same figures give the same image"
 
 
 @pytest.mark.parametrize("name", sorted(PLOTS))

@@ -162,7 +162,7 @@ def test_every_built_in_study_comes_to_valid_specs(name: str) -> None:
     assert all(cell.spec.batch.images == 128 for cell in cells)
 
 
-def test_table_1_gives_each_method_what_it_reads_and_all_as_many_pictures() -> None:
+def test_table_1_gives_each_method_what_it_reads_and_all_as_many_images() -> None:
     cells = expand_study(parse_as(StudySpec, {"preset": "table1"}))
     views = {
         cell.labels["method"]: {source.view for source in cell.spec.data.sources} for cell in cells if cell.seed == 0

@@ -58,7 +58,7 @@ def test_each_way_that_was_chosen_is_asked_for(service: Any, picture: str) -> No
     assert drawn.count(" ms</footer>") == 2
 
 
-def test_words_are_shown_while_they_are_written_and_another_picture_ends_that(service: Any, picture: str) -> None:
+def test_words_are_shown_while_they_are_written_and_another_image_ends_that(service: Any, picture: str) -> None:
     on, closed, heard = threading.Event(), threading.Event(), threading.Event()
 
     def slowly(*_: Any, **__: Any) -> Iterator[TextDelta]:
@@ -100,10 +100,10 @@ def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture
     assert "no answer from" in drawn
 
 
-def test_what_is_no_picture_is_said_once(service: Any, picture: str) -> None:
+def test_what_is_no_image_is_said_once(service: Any, picture: str) -> None:
     unreadable = ApiError(422, "image_unreadable", "images.0: the image cannot be decoded", "images.0")
     tab = CaptionTab(service(stream_captions=unreadable, attention=unreadable))
-    assert written(tab, PageSelection(None), "enc", picture, BOTH, "", "", *CHOICES).count("not a picture") == 1
+    assert written(tab, PageSelection(None), "enc", picture, BOTH, "", "", *CHOICES).count("not a image") == 1
     assert tab.attend("enc", picture, True) == ""
 
 

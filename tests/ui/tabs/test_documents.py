@@ -15,7 +15,7 @@ def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
     return {"items": list(items), "total": total, "offset": offset, "splits": ["test", "val"], "sources": ["web"]}
 
 
-def test_texts_and_pictures_stand_in_their_order_and_nothing_is_markup() -> None:
+def test_texts_and_images_stand_in_their_order_and_nothing_is_markup() -> None:
     drawn = draw_documents("my set", [ITEM])
     assert "a &lt;b&gt;bold&lt;/b&gt; word" in drawn
     assert "doc &lt;1&gt;" in drawn

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
-from ui.tabs.encoder_comparison import INVITATION, PICTURE, WORDS, CompareTab, draw_figures
+from ui.tabs.encoder_comparison import IMAGE, INVITATION, WORDS, CompareTab, draw_figures
 
 OLD, NEW = ({"id": f"enc_{name}", "name": name, "hash": name[0] * 64} for name in ("old", "new"))
 COLLECTIONS = [
@@ -77,7 +77,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[
         assert "encoder=enc_new" not in drawn
     assert "no answer from" in CompareTab(service(encoders=away)).refresh(None, None, None)[4]
     nothing = CompareTab(service(**answers))
-    assert "Ask both" in nothing.search("enc_old", "enc_new", None, PICTURE, "words are not asked", None)
+    assert "Ask both" in nothing.search("enc_old", "enc_new", None, IMAGE, "words are not asked", None)
 
 
 def test_names_that_several_encoders_have_are_told_apart(service: Any, answers: dict[str, Any]) -> None:

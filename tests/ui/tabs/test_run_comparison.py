@@ -46,7 +46,7 @@ def test_metric_and_axis_are_the_visitors(service: Any, run: dict[str, Any]) -> 
     stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
     tab, selection = RunsTab(house(service, run, other, stored=stored)), SelectedRun(WatchedRun("run_1"))
     drawn = tab.compare(selection, "all", ["run_2"], "contrastive_loss", "images_seen")[DRAWN_CURVES]
-    assert "Contrastive loss over pictures seen" in drawn
+    assert "Contrastive loss over images seen" in drawn
     assert "1 at 2,560" in drawn
     plain = tab.compare(selection, "all", [], "contrastive_loss", "images_seen")[DRAWN_CURVES]
     assert "lcl-overlay" not in plain

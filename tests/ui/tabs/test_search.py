@@ -42,12 +42,12 @@ def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
     assert (query.about, more.visible) == ("“ant”", False)
 
 
-def test_a_pictures_bytes_are_sent(service: Any, picture: str) -> None:
+def test_a_images_bytes_are_sent(service: Any, picture: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
     drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", picture, 50, [], 24)[0]
     assert client.arguments_of("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
     assert 'data-pick="text:col_1:words"' in drawn
-    assert "?collection" not in drawn, "an address cannot carry a picture"
+    assert "?collection" not in drawn, "an address cannot carry a image"
 
 
 @pytest.mark.parametrize(("words", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
@@ -57,7 +57,7 @@ def test_text_and_image_are_weighed(service: Any, picture: str, words: float, we
     (query,) = client.arguments_of("search")
     assert (query["text"], query["image"], query["target"]) == ("red", b"\x89PNG", "images")
     assert (query["weights"]["text"], query["weights"]["image"]) == pytest.approx(weights)
-    assert ("your picture away from “red”" if words < 0 else "your picture and “red”") in drawn
+    assert ("your image away from “red”" if words < 0 else "your image and “red”") in drawn
 
 
 def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> None:
@@ -66,7 +66,7 @@ def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> Non
     tab.search(BOTH, "col_1", "red", None, 50, [], 24)
     tab.search(BOTH, "col_1", " ", picture, 50, [], 24)
     assert [set(query) - {"target", "k", "offset"} for query in client.arguments_of("search")] == [{"text"}, {"image"}]
-    assert "A picture, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
+    assert "A image, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
     assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
 
 
@@ -87,11 +87,11 @@ def test_what_can_be_chosen_are_labels_with_few_values(service: Any) -> None:
 def test_other_labels_narrow_the_search_that_is_on_show_whatever_was_asked(service: Any) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     tab = SearchTab(client)
-    query = tab.runner.run("col_1", "this picture", "images", 12, item="i1").query
+    query = tab.runner.run("col_1", "this image", "images", 12, item="i1").query
     drawn, narrowed, _ = tab.change_filter([RED], query)
     expected = {"target": "images", "k": 12, "offset": 0, "item": "i1", "where": {"hue": ["red"]}}
     assert client.arguments_of("search")[1] == expected
-    assert "closest to this picture" in drawn
+    assert "closest to this image" in drawn
     assert tab.change_filter([RED], narrowed) == tab.change_filter([], None) == (gr.skip(),) * 3
 
 
@@ -109,16 +109,16 @@ def test_of_more_only_what_is_new_is_asked_for_while_there_is_more(service: Any)
     client = service(search=search)
     tab = SearchTab(client)
     drawn, query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [RED], 12)
-    assert ("12 pictures" in drawn, more.visible) == (True, True)
+    assert ("12 images" in drawn, more.visible) == (True, True)
     for shown, last in ((24, False), (30, True)):
         drawn, query, more = tab.show_more(query)
-        assert (f"{shown} pictures" in drawn, more.visible) == (True, not last)
+        assert (f"{shown} images" in drawn, more.visible) == (True, not last)
         assert [f"col_1:i{place}" in drawn for place in (0, shown - 1)] == [True, True]
         assert drawn.index("col_1:i0") < drawn.index(f"col_1:i{shown - 1}")
     assert [(page["offset"], page["k"]) for page in client.arguments_of("search")] == [(0, 12), (12, 12), (24, 12)]
     assert all(page["where"] == {"hue": ["red"]} and page["text"] == "ant" for page in client.arguments_of("search"))
     drawn, query, _ = tab.change_filter([BLUE], query)
-    assert "12 pictures" in drawn, "other labels begin anew"
+    assert "12 images" in drawn, "other labels begin anew"
     assert (client.arguments_of("search")[-1]["offset"], len(query.hits)) == (0, 12)
 
 
@@ -132,7 +132,7 @@ def test_what_slid_onto_the_next_page_is_not_shown_twice(service: Any) -> None:
     query = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)[1]
     found.insert(0, "new")
     drawn, query, _ = tab.show_more(query)
-    assert "23 pictures" in drawn
+    assert "23 images" in drawn
     assert [hit["id"] for hit in query.hits] == found[1:24]
 
 
@@ -144,7 +144,7 @@ def test_no_more_than_a_thousand_are_shown(service: Any) -> None:
     query, more = tab.search(TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 600)[1:]
     assert more.visible
     drawn, _, more = tab.show_more(query)
-    assert ("1000 pictures" in drawn, more.visible, client.arguments_of("search")[1]["k"]) == (True, False, 400)
+    assert ("1000 images" in drawn, more.visible, client.arguments_of("search")[1]["k"]) == (True, False, 400)
 
 
 def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any) -> None:
@@ -171,7 +171,7 @@ def test_results_stay_when_the_tab_is_entered_again(service: Any) -> None:
     assert "What are you looking for" in shown
 
 
-def test_an_address_opens_a_search_or_a_picture(service: Any) -> None:
+def test_an_address_opens_a_search_or_a_image(service: Any) -> None:
     client = service(
         collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
         search={"hits": [{**HIT, "text": "words"}], "took_ms": 1},
@@ -181,14 +181,14 @@ def test_an_address_opens_a_search_or_a_picture(service: Any) -> None:
     assert (collection, words, detail) == ("col_1", "an ant", gr.skip())
     assert "closest to “an ant”" in drawn
     opened = tab.open_link(24, Request(collection="drawings", item="i1"))
-    assert "Chosen picture" in opened[-1]
+    assert "Chosen image" in opened[-1]
     assert opened[2] == gr.skip(), "there is no search to show"
     assert "no collection &#x27;gone&#x27;" in tab.open_link(24, Request(collection="gone", q="ant"))[2]
     for elsewhere in (Request(), Request(collection="drawings"), Request(tab="caption", q="ant")):
         assert tab.open_link(24, elsewhere) == (gr.skip(),) * 6
 
 
-def test_a_picture_is_looked_at_with_what_is_near_it(service: Any) -> None:
+def test_a_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
     hits = [{**HIT, "id": f"i{place}"} for place in range(9)]
     client = service(
         item={"id": "i1", "captions": ["an <ant>", "insect"], "labels": {"hue": "red", "name": "i"}, "split": "val"},
@@ -208,10 +208,10 @@ def test_a_picture_is_looked_at_with_what_is_near_it(service: Any) -> None:
     assert "holds no item" in SearchTab(gone).runner.details("col_1", "i1")
 
 
-def test_what_is_drawn_of_a_picture_cannot_break_out() -> None:
+def test_what_is_drawn_of_a_image_cannot_break_out() -> None:
     evil = {"id": '"><b>', "captions": ["<script>"], "labels": {"<i>": '"x"'}}
     drawn = draw_detail("col_1", evil, [], [], {"<i>"})
     assert "<script>" not in drawn
     assert "<b>" not in drawn
-    assert 'aria-label="Only pictures with &lt;i&gt; &quot;x&quot;"' in drawn
+    assert 'aria-label="Only images with &lt;i&gt; &quot;x&quot;"' in drawn
     assert link_to("a b", q="x&y") == "?collection=a%20b&q=x%26y"

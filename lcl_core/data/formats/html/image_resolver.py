@@ -219,9 +219,9 @@ class SiteImages:
             problem = "no image that is known" if data else "empty, no image that is known"
             return RejectedImage("unreadable image", f"{name[:200]}: {problem}")
         if min(width, height) < self._min_side:
-            return RejectedImage("small picture", f"{name[:200]}: {width} x {height} px")
+            return RejectedImage("small image", f"{name[:200]}: {width} x {height} px")
         if max(width, height) > self._max_aspect * min(width, height):
-            return RejectedImage("long picture", f"{name[:200]}: {width} x {height} px")
+            return RejectedImage("long image", f"{name[:200]}: {width} x {height} px")
         return None
 
 

@@ -259,9 +259,9 @@ class _DocumentBuilder:
             return found
         uses = self._repeats.uses(found.key)
         if uses > self._options.max_uses:
-            return self._once("repeated picture", found.key, f"{found.key[:200]}: on {uses:,} pages")
+            return self._once("repeated image", found.key, f"{found.key[:200]}: on {uses:,} pages")
         verdict = self._images.judge(found)
-        if verdict is not None and verdict.reason in ("small picture", "long picture"):
+        if verdict is not None and verdict.reason in ("small image", "long image"):
             return self._once(verdict.reason, found.key, verdict.detail)
         return verdict or found
 

@@ -1,4 +1,4 @@
-"""Pictures and texts to tensors for the encoders of Latent Compression Learning, without ``lcl_core``.
+"""Images and texts to tensors for the encoders of Latent Compression Learning, without ``lcl_core``.
 
 This file lies beside the weights, and ``AutoProcessor.from_pretrained(DIR, trust_remote_code=True)`` runs it.
 """
@@ -23,7 +23,7 @@ START, END = "<start_of_text>", "<end_of_text>"
 
 
 class PortableProcessor(ProcessorMixin):
-    """Resize, crop and normalise pictures; tokenize texts as ``sot text eot``."""
+    """Resize, crop and normalise images; tokenize texts as ``sot text eot``."""
 
     def __init__(self, tokenizer: Tokenizer, image_size: int) -> None:
         self.tokenizer = tokenizer

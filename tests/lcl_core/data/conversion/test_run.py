@@ -40,7 +40,7 @@ def corpus(kit: Any) -> Any:
     )
 
 
-def test_documents_pairs_and_pictures_arrive_and_are_counted(corpus: Any, kit: Any, run_dir: RunDir) -> None:
+def test_documents_pairs_and_images_arrive_and_are_counted(corpus: Any, kit: Any, run_dir: RunDir) -> None:
     ask(run_dir, {"dataset": "mine"}, mine=str(corpus.path))
     result = convert_run(run_dir)
     made = open_corpus(run_dir.artifacts / "dataset")

@@ -1,4 +1,4 @@
-"""Corpora: documents, captioned images, pictures."""
+"""Corpora: documents, captioned images, images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_one_bad_line_spoils_no_other_pair(kit: Any) -> None:
         assert (caught.value.code, caught.value.line) == ("bad_line", 2)
 
 
-def test_a_picture_whose_name_is_no_text_has_its_place_in_the_hash(kit: Any) -> None:
+def test_a_image_whose_name_is_no_text_has_its_place_in_the_hash(kit: Any) -> None:
     corpus = kit.corpus([kit.document(["a"])])
     without = corpus.content_hash()
     kit.write("images/\udcff.png", b"")
@@ -123,7 +123,7 @@ def test_a_folder_without_the_files_says_what_is_missing(kit: Any) -> None:
     assert (caught.value.code, caught.value.file) == ("corpus_unreadable", str(kit.root))
 
 
-def test_unreadable_pictures_are_named(kit: Any) -> None:
+def test_unreadable_images_are_named(kit: Any) -> None:
     corpus = kit.corpus([])
     kit.write("images/broken.png", b"nothing")
     with pytest.raises(UserError) as broken:

@@ -30,7 +30,7 @@ def test_what_is_in_it(sample: Corpus, sample_zip: Path) -> None:
     assert set(pair.labels) == {"concept", "group", "subgroup"}
 
 
-def test_every_line_and_every_picture_can_be_read(sample: Corpus) -> None:
+def test_every_line_and_every_image_can_be_read(sample: Corpus) -> None:
     names = {info["image_name"] for document in sample.documents for info in document["image_info"]}
     names |= {pair.image for pair in sample.pairs()}
     assert len(names) == 3835
@@ -38,7 +38,7 @@ def test_every_line_and_every_picture_can_be_read(sample: Corpus) -> None:
         assert sample.read_image(name).size <= (64, 64)
 
 
-def test_documents_show_no_picture_that_is_examined_on(sample: Corpus) -> None:
+def test_documents_show_no_image_that_is_examined_on(sample: Corpus) -> None:
     shown = {info["image_name"] for document in sample.documents for info in document["image_info"]}
     examined = {pair.image for pair in sample.pairs() if pair.split != "train"}
     assert examined

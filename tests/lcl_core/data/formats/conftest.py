@@ -53,7 +53,7 @@ def _comparable(item: Record | BadItem) -> Any:
 
 
 def _assert_sound(record: Record) -> None:
-    """Pictures are those that the body names, all text can be written, and loaders can be sent to a process."""
+    """Images are those that the body names, all text can be written, and loaders can be sent to a process."""
     names = [image.name for image in record.images]
     assert len(set(names)) == len(names)
     body: Any = record.body

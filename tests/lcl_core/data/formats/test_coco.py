@@ -27,7 +27,7 @@ def annotation(image: int, number: int, caption: str) -> dict[str, Any]:
 
 @pytest.fixture
 def coco(make: Any, sample: Any) -> Any:
-    """ROOT/annotations and ROOT/val2017, ROOT/train2014 with real pictures; gives them by name."""
+    """ROOT/annotations and ROOT/val2017, ROOT/train2014 with real images; gives them by name."""
     images = [sample.image(pair["image"]) for pair in sample.pairs]
     names = [f"{number:012d}.jpg" for number in (397133, 37777)]
     val = {

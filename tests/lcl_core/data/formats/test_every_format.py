@@ -84,7 +84,7 @@ class Page:
 
 
 def pixels_of(data: bytes) -> np.ndarray:
-    """[3, SIZE, SIZE] of a square picture of which nothing is cut off."""
+    """[3, SIZE, SIZE] of a square image of which nothing is cut off."""
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     levels = (np.asarray(image, np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     return np.asarray(levels.transpose(2, 0, 1))
@@ -181,7 +181,7 @@ def test_no_format_is_left_out() -> None:
     assert {format for format, _ in LAYOUTS.values()} == set(FORMATS)
 
 
-def test_no_two_pictures_are_alike(files: Files) -> None:
+def test_no_two_images_are_alike(files: Files) -> None:
     """Or else one that stands in for another would go unseen."""
     names = [image["image_name"] for row in files.documents for image in row["image_info"]]
     images = [pixels_of(files.image(name)) for name in names + [pair["image"] for pair in files.pairs]]

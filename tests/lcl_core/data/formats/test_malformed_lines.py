@@ -306,7 +306,7 @@ def make_giant(make: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("format", ["mmc4", "native"])
-def test_a_picture_that_cannot_be_had(make: Any, walk: Any, spoil: Any, code: str, format: str) -> None:
+def test_a_image_that_cannot_be_had(make: Any, walk: Any, spoil: Any, code: str, format: str) -> None:
     make.jsonl(
         "docs_shard_0_v2.jsonl" if format == "mmc4" else "interleaved.jsonl",
         [{"text_list": ["x"], "image_info": [IMAGE]}],

@@ -15,7 +15,7 @@ from lcl_core.data.formats import tar_index, webdataset
 from lcl_core.data.formats.image_lookup import ImageFinder
 from lcl_core.data.formats.registry import open_reader
 
-PICTURE = b"P" * 700
+IMAGE = b"P" * 700
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
@@ -35,7 +35,7 @@ def block(data: bytes) -> bytes:
 
 def whole(make: Any) -> bytes:
     """Three samples, 2,048 bytes each, and the end mark."""
-    members = [(f"{n}.{kind}", data) for n in range(3) for kind, data in (("jpg", PICTURE), ("txt", b"t"))]
+    members = [(f"{n}.{kind}", data) for n in range(3) for kind, data in (("jpg", IMAGE), ("txt", b"t"))]
     return make.tar("../good.tar", members).read_bytes()
 
 
@@ -45,7 +45,7 @@ def with_sum(data: bytes) -> bytes:
     return data[:148] + f"{sum(clean):06o}\0 ".encode() + data[156:]
 
 
-FIRST = block(PICTURE)
+FIRST = block(IMAGE)
 HEAD = header("0.jpg", b"0", 700)
 END = bytes(1024)
 # what a tar holds → (records that are read, reasons)
@@ -55,7 +55,7 @@ TARS: dict[str, tuple[Any, int, list[str]]] = {
     "zeros": (lambda good: bytes(4096), 0, []),
     "gzip": (lambda good: gzip.compress(good), 0, ["damaged tar"]),
     "half a header": (lambda good: good[:300], 0, ["damaged tar"]),
-    "cut in a picture": (lambda good: good[:1000], 0, ["damaged tar"]),
+    "cut in a image": (lambda good: good[:1000], 0, ["damaged tar"]),
     "cut in the second sample": (lambda good: good[:3300], 1, ["damaged tar"]),
     "cut between members": (lambda good: good[:2560], 1, ["damaged tar"]),
     "a header with a byte changed": (lambda good: good[:2560] + b"X" + good[2561:], 1, ["damaged tar"]),
@@ -93,7 +93,7 @@ def test_a_malformed_tar(make: Any, walk: Any, name: str) -> None:
     assert all(item.detail for item in bad)
     finder = ImageFinder(make.root)
     assert [item.reason for item in finder.problems] == reasons
-    assert finder.find("2.jpg").load() == PICTURE
+    assert finder.find("2.jpg").load() == IMAGE
 
 
 def test_headers_are_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
@@ -116,7 +116,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_members_that_are_no_files(make: Any, walk: Any, name: str) -> None:
     kind, link = KINDS[name]
-    make.tar("x.tar", [(entry("0.jpg", kind, link), b""), ("0.txt", b"t"), ("1.jpg", PICTURE)])
+    make.tar("x.tar", [(entry("0.jpg", kind, link), b""), ("0.txt", b"t"), ("1.jpg", IMAGE)])
     records, bad = walk(open_reader(make.root))
     assert [record.id for record in records] == ["x/1"]
     assert [item.reason for item in bad] == ["not an ordinary file", "no image"]
@@ -128,21 +128,21 @@ def test_members_that_are_no_files(make: Any, walk: Any, name: str) -> None:
 DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
 SAMPLES: dict[str, tuple[list[tuple[str, bytes]], list[str], list[str]]] = {
     "no image": ([("0.txt", b"t"), ("0.json", b"{}")], [], ["no image"]),
-    "two images": ([("0.jpg", PICTURE), ("0.png", b"x")], ["x/0"], ["second image"]),
-    "a member twice": ([("0.jpg", PICTURE), ("0.jpg", b"x")], ["x/0"], ["repeated member"]),
-    "a sample twice": ([("0.jpg", PICTURE), ("1.jpg", PICTURE), ("0.jpg", b"x")], ["x/0", "x/1"], ["repeated sample"]),
-    "a caption that is not UTF-8": ([("0.jpg", PICTURE), ("0.txt", b"\xff\xfe")], ["x/0"], ["bad txt"]),
-    "json that is none": ([("0.jpg", PICTURE), ("0.json", b"{")], ["x/0"], ["bad json"]),
-    "json that is a list": ([("0.jpg", PICTURE), ("0.json", b"[]")], ["x/0"], ["bad json"]),
-    "json nested too deep": ([("0.jpg", PICTURE), ("0.json", DEEP)], ["x/0"], ["bad json"]),
-    "an empty json": ([("0.jpg", PICTURE), ("0.json", b"")], ["x/0"], ["bad json"]),
-    "a caption that is a number": ([("0.jpg", PICTURE), ("0.json", b'{"caption": 3}')], ["x/0"], []),
-    "names that climb": ([("../../0.jpg", PICTURE)], ["x/../../0"], []),
-    "an absolute name": ([("/etc/0.jpg", PICTURE)], ["x//etc/0"], []),
-    "a name of stray bytes": ([("\udcff\n.jpg", PICTURE)], ["x/\ufffd\ufffd"], []),
-    "no extension": ([("plain", PICTURE), ("0.jpg", PICTURE)], ["x/0"], ["no image"]),
+    "two images": ([("0.jpg", IMAGE), ("0.png", b"x")], ["x/0"], ["second image"]),
+    "a member twice": ([("0.jpg", IMAGE), ("0.jpg", b"x")], ["x/0"], ["repeated member"]),
+    "a sample twice": ([("0.jpg", IMAGE), ("1.jpg", IMAGE), ("0.jpg", b"x")], ["x/0", "x/1"], ["repeated sample"]),
+    "a caption that is not UTF-8": ([("0.jpg", IMAGE), ("0.txt", b"\xff\xfe")], ["x/0"], ["bad txt"]),
+    "json that is none": ([("0.jpg", IMAGE), ("0.json", b"{")], ["x/0"], ["bad json"]),
+    "json that is a list": ([("0.jpg", IMAGE), ("0.json", b"[]")], ["x/0"], ["bad json"]),
+    "json nested too deep": ([("0.jpg", IMAGE), ("0.json", DEEP)], ["x/0"], ["bad json"]),
+    "an empty json": ([("0.jpg", IMAGE), ("0.json", b"")], ["x/0"], ["bad json"]),
+    "a caption that is a number": ([("0.jpg", IMAGE), ("0.json", b'{"caption": 3}')], ["x/0"], []),
+    "names that climb": ([("../../0.jpg", IMAGE)], ["x/../../0"], []),
+    "an absolute name": ([("/etc/0.jpg", IMAGE)], ["x//etc/0"], []),
+    "a name of stray bytes": ([("\udcff\n.jpg", IMAGE)], ["x/\ufffd\ufffd"], []),
+    "no extension": ([("plain", IMAGE), ("0.jpg", IMAGE)], ["x/0"], ["no image"]),
     "many members of one key": (
-        [("0.jpg", PICTURE), *[(f"0.{number}", b"") for number in range(70)]],
+        [("0.jpg", IMAGE), *[(f"0.{number}", b"") for number in range(70)]],
         ["x/0"],
         ["repeated member"] * 7,
     ),
@@ -156,11 +156,11 @@ def test_malformed_samples(make: Any, walk: Any, name: str) -> None:
     records, bad = walk(open_reader(make.root, format="webdataset"))
     assert [record.id for record in records] == ids
     assert [item.reason for item in bad] == reasons
-    assert all(image.load() == PICTURE for record in records for image in record.images)
+    assert all(image.load() == IMAGE for record in records for image in record.images)
     assert all("/" not in image.name and image.name.isprintable() for r in records for image in r.images)
 
 
-def test_a_picture_too_large_shows_when_it_is_loaded(make: Any, walk: Any) -> None:
+def test_a_image_too_large_shows_when_it_is_loaded(make: Any, walk: Any) -> None:
     size = (64 << 20) + 1
     path = make.file("x.tar", header("0.jpg", b"0", size))
     with path.open("r+b") as file:
@@ -192,7 +192,7 @@ SIDES: dict[str, tuple[Any, str, int]] = {
 @pytest.mark.parametrize("name", SIDES)
 def test_a_malformed_side_file(make: Any, walk: Any, name: str) -> None:
     data, reason, line = SIDES[name]
-    make.tar("x.tar", [("0.jpg", PICTURE)])
+    make.tar("x.tar", [("0.jpg", IMAGE)])
     if isinstance(data, bytes):
         make.file("x.parquet", data)
     else:
@@ -205,15 +205,15 @@ def test_a_malformed_side_file(make: Any, walk: Any, name: str) -> None:
 
 def test_a_side_file_is_bounded(make: Any, walk: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(webdataset, "MAX_SIDE_ROWS", 3)
-    make.tar("x.tar", [("0.jpg", PICTURE)])
+    make.tar("x.tar", [("0.jpg", IMAGE)])
     make.parquet("x.parquet", rows(*[{"key": str(number)} for number in range(1, 4)]))
     records, (bad,) = walk(open_reader(make.root))
     assert (bad.reason, records[0].body.captions) == ("side file not used", ())
 
 
 def test_tars_that_are_no_files(make: Any, walk: Any) -> None:
-    outside = make.tar("../outside.tar", [("0.jpg", PICTURE)])
-    make.tar("a.tar", [("0.jpg", PICTURE)])
+    outside = make.tar("../outside.tar", [("0.jpg", IMAGE)])
+    make.tar("a.tar", [("0.jpg", IMAGE)])
     (make.root / "b.tar").symlink_to(outside)
     (make.root / "c.tar").symlink_to("c.tar")
     os.mkfifo(make.root / "d.tar")
@@ -232,7 +232,7 @@ def test_tars_that_are_no_files(make: Any, walk: Any) -> None:
 
 def test_problems_of_the_images_are_passed_on(make: Any, walk: Any) -> None:
     make.jsonl("docs_shard_0_v2.jsonl", [])
-    make.tar("images/a.tar", [("0.jpg", PICTURE), ("0.json", b"{"), ("1.jpg", b"x"), ("1.json", b"[]")])
+    make.tar("images/a.tar", [("0.jpg", IMAGE), ("0.json", b"{"), ("1.jpg", b"x"), ("1.json", b"[]")])
     make.tar("images/b.tar", [(entry("2.jpg", tarfile.SYMTYPE, "x"), b""), (entry("3.jpg", tarfile.FIFOTYPE), b"")])
     _, bad = walk(open_reader(make.root))
     assert [(item.file, item.reason) for item in bad] == [

@@ -21,7 +21,7 @@ def told(record: Record) -> list[str]:
 
 @pytest.fixture
 def wiki(make: Any, sample: Any, walk: Any) -> Any:
-    """Writes pages beside three real pictures, and reads them."""
+    """Writes pages beside three real images, and reads them."""
     for name, pair in zip(("a.webp", "my pic.webp", "img/c.webp"), sample.pairs, strict=False):
         make.file(name, sample.image(pair["image"]))
 

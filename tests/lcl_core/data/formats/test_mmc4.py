@@ -130,7 +130,7 @@ def test_a_missing_image_shows_when_it_is_loaded(make: Any, sample: Any, walk: A
         assert caught.value.file == records[0].images[0].name
 
 
-def test_one_image_for_two_sentences_is_one_picture(make: Any, walk: Any) -> None:
+def test_one_image_for_two_sentences_is_one_image(make: Any, walk: Any) -> None:
     image = {"image_name": "a.jpg", "matched_sim": 0.5}
     row = {"text_list": ["x", "y"], "image_info": [{**image, "matched_text_index": n} for n in (1, 0)]}
     make.jsonl("docs_shard_0_v2.jsonl", [row])

@@ -73,7 +73,7 @@ def test_images_that_are_not_there_are_a_wrong_option(make: Any) -> None:
     assert (caught.value.code, caught.value.field) == ("bad_option", "images")
 
 
-def test_readers_and_pictures_can_be_sent_to_a_process(make: Any, sample: Any) -> None:
+def test_readers_and_images_can_be_sent_to_a_process(make: Any, sample: Any) -> None:
     make.jsonl("docs_shard_0_v2.jsonl", sample.mmc4())
     make.files("images", sample.mmc4_images())
     reader = pickle.loads(pickle.dumps(open_reader(str(make.root))))

@@ -1,4 +1,4 @@
-"""Every format of pages and captioned images, converted and read again: the same documents and the same pictures."""
+"""Every format of pages and captioned images, converted and read again: the same documents and the same images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def web(make: Any, images: list[bytes]) -> None:
     make.files("img", {f"{n}.webp": data for n, data in enumerate(images)})
     figures = "".join(f"<p>Text {n}.</p><img src='img/{n}.webp' alt='Alt {n}'>" for n in range(4))
     make.file("page.html", f"<h1>Title</h1>{figures}<p>The end.</p>")
-    make.file("other.html", "<p>No picture here.</p>")
+    make.file("other.html", "<p>No image here.</p>")
 
 
 def markdown(make: Any, images: list[bytes]) -> None:

@@ -54,7 +54,7 @@ def same(first: Sample | SkippedSample, second: Sample | SkippedSample) -> bool:
 
 
 def colour_of(pixels: np.ndarray) -> str:
-    """Which of the corpus's one-coloured pictures this is."""
+    """Which of the corpus's one-coloured images this is."""
     red, green, blue = (pixels.reshape(3, -1).mean(1) > 0).tolist()
     return {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 1): "white"}[red, green, blue]
 
@@ -250,7 +250,7 @@ def test_what_gives_no_sample_says_why(
 ) -> None:
     if "images" in row:
         row = kit.document(["a red square"], *(kit.image(*image) for image in row["images"]))
-    kit.write("images/broken.png", b"no picture")
+    kit.write("images/broken.png", b"no image")
     (kit.root / "interleaved.jsonl").unlink()
     corpus = kit.corpus(**{view: [row]})
     stream = open_stream(PAIRS if view == "pairs" else INTERLEAVED, corpus=corpus, piece_images=piece_images, **options)

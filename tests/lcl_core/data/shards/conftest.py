@@ -36,7 +36,7 @@ def refuse(name: str) -> bytes:
 
 
 class Make:
-    """Records with one-coloured pictures. A picture's name says what it is: ``red.png``, ``gone.png``, ``bad.png``."""
+    """Records with one-coloured images. A image's name says what it is: ``red.png``, ``gone.png``, ``bad.png``."""
 
     COLOURS: ClassVar = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
     packed = staticmethod(packed)
@@ -47,7 +47,7 @@ class Make:
         if stem == "gone":
             return RecordImage(name, partial(refuse, name))
         if stem == "bad":
-            return RecordImage(name, lambda: b"no picture")
+            return RecordImage(name, lambda: b"no image")
         kind = {"jpg": "JPEG"}.get(extension, extension.upper())
         return RecordImage(name, partial(packed, cls.COLOURS[stem.partition("-")[0]], kind))
 
@@ -59,7 +59,7 @@ class Make:
 
     @classmethod
     def sequence(cls, id: str, *parts: str, **more: Any) -> Record:
-        """Parts with a dot in them are pictures."""
+        """Parts with a dot in them are images."""
         segments = tuple(ImageSegment(part) if "." in part else TextSegment(part) for part in parts)
         names = dict.fromkeys(part for part in parts if "." in part)
         return Record(id, SequenceDocument(segments), tuple(cls.picture(name) for name in names), **more)

@@ -116,7 +116,7 @@ def test_what_is_left_out_is_named_and_counted(make: Any, tmp_path: Path) -> Non
     assert corpus.read_image(names[2]).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_larger_pictures_are_made_smaller_on_request_only(make: Any, tmp_path: Path) -> None:
+def test_larger_images_are_made_smaller_on_request_only(make: Any, tmp_path: Path) -> None:
     def record(kind: str, size: tuple[int, int]) -> Record:
         data = make.packed((255, 0, 0), kind, size)
         pair = make.pair(f"{kind} {size}", "red.png", "x")

@@ -70,7 +70,7 @@ def test_pairs_by_split_and_source(corpus: ShardedCorpus) -> None:
     assert corpus.read_image(first.image).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_document_and_its_pictures_are_one_range_read(corpus: ShardedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_and_its_images_are_one_range_read(corpus: ShardedCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[tuple[str, int, int]] = []
     read_range = LocalShardStorage.read_range
 
@@ -88,7 +88,7 @@ def test_a_document_and_its_pictures_are_one_range_read(corpus: ShardedCorpus, m
     described = corpus.documents.describe(0)
     assert described == document
     assert len(reads) == 3
-    assert reads[-1][2] < whole, "a description alone reads no picture"
+    assert reads[-1][2] < whole, "a description alone reads no image"
 
 
 def test_a_field_of_the_corpus_named_segments_makes_no_sequence(make: Any, shards: Callable[..., Path]) -> None:
@@ -103,7 +103,7 @@ BAD_NAMES = ["red.png", "../000000000.0.png", "000000000.7.png", "000000099.0.pn
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_is_no_picture_is_named(corpus: ShardedCorpus, name: str) -> None:
+def test_a_name_that_is_no_image_is_named(corpus: ShardedCorpus, name: str) -> None:
     with pytest.raises(UserError) as caught:
         corpus.image_bytes(name)
     assert (caught.value.code, caught.value.file) == ("file_missing", name)

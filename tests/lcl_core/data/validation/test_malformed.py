@@ -83,7 +83,7 @@ def spoilt(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
 
-# name: what lies in the file, and the result; a usable one with the sides of its upright picture
+# name: what lies in the file, and the result; a usable one with the sides of its upright image
 FILES: dict[str, tuple[Callable[[], bytes], str | None, tuple[int, int]]] = {
     "rgb.png": (encoded, OK, (16, 12)),
     "grey.png": (lambda: encoded("L"), OK, (16, 12)),

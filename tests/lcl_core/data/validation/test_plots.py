@@ -1,4 +1,4 @@
-"""One picture a distribution."""
+"""One image a distribution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_distribution_that_has_values_is_drawn(kit: Any, tmp_path: Path) ->
             assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10, "something is drawn"
 
 
-def test_an_empty_corpus_has_no_picture(kit: Any, tmp_path: Path) -> None:
+def test_an_empty_corpus_has_no_image(kit: Any, tmp_path: Path) -> None:
     assert draw_plots(report_of(kit), tmp_path) == []
 
 

@@ -28,7 +28,7 @@ def ask(run_dir: RunDir, spec: dict[str, Any], **datasets: str) -> None:
     run_dir.prepare({"run_id": "run_1", "kind": "validate", "spec": spec, "datasets": datasets})
 
 
-def test_it_leaves_report_pictures_list_and_progress(kit: Any, run_dir: RunDir) -> None:
+def test_it_leaves_report_images_list_and_progress(kit: Any, run_dir: RunDir) -> None:
     pytest.importorskip("matplotlib")
     corpus = kit.corpus(pairs=[kit.pair("red.png", "one red square"), kit.pair("absent.png", "x")])
     ask(run_dir, {"dataset": "mine", "workers": 0}, mine=str(corpus.path))

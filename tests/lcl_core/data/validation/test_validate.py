@@ -79,7 +79,7 @@ def test_tokens_are_counted_by_a_tokenizer(kit: Any, tokenizer: Any) -> None:
 
 def test_every_problem_is_listed_with_file_line_and_reason(kit: Any, tmp_path: Path) -> None:
     kit.write("images/tiny.png", kit.png(size=(20, 3)))
-    kit.write("images/broken.png", b"no picture")
+    kit.write("images/broken.png", b"no image")
     corpus = kit.corpus(
         [
             kit.document(["x"], kit.image("absent.png", 0), kit.image("red.png", 0)),
@@ -161,7 +161,7 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
     ]
     report = validate(given, workers=0, quarantine=tmp_path / "q.jsonl")
     assert report.kinds == {"matched": 1, "pair": 4, "sequence": 1}
-    assert report.histograms["images_per_document"].counts[2] == 1, "a picture counts once a record"
+    assert report.histograms["images_per_document"].counts[2] == 1, "a image counts once a record"
     rows = {(row["id"], row["reason"]) for row in listed(tmp_path / "q.jsonl")}
     assert rows == {
         ("", "not JSON"),
@@ -176,7 +176,7 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
 
 
 def test_processes_find_what_one_finds(kit: Any, tmp_path: Path) -> None:
-    kit.write("images/broken.png", b"no picture")
+    kit.write("images/broken.png", b"no image")
     kit.write("images/copy.png", kit.png((255, 0, 0)))
     names = ["red.png", "copy.png", "broken.png", "green.png", "absent.png"]
     corpus = kit.corpus(pairs=[kit.pair(names[place % 5], f"number {place % 150}") for place in range(300)])

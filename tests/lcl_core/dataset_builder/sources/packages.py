@@ -24,7 +24,7 @@ def _entry(number: int, name: str, **more: Any) -> dict[str, Any]:
 
 
 def _iconify(left: int) -> Files:
-    """Three drawings. ``left``: no two teams draw alike, or a test picture would repeat a training picture."""
+    """Three drawings. ``left``: no two teams draw alike, or a test image would repeat a training image."""
     bodies = {
         f"icon-{number}": {"body": f'<rect x="{left}" width="9" height="16" fill="{colour}"/>'}
         for number, colour in enumerate(_COLOURS)

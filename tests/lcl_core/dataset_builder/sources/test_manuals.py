@@ -22,12 +22,12 @@ def page(*images: str, text: str = WORDS) -> str:
     return f"<html><head><title>x</title></head><body>{shown}</body></html>"
 
 
-def test_pages_keep_their_pictures_but_for_icons(kit: Any) -> None:
+def test_pages_keep_their_images_but_for_icons(kit: Any) -> None:
     files: dict[str, bytes | str] = {
         f"{ROOT}/a.html": page("images/one.png?x#y", "images/note.png", "images/tiny.png", "images/rule.png"),
         f"{ROOT}/b.html": page("images/packed.png"),
         f"{ROOT}/c.html": page("http://x.org/a.png", f"{'../' * 8}secret.png", "/etc/x.png", "images/gone.png"),
-        f"{ROOT}/d.html": "<body><p>No pictures here.</p></body>",
+        f"{ROOT}/d.html": "<body><p>No images here.</p></body>",
         f"{ROOT}/e.html": "no page at all",
         f"{ROOT}/images/one.png": kit.picture("red", (300, 200)),
         f"{ROOT}/images/note.png": kit.picture("blue"),
@@ -50,7 +50,7 @@ def test_pages_keep_their_pictures_but_for_icons(kit: Any) -> None:
         assert document.licence == "GFDL-1.2+ no invariants"
 
 
-def test_a_picture_on_five_pages_is_a_picture_and_on_six_an_icon(kit: Any) -> None:
+def test_a_image_on_five_pages_is_a_image_and_on_six_an_icon(kit: Any) -> None:
     files: dict[str, bytes | str] = {f"{ROOT}/{number}.html": page("n.png") for number in range(5)}
     files[f"{ROOT}/n.png"] = kit.picture("blue")
     assert len(GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files})).documents) == 5

@@ -21,7 +21,7 @@ TEXTS = ["a red square", "", "Green  triangles &amp; naïve\tcircles", LONG]
 
 @dataclass(frozen=True)
 class Sample:
-    """An encoder's directory, itself, pictures and texts, and its vectors of them."""
+    """An encoder's directory, itself, images and texts, and its vectors of them."""
 
     directory: Path
     model: LCLModel

@@ -58,8 +58,8 @@ def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sam
     assert torch.equal(processor.encode_texts(sample.texts), sample.ids)
 
 
-def test_an_image_processor_of_theirs_prepares_pictures_alike(sample: Sample, tmp_path: Path) -> None:
-    """Of pictures whose middle is a whole number of pixels: of the others it crops the neighbouring square."""
+def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_path: Path) -> None:
+    """Of images whose middle is a whole number of pixels: of the others it crops the neighbouring square."""
     export("huggingface", sample.directory, tmp_path / "out")
     theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
     squares = [picture.resize((side, side)) for picture, side in zip(sample.pictures, (32, 50, 77, 200), strict=False)]

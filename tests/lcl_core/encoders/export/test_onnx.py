@@ -1,4 +1,4 @@
-"""ONNX files answer what the encoder answers, at any number of pictures and texts."""
+"""ONNX files answer what the encoder answers, at any number of images and texts."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ open_clip = pytest.importorskip("open_clip")
 
 
 def seen_by(pool: nn.Module, network: nn.Module) -> Tensor:
-    """What the pooling is given of one picture."""
+    """What the pooling is given of one image."""
     seen: list[Tensor] = []
     pool.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     network(torch.zeros(1, 3, 32, 32))

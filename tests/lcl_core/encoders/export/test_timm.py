@@ -1,4 +1,4 @@
-"""The tower as timm's: the same patch tokens from the same pictures, loaded by timm and by our own importer."""
+"""The tower as timm's: the same patch tokens from the same images, loaded by timm and by our own importer."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def mme_files(folder: Path) -> Path:
 
 
 def test_mme(tmp_path: Path) -> None:
-    """Existence: 3 of 4 right, 1 of 2 pictures: 75 + 50. Code: always yes: 50 + 0."""
+    """Existence: 3 of 4 right, 1 of 2 images: 75 + 50. Code: always yes: 50 + 0."""
     mme = BENCHMARKS["mme"]
     questions = mme.load(mme_files(tmp_path))
     said = {
@@ -54,7 +54,7 @@ def test_missing_answers_are_wrong_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "line"),
     [
-        ("1.jpg\tIs it?\tYes\n1.jpg\tIs it?\n", "expected picture, question, Yes or No", 2),
+        ("1.jpg\tIs it?\tYes\n1.jpg\tIs it?\n", "expected image, question, Yes or No", 2),
         ("1.jpg\tIs it?\tYes\n", "1.jpg has 1 questions", None),
     ],
 )

@@ -61,7 +61,7 @@ def scienceqa_files(folder: Path) -> Path:
     return folder
 
 
-def test_scienceqa_takes_the_questions_with_a_picture(tmp_path: Path) -> None:
+def test_scienceqa_takes_the_questions_with_a_image(tmp_path: Path) -> None:
     science = BENCHMARKS["scienceqa-img"]
     questions = science.load(scienceqa_files(tmp_path))
     assert [(question.id, question.truth) for question in questions] == [("1", ("B",)), ("2", ("A",))]

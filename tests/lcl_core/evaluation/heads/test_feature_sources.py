@@ -83,7 +83,7 @@ def test_features_too_large_for_the_cache_are_computed_each_time_and_are_the_sam
     assert not fresh.patches(fresh.load(rows)).requires_grad
 
 
-def test_pictures_are_augmented_while_learning_alone(
+def test_images_are_augmented_while_learning_alone(
     context: EvalContext, encoder: EvaluatedEncoder, images: list[EvalImage]
 ) -> None:
     grey = AugmentationSpec(grey_probability=1.0)

@@ -118,7 +118,7 @@ def test_top_answers_are_ordered_and_agree_with_the_rank() -> None:
         assert (top[rank - 1] == true) if rank <= 5 else (true not in top)
 
 
-def test_progress_counts_every_picture_of_every_epoch() -> None:
+def test_progress_counts_every_image_of_every_epoch() -> None:
     counts: list[int] = []
     train_probe(rows(*planted(100, 0)), 0, counts.append)
     assert sum(counts) == 100 * SPEC.epochs

@@ -1,4 +1,4 @@
-"""Captions become measures whose chance is other pictures' captions."""
+"""Captions become measures whose chance is other images' captions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_stranger_is_never_ones_own_and_everybody_gets_one() -> None:
     assert set(found) == set(references)
     assert all(found[name] not in references[name] for name in references)
     givers = {caption.split()[1] for caption in found.values()}
-    assert len(givers) == 50  # a circle: each picture gives once
+    assert len(givers) == 50  # a circle: each image gives once
     assert mismatched_captions(references, seed=3) == found
     assert mismatched_captions(references, seed=4) != found
     assert mismatched_captions({"a": ["x"]}, seed=0) == {"a": "x"}

@@ -10,7 +10,7 @@ from lcl_core.evaluation.metrics.caption_metrics import cider
 
 
 def test_one_word_by_hand() -> None:
-    """Four pictures; "a" is in two of them, "b" and "c" in one each: weights log 2, log 4, log 4."""
+    """Four images; "a" is in two of them, "b" and "c" in one each: weights log 2, log 4, log 4."""
     hypotheses = [["a"], ["b"], ["x"], ["y"]]
     references = [[["a", "b"]], [["a", "c"]], [["p"]], [["q"]]]
     first = cider(hypotheses, references, clipped=False)
@@ -38,6 +38,6 @@ def test_several_references_are_averaged() -> None:
     assert cider([["a"], ["b"]], references)[0] == pytest.approx(10 / 4 / 2)
 
 
-def test_words_of_every_picture_are_worth_nothing() -> None:
+def test_words_of_every_image_are_worth_nothing() -> None:
     assert cider([["a"], ["a"]], [[["a"]], [["a"]]]).tolist() == [0, 0]
-    assert cider([["a"]], [[["a"]]]).tolist() == [0]  # of a single picture everything is common
+    assert cider([["a"]], [[["a"]]]).tolist() == [0]  # of a single image everything is common

@@ -1,4 +1,4 @@
-"""Repeated classification: the mean over draws, their deviation, intervals over pictures."""
+"""Repeated classification: the mean over draws, their deviation, intervals over images."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_tie_counts_against_the_query() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_equal_pictures_tie_whatever_the_rounding_of_the_block(dtype: type) -> None:
+def test_equal_images_tie_whatever_the_rounding_of_the_block(dtype: type) -> None:
     rng = np.random.default_rng(3)
     images = unit(rng.standard_normal((40, 96)).tolist(), dtype)
     images[20:] = images[:20]

@@ -1,4 +1,4 @@
-"""Classification as a run: frozen and full, choices that never see the tested pictures, the same number again."""
+"""Classification as a run: frozen and full, choices that never see the tested images, the same number again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows_of(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def with_other_test_labels(squares: Path, folder: Path) -> Path:
-    """The same corpus, the tested pictures' labels turned round."""
+    """The same corpus, the tested images' labels turned round."""
     shutil.copytree(squares, folder)
     lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     others = {"red": "green", "green": "blue", "blue": "grey", "grey": "red"}
@@ -63,10 +63,10 @@ def test_the_choice_is_on_file_and_the_rate_that_learns_is_chosen(new_run: NewRu
         "classification", "colour", "frozen", "trained",
     )  # fmt: skip
     (curve,) = json.loads((run_dir.artifacts / "curves.json").read_text())
-    assert len(curve["loss"]) == 3 * 3  # of the last training, on all 40 pictures
+    assert len(curve["loss"]) == 3 * 3  # of the last training, on all 40 images
 
 
-def test_the_choice_never_looks_at_tested_pictures(new_run: NewRun, squares: Path, tmp_path: Path) -> None:
+def test_the_choice_never_looks_at_tested_images(new_run: NewRun, squares: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"tasks": ["classification"], "classification": SEARCH, "transfer": ["frozen", "full"]}
     honest, poisoned = (
         new_run("a", **fields),

@@ -58,7 +58,7 @@ def numbers(result: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) -> None:
     run_dir = talk_run()
     rows = numbers(evaluate(run_dir))
-    # twelve pictures, one without a label and one with a label that training lacks
+    # twelve images, one without a label and one with a label that training lacks
     assert rows["derived pope", "accuracy"]["count"] == 2 * 3 * 10
     assert rows["derived pope", "accuracy"]["chance"] == 0.5
     assert rows["derived pope", "F1"]["majority"] == pytest.approx(2 / 3)  # "yes" to everything
@@ -140,9 +140,7 @@ def test_official_conversations_and_benchmarks_replace_the_derived(
     assert list((run_dir.artifacts / "figures").glob("examples-dialogue-*.png"))
 
 
-def test_the_same_question_about_the_same_picture_is_put_once(
-    talk_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_question_about_the_same_image_is_put_once(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     generate = LlavaModel.generate
 

@@ -46,7 +46,7 @@ def test_more_draws_leave_the_earlier_ones_as_they_are(new_run: NewRun) -> None:
         assert first == second
 
 
-def test_a_choice_is_made_once_a_number_of_shots_on_pictures_that_never_teach(new_run: NewRun) -> None:
+def test_a_choice_is_made_once_a_number_of_shots_on_images_that_never_teach(new_run: NewRun) -> None:
     run_dir, _ = run(new_run, search={"lr": [1e-6, 1e-2]})
     entries = json.loads((run_dir.artifacts / "choice.json").read_text())
     assert [(entry["variant"], entry["chosen"]["lr"]) for entry in entries] == [

@@ -1,4 +1,4 @@
-"""Few pictures of each class: seeded, nested, and the same whatever else is drawn."""
+"""Few images of each class: seeded, nested, and the same whatever else is drawn."""
 
 from __future__ import annotations
 

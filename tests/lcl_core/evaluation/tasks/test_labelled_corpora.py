@@ -1,4 +1,4 @@
-"""Labels arrive from the layouts that labelled pictures are distributed in."""
+"""Labels arrive from the layouts that labelled images are distributed in."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_frozen_text_encoder_reads_each_text_once(new_run: NewRun, monkeypatch
     read = LCLTextEncoder.features
     monkeypatch.setattr(LCLTextEncoder, "features", lambda self, texts: asked.extend(texts) or read(self, texts))
     run(new_run, tuned_retrieval={"text_lr": 0.0})
-    assert len(asked) == len(set(asked)) == 4 + 51  # one caption a colour, and one a picture that has two
+    assert len(asked) == len(set(asked)) == 4 + 51  # one caption a colour, and one a image that has two
 
 
 def test_another_text_encoder_may_read(new_run: NewRun, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_another_text_encoder_may_read(new_run: NewRun, tmp_path: Path) -> None:
     assert all(row["untrained"] is not None for row in rows)
 
 
-def test_what_is_best_on_held_out_pictures_is_used(new_run: NewRun) -> None:
+def test_what_is_best_on_held_out_images_is_used(new_run: NewRun) -> None:
     search = {"search": {"lr": [1e-6, 5e-3]}, "text_lr": 0.0, "epochs": 8}
     run_dir, _ = run(new_run, tuned_retrieval=search)
     (choice,) = json.loads((run_dir.artifacts / "choice.json").read_text())

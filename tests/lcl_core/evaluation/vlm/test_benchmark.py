@@ -1,4 +1,4 @@
-"""Each benchmark's official files and pictures, and the words that its questions are put in."""
+"""Each benchmark's official files and images, and the words that its questions are put in."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_every_scorer_can_be_asked() -> None:
     assert set(FILES) == set(BENCHMARKS)
 
 
-def test_pictures_are_drawn_with_all_their_questions(tmp_path: Path) -> None:
+def test_images_are_drawn_with_all_their_questions(tmp_path: Path) -> None:
     found = opened("mme", tmp_path, most=1)
     assert len(found.questions) == 2
     assert len({question.image for question in found.questions}) == 1
@@ -168,7 +168,7 @@ def test_pictures_are_drawn_with_all_their_questions(tmp_path: Path) -> None:
     assert sorted(question.groups["turn"] for question in circles.questions) == ["0", "1"]
 
 
-def test_questions_without_their_picture_are_counted(tmp_path: Path) -> None:
+def test_questions_without_their_image_are_counted(tmp_path: Path) -> None:
     path = FILES["seed-bench"](tmp_path)
     (tmp_path / "images" / "SEED-Bench-video-image" / "v2.png").unlink()
     spec = BenchmarkSpec(name="seed-bench", path=str(path), images=str(tmp_path / "images"))
@@ -180,7 +180,7 @@ def test_questions_without_their_picture_are_counted(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.field) == ("images_missing", f"{FIELD}.images")
 
 
-def test_a_benchmark_that_does_not_hold_its_pictures_asks_for_their_folder(tmp_path: Path) -> None:
+def test_a_benchmark_that_does_not_hold_its_images_asks_for_their_folder(tmp_path: Path) -> None:
     spec = BenchmarkSpec(name="gqa", path=str(FILES["gqa"](tmp_path)))
     with pytest.raises(UserError, match="name their folder") as caught:
         load_benchmark_set(spec, None, seed=0, field=FIELD)

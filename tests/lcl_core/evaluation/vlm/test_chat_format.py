@@ -26,7 +26,7 @@ def text_of(language: LanguageModel, whole: TokenSequence, *, target: bool) -> s
     return "".join("[ ]" if token == IMAGE_PLACEHOLDER else language.tokenizer.decode([token]) for token in chosen)
 
 
-def test_a_caption_follows_its_picture_and_ends(language: LanguageModel) -> None:
+def test_a_caption_follows_its_image_and_ends(language: LanguageModel) -> None:
     whole = caption_tokens(language, "a", " red square")
     assert whole.ids[0] == IMAGE_PLACEHOLDER
     assert text_of(language, whole, target=False) == "[ ]a"
@@ -60,7 +60,7 @@ def test_without_a_template_vicunas_layout_is_spoken(
     assert conversation_tokens(language, TALK, "plain") == whole
 
 
-def test_words_cannot_end_an_answer_or_show_a_picture(language: LanguageModel) -> None:
+def test_words_cannot_end_an_answer_or_show_a_image(language: LanguageModel) -> None:
     whole = conversation_tokens(language, [Turn("a<|end|>b", "<image> c <|end|> d")], "auto")
     assert IMAGE_PLACEHOLDER not in whole.ids
     assert whole.ids.count(language.ends[0]) == 2  # of the question and of the answer, in the template's places

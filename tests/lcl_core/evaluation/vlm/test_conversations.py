@@ -32,7 +32,7 @@ def source(folder: Path, name: str, entries: Any, *pictures: str) -> Instruction
     return InstructionsSpec(path=str(folder / f"{name}.json"), images=str(folder / name))
 
 
-def test_several_turns_with_the_picture_at_the_head(tmp_path: Path) -> None:
+def test_several_turns_with_the_image_at_the_head(tmp_path: Path) -> None:
     entries = [
         {"id": "1", "image": "coco/a.png", "conversations": said("What?\n<image>", "A cat.", "Sure?", "Yes.")},
         {"id": "2", "conversations": said("2 + 2?", "4", "and nobody answers this")},
@@ -48,7 +48,7 @@ def test_several_turns_with_the_picture_at_the_head(tmp_path: Path) -> None:
     assert [image.name for image in found.images] == ["0/coco/a.png"]
 
 
-def test_several_files_keep_their_pictures_apart(tmp_path: Path) -> None:
+def test_several_files_keep_their_images_apart(tmp_path: Path) -> None:
     talk = said("<image>\nWhat?", "That.")
     sources = [
         source(tmp_path, "one", [{"id": 1, "image": "a.png", "conversations": talk}], "a.png"),
@@ -72,7 +72,7 @@ def test_several_files_keep_their_pictures_apart(tmp_path: Path) -> None:
     ("entry", "words"),
     [
         ({"id": 7, "image": "a.png"}, "entry 7 has no 'conversations'"),
-        ({"id": 7, "image": ["a.png", "a.png"], "conversations": said("x", "y")}, "several pictures"),
+        ({"id": 7, "image": ["a.png", "a.png"], "conversations": said("x", "y")}, "several images"),
         ({"id": 7, "image": "a.png", "conversations": said("x")}, "no question with an answer"),
         ({"id": 7, "image": "a.png", "conversations": said("x", "y")[:1] * 2}, "human and gpt are expected"),
     ],
@@ -83,7 +83,7 @@ def test_what_is_wrong_with_an_entry_is_said(tmp_path: Path, entry: dict[str, An
     assert caught.value.file == str(tmp_path / "odd.json")
 
 
-def test_a_folder_without_the_pictures_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_the_images_is_named(tmp_path: Path) -> None:
     one = source(tmp_path, "one", [{"id": 1, "image": "a.png", "conversations": said("x", "y")}])
     with pytest.raises(UserError, match="none of the images") as caught:
         read_conversations([one], field=FIELD)

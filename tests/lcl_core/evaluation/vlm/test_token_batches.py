@@ -1,4 +1,4 @@
-"""Rows of a batch: pictures widened, prompts masked, answers shifted by one."""
+"""Rows of a batch: images widened, prompts masked, answers shifted by one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_nothing_precedes_is_not_learnt() -> None:
     assert rows.predicts.tolist() == [[True, False]]
 
 
-def test_a_text_without_a_picture_has_no_slots() -> None:
+def test_a_text_without_a_image_has_no_slots() -> None:
     rows = collate([token_sequence([1, 2])], 3)
     assert rows.slots.dtype == torch.int64
     assert len(rows.slots) == 0

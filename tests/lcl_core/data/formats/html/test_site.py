@@ -34,7 +34,7 @@ def facts(bad: list[BadItem]) -> list[tuple[str, int, str]]:
 
 @pytest.fixture
 def site(make: Any, sample: Any, walk: Any) -> Any:
-    """Writes pages beside three real pictures, and reads them."""
+    """Writes pages beside three real images, and reads them."""
     for name, pair in zip(("a.webp", "b.webp", "img/c.webp"), sample.pairs, strict=False):
         make.file(name, sample.image(pair["image"]))
 
@@ -182,7 +182,7 @@ def test_an_image_in_the_page_itself(site: Any, sample: Any) -> None:
     assert record.images[0].name.endswith(".webp")
 
 
-def test_an_image_used_twice_is_one_picture(site: Any) -> None:
+def test_an_image_used_twice_is_one_image(site: Any) -> None:
     (record,), _ = site("<img src=a.webp><p>between</p><img src=./a.webp>")
     assert told(record) == ["<a.webp>", "between", "<a.webp>"]
     assert len(record.images) == 1
@@ -260,10 +260,10 @@ def test_icons_are_told_once_and_dropped(site: Any, make: Any) -> None:
     page = "<p>Click the <img src=small.png alt=Save> button {}.</p><img src=rule.png><img src=small.png>"
     records, bad = site({f"{n}.html": page.format(n) + "<img src=a.webp>" for n in range(6)})
     assert [told(record) for record in records] == [[f"Click the button {n}."] for n in range(6)]
-    assert facts(bad) == [("0.html", 1, f"{kind} picture") for kind in ("repeated", "repeated", "repeated")]
+    assert facts(bad) == [("0.html", 1, f"{kind} image") for kind in ("repeated", "repeated", "repeated")]
     records, bad = site({}, max_uses=6)
     assert [told(record)[1] for record in records] == ["<a.webp>"] * 6
-    assert facts(bad) == [("0.html", 1, "small picture"), ("0.html", 1, "long picture")]
+    assert facts(bad) == [("0.html", 1, "small image"), ("0.html", 1, "long image")]
     records, bad = site({}, max_uses=6, min_side=0, max_aspect=10)
     assert bad == []
     icon = ["<small.png>", "Save"]
