@@ -357,7 +357,7 @@ def test_search_caption_and_embed(
     item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
     assert item in lcl("search", "squares", "--item", item, "-k", "1")[1]
     assert "weights.image" in lcl("search", "squares", "red", "--weight", "image=2")[2]
-    assert "none is that near" in lcl("duplicates", "squares", "--threshold", "1")[1]
+    assert "no near-duplicates" in lcl("duplicates", "squares", "--threshold", "1")[1]
     assert "square" in lcl("duplicates", "squares", "--threshold", "0")[1]
     expected = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=4)
     assert lcl("caption", "tiny", str(red), "--max-new-tokens", "4")[1] == f"{red}\t{expected[0]}\n"
