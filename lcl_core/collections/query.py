@@ -41,7 +41,7 @@ def combine_vectors(parts: Mapping[str, Vector], weights: Mapping[str, float], d
         total += np.float32(weights.get(name, 1.0)) * unit_vector(vector, dim, name)
     largest = max((abs(weights.get(name, 1.0)) for name in parts), default=0.0)
     if float(np.linalg.norm(total)) <= MIN_LENGTH * largest:
-        message = "weights: the parts of the query cancel out, so that it has no direction; change a weight"
+        message = "weights: the weighted sum cancels out, so that it has no direction; change a weight"
         raise UserError(message, code="zero_query", field="weights")
     return unit_vector(total, dim)
 

@@ -40,7 +40,7 @@ def test_encoders_of_others_leave_as_they_are(tmp_path: Path, name: str) -> None
 
 def test_nothing_is_written_over(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="something lies there") as caught:
+    with pytest.raises(UserError, match="the target is not empty") as caught:
         export("huggingface", sample.directory, tmp_path)
     assert caught.value.code == "bad_target"
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
