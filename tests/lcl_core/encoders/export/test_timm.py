@@ -27,7 +27,7 @@ def test_patch_tokens_and_transform_are_the_encoders(sample: Sample, tmp_path: P
     expected = sample.model.get_patch_features(sample.pixels)
     torch.testing.assert_close(features[:, model.num_prefix_tokens :], expected, atol=2e-5, rtol=1e-5)
     tower = TimmImageEncoder.load(tmp_path / "out")
-    pooled, patches = tower.see(tower.preprocess(sample.pictures))
+    pooled, patches = tower.outputs(tower.preprocess(sample.pictures))
     torch.testing.assert_close(patches, expected, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(pooled, expected.mean(1), atol=2e-5, rtol=1e-5)
     assert "not" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
