@@ -83,15 +83,15 @@ def measured_run(
     result = result or {}
     encoder = result.get("encoder")
     if isinstance(encoder, Mapping):
-        names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
-        steps, seconds, images, tokens, documents = (_number(encoder, name) for name in names)
+        counts = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
+        steps, seconds, images, tokens, documents = (_number(encoder, name) for name in counts)
         overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
         memory = _number(result.get("final") or {}, "memory_gib") * GIB
         known = all((steps, seconds, images, tokens, documents))
     else:  # at the rates of its last line, over all that it has read
         line = progress or {}
-        names = ("step", "images_seen", "images_per_s", "tokens_per_s")
-        steps, images, images_per_s, tokens_per_s = (_number(line, name) for name in names)
+        rates = ("step", "images_seen", "images_per_s", "tokens_per_s")
+        steps, images, images_per_s, tokens_per_s = (_number(line, name) for name in rates)
         seconds = images / images_per_s if images_per_s else 0.0
         tokens, documents, overhead = tokens_per_s * seconds, 0.0, None
         memory = _number(line, "memory_gib") * GIB
