@@ -83,8 +83,8 @@ def measured_run(
     result = result or {}
     encoder = result.get("encoder")
     if isinstance(encoder, Mapping):
-        names = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
-        steps, seconds, images, tokens, documents = (_number(encoder, name) for name in names)
+        counts = ("steps", "seconds", "images_seen", "tokens_seen", "documents_seen")
+        steps, seconds, images, tokens, documents = (_number(encoder, name) for name in counts)
         overhead = None if ran_seconds is None else max(ran_seconds - seconds, 0.0)
         memory = _number(result.get("final") or {}, "memory_gib") * GIB
         known = all((steps, seconds, images, tokens, documents))
