@@ -30,7 +30,7 @@ SLACK = 16_000_000  # bytes that do not grow with the image: strips, tables, the
 MEASURE = """
 import json, sys
 from pathlib import Path
-from lcl_core.data.image_decoding import decode_image, image_header
+from lcl_core.data.image_decoding import decode_image, read_image_header
 
 def resident(line):
     return int(Path("/proc/self/status").read_text().partition(line + ":")[2].split()[0]) * 1024
@@ -41,7 +41,7 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
     decode_image(Path(sys.argv[2]).read_bytes(), "warm")
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    charged = image_header(data, file.name).bytes
+    charged = read_image_header(data, file.name).bytes
     opened = resident("VmHWM") - before
     decode_image(data, file.name)
     found[file.name] = [charged, opened, resident("VmHWM") - before]
