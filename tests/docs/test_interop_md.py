@@ -55,7 +55,7 @@ def test_the_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         exec(compile("\n" * line + text, str(GUIDE), "exec"), names)
     towers = [names[name] for name in ("clip", "vit", "pair", "ours", "cnn")]
     assert [type(tower).__name__ for tower in towers] == [
-        "OpenCLIPTower", "TimmTower", "HuggingFaceTower", "LCLTower", "EfficientNetTower",
+        "OpenCLIPImageEncoder", "TimmImageEncoder", "HuggingFaceImageEncoder", "LCLEncoder", "EfficientNetImageEncoder",
     ]  # fmt: skip
     assert all(tower.embed_dim for tower in towers)
     pixels = torch.zeros(1, 3, 16, 16)
