@@ -23,7 +23,7 @@ class EmbedRequest(BaseModel):
 
 
 def baseline_app(model_name: str) -> FastAPI:
-    """One route for a image, one for being asked whether it is there."""
+    """One route for an image, one for being asked whether it is there."""
     made: Any = open_clip.create_model_and_transforms(model_name)
     model, _, preprocess = made
     model.eval()

@@ -112,7 +112,7 @@ def _images(count: int = 64, side: int = 256) -> list[str]:
 
 
 def inferences() -> Iterator[Request]:
-    """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds a image that is none."""
+    """Of twenty requests to ``bench`` nineteen are good, of every kind, and one holds an image that is none."""
     rng, words, bad = random.Random(0), searches(), cycle(_bad_images())  # noqa: S311 - no secret
     pictures = _images()
     while True:

@@ -102,7 +102,7 @@ def unreachable_box(error: ApiError) -> str:
 def api_error_box(error: ApiError, title: str) -> str:
     """An error of the service as HTML; with a message of the page for a file that is no image."""
     if error.code == IMAGE_UNREADABLE:
-        return error_box("This file is not a image that can be read. Choose a PNG, JPEG, WebP or GIF.", "No image")
+        return error_box("This file is not an image that can be read. Choose a PNG, JPEG, WebP or GIF.", "No image")
     return error_box(error.message, title)
 
 

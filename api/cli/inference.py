@@ -29,7 +29,7 @@ def search(
     context: typer.Context,
     collection: Collection,
     text: Annotated[str | None, typer.Argument(help="what to look for")] = None,
-    image: Annotated[Path | None, typer.Option(help="a image to look for")] = None,
+    image: Annotated[Path | None, typer.Option(help="an image to look for")] = None,
     item: Annotated[str | None, typer.Option(help="id of an item to find the neighbours of")] = None,
     weight: Annotated[
         list[str] | None, typer.Option(help="text=, image= or item=NUMBER: how much it counts; repeatable")

@@ -86,7 +86,7 @@ class CollectionManifest(BaseModel):
 
 
 def stable_hash64(text: str) -> int:
-    """A stable 64-bit number for a image's name or a caption: the first bytes of its SHA-256."""
+    """A stable 64-bit number for an image's name or a caption: the first bytes of its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 

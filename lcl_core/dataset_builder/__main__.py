@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     building.add_argument("--fetch", action="store_true", help="download what the cache lacks, with npm and apt-get")
     building.add_argument("--only", nargs="+", metavar="SOURCE", help=f"of {', '.join(SOURCES)}")
     building.add_argument("--licence", choices=("any", "permissive"), default="any", help="which works are taken")
-    building.add_argument("--side", type=int, default=SIDE, help="longest side of a image, pixels")
+    building.add_argument("--side", type=int, default=SIDE, help="longest side of an image, pixels")
     building.add_argument("--tiny", action="store_true", help="the sample that ships with the project")
     return top
 

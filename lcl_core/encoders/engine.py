@@ -172,7 +172,7 @@ class EncoderEngine:
         """
         started = time.perf_counter()
         grey = Image.new("RGB", (64, 64), (128, 128, 128))
-        vectors = [self.embed_images([grey]), *([self.embed_texts(["a image"])] if self.reads_texts else [])]
+        vectors = [self.embed_images([grey]), *([self.embed_texts(["an image"])] if self.reads_texts else [])]
         lengths = np.linalg.norm(np.concatenate(vectors), axis=1)
         if not np.allclose(lengths, 1, atol=1e-3):
             message = f"the encoder's vectors have lengths {lengths.tolist()}, not 1; its weights are damaged"

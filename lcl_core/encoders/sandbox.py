@@ -153,7 +153,7 @@ SERVING_BATCH = 64  # images that a service computes at once
 MAX_OUTPUT_BYTES = 4 << 30  # of one layer's output for such a batch
 # texts of many forms: long, repeated, of many planes of Unicode, with controls
 PROBE_TEXTS = (
-    "a image of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
+    "an image of a red bus", "", " ", "a" * 2000, "aa " * 500, "!" * 500, "\t\n\r\0\x1b", "0123456789" * 50,
     "e\u0301" * 200, "\u2603" * 200, "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 50, "\u202etxt", "\ufdfa" * 100,
     "漢字かな交じり文" * 50, "</w>▁##<pad><end_of_text>[CLS]" * 20, "ab" * 1000, "x y" * 500,
 )  # fmt: skip

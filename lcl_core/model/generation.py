@@ -197,7 +197,7 @@ def check_context_length(config: LCLConfig, ids: Sequence[int], field: str) -> N
     if len(ids) >= config.context_length:
         message = (
             f"the document is longer than the {config.context_length - 1} tokens after which this encoder can go on "
-            f"(a image takes {config.num_image_tokens + 2}); leave out the oldest parts"
+            f"(an image takes {config.num_image_tokens + 2}); leave out the oldest parts"
         )
         raise UserError(message, code="document_too_long", field=field)
 

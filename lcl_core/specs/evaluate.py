@@ -101,7 +101,7 @@ class LanguageModelSpec(Spec):
     )
     train: bool = Field(False, description="full transfer: train the language model, too")
     lr: float = Field(2e-5, gt=0, le=1, description="of the language model, where it is trained")
-    max_tokens: int = Field(512, ge=16, le=131_072, description="longer texts are cut for learning; a image is one")
+    max_tokens: int = Field(512, ge=16, le=131_072, description="longer texts are cut for learning; an image is one")
 
     def paths(self) -> dict[str, str]:
         """Paths on the server, by field."""

@@ -36,9 +36,9 @@ def test_an_uploaded_image_is_captioned_in_the_ways_that_were_chosen(visitor: An
 
 def test_a_file_that_is_no_image_is_refused_in_words(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?tab=caption")
-    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not a image"}
+    files: Any = {"name": "mine.png", "mimeType": "image/png", "buffer": b"not an image"}
     page.locator("#tab-caption input[type=file]").set_input_files(files)
-    expect(page.get_by_text("not a image that can be read")).to_be_visible()
+    expect(page.get_by_text("not an image that can be read")).to_be_visible()
 
 
 def test_without_an_encoder_the_way_to_one_is_shown(visitor: Any, empty_url: str) -> None:

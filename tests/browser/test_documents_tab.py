@@ -15,7 +15,7 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 
 @pytest.fixture(scope="module")
 def odd(world: Any, sample_zip: Path) -> str:
-    """A dataset with hostile words, a image that is missing, and a document that is empty."""
+    """A dataset with hostile words, an image that is missing, and a document that is empty."""
     from lcl_core.data import open_corpus
 
     folder = world.home / "incoming" / "weird"

@@ -18,7 +18,7 @@ def results(page: Any) -> Any:
 
 def test_words_find_images(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
-    page.get_by_placeholder("Describe a image").fill("ant")
+    page.get_by_placeholder("Describe an image").fill("ant")
     page.keyboard.press("Enter")
     hits = results(page).get_by_role("listitem")
     expect(hits).to_have_count(24)
@@ -33,7 +33,7 @@ def test_an_example_searches_at_once(visitor: Any, page_url: str) -> None:
     page = visitor.open(page_url)
     page.get_by_role("button", name="red apple").click()
     expect(results(page)).to_contain_text("“red apple”")
-    expect(page.get_by_placeholder("Describe a image")).to_have_value("red apple")
+    expect(page.get_by_placeholder("Describe an image")).to_have_value("red apple")
 
 
 def detail(page: Any) -> Any:
@@ -65,13 +65,13 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(results(page)).to_contain_text("closest to this image")
-    expect(results(page).get_by_role("button").first).to_contain_text(words)  # a image is its own nearest
+    expect(results(page).get_by_role("button").first).to_contain_text(words)  # an image is its own nearest
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
 
 
 def test_a_label_of_a_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
-    expect(page.get_by_placeholder("Describe a image")).to_have_value("house")
+    expect(page.get_by_placeholder("Describe an image")).to_have_value("house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
     results(page).get_by_role("button").first.click()
     label = detail(page).get_by_role("button", name="Only images with subgroup")
@@ -92,9 +92,9 @@ def test_words_are_added_to_a_image_and_weighed(visitor: Any, page_url: str) -> 
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     results(page).get_by_role("button").first.click()
     detail(page).get_by_role("button", name="Add words").click()
-    expect(page.get_by_text("A image, and words about it")).to_be_visible()
+    expect(page.get_by_text("An image, and words about it")).to_be_visible()
     expect(page.get_by_role("radio", name="Text + image")).to_be_checked()
-    expect(page.get_by_placeholder("Describe a image")).to_be_focused()
+    expect(page.get_by_placeholder("Describe an image")).to_be_focused()
     assert serious(page, "light") == []
     page.keyboard.type("red")
     page.keyboard.press("Enter")
@@ -141,7 +141,7 @@ def test_an_uploaded_image_finds_texts_and_a_text_its_images(visitor: Any, page_
     words = text.locator("span").first.inner_text()
     text.click()
     expect(results(page)).to_contain_text(f"images closest to “{words}”")
-    expect(page.get_by_placeholder("Describe a image")).to_have_value(words)
+    expect(page.get_by_placeholder("Describe an image")).to_have_value(words)
 
 
 def test_fewer_results_can_be_asked_for(visitor: Any, page_url: str) -> None:

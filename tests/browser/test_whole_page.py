@@ -78,7 +78,7 @@ def test_tabs_and_search_work_with_keys_alone(visitor: Any, page_url: str) -> No
     expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
     page.get_by_role("tab", name="Search").focus()
     page.keyboard.press("Enter")
-    page.get_by_placeholder("Describe a image").focus()
+    page.get_by_placeholder("Describe an image").focus()
     page.keyboard.type("cake")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Search results")).to_contain_text("“cake”")

@@ -99,7 +99,7 @@ def test_from_a_run_to_a_search_hit(client: Client, pretrained: Json, sample_zip
     wanted = corpus.pairs(split="test_vendor")[3]
     hits = client.search("found", image=corpus.image_bytes(wanted.image), k=3)["hits"]
     assert len(hits) == 3
-    assert hits[0]["caption"] == wanted.captions[0], "a image finds itself first"
+    assert hits[0]["caption"] == wanted.captions[0], "an image finds itself first"
     assert hits[0]["score"] == pytest.approx(1.0, abs=1e-3)
     assert client.item_image("found", hits[0]["id"])
     text = client.search("found", text="a red heart", target="images", k=5)["hits"]

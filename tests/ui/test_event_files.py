@@ -153,7 +153,7 @@ def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessM
 
 
 def test_what_an_event_makes_is_served_to_its_session_alone(walk: HostilePage) -> None:
-    """A image of a collection that is taken over into the form, which Gradio keeps as a file."""
+    """An image of a collection that is taken over into the form, which Gradio keeps as a file."""
 
     async def scenario() -> None:
         vic, bob = await walk.browser("key-vic"), await walk.browser("key-bob")

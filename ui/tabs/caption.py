@@ -49,7 +49,7 @@ DECODING_HINTS = {
 SAMPLE_IMAGES = 8  # offered
 POLL_SECONDS = 0.15  # of the captions
 NO_ENCODER = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder writes here.")
-WAITING = empty_state("Captions appear here", "Choose a image. Each way of decoding writes its own caption.")
+WAITING = empty_state("Captions appear here", "Choose an image. Each way of decoding writes its own caption.")
 
 
 def draw_attention(image: bytes, attention: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ TOO_FEW_ENCODERS = empty_state(
     "“lcl encoders import”; then both answer the same query here, side by side.",
 )
 SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
-INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose a image: both encoders answer.")
+INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose an image: both encoders answer.")
 WORDS, IMAGE = "Words", "Picture"
 EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 HITS_PER_SIDE = 12

@@ -189,7 +189,7 @@ class SearchTab:
                 self.k = gr.Dropdown(RESULT_COUNTS, value=24, label="Results", scale=1, min_width=90)
             with gr.Row(elem_classes="lcl-query"):
                 self.text = gr.Textbox(
-                    "", label="Words", show_label=False, placeholder="Describe a image …", max_lines=1, scale=6
+                    "", label="Words", show_label=False, placeholder="Describe an image …", max_lines=1, scale=6
                 )
                 with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
                     self.image = image_input("Picture to search with", height=190)

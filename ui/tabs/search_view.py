@@ -14,11 +14,11 @@ NO_COLLECTION = empty_state(
     "No collection yet",
     "Submit an index run in the Runs tab: it embeds a dataset with an encoder, and its images can be searched here.",
 )
-INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with a image.")
+INVITATION = empty_state("What are you looking for?", "Type a few words, pick an example, or search with an image.")
 NO_IMAGE = empty_state("Which image?", "Drop one above, paste it, or choose it from your files.")
 NOTHING_TO_MIX = empty_state(
-    "A image, and words about it",
-    "Drop a image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
+    "An image, and words about it",
+    "Drop an image and say what should be different: “red”, “in winter”. The slider says how much the words count.",
 )
 NOTHING_FOUND = empty_state("Nothing found", "The collection holds nothing that fits. Try other words or fewer labels.")
 

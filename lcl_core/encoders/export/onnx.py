@@ -191,7 +191,7 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
 
 
 def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
-    """``input_ids`` [n, L] → ``text_embeds`` [n, E]: each text is read as what stands before a image."""
+    """``input_ids`` [n, L] → ``text_embeds`` [n, E]: each text is read as what stands before an image."""
     onnx: Any = import_optional("onnx", "an ONNX graph", "export")
     graph, given = OnnxBuilder(weights), "input_ids"
     one, nothing = graph.constant([1]), graph.constant([0])

@@ -97,18 +97,18 @@ IMAGES = {
     "an SVG that names an entity": _url(b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/group">]><x>&a;</x>', "svg+xml"),
     "PostScript that would start a program": _url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "png"),
     "a Photoshop file": _url(b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 100_000, 100_000, 8, 3), "png"),
-    "an HTML page as a image": _url(b"<html><script>alert(1)</script></html>"),
+    "an HTML page as an image": _url(b"<html><script>alert(1)</script></html>"),
     "an empty image": _url(b""),
-    "more bytes than a image may have": _url(bytes(100_001)),
+    "more bytes than an image may have": _url(bytes(100_001)),
     "what is not base64": "data:image/png;base64,@@@@",
     "a data URL without a body": "data:image/png;base64",
     "a data URL of text": "data:image/../text/html,<script>",
 }  # fmt: skip
 ADDRESSES = {
-    "a image behind http": f"http://{TRAP}/x.png",
-    "a image of the metadata service": "http://169.254.169.254/latest/meta-data/x.png",
-    "a image on the disk": "file:///etc/passwd",
-    "a image behind gopher": f"gopher://{TRAP}/x.png",
+    "an image behind http": f"http://{TRAP}/x.png",
+    "an image of the metadata service": "http://169.254.169.254/latest/meta-data/x.png",
+    "an image on the disk": "file:///etc/passwd",
+    "an image behind gopher": f"gopher://{TRAP}/x.png",
 }
 
 

@@ -60,7 +60,7 @@ IDS = [
     _id("a run: a star", "POST /v1/runs/*/cancel"),
     _id("a run: all of SQL's", "DELETE /v1/runs/%25"),
     _id("a run: another in a list", f"GET /v1/runs/{OWN},absent"),
-    _id("a run: a image of words", "POST /v1/runs/%F0%9F%92%A9/retry"),
+    _id("a run: an image of words", "POST /v1/runs/%F0%9F%92%A9/retry"),
     _id("a run: with a line break", f"GET /v1/runs/{OWN}%0d%0aX-Role:admin/logs"),
     _id("a run: 4,000 letters", f"GET /v1/runs/{'r' * 4000}/metrics"),
     _id("a study: a quote", "GET /v1/studies/%27%20OR%201=1--/tables/rows"),

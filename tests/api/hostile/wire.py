@@ -106,7 +106,7 @@ TYPES = [
     _typed(
         "an XML with an entity", "application/xml", b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>'
     ),
-    _typed("JSON as a image", "image/svg+xml"),
+    _typed("JSON as an image", "image/svg+xml"),
     _typed("YAML that makes an object", "application/yaml", b"!!python/object/apply:os.system [id]"),
     _typed("no type at all", "-"),
     _typed("a type that is none", "json"),

@@ -170,7 +170,7 @@ def bad_documents(red: str) -> dict[str, tuple[Any, str, str | None]]:
         "too long a text": (["a", "x" * 501], "text_too_long", "document.1"),
         "a broken image": (["a", {"image": red}, {"image": data_url(b"x")}], "image_unreadable", "document.2.image"),
         "an address": ([{"image": "http://127.0.0.1:1/x.png"}], "bad_image_url", "document.0.image"),
-        "a image as a text": (["a", red], "bad_document", "document.1"),
+        "an image as a text": (["a", red], "bad_document", "document.1"),
         "more than the encoder reads": ([{"image": red}] * 8, "document_too_long", "document"),
         "a number": ([7], "bad_request", None),
         "an unknown part": ([{"text": "a"}], "bad_request", None),

@@ -68,7 +68,7 @@ class Desk:
     changes: list[tuple[ChangeRecord, bytes]] = []  # noqa: RUF012 (replaced, never changed)
 
     def added(self, number: int, name: str) -> tuple[ChangeRecord, bytes]:
-        """A image that the sample does not name so, with a caption of its own and one of the sample's."""
+        """An image that the sample does not name so, with a caption of its own and one of the sample's."""
         pair = self.sample.pairs("val")[20]
         captions = ["added by hand", self.sample.pairs("val")[0].captions[0]]
         record = {"id": identity(name), "image": name, "captions": captions, "labels": {"by": "hand"}}

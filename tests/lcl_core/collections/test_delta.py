@@ -29,7 +29,7 @@ def unit(seed: str) -> np.ndarray:
 
 
 def item(name: str, version: int = 0) -> CollectionItem:
-    """A image whose facts are a function of its name and version."""
+    """An image whose facts are a function of its name and version."""
     chance = random.Random(f"{name} {version}")
     labels = {"group": chance.choice(GROUPS), "version": str(version)} if chance.random() < 0.8 else {}
     captions = tuple(chance.sample(WORDS, chance.randrange(4)))

@@ -130,7 +130,7 @@ def test_what_is_left_is_told_by_the_pace_so_far(tmp_path: Path, monkeypatch: py
 
 
 def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path: Path, sample: Corpus, encoder: Path) -> None:
-    broken = {"text.png": b"not a image", "cut.webp": sample.image_bytes(sample.pairs("val")[0].image)[:200]}
+    broken = {"text.png": b"not an image", "cut.webp": sample.image_bytes(sample.pairs("val")[0].image)[:200]}
     corpus = write_corpus(tmp_path / "corpus", sample, broken)
     with (corpus / "pairs.jsonl").open("a") as file:
         file.write(json.dumps({"image": "gone.png", "captions": ["gone"]}) + "\n")
@@ -147,7 +147,7 @@ def test_unreadable_images_are_set_aside_with_their_reasons(tmp_path: Path, samp
     assert all(line["message"] for line in lines)
     collection = Collection.open(run_dir.artifacts / "collection")
     twice = collection.items()[0]
-    assert twice["captions"] == [*sample.pairs("val")[0].captions, "seen twice"], "a image is there once"
+    assert twice["captions"] == [*sample.pairs("val")[0].captions, "seen twice"], "an image is there once"
     texts, _ = collection.vectors("texts")
     assert len(texts) == result["collection"]["texts"]
     assert metrics(run_dir)[-1]["step"] == metrics(run_dir)[-1]["total_steps"]

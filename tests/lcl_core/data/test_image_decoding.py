@@ -90,7 +90,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
     [
         b"",
         b"\0",
-        b"not a image",
+        b"not an image",
         b"\x89PNG\r\n\x1a\n",
         GOOD[: len(GOOD) // 2],
         GOOD[:40],

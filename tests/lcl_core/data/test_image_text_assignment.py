@@ -29,7 +29,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 def embed_images(images: Sequence[Image.Image]) -> np.ndarray:
-    """The colour of a image as a vector of length 1."""
+    """The colour of an image as a vector of length 1."""
     rows = np.array([image.getpixel((0, 0)) for image in images], np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 

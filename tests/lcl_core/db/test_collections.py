@@ -99,7 +99,7 @@ def test_a_reader_is_told_what_came_since(made: Database) -> None:
     remove(made, "a.png")
     remove(made, "c.png")
     assert seen(made, 2) == [ChangeRecord(3, identity("a.png")), ChangeRecord(4, identity("c.png"))]
-    assert [change.number for change in seen(made)] == [2, 3, 4], "of a image only the last counts"
+    assert [change.number for change in seen(made)] == [2, 3, 4], "of an image only the last counts"
     assert (row_of(made).changes, row_of(made).images) == (4, 2)
     with made.reading() as session:
         assert db_collections.item_image(session, "col_1", identity("d.png")) == b"d.png"

@@ -16,7 +16,7 @@ from tests.lcl_core.encoders.external_samples import sample_images, save_opencli
 
 open_clip = pytest.importorskip("open_clip")
 
-TEXTS = ["a red bus", "", "a image of the end of a very long road that goes on and on and on and on and on"]
+TEXTS = ["a red bus", "", "an image of the end of a very long road that goes on and on and on and on and on"]
 
 
 def library(folder: Path) -> tuple[Any, Any, Any]:

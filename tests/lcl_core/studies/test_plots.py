@@ -31,7 +31,7 @@ def material(study_of: Callable[..., StudySpec], cell_of: Any) -> PlotData:
 
 
 def texts(svg: bytes) -> str:
-    """Every text of a image; parsing also shows that it is well-formed."""
+    """Every text of an image; parsing also shows that it is well-formed."""
     return " ".join(ElementTree.fromstring(svg).itertext())
 
 

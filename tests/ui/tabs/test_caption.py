@@ -103,7 +103,7 @@ def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture
 def test_what_is_no_image_is_said_once(service: Any, picture: str) -> None:
     unreadable = ApiError(422, "image_unreadable", "images.0: the image cannot be decoded", "images.0")
     tab = CaptionTab(service(stream_captions=unreadable, attention=unreadable))
-    assert written(tab, PageSelection(None), "enc", picture, BOTH, "", "", *CHOICES).count("not a image") == 1
+    assert written(tab, PageSelection(None), "enc", picture, BOTH, "", "", *CHOICES).count("not an image") == 1
     assert tab.attend("enc", picture, True) == ""
 
 

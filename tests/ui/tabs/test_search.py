@@ -47,7 +47,7 @@ def test_a_images_bytes_are_sent(service: Any, picture: str) -> None:
     drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", picture, 50, [], 24)[0]
     assert client.arguments_of("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
     assert 'data-pick="text:col_1:words"' in drawn
-    assert "?collection" not in drawn, "an address cannot carry a image"
+    assert "?collection" not in drawn, "an address cannot carry an image"
 
 
 @pytest.mark.parametrize(("words", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
@@ -66,7 +66,7 @@ def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> Non
     tab.search(BOTH, "col_1", "red", None, 50, [], 24)
     tab.search(BOTH, "col_1", " ", picture, 50, [], 24)
     assert [set(query) - {"target", "k", "offset"} for query in client.arguments_of("search")] == [{"text"}, {"image"}]
-    assert "A image, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
+    assert "An image, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
     assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
 
 

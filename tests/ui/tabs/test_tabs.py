@@ -37,9 +37,9 @@ def test_embedding_writes_the_file_in_the_format_chosen(service: Any, picture: s
 def test_embedding_names_the_file_that_was_refused(service: Any, picture: str) -> None:
     from api.client import ApiError
 
-    refused = ApiError(422, "bad_image", "input.0: not a image", "input.0")
+    refused = ApiError(422, "bad_image", "input.0: not an image", "input.0")
     drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [picture], "npy")
-    assert "mine.png: not a image" in drawn
+    assert "mine.png: not an image" in drawn
 
 
 def test_of_several_variants_the_best_figure_is_shown() -> None:

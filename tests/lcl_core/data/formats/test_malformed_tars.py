@@ -55,7 +55,7 @@ TARS: dict[str, tuple[Any, int, list[str]]] = {
     "zeros": (lambda good: bytes(4096), 0, []),
     "gzip": (lambda good: gzip.compress(good), 0, ["damaged tar"]),
     "half a header": (lambda good: good[:300], 0, ["damaged tar"]),
-    "cut in a image": (lambda good: good[:1000], 0, ["damaged tar"]),
+    "cut in an image": (lambda good: good[:1000], 0, ["damaged tar"]),
     "cut in the second sample": (lambda good: good[:3300], 1, ["damaged tar"]),
     "cut between members": (lambda good: good[:2560], 1, ["damaged tar"]),
     "a header with a byte changed": (lambda good: good[:2560] + b"X" + good[2561:], 1, ["damaged tar"]),

@@ -36,7 +36,7 @@ def refuse(name: str) -> bytes:
 
 
 class Make:
-    """Records with one-coloured images. A image's name says what it is: ``red.png``, ``gone.png``, ``bad.png``."""
+    """Records with one-coloured images. An image's name says what it is: ``red.png``, ``gone.png``, ``bad.png``."""
 
     COLOURS: ClassVar = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
     packed = staticmethod(packed)

@@ -161,7 +161,7 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
     ]
     report = validate(given, workers=0, quarantine=tmp_path / "q.jsonl")
     assert report.kinds == {"matched": 1, "pair": 4, "sequence": 1}
-    assert report.histograms["images_per_document"].counts[2] == 1, "a image counts once a record"
+    assert report.histograms["images_per_document"].counts[2] == 1, "an image counts once a record"
     rows = {(row["id"], row["reason"]) for row in listed(tmp_path / "q.jsonl")}
     assert rows == {
         ("", "not JSON"),

@@ -66,7 +66,7 @@ def test_a_frozen_text_encoder_reads_each_text_once(new_run: NewRun, monkeypatch
     read = LCLTextEncoder.features
     monkeypatch.setattr(LCLTextEncoder, "features", lambda self, texts: asked.extend(texts) or read(self, texts))
     run(new_run, tuned_retrieval={"text_lr": 0.0})
-    assert len(asked) == len(set(asked)) == 4 + 51  # one caption a colour, and one a image that has two
+    assert len(asked) == len(set(asked)) == 4 + 51  # one caption a colour, and one an image that has two
 
 
 def test_another_text_encoder_may_read(new_run: NewRun, tmp_path: Path) -> None:
