@@ -39,7 +39,7 @@ FILE_NOT_OWNED = (
     "This file is not among those that you uploaded on this page, or it is no longer kept. Choose it again."
 )
 PAGE_CHANGED = "This page has changed since you opened it. Reload it, then try again."
-TOO_MANY_EVENTS = "Too much is asked at once. Wait until some of it is answered, then try again."
+TOO_MANY_EVENTS = "Too many requests at once. Wait for some to finish, then try again."
 EVENT_UNREADABLE = "The page could not read what was sent. Reload it, then try again."
 EVENT_TOO_LARGE = "That is more than the page takes at once."
 VALUE_NOT_OFFERED = "One of the values is not among those that this form offers. Reload the page, then choose again."

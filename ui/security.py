@@ -21,7 +21,7 @@ DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 HOST_EXEMPT_PATHS = ("/healthz",)  # container probes use the address of the container
 HostPort = tuple[str, int | None]
 SAFE_METHODS = ("GET", "HEAD")
-CROSS_SITE_ERROR = "this was asked by another site; open the page itself"
+CROSS_SITE_ERROR = "cross-site request refused; open the page itself"
 
 # Gradio uses inline scripts and styles and eval; nothing is loaded from other hosts.
 CONTENT_SECURITY_POLICY = "; ".join(

@@ -10,7 +10,7 @@ from api.cli.output import Cursor, ago, global_options
 from api.client.payloads import Json
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
-webhooks_group = typer.Typer(help="Addresses that are told how runs end (for admins).", no_args_is_help=True)
+webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)
 Prefix = Annotated[str, typer.Argument(help="the part of the key before the dot")]
 WebhookId = Annotated[str, typer.Argument(help="as `lcl webhooks list` prints it")]
 

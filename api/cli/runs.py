@@ -34,7 +34,7 @@ POLL_SECONDS = 1.0
 CERTAINTY_LABELS = {
     "measured": "as runs of this very setup went",
     "scaled": "from runs of other sizes",
-    "assumed": "a guess: no run has told a rate",
+    "assumed": "a guess: no run has measured a rate",
 }
 
 

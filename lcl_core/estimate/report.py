@@ -180,7 +180,7 @@ def _explain_rate(similar: Sequence[SimilarRun], device: str) -> str:
 def _explain_memory(nearest: SimilarRun | None, correction: float) -> str:
     counted = "Memory: weights, gradients, AdamW's moments and what the backward pass keeps, counted from the sizes"
     if nearest is None:
-        return f"{counted}; no run has told its peak yet."
+        return f"{counted}; no run has measured its peak yet."
     return f"{counted}, times {correction:.2f} after the peak of {nearest.run.run_id}."
 
 

@@ -25,9 +25,9 @@ from ui.spec_fields import (
 )
 
 CERTAINTY_LABELS = {
-    "measured": ("As measured", "runs of this very setup told the rate"),
+    "measured": ("As measured", "measured on runs with this setup"),
     "scaled": ("Scaled", "from runs of other sizes"),
-    "assumed": ("A guess", "no run has told a rate yet"),
+    "assumed": ("A guess", "no run has measured a rate yet"),
 }
 WHEN_VALID = status_line("An estimate follows once the spec is valid.")
 MEMORY_PARTS = {

@@ -40,7 +40,7 @@ class GeluArguments(BaseModel):
 
 
 class _Blocks(BaseModel):
-    """What both towers' blocks can be told."""
+    """Fields of the blocks of both towers."""
 
     model_config = _CLOSED
 

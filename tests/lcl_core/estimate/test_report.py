@@ -108,7 +108,7 @@ def test_a_process_that_is_still_growing_tells_no_peak() -> None:
     assert past is not None
     blind, young = estimate_pretraining(spec_of(), []), estimate_pretraining(spec_of(), [past])
     assert young.memory_bytes.expected == pytest.approx(blind.memory_bytes.expected, rel=0.2)
-    assert "no run has told its peak" in young.basis[2]
+    assert "no run has measured its peak" in young.basis[2]
     assert estimate_pretraining(spec_of(steps=20), [past]).memory_bytes.expected == pytest.approx(9 * 2**30)
 
 
