@@ -25,7 +25,7 @@ TRANSIENT_SHARE = 0.05  # of the longest curve; the steep start does not set the
 _MAX_RAW_SERIES = 3  # raw values are drawn up to this number of curves
 _HOVER_POINTS = 200  # of a line, for the value at the cursor
 
-AXIS_LABELS = {"step": "Steps", "images_seen": "Pictures seen"}
+AXIS_LABELS = {"step": "Steps", "images_seen": "Images seen"}
 METRIC_LABELS = {
     "loss": "Loss",
     "contrastive_loss": "Contrastive loss",
@@ -38,7 +38,7 @@ METRIC_LABELS = {
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
     "logit_scale": "Logit scale",
-    "images_per_s": "Pictures per second",
+    "images_per_s": "Images per second",
     "tokens_per_s": "Tokens per second",
     "mfu": "Utilisation (MFU)",
     "data_wait": "Share of time waiting for data",
@@ -46,7 +46,7 @@ METRIC_LABELS = {
 }
 COST_LABELS = {
     "seconds": "seconds of training",
-    "images_seen": "pictures seen",
+    "images_seen": "images seen",
     "tokens_seen": "tokens seen",
     "flops": "floating-point operations",
 }

@@ -201,7 +201,7 @@ class JobMonitor:
         if self._notice_recorded or not self._run_dir.notice_file.exists():
             return {}
         notice: dict[str, Any] = json.loads(self._run_dir.notice_file.read_text(encoding="utf-8"))
-        log.warning("run_notice", code=notice["code"], message=notice["message"])
+        log.warning("run_notice", code=notice["code"], reason=notice["message"])
         return notice
 
     def _decide(self, state: State) -> None:

@@ -47,13 +47,12 @@ def submit(
 ) -> Run:
     """Queue a run, or return the run that the owner's ``idempotency_key`` created.
 
-    The caller commits, then publishes the wake-up message.
+    The caller commits, then publishes the wake-up.
 
     Args:
         resource: ``cpu`` or ``gpu``; None: the default of the kind.
-        study_id: the study that submits the run.
         after: ids of runs whose success the run waits for.
-        continues: id of a run from whose last checkpoint the new run starts; a run of this spec passes through it.
+        continues: id of a run from whose last checkpoint the new run starts.
         visible_to: owner whose runs ``after`` may name; None: all owners.
 
     Raises:
@@ -63,8 +62,8 @@ def submit(
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
-    body = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
-    body_hash = hash_body(body | _optional_fields(after, max_attempts, resource))
+    fields = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
+    body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     moment, ready = now(session), check_predecessors(session, after, visible_to)

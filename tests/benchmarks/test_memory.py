@@ -7,7 +7,7 @@ from benchmarks.traffic import mixed
 
 
 def test_memory_at_every_mark() -> None:
-    report = measure("sqlite", first=40, requests=60, looks=1, clients=2)
+    report = measure("sqlite", first=40, requests=60, samples=1, clients=2)
     assert report["wrong"] == {}
     sizes = list(report["resident_mib"].values())
     assert len(sizes) == 2

@@ -43,7 +43,7 @@ def test_the_same_words_go_to_both_and_a_hit_to_both_again(visitor: Any, page_ur
 def test_a_image_goes_to_both(visitor: Any, page_url: str, png: bytes) -> None:
     page = visitor.open(f"{page_url}/?tab=compare")
     expect(page.get_by_label("Encoder on the right")).to_have_value("tiny")
-    page.get_by_text("Picture", exact=True).click()
+    page.get_by_text("Image", exact=True).click()
     files: Any = {"name": "query.png", "mimeType": "image/png", "buffer": png}
     page.get_by_role("tabpanel").locator("input[type=file]").set_input_files(files)
     expect(both(page)).to_contain_text("for your image")

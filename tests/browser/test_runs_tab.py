@@ -148,7 +148,7 @@ def test_what_a_run_would_take_is_told_before_it_is_submitted(visitor: Any, page
     expect(estimate).to_contain_text("64 k (128 a step)")
     page.get_by_label("Steps").fill("1000")
     expect(estimate).to_contain_text("128 k (128 a step)")
-    page.get_by_label("Picture size").fill("128")
+    page.get_by_label("Image size").fill("128")
     expect(estimate).not_to_contain_text("6.41 M")
     estimate.get_by_text("What this rests on").click()
     expect(estimate).to_contain_text("Counted: weights")
@@ -182,7 +182,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     expect(key.nth(1)).to_contain_text("Running")
     world.record(claims["right"], line(80) | {"images_seen": 64 * 80})
     expect(chart).to_have_attribute("aria-label", re.compile(r"0\.8 at 80$"))
-    page.get_by_role("radio", name="Pictures", exact=True).press("Space")
+    page.get_by_role("radio", name="Images", exact=True).press("Space")
     expect(page.get_by_role("img", name="Loss over images seen. left")).to_have_attribute(
         "aria-label", re.compile(r"0\.8 at 5,120$")
     )
@@ -197,7 +197,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
 
 def test_fields_and_editor_stay_in_step(visitor: Any, page_url: str) -> None:
     page = open_form(visitor, page_url)
-    page.get_by_label("Picture size").fill("96")
+    page.get_by_label("Image size").fill("96")
     page.get_by_role("button", name="Full spec (JSON)").click()
     editor = page.locator("#new-run .cm-content")
     expect(editor).to_contain_text('"image_size": 96')

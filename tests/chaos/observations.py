@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.chaos import toy_training as curve
+from tests.chaos import toy_training
 from tests.chaos.activity_log import ActivitySpan
 from tests.chaos.clients import Submission
 from tests.chaos.invariants import ExpectedTraining, Observations
@@ -62,7 +62,7 @@ def expected_training(submission: Submission, real: ExpectedTraining | None) -> 
     if submission.planned.spec["seed"] < TOY_SEEDS:
         assert real is not None, "the product's own pre-training was not run without disturbance"
         return real
-    losses, digest = curve.curve(submission.planned.spec["seed"], submission.planned.spec["steps"])
+    losses, digest = toy_training.expected_curve(submission.planned.spec["seed"], submission.planned.spec["steps"])
     lines = [{"step": at, "total_steps": len(losses), "loss": loss} for at, loss in enumerate(losses, start=1)]
     return ExpectedTraining(lines, digest)
 

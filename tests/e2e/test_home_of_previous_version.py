@@ -42,7 +42,7 @@ def expected(unpacked: Path) -> dict[str, Any]:
 def client(unpacked: Path) -> Iterator[Client]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LCL_WELCOME", "false")
-        with LocalStack(unpacked / "home", say=print, ports=(0, 0)) as stack, stack.client() as client:
+        with LocalStack(unpacked / "home", log=print, ports=(0, 0)) as stack, stack.client() as client:
             yield client
 
 

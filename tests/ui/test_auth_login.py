@@ -206,7 +206,7 @@ def answered(http: TestClient, output: str, *data: Any) -> str:
 
 def visible_owner(http: TestClient) -> str:
     """What the page's corner says."""
-    return answered(http, "http")
+    return answered(http, "visitor")
 
 
 def test_everybody_acts_with_a_key_of_their_own(browser: Any) -> None:

@@ -221,7 +221,7 @@ class CaptionTab:
         with gr.Row(equal_height=False, elem_classes="lcl-columns"):
             with gr.Column(scale=4, min_width=300, elem_classes="lcl-panel"):
                 self.encoder = gr.Dropdown(label="Encoder")
-                self.image = image_input("Picture", height=280)
+                self.image = image_input("Image", height=280)
                 self.samples = html_pane(js_on_load=PICK_SCRIPT, elem_id="caption-samples")
                 self.context = gr.Textbox(
                     "",

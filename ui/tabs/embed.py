@@ -60,7 +60,7 @@ class EmbedTab:
                 with gr.Column(scale=4, min_width=280):
                     self.encoder = gr.Dropdown(label="Encoder")
                     self.pictures = gr.File(
-                        label="Pictures", file_count="multiple", file_types=["image"], height=170, type="filepath"
+                        label="Images", file_count="multiple", file_types=["image"], height=170, type="filepath"
                     )
                     self.format = gr.Radio(list(FORMATS), value="npy", label="File format")
                     self.go = gr.Button("Embed", variant="primary")
@@ -161,7 +161,7 @@ def draw_vectors(names: Sequence[str], vectors: Sequence[Sequence[float]]) -> st
         closest = f"{names[best]} ({near[i, best]:.2f})" if len(names) > 1 else ""
         rows.append(f"<tr><td>{esc(name)}</td><td>{vector_strip(vector)}</td><td>{esc(closest)}</td></tr>")
     size = f'<p class="lcl-note" role="status">{len(names)} × {matrix.shape[1]} numbers, of length 1</p>'
-    return size + html_table("Vectors", ("Picture", "Vector", "Closest of the others"), "".join(rows))
+    return size + html_table("Vectors", ("Image", "Vector", "Closest of the others"), "".join(rows))
 
 
 def _links(collection: str) -> str:

@@ -30,7 +30,7 @@ TOO_FEW_ENCODERS = empty_state(
 )
 SAME_ENCODER = empty_state("The same encoder twice", "Choose another one on one of the sides.")
 INVITATION = empty_state("Ask both", "Type a few words, pick an example, or choose an image: both encoders answer.")
-WORDS, IMAGE = "Words", "Picture"
+WORDS, IMAGE = "Words", "Image"
 EXAMPLES = ["dog", "red apple", "airplane", "tree", "musical instrument"]
 HITS_PER_SIDE = 12
 SAMPLE_DATASET = "sample"  # every service has this dataset
@@ -116,7 +116,7 @@ def _card(collection: str, hit: Json, rank: int, other_rank: int | None, other: 
     name = f"{words}, place {rank}{also}. Ask both with this image"
     return (
         f'<li><button type="button" class="lcl-card{"" if other_rank is None else " lcl-card--both"}" '
-        f'data-pick="item:{esc(hit["id"])}" title="Ask both with this picture" aria-label="{esc(name)}">'
+        f'data-pick="item:{esc(hit["id"])}" title="Ask both with this image" aria-label="{esc(name)}">'
         f'<img src="{esc(item_url(collection, hit["id"]))}" alt="" loading="lazy" decoding="async">'
         f'<span class="lcl-card__words">{rank}. {esc(words)}</span>{shared}</button></li>'
     )
@@ -183,7 +183,7 @@ class CompareTab:
                     "", label="Words", show_label=False, placeholder="What should both look for?", max_lines=1, scale=6
                 )
                 with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
-                    self.image = image_input("Picture to ask both with", height=170)
+                    self.image = image_input("Image to ask both with", height=170)
                 self.go = gr.Button("Ask both", variant="primary", scale=1, min_width=120)
             with gr.Row(elem_classes="lcl-chips") as self.chips:
                 self.examples = [gr.Button(words, size="sm", min_width=0) for words in EXAMPLES]

@@ -46,9 +46,9 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
     size = about.get("image_size")
     listed = [
         ("Parameters", number(about.get("parameters"))),
-        ("Pictures", f"{size} × {size} px" if size else ""),
+        ("Images", f"{size} × {size} px" if size else ""),
         ("Vector", f"{about['embed_dim']} numbers" if about.get("embed_dim") else ""),
-        ("Pictures seen", number(about.get("images_seen"))),
+        ("Images seen", number(about.get("images_seen"))),
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]

@@ -74,7 +74,7 @@ def _estimate_counts(estimate: dict[str, Any]) -> list[tuple[str, str]]:
         ("Parameters", format_si(estimate["parameters"]).strip()),
         ("Operations", f"{format_si(estimate['flops'])}FLOP"),
         ("Operations a step", f"{format_si(estimate['flops_per_step'])}FLOP"),
-        ("Pictures", f"{format_si(samples['images']).strip()} ({step['images']:,.0f} a step)"),
+        ("Images", f"{format_si(samples['images']).strip()} ({step['images']:,.0f} a step)"),
         ("Documents", f"{format_si(samples['documents']).strip()} ({step['documents']:,.0f} a step)"),
         ("Tokens", f"{format_si(samples['tokens']).strip()} ({step['tokens']:,.0f} a step)"),
         ("A checkpoint", format_bytes(estimate["checkpoint_bytes"])),

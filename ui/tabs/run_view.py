@@ -72,7 +72,7 @@ def draw_result(run: dict[str, Any]) -> str:
             "Encoder",
             [
                 ("Parameters", number(encoder.get("parameters"))),
-                ("Pictures seen", number(encoder.get("images_seen"))),
+                ("Images seen", number(encoder.get("images_seen"))),
                 ("Trained for", duration(encoder.get("seconds"))),
                 ("Hash", str(encoder.get("hash") or "")[:12]),
                 ("Id", str(run.get("encoder_id") or "")),
@@ -83,7 +83,7 @@ def draw_result(run: dict[str, Any]) -> str:
             "Collection",
             [
                 ("Name", str(collection.get("name") or "")),
-                ("Pictures", number(collection.get("images"))),
+                ("Images", number(collection.get("images"))),
                 ("Texts", number(collection.get("texts"))),
                 ("Vector", f"{collection.get('dim')} numbers"),
                 ("Id", str(run.get("collection_id") or "")),
@@ -169,8 +169,8 @@ def _figures(run: dict[str, Any]) -> list[tuple[str, str]]:
     start, end = parse_time(run.get("started_at")), parse_time(run.get("finished_at"))
     per_second = progress.get("images_per_s")
     return [
-        ("Pictures per second", number(per_second, 3) if per_second else ""),
-        ("Pictures seen", number(progress.get("images_seen"))),
+        ("Images per second", number(per_second, 3) if per_second else ""),
+        ("Images seen", number(progress.get("images_seen"))),
         ("Learning rate", number(progress.get("lr"), 2)),
         ("In-batch accuracy", number(progress.get("in_batch_accuracy"), 2)),
         ("Took", duration((end - start).total_seconds()) if start and end else ""),
@@ -186,7 +186,7 @@ def _validation_report(report: dict[str, Any]) -> str:
     """Counts of a validation report and its first problems."""
     counts = [
         ("Documents", number(report.get("documents"))),
-        ("Pictures", number(report.get("images"))),
+        ("Images", number(report.get("images"))),
         ("Different images", number(report.get("distinct_images"))),
         (str(report.get("length_unit") or "").capitalize(), number(report.get("tokens"))),
     ]
@@ -207,7 +207,7 @@ def _dataset(dataset: dict[str, Any]) -> str:
         [
             ("Name", str(dataset.get("name") or "")),
             ("Records", number(dataset.get("records"))),
-            ("Pictures", number(dataset.get("pictures"))),
+            ("Images", number(dataset.get("pictures"))),
             ("Shards", number(dataset.get("shards"))),
             ("Megabytes", number(round((dataset.get("bytes") or 0) / 1e6, 1))),
             ("Contents", str(dataset.get("content_hash") or "")[:12]),

@@ -192,7 +192,7 @@ class SearchTab:
                     "", label="Words", show_label=False, placeholder="Describe an image …", max_lines=1, scale=6
                 )
                 with gr.Column(visible=False, scale=6, min_width=200) as self.frame:
-                    self.image = image_input("Picture to search with", height=190)
+                    self.image = image_input("Image to search with", height=190)
                 self.go = gr.Button("Search", variant="primary", scale=1, min_width=120)
             with gr.Row(elem_classes="lcl-narrowing"):
                 with gr.Column(visible=False, scale=3, min_width=260) as self.balance:

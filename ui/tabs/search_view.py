@@ -27,7 +27,7 @@ def draw_results(collection: str, hits: Sequence[Json], about: str, target: str,
     """The hits and a line about them. ``link``: address of the same search, if there is one."""
     if not hits:
         return NOTHING_FOUND
-    what = "texts" if target == "texts" else "pictures"
+    what = "texts" if target == "texts" else "images"
     inside = (draw_texts if target == "texts" else draw_images)(collection, hits)
     link_html = f'<a href="{esc(link)}">link</a>' if link else ""
     return (
@@ -64,7 +64,7 @@ def draw_detail(
     buttons = "".join(_action_button(kind, pick, label) for kind, label in actions)
     around = "".join(_thumbnail(collection, hit) for hit in near)
     return (
-        f'<section class="lcl-detail" aria-label="Chosen picture"><header><h2 tabindex="-1">{esc(title)}</h2>'
+        f'<section class="lcl-detail" aria-label="Chosen image"><header><h2 tabindex="-1">{esc(title)}</h2>'
         '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
         f'<img class="lcl-detail__picture" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
         f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
@@ -90,7 +90,7 @@ def label_choice(label: str, value: str) -> str:
 def _text_row(collection: str, words: str, score: float) -> str:
     return (
         f'<li><button type="button" data-pick="text:{esc(collection)}:{esc(words)}" '
-        f'aria-label="{esc(words)}, score {score:.2f}. Find its pictures"><span>{esc(words)}</span>{_score(score)}'
+        f'aria-label="{esc(words)}, score {score:.2f}. Find its images"><span>{esc(words)}</span>{_score(score)}'
         "</button></li>"
     )
 
@@ -128,7 +128,7 @@ def _labels(collection: str, labels: Json, pickable: Collection[str]) -> str:
     """Labels; those that a search can be filtered by are buttons."""
     chips = "".join(
         f'<li><button type="button" data-pick="label:{esc(collection)}:{esc(label_choice(name, str(value)))}" '
-        f'title="Only such pictures" aria-label="Only images with {esc(name)} {esc(value)}">{_label(name, value)}'
+        f'title="Only such images" aria-label="Only images with {esc(name)} {esc(value)}">{_label(name, value)}'
         "</button></li>"
         if name in pickable
         else f"<li><span>{_label(name, value)}</span></li>"

@@ -53,7 +53,7 @@ def draw_table(study: Json, head: str) -> str:
     axes = [*table["axes"], *table["parameters"], *(["rung"] if rungs else [])]
     heads = [metric["name"] for metric in table["metrics"]]
     against = [] if baseline is None or len(table["rows"]) < 2 else [f"{head} against {row_label(baseline)}"]
-    names = [*(axes or ["row"]), "cells", "pictures", *heads, *against]
+    names = [*(axes or ["row"]), "cells", "images", *heads, *against]
     best = {metric["name"]: _best(table, metric) for metric in table["metrics"]}
     compared = {each["row"]: each for each in table["comparisons"].get(head, ())}
     body = "".join(

@@ -12,10 +12,10 @@
 All numbers are little-endian. A document is one range of one file, and an image's name holds its record number.
 The JSON member is
 
-    {"id", "kind", "split", "source", "images": [{"name", "file"}, …], …the body…, "extra": {…}}
+    {"id", "kind", "split", "source", "pictures": [{"name", "file"}, …], …the body…, "extra": {…}}
 
-    matched     "sentences": […], "matches": [{"image": k, "sentence": n, "similarity": s}, …]
-    sequence    "segments": [{"text": …} | {"image": k}, …]
+    matched     "sentences": […], "matches": [{"picture": k, "sentence": n, "similarity": s}, …]
+    sequence    "segments": [{"text": …} | {"picture": k}, …]
     pair        "captions": […], "labels": {…}; its image is the only one
 
 An image that could not be loaded keeps its number with the extension "none", so that a document has the same layout

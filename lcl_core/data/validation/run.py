@@ -119,7 +119,7 @@ def _save(figure: Any, path: Path) -> str:
 
 
 def validate_run(run_dir: RunDir) -> dict[str, Any]:
-    """Run ``run.json``: write ``report.json``, ``quarantine.jsonl`` and ``images/`` as artifacts.
+    """Run ``run.json``: write ``report.json``, ``quarantine.jsonl`` and ``pictures/`` as artifacts.
 
     Raises:
         UserError: bad spec, or a corpus that cannot be read at all.

@@ -127,7 +127,7 @@ from tokenizers import Tokenizer
 
 settings = json.load(open("DIR/preprocessor_config.json"))
 tokenizer = Tokenizer.from_file("DIR/tokenizer.json")
-image, text = InferenceSession("DIR/image.onnx"), InferenceSession("DIR/text.onnx")
+image_encoder, text_encoder = InferenceSession("DIR/image.onnx"), InferenceSession("DIR/text.onnx")
 
 def pixels(image):
     side = settings["size"]["shortest_edge"]
@@ -143,8 +143,8 @@ def ids(sentence):
     start, end = (tokenizer.token_to_id(f"<{name}_of_text>") for name in ("start", "end"))
     return np.array([[start, *words, end]], np.int64)
 
-images = image.run(None, {"pixel_values": np.stack([pixels(image)])})[0]
-texts = np.concatenate([text.run(None, {"input_ids": ids(each)})[0] for each in ("a red bus", "a blue circle")])
+images = image_encoder.run(None, {"pixel_values": np.stack([pixels(image)])})[0]
+texts = np.concatenate([text_encoder.run(None, {"input_ids": ids(each)})[0] for each in ("a red bus", "a blue circle")])
 likeness = images @ texts.T
 """
 

@@ -35,7 +35,7 @@ from lcl_core.evaluation.tasks.base import (
 from lcl_core.specs.evaluate import EvaluateSpec
 
 FIELD = "zero_shot_classification"
-PLAIN_TEMPLATES = ("{}", "a {}", "an image of a {}", "a photo of a {}.", "a drawing of a {}.")
+PLAIN_TEMPLATES = ("{}", "a {}", "a picture of a {}", "a photo of a {}.", "a drawing of a {}.")
 LOGIT_SCALE = 100.0  # CLIP's inverse temperature at evaluation; it changes probabilities, not ranks
 _SYNSET = re.compile(r"n\d{8}")
 _SYNSET_COUNT = 1000

@@ -271,7 +271,7 @@ def test_a_corpus_is_built_here_and_registered(
     out = data_root / "built"
     status, output, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
     assert status == 0
-    assert output.startswith("emoji: 1 picture\nregistered built (sha256 ")
+    assert output.startswith("emoji: 1 image\nregistered built (sha256 ")
     assert house.admin.dataset("built")["path"] == str(out)
 
 

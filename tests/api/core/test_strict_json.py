@@ -12,8 +12,8 @@ from api.core.request_bodies import find_json_ambiguity
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b'{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
-        (b'[{"a": {"b": 1, "\\u0062": 2}}]', "'b' stands twice"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the name 'a' appears twice"),
+        (b'[{"a": {"b": 1, "\\u0062": 2}}]', "the name 'b' appears twice"),
         (b"[NaN]", "NaN"),
         (b"[-Infinity]", "-Infinity"),
         (b"[1e999]", "too large"),

@@ -33,8 +33,8 @@ def furnished(document: Json, names: Names, *, deep: bool = True) -> Json:
     if deep:
         for kind, model in {**SPECS, "study": StudySpec}.items():
             choices[kind].append(_hoisted(schemas, model.model_json_schema()))
-    submission, study = schemas["Submission"], schemas["StudySubmission"]
-    schemas["Submission"] = {"anyOf": [_of_kind(submission, kind, choices[kind]) for kind in SPECS]}
+    submission, study = schemas["RunSubmission"], schemas["StudySubmission"]
+    schemas["RunSubmission"] = {"anyOf": [_of_kind(submission, kind, choices[kind]) for kind in SPECS]}
     study["properties"]["spec"] = {"anyOf": choices["study"]}
     for path, operations in full["paths"].items():
         for operation in operations.values():

@@ -59,7 +59,7 @@ def test_base64_holds_the_same_numbers(http: httpx.Client, encoder: Any) -> None
 def test_usage_counts_what_the_model_read(
     http: httpx.Client, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
 ) -> None:
-    ids = session.processor.encode_texts(["a red square"])
+    ids = session.encoder.processor.encode_texts(["a red square"])
     assert ask(http, "a red square").json()["usage"] == {"prompt_tokens": ids.shape[1], "total_tokens": ids.shape[1]}
     patches = (32 // 16) ** 2
     assert ask(http, [data_url(pictures["red"])] * 2).json()["usage"]["total_tokens"] == 2 * patches

@@ -191,13 +191,13 @@ def test_without_memory_a_request_is_refused_and_the_next_one_served(
     service: Service, monkeypatch: pytest.MonkeyPatch, path: str, refused: Any
 ) -> None:
     """In this process: another one cannot be made to lack memory at a certain place."""
-    from lcl_core.data import image_decoding
+    from api.services import request_images
 
     with serve_app(service.house.context.settings) as url:
         here = Service(_elsewhere(service.house, url), service.process)
         body = body_of(path, [url_of(png("red"))])
         with monkeypatch.context() as patched:
-            patched.setattr(image_decoding, "decode_image", _no_memory)
+            patched.setattr(request_images, "decode_image", _no_memory)
             answer = here.post(path, body)
         refused(answer, 503, "out_of_memory")
         assert int(answer.headers["retry-after"]) >= 1

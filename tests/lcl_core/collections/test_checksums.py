@@ -57,8 +57,8 @@ def test_what_cannot_even_be_opened_names_the_file(place: Path, name: str) -> No
 
 def test_a_whole_collection_is_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    real = file_format._sha256
-    monkeypatch.setattr(file_format, "_sha256", lambda path: (read.append(path.name), real(path))[1])
+    real = file_format.sha256_file
+    monkeypatch.setattr(file_format, "sha256_file", lambda path: (read.append(path.name), real(path))[1])
     check = check_of(place)
     callers = [threading.Thread(target=check.check) for _ in range(4)]
     for caller in callers:
@@ -74,8 +74,8 @@ def test_a_large_one_answers_while_it_is_read(
     place: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
     go_on = threading.Event()
-    real = file_format._sha256
-    monkeypatch.setattr(file_format, "_sha256", lambda path: (go_on.wait(60), real(path))[1])
+    real = file_format.sha256_file
+    monkeypatch.setattr(file_format, "sha256_file", lambda path: (go_on.wait(60), real(path))[1])
     turn(place / "image_vectors.bin")
     check = check_of(place, at_once=0)
     check.check()  # nobody waits for it

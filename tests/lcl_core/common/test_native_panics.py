@@ -98,7 +98,7 @@ def test_a_served_encoder_answers_on_after_a_panic(tmp_path: Path) -> None:
     from tests.api.sample_assets import save_encoder
 
     session = EncoderEngine(save_encoder(tmp_path / "encoder"), "cpu")
-    session.processor.tokenizer = panicking_tokenizer()
+    session.encoder.processor.tokenizer = panicking_tokenizer()
     batching = BatchedEngine(session)
     evil, good = batching.submit_texts([EVIL, "bus"])
     with pytest.raises(UserError) as caught:

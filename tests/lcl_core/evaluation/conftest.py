@@ -49,7 +49,7 @@ TEMPLATE = (
 def save_language_model(folder: Path, *, template: str | None = TEMPLATE, seed: int = 0, steps: int = 0) -> Path:
     """A causal language model of two layers in Hugging Face's layout; after ``steps`` it knows captions of squares."""
     texts = [f"a {colour} square, number {n}" for colour in COLOURS for n in range(9)]
-    texts += ["Is this image about squares? Answer the question using a single word or phrase. yes no"]
+    texts += ["Is this picture about squares? Answer the question using a single word or phrase. yes no"]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|unk|>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()

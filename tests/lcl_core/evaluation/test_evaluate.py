@@ -142,7 +142,7 @@ def test_bad_requests_say_where_and_what_instead(
 def test_a_directory_that_is_no_encoder_is_named(new_run: NewRun, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(UserError, match=r"no encoder here that sees: there is no config\.json") as caught:
+    with pytest.raises(UserError, match=r"there is no config\.json of its own") as caught:
         evaluate(new_run(weights=empty))
     assert (caught.value.code, caught.value.file) == ("encoder_unreadable", str(empty))
 

@@ -35,9 +35,9 @@ def test_what_both_find_is_marked_with_its_place_on_the_other_side(service: Any,
     assert "<b>2 of 3</b> found by both for “ant”" in drawn
     assert drawn.count("lcl-card--both") == 4
     left, right = drawn.split('<section aria-label="new">')
-    assert 'aria-label="c, place 3, place 1 of new. Ask both with this picture"' in left
-    assert 'aria-label="b, place 3, place 2 of old. Ask both with this picture"' in right
-    assert 'aria-label="a, place 1. Ask both with this picture"' in left
+    assert 'aria-label="c, place 3, place 1 of new. Ask both with this image"' in left
+    assert 'aria-label="b, place 3, place 2 of old. Ask both with this image"' in right
+    assert 'aria-label="a, place 1. Ask both with this image"' in left
 
 
 def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, answers: dict[str, Any]) -> None:
