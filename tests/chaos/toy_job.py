@@ -14,7 +14,7 @@ from typing import Any
 
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import JobCancelled, RunDir, run_main
-from tests.chaos import toy_training as curve
+from tests.chaos import toy_training
 from tests.chaos.activity_log import record_activity
 
 TOY_SEEDS = 1_000_000
@@ -37,19 +37,19 @@ def pretrain(run_dir: RunDir) -> dict[str, Any]:
 
 def toy(run_dir: RunDir, spec: dict[str, Any]) -> dict[str, Any]:
     checkpoint = run_dir.checkpoints / "state.json"
-    state, done = curve.beginning(spec["seed"]), 0
+    state, done = toy_training.initial_state(spec["seed"]), 0
     if checkpoint.exists():
         state, done = json.loads(checkpoint.read_text())
     run_dir.truncate_metrics(done)
     for step in range(done + 1, spec["steps"] + 1):
         time.sleep(STEP_SECONDS)
-        state = curve.advance(state, step)
-        run_dir.append_metrics(step=step, total_steps=spec["steps"], loss=curve.loss_of(state))
+        state = toy_training.advance(state, step)
+        run_dir.append_metrics(step=step, total_steps=spec["steps"], loss=toy_training.loss_of(state))
         if run_dir.stop_requested or step % spec["checkpoint_every"] == 0:
             write_json_atomically(checkpoint, [state, step])
         if run_dir.stop_requested:
             raise JobCancelled
-    return {"encoder": write_encoder(run_dir, curve.weights_of(state))}
+    return {"encoder": write_encoder(run_dir, toy_training.weights_of(state))}
 
 
 def write_encoder(run_dir: RunDir, weights: bytes) -> dict[str, Any]:
