@@ -22,7 +22,7 @@ from tests.chaos.service_under_test import LEASE_SECONDS, ServiceUnderTest, proc
 from tests.chaos.toy_job import ACTIVITY_LOG
 
 NAMES = re.compile(r" to |[/'<.]")  # with which what is particular begins in other people's lines
-OWN = re.compile(r"-m tests\.chaos\.trainer \S+$")
+OWN = re.compile(r"-m tests\.chaos\.toy_job \S+$")
 CUT = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = current_database()"""
 
