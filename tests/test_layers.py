@@ -67,7 +67,7 @@ LAWS = {
     "the page talks to the client alone": Law(
         ("ui",),
         ("api", "workers", "deploy", "lcl_core", "sqlalchemy", "celery", "redis"),
-        but=("api.client", "lcl_core.specs", "lcl_core.jobs"),
+        but=("api.client", "lcl_core.specs"),
     ),
     "workers never import torch": Law(("workers",), HEAVY),
     "the api starts without torch": Law(("api",), (*HEAVY, "lcl_core.model", "lcl_core.train"), module_level_only=True),

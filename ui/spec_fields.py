@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.client import UserError
-from lcl_core.jobs import JOBS
-from lcl_core.specs.parsing import SPECS, parse_spec
+from lcl_core.specs.parsing import MAIN_FIELDS, SPECS, parse_spec
 from lcl_core.specs.presets import presets
 
 FIRST_PRESET = "sample"
@@ -49,7 +48,7 @@ class Field:
 def main_fields(kind: str) -> list[Field]:
     """The fields of a kind, with types and descriptions from the schema."""
     schema = SPECS[kind].model_json_schema()
-    return [_field(path, title, _lookup(schema, path)) for path, title in JOBS[kind].main_fields.items()]
+    return [_field(path, title, _lookup(schema, path)) for path, title in MAIN_FIELDS[kind].items()]
 
 
 def preset_names(kind: str) -> list[str]:

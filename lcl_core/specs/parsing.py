@@ -104,6 +104,9 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 AnySpec = PretrainSpec | EvaluateSpec | IndexSpec | ValidateSpec | ConvertSpec | MatchSpec
 SPECS: dict[str, type[AnySpec]] = {name: kind.spec_class() for name, kind in JOBS.items()}
+# what a form shows of each kind: its title, and its main fields by dotted path with their titles
+KIND_LABELS = {name: kind.label for name, kind in JOBS.items()}
+MAIN_FIELDS = {name: kind.main_fields for name, kind in JOBS.items()}
 
 ERRORS_WITHOUT_VALUE = ("missing", "value_error", "extra_forbidden")  # errors whose message needs no value
 

@@ -133,7 +133,9 @@ def test_a_cancel_reaches_all_nodes(
     with database.session() as session:
         runs.cancel_run(session, run_id)
     eventually(lambda: run_of(run_id).state == "cancelled")
-    eventually(lambda: all('"job_exited"' in crew.log(number).read_text() for number in range(2)), "both processes' ends")
+    eventually(
+        lambda: all('"job_exited"' in crew.log(number).read_text() for number in range(2)), "both processes' ends"
+    )
 
 
 def test_one_worker_alone_waits_then_does_what_else_there_is(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lcl_core.jobs import JOBS
+from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (
     ACTIVE_STATES,
@@ -22,7 +22,6 @@ from ui.html import (
     run_link,
 )
 
-KIND_LABELS = {name: kind.label for name, kind in JOBS.items()}
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
+from lcl_core.specs.parsing import KIND_LABELS
 from ui.common import BUSY_EVENT, SILENT_EVENT, html_pane
 from ui.html import PICK_SCRIPT, error_box, toast
 from ui.tabs.run_comparison import (
@@ -21,7 +22,7 @@ from ui.tabs.run_comparison import (
     loss_lines,
 )
 from ui.tabs.run_form import SpecForm
-from ui.tabs.run_view import KIND_LABELS, NOTHING_SELECTED, draw_curves, draw_head, draw_list, draw_log, draw_result
+from ui.tabs.run_view import NOTHING_SELECTED, draw_curves, draw_head, draw_list, draw_log, draw_result
 
 
 @dataclass(frozen=True)
