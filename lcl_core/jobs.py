@@ -74,7 +74,7 @@ JOBS: dict[str, JobKind] = {
             "optimizer.lr": "Learning rate",
             "objective.name": "Method",
             "objective.contrastive_weight": "Contrastive weight λ",
-            "model.image_size": "Picture size",
+            "model.image_size": "Image size",
             "seed": "Seed",
         },
     ),

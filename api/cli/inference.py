@@ -78,7 +78,7 @@ def duplicates(
 def embed(
     context: typer.Context,
     encoder: Encoder,
-    images: Annotated[list[Path] | None, typer.Argument(help="picture files")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="image files")] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text to embed; repeatable")] = None,
     out: Out = None,
 ) -> None:
@@ -137,7 +137,7 @@ def embed_folder(
 def caption(
     context: typer.Context,
     encoder: Encoder,
-    images: Annotated[list[Path], typer.Argument(help="picture files")],
+    images: Annotated[list[Path], typer.Argument(help="image files")],
     prompt: Annotated[str, typer.Option(help="text that the caption continues")] = "",
     before: Annotated[str, typer.Option("--context", help="text before the image")] = "",
     max_new_tokens: Tokens = 24,

@@ -177,7 +177,8 @@ def test_what_the_service_made_of_a_dataset_goes_with_every_version(
     folders = [path for path in (house.home / "datasets").iterdir() if not path.name.startswith(".")]
     assert len(folders) == 1
     assert clients["alice"].delete("/v1/datasets/converted").status_code == 204
-    eventually(lambda: not [folder for folder in folders if folder.exists()], "the end of its files")
+    eventually(lambda: not any((house.home / "datasets").iterdir()), "the end of its files, renamed ones included")
+    assert not [folder for folder in folders if folder.exists()]
     assert source.is_file()
     with house.context.database.reading() as session:
         assert garbage.list_garbage(session, house.home, 0) == []
