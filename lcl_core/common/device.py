@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["auto", "fp32", "bf16"]
 _FP32_ERROR = 2e-6  # relative, of a product of 512-wide sums; fp32 gives 1e-7, operands rounded to bf16 2e-3
@@ -33,6 +34,11 @@ def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     """``auto`` is bf16 wherever the hardware multiplies it: on GPUs and on CPUs with AVX-512 BF16 or AMX."""
     half = precision == "bf16" or (precision == "auto" and _supports_bf16(device))
     return torch.bfloat16 if half else torch.float32
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor on this rank, which shares its memory; another tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @contextmanager

@@ -453,7 +453,7 @@ class LCLModel(PreTrainedModel):
             [n, E], one row a text.
         """
         rows = [as_context_row(row[:context_length].cpu(), self.config) for row in input_ids]
-        packed = PackedTokens.pack(rows, self.config.context_length)
+        packed = PackedTokens.pack(rows, self.config)
         ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
         embeddings = self.text.token_embedding(packed.ids.to(self.device))
         hidden = self.text(embeddings, packed.positions.to(self.device), packed.layout.to(self.device))

@@ -119,11 +119,13 @@ class Method:
         weights: default weights of its losses, by name: those of its paper.
         reads: kinds of items that it trains on. A pair is a document too; a document is no pair.
         official: whether the authors' numerics are defined for it.
+        text_attention: of the text tower, in training and afterwards.
     """
 
     weights: Mapping[str, float]
     reads: frozenset[ItemKind]
     official: bool = False
+    text_attention: Literal["causal", "bidirectional"] = "causal"
 
 
 _PAIRS: frozenset[ItemKind] = frozenset({"pairs"})
@@ -134,7 +136,7 @@ METHODS: dict[str, Method] = {
     "clip": Method({"contrastive": 1.0}, _PAIRS),
     "coca": Method({"contrastive": 1.0, "generation": 2.0}, _PAIRS),
     "blip2": Method({"contrastive": 1.0, "generation": 1.0, "matching": 1.0}, _PAIRS),
-    "beit3": Method({"masked_text": 1.0, "masked_image": 1.0}, _ALL),
+    "beit3": Method({"masked_text": 1.0, "masked_image": 1.0}, _ALL, text_attention="bidirectional"),
     "flamingo": Method({"generation": 1.0}, _ALL),
     "emu": Method({"generation": 1.0, "regression": 1.0}, _ALL),
 }
@@ -146,8 +148,9 @@ class ObjectiveSpec(Spec):
     name: MethodName = Field(
         "lcl",
         description="pre-training method. From interleaved documents or pairs: lcl (contrastive and generation), "
-        "beit3 (masked words and patches), flamingo (generation alone), emu (generation and regression of image "
-        "latents). From pairs alone: clip (contrastive), coca (and captioning), blip2 (and matching)",
+        "beit3 (masked words, and pixels of masked patches), flamingo (generation alone), emu (generation and "
+        "regression of image latents). From pairs alone: clip (contrastive), coca (and captioning), blip2 (and "
+        "matching)",
     )
     contrastive_weight: float | None = Field(
         None, ge=0, le=1000, description="lambda of the contrastive loss; none: 0.1 in lcl, else 1"
@@ -166,6 +169,27 @@ class ObjectiveSpec(Spec):
     )
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
+    )
+    # the four below are left out where they say nothing, so that specs of before there were choices keep their hash
+    contrastive_loss: Literal["infonce", "sigmoid"] = Field(
+        "infonce",
+        exclude_if=lambda form: form == "infonce",
+        description="softmax over the batch, or (sigmoid) each image and text a two-class problem of its own",
+    )
+    positives: Literal["own", "same_context"] = Field(
+        "own",
+        exclude_if=lambda positives: positives == "own",
+        description="contrastive loss: an image's positive is its own context, or every equal one in the batch",
+    )
+    regression_target: Literal["live", "detached", "ema"] = Field(
+        "live",
+        exclude_if=lambda target: target == "live",
+        description="emu: latents to predict: with gradient, without, or those of a moving average of the encoder",
+    )
+    masking: Literal["joint", "alternate"] = Field(
+        "joint",
+        exclude_if=lambda masking: masking == "joint",
+        description="beit3: mask words and patches of every document, or in each document one of them",
     )
     text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
     image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
@@ -256,9 +280,13 @@ class PretrainSpec(Spec):
     timeout_seconds: float | None = Field(None, gt=0, description="end the run as failed after this long")
 
     @model_validator(mode="after")
-    def _official_takes_whole_batches(self) -> PretrainSpec:
+    def _official_is_the_authors_setting(self) -> PretrainSpec:
         if self.numerics == "official" and self.engine.accumulate > 1:
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
+        chosen = {"contrastive_loss": "infonce", "positives": "own"}
+        for name, theirs in chosen.items():
+            if self.numerics == "official" and getattr(self.objective, name) != theirs:
+                raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
         return self
 
     @model_validator(mode="after")

@@ -118,8 +118,8 @@ def _shard(module: nn.Module, model: LCLModel) -> nn.Module:
     for tower in (model.visual, model.text):
         for block in tower.transformer.blocks:
             fully_shard(block, mesh=mesh)
-    # FSDP2 shards no scalars: the temperature stays whole on every rank, and the step averages its gradient
-    fully_shard(module, mesh=mesh, ignored_params={model.logit_scale})
+    # FSDP2 shards no scalars: they stay whole on every rank, and the step averages their gradients
+    fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
     return module
 
 
@@ -144,9 +144,16 @@ def no_sync(module: nn.Module, skip: bool) -> Iterator[None]:
         yield
 
 
-def average_unsharded_gradient(module: nn.Module, model: LCLModel) -> None:
-    """Average over the ranks the gradient of the parameter that FSDP2 leaves alone."""
-    gradient = model.logit_scale.grad
-    if isinstance(module, FSDPModule) and gradient is not None:
-        dist.all_reduce(gradient)
-        gradient /= dist.get_world_size()
+def average_unsharded_gradients(module: nn.Module) -> None:
+    """Average over the ranks the gradients of the parameters that FSDP2 leaves alone."""
+    if not isinstance(module, FSDPModule):
+        return
+    for parameter in _scalars(module):
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def _scalars(module: nn.Module) -> list[nn.Parameter]:
+    """The temperature, and the bias of a sigmoid loss."""
+    return [parameter for parameter in module.parameters() if parameter.ndim == 0]

@@ -18,7 +18,7 @@ from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, train_bpe
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.objectives.base import Objective
-from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.specs.pretrain import METHODS, PretrainSpec
 
 
 def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]:
@@ -76,6 +76,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
         eoi_token_id=specials.eoi,
         contrastive_weight=weights.get("contrastive", 0.0),
         generation_weight=weights.get("generation", 0.0),
+        text_attention=METHODS[spec.objective.name].text_attention,
         numerics=spec.numerics,
     )
 

@@ -151,6 +151,7 @@ class Trainer:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
         report = self.step(self.optimizer, [batch.to(self.device) for batch in packed], self._logs(step + 1))
+        self.objective.after_step(self.model)
         if self.ema is not None:
             self.ema.update(step)
         self.cursor = documents[-1].cursor
