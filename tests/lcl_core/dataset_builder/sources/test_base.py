@@ -27,4 +27,9 @@ def test_a_choice_that_there_is_not_is_told() -> None:
 
 def test_the_terms_of_every_source_are_known() -> None:
     assert {licence for source in SOURCES.values() for licence in source.licences} == set(TERMS)
-    assert [name for name, source in SOURCES.items() if source.has("permissive")] == ["emoji", "openclipart"]
+    assert [name for name, source in SOURCES.items() if source.has("permissive")] == [
+        "emoji",
+        "icons",
+        "openclipart",
+        "fashion_mnist",
+    ]
