@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.client import ApiError, Client
 from ui.html import LOGO_SVG, TAGLINE, esc
 from ui.sessions import SESSION_SCOPE_KEY, SessionStore, use_key
-from ui.token_file import TOKEN_FILE
+from ui.settings import TOKEN_FILE
 
 COOKIE = "lcl_session"
 PUBLIC_PATHS = ("/healthz", "/signed-in")

@@ -23,8 +23,7 @@ from api.cli.output import (
     print_json,
 )
 from api.client import Client
-from api.client.payloads import FINAL_STATES, Json
-from api.client.units import format_bytes, format_si
+from api.client.payloads import FINAL_STATES, Json, format_bytes, format_si
 from lcl_core.jobs import JOB_KINDS
 
 group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)

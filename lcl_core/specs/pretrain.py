@@ -13,8 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.specs.base import Fraction, Name, Spec
-from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]

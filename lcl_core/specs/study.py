@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lcl_core.specs.base import JsonValue, Name, PartialSpec, Spec
-from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.base import JsonValue, Name, PartialSpec, Spec, apply_preset
 
 Heading = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f|]{1,60}$")]
 Word = Annotated[str, Field(min_length=1, max_length=100)]

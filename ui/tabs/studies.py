@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
-from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import PretrainSpec
 from ui.charts import cost_chart, curves_chart
 from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, html_pane

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
 from lcl_core.model import LCLConfig

@@ -9,9 +9,9 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
+from lcl_core.specs.base import presets
 from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
 from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec
-from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
 
 
