@@ -69,7 +69,7 @@ class EncoderView(RowView):
     id: str
     name: str
     hash: str = Field(description="sha256 of the weights")
-    identity: str | None = Field(description="sha256 over all files; null: of an older version, not looked at yet")
+    identity: str | None = Field(description="sha256 over all files; null: not hashed yet")
     owner: str
     run_id: str | None
     info: dict[str, Any]
@@ -82,7 +82,7 @@ class EncoderImportRequest(RequestModel):
         description="directory on the server, inside its data roots: of lcl, OpenCLIP, timm or Hugging Face"
     )
     allow_twin: bool = Field(
-        False, description="though its weights are those of a known encoder and other files differ; for who owns that"
+        False, description="also if an encoder of the same owner has these weights and other files"
     )
 
 

@@ -103,7 +103,7 @@ class ExternalIndex:
 
 EXACT_ROWS = 100_000  # up to here one pass over all vectors is fast enough, and exact
 MAX_F16_ROWS = 10_000_000  # beyond, the graph's own vectors are int8 and what it finds is compared again
-MAX_NEIGHBOURS = 1_000  # asked for more, one pass is no slower
+MAX_NEIGHBOURS = 1_000  # for more, one exact pass is no slower
 LINKS = 16  # of a node on each level, twice that on the lowest
 EXPANSION_ADD, EXPANSION_SEARCH = 128, 64  # candidates kept while a node is linked; while a query walks
 OVERSAMPLING = 4  # int8: so many candidates for each answer

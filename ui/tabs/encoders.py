@@ -135,7 +135,7 @@ def no_collection(missing: Sequence[Json], dataset: str) -> str:
     names = " and ".join(f"<b>{esc(each['name'])}</b>" for each in missing)
     return (
         '<div class="lcl-empty" role="status"><strong>A collection is missing</strong>'
-        f"<p>Both are asked in collections of the same dataset, and {names} has none of {esc(dataset)}. "
+        f"<p>Both encoders need a collection of the same dataset, and {names} has none of {esc(dataset)}. "
         "An index run makes it: in the Runs tab, “New run”, kind Index; or in a terminal:</p>"
         f'<p class="lcl-commands">{commands}</p></div>'
     )

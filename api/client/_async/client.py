@@ -109,8 +109,8 @@ class AsyncCollectionCalls(AsyncTransport):
             offset: hits to skip, those of earlier pages.
             weights: of the parts of a combined query, by name; default 1; negative: away from the part.
         """
-        picture = None if image is None else data_url(image)
-        query = without_none(text=text, image=picture, vector=vector, item=item, weights=weights)
+        image_url = None if image is None else data_url(image)
+        query = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)
         body = {**query, "target": target, "k": k, "where": dict(where or {})}
         body |= {"offset": offset} if offset else {}
         return await self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
@@ -183,7 +183,7 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
         return (await self.get("/v1/workers"))["items"]
 
     async def quotas(self) -> list[Json]:
-        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of everybody."""
+        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of all owners."""
         return (await self.get("/v1/quotas"))["items"]
 
     async def keys(self) -> list[Json]:

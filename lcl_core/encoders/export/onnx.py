@@ -186,7 +186,7 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
     latents = _pooled(graph, graph.norm(seen, "visual.ln_post"), config, weights)
     kind = onnx.TensorProto.FLOAT
     inputs, outputs = (given, kind, ["n", 3, size, size]), ("image_embeds", kind, ["n", config.embed_dim])
-    return graph.model(inputs, outputs, graph.unit(latents), "pictures to vectors of length 1")
+    return graph.model(inputs, outputs, graph.unit(latents), "images to vectors of length 1")
 
 
 def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:

@@ -73,7 +73,7 @@ def read_json_object(path: Path, most: int = MAX_CONFIG) -> dict[str, Any]:
     except RecursionError as error:
         raise schema_error(path, "this is JSON nested too deeply") from error
     except ValueError as error:
-        raise schema_error(path, f"this is not JSON that everybody reads alike ({error})") from error
+        raise schema_error(path, f"this JSON is ambiguous or invalid ({error})") from error
     if not isinstance(found, dict):
         raise schema_error(path, "this is not a model's configuration or vocabulary, which are JSON objects")
     return found
