@@ -64,7 +64,7 @@ lock: .venv/.test
 
 # Needs Docker with buildx, and an image registry.
 pin-images: .venv/.made
-	@.venv/bin/python -m deploy.images
+	@.venv/bin/python -m scripts.pin_images
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -17,11 +17,10 @@ from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from deploy.process import LOOPBACK, ProcessStack, Restarter, Service, listening_socket, never, responds
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import prepare_home
+from lcl_core.common.paths import prepare_home
 from lcl_core.common.process_env import OFFLINE
 from lcl_core.common.settings import check_setting_names, settings_error_message
-from ui.settings import UiSettings, format_validation_error
-from ui.token_file import load_or_create_token, url_with_token
+from ui.settings import UiSettings, format_validation_error, load_or_create_token, url_with_token
 from workers.settings import WorkerSettings
 
 

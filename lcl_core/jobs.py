@@ -69,7 +69,7 @@ JOBS: dict[str, JobKind] = {
         main_fields={
             "data.sources.0.dataset": "Dataset",
             "steps": "Steps",
-            "batch.images": "Pictures in a batch",
+            "batch.images": "Images in a batch",
             "batch.tokens": "Tokens in a batch",
             "optimizer.lr": "Learning rate",
             "objective.name": "Method",

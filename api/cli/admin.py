@@ -29,7 +29,7 @@ def list_keys(context: typer.Context) -> None:
 
 @keys_group.command()
 def mine(context: typer.Context) -> None:
-    """Owner, role and expiry of the own key (for everybody)."""
+    """Owner, role and expiry of your own key (all roles)."""
     options = global_options(context)
     key = options.call(lambda client: client.own_key())
     columns = ("prefix", "owner", "role", "expires")
@@ -146,14 +146,14 @@ def collect_garbage(
 
 
 def show_quotas(context: typer.Context) -> None:
-    """Unfinished runs and stored bytes of the key's owner, and their limits (for admins: everybody's)."""
+    """Unfinished runs and stored bytes of the key's owner, and their limits (for admins: of all owners)."""
     options = global_options(context)
     quotas = options.call(lambda client: client.quotas())
     rows = (
         (quota["owner"], _usage(quota["runs"], quota["runs_limit"]), _usage(quota["bytes"], quota["bytes_limit"]))
         for quota in quotas
     )
-    options.print_table(quotas, ("owner", "unfinished runs", "bytes"), rows, "nobody has anything")
+    options.print_table(quotas, ("owner", "unfinished runs", "bytes"), rows, "no owner has runs or stored files")
 
 
 def _delivery_state(row: Json) -> str:

@@ -23,8 +23,7 @@ from api.cli.output import (
     print_json,
 )
 from api.client import Client
-from api.client.payloads import FINAL_STATES, Json
-from api.client.units import format_bytes, format_si
+from api.client.payloads import FINAL_STATES, Json, format_bytes, format_si
 from lcl_core.jobs import JOB_KINDS
 
 group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
@@ -245,7 +244,7 @@ def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
         ),
         ("parameters", f"{expected['parameters']:,}"),
         ("useful operations", f"{format_si(expected['flops'])}FLOP ({format_si(expected['flops_per_step'])} a step)"),
-        ("pictures", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
+        ("images", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
         ("documents", f"{samples['documents']:,.0f} ({step['documents']:,.0f} a step)"),
         ("tokens", f"{samples['tokens']:,.0f} ({step['tokens']:,.0f} a step)"),
         ("disk", f"{format_bytes(expected['disk_bytes'])} ({checkpoint} a checkpoint)"),

@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, check_owner
 from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses, json_response
-from api.core.session import in_thread_pool, single_thread_endpoint
+from api.core.session import documented_responses, in_thread_pool, json_response, single_thread_endpoint
 from api.deps import Offset, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
 from api.schemas.base import ListOf
-from api.schemas.datasets import (
+from api.schemas.data import (
     DatasetRequest,
     DatasetVersionView,
     DatasetView,

@@ -10,10 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core.disk_check import probe_folder, writable_folders
-from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses
-from api.core.session import in_thread_pool
+from api.core.errors import ERROR_RESPONSES, probe_folder, writable_folders
+from api.core.session import documented_responses, in_thread_pool
 from api.deps import StateDep
 from api.schemas.admin import CheckView, ReadinessView
 from api.services.state import AppState

@@ -13,9 +13,9 @@ from api.services.collection_views import DuplicateCache, MapCache
 from api.services.encoder_archive import EXAMINATIONS_FOLDER
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
-from lcl_core.collections.external_index import SearchFn
 from lcl_core.collections.file_format import ChecksumVerifier
 from lcl_core.collections.records import ChangeRecord
+from lcl_core.collections.vector_index import SearchFn
 from lcl_core.encoders.file_hashes import Hashes, lists_all_files
 from lcl_core.encoders.sandbox import inspect_encoder
 from lcl_core.serving.batched_engine import BatchedEngine

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import BodyBudget, LongReadQueue, PixelBudget
+from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, RateLimiter
 from api.core.metrics import ProcessMetrics
-from api.core.quotas import Quotas
-from api.core.rate_limit import RateLimiter
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
 from api.services.encoder_archive import EncoderExporter

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.specs.base import Fraction, Name, Spec
-from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
@@ -29,16 +28,16 @@ class SourceSpec(Spec):
         "interleaved", description="its documents, its captioned images, or each matched image with its sentence"
     )
     split: Name = Field("train", description="split of the captioned images")
-    weight: float = Field(1.0, gt=0, le=1000, description="share of what weight_by says, relative to other sources")
+    weight: float = Field(1.0, gt=0, le=1000, description="share of the unit of weight_by, relative to other sources")
 
 
 class AugmentationSpec(Spec):
     """What happens to a training image; the default is the authors' light random crop."""
 
     crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
-    flip_probability: Fraction = Field(0.0, description="chance of a mirror image")
+    flip_probability: Fraction = Field(0.0, description="probability of mirroring")
     colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
-    grey_probability: Fraction = Field(0.0, description="chance of no colour at all")
+    grey_probability: Fraction = Field(0.0, description="probability of greyscale")
 
     @model_validator(mode="after")
     def _scale_rises(self) -> AugmentationSpec:
@@ -50,17 +49,16 @@ class AugmentationSpec(Spec):
 
 class DataSpec(Spec):
     sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
-    weight_by: Literal["documents", "images", "tokens"] = Field(
-        "documents", description="what the sources' weights are shares of"
-    )
+    weight_by: Literal["documents", "images", "tokens"] = Field("documents", description="unit of the sources' weights")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
     max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
     min_images: int = Field(1, ge=1, le=255)
     piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
-    image_first_probability: Fraction = Field(0.5, description="chance that an image stands before its sentence")
+    image_first_probability: Fraction = Field(0.5, description="probability that an image comes before its sentence")
     augmentation: AugmentationSpec = AugmentationSpec()
     fast_decode: bool = Field(
-        True, description="resize by vector instructions, and decode large JPEGs smaller; a level may round otherwise"
+        True,
+        description="resize with vector instructions, decode large JPEGs at reduced size; levels may differ by 1",
     )
     packing_lookahead: int = Field(
         16, ge=0, le=4096, description="documents that may wait for a batch that they fill; 0: none, in order"
@@ -159,13 +157,13 @@ class ObjectiveSpec(Spec):
         None, ge=0, le=1000, description="weight of next-token prediction or captioning; none: 2 in coca, else 1"
     )
     matching_weight: float | None = Field(
-        None, ge=0, le=1000, description="blip2: weight of telling pairs from hard negatives; none: 1"
+        None, ge=0, le=1000, description="blip2: weight of image-text matching against hard negatives; none: 1"
     )
     masked_text_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of restoring masked words; none: 1"
+        None, ge=0, le=1000, description="beit3: weight of masked text prediction; none: 1"
     )
     masked_image_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of restoring masked patches; none: 1"
+        None, ge=0, le=1000, description="beit3: weight of masked patch prediction; none: 1"
     )
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
@@ -210,16 +208,18 @@ class EngineSpec(Spec):
         ge=1,
         le=64,
         exclude_if=lambda nodes: nodes == 1,
-        description="machines: as many workers take the run, or none",
+        description="number of machines: the run starts when as many workers have joined",
     )
     processes: int = Field(1, ge=1, le=64, description="training processes on each machine, one a GPU")
     strategy: Literal["ddp", "fsdp2"] = Field(
-        "ddp", description="several processes: each holds all weights, or (fsdp2) a part of every block"
+        "ddp", description="several processes: each has all weights, or (fsdp2) a part of every block"
     )
     accumulate: int = Field(
-        1, ge=1, le=1024, description="batches a process puts into one step; contrasted as if they were one"
+        1, ge=1, le=1024, description="batches of a process in one step; the contrastive loss is over all of them"
     )
-    activation_checkpointing: bool = Field(False, description="compute activations twice to keep fewer in memory")
+    activation_checkpointing: bool = Field(
+        False, description="activation checkpointing: compute activations twice to store fewer"
+    )
     compile: bool = Field(False, description="compile every transformer block; pays on GPUs and in long runs")
     tensorboard: bool = Field(False, description="also write the metrics for TensorBoard, as an artifact")
 
@@ -242,7 +242,7 @@ class OptimizerSpec(Spec):
     schedule: Literal["cosine", "constant", "constant_with_decay"] = Field(
         "cosine", description="after the warm-up; cosine ends at zero, constant_with_decay goes there in decay_steps"
     )
-    decay_steps: int = Field(0, ge=0, description="last steps in which constant_with_decay falls in a line to zero")
+    decay_steps: int = Field(0, ge=0, description="last steps, in which constant_with_decay decreases linearly to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
 
     @model_validator(mode="after")
@@ -255,7 +255,7 @@ class OptimizerSpec(Spec):
 class PretrainSpec(Spec):
     """Pre-train a vision encoder from scratch. ``preset`` fills in every field that is not given."""
 
-    preset: Name | None = Field(None, description="named starting point; given fields win over it")
+    preset: Name | None = Field(None, description="named starting point; fields of the spec override it")
     model: ModelSpec = ModelSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     data: DataSpec = DataSpec()
@@ -265,7 +265,9 @@ class PretrainSpec(Spec):
     engine: EngineSpec = EngineSpec()
     steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
     seed: int = Field(0, ge=0, lt=2**31)
-    numerics: Literal["fixed", "official"] = Field("fixed", description="official: the authors' behaviour, faults too")
+    numerics: Literal["fixed", "official"] = Field(
+        "fixed", description="official: the authors' behaviour, including faults"
+    )
     patch_drop: float = Field(0.0, ge=0, le=0.9, description="share of an image's patches left out in training")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
@@ -274,10 +276,10 @@ class PretrainSpec(Spec):
         5.0, gt=0, le=10_080, description="minutes after which one is written before that; none: by steps alone"
     )
     keep_checkpoints: int = Field(2, ge=1, le=100)
-    milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are kept for ever")
-    async_checkpoint: bool = Field(True, description="write checkpoints while the next steps run")
+    milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are never deleted")
+    async_checkpoint: bool = Field(True, description="write checkpoints in the background")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
-    timeout_seconds: float | None = Field(None, gt=0, description="end the run as failed after this long")
+    timeout_seconds: float | None = Field(None, gt=0, description="fail the run after this time")
 
     @model_validator(mode="after")
     def _official_is_the_authors_setting(self) -> PretrainSpec:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from api.cli.app import app
+from api.cli import app
 
 GUIDE = Path(__file__).parents[2] / "docs" / "serving.md"
 

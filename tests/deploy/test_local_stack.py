@@ -14,7 +14,7 @@ import pytest
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
 from deploy.process import Service
-from ui.token_file import TOKEN_FILE
+from ui.settings import TOKEN_FILE
 
 STAND_IN = """
 import http.server, os, signal, socket

@@ -11,8 +11,7 @@ from fastapi.testclient import TestClient
 
 from tests.ui.hostile_events import StubService
 from ui.app import build_app
-from ui.settings import UiSettings
-from ui.token_file import TOKEN_FILE, TOKEN_PATTERN, load_or_create_token, url_with_token
+from ui.settings import TOKEN_FILE, TOKEN_PATTERN, UiSettings, load_or_create_token, url_with_token
 
 ADDRESS, SECRET = "http://127.0.0.1:7865", "the-token-of-the-tests"
 Open = Callable[..., TestClient]

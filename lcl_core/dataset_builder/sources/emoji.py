@@ -227,8 +227,8 @@ def _pairs(files: SourceFiles, concepts: list[Concept], drawings: dict[str, dict
     vectors = [drawing for _, drawing in found if isinstance(drawing, str)]
     pixels = iter(map_in_processes(partial(rasterise_svg, side=SIDE), vectors, at_once=64))
     for pair, drawing in found:
-        picture = next(pixels) if isinstance(drawing, str) else drawing
-        image = None if picture is None else files.images.put(picture, pair.image, ImageOptions(side=SIDE))
+        content = next(pixels) if isinstance(drawing, str) else drawing
+        image = None if content is None else files.images.put(content, pair.image, ImageOptions(side=SIDE))
         if image is not None:
             yield replace(pair, image=image)
 

@@ -45,7 +45,7 @@ def test_a_bar_is_shown_to_those_who_look(monkeypatch: pytest.MonkeyPatch, watch
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    with progress_bar("my images", unit="pictures") as tell:
+    with progress_bar("my images", unit="images") as tell:
         tell(3, 4)
         tell(4, None)
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]

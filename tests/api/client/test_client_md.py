@@ -20,9 +20,9 @@ def test_the_guide_runs(
     for name, value in {"LCL_API_URL": house.url, "LCL_API_KEY": house.keys["admin"], "NO_PROXY": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for name, data in (*pictures.items(), ("broken", b"")):
-        (tmp_path / "pictures" / f"{name}.png").write_bytes(data)
+        (tmp_path / "images" / f"{name}.png").write_bytes(data)
     text = GUIDE.read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from api.core.request_bodies import find_json_ambiguity
+from api.core.middleware import find_json_ambiguity
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.storage import LocalShardStorage
 

@@ -18,8 +18,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.core import errors
-from api.core.middleware import RequestContextMiddleware
-from api.core.request_bodies import nesting_depth
+from api.core.middleware import RequestContextMiddleware, nesting_depth
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db.models import Worker

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcl_core.collections import hnsw_index, index_job
+from lcl_core.collections import index_job, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_job
 from lcl_core.common.errors import UserError
@@ -240,7 +240,7 @@ def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder:
 def test_who_is_searched_elsewhere_needs_no_graph(
     tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
 ) -> None:
-    monkeypatch.setattr(hnsw_index, "EXACT_ROWS", 2)
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 2)
     run_dir = prepare(tmp_path / "run", write_corpus(tmp_path / "corpus", sample, {}), encoder, index=searched_by)
     assert run_index_job(run_dir)["collection"]["index"] == searched_by
     found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]

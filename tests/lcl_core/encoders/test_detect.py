@@ -80,7 +80,7 @@ def test_shards_lie_in_the_directory(tmp_path: Path, name: Any) -> None:
     [
         (CLIP, "pytorch_model.bin", "read from safetensors alone"),
         ({"model_type": "wav2vec2"}, "model.safetensors", "neither images nor texts"),
-        ({"name": "something"}, "model.safetensors", "nobody knows whose"),
+        ({"name": "something"}, "model.safetensors", "its format is unknown"),
         ("[1, 2]", "model.safetensors", "not a model's configuration"),
         ("{", "model.safetensors", "not JSON"),
     ],

@@ -9,9 +9,9 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
+from lcl_core.specs.base import presets
 from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
 from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec
-from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
 
 
@@ -142,7 +142,7 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
 
 
 def test_nobody_is_asked_to_caption_without_a_voice() -> None:
-    with pytest.raises(UserError, match="nobody writes captions"):
+    with pytest.raises(UserError, match="no captions are generated"):
         parse_spec("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}})
     with pytest.raises(UserError, match="single beam"):
         parse_spec("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}})

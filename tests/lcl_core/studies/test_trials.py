@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
-from lcl_core.specs.presets import presets
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.data import Corpus, Sample, SampleStream, Tokenizer, open_corpus
-from lcl_core.data.formats.registry import FORMATS, open_reader
+from lcl_core.data.formats import FORMATS, open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.pretrain import DataSpec
 from tests.lcl_core.data.corpus_layouts import Maker

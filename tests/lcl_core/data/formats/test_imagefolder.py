@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
 MAPPING = "n01440764 tench, Tinca tinca\nn02012849 crane\nn03126707 crane\n"

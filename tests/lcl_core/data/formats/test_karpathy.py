@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
 SPLITS = ("restval", "train", "val", "test")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.markdown import MAX_NESTING
-from lcl_core.data.formats.registry import open_reader
 from lcl_core.data.records import BadItem, Record, TextSegment
 
 

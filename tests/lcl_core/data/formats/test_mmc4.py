@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.mmc4 import MMC4Reader
-from lcl_core.data.formats.registry import open_reader
 from lcl_core.data.records import ImageMatch, MatchedDocument
 
 SHARDS = (

@@ -9,7 +9,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage, MatchedDocument
 
 

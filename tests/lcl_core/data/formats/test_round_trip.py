@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lcl_core.data import open_corpus
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage, TextSegment
 from lcl_core.data.shards.convert import convert
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.validation.__main__ import draw_plots, format_short, trim_empty_bins
 from lcl_core.data.validation.report import Histogram, Report, doubling_edges
-from lcl_core.data.validation.run import draw_plots, format_short, trim_empty_bins
 from lcl_core.data.validation.validate import validate
 
 pytest.importorskip("matplotlib")

@@ -13,7 +13,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.data.validation.run import validate_run
+from lcl_core.data.validation.__main__ import validate_run
 
 ROOT = Path(__file__).parents[4]
 

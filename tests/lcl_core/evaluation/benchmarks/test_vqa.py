@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks import BENCHMARKS
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 from lcl_core.evaluation.benchmarks.vqa import consensus_accuracy, normalize_answer
 
 

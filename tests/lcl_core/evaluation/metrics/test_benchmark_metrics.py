@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from lcl_core.evaluation.benchmarks import benchmark_metrics, get_benchmark
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion
-from lcl_core.evaluation.benchmarks.registry import benchmark_metrics, get_benchmark
 from lcl_core.evaluation.metrics.core import BootstrapMetric
 
 

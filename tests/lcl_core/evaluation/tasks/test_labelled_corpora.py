@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.run_dir import RunDir
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.evaluation.evaluate import evaluate
 

@@ -154,7 +154,7 @@ def test_official_files_are_asked_in_the_published_words(name: str, tmp_path: Pa
 
 
 def test_every_scorer_can_be_asked() -> None:
-    from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
+    from lcl_core.evaluation.benchmarks import BENCHMARKS
 
     assert set(FILES) == set(BENCHMARKS)
 
