@@ -32,6 +32,7 @@ from api.routes import (
     workers,
 )
 from api.services.state import AppState
+from api.services.warmup import EncoderWarmup
 
 ROUTERS = tuple(
     module.router
@@ -90,5 +91,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
     await to_thread.run_sync(state.prepare)
+    warmup = EncoderWarmup(state) if state.settings.warm_encoders else None
+    if warmup:
+        warmup.start()
     yield
+    if warmup:
+        await to_thread.run_sync(warmup.stop)
     await to_thread.run_sync(state.close)

@@ -14,7 +14,7 @@ from lcl_core.common.errors import UserError
 
 CORE = (
     *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "heads", "loader"),
-    *("objectives", "outside", "packing", "retrieval"),
+    *("objectives", "outside", "packing", "retrieval", "tables"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 

@@ -22,6 +22,36 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# For gr.HTML(js_on_load=...): while an event of the pane is under way, which Gradio marks with the class ``pending``,
+# the line in #search-status says so, and whether the service is loading an encoder.
+WAIT_SCRIPT = """
+const pane = element.closest('.html-container') ?? element;
+const say = (words) => {
+  const line = document.querySelector('#search-status [role=status]');
+  if (line && line.textContent !== words) line.textContent = words;
+};
+const loadsEncoder = async () => {
+  try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
+};
+let turn = 0;
+const wait = async (mine) => {
+  for (let pause = 150; ; pause = 500) {
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    if (mine !== turn) return;
+    const loading = await loadsEncoder();
+    if (mine !== turn) return;
+    say(loading ? 'Loading the encoder …' : 'Searching …');
+  }
+};
+let pending = false;
+new MutationObserver(() => {
+  if (pane.classList.contains('pending') === pending) return;
+  pending = !pending;
+  turn += 1;
+  if (pending) wait(turn); else say('');
+}).observe(pane, {attributes: true, attributeFilter: ['class']});
+"""
+
 ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
 STATE_LABELS = {
     "waiting": "Waiting",

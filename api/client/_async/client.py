@@ -16,7 +16,9 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
     """Calls one service with one key. A context manager; safe to share."""
 
     async def health(self) -> Json:
-        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}}, also when not ready."""
+        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
+        not ready. ``loading``: calls that wait for an encoder to be loaded.
+        """
         return (await self.send("GET", "/readyz", expected=(503,))).json()
 
     async def workers(self) -> list[Json]:

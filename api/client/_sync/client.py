@@ -17,7 +17,9 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:
-        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}}, also when not ready."""
+        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
+        not ready. ``loading``: calls that wait for an encoder to be loaded.
+        """
         return (self.send("GET", "/readyz", expected=(503,))).json()
 
     def workers(self) -> list[Json]:
