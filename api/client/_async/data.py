@@ -67,13 +67,16 @@ class AsyncDatasetCalls(AsyncTransport):
         split: str | None = None,
         source: str | None = None,
         tokens: bool = False,
+        encoder: str | None = None,
     ) -> Json:
         """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "total", "offset", "splits", "sources"}.
 
-        ``tokens``: with the number of tokens of each segment.
+        Args:
+            tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
+            encoder: whose tokens; None: the newest that was trained there, else a preset.
         """
         query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
-        return await self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None)
+        return await self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder)
 
     async def dataset_image(self, name: str, image: str) -> bytes:
         return (await self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content
