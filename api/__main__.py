@@ -27,6 +27,7 @@ from lcl_core.common.logging import configure_logging
 from lcl_core.common.paths import prepare_home, private_umask
 from lcl_core.common.process_env import forbid_downloads
 from lcl_core.common.settings import check_setting_names, settings_error_message
+from lcl_core.common.threads import thread_env
 from lcl_core.db.session import UNREACHABLE
 
 RETRY_SECONDS = 0.5
@@ -40,6 +41,7 @@ def main() -> int:
     one line.
     """
     forbid_downloads()
+    os.environ.update(thread_env(os.environ))  # before anything imports torch
     try:
         for warning in check_setting_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201

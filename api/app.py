@@ -15,6 +15,7 @@ from api.core.middleware import AuthenticatedBodyMiddleware, HeaderCheckMiddlewa
 from api.core.settings import ApiSettings
 from api.routes import admin, collections, datasets, docs, encoders, health, inference, keys, runs, studies, webhooks
 from api.services.state import AppState
+from api.services.warmup import EncoderWarmup
 
 ROUTERS = (
     runs.router,
@@ -70,5 +71,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
     await to_thread.run_sync(state.prepare)
+    warmup = EncoderWarmup(state) if state.settings.warm_encoders else None
+    if warmup:
+        warmup.start()
     yield
+    if warmup:
+        await to_thread.run_sync(warmup.stop)
     await to_thread.run_sync(state.close)

@@ -13,8 +13,8 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader"),
-    *("objectives", "outside", "packing", "retrieval"),
+    *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "heads", "loader"),
+    *("objectives", "outside", "packing", "retrieval", "tables"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 

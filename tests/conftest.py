@@ -22,6 +22,8 @@ os.environ["LCL_WELCOME"] = "false"
 os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
 # else a process would come in the midst of whatever test asks much
 os.environ["LCL_TEXTS_APART"] = "false"
+# else a thread would load encoders beside whatever test counts loads or memory
+os.environ["LCL_WARM_ENCODERS"] = "false"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from typing import Any
 
 import structlog
+
+from lcl_core.common.threads import usable_cores
 
 log = structlog.get_logger(__name__)
 _QUERY_SECONDS = 10.0
@@ -18,14 +19,7 @@ _MEBIBYTE = 1 << 20
 def detect_devices() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the NVIDIA GPUs, else one entry for the CPU; and the resources that runs may request here."""
     gpus = _gpu_names()
-    return (gpus, ("cpu", "gpu")) if gpus else ((f"cpu ({_cores()} cores)",), ("cpu",))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return (gpus, ("cpu", "gpu")) if gpus else ((f"cpu ({usable_cores()} cores)",), ("cpu",))
 
 
 def gpu_usage() -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503."""
     checks = check_readiness(state)
     failing = [name for name, check in checks.items() if not check.ok]
-    answer = ReadinessView(ready=not failing, checks=checks).model_dump()
+    answer = ReadinessView(ready=not failing, checks=checks, loading=state.waiting_for_encoders()).model_dump()
     if failing:
         message = "; ".join(f"{name}: {checks[name].detail}" for name in failing)
         answer["error"] = {"code": "not_ready", "message": message}

@@ -130,3 +130,4 @@ class CheckView(BaseModel):
 class ReadinessView(BaseModel):
     ready: bool
     checks: dict[str, CheckView]
+    loading: int = Field(0, description="calls that wait for an encoder to be loaded; does not count for ready")

@@ -63,6 +63,9 @@ class DocumentPage(BaseModel):
     offset: int
     splits: list[str] = Field([], description="that a filter can ask for")
     sources: list[str] = Field([], description="the same")
+    tokens_of: dict[str, Any] | None = Field(
+        None, description="what counted the tokens: its name, tokens of an image, and of a row of the model"
+    )
 
 
 class EncoderView(RowView):

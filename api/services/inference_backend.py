@@ -48,18 +48,26 @@ class InferenceBackend:
         """Memory of loaded encoders."""
         return self._pool.loaded_bytes
 
-    def encoder(self, directory: Path, registered: Hashes | None = None, *, imported: bool = False) -> BatchedEngine:
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for an encoder to be loaded."""
+        return self._pool.waiting
+
+    def encoder(
+        self, directory: Path, registered: Hashes | None = None, *, imported: bool = False, evict: bool = True
+    ) -> BatchedEngine:
         """The encoder of a directory, loaded by the first call.
 
         Args:
             registered: sha256 of its files by name, compared when it is loaded.
             imported: a user supplied its files; a sandboxed process examines them before they are loaded.
+            evict: as ModelPool.get's.
 
         Raises: UserError.
         """
         if imported and directory not in self._imported:
             self._imported |= {directory, directory.resolve()}  # the pool resolves the directory
-        return self._pool.get(directory, registered)
+        return self._pool.get(directory, registered, evict=evict)
 
     def unload(self, directory: Path) -> None:
         """Unload a deleted encoder."""

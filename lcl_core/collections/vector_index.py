@@ -6,7 +6,6 @@ search reads no other file. Imports no torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +14,7 @@ import numpy as np
 
 from lcl_core.collections.file_format import Target
 from lcl_core.common.errors import UserError
+from lcl_core.common.threads import usable_cores
 
 if TYPE_CHECKING:
     from usearch.index import Index
@@ -162,7 +162,7 @@ class HnswIndex:
 
     def neighbours(self, queries: np.ndarray, k: int) -> np.ndarray:
         """Rows int64 [b, k] near to each of ``queries`` f32 [b, E] of length 1; -1 where fewer were found."""
-        matches: Any = self._index.search(queries, k, threads=_threads())
+        matches: Any = self._index.search(queries, k, threads=usable_cores())
         found = np.asarray(matches.keys, dtype=np.int64).reshape(len(queries), -1)
         counts = np.asarray(matches.counts).reshape(-1, 1)
         return np.where(np.arange(found.shape[1]) < counts, found, -1)
@@ -186,14 +186,10 @@ def write_hnsw_index(path: Path, vectors: np.ndarray, progress: OnProgress | Non
     )
     for start in range(0, len(vectors), _CHUNK_ROWS):
         chunk = np.asarray(vectors[start : start + _CHUNK_ROWS], dtype=np.float32)
-        index.add(np.arange(start, start + len(chunk), dtype=np.uint64), chunk, threads=_threads())
+        index.add(np.arange(start, start + len(chunk), dtype=np.uint64), chunk, threads=usable_cores())
         if progress is not None:
             progress(len(chunk))
     index.save(path)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _usearch() -> Any:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.threads import thread_env, threads_per_process
 
 _CRASH_GRACE = 5.0  # seconds
 _INFORMATIVE = (ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY)
@@ -79,8 +80,8 @@ def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> sub
     }
     if node.is_local:
         place["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
-    environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": str(threads)}
+    threads = {**thread_env(os.environ), "OMP_NUM_THREADS": str(threads_per_process(os.environ, processes))}
+    environment = os.environ | {name: str(value) for name, value in place.items()} | threads
     # the pipe stays open as long as this process lives: a rank ends when it closes
     return subprocess.Popen(
         [sys.executable, "-m", "lcl_core.train", run_dir],

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from api.__main__ import main
 from deploy.process import responds
+from lcl_core.common.threads import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
@@ -189,6 +190,21 @@ def test_bad_settings_are_refused_in_one_line(
 ) -> None:
     assert word in refused_start(2, **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_of_inference_are_set_before_torch_can_be_loaded(tmp_path: Path) -> None:
+    code = """
+import os
+from api.__main__ import main
+
+os.environ.pop("OMP_NUM_THREADS", None)
+assert main() == 2  # a team's deployment needs an admin key
+print(os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"])
+"""
+    said = python(code, LCL_HOME=str(tmp_path), LCL_TEAM="1")
+    threads, spins = map(int, said.split())
+    assert threads == usable_cores()
+    assert spins < 300_000  # OpenMP's own
 
 
 def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Callable[..., str], free_port: int) -> None:

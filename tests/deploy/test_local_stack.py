@@ -43,6 +43,26 @@ def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack
         yield house
 
 
+@pytest.mark.parametrize("patience", [30.0, 0.0])
+def test_the_address_is_printed_when_encoders_are_loaded_or_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """The stand-in of the api reports two loads, then none."""
+    reported = iter([2, 1, 0])
+    polled: list[str] = []
+
+    def get(url: str, **_: Any) -> httpx.Response:
+        polled.append(url)
+        return httpx.Response(200, json={"loading": next(reported)})
+
+    monkeypatch.setattr(module, "ENCODER_SECONDS", patience)
+    monkeypatch.setattr(module.httpx, "get", get)
+    house = LocalStack(tmp_path / "home", log=print)
+    house.api_url = "http://api"
+    house._await_encoders()
+    assert polled == (["http://api/readyz"] * 3 if patience else [])
+
+
 def test_the_page_of_a_team_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its root sends strangers to sign in, which is no sign that it is down."""
     monkeypatch.setenv("LCL_TEAM", "1")

@@ -34,6 +34,7 @@ from ui.html import (
 )
 
 SHOWN = 4
+WORSE = ' class="lcl-worse"'
 # export formats of LCL encoders -> labels; other encoders are exported as they are
 EXPORTS = {"lcl": "lcl", "huggingface": "transformers", "timm": "timm", "onnx": "ONNX"}
 EMPTY = empty_state("No encoder yet", "Submit a pre-training run in the Runs tab; its encoder is listed here.")
@@ -73,7 +74,7 @@ def draw_encoder(encoder: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str
         ("Hash", str(about.get("hash") or "")[:12]),
         ("Made", ago(about.get("created_at"))),
     ]
-    figures = "".join(_figure(row) for row in best_figures(rows))
+    figures = "".join(_figure(row) for row in main_figures(rows))
     below = f'<ul class="lcl-figures">{figures}</ul>' if figures else '<p class="lcl-note">Not evaluated yet.</p>'
     name = encoder.get("name") or encoder["id"]
     return (
@@ -90,22 +91,30 @@ def draw_exports(encoder: str, kind: str) -> str:
     return f'<div class="lcl-links lcl-exports"><span>Export</span>{links}</div>'
 
 
-def best_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best variant of each task, split, transfer and metric; accuracies and recalls at 5 first."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+def main_figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """First variant of each task, split, transfer and metric, not the best; accuracies and recalls at 5 first.
+
+    Args:
+        rows: newest evaluation first, of each the variants in the order of its task.
+    """
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = (row["task"], row["split"], row.get("transfer"), row["metric"])
-        if key not in best or row["value"] > best[key]["value"]:
-            best[key] = row
-    ranked = sorted(best.values(), key=lambda row: (not row["metric"].endswith(("@5", "accuracy")), row["task"]))
+        first.setdefault((row["task"], row["split"], row.get("transfer"), row["metric"]), row)
+    leading = ("@5", "accuracy", "acc@1")
+    ranked = sorted(first.values(), key=lambda row: (not row["metric"].endswith(leading), row["task"]))
     return ranked[:SHOWN]
 
 
 def _figure(row: dict[str, Any]) -> str:
-    times = f"{row['value'] / row['chance']:.0f} × chance" if row.get("chance") else ""
+    """A metric beside chance and untrained weights; one that is no better than untrained weights says so."""
+    value, untrained = row["value"], row.get("untrained")
+    notes = [f"{value / row['chance']:.0f} × chance"] if row.get("chance") else []
+    learnt = untrained is None or (value < untrained if row["metric"].endswith("rank") else value > untrained)
+    if untrained is not None:
+        notes.append(f"{'' if learnt else 'no better than '}untrained {number(untrained, 3)}")
     return (
-        f"<li><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
-        f"<b>{number(row['value'], 3)}</b><small>{times}</small></li>"
+        f"<li{'' if learnt else WORSE}><span>{esc(row['metric'])}<em>{esc(row['split'])}</em></span>"
+        f"<b>{number(value, 3)}</b><small>{' · '.join(notes)}</small></li>"
     )
 
 

@@ -17,16 +17,18 @@ from typing import Self
 
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.run_dir import RunDir
+from lcl_core.common.threads import thread_env
 from lcl_core.db.leases import Claim
 
 
 def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
-    """Environment of a job process, marked as supervised.
+    """Environment of a job process, marked as supervised, with the number of its threads and how they wait.
 
     Args:
         protocols: of the URLs that a run may read and write, such as ``s3``; their credentials stay.
     """
-    return {**without_secrets(environment, protocols), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
+    kept = without_secrets(environment, protocols)
+    return {**kept, **thread_env(kept), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def device_env(claim: Claim) -> dict[str, str]:

@@ -69,13 +69,16 @@ class AsyncDatasetCalls(AsyncTransport):
         split: str | None = None,
         source: str | None = None,
         tokens: bool = False,
+        encoder: str | None = None,
     ) -> Json:
         """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "total", "offset", "splits", "sources"}.
 
-        ``tokens``: with the number of tokens of each segment.
+        Args:
+            tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
+            encoder: whose tokens; None: the newest that was trained there, else a preset.
         """
         query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
-        return await self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None)
+        return await self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder)
 
     async def dataset_image(self, name: str, image: str) -> bytes:
         return (await self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content
@@ -176,7 +179,9 @@ class AsyncClient(AsyncRunCalls, AsyncStudyCalls, AsyncDatasetCalls, AsyncEncode
     """Calls one service with one key. A context manager; safe to share."""
 
     async def health(self) -> Json:
-        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}}, also when not ready."""
+        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
+        not ready. ``loading``: calls that wait for an encoder to be loaded.
+        """
         return (await self.send("GET", "/readyz", expected=(503,))).json()
 
     async def workers(self) -> list[Json]:

@@ -70,13 +70,16 @@ class DatasetCalls(Transport):
         split: str | None = None,
         source: str | None = None,
         tokens: bool = False,
+        encoder: str | None = None,
     ) -> Json:
         """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "total", "offset", "splits", "sources"}.
 
-        ``tokens``: with the number of tokens of each segment.
+        Args:
+            tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
+            encoder: whose tokens; None: the newest that was trained there, else a preset.
         """
         query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
-        return self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None)
+        return self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder)
 
     def dataset_image(self, name: str, image: str) -> bytes:
         return (self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content
@@ -177,7 +180,9 @@ class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:
-        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}}, also when not ready."""
+        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
+        not ready. ``loading``: calls that wait for an encoder to be loaded.
+        """
         return (self.send("GET", "/readyz", expected=(503,))).json()
 
     def workers(self) -> list[Json]:

@@ -15,6 +15,8 @@ from api.client import ApiError
 from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.storage import LocalShardStorage
+from lcl_core.data.tokenizer import load_tokenizer
+from lcl_core.db import registry
 
 
 def picture(colour: str = "red") -> bytes:
@@ -244,9 +246,31 @@ def test_a_document_that_cannot_be_read_stands_there_with_its_problem(house: Any
 
 
 def test_segments_are_measured_when_asked(house: Any, squares: str) -> None:
-    (item,) = house.admin.dataset_documents(squares, tokens=True)["items"]
-    assert [segment["tokens"] for segment in item["segments"]] == [2, 51, 2]
-    assert "tokens" not in house.admin.dataset_documents(squares)["items"][0]["segments"][0]
+    """Without an encoder as the preset ``sample``: 64 pixels in patches of 16, two marks, a context of 256."""
+    page = house.admin.dataset_documents(squares, tokens=True)
+    assert [segment["tokens"] for segment in page["items"][0]["segments"]] == [2, 18, 2]
+    assert (page["tokens_of"]["image"], page["tokens_of"]["row"]) == (18, 256)
+    bare = house.admin.dataset_documents(squares)
+    assert "tokens" not in bare["items"][0]["segments"][0]
+    assert bare["tokens_of"] is None
+
+
+def test_segments_are_measured_in_the_tokens_of_an_encoder(
+    house: Any, squares: str, encoder: Any, encoder_dir: Path
+) -> None:
+    """One trained here: 32 pixels in patches of 16, a context of 48. The same files, imported, are not read here."""
+    with pytest.raises(ApiError) as refused:
+        house.admin.dataset_documents(squares, tokens=True, encoder=encoder["name"])
+    assert (refused.value.status, refused.value.code) == (422, "no_tokens")
+    with house.context.database.session() as session:
+        row = registry.get_encoder(session, encoder["id"])
+        row.info = {name: value for name, value in row.info.items() if name != "imported_from"}
+    page = house.admin.dataset_documents(squares, tokens=True, encoder=encoder["name"])
+    assert page["tokens_of"] == {"name": encoder["name"], "image": 6, "row": 48}
+    tokenizer = load_tokenizer(encoder_dir / "tokenizer.json")
+    for segment in page["items"][0]["segments"]:
+        assert segment["tokens"] == (len(tokenizer.encode(segment["text"])) if "text" in segment else 6)
+    assert house.admin.dataset_documents(squares, tokens=True)["tokens_of"]["name"] == encoder["name"]
 
 
 def test_filters_offer_what_there_is(house: Any, squares: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
-from ui.tabs.search import BOTH, IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab, parse_label_filter
+from ui.common import PageSelection
+from ui.tabs.search import BOTH, IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab, newest, parse_label_filter
 from ui.tabs.search_view import draw_detail, label_choice, link_to
 
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
@@ -215,3 +218,42 @@ def test_what_is_drawn_of_a_image_cannot_break_out() -> None:
     assert "<b>" not in drawn
     assert 'aria-label="Only images with &lt;i&gt; &quot;x&quot;"' in drawn
     assert link_to("a b", q="x&y") == "?collection=a%20b&q=x%26y"
+
+
+def test_of_searches_under_way_at_one_time_the_newest_is_drawn(service: Any) -> None:
+    """The first waits for the encoder, and its answer comes after the second's."""
+    begun, release = threading.Event(), threading.Event()
+
+    def search(_: str, text: str, **__: Any) -> dict[str, Any]:
+        if text == "ant":
+            begun.set()
+            assert release.wait(60)
+        return {"hits": [HIT], "took_ms": 1}
+
+    find, turn = newest(SearchTab(service(search=search)).search), PageSelection(0)
+    with ThreadPoolExecutor(1) as first:
+        older = first.submit(find, turn, TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)
+        assert begun.wait(60)
+        assert "“house”" in find(turn, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)[0]
+        release.set()
+        assert older.result(60) == (gr.skip(),) * 3
+
+
+def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> None:
+    turn = PageSelection(4)
+    assert newest(lambda: ("more",), begins=False)(turn) == ("more",)
+    assert turn.current == 4
+
+    def overtaken() -> tuple[str]:
+        turn.current += 1
+        return ("late",)
+
+    assert newest(overtaken, begins=False)(turn) == (gr.skip(),)
+
+
+def test_another_mode_searches_with_what_is_there(service: Any, picture: str) -> None:
+    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
+    tab = SearchTab(client)
+    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", picture, 50, [], 24)[4]
+    assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[4]
+    assert len(client.arguments_of("search")) == 1
