@@ -1,0 +1,158 @@
+"""``python -m MODULE`` in a session of its own: forked by :mod:`lcl_core.common.fork_server`, or a new process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from lcl_core.common.fork_server import ForkRequest
+
+# The server replies within milliseconds. While it still imports, a new process is as quick.
+_READY_SECONDS = 1.0
+
+
+class ForkedProcess:
+    """The part of :class:`subprocess.Popen` that a supervisor needs, for a child of a fork server. Thread-safe.
+
+    When the server dies before it reported the exit status, the process group is killed and counts as killed.
+
+    Attributes:
+        stdin: the write end of its standard input, if that is a pipe.
+        returncode: None while it runs; negative: the signal that ended it.
+    """
+
+    def __init__(self, connection: socket.socket, pid: int, stdin: IO[bytes] | None) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.returncode: int | None = None
+        self._connection = connection
+        self._process = os.pidfd_open(pid)  # valid: the server keeps the zombie until the connection closes
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises: subprocess.TimeoutExpired."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if self.returncode is not None:
+                    return self.returncode
+                # several threads may wait: none keeps the lock for long
+                rest = 0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic()))
+                if _is_readable(self._connection, rest):
+                    self._finish(_receive(self._connection).get("status"))
+                    continue
+            if deadline is not None and time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone; no effect after its end."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _finish(self, status: int | None) -> None:
+        if status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.kill()
+            _is_readable(self._process, None)
+            status = -signal.SIGKILL
+        self.returncode = status
+        self._connection.close()
+
+    def __del__(self) -> None:
+        os.close(self._process)
+        self._connection.close()
+
+
+def start_module(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    server: str,
+    env: Mapping[str, str],
+    stdin: int = subprocess.PIPE,
+    output: IO[bytes] | int = subprocess.DEVNULL,
+) -> ForkedProcess | subprocess.Popen[bytes]:
+    """Start ``python -m module arguments…`` in a session and process group of its own.
+
+    Args:
+        server: address of a fork server, or ``off``. Where it does not reply at once, or refuses, a new process starts.
+        stdin: ``PIPE`` or ``DEVNULL``.
+        output: of both streams.
+    """
+    if server != "off" and (forked := _fork(server, module, arguments, env, stdin, output)) is not None:
+        return forked
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=stdin,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
+    )
+
+
+def _fork(
+    server: str, module: str, arguments: Sequence[str], env: Mapping[str, str], stdin: int, output: IO[bytes] | int
+) -> ForkedProcess | None:
+    """None: the server cannot start it, and has not."""
+    request = ForkRequest(module, list(arguments), dict(env), os.getcwd())
+    connection = socket.socket(socket.AF_UNIX)
+    pipe: IO[bytes] | None = None
+    try:
+        with open(os.devnull, "r+b", buffering=0) as null, contextlib.ExitStack() as stack:
+            source: IO[bytes] = null
+            if stdin == subprocess.PIPE:
+                reading, writing = os.pipe()
+                source, pipe = stack.enter_context(os.fdopen(reading, "rb")), os.fdopen(writing, "wb")
+            target = null if isinstance(output, int) else output
+            connection.settimeout(_READY_SECONDS)
+            connection.connect(server)
+            if _receive(connection):
+                connection.settimeout(None)
+                request.send(connection, [source.fileno(), target.fileno(), target.fileno()])
+                return ForkedProcess(connection, _receive(connection)["pid"], pipe)
+    except (OSError, KeyError):  # it is not there, still imports, or refuses
+        pass
+    connection.close()
+    if pipe is not None:
+        pipe.close()
+    return None
+
+
+def _receive(connection: socket.socket) -> dict[str, Any]:
+    """The next message; empty at the end of the connection. Raises: TimeoutError."""
+    line = b""
+    while not line.endswith(b"\n"):  # byte by byte: what follows stays readable
+        byte = connection.recv(1)
+        if not byte:
+            return {}
+        line += byte
+    return dict(json.loads(line))
+
+
+def _is_readable(source: socket.socket | int, seconds: float | None) -> bool:
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
