@@ -31,10 +31,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 AVAILABLE = sys.platform == "linux"
 MAX_REQUEST = 4 << 20  # bytes; an environment is limited to less by the kernel's default
@@ -76,6 +77,11 @@ class ForkServer:
         """Start the server without waiting for it."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self.address)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the server process, if there is one."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def close(self) -> None:
         self._closing.set()
@@ -138,6 +144,55 @@ class ForkRequest:
         return cls(module, arguments, environment, directory, descriptors)
 
 
+_HANDLERS: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGCHLD: signal.SIG_DFL}
+_HANDLERS[signal.SIGINT] = signal.default_int_handler
+
+
+class LoadedLibraries:
+    """The environment in which this process imported its libraries, and how a fork of it becomes another process.
+
+    Args:
+        environment: before the imports.
+        free: prefixes of variables that a fork may have to itself, beside ``FREE_PREFIXES``.
+    """
+
+    def __init__(self, environment: Mapping[str, str], free: Collection[str]) -> None:
+        self._environment = environment
+        self._free = (*FREE_PREFIXES, *free)
+        # what the imports changed in the environment, they would have changed in the job's
+        self._changed = {name: value for name, value in os.environ.items() if environment.get(name) != value}
+
+    def differs_in(self, environment: Mapping[str, str]) -> str | None:
+        """A variable that differs and that a library may have read, or None."""
+        for name in sorted(self._environment.keys() | environment.keys()):
+            free = name in FREE_NAMES or name.startswith(self._free)
+            own = self._environment.get(name)
+            if not free and environment.get(name) not in (own, self._changed.get(name, own)):
+                return name
+        return None
+
+    def become(self, request: ForkRequest) -> None:
+        """Turn this fork into the process that ``python -m`` would start, as far as it can be told from one."""
+        signal.set_wakeup_fd(-1)
+        for number, handler in _HANDLERS.items():
+            signal.signal(number, handler)
+        for standard, descriptor in enumerate(request.descriptors):
+            os.dup2(descriptor, standard)
+            if descriptor > 2:
+                os.close(descriptor)
+        os.environ.clear()
+        os.environ.update(request.environment)
+        os.environ.update(self._changed)
+        os.chdir(request.directory)
+        sys.path[0] = request.directory
+        sys.argv = [request.module, *request.arguments]
+        sys.orig_argv = [sys.executable, "-m", *sys.argv]
+        _set_command_line(sys.orig_argv)
+        importlib.invalidate_caches()
+        multiprocessing.current_process().authkey = os.urandom(32)
+        _seed_generators()
+
+
 @dataclass
 class _Child:
     pid: int
@@ -146,20 +201,13 @@ class _Child:
 
 
 class _Server:
-    """Serves in the main thread.
+    """Serves in the main thread."""
 
-    Args:
-        environment: of this process before the imports.
-    """
-
-    def __init__(self, listener: socket.socket, environment: Mapping[str, str], free: Collection[str]) -> None:
+    def __init__(self, listener: socket.socket, loaded: LoadedLibraries) -> None:
         self._listener = listener
-        self._environment = environment
-        self._free = (*FREE_PREFIXES, *free)
+        self._loaded = loaded
         self._children: dict[int, _Child] = {}  # by process
         self._selector = selectors.DefaultSelector()
-        # what the imports changed in the environment, they would have changed in the job's
-        self._changed = {name: value for name, value in os.environ.items() if environment.get(name) != value}
         self._files = {file: _modified_at(file) for file in _source_files()}
         self._stale = False
 
@@ -192,7 +240,10 @@ class _Server:
                 return None  # the owner starts another
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # the client has left, or too many files are open
+            return
         connection.settimeout(_REQUEST_SECONDS)
         try:
             connection.sendall(b'{"ready": true}\n')
@@ -214,9 +265,15 @@ class _Server:
         if request is None:
             self._drop(connection)
             return None
-        refusal = self._refusal(request)
-        if refusal is None and (pid := os.fork()) == 0:
-            _become(request, connection, self._changed)
+        try:
+            refusal = self._refusal(request)
+            pid = -1 if refusal else os.fork()
+        except OSError as error:
+            refusal, pid = str(error), -1
+        if pid == 0:
+            os.setsid()
+            self._loaded.become(request)
+            _send(connection, {"pid": os.getpid()})  # the client may signal the group from now on
             return request
         for descriptor in request.descriptors:
             os.close(descriptor)
@@ -230,11 +287,8 @@ class _Server:
     def _refusal(self, request: ForkRequest) -> str | None:
         if len(request.descriptors) != 3:
             return "the request has no standard descriptors"
-        own = self._environment
-        for name in sorted(own.keys() | request.environment.keys()):
-            free = name in FREE_NAMES or name.startswith(self._free)
-            if not free and own.get(name) != request.environment.get(name):
-                return f"{name} differs"
+        if (name := self._loaded.differs_in(request.environment)) is not None:
+            return f"{name} differs"
         if any(_modified_at(file) != then for file, then in self._files.items()):
             self._stale = True
             return "a source file has changed"
@@ -285,35 +339,14 @@ def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
         connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _become(request: ForkRequest, connection: socket.socket, changed: Mapping[str, str]) -> None:
-    """Turn this child into the process that ``python -m`` would start, as far as it can be told from one."""
-    os.setsid()
-    signal.set_wakeup_fd(-1)
-    for number, handler in _HANDLERS.items():
-        signal.signal(number, handler)
-    for standard, descriptor in enumerate(request.descriptors):
-        os.dup2(descriptor, standard)
-        os.close(descriptor)
-    os.environ.clear()
-    os.environ.update(request.environment)
-    os.environ.update(changed)
-    os.chdir(request.directory)
-    sys.path[0] = request.directory
-    sys.argv = [request.module, *request.arguments]
-    sys.orig_argv = [sys.executable, "-m", *sys.argv]
-    _set_command_line(sys.orig_argv)
-    importlib.invalidate_caches()
-    multiprocessing.current_process().authkey = os.urandom(32)
+def _seed_generators() -> None:
+    """Each from the system's entropy, as a new process seeds them."""
     random.seed()
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-    # torch's default generator keeps the seed that every new process has
-    _send(connection, {"pid": os.getpid()})  # the client may signal the group from now on
-
-
-_HANDLERS: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGCHLD: signal.SIG_DFL}
-_HANDLERS[signal.SIGINT] = signal.default_int_handler
+    libraries: Any = sys.modules
+    if "numpy.random" in libraries:
+        libraries["numpy.random"].seed()
+    if "torch" in libraries:
+        libraries["torch"].default_generator.seed()  # not torch.seed, which concerns devices too
 
 
 def _set_command_line(words: Collection[str]) -> None:
@@ -323,6 +356,39 @@ def _set_command_line(words: Collection[str]) -> None:
     text = "\0".join(words).encode("utf-8", "surrogateescape")[: end - start - 1]
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, text, len(text))
+
+
+inherited: LoadedLibraries | None = None  # in a job that a server forked
+
+
+def fork_again(request: ForkRequest, close: Collection[IO[bytes]]) -> int:
+    """Fork a job that a server forked, while it has one thread: the child runs another module in its group.
+
+    Args:
+        close: files of this process that the child must not keep open.
+
+    Returns: the process id of the child.
+    """
+    assert inherited is not None
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status: object = 1
+    try:
+        for file in close:
+            file.close()
+        inherited.become(request)
+        runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:  # the end of this process: as the interpreter reports it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status if isinstance(status, int) else 1)
 
 
 def main() -> None:
@@ -341,10 +407,15 @@ def main() -> None:
         sys.exit("a library has started threads, which a forked process would lack")
     gc.collect()
     gc.freeze()  # a child's collector writes to no page of what was imported
-    request = _Server(listener, environment, json.loads(free)).serve(owner)
+    loaded = LoadedLibraries(environment, json.loads(free))
+    request = _Server(listener, loaded).serve(owner)
     if request is not None:
+        global inherited
+        inherited = loaded
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main()
+    from lcl_core.common import fork_server
+
+    fork_server.main()  # not this copy of the module, so that a job finds ``inherited``

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+from lcl_core.common import fork_server
 from lcl_core.common.fork_server import ForkRequest
 
 # The server replies within milliseconds. While it still imports, a new process is as quick.
@@ -31,11 +32,11 @@ class ForkedProcess:
         returncode: None while it runs; negative: the signal that ended it.
     """
 
-    def __init__(self, connection: socket.socket, pid: int, stdin: IO[bytes] | None) -> None:
+    def __init__(self, pid: int, stdin: IO[bytes] | None, connection: socket.socket | None = None) -> None:
         self.pid = pid
         self.stdin = stdin
         self.returncode: int | None = None
-        self._connection = connection
+        self._connection = connection  # None: a child of this process
         self._process = os.pidfd_open(pid)  # valid: the server keeps the zombie until the connection closes
         self._lock = threading.Lock()
 
@@ -53,8 +54,8 @@ class ForkedProcess:
                     return self.returncode
                 # several threads may wait: none keeps the lock for long
                 rest = 0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic()))
-                if _is_readable(self._connection, rest):
-                    self._finish(_receive(self._connection).get("status"))
+                if _is_readable(self._connection or self._process, rest):
+                    self.returncode = self._read_status()
                     continue
             if deadline is not None and time.monotonic() >= deadline:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
@@ -70,19 +71,26 @@ class ForkedProcess:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _finish(self, status: int | None) -> None:
+    def _read_status(self) -> int:
+        if self._connection is None:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with self._connection:
+            status: int | None = _receive(self._connection).get("status")
         if status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.kill()
             _is_readable(self._process, None)
             status = -signal.SIGKILL
-        self.returncode = status
-        self._connection.close()
+        return status
 
     def __del__(self) -> None:
         os.close(self._process)
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+Process = ForkedProcess | subprocess.Popen[bytes]
 
 
 def start_module(
@@ -93,28 +101,35 @@ def start_module(
     env: Mapping[str, str],
     stdin: int = subprocess.PIPE,
     output: IO[bytes] | int = subprocess.DEVNULL,
-) -> ForkedProcess | subprocess.Popen[bytes]:
+    errors: IO[bytes] | None = None,
+) -> Process:
     """Start ``python -m module arguments…`` in a session and process group of its own.
 
     Args:
         server: address of a fork server, or ``off``. Where it does not reply at once, or refuses, a new process starts.
         stdin: ``PIPE`` or ``DEVNULL``.
-        output: of both streams.
+        output: where its standard output goes, and its standard error unless ``errors`` is given.
     """
-    if server != "off" and (forked := _fork(server, module, arguments, env, stdin, output)) is not None:
+    if server != "off" and (forked := _fork(server, module, arguments, env, stdin, output, errors)) is not None:
         return forked
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=stdin,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=errors or subprocess.STDOUT,
         env=env,
         start_new_session=True,
     )
 
 
 def _fork(
-    server: str, module: str, arguments: Sequence[str], env: Mapping[str, str], stdin: int, output: IO[bytes] | int
+    server: str,
+    module: str,
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    stdin: int,
+    output: IO[bytes] | int,
+    errors: IO[bytes] | None,
 ) -> ForkedProcess | None:
     """None: the server cannot start it, and has not."""
     request = ForkRequest(module, list(arguments), dict(env), os.getcwd())
@@ -131,14 +146,35 @@ def _fork(
             connection.connect(server)
             if _receive(connection):
                 connection.settimeout(None)
-                request.send(connection, [source.fileno(), target.fileno(), target.fileno()])
-                return ForkedProcess(connection, _receive(connection)["pid"], pipe)
+                request.send(connection, [source.fileno(), target.fileno(), (errors or target).fileno()])
+                return ForkedProcess(_receive(connection)["pid"], pipe, connection)
     except (OSError, KeyError):  # it is not there, still imports, or refuses
         pass
     connection.close()
     if pipe is not None:
         pipe.close()
     return None
+
+
+def start_in_group(
+    module: str, arguments: Sequence[str], env: Mapping[str, str], others: Sequence[Process] = ()
+) -> Process:
+    """Start ``python -m module arguments…`` in this process group; its standard input is a pipe from this process.
+
+    Where a fork server started this process, it is forked, for which this process may have one thread.
+
+    Args:
+        others: started before, whose pipes it must not keep open.
+    """
+    loaded = fork_server.inherited
+    if loaded is None or loaded.differs_in(env) is not None:
+        return subprocess.Popen([sys.executable, "-m", module, *arguments], env=env, stdin=subprocess.PIPE)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source:
+        pipe = os.fdopen(writing, "wb")
+        request = ForkRequest(module, list(arguments), dict(env), os.getcwd(), [source.fileno(), 1, 2])
+        pipes = [each.stdin for each in others if each.stdin is not None]
+        return ForkedProcess(fork_server.fork_again(request, [pipe, *pipes]), pipe)
 
 
 def _receive(connection: socket.socket) -> dict[str, Any]:
