@@ -1,6 +1,6 @@
 """Fork server: a process that has imported a job's libraries and forks a child for each job.
 
-:class:`ForkServer` owns the server process; :func:`lcl_core.common.forked_process.fork_module` is its client. A forked
+:class:`ForkServer` owns the server process; :func:`lcl_core.common.forked_process.start_module` is its client. A forked
 job computes bitwise what ``python -m MODULE`` computes: the server starts no threads and initialises no device, and it
 refuses a job whose environment differs in a variable that a library may have read when it was loaded.
 
@@ -27,6 +27,7 @@ import selectors
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -51,21 +52,29 @@ FREE_NAMES |= {"GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "S
 class ForkServer:
     """Starts the server process at the first connection, and again after its death or a change of its source files.
 
-    Its socket is in a folder of mode 0700. The server ends with this object, or with this process; jobs do not.
+    Its socket is in a folder of mode 0700. The server ends with this object, or with this process.
 
     Args:
         modules: to import.
-        environment: of the server; a job's may differ in the variables of ``FREE_NAMES``, ``FREE_PREFIXES`` and
-            ``free`` (more prefixes).
+        environment: of the server; a job's may differ in the variables of ``FREE_NAMES`` and ``FREE_PREFIXES``.
+        free: more prefixes of such variables.
+        shared: other processes of the user may connect. Otherwise none but this one may, so that a confined process,
+            which reads what strangers wrote, cannot start one without limits.
     """
 
-    def __init__(self, modules: Collection[str], environment: Mapping[str, str], free: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        modules: Collection[str],
+        environment: Mapping[str, str],
+        free: Collection[str] = (),
+        shared: bool = False,
+    ) -> None:
         self._folder = tempfile.mkdtemp(prefix="lcl-fork-")
         self.address = os.path.join(self._folder, "socket")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.address)
         self._listener.listen(64)
-        self._arguments = [str(self._listener.fileno()), json.dumps(list(free)), *modules, _TITLE]
+        self._arguments = [str(self._listener.fileno()), str(int(shared)), json.dumps([*free]), *modules, _TITLE]
         self._environment = dict(environment)
         self._closing = threading.Event()
         self._wake, self._woken = socket.socketpair()
@@ -98,7 +107,7 @@ class ForkServer:
             select.select([self._listener, self._woken], [], [])
             if self._closing.is_set():
                 return
-            with self._start() as self._process:  # which closes its standard input
+            with contextlib.suppress(OSError), self._start() as self._process:  # which closes its standard input
                 if self._closing.is_set():
                     self._process.kill()
                 self._process.wait()
@@ -123,10 +132,11 @@ class ForkRequest:
     arguments: list[str]
     environment: dict[str, str]
     directory: str
+    umask: int
     descriptors: Collection[int] = ()  # standard input, output and error
 
     def send(self, connection: socket.socket, descriptors: list[int]) -> None:
-        text = json.dumps([self.module, self.arguments, self.environment, self.directory]).encode()
+        text = json.dumps([self.module, self.arguments, self.environment, self.directory, self.umask]).encode()
         socket.send_fds(connection, [len(text).to_bytes(4, "big")], descriptors)
         connection.sendall(text)
 
@@ -140,8 +150,8 @@ class ForkRequest:
             size = int.from_bytes(head, "big")
             if size > MAX_REQUEST:
                 raise ValueError(size)
-            module, arguments, environment, directory = json.loads(stream.read(size))
-        return cls(module, arguments, environment, directory, descriptors)
+            module, arguments, environment, directory, umask = json.loads(stream.read(size))
+        return cls(module, arguments, environment, directory, umask, descriptors)
 
 
 _HANDLERS: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGCHLD: signal.SIG_DFL}
@@ -184,6 +194,7 @@ class LoadedLibraries:
         os.environ.update(request.environment)
         os.environ.update(self._changed)
         os.chdir(request.directory)
+        os.umask(request.umask)
         sys.path[0] = request.directory
         sys.argv = [request.module, *request.arguments]
         sys.orig_argv = [sys.executable, "-m", *sys.argv]
@@ -201,10 +212,15 @@ class _Child:
 
 
 class _Server:
-    """Serves in the main thread."""
+    """Serves in the main thread.
 
-    def __init__(self, listener: socket.socket, loaded: LoadedLibraries) -> None:
+    Args:
+        client: the process that may connect; None: any of the user.
+    """
+
+    def __init__(self, listener: socket.socket, loaded: LoadedLibraries, client: int | None) -> None:
         self._listener = listener
+        self._client = client
         self._loaded = loaded
         self._children: dict[int, _Child] = {}  # by process
         self._selector = selectors.DefaultSelector()
@@ -246,6 +262,8 @@ class _Server:
             return
         connection.settimeout(_REQUEST_SECONDS)
         try:
+            if self._client not in (None, _peer(connection)):
+                raise PermissionError
             connection.sendall(b'{"ready": true}\n')
             self._selector.register(connection, selectors.EVENT_READ)
         except OSError:
@@ -334,6 +352,13 @@ def _modified_at(file: str) -> int:
         return 0
 
 
+def _peer(connection: socket.socket) -> int:
+    """The process that connected."""
+    size = struct.calcsize("3i")
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid)
+
+
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the client has left
         connection.sendall(json.dumps(message).encode() + b"\n")
@@ -392,7 +417,8 @@ def fork_again(request: ForkRequest, close: Collection[IO[bytes]]) -> int:
 
 
 def main() -> None:
-    number, free, *modules, _ = sys.argv[1:]
+    number, shared, free, *modules, _ = sys.argv[1:]
+    client = None if int(shared) else os.getppid()
     environment = dict(os.environ)
     for ignored in (signal.SIGINT, signal.SIGTERM):  # it ends with its owner
         signal.signal(ignored, signal.SIG_IGN)
@@ -408,7 +434,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a child's collector writes to no page of what was imported
     loaded = LoadedLibraries(environment, json.loads(free))
-    request = _Server(listener, loaded).serve(owner)
+    request = _Server(listener, loaded, client).serve(owner)
     if request is not None:
         global inherited
         inherited = loaded

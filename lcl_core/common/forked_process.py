@@ -132,9 +132,10 @@ def _fork(
     errors: IO[bytes] | None,
 ) -> ForkedProcess | None:
     """None: the server cannot start it, and has not."""
-    request = ForkRequest(module, list(arguments), dict(env), os.getcwd())
+    request = ForkRequest(module, list(arguments), dict(env), os.getcwd(), _umask())
     connection = socket.socket(socket.AF_UNIX)
     pipe: IO[bytes] | None = None
+    pid = 0
     try:
         with open(os.devnull, "r+b", buffering=0) as null, contextlib.ExitStack() as stack:
             source: IO[bytes] = null
@@ -147,9 +148,11 @@ def _fork(
             if _receive(connection):
                 connection.settimeout(None)
                 request.send(connection, [source.fileno(), target.fileno(), (errors or target).fileno()])
-                return ForkedProcess(_receive(connection)["pid"], pipe, connection)
+                pid = int(_receive(connection)["pid"])
     except (OSError, KeyError):  # it is not there, still imports, or refuses
-        pass
+        pid = 0
+    if pid:
+        return ForkedProcess(pid, pipe, connection)
     connection.close()
     if pipe is not None:
         pipe.close()
@@ -172,7 +175,7 @@ def start_in_group(
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as source:
         pipe = os.fdopen(writing, "wb")
-        request = ForkRequest(module, list(arguments), dict(env), os.getcwd(), [source.fileno(), 1, 2])
+        request = ForkRequest(module, list(arguments), dict(env), os.getcwd(), _umask(), [source.fileno(), 1, 2])
         pipes = [each.stdin for each in others if each.stdin is not None]
         return ForkedProcess(fork_server.fork_again(request, [pipe, *pipes]), pipe)
 
@@ -186,6 +189,12 @@ def _receive(connection: socket.socket) -> dict[str, Any]:
             return {}
         line += byte
     return dict(json.loads(line))
+
+
+def _umask() -> int:
+    """Of this process; ``os.umask`` would change it for a moment."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
 
 
 def _is_readable(source: socket.socket | int, seconds: float | None) -> bool:

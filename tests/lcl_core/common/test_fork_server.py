@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    server = ForkServer(["numpy.random", "torch"], environment())
+    server = ForkServer(["numpy.random", "torch"], environment(), shared=True)
     yield server
     server.close()
 
@@ -135,7 +135,8 @@ handlers = {number.name: repr(signal.getsignal(number)).split(" at ")[0] for num
             if isinstance(number, signal.Signals)}
 environment = {name: value for name, value in os.environ.items() if not name.startswith(("_FS", "LC_CTYPE"))}
 print(json.dumps({
-    "arguments": sys.argv[1:], "file": __file__, "name": __name__, "main": sys.modules["__main__"].__spec__.name,
+    "arguments": sys.argv[1:], "file": __file__, "umask": os.umask(0), "name": __name__,
+    "main": sys.modules["__main__"].__spec__.name,
     "first of the path": sys.path[0], "directory": os.getcwd(), "environment": environment, "handlers": handlers,
     "mask": len(signal.pthread_sigmask(signal.SIG_BLOCK, ())), "leads": [os.getpgrp() == os.getpid(),
     os.getsid(0) == os.getpid()], "open": sorted(os.listdir("/proc/self/fd"), key=int)[:-1],
@@ -146,12 +147,30 @@ print(json.dumps({
 """
 
 
+@pytest.fixture
+def private_files() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("private_files")
 def test_it_is_inside_what_a_new_process_is(both: Callable[..., list[tuple[int, str, str]]]) -> None:
     new, fork = (json.loads(output) for _, output, _ in both(INSIDE, LCL_HOME="/its own", CUDA_VISIBLE_DEVICES=""))
     new["environment"].setdefault("TORCHINDUCTOR_CACHE_DIR", fork["environment"].get("TORCHINDUCTOR_CACHE_DIR"))
     assert fork == new
     assert fork["environment"]["LCL_HOME"] == "/its own"
     assert fork["command"][1:] == ["-m", "job", "a", "b c"]
+
+
+def test_none_but_its_owner_is_served(job: Callable[[str], str]) -> None:
+    server = ForkServer([], environment())
+    try:
+        end(forked(server, job("")))
+        done = subprocess.run([sys.executable, "-c", CLIENT, server.address], input="", capture_output=True, text=True)
+        assert done.stdout == "0\n", done.stderr
+    finally:
+        server.close()
 
 
 def test_no_two_draw_the_same_numbers(both: Callable[..., list[tuple[int, str, str]]]) -> None:
