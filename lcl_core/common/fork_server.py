@@ -238,7 +238,8 @@ class _Server:
             self._selector.register(source, selectors.EVENT_READ)
         while True:
             for key, _ in self._selector.select():
-                if key.fileobj == owner:
+                if key.fileobj == owner:  # the folder, which its owner did not remove
+                    shutil.rmtree(os.path.dirname(self._listener.getsockname()), ignore_errors=True)
                     return None
                 request = None
                 if key.fileobj is self._listener:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lcl_core.common.forked_process import ForkedProcess, start_module
+from lcl_core.common.forked_process import Process, start_module
 from lcl_core.common.run_dir import RunDir
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
@@ -80,9 +80,7 @@ def logged_steps(run_dir: RunDir) -> int:
 
 
 @contextmanager
-def started(
-    run_dir: RunDir, *command: str, supervised: bool = False
-) -> Iterator[ForkedProcess | subprocess.Popen[bytes]]:
+def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterator[Process]:
     """``python -m lcl_core.train RUN_DIR``, or another module, in a group of its own, of which nothing stays.
 
     What it says goes to ``log.txt``.
@@ -122,7 +120,7 @@ def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *c
         assert process.wait() == -signal.SIGKILL, run_dir.log_file.read_text()
 
 
-def kill_group(process: ForkedProcess | subprocess.Popen[bytes]) -> None:
+def kill_group(process: Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
