@@ -40,6 +40,7 @@ from typing import IO, Any
 
 AVAILABLE = sys.platform == "linux"
 MAX_REQUEST = 4 << 20  # bytes; an environment is limited to less by the kernel's default
+READY = ".ready"  # beside the socket: a file that exists while the server serves
 _REQUEST_SECONDS = 10.0
 _RESTART_SECONDS = 5.0
 _TITLE = "-" * 512  # last argument of the server: room for the command line of a job
@@ -111,6 +112,7 @@ class ForkServer:
                 if self._closing.is_set():
                     self._process.kill()
                 self._process.wait()
+            Path(self.address + READY).unlink(missing_ok=True)
             self._closing.wait(_RESTART_SECONDS)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -234,6 +236,7 @@ class _Server:
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        Path(self._listener.getsockname() + READY).touch()
         for source in (owner, woken, self._listener):
             self._selector.register(source, selectors.EVENT_READ)
         while True:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from lcl_core.common import fork_server
 from lcl_core.common.fork_server import ForkRequest
 
-# The server replies within milliseconds. While it still imports, a new process is as quick.
+# In which a server that serves accepts a connection. While it still imports, a new process is as quick.
 _READY_SECONDS = 1.0
 
 
@@ -144,8 +144,8 @@ def _fork(
                 source, pipe = stack.enter_context(os.fdopen(reading, "rb")), os.fdopen(writing, "wb")
             target = null if isinstance(output, int) else output
             connection.settimeout(_READY_SECONDS)
-            connection.connect(server)
-            if _receive(connection):
+            connection.connect(server)  # which starts the server
+            if os.path.exists(server + fork_server.READY) and _receive(connection):
                 connection.settimeout(None)
                 request.send(connection, [source.fileno(), target.fileno(), (errors or target).fileno()])
                 pid = int(_receive(connection)["pid"])
