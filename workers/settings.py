@@ -20,6 +20,11 @@ class WorkerSettings(Settings):
     worker_address: str = Field(
         "", description="by which other workers reach this machine; empty: as the database does"
     )
+    fork_server: str = Field(
+        "auto",
+        pattern="^(auto|off|/.+)$",
+        description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
+    )
     gang_seconds: float = Field(
         300.0, gt=0, le=86_400, description="to wait for the other workers of a run of several nodes"
     )

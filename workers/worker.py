@@ -26,6 +26,7 @@ from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
 from workers.devices import detect_devices
+from workers.executors.local import fork_server
 from workers.gang import GangMember
 from workers.logs import log_database_error
 from workers.maintenance import PeriodicTask, QueueMaintenance, garbage_task, upload_tasks
@@ -91,6 +92,7 @@ class WorkerProcess:
 
     def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
         self._settings = settings
+        self._modules = modules
         self._database = Database(settings.resolved_database_url)
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
         self._identity = _identity(settings)
@@ -113,10 +115,11 @@ class WorkerProcess:
             task.start()
         signals.worker_shutting_down.connect(self._on_shutdown)
         log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices, offers=self._identity.offers)
-        try:
-            return self._consume()
-        finally:
-            self._close()
+        with fork_server(self._settings.fork_server, self._modules.values()):
+            try:
+                return self._consume()
+            finally:
+                self._close()
 
     def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> str | None:
         if isinstance(claim, MemberLease):

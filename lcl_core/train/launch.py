@@ -16,6 +16,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 
+from lcl_core.common.forked_process import Process, start_in_group
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.common.threads import thread_env, threads_per_process
 
@@ -54,8 +55,10 @@ def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
 
     Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
-    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone
-    ranks = [_start(run_dir, rank, processes, node) for rank in range(processes)]
+    ranks: list[Process] = []
+    for rank in range(processes):
+        ranks.append(_start(run_dir, rank, processes, node, ranks))
+    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone; starts a thread: after any fork
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
     failures: list[int] = []
@@ -68,7 +71,7 @@ def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
     return _exit_status(failures)
 
 
-def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> subprocess.Popen[bytes]:
+def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo, others: list[Process]) -> Process:
     place = {
         "RANK": node.number * processes + local_rank,
         "LOCAL_RANK": local_rank,
@@ -82,15 +85,11 @@ def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> sub
         place["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     threads = {**thread_env(os.environ), "OMP_NUM_THREADS": str(threads_per_process(os.environ, processes))}
     environment = os.environ | {name: str(value) for name, value in place.items()} | threads
-    # the pipe stays open as long as this process lives: a rank ends when it closes
-    return subprocess.Popen(
-        [sys.executable, "-m", "lcl_core.train", run_dir],
-        env=environment | {"LCL_SUPERVISED": "1"},
-        stdin=subprocess.PIPE,
-    )
+    # its standard input stays open as long as this process lives: a rank ends when it closes
+    return start_in_group("lcl_core.train", [run_dir], environment | {"LCL_SUPERVISED": "1"}, others)
 
 
-def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], failures: list[int]) -> None:
+def _wait_for(rank: Process, ranks: list[Process], failures: list[int]) -> None:
     status = rank.wait()
     if status == ExitCode.OK:
         return
@@ -112,7 +111,7 @@ def _exit_status(failures: list[int]) -> int:
     return failures[0] if failures else ExitCode.OK
 
 
-def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def _signal_all(ranks: list[Process], number: signal.Signals) -> None:
     for rank in ranks:
         with suppress(ProcessLookupError):
             rank.send_signal(number)

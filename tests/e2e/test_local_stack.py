@@ -157,10 +157,12 @@ def test_a_cancelled_run_goes_on_where_it_stopped(client: Client) -> None:
 def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "deploy.local", "up", "--home", str(home)]
-    launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "LCL_FORK_SERVER": "auto"}  # not the tests' own
+    launcher = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         train_at(launcher, home)
-        assert {"workers", "api", "ui", "lcl_core.train"} <= {module for _, module in processes_of(home)}
+        modules = {module for _, module in processes_of(home)}
+        assert {"workers", "api", "ui", "lcl_core.train", "lcl_core.common.fork_server"} <= modules
         launcher.send_signal(how)
         assert launcher.wait(180) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
         poll(lambda: not processes_of(home), "the end of every process")

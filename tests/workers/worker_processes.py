@@ -41,10 +41,13 @@ class WorkerProcesses:
     def start(self, *, toy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
         """``toy``: the process of every run is the toy; else the real one."""
         command = ("-c", TOY_WORKER) if toy else ("-m", "workers")
+        inherited = dict(self._environment)
+        if not toy:
+            inherited.pop("PYTHONPATH", None)  # where the toy is; a fork server's processes do without
         with self.log(len(self.started)).open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, *command],
-                env={**self._environment, **environment},
+                env={**inherited, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -25,6 +25,7 @@ from lcl_core.train.checkpoint import manager
 from lcl_core.train.checkpoint.manager import CheckpointManager, checkpoint_path
 from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
 from lcl_core.train.factory import build_model
+from tests.module_process import run_module
 
 
 def save_checkpoint(
@@ -314,8 +315,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("interrupted_saves.py")), str(tmp_path / "checkpoints")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    done = run_module("tests.lcl_core.train.interrupted_saves", str(tmp_path / "checkpoints"))
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) > 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from lcl_core.model import LCLConfig
 from tests.lcl_core.batch_partitions import VARIANTS
-from tests.lcl_core.train.rank_processes import run_together
+from tests.lcl_core.train.rank_processes import run_ranks
 
-SCRIPT = Path(__file__).with_name("multi_rank_steps.py")
+MODULE = "tests.lcl_core.train.multi_rank_steps"
 # rows of each micro-batch of each rank: uneven images; a rank whose only document has no contrastive pair
 DEALS = {
     "uneven": [[[0, 1, 2]], [[3]]],
@@ -50,7 +49,7 @@ def run(
                 save_file({f"{number}": row for number, row in enumerate(rows)}, tmp_path / f"{kind}.safetensors")
             save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
             common = [str(len(hands)), strategy, json.dumps(hands)]
-            run_together([[sys.executable, str(SCRIPT), str(tmp_path), str(r), *common] for r in range(len(hands))])
+            run_ranks([[MODULE, str(tmp_path), str(r), *common] for r in range(len(hands))])
             facts = json.loads((tmp_path / "result.json").read_text())
             results[name] = load_file(tmp_path / "result.safetensors"), facts
         return results[name]
