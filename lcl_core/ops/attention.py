@@ -2,9 +2,9 @@
 
 Three implementations compute the same: PyTorch's variable-length kernel on GPUs in half precision where a trial shows
 that it works, exact blockwise attention on CPUs, and ``scaled_dot_product_attention`` elsewhere. On the CPU a block of
-queries meets only the keys up to its own end: PyTorch's kernel computes a good part of what a causal mask drops, and its
-backward pass runs at a third of the rate of plain matrix products (docs/performance.md). Probabilities are recomputed
-in the backward pass from the logarithm of each row's sum.
+queries meets only the keys up to its own end: PyTorch's kernel computes a good part of what a causal mask drops, and
+its backward pass runs at a third of the rate of plain matrix products (docs/performance.md). Probabilities are
+recomputed in the backward pass from the logarithm of each row's sum.
 """
 
 from __future__ import annotations
