@@ -466,13 +466,18 @@ class LCLModel(PreTrainedModel):
 
         Args:
             checkpointing: recompute activations in the backward pass, to keep fewer in memory.
-            compiled: compile each block; packed rows differ in length, so lengths stay symbolic.
+            compiled: compile each block. Images all have one shape: their number alone becomes symbolic, once it has
+                changed. Packed rows of text differ each time, so their length is symbolic from the first batch on.
         """
         for tower in (self.visual.transformer, self.text.transformer):
             tower.checkpointing = checkpointing
-            for block in tower.blocks if compiled else ():
-                block.attn.disable_compile()
-                block.compile(dynamic=True)
+        if not compiled:
+            return
+        for block in self.visual.transformer.blocks:
+            block.compile()
+        for block in self.text.transformer.blocks:
+            block.attn.disable_compile()
+            block.compile(dynamic=True)
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:

@@ -171,8 +171,9 @@ def attend(qkv: Tensor, heads: int, layout: VarlenLayout | None, sequence_length
 
 
 def _attend_groups(qkv: Tensor, heads: int, groups: Groups, lengths: Lengths, causal: bool) -> Tensor:
-    """Groups of equal-length sequences [P, 3D] → [P, D]."""
-    if qkv.device.type == "cpu" and all(length <= MAX_BLOCKWISE_LENGTH for _, length in groups):
+    """Groups of equal-length sequences [P, 3D] → [P, D]. A compiler gets PyTorch's operator, which it knows."""
+    short = all(length <= MAX_BLOCKWISE_LENGTH for _, length in groups)
+    if qkv.device.type == "cpu" and short and not torch.compiler.is_compiling():
         return blockwise_attention(qkv, groups, heads, causal=causal, lengths=lengths)
     parts = qkv.split([count * length for count, length in groups])
     attended = [
