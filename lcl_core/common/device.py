@@ -63,6 +63,23 @@ def onednn_fp32_matmul() -> Iterator[bool]:
         settings.fp32_precision = before
 
 
+@contextmanager
+def tf32_matmul(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Within, fp32 matrix products on a GPU round their operands to TF32 where training is in bf16.
+
+    Outside of autocast that is the contrastive loss, whose features come from bf16 layers: TF32 has three bits more.
+    """
+    settings = torch.backends.cuda.matmul
+    if device.type != "cuda" or compute_dtype(device, precision) != torch.bfloat16 or settings.allow_tf32:
+        yield
+        return
+    settings.allow_tf32 = True
+    try:
+        yield
+    finally:
+        settings.allow_tf32 = False
+
+
 def matmul_error(size: int = 512) -> float:
     """Relative error of an fp32 product on the CPU against float64, with the present settings."""
     generator = torch.Generator().manual_seed(0)

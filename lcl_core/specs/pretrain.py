@@ -105,6 +105,7 @@ class TokenizerSpec(Spec):
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
 
 
+COLLECTIVE_TIMEOUT = 1800.0  # seconds; the first step may compile, and the first rank may read a large corpus
 TEXT_CONTEXT_LENGTH = 77  # tokens of a text encoded alone, as the authors cut it for their zero-shot tests
 MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
 
@@ -221,6 +222,13 @@ class EngineSpec(Spec):
         False, description="activation checkpointing: compute activations twice to store fewer"
     )
     compile: bool = Field(False, description="compile every transformer block; pays on GPUs and in long runs")
+    collective_timeout: float = Field(
+        COLLECTIVE_TIMEOUT,
+        gt=0,
+        le=86_400,
+        exclude_if=lambda seconds: seconds == COLLECTIVE_TIMEOUT,
+        description="several processes: seconds that one waits for the others before the run fails",
+    )
     tensorboard: bool = Field(False, description="also write the metrics for TensorBoard, as an artifact")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +19,15 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 from lcl_core.model import LCLModel
+from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
+
+_RECORDED_COLLECTIVES = 2000  # the last ones of a rank
+_TRACES = "flight_recorder"  # folder of artifacts
+_timeout = timedelta(seconds=COLLECTIVE_TIMEOUT)  # of this process's groups
+
+log = logging.getLogger(__name__)
 
 
 class RankGroup:
@@ -30,7 +41,7 @@ class RankGroup:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if several else 0
         self.size = dist.get_world_size() if several else 1
-        self._group = dist.new_group(backend="gloo") if several else None
+        self._group = dist.new_group(backend="gloo", timeout=_timeout) if several else None
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """The JSON ``value`` of every rank, by rank; also a barrier. JSON instead of pickle."""
@@ -82,19 +93,54 @@ class RankGroup:
 
 
 @contextmanager
-def init_process_group(device: torch.device) -> Iterator[None]:
+def init_process_group(
+    device: torch.device, timeout_seconds: float = COLLECTIVE_TIMEOUT, artifacts: Path | None = None
+) -> Iterator[None]:
     """Join the processes that torchrun or ``train.launch`` started; nothing to do for a single process.
 
     CPU tensors go over gloo also on GPU machines, so that counts on the host do not wait for a device.
+
+    Args:
+        timeout_seconds: a collective that waits longer for another rank fails, over NCCL by ending the process.
+        artifacts: then ``flight_recorder/`` in it gets this rank's last collectives.
     """
+    global _timeout
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl")
+    _timeout = timedelta(seconds=timeout_seconds)
+    if artifacts is not None:
+        _enable_flight_recorder(artifacts / _TRACES)
+    backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+    dist.init_process_group(backend, timeout=_timeout)
     try:
         yield
+    except RuntimeError:  # gloo has no other type for a time-out or a closed connection
+        if artifacts is not None:
+            _dump_collectives(artifacts / _TRACES / f"rank_{dist.get_rank()}.json")
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _enable_flight_recorder(folder: Path) -> None:
+    """Let NCCL's watchdog write each rank's last collectives as ``folder/nccl_rank_N`` before it ends the process.
+
+    PyTorch reads these variables when the first group is made. Those that are set already stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(_RECORDED_COLLECTIVES))
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+    os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(folder / "nccl_rank_"))
+
+
+def _dump_collectives(path: Path) -> None:
+    """Write this rank's last collectives over gloo as JSON. The rank whose list ends first kept the others waiting."""
+    dump = getattr(torch._C._distributed_c10d, "_dump_fr_trace_json", None)
+    if dump is None:  # of older versions
+        return
+    write_atomically(path, dump(True, False).decode())
+    log.error("the last collectives of this rank are in %s", path)
 
 
 def parallelize_model(module: nn.Module, model: LCLModel, strategy: str) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lcl_core.common.device import Precision, autocast
+from lcl_core.common.device import Precision, autocast, tf32_matmul
 from lcl_core.model import LCLModel, PackedBatch
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch, LossTerms, MeanMetric, Objective
 from lcl_core.objectives.hard_negatives import NegativeCandidates
@@ -106,7 +106,8 @@ class TrainingStep:
         counts = count_global_batch(self.objective, batches, self.ranks, self.model.config.numerics == "official")
         optimizer.zero_grad(set_to_none=True)
         backward = self._backward if len(batches) == 1 else self._accumulate
-        losses, metrics = backward(batches, counts, compute_metrics)
+        with tf32_matmul(self.model.device, self._precision):
+            losses, metrics = backward(batches, counts, compute_metrics)
         average_unsharded_gradients(self.module)
         norm = gradient_norm(self.trained.parameters())
         clip_gradients(self.trained.parameters(), self._max_norm, norm)

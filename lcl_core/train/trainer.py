@@ -49,7 +49,7 @@ def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict
     """Run this rank of a pre-training in a process of its own. Returns and raises: as ``Trainer.run``."""
     keep_freed_memory()
     limit_onednn_cache()
-    with init_process_group(pick_device()):
+    with init_process_group(pick_device(), spec.engine.collective_timeout, run_dir.artifacts):
         return Trainer(spec, run_dir, datasets).run()
 
 

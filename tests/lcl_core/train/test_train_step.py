@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.objectives import base
 from lcl_core.objectives.base import Objective
 from lcl_core.objectives.lcl import Lcl
 from lcl_core.objectives.registry import build_objective
+from lcl_core.ops.contrastive_loss import ContrastiveSums, contrastive_loss
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train import build_optimizer
+from lcl_core.train import build_optimizer, train_step
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.train_step import StepReport, TrainingStep
@@ -106,6 +110,31 @@ def test_a_poisoned_step_leaves_the_weights_alone(
     healthy = step(small_model, parts(small_model.config, documents, pixels, cuts))
     assert float(healthy.finite) == 1
     assert not torch.equal(small_model.lm_head[1].weight, before["lm_head.1.weight"])
+
+
+def test_the_contrastive_loss_and_its_gradient_may_round_to_tf32(
+    small_model: LCLModel, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its products are the step's only ones outside of autocast; on a CPU the precision manager changes nothing."""
+    within: list[str] = []
+    computed = []
+
+    @contextmanager
+    def recorded(device: torch.device, precision: str) -> Iterator[None]:
+        within.append(precision)
+        yield
+        within.pop()
+
+    def loss(*arguments: Any) -> ContrastiveSums:
+        sums = contrastive_loss(*arguments)
+        sums.loss.register_hook(lambda _: computed.append(list(within)))
+        computed.append(list(within))
+        return sums
+
+    monkeypatch.setattr(train_step, "tf32_matmul", recorded)
+    monkeypatch.setattr(base, "contrastive_loss", loss)
+    step(small_model, parts(small_model.config, documents, pixels, ()))
+    assert computed == [["fp32"], ["fp32"]]
 
 
 def test_checkpointed_activations_change_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, strangers: No
     torch.testing.assert_close(found.last_hidden_state, patches, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.image_embeds, sample.images, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.text_embeds, sample.sentences, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_weights_in_half_precision_take_what_the_processor_gives(
+    sample: Sample, tmp_path: Path, strangers: None
+) -> None:
+    copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    LCLProcessor.from_pretrained(sample.directory).save_pretrained(tmp_path / "half")
+    export("huggingface", tmp_path / "half", tmp_path / "out")
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert model.dtype == torch.bfloat16
+    found = model(**processor(images=sample.pictures, text=sample.texts))
+    assert found.image_embeds.dtype == found.text_embeds.dtype == torch.float32
+    assert float((found.image_embeds * sample.images).sum(1).min()) > 0.99
+    assert float((found.text_embeds * sample.sentences).sum(1).min()) > 0.99
 
 
 def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sample, tmp_path: Path) -> None:
