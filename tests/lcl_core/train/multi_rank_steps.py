@@ -4,8 +4,8 @@
 
 FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows, FOLDER/pixels.safetensors their images; HANDS
 (JSON) says which rows each micro-batch of each rank takes; OBJECTIVES (JSON) are names of ``VARIANTS``, by default all,
-and BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``. Rank 0 writes, by objective, gradients, weights and the
-losses of two steps.
+and BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``. Rank 0 writes, by objective, gradients, weights and
+the losses of two steps.
 """
 
 from __future__ import annotations
