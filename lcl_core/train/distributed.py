@@ -90,7 +90,10 @@ def init_process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl")
+    if device.type == "cpu":
+        dist.init_process_group("gloo")
+    else:  # with its device, NCCL connects at once and never guesses one
+        dist.init_process_group(f"cpu:gloo,{device.type}:nccl", device_id=device)
     try:
         yield
     finally:
