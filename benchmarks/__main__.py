@@ -13,7 +13,7 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader"),
+    *("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader", "remote-loader"),
     *("objectives", "outside", "packing", "retrieval"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")

@@ -204,10 +204,6 @@ class TrainingStep:
 
     def _apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Step, unless the gradient is not finite. Fused kernels check that themselves, so the host does not wait."""
-        if isinstance(self.model.lm_head[1].weight, DTensor):
-            if finite.item():
-                optimizer.step()
-            return
         optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
         optimizer.step()
 

@@ -56,8 +56,7 @@ def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:
     """
     if saved := loaded.state.get("cursors"):
         cursors = [Cursor.from_json(cursor) for cursor in saved]
-    elif loaded.rank_states:
-        own = [state["cursor"] for state in loaded.rank_states]
+    elif all(own := [state.get("cursor") for state in loaded.rank_states]) and own:
         cursors = [Cursor.from_rank_json(cursor, rank, loaded.ranks) for rank, cursor in enumerate(own)]
     else:
         cursors = first_cursors(loaded.ranks, loaded.state["position"] * loaded.ranks)
