@@ -36,7 +36,6 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
 
 
 TOKENIZER_ITEMS = 50_000  # read to train a tokenizer; of several sources equally many each
-_TOKENIZER_FILE = "tokenizer.json"
 
 
 def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: RunDir, ranks: RankGroup) -> Tokenizer:
@@ -46,7 +45,7 @@ def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: R
     """
     if spec.tokenizer.kind == "clip":
         return clip_tokenizer()
-    file = run_dir.path / _TOKENIZER_FILE
+    file = run_dir.tokenizer_file
 
     def train_once() -> None:
         if ranks.rank == 0 and not file.exists():

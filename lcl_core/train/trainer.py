@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import time
 from contextlib import nullcontext
@@ -20,6 +22,7 @@ from lcl_core.common.device import (
     onednn_fp32_matmul,
     use_device,
 )
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file, write_json_atomically
 from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.base import Corpus
@@ -60,7 +63,8 @@ def loader_processes(spec: PretrainSpec) -> int:
     """Loader processes of each rank. Counting GPUs asks the driver's library, and leaves CUDA alone."""
     if spec.data.workers is not None:
         return spec.data.workers
-    return default_workers(spec.engine.processes, gpu=torch.cuda.device_count() > 0)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return default_workers(ranks, gpu=torch.cuda.device_count() > 0)
 
 
 class Trainer:
@@ -94,7 +98,7 @@ class Trainer:
             seed=spec.seed,
             numerics=spec.numerics,
         )
-        self.progress = TrainingProgress()
+        self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
         self.data_counts = DataCounts()
         self.last_line: dict[str, Any] = {}
@@ -131,7 +135,11 @@ class Trainer:
             self.run_dir.write_notice("checkpoint_damaged", _describe_corruption(checkpoints.passed_over, loaded))
         if loaded is None:
             return
-        self.progress = TrainingProgress.from_json(loaded.state)
+        tokenizer, self.progress = self.progress.tokenizer, TrainingProgress.from_json(loaded.state)
+        if self.progress.tokenizer not in ("", tokenizer):
+            message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
+            raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
+        self.progress.tokenizer = tokenizer
         self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
         restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
@@ -237,6 +245,10 @@ class Trainer:
             self.run_dir.artifacts.mkdir(exist_ok=True)
             path = self.run_dir.artifacts / "not_a_number.json"
             write_json_atomically(path, {**error.details, "documents": documents})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> str:

@@ -23,6 +23,7 @@ class TrainingProgress:
     Attributes:
         step: optimiser steps done.
         cursors: of each rank as JSON, where its next batch starts in the stream of all ranks.
+        tokenizer: sha256 of its JSON; empty in states of older versions.
         images_seen, documents_seen, tokens_seen: read by the steps.
         skipped: documents left out so far, by reason.
         left_out: images left out of documents so far, by error code.
@@ -33,6 +34,7 @@ class TrainingProgress:
 
     step: int = 0
     cursors: list[list[int]] = field(default_factory=list)
+    tokenizer: str = ""
     images_seen: int = 0
     documents_seen: int = 0
     tokens_seen: int = 0
