@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=8, help="loader processes")
     parser.add_argument("--step", type=float, default=0.25, help="seconds of a step")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--images", type=int, default=32, help="images in a batch")
+    parser.add_argument("--images", type=int, default=64, help="documents of one image in a batch")
     parser.add_argument("--size", type=int, default=64, help="side of an image, pixels")
 
 
@@ -55,7 +55,7 @@ def _slow_down(latency: float) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The share of waiting, and documents a second, after the first few batches."""
-    data = DataSpec(sources=({"dataset": "it"},))
+    data = DataSpec(sources=({"dataset": "it"},), max_images=1)
     corpora = {"it": open_corpus(_URL)}
     tokens = (options.size // 16) ** 2
     tokenizer = train_bpe(["a few words"], 300)
