@@ -29,7 +29,7 @@ def run_together(commands: Sequence[Sequence[str]], **environment: str) -> list[
             stack.callback(process.kill)
             started.append((command, process, out, err))
         for command, process, *files in started:
-            status = process.wait(timeout=480)
+            status = process.wait(timeout=900)
             done.append(subprocess.CompletedProcess([*command], status, *map(_content, files)))
     return done
 

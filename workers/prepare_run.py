@@ -55,6 +55,8 @@ def prepare_run_dir(
         run_dir.metrics_file.unlink(missing_ok=True)
         remove_tree(run_dir.checkpoints)
         remove_tree(run_dir.artifacts)
+        if claim.from_scratch:
+            run_dir.tokenizer_file.unlink(missing_ok=True)
         if claim.continues and not claim.from_scratch:
             copy_parent_checkpoint(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
     collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
@@ -98,7 +100,7 @@ def _is_unlocked(run_dir: RunDir) -> bool:
 
 
 def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
-    """Copy checkpoints (hard links where the disk allows) and metrics of ``parent`` to ``child``.
+    """Copy checkpoints (hard links where the disk allows), their tokenizer, and metrics of ``parent`` to ``child``.
 
     The checkpoints appear last and whole: an attempt that is interrupted before finds none and starts from scratch, as
     a run does whose parent's folder is gone.
@@ -108,8 +110,9 @@ def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
     if not parent.checkpoints.is_dir() or not any(parent.checkpoints.iterdir()):
         log.warning("parent_has_no_checkpoint", parent=parent.path.name)
         return False
-    if parent.metrics_file.exists():
-        shutil.copyfile(parent.metrics_file, child.metrics_file)
+    for source, target in ((parent.metrics_file, child.metrics_file), (parent.tokenizer_file, child.tokenizer_file)):
+        if source.exists():
+            shutil.copyfile(source, target)
     stage(parent.checkpoints, child.checkpoints, link=True).publish()
     return True
 

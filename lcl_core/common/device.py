@@ -24,6 +24,17 @@ def pick_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def use_device() -> torch.device:
+    """``pick_device``, made CUDA's current one, so that whatever is not told a device uses no other rank's GPU.
+
+    Call it before anything else touches CUDA. Libraries (FSDP2, NCCL) ask for the current device.
+    """
+    device = pick_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The autocast context of a forward pass; never fp16, which a CPU computes hundreds of times slower."""
     half = compute_dtype(device, precision) == torch.bfloat16
@@ -100,10 +111,11 @@ _PRODUCT_SHAPES = 256  # more than a step has
 SERVED_SHAPES = 64  # of requests hardly two are alike
 
 
-def peak_memory_gib() -> float:
-    """Peak GPU memory where there is a GPU, else the process's peak resident set; GiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def peak_memory_gib(device: torch.device | None = None) -> float:
+    """Peak memory of ``device`` (none: this process's), of a CPU the process's peak resident set; GiB."""
+    device = device or pick_device()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_rss_gib()
 
 

@@ -9,6 +9,7 @@
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
+      tokenizer.json   out: the tokenizer that a pretrain run learnt from its corpus; belongs to the checkpoints
       artifacts/       out: files offered for download
       artifacts/encoder/  out: the encoder of a pretrain run (``save_pretrained`` layout)
       artifacts/collection/  out: the collection of an index run
@@ -65,6 +66,7 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
+        self.tokenizer_file = self.path / "tokenizer.json"
         self.artifacts = self.path / "artifacts"
         self.changes = self.path / "changes"
         self.notice_file = self.path / "notice.json"

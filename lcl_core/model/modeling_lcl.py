@@ -24,7 +24,7 @@ from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_ro
 from lcl_core.ops.attention import VarlenLayout, attend
 from lcl_core.ops.contrastive_loss import contrastive_loss
 from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
-from lcl_core.ops.recompute import Activation, norm_linear, norm_mlp
+from lcl_core.ops.recompute import Activation, linear, norm_linear, norm_mlp
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial inverse temperature
@@ -107,7 +107,8 @@ class Attention(nn.Module):
         Without a layout, rows are sequences of ``sequence_length`` with full attention.
         """
         qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
-        return self.out_proj(self._attend(qkv, self.heads, layout, sequence_length))
+        attended = self._attend(qkv, self.heads, layout, sequence_length)
+        return linear(attended, self.out_proj.weight, self.out_proj.bias)
 
     def disable_compile(self) -> None:
         """Keep the compiler out of what depends on the layout, which every batch would compile anew."""

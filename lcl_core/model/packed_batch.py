@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,9 +79,19 @@ class PackedBatch:
     patches: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
+        """Copies from pinned memory run beside the host."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor | VarlenLayout)}
-        return replace(self, **cast(Any, moved))
+        moved: dict[str, Any] = {
+            name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)
+        }
+        moved |= {name: part.to(device) for name, part in parts.items() if isinstance(part, VarlenLayout)}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> PackedBatch:
+        """A copy whose tensors, but for those of layouts, lie in pinned memory. Needs CUDA."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        pinned: dict[str, Any] = {name: part.pin_memory() for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **pinned)
 
     @classmethod
     def pack(

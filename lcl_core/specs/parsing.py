@@ -185,7 +185,8 @@ def _short(value: Any) -> str:
 def spec_hash(kind: str, spec: AnySpec) -> str:
     """Hex digest of all fields of a spec, with defaults: equal for equal work.
 
-    Leaves out the name of the preset and the minutes between checkpoints, which do not change the result.
+    Leaves out the name of the preset, the minutes between checkpoints and the number of loader processes, which do
+    not change the result.
     """
-    fields = spec.model_dump(mode="json", exclude={"preset", "checkpoint_minutes"})
+    fields = spec.model_dump(mode="json", exclude={"preset": True, "checkpoint_minutes": True, "data": {"workers"}})
     return hashlib.sha256(json.dumps({"kind": kind, "spec": fields}, sort_keys=True).encode()).hexdigest()

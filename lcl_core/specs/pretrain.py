@@ -63,6 +63,13 @@ class DataSpec(Spec):
     packing_lookahead: int = Field(
         16, ge=0, le=4096, description="documents that may wait for a batch that they fill; 0: none, in order"
     )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        exclude_if=lambda workers: workers is None,
+        description="loader processes of each training process; none: chosen from the cores, 0: no process of its own",
+    )
 
 
 class ModelSpec(Spec):

@@ -111,8 +111,10 @@ def init_process_group(
     _timeout = timedelta(seconds=timeout_seconds)
     if artifacts is not None:
         _enable_flight_recorder(artifacts / _TRACES)
-    backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-    dist.init_process_group(backend, timeout=_timeout)
+    if device.type == "cpu":
+        dist.init_process_group("gloo", timeout=_timeout)
+    else:  # with its device, NCCL connects at once and never guesses one
+        dist.init_process_group(f"cpu:gloo,{device.type}:nccl", timeout=_timeout, device_id=device)
     try:
         yield
     except RuntimeError:  # gloo has no other type for a time-out or a closed connection

@@ -95,15 +95,25 @@ class TrainingStep:
         self.module = parallelize_model(self.trained, model, strategy)
         self._precision, self._max_norm = precision, math.inf if max_grad_norm is None else max_grad_norm
 
+    def count(self, batches: Sequence[PackedBatch], flags: Sequence[int] = ()) -> GlobalBatchCounts:
+        """Counts of a step's micro-batches on the host, and ``flags``, of all ranks, in one message."""
+        official = self.model.config.numerics == "official"
+        return count_global_batch(self.objective, batches, self.ranks, official, flags)
+
     def __call__(
-        self, optimizer: torch.optim.Optimizer, batches: Sequence[PackedBatch], compute_metrics: bool = False
+        self,
+        optimizer: torch.optim.Optimizer,
+        batches: Sequence[PackedBatch],
+        compute_metrics: bool = False,
+        counts: GlobalBatchCounts | None = None,
     ) -> StepReport:
         """Train on this rank's micro-batches. All ranks pass equally many; their sizes may differ.
 
         Args:
             compute_metrics: also compute metrics that cost time.
+            counts: of these micro-batches, if the ranks have counted already.
         """
-        counts = count_global_batch(self.objective, batches, self.ranks, self.model.config.numerics == "official")
+        counts = counts or self.count(batches)
         optimizer.zero_grad(set_to_none=True)
         backward = self._backward if len(batches) == 1 else self._accumulate
         with tf32_matmul(self.model.device, self._precision):
@@ -200,10 +210,6 @@ class TrainingStep:
 
     def _apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Step, unless the gradient is not finite. Fused kernels check that themselves, so the host does not wait."""
-        if isinstance(self.model.lm_head[1].weight, DTensor):
-            if finite.item():
-                optimizer.step()
-            return
         optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
         optimizer.step()
 
@@ -249,17 +255,23 @@ class GlobalBatchCounts:
             make of gradients, is then the mean over all items.
         pairs: contrastive pairs of each rank, all its micro-batches together.
         max_text_length: columns of the longest candidate text.
+        flags: what each rank sent along.
     """
 
     scales: Mapping[str, float]
     pairs: Sequence[int]
     max_text_length: int
+    flags: Sequence[Sequence[int]] = ()
 
 
 def count_global_batch(
-    objective: Objective, batches: Sequence[PackedBatch], ranks: RankGroup, official: bool
+    objective: Objective,
+    batches: Sequence[PackedBatch],
+    ranks: RankGroup,
+    official: bool,
+    flags: Sequence[int] = (),
 ) -> GlobalBatchCounts:
-    """Count the items of all ranks.
+    """Count the items of all ranks; ``flags`` go along in the same message.
 
     In ``official`` numerics every rank takes the mean over its own items, and the average of these means is biased
     towards ranks with few (lcl-spec defect 20); a mean over nothing is NaN there, and 0 otherwise.
@@ -270,13 +282,14 @@ def count_global_batch(
             own[name] = own.get(name, 0) + count
     names = sorted(own)
     longest = max(objective.max_text_length(batch) for batch in batches)
-    *table, lengths = zip(*ranks.all_gather_ints([*(own[name] for name in names), longest]), strict=True)
+    rows = ranks.all_gather_ints([*(own[name] for name in names), longest, *flags])
+    *table, lengths = list(zip(*rows, strict=True))[: len(names) + 1]
     if official:
         scales = {name: 1 / own[name] if own[name] else float("nan") for name in names}
     else:
         scales = {name: ranks.size / max(sum(counts), 1) for name, counts in zip(names, table, strict=True)}
     pairs = table[names.index(CONTRASTIVE)] if CONTRASTIVE in own else []
-    return GlobalBatchCounts(scales, pairs, max(lengths))
+    return GlobalBatchCounts(scales, pairs, max(lengths), [row[len(names) + 1 :] for row in rows])
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

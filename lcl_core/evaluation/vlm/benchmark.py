@@ -154,7 +154,7 @@ class _EmptySequence(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         raise IndexError(index)
 
-    def describe(self, index: int) -> dict[str, Any]:
+    def describe(self, index: int) -> Any:
         raise IndexError(index)
 
     def location(self, index: int) -> str:

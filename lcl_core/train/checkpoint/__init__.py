@@ -5,8 +5,7 @@
       optimizer.safetensors         first and second moments by parameter name, and the step of each
       ema.safetensors               averaged weights, when the run keeps them
       rng.rank_00000.safetensors    what each rank has for itself
-      state.json                    step, data position, counters
-      state.rank_00000.json         … of each rank, when there is such
+      state.json                    step, data position of each rank, counters
       manifest.json                 number of ranks, sha256 of the files above; written last
 
 A group with sharded tensors (FSDP2) is a folder, to which each rank writes its parts:

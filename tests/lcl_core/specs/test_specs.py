@@ -11,7 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
 from lcl_core.specs.base import presets
 from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
-from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec
+from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec, spec_hash
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
 
 
@@ -176,3 +176,11 @@ def test_the_vocabulary_needs_no_torch() -> None:
 
 def test_the_kinds_are_those_of_the_specs() -> None:
     assert tuple(SPECS) == JOB_KINDS
+
+
+def test_the_number_of_loader_processes_does_not_make_it_another_spec() -> None:
+    one, other = (parse_spec("pretrain", {"data": {"workers": workers}}) for workers in (0, 8))
+    assert (
+        spec_hash("pretrain", one) == spec_hash("pretrain", other) == spec_hash("pretrain", parse_spec("pretrain", {}))
+    )
+    assert "workers" not in parse_spec("pretrain", {}).model_dump()["data"], "specs of older versions say nothing of it"

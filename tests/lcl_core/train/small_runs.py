@@ -16,8 +16,10 @@ import torch
 
 from lcl_core.common.forked_process import Process, start_module
 from lcl_core.common.run_dir import RunDir
+from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.factory import open_corpora
 from lcl_core.train.trainer import Trainer
 from workers.executors.local import FORK_SERVER, sanitized_env
 
@@ -55,11 +57,20 @@ def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
     return run_dir
 
 
+class _OneRun(Trainer):
+    """Its loader processes end with it."""
+
+    def run(self) -> dict[str, Any]:
+        with self.loaders:
+            return super().run()
+
+
 def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
     run = run_dir.read_run()
     spec = parse_spec("pretrain", run["spec"])
     assert isinstance(spec, PretrainSpec)
-    return Trainer(spec, run_dir, run["datasets"], workers)
+    corpora = open_corpora(spec, run["datasets"])
+    return _OneRun(spec, run_dir, corpora, LoaderPool(corpora, workers))
 
 
 def curve(run_dir: RunDir) -> list[dict[str, Any]]:

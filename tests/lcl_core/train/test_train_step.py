@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.objectives import base
@@ -176,3 +179,34 @@ def test_dropped_patches_are_not_looked_at(small_config: LCLConfig) -> None:
     assert torch.equal(*losses)
     everything = torch.arange(4).expand(2, -1)
     torch.testing.assert_close(model.visual(pixels, everything), model.visual(pixels))
+
+
+@pytest.fixture
+def lone_rank() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("lone_rank")
+def test_sharded_weights_are_left_alone_too_without_asking_the_device(
+    small_model: LCLModel, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 on one rank: weights are DTensors. Reading a scalar on the host would wait for the device."""
+    monkeypatch.setattr("lcl_core.train.distributed.dist.get_world_size", lambda: 2)
+    monkeypatch.setattr("lcl_core.train.distributed.init_device_mesh", lambda kind, _: init_device_mesh(kind, (1,)))
+    taken = TrainingStep(small_model, Lcl.from_config(small_model.config), RankGroup(), strategy="fsdp2")
+    monkeypatch.undo()
+    optimizer = build_optimizer(taken.trained, lr=1e-3)
+    weight = small_model.lm_head[1].weight
+    assert isinstance(weight, DTensor)
+    for poisoned in (True, False):
+        images = pixels * float("nan") if poisoned else pixels
+        before = weight.full_tensor().detach().clone()
+        batch = parts(small_model.config, documents, images, [])
+        with monkeypatch.context() as forbidden:
+            forbidden.setattr(Tensor, "item", lambda self: pytest.fail("the host waits for the device"))
+            report = taken(optimizer, batch)
+        assert float(report.finite) == (not poisoned)
+        assert torch.equal(weight.full_tensor(), before) == poisoned
