@@ -28,18 +28,19 @@ class WorkerIdentity:
     slots: int
     devices: tuple[str, ...]
     offers: tuple[str, ...] = ("cpu",)
+    gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
     """Record that the worker is alive; the first call inserts its row. Workers without recent heartbeats are deleted.
 
     Args:
-        gpus: use of each GPU: name, utilization (0–1), memory_used and memory_total (bytes); None where not known.
+        gpus: use of each GPU: id, name, utilization (0–1), memory_used, memory_total (bytes); None where not known.
     """
     moment = now(session)
     row = session.get(Worker, worker.id)
     if row is None:
-        columns = {**asdict(worker), "devices": list(worker.devices), "offers": list(worker.offers)}
+        columns = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(worker).items()}
         session.add(Worker(started_at=moment, seen_at=moment, gpus=list(gpus), **columns))
     else:
         row.seen_at, row.gpus = moment, list(gpus)

@@ -17,7 +17,6 @@ from typing import Self
 
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.leases import Claim
 
 
 def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
@@ -27,11 +26,6 @@ def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = (
         protocols: of the URLs that a run may read and write, such as ``s3``; their credentials stay.
     """
     return {**without_secrets(environment, protocols), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def device_env(claim: Claim) -> dict[str, str]:
-    """Hide the GPUs from a run that requested the CPU: another run may need their memory."""
-    return {"CUDA_VISIBLE_DEVICES": ""} if claim.resource == "cpu" else {}
 
 
 class JobProcess:
