@@ -9,7 +9,7 @@ from api.core.session import single_thread_endpoint
 from api.deps import ReadSessionDep, Viewer
 from api.schemas.admin import WorkerView
 from api.schemas.base import ListOf
-from lcl_core.db import runs
+from api.services.workers import worker_views
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
 
@@ -18,4 +18,4 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPO
 @single_thread_endpoint
 def page(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
     """Workers seen lately, with their devices and current run."""
-    return ListOf[WorkerView](items=[WorkerView.model_validate(row) for row in runs.list_workers(session)])
+    return ListOf[WorkerView](items=worker_views(session))

@@ -78,9 +78,9 @@ SERVED_SHAPES = 64  # of requests hardly two are alike
 
 
 def peak_memory_gib() -> float:
-    """Peak GPU memory where there is a GPU, else the process's peak resident set; GiB."""
+    """Peak memory of this process's GPU where there is one, else the process's peak resident set; GiB."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+        return torch.cuda.max_memory_allocated(pick_device()) / 2**30
     return peak_rss_gib()
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import structlog
 
+from lcl_core.common.errors import UserError
+
 log = structlog.get_logger(__name__)
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _QUERY_SECONDS = 10.0
@@ -71,6 +73,20 @@ def _is_named(gpu: Gpu, entry: str) -> bool:
     if entry.isdecimal():
         return gpu.index == int(entry)
     return entry.startswith(("GPU-", "MIG-")) and (gpu.id.startswith(entry) or gpu.parent.startswith(entry))
+
+
+def find_gpu(name: str) -> Gpu:
+    """The visible device that a number of nvidia-smi, ``cuda:N`` or the beginning of a UUID names.
+
+    Raises: UserError ``unknown_device`` where none or several have that name.
+    """
+    gpus = visible_gpus()
+    named = [gpu for gpu in gpus if _is_named(gpu, name.removeprefix("cuda:"))]
+    if len(named) != 1:
+        shown = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.id})" for gpu in gpus) or "none"
+        count = "no GPU" if not named else f"{len(named)} devices"
+        raise UserError(f"{name!r} names {count}; there are: {shown}", code="unknown_device")
+    return named[0]
 
 
 def list_gpus() -> list[Gpu]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from lcl_core.db import runs as db_runs
 from lcl_core.db import studies
 from lcl_core.db.session import Database
 from lcl_core.db.wakeup import WakeupProducer
+from tests.fake_nvidia_smi import gpu_id, install, listing
 from tests.workers.worker_processes import WorkerProcesses
 
 Queue = Callable[..., str]
