@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from lcl_core.db.session import Database
+from lcl_core.db.complete_run import RunCancelled, complete_run
+from lcl_core.db.gang import MemberLease
+from lcl_core.db.leases import Claim
+from lcl_core.db.models import Worker
+from lcl_core.db.runs import count_runs_by_state
+from lcl_core.db.session import Database, now
+from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from tests.fake_nvidia_smi import MIG_ID, gpu_id, install, listing
 from tests.workers.worker_processes import WorkerProcesses
+from workers.claim_loop import ClaimLoop
 
 RunOf = Callable[[str], Any]
 Eventually = Callable[..., None]
-RUNS = 12
 
 
 @pytest.fixture
@@ -42,6 +52,7 @@ def start(crew: WorkerProcesses, tmp_path: Path) -> Callable[..., Any]:
     def begin(listed: str, slots: int = 8, **environment: str) -> Any:
         path = f"{install(tmp_path / 'programs', listed)}:{os.environ['PATH']}"
         shared = {"PATH": path, "TOY_MODULE": "device_run", "DEVICE_LOCKS": str(locks), "LCL_WORKER_SLOTS": str(slots)}
+        shared["LCL_LEASE_SECONDS"] = "60"  # a busy machine must not cost a run its worker
         return crew.start(**shared | environment)
 
     return begin
@@ -66,19 +77,79 @@ def devices_of(run: Any) -> list[str]:
     return list(run.result["final"]["devices"])
 
 
-def test_two_workers_of_one_machine_share_its_devices_and_pass_no_run_over(
+@dataclass
+class SharedDevices:
+    """What runs do with devices: each use is recorded, and a second one at the same time is a failure."""
+
+    order: list[str] = field(default_factory=list)
+    in_use: set[str] = field(default_factory=set)
+    shared: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, claim: Claim) -> None:
+        with self.lock:
+            self.order.append(claim.run_id)
+            self.shared += [device for device in claim.devices if device in self.in_use]
+            self.in_use.update(claim.devices)
+
+    def end(self, claim: Claim) -> None:
+        with self.lock:
+            self.in_use.difference_update(claim.devices)
+
+
+def test_two_hundred_runs_share_eight_devices_and_none_is_passed_over(
+    database: Database, submit: Callable[..., str], eventually: Eventually, tmp_path: Path
+) -> None:
+    """Two workers of one machine, and runs of 1 to 8 GPUs in any order, each as long as chance has it."""
+    chance = random.Random(3)
+    needs = [chance.choice((1, 1, 2, 3, 4, 8)) for _ in range(200)]
+    ids = [submit(gpus) for gpus in needs]
+    devices, used, seen = tuple(map(gpu_id, range(8))), SharedDevices(), dict[str, int]()
+
+    def work(claim: Claim | MemberLease, stopping: threading.Event) -> None:
+        assert isinstance(claim, Claim)
+        used.begin(claim)
+        seen[claim.run_id] = len(claim.devices)
+        time.sleep(chance.random() / 50)
+        used.end(claim)
+        complete_run(database, claim, RunCancelled(), tmp_path / claim.run_id, tmp_path, 0.0)
+
+    loops = []
+    for name in ("a", "b"):
+        identity = WorkerIdentity(name, "host", 1, 8, ("GPU",) * 8, ("cpu", "gpu"), devices)
+        with database.session() as session:
+            record_heartbeat(session, identity)
+        loops.append(ClaimLoop(identity, database, 600.0, work))
+
+    def finished() -> bool:
+        for loop in loops:
+            loop.notify()
+        with database.session() as session:
+            session.execute(update(Worker).values(seen_at=now(session)))
+            return count_runs_by_state(session)["cancelled"] == len(ids)
+
+    try:
+        eventually(finished, "the end of all runs", 600.0)
+    finally:
+        for loop in loops:
+            loop.stop()
+            loop.join()
+    assert used.shared == []
+    assert [seen[run_id] for run_id in ids] == needs
+    with database.reading() as session:
+        starts = [runs.get_run(session, run_id).started_at for run_id in ids]
+    assert starts == sorted(starts), "each begins before those behind it, though they may need fewer devices"
+
+
+def test_processes_of_two_workers_share_no_device(
     submit: Callable[..., str], start: Callable[..., Any], ended: Callable[..., list[Any]]
 ) -> None:
-    """Runs of 1 to 8 GPUs in any order: each begins before those behind it, though they may need fewer devices."""
-    chance = random.Random(3)
-    needs = [chance.choice((1, 1, 2, 3, 4, 8)) for _ in range(RUNS)]
+    needs = [1, 3, 8, 2, 1, 4, 4, 1, 8, 2, 6, 1]
     ids = [submit(gpus) for gpus in needs]
     start(listing(8)), start(listing(8))
-    rows = ended(ids, seconds=900.0)
-    assert [(run.state, run.reason) for run in rows] == [("succeeded", None)] * RUNS
+    rows = ended(ids, seconds=600.0)
+    assert [(run.state, run.reason) for run in rows] == [("succeeded", None)] * len(needs)
     assert [len(devices_of(run)) for run in rows] == needs
-    starts = [run.started_at for run in rows]
-    assert starts == sorted(starts)
 
 
 def test_a_worker_gives_out_the_devices_of_its_own_environment(
@@ -97,7 +168,7 @@ def test_devices_of_a_killed_worker_go_to_the_next_when_the_lease_has_expired(
     eventually: Eventually,
 ) -> None:
     first = submit(2)
-    worker = start(listing(2), TOY_SECONDS="600")
+    worker = start(listing(2), TOY_SECONDS="600", LCL_LEASE_SECONDS="5")
     eventually(lambda: run_of(first).progress is not None)
     worker.kill()
     worker.wait()
