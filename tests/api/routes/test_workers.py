@@ -53,7 +53,7 @@ def test_each_device_names_the_run_that_has_it(house: Any, http: httpx.Client, w
     assert status == 0
     (line,) = [line for line in out.splitlines() if "GPU-a" in line]
     assert first["id"] in line
-    assert "1.0 GiB of 16.0 GiB" in line
+    assert "1 GiB of 16 GiB" in line
     house.settle(claim, complete_run.RunCancelled())
     http.post(f"/v1/runs/{waiting['id']}/cancel")
     with house.context.database.session() as session:
