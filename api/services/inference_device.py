@@ -9,7 +9,7 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
-from lcl_core.db.devices import lease_for_serving, release_from_serving
+from lcl_core.db.devices import lease_for_serving
 from lcl_core.db.session import UNREACHABLE, Database
 
 LEASE_SECONDS = 60.0
@@ -73,15 +73,10 @@ class InferenceDevice:
         raise UserError(f"{message}, or set LCL_INFERENCE_DEVICE to another device", code="device_busy")
 
     def close(self) -> None:
+        """Renew no more: other copies of the service may still use the GPU, so the lease expires by itself."""
         self._closing.set()
-        if self._thread is None or self._device is None:
-            return
-        self._thread.join()
-        try:
-            with self._database.session() as session:
-                release_from_serving(session, self._device)
-        except UNREACHABLE as error:
-            log.warning("device_not_released", device=self._device, error=str(error))  # the lease expires
+        if self._thread is not None:
+            self._thread.join()
 
     def _keep(self) -> None:
         while not self._closing.wait(_RENEW_SECONDS):

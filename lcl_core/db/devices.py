@@ -121,10 +121,6 @@ def lease_for_serving(session: Session, device: str, seconds: float) -> str | No
     return next((use.run_id for use in uses if use.device == device and not use.reserved), None)
 
 
-def release_from_serving(session: Session, device: str) -> None:
-    session.execute(update(DeviceRow).where(DeviceRow.id == device).values(serving_until=None))
-
-
 def lock_devices(session: Session, devices: Collection[str]) -> dict[str, DeviceRow]:
     """Rows of the devices, in order of their ids, locked until the transaction ends. Inserts what is missing."""
     query = select(DeviceRow).where(DeviceRow.id.in_(devices)).order_by(DeviceRow.id).with_for_update()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from lcl_core.db import complete_run
-from lcl_core.db.devices import lease_for_serving, release_from_serving
+from lcl_core.db.devices import lease_for_serving
 from lcl_core.db.queue import claim_next
 from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
 
@@ -57,4 +57,4 @@ def test_each_device_names_the_run_that_has_it(house: Any, http: httpx.Client, w
     house.settle(claim, complete_run.RunCancelled())
     http.post(f"/v1/runs/{waiting['id']}/cancel")
     with house.context.database.session() as session:
-        release_from_serving(session, "GPU-c")
+        lease_for_serving(session, "GPU-c", 0.0)

@@ -14,7 +14,7 @@ from api.services.inference_device import InferenceDevice, reserve_visibility, r
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import submit as db_submit
-from lcl_core.db.devices import serving_devices
+from lcl_core.db.devices import lease_for_serving, serving_devices
 from lcl_core.db.leases import Claim, release_lease
 from lcl_core.db.queue import claim_next
 from lcl_core.db.session import Database
@@ -76,6 +76,7 @@ def test_the_gpu_of_the_service_goes_to_no_run_until_it_ends(database: Database)
     assert claim.devices == (gpu_id(1),)
     device.close()
     with database.session() as session:
+        lease_for_serving(session, gpu_id(0), 0.0)  # as if its time had passed
         db_submit.submit(session, "pretrain", {}, gpus=1)
         assert claim_next(session, "w", 30.0, ("gpu",), devices=only) is not None
 

@@ -12,7 +12,7 @@ import pytest
 
 from lcl_core.db import complete_run, gang, leases, runs
 from lcl_core.db import queue as db_queue
-from lcl_core.db.devices import capacity, device_uses, free_devices, lease_for_serving, release_from_serving
+from lcl_core.db.devices import capacity, device_uses, free_devices, lease_for_serving
 from lcl_core.db.models import Run, Worker
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, record_heartbeat
@@ -362,5 +362,5 @@ def test_a_device_that_serves_inference_goes_to_no_run(
         assert lease_for_serving(session, EIGHT[0], 30.0) is None
     assert claim_on() is None
     with database.session() as session:
-        release_from_serving(session, EIGHT[0])
+        lease_for_serving(session, EIGHT[0], 0.0)
     assert claim_on().run_id == waiting
