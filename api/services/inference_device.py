@@ -9,8 +9,8 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import find_gpu, visible_devices_env
-from lcl_core.db.devices import lease_for_serving
 from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.workers import lease_for_serving
 
 LEASE_SECONDS = 60.0
 _RENEW_SECONDS = 10.0

@@ -15,10 +15,10 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, outbox, pgvector, registry
 from lcl_core.db import runs as db_runs
-from lcl_core.db.devices import device_uses
 from lcl_core.db.models import Metric, Run
 from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
+from lcl_core.db.workers import device_uses
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, dataset_fields, encoders_of, parse_spec
 

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.schemas.admin import GpuUsageView, WorkerView
-from lcl_core.db.devices import DeviceUse, device_uses, serving_devices
 from lcl_core.db.models import Worker
 from lcl_core.db.runs import list_workers
+from lcl_core.db.workers import DeviceUse, device_uses, serving_devices
 
 
 def worker_views(session: Session) -> list[WorkerView]:

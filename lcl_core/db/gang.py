@@ -14,11 +14,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from lcl_core.db.devices import leased_devices
 from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.models import GangMemberRow, Run
 from lcl_core.db.session import now
 from lcl_core.db.states import State
+from lcl_core.db.workers import leased_devices
 
 
 @dataclass(frozen=True)

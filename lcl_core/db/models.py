@@ -242,7 +242,7 @@ class GangMemberRow(Base):
 
 
 class DeviceRow(Base):
-    """A GPU or MIG instance, by its UUID, and its last lease; ``devices.device_uses`` decides which leases count.
+    """A GPU or MIG instance, by its UUID, and its last lease; ``workers.device_uses`` decides which leases count.
 
     A lease counts while its run, or the member of a gang, has the lease of that token, so that nothing frees a device
     but the end of the lease. One row a device, whichever workers see it: two of them never lease it to two runs.

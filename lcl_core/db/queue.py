@@ -16,12 +16,12 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, se
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
-from lcl_core.db.devices import DeviceNeed, DevicePool, capacity, need_columns
 from lcl_core.db.gang import MemberLease, join_gang
 from lcl_core.db.leases import Claim
 from lcl_core.db.models import GangMemberRow, Run
 from lcl_core.db.session import now
 from lcl_core.db.states import LEASED, State
+from lcl_core.db.workers import DeviceNeed, DevicePool, capacity, need_columns
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
 

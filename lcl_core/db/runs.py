@@ -13,14 +13,13 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
-from lcl_core.db.devices import DeviceUse, capacity, device_uses, serving_devices
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
-from lcl_core.db.workers import ALIVE_WITHIN
+from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, serving_devices
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
 from lcl_core.jobs import ANY_DEVICE

@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from lcl_core.db import complete_run
-from lcl_core.db.devices import lease_for_serving
 from lcl_core.db.queue import claim_next
-from lcl_core.db.workers import WorkerIdentity, deregister, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, deregister, lease_for_serving, record_heartbeat
 
 DEVICES = ("GPU-a", "GPU-b", "GPU-c")
 OFFERS = ("cpu", "gpu")

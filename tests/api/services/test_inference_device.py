@@ -14,10 +14,10 @@ from api.services.inference_device import InferenceDevice, reserve_visibility, r
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.db import submit as db_submit
-from lcl_core.db.devices import lease_for_serving, serving_devices
 from lcl_core.db.leases import Claim, release_lease
 from lcl_core.db.queue import claim_next
 from lcl_core.db.session import Database
+from lcl_core.db.workers import lease_for_serving, serving_devices
 from tests.fake_nvidia_smi import gpu_id, install, listing
 
 

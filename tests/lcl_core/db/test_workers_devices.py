@@ -12,10 +12,9 @@ import pytest
 
 from lcl_core.db import complete_run, gang, leases, runs
 from lcl_core.db import queue as db_queue
-from lcl_core.db.devices import capacity, device_uses, free_devices, lease_for_serving
 from lcl_core.db.models import Run, Worker
 from lcl_core.db.session import Database
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, capacity, device_uses, free_devices, lease_for_serving, record_heartbeat
 from tests.fake_nvidia_smi import MIG_ID, gpu_id
 
 Queue = Callable[..., str]
