@@ -21,6 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from api.app import create_app
 from api.core.http_server import server_config
 from api.core.settings import ApiSettings
+from api.services.inference_device import reserve_visibility
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
 from lcl_core.common.logging import configure_logging
@@ -49,6 +50,7 @@ def main() -> int:
         settings.check_secrets()
         prepare_home(settings.home)
         app = create_app(settings)
+        reserve_visibility(settings.inference_device, os.environ)
         _prepare(app.state.context, settings)
         sockets = _inherited_socket(settings.api_socket)
     except (ValidationError, SettingsError, UserError) as error:

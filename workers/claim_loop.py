@@ -85,7 +85,9 @@ class ClaimLoop:
     def _claim(self, timed_out: str | None) -> Claim | MemberLease | None:
         try:
             with self._database.session() as session:
-                return claim_next(session, self._worker.id, self._lease_seconds, self._worker.offers, timed_out)
+                worker = self._worker
+                seconds = self._lease_seconds
+                return claim_next(session, worker.id, seconds, worker.offers, timed_out, worker.gpu_ids)
         except UNREACHABLE as error:
             log_database_error(error)
             return None

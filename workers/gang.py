@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from sqlalchemy import make_url
 
+from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunFailed, RunOutcome
 from lcl_core.db.gang import (
@@ -25,7 +26,7 @@ from lcl_core.db.gang import (
 )
 from lcl_core.db.leases import Claim, StaleLease, renew_lease
 from lcl_core.db.session import UNREACHABLE, Database
-from workers.executors.local import JobProcess, device_env
+from workers.executors.local import JobProcess
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit
 from workers.logs import log_database_error
 from workers.monitor import LEASE_SAFETY
@@ -153,7 +154,7 @@ class GangMember:
         run_dir = RunDir(self._settings.runs_dir.resolve() / claim.run_id)
         run_dir.log_file = run_dir.artifacts / f"log-{claim.node}.txt"  # the run's own log is node 0's
         title = f"attempt {claim.attempt} on {claim.worker}, node {claim.node} of {claim.nodes}"
-        env = gang_env(claim, rendezvous.address) | device_env(claim)
+        env = gang_env(claim, rendezvous.address) | visible_devices_env(claim.devices)
         with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
             log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=process.pid)
             exited = _MemberHeartbeat(self._database, self._settings, lease).until_exit(process, stopping)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
 import structlog
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.db.artifacts import Artifacts, upload_next
 from lcl_core.db.garbage import collect_garbage
 from lcl_core.db.leases import expire_leases, has_expired_leases
@@ -25,7 +26,6 @@ from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from workers.claim_loop import ClaimLoop
-from workers.devices import gpu_usage
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
@@ -94,12 +94,14 @@ class QueueMaintenance:
         claim_loop: ClaimLoop,
         identity: WorkerIdentity,
         settings: WorkerSettings,
+        gpus: Sequence[Gpu] = (),
     ) -> None:
         self._database = database
         self._wakeups = wakeups
         self._claim_loop = claim_loop
         self._identity = identity
         self._settings = settings
+        self._gpus = gpus
         self._next_heartbeat = 0.0
 
     def task(self) -> PeriodicTask:
@@ -111,7 +113,7 @@ class QueueMaintenance:
         with self._database.reading() as session:
             expired = has_expired_leases(session)
             unclaimed_since = now(session) - timedelta(seconds=self._settings.reap_seconds)
-            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers)
+            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers, self._identity.gpu_ids)
         if expired:
             waiting += self._expire_leases()
         waiting += schedule_dependents(self._database)
@@ -133,7 +135,7 @@ class QueueMaintenance:
     def _heartbeat_and_round(self) -> None:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
-            gpus = gpu_usage()  # before the transaction: a driver may take seconds to answer
+            gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
             with self._database.session() as session:
                 record_heartbeat(session, self._identity, gpus)
             self._wakeups.ping(self._identity.id)

@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.run_dir import RunDir
 from lcl_core.common.system_errors import failure_code
 from lcl_core.db.artifacts import Artifacts
@@ -20,7 +21,7 @@ from lcl_core.db.leases import Claim, StaleLease, release_lease, renew_lease
 from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.jobs import JOB_MODULES
-from workers.executors.local import JobProcess, device_env
+from workers.executors.local import JobProcess
 from workers.exit_outcome import Requeue, classify_exit, storage_failure
 from workers.gang import combine_outcomes, is_secondary_failure, publish_rendezvous
 from workers.logs import log_database_error
@@ -104,7 +105,7 @@ class Supervisor:
         tail = MetricsTail(run_dir.metrics_file)
         title = f"attempt {claim.attempt} on {claim.worker}"
         try:
-            env = device_env(claim) | publish_rendezvous(self._database, self._settings, claim)
+            env = visible_devices_env(claim.devices) | publish_rendezvous(self._database, self._settings, claim)
             with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
                 log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
                 monitor = JobMonitor(self._database, self._settings, claim, process, run_dir, tail, stopping)

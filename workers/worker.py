@@ -11,12 +11,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery, signals
 
+from lcl_core.common.gpus import Gpu, visible_gpus
+from lcl_core.common.threads import usable_cores
 from lcl_core.db.datasets import register_sample
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
@@ -25,7 +27,6 @@ from lcl_core.db.wakeup import PING, WAKE, WakeupProducer, producer_app
 from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
-from workers.devices import detect_devices
 from workers.executors.local import fork_server
 from workers.gang import GangMember
 from workers.logs import log_database_error
@@ -95,11 +96,12 @@ class WorkerProcess:
         self._modules = modules
         self._database = Database(settings.resolved_database_url)
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
-        self._identity = _identity(settings)
+        gpus = _gpus(settings)
+        self._identity = _identity(settings, gpus)
         self._supervisor = Supervisor(self._database, settings, modules)
         self._member = GangMember(self._database, settings, modules)
         self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
-        self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings)
+        self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings, gpus)
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
             WebhookSender(self._database, settings),
@@ -173,8 +175,19 @@ class WorkerProcess:
         log.info("worker_ended", worker=self._identity.id)
 
 
-def _identity(settings: WorkerSettings) -> WorkerIdentity:
+def _identity(settings: WorkerSettings, gpus: Sequence[Gpu]) -> WorkerIdentity:
+    """Without ``gpu`` among its offers a worker leases no device to its runs: they use the processor."""
     host, pid = socket.gethostname(), os.getpid()
-    devices, offers = detect_devices()
-    offers = tuple(settings.worker_offers) or offers
-    return WorkerIdentity(f"{host}-{pid}-{secrets.token_hex(3)}", host, pid, settings.worker_slots, devices, offers)
+    offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus else ("cpu",))
+    devices = tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
+    ids = tuple(gpu.id for gpu in gpus) if "gpu" in offers else ()
+    name = f"{host}-{pid}-{secrets.token_hex(3)}"
+    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids)
+
+
+def _gpus(settings: WorkerSettings) -> list[Gpu]:
+    """Devices that this worker leases to its runs."""
+    gpus = visible_gpus()
+    if "gpu" in settings.worker_offers and not gpus:
+        log.warning("no_gpu_to_offer", setting="LCL_WORKER_OFFERS", effect="runs that need a GPU are left to others")
+    return [] if settings.worker_offers and "gpu" not in settings.worker_offers else gpus

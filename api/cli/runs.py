@@ -49,6 +49,7 @@ def submit(
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
     max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
     resource: Resource = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs on each machine, as many as engine.processes")] = None,
     watch: Annotated[bool, typer.Option(help="follow the run to its end")] = False,
 ) -> None:
     """Queue a run.
@@ -58,7 +59,7 @@ def submit(
     options = global_options(context)
     with options.client() as client:
         body = build_spec(spec, preset, assignments)
-        more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource}
+        more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
         run = client.submit(kind, body, name, tag, after=after or (), **more)
         if watch:
             _follow(client, run["id"])

@@ -116,6 +116,7 @@ STATUS_OF_CODE = {
     "examination_busy": 503,
     "out_of_memory": 503,
     "pool_closed": 503,
+    "device_busy": 503,
     "store_unreachable": 503,
 }
 CODE_OF_STATUS = {

@@ -55,6 +55,9 @@ class ApiSettings(Settings):
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1)
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
+    inference_device: str = Field(
+        "cpu", description="cpu, or one GPU, which no run gets then: its number in nvidia-smi or its UUID"
+    )
     inference_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )

@@ -12,7 +12,8 @@ from api.deps import Admin, ReadSessionDep, StateDep, Viewer, WriteSessionDep
 from api.schemas.admin import AuditView, GarbageList, GarbageView, QuotaView, WorkerView
 from api.schemas.base import Line, ListOf, PageOf
 from api.services.state import AppState
-from lcl_core.db import audit, garbage, quotas, runs
+from api.services.workers import worker_views
+from lcl_core.db import audit, garbage, quotas
 
 audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
 
@@ -62,7 +63,7 @@ workers_router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERR
 @single_thread_endpoint
 def list_workers(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
     """Workers seen lately, with their devices and current run."""
-    return ListOf[WorkerView](items=[WorkerView.model_validate(row) for row in runs.list_workers(session)])
+    return ListOf[WorkerView](items=worker_views(session))
 
 
 garbage_router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=ERROR_RESPONSES)

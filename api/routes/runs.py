@@ -67,6 +67,7 @@ def submit(
             priority=body.priority,
             max_attempts=body.max_attempts,
             resource=body.resource,
+            gpus=body.gpus,
             after=body.after,
             visible_to=principal.visible_owner,
         )

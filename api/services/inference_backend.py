@@ -11,6 +11,7 @@ from pathlib import Path
 from api.core.settings import ApiSettings
 from api.services.collection_views import DuplicateCache, MapCache
 from api.services.encoder_archive import EXAMINATIONS_FOLDER
+from api.services.inference_device import InferenceDevice
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import ChecksumVerifier
@@ -29,9 +30,11 @@ LoadChanges = Callable[[int], Sequence[ChangeRecord]]
 class InferenceBackend:
     """Thread-safe. Its methods block: call them in threads."""
 
-    def __init__(self, settings: ApiSettings, observe: BatchObserver) -> None:
+    def __init__(self, settings: ApiSettings, observe: BatchObserver, device: InferenceDevice) -> None:
+        self._device = device
         self._pool = ModelPool(
             max_bytes=settings.encoder_memory_bytes,
+            device=device.torch_device,
             observe=observe,
             precision=settings.inference_precision,
             texts_apart=settings.texts_apart,
@@ -63,8 +66,9 @@ class InferenceBackend:
             imported: a user supplied its files; a sandboxed process examines them before they are loaded.
             evict: as ModelPool.get's.
 
-        Raises: UserError.
+        Raises: UserError, ``device_busy`` while a run has the service's GPU.
         """
+        self._device.check()
         if imported and directory not in self._imported:
             self._imported |= {directory, directory.resolve()}  # the pool resolves the directory
         return self._pool.get(directory, registered, evict=evict)

@@ -18,6 +18,7 @@ from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.models import GangMemberRow, Run
 from lcl_core.db.session import now
 from lcl_core.db.states import State
+from lcl_core.db.workers import leased_devices
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def check_member_lease(session: Session, membership: MemberLease) -> Rendezvous 
         raise StaleLease(membership.run_id)
     leader = GangMemberRow.run_id == membership.run_id, GangMemberRow.number == 0
     address = session.scalars(select(GangMemberRow.address).where(*leader)).one_or_none()
-    claim = Claim.of(run, member.lease_token, membership.worker, node=member.number or 0)
+    devices = leased_devices(session, membership.run_id, membership.token)
+    claim = Claim.of(run, member.lease_token, membership.worker, node=member.number or 0, devices=devices)
     return None if address is None else Rendezvous(claim, address)
 
 

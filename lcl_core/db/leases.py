@@ -57,6 +57,7 @@ class Claim:
     resource: str = ANY_DEVICE
     nodes: int = 1
     node: int = 0  # number of this node; node 0 has the lease
+    devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
 
     @classmethod

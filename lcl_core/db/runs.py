@@ -19,13 +19,14 @@ from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
-from lcl_core.db.workers import ALIVE_WITHIN
+from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, serving_devices
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
 from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.specs.pretrain import PretrainSpec
 
+_Offer = tuple[list[str], list[str]]  # resources and devices of a worker that is alive
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 Device = Literal["cpu", "gpu"]
 _REMEDIES = {
@@ -228,26 +229,71 @@ def _lock_run(session: Session, run_id: str) -> Run:
 
 
 def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str, str]]:
-    """{run id: {"code", "message"}} of the queued runs that no worker alive can run; the other runs only wait."""
+    """{run id: {"code", "message"}} of the queued runs that no worker alive can start now, whatever its slots do.
+
+    ``devices_busy``: they start when other runs give devices back. With any other code a worker is missing.
+    """
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
-    alive = select(Worker.offers).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
-    offers = session.scalars(alive).all()
-    return {run.id: reason for run in queued if (reason := _blocked_reason(run, offers)) is not None}
+    alive = select(Worker.offers, Worker.gpu_ids).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
+    serving = serving_devices(session)
+    workers = [
+        (offers, [device for device in devices if device not in serving])
+        for offers, devices in session.execute(alive).tuples()
+    ]
+    uses = device_uses(session) if any(devices for _, devices in workers) else []
+    found = {run.id: _missing_worker(run, workers) or _busy_devices(run, workers, uses) for run in queued}
+    return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
-def _blocked_reason(run: Run, workers: Sequence[list[str]]) -> dict[str, str] | None:
-    """``workers``: the offers of each worker alive."""
-    able = [offers for offers in workers if run.resource in (*offers, ANY_DEVICE)]
+def _missing_worker(run: Run, workers: Sequence[_Offer]) -> dict[str, str] | None:
     if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
-    if not able:
+    serving = [offer for offer in workers if run.resource in (*offer[0], ANY_DEVICE)]
+    if not serving:
         return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
+    able = [offer for offer in serving if _needed_devices(run, offer) <= capacity(offer[1])]
+    if not able:
+        message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {_largest(serving)}"
+        return {"code": "too_few_gpus", "message": f"{message}; start a larger one, or submit it again with fewer"}
     if len(able) < run.nodes:
         message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
         return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
     return None
+
+
+def _busy_devices(run: Run, workers: Sequence[_Offer], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
+    """Why a run that some workers could serve waits for their devices; None: enough of them are free."""
+    taken = {use.device for use in uses if use.run_id != run.id}
+    able = [offer for offer in workers if run.resource in (*offer[0], ANY_DEVICE)]
+    needs = [(_needed_devices(run, offer), offer[1]) for offer in able]
+    most_free = [
+        (need, capacity([device for device in devices if device not in taken]))
+        for need, devices in needs
+        if need <= capacity(devices)
+    ]
+    if sum(need <= free for need, free in most_free) >= run.nodes:
+        return None
+    free = max(free for _, free in most_free)
+    machines = "" if run.nodes == 1 else f" on each of {run.nodes} machines"
+    reserved = sum(use.reserved and use.run_id == run.id for use in uses)
+    kept = f", {reserved} of them reserved for it" if reserved else ""
+    message = f"waits for {_gpus(run.gpus)}{machines}; the worker with the most free ones has {free}{kept}"
+    return {"code": "devices_busy", "message": f"{message}. It begins when other runs end"}
+
+
+def _needed_devices(run: Run, offer: _Offer) -> int:
+    """Devices that the run would take of this worker."""
+    return run.gpus if run.resource == "gpu" or (run.resource == ANY_DEVICE and offer[1]) else 0
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"
+
+
+def _largest(workers: Sequence[_Offer]) -> int:
+    return max(capacity(devices) for _, devices in workers)
 
 
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:

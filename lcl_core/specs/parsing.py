@@ -168,6 +168,11 @@ def nodes_of(spec: AnySpec) -> int:
     return spec.engine.nodes if isinstance(spec, PretrainSpec) else 1
 
 
+def gpus_of(spec: AnySpec) -> int:
+    """GPUs that each worker of the run leases to it where it runs on GPUs: one for each process."""
+    return spec.engine.processes if isinstance(spec, PretrainSpec) else 1
+
+
 def data_paths(spec: AnySpec) -> dict[str, str]:
     """Paths and URLs that a spec reads or writes, by field; all must lie in the data roots."""
     if isinstance(spec, EvaluateSpec):

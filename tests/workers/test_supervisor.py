@@ -32,8 +32,8 @@ def test_a_run_succeeds(
     run = run_of(run_id)
     assert (run.state, run.attempt, run.reason) == ("succeeded", 1, None)
     final = run.result["final"]
-    kept = {"LCL_HOME": "/somewhere", "CUDA_VISIBLE_DEVICES": "1"}
-    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, **kept}
+    environment = {"LCL_HOME": "/somewhere", "CUDA_VISIBLE_DEVICES": ""}  # none was leased to it
+    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, **environment}
     assert list(final["inputs"][0]) == ["sample"]
     assert steps_of(run_id) == list(range(1, 13))
     assert (run.progress["step"], run.progress["total_steps"]) == (12, 12)

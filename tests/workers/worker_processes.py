@@ -11,12 +11,14 @@ from deploy.embedded_redis import EmbeddedBroker
 from workers.settings import WorkerSettings
 
 TOY_WORKER = """
+import os
 from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
 configure_logging("json")
-WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
+toy = os.environ.get("TOY_MODULE", "toy_run")
+WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), toy)).run()
 """
 
 

@@ -14,7 +14,15 @@ from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_
 from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, Shown, html_pane
 from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.tabs.run_form import SpecForm
-from ui.tabs.run_view import NOTHING_SELECTED, draw_curves, draw_head, draw_list, draw_log, draw_result
+from ui.tabs.run_view import (
+    NOTHING_SELECTED,
+    draw_curves,
+    draw_head,
+    draw_list,
+    draw_log,
+    draw_result,
+    draw_workers,
+)
 
 Run = Mapping[str, Any]
 Lines = tuple[dict[str, Any], ...]
@@ -217,6 +225,8 @@ class RunsTab:
                 self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-list")
             with gr.Column(scale=7, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
+        with gr.Accordion("Workers", open=False, elem_id="workers") as self.workers_drawer:
+            self.workers = html_pane(elem_id="worker-list")
 
     def _build_detail(self) -> None:
         self.head = html_pane(NOTHING_SELECTED, elem_id="run-head")
@@ -242,6 +252,7 @@ class RunsTab:
             event(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT)
+        self.workers_drawer.expand(self.show_workers, None, self.workers, **SILENT_EVENT)
         self.comparison.wire()
         gr.on(
             [component.input for component in self.comparison.inputs],
@@ -266,6 +277,12 @@ class RunsTab:
             form.verdict,
             **BUSY_EVENT,
         ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+
+    def show_workers(self) -> str:
+        try:
+            return draw_workers(self.client.workers())
+        except ApiError as error:
+            return error_box(error.message, "The workers cannot be shown")
 
     def show_form(self, kind: str) -> list[Any]:
         return [gr.Column(visible=kind == name) for name in self.forms]

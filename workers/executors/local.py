@@ -19,7 +19,6 @@ from lcl_core.common.forked_process import start_module
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.run_dir import RunDir
 from lcl_core.common.threads import thread_env
-from lcl_core.db.leases import Claim
 from lcl_core.jobs import JOBS
 
 FORK_SERVER = "LCL_FORK_SERVER"  # in the environment of this process
@@ -34,11 +33,6 @@ def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = (
     """
     kept = without_secrets(environment, protocols)
     return {**kept, **thread_env(kept), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def device_env(claim: Claim) -> dict[str, str]:
-    """Hide the GPUs from a run that requested the CPU: another run may need their memory."""
-    return {"CUDA_VISIBLE_DEVICES": ""} if claim.resource == "cpu" else {}
 
 
 @contextlib.contextmanager

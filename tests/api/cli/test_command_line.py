@@ -52,11 +52,11 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
 
 
 def test_a_run_is_held_back_and_comes_after_another(lcl: Any, house: Any) -> None:
-    more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu")
+    more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu", "--gpus", "1")
     _, first, _ = lcl("submit", "pretrain", "--preset", "sample", *more)
     first = first.strip()
     run = house.admin.run(first)
-    assert (run["priority"], run["max_attempts"], run["resource"]) == (-3, 2, "gpu")
+    assert (run["priority"], run["max_attempts"], run["resource"], run["gpus"]) == (-3, 2, "gpu", 1)
     _, second, _ = lcl("submit", "pretrain", "--preset", "sample", "--after", first)
     assert house.admin.run(second.strip())["after"] == [first]
     assert lcl("runs", "pause", first)[1] == f"{first} is paused\n"

@@ -68,6 +68,8 @@ def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key:
         ({"kind": "pretrain"}, "bad_request", "spec"),
         ({"kind": "pretrain", "spec": [1]}, "bad_request", "spec"),
         ({"kind": "pretrain", "spec": {}, "surprise": 1}, "bad_request", "surprise"),
+        ({"kind": "pretrain", "spec": {}, "gpus": 0}, "bad_request", "gpus"),
+        ({"kind": "pretrain", "spec": {"engine": {"processes": 4}}, "gpus": 2}, "bad_gpus", "gpus"),
         ({"kind": "pretrain", "spec": {}, "name": "two\nlines"}, "bad_request", "name"),
         ({"kind": "pretrain", "spec": {}, "name": "nul\x00"}, "bad_request", "name"),
         ({"kind": "pretrain", "spec": {}, "tags": ["ok", "not ok"]}, "bad_request", "tags.1"),

@@ -259,14 +259,15 @@ def test_too_few_workers_are_an_obstacle(database: Database, queue: Queue, run_o
     offers: dict[str, tuple[str, ...]] = {"w-1": ("cpu", "gpu"), "w-2": ("gpu",), "w-3": ("cpu",)}
     with database.session() as session:
         for name, offered in offers.items():
-            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offered))
+            devices = (f"GPU-{name}",) if "gpu" in offered else ()
+            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offered, devices))
     with database.reading() as session:
         told = db_runs.blocked_reasons(session, [run_of(run_id)])[run_id]
     assert told["code"] == "too_few_workers"
     assert "takes 3 workers at once, and only 2 can serve it" in told["message"]
     with database.session() as session:
         session.get_one(Worker, "w-3").seen_at -= timedelta(minutes=5)
-        record_heartbeat(session, WorkerIdentity("w-4", "host", 1, 1, ("a device",), ("gpu",)))
+        record_heartbeat(session, WorkerIdentity("w-4", "host", 1, 1, ("a device",), ("gpu",), ("GPU-4",)))
     with database.reading() as session:
         assert db_runs.blocked_reasons(session, [run_of(run_id)]) == {}
 

@@ -46,8 +46,9 @@ def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue)
     reads = queue("validate", {"path": "/data"})
 
     def taken(*offers: str) -> list[str]:
+        devices = ("GPU-1", "GPU-2") if "gpu" in offers else ()
         with database.session() as session:
-            claims = [db_queue.claim_next(session, "worker-1", offers=offers) for _ in range(5)]
+            claims = [db_queue.claim_next(session, "worker-1", offers=offers, devices=devices) for _ in range(5)]
             session.rollback()
         return [claim.run_id for claim in claims if claim is not None]
 
@@ -56,7 +57,8 @@ def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue)
     assert taken("gpu") == [for_gpu, for_any]
     with database.reading() as session:
         later = now(session) + timedelta(seconds=1)
-        assert db_queue.unclaimed_runs(session, later, ("gpu",)) == [for_gpu, for_any]
+        assert db_queue.unclaimed_runs(session, later, ("gpu",), ("GPU-1",)) == [for_gpu, for_any]
+        assert db_queue.unclaimed_runs(session, later, ("gpu",)) == [for_any], "without a device it serves no GPU run"
 
 
 def test_racing_claimers_share_the_runs_and_double_none(database: Database, queue: Queue) -> None:
