@@ -10,14 +10,14 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Select, case, func, literal, or_, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
 from lcl_core.db.gang import MemberLease, join_gang
 from lcl_core.db.leases import Claim
 from lcl_core.db.models import GangMemberRow, Run
-from lcl_core.db.session import now
+from lcl_core.db.session import now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
@@ -38,7 +38,8 @@ def claim_next(
         offers: resources of the worker, of ``cpu`` and ``gpu``.
         given_up: a run whose gang this worker has left, not complete; it comes last.
     """
-    candidate = next_candidate(worker, offers, given_up)
+    due = or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))  # one whose attempt failed may have to wait
+    candidate = next_candidate(worker, offers, given_up).where(due)
     while (run_id := session.scalars(candidate).one_or_none()) is not None:
         token = secrets.token_hex(16)
         nodes = session.scalars(select(Run.nodes).where(Run.id == run_id)).one()
