@@ -23,10 +23,11 @@ from lcl_core.jobs import JOB_MODULES
 from workers.executors.local import JobProcess, device_env
 from workers.exit_outcome import Requeue, classify_error, classify_exit, storage_failure
 from workers.gang import combine_outcomes, is_secondary_failure, publish_rendezvous
+from workers.job_output import MetricsTail
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
-from workers.monitor import JobMonitor, MetricsTail, WorkClock
+from workers.monitor import JobMonitor, WorkClock
 from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir
 from workers.settings import WorkerSettings
 

@@ -1,4 +1,4 @@
-"""TCP proxy in front of a PostgreSQL server on a unix socket; it can stop forwarding the server's replies."""
+"""TCP proxy in front of a PostgreSQL server on a unix socket; it can refuse connections, or lose the replies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TcpProxy:
         self._url = make_url(database_url)
         host = self._url.query.get("host") or self._url.host
         self._target = f"{host}/.s.PGSQL.{self._url.port or 5432}"
-        self._swallows = threading.Event()
+        self._swallows, self._refuses = threading.Event(), threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
 
@@ -36,8 +36,17 @@ class TcpProxy:
         self._swallows.set()
 
     def forward_replies(self) -> None:
-        """Only bytes that arrive from now on; those of before are lost, and with them their connections' sense."""
+        """Of new connections; those whose replies were lost are closed."""
+        self.close_connections()
         self._swallows.clear()
+
+    def refuse(self) -> None:
+        """As a server that is down: connections break, and no new one is accepted."""
+        self._refuses.set()
+        self.close_connections()
+
+    def accept(self) -> None:
+        self._refuses.clear()
 
     def close_connections(self) -> None:
         for each in self._sockets:
@@ -62,6 +71,9 @@ class TcpProxy:
             except OSError:
                 return
             server = socket.socket(socket.AF_UNIX)
+            if self._refuses.is_set():
+                client.close()
+                continue
             try:
                 server.connect(self._target)
             except OSError:

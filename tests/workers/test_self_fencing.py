@@ -7,20 +7,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from itertools import combinations
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
-from tests.chaos.activity_log import ActivitySpan, read_activity
+from tests.chaos.activity_log import overlaps, read_activity
 from tests.workers.tcp_proxy import TcpProxy
 from tests.workers.worker_processes import WorkerProcesses
 
-TRIALS = int(os.environ.get("FENCING_TRIALS", "2"))
+TRIALS = int(os.environ.get("FENCING_TRIALS", "3"))
 LEASE_SECONDS = 3.0
 IN_SIGHT_SECONDS = 60.0  # for a busy machine; a job that nobody ends works longer
 pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("settings", ["postgresql"], indirect=True)]
@@ -42,9 +42,10 @@ def long_run(database: Database) -> Callable[[], str]:
     return submit
 
 
-def start(crew: WorkerProcesses, activity: Path, **environment: str) -> None:
+def start(crew: WorkerProcesses, activity: Path, **environment: str) -> int:
+    """Returns: the worker's pid."""
     lease = {"LCL_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "LCL_HEARTBEAT_SECONDS": "0.5"}
-    crew.start(**lease, TOY_ACTIVITY=str(activity), **environment)
+    return crew.start(**lease, TOY_ACTIVITY=str(activity), **environment).pid
 
 
 @contextmanager
@@ -70,14 +71,6 @@ def recorded_expiries(database: Database, run_id: str) -> Iterator[dict[str, flo
         thread.join()
 
 
-def overlaps(spans: list[ActivitySpan]) -> list[tuple[int, int]]:
-    return [
-        (one.pid, other.pid)
-        for one, other in combinations(spans, 2)
-        if min(one.seen, other.seen) > max(one.began, other.began)
-    ]
-
-
 def stop_backends(database: Database, name: str, stopped: set[int]) -> None:
     """SIGSTOP every backend of the connections with this application name."""
     with database.reading() as session:
@@ -88,29 +81,37 @@ def stop_backends(database: Database, name: str, stopped: set[int]) -> None:
                 stopped.add(pid)
 
 
-@pytest.mark.parametrize("trial", range(TRIALS))
 def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
     crew: WorkerProcesses,
     database: Database,
     long_run: Callable[[], str],
+    run_of: Callable[[str], Any],
     activity: Path,
     eventually: Callable[..., None],
-    trial: int,
 ) -> None:
     run_id = long_run()
-    with TcpProxy(database.url) as proxy, recorded_expiries(database, run_id) as expiries:
-        start(crew, activity, LCL_DATABASE_URL=proxy.url)
-        eventually(lambda: read_activity(activity), "the first attempt")
-        first = read_activity(activity)[0]
-        (token,) = expiries
-        start(crew, activity)  # with a connection of its own
-        time.sleep(0.1 * (trial % 10))  # another phase of the heartbeat in each trial
-        proxy.swallow_replies()
-        eventually(lambda: len(read_activity(activity)) > 1, "the second attempt", IN_SIGHT_SECONDS)
-        spans = read_activity(activity)
-        assert spans[0].seen < expiries[token], "the job outlived its lease"
-        assert spans[0].pid == first.pid
-        assert overlaps(spans) == []
+    with ExitStack() as stack:
+        expiries = stack.enter_context(recorded_expiries(database, run_id))
+        proxies = {}
+        for _ in range(2):
+            proxy = stack.enter_context(TcpProxy(database.url))
+            proxies[start(crew, activity, LCL_DATABASE_URL=proxy.url)] = proxy
+        attempts = 0
+        for trial in range(TRIALS):
+            eventually(lambda before=attempts: len(read_activity(activity)) > before, "the next attempt")
+            time.sleep(0.13 * (trial % 10))  # another phase of the heartbeat each time
+            spans, holder = read_activity(activity), run_of(run_id)
+            attempts = len(spans)
+            [proxy] = [proxy for pid, proxy in proxies.items() if f"-{pid}-" in (holder.lease_owner or f"-{pid}-")][:1]
+            proxy.swallow_replies()
+            eventually(
+                lambda before=holder: run_of(run_id).lease_owner not in (None, before.lease_owner), "a successor"
+            )
+            proxy.forward_replies()
+            ended = next(span for span in read_activity(activity) if span.began == spans[-1].began)
+            assert ended.seen < expiries.get(holder.lease_token, ended.seen + 1), "the job outlived its lease"
+    assert overlaps(read_activity(activity)) == []
+    assert len(read_activity(activity)) > TRIALS
 
 
 def test_a_stopped_backend_ends_the_job_within_its_lease(

@@ -16,7 +16,7 @@ from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
 configure_logging("json")
-WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
+WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "{module}")).run()
 """
 
 
@@ -38,9 +38,9 @@ class WorkerProcesses:
         self._logs = logs
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *, toy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """``toy``: the process of every run is the toy; else the real one."""
-        command = ("-c", TOY_WORKER) if toy else ("-m", "workers")
+    def start(self, *, toy: bool = True, module: str = "toy_run", **environment: str) -> subprocess.Popen[bytes]:
+        """``toy``: the process of every run is that of ``module``; else the real one."""
+        command = ("-c", TOY_WORKER.format(module=module)) if toy else ("-m", "workers")
         with self.log(len(self.started)).open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, *command],

@@ -1,11 +1,19 @@
-"""Jobs that make no progress: the deadline that follows from their own pace, and the stacks of their processes."""
+"""What a job reports in RUN_DIR: metric lines, checkpoints, whether it gets on at all, and the stacks of its processes.
+
+``metrics.jsonl`` is followed while it grows, also when a resumed process has cut it back.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
+
+import structlog
 
 from lcl_core.common.run_dir import STACK_SIGNAL, RunDir
 
@@ -16,6 +24,94 @@ _START_FACTOR = 2.0
 _MAX_TICK_SECONDS = 5.0  # of a longer one the worker itself was away
 _DUMP_SECONDS = 5.0
 _BETWEEN_LOOKS_SECONDS = 5.0
+log = structlog.get_logger(__name__)
+
+
+class MetricsTail:
+    """Reads new complete lines of ``metrics.jsonl``. A line that is no metric is logged and left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._rest = b""
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """Returns: new metric lines, and whether the file was replaced and they are its whole content."""
+        rewound = self._reopen_if_replaced()
+        if self._file is None:
+            return [], rewound
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [metric for line in lines if (metric := _parse_metric(line)) is not None], rewound
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _reopen_if_replaced(self) -> bool:
+        try:
+            current = self._path.stat()
+        except FileNotFoundError:
+            return False  # not written yet, or being replaced: the next read finds it
+        if self._file is not None:
+            opened = os.fstat(self._file.fileno())
+            if (opened.st_dev, opened.st_ino) == (
+                current.st_dev,
+                current.st_ino,
+            ) and current.st_size >= self._file.tell():
+                return False
+        self.close()
+        self._file = self._path.open("rb")
+        self._rest = b""
+        return True
+
+
+@dataclass
+class PendingMetrics:
+    """Metric lines that the database does not have yet. False when there are none."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    rewound: bool = False  # ``lines`` is all that the file holds
+    count: int = 0  # of lines read so far
+
+    def read_from(self, tail: MetricsTail) -> None:
+        """Add the new lines of ``tail``."""
+        lines, rewound = tail.read()
+        self.count += len(lines)
+        self.lines = lines if rewound else self.lines + lines
+        self.rewound |= rewound
+
+    def clear(self) -> None:
+        """The database has them."""
+        self.lines, self.rewound = [], False
+
+    def __bool__(self) -> bool:
+        return bool(self.lines) or self.rewound
+
+
+def _parse_metric(line: bytes) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and isinstance(value.get("step"), int):
+        return value
+    log.warning("metric_line_unreadable", line=line[:200].decode("utf-8", "replace"))
+    return None
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Name of the newest checkpoint, later ones being greater; '' without any.
+
+    A file that is written anew each time, as small jobs do, is named by its time.
+    """
+    found = list(folder.glob("[!.]*")) if folder.is_dir() else []
+    with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile: the next call finds the newer one
+        names = [path.name if path.is_dir() else f"{path.name}@{path.stat().st_mtime_ns}" for path in found]
+        return max(names, default="")
+    return ""
 
 
 class ProgressDeadline:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.run_dir import RunDir
-from workers.monitor import MetricsTail, PendingMetrics
+from workers.job_output import MetricsTail, PendingMetrics
 
 
 @pytest.fixture
