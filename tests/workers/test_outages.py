@@ -17,9 +17,9 @@ from lcl_core.db.leases import COUNTED
 from lcl_core.db.models import Run
 from lcl_core.db.session import Database, now
 from tests.chaos.activity_log import overlaps, read_activity
+from tests.chaos.tcp_proxy import TcpProxy
 from tests.chaos.toy_job import TOY_SEEDS
 from tests.chaos.toy_training import expected_curve
-from tests.workers.tcp_proxy import TcpProxy
 from tests.workers.worker_processes import WorkerProcesses
 
 # 90 gives the default lease and heartbeat of a service with PostgreSQL

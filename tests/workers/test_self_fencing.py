@@ -17,7 +17,7 @@ from sqlalchemy import text
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
 from tests.chaos.activity_log import overlaps, read_activity
-from tests.workers.tcp_proxy import TcpProxy
+from tests.chaos.tcp_proxy import TcpProxy
 from tests.workers.worker_processes import WorkerProcesses
 
 TRIALS = int(os.environ.get("FENCING_TRIALS", "3"))

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from lcl_core.db import session as db_session
 from lcl_core.db.session import UNREACHABLE, Database, allow_long_statements, answer_within
-from tests.workers.tcp_proxy import TcpProxy
+from tests.chaos.tcp_proxy import TcpProxy
 
 SLEEP = text("SELECT pg_sleep(:seconds)")
 
