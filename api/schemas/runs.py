@@ -21,7 +21,10 @@ class RunSubmission(RequestModel):
     priority: int = Field(0, ge=-100, le=100, description="higher goes first")
     resource: Literal["cpu", "gpu"] | None = Field(None, description="what a worker must offer; none: any, by kind")
     max_attempts: int = Field(
-        DEFAULT_MAX_ATTEMPTS, ge=1, le=100, description="workers that may be lost before it fails"
+        DEFAULT_MAX_ATTEMPTS,
+        ge=1,
+        le=100,
+        description="workers that may be lost without a new checkpoint between before it fails",
     )
 
 

@@ -100,18 +100,19 @@ def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
         for trial in range(TRIALS):
             eventually(lambda before=attempts: len(read_activity(activity)) > before, "the next attempt")
             time.sleep(0.13 * (trial % 10))  # another phase of the heartbeat each time
+            eventually(lambda: run_of(run_id).lease_token, "a lease")  # a busy machine may have ended it in time
             spans, holder = read_activity(activity), run_of(run_id)
             attempts = len(spans)
-            [proxy] = [proxy for pid, proxy in proxies.items() if f"-{pid}-" in (holder.lease_owner or f"-{pid}-")][:1]
+            [proxy] = [proxy for pid, proxy in proxies.items() if f"-{pid}-" in holder.lease_owner]
             proxy.swallow_replies()
             eventually(
                 lambda before=holder: run_of(run_id).lease_owner not in (None, before.lease_owner), "a successor"
             )
             proxy.forward_replies()
             ended = next(span for span in read_activity(activity) if span.began == spans[-1].began)
-            assert ended.seen < expiries.get(holder.lease_token, ended.seen + 1), "the job outlived its lease"
+            assert ended.seen < expiries[holder.lease_token], "the job outlived its lease"
     assert overlaps(read_activity(activity)) == []
-    assert len(read_activity(activity)) > TRIALS
+    assert len(read_activity(activity)) >= TRIALS
 
 
 def test_a_stopped_backend_ends_the_job_within_its_lease(
