@@ -78,7 +78,7 @@ class LeaseKeeper:
         self._suspended_at: float | None = None  # boot clock; the process is stopped until a renewal
         self._renewed = float("-inf")  # boot clock, from before the last confirmed renewal was sent
         self._failed = float("-inf")  # boot clock, of the last renewal that failed or was late
-        self._renewal_due, self._released = threading.Event(), threading.Event()
+        self._renewal_due, self._renewal_ended, self._released = (threading.Event() for _ in range(3))
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for name, target in (("lease", self._keep_renewing), ("deadline", self._enforce))
@@ -107,7 +107,8 @@ class LeaseKeeper:
         """Wait until a renewal is fresh enough to start a process. Raises: StaleLease, AttemptInterrupted."""
         while boot_time() > self._renewed + TERMINATE_SHARE * self._seconds:
             self.raise_if_interrupted()
-            time.sleep(min(self._settings.watch_seconds, self._seconds / 20))
+            self._renewal_ended.wait(self._settings.watch_seconds)
+            self._renewal_ended.clear()
         self.check()
 
     def raise_if_interrupted(self) -> None:
@@ -169,6 +170,7 @@ class LeaseKeeper:
         while not self._released.is_set():
             self._renewal_due.clear()
             wait = self._settings.heartbeat_seconds if self._renew_once() else self._settings.watch_seconds
+            self._renewal_ended.set()
             if self.lost:
                 return
             if not self._released.is_set():

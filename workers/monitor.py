@@ -89,10 +89,9 @@ class JobMonitor:
         with self._lease.protect(self._process):
             while (status := self._process.wait(self._settings.watch_seconds)) is None:
                 self._check()
-        if self._lease.ended_process:  # the next attempt copies the metrics, from the file's beginning
-            self._lease.check()
-            return ProcessExit(status, self._stop_reason or StopReason.DATABASE, self._process.log_start)
         self._lease.persist(self._exchange)
+        if self._lease.ended_process and self._stop_reason is None:
+            self._stop_reason = StopReason.DATABASE
         return ProcessExit(status, self._stop_reason, self._process.log_start, self._hang)
 
     def _check(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -156,5 +157,9 @@ def _fetch(
         while time.monotonic() < pause_until:
             lease.raise_if_interrupted()
             time.sleep(min(settings.reap_seconds, settings.watch_seconds))
-        with database.reading() as session:
-            row = session.get_one(ArtifactUpload, row.path)
+        row = lease.persist(partial(_read_upload, database, row.path))
+
+
+def _read_upload(database: Database, path: str) -> ArtifactUpload:
+    with database.reading() as session:
+        return session.get_one(ArtifactUpload, path)
