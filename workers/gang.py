@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 from sqlalchemy import make_url
+from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.run_dir import ExitCode, RunDir
@@ -24,12 +25,13 @@ from lcl_core.db.gang import (
     renew_member_lease,
     set_rendezvous,
 )
-from lcl_core.db.leases import Claim, StaleLease, renew_lease
+from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.session import UNREACHABLE, Database
 from workers.executors.local import JobProcess
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit
+from workers.failure_table import RULES, Policy
+from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
-from workers.monitor import LEASE_SAFETY
 from workers.settings import WorkerSettings
 
 AttemptOutcome = RunOutcome | Requeue
@@ -76,7 +78,9 @@ def is_secondary_failure(run_dir: RunDir, exited: ProcessExit) -> bool:
     return by_itself or exited.stop_reason is StopReason.NODE
 
 
-def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim, own: AttemptOutcome) -> AttemptOutcome:
+def combine_outcomes(
+    database: Database, settings: WorkerSettings, claim: Claim, lease: LeaseKeeper, own: AttemptOutcome
+) -> AttemptOutcome:
     """Outcome of a run of several nodes; ``own`` is that of node 0.
 
     Waits until the others have reported how they ended, a lease's length at most. Raises: StaleLease.
@@ -84,10 +88,10 @@ def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim,
     failures: list[MemberFailure] = []
     deadline = time.monotonic() + settings.lease_seconds
     while time.monotonic() < deadline:
+        lease.check()
         try:
-            with database.session() as session:
-                renew_lease(session, claim, settings.lease_seconds)
-                failures, complete = member_failures(session, claim)
+            with database.reading() as session:
+                failures, complete = member_failures(session, claim, lease.answered_for(settings.lease_seconds))
         except UNREACHABLE:
             complete = False
         if complete or any(_is_root_cause(failure) for failure in failures):
@@ -97,15 +101,17 @@ def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim,
 
 
 def _is_root_cause(failure: MemberFailure) -> bool:
-    """A crash may be a consequence; a lost worker, a signal, or too little memory is a cause."""
-    return failure.reason is None or failure.reason["code"] != "crash"
+    """A crash or a network error may be a consequence; a lost worker, a signal, or too little memory is a cause."""
+    if failure.reason is None:
+        return RULES[failure.code].policy is not Policy.DELAYED
+    return failure.reason["code"] != "crash"
 
 
 def _root_cause(failures: Sequence[MemberFailure], own: AttemptOutcome) -> AttemptOutcome:
     causes = sorted(filter(_is_root_cause, failures), key=lambda failure: failure.reason is not None)
     if causes:
         first = causes[0]
-        return RunFailed(first.reason) if first.reason else Requeue(first.uses_attempt, first.message)
+        return RunFailed(first.reason) if first.reason else Requeue.by(first.code, first.message)
     if isinstance(own, RunFailed) and failures:
         return RunFailed(
             {**own.reason, "message": "; ".join([own.reason["message"], *(failure.message for failure in failures)])}
@@ -135,12 +141,18 @@ class GangMember:
 
         Returns: the run's id if the other nodes did not join in time, so that other runs go first once.
         """
+
+        def renew(session: Session) -> None:
+            renew_member_lease(session, lease, self._settings.lease_seconds)
+
         try:
-            rendezvous = _MemberHeartbeat(self._database, self._settings, lease).await_rendezvous(stopping)
-            if rendezvous is not None:
-                self._record_exit(lease, self._work(rendezvous, lease, stopping))
-                return None
-        except StaleLease:
+            with LeaseKeeper(self._database, self._settings, lease.run_id, renew, stopping) as keeper:
+                rendezvous = self._await_rendezvous(lease, keeper, stopping)
+                if rendezvous is not None:
+                    failure = self._work(rendezvous, lease, keeper, stopping)
+                    keeper.persist(lambda: self._record_exit(lease, failure))
+                    return None
+        except (StaleLease, AttemptInterrupted):
             log.info("member_lease_lost")
         except UNREACHABLE as error:
             log_database_error(error)  # the member lease expires
@@ -148,23 +160,43 @@ class GangMember:
         self._release(lease)
         return lease.run_id
 
-    def _work(self, rendezvous: Rendezvous, lease: MemberLease, stopping: threading.Event) -> MemberFailure | None:
+    def _await_rendezvous(
+        self, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> Rendezvous | None:
+        """Wait for the rendezvous. None: the worker stops, or the others did not join in time. Raises: StaleLease."""
+        deadline = time.monotonic() + self._settings.gang_seconds
+        while not stopping.is_set():
+            rendezvous = self._check(lease, keeper)
+            if rendezvous is not None:
+                return rendezvous
+            if time.monotonic() > deadline and self._release_waiting(lease):
+                log.info("rendezvous_timed_out", seconds=self._settings.gang_seconds)
+                return None
+            stopping.wait(self._settings.watch_seconds)
+        return None
+
+    def _work(
+        self, rendezvous: Rendezvous, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> MemberFailure | None:
         """Run this node's process. Returns: its failure, if any. Raises: StaleLease, after killing the process."""
         claim = rendezvous.claim
         run_dir = RunDir(self._settings.runs_dir.resolve() / claim.run_id)
         run_dir.log_file = run_dir.artifacts / f"log-{claim.node}.txt"  # the run's own log is node 0's
         title = f"attempt {claim.attempt} on {claim.worker}, node {claim.node} of {claim.nodes}"
         env = gang_env(claim, rendezvous.address) | visible_devices_env(claim.devices)
+        keeper.confirm()
         with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
             log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=process.pid)
-            exited = _MemberHeartbeat(self._database, self._settings, lease).until_exit(process, stopping)
+            exited = self._until_exit(process, lease, keeper, stopping)
         log.info("job_exited", status=exited.status)
         if exited.status == ExitCode.OK:
             return None
         outcome = classify_exit(claim, run_dir, exited)
         where = f"node {claim.node} on {claim.worker}"
         if isinstance(outcome, Requeue):
-            return MemberFailure(claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt)
+            return MemberFailure(
+                claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt, code=outcome.rule.cause
+            )
         if isinstance(outcome, RunFailed):
             message = f"{where}: {outcome.reason['message']}"
             return MemberFailure(claim.worker, message, reason={**outcome.reason, "message": message})
@@ -181,62 +213,35 @@ class GangMember:
         except UNREACHABLE as error:
             log_database_error(error)
 
-
-class _MemberHeartbeat:
-    """Renews one member lease and checks that it is still valid."""
-
-    def __init__(self, database: Database, settings: WorkerSettings, lease: MemberLease) -> None:
-        self._database = database
-        self._settings = settings
-        self._lease = lease
-        self._renewed = time.monotonic()
-
-    def await_rendezvous(self, stopping: threading.Event) -> Rendezvous | None:
-        """Wait for the rendezvous. None: the worker stops, or the others did not join in time. Raises: StaleLease."""
-        deadline = time.monotonic() + self._settings.gang_seconds
-        while not stopping.is_set():
-            rendezvous = self._check()
-            if rendezvous is not None:
-                return rendezvous
-            if time.monotonic() > deadline and self._release_waiting():
-                log.info("rendezvous_timed_out", seconds=self._settings.gang_seconds)
-                return None
-            stopping.wait(self._settings.watch_seconds)
-        return None
-
-    def until_exit(self, process: JobProcess, stopping: threading.Event) -> ProcessExit:
+    def _until_exit(
+        self, process: JobProcess, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> ProcessExit:
         """Raises: StaleLease when the attempt is over for all nodes; the caller ends the process."""
-        reason, kill_at = None, float("inf")
-        while (status := process.wait(self._settings.watch_seconds)) is None:
-            self._check()
-            if stopping.is_set() and reason is None:
-                # all nodes stop after the same step, with a checkpoint
-                reason, kill_at = StopReason.SHUTDOWN, time.monotonic() + self._settings.cancel_grace_seconds
-                process.terminate()
-            if time.monotonic() > kill_at:
-                status = process.kill()
-                break
+        reason = None
+        with keeper.protect(process):
+            while (status := process.wait(self._settings.watch_seconds)) is None:
+                self._check(lease, keeper)
+                if stopping.is_set() and reason is None:
+                    reason = StopReason.SHUTDOWN  # all nodes stop after the same step, with a checkpoint
+                    keeper.end_process(self._settings.cancel_grace_seconds)
+        if keeper.ended_process:
+            reason = reason or StopReason.DATABASE
         return ProcessExit(status, reason, process.log_start)
 
-    def _check(self) -> Rendezvous | None:
-        started = time.monotonic()
+    def _check(self, lease: MemberLease, keeper: LeaseKeeper) -> Rendezvous | None:
+        """The rendezvous, if it is known. Raises: StaleLease."""
+        keeper.check()
         try:
-            if started > self._renewed + self._settings.heartbeat_seconds:
-                with self._database.session() as session:
-                    renew_member_lease(session, self._lease, self._settings.lease_seconds)
-                self._renewed = started
             with self._database.reading() as session:
-                return check_member_lease(session, self._lease)
+                return check_member_lease(session, lease)
         except UNREACHABLE as error:
             log_database_error(error)
-            if started > self._renewed + LEASE_SAFETY * self._settings.lease_seconds:
-                raise StaleLease(self._lease.run_id) from error
             return None
 
-    def _release_waiting(self) -> bool:
+    def _release_waiting(self, lease: MemberLease) -> bool:
         """Release the lease, unless the last of the others has joined meanwhile."""
         try:
             with self._database.session() as session:
-                return release_member(session, self._lease, only_waiting=True)
+                return release_member(session, lease, only_waiting=True)
         except UNREACHABLE:
             return False

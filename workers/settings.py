@@ -28,7 +28,13 @@ class WorkerSettings(Settings):
     gang_seconds: float = Field(
         300.0, gt=0, le=86_400, description="to wait for the other workers of a run of several nodes"
     )
-    watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two looks at a running process")
+    folder_seconds: float = Field(
+        900.0, gt=0, le=86_400, description="to wait for a run's folder that a process of an earlier attempt has locked"
+    )
+    hung_seconds: float = Field(
+        1800.0, gt=0, le=86_400, description="without progress that a run's process is allowed at least"
+    )
+    watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two checks of a running process")
     reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
     gc_seconds: float = Field(3600.0, gt=0, le=86_400, description="between two looks for folders that nothing names")
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")

@@ -24,7 +24,10 @@ class RunSubmission(RequestModel):
         None, ge=1, le=64, description="on each machine, as engine.processes says; none: that many where it gets GPUs"
     )
     max_attempts: int = Field(
-        DEFAULT_MAX_ATTEMPTS, ge=1, le=100, description="workers that may be lost before it fails"
+        DEFAULT_MAX_ATTEMPTS,
+        ge=1,
+        le=100,
+        description="workers that may be lost without a new checkpoint between before it fails",
     )
 
 

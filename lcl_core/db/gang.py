@@ -7,7 +7,7 @@ others work under that lease. When the lease or a member is lost, the attempt en
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -44,12 +44,14 @@ class MemberFailure:
 
     Attributes:
         reason: {"code", "message", …} of a failure that another attempt would repeat.
+        code: cause of another failure, of ``workers.failure_table``.
     """
 
     worker: str
     message: str
     uses_attempt: bool = True
     reason: dict[str, Any] | None = None
+    code: str = "node_lost"
 
 
 def join_gang(
@@ -124,7 +126,7 @@ def record_member_exit(session: Session, membership: MemberLease, failure: Membe
     member = _lock_member(session, membership)
     member.ending = {}
     if failure is not None:
-        member.ending = {"message": failure.message, "uses_attempt": failure.uses_attempt, "reason": failure.reason}
+        member.ending = {key: value for key, value in asdict(failure).items() if key != "worker"}
 
 
 def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
@@ -138,8 +140,12 @@ def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
     member.address = address
 
 
-def member_failures(session: Session, claim: Claim) -> tuple[list[MemberFailure], bool]:
-    """Failures and lost workers among the nodes above 0, and whether all these nodes have ended."""
+def member_failures(session: Session, claim: Claim, count_lost: bool = True) -> tuple[list[MemberFailure], bool]:
+    """Failures and lost workers among the nodes above 0, and whether all these nodes have ended.
+
+    Args:
+        count_lost: False just after the database was away, when no node can have renewed its lease yet.
+    """
     if claim.nodes == 1:
         return [], True
     query = select(GangMemberRow).where(
@@ -150,11 +156,11 @@ def member_failures(session: Session, claim: Claim) -> tuple[list[MemberFailure]
     for member in members:
         if member.ending:
             failures.append(MemberFailure(member.worker, **member.ending))
-        elif member.ending is None and member.expires_at < moment:
+        elif member.ending is None and member.expires_at < moment and count_lost:
             message = f"worker {member.worker}, node {member.number} of the run, was lost"
             failures.append(MemberFailure(member.worker, message))
     if len(members) < claim.nodes - 1:  # a row is missing only if its worker left before the start
-        failures.append(MemberFailure("", "a worker left before the start", uses_attempt=False))
+        failures.append(MemberFailure("", "a worker left before the start", uses_attempt=False, code="interrupted"))
     succeeded = sum(member.ending == {} for member in members)
     return failures, len(failures) + succeeded >= claim.nodes - 1
 

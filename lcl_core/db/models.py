@@ -176,7 +176,10 @@ class Run(Base):
     nodes: Mapped[int] = mapped_column(default=1)  # number of workers, all or none
     gpus: Mapped[int] = mapped_column(default=1)  # of each worker that runs it on GPUs; 0: of the class cpu
     attempt: Mapped[int] = mapped_column(default=0)  # 1 during the first attempt
-    max_attempts: Mapped[int] = mapped_column(default=3)  # a worker lost in this attempt fails the run
+    # so many workers lost without a new checkpoint between fail the run
+    max_attempts: Mapped[int] = mapped_column(default=3)
+    setbacks: Mapped[dict[str, Any] | None]  # leases.Setbacks; None: no attempt was lost since the last new checkpoint
+    checkpoint: Mapped[str | None] = mapped_column(String(100))  # name of the newest; later ones are greater
     from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 

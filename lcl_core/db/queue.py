@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from lcl_core.db.gang import MemberLease, join_gang
 from lcl_core.db.leases import Claim
 from lcl_core.db.models import GangMemberRow, Run
-from lcl_core.db.session import now
+from lcl_core.db.session import now, sql_now
 from lcl_core.db.states import LEASED, State
 from lcl_core.db.workers import DeviceNeed, DevicePool, capacity, need_columns
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
@@ -43,8 +43,9 @@ def claim_next(
         given_up: a run whose gang this worker has left, not complete; it comes last.
         devices: ids of the GPUs of the worker; without any it runs on the processor what may run anywhere.
     """
+    due = or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))  # one whose attempt failed may have to wait
     pool = DevicePool(session, worker, devices)
-    while (row := session.execute(next_candidate(worker, offers, pool, given_up)).one_or_none()) is not None:
+    while (row := session.execute(next_candidate(worker, offers, pool, given_up).where(due)).one_or_none()) is not None:
         need, token = DeviceNeed(*row), secrets.token_hex(16)
         chosen = pool.choose(need)
         if chosen is None:

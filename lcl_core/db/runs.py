@@ -18,7 +18,6 @@ from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Work
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
-from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
 from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, serving_devices
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
@@ -215,7 +214,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
         reason=None,
         interruption=None,
         result=None,
-        max_attempts=run.attempt + DEFAULT_MAX_ATTEMPTS,
+        setbacks=None,
         # a retry that never started is still from scratch after a resume
         from_scratch=from_scratch or run.from_scratch,
     )

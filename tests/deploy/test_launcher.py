@@ -48,7 +48,7 @@ def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
         ({"LCL_LEASE_SECONDS": "-1"}, "LCL_LEASE_SECONDS: Input should be greater than 0"),
-        ({"LCL_LEASE_SECONDS": "5"}, "LCL_HEARTBEAT_SECONDS (10) must be below half of LCL_LEASE_SECONDS (5)"),
+        ({"LCL_LEASE_SECONDS": "5"}, "LCL_HEARTBEAT_SECONDS (10) must be at most a quarter of LCL_LEASE_SECONDS (5)"),
         ({"LCL_WORKER_SLOTS": "0"}, "LCL_WORKER_SLOTS: Input should be greater than or equal to 1"),
         ({"LCL_UI_MAX_UPLOAD": "much"}, "LCL_UI_MAX_UPLOAD: must be a size"),
         ({"LCL_WORKER_SLOT": "2"}, "LCL_WORKER_SLOT is not a setting; did you mean LCL_WORKER_SLOTS?"),

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.lcl_core.train.small_runs import TINY
 from tests.workers.worker_processes import WorkerProcesses
 from workers.exit_outcome import ProcessExit, Requeue, StopReason
 from workers.gang import GangMember, combine_outcomes, gang_env, is_secondary_failure, local_address
+from workers.lease_keeper import LeaseKeeper
 from workers.settings import WorkerSettings
 
 Queue = Callable[..., str]
@@ -169,6 +170,11 @@ class TestVerdict:
     OWN = complete_run.RunFailed({"code": "crash", "message": "Connection closed by peer"})
 
     @pytest.fixture
+    def combine(self, database: Database, settings: WorkerSettings) -> Iterator[Callable[..., Any]]:
+        with LeaseKeeper(database, settings, "run", lambda _: None, threading.Event()) as lease:
+            yield lambda claim: combine_outcomes(database, settings, claim, lease, self.OWN)
+
+    @pytest.fixture
     def seats(self, database: Database, queue: Queue) -> tuple[leases.Claim, list[gang.MemberLease]]:
         queue(spec={"engine": {"nodes": 3}})
         with database.session() as session:
@@ -181,37 +187,45 @@ class TestVerdict:
             gang.record_member_exit(session, seat, loss)
 
     def test_a_lost_node_outweighs_the_crashes_that_follow(
-        self, database: Database, settings: WorkerSettings, seats: Any
+        self, database: Database, combine: Callable[..., Any], seats: Any
     ) -> None:
         claim, (first, second) = seats
         self.end(database, first, gang.MemberFailure("w-0", "echo", reason={"code": "crash", "message": "echo"}))
         self.end(database, second, gang.MemberFailure("w-1", "killed from outside"))
-        assert combine_outcomes(database, settings, claim, self.OWN) == Requeue(True, "killed from outside")
+        assert combine(claim) == Requeue.by("node_lost", "killed from outside")
+
+    def test_a_network_error_of_one_node_may_follow_from_the_crash_of_another(
+        self, database: Database, combine: Callable[..., Any], seats: Any
+    ) -> None:
+        claim, (first, second) = seats
+        self.end(database, first, gang.MemberFailure("w-0", "NCCL error", uses_attempt=False, code="nccl"))
+        self.end(database, second, None)
+        assert combine(claim).reason["message"] == "Connection closed by peer; NCCL error"
 
     def test_too_little_memory_on_one_node_is_the_runs_end(
-        self, database: Database, settings: WorkerSettings, seats: Any
+        self, database: Database, combine: Callable[..., Any], seats: Any
     ) -> None:
         claim, (first, _) = seats
         reason = {"code": "out_of_memory", "message": "lower batch.tokens"}
         self.end(database, first, gang.MemberFailure("w-0", "lower", reason=reason))
-        assert combine_outcomes(database, settings, claim, self.OWN) == complete_run.RunFailed(reason)
+        assert combine(claim) == complete_run.RunFailed(reason)
 
-    def test_crashes_everywhere_are_all_told(self, database: Database, settings: WorkerSettings, seats: Any) -> None:
+    def test_crashes_everywhere_are_all_told(self, database: Database, combine: Callable[..., Any], seats: Any) -> None:
         claim, (first, second) = seats
         self.end(
             database, first, gang.MemberFailure("w-0", "node 1: KeyError", reason={"code": "crash", "message": "m"})
         )
         self.end(database, second, None)
-        verdict = combine_outcomes(database, settings, claim, self.OWN)
+        verdict = combine(claim)
         assert verdict == complete_run.RunFailed(
             {"code": "crash", "message": "Connection closed by peer; node 1: KeyError"}
         )
 
     def test_who_says_nothing_is_waited_for_no_longer_than_a_lease(
-        self, database: Database, settings: WorkerSettings, seats: Any
+        self, combine: Callable[..., Any], settings: WorkerSettings, seats: Any
     ) -> None:
         settings.lease_seconds = 0.3
-        assert combine_outcomes(database, settings, seats[0], self.OWN) == self.OWN
+        assert combine(seats[0]) == self.OWN
 
     @pytest.mark.parametrize(
         ("status", "ending", "echo"),

@@ -41,7 +41,7 @@ class WorkerProcesses:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, toy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """``toy``: the process of every run is the toy; else the real one."""
+        """``toy``: the process of every run is that of ``TOY_MODULE``, by default ``toy_run``; else the real one."""
         command = ("-c", TOY_WORKER) if toy else ("-m", "workers")
         inherited = dict(self._environment)
         if not toy:

@@ -103,10 +103,14 @@ class JobProcess:
         """SIGTERM to the process alone: it needs its data workers until the checkpoint is written."""
         self._process.send_signal(signal.SIGTERM)
 
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the whole group."""
+        with contextlib.suppress(ProcessLookupError):  # the group is empty
+            os.killpg(self._process.pid, number)
+
     def kill(self) -> int:
         """Kill the whole group. Returns: the exit status."""
-        with contextlib.suppress(ProcessLookupError):  # the group is empty
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.signal_group(signal.SIGKILL)
         return self._process.wait()
 
     def __enter__(self) -> Self:
