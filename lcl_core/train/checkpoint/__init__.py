@@ -14,5 +14,6 @@ A group with sharded tensors (FSDP2) is a folder, to which each rank writes its 
 
 The header is that of torch.distributed.checkpoint's safetensors files, so ``HuggingFaceStorageReader`` reads such a
 folder. Its writer is not used: it plans collectively at each save, takes no checksums, and hides a full disk's number.
-Loading cuts the parts anew for any number of ranks. Nothing is pickled.
+Loading cuts the parts anew for any number of ranks. Nothing is pickled. Older checkpoints have a ``state.rank_N.json``
+for each rank, with its data position counted in its own documents; they are read too.
 """
