@@ -1,5 +1,5 @@
-// What the page does in the browser alone: light and dark, the end of a session, which picture is looked at, tips on the
-// map, values on curves.
+// What the page does in the browser alone: light and dark, the end of a session, which picture is looked at, searches that
+// are under way, tips on the map, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -49,6 +49,29 @@
     const answer = await ask(...question);
     if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
     return answer;
+  };
+
+  // Searches under way: after a moment a line says so, and whether the service is loading an encoder. Gradio marks a pane
+  // as pending only until the first of several events ends.
+  let searches = 0, turn = 0;
+  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const say = (words) => {
+    const line = document.querySelector('#search-status [role=status]');
+    if (line && line.textContent !== words) line.textContent = words;
+  };
+  const loadsEncoder = async () => {
+    try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
+  };
+  async function explain(mine) {
+    let loading = false;
+    for (await sleep(150); searches > 0 && mine === turn; await sleep(500)) {
+      say(loading ? 'Loading the encoder …' : 'Searching …');
+      loading = await loadsEncoder();
+    }
+  }
+  window.lclSearch = {
+    begin() { searches += 1; if (searches === 1) explain(turn += 1); },
+    end() { searches -= 1; if (searches === 0) say(''); },
   };
 
   // The map: one label brought out, the others pale.
