@@ -22,42 +22,6 @@ element.addEventListener('click', (event) => {
 });
 """
 
-# For gr.HTML(js_on_load=...): while an event of the pane is under way, which Gradio marks with the class ``pending``,
-# the line in #search-status says so, and whether the service is loading an encoder.
-WAIT_SCRIPT = """
-const say = (words) => {
-  const line = document.querySelector('#search-status [role=status]');
-  if (line && line.textContent !== words) line.textContent = words;
-};
-const loadsEncoder = async () => {
-  try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
-};
-let turn = 0;
-let loading = false;
-const wait = async (mine) => {
-  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-  for (await sleep(150); mine === turn; await sleep(500)) {
-    say(loading ? 'Loading the encoder …' : 'Searching …');
-    loading = await loadsEncoder();
-  }
-};
-let pending = false;
-const follow = (pane) => {
-  if (pane.classList.contains('pending') === pending) return;
-  pending = !pending;
-  turn += 1;
-  loading = false;
-  if (pending) wait(turn); else say('');
-};
-const begin = () => {  // the script runs before its element is in the page
-  const pane = element.closest('.html-container');
-  if (!pane) { requestAnimationFrame(begin); return; }
-  new MutationObserver(() => follow(pane)).observe(pane, {attributes: true, attributeFilter: ['class']});
-  follow(pane);
-};
-begin();
-"""
-
 ACTIVE_STATES = ("waiting", "queued", "running", "pausing", "cancelling")
 STATE_LABELS = {
     "waiting": "Waiting",

@@ -1,5 +1,5 @@
-// Behaviour in the browser alone: colour scheme, end of a session, details of an image, tooltips on the map, values on
-// curves.
+// Behaviour in the browser alone: colour scheme, end of a session, details of an image, searches under way, tooltips on
+// the map, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -49,6 +49,29 @@
     const answer = await ask(...question);
     if (answer.status === 401 && answer.headers.has('x-lcl-sign-in')) location.reload();
     return answer;
+  };
+
+  // Searches under way: after a moment a line says so, and whether the service is loading an encoder. Gradio marks a pane
+  // as pending only until the first of several events ends.
+  let searches = 0, turn = 0;
+  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const say = (words) => {
+    const line = document.querySelector('#search-status [role=status]');
+    if (line && line.textContent !== words) line.textContent = words;
+  };
+  const loadsEncoder = async () => {
+    try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
+  };
+  async function explain(mine) {
+    let loading = false;
+    for (await sleep(150); searches > 0 && mine === turn; await sleep(500)) {
+      say(loading ? 'Loading the encoder …' : 'Searching …');
+      loading = await loadsEncoder();
+    }
+  }
+  window.lclSearch = {
+    begin() { searches += 1; if (searches === 1) explain(turn += 1); },
+    end() { searches -= 1; if (searches === 0) say(''); },
   };
 
   // The map: highlight one label, the others pale.

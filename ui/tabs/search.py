@@ -27,7 +27,7 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
-from ui.html import PICK_SCRIPT, WAIT_SCRIPT, error_box, status_line
+from ui.html import PICK_SCRIPT, error_box, status_line
 from ui.tabs.search_view import (
     INVITATION,
     NO_COLLECTION,
@@ -54,6 +54,9 @@ EMPTY_STATES = {
 }
 EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
 RESULT_COUNTS = [12, 24, 48, 96]
+# before and after each search (page.js)
+BEGIN_SCRIPT = "(...inputs) => { window.lclSearch.begin(); return inputs; }"
+END_SCRIPT = "() => window.lclSearch.end()"
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
@@ -226,7 +229,7 @@ class SearchTab:
                 )  # fmt: skip
         html_pane(status_line(""), elem_id="search-status")
         with gr.Row(equal_height=False, elem_classes="lcl-found"):
-            self.results = html_pane(INVITATION, js_on_load=PICK_SCRIPT + WAIT_SCRIPT, elem_id="search-results")
+            self.results = html_pane(INVITATION, js_on_load=PICK_SCRIPT, elem_id="search-results")
             self.detail = html_pane(js_on_load=PICK_SCRIPT, elem_id="search-detail")
         self.more = gr.Button("Show more", visible=False, elem_id="search-more", elem_classes="lcl-more")
 
@@ -240,21 +243,24 @@ class SearchTab:
         )
         tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT)
         # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
-        asked, several = [self.turn, *query], BUSY_EVENT | {"trigger_mode": "multiple"}
+        asked, several = [self.turn, *query], BUSY_EVENT | {"trigger_mode": "multiple", "js": BEGIN_SCRIPT}
         search, search_again = newest(self.search), newest(self.search_again)
-        self.mode.input(newest(self.switch), asked, [*self.query_inputs, *self.result_outputs], **several)
-        gr.on([self.go.click, self.text.submit, self.image.upload], search, asked, self.result_outputs, **several)
-        self.k.input(search_again, asked, self.result_outputs, **several)
+        begun = [
+            self.mode.input(newest(self.switch), asked, [*self.query_inputs, *self.result_outputs], **several),
+            gr.on([self.go.click, self.text.submit, self.image.upload], search, asked, self.result_outputs, **several),
+            self.k.input(search_again, asked, self.result_outputs, **several),
+            self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
+        ]
+        for button, words in zip(self.examples, EXAMPLES, strict=True):
+            typed = button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT)
+            begun.append(typed.then(search, asked, self.result_outputs, **several))
+        for event in begun:
+            event.then(None, js=END_SCRIPT)
         self.where.change(
             newest(self.change_filter, begins=False), [self.turn, self.where, self.current], self.result_outputs,
             **BUSY_EVENT,
         )  # fmt: skip
         self.words.change(search_again, asked, self.result_outputs, **BUSY_EVENT | {"trigger_mode": "always_last"})
-        self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several)
-        for button, words in zip(self.examples, EXAMPLES, strict=True):
-            button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT).then(
-                search, asked, self.result_outputs, **several
-            )
         more = newest(self.show_more, begins=False)
         self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
         shown = [self.mode, *self.query_inputs, self.image, self.where, *self.result_outputs, self.detail]
