@@ -26,6 +26,7 @@ from tests.lcl_core.train.rank_processes import run_together
 
 SCRIPT = Path(__file__).with_name("multi_rank_steps.py")
 pytestmark = [
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not os.environ.get("LCL_TEST_COMPILE"), reason="compiles for minutes; set LCL_TEST_COMPILE=1"),
     pytest.mark.skipif(
         not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="compiled blocks need a C++ compiler"
@@ -89,7 +90,8 @@ def test_compiled_blocks_with_checkpointing_are_sharded(
         rows = {f"{number}": row for number, row in enumerate(documents)}
         save_file(rows | {"pixels": pixels.clone()}, folder / "documents.safetensors")
         words = [str(len(hands)), "fsdp2", json.dumps(hands), json.dumps(["lcl"]), json.dumps(options)]
-        run_together([[sys.executable, str(SCRIPT), str(folder), str(rank), *words] for rank in range(len(hands))])
+        ranks = [[sys.executable, str(SCRIPT), str(folder), str(rank), *words] for rank in range(len(hands))]
+        run_together(ranks, seconds=1700)
         results[name] = load_file(folder / "result.safetensors")
     assert results["sharded"].keys() == results["plain"].keys()
     for key, tensor in results["plain"].items():
