@@ -11,8 +11,10 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,8 @@ def _run(name: str, options: argparse.Namespace, folder: Path, seconds: float) -
     process.start()
     process.join(max(seconds, 0.0))
     if process.is_alive():
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the runs that it has started too
         process.kill()
         process.join()
         return {"passed": False, "error": f"it had not ended after the {options.seconds:g} seconds of all parts"}
@@ -71,6 +75,7 @@ def _run(name: str, options: argparse.Namespace, folder: Path, seconds: float) -
 
 
 def _child(name: str, up: CheckUp, result: Path) -> None:
+    os.setpgrp()
     run_part(name, up, result)
     os._exit(0)  # threads of libraries must not turn a finished part into a failed one
 
