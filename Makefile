@@ -34,7 +34,7 @@ test: .venv/.test
 
 # What a change should pass before it is pushed, in two minutes: lint, types, laws of the tree, tests without processes.
 QUICK := test_layers.py test_architecture.py docs
-QUICK += $(addprefix lcl_core/,specs studies estimate ops db/studies data/corpus data/formats data/sampling)
+QUICK += $(addprefix lcl_core/,specs studies estimate ops data/corpus data/formats data/sampling)
 QUICK += $(addprefix lcl_core/evaluation/,heads metrics)
 QUICK := $(addprefix tests/,$(QUICK))
 check: lint
