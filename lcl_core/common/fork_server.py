@@ -156,8 +156,7 @@ class ForkRequest:
         return cls(module, arguments, environment, directory, umask, descriptors)
 
 
-_HANDLERS: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGCHLD: signal.SIG_DFL}
-_HANDLERS[signal.SIGINT] = signal.default_int_handler
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)  # by the server otherwise than by its jobs
 
 
 class LoadedLibraries:
@@ -165,11 +164,13 @@ class LoadedLibraries:
 
     Args:
         environment: before the imports.
+        handlers: of signals, at the start of this process, which inherited what is ignored.
         free: prefixes of variables that a fork may have to itself, beside ``FREE_PREFIXES``.
     """
 
-    def __init__(self, environment: Mapping[str, str], free: Collection[str]) -> None:
+    def __init__(self, environment: Mapping[str, str], handlers: Mapping[int, Any], free: Collection[str]) -> None:
         self._environment = environment
+        self._handlers = handlers
         self._free = (*FREE_PREFIXES, *free)
         # what the imports changed in the environment, they would have changed in the job's
         self._changed = {name: value for name, value in os.environ.items() if environment.get(name) != value}
@@ -186,7 +187,7 @@ class LoadedLibraries:
     def become(self, request: ForkRequest) -> None:
         """Turn this fork into the process that ``python -m`` would start, as far as it can be told from one."""
         signal.set_wakeup_fd(-1)
-        for number, handler in _HANDLERS.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
         for standard, descriptor in enumerate(request.descriptors):
             os.dup2(descriptor, standard)
@@ -424,6 +425,7 @@ def main() -> None:
     number, shared, free, *modules, _ = sys.argv[1:]
     client = None if int(shared) else os.getppid()
     environment = dict(os.environ)
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _HANDLED}
     for ignored in (signal.SIGINT, signal.SIGTERM):  # it ends with its owner
         signal.signal(ignored, signal.SIG_IGN)
     owner = os.dup(0)
@@ -437,7 +439,7 @@ def main() -> None:
         sys.exit("a library has started threads, which a forked process would lack")
     gc.collect()
     gc.freeze()  # a child's collector writes to no page of what was imported
-    loaded = LoadedLibraries(environment, json.loads(free))
+    loaded = LoadedLibraries(environment, handlers, json.loads(free))
     request = _Server(listener, loaded, client).serve(owner)
     if request is not None:
         global inherited

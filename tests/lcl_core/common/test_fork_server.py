@@ -101,6 +101,12 @@ def both(server: ForkServer, job: Callable[[str], str], tmp_path: Path) -> Calla
     return run
 
 
+# a shell may have had SIGINT ignored by the process that runs the tests
+INTERRUPTED = (
+    "import signal, time; signal.signal(2, signal.default_int_handler); signal.raise_signal(2); time.sleep(60)"
+)
+
+
 @pytest.mark.parametrize(
     ("code", "status", "output", "error"),
     [
@@ -114,7 +120,7 @@ def both(server: ForkServer, job: Callable[[str], str], tmp_path: Path) -> Calla
         ("import os; os.kill(os.getpid(), 9)", -9, "", ""),
         ("import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.abort()", -6, "", None),
         ("import os; os.kill(os.getpid(), 15)", -15, "", ""),
-        ("import os; os.kill(os.getpid(), 2); import time; time.sleep(60)", -2, "", "KeyboardInterrupt"),
+        (INTERRUPTED, -2, "", "KeyboardInterrupt"),
         ("import atexit; atexit.register(print, 'bye'); print('work')", 0, "work\nbye\n", ""),
         ("import threading, time\nthreading.Timer(.1, print, ['late']).start()", 0, "late\n", ""),
     ],
