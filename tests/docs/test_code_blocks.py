@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import click
 import pytest
 import torch
+from api.cli.app import app
 from PIL import Image
 from pydantic import BaseModel
 from typer.main import get_command
 
-from api.cli.app import app
 from api.cli.output import build_spec
 from api.schemas.collections import SearchRequest
 from api.schemas.inference import AttentionResponse
