@@ -63,7 +63,7 @@ def _run(name: str, options: argparse.Namespace, folder: Path, seconds: float) -
     process = multiprocessing.get_context("fork").Process(target=_child, args=(name, up, result))
     process.start()
     process.join(max(seconds, 0.0))
-    if process.is_alive():
+    if process.is_alive() and process.pid is not None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the runs that it has started too
         process.kill()

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from api.cli.output import Cursor, ago, global_options
-from api.client.payloads import Json
-from api.client.units import format_bytes
+from api.client.payloads import Json, format_bytes
 
 keys_group = typer.Typer(help="List, create, rotate and revoke API keys (for admins).", no_args_is_help=True)
 webhooks_group = typer.Typer(help="Webhooks: addresses notified when runs end (for admins).", no_args_is_help=True)

@@ -77,7 +77,7 @@ def list_garbage(_: Admin, state: StateDep, session: ReadSessionDep) -> GarbageL
 
 
 @garbage_router.post("/collect", status_code=202)
-def collect_garbage(_: Admin, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
+def collect(_: Admin, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
     """Remove folders whose grace period is over, as workers do once an hour. Returns those folders."""
     settings, stored = state.settings, _stored(state)
     orphans = garbage.record_garbage(session, settings.home, settings.gc_grace_seconds, stored)

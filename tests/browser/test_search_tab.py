@@ -71,7 +71,7 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
 
 
-def test_a_label_of_a_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
+def test_a_label_of_an_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     expect(page.get_by_placeholder("Describe an image")).to_have_value("house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
@@ -90,7 +90,7 @@ def test_a_label_of_a_image_narrows_the_search_and_the_picker_widens_it(visitor:
     assert few < 24
 
 
-def test_words_are_added_to_a_image_and_weighed(visitor: Any, page_url: str) -> None:
+def test_words_are_added_to_an_image_and_weighed(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     results(page).get_by_role("button").first.click()
     detail(page).get_by_role("button", name="Add words").click()
@@ -119,7 +119,7 @@ def test_more_is_shown_below_what_is_there(visitor: Any, page_url: str) -> None:
     expect(more).to_be_hidden()
 
 
-def test_an_address_leads_to_a_image_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
+def test_an_address_leads_to_an_image_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
     item = world.client.search("drawings", text="dog", k=1)["hits"][0]
     page = visitor.open(f"{page_url}/?collection=drawings&item={item['id']}", width=390, height=844)
     expect(detail(page).get_by_role("heading", level=2)).to_have_text(item["caption"])

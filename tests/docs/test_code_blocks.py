@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import click
 import pytest
 import torch
-from api.cli.app import app
 from PIL import Image
 from pydantic import BaseModel
 from typer.main import get_command
 
+from api.cli import app
 from api.cli.output import build_spec
 from api.schemas.collections import SearchRequest
 from api.schemas.inference import AttentionResponse
@@ -37,9 +37,9 @@ from tests.api.conftest import (  # noqa: F401
     data_root,
     encoder,
     encoder_dir,
-    house,
     lcl,
-    pictures,
+    live_service,
+    sample_images,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ OWN_TESTS = {
     "docs/serving.md": "tests/api/test_serving_guide.py",
 }
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.page not in OWN_TESTS]
-OTHER_NAMES = {'"drawings"': '"squares"'}  # the collection of the served house
+OTHER_NAMES = {'"drawings"': '"squares"'}  # the collection of the service
 
 
 def check_readme(names: dict[str, Any]) -> None:
@@ -134,10 +134,10 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 @pytest.fixture
-def reader(house: Any, collection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def reader(live_service: Any, collection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """A reader's folder: images of the examples' names, the encoder that ships; and a service with a collection."""
     for name in ("LCL_API_URL", "LCL_API_KEY"):
-        monkeypatch.setenv(name, house.url if name.endswith("URL") else house.keys["admin"])
+        monkeypatch.setenv(name, live_service.url if name.endswith("URL") else live_service.keys["admin"])
     for name in ("fish", "bird", "nest", "house", "apple", "my-dog"):
         Image.new("RGB", (48, 32), "red").save(tmp_path / f"{name}.png")
     (tmp_path / "lcl_core").mkdir()
@@ -272,7 +272,7 @@ def test_commands_exist(block: Block) -> None:
         PROGRAMS[name](words, block.place)
 
 
-RUN = ("collections list", "collections show", "search", "encoders list")  # cheap: on the served house as they stand
+RUN = ("collections list", "collections show", "search", "encoders list")  # cheap: on the service as they stand
 
 
 def test_cheap_commands_run(reader: Path, lcl: Callable[..., tuple[int, str, str]]) -> None:  # noqa: F811

@@ -28,7 +28,10 @@ ENDLESS = {**SMALL_PRETRAIN, "steps": 1_000_000, "checkpoint_every": 1_000_000}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with LocalStack(tmp_path_factory.mktemp("house"), log=print, ports=(0, 0)) as house, house.client() as client:
+    with (
+        LocalStack(tmp_path_factory.mktemp("house"), log=print, ports=(0, 0)) as live_service,
+        live_service.client() as client,
+    ):
         yield client
 
 
@@ -108,12 +111,12 @@ def test_from_a_run_to_a_search_hit(client: Client, pretrained: Json, sample_zip
 
 def test_an_encoder_serves(client: Client, pretrained: Json, sample_zip: Path) -> None:
     corpus = open_corpus(sample_zip)
-    picture = corpus.image_bytes(corpus.pairs(split="test_vendor")[0].image)
+    sample_image = corpus.image_bytes(corpus.pairs(split="test_vendor")[0].image)
     encoder = pretrained["encoder_id"]
-    (vector,) = client.embed_images(encoder, [picture])
+    (vector,) = client.embed_images(encoder, [sample_image])
     assert sum(value * value for value in vector) == pytest.approx(1.0, abs=1e-4)
     assert len(client.embed_texts(encoder, ["a cat"])[0]) == len(vector)
-    assert isinstance(client.caption(encoder, [picture], max_new_tokens=4)[0], str)
+    assert isinstance(client.caption(encoder, [sample_image], max_new_tokens=4)[0], str)
 
 
 def test_a_dataset_is_examined_and_converted(client: Client) -> None:

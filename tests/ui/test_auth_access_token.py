@@ -53,7 +53,7 @@ def test_without_the_token_the_page_says_where_to_find_it(browser: Open) -> None
         ("POST", f"/?token={SECRET}"),
     ],
 )
-def test_a_stranger_gets_nothing(browser: Open, verb: str, path: str) -> None:
+def test_an_anonymous_user_gets_nothing(browser: Open, verb: str, path: str) -> None:
     answer = browser().request(verb, path)
     assert (answer.status_code, answer.headers["x-lcl-sign-in"]) == (401, "1")
     assert "printed" in answer.text

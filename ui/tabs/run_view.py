@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from api.client.units import format_bytes
-
+from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (

@@ -25,15 +25,15 @@ def crowded(small_disk: Any, serve: Any, house_of: Callable[..., Any]) -> Iterat
     settings = ApiSettings(home=home)
     context = AppState(settings)
     with serve(settings) as url:
-        house = house_of(url, home, context, (home / "key").read_text().strip())
-        yield house
-        house.admin.close()
+        live_service = house_of(url, home, context, (home / "key").read_text().strip())
+        yield live_service
+        live_service.admin.close()
     context.close()
 
 
-def disk(house: Any) -> dict[str, Any]:
-    with house.http(None) as stranger:
-        return stranger.get("/readyz").json()["checks"]["disk"]
+def disk(live_service: Any) -> dict[str, Any]:
+    with live_service.http(None) as anonymous:
+        return anonymous.get("/readyz").json()["checks"]["disk"]
 
 
 def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded: Any, small_disk: Any, refused: Any) -> None:
@@ -47,9 +47,9 @@ def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded: Any, smal
         assert str(crowded.home) in message
         assert "database" not in message
         assert client.get("/v1/runs").status_code == 200, "what asks is answered"
-        told = disk(crowded)
-        assert told["ok"] is False
-        assert f"no space left in {crowded.home}" in told["detail"]
+        reported = disk(crowded)
+        assert reported["ok"] is False
+        assert f"no space left in {crowded.home}" in reported["detail"]
         small_disk.make_room()
         assert client.post("/v1/runs", json=RUN).status_code == 202
     assert disk(crowded)["ok"] is True
@@ -70,7 +70,7 @@ def test_a_folder_that_is_not_there_is_no_place_to_write(tmp_path: Path) -> None
     assert "absent cannot be written to" in problem
 
 
-def test_a_drivers_error_is_told_apart(tmp_path: Path) -> None:
+def test_a_drivers_error_is_reported_apart(tmp_path: Path) -> None:
     class Full(Exception):
         sqlstate = "53100"
 

@@ -121,14 +121,14 @@ def narrow(tmp_path: Path, serve: Any, house_of: Callable[..., Any]) -> Iterator
     context.close()
 
 
-def places(house: Any) -> str:
-    with house.http(None) as stranger:
-        lines = stranger.get("/metrics").text.splitlines()
+def places(live_service: Any) -> str:
+    with live_service.http(None) as anonymous:
+        lines = anonymous.get("/metrics").text.splitlines()
     return " ".join(line.removeprefix("lcl_places") for line in lines if line.startswith("lcl_places"))
 
 
-def test_a_key_that_asks_too_much_is_told_when_to_come_back(narrow: Any, refused: Any) -> None:
-    with narrow.http("viewer") as viewer, narrow.http("submitter") as other, narrow.http(None) as stranger:
+def test_a_key_that_asks_too_much_is_reported_when_to_come_back(narrow: Any, refused: Any) -> None:
+    with narrow.http("viewer") as viewer, narrow.http("submitter") as other, narrow.http(None) as anonymous:
         answers = []
         while not answers or (answers[-1].status_code == 200 and len(answers) < 200):  # some come back meanwhile
             answers.append(viewer.get("/v1/workers"))
@@ -136,7 +136,7 @@ def test_a_key_that_asks_too_much_is_told_when_to_come_back(narrow: Any, refused
         refused(answers[-1], 429, "too_many_requests")
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
         assert other.get("/v1/workers").status_code == 200, "another key has its own minute"
-        assert [stranger.get("/healthz").status_code for _ in range(60)] == [200] * 60
+        assert [anonymous.get("/healthz").status_code for _ in range(60)] == [200] * 60
         assert viewer.get("/healthz").status_code == 200
 
 
@@ -160,14 +160,14 @@ def test_a_stream_that_grew_old_ends_and_its_reader_goes_on(
     settings = ApiSettings(home=tmp_path, event_poll_seconds=0.01, event_stream_seconds=0.05)
     context = AppState(settings)
     with serve(settings) as url:
-        house = house_of(url, tmp_path, context, (tmp_path / "key").read_text().strip())
-        run_id = house.submit()
-        with house.http() as client:
+        live_service = house_of(url, tmp_path, context, (tmp_path / "key").read_text().strip())
+        run_id = live_service.submit()
+        with live_service.http() as client:
             assert "event: state" in client.get(f"/v1/runs/{run_id}/events").text, "it ends though the run does not"
-        events = house.admin.events(run_id)
+        events = live_service.admin.events(run_id)
         seen = [next(events) for _ in range(3)]
         assert {event["data"]["state"] for event in seen} == {"queued"}, "each time it comes back it is told the state"
-        house.admin.cancel(run_id)
+        live_service.admin.cancel(run_id)
         assert [event["data"]["state"] for event in events][-1] == "cancelled"
     context.close()
 
@@ -192,9 +192,9 @@ def small(tmp_path: Path) -> Iterator[ServiceFixture]:
     )
     with serve_app(settings) as url:
         context = AppState(settings)
-        house = ServiceFixture(url, settings.home, context, (settings.home / "key").read_text().strip())
-        yield house
-        house.admin.close()
+        live_service = ServiceFixture(url, settings.home, context, (settings.home / "key").read_text().strip())
+        yield live_service
+        live_service.admin.close()
         context.close()
 
 
@@ -214,8 +214,8 @@ def fill(caller: httpx.Client, count: int = RUNS) -> list[str]:
     return [answer.json()["id"] for answer in answers]
 
 
-def unfinished(house: ServiceFixture, owner: str = "someone") -> int:
-    with house.context.database.reading() as session:
+def unfinished(live_service: ServiceFixture, owner: str = "someone") -> int:
+    with live_service.context.database.reading() as session:
         return db_quotas.count_unfinished_runs(session, owner)
 
 
@@ -378,9 +378,9 @@ def test_everybody_sees_what_is_theirs(small: ServiceFixture, caller: httpx.Clie
 def lcl_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     from api.cli import main
 
-    def run(house: ServiceFixture, *arguments: str) -> str:
-        monkeypatch.setenv("LCL_API_URL", house.url)
-        monkeypatch.setenv("LCL_API_KEY", house.keys["admin"])
+    def run(live_service: ServiceFixture, *arguments: str) -> str:
+        monkeypatch.setenv("LCL_API_URL", live_service.url)
+        monkeypatch.setenv("LCL_API_KEY", live_service.keys["admin"])
         monkeypatch.setattr("sys.argv", ["lcl", *arguments])
         with pytest.raises(SystemExit) as left:
             main()

@@ -79,7 +79,7 @@ def running(home: Path, port: int, eventually: Callable[..., None], **more: str)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process keeps")
-def test_a_hundred_strangers_fill_no_memory(tmp_path: Path, free_port: int, eventually: Any) -> None:
+def test_a_hundred_anonymous_users_fill_no_memory(tmp_path: Path, free_port: int, eventually: Any) -> None:
     with running(tmp_path, free_port, eventually) as (url, process), ExitStack() as stack:
         before = resident(process)
         lines = [stack.enter_context(connect(url)) for _ in range(STRANGERS)]
@@ -128,8 +128,8 @@ def small(tmp_path: Path, serve: Any, house_of: Callable[..., Any]) -> Iterator[
 
 
 @pytest.mark.parametrize("key", ["nothing", "lcl_0123456789ab.nothing", "\xe9"])
-def test_a_made_up_key_is_refused_before_the_body(house: Any, key: str) -> None:
-    with connect(house.url) as line:
+def test_a_made_up_key_is_refused_before_the_body(live_service: Any, key: str) -> None:
+    with connect(live_service.url) as line:
         line.sendall(head("POST /v1/embeddings", ANNOUNCED, "KEY").replace(b"KEY", key.encode("latin-1")) + b"{")
         status, error, answer = answer_of(line)
         assert (status, error["code"]) == (401, "unauthorized")
@@ -166,19 +166,19 @@ def posts(url: str) -> float:
     return sum(float(line.split()[-1]) for line in counts)
 
 
-def test_a_body_that_breaks_off_is_not_taken_for_a_whole_one(house: Any, eventually: Any) -> None:
-    before, over = len(house.admin.runs()["items"]), posts(house.url)
-    with connect(house.url) as line:
-        line.sendall(head("POST /v1/runs", len(RUN) + 10, house.keys["submitter"]) + RUN)
+def test_a_body_that_breaks_off_is_not_taken_for_a_whole_one(live_service: Any, eventually: Any) -> None:
+    before, over = len(live_service.admin.runs()["items"]), posts(live_service.url)
+    with connect(live_service.url) as line:
+        line.sendall(head("POST /v1/runs", len(RUN) + 10, live_service.keys["submitter"]) + RUN)
         for _ in range(10):  # meanwhile it has been read
-            assert len(house.admin.runs()["items"]) == before
+            assert len(live_service.admin.runs()["items"]) == before
         line.shutdown(socket.SHUT_WR)
         line.recv(1)  # it is hung up on, or refused
-    eventually(lambda: posts(house.url) > over, "the request's end")
-    assert len(house.admin.runs()["items"]) == before
+    eventually(lambda: posts(live_service.url) > over, "the request's end")
+    assert len(live_service.admin.runs()["items"]) == before
 
 
-def test_a_packed_body_is_told_so(http: httpx.Client, refused: Any) -> None:
+def test_a_packed_body_is_reported_so(http: httpx.Client, refused: Any) -> None:
     answer = http.post("/v1/runs", content=RUN, headers={"content-encoding": "gzip"})
     assert "Content-Encoding" in refused(answer, 415, "unsupported_media_type")["message"]
     assert http.post("/v1/runs", content=RUN, headers={"content-encoding": "identity"}).status_code == 422

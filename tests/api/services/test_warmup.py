@@ -57,23 +57,23 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 
 
 @pytest.fixture(scope="module")
-def encoders(house: ServiceFixture, data_root: Path) -> list[str]:
+def encoders(live_service: ServiceFixture, data_root: Path) -> list[str]:
     """Ids of two encoders, each with a collection of its own name, the older first."""
     ids = []
     for seed, name in enumerate(("older", "newer")):
         folder = save_encoder(data_root / name, seed)
-        encoder = house.admin.import_encoder(name, str(folder))
-        make_collection(house, encoder, folder, images_by_colour(), name)
+        encoder = live_service.admin.import_encoder(name, str(folder))
+        make_collection(live_service, encoder, folder, images_by_colour(), name)
         ids.append(encoder["id"])
     return ids
 
 
 @contextmanager
-def restarted(house: ServiceFixture, **settings: Any) -> Iterator[TestClient]:
+def restarted(live_service: ServiceFixture, **settings: Any) -> Iterator[TestClient]:
     """The service as started anew on the same home, with warm encoders unless told otherwise."""
-    values: dict[str, Any] = {"home": house.home, "warm_encoders": True, **settings}
+    values: dict[str, Any] = {"home": live_service.home, "warm_encoders": True, **settings}
     app = create_app(ApiSettings(**values, _env_file=None))
-    with TestClient(app, headers={"authorization": f"Bearer {house.keys['admin']}"}) as client:
+    with TestClient(app, headers={"authorization": f"Bearer {live_service.keys['admin']}"}) as client:
         yield client
 
 
@@ -84,9 +84,9 @@ def in_memory(client: TestClient) -> list[str]:
 
 
 def test_encoders_are_examined_and_loaded_before_anybody_searches_the_newest_first(
-    house: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
 ) -> None:
-    with restarted(house) as client:
+    with restarted(live_service) as client:
         eventually(lambda: len(in_memory(client)) == 2, "both encoders")
         assert [path.name for path in loads.directories] == encoders[::-1]
         assert [path.name for path in loads.examined] == encoders[::-1]
@@ -97,10 +97,10 @@ def test_encoders_are_examined_and_loaded_before_anybody_searches_the_newest_fir
 
 
 def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(
-    house: ServiceFixture, encoders: list[str], loads: Loads, data_root: Path, eventually: Callable[..., None]
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, data_root: Path, eventually: Callable[..., None]
 ) -> None:
     room = estimate_memory(data_root / "newer", "cpu", "fp32")
-    with restarted(house, encoder_memory_bytes=room) as client, capture_logs() as logs:
+    with restarted(live_service, encoder_memory_bytes=room) as client, capture_logs() as logs:
         eventually(lambda: any(line["event"] == "encoder_not_warmed" for line in logs), "the older to be left out")
         assert in_memory(client) == [encoders[1]]
         assert client.post("/v1/collections/older/search", json={"text": "x", "k": 1}).status_code == 200
@@ -108,10 +108,10 @@ def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(
 
 
 def test_a_slow_load_delays_no_other_request_and_is_reported(
-    house: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
 ) -> None:
     loads.gate.clear()
-    with restarted(house) as client:
+    with restarted(live_service) as client:
         eventually(lambda: len(loads.directories) == 1, "the load")
         during = client.get("/readyz").json()
         assert client.get("/v1/collections").status_code == 200
@@ -122,23 +122,23 @@ def test_a_slow_load_delays_no_other_request_and_is_reported(
         assert all("encoder" not in name for name in during["checks"])
 
 
-def test_it_can_be_switched_off(house: ServiceFixture, encoders: list[str], loads: Loads) -> None:
-    with restarted(house, warm_encoders=False) as client:
+def test_it_can_be_switched_off(live_service: ServiceFixture, encoders: list[str], loads: Loads) -> None:
+    with restarted(live_service, warm_encoders=False) as client:
         assert "lcl-warmup" not in [thread.name for thread in threading.enumerate()]
         assert client.post("/v1/collections/newer/search", json={"text": "x", "k": 1}).status_code == 200
         assert [path.name for path in loads.directories] == [encoders[1]]
 
 
 def test_a_collection_that_comes_later_is_searched_at_once_too(
-    house: ServiceFixture, encoders: list[str], data_root: Path, eventually: Callable[..., None]
+    live_service: ServiceFixture, encoders: list[str], data_root: Path, eventually: Callable[..., None]
 ) -> None:
-    state = AppState(house.context.settings)
+    state = AppState(live_service.context.settings)
     warmup = EncoderWarmup(state, poll_seconds=0.02)
     warmup.start()
     try:
         folder = save_encoder(data_root / "latest", 2)
-        encoder = house.admin.import_encoder("latest", str(folder))
-        make_collection(house, encoder, folder, images_by_colour(), "latest")
+        encoder = live_service.admin.import_encoder("latest", str(folder))
+        make_collection(live_service, encoder, folder, images_by_colour(), "latest")
         eventually(lambda: encoder["id"] in [path.name for path in state.inference()._pool.loaded], "the new encoder")
     finally:
         warmup.stop()

@@ -112,7 +112,7 @@ def test_progress_counts_up_to_the_total(tmp_path: Path, sample_zip: Path, encod
     assert rows[0]["images_per_s"] > 0
 
 
-def test_what_is_left_is_told_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: moment)
     run_dir = RunDir(tmp_path)
@@ -188,7 +188,7 @@ def test_bad_questions_name_their_field(
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-def test_a_corpus_without_captioned_images_is_told_so(tmp_path: Path, encoder: Path) -> None:
+def test_a_corpus_without_captioned_images_is_reported_so(tmp_path: Path, encoder: Path) -> None:
     (tmp_path / "interleaved.jsonl").write_text('{"text_list": ["a"], "image_info": []}\n')
     run_dir = prepare(tmp_path / "run", tmp_path, encoder)
     with pytest.raises(UserError, match="no captioned images") as caught:

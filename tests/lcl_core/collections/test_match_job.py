@@ -27,8 +27,14 @@ from lcl_core.data.records import (
     TextSegment,
 )
 from lcl_core.data.records import SequenceDocument as Laid
+from tests.lcl_core.data.conftest import Kit
 
 pytest.importorskip("scipy")
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return Kit(tmp_path / "corpus")
 
 
 def write_corpus(folder: Path) -> Path:
@@ -172,7 +178,7 @@ def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit: Any) -> None
     assert pairs_of(got[-1]) == {"red": 0}
 
 
-def test_without_scipy_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scipy_the_way_out_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)

@@ -61,9 +61,9 @@ def test_it_finds_the_neighbours_with_their_scores(
     tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, half_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vector_index, "MAX_F16_ROWS", half_rows)
-    told: list[int] = []
-    searched = made(tmp_path, vectors, progress=told.append)
-    assert told == [700, 700, 700, 700, 200]
+    reported: list[int] = []
+    searched = made(tmp_path, vectors, progress=reported.append)
+    assert reported == [700, 700, 700, 700, 200]
     assert recall(searched, vectors, queries) > 0.98
     rows, scores = searched.nearest(queries[0], K)
     assert np.allclose(scores, vectors[rows].astype(np.float32) @ queries[0], atol=2e-3)

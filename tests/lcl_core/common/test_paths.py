@@ -217,7 +217,7 @@ def test_links_and_shared_folders_keep_their_rights(tmp_path: Path) -> None:
     assert (mode(home), mode(elsewhere)) == (0o1777, 0o644)
 
 
-def test_a_home_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "home").touch()
     with pytest.raises(UserError, match=r"LCL_HOME: .*/home is a file, not a folder") as caught:
         prepare_home(tmp_path / "home")
@@ -226,7 +226,7 @@ def test_a_home_that_is_a_file_is_told(tmp_path: Path) -> None:
         prepare_home(tmp_path / "home" / "below")
 
 
-def test_a_read_only_home_is_told(small_disk: Any) -> None:
+def test_a_read_only_home_is_reported(small_disk: Any) -> None:
     small_disk.make_writable(False)
     with pytest.raises(UserError, match="cannot be written; make it writable"):
         prepare_home(small_disk.path)
@@ -234,7 +234,7 @@ def test_a_read_only_home_is_told(small_disk: Any) -> None:
         prepare_home(small_disk.path / "home")
 
 
-def test_a_home_without_the_right_to_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_without_the_right_to_write_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UserError, match=r"LCL_HOME: .* cannot be written"):
         prepare_home(tmp_path)

@@ -59,7 +59,7 @@ def test_other_databases_are_refused(url: str) -> None:
     assert "sesame" not in said
 
 
-def test_a_malformed_database_url_is_told_without_its_password() -> None:
+def test_a_malformed_database_url_is_reported_without_its_password() -> None:
     said = refused(Settings, database_url="postgresql+psycopg://u:sesame@h:port/db")
     assert said.startswith("LCL_DATABASE_URL: is no address such as")
     assert "sesame" not in said

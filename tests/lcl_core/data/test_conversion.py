@@ -90,7 +90,7 @@ def test_an_attempt_starts_from_the_beginning(corpus: Any, run_dir: RunDir) -> N
         ({"path": "HERE", "format": "native", "options": {"sides": 3}}, "bad_option", "options.sides"),
     ],
 )
-def test_what_is_wrong_is_told(
+def test_what_is_wrong_is_reported(
     corpus: Any, run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None
 ) -> None:
     if spec.get("path") == "HERE":

@@ -115,7 +115,7 @@ def test_another_choice_is_not_taken_from_what_was_finished(kit: Any, sources: A
         (BuildPlan((SOURCES["gimp"],)), "packages_missing"),
     ],
 )
-def test_what_cannot_be_built_is_told_and_leaves_nothing(
+def test_what_cannot_be_built_is_reported_and_leaves_nothing(
     kit: Any, said: Any, tmp_path: Path, plan: BuildPlan, code: str
 ) -> None:
     with pytest.raises(UserError) as caught:

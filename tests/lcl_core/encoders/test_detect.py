@@ -85,7 +85,7 @@ def test_shards_lie_in_the_directory(tmp_path: Path, name: Any) -> None:
         ("{", "model.safetensors", "not JSON"),
     ],
 )
-def test_what_nobody_can_read_is_told(tmp_path: Path, config: Any, weights: str, words: str) -> None:
+def test_what_nobody_can_read_is_reported(tmp_path: Path, config: Any, weights: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         detect_encoder(lay(tmp_path, config, weights))
     assert caught.value.code == "bad_encoder"

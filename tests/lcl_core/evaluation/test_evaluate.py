@@ -195,17 +195,17 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encode
     evaluate(run_dir)
     model, processor = LCLModel.from_pretrained(encoder_dir).eval(), LCLProcessor.from_pretrained(encoder_dir)
     corpus = open_corpus(squares)
-    asked = [pair for pair in corpus.pairs("test") if len(pair.captions) > 1]
+    requested = [pair for pair in corpus.pairs("test") if len(pair.captions) > 1]
     gallery = [pair.image for pair in corpus.pairs("test")]
     with torch.no_grad():
         images = model.get_image_features(processor.preprocess([corpus.read_image(name) for name in gallery]))
-        texts = model.get_text_features(processor.encode_texts([pair.captions[1] for pair in asked]))
+        texts = model.get_text_features(processor.encode_texts([pair.captions[1] for pair in requested]))
     scores = (texts.double() @ images.double().T).numpy()
-    own = np.array([gallery.index(pair.image) for pair in asked])
-    expected = (scores >= scores[np.arange(len(asked)), own, None] - 1e-9).sum(axis=1)
+    own = np.array([gallery.index(pair.image) for pair in requested])
+    expected = (scores >= scores[np.arange(len(requested)), own, None] - 1e-9).sum(axis=1)
     file = run_dir.artifacts / "records" / "retrieval-test-captions_1-text_to_image-zero_shot-trained.jsonl"
     lines = [json.loads(line) for line in file.open()]
-    assert [line["query"] for line in lines] == [pair.captions[1] for pair in asked]
+    assert [line["query"] for line in lines] == [pair.captions[1] for pair in requested]
     assert [line["rank"] for line in lines] == expected.tolist()
     assert lines[3]["top"][0] == gallery[scores[3].argmax()]
 

@@ -129,7 +129,7 @@ def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(
     pool.close()
 
 
-def test_a_failed_load_is_told_and_tried_again(
+def test_a_failed_load_is_reported_and_tried_again(
     pool: ModelPool, loader: CountingLoader, encoder: Path, tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))

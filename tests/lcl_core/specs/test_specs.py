@@ -128,8 +128,8 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
         "instructions": [{"path": "/i.json", "images": "/i"}],
         "benchmarks": [{"name": "mmbench", "path": "/m.tsv"}, {"name": "gqa", "path": "/g.json", "images": "/g"}],
     }  # fmt: skip
-    asked = {"encoder": "e", "dataset": "a", "dialogue": talk, "captioning": {"train_dataset": "c"}}
-    spec = parse_spec("evaluate", {**asked, "tasks": ["dialogue"]})
+    requested = {"encoder": "e", "dataset": "a", "dialogue": talk, "captioning": {"train_dataset": "c"}}
+    spec = parse_spec("evaluate", {**requested, "tasks": ["dialogue"]})
     assert dataset_fields(spec) == {"dataset": "a", "dialogue.train_dataset": "b"}
     assert data_paths(spec) == {
         "dialogue.language_model.path": "/m",
@@ -137,7 +137,7 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
         "dialogue.benchmarks.0.path": "/m.tsv",
         "dialogue.benchmarks.1.path": "/g.json", "dialogue.benchmarks.1.images": "/g",
     }  # fmt: skip
-    other = parse_spec("evaluate", {**asked, "tasks": ["captioning"]})
+    other = parse_spec("evaluate", {**requested, "tasks": ["captioning"]})
     assert (dataset_fields(other)["captioning.train_dataset"], data_paths(other)) == ("c", {})
 
 

@@ -133,7 +133,7 @@ def test_a_bad_study_names_the_place(study_of: StudyOf, changes: dict[str, Any],
     assert caught.value.field == field
 
 
-def test_what_two_axes_do_together_is_told_by_the_row(study_of: StudyOf) -> None:
+def test_what_two_axes_do_together_is_reported_by_the_row(study_of: StudyOf) -> None:
     study = study_of(axes=[axis("size", s={"model.image_size": 96}), axis("patch", p={"model.patch_size": 5})])
     with pytest.raises(UserError, match="size=s patch=p") as caught:
         expand_study(study)

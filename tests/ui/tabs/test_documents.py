@@ -34,7 +34,7 @@ def test_a_document_longer_than_a_row_fills_it() -> None:
     assert "No. 1" in drawn
 
 
-def test_labels_and_problems_are_told() -> None:
+def test_labels_and_problems_are_reported() -> None:
     drawn = draw_documents(
         "d",
         [

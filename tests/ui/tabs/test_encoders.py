@@ -80,7 +80,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[
     assert "Ask both" in nothing.search("enc_old", "enc_new", None, IMAGE, "words are not asked", None)
 
 
-def test_names_that_several_encoders_have_are_told_apart(service: Any, answers: dict[str, Any]) -> None:
+def test_names_that_several_encoders_have_are_reported_apart(service: Any, answers: dict[str, Any]) -> None:
     twins = [{**NEW, "name": "same"}, {**OLD, "name": "same"}]
     left, *_ = CompareTab(service(**{**answers, "encoders": twins})).refresh(None, None, None)
     assert [words for words, _ in left.choices] == ["same · _new", "same · _old"]

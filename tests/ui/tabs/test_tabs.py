@@ -17,7 +17,7 @@ from ui.tabs.runs import RUN_ACTIONS, RunsTab, SelectedRun, WatchedRun
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     path = tmp_path / "mine.png"
     path.write_bytes(b"\x89PNG")
     return str(path)
@@ -27,18 +27,18 @@ def line(step: int) -> dict[str, Any]:
     return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
 
 
-def test_embedding_writes_the_file_in_the_format_chosen(service: Any, picture: str) -> None:
-    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [picture], "csv")
+def test_embedding_writes_the_file_in_the_format_chosen(service: Any, image: str) -> None:
+    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [image], "csv")
     assert "1 × 2 numbers" in drawn
     file = button.value["path"] if isinstance(button.value, dict) else button.value.path
     assert Path(file).read_bytes() == b"name,v0,v1\r\nmine.png,0.6,0.8\r\n"
 
 
-def test_embedding_names_the_file_that_was_refused(service: Any, picture: str) -> None:
+def test_embedding_names_the_file_that_was_refused(service: Any, image: str) -> None:
     from api.client import ApiError
 
     refused = ApiError(422, "bad_image", "input.0: not an image", "input.0")
-    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [picture], "npy")
+    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [image], "npy")
     assert "mine.png: not an image" in drawn
 
 

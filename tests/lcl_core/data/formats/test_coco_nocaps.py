@@ -18,8 +18,8 @@ def entry(number: int, domain: str | None) -> dict[str, Any]:
     name = f"{number:016x}"
     url = f"https://s3.amazonaws.com/nocaps/val/{name}.jpg"
     facts = {"license": 0, "open_images_id": name, "coco_url": url, "height": 1024, "width": 732}
-    told = {} if domain is None else {"domain": domain}
-    return {**facts, "date_captured": "2018-11-06 11:04:33", **told, "id": number, "file_name": f"{name}.jpg"}
+    reported = {} if domain is None else {"domain": domain}
+    return {**facts, "date_captured": "2018-11-06 11:04:33", **reported, "id": number, "file_name": f"{name}.jpg"}
 
 
 def test_domains_are_sources(make: Any, sample: Any, walk: Any) -> None:
@@ -44,7 +44,7 @@ def test_domains_are_sources(make: Any, sample: Any, walk: Any) -> None:
 
 
 @pytest.mark.parametrize("domain", ["outer-space", 7, ["in-domain"]])
-def test_an_unknown_domain_is_told(make: Any, walk: Any, domain: Any) -> None:
+def test_an_unknown_domain_is_reported(make: Any, walk: Any, domain: Any) -> None:
     images = [entry(1, "in-domain"), {**entry(2, None), "domain": domain}]
     make.file("nocaps_val_4500_captions.json", json.dumps({"images": images}, indent=1))
     (record,), (bad,) = walk(open_reader(make.root))

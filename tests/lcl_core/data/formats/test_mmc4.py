@@ -136,7 +136,7 @@ def test_one_image_for_two_sentences_is_one_image(make: Any, walk: Any) -> None:
     make.jsonl("docs_shard_0_v2.jsonl", [row])
     (record,), _ = walk(open_reader(make.root))
     assert record.body.matches == (ImageMatch("a.jpg", 1, 0.5), ImageMatch("a.jpg", 0, 0.5))
-    assert [picture.name for picture in record.images] == ["a.jpg"]
+    assert [sample_image.name for sample_image in record.images] == ["a.jpg"]
     assert "image_info" not in record.extra
 
 

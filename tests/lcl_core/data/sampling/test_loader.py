@@ -37,13 +37,13 @@ def open_stream(kit: Any, tokenizer: Tokenizer) -> Any:
     return call
 
 
-def told(batch: DocumentBatch) -> list[Any]:
+def reported(batch: DocumentBatch) -> list[Any]:
     samples = [(sample.id, sample.token_ids.tobytes(), sample.pixels.tobytes()) for sample in batch.samples]
     return [samples, batch.cursor, batch.skipped]
 
 
 def first(count: int, *arguments: Any, **named: Any) -> list[list[Any]]:
-    return [told(batch) for batch in itertools.islice(load_batches(*arguments, **named), count)]
+    return [reported(batch) for batch in itertools.islice(load_batches(*arguments, **named), count)]
 
 
 @pytest.mark.parametrize("lookahead", [0, 8])

@@ -60,7 +60,7 @@ def test_a_corpus_at_a_path_needs_no_name(kit: Any, run_dir: RunDir) -> None:
         ({"dataset": "mine", "path": "/x"}, "bad_spec", None),
     ],
 )
-def test_what_is_wrong_is_told(run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None) -> None:
+def test_what_is_wrong_is_reported(run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None) -> None:
     ask(run_dir, spec)
     with pytest.raises(UserError) as caught:
         validate_run(run_dir)

@@ -8,7 +8,7 @@ from typing import Any
 from lcl_core.dataset_builder.documents import hash_fraction
 from lcl_core.dataset_builder.sources.emoji import HELD_OUT
 from lcl_core.dataset_builder.sources.icons import SETS as ICON_SETS
-from tests.lcl_core.dataset_builder.conftest import picture
+from tests.lcl_core.dataset_builder.conftest import draw_image
 
 Files = dict[str, bytes | str]
 NAMES = [f"thing {number}" for number in range(60)]
@@ -63,7 +63,7 @@ def _stamps() -> dict[str, Files]:
     root = "usr/share/tuxpaint/stamps/animals"
     files: Files = {"usr/share/doc/tuxpaint-stamps-default/copyright": COPYRIGHT}
     for number in range(12):
-        files[f"{root}/bird{number}.png"] = picture(f"#{number * 20:02x}4080")
+        files[f"{root}/bird{number}.png"] = draw_image(f"#{number * 20:02x}4080")
         files[f"{root}/bird{number}.txt"] = f"Bird number {number}."
     return {"tuxpaint-stamps-default": files}
 

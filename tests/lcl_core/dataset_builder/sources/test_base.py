@@ -18,7 +18,7 @@ def test_permissive_works_ask_for_no_more_than_a_name(licence: str, permissive: 
     assert is_licence_allowed(licence, "permissive") is permissive
 
 
-def test_a_choice_that_there_is_not_is_told() -> None:
+def test_a_choice_that_there_is_not_is_reported() -> None:
     assert parse_licence_choice("permissive") == "permissive"
     with pytest.raises(UserError, match="any or permissive, not 'free'") as caught:
         parse_licence_choice("free")

@@ -86,14 +86,14 @@ def shown(doc: dict[str, Any]) -> list[Image.Image]:
     return [doc["picture"]]
 
 
-def asked(number: int, text: str = "Which colour?", **settings: Any) -> SimpleNamespace:
+def requested(number: int, text: str = "Which colour?", **settings: Any) -> SimpleNamespace:
     return SimpleNamespace(args=(text, {"max_new_tokens": 5, **settings}, shown, number, "colours", "test"))
 
 
 def examine(model: Any) -> None:
     """What holds of the adapter, whoever its base is."""
     model.task_dict = TASKS
-    requests = [asked(0), asked(1, until=["a"]), asked(2), asked(0, "Red?")]
+    requests = [requested(0), requested(1, until=["a"]), requested(2), requested(0, "Red?")]
     answers = model.generate_until(requests)
     assert len(answers) == 4
     assert "a" not in answers[1]

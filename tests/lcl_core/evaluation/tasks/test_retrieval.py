@@ -62,11 +62,11 @@ def test_the_same_seed_gives_the_same_answers(new_run: NewRun, text_lr: float) -
 def test_a_frozen_text_encoder_reads_each_text_once(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from lcl_core.encoders.lcl import LCLTextEncoder
 
-    asked: list[str] = []
+    requested: list[str] = []
     read = LCLTextEncoder.features
-    monkeypatch.setattr(LCLTextEncoder, "features", lambda self, texts: asked.extend(texts) or read(self, texts))
+    monkeypatch.setattr(LCLTextEncoder, "features", lambda self, texts: requested.extend(texts) or read(self, texts))
     run(new_run, tuned_retrieval={"text_lr": 0.0})
-    assert len(asked) == len(set(asked)) == 4 + 51  # one caption a colour, and one an image that has two
+    assert len(requested) == len(set(requested)) == 4 + 51  # one caption a colour, and one an image that has two
 
 
 def test_another_text_encoder_may_read(new_run: NewRun, tmp_path: Path) -> None:

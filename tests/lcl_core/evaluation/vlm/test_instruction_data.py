@@ -23,7 +23,7 @@ KINDS = {"birds": 9, "bugs": 6, "fish": 5, "mammals": 4, "tools": 3, "chairs": 2
 THINGS = ("tools", "chairs")
 
 
-def pictures() -> list[EvalImage]:
+def sample_images() -> list[EvalImage]:
     return [
         EvalImage(f"{kind}/{n}.png", (kind,), {"kind": kind, "realm": "things" if kind in THINGS else "animals"})
         for kind, count in KINDS.items()
@@ -32,15 +32,15 @@ def pictures() -> list[EvalImage]:
 
 
 def test_wrong_answers_are_drawn_as_pope_draws_them() -> None:
-    known = label_distractors("kind", pictures())
+    known = label_distractors("kind", sample_images())
     assert known.counts == KINDS
     assert known.alike["chairs"][0] == "tools"
     assert set(known.alike["bugs"][:3]) == {"birds", "fish", "mammals"}
-    asked = [picture for picture in pictures() if "kind" in picture.labels]
-    entries = synthetic_pope(asked, known, seed=0)
+    requested = [sample_image for sample_image in sample_images() if "kind" in sample_image.labels]
+    entries = synthetic_pope(requested, known, seed=0)
     assert set(entries) == {"random", "popular", "adversarial"}
     for split, questions in entries.items():
-        assert Counter(each["label"] for each in questions) == {"yes": len(asked), "no": len(asked)}
+        assert Counter(each["label"] for each in questions) == {"yes": len(requested), "no": len(requested)}
         for each in questions:
             own = each["image"].split("/")[0]
             assert (f'"{own}"' in each["text"]) == (each["label"] == "yes"), split
@@ -52,17 +52,17 @@ def test_wrong_answers_are_drawn_as_pope_draws_them() -> None:
         if each["label"] == "no" and each["image"].startswith("mammals")
     }
     assert wrong <= {"birds", "bugs", "fish"}
-    assert synthetic_pope(asked, known, seed=0) == entries
-    assert synthetic_pope(asked, known, seed=1) != entries
+    assert synthetic_pope(requested, known, seed=0) == entries
+    assert synthetic_pope(requested, known, seed=1) != entries
 
 
 def test_the_files_are_those_of_the_benchmarks(tmp_path: Path) -> None:
-    train = pictures()
+    train = sample_images()
     known = label_distractors("kind", train)
-    asked = [picture for picture in train if "kind" in picture.labels]
-    write_questions(tmp_path, synthetic_pope(asked, known, 0), synthetic_seed_bench(asked, known, 0))
+    requested = [sample_image for sample_image in train if "kind" in sample_image.labels]
+    write_questions(tmp_path, synthetic_pope(requested, known, 0), synthetic_seed_bench(requested, known, 0))
     pope = get_benchmark("pope").load(tmp_path / "pope")
-    assert len(pope) == 6 * len(asked)
+    assert len(pope) == 6 * len(requested)
     letters = Counter[str]()
     for question in get_benchmark("seed-bench").load(tmp_path / "SEED-Bench.json"):
         assert question.options[question.truth[0]] == question.image.split("/")[0]
@@ -72,7 +72,7 @@ def test_the_files_are_those_of_the_benchmarks(tmp_path: Path) -> None:
 
 
 def test_conversations_balance_yes_no_and_letters(tmp_path: Path) -> None:
-    train = pictures()
+    train = sample_images()
     entries = synthetic_instructions(train, label_distractors("kind", train), per_image=3, seed=0)
     assert len(entries) == 3 * (len(train) - 1)
     answers = Counter(each["conversations"][1]["value"] for each in entries)

@@ -72,9 +72,9 @@ def test_other_models_are_refused(
     tower = load_evaluated_encoder(encoder_dir).model
     with pytest.raises(UserError, match="another encoder"):
         load_vlm(folder, other, tmp_path)
-    stranger = save_tiny_language_model(tmp_path / "stranger", seed=5)
+    anonymous = save_tiny_language_model(tmp_path / "stranger", seed=5)
     with pytest.raises(UserError, match="another language model"):
-        load_vlm(folder, tower, tmp_path, language_model=str(stranger))
+        load_vlm(folder, tower, tmp_path, language_model=str(anonymous))
     named = json.loads((folder / "bridge.json").read_text())["language_model"]["path"]
     moved = shutil.copytree(named, tmp_path / "moved")
     assert load_vlm(folder, tower, tmp_path, language_model=str(moved))
