@@ -47,7 +47,7 @@ def submit(
     after: Sequence[str] = (),
     visible_to: str | None = None,
 ) -> Run:
-    """Queue a run, or return the one that the owner's ``idempotency_key`` created. The caller commits, then wakes workers.
+    """Queue a run, or return the one that the ``idempotency_key`` created; the caller commits, then wakes workers.
 
     Args:
         resource: ``cpu`` or ``gpu``; None: ``gpu`` if ``gpus`` is given, else the default of the kind.
