@@ -62,7 +62,7 @@ def submit(
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
-    needed, leased = resolve_devices(kind, spec, resource, gpus)
+    requirements = resolve_requirements(kind, spec, resource, gpus)
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
     fields = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
     body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
@@ -81,9 +81,7 @@ def submit(
         state=(State.QUEUED if ready else State.WAITING).value,
         priority=priority,
         max_attempts=max_attempts,
-        resource=needed,
-        nodes=nodes_of(spec),
-        gpus=leased,
+        **requirements,
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
         continues=continues,
@@ -93,19 +91,19 @@ def submit(
     return _insert(session, run)
 
 
-def resolve_devices(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> tuple[str, int]:
-    """The resource class of a submission, and the GPUs that each worker leases to it where it runs on GPUs.
+def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> dict[str, Any]:
+    """Columns of a run: its resource class, its nodes, and the GPUs of each node where it runs on GPUs.
 
     Raises: UserError ``bad_gpus`` unless ``gpus`` is what the spec uses, or None.
     """
     used, needed = gpus_of(spec), resource or ("gpu" if gpus else JOBS[kind].resource)
     if gpus is None:
-        return needed, 0 if needed == "cpu" else used
+        return {"resource": needed, "nodes": nodes_of(spec), "gpus": 0 if needed == "cpu" else used}
     if resource == "cpu" or (resource is None and JOBS[kind].resource == "cpu"):
         why = "resource is cpu" if resource else f"a run of kind {kind} uses none"
         message = f"{why}; leave gpus out, or submit it with resource gpu"
     elif gpus == used:
-        return needed, used
+        return {"resource": needed, "nodes": nodes_of(spec), "gpus": used}
     elif isinstance(spec, PretrainSpec):
         message = (
             f"engine.processes is {used}, and each process uses one GPU of its machine; "
