@@ -114,7 +114,7 @@ def test_resume_and_retry_begin_anew_but_only_retry_forgets(
         runs.resume_run(session, run_id)
     resumed = run_of(run_id)
     assert (resumed.progress, resumed.finished_at, resumed.from_scratch) == ({"step": 1, "loss": 2.0}, None, False)
-    assert resumed.max_attempts > resumed.attempt
+    assert (resumed.max_attempts, resumed.setbacks) == (1, None), "what was submitted, and no loss counted"
     with database.session() as session:
         runs.cancel_run(session, run_id)
         runs.retry_run(session, run_id)

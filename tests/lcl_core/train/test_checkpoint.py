@@ -64,7 +64,7 @@ def test_restored_state_continues_bitwise(small_config: LCLConfig, tmp_path: Pat
     trained(straight, 3)
     model = build_model(small_config, seed=0)
     optimizer = trained(model, 2)
-    state = TrainingProgress(step=2, position=9, skipped={"x": 1}, pending=[{"loss": 0.1}])
+    state = TrainingProgress(step=2, skipped={"x": 1}, pending=[{"loss": 0.1}])
     save_checkpoint(tmp_path, model, optimizer, state, 2)
 
     fresh = build_model(small_config, seed=5)

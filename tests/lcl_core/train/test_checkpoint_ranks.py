@@ -19,7 +19,6 @@ def test_two_ranks_save_and_two_and_one_resume(tmp_path: Path) -> None:
     assert {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*.*")} == {
         *(f"{group}/rank_0000{rank}.safetensors" for group in ("model", "optimizer", "ema", "more") for rank in (0, 1)),
         *(f"rng.rank_0000{rank}.safetensors" for rank in (0, 1)),
-        *(f"state.rank_0000{rank}.json" for rank in (0, 1)),
         "state.json",
         "manifest.json",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,8 +77,9 @@ def test_a_process_group_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **named: given.update(named, backend=backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    with init_process_group(GPU):
-        assert given == {"backend": "cpu:gloo,cuda:nccl", "device_id": GPU}
+    with init_process_group(GPU, 60):
+        timeout = timedelta(seconds=60)
+        assert given == {"backend": "cpu:gloo,cuda:nccl", "device_id": GPU, "timeout": timeout}
 
 
 def test_staging_waits_for_the_device_of_every_tensor(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from lcl_core.train import factory
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_tokenizer, prepare_tokenizer
 from tests.lcl_core.data.shards.conftest import Make
-from tests.lcl_core.train.rank_processes import run_together
+from tests.lcl_core.train.rank_processes import run_ranks
 
-SCRIPT = Path(__file__).with_name("counted_tokenizer.py")
+MODULE = "tests.lcl_core.train.counted_tokenizer"
 
 
 def test_merges_are_learnt_from_the_texts_of_sequences_too(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_one_rank_trains_it_once_for_all_ranks_and_attempts(tmp_path: Path, shar
     run_dir.prepare({"run_id": "run_1", "kind": "pretrain", "spec": spec, "datasets": {"it": str(shards)}})
     found = []
     for attempt in ("first", "resumed"):
-        run_together([[sys.executable, str(SCRIPT), str(tmp_path), str(rank), "2", attempt] for rank in range(2)])
+        run_ranks([[MODULE, str(tmp_path), str(rank), "2", attempt] for rank in range(2)])
         found += [json.loads((tmp_path / f"reads.{attempt}.{rank}.json").read_text()) for rank in range(2)]
     assert [reads for reads, _ in found] == [40, 0, 0, 0]
     assert len({tokenizer for _, tokenizer in found}) == 1

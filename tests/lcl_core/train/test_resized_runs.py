@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.packing import Cursor, redistribute_cursors
 from lcl_core.train.checkpoint.manager import LoadedCheckpoint
 from lcl_core.train.checkpoint.state import restored_cursors
-from tests.lcl_core.train.rank_processes import run_together
+from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import prepared
 
-SCRIPT = Path(__file__).with_name("resized_run.py")
+MODULE = "tests.lcl_core.train.resized_run"
 
 
 def free_port() -> str:
@@ -32,12 +31,7 @@ def free_port() -> str:
 def attempt(run_dir: RunDir, ranks: int, stop: int) -> Counter[int]:
     """Positions of the documents used by ``ranks`` processes until ``stop``."""
     port = free_port()
-    run_together(
-        [
-            [sys.executable, str(SCRIPT), str(run_dir.path), str(rank), str(ranks), str(stop), port]
-            for rank in range(ranks)
-        ]
-    )
+    run_ranks([[MODULE, str(run_dir.path), str(rank), str(ranks), str(stop), port] for rank in range(ranks)])
     files = [run_dir.path / f"used.{ranks}.{rank}.json" for rank in range(ranks)]
     return Counter(position for file in files for step in json.loads(file.read_text()) for position in step)
 

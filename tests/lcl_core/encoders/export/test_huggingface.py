@@ -49,7 +49,7 @@ def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, anonymous_use
 
 @torch.inference_mode()
 def test_weights_in_half_precision_take_what_the_processor_gives(
-    sample: Sample, tmp_path: Path, strangers: None
+    sample: Sample, tmp_path: Path, anonymous_users: None
 ) -> None:
     copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     LCLProcessor.from_pretrained(sample.directory).save_pretrained(tmp_path / "half")
