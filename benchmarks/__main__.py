@@ -14,7 +14,7 @@ from lcl_core.common.errors import UserError
 
 CORE = (
     *("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader"),
-    *("objectives", "outside", "packing", "retrieval"),
+    *("objectives", "outside", "packing", "retrieval", "scheduler"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 

@@ -23,7 +23,7 @@ from lcl_core.db.states import State
 from workers.executors.local import JobProcess
 from workers.exit_outcome import ProcessExit, StopReason
 from workers.logs import log_database_error
-from workers.settings import WorkerSettings
+from workers.settings import LEASE_SAFETY, WorkerSettings
 
 log = structlog.get_logger(__name__)
 
@@ -95,9 +95,6 @@ def _parse_metric(line: bytes) -> dict[str, Any] | None:
         return value
     log.warning("metric_line_unreadable", line=line[:200].decode("utf-8", "replace"))
     return None
-
-
-LEASE_SAFETY = 0.8  # share of a lease after which, without a renewal, the process is killed
 
 
 class JobMonitor:

@@ -24,8 +24,7 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.specs.parsing import parse_spec
 from workers.logs import log_database_error
-from workers.monitor import LEASE_SAFETY
-from workers.settings import WorkerSettings
+from workers.settings import LEASE_SAFETY, WorkerSettings
 
 _FETCH_SECONDS = 300.0
 # of errors that pass: an upload in progress, a store that is unreachable

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from lcl_core.common.settings import Settings
+from lcl_core.db.workers import ALIVE_WITHIN
+
+LEASE_SAFETY = 0.8  # share of a lease after which, without a renewal, the process is killed
 
 
 class WorkerSettings(Settings):
@@ -18,15 +21,31 @@ class WorkerSettings(Settings):
         [], description="what runs may ask of it, parted by commas; empty: cpu, and gpu where there is one"
     )
     worker_address: str = Field(
-        "", description="by which other workers reach this machine; empty: as the database does"
+        "", description="address or interface by which other workers reach this machine; empty: as the database does"
     )
     gang_seconds: float = Field(
-        300.0, gt=0, le=86_400, description="to wait for the other workers of a run of several nodes"
+        300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )
     watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two looks at a running process")
     reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
     gc_seconds: float = Field(3600.0, gt=0, le=86_400, description="between two looks for folders that nothing names")
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_late_renewal(self) -> Self:
+        """Renewals are due every ``heartbeat_seconds`` and are made between two looks at the process."""
+        if self.heartbeat_seconds + self.watch_seconds >= LEASE_SAFETY * self.lease_seconds:
+            raise ValueError(
+                f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) and LCL_WATCH_SECONDS ({self.watch_seconds:g}) "
+                f"together must be below {LEASE_SAFETY:g} of LCL_LEASE_SECONDS ({self.lease_seconds:g}): a worker that "
+                "renews a lease later than that ends the run"
+            )
+        if self.ping_seconds > ALIVE_WITHIN.total_seconds() / 2:
+            raise ValueError(
+                f"LCL_PING_SECONDS ({self.ping_seconds:g}) must be at most {ALIVE_WITHIN.total_seconds() / 2:g}: "
+                f"workers without a sign of life within {ALIVE_WITHIN.total_seconds():g} s do not count"
+            )
+        return self
 
     @field_validator("worker_offers", mode="before")
     @classmethod

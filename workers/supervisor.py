@@ -13,7 +13,6 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from lcl_core.common.system_errors import failure_code
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, release_lease, renew_lease
@@ -21,8 +20,8 @@ from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.jobs import JOB_MODULES
 from workers.executors.local import JobProcess, device_env
-from workers.exit_outcome import Requeue, classify_exit, storage_failure
-from workers.gang import combine_outcomes, is_secondary_failure, publish_rendezvous
+from workers.exit_outcome import Requeue, classify_exit, os_error_failure
+from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
 from workers.monitor import JobMonitor, MetricsTail
@@ -93,7 +92,7 @@ class Supervisor:
         except UserError as error:
             outcome = RunFailed(error.to_dict())
         except OSError as error:
-            outcome = _storage_failure(error, run_dir.path)
+            outcome = os_error_failure(error, run_dir.path)
         except Exception as error:  # an error of the worker: the row says so, the log has the traceback
             log.exception("supervisor_failed")
             message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
@@ -104,8 +103,12 @@ class Supervisor:
         tail = MetricsTail(run_dir.metrics_file)
         title = f"attempt {claim.attempt} on {claim.worker}"
         try:
-            env = device_env(claim) | publish_rendezvous(self._database, self._settings, claim)
-            with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
+            with (
+                published_rendezvous(self._database, self._settings, claim) as gang_env,
+                JobProcess(
+                    self._modules[claim.kind], run_dir, title, self._settings.protocols, device_env(claim) | gang_env
+                ) as process,
+            ):
                 log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
                 monitor = JobMonitor(self._database, self._settings, claim, process, run_dir, tail, stopping)
                 exited = monitor.until_exit()
@@ -126,7 +129,7 @@ class Supervisor:
         try:
             state = self._complete(claim, outcome, run_dir, ran_seconds)
         except OSError as error:
-            state = self._complete(claim, _storage_failure(error, run_dir.path), run_dir, ran_seconds)
+            state = self._complete(claim, os_error_failure(error, run_dir.path), run_dir, ran_seconds)
         log.info("completed", state=state)
         schedule_dependents(self._database)
         schedule_studies(self._database)  # now, so that an evaluation runs before the study's next pre-training
@@ -160,9 +163,3 @@ def _open_collection(directory: Path) -> CollectionDirectory:
     from lcl_core.collections.collection import Collection  # keeps numpy out of the worker until it is needed
 
     return Collection.open(directory)
-
-
-def _storage_failure(error: OSError, run_dir: Path) -> RunFailed:
-    return storage_failure(
-        failure_code(error, run_dir.parent.parent), error.filename or run_dir, error.strerror or str(error)
-    )

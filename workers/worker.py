@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 
+from lcl_core.db.artifacts import home_id
 from lcl_core.db.datasets import register_sample
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
@@ -95,14 +96,14 @@ class WorkerProcess:
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
         self._identity = _identity(settings)
         self._supervisor = Supervisor(self._database, settings, modules)
-        self._member = GangMember(self._database, settings, modules)
+        self._member = GangMember(self._database, settings, modules, self._identity.offers)
         self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
         self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings)
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
             WebhookSender(self._database, settings),
             *upload_tasks(self._database, settings),
-            garbage_task(self._database, settings),
+            garbage_task(self._database, settings, self._identity.id),
         ]
 
     def run(self) -> int:
@@ -118,7 +119,7 @@ class WorkerProcess:
         finally:
             self._close()
 
-    def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> str | None:
+    def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
         if isinstance(claim, MemberLease):
             return self._member.run(claim, stopping)
         self._supervisor.run(claim, stopping)
@@ -174,4 +175,5 @@ def _identity(settings: WorkerSettings) -> WorkerIdentity:
     host, pid = socket.gethostname(), os.getpid()
     devices, offers = detect_devices()
     offers = tuple(settings.worker_offers) or offers
-    return WorkerIdentity(f"{host}-{pid}-{secrets.token_hex(3)}", host, pid, settings.worker_slots, devices, offers)
+    name, home = f"{host}-{pid}-{secrets.token_hex(3)}", home_id(settings.home)
+    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, home)

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import Claim, StaleLease
-from lcl_core.db.models import GangMemberRow, Run
+from lcl_core.db.models import GangMemberRow, Run, Worker
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 
@@ -66,7 +66,7 @@ def join_gang(
     member = GangMemberRow(run_id=run_id, worker=worker, token=secrets.token_hex(16))
     member.expires_at = moment + timedelta(seconds=seconds)
     query = select(GangMemberRow).where(GangMemberRow.run_id == run_id).order_by(GangMemberRow.worker)
-    others = session.scalars(query).all()
+    others = session.scalars(query.with_for_update()).all()  # one that leaves meanwhile is waited for, and not found
     session.add(member)
     if len(others) + 1 < nodes:
         session.flush()
@@ -134,6 +134,13 @@ def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
     if member is None:
         raise StaleLease(claim.run_id)
     member.address = address
+
+
+def gang_hosts(session: Session, claim: Claim) -> set[str]:
+    """Names of the hosts of all nodes, as far as their workers are alive."""
+    query = select(Worker.host).join(GangMemberRow, GangMemberRow.worker == Worker.id)
+    works = GangMemberRow.run_id == claim.run_id, GangMemberRow.lease_token == claim.token
+    return set(session.scalars(query.where(*works)))
 
 
 def member_failures(session: Session, claim: Claim) -> tuple[list[MemberFailure], bool]:

@@ -1,7 +1,8 @@
 """Job queue: order of the queued runs, and the claim of the next one.
 
-Order: priority, then the owner with the fewest running runs, then the longest wait. A claim is a compare-and-swap on
-the state; PostgreSQL skips rows that another worker has locked.
+Order: priority, then the owner with the fewest running runs, then the longest wait. When a run of several nodes is next
+says ``lcl_core.db.reservation``. A claim is a compare-and-swap on the state; PostgreSQL skips rows that another worker
+has locked.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Select, func, literal, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
-from lcl_core.db.gang import MemberLease, join_gang
+from lcl_core.db.gang import MemberLease, join_gang, release_member
 from lcl_core.db.leases import Claim
-from lcl_core.db.models import GangMemberRow, Run
+from lcl_core.db.models import Run
+from lcl_core.db.reservation import Reservation, find_reservation, running_by_owner
 from lcl_core.db.session import now
-from lcl_core.db.states import LEASED, State
+from lcl_core.db.states import State
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
 
@@ -27,7 +29,7 @@ def claim_next(
     worker: str,
     lease_seconds: float = 30.0,
     offers: Sequence[str] = RESOURCES,
-    given_up: str | None = None,
+    seat: MemberLease | None = None,
 ) -> Claim | MemberLease | None:
     """Claim the next run for a worker, or a membership in the gang of a run of several nodes; None: there is none.
 
@@ -36,49 +38,66 @@ def claim_next(
 
     Args:
         offers: resources of the worker, of ``cpu`` and ``gpu``.
-        given_up: a run whose gang this worker has left, not complete; it comes last.
+        seat: membership with which the worker waits. It is returned while the worker is to go on waiting, and given up
+            for what is returned otherwise.
     """
-    candidate = next_candidate(worker, offers, given_up)
-    while (run_id := session.scalars(candidate).one_or_none()) is not None:
+    while True:
+        reservation = find_reservation(session, worker, offers, seat.run_id if seat else None)
+        run_id = session.scalars(next_candidate(offers, reservation)).one_or_none()
+        gang = reservation.run_id if reservation is not None and run_id is None else None
+        if seat is not None:
+            if gang == seat.run_id or not release_member(session, seat, only_waiting=True):
+                return seat  # or the gang is complete, or the membership has expired: its holder sees that
+            seat = None
+        if run_id is None and gang is None:
+            return None
         token = secrets.token_hex(16)
-        nodes = session.scalars(select(Run.nodes).where(Run.id == run_id)).one()
-        if nodes > 1:
-            membership = join_gang(session, run_id, worker, token, nodes, lease_seconds)
+        if gang is not None:
+            nodes = _lock_gang(session, gang, worker, offers)
+            if nodes is None:
+                continue
+            membership = join_gang(session, gang, worker, token, nodes, lease_seconds)
             if membership is not None:
                 return membership
-        claim = _claim_run(session, run_id, token, worker, lease_seconds)
+        claim = _claim_run(session, run_id or gang or "", token, worker, lease_seconds)
         if claim is not None:
             return claim
-    return None
 
 
-def next_candidate(worker: str, offers: Sequence[str], last: str | None = None) -> Select[str]:
-    """Query for the id of the next run of a worker; it locks the row and skips rows that others have locked.
+def next_candidate(offers: Sequence[str], reservation: Reservation | None = None) -> Select[str]:
+    """Query for the id of the next run of one node; it locks the row and skips rows that others have locked.
 
     Owners without running runs come before owners with some, and among them the longest wait decides, so no owner
-    starves. A run whose gang the worker has joined already is no candidate for its other slots.
+    starves.
 
     Args:
-        last: id of a run that comes after all others.
+        reservation: of the worker for a run of several nodes; only runs that may go before that one are candidates.
     """
-    running = (
-        select(Run.owner, func.count().label("runs"))
-        .where(Run.state.in_([state.value for state in LEASED]))
-        .group_by(Run.owner)
-        .subquery()
-    )
-    joined = select(GangMemberRow.run_id).where(GangMemberRow.worker == worker, GangMemberRow.lease_token.is_(None))
-    order = [Run.priority.desc(), func.coalesce(running.c.runs, 0), Run.queued_at, Run.id]
-    if last is not None:
-        order.insert(0, case((Run.id == last, 1), else_=0))
-    return (
+    owners = running_by_owner()
+    running = func.coalesce(owners.c.runs, 0)
+    query = (
         select(Run.id)
-        .outerjoin(running, running.c.owner == Run.owner)
-        .where(Run.state == State.QUEUED.value, can_be_served_by(offers), Run.id.not_in(joined))
-        .order_by(*order)
-        .limit(1)
-        .with_for_update(of=Run, skip_locked=True)
+        .outerjoin(owners, owners.c.owner == Run.owner)
+        .where(Run.state == State.QUEUED.value, Run.nodes == 1, can_be_served_by(offers))
+        .order_by(Run.priority.desc(), running, Run.queued_at, Run.id)
     )
+    if reservation is not None:
+        query = query.where(reservation.admits(running))
+    return query.limit(1).with_for_update(of=Run, skip_locked=True)
+
+
+def _lock_gang(session: Session, run_id: str, worker: str, offers: Sequence[str]) -> int | None:
+    """Lock the row of a run of several nodes, waiting for others that join. Returns: the number of its nodes.
+
+    None: the run does not reserve this worker any more, which others have changed meanwhile.
+    """
+    query = select(Run).where(Run.id == run_id, Run.state == State.QUEUED.value).with_for_update(of=Run)
+    run = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    reservation = find_reservation(session, worker, offers)
+    if run is None or reservation is None or reservation.run_id != run_id:
+        return None
+    run.reserved_at = run.reserved_at or now(session)
+    return run.nodes
 
 
 def unclaimed_runs(session: Session, before: datetime, offers: Sequence[str] = RESOURCES) -> list[str]:
@@ -105,6 +124,7 @@ def _claim_run(session: Session, run_id: str, token: str, worker: str, lease_sec
         .where(Run.id == run_id, Run.state == State.QUEUED.value)
         .values(
             state=State.RUNNING.value,
+            reserved_at=None,
             attempt=Run.attempt + 1,
             started_at=func.coalesce(Run.started_at, literal(moment, Run.started_at.type)),
             lease_token=token,

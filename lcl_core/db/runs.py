@@ -5,6 +5,7 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
+from lcl_core.db.reservation import can_serve
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
@@ -232,14 +234,14 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
-    alive = select(Worker.offers).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
-    offers = session.scalars(alive).all()
-    return {run.id: reason for run in queued if (reason := _blocked_reason(run, offers)) is not None}
+    alive = select(Worker.offers, Worker.home).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
+    workers = session.execute(alive).tuples().all()
+    return {run.id: reason for run in queued if (reason := _blocked_reason(run, workers)) is not None}
 
 
-def _blocked_reason(run: Run, workers: Sequence[list[str]]) -> dict[str, str] | None:
-    """``workers``: the offers of each worker alive."""
-    able = [offers for offers in workers if run.resource in (*offers, ANY_DEVICE)]
+def _blocked_reason(run: Run, workers: Sequence[tuple[list[str], str | None]]) -> dict[str, str] | None:
+    """``workers``: offers and id of the home of each worker alive."""
+    able = [home for offers, home in workers if can_serve(offers, run.resource)]
     if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
     if not able:
@@ -247,6 +249,14 @@ def _blocked_reason(run: Run, workers: Sequence[list[str]]) -> dict[str, str] | 
     if len(able) < run.nodes:
         message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
         return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
+    homes = Counter(able)
+    if run.nodes > 1 and max(homes.values()) < run.nodes:
+        counts = ", ".join(f"{count} of home {home or 'unknown'}" for home, count in sorted(homes.items(), key=str))
+        message = (
+            f"the run takes {run.nodes} workers that share one LCL_HOME, because all nodes use its folder, and the "
+            f"{len(able)} that can serve it are {counts}; start workers on a shared LCL_HOME"
+        )
+        return {"code": "separate_homes", "message": message}
     return None
 
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from lcl_core.db.models import GangMemberRow, Run, Worker
-from lcl_core.db.session import now
+from lcl_core.db.models import GangMemberRow, Run, TaskLease, Worker
+from lcl_core.db.session import dialect_insert, now
 from lcl_core.db.states import LEASED, State
 
 FORGET_AFTER = timedelta(minutes=10)
@@ -28,6 +28,7 @@ class WorkerIdentity:
     slots: int
     devices: tuple[str, ...]
     offers: tuple[str, ...] = ("cpu",)
+    home: str | None = None  # id of its home folder
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
@@ -54,6 +55,23 @@ def record_wakeup(session: Session, worker_id: str) -> None:
 def deregister(session: Session, worker_id: str) -> None:
     """Delete the row of a worker that shuts down."""
     session.execute(delete(Worker).where(Worker.id == worker_id))
+
+
+def claim_task(session: Session, name: str, worker_id: str, seconds: float) -> bool:
+    """Claim or renew a periodic task that one worker does for all. Returns: whether it is this worker's."""
+    moment = now(session)
+    values = {"worker": worker_id, "expires_at": moment + timedelta(seconds=seconds)}
+    statement = dialect_insert(session, TaskLease).values(name=name, **values)
+    claimable = or_(TaskLease.expires_at < moment, TaskLease.worker == worker_id)
+    claimed = session.execute(
+        statement.on_conflict_do_update(index_elements=["name"], set_=values, where=claimable).returning(TaskLease.name)
+    )
+    return claimed.one_or_none() is not None
+
+
+def release_task(session: Session, name: str, worker_id: str) -> None:
+    """Let other workers begin the task at once: it has failed."""
+    session.execute(delete(TaskLease).where(TaskLease.name == name, TaskLease.worker == worker_id))
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
+from lcl_core.common.run_dir import ExitCode, RendezvousFailed
 from lcl_core.model import LCLModel
 
 
@@ -90,11 +96,44 @@ def init_process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl")
+    backend, seconds = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl", meeting_seconds()
+    if seconds is None:
+        dist.init_process_group(backend)
+    else:
+        _meet(backend, seconds)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _meet(backend: str, seconds: float) -> None:
+    """Connect all ranks through a store on the port that was reserved for rank 0.
+
+    The deadline ends the process: what connects the ranks cannot be interrupted. Raises: RendezvousFailed.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    failure = f"the {size} processes of the run did not connect to {host}:{port} within {seconds:g} s"
+    deadline = threading.Timer(seconds, _exit_unmet, (failure,))
+    deadline.daemon = True
+    deadline.start()
+    try:
+        listener = listen_on_reserved(port, host if host.startswith("127.") else "").detach() if rank == 0 else None
+        timeout = timedelta(seconds=seconds)
+        store = dist.TCPStore(host, port, size, rank == 0, timeout=timeout, master_listen_fd=listener)
+        store.set_timeout(default_pg_timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        dist.all_reduce(torch.zeros(1))  # connects the ranks to each other
+    except (RuntimeError, OSError) as error:
+        raise RendezvousFailed(f"{failure}: {error}") from error
+    finally:
+        deadline.cancel()
+
+
+def _exit_unmet(failure: str) -> None:
+    print(f"error: {failure}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(ExitCode.RENDEZVOUS_FAILED)
 
 
 def parallelize_model(module: nn.Module, model: LCLModel, strategy: str) -> nn.Module:

@@ -9,51 +9,37 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 
+from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 
 _CRASH_GRACE = 5.0  # seconds
-_INFORMATIVE = (ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY)
+_INFORMATIVE = (
+    *(ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY),
+    ExitCode.RENDEZVOUS_FAILED,
+)
+_LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class NodeInfo:
-    """This machine's number among those of the run, and the rendezvous address of their ranks."""
-
-    number: int
-    count: int
-    host: str
-    port: int
-
-    @classmethod
-    def from_env(cls) -> NodeInfo:
-        """From ``LCL_NODES``, ``LCL_NODE`` and ``LCL_MEETING`` (HOST:PORT); without them a single node."""
-        count = int(os.environ.get("LCL_NODES", "1"))
-        if count == 1:
-            return cls(0, 1, "127.0.0.1", _free_port())
-        host, _, port = os.environ["LCL_MEETING"].rpartition(":")
-        return cls(int(os.environ["LCL_NODE"]), count, host, int(port))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether all ranks are on this machine."""
-        return self.host.startswith("127.")
-
-
-def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
-    """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks.
+def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
+    """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks; None: there is no other node.
 
     SIGTERM is passed on. When one fails, the others, which would wait for it for ever, are killed.
 
     Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
     RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone
+    if node is None:
+        with reserve_port(_LOOPBACK) as reserved:
+            return _run_ranks(run_dir, processes, NodeInfo(0, 1, _LOOPBACK, reserved.getsockname()[1]))
+    return _run_ranks(run_dir, processes, node)
+
+
+def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
     ranks = [_start(run_dir, rank, processes, node) for rank in range(processes)]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
@@ -68,19 +54,8 @@ def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
 
 
 def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> subprocess.Popen[bytes]:
-    place = {
-        "RANK": node.number * processes + local_rank,
-        "LOCAL_RANK": local_rank,
-        "WORLD_SIZE": node.count * processes,
-        "LOCAL_WORLD_SIZE": processes,
-        "GROUP_RANK": node.number,
-        "MASTER_ADDR": node.host,
-        "MASTER_PORT": node.port,
-    }
-    if node.is_local:
-        place["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
-    environment = os.environ | {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | node.rank_env(local_rank, processes) | {"OMP_NUM_THREADS": str(threads)}
     # the pipe stays open as long as this process lives: a rank ends when it closes
     return subprocess.Popen(
         [sys.executable, "-m", "lcl_core.train", run_dir],
@@ -115,10 +90,3 @@ def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) ->
     for rank in ranks:
         with suppress(ProcessLookupError):
             rank.send_signal(number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

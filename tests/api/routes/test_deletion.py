@@ -180,8 +180,7 @@ def test_what_the_service_made_of_a_dataset_goes_with_every_version(
     eventually(lambda: not any((house.home / "datasets").iterdir()), "the end of its files, renamed ones included")
     assert not [folder for folder in folders if folder.exists()]
     assert source.is_file()
-    with house.context.database.reading() as session:
-        assert garbage.list_garbage(session, house.home, 0) == []
+    assert garbage.list_garbage(house.context.database, house.home, 0) == []
 
 
 def test_a_dataset_that_a_run_or_a_study_reads_stays(
