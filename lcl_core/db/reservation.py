@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Float, Subquery, and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -95,7 +95,7 @@ def find_reservation(
     if not gangs:
         return None
     moment = now(session)
-    workers = session.scalars(select(Worker).where(Worker.seen_at >= moment - ALIVE_WITHIN)).all()
+    workers = _live_workers(session, moment)
     this = next((worker for worker in workers if worker.id == worker_id), None)
     waiting = _waiting_members(session, moment)
     if this is None or any(worker_id in members for run_id, members in waiting.items() if run_id != joined):
@@ -133,6 +133,19 @@ def _queued_gangs(session: Session, offers: Sequence[str]) -> list[tuple[Run, in
     return sorted(gangs, key=order)
 
 
+class _LiveWorker(NamedTuple):
+    id: str
+    home: str | None
+    offers: list[Any]
+    slots: int
+
+
+def _live_workers(session: Session, moment: datetime) -> list[_LiveWorker]:
+    """Columns alone: the row's ``current_run`` is a query of its own for each worker."""
+    query = select(Worker.id, Worker.home, Worker.offers, Worker.slots).where(Worker.seen_at >= moment - ALIVE_WITHIN)
+    return [_LiveWorker(*columns) for columns in session.execute(query).tuples()]
+
+
 def _waiting_members(session: Session, moment: datetime) -> dict[str, set[str]]:
     """{run: workers that have joined its gang and wait for the others}"""
     query = select(GangMemberRow.run_id, GangMemberRow.worker)
@@ -143,13 +156,15 @@ def _waiting_members(session: Session, moment: datetime) -> dict[str, set[str]]:
     return waiting
 
 
-def _seconds_until_start(session: Session, gang: Run, able: Sequence[Worker], members: set[str], this: Worker) -> float:
+def _seconds_until_start(
+    session: Session, gang: Run, able: Sequence[_LiveWorker], members: set[str], this: _LiveWorker
+) -> float:
     """Seconds until enough workers are free, ``this`` being free at once."""
     missing = gang.nodes - len(members) - 1
     others = [worker for worker in able if worker.id not in members and worker.id != this.id]
     if missing <= 0:
         return 0.0
-    ends = _remaining_by_worker(session, [worker.id for worker in others])
+    ends = _remaining_by_worker(session, {worker.id for worker in others})
     free_in = (
         min(ends[worker.id]) if len(ends[worker.id]) >= worker.slots else 0.0 for worker in others
     )  # with a free slot a worker is about to join

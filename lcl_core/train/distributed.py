@@ -126,7 +126,8 @@ def _meet(backend: str, seconds: float) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         dist.all_reduce(torch.zeros(1))  # connects the ranks to each other
     except (RuntimeError, OSError) as error:
-        raise RendezvousFailed(f"{failure}: {error}") from error
+        cause = next(iter(str(error).splitlines()), type(error).__name__)  # below it is a stack trace of C++
+        raise RendezvousFailed(f"{failure}: {cause}") from error
     finally:
         deadline.cancel()
 

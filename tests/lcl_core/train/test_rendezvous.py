@@ -31,7 +31,7 @@ def test_two_nodes_meet() -> None:
     with reserve_port("127.0.0.1") as reserved:
         port = reserved.getsockname()[1]
         ranks = [start(NodeInfo(number, 2, "127.0.0.1", port)) for number in (1, 0)]
-        outputs = [rank.communicate(timeout=180)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
     assert [output.strip() for output in outputs] == ["[[0], [1]]"] * 2
     assert [rank.returncode for rank in ranks] == [0, 0]
 
@@ -40,5 +40,5 @@ def test_a_node_that_stays_away_ends_the_wait() -> None:
     with reserve_port("127.0.0.1") as reserved:
         node = NodeInfo(0, 2, "127.0.0.1", reserved.getsockname()[1], seconds=1.0)
         rank = start(node)
-        output = rank.communicate(timeout=180)[0]
+        output = rank.communicate(timeout=900)[0]
     assert rank.returncode == ExitCode.RENDEZVOUS_FAILED, output

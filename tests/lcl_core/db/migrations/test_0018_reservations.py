@@ -26,6 +26,11 @@ def test_it_comes_and_goes(database: Database) -> None:
     check_read_in_order(database, "SELECT id FROM run WHERE state = 'queued' AND nodes > 1", "ix_run_gangs")
 
 
+def waits_for_writer(database: Database) -> bool:
+    with database.reading() as session:
+        return bool(session.execute(WAITING).scalar_one())
+
+
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_runs_are_written_while_their_index_is_made(
     database: Database, queue: Callable[..., str], eventually: Callable[..., None]
@@ -38,8 +43,7 @@ def test_runs_are_written_while_their_index_is_made(
         migration = threading.Thread(target=database.migrate)
         migration.start()
         try:
-            with database.engine.connect() as reader:
-                eventually(lambda: reader.scalar(WAITING) and not reader.rollback(), "the wait for the writer")
+            eventually(lambda: waits_for_writer(database), "the wait for the writer")
             with database.writer.connect() as other, other.begin():
                 other.execute(text("SET LOCAL lock_timeout = '20s'"))
                 other.execute(text("UPDATE run SET name = 'other' WHERE id = 'run_of_somebody_else'"))
@@ -71,7 +75,10 @@ def columns(database: Database) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_older_version_can_insert_beside_every_newer_one(database: Database) -> None:
-    """Each column that was added to a table has a default or may be null."""
+    """Each column that was added to a table has a default or may be null.
+
+    But for the home of garbage, part of the key: a version before it collects nothing until it is upgraded.
+    """
     newest = columns(database)
     missing = set()
     for revision in range(LAST - 1, FIRST - 1, -1):
@@ -83,4 +90,4 @@ def test_an_older_version_can_insert_beside_every_newer_one(database: Database) 
                 column = newest[table][name]
                 if not column["nullable"] and column["default"] is None:
                     missing.add(f"{table}.{name}")
-    assert missing == set()
+    assert missing == {"garbage.home"}
