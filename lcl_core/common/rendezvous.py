@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from dataclasses import dataclass
 from typing import Self
 
 DEFAULT_SECONDS = 300.0
-_ADDRESS, _SECONDS, _COUNT, _NUMBER = "LCL_MEETING", "LCL_MEETING_SECONDS", "LCL_NODES", "LCL_NODE"
+ADDRESS_VARIABLE, SECONDS_VARIABLE, COUNT_VARIABLE, NUMBER_VARIABLE = (
+    "LCL_MEETING",
+    "LCL_MEETING_SECONDS",
+    "LCL_NODES",
+    "LCL_NODE",
+)
 
 
 def reserve_port(host: str = "") -> socket.socket:
@@ -58,14 +62,6 @@ class NodeInfo:
     seconds: float = DEFAULT_SECONDS
 
     @classmethod
-    def from_env(cls) -> Self | None:
-        """What :meth:`to_env` wrote; None: a single node."""
-        if int(os.environ.get(_COUNT, "1")) == 1:
-            return None
-        number, count, seconds = os.environ[_NUMBER], os.environ[_COUNT], os.environ.get(_SECONDS, DEFAULT_SECONDS)
-        return cls.at(os.environ[_ADDRESS], int(number), int(count), float(seconds))
-
-    @classmethod
     def at(cls, address: str, number: int, count: int, seconds: float) -> Self:
         """``address``: HOST:PORT, an IPv6 host in brackets."""
         host, _, port = address.rpartition(":")
@@ -78,32 +74,16 @@ class NodeInfo:
 
     def to_env(self) -> dict[str, str]:
         """Environment variables for the job process of this node."""
-        values = {_COUNT: self.count, _NUMBER: self.number, _ADDRESS: self.address, _SECONDS: self.seconds}
-        return {name: str(value) for name, value in values.items()}
-
-    @property
-    def is_local(self) -> bool:
-        """Whether all ranks are on this machine."""
-        return self.host.startswith("127.")
-
-    def rank_env(self, local_rank: int, processes: int) -> dict[str, str]:
-        """The variables that torchrun would give a rank, and those of the meeting."""
-        values: dict[str, object] = {
-            "RANK": self.number * processes + local_rank,
-            "LOCAL_RANK": local_rank,
-            "WORLD_SIZE": self.count * processes,
-            "LOCAL_WORLD_SIZE": processes,
-            "GROUP_RANK": self.number,
-            "MASTER_ADDR": self.host,
-            "MASTER_PORT": self.port,
-            _SECONDS: self.seconds,
+        values = {
+            COUNT_VARIABLE: self.count,
+            NUMBER_VARIABLE: self.number,
+            ADDRESS_VARIABLE: self.address,
+            SECONDS_VARIABLE: self.seconds,
         }
-        if self.is_local:
-            values["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
         return {name: str(value) for name, value in values.items()}
 
 
 def meeting_seconds() -> float | None:
     """Seconds in which the ranks must have met at the reserved port; None: torchrun started them."""
-    value = os.environ.get(_SECONDS)
+    value = os.environ.get(SECONDS_VARIABLE)
     return None if value is None else float(value)

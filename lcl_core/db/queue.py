@@ -1,7 +1,7 @@
 """Job queue: order of the queued runs, and the claim of the next one.
 
 Order: priority, then the owner with the fewest running runs, then the longest wait. When a run of several nodes is next
-says ``lcl_core.db.reservation``. A claim is a compare-and-swap on the state; PostgreSQL skips rows that another worker
+says ``lcl_core.db.gang``. A claim is a compare-and-swap on the state; PostgreSQL skips rows that another worker
 has locked.
 """
 
@@ -15,10 +15,9 @@ from sqlalchemy import ColumnElement, Select, func, literal, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
-from lcl_core.db.gang import MemberLease, join_gang, release_member
+from lcl_core.db.gang import MemberLease, Reservation, find_reservation, join_gang, release_member, running_by_owner
 from lcl_core.db.leases import Claim
 from lcl_core.db.models import Run
-from lcl_core.db.reservation import Reservation, find_reservation, running_by_owner
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.jobs import ANY_DEVICE, RESOURCES

@@ -14,10 +14,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
+from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
-from lcl_core.db.reservation import can_serve
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
 from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS

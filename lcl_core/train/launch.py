@@ -14,7 +14,15 @@ import sys
 import threading
 from contextlib import suppress
 
-from lcl_core.common.rendezvous import NodeInfo, reserve_port
+from lcl_core.common.rendezvous import (
+    ADDRESS_VARIABLE,
+    COUNT_VARIABLE,
+    DEFAULT_SECONDS,
+    NUMBER_VARIABLE,
+    SECONDS_VARIABLE,
+    NodeInfo,
+    reserve_port,
+)
 from lcl_core.common.run_dir import ExitCode, RunDir
 
 _CRASH_GRACE = 5.0  # seconds
@@ -23,6 +31,15 @@ _INFORMATIVE = (
     ExitCode.RENDEZVOUS_FAILED,
 )
 _LOOPBACK = "127.0.0.1"
+
+
+def node_from_env() -> NodeInfo | None:
+    """What :meth:`NodeInfo.to_env` wrote for this process; None: a single node. Raises: KeyError, ValueError."""
+    count = int(os.environ.get(COUNT_VARIABLE, "1"))
+    if count == 1:
+        return None
+    address, number = os.environ[ADDRESS_VARIABLE], int(os.environ[NUMBER_VARIABLE])
+    return NodeInfo.at(address, number, count, float(os.environ.get(SECONDS_VARIABLE, DEFAULT_SECONDS)))
 
 
 def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
@@ -55,13 +72,30 @@ def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
 
 def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> subprocess.Popen[bytes]:
     threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
-    environment = os.environ | node.rank_env(local_rank, processes) | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | rank_env(node, local_rank, processes) | {"OMP_NUM_THREADS": str(threads)}
     # the pipe stays open as long as this process lives: a rank ends when it closes
     return subprocess.Popen(
         [sys.executable, "-m", "lcl_core.train", run_dir],
         env=environment | {"LCL_SUPERVISED": "1"},
         stdin=subprocess.PIPE,
     )
+
+
+def rank_env(node: NodeInfo, local_rank: int, processes: int) -> dict[str, str]:
+    """The variables that torchrun would give a rank, and those of the rendezvous."""
+    values: dict[str, object] = {
+        "RANK": node.number * processes + local_rank,
+        "LOCAL_RANK": local_rank,
+        "WORLD_SIZE": node.count * processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "GROUP_RANK": node.number,
+        "MASTER_ADDR": node.host,
+        "MASTER_PORT": node.port,
+        SECONDS_VARIABLE: node.seconds,
+    }
+    if node.host.startswith("127."):  # all ranks are on this machine
+        values["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    return {name: str(value) for name, value in values.items()}
 
 
 def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], failures: list[int]) -> None:

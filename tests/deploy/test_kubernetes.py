@@ -28,7 +28,6 @@ OBJECTS: list[dict[str, Any]] = [
 ]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
-JOB_SETTINGS = {"LCL_DATA_CACHE", "LCL_DATA_CACHE_BYTES"}  # read by the processes of runs
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode
+from lcl_core.train.launch import node_from_env, rank_env
 
 MEET = """
 import torch
@@ -23,7 +26,7 @@ except RendezvousFailed as error:
 
 
 def start(node: NodeInfo) -> subprocess.Popen[str]:
-    env = os.environ | node.rank_env(0, 1) | {"OMP_NUM_THREADS": "1"}
+    env = os.environ | rank_env(node, 0, 1) | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", MEET], env=env, stdout=subprocess.PIPE, text=True)
 
 
@@ -42,3 +45,17 @@ def test_a_node_that_stays_away_ends_the_wait() -> None:
         rank = start(node)
         output = rank.communicate(timeout=900)[0]
     assert rank.returncode == ExitCode.RENDEZVOUS_FAILED, output
+
+
+def test_a_rank_knows_its_place() -> None:
+    env = rank_env(NodeInfo(2, 4, "node7", 4711), local_rank=1, processes=8)
+    assert (env["RANK"], env["WORLD_SIZE"], env["MASTER_ADDR"], env["MASTER_PORT"]) == ("17", "32", "node7", "4711")
+
+
+def test_what_a_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node_from_env() is None
+    for host in ("10.0.0.1", "2001:db8::7", "node7"):
+        node = NodeInfo(2, 4, host, 4711, 60.0)
+        for name, value in node.to_env().items():
+            monkeypatch.setenv(name, value)
+        assert node_from_env() == node
