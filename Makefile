@@ -33,7 +33,10 @@ test: .venv/.test
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest $(ARGS)
 
 # What a change should pass before it is pushed, in two minutes: lint, types, laws of the tree, tests without processes.
-QUICK := $(addprefix tests/,test_layers.py test_architecture.py lcl_core/specs lcl_core/studies lcl_core/estimate)
+QUICK := test_layers.py test_architecture.py docs
+QUICK += $(addprefix lcl_core/,specs studies estimate ops data/corpus data/formats data/sampling)
+QUICK += $(addprefix lcl_core/evaluation/,heads metrics)
+QUICK := $(addprefix tests/,$(QUICK))
 check: lint
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(QUICK)
 
@@ -64,7 +67,7 @@ lock: .venv/.test
 
 # Needs Docker with buildx, and an image registry.
 pin-images: .venv/.made
-	@.venv/bin/python -m deploy.images
+	@.venv/bin/python -m scripts.pin_images
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -21,12 +21,14 @@ from uvicorn.config import STARTUP_FAILURE
 from api.app import create_app
 from api.core.http_server import server_config
 from api.core.settings import ApiSettings
+from api.services.inference_device import reserve_visibility
 from api.services.state import AppState
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import prepare_home, private_umask
 from lcl_core.common.logging import configure_logging
+from lcl_core.common.paths import prepare_home, private_umask
 from lcl_core.common.process_env import forbid_downloads
 from lcl_core.common.settings import check_setting_names, settings_error_message
+from lcl_core.common.threads import thread_env
 from lcl_core.db.session import UNREACHABLE
 
 RETRY_SECONDS = 0.5
@@ -40,6 +42,7 @@ def main() -> int:
     one line.
     """
     forbid_downloads()
+    os.environ.update(thread_env(os.environ))  # before anything imports torch
     try:
         for warning in check_setting_names(os.environ):
             print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
@@ -47,6 +50,7 @@ def main() -> int:
         settings.check_secrets()
         prepare_home(settings.home)
         app = create_app(settings)
+        reserve_visibility(settings.inference_device, os.environ)
         _prepare(app.state.context, settings)
         sockets = _inherited_socket(settings.api_socket)
     except (ValidationError, SettingsError, UserError) as error:

@@ -11,46 +11,27 @@ from fastapi import FastAPI
 import lcl_core
 from api.core.errors import install_error_handlers
 from api.core.metrics import DatabaseCollector
-from api.core.middleware import HeaderCheckMiddleware, RequestContextMiddleware
-from api.core.request_bodies import AuthenticatedBodyMiddleware
+from api.core.middleware import AuthenticatedBodyMiddleware, HeaderCheckMiddleware, RequestContextMiddleware
 from api.core.settings import ApiSettings
-from api.routes import (
-    audit,
-    collections,
-    datasets,
-    docs,
-    encoders,
-    garbage,
-    health,
-    inference,
-    keys,
-    quotas,
-    runs,
-    specs,
-    studies,
-    webhooks,
-    workers,
-)
+from api.routes import admin, collections, datasets, docs, encoders, health, inference, keys, runs, studies, webhooks
 from api.services.state import AppState
+from api.services.warmup import EncoderWarmup
 
-ROUTERS = tuple(
-    module.router
-    for module in (
-        runs,
-        specs,
-        studies,
-        datasets,
-        encoders,
-        inference,
-        collections,
-        workers,
-        keys,
-        webhooks,
-        audit,
-        garbage,
-        quotas,
-        health,
-    )
+ROUTERS = (
+    runs.router,
+    runs.specs_router,
+    studies.router,
+    datasets.router,
+    encoders.router,
+    inference.router,
+    collections.router,
+    admin.workers_router,
+    keys.router,
+    webhooks.router,
+    admin.audit_router,
+    admin.garbage_router,
+    admin.quotas_router,
+    health.router,
 )
 
 
@@ -90,5 +71,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.context
     await to_thread.run_sync(state.prepare)
+    warmup = EncoderWarmup(state) if state.settings.warm_encoders else None
+    if warmup:
+        warmup.start()
     yield
+    if warmup:
+        await to_thread.run_sync(warmup.stop)
     await to_thread.run_sync(state.close)

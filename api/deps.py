@@ -15,7 +15,7 @@ from sse_starlette.sse import EventSourceResponse
 
 from api.core.auth import Principal, role_level
 from api.core.errors import Problem
-from api.core.rate_limit import RequestSlot
+from api.core.limits import RequestSlot
 from api.core.session import RequestSession, WriteTransaction, finish
 from api.services.state import AppState
 from lcl_core.db import audit, runs, studies
@@ -84,7 +84,7 @@ _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: 
 
 
 async def current_principal(request: Request, _described: Annotated[object, Depends(_bearer)]) -> Principal:
-    """The principal that ``api.core.request_bodies`` authenticated. The slot of an event stream counts as a stream.
+    """The principal that ``api.core.middleware`` authenticated. The slot of an event stream counts as a stream.
 
     Raises: the error for which the request may not go on: Problem 401 or 429, SQLAlchemyError.
     """

@@ -13,8 +13,8 @@ from importlib import import_module
 from lcl_core.common.errors import UserError
 
 CORE = (
-    *("train", "as-shipped", "breakdown", "captions", "collection", "decode", "heads", "loader"),
-    *("objectives", "outside", "packing", "retrieval", "scheduler"),
+    *("train", "as-shipped", "breakdown", "captions", "collection", "contention", "decode", "gpu", "heads", "loader"),
+    *("objectives", "outside", "packing", "remote-loader", "retrieval", "scheduler", "tables"),
 )
 SERVICE = ("submissions", "listing", "claims", "memory", "embeddings", "searches", "inferences")
 
@@ -31,11 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     module.add_arguments(parser)
     try:
-        module.main(parser.parse_args(words[1:]))
+        return module.main(parser.parse_args(words[1:])) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

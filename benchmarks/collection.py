@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lcl_core.collections.collection import Collection
-from lcl_core.collections.flat_index import nearest
+from lcl_core.collections.vector_index import nearest
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
 from lcl_core.common.errors import UserError
 

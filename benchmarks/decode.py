@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -92,9 +91,8 @@ def run_ours(files: list[Path], size: int, crop_scale: tuple[float, float], fast
     spec, draw = AugmentationSpec(crop_scale=crop_scale), random.Random(0)  # noqa: S311 - crops, not secrets
     need = CropNeed(size, crop_scale[0]) if fast else None
     cropper: Cropper = TorchCropper() if fast else PILLOW_CROPPER
-    out = np.empty((3, size, size), np.float32)
     for file in files:
-        augment(decode_image(file.read_bytes(), file.name, need=need), size, draw, spec, out, cropper)
+        augment(decode_image(file.read_bytes(), file.name, need=need), size, draw, spec, cropper)
 
 
 def torchvision_pipeline(folder: Path, size: int, crop_scale: tuple[float, float]) -> Any:

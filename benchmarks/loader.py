@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Medians by length, and how the longest but one compares with the shortest."""
-    convert(_real_records(), folder / _REAL)
+    convert(real_records(), folder / _REAL)
     figures: dict[int, dict[str, float]] = {}
     for length in options.lengths:
         synthetic_corpus(folder / _REAL, folder / str(length), length)
@@ -133,7 +133,7 @@ def synthetic_corpus(real: Path, folder: Path, length: int) -> None:
     write_index(folder, parts(), [group for group, _ in header.groups], header.shards)
 
 
-def _real_records() -> Iterator[Record]:
+def real_records() -> Iterator[Record]:
     """Documents of the sample corpus."""
     corpus = open_corpus(SAMPLE_CORPUS)
     for number in range(_REAL_DOCUMENTS):

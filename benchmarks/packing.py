@@ -41,7 +41,8 @@ def measured_documents(corpus: Path, image_tokens: int, context_length: int) -> 
         if size is None:
             yield SkippedSample(str(position), "not usable")
         else:
-            yield Sample(str(position), 0, np.zeros(size[1], np.int32), np.zeros((size[0], 3, 0, 0), np.float32))
+            levels = np.zeros((size[0], 3, 0, 0), np.uint8)
+            yield Sample(str(position), 0, np.zeros(size[1], np.int32), levels, (0,) * size[0])
 
 
 def measure(

@@ -136,7 +136,7 @@ class _Fleet:
     def _register(self) -> None:
         with self.database.session() as session:
             for name in self._names:
-                record_heartbeat(session, WorkerIdentity(name, name, 1, 1, ("simulated",), ("cpu",), "home"))
+                record_heartbeat(session, WorkerIdentity(name, name, 1, 1, ("simulated",), ("cpu",), home="home"))
 
     def _begin_in_the_middle(self) -> None:
         """All workers are at work on one-hour runs that began at random times within the last hour."""

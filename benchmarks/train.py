@@ -71,12 +71,14 @@ def main(options: argparse.Namespace) -> None:
     print(json.dumps(report | facts, indent=None if options.json else 1))
 
 
-def measure(config: LCLConfig, batches: list[PackedBatch], steps: int, dtype: str) -> tuple[list[float], StepReport]:
+def measure(
+    config: LCLConfig, batches: list[PackedBatch], steps: int, dtype: str, device: torch.device | None = None
+) -> tuple[list[float], StepReport]:
     """Run one step to warm up, which leaves the weights as they are, and ``steps`` that count.
 
     Returns: seconds of each, and what the first of them found.
     """
-    device = pick_device()
+    device = device or pick_device()
     model = build_model(config, seed=0).train().to(device)
     step = TrainingStep(model, Lcl.from_config(config), RankGroup(), "bf16" if dtype == "bf16" else "fp32")
     optimizer = build_optimizer(model, lr=0.0)

@@ -24,7 +24,7 @@ from deploy.demo import open_display, print_report, run_demo
 from deploy.local_stack import LocalStack
 from deploy.process import PROJECT
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import private_umask
+from lcl_core.common.paths import private_umask
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

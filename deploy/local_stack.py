@@ -5,23 +5,33 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
+import httpx
 from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import SettingsError
 
 from api.client import Client
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
-from deploy.process import LOOPBACK, ProcessStack, Restarter, Service, listening_socket, never, responds
+from deploy.process import (
+    LOOPBACK,
+    READY_POLL_SECONDS,
+    ProcessStack,
+    Restarter,
+    Service,
+    listening_socket,
+    never,
+    responds,
+)
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import prepare_home
+from lcl_core.common.paths import prepare_home
 from lcl_core.common.process_env import OFFLINE
 from lcl_core.common.settings import check_setting_names, settings_error_message
-from ui.settings import UiSettings, format_validation_error
-from ui.token_file import load_or_create_token, url_with_token
+from ui.settings import UiSettings, format_validation_error, load_or_create_token, url_with_token
 from workers.settings import WorkerSettings
 
 
@@ -48,6 +58,7 @@ def check_settings(home: Path) -> list[str]:
 
 API_PORT, UI_PORT = 8765, 7865
 START_SECONDS = 120.0
+ENCODER_SECONDS = 10.0
 RESPONSE_SECONDS = 2.0  # the sockets listen before a process accepts, so a request may wait
 UI_ENV = {"GRADIO_ANALYTICS_ENABLED": "False", **OFFLINE}
 
@@ -175,6 +186,7 @@ class LocalStack:
         self.stack.start(Service("ui", ("python", "-m", "ui"), page, grace=5, sockets=sockets))
         self._wait(f"{self.page_url}/healthz", "the page")
         self._wait(f"{self.api_url}/readyz", "the worker")
+        self._await_encoders()
         for part in (*((self._broker,) if self._broker else ()), *self.stack.children):
             self._restarter.watch(part)
 
@@ -193,6 +205,16 @@ class LocalStack:
     def _wait(self, url: str, what: str) -> None:
         self.stack.wait_until(lambda: responds(url, RESPONSE_SECONDS), what, START_SECONDS)
 
+    def _await_encoders(self) -> None:
+        """Wait while the api loads encoders, so that the first search is quick; not for long, since searches wait too.
+
+        Raises: ChildDied.
+        """
+        deadline = time.monotonic() + ENCODER_SECONDS
+        while time.monotonic() < deadline and _loads_encoders(f"{self.api_url}/readyz"):
+            self.stack.check()
+            time.sleep(READY_POLL_SECONDS)
+
     def _stop(self) -> None:
         self.stack.stop()
         if self._broker:
@@ -203,6 +225,13 @@ class LocalStack:
         if self._lock:
             self._lock.close()
             self._lock = None
+
+
+def _loads_encoders(ready_url: str) -> bool:
+    try:
+        return httpx.get(ready_url, timeout=RESPONSE_SECONDS, trust_env=False).json().get("loading", 0) > 0
+    except (httpx.HTTPError, ValueError):  # whether the api responds is not the question here
+        return False
 
 
 def _port(listener: socket.socket) -> int:

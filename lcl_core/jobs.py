@@ -38,6 +38,7 @@ class JobKind:
         label: title in the page.
         spec: ``MODULE:CLASS`` of its spec.
         module: run as ``python -m MODULE RUN_DIR``.
+        imports: the module with the libraries that take it seconds to import, for a fork server; empty: none does.
         output: None: a report and nothing to register.
         resource: what a run needs unless its submission says so.
         batch_fields: spec fields that lower its memory, in words.
@@ -47,6 +48,7 @@ class JobKind:
     label: str
     spec: str
     module: str
+    imports: str = ""
     output: JobOutput | None = None
     resource: str = ANY_DEVICE
     batch_fields: str = ""
@@ -64,12 +66,13 @@ JOBS: dict[str, JobKind] = {
         label="Pre-train",
         spec="lcl_core.specs.pretrain:PretrainSpec",
         module="lcl_core.train",
+        imports="lcl_core.train.trainer",
         output=JobOutput("encoder", "enc", "encoders"),
         batch_fields="batch.tokens and batch.images",
         main_fields={
             "data.sources.0.dataset": "Dataset",
             "steps": "Steps",
-            "batch.images": "Pictures in a batch",
+            "batch.images": "Images in a batch",
             "batch.tokens": "Tokens in a batch",
             "optimizer.lr": "Learning rate",
             "objective.name": "Method",
@@ -82,6 +85,7 @@ JOBS: dict[str, JobKind] = {
         label="Evaluate",
         spec="lcl_core.specs.evaluate:EvaluateSpec",
         module="lcl_core.evaluation",
+        imports="lcl_core.evaluation.evaluate",
         main_fields={
             "encoder": "Encoder",
             "dataset": "Dataset",
@@ -96,6 +100,7 @@ JOBS: dict[str, JobKind] = {
         label="Index",
         spec="lcl_core.specs.corpus_jobs:IndexSpec",
         module="lcl_core.collections.index_job",
+        imports="lcl_core.encoders.engine",
         output=JobOutput("collection", "col", "collections"),
         batch_fields="batch_size",
         main_fields={"encoder": "Encoder", "dataset": "Dataset", "collection": "Collection", "splits": "Splits"},
@@ -130,6 +135,7 @@ JOBS: dict[str, JobKind] = {
         label="Match",
         spec="lcl_core.specs.corpus_jobs:MatchSpec",
         module="lcl_core.collections.match_job",
+        imports="lcl_core.encoders.engine",
         output=_DATASET,
         main_fields={"dataset": "Dataset", "encoder": "Encoder", "name": "Dataset to make"},
     ),

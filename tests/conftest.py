@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from lcl_core.common.fork_server import AVAILABLE, ForkServer
+from workers.executors.local import FORK_SERVER, FORKED, sanitized_env
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # what comes with the product would stand in every list; tests that want it ask for it
@@ -22,6 +25,20 @@ os.environ["LCL_WELCOME"] = "false"
 os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
 # else a process would come in the midst of whatever test asks much
 os.environ["LCL_TEXTS_APART"] = "false"
+# else a thread would load encoders beside whatever test counts loads or memory
+os.environ["LCL_WARM_ENCODERS"] = "false"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Jobs are forked from one process, started when the first of them is, that has imported torch.
+
+    It belongs to the process that the tests' own processes come from; these get its address in the environment.
+    """
+    if not hasattr(config, "workerinput") and AVAILABLE:
+        server = ForkServer(sorted(set(FORKED.values())), sanitized_env(os.environ), free=("PYTEST_",), shared=True)
+        config.add_cleanup(server.close)
+        os.environ[FORK_SERVER] = server.address
+    os.environ.setdefault(FORK_SERVER, "off")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -84,7 +84,7 @@ def broken(law: Law, source: str, package: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("title", LAWS)
-def test_the_house_keeps_the_law(title: str) -> None:
+def test_no_forbidden_import(title: str) -> None:
     law = LAWS[title]
     files = python_files(*law.folders)
     assert files, f"no file below {law.folders}: the law examines nothing"
@@ -106,24 +106,24 @@ def test_the_house_keeps_the_law(title: str) -> None:
         ("from workers_extra import x", "api", False),
     ],
 )
-def test_a_breach_is_seen(source: str, package: str, caught: bool) -> None:
+def test_a_breach_is_detected(source: str, package: str, caught: bool) -> None:
     assert bool(broken(LAWS["api does not know workers"], source, package)) is caught
 
 
 def test_science_runs_on_a_bare_machine() -> None:
     """Nothing but the standard library and the project's plain dependencies, even inside functions."""
     at_start = {*sys.stdlib_module_names, *BARE, "lcl_core"}
-    strangers = [
+    unexpected = [
         f"{file.relative_to(ROOT)}:{line} imports {name}"
         for file in python_files(*SCIENCE)
         for when, allowed in ((True, at_start), (False, at_start | OPTIONAL))
         for line, name in imports(file.read_text(encoding="utf-8"), package_of(file), module_level_only=when)
         if name.split(".")[0] not in allowed
     ]
-    assert not strangers, "\n".join(strangers)
+    assert not unexpected, "\n".join(unexpected)
 
 
-def test_start_up_laws_look_at_module_level_only() -> None:
+def test_start_up_laws_check_module_level_only() -> None:
     law = LAWS["the api starts without torch"]
     assert not broken(law, "def f():\n    import torch", "api")
     assert not broken(law, "if TYPE_CHECKING:\n    import torch", "api")
@@ -131,7 +131,7 @@ def test_start_up_laws_look_at_module_level_only() -> None:
     assert broken(law, "class A:\n    import torch", "api")
 
 
-def test_the_client_is_the_pages_only_door() -> None:
+def test_the_page_imports_the_client_alone() -> None:
     law = LAWS["the page talks to the client alone"]
     assert not broken(law, "from api.client import Client", "ui")
     assert broken(law, "from api.core.settings import ApiSettings", "ui")

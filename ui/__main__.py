@@ -11,8 +11,7 @@ import tempfile
 import uvicorn
 from pydantic import ValidationError
 
-from ui.settings import UiSettings, format_validation_error
-from ui.token_file import default_home, load_or_create_token, url_with_token
+from ui.settings import UiSettings, default_home, format_validation_error, load_or_create_token, url_with_token
 
 
 def main() -> int:

@@ -29,16 +29,14 @@ from ui.html import LOGO_SVG, TAGLINE, esc
 from ui.security import CsrfMiddleware, HostMiddleware, RouteAllowlistMiddleware, SecurityHeadersMiddleware, parse_hosts
 from ui.session_files import SessionFiles
 from ui.sessions import SessionKeyAuth, SessionStore
-from ui.settings import UiSettings
+from ui.settings import UiSettings, default_home, load_or_create_token
 from ui.tabs.caption import CaptionTab
 from ui.tabs.documents import DocumentsTab
 from ui.tabs.embed import EmbedTab
-from ui.tabs.encoder_comparison import CompareTab
-from ui.tabs.encoders import EncodersTab
+from ui.tabs.encoders import CompareTab, EncodersTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.search import SearchTab
 from ui.tabs.studies import StudiesTab
-from ui.token_file import default_home, load_or_create_token
 from ui.uploads import build_upload_routes
 
 SANS_FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")

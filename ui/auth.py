@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.client import ApiError, Client
 from ui.html import LOGO_SVG, TAGLINE, esc
 from ui.sessions import SESSION_SCOPE_KEY, SessionStore, use_key
-from ui.token_file import TOKEN_FILE
+from ui.settings import TOKEN_FILE
 
 COOKIE = "lcl_session"
 PUBLIC_PATHS = ("/healthz", "/signed-in")
@@ -65,7 +65,7 @@ LOGIN_FORM = """<form method="post" action="{action}">
 TOKEN_FORM = """<form method="get" action="./">
 <p><strong>Open the page with the address that was printed when the service started.</strong></p>
 <p class="lcl-note"><code>make up</code> and <code>make demo</code> print it. It ends with <code>/?token=…</code>,
-so that nobody else on this machine can use the service.</p>
+so that other users of this machine cannot use the service.</p>
 <label for="token">Or enter the token</label>
 <input id="token" name="token" type="password" autocomplete="off" spellcheck="false" autocapitalize="none"
  required maxlength="256" autofocus aria-describedby="hint{described}"{invalid}>
@@ -277,7 +277,7 @@ async def _read_form_key(request: Request) -> str | None:
 def _key_error(error: ApiError) -> tuple[int, str]:
     if error.status in (401, 0) and error.code != "unreachable":  # 0: the key does not fit into a header
         return 401, KEY_UNKNOWN
-    return (429, KEY_BUSY) if error.status == 429 else (503, f"The service cannot be asked: {error.message}")
+    return (429, KEY_BUSY) if error.status == 429 else (503, f"The service did not answer: {error.message}")
 
 
 def _with_query(path: str, scope: Scope) -> str:

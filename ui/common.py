@@ -84,7 +84,7 @@ def image_input(label: str, height: int) -> gr.Image:
         image_mode=None,
         sources=["upload", "clipboard"],
         height=height,
-        elem_classes="lcl-picture",
+        elem_classes="lcl-query-image",
     )
     component.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
     return component

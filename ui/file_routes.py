@@ -1,4 +1,4 @@
-"""Routes beside the page for files fetched through the API: images, vectors, tables of studies, encoder archives."""
+"""Routes beside the page, answered through the API: images, vectors, tables of studies, archives, loading encoders."""
 
 from __future__ import annotations
 
@@ -78,6 +78,14 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
     @router.get("/healthz")
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
+
+    @router.get("/loading")
+    def loading() -> dict[str, int]:
+        """Calls to the service that wait for an encoder; 0 also where the service does not answer."""
+        try:
+            return {"encoders": client.health().get("loading", 0)}
+        except ApiError:
+            return {"encoders": 0}
 
     @router.get("/media/{collection}/{item}")
     def item_image(collection: str, item: str) -> Response:

@@ -1,5 +1,5 @@
-// What the page does in the browser alone: light and dark, the end of a session, which picture is looked at, tips on the
-// map, values on curves.
+// Behaviour in the browser alone: colour scheme, end of a session, details of an image, searches under way, tooltips on
+// the map, values on curves.
 (() => {
   'use strict';
   const KEY = 'lcl-theme';
@@ -37,13 +37,13 @@
     }
   });
 
-  // The picture that is looked at: Escape puts it away, unless something that is typed into or opened takes the key.
+  // Details of an image: Escape closes them, unless the focus is in an input or an open list.
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Escape' || event.target.closest('input, textarea, [role="listbox"]')) return;
     document.querySelector('.lcl-detail [data-pick="close:"]')?.click();
   });
 
-  // A session that has ended: whatever is asked next leads to signing in, and from there back to this address.
+  // An ended session: the next request reloads the page, which leads to signing in and back to this address.
   const ask = window.fetch;
   window.fetch = async (...question) => {
     const answer = await ask(...question);
@@ -51,7 +51,30 @@
     return answer;
   };
 
-  // The map: one label brought out, the others pale.
+  // Searches under way: after a moment a line says so, and whether the service is loading an encoder. Gradio marks a pane
+  // as pending only until the first of several events ends.
+  let searches = 0, turn = 0;
+  const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  const say = (words) => {
+    const line = document.querySelector('#search-status [role=status]');
+    if (line && line.textContent !== words) line.textContent = words;
+  };
+  const loadsEncoder = async () => {
+    try { return (await (await fetch('loading')).json()).encoders > 0; } catch { return false; }
+  };
+  async function explain(mine) {
+    let loading = false;
+    for (await sleep(150); searches > 0 && mine === turn; await sleep(500)) {
+      say(loading ? 'Loading the encoder …' : 'Searching …');
+      loading = await loadsEncoder();
+    }
+  }
+  window.lclSearch = {
+    begin() { searches += 1; if (searches === 1) explain(turn += 1); },
+    end() { searches -= 1; if (searches === 0) say(''); },
+  };
+
+  // The map: highlight one label, the others pale.
   function bringOut(entry) {
     const map = entry.closest('.lcl-map');
     const on = entry.getAttribute('aria-pressed') !== 'true';
@@ -59,21 +82,21 @@
     map.querySelectorAll('circle').forEach((dot) => dot.classList.toggle('lcl-pale', on && dot.dataset.c !== entry.dataset.legend));
   }
 
-  // The map: name and picture of the point under the cursor.
+  // The map: name and image of the point under the cursor.
   document.addEventListener('pointerover', (event) => {
     const dot = event.target.closest?.('.lcl-map circle');
     const stage = event.target.closest?.('.lcl-map__stage');
     document.querySelectorAll('.lcl-tip').forEach((tip) => { tip.hidden = !(dot && stage && stage.contains(tip)); });
     if (!dot || !stage) return;
     const tip = stage.querySelector('.lcl-tip');
-    const picture = new Image();
-    picture.src = dot.dataset.src;
-    picture.alt = '';
+    const image = new Image();
+    image.src = dot.dataset.src;
+    image.alt = '';
     const words = document.createElement('span');
     words.textContent = dot.dataset.name;
     const label = document.createElement('small');
     label.textContent = dot.dataset.label;
-    tip.replaceChildren(picture, words, label);
+    tip.replaceChildren(image, words, label);
     const box = stage.getBoundingClientRect();
     const at = dot.getBoundingClientRect();
     const x = at.left - box.left, y = at.top - box.top;

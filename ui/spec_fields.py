@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.client import UserError
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import MAIN_FIELDS, SPECS, parse_spec
-from lcl_core.specs.presets import presets
 
 FIRST_PRESET = "sample"
 _STAND_IN = "x"  # a name for required fields while a preset is resolved

@@ -13,7 +13,7 @@ from pydantic_settings import SettingsError
 from sqlalchemy.exc import SQLAlchemyError
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import prepare_home, private_umask
+from lcl_core.common.paths import prepare_home, private_umask
 from lcl_core.common.process_env import forbid_downloads
 from lcl_core.common.settings import check_setting_names, settings_error_message
 from workers.logs import configure_logging

@@ -85,7 +85,8 @@ class ClaimLoop:
     def _claim(self) -> Claim | MemberLease | None:
         try:
             with self._database.session() as session:
-                return claim_next(session, self._worker.id, self._lease_seconds, self._worker.offers)
+                worker, seconds = self._worker, self._lease_seconds
+                return claim_next(session, worker.id, seconds, worker.offers, devices=worker.gpu_ids)
         except UNREACHABLE as error:
             log_database_error(error)
         except Exception:  # the slot is free again, and the next notification tries anew

@@ -1,4 +1,7 @@
-"""Outcome of a job process: result, error file, stop reason and exit status, classified in that order."""
+"""Outcome of a job process: result, error file, stop reason, exit status and log, classified in that order.
+
+``workers.failure_table`` says what follows from each cause.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from lcl_core.common.system_errors import FailureCode, failure_code
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
 from lcl_core.db.leases import Claim
 from lcl_core.jobs import JOBS
+from workers.failure_table import RULES, FailureRule, Policy, infrastructure_cause
 
 _TAIL_BYTES = 65_536
 _MAX_LINE = 500
@@ -31,24 +35,59 @@ class StopReason(Enum):
     PAUSE = "pause"
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"  # of the worker
+    DATABASE = "database"  # it did not answer, and the lease was about to run out
+    HUNG = "hung"  # no progress until the deadline
     NODE = "node"  # another node of the run has failed, and this one would wait for it forever
+
+
+_REQUEUED = {
+    StopReason.PAUSE: ("interrupted", "it was paused"),
+    StopReason.SHUTDOWN: ("interrupted", "the worker is leaving"),
+    StopReason.DATABASE: ("database_away", "the database did not answer its worker for half of a lease"),
+    StopReason.NODE: ("node_lost", "another node of the run was lost"),
+}
 
 
 @dataclass(frozen=True)
 class Requeue:
-    """The run is unfinished through no fault of its own; another attempt resumes from its checkpoint."""
+    """The run is unfinished through no fault of its own; another attempt resumes from its checkpoint.
 
-    uses_attempt: bool
+    Attributes:
+        rule: of the failure table; says whether the attempt is counted, when the next one may start, and how many.
+        message: of the run's reason, when no attempt is left. ``cause`` if empty.
+    """
+
+    rule: FailureRule
     cause: str
+    message: str = ""
+
+    @classmethod
+    def by(cls, name: str, cause: str, message: str = "") -> Requeue:
+        """By the rule of this name."""
+        return cls(RULES[name], cause, message)
+
+    @property
+    def uses_attempt(self) -> bool:
+        return self.rule.uses_attempt
+
+    @property
+    def failure(self) -> RunFailed:
+        """Outcome of the run when no attempt is left."""
+        return _failed(self.rule.cause, self.message or self.cause)
 
 
 @dataclass(frozen=True)
 class ProcessExit:
-    """How a process ended. ``status``: as subprocess has it; ``stop_reason``: None when nobody stopped it."""
+    """How a process ended. ``status``: as subprocess has it; ``stop_reason``: None when nobody stopped it.
+
+    Attributes:
+        hang: what is known of a process that was stopped because it hung.
+    """
 
     status: int
     stop_reason: StopReason | None
     log_start: int
+    hang: str = ""
 
 
 def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutcome | Requeue:
@@ -56,15 +95,14 @@ def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutc
     if run_dir.result_file.exists():
         return RunSucceeded(json.loads(run_dir.result_file.read_text(encoding="utf-8")))
     if run_dir.error_file.exists():
-        return _classify_error_file(json.loads(run_dir.error_file.read_text(encoding="utf-8")))
+        return classify_error(json.loads(run_dir.error_file.read_text(encoding="utf-8")))
     if exited.stop_reason is StopReason.CANCEL:
         return RunCancelled()
-    if exited.stop_reason is StopReason.PAUSE:
-        return Requeue(uses_attempt=False, cause="it was paused")
-    if exited.stop_reason is StopReason.SHUTDOWN:
-        return Requeue(uses_attempt=False, cause="the worker is leaving")
-    if exited.stop_reason is StopReason.NODE:
-        return Requeue(uses_attempt=True, cause="another node of the run was lost")
+    if exited.stop_reason in _REQUEUED:
+        return Requeue.by(*_REQUEUED[exited.stop_reason])
+    if exited.stop_reason is StopReason.HUNG:
+        where = f"`lcl runs logs {claim.run_id}` shows its log; resume the run to go on from its last checkpoint"
+        return Requeue.by("hung", exited.hang, f"{exited.hang}, as the attempt before; {where}")
     if exited.stop_reason is StopReason.TIMEOUT:
         limit = claim.spec["timeout_seconds"]
         message = f"the run took longer than its timeout_seconds of {limit:g}; raise it and resume the run"
@@ -72,9 +110,11 @@ def classify_exit(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunOutc
     return _classify_status(claim, run_dir, exited)
 
 
-def _classify_error_file(reason: dict[str, Any]) -> RunOutcome | Requeue:
-    if reason.get("code") == "run_dir_busy":
-        return Requeue(uses_attempt=True, cause="another process still works in the run's directory")
+def classify_error(reason: dict[str, Any]) -> RunOutcome | Requeue:
+    """Outcome of an attempt that ended with a UserError, as ``UserError.to_dict``."""
+    rule = RULES.get(reason.get("code", ""))
+    if rule is not None and rule.policy is Policy.DELAYED:
+        return Requeue.by(rule.cause, reason["message"])
     return RunFailed(reason)
 
 
@@ -85,29 +125,29 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
     if exited.status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, ExitCode.CANCELLED):
         return _classify_outside_kill(claim, exited.status, where)
     if exited.status == ExitCode.RENDEZVOUS_FAILED:
-        return Requeue(
-            uses_attempt=False, cause=line.removeprefix("error: ") or "its processes did not connect in time"
-        )
+        cause = line.removeprefix("error: ") or "its processes did not connect in time"
+        return Requeue.by("rendezvous_failed", cause, f"{cause}{where}")
     if exited.status == ExitCode.OUT_OF_MEMORY:
         return _failed("out_of_memory", f"the run ran out of memory ({line}); {_memory_advice(claim.kind)}{where}")
     if exited.status in (ExitCode.DISK_FULL, ExitCode.READ_ONLY):
         return storage_failure(FailureCode[ExitCode(exited.status).name], run_dir.path)
     if exited.status == ExitCode.OK:
         return _failed("no_result", f"the process ended without a result{where}")
+    rule = infrastructure_cause(_log_lines(run_dir.log_file, exited.log_start))
+    if rule is not None:
+        return Requeue.by(rule.cause, f"{rule.evidence} ({line})", f"{rule.evidence}: {line}{where}")
     if exited.status < 0:
         name = signal.Signals(-exited.status).name
         return _failed("crash", f"the process was ended by {name}: {line or 'its log is empty'}{where}")
     return _failed("crash", f"{line or f'the process ended with status {exited.status}'}{where}")
 
 
-def _classify_outside_kill(claim: Claim, status: int, where: str) -> RunOutcome | Requeue:
+def _classify_outside_kill(claim: Claim, status: int, where: str) -> Requeue:
     """An operator, a restart or the OOM killer: retried as long as attempts are left."""
     name = signal.Signals(-status).name if status < 0 else "SIGTERM"
-    if claim.attempt < claim.max_attempts:
-        return Requeue(uses_attempt=True, cause=f"the process was ended from outside by {name}")
+    cause = f"the process was ended from outside by {name}"
     hint = f" (the system ran out of memory, perhaps: {_memory_advice(claim.kind)})" if name == "SIGKILL" else ""
-    message = f"the process was ended from outside by {name}{hint}, in attempt {claim.attempt} as before{where}"
-    return _failed("killed", message)
+    return Requeue.by("killed", cause, f"{cause}{hint}, in attempt {claim.attempt} as before{where}")
 
 
 def _memory_advice(kind: str) -> str:
@@ -134,11 +174,16 @@ def _failed(code: str, message: str) -> RunFailed:
 
 def last_error_line(log_file: Path, start: int) -> str:
     """Exception line of the last traceback after byte ``start`` of a log, else its last line, else ''."""
-    with log_file.open("rb") as file:
-        file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
-        lines = file.read().decode("utf-8", "replace").splitlines()
+    lines = _log_lines(log_file, start)
     last = next((line for line in reversed(lines) if line.strip()), "")
     tracebacks = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     if tracebacks:
         last = next((line for line in lines[tracebacks[-1] + 1 :] if line[:1].strip()), last)
     return last.strip()[:_MAX_LINE]
+
+
+def _log_lines(log_file: Path, start: int) -> list[str]:
+    """The last lines after byte ``start``."""
+    with log_file.open("rb") as file:
+        file.seek(max(start, file.seek(0, 2) - _TAIL_BYTES))
+        return file.read().decode("utf-8", "replace").splitlines()

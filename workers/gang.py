@@ -14,8 +14,10 @@ from typing import Any
 import psutil
 import structlog
 from sqlalchemy import make_url
+from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunFailed, RunOutcome
@@ -31,14 +33,16 @@ from lcl_core.db.gang import (
     renew_member_lease,
     set_rendezvous,
 )
-from lcl_core.db.leases import Claim, StaleLease, renew_lease
+from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.queue import claim_next
 from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.jobs import RESOURCES
-from workers.executors.local import JobProcess, device_env
+from lcl_core.db.workers import WorkerIdentity
+from workers.executors.local import JobProcess
 from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit, os_error_failure
+from workers.failure_table import RULES, Policy
+from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
-from workers.settings import LEASE_SAFETY, WorkerSettings
+from workers.settings import WorkerSettings
 
 AttemptOutcome = RunOutcome | Requeue
 _DISCARD_PORT = 9  # nothing is sent: connecting a UDP socket makes the system choose a local address
@@ -51,7 +55,9 @@ log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def published_rendezvous(database: Database, settings: WorkerSettings, claim: Claim) -> Iterator[dict[str, str]]:
+def published_rendezvous(
+    database: Database, settings: WorkerSettings, claim: Claim, lease: LeaseKeeper
+) -> Iterator[dict[str, str]]:
     """Publish the rendezvous address of the nodes, once RUN_DIR is ready; its port stays reserved until the block ends.
 
     Yields: environment variables for the process of node 0; none for a run of one node.
@@ -61,13 +67,21 @@ def published_rendezvous(database: Database, settings: WorkerSettings, claim: Cl
     if claim.nodes == 1:
         yield {}
         return
-    with database.reading() as session:
-        hosts = gang_hosts(session, claim)
+
+    def find_hosts() -> set[str]:
+        with database.reading() as session:
+            return gang_hosts(session, claim)
+
+    hosts = lease.persist(find_hosts)
     address = advertised_address(settings.worker_address, settings.resolved_database_url, hosts)
     with reserve_port() as reserved:
         node = NodeInfo(0, claim.nodes, address, reserved.getsockname()[1], settings.gang_seconds)
-        with database.session() as session:
-            set_rendezvous(session, claim, node.address)
+
+        def publish() -> None:
+            with database.session() as session:
+                set_rendezvous(session, claim, node.address)
+
+        lease.persist(publish)
         yield gang_env(settings, node)
 
 
@@ -137,7 +151,9 @@ def is_secondary_failure(run_dir: RunDir, exited: ProcessExit) -> bool:
     return by_itself or exited.stop_reason is StopReason.NODE
 
 
-def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim, own: AttemptOutcome) -> AttemptOutcome:
+def combine_outcomes(
+    database: Database, settings: WorkerSettings, claim: Claim, lease: LeaseKeeper, own: AttemptOutcome
+) -> AttemptOutcome:
     """Outcome of a run of several nodes; ``own`` is that of node 0.
 
     Waits until the others have reported how they ended, a lease's length at most. Raises: StaleLease.
@@ -145,10 +161,10 @@ def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim,
     failures: list[MemberFailure] = []
     deadline = time.monotonic() + settings.lease_seconds
     while time.monotonic() < deadline:
+        lease.check()
         try:
-            with database.session() as session:
-                renew_lease(session, claim, settings.lease_seconds)
-                failures, complete = member_failures(session, claim)
+            with database.reading() as session:
+                failures, complete = member_failures(session, claim, lease.answered_for(settings.lease_seconds))
         except UNREACHABLE:
             complete = False
         if complete or any(_is_root_cause(failure) for failure in failures):
@@ -158,15 +174,17 @@ def combine_outcomes(database: Database, settings: WorkerSettings, claim: Claim,
 
 
 def _is_root_cause(failure: MemberFailure) -> bool:
-    """A crash may be a consequence; a lost worker, a signal, or too little memory is a cause."""
-    return failure.reason is None or failure.reason["code"] != "crash"
+    """A crash or a network error may be a consequence; a lost worker, a signal, or too little memory is a cause."""
+    if failure.reason is None:
+        return RULES[failure.code].policy is not Policy.DELAYED
+    return failure.reason["code"] != "crash"
 
 
 def _root_cause(failures: Sequence[MemberFailure], own: AttemptOutcome) -> AttemptOutcome:
     causes = sorted(filter(_is_root_cause, failures), key=lambda failure: failure.reason is not None)
     if causes:
         first = causes[0]
-        return RunFailed(first.reason) if first.reason else Requeue(first.uses_attempt, first.message)
+        return RunFailed(first.reason) if first.reason else Requeue.by(first.code, first.message)
     if isinstance(own, RunFailed) and failures:
         return RunFailed(
             {**own.reason, "message": "; ".join([own.reason["message"], *(failure.message for failure in failures)])}
@@ -180,36 +198,36 @@ class GangMember:
     """Runs the nodes after the first, whose worker holds the run's lease. Thread-safe.
 
     Args:
-        offers: resources of this worker.
+        worker: this worker, which claims runs that come before a run that it waits for.
     """
 
     def __init__(
-        self,
-        database: Database,
-        settings: WorkerSettings,
-        modules: Mapping[str, str],
-        offers: Sequence[str] = RESOURCES,
+        self, database: Database, settings: WorkerSettings, modules: Mapping[str, str], worker: WorkerIdentity
     ) -> None:
         self._database = database
         self._settings = settings
         self._modules = modules
-        self._offers = offers
+        self._worker = worker
 
     def run(self, lease: MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
         """Hold the member lease until the attempt is over, or the worker is needed elsewhere before it begins.
 
         Returns: what the worker has claimed instead.
         """
-        heartbeat = _MemberHeartbeat(self._database, self._settings, lease, self._offers)
+
+        def renew(session: Session) -> None:
+            renew_member_lease(session, lease, self._settings.lease_seconds)
+
         try:
-            found = heartbeat.await_rendezvous(stopping)
-            if not isinstance(found, Rendezvous):
-                if found is None:
-                    self._release(lease)
+            with LeaseKeeper(self._database, self._settings, lease.run_id, renew, stopping) as keeper:
+                found = self._await_rendezvous(lease, keeper, stopping)
+                if isinstance(found, Rendezvous):
+                    failure = self._try_work(found, lease, keeper, stopping)
+                    keeper.persist(lambda: self._record_exit(lease, failure))
+                    return None
+            if found is not None:
                 return found
-            self._record_exit(lease, self._try_work(found, heartbeat, stopping))
-            return None
-        except StaleLease:
+        except (StaleLease, AttemptInterrupted):
             log.info("member_lease_lost")
         except UNREACHABLE as error:
             log_database_error(error)  # the member lease expires
@@ -217,14 +235,45 @@ class GangMember:
         self._release(lease)
         return None
 
+    def _await_rendezvous(
+        self, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> Rendezvous | Claim | MemberLease | None:
+        """Wait for the other workers, unless another run comes first.
+
+        Returns: the rendezvous; or what was claimed instead, the membership given up; or None: the worker stops, or too
+        few workers are alive and nothing else is queued. Raises: StaleLease.
+        """
+        reconsider_at = time.monotonic() + self._settings.reap_seconds
+        while not stopping.is_set():
+            rendezvous = self._check(lease, keeper)
+            if rendezvous is not None:
+                return rendezvous
+            if time.monotonic() > reconsider_at:
+                chosen = self._reconsider(lease)
+                if chosen != lease:
+                    return chosen
+                reconsider_at = time.monotonic() + self._settings.reap_seconds
+            stopping.wait(self._settings.watch_seconds)
+        return None
+
+    def _reconsider(self, lease: MemberLease) -> Claim | MemberLease | None:
+        """The membership itself, or what this worker is to do before its gang is complete."""
+        worker, seconds = self._worker, self._settings.lease_seconds
+        try:
+            with self._database.session() as session:
+                return claim_next(session, worker.id, seconds, worker.offers, worker.gpu_ids, seat=lease)
+        except UNREACHABLE as error:
+            log_database_error(error)
+            return lease
+
     def _try_work(
-        self, rendezvous: Rendezvous, heartbeat: _MemberHeartbeat, stopping: threading.Event
+        self, rendezvous: Rendezvous, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
     ) -> MemberFailure | None:
-        """Failure of this node, an error of its worker included. Raises: StaleLease, UNREACHABLE."""
+        """Failure of this node, also one of its worker. Raises: StaleLease, AttemptInterrupted, UNREACHABLE."""
         claim = rendezvous.claim
         try:
-            return self._work(rendezvous, heartbeat, stopping)
-        except (StaleLease, *UNREACHABLE):
+            return self._work(rendezvous, lease, keeper, stopping)
+        except (StaleLease, AttemptInterrupted, *UNREACHABLE):
             raise
         except OSError as error:
             log.exception("member_failed")
@@ -237,7 +286,7 @@ class GangMember:
         return MemberFailure(claim.worker, message, reason={**reason, "message": message})
 
     def _work(
-        self, rendezvous: Rendezvous, heartbeat: _MemberHeartbeat, stopping: threading.Event
+        self, rendezvous: Rendezvous, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
     ) -> MemberFailure | None:
         """Run this node's process. Returns: its failure, if any. Raises: StaleLease, after killing the process."""
         claim = rendezvous.claim
@@ -245,17 +294,20 @@ class GangMember:
         run_dir.log_file = run_dir.artifacts / f"log-{claim.node}.txt"  # the run's own log is node 0's
         title = f"attempt {claim.attempt} on {claim.worker}, node {claim.node} of {claim.nodes}"
         node = NodeInfo.at(rendezvous.address, claim.node, claim.nodes, self._settings.gang_seconds)
-        env = gang_env(self._settings, node) | device_env(claim)
+        env = gang_env(self._settings, node) | visible_devices_env(claim.devices)
+        keeper.confirm()
         with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
             log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=process.pid)
-            exited = heartbeat.until_exit(process, stopping)
+            exited = self._until_exit(process, lease, keeper, stopping)
         log.info("job_exited", status=exited.status)
         if exited.status == ExitCode.OK:
             return None
         outcome = classify_exit(claim, run_dir, exited)
         where = f"node {claim.node} on {claim.worker}"
         if isinstance(outcome, Requeue):
-            return MemberFailure(claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt)
+            return MemberFailure(
+                claim.worker, f"{where}: {outcome.cause}", outcome.uses_attempt, code=outcome.rule.cause
+            )
         if isinstance(outcome, RunFailed):
             message = f"{where}: {outcome.reason['message']}"
             return MemberFailure(claim.worker, message, reason={**outcome.reason, "message": message})
@@ -272,71 +324,27 @@ class GangMember:
         except UNREACHABLE as error:
             log_database_error(error)
 
-
-class _MemberHeartbeat:
-    """Renews one member lease and checks that it is still valid."""
-
-    def __init__(self, database: Database, settings: WorkerSettings, lease: MemberLease, offers: Sequence[str]) -> None:
-        self._database = database
-        self._settings = settings
-        self._lease = lease
-        self._offers = offers
-        self._renewed = time.monotonic()
-
-    def await_rendezvous(self, stopping: threading.Event) -> Rendezvous | Claim | MemberLease | None:
-        """Wait for the other workers, unless another run comes first.
-
-        Returns: the rendezvous; or what was claimed instead, the membership given up; or None: the worker stops, or too
-        few workers are alive and nothing else is queued. Raises: StaleLease.
-        """
-        reconsider_at = time.monotonic() + self._settings.reap_seconds
-        while not stopping.is_set():
-            rendezvous = self._check()
-            if rendezvous is not None:
-                return rendezvous
-            if time.monotonic() > reconsider_at:
-                chosen = self._reconsider()
-                if chosen != self._lease:
-                    return chosen
-                reconsider_at = time.monotonic() + self._settings.reap_seconds
-            stopping.wait(self._settings.watch_seconds)
-        return None
-
-    def _reconsider(self) -> Claim | MemberLease | None:
-        """The membership itself, or what this worker is to do before its gang is complete."""
-        lease, seconds = self._lease, self._settings.lease_seconds
-        try:
-            with self._database.session() as session:
-                return claim_next(session, lease.worker, seconds, self._offers, seat=lease)
-        except UNREACHABLE as error:
-            log_database_error(error)
-            return lease
-
-    def until_exit(self, process: JobProcess, stopping: threading.Event) -> ProcessExit:
+    def _until_exit(
+        self, process: JobProcess, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> ProcessExit:
         """Raises: StaleLease when the attempt is over for all nodes; the caller ends the process."""
-        reason, kill_at = None, float("inf")
-        while (status := process.wait(self._settings.watch_seconds)) is None:
-            self._check()
-            if stopping.is_set() and reason is None:
-                # all nodes stop after the same step, with a checkpoint
-                reason, kill_at = StopReason.SHUTDOWN, time.monotonic() + self._settings.cancel_grace_seconds
-                process.terminate()
-            if time.monotonic() > kill_at:
-                status = process.kill()
-                break
+        reason = None
+        with keeper.protect(process):
+            while (status := process.wait(self._settings.watch_seconds)) is None:
+                self._check(lease, keeper)
+                if stopping.is_set() and reason is None:
+                    reason = StopReason.SHUTDOWN  # all nodes stop after the same step, with a checkpoint
+                    keeper.end_process(self._settings.cancel_grace_seconds)
+        if keeper.ended_process:
+            reason = reason or StopReason.DATABASE
         return ProcessExit(status, reason, process.log_start)
 
-    def _check(self) -> Rendezvous | None:
-        started = time.monotonic()
+    def _check(self, lease: MemberLease, keeper: LeaseKeeper) -> Rendezvous | None:
+        """The rendezvous, if it is known. Raises: StaleLease."""
+        keeper.check()
         try:
-            if started > self._renewed + self._settings.heartbeat_seconds:
-                with self._database.session() as session:
-                    renew_member_lease(session, self._lease, self._settings.lease_seconds)
-                self._renewed = started
             with self._database.reading() as session:
-                return check_member_lease(session, self._lease)
+                return check_member_lease(session, lease)
         except UNREACHABLE as error:
             log_database_error(error)
-            if started > self._renewed + LEASE_SAFETY * self._settings.lease_seconds:
-                raise StaleLease(self._lease.run_id) from error
             return None

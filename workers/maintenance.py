@@ -14,6 +14,7 @@ from functools import partial
 import structlog
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import Gpu, gpu_usage
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts, home_id, upload_next
 from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage
@@ -26,7 +27,7 @@ from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import WorkerIdentity, claim_task, record_heartbeat, release_task
 from workers.claim_loop import ClaimLoop
-from workers.devices import gpu_usage
+from workers.lease_keeper import boot_time
 from workers.logs import log_database_error
 from workers.settings import WorkerSettings
 
@@ -82,6 +83,38 @@ class PeriodicTask:
         return None
 
 
+class Continuity:
+    """Whether this process has run, and the database has answered it, for a whole lease without a gap.
+
+    Only then is a lease that ran out a sign of a lost worker: after an outage of the database, a suspended machine or a
+    changed wall clock, workers that are well have had a lease's time to renew theirs.
+    """
+
+    def __init__(self, lease_seconds: float, round_seconds: float) -> None:
+        self._lease = lease_seconds
+        # after a shorter gap every worker that is well still has time to renew: heartbeats come four times a lease
+        self._longest_gap = max(lease_seconds / 2, 3 * round_seconds)
+        self._began = self._ticked = boot_time()
+        self._offset = time.time() - self._ticked  # SQLite's leases are times of the wall clock
+
+    def tick(self) -> None:
+        """To be called in each round."""
+        moment, gap = boot_time(), self._longest_gap
+        offset = time.time() - moment
+        if moment - self._ticked > gap or abs(offset - self._offset) > gap:
+            log.warning("clock_gap", seconds=round(moment - self._ticked, 1), wall=round(offset - self._offset, 1))
+            self._began = moment
+        self._ticked, self._offset = moment, offset
+
+    def interrupt(self) -> None:
+        """The database did not answer."""
+        self._began = boot_time()
+
+    @property
+    def lasts(self) -> bool:
+        return boot_time() >= self._began + self._lease
+
+
 class QueueMaintenance:
     """Requeues runs with an expired lease, releases dependents, submits what studies need, wakes workers for the queue.
 
@@ -95,12 +128,15 @@ class QueueMaintenance:
         claim_loop: ClaimLoop,
         identity: WorkerIdentity,
         settings: WorkerSettings,
+        gpus: Sequence[Gpu] = (),
     ) -> None:
         self._database = database
         self._wakeups = wakeups
         self._claim_loop = claim_loop
         self._identity = identity
         self._settings = settings
+        self._gpus = gpus
+        self._continuity = Continuity(settings.lease_seconds, settings.reap_seconds)
         self._next_heartbeat = 0.0
 
     def task(self) -> PeriodicTask:
@@ -109,10 +145,11 @@ class QueueMaintenance:
 
     def round(self) -> None:
         """One round. Raises: UNREACHABLE."""
+        self._continuity.tick()
         with self._database.reading() as session:
-            expired = has_expired_leases(session)
+            expired = self._continuity.lasts and has_expired_leases(session)
             unclaimed_since = now(session) - timedelta(seconds=self._settings.reap_seconds)
-            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers)
+            waiting = unclaimed_runs(session, unclaimed_since, self._identity.offers, self._identity.gpu_ids)
         if expired:
             waiting += self._expire_leases()
         waiting += schedule_dependents(self._database)
@@ -132,13 +169,20 @@ class QueueMaintenance:
         return [run.id for run in expired if run.state == State.QUEUED]
 
     def _heartbeat_and_round(self) -> None:
+        try:
+            self._heartbeat()
+            self.round()
+        except UNREACHABLE:
+            self._continuity.interrupt()
+            raise
+
+    def _heartbeat(self) -> None:
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + self._settings.ping_seconds
-            gpus = gpu_usage()  # before the transaction: a driver may take seconds to answer
+            gpus = gpu_usage(self._gpus)  # before the transaction: a driver may take seconds to answer
             with self._database.session() as session:
                 record_heartbeat(session, self._identity, gpus)
             self._wakeups.ping(self._identity.id)
-        self.round()
 
 
 def schedule_dependents(database: Database) -> list[str]:

@@ -1,106 +1,56 @@
-"""Monitor of one job process: metrics copied, lease renewed, stop requests passed on.
-
-``metrics.jsonl`` is followed while it grows, also when a resumed process has cut it back.
-"""
+"""Monitor of one job process: metrics and checkpoints reported, stop requests passed on, hangs ended."""
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.gang import MemberFailure, member_failures
-from lcl_core.db.leases import Claim, StaleLease, check_lease, record_interruption, record_metrics, renew_lease
+from lcl_core.db.leases import (
+    Claim,
+    StaleLease,
+    check_lease,
+    record_checkpoint,
+    record_interruption,
+    record_metrics,
+)
 from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from workers.executors.local import JobProcess
 from workers.exit_outcome import ProcessExit, StopReason
+from workers.job_output import MetricsTail, PendingMetrics, ProgressDeadline, dump_stacks, newest_checkpoint
+from workers.lease_keeper import LeaseKeeper
 from workers.logs import log_database_error
-from workers.settings import LEASE_SAFETY, WorkerSettings
+from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
 
-class MetricsTail:
-    """Reads new complete lines of ``metrics.jsonl``. A line that is no metric is logged and left out."""
+class WorkClock:
+    """Seconds of work on a run: those of earlier attempts, and those since ``start``."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-        self._rest = b""
+    def __init__(self, earlier_seconds: float) -> None:
+        self._earlier = earlier_seconds
+        self._started: float | None = None
 
-    def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """Returns: new metric lines, and whether the file was replaced and they are its whole content."""
-        rewound = self._reopen_if_replaced()
-        if self._file is None:
-            return [], rewound
-        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        return [metric for line in lines if (metric := _parse_metric(line)) is not None], rewound
+    def start(self) -> None:
+        self._started = time.monotonic()
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _reopen_if_replaced(self) -> bool:
-        try:
-            current = self._path.stat()
-        except FileNotFoundError:
-            return False  # not written yet, or being replaced: the next read finds it
-        if self._file is not None:
-            opened = os.fstat(self._file.fileno())
-            if (opened.st_dev, opened.st_ino) == (
-                current.st_dev,
-                current.st_ino,
-            ) and current.st_size >= self._file.tell():
-                return False
-        self.close()
-        self._file = self._path.open("rb")
-        self._rest = b""
-        return True
-
-
-@dataclass
-class PendingMetrics:
-    """Metric lines that the database does not have yet. False when there are none."""
-
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    rewound: bool = False  # ``lines`` is all that the file holds
-
-    def read_from(self, tail: MetricsTail) -> None:
-        """Add the new lines of ``tail``."""
-        lines, rewound = tail.read()
-        self.lines = lines if rewound else self.lines + lines
-        self.rewound |= rewound
-
-    def __bool__(self) -> bool:
-        return bool(self.lines) or self.rewound
-
-
-def _parse_metric(line: bytes) -> dict[str, Any] | None:
-    if not line.strip():
-        return None
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
-    if isinstance(value, dict) and isinstance(value.get("step"), int):
-        return value
-    log.warning("metric_line_unreadable", line=line[:200].decode("utf-8", "replace"))
-    return None
+    @property
+    def seconds(self) -> float:
+        return self._earlier + (0.0 if self._started is None else time.monotonic() - self._started)
 
 
 class JobMonitor:
     """Monitors a job process every ``watch_seconds`` until it has exited.
 
     Args:
+        lease: renewed, and the process ended by it, independently of this monitor.
         stopping: set when the worker stops.
     """
 
@@ -112,6 +62,8 @@ class JobMonitor:
         process: JobProcess,
         run_dir: RunDir,
         tail: MetricsTail,
+        lease: LeaseKeeper,
+        clock: WorkClock,
         stopping: threading.Event,
     ) -> None:
         self._database = database
@@ -120,76 +72,61 @@ class JobMonitor:
         self._process = process
         self._run_dir = run_dir
         self._notice_recorded = False
+        self._checkpoint = ""
         self._tail = tail
         self._unsaved = PendingMetrics()
+        self._lease = lease
+        self._clock = clock
         self._stopping = stopping
-        self._started = self._renewed = time.monotonic()
+        self._progress = ProgressDeadline(settings.hung_seconds)
         self._stop_reason: StopReason | None = None
-        self._kill_at = float("inf")
+        self._hang: str = ""
         self._failures: list[MemberFailure] = []  # of other nodes
-
-    @property
-    def ran_seconds(self) -> float:
-        """Seconds of work on the run so far, earlier attempts included."""
-        return self._claim.ran_seconds + time.monotonic() - self._started
 
     def until_exit(self) -> ProcessExit:
         """Raises: StaleLease, after the process has been killed because the lease was lost."""
-        while (status := self._process.wait(self._settings.watch_seconds)) is None:
-            self._check()
-            if time.monotonic() > self._kill_at:
-                log.warning("grace_exceeded", reason=self._stop_reason)
-                status = self._process.kill()
-                break
-        self._drain()
-        return ProcessExit(status, self._stop_reason, self._process.log_start)
+        self._clock.start()
+        with self._lease.protect(self._process):
+            while (status := self._process.wait(self._settings.watch_seconds)) is None:
+                self._check()
+        self._lease.persist(self._exchange)
+        if self._lease.ended_process and self._stop_reason is None:
+            self._stop_reason = StopReason.DATABASE
+        return ProcessExit(status, self._stop_reason, self._process.log_start, self._hang)
 
     def _check(self) -> None:
+        self._unsaved.read_from(self._tail)
+        self._progress.observe(self._unsaved.count, self._run_dir)
+        state = None
         try:
-            self._decide(self._exchange())
+            self._lease.check()
+            state = self._exchange()
         except StaleLease:
             self._process.kill()
             raise
         except UNREACHABLE as error:
             log_database_error(error)
-            if self._lease_expires():
-                # another worker may claim the run any moment: nothing may write beside it
-                self._process.kill()
-                raise StaleLease(self._claim.run_id) from error
-
-    def _drain(self) -> None:
-        """Copy the last metrics of a process that has exited. Raises: StaleLease."""
-        while True:
-            try:
-                self._exchange()
-                return
-            except UNREACHABLE as error:
-                log_database_error(error)
-                if self._lease_expires():
-                    raise StaleLease(self._claim.run_id) from error
-                time.sleep(self._settings.watch_seconds)
-
-    def _lease_expires(self) -> bool:
-        return time.monotonic() > self._renewed + LEASE_SAFETY * self._settings.lease_seconds
+        self._decide(state)
 
     def _exchange(self) -> State:
-        """Write metrics, notice and lease to the database; read the run's state."""
+        """Write metrics, notice and checkpoint to the database; read the run's state. Raises: StaleLease."""
         self._unsaved.read_from(self._tail)
-        renewal = time.monotonic()
-        notice = self._read_notice()
-        if not self._unsaved and not notice and renewal < self._renewed + self._settings.heartbeat_seconds:
+        notice, checkpoint = self._read_notice(), newest_checkpoint(self._run_dir.checkpoints)
+        count_lost = self._lease.answered_for(self._settings.lease_seconds)
+        if not self._unsaved and not notice and checkpoint == self._checkpoint:
             with self._database.reading() as session:
-                self._failures, _ = member_failures(session, self._claim)
+                self._failures, _ = member_failures(session, self._claim, count_lost)
                 return check_lease(session, self._claim)
         with self._database.session() as session:
             if self._unsaved:
                 record_metrics(session, self._claim, self._unsaved.lines, rewound=self._unsaved.rewound)
             if notice:
                 record_interruption(session, self._claim, notice)
-            self._failures, _ = member_failures(session, self._claim)
-            state = renew_lease(session, self._claim, self._settings.lease_seconds, self.ran_seconds)
-        self._unsaved = PendingMetrics()
-        self._renewed = renewal
+            record_checkpoint(session, self._claim, checkpoint)
+            self._failures, _ = member_failures(session, self._claim, count_lost)
+            state = check_lease(session, self._claim)
+        self._unsaved.clear()
+        self._checkpoint = checkpoint
         self._notice_recorded |= bool(notice)
         return state
 
@@ -201,8 +138,12 @@ class JobMonitor:
         log.warning("run_notice", code=notice["code"], reason=notice["message"])
         return notice
 
-    def _decide(self, state: State) -> None:
-        """Stop the process, once, when the run's state, the worker, the timeout or another node says so."""
+    def _decide(self, state: State | None) -> None:
+        """Stop the process, once, when the run's state, the worker, a time limit or another node says so.
+
+        Args:
+            state: None when the database is unreachable.
+        """
         limit = self._claim.spec.get("timeout_seconds")
         if self._stop_reason is not None:
             return
@@ -212,20 +153,29 @@ class JobMonitor:
             self._stop(StopReason.PAUSE)
         elif self._stopping.is_set():
             self._stop(StopReason.SHUTDOWN)
-        elif limit is not None and self.ran_seconds > limit:
+        elif limit is not None and self._clock.seconds > limit:
             self._stop(StopReason.TIMEOUT)
         elif self._failures:
             self._stop_after_node()
+        elif self._progress.exceeded:
+            self._stop_hung()
 
     def _stop_after_node(self) -> None:
         """Another node has ended. After an orderly end its ranks have notified ours, which exit by themselves."""
         log.warning("node_lost", failures=[failure.message for failure in self._failures])
         self._stop_reason = StopReason.NODE
         lost = any(failure.uses_attempt for failure in self._failures)
-        self._kill_at = time.monotonic() + (0.0 if lost else self._settings.cancel_grace_seconds)
+        self._lease.end_process(0.0 if lost else self._settings.cancel_grace_seconds, terminate=False)
+
+    def _stop_hung(self) -> None:
+        """A hung process would not write a checkpoint: it is killed once its stacks are known."""
+        self._stop_reason = StopReason.HUNG
+        dumped = dump_stacks(self._run_dir, self._process.pid)
+        self._hang = f"{self._progress.describe()}; {dumped}"
+        log.warning("job_hung", problem=self._hang)
+        self._process.kill()
 
     def _stop(self, reason: StopReason) -> None:
         log.info("stop_requested", reason=reason.value)
         self._stop_reason = reason
-        self._kill_at = time.monotonic() + self._settings.cancel_grace_seconds
-        self._process.terminate()
+        self._lease.end_process(self._settings.cancel_grace_seconds)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,14 +16,13 @@ from lcl_core.common.files import remove_tree, stage
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.collections import prepare_collection_snapshots
-from lcl_core.db.leases import Claim, begin_attempt, renew_lease
+from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.registry import ResolvedInputs, managed_paths, resolve_inputs
-from lcl_core.db.session import UNREACHABLE, Database
-from lcl_core.db.states import State
+from lcl_core.db.session import Database
 from lcl_core.specs.parsing import parse_spec
-from workers.logs import log_database_error
-from workers.settings import LEASE_SAFETY, WorkerSettings
+from workers.lease_keeper import LeaseKeeper
+from workers.settings import WorkerSettings
 
 _FETCH_SECONDS = 300.0
 # of errors that pass: an upload in progress, a store that is unreachable
@@ -35,15 +33,13 @@ log = structlog.get_logger(__name__)
 def prepare_run_dir(
     database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir, fetched: Mapping[str, Path]
 ) -> None:
-    """Record the run's inputs in the database and write RUN_DIR for a new attempt.
+    """Record the run's inputs in the database and write RUN_DIR, which is locked, for a new attempt.
 
     Args:
         fetched: of :func:`fetch_inputs`.
 
     Raises: UserError for unknown names, StaleLease, UNREACHABLE, OSError.
     """
-    run_dir.path.mkdir(parents=True, exist_ok=True)
-    _await_earlier_process(database, settings, claim, run_dir)
     scratch = claim.from_scratch or not run_dir.checkpoints.is_dir() or not any(run_dir.checkpoints.iterdir())
     with database.session() as session:
         spec = parse_spec(claim.kind, claim.spec)
@@ -54,19 +50,36 @@ def prepare_run_dir(
         run_dir.metrics_file.unlink(missing_ok=True)
         remove_tree(run_dir.checkpoints)
         remove_tree(run_dir.artifacts)
+        if claim.from_scratch:
+            run_dir.tokenizer_file.unlink(missing_ok=True)
         if claim.continues and not claim.from_scratch:
             copy_parent_checkpoint(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
     collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
     run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
 
 
-def _await_earlier_process(database: Database, settings: WorkerSettings, claim: Claim, run_dir: RunDir) -> None:
-    """Wait for a process of an earlier attempt that still holds the directory's lock."""
-    deadline = time.monotonic() + settings.lease_seconds
-    while not _is_unlocked(run_dir) and time.monotonic() < deadline:
-        with database.session() as session:
-            renew_lease(session, claim, settings.lease_seconds)
+@contextmanager
+def locked_run_dir(settings: WorkerSettings, run_dir: RunDir, lease: LeaseKeeper) -> Iterator[None]:
+    """Create RUN_DIR and lock it until ``unlock`` or the end of the block.
+
+    A process of an earlier attempt may still have the lock; a file system keeps that of a lost machine for minutes. The
+    lease is renewed meanwhile.
+
+    Raises (on entry): UserError ``run_dir_busy`` after ``folder_seconds``; AttemptInterrupted, StaleLease, OSError.
+    """
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + settings.folder_seconds
+    while not run_dir.try_lock():
+        if time.monotonic() > deadline:
+            message = f"another process has been at work in {run_dir.path} for {settings.folder_seconds:g} s"
+            raise UserError(message, code="run_dir_busy")
+        lease.raise_if_interrupted()
         time.sleep(settings.watch_seconds)
+    try:
+        lease.check()
+        yield
+    finally:
+        run_dir.unlock()
 
 
 def _run_json(claim: Claim, inputs: ResolvedInputs) -> dict[str, object]:
@@ -86,18 +99,8 @@ def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
 
 
-def _is_unlocked(run_dir: RunDir) -> bool:
-    """Whether no process holds the directory's lock."""
-    with (run_dir.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
 def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
-    """Copy checkpoints (hard links where the disk allows) and metrics of ``parent`` to ``child``.
+    """Copy checkpoints (hard links where the disk allows), their tokenizer, and metrics of ``parent`` to ``child``.
 
     The checkpoints appear last and whole: an attempt that is interrupted before finds none and starts from scratch, as
     a run does whose parent's folder is gone.
@@ -107,27 +110,25 @@ def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
     if not parent.checkpoints.is_dir() or not any(parent.checkpoints.iterdir()):
         log.warning("parent_has_no_checkpoint", parent=parent.path.name)
         return False
-    if parent.metrics_file.exists():
-        shutil.copyfile(parent.metrics_file, child.metrics_file)
+    for source, target in ((parent.metrics_file, child.metrics_file), (parent.tokenizer_file, child.tokenizer_file)):
+        if source.exists():
+            shutil.copyfile(source, target)
     stage(parent.checkpoints, child.checkpoints, link=True).publish()
     return True
 
 
-class FetchInterrupted(Exception):
-    """The worker or the run was stopped while its inputs were fetched."""
-
-
 @contextmanager
 def fetch_inputs(
-    database: Database, settings: WorkerSettings, artifacts: Artifacts, claim: Claim, stopping: threading.Event
+    database: Database, settings: WorkerSettings, artifacts: Artifacts, claim: Claim, lease: LeaseKeeper
 ) -> Iterator[dict[str, Path]]:
     """Local copies of the inputs that another home holds, by stored path; they stay until the end of the block.
 
-    Raises (on entry): FetchInterrupted, StaleLease, UNREACHABLE; UserError for an input that is unknown or unavailable.
+    Raises (on entry): AttemptInterrupted, StaleLease, UNREACHABLE; UserError for an input that is unknown or
+    unavailable.
     """
-    keeper = _LeaseKeeper(database, settings, claim, stopping)
     with ExitStack() as stack:
-        yield {row.path: keeper.fetch(stack, artifacts, row) for row in _remote_inputs(database, artifacts, claim)}
+        rows = lease.persist(lambda: _remote_inputs(database, artifacts, claim))
+        yield {row.path: _fetch(stack, database, settings, artifacts, row, lease) for row in rows}
 
 
 def _remote_inputs(database: Database, artifacts: Artifacts, claim: Claim) -> list[ArtifactUpload]:
@@ -138,43 +139,30 @@ def _remote_inputs(database: Database, artifacts: Artifacts, claim: Claim) -> li
         return [row for path in stored if (row := artifacts.find_remote_copy(session, path)) is not None]
 
 
-class _LeaseKeeper:
-    """Fetches inputs and renews the lease meanwhile."""
-
-    def __init__(self, database: Database, settings: WorkerSettings, claim: Claim, stopping: threading.Event) -> None:
-        self._database, self._settings, self._claim, self._stopping = database, settings, claim, stopping
-        self._renewed = time.monotonic()
-
-    def fetch(self, stack: ExitStack, artifacts: Artifacts, row: ArtifactUpload) -> Path:
-        """Raises: as :func:`fetch_inputs`."""
-        deadline = time.monotonic() + _FETCH_SECONDS
-        while True:
-            try:
-                return stack.enter_context(artifacts.open_cached(row, progress=self.tick))
-            except UserError as error:
-                if error.code not in _TRANSIENT_CODES or time.monotonic() > deadline:
-                    raise
-                log.warning("input_unavailable", path=row.path, error=str(error))
-            self._stopping.wait(self._settings.reap_seconds)
-            self.tick()
-            with self._database.reading() as session:
-                row = session.get_one(ArtifactUpload, row.path)
-
-    def tick(self) -> None:
-        """Raises: Interrupted, StaleLease, UNREACHABLE."""
-        if self._stopping.is_set():
-            raise FetchInterrupted("the worker is leaving")
-        if time.monotonic() < self._renewed + self._settings.heartbeat_seconds:
-            return
-        now = time.monotonic()
+def _fetch(
+    stack: ExitStack,
+    database: Database,
+    settings: WorkerSettings,
+    artifacts: Artifacts,
+    row: ArtifactUpload,
+    lease: LeaseKeeper,
+) -> Path:
+    """Raises: as :func:`fetch_inputs`."""
+    deadline = time.monotonic() + _FETCH_SECONDS
+    while True:
         try:
-            with self._database.session() as session:
-                state = renew_lease(session, self._claim, self._settings.lease_seconds)
-        except UNREACHABLE as error:
-            log_database_error(error)
-            if now > self._renewed + LEASE_SAFETY * self._settings.lease_seconds:
+            return stack.enter_context(artifacts.open_cached(row, progress=lease.raise_if_interrupted))
+        except UserError as error:
+            if error.code not in _TRANSIENT_CODES or time.monotonic() > deadline:
                 raise
-            return
-        self._renewed = now
-        if state is not State.RUNNING:
-            raise FetchInterrupted("it was stopped before its inputs were fetched")
+            log.warning("input_unavailable", path=row.path, error=str(error))
+        pause_until = time.monotonic() + settings.reap_seconds
+        while time.monotonic() < pause_until:
+            lease.raise_if_interrupted()
+            time.sleep(min(settings.reap_seconds, settings.watch_seconds))
+        row = lease.persist(partial(_read_upload, database, row.path))
+
+
+def _read_upload(database: Database, path: str) -> ArtifactUpload:
+    with database.reading() as session:
+        return session.get_one(ArtifactUpload, path)

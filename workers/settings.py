@@ -23,10 +23,21 @@ class WorkerSettings(Settings):
     worker_address: str = Field(
         "", description="address or interface by which other workers reach this machine; empty: as the database does"
     )
+    fork_server: str = Field(
+        "auto",
+        pattern="^(auto|off|/.+)$",
+        description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
+    )
     gang_seconds: float = Field(
         300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )
-    watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two looks at a running process")
+    folder_seconds: float = Field(
+        900.0, gt=0, le=86_400, description="to wait for a run's folder that a process of an earlier attempt has locked"
+    )
+    hung_seconds: float = Field(
+        1800.0, gt=0, le=86_400, description="without progress that a run's process is allowed at least"
+    )
+    watch_seconds: float = Field(0.5, gt=0, le=86_400, description="between two checks of a running process")
     reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
     gc_seconds: float = Field(3600.0, gt=0, le=86_400, description="between two looks for folders that nothing names")
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")

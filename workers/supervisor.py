@@ -4,55 +4,34 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
+from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.run_dir import RunDir
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
-from lcl_core.db.leases import Claim, StaleLease, release_lease, renew_lease
+from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, release_lease, renew_lease
 from lcl_core.db.pgvector import CollectionDirectory
 from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
-from workers.executors.local import JobProcess, device_env
-from workers.exit_outcome import Requeue, classify_exit, os_error_failure
+from workers.executors.local import JobProcess
+from workers.exit_outcome import Requeue, classify_error, classify_exit, os_error_failure
 from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
+from workers.job_output import MetricsTail
+from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
 from workers.maintenance import schedule_dependents, schedule_studies
-from workers.monitor import JobMonitor, MetricsTail
-from workers.prepare_run import FetchInterrupted, fetch_inputs, prepare_run_dir
+from workers.monitor import JobMonitor, WorkClock
+from workers.prepare_run import fetch_inputs, locked_run_dir, prepare_run_dir
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
-
-
-@contextmanager
-def lease_heartbeat(database: Database, settings: WorkerSettings, claim: Claim) -> Iterator[None]:
-    """Renew the lease in a thread until the end of the block, whose writes fail if it is lost."""
-    done = threading.Event()
-    thread = threading.Thread(target=_renew_until, args=(database, settings, claim, done), name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _renew_until(database: Database, settings: WorkerSettings, claim: Claim, done: threading.Event) -> None:
-    while not done.wait(settings.heartbeat_seconds):
-        try:
-            with database.session() as session:
-                renew_lease(session, claim, settings.lease_seconds)
-        except StaleLease:
-            return  # the block has just completed the run, or another worker has claimed it
-        except UNREACHABLE as error:
-            log_database_error(error)
 
 
 class Supervisor:
@@ -70,93 +49,112 @@ class Supervisor:
 
     def run(self, claim: Claim, stopping: threading.Event) -> None:
         """Work on a claimed run until it is completed, requeued or lost. ``stopping`` requests to requeue it."""
-        run_dir = RunDir(self._settings.runs_dir.resolve() / claim.run_id)
+        run_dir, clock = RunDir(self._settings.runs_dir.resolve() / claim.run_id), WorkClock(claim.ran_seconds)
+
+        def renew(session: Session) -> State:
+            return renew_lease(session, claim, self._settings.lease_seconds, clock.seconds)
+
         try:
-            outcome, ran_seconds = self._attempt(claim, run_dir, stopping)
-            self._conclude(claim, outcome, run_dir, ran_seconds)
+            with LeaseKeeper(self._database, self._settings, claim.run_id, renew, stopping) as lease:
+                outcome = self._attempt(claim, run_dir, lease, clock, stopping)
+                self._conclude(claim, outcome, run_dir, lease, clock)
         except StaleLease:
             log.warning("lease_lost")
         except UNREACHABLE as error:
-            log_database_error(error)  # the lease expires, and another worker requeues the run
+            log_database_error(error)  # the worker stops: another one requeues the run when its lease has expired
 
-    def _attempt(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[RunOutcome | Requeue, float]:
-        """Outcome of one attempt, and the seconds of work on the run so far. Raises: StaleLease, UNREACHABLE."""
+    def _attempt(
+        self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock, stopping: threading.Event
+    ) -> RunOutcome | Requeue:
+        """Outcome of one attempt. Raises: StaleLease, UNREACHABLE."""
         try:
-            with fetch_inputs(self._database, self._settings, self._artifacts, claim, stopping) as fetched:
-                prepare_run_dir(self._database, self._settings, claim, run_dir, fetched)
-                return self._work(claim, run_dir, stopping)
-        except FetchInterrupted as interruption:
-            return Requeue(uses_attempt=False, cause=str(interruption)), claim.ran_seconds
+            lease.confirm()
+            with (
+                fetch_inputs(self._database, self._settings, self._artifacts, claim, lease) as fetched,
+                locked_run_dir(self._settings, run_dir, lease),
+            ):
+                lease.persist(lambda: prepare_run_dir(self._database, self._settings, claim, run_dir, fetched))
+                return self._work(claim, run_dir, lease, clock, stopping)
+        except AttemptInterrupted as interruption:
+            return Requeue.by("interrupted", str(interruption))
         except (StaleLease, *UNREACHABLE):
             raise
         except UserError as error:
-            outcome = RunFailed(error.to_dict())
+            return classify_error(error.to_dict())
         except OSError as error:
-            outcome = os_error_failure(error, run_dir.path)
+            return os_error_failure(error, run_dir.path)
         except Exception as error:  # an error of the worker: the row says so, the log has the traceback
             log.exception("supervisor_failed")
             message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
-            outcome = RunFailed({"code": "internal", "message": message})
-        return outcome, claim.ran_seconds
+            return RunFailed({"code": "internal", "message": message})
 
-    def _work(self, claim: Claim, run_dir: RunDir, stopping: threading.Event) -> tuple[RunOutcome | Requeue, float]:
+    def _work(
+        self, claim: Claim, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock, stopping: threading.Event
+    ) -> RunOutcome | Requeue:
         tail = MetricsTail(run_dir.metrics_file)
         title = f"attempt {claim.attempt} on {claim.worker}"
         try:
-            with (
-                published_rendezvous(self._database, self._settings, claim) as gang_env,
-                JobProcess(
-                    self._modules[claim.kind], run_dir, title, self._settings.protocols, device_env(claim) | gang_env
-                ) as process,
-            ):
-                log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
-                monitor = JobMonitor(self._database, self._settings, claim, process, run_dir, tail, stopping)
-                exited = monitor.until_exit()
+            with published_rendezvous(self._database, self._settings, claim, lease) as gang_env:
+                env = visible_devices_env(claim.devices) | gang_env
+                lease.confirm()
+                run_dir.unlock()  # for the process, which locks it again
+                with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
+                    log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
+                    monitor = JobMonitor(
+                        self._database, self._settings, claim, process, run_dir, tail, lease, clock, stopping
+                    )
+                    exited = monitor.until_exit()
         finally:
             tail.close()
         log.info("job_exited", status=exited.status)
         outcome = classify_exit(claim, run_dir, exited)
         if claim.nodes > 1 and is_secondary_failure(run_dir, exited):
-            outcome = combine_outcomes(self._database, self._settings, claim, outcome)
-        return outcome, monitor.ran_seconds
+            outcome = combine_outcomes(self._database, self._settings, claim, lease, outcome)
+        return outcome
 
-    def _conclude(self, claim: Claim, outcome: RunOutcome | Requeue, run_dir: RunDir, ran_seconds: float) -> None:
+    def _conclude(
+        self, claim: Claim, outcome: RunOutcome | Requeue, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock
+    ) -> None:
+        """The lease is renewed meanwhile: the output may be large. Raises: StaleLease, UNREACHABLE."""
         if isinstance(outcome, Requeue):
-            log.info("requeued", cause=outcome.cause)
-            self._persist(lambda: self._requeue(claim, outcome))
-            return
+            requeue = outcome
+            if lease.persist(lambda: self._requeue(claim, requeue)) is not None:
+                log.info("requeued", cause=requeue.cause)
+                return
+            outcome = requeue.failure
         shutil.rmtree(run_dir.changes, ignore_errors=True)  # of this attempt alone
         try:
-            state = self._complete(claim, outcome, run_dir, ran_seconds)
+            state = self._complete(claim, outcome, run_dir, lease, clock)
         except OSError as error:
-            state = self._complete(claim, os_error_failure(error, run_dir.path), run_dir, ran_seconds)
+            state = self._complete(claim, os_error_failure(error, run_dir.path), run_dir, lease, clock)
         log.info("completed", state=state)
         schedule_dependents(self._database)
         schedule_studies(self._database)  # now, so that an evaluation runs before the study's next pre-training
 
-    def _complete(self, claim: Claim, outcome: RunOutcome, run_dir: RunDir, ran_seconds: float) -> str:
+    def _complete(
+        self, claim: Claim, outcome: RunOutcome, run_dir: RunDir, lease: LeaseKeeper, clock: WorkClock
+    ) -> State:
         """Raises: StaleLease, UNREACHABLE, OSError."""
         path, home, holder = run_dir.path, self._settings.home, self._artifacts.holder
-        with lease_heartbeat(self._database, self._settings, claim):  # the output may be large
-            return self._persist(
-                lambda: complete_run(self._database, claim, outcome, path, home, ran_seconds, holder, _open_collection)
-            )
+        return lease.persist(
+            lambda: complete_run(self._database, claim, outcome, path, home, clock.seconds, holder, _open_collection)
+        )
 
-    def _requeue(self, claim: Claim, outcome: Requeue) -> str:
+    def _requeue(self, claim: Claim, outcome: Requeue) -> State | None:
+        """Release the lease as the rule says; None: no attempt is left. Raises: StaleLease, UNREACHABLE."""
+        rule = outcome.rule
         with self._database.session() as session:
-            return release_lease(session, claim, uses_attempt=outcome.uses_attempt, cause=outcome.cause)
-
-    def _persist(self, write: Callable[[], str]) -> str:
-        """Retry ``write`` while the database is unreachable, for two lease lengths."""
-        deadline = time.monotonic() + 2 * self._settings.lease_seconds
-        while True:
-            try:
-                return write()
-            except UNREACHABLE as error:
-                if time.monotonic() > deadline:
-                    raise
-                log_database_error(error)
-                time.sleep(self._settings.watch_seconds)
+            setbacks = read_setbacks(session, claim)
+            if check_lease(session, claim) is State.RUNNING and rule.exhausted(setbacks, claim.max_attempts):
+                return None
+            return release_lease(
+                session,
+                claim,
+                uses_attempt=outcome.uses_attempt,
+                cause=outcome.cause,
+                code=rule.cause,
+                delay_seconds=rule.delay_seconds(setbacks),
+            )
 
 
 def _open_collection(directory: Path) -> CollectionDirectory:

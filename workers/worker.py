@@ -11,12 +11,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery, signals
 
+from lcl_core.common.gpus import Gpu, visible_gpus
+from lcl_core.common.threads import usable_cores
 from lcl_core.db.artifacts import home_id
 from lcl_core.db.datasets import register_sample
 from lcl_core.db.gang import MemberLease
@@ -26,7 +28,7 @@ from lcl_core.db.wakeup import PING, WAKE, WakeupProducer, producer_app
 from lcl_core.db.workers import WorkerIdentity, deregister, record_wakeup
 from lcl_core.jobs import JOB_MODULES
 from workers.claim_loop import ClaimLoop
-from workers.devices import detect_devices
+from workers.executors.local import fork_server
 from workers.gang import GangMember
 from workers.logs import log_database_error
 from workers.maintenance import PeriodicTask, QueueMaintenance, garbage_task, upload_tasks
@@ -92,13 +94,15 @@ class WorkerProcess:
 
     def __init__(self, settings: WorkerSettings, modules: Mapping[str, str] = JOB_MODULES) -> None:
         self._settings = settings
+        self._modules = modules
         self._database = Database(settings.resolved_database_url)
         self._wakeups = WakeupProducer(settings.resolved_broker_url)
-        self._identity = _identity(settings)
+        gpus = _gpus(settings)
+        self._identity = _identity(settings, gpus)
         self._supervisor = Supervisor(self._database, settings, modules)
-        self._member = GangMember(self._database, settings, modules, self._identity.offers)
+        self._member = GangMember(self._database, settings, modules, self._identity)
         self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
-        self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings)
+        self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings, gpus)
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
             WebhookSender(self._database, settings),
@@ -114,10 +118,11 @@ class WorkerProcess:
             task.start()
         signals.worker_shutting_down.connect(self._on_shutdown)
         log.info("worker_ready", worker=self._identity.id, devices=self._identity.devices, offers=self._identity.offers)
-        try:
-            return self._consume()
-        finally:
-            self._close()
+        with fork_server(self._settings.fork_server, self._modules.values()):
+            try:
+                return self._consume()
+            finally:
+                self._close()
 
     def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
         if isinstance(claim, MemberLease):
@@ -171,9 +176,19 @@ class WorkerProcess:
         log.info("worker_ended", worker=self._identity.id)
 
 
-def _identity(settings: WorkerSettings) -> WorkerIdentity:
+def _identity(settings: WorkerSettings, gpus: Sequence[Gpu]) -> WorkerIdentity:
+    """Without ``gpu`` among its offers a worker leases no device to its runs: they use the processor."""
     host, pid = socket.gethostname(), os.getpid()
-    devices, offers = detect_devices()
-    offers = tuple(settings.worker_offers) or offers
+    offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus else ("cpu",))
+    devices = tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
+    ids = tuple(gpu.id for gpu in gpus) if "gpu" in offers else ()
     name, home = f"{host}-{pid}-{secrets.token_hex(3)}", home_id(settings.home)
-    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, home)
+    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids, home)
+
+
+def _gpus(settings: WorkerSettings) -> list[Gpu]:
+    """Devices that this worker leases to its runs."""
+    gpus = visible_gpus()
+    if "gpu" in settings.worker_offers and not gpus:
+        log.warning("no_gpu_to_offer", setting="LCL_WORKER_OFFERS", effect="runs that need a GPU are left to others")
+    return [] if settings.worker_offers and "gpu" not in settings.worker_offers else gpus

@@ -1,5 +1,61 @@
-"""The ``lcl`` command line, all of it through ``api.client``."""
+"""The command line ``lcl``: commands, error messages and exit statuses. Uses ``api.client`` alone."""
 
-from api.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+from typing import Annotated
+
+import typer
+
+from api.cli import admin, collections, data, encoders, inference, output, runs, studies
+from api.client import ApiError
+
+HELP = """Pre-train vision encoders on interleaved documents, evaluate, index and use them.
+
+The service's address comes from --url or LCL_API_URL, the key from --key, LCL_API_KEY or $LCL_HOME/key.
+"""
+
+app = typer.Typer(name="lcl", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command()(runs.submit)
+app.command()(runs.estimate)
+app.add_typer(runs.group, name="runs")
+app.add_typer(studies.group, name="study")
+app.add_typer(data.group, name="data")
+app.add_typer(encoders.group, name="encoders")
+app.add_typer(collections.group, name="collections")
+app.add_typer(admin.keys_group, name="keys")
+app.add_typer(admin.webhooks_group, name="webhooks")
+app.command()(admin.audit)
+app.command("gc")(admin.collect_garbage)
+app.command("quota")(admin.show_quotas)
+app.command("workers")(admin.show_workers)
+app.command()(inference.search)
+app.command()(inference.duplicates)
+app.command()(inference.caption)
+app.command("continue")(inference.continue_)
+app.command()(inference.embed)
+app.command()(inference.embed_folder)
+
+
+@app.callback()
+def global_options(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option(help="address of the service")] = None,
+    key: Annotated[str | None, typer.Option(help="API key")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the response of the service as JSON")] = False,
+) -> None:
+    """Options of every command."""
+    context.obj = output.GlobalOptions(url, key, as_json)
+
+
+def main() -> None:
+    """Exit status 0, 1 for an error (message on standard error), 2 for a wrong command line, 130 for Ctrl-C."""
+    try:
+        app()
+    except ApiError as error:
+        where = f" [{error.field}]" if error.field and error.field not in error.message else ""
+        output.print_error(f"{error.message}{where}")
+        sys.exit(1)
+    except output.CommandError as error:
+        output.print_error(str(error))
+        sys.exit(1)

@@ -1,5 +1,5 @@
 """``python -m api.cli``: the same as ``lcl``."""
 
-from api.cli.app import main
+from api.cli import main
 
 main()

@@ -25,7 +25,7 @@ def list_(context: typer.Context) -> None:
         (row["id"], row["name"], row["images"], row["texts"], row["changes"], row["owner"], ago(row["created_at"]))
         for row in collections
     )
-    columns = ("id", "name", "pictures", "texts", "changes", "owner", "made")
+    columns = ("id", "name", "images", "texts", "changes", "owner", "made")
     options.print_table(collections, columns, rows, "no collections yet; an index run makes one")
 
 

@@ -83,7 +83,7 @@ def import_(
     name: Annotated[str, typer.Argument(help="name of the encoder")],
     path: Annotated[str, typer.Argument(help="directory on the server, inside its data roots")],
     allow_twin: Annotated[
-        bool, typer.Option("--allow-twin", help="also if an encoder has the same weights but other files")
+        bool, typer.Option("--allow-twin", help="even if a registered encoder has the same weights and different files")
     ] = False,
 ) -> None:
     """Copy an encoder into the service: LCL, OpenCLIP, timm or Hugging Face, detected by its files."""

@@ -119,7 +119,7 @@ def embed_folder(
         with ExitStack() as stack:
             target = stack.enter_context(out.open("w", encoding="utf-8")) if out else None
             client = stack.enter_context(global_options(context).client())
-            on_progress = stack.enter_context(progress_bar(folder.name, unit="pictures"))
+            on_progress = stack.enter_context(progress_bar(folder.name, unit="images"))
             vectors = client.embed_folder(
                 encoder, folder, batch=batch, at_once=at_once, on_skip=skipped.append, on_progress=on_progress
             )

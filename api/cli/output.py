@@ -197,7 +197,7 @@ def duration(seconds: float | None) -> str:
 
 
 @contextmanager
-def progress_bar(title: str, unit: Literal["bytes", "pictures"]) -> Iterator[Progress]:
+def progress_bar(title: str, unit: Literal["bytes", "images"]) -> Iterator[Progress]:
     """A bar on standard error if it is a terminal. Yields: a function that receives (done, total or None)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -23,8 +23,7 @@ from api.cli.output import (
     print_json,
 )
 from api.client import Client
-from api.client.payloads import FINAL_STATES, Json
-from api.client.units import format_bytes, format_si
+from api.client.payloads import FINAL_STATES, Json, format_bytes, format_si
 from lcl_core.jobs import JOB_KINDS
 
 group = typer.Typer(help="List, follow and control runs.", no_args_is_help=True)
@@ -50,6 +49,7 @@ def submit(
     priority: Annotated[int, typer.Option(help="-100 to 100; higher goes first")] = 0,
     max_attempts: Annotated[int | None, typer.Option(help="workers that may be lost before it fails")] = None,
     resource: Resource = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs on each machine, as many as engine.processes")] = None,
     watch: Annotated[bool, typer.Option(help="follow the run to its end")] = False,
 ) -> None:
     """Queue a run.
@@ -59,7 +59,7 @@ def submit(
     options = global_options(context)
     with options.client() as client:
         body = build_spec(spec, preset, assignments)
-        more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource}
+        more: Json = {"priority": priority, "max_attempts": max_attempts, "resource": resource, "gpus": gpus}
         run = client.submit(kind, body, name, tag, after=after or (), **more)
         if watch:
             _follow(client, run["id"])
@@ -245,7 +245,7 @@ def _estimate_rows(expected: Json) -> list[tuple[str, str]]:
         ),
         ("parameters", f"{expected['parameters']:,}"),
         ("useful operations", f"{format_si(expected['flops'])}FLOP ({format_si(expected['flops_per_step'])} a step)"),
-        ("pictures", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
+        ("images", f"{samples['images']:,.0f} ({step['images']:,.0f} a step)"),
         ("documents", f"{samples['documents']:,.0f} ({step['documents']:,.0f} a step)"),
         ("tokens", f"{samples['tokens']:,.0f} ({step['tokens']:,.0f} a step)"),
         ("disk", f"{format_bytes(expected['disk_bytes'])} ({checkpoint} a checkpoint)"),

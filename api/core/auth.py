@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Problem
 from api.core.settings import ApiSettings, secret_weakness
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import load_or_create_secret
+from lcl_core.common.paths import load_or_create_secret
 from lcl_core.db.audit import record_action
 from lcl_core.db.models import ApiKey
 from lcl_core.db.session import Database

@@ -1,25 +1,41 @@
-"""Bounds on what requests hold at one time: body bytes, memory of decoded images, threads of long reads.
+"""Bounds on what requests hold at one time, and on what an owner stores.
 
 ``BodyBudget`` bounds the bytes of request bodies per process and per key. ``PixelBudget`` lends the memory in which
 large images are decoded; owners are served in turn. ``LongReadQueue`` runs reads of whole corpora and encoders, few at
 a time per owner. All three belong to one event loop and need no lock.
+
+``RateLimiter`` bounds requests per minute and at once of one key, and event streams of one owner. A slot is kept
+from a request's authentication, before its body is read, to the end of its answer, by a stream while it is open.
+Streams together hold at most half of a key's slots, so that open streams never block ordinary calls. Each process of
+the service counts for itself.
+
+``Quotas`` bounds unfinished runs and stored bytes of one owner, inside the transaction that writes. Far below a limit a
+check costs nothing: after counting, a process admits a quarter of the remaining room before it counts again, so that
+several processes together do not overrun the limit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
+import threading
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
+from api.core.auth import Principal
 from api.core.errors import Problem
+from lcl_core.db import quotas
 
 SMALL_BODY_BYTES = 64 * 1024
 BODY_WAIT_SECONDS = 5.0  # for which a body waits for room
@@ -226,3 +242,216 @@ class LongReadQueue:
             own.pending -= 1
             if not own.pending:
                 del self._owners[owner]
+
+
+@dataclass
+class _Usage:
+    """Of one key: remaining requests of its minute, and its slots, streams included."""
+
+    left: float
+    seen: float
+    slots: int = 0
+    streams: int = 0
+
+
+class RequestSlot:
+    """One running request, released at the end of the ``with`` block."""
+
+    def __init__(self, limiter: RateLimiter, principal: Principal) -> None:
+        self._limiter = limiter
+        self.principal = principal
+        self.stream = False
+
+    def become_stream(self) -> None:
+        """Count as a stream from now on. Raises: Problem 429 ``too_many_requests``; then nothing changes."""
+        self._limiter._make_stream(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._limiter._release(self)
+
+
+class RateLimiter:
+    """Token bucket and concurrency limit per key. Thread-safe. Only valid keys use its memory.
+
+    Args:
+        per_minute: requests of a key; also the size of its bucket.
+        at_once: running requests of a key.
+        streams_at_once: open streams of one owner, over all keys.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, per_minute: int, at_once: int, streams_at_once: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_minute = per_minute
+        self._at_once = at_once
+        self._streams_at_once = streams_at_once
+        self._clock = clock
+        self._usage: dict[str, _Usage] = {}
+        self._streams: Counter[str] = Counter()  # by owner
+        self._lock = threading.Lock()
+
+    def acquire(self, caller: Principal) -> RequestSlot:
+        """Take a slot for a request. Raises: Problem 429 ``too_many_requests``."""
+        with self._lock:
+            now = self._clock()
+            usage = self._usage.setdefault(caller.prefix, _Usage(self._per_minute, now))
+            rate = self._per_minute / 60
+            usage.left = min(self._per_minute, usage.left + (now - usage.seen) * rate)
+            usage.seen = now
+            if usage.left < 1:
+                raise _rate_limit_error(f"more than {self._per_minute} requests in a minute", (1 - usage.left) / rate)
+            if usage.slots >= self._at_once:
+                raise _rate_limit_error(f"{self._at_once} requests of this key are under way", 1)
+            usage.left -= 1
+            usage.slots += 1
+        return RequestSlot(self, caller)
+
+    def in_use(self) -> dict[str, int]:
+        """Acquired slots over all keys."""
+        with self._lock:
+            usages = list(self._usage.values())
+        streams = sum(usage.streams for usage in usages)
+        return {"request": sum(usage.slots for usage in usages) - streams, "stream": streams}
+
+    def _make_stream(self, slot: RequestSlot) -> None:
+        with self._lock:
+            usage, owner = self._usage[slot.principal.prefix], slot.principal.owner
+            if usage.streams >= max(1, self._at_once // 2):
+                raise _rate_limit_error(f"{usage.streams} streams of this key are open; close some", 1)
+            if self._streams[owner] >= self._streams_at_once:
+                raise _rate_limit_error(f"{self._streams[owner]} streams of {owner}'s keys are open; close some", 1)
+            usage.streams += 1
+            self._streams[owner] += 1
+            slot.stream = True
+
+    def _release(self, slot: RequestSlot) -> None:
+        with self._lock:
+            usage, owner = self._usage[slot.principal.prefix], slot.principal.owner
+            usage.slots -= 1
+            if slot.stream:
+                usage.streams -= 1
+                self._streams[owner] -= 1
+                if not self._streams[owner]:
+                    del self._streams[owner]
+
+
+def _rate_limit_error(what: str, seconds: float) -> Problem:
+    whole = max(1, -int(-seconds // 1))
+    message = f"{what}; try again in {whole} s"
+    return Problem(429, "too_many_requests", message, headers={"retry-after": str(whole)})
+
+
+COUNT_VALID_SECONDS = 5.0  # for which a count is used
+UNCOUNTED_SHARE = 4  # a quarter of the remaining room is admitted without another count
+_MAX_CACHED_OWNERS = 1024  # owners
+
+
+@dataclass
+class _RunAllowance:
+    """Runs of an owner that may be admitted without another count."""
+
+    valid_until: float
+    remaining: int
+
+
+class Quotas:
+    """Thread-safe.
+
+    Args:
+        runs: unfinished runs of an owner; 0: unlimited.
+        bytes: stored bytes of an owner; 0: unlimited.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, runs: int, bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.runs, self.bytes = runs, bytes
+        self._clock = clock
+        self._runs: dict[str, _RunAllowance] = {}
+        self._bytes: dict[str, float] = {}  # until when an owner counts as below the limit
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def admit_runs(self, session: Session, owner: str, most: int | None = None) -> Iterator[None]:
+        """Around code that may create runs of ``owner``, or queue finished ones again.
+
+        Args:
+            most: largest number of such runs; None: unknown.
+
+        Raises: Problem 403 ``quota_exceeded``; the transaction must be rolled back then.
+        """
+        if self.bytes and not self._recently_below(owner):
+            self.check_bytes(session, owner)
+        if not self.runs or (most is not None and self._fits_allowance(owner, most)):
+            yield
+            return
+        _lock_owner(session, owner)
+        before = quotas.count_unfinished_runs(session, owner)
+        yield
+        after = quotas.count_unfinished_runs(session, owner)
+        if after > before and after > self.runs:
+            raise _quota_error(
+                f"{owner} has {before:,} unfinished runs and would have {after:,}, of {self.runs:,} that an owner may "
+                "have (LCL_QUEUED_RUNS_PER_OWNER); wait until some are finished, or cancel some"
+            )
+        self._record_allowance(owner, max(0, self.runs - after) // UNCOUNTED_SHARE)
+
+    def check_bytes(self, session: Session, owner: str, adding: int = 0) -> None:
+        """Raises: Problem 403 ``quota_exceeded`` for an owner at the limit, or above it with ``adding`` more bytes."""
+        if not self.bytes:
+            return
+        used = quotas.owner_bytes(session, owner)
+        if used + adding > self.bytes or used >= self.bytes:
+            more = f" and would keep {used + adding:,}" if adding else ""
+            raise _quota_error(
+                f"{owner} keeps {used:,} bytes{more}, of {self.bytes:,} that an owner may keep "
+                "(LCL_BYTES_PER_OWNER); delete runs or collections that are not needed, or ask an admin"
+            )
+        with self._lock:
+            if len(self._bytes) >= _MAX_CACHED_OWNERS:
+                self._bytes.clear()
+            self._bytes[owner] = self._clock() + COUNT_VALID_SECONDS
+
+    def charge_folder(self, session: Session, owner: str, path: str, size: int) -> None:
+        """Charge a folder of the home to its owner. Raises: Problem 403 ``quota_exceeded``."""
+        _lock_owner(session, owner)
+        self.check_bytes(session, owner, size)
+        quotas.record_bytes(session, path, owner, size)
+
+    def charge_addition(self, session: Session, owner: str, collection_id: str, size: int) -> None:
+        """Charge items added to a collection. Raises: Problem 403 ``quota_exceeded``."""
+        _lock_owner(session, owner)
+        self.check_bytes(session, owner, size)
+        quotas.add_collection_bytes(session, collection_id, owner, size)
+
+    def _recently_below(self, owner: str) -> bool:
+        with self._lock:
+            return self._bytes.get(owner, 0.0) > self._clock()
+
+    def _fits_allowance(self, owner: str, most: int) -> bool:
+        with self._lock:
+            seen = self._runs.get(owner)
+            if seen is None or seen.valid_until <= self._clock() or seen.remaining < most:
+                return False
+            seen.remaining -= most
+            return True
+
+    def _record_allowance(self, owner: str, left: int) -> None:
+        with self._lock:
+            if len(self._runs) >= _MAX_CACHED_OWNERS:
+                self._runs.clear()
+            self._runs[owner] = _RunAllowance(self._clock() + COUNT_VALID_SECONDS, left)
+
+
+def _lock_owner(session: Session, owner: str) -> None:
+    """Serialise counts of one owner until the transaction ends. On SQLite write transactions are serial anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        digest = hashlib.sha256(f"lcl quota {owner}".encode()).digest()
+        session.execute(select(func.pg_advisory_xact_lock(int.from_bytes(digest[:8], signed=True))))
+
+
+def _quota_error(message: str) -> Problem:
+    return Problem(403, "quota_exceeded", message)

@@ -55,10 +55,14 @@ class ApiSettings(Settings):
     max_inputs: int = Field(256, ge=1, description="texts and images in one inference request")
     max_text_characters: int = Field(20_000, ge=1)
     encoder_memory_bytes: int = Field(4 << 30, ge=1, description="of all encoders that are kept in memory")
+    inference_device: str = Field(
+        "cpu", description="cpu, or one GPU, which no run gets then: its number in nvidia-smi or its UUID"
+    )
     inference_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of vectors; auto: bf16 where the hardware multiplies it"
     )
-    texts_apart: bool = Field(True, description="read texts in a process of their own while many are asked for")
+    warm_encoders: bool = Field(True, description="load the encoders of the newest collections when the service starts")
+    texts_apart: bool = Field(True, description="compute text vectors in a separate process while many are requested")
     max_export_bytes: int = Field(8 << 30, ge=0, description="of an encoder that is rewritten in a format of others")
     export_seconds: float = Field(300, gt=0, le=3600, description="after which such a rewriting is given up")
     duplicates_seconds: float = Field(

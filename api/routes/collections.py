@@ -11,8 +11,13 @@ from fastapi.responses import StreamingResponse
 
 from api.core.auth import check_owner
 from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses, json_response, stream_in_threads
-from api.core.session import in_thread_pool, single_thread_endpoint
+from api.core.session import (
+    documented_responses,
+    in_thread_pool,
+    json_response,
+    single_thread_endpoint,
+    stream_in_threads,
+)
 from api.deps import (
     IdempotencyKey,
     Offset,

@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, check_owner
 from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses, json_response
-from api.core.session import in_thread_pool, single_thread_endpoint
+from api.core.session import documented_responses, in_thread_pool, json_response, single_thread_endpoint
 from api.deps import Offset, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
 from api.schemas.base import ListOf
-from api.schemas.datasets import (
+from api.schemas.data import (
     DatasetRequest,
     DatasetVersionView,
     DatasetView,
@@ -32,6 +31,7 @@ from lcl_core.db import datasets, deletion, registry, submit
 from lcl_core.db.models import Dataset
 
 if TYPE_CHECKING:
+    from api.services.token_counts import TokenCounter
     from lcl_core.data.corpus.base import Corpus
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], responses=ERROR_RESPONSES)
@@ -130,6 +130,12 @@ def statistics(name: str, _: Viewer, state: StateDep, session: ReadSessionDep) -
     return dataset.statistics or _store_statistics(state, dataset)
 
 
+def _token_counter(state: AppState, session: Session, encoder: str | None) -> TokenCounter:
+    from api.services.token_counts import find_counter  # tokenizers
+
+    return find_counter(state, session, encoder)
+
+
 @router.get("/{name}/documents", response_model=DocumentPage)
 @in_thread_pool("reading_corpora")
 def documents(
@@ -143,12 +149,15 @@ def documents(
     split: Filter = None,
     source: Filter = None,
     tokens: bool = False,
+    encoder: Filter = None,
 ) -> Response:
     """Documents with their images in place, or captioned images (of a split and a source).
 
-    ``tokens``: with each segment's length in CLIP tokens; an image has 49 and two marks.
+    ``tokens``: with each segment's length in the tokens of ``encoder``, by default of the newest that was trained
+    here or comes with the product, where there is none of the preset ``sample``; ``tokens_of`` says which.
     """
     dataset = datasets.get_dataset(session, name)
+    counter = _token_counter(state, session, encoder) if tokens else None
     session.close()
     corpus, browser = _open_corpus(state, dataset), state.corpora()
     page = browser.page(
@@ -160,8 +169,10 @@ def documents(
         limit=limit,
         split=split,
         source=source,
-        tokens=tokens,
     )
+    if counter is not None:
+        counter.add_to(page["items"])
+        page["tokens_of"] = counter.view()
     return json_response(DocumentPage(**page))
 
 

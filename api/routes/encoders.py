@@ -12,11 +12,16 @@ from sqlalchemy.orm import Session
 
 from api.core.auth import Principal, check_owner
 from api.core.errors import ERROR_RESPONSES
-from api.core.responses import CleanupResponse, documented_responses, stream_in_threads
-from api.core.session import in_thread_pool, single_thread_endpoint
+from api.core.session import (
+    CleanupResponse,
+    documented_responses,
+    in_thread_pool,
+    single_thread_endpoint,
+    stream_in_threads,
+)
 from api.deps import ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep, WriteTransactionDep
 from api.schemas.base import ItemList, ListOf, Reference
-from api.schemas.encoders import EncoderComparisonView, EncoderImportRequest, EncoderView
+from api.schemas.data import EncoderComparisonView, EncoderImportRequest, EncoderView
 from api.services.encoder_archive import (
     AS_STORED,
     FORMAT_DESCRIPTION,

@@ -10,10 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core.disk_check import probe_folder, writable_folders
-from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses
-from api.core.session import in_thread_pool
+from api.core.errors import ERROR_RESPONSES, probe_folder, writable_folders
+from api.core.session import documented_responses, in_thread_pool
 from api.deps import StateDep
 from api.schemas.admin import CheckView, ReadinessView
 from api.services.state import AppState
@@ -74,7 +72,7 @@ def ready(state: StateDep) -> JSONResponse:
     """200 when database and disk work, the broker takes messages and a worker consumes them; else 503."""
     checks = check_readiness(state)
     failing = [name for name, check in checks.items() if not check.ok]
-    answer = ReadinessView(ready=not failing, checks=checks).model_dump()
+    answer = ReadinessView(ready=not failing, checks=checks, loading=state.waiting_for_encoders()).model_dump()
     if failing:
         message = "; ".join(f"{name}: {checks[name].detail}" for name in failing)
         answer["error"] = {"code": "not_ready", "message": message}

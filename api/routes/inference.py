@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
 
 from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses
+from api.core.session import documented_responses
 from api.deps import ReadSessionDep, StateDep, Viewer
 from api.schemas.inference import (
     AttentionRequest,

@@ -1,19 +1,22 @@
-"""Runs: submission, pages, transitions of the state machine; their metrics, log, events and artifacts."""
+"""Runs: submission, pages, transitions of the state machine; their metrics, log, events and artifacts.
+
+Also schemas and presets of specs, and estimates of runs.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from sse_starlette.sse import EventSourceResponse
 
-from api.core.errors import ERROR_RESPONSES
-from api.core.responses import documented_responses
-from api.core.session import single_thread_endpoint
+from api.core.errors import ERROR_RESPONSES, Problem
+from api.core.session import documented_responses, single_thread_endpoint
 from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
 from api.schemas.base import ItemList, ListOf, PageOf, Tag
-from api.schemas.runs import ArtifactView, LogChunk, RunSubmission, RunView
+from api.schemas.runs import ArtifactView, EstimateRequest, EstimateView, LogChunk, RunSubmission, RunView, SpecView
 from api.services.run_files import OCTET_STREAM, RunFiles
 from api.services.runs import check_priority, metric_line, run_view, run_views, validate_submission
 from lcl_core.common import files
@@ -21,9 +24,14 @@ from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
 from lcl_core.db.states import State
 from lcl_core.jobs import Kind
+from lcl_core.specs.base import presets
+from lcl_core.specs.parsing import SPECS
+from lcl_core.specs.study import StudySpec
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERROR_RESPONSES)
+specs_router = APIRouter(prefix="/v1/specs", tags=["specs"], responses=ERROR_RESPONSES)
+SPEC_MODELS = {**SPECS, "study": StudySpec}
 LineNumber = Annotated[int, Query(ge=0, lt=2**63)]
 Step = Annotated[int, Query(ge=0, lt=2**31)]  # range of the column
 DOWNLOAD = documented_responses(OCTET_STREAM) | documented_responses(
@@ -59,6 +67,7 @@ def submit(
             priority=body.priority,
             max_attempts=body.max_attempts,
             resource=body.resource,
+            gpus=body.gpus,
             after=body.after,
             visible_to=principal.visible_owner,
         )
@@ -200,3 +209,34 @@ def artifact(
     """Download, whole or one range of bytes."""
     runs.get_run(session, run_id)
     return RunFiles(state, session, run_id).artifact(name, range_)
+
+
+@specs_router.get("/{kind}")
+def spec_schema(kind: str, _: Viewer) -> SpecView:
+    """JSON schema and presets of a kind of run, or of a study."""
+    _check_kind(kind)
+    return SpecView(json_schema=SPEC_MODELS[kind].model_json_schema(), presets=presets(kind))
+
+
+@specs_router.post("/{kind}/estimate")
+@single_thread_endpoint
+def estimate(
+    kind: str, body: EstimateRequest, principal: Viewer, state: StateDep, session: ReadSessionDep
+) -> EstimateView:
+    """Time, memory, operations and disk of a pre-training, before it is submitted; nothing is queued.
+
+    A spec is refused as its submission would be. Rates come from the runs that the principal may see.
+    """
+    _check_kind(kind)
+    if kind != "pretrain":
+        raise Problem(422, "not_estimated", f"runs of kind {kind} are not estimated, only pretrain is", field="kind")
+    spec = validate_submission(session, kind, body.spec, state.settings.roots)
+    return EstimateView.model_validate(asdict(runs.estimate_run(session, spec, body.resource, principal.visible_owner)))
+
+
+def _check_kind(kind: str) -> None:
+    """Raises: Problem 404."""
+    if kind not in SPEC_MODELS:
+        raise Problem(
+            404, "unknown_kind", f"kind {kind!r} is not known; choose from {', '.join(SPEC_MODELS)}", field="kind"
+        )

@@ -8,8 +8,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from sqlalchemy.orm import Session
 
 from api.core.errors import ERROR_RESPONSES, Problem
-from api.core.responses import documented_responses
-from api.core.session import single_thread_endpoint
+from api.core.session import documented_responses, single_thread_endpoint
 from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep, Submitter, Viewer, WriteSessionDep
 from api.schemas.base import PageOf
 from api.schemas.studies import (

@@ -102,10 +102,15 @@ class DeliveryView(RowView):
 
 
 class GpuUsageView(BaseModel):
-    name: str
-    utilization: float | None = Field(description="share of the time in which it computed, 0 to 1")
-    memory_used: float | None = Field(description="bytes")
-    memory_total: float | None = Field(description="bytes")
+    id: str = Field("", description="GPU-… or, of a MIG instance, MIG-…")
+    name: str = ""
+    utilization: float | None = Field(None, description="share of the time in which it computed, 0 to 1")
+    memory_used: float | None = Field(None, description="bytes")
+    memory_total: float | None = Field(None, description="bytes")
+    run: str | None = Field(None, description="run that has it, or for which it is kept")
+    use: Literal["free", "run", "reserved", "inference"] = Field(
+        "free", description="reserved: kept for a queued run that needs several; inference: the service uses it"
+    )
 
 
 class WorkerView(RowView):
@@ -115,7 +120,7 @@ class WorkerView(RowView):
     slots: int
     devices: list[Any]
     offers: list[str] = Field(description="what runs may ask of it: cpu, gpu")
-    gpus: list[GpuUsageView] = Field(description="what each GPU was doing when the worker was last seen")
+    gpus: list[GpuUsageView] = Field(description="each device: its use now, and its figures when last seen")
     started_at: datetime
     seen_at: datetime
     consumed_at: datetime | None
@@ -130,3 +135,4 @@ class CheckView(BaseModel):
 class ReadinessView(BaseModel):
     ready: bool
     checks: dict[str, CheckView]
+    loading: int = Field(0, description="calls that wait for an encoder to be loaded; does not count for ready")

@@ -22,8 +22,14 @@ class RunSubmission(RequestModel):
         0, ge=-100, le=100, description="higher goes first; who is no admin may be held to LCL_MAX_PRIORITY"
     )
     resource: Literal["cpu", "gpu"] | None = Field(None, description="what a worker must offer; none: any, by kind")
+    gpus: int | None = Field(
+        None, ge=1, le=64, description="on each machine, as engine.processes says; none: that many where it gets GPUs"
+    )
     max_attempts: int = Field(
-        DEFAULT_MAX_ATTEMPTS, ge=1, le=100, description="workers that may be lost before it fails"
+        DEFAULT_MAX_ATTEMPTS,
+        ge=1,
+        le=100,
+        description="workers that may be lost without a new checkpoint between before it fails",
     )
 
 
@@ -45,6 +51,8 @@ class RunView(RowView):
     max_attempts: int
     priority: int
     resource: str = Field(description="cpu, gpu, or accelerator: a GPU where there is one")
+    gpus: int = Field(description="that it takes on each machine where it gets GPUs; 0: of resource cpu")
+    devices: list[str] = Field([], description="ids of the GPUs that it has now")
     after: list[str] = Field(description="runs whose success it waits for")
     owner: str
     created_at: datetime

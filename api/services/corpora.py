@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -17,11 +17,9 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.open import open_corpus
 from lcl_core.data.records import CaptionPair, ImageSegment, parse_segments
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
-from lcl_core.data.tokenizer import clip_tokenizer
 
 MAX_OPEN_CORPORA = 8
 REMOTE_CACHE_SECONDS = 60  # after which a corpus behind a URL is opened again
-TOKENS_PER_IMAGE = 49 + 2  # image tokens and the two marks around them
 MAX_SEGMENT_CHARACTERS = 20_000
 MAX_SAMPLED_IMAGES = 200
 MAX_LISTED = 20
@@ -32,14 +30,13 @@ ChangeStamp = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class DocumentQuery:
-    """A page of documents. ``tokens``: with the number of tokens of each segment."""
+    """A page of documents."""
 
     view: Literal["interleaved", "pairs"] = "interleaved"
     offset: int = 0
     limit: int = 20
     split: str | None = None
     source: str | None = None
-    tokens: bool = False
 
 
 class CorpusBrowser:
@@ -77,8 +74,6 @@ class CorpusBrowser:
             rows = corpus.pairs(selection.split, selection.source)
         indexes = range(selection.offset, min(selection.offset + selection.limit, len(rows)))
         items = [_item_view(name, rows, index) for index in indexes]
-        if selection.tokens:
-            _add_token_counts(items)
         return {
             "items": items,
             "total": len(rows),
@@ -161,13 +156,6 @@ def _image_segment(name: str, image: str) -> dict[str, Any]:
 
 def _matched_image(name: str, image: dict[str, Any]) -> dict[str, Any]:
     return {**_image_segment(name, image["image_name"]), "similarity": image["matched_sim"]}
-
-
-def _add_token_counts(items: Iterable[dict[str, Any]]) -> None:
-    tokenizer = clip_tokenizer()
-    for item in items:
-        for segment in item["segments"]:
-            segment["tokens"] = len(tokenizer.encode(segment["text"])) if "text" in segment else TOKENS_PER_IMAGE
 
 
 def compute_statistics(corpus: Corpus) -> dict[str, Any]:

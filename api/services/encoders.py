@@ -39,10 +39,10 @@ def open_encoder(state: AppState, session: Session, reference: str) -> tuple[str
     return row.id, load_encoder(state, session, row)
 
 
-def load_encoder(state: AppState, session: Session, row: EncoderRow) -> BatchedEngine:
+def load_encoder(state: AppState, session: Session, row: EncoderRow, *, evict: bool = True) -> BatchedEngine:
     """The loaded encoder of a row. Closes the session: no connection is held while it loads.
 
-    A sandboxed process examines an imported encoder once before it is loaded.
+    A sandboxed process examines an imported encoder once before it is loaded. ``evict``: as ModelPool.get's.
 
     Raises: Problem 409 ``encoder_changed`` or ``encoder_damaged``; UserError.
     """
@@ -50,7 +50,8 @@ def load_encoder(state: AppState, session: Session, row: EncoderRow) -> BatchedE
     session.close()
     with damage_as_problem(row, directory):
         imported = "imported_from" in row.info  # rather than trained here or bundled
-        encoder = state.inference().encoder(directory, registry.registered_files(row), imported=imported)
+        files = registry.registered_files(row)
+        encoder = state.inference().encoder(directory, files, imported=imported, evict=evict)
         if encoder.hash != row.hash:  # of a row without file hashes
             raise UserError("the weights changed since it was registered (sha256 differs)", code=CHANGED)
         return encoder

@@ -11,11 +11,12 @@ from pathlib import Path
 from api.core.settings import ApiSettings
 from api.services.collection_views import DuplicateCache, MapCache
 from api.services.encoder_archive import EXAMINATIONS_FOLDER
+from api.services.inference_device import InferenceDevice
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
-from lcl_core.collections.external_index import SearchFn
 from lcl_core.collections.file_format import ChecksumVerifier
 from lcl_core.collections.records import ChangeRecord
+from lcl_core.collections.vector_index import SearchFn
 from lcl_core.encoders.file_hashes import Hashes, lists_all_files
 from lcl_core.encoders.sandbox import inspect_encoder
 from lcl_core.serving.batched_engine import BatchedEngine
@@ -29,9 +30,11 @@ LoadChanges = Callable[[int], Sequence[ChangeRecord]]
 class InferenceBackend:
     """Thread-safe. Its methods block: call them in threads."""
 
-    def __init__(self, settings: ApiSettings, observe: BatchObserver) -> None:
+    def __init__(self, settings: ApiSettings, observe: BatchObserver, device: InferenceDevice) -> None:
+        self._device = device
         self._pool = ModelPool(
             max_bytes=settings.encoder_memory_bytes,
+            device=device.torch_device,
             observe=observe,
             precision=settings.inference_precision,
             texts_apart=settings.texts_apart,
@@ -48,18 +51,27 @@ class InferenceBackend:
         """Memory of loaded encoders."""
         return self._pool.loaded_bytes
 
-    def encoder(self, directory: Path, registered: Hashes | None = None, *, imported: bool = False) -> BatchedEngine:
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for an encoder to be loaded."""
+        return self._pool.waiting
+
+    def encoder(
+        self, directory: Path, registered: Hashes | None = None, *, imported: bool = False, evict: bool = True
+    ) -> BatchedEngine:
         """The encoder of a directory, loaded by the first call.
 
         Args:
             registered: sha256 of its files by name, compared when it is loaded.
             imported: a user supplied its files; a sandboxed process examines them before they are loaded.
+            evict: as ModelPool.get's.
 
-        Raises: UserError.
+        Raises: UserError, ``device_busy`` while a run has the service's GPU.
         """
+        self._device.check()
         if imported and directory not in self._imported:
             self._imported |= {directory, directory.resolve()}  # the pool resolves the directory
-        return self._pool.get(directory, registered)
+        return self._pool.get(directory, registered, evict=evict)
 
     def unload(self, directory: Path) -> None:
         """Unload a deleted encoder."""

@@ -16,7 +16,9 @@ from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, outbox, pgvector, registry
 from lcl_core.db import runs as db_runs
 from lcl_core.db.models import Metric, Run
+from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
+from lcl_core.db.workers import device_uses
 from lcl_core.specs.corpus_jobs import IndexSpec
 from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, dataset_fields, encoders_of, parse_spec
 
@@ -70,7 +72,7 @@ def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Cal
         yield field, lambda _, path: resolve_allowed(path, roots), path
 
 
-_NOT_COLUMNS = {"tags", "after", "obstacle", "artifacts"}
+_NOT_COLUMNS = {"tags", "after", "obstacle", "artifacts", "devices"}
 
 
 def run_view(session: Session, run: Run) -> RunView:
@@ -82,6 +84,7 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
     blocked = db_runs.blocked_reasons(session, runs)
     started = [run.id for run in runs if run.started_at is not None]
     pending = outbox.runs_with_pending_uploads(session, started) if started else {}
+    uses = device_uses(session) if any(run.state in LEASED for run in runs) else []
     views = []
     for run in runs:
         columns = {name: getattr(run, name) for name in RunView.model_fields.keys() - _NOT_COLUMNS}
@@ -91,6 +94,7 @@ def run_views(session: Session, runs: Sequence[Run]) -> list[RunView]:
                 tags=list(run.tags),
                 after=list(run.after),
                 obstacle=blocked.get(run.id),
+                devices=[use.device for use in uses if use.run_id == run.id and not use.reserved],
                 artifacts=_pending_artifacts(pending[run.id]) if run.id in pending else None,
             )
         )

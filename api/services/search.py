@@ -73,13 +73,18 @@ def open_collection(state: AppState, session: Session, name: str) -> tuple[Colle
     raise collection_busy(name)
 
 
-def open_for_search(state: AppState, session: Session, name: str, needs_encoder: bool) -> OpenedCollection:
+def open_for_search(
+    state: AppState, session: Session, name: str, needs_encoder: bool, *, evict: bool = True
+) -> OpenedCollection:
     """The collection, with its encoder if needed. Closes the session: no connection is held while encoders load or run.
+
+    Args:
+        evict: other encoders may leave the memory for it.
 
     Raises: Problem 409 when the encoder is gone, damaged or changed; UserError.
     """
     row, collection = open_collection(state, session, name)
-    encoder = _collection_encoder(state, session, row) if needs_encoder else None
+    encoder = _collection_encoder(state, session, row, evict) if needs_encoder else None
     session.close()
     return OpenedCollection(row.id, row.path, collection, encoder)
 
@@ -182,20 +187,20 @@ def _find(
     return SearchResponse(hits=views, took_ms=round((time.perf_counter() - started) * 1000, 2))
 
 
-def _collection_encoder(state: AppState, session: Session, collection: CollectionRow) -> BatchedEngine:
+def _collection_encoder(state: AppState, session: Session, collection: CollectionRow, evict: bool) -> BatchedEngine:
     """The collection's own encoder or, where that cannot be used, one with identical files."""
     own = registry.collection_encoder(session, collection)
     problem = None
     if own is not None:
         try:
-            return load_encoder(state, session, own)
+            return load_encoder(state, session, own, evict=evict)
         except Problem as error:
             if error.code not in (CHANGED, DAMAGED):
                 raise
             problem = error
     for other in registry.identical_encoders(session, collection):
         try:
-            return load_encoder(state, session, other)
+            return load_encoder(state, session, other, evict=evict)
         except UserError:
             log.warning("encoder_cannot_stand_in", encoder=other.id, collection=collection.id)
     session.close()

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from api.core.auth import Authenticator, ensure_configured_key
-from api.core.limits import BodyBudget, LongReadQueue, PixelBudget
+from api.core.limits import BodyBudget, LongReadQueue, PixelBudget, Quotas, RateLimiter
 from api.core.metrics import ProcessMetrics
-from api.core.quotas import Quotas
-from api.core.rate_limit import RateLimiter
 from api.core.session import MAX_SHORT_REQUESTS
 from api.core.settings import ApiSettings
 from api.services.encoder_archive import EncoderExporter
+from api.services.inference_device import InferenceDevice, resolve_device
 from api.services.run_events import RunFeeds
 from api.services.runs import WakeupSender
 from lcl_core.db import artifacts, datasets, registry, seed
@@ -38,7 +37,10 @@ MAX_DRAWING, MAX_EXPORTING, MAX_READING_CORPORA, MAX_FOLLOWING, MAX_PROBING = 2,
 
 
 class AppState:
-    """One an application. The constructor opens nothing."""
+    """One an application. The constructor opens nothing.
+
+    Raises: UserError ``bad_setting`` for an inference device that is not there.
+    """
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
@@ -62,6 +64,7 @@ class AppState:
         self.exporting, self.reading_corpora = CapacityLimiter(MAX_EXPORTING), CapacityLimiter(MAX_READING_CORPORA)
         self.following, self.probing = CapacityLimiter(MAX_FOLLOWING), CapacityLimiter(MAX_PROBING)
         self.exporter = EncoderExporter(settings)
+        self.inference_device = InferenceDevice(self.database, resolve_device(settings.inference_device))
         self.feeds = RunFeeds(self.database, settings.event_poll_seconds, self.following)
         self._inference: InferenceBackend | None = None
         self._corpora: CorpusBrowser | None = None
@@ -82,6 +85,7 @@ class AppState:
             datasets.register_sample(session)
             if self.settings.welcome:
                 seed.seed_database(session)
+        self.inference_device.start()
         if registry.has_missing_identities(self.database):
             fill = partial(registry.fill_missing_identities, self.database, self.settings.home)
             threading.Thread(target=fill, name="lcl-identities", daemon=True).start()  # hashing takes long
@@ -98,7 +102,7 @@ class AppState:
             if self._inference is None:
                 from api.services.inference_backend import InferenceBackend  # torch
 
-                self._inference = InferenceBackend(self.settings, self.metrics.observe_batch)
+                self._inference = InferenceBackend(self.settings, self.metrics.observe_batch, self.inference_device)
             return self._inference
 
     def corpora(self) -> CorpusBrowser:
@@ -109,6 +113,10 @@ class AppState:
 
                 self._corpora = CorpusBrowser()
             return self._corpora
+
+    def waiting_for_encoders(self) -> int:
+        """Calls that wait for an encoder to be loaded; at least 1 while torch is imported."""
+        return self._inference.waiting if self._inference else int(self._inference_lock.locked())
 
     def encoder_bytes(self) -> int:
         """Memory of loaded encoders. Imports nothing."""
@@ -122,6 +130,7 @@ class AppState:
     def close(self) -> None:
         if self._inference is not None:
             self._inference.close()
+        self.inference_device.close()
         self.wakeups.close()
         self.wakeup_producer.close()
         self.database.dispose()

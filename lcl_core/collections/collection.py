@@ -1,8 +1,7 @@
 """A collection on disk: images, captions and their vectors. Imports no torch.
 
-Search is exact (``flat_index``), except in a large collection with a graph (``hnsw_index``) and with an external index
-(``external_index``), which may miss a neighbour. Everything large is memory-mapped and nothing is written, so that
-threads and processes share one copy.
+Search is exact, except in a large collection with a graph and with an external index (``vector_index``), which may
+miss a neighbour. Everything large is memory-mapped and nothing is written: threads and processes share one copy.
 """
 
 from __future__ import annotations
@@ -16,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from lcl_core.collections import file_format, near_duplicates
-from lcl_core.collections.external_index import ExternalIndex, SearchFn
 from lcl_core.collections.file_format import BlobFile, CollectionManifest, Target, verify_checksums
-from lcl_core.collections.flat_index import nearest
-from lcl_core.collections.hnsw_index import HnswIndex
 from lcl_core.collections.query import LabelIndex, Where, check_labels, unit_vector
+from lcl_core.collections.vector_index import ExternalIndex, HnswIndex, SearchFn, nearest
 from lcl_core.common.errors import UserError
 
 MAX_HITS = 10_000

@@ -15,9 +15,9 @@ import numpy as np
 from lcl_core.collections import file_format
 from lcl_core.collections.collection import Collection, Hit, not_found
 from lcl_core.collections.file_format import Target
-from lcl_core.collections.flat_index import nearest
 from lcl_core.collections.query import LabelIndex, Where, check_labels
 from lcl_core.collections.records import ChangeRecord, caption_texts
+from lcl_core.collections.vector_index import nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ COLLECTION/
   *_vectors.bin         the L2-normalised vectors, row by row, f32 or f16
   labels.json           {label: [its values]}
   label_codes.npy       int32 [labels, images]: index into labels.json, -1 where the label is absent
-  *_graph.usearch       of a large collection: the HNSW graph of its vectors (``hnsw_index.py``)
+  *_graph.usearch       of a large collection: the HNSW graph of its vectors (``vector_index.py``)
   text_item_starts.npy  int64 [texts+1] into text_item_rows.npy, int64: the images that carry a caption
 
 Checksums of small collections are compared before the first result. Those of large ones take seconds or minutes: a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter, deque
@@ -20,6 +19,7 @@ from lcl_core.collections.preview import thumbnail
 from lcl_core.collections.writer import EMPTY_SOURCE, AppendSource, CollectionItem, CollectionWriter, open_append_source
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir, run_main
+from lcl_core.common.threads import usable_cores
 from lcl_core.data import CaptionPair, Corpus, open_corpus
 from lcl_core.data.image_decoding import decode_image
 from lcl_core.encoders.engine import EncoderEngine
@@ -28,7 +28,7 @@ from lcl_core.specs.parsing import parse_spec
 
 F16_BYTES = 512 << 20  # vectors above this are kept as f16: half the memory for a slower search
 MAX_PGVECTOR_DIM = 4000  # of a vector that pgvector indexes
-READERS = min(4, os.cpu_count() or 1)
+READERS = min(4, usable_cores())
 
 
 def run_index_job(run_dir: RunDir) -> dict[str, Any]:

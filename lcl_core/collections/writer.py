@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from lcl_core.collections import file_format, hnsw_index
+from lcl_core.collections import file_format, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import BlobWriter, CollectionManifest, Dtype, Target
-from lcl_core.collections.hnsw_index import OnProgress, write_hnsw_index
 from lcl_core.collections.query import LabelIndexBuilder
 from lcl_core.collections.records import DeltaSnapshot
+from lcl_core.collections.vector_index import OnProgress, write_hnsw_index
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import fsync_path, sha256_file, write_json_atomically
 from lcl_core.specs.corpus_jobs import IndexSpec
@@ -138,7 +138,7 @@ class CollectionWriter:
             ("images", self._image_vectors, file_format.IMAGE_VECTORS),
             ("texts", self._text_vectors, file_format.TEXT_VECTORS),
         ]
-        return [side for side in sides if side[1].count > hnsw_index.EXACT_ROWS]
+        return [side for side in sides if side[1].count > vector_index.EXACT_ROWS]
 
     def _add(self, item: CollectionItem) -> None:
         key = file_format.stable_hash64(item.image)

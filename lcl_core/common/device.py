@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["auto", "fp32", "bf16"]
 _FP32_ERROR = 2e-6  # relative, of a product of 512-wide sums; fp32 gives 1e-7, operands rounded to bf16 2e-3
@@ -23,6 +24,17 @@ def pick_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def use_device() -> torch.device:
+    """``pick_device``, made CUDA's current one, so that whatever is not told a device uses no other rank's GPU.
+
+    Call it before anything else touches CUDA. Libraries (FSDP2, NCCL) ask for the current device.
+    """
+    device = pick_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The autocast context of a forward pass; never fp16, which a CPU computes hundreds of times slower."""
     half = compute_dtype(device, precision) == torch.bfloat16
@@ -33,6 +45,11 @@ def compute_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     """``auto`` is bf16 wherever the hardware multiplies it: on GPUs and on CPUs with AVX-512 BF16 or AMX."""
     half = precision == "bf16" or (precision == "auto" and _supports_bf16(device))
     return torch.bfloat16 if half else torch.float32
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor on this rank, which shares its memory; another tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @contextmanager
@@ -57,6 +74,23 @@ def onednn_fp32_matmul() -> Iterator[bool]:
         settings.fp32_precision = before
 
 
+@contextmanager
+def tf32_matmul(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Within, fp32 matrix products on a GPU round their operands to TF32 where training is in bf16.
+
+    Outside of autocast that is the contrastive loss, whose features come from bf16 layers: TF32 has three bits more.
+    """
+    settings = torch.backends.cuda.matmul
+    if device.type != "cuda" or compute_dtype(device, precision) != torch.bfloat16 or settings.allow_tf32:
+        yield
+        return
+    settings.allow_tf32 = True
+    try:
+        yield
+    finally:
+        settings.allow_tf32 = False
+
+
 def matmul_error(size: int = 512) -> float:
     """Relative error of an fp32 product on the CPU against float64, with the present settings."""
     generator = torch.Generator().manual_seed(0)
@@ -77,10 +111,11 @@ _PRODUCT_SHAPES = 256  # more than a step has
 SERVED_SHAPES = 64  # of requests hardly two are alike
 
 
-def peak_memory_gib() -> float:
-    """Peak GPU memory where there is a GPU, else the process's peak resident set; GiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def peak_memory_gib(device: torch.device | None = None) -> float:
+    """Peak memory of ``device`` (none: this process's), of a CPU the process's peak resident set; GiB."""
+    device = device or pick_device()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_rss_gib()
 
 

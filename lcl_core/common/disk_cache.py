@@ -158,7 +158,7 @@ class DiskCache:
         with self._lock_file(self.folder / name) as lock:
             if not _try_lock(lock, fcntl.LOCK_EX):
                 return False
-            shutil.rmtree(path, ignore_errors=True)  # nobody reads it without the lock
+            shutil.rmtree(path, ignore_errors=True)  # readers have the lock
             return not path.exists()
 
     @contextlib.contextmanager

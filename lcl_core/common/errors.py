@@ -1,7 +1,8 @@
-"""UserError, the one error that a user sees: what is wrong, where, and the way out."""
+"""UserError, the one error that a user sees: what is wrong, where, and the way out. Import of optional libraries."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,13 @@ class UserError(Exception):
         """JSON form in run rows, ``error.json`` and REST responses; empty fields are left out."""
         fields = {"code": self.code, "message": str(self), "field": self.field, "file": self.file, "line": self.line}
         return {key: value for key, value in fields.items() if value is not None}
+
+
+def import_optional(module: str, purpose: str, extra: str = "data") -> Any:
+    """Import a module of an extra. Raises: UserError ``missing_extra`` that names the extra."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        message = f"{purpose} needs {name}, which is not installed; `pip install 'lcl[{extra}]'` brings it"
+        raise UserError(message, code="missing_extra") from error

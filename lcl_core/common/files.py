@@ -1,16 +1,22 @@
-"""Files and folders: SHA-256, atomic writes, staged copies that are renamed into place, removal, flush to disk."""
+"""Files and folders: SHA-256, atomic writes, staged copies that are renamed into place, removal, flush to disk.
+
+Also a JSON parser that rejects what parsers disagree about: duplicate names, NaN, Infinity, huge integers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +149,46 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+MAX_DIGITS = 20  # of a whole number: more than 64 bits
+
+
+def parse_strict_json(body: bytes | str, max_digits: int = MAX_DIGITS) -> Any:
+    """Parse a document.
+
+    Raises: ValueError where parsers differ, JSONDecodeError (a ValueError) for invalid JSON, RecursionError for a too
+        deep nesting.
+    """
+    return json.loads(
+        body,
+        object_pairs_hook=_unique_names,
+        parse_constant=_reject_constant,
+        parse_float=_finite_float,
+        parse_int=partial(_bounded_int, max_digits),
+    )
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {twice[:80]!r} appears twice in one object")
+    return parsed
+
+
+def _reject_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no number in JSON")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+def _bounded_int(max_digits: int, text: str) -> int:
+    if len(text) > max_digits:
+        raise ValueError(f"a number has more than {max_digits} digits")
+    return int(text)

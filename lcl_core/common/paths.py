@@ -1,7 +1,10 @@
-"""Allowed data roots: folders, and URL prefixes of object storage. Resolves a path or URL of a request inside them.
+"""Allowed data roots and the home folder.
 
-A URL is compared as text, so it must be in a form with one meaning: no chained protocols, user, query or dot segments.
+A root is a folder or a URL prefix of object storage; a path or URL of a request is resolved inside them. A URL is
+compared as text, so it must be in a form with one meaning: no chained protocols, user, query or dot segments.
 Credentials are never part of it; a URL that might hold some is not repeated in a message.
+
+The home folder (``LCL_HOME``) is created, checked and closed to other users, with the secret files in it.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 
 Root = Path | str  # a folder, or a URL without a slash at its end
 ROOTS_SETTING = "LCL_DATA_ROOTS"
@@ -126,3 +131,70 @@ def _forbidden(what: str, way_out: str, roots: Sequence[Root], field: str) -> Us
     listed = ", ".join(str(root.expanduser().resolve() if isinstance(root, Path) else root) for root in roots)
     message = f"{what} ({listed}); {way_out}, or add its folder or URL to {ROOTS_SETTING} of the api and the workers"
     return UserError(message, code="path_forbidden", field=field)
+
+
+PRIVATE_UMASK = 0o077
+_GROUP_AND_OTHERS = 0o077  # bits of group and others
+_FOLDERS = (".", "logs", "broker")
+_FILES = ("lcl.db*", "key", "key-pepper", "page-token", "webhook.key", "launcher.lock", "logs/*", "broker/*")
+
+
+def private_umask() -> None:
+    """Files made by this process and its children are readable by their user only."""
+    os.umask(PRIVATE_UMASK)
+
+
+def prepare_home(home: Path) -> None:
+    """Create the folder if missing; remove group's and others' rights from it, its database and its logs.
+
+    What belongs to another user, such as a volume made by a cluster, keeps its rights, as does a folder with the sticky
+    bit, which users share on purpose.
+
+    Raises: UserError ``home_unusable`` naming the folder and the problem.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        raise _home_unusable(home, "is a file, not a folder; name a folder") from None
+    except OSError as error:
+        message = f"cannot be made ({error.strerror}); name a folder that can be, or mend the one above it"
+        raise _home_unusable(home, message) from error
+    if not os.access(home, os.W_OK | os.X_OK):  # false on a read-only file system, for root too
+        raise _home_unusable(home, "cannot be written; make it writable for this user, or name another folder")
+    for path in _private_paths(home):
+        _close_to_others(path)
+
+
+def _private_paths(home: Path) -> Iterator[Path]:
+    yield from (home / name for name in _FOLDERS)
+    for pattern in _FILES:
+        yield from home.glob(pattern)
+
+
+def _close_to_others(path: Path) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    kind = status.st_mode
+    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)) or status.st_uid != os.geteuid() or kind & stat.S_ISVTX:
+        return
+    if kind & _GROUP_AND_OTHERS:
+        path.chmod(stat.S_IMODE(kind) & ~_GROUP_AND_OTHERS)
+
+
+def _home_unusable(home: Path, problem: str) -> UserError:
+    return UserError(f"LCL_HOME: {home} {problem}", code="home_unusable")
+
+
+def load_or_create_secret(file: Path, make: Callable[[], str]) -> str:
+    """Secret in ``file``; made by ``make`` with mode 600 when there is none.
+
+    Of several processes that find no file one creates it, and all return the same secret. Raises: OSError.
+    """
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, make() + "\n", mode=0o600, replace=False)
+    if file.stat().st_mode & 0o077:
+        file.chmod(0o600)
+    return file.read_text(encoding="ascii").strip()

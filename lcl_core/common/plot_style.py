@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import import_optional
 
 INK, MUTED, PALE, LINE = "#0f172a", "#526076", "#94a3b8", "#e2e8f0"
 COLOURS = ("#0f766e", "#b45309", "#1d4ed8", "#be185d", "#4d7c0f", "#6d28d9", "#0e7490", "#a16207")

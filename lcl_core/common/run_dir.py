@@ -9,9 +9,11 @@
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
+      tokenizer.json   out: the tokenizer that a pretrain run learnt from its corpus; belongs to the checkpoints
       artifacts/       out: files offered for download
       artifacts/encoder/  out: the encoder of a pretrain run (``save_pretrained`` layout)
       artifacts/collection/  out: the collection of an index run
+      stacks/PID.txt   out: each process that handles STACK_SIGNAL; on that signal it appends its threads' stacks
       notice.json      out: {"code", "message"}: a problem that the attempt survived, such as a damaged checkpoint
       result.json      out: written last, atomically: the run succeeded and this is its result
       error.json       out: a UserError as JSON: the run failed and a retry cannot help
@@ -22,9 +24,11 @@ that no orphan writes beside its successor.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -38,6 +42,9 @@ from typing import IO, Any
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically, write_json_atomically
 from lcl_core.common.system_errors import failure_code
+
+# a process that waits in native code, as for a collective operation, handles it too
+STACK_SIGNAL = signal.SIGUSR1
 
 
 class ExitCode(IntEnum):
@@ -70,13 +77,16 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
+        self.tokenizer_file = self.path / "tokenizer.json"
         self.artifacts = self.path / "artifacts"
         self.changes = self.path / "changes"
+        self.stacks = self.path / "stacks"
         self.notice_file = self.path / "notice.json"
         self.result_file = self.path / "result.json"
         self.error_file = self.path / "error.json"
         self._stop = threading.Event()
         self._lock: IO[str] | None = None
+        self._stack_file: IO[str] | None = None
 
     def prepare(self, run: dict[str, Any]) -> None:
         """Prepare the directory for an attempt: the result or error of an earlier attempt is removed."""
@@ -84,6 +94,7 @@ class RunDir:
         self.checkpoints.mkdir(exist_ok=True)
         for stale in (self.result_file, self.error_file, self.notice_file):
             stale.unlink(missing_ok=True)
+        shutil.rmtree(self.stacks, ignore_errors=True)
         write_json_atomically(self.run_file, run)
 
     def read_run(self) -> dict[str, Any]:
@@ -127,14 +138,32 @@ class RunDir:
 
     def lock(self) -> None:
         """Lock the directory for the life of this process. Raises: UserError ``run_dir_busy`` if it is locked."""
-        self._lock = (self.path / ".lock").open("w")
+        if not self.try_lock():
+            raise UserError(f"another process is at work in {self.path}", code="run_dir_busy")
+
+    def try_lock(self) -> bool:
+        """Lock the directory until ``unlock`` or the end of this process. False: another one has the lock."""
+        lock = (self.path / ".lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is at work in {self.path}", code="run_dir_busy") from error
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def watch_signals(self) -> None:
-        """Turn SIGTERM and the supervisor's death into ``stop_requested``."""
+        """Turn SIGTERM and the supervisor's death into ``stop_requested``, and STACK_SIGNAL into stacks."""
+        self.stacks.mkdir(exist_ok=True)
+        self._stack_file = (self.stacks / f"{os.getpid()}.txt").open("w", encoding="utf-8")
+        self._stack_file.write(f"process {os.getpid()}, rank {os.environ.get('RANK', 'none')}\n")
+        self._stack_file.flush()
+        faulthandler.register(STACK_SIGNAL, file=self._stack_file, all_threads=True)
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not sys.stdin.isatty() and os.environ.get("LCL_SUPERVISED"):
@@ -191,3 +220,32 @@ def _report_failure(error: Exception, run_dir: RunDir) -> ExitCode:
         error = error if failure_code(error, run_dir.path) else other
     code = failure_code(error, run_dir.path)
     return ExitCode.CRASH if code is None else ExitCode[code.name]
+
+
+EVERY_SECONDS = 0.5
+
+
+class JobProgress:
+    """Called with (records done, records in all or None); writes a line now and then and honours a stop request."""
+
+    def __init__(self, run_dir: RunDir, phase: str, every: float = EVERY_SECONDS) -> None:
+        self._run_dir = run_dir
+        self._phase = phase
+        self._every = every
+        self._started = time.monotonic()
+        self._last_written = self._started - every
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Raises: Cancelled."""
+        now = time.monotonic()
+        if now - self._last_written >= self._every or done == total:
+            self._last_written = now
+            self._write_metrics(done, total, now - self._started)
+        self._run_dir.raise_if_stopped()
+
+    def _write_metrics(self, done: int, total: int | None, seconds: float) -> None:
+        known = {}
+        if total:
+            known = {"total_steps": total, "seconds_left": round(seconds / max(done, 1) * (total - done), 1)}
+        rate = round(done / max(seconds, 1e-9), 1)
+        self._run_dir.append_metrics(step=done, phase=self._phase, records_per_s=rate, **known)

@@ -26,13 +26,14 @@ SHARED_NAMES = """
 API_NAMES = """
     ADMIN_KEY API_HOST API_PORT API_SOCKET BODY_BYTES_AT_ONCE BODY_SECONDS BYTES_PER_OWNER DATABASE_PATIENCE_SECONDS
     DUPLICATES_SECONDS ENCODER_MEMORY_BYTES EVENT_POLL_SECONDS EVENT_STREAM_SECONDS EXPORT_SECONDS HEAD_SECONDS
-    IMAGE_MEMORY_BYTES IMAGE_WAIT_SECONDS INFERENCE_PRECISION KEY_PEPPER MAX_BODY_BYTES MAX_CONNECTIONS
+    IMAGE_MEMORY_BYTES IMAGE_WAIT_SECONDS INFERENCE_DEVICE INFERENCE_PRECISION KEY_PEPPER MAX_BODY_BYTES MAX_CONNECTIONS
     MAX_EXPORT_BYTES MAX_IMAGE_BYTES MAX_IMAGE_PIXELS MAX_INPUTS MAX_JSON_DEPTH MAX_MEDIA_BODY_BYTES MAX_PRIORITY
     MAX_REQUEST_PIXELS MAX_TEXT_CHARACTERS QUEUED_RUNS_PER_OWNER REQUESTS_AT_ONCE REQUESTS_PER_MINUTE
-    STREAMS_AT_ONCE TEXTS_APART WRITING_SECONDS
+    STREAMS_AT_ONCE TEXTS_APART WARM_ENCODERS WRITING_SECONDS
 """
 WORKER_NAMES = """
-    GANG_SECONDS GC_SECONDS PING_SECONDS REAP_SECONDS WATCH_SECONDS WORKER_ADDRESS WORKER_OFFERS WORKER_SLOTS
+    FOLDER_SECONDS FORK_SERVER GANG_SECONDS GC_SECONDS HUNG_SECONDS PING_SECONDS REAP_SECONDS WATCH_SECONDS
+    WORKER_ADDRESS WORKER_OFFERS WORKER_SLOTS
 """
 UI_NAMES = """
     UI_ALL_UPLOADS UI_FORWARDED_ALLOW_IPS UI_HOST UI_HOSTS UI_MAX_UPLOAD UI_MAX_UPLOAD_REQUEST UI_PORT UI_ROOT_PATH
@@ -101,7 +102,13 @@ class Settings(BaseSettings):
     broker_url: str = ""
     team: bool = Field(False, description="several people use it: secrets are required, and each has a key")
     data_roots: Annotated[list[Root], NoDecode] = []
-    lease_seconds: float = Field(30.0, gt=0, le=86_400, description="after which a silent worker counts as lost")
+    lease_seconds: float = Field(
+        # a fail-over of PostgreSQL takes a minute or two, during which no run shall have to stop
+        default_factory=lambda data: 240.0 if data.get("database_url", "").startswith("postgresql") else 60.0,
+        gt=0,
+        le=86_400,
+        description="after which a silent worker counts as lost",
+    )
     heartbeat_seconds: float = Field(10.0, gt=0, le=86_400, description="between two signs of life of a run's worker")
     cancel_grace_seconds: float = Field(30.0, ge=0, le=86_400, description="in which a stopped run may save its state")
     gc_grace_seconds: float = Field(
@@ -139,10 +146,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lease_outlives_missed_heartbeats(self) -> Self:
-        if self.heartbeat_seconds >= self.lease_seconds / 2:
+        if self.heartbeat_seconds > self.lease_seconds / 4:
             raise ValueError(
-                f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be below half of LCL_LEASE_SECONDS "
-                f"({self.lease_seconds:g}): one sign of life that is late must not cost a run its worker"
+                f"LCL_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be at most a quarter of LCL_LEASE_SECONDS "
+                f"({self.lease_seconds:g}): a run is stopped after half of it without a sign of life"
             )
         return self
 

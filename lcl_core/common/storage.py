@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import UserError, import_optional
 
 _ATTEMPTS = 5
 _FIRST_WAIT_SECONDS = 0.1

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.home_folder import load_or_create_secret
+from lcl_core.common.paths import load_or_create_secret
 
 MAX_AGE_SECONDS = 300.0
 _PORTS = {"https": 443, "http": 80}

@@ -13,11 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lcl_core.data.transforms import CLIP_MEAN, CLIP_STD, PILLOW_CROPPER, Box
-
-_STD = torch.tensor(CLIP_STD, dtype=torch.float64)
-_FACTOR = (1 / (255 * _STD)).float()[:, None, None]
-_OFFSET = (-torch.tensor(CLIP_MEAN, dtype=torch.float64) / _STD).float()[:, None, None]
+from lcl_core.data.transforms import MULTIPLIED, PILLOW_CROPPER, Box
 
 
 class TorchCropper:
@@ -28,14 +24,12 @@ class TorchCropper:
             return PILLOW_CROPPER.crop(image, box, size)
         return Image.fromarray(_crop_and_resize(image, box, size).permute(1, 2, 0).numpy())
 
-    def crop_normalised(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
+    def crop_levels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> int:
         if image.mode != "RGB":
-            PILLOW_CROPPER.crop_normalised(image, box, size, mirrored, out)
-            return
-        square = _crop_and_resize(image, box, size)
-        target = torch.from_numpy(out)
-        torch.mul(square.flip(2) if mirrored else square, _FACTOR, out=target)
-        target.add_(_OFFSET)
+            return PILLOW_CROPPER.crop_levels(image, box, size, mirrored, out)
+        square = _crop_and_resize(image, box, size).numpy()
+        out[:] = square[:, :, ::-1] if mirrored else square
+        return MULTIPLIED
 
 
 def _crop_and_resize(image: Image.Image, box: Box, size: int) -> Tensor:

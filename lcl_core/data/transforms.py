@@ -2,12 +2,16 @@
 
 Images are resized in their own mode and converted to RGB afterwards, as the authors do. ``augment`` adds flips and
 colour changes to the random crop: models trained on few artists otherwise memorise their palettes.
+
+Training keeps images as levels (uint8) until they are on the device that computes, a quarter of the bytes, and
+normalises them there by ``LEVEL_TABLES``: a value depends on the channel and one of 256 levels alone.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,24 +28,44 @@ _LONGEST_STRIP = 32
 Box = tuple[int, int, int, int]
 
 
-def _normalised_levels() -> np.ndarray:
-    """[3, 256]: the normalised value of each level of each channel, rounded as dividing step by step would."""
-    unit = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
-    return (unit[None] - mean[:, None]) / std[:, None]
+DIVIDED, MULTIPLIED = 0, 1  # numbers of the tables
 
 
-_LEVELS = _normalised_levels()
+def _level_tables() -> np.ndarray:
+    """[2, 3, 256] float32: the normalised value of each level of each channel, rounded in one of two ways.
+
+    ``DIVIDED`` rounds as dividing step by step does; ``MULTIPLIED`` as one product and one sum do, which is what
+    images cropped by vector instructions have always had. They differ in the last bit.
+    """
+    levels = np.arange(256, dtype=np.float32)
+    mean, std = np.array(CLIP_MEAN), np.array(CLIP_STD)
+    single = np.float32
+    divided = (levels / single(255) - mean.astype(single)[:, None]) / std.astype(single)[:, None]
+    factor, offset = (1 / (255 * std)).astype(single)[:, None], (-mean / std).astype(single)[:, None]
+    return np.stack([divided, levels * factor + offset])
 
 
-def normalise(image: Image.Image, out: np.ndarray | None = None) -> np.ndarray:
-    """Any image → [3, H, W] float32, normalised with CLIP's mean and deviation; into ``out`` if given."""
-    levels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    pixels = np.empty((3, *levels.shape[:2]), np.float32) if out is None else out
-    for channel in range(3):
-        # looking 256 values up beats computing them; "clip" spares a bounds check that uint8 cannot fail
-        np.take(_LEVELS[channel], levels[:, :, channel], out=pixels[channel], mode="clip")
+LEVEL_TABLES = _level_tables()
+
+
+def normalise(image: Image.Image) -> np.ndarray:
+    """Any image → [3, H, W] float32, normalised with CLIP's mean and deviation."""
+    return normalise_levels(_channels(image)[None], [DIVIDED])[0]
+
+
+def normalise_levels(levels: np.ndarray, tables: Sequence[int]) -> np.ndarray:
+    """uint8 [n, 3, H, W] → float32 [n, 3, H, W]. ``tables``: the number of the table of each image."""
+    pixels = np.empty(levels.shape, np.float32)
+    for image, table, out in zip(levels, tables, pixels, strict=True):
+        for channel in range(3):
+            # looking 256 values up beats computing them; "clip" spares a bounds check that uint8 cannot fail
+            np.take(LEVEL_TABLES[table, channel], image[channel], out=out[channel], mode="clip")
     return pixels
+
+
+def _channels(image: Image.Image) -> np.ndarray:
+    """Any image → uint8 [3, H, W]."""
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")).transpose(2, 0, 1)
 
 
 def crop_and_resize(image: Image.Image, box: Box, size: int) -> Image.Image:
@@ -72,14 +96,10 @@ def _central_box(width: int, height: int) -> Box:
 
 
 def train_transform(
-    image: Image.Image,
-    size: int,
-    draw: random.Random,
-    scale: tuple[float, float] = (0.9, 1.0),
-    out: np.ndarray | None = None,
+    image: Image.Image, size: int, draw: random.Random, scale: tuple[float, float] = (0.9, 1.0)
 ) -> np.ndarray:
     """Random crop, resize, normalise → [3, size, size] float32."""
-    return normalise(crop_and_resize(image, random_box(draw, *image.size, scale), size), out)
+    return normalise(crop_and_resize(image, random_box(draw, *image.size, scale), size))
 
 
 def eval_transform(image: Image.Image, size: int) -> np.ndarray:
@@ -122,8 +142,8 @@ class Cropper(Protocol):
     def crop(self, image: Image.Image, box: Box, size: int) -> Image.Image:
         """The square as an image, to be changed further."""
 
-    def crop_normalised(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
-        """The square, normalised, into ``out`` [3, size, size] float32."""
+    def crop_levels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> int:
+        """The square into ``out`` [3, size, size] uint8. Returns: the number of the table that normalises it."""
 
 
 class PillowCropper:
@@ -132,8 +152,9 @@ class PillowCropper:
     def crop(self, image: Image.Image, box: Box, size: int) -> Image.Image:
         return crop_and_resize(image, box, size)
 
-    def crop_normalised(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> None:
-        normalise(_flip(crop_and_resize(image, box, size), mirrored), out)
+    def crop_levels(self, image: Image.Image, box: Box, size: int, mirrored: bool, out: np.ndarray) -> int:
+        out[:] = _channels(_flip(crop_and_resize(image, box, size), mirrored))
+        return DIVIDED
 
 
 PILLOW_CROPPER = PillowCropper()
@@ -144,23 +165,36 @@ def augment(
     size: int,
     draw: random.Random,
     spec: AugmentationSpec,
-    out: np.ndarray | None = None,
     cropper: Cropper = PILLOW_CROPPER,
 ) -> np.ndarray:
-    """Random crop, then what ``spec`` asks for, then normalise → [3, size, size] float32, into ``out`` if given.
+    """``augment_levels``, normalised → [3, size, size] float32.
 
     With nothing but ``crop_scale`` set it draws and returns exactly what ``train_transform`` does.
     """
-    pixels = np.empty((3, size, size), np.float32) if out is None else out
+    levels = np.empty((1, 3, size, size), np.uint8)
+    return normalise_levels(levels, [augment_levels(image, size, draw, spec, levels[0], cropper)])[0]
+
+
+def augment_levels(
+    image: Image.Image,
+    size: int,
+    draw: random.Random,
+    spec: AugmentationSpec,
+    out: np.ndarray,
+    cropper: Cropper = PILLOW_CROPPER,
+) -> int:
+    """Random crop, then what ``spec`` asks for, into ``out`` [3, size, size] uint8.
+
+    Returns: the number of the table that normalises it.
+    """
     box = random_box(draw, *image.size, spec.crop_scale)
     mirrored = bool(spec.flip_probability) and draw.random() < spec.flip_probability
     grey = bool(spec.grey_probability) and draw.random() < spec.grey_probability
     if not grey and not spec.colour_jitter:
-        cropper.crop_normalised(image, box, size, mirrored, pixels)
-        return pixels
+        return cropper.crop_levels(image, box, size, mirrored, out)
     cropped = _flip(cropper.crop(image, box, size), mirrored)
-    cropped = cropped.convert("L").convert("RGB") if grey else _jitter_colours(cropped, draw, spec.colour_jitter)
-    return normalise(cropped, pixels)
+    out[:] = _channels(cropped.convert("L") if grey else _jitter_colours(cropped, draw, spec.colour_jitter))
+    return DIVIDED
 
 
 def _flip(image: Image.Image, mirrored: bool) -> Image.Image:

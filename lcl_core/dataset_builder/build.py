@@ -266,7 +266,7 @@ def _build_source(build_dir: BuildDir, source: CorpusSource, plan: BuildPlan, fi
     build_dir.begin(source.name)
     images = ImageWriter(build_dir.images, plan.side)
     built = source.build(SourceFiles(files, images, plan.licences))
-    pairs = remove_cross_split_duplicates(built.pairs, build_dir.images)
+    pairs = built.pairs if source.exam else remove_cross_split_duplicates(built.pairs, build_dir.images)
     figures = {"pictures": len(images), "leaks": len(built.pairs) - len(pairs), **_counts(pairs, built.documents)}
     build_dir.finish(source.name, _input_key(source, plan), pairs, built.documents, figures)
     return figures

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 from PIL import Image, ImageChops
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.threads import usable_cores
 
 WHITE = (255, 255, 255)
 MAX_PIXELS = 170_000_000  # some drawings have the size of posters; to flatten one takes eleven bytes a pixel
@@ -145,7 +145,7 @@ def map_in_processes(
     work: Callable[[A], B], items: Iterable[A], at_once: int = 16, processes: int = MAX_PROCESSES
 ) -> list[B]:
     """``work`` of each item, in their order, on as many cores as there are, ``processes`` at most."""
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, processes)) as pool:
+    with ProcessPoolExecutor(min(usable_cores(), processes)) as pool:
         return list(pool.map(work, items, chunksize=at_once))
 
 

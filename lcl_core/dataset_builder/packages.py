@@ -1,6 +1,6 @@
 """Pinned npm and Debian packages on the local disk: fetched by their own clients, verified, and unpacked safely.
 
-A pin is a sha256: the same bytes for everybody, or none. Extraction writes below one folder only, bounds the number
+A pin is a sha256: the same bytes on every machine, or an error. Extraction writes below one folder, bounds the number
 and size of files, and makes only links that stay inside.
 """
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import secrets
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -28,9 +28,18 @@ from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import Claim, StaleLease
 from lcl_core.db.models import GangMemberRow, Run, Worker
-from lcl_core.db.session import now
+from lcl_core.db.session import now, sql_now
 from lcl_core.db.states import LEASED, State
-from lcl_core.db.workers import ALIVE_WITHIN
+from lcl_core.db.workers import (
+    ALIVE_WITHIN,
+    DeviceNeed,
+    DevicePool,
+    capacity,
+    device_uses,
+    leased_devices,
+    needed_devices,
+    serving_devices,
+)
 from lcl_core.jobs import ANY_DEVICE
 
 BACKFILL_DEPTH = 1000  # queued runs, first in order of priority and time, among which short ones are sought
@@ -61,12 +70,14 @@ class MemberFailure:
 
     Attributes:
         reason: {"code", "message", …} of a failure that another attempt would repeat.
+        code: cause of another failure, of ``workers.failure_table``.
     """
 
     worker: str
     message: str
     uses_attempt: bool = True
     reason: dict[str, Any] | None = None
+    code: str = "node_lost"
 
 
 def join_gang(
@@ -77,13 +88,13 @@ def join_gang(
     Returns: None when the gang is complete; all members work under ``lease_token`` then.
     """
     moment = now(session)
-    replaced = or_(
-        GangMemberRow.worker == worker, GangMemberRow.expires_at < moment, GangMemberRow.lease_token.is_not(None)
-    )
+    # a member of an earlier attempt keeps its row, and its devices, until its process has ended
+    replaced = or_(GangMemberRow.expires_at < moment, GangMemberRow.ending.is_not(None), GangMemberRow.number == 0)
     session.execute(delete(GangMemberRow).where(GangMemberRow.run_id == run_id, replaced))
     member = GangMemberRow(run_id=run_id, worker=worker, token=secrets.token_hex(16))
     member.expires_at = moment + timedelta(seconds=seconds)
-    query = select(GangMemberRow).where(GangMemberRow.run_id == run_id).order_by(GangMemberRow.worker)
+    waiting = GangMemberRow.run_id == run_id, GangMemberRow.lease_token.is_(None)
+    query = select(GangMemberRow).where(*waiting).order_by(GangMemberRow.worker)
     others = session.scalars(query.with_for_update()).all()  # one that leaves meanwhile is waited for, and not found
     session.add(member)
     if len(others) + 1 < nodes:
@@ -109,9 +120,14 @@ def check_member_lease(session: Session, membership: MemberLease) -> Rendezvous 
         return None
     if member.lease_token is None or member.lease_token != run.lease_token:
         raise StaleLease(membership.run_id)
-    leader = GangMemberRow.run_id == membership.run_id, GangMemberRow.number == 0
+    leader = (
+        GangMemberRow.run_id == membership.run_id,
+        GangMemberRow.lease_token == member.lease_token,
+        GangMemberRow.number == 0,
+    )
     address = session.scalars(select(GangMemberRow.address).where(*leader)).one_or_none()
-    claim = Claim.of(run, member.lease_token, membership.worker, node=member.number or 0)
+    devices = leased_devices(session, membership.run_id, membership.token)
+    claim = Claim.of(run, member.lease_token, membership.worker, node=member.number or 0, devices=devices)
     return None if address is None else Rendezvous(claim, address)
 
 
@@ -140,7 +156,7 @@ def record_member_exit(session: Session, membership: MemberLease, failure: Membe
     member = _lock_member(session, membership)
     member.ending = {}
     if failure is not None:
-        member.ending = {"message": failure.message, "uses_attempt": failure.uses_attempt, "reason": failure.reason}
+        member.ending = {key: value for key, value in asdict(failure).items() if key != "worker"}
 
 
 def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
@@ -161,8 +177,12 @@ def gang_hosts(session: Session, claim: Claim) -> set[str]:
     return set(session.scalars(query.where(*works)))
 
 
-def member_failures(session: Session, claim: Claim) -> tuple[list[MemberFailure], bool]:
-    """Failures and lost workers among the nodes above 0, and whether all these nodes have ended."""
+def member_failures(session: Session, claim: Claim, count_lost: bool = True) -> tuple[list[MemberFailure], bool]:
+    """Failures and lost workers among the nodes above 0, and whether all these nodes have ended.
+
+    Args:
+        count_lost: False just after the database was away, when no node can have renewed its lease yet.
+    """
     if claim.nodes == 1:
         return [], True
     query = select(GangMemberRow).where(
@@ -173,11 +193,11 @@ def member_failures(session: Session, claim: Claim) -> tuple[list[MemberFailure]
     for member in members:
         if member.ending:
             failures.append(MemberFailure(member.worker, **member.ending))
-        elif member.ending is None and member.expires_at < moment:
+        elif member.ending is None and member.expires_at < moment and count_lost:
             message = f"worker {member.worker}, node {member.number} of the run, was lost"
             failures.append(MemberFailure(member.worker, message))
     if len(members) < claim.nodes - 1:  # a row is missing only if its worker left before the start
-        failures.append(MemberFailure("", "a worker left before the start", uses_attempt=False))
+        failures.append(MemberFailure("", "a worker left before the start", uses_attempt=False, code="interrupted"))
     succeeded = sum(member.ending == {} for member in members)
     return failures, len(failures) + succeeded >= claim.nodes - 1
 
@@ -199,31 +219,33 @@ class Reservation:
     """The run of several nodes that reserves a worker.
 
     Attributes:
-        since: when its first worker joined; None: this worker is the first.
+        need: of the run on this worker.
+        collects: a worker waits for it, or devices are reserved for it.
         owner_running: leased runs of its owner.
         window: seconds until its expected start, if this worker is free by then.
     """
 
-    run_id: str
-    priority: int
-    queued_at: datetime
-    since: datetime | None
+    need: DeviceNeed
+    collects: bool
     owner_running: int
     window: float
 
-    def admits(self, owner_running: ColumnElement[int]) -> ColumnElement[bool]:
+    def admits(self, owner_running: ColumnElement[int], reserving: Collection[str]) -> ColumnElement[bool]:
         """Condition on a queued run of one node: it goes before this run, or ends before its expected start.
 
         Args:
             owner_running: leased runs of the owner of that run.
+            reserving: runs for which devices are reserved.
         """
-        before = Run.priority > self.priority
-        if self.since is None:  # no worker waits yet, so the order among owners counts
-            longer_queued = or_(
-                Run.queued_at < self.queued_at, and_(Run.queued_at == self.queued_at, Run.id < self.run_id)
-            )
-            fewer = or_(owner_running < self.owner_running, and_(owner_running == self.owner_running, longer_queued))
-            before = or_(before, and_(Run.priority == self.priority, fewer))
+        queued_at, run_id = self.need.queued_at, self.need.run_id
+        older = or_(Run.queued_at < queued_at, and_(Run.queued_at == queued_at, Run.id < run_id))
+        reserved = Run.id.in_(sorted(reserving))
+        if self.collects:
+            precedes = and_(reserved, older)
+        else:  # the order among owners counts
+            fewer = or_(owner_running < self.owner_running, and_(owner_running == self.owner_running, older))
+            precedes = or_(reserved, fewer)
+        before = or_(Run.priority > self.need.priority, and_(Run.priority == self.need.priority, precedes))
         if self.window <= 0:
             return before
         first = (
@@ -246,51 +268,67 @@ def can_serve(offers: Collection[str], resource: str) -> bool:
     return resource in (*offers, ANY_DEVICE)
 
 
+def is_due(session: Session) -> ColumnElement[bool]:
+    """Condition on a queued run: it may start. One whose attempt has failed may have to wait."""
+    return or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))
+
+
 def find_reservation(
-    session: Session, worker_id: str, offers: Sequence[str], joined: str | None = None
+    session: Session, worker_id: str, offers: Sequence[str], pool: DevicePool, joined: str | None = None
 ) -> Reservation | None:
     """The run that reserves this worker; None: there is none, or the worker has no row yet.
 
     Args:
+        pool: devices of this worker; runs that have been passed for want of devices reserve nothing.
         joined: run whose gang the asking slot has joined. When another slot has joined one, no run reserves this slot.
     """
-    gangs = _queued_gangs(session, offers)
+    gangs = _queued_gangs(session, offers, pool)
     if not gangs:
         return None
     moment = now(session)
     workers = _live_workers(session, moment)
     this = next((worker for worker in workers if worker.id == worker_id), None)
-    waiting = _waiting_members(session, moment)
+    waiting, working = _members(session, moment)
     if this is None or any(worker_id in members for run_id, members in waiting.items() if run_id != joined):
         return None
     homes = {worker.id: worker.home for worker in workers}
     for gang, owner_running in gangs:
+        gpus = needed_devices(gang, pool.size)
+        if worker_id in working[gang.id] or (gpus > pool.room and gang.id != joined):
+            continue  # the process of an earlier attempt still ends here, or the free devices are another run's
         members = waiting[gang.id]
-        able = [worker for worker in workers if worker.home == this.home and can_serve(worker.offers, gang.resource)]
+        able = [worker for worker in workers if worker.home == this.home and worker.can_serve(gang)]
         elsewhere = any(homes.get(member, this.home) != this.home for member in members)
         if len(able) >= gang.nodes and not elsewhere:
             window = _seconds_until_start(session, gang, able, members - {worker_id}, this)
-            return Reservation(gang.id, gang.priority, gang.queued_at, gang.reserved_at, owner_running, window)
+            need = DeviceNeed(gang.id, gpus, gang.nodes, gang.priority, gang.queued_at)
+            collects = gang.reserved_at is not None or gang.id in pool.reserving
+            return Reservation(need, collects, owner_running, window)
     return None
 
 
-def _queued_gangs(session: Session, offers: Sequence[str]) -> list[tuple[Run, int]]:
+def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool) -> list[tuple[Run, int]]:
     """Queued runs of several nodes that a worker can serve, in the order in which they reserve; and their owners' runs.
 
-    Those that reserve workers already come first among their priority: joined workers do not change over.
+    Those that reserve workers or devices already come first among their priority: joined workers do not change over.
     """
     owners = running_by_owner()
     query = (
         select(Run, func.coalesce(owners.c.runs, 0))
         .outerjoin(owners, owners.c.owner == Run.owner)
         .where(Run.state == State.QUEUED.value, Run.nodes > 1, Run.resource.in_([*offers, ANY_DEVICE]))
+        .where(is_due(session), Run.id.not_in(pool.passed))
         .execution_options(populate_existing=True)
     )
     gangs = [(run, running) for run, running in session.execute(query).tuples()]
+    pool.reserving.update(run.id for run, _ in gangs if run.reserved_at)  # among devices too, the older one goes first
 
     def order(entry: tuple[Run, int]) -> tuple[Any, ...]:
         run, running = entry
-        turn = (0, run.reserved_at) if run.reserved_at else (1 + running, run.queued_at)
+        if run.reserved_at:
+            turn: tuple[Any, ...] = (0, run.reserved_at)
+        else:
+            turn = (1 if run.id in pool.reserving else 2 + running, run.queued_at)
         return (-run.priority, *turn, run.id)
 
     return sorted(gangs, key=order)
@@ -301,41 +339,73 @@ class _LiveWorker(NamedTuple):
     home: str | None
     offers: list[Any]
     slots: int
+    devices: list[str]  # that no api serves inference on
+
+    def can_serve(self, run: Run) -> bool:
+        size = capacity(self.devices)
+        return can_serve(self.offers, run.resource) and needed_devices(run, size) <= size
 
 
 def _live_workers(session: Session, moment: datetime) -> list[_LiveWorker]:
     """Columns alone: the row's ``current_run`` is a query of its own for each worker."""
-    query = select(Worker.id, Worker.home, Worker.offers, Worker.slots).where(Worker.seen_at >= moment - ALIVE_WITHIN)
-    return [_LiveWorker(*columns) for columns in session.execute(query).tuples()]
+    columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids
+    rows = session.execute(select(*columns).where(Worker.seen_at >= moment - ALIVE_WITHIN)).tuples().all()
+    serving = serving_devices(session) if any(devices for *_, devices in rows) else set()
+    return [
+        _LiveWorker(id_, home, offers, slots, [device for device in devices if device not in serving])
+        for id_, home, offers, slots, devices in rows
+    ]
 
 
-def _waiting_members(session: Session, moment: datetime) -> dict[str, set[str]]:
-    """{run: workers that have joined its gang and wait for the others}"""
-    query = select(GangMemberRow.run_id, GangMemberRow.worker)
-    rows = session.execute(query.where(GangMemberRow.lease_token.is_(None), GangMemberRow.expires_at >= moment))
+def _members(session: Session, moment: datetime) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """{run: workers} of those that wait for the others of a gang, and of those above node 0 whose process may live."""
+    columns = GangMemberRow.run_id, GangMemberRow.worker, GangMemberRow.lease_token
+    counts = (
+        GangMemberRow.expires_at >= moment,
+        GangMemberRow.ending.is_(None),
+        func.coalesce(GangMemberRow.number, 1) > 0,
+    )
     waiting: dict[str, set[str]] = defaultdict(set)
-    for run_id, worker in rows.tuples():
-        waiting[run_id].add(worker)
-    return waiting
+    working: dict[str, set[str]] = defaultdict(set)
+    for run_id, worker, lease_token in session.execute(select(*columns).where(*counts)).tuples():
+        (waiting if lease_token is None else working)[run_id].add(worker)
+    return waiting, working
 
 
 def _seconds_until_start(
     session: Session, gang: Run, able: Sequence[_LiveWorker], members: set[str], this: _LiveWorker
 ) -> float:
-    """Seconds until enough workers are free, ``this`` being free at once."""
+    """Seconds until enough workers have a free slot and free devices, ``this`` having them at once."""
     missing = gang.nodes - len(members) - 1
     others = [worker for worker in able if worker.id not in members and worker.id != this.id]
     if missing <= 0:
         return 0.0
-    ends = _remaining_by_worker(session, {worker.id for worker in others})
-    free_in = (
-        min(ends[worker.id]) if len(ends[worker.id]) >= worker.slots else 0.0 for worker in others
-    )  # with a free slot a worker is about to join
-    return sorted(free_in)[missing - 1]
+    ends = _expected_ends(session, {worker.id: worker for worker in others})
+    return sorted(_free_in(worker, ends[worker.id], gang) for worker in others)[missing - 1]
 
 
-def _remaining_by_worker(session: Session, workers: Collection[str]) -> dict[str, list[float]]:
-    """{worker: expected seconds to the end of each of its runs and nodes}; 0 where nothing is known of the run."""
+def _free_in(worker: _LiveWorker, ends: Sequence[tuple[float, int]], gang: Run) -> float:
+    """Seconds until the worker can join; with a free slot and free devices it is about to.
+
+    Args:
+        ends: expected seconds to the end of each of its runs and nodes, and the devices of that.
+    """
+    seconds = min(ends)[0] if len(ends) >= worker.slots else 0.0
+    size = capacity(worker.devices)
+    lacking = sum(devices for _, devices in ends) + needed_devices(gang, size) - size
+    for end, devices in sorted(ends):
+        if lacking <= 0:
+            break
+        seconds, lacking = max(seconds, end), lacking - devices
+    return seconds
+
+
+def _expected_ends(session: Session, workers: Mapping[str, _LiveWorker]) -> dict[str, list[tuple[float, int]]]:
+    """{worker: expected seconds to the end of each of its runs and nodes, and their devices}; 0 s if nothing is known.
+
+    Args:
+        workers: by id.
+    """
     columns = (Run.id, Run.kind, Run.lease_owner, Run.ran_seconds, _timeout())
     leased = session.execute(select(*columns).where(Run.state.in_(_LEASED))).tuples().all()
     typical = _typical_seconds(session, {kind for _, kind, _, _, timeout in leased if timeout is None})
@@ -343,11 +413,13 @@ def _remaining_by_worker(session: Session, workers: Collection[str]) -> dict[str
         run_id: max(0.0, (typical.get(kind, 0.0) if timeout is None else timeout) - ran)
         for run_id, kind, _, ran, timeout in leased
     }
+    uses = device_uses(session) if any(worker.devices for worker in workers.values()) else []
+    devices = Counter((use.worker, use.run_id) for use in uses if not use.reserved)
     at_work = [(owner, run_id) for run_id, _, owner, _, _ in leased if owner is not None]
-    ends: dict[str, list[float]] = defaultdict(list)
+    ends: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for worker, run_id in [*at_work, *_working_members(session)]:
         if worker in workers:
-            ends[worker].append(remaining.get(run_id, 0.0))
+            ends[worker].append((remaining.get(run_id, 0.0), devices[worker, run_id]))
     return ends
 
 

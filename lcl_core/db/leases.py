@@ -6,7 +6,7 @@ or changed the write raises ``StaleLease`` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +22,9 @@ from lcl_core.db.states import FINISHED, LEASED, State, check_transition
 from lcl_core.jobs import ANY_DEVICE
 
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
+# {cause: number of attempts that it ended since the run's last new checkpoint}; under COUNTED those of max_attempts
+Setbacks = Mapping[str, int]
+COUNTED = "attempts"
 _CLAIM_FIELDS = (
     "kind",
     "spec",
@@ -57,6 +60,7 @@ class Claim:
     resource: str = ANY_DEVICE
     nodes: int = 1
     node: int = 0  # number of this node; node 0 has the lease
+    devices: tuple[str, ...] = ()  # ids of the GPUs that this node may use; none: the processor
     waited_seconds: float = 0.0  # from when the run could have been claimed
 
     @classmethod
@@ -110,24 +114,40 @@ def renew_lease(session: Session, claim: Claim, lease_seconds: float = 30.0, ran
 
 
 def release_lease(
-    session: Session, claim: Claim, *, uses_attempt: bool = False, cause: str = "the worker gave it back"
+    session: Session,
+    claim: Claim,
+    *,
+    uses_attempt: bool = False,
+    cause: str = "the worker gave it back",
+    code: str = "",
+    delay_seconds: float = 0.0,
 ) -> State:
     """Release an unfinished run, for another worker to resume; a pausing or cancelling one is paused or cancelled.
 
     Args:
         uses_attempt: the attempt counts, as one whose worker was lost.
+        code: cause that is counted until the next new checkpoint.
+        delay_seconds: until the run may be claimed again.
 
     Raises: StaleLease.
     """
     run, moment = lock_with_lease(session, claim), now(session)
-    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}"}
+    later = f"; the next attempt starts in {delay_seconds:g} s" if delay_seconds else ""
+    run.interruption = {"code": "handed_back", "message": f"{cause}, in attempt {run.attempt}{later}"}
     if uses_attempt or run.state == State.CANCELLING:
-        _handle_lost_worker(run, moment)
+        _handle_lost_worker(run, moment, code or "released")
     else:
         run.attempt -= 1
-        _requeue_or_pause(run, moment)
+        if code:
+            _count_setback(run, code)
+        _requeue_or_pause(run, moment + timedelta(seconds=delay_seconds))
     record_increments(session, end_increments(run))
     return State(run.state)
+
+
+def read_setbacks(session: Session, claim: Claim) -> Setbacks:
+    """What ended attempts of the run since its last new checkpoint. Raises: StaleLease."""
+    return lock_with_lease(session, claim).setbacks or {}
 
 
 def expire_leases(session: Session) -> list[Run]:
@@ -140,11 +160,22 @@ def expire_leases(session: Session) -> list[Run]:
     )
     lost = list(session.scalars(query))
     for run in lost:
-        message = f"worker {run.lease_owner} was lost in attempt {run.attempt} of {run.max_attempts}"
-        run.interruption = {"code": "worker_lost", "message": message}
-        _handle_lost_worker(run, moment)
+        count = (run.setbacks or {}).get(COUNTED, 0) + 1
+        message = f"worker {run.lease_owner} was lost in attempt {run.attempt}"
+        of = f"{count} of {run.max_attempts} without a new checkpoint"
+        run.interruption = {"code": "worker_lost", "message": f"{message} ({of})"}
+        _handle_lost_worker(run, moment, "worker_lost")
     record_increments(session, [LEASE_LOSSES.increment(kind=run.kind) for run in lost] + end_increments(*lost))
     return lost
+
+
+def _count_setback(run: Run, *causes: str) -> int:
+    """Count an attempt that ended. Returns: those that count against ``max_attempts``."""
+    counts = dict(run.setbacks or {})
+    for cause in causes:
+        counts[cause] = counts.get(cause, 0) + 1
+    run.setbacks = counts
+    return counts.get(COUNTED, 0)
 
 
 def end_increments(*runs: Run) -> list[Increment]:
@@ -167,15 +198,16 @@ def _requeue_or_pause(run: Run, moment: datetime) -> None:
         transition(run, State.QUEUED, ready_at=moment, **NO_LEASE)
 
 
-def _handle_lost_worker(run: Run, moment: datetime) -> None:
+def _handle_lost_worker(run: Run, moment: datetime, cause: str) -> None:
     """Cancel, fail (after the last attempt), pause or queue a run whose worker was lost."""
+    count = _count_setback(run, COUNTED, cause)
     if run.state == State.CANCELLING:
         transition(run, State.CANCELLED, finished_at=moment, **NO_LEASE)
-    elif run.state == State.RUNNING and run.attempt >= run.max_attempts:
+    elif run.state == State.RUNNING and count >= run.max_attempts:
         reason = {
             "code": "worker_lost",
-            "message": f"the worker was lost in each of {run.attempt} attempts, last {run.lease_owner}; "
-            "look at its log and memory, then resume the run: it goes on from its last checkpoint",
+            "message": f"the worker was lost in each of {count} attempts without a new checkpoint, last "
+            f"{run.lease_owner}; look at its log and memory, then resume the run: it goes on from its last checkpoint",
         }
         transition(run, State.FAILED, finished_at=moment, reason=reason, **NO_LEASE)
     else:
@@ -201,7 +233,7 @@ def begin_attempt(
     run.inputs = inputs
     run.from_scratch = False
     if from_scratch:
-        run.progress = None
+        run.progress = run.checkpoint = None
         session.execute(delete(Metric).where(Metric.run_id == claim.run_id))
     record_increments(
         session, [ATTEMPTS.increment(kind=run.kind), CLAIM_LATENCY.increment(claim.waited_seconds, kind=run.kind)]
@@ -213,6 +245,16 @@ def record_interruption(session: Session, claim: Claim, notice: dict[str, Any]) 
     run = lock_with_lease(session, claim)
     before = f"{run.interruption['message']}; " if run.interruption else ""
     run.interruption = {"code": notice["code"], "message": f"{before}{notice['message']}"}
+
+
+def record_checkpoint(session: Session, claim: Claim, name: str) -> None:
+    """Record the newest checkpoint ('' for none); after a newer one than ever, all attempts are left again.
+
+    Raises: StaleLease.
+    """
+    run = lock_with_lease(session, claim)
+    if name > (run.checkpoint or ""):
+        run.checkpoint, run.setbacks = name[:100], None
 
 
 def record_metrics(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], *, rewound: bool = False) -> None:

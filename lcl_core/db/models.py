@@ -177,10 +177,14 @@ class Run(Base):
         String(20), default=ANY_DEVICE
     )  # one of RESOURCE_CLASSES: which workers may claim it
     nodes: Mapped[int] = mapped_column(default=1)  # number of workers, all or none
+    gpus: Mapped[int] = mapped_column(default=1)  # of each worker that runs it on GPUs; 0: of the class cpu
     # since when a queued run of several nodes reserves workers; None: it does not
     reserved_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(default=0)  # 1 during the first attempt
-    max_attempts: Mapped[int] = mapped_column(default=3)  # a worker lost in this attempt fails the run
+    # so many workers lost without a new checkpoint between fail the run
+    max_attempts: Mapped[int] = mapped_column(default=3)
+    setbacks: Mapped[dict[str, Any] | None]  # leases.Setbacks; None: no attempt was lost since the last new checkpoint
+    checkpoint: Mapped[str | None] = mapped_column(String(100))  # name of the newest; later ones are greater
     from_scratch: Mapped[bool] = mapped_column(default=False)  # the next attempt ignores the checkpoints
     ran_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts
 
@@ -245,6 +249,23 @@ class GangMemberRow(Base):
     ending: Mapped[dict[str, Any] | None]  # exit of its process: {} for success, else gang.MemberFailure
 
 
+class DeviceRow(Base):
+    """A GPU or MIG instance, by its UUID, and its last lease; ``workers.device_uses`` decides which leases count.
+
+    A lease counts while its run, or the member of a gang, has the lease of that token, so that nothing frees a device
+    but the end of the lease. One row a device, whichever workers see it: two of them never lease it to two runs.
+    """
+
+    __tablename__ = "device"
+
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)  # GPU-… or MIG-…
+    run_id: Mapped[str | None] = mapped_column(String(40))
+    worker: Mapped[str | None] = mapped_column(String(100))
+    # of the run's lease or of the member lease; None: reserved for the queued run until that has all that it needs
+    token: Mapped[str | None] = mapped_column(String(40))
+    serving_until: Mapped[datetime | None]  # until then an api serves inference on it, and no run gets it
+
+
 class Worker(Base):
     """A worker process with a recent heartbeat."""
 
@@ -257,6 +278,7 @@ class Worker(Base):
     devices: Mapped[list[Any]]  # names, such as "NVIDIA H100" or "cpu (2 cores)"
     offers: Mapped[list[Any]] = mapped_column(default=lambda: ["cpu"])  # of RESOURCES: which runs it may claim
     gpus: Mapped[list[Any]] = mapped_column(default=list)  # use of each GPU, see workers.record_heartbeat
+    gpu_ids: Mapped[list[Any]] = mapped_column(default=list)  # devices that it may lease to runs
     # id of its home folder: only workers of one home run the nodes of one run; None: a worker of an older version
     home: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime]

@@ -24,7 +24,7 @@ from sqlalchemy.types import UserDefinedType
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import CollectionRow, new_id
-from lcl_core.db.session import UNREACHABLE, Database, lock_until_commit
+from lcl_core.db.session import UNREACHABLE, Database, allow_long_statements, lock_until_commit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,7 @@ def write_vectors(session: Session, directory: CollectionDirectory) -> str:
     """
     name = new_id("vec")
     require_pgvector(session)
+    allow_long_statements(session)
     try:
         for target in TARGETS:
             table, connection = _table(name, target, directory.dim), session.connection()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, or_, select
@@ -20,8 +20,7 @@ from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Work
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
-from lcl_core.db.submit import DEFAULT_MAX_ATTEMPTS
-from lcl_core.db.workers import ALIVE_WITHIN
+from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
 from lcl_core.jobs import ANY_DEVICE
@@ -34,6 +33,18 @@ _REMEDIES = {
     "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
     "gpu": "start one on a machine with a GPU, or submit the run again for cpu",
 }
+
+
+class _Offer(NamedTuple):
+    """A worker that is alive."""
+
+    resources: list[str]
+    devices: list[str]
+    home: str | None  # id of its home folder
+
+    @property
+    def size(self) -> int:
+        return capacity(self.devices)
 
 
 def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
@@ -216,7 +227,7 @@ def _requeue(session: Session, run_id: str, from_scratch: bool) -> Run:
         reason=None,
         interruption=None,
         result=None,
-        max_attempts=run.attempt + DEFAULT_MAX_ATTEMPTS,
+        setbacks=None,
         # a retry that never started is still from scratch after a resume
         from_scratch=from_scratch or run.from_scratch,
     )
@@ -230,26 +241,38 @@ def _lock_run(session: Session, run_id: str) -> Run:
 
 
 def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str, str]]:
-    """{run id: {"code", "message"}} of the queued runs that no worker alive can run; the other runs only wait."""
+    """{run id: {"code", "message"}} of the queued runs that no worker alive can start now, whatever its slots do.
+
+    ``devices_busy``: they start when other runs give devices back. With any other code a worker is missing.
+    """
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
-    alive = select(Worker.offers, Worker.home).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
-    workers = session.execute(alive).tuples().all()
-    return {run.id: reason for run in queued if (reason := _blocked_reason(run, workers)) is not None}
+    alive = select(Worker.offers, Worker.gpu_ids, Worker.home).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
+    serving = serving_devices(session)
+    workers = [
+        _Offer(offers, [device for device in devices if device not in serving], home)
+        for offers, devices, home in session.execute(alive).tuples()
+    ]
+    uses = device_uses(session) if any(offer.devices for offer in workers) else []
+    found = {run.id: _missing_worker(run, workers) or _busy_devices(run, workers, uses) for run in queued}
+    return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
-def _blocked_reason(run: Run, workers: Sequence[tuple[list[str], str | None]]) -> dict[str, str] | None:
-    """``workers``: offers and id of the home of each worker alive."""
-    able = [home for offers, home in workers if can_serve(offers, run.resource)]
+def _missing_worker(run: Run, workers: Sequence[_Offer]) -> dict[str, str] | None:
     if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
-    if not able:
+    serving = [offer for offer in workers if can_serve(offer.resources, run.resource)]
+    if not serving:
         return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
+    able = [offer for offer in serving if needed_devices(run, offer.size) <= offer.size]
+    if not able:
+        message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {_largest(serving)}"
+        return {"code": "too_few_gpus", "message": f"{message}; start a larger one, or submit it again with fewer"}
     if len(able) < run.nodes:
         message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
         return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
-    homes = Counter(able)
+    homes = Counter(offer.home for offer in able)
     if run.nodes > 1 and max(homes.values()) < run.nodes:
         counts = ", ".join(f"{count} of home {home or 'unknown'}" for home, count in sorted(homes.items(), key=str))
         message = (
@@ -258,6 +281,34 @@ def _blocked_reason(run: Run, workers: Sequence[tuple[list[str], str | None]]) -
         )
         return {"code": "separate_homes", "message": message}
     return None
+
+
+def _busy_devices(run: Run, workers: Sequence[_Offer], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
+    """Why a run that some workers could serve waits for their devices; None: enough of them are free."""
+    taken = {use.device for use in uses if use.run_id != run.id}
+    able = [offer for offer in workers if can_serve(offer.resources, run.resource)]
+    needs = [(needed_devices(run, offer.size), offer.devices) for offer in able]
+    most_free = [
+        (need, capacity([device for device in devices if device not in taken]))
+        for need, devices in needs
+        if need <= capacity(devices)
+    ]
+    if sum(need <= free for need, free in most_free) >= run.nodes:
+        return None
+    free = max(free for _, free in most_free)
+    machines = "" if run.nodes == 1 else f" on each of {run.nodes} machines"
+    reserved = sum(use.reserved and use.run_id == run.id for use in uses)
+    kept = f", {reserved} of them reserved for it" if reserved else ""
+    message = f"waits for {_gpus(run.gpus)}{machines}; the worker with the most free ones has {free}{kept}"
+    return {"code": "devices_busy", "message": f"{message}. It begins when other runs end"}
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"
+
+
+def _largest(workers: Sequence[_Offer]) -> int:
+    return max(offer.size for offer in workers)
 
 
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:

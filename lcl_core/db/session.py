@@ -2,6 +2,9 @@
 
 ``Database.session`` opens a write transaction, ``Database.reading`` a read transaction. On SQLite the write
 transactions of a process queue on a lock, because SQLite itself only retries at growing intervals.
+
+On PostgreSQL no statement waits for ever: the server ends it after STATEMENT_SECONDS, and a client that gets no reply
+(from a proxy that lost the server, from a stopped backend) closes the connection after ANSWER_SECONDS.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -43,6 +47,10 @@ UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 BUSY_TIMEOUT_SECONDS = 5.0
 # a write transaction that idles longer is ended by PostgreSQL: its process may hang, or its machine be gone
 IDLE_SECONDS = 15.0
+# PostgreSQL ends a longer statement, also one that waits for a lock; the client then waits some seconds more for the
+# reply, and closes the connection when none comes
+STATEMENT_SECONDS = 60.0
+ANSWER_SECONDS = 75.0
 PAGE_LIMIT = 200
 
 # a cut connection is noticed within seconds: a worker must know in time that it cannot renew its lease
@@ -61,10 +69,30 @@ _HOLDS_WRITE_LOCK = "lcl.turn"  # key in the info of a connection
 _LAST_USED = "lcl.used"
 _CLOCK = "lcl.clock"  # key in the info of a session
 _LOCK_POLL_SECONDS = 0.1
+_LONG_STATEMENTS = "lcl.long"
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
 _DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is taken for a full disk
 
 Item = TypeVar("Item")
+_answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)
+
+
+@contextmanager
+def answer_within(seconds: float) -> Iterator[None]:
+    """PostgreSQL connections that this block uses are closed when a reply takes longer (OperationalError)."""
+    token = _answer_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _answer_seconds.reset(token)
+
+
+def allow_long_statements(session: Session | Connection) -> None:
+    """Lift both time limits until the end of the transaction: an index of vectors may take minutes to build."""
+    connection = session.connection() if isinstance(session, Session) else session
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.info[_LONG_STATEMENTS] = True
 
 
 class Database:
@@ -118,6 +146,7 @@ class Database:
             self._advisory_lock(),
             self.writer.connect() as connection,
             _foreign_keys_off(connection),
+            _without_time_limits(connection),
         ):
             config.attributes["connection"] = connection
             yield config
@@ -164,7 +193,7 @@ def create_engines(url: str) -> tuple[Engine, Engine]:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         reader, writer = _create_postgres_engine(parsed), _create_postgres_engine(parsed)
-        event.listen(writer, "connect", _set_idle_timeout)
+        event.listen(writer, "connect", partial(_set_timeout, "idle_in_transaction_session_timeout", IDLE_SECONDS))
         return reader, writer
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -238,20 +267,72 @@ def bad_cursor() -> UserError:
 
 def _create_postgres_engine(url: URL) -> Engine:
     engine = create_engine(url, connect_args=_POSTGRES_CONNECT_ARGS, **_POOL)
+    event.listen(engine, "do_connect", _connect_with_deadline)
+    event.listen(engine, "connect", partial(_set_timeout, "statement_timeout", STATEMENT_SECONDS))
     event.listen(engine, "checkin", _record_use)
     event.listen(engine, "checkout", partial(_ping_if_idle, engine))
     event.listen(engine, "handle_error", _as_operational_error, retval=True)
     return engine
 
 
-def _set_idle_timeout(connection: Any, _record: object) -> None:
+def _connect_with_deadline(_dialect: object, record: Any, arguments: Any, options: Any) -> Any:
+    """A driver connection that closes itself when a reply takes longer than ``answer_within`` allows."""
+    import psycopg  # of the two drivers only this one is imported, and only where it is used
+
+    class DeadlineConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Generator[Any, Any, Any], *args: Any, **more: Any) -> Any:
+            seconds = float("inf") if record.info.get(_LONG_STATEMENTS) else _answer_seconds.get()
+            return super().wait(_with_deadline(self, gen, seconds), *args, **more)
+
+    return DeadlineConnection.connect(*arguments, **options)
+
+
+def _with_deadline(connection: Any, gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+    """``gen``, which the driver resumes ten times a second while it waits. Raises: the driver's OperationalError."""
+    from psycopg import OperationalError as DriverError
+
+    deadline = time.monotonic() + seconds
+    try:
+        awaited = next(gen)
+        while True:
+            ready = yield awaited
+            if not ready and time.monotonic() > deadline:
+                connection.pgconn.finish()  # the reply may still come, and would answer the next statement
+                raise DriverError(f"the database did not answer within {seconds:g} s")
+            awaited = gen.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+def _set_timeout(name: str, seconds: float, connection: Any, _record: object) -> None:
     """Not a connection option: connection poolers refuse options that they do not know."""
-    connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)}")
+    connection.execute(f"SET {name} = {int(seconds * 1000)}")
+    connection.commit()
+
+
+@contextmanager
+def _without_time_limits(connection: Connection) -> Iterator[None]:
+    """For the migrations, each of which is a transaction of its own and may take minutes."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.info[_LONG_STATEMENTS] = True
+    _set_statement_timeout(connection, 0)
+    try:
+        yield
+    finally:
+        connection.rollback()  # of a migration that failed
+        _set_statement_timeout(connection, STATEMENT_SECONDS)
+
+
+def _set_statement_timeout(connection: Connection, seconds: float) -> None:
+    connection.exec_driver_sql(f"SET statement_timeout = {int(seconds * 1000)}")
     connection.commit()
 
 
 def _record_use(_connection: object, record: Any) -> None:
     record.info[_LAST_USED] = time.monotonic()
+    record.info.pop(_LONG_STATEMENTS, None)
 
 
 def _ping_if_idle(engine: Engine, connection: Any, record: Any, _fairy: object) -> None:

@@ -20,7 +20,8 @@ from lcl_core.db.models import CollectionAddition, Predecessor, Run, RunTag, Stu
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.jobs import JOBS
-from lcl_core.specs.parsing import AnySpec, nodes_of, parse_spec, spec_hash
+from lcl_core.specs.parsing import AnySpec, gpus_of, nodes_of, parse_spec, spec_hash
+from lcl_core.specs.pretrain import PretrainSpec
 
 DEFAULT_MAX_ATTEMPTS = 3  # workers that may be lost before a run fails
 _UNSUCCESSFUL = (State.FAILED.value, State.CANCELLED.value)
@@ -40,6 +41,7 @@ def submit(
     priority: int = 0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     resource: str | None = None,
+    gpus: int | None = None,
     study_id: str | None = None,
     continues: str | None = None,
     after: Sequence[str] = (),
@@ -50,23 +52,26 @@ def submit(
     The caller commits, then publishes the wake-up.
 
     Args:
-        resource: ``cpu`` or ``gpu``; None: the default of the kind.
+        resource: ``cpu`` or ``gpu``; None: ``gpu`` if ``gpus`` is given, else the default of the kind.
+        gpus: that each worker of the run leases to it; None: what the spec needs where the run gets a GPU.
         after: ids of runs whose success the run waits for.
         continues: id of a run from whose last checkpoint the new run starts.
         visible_to: owner whose runs ``after`` may name; None: all owners.
 
     Raises:
-        UserError: ``unknown_kind``, ``bad_spec``, ``unknown_predecessor``, ``predecessor_failed``;
+        UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_predecessor``, ``predecessor_failed``;
             ``idempotency_conflict``: the key was used with another body.
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
+    check_gpus(kind, spec, resource, gpus)
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
     fields = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
-    body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource))
+    body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     moment, ready = now(session), check_predecessors(session, after, visible_to)
+    needed = resource or ("gpu" if gpus else JOBS[kind].resource)
     run = Run(
         id=new_id("run"),
         kind=kind,
@@ -79,8 +84,9 @@ def submit(
         state=(State.QUEUED if ready else State.WAITING).value,
         priority=priority,
         max_attempts=max_attempts,
-        resource=resource or JOBS[kind].resource,
+        resource=needed,
         nodes=nodes_of(spec),
+        gpus=0 if needed == "cpu" else gpus_of(spec),
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
         continues=continues,
@@ -90,10 +96,31 @@ def submit(
     return _insert(session, run)
 
 
-def _optional_fields(after: Sequence[str], max_attempts: int, resource: str | None) -> dict[str, Any]:
+def check_gpus(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> None:
+    """Raises: UserError ``bad_gpus`` unless ``gpus`` is what the spec uses, or None."""
+    if gpus is None:
+        return
+    used = gpus_of(spec)
+    if resource == "cpu" or (resource is None and JOBS[kind].resource == "cpu"):
+        why = "resource is cpu" if resource else f"a run of kind {kind} uses none"
+        message = f"{why}; leave gpus out, or submit it with resource gpu"
+    elif gpus == used:
+        return
+    elif isinstance(spec, PretrainSpec):
+        message = (
+            f"engine.processes is {used}, and each process uses one GPU of its machine; "
+            f"set engine.processes to {gpus}, or gpus to {used}"
+        )
+    else:
+        message = f"a run of kind {kind} uses one GPU; set gpus to 1, or leave it out"
+    raise UserError(f"gpus: {message} (got {gpus})", code="bad_gpus", field="gpus")
+
+
+def _optional_fields(after: Sequence[str], max_attempts: int, resource: str | None, gpus: int | None) -> dict[str, Any]:
     """Fields that are not at their default: a request without them has the hash of a version without these fields."""
     fields: dict[str, Any] = {"max_attempts": max_attempts} if max_attempts != DEFAULT_MAX_ATTEMPTS else {}
     fields |= {"resource": resource} if resource else {}
+    fields |= {"gpus": gpus} if gpus else {}
     return {"after": list(after), **fields} if after else fields
 
 

@@ -1,18 +1,27 @@
-"""Worker processes: heartbeats, and the load of the queue and of the workers at this moment."""
+"""Worker processes and their GPUs: heartbeats, leases of devices, and the load of queue and workers at this moment.
+
+A device is leased in the transaction that claims the run, and free when that lease ends; no other write frees it. The
+claims of workers that share a device take turns at its row.
+
+A run that needs several devices and is first in line reserves the free ones of one worker until it has all: runs
+behind it get none of that worker's GPUs meanwhile. docs/runs.md describes the order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from lcl_core.db.models import GangMemberRow, Run, TaskLease, Worker
+from lcl_core.common.gpus import is_whole
+from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
 from lcl_core.db.session import dialect_insert, now
 from lcl_core.db.states import LEASED, State
+from lcl_core.jobs import ANY_DEVICE
 
 FORGET_AFTER = timedelta(minutes=10)
 ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
@@ -28,6 +37,7 @@ class WorkerIdentity:
     slots: int
     devices: tuple[str, ...]
     offers: tuple[str, ...] = ("cpu",)
+    gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
     home: str | None = None  # id of its home folder
 
 
@@ -35,12 +45,12 @@ def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[di
     """Record that the worker is alive; the first call inserts its row. Workers without recent heartbeats are deleted.
 
     Args:
-        gpus: use of each GPU: name, utilization (0–1), memory_used and memory_total (bytes); None where not known.
+        gpus: use of each GPU: id, name, utilization (0–1), memory_used, memory_total (bytes); None where not known.
     """
     moment = now(session)
     row = session.get(Worker, worker.id)
     if row is None:
-        columns = {**asdict(worker), "devices": list(worker.devices), "offers": list(worker.offers)}
+        columns = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(worker).items()}
         session.add(Worker(started_at=moment, seen_at=moment, gpus=list(gpus), **columns))
     else:
         row.seen_at, row.gpus = moment, list(gpus)
@@ -134,3 +144,194 @@ def gpu_usage(session: Session) -> list[tuple[str, int, dict[str, Any]]]:
 
 def _seconds(start: datetime, end: datetime) -> float:
     return max(0.0, (end - start).total_seconds())
+
+
+@dataclass(frozen=True)
+class DeviceNeed:
+    """What a queued run needs of each of its workers, and its rank among reservations."""
+
+    run_id: str
+    gpus: int  # 0: none on this worker
+    nodes: int
+    priority: int
+    queued_at: datetime
+
+    def is_older(self, other: DeviceNeed) -> bool:
+        return (self.queued_at, self.run_id) < (other.queued_at, other.run_id)
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """A lease or a reservation that counts. ``need``: of its run."""
+
+    device: str
+    worker: str
+    need: DeviceNeed
+    reserved: bool  # for a queued run; else leased, to a run or to a member of a gang
+
+    @property
+    def run_id(self) -> str:
+        return self.need.run_id
+
+
+def device_uses(session: Session, devices: Collection[str] | None = None) -> list[DeviceUse]:
+    """Leases and reservations that count: of ``devices``, and of all devices for runs that are still queued.
+
+    Args:
+        devices: None: of every device.
+    """
+    moment = now(session)
+    member = and_(
+        GangMemberRow.run_id == DeviceRow.run_id,
+        GangMemberRow.token == DeviceRow.token,
+        GangMemberRow.expires_at >= moment,
+        GangMemberRow.ending.is_(None),  # its process still runs, or waits for the other nodes
+    )
+    alive = and_(Worker.id == DeviceRow.worker, Worker.seen_at >= moment - ALIVE_WITHIN)
+    reserved = and_(DeviceRow.token.is_(None), Run.state == State.QUEUED.value, Worker.id.is_not(None))
+    counts = or_(Run.lease_token == DeviceRow.token, GangMemberRow.token.is_not(None), reserved)
+    query = (
+        select(DeviceRow.id, DeviceRow.worker, DeviceRow.token, *need_columns())
+        .join(Run, Run.id == DeviceRow.run_id)
+        .outerjoin(GangMemberRow, member)
+        .outerjoin(Worker, alive)
+        .where(counts)
+        .order_by(DeviceRow.id)
+    )
+    if devices is not None:
+        query = query.where(or_(DeviceRow.id.in_(devices), Run.state == State.QUEUED.value))
+    rows = session.execute(query).tuples()
+    return [DeviceUse(id_, worker or "", DeviceNeed(*need), token is None) for id_, worker, token, *need in rows]
+
+
+def need_columns(gpus: Any = Run.gpus) -> tuple[Any, ...]:
+    """Columns of a run that are the fields of its DeviceNeed."""
+    return Run.id, gpus, Run.nodes, Run.priority, Run.queued_at
+
+
+def leased_devices(session: Session, run_id: str, token: str) -> tuple[str, ...]:
+    """Devices of a run under one lease: the run's own, or that of a member of its gang."""
+    query = select(DeviceRow.id).where(DeviceRow.run_id == run_id, DeviceRow.token == token)
+    return tuple(session.scalars(query.order_by(DeviceRow.id)))
+
+
+def capacity(devices: Collection[str]) -> int:
+    """The most devices that one run can get of these: MIG instances serve runs that need one."""
+    return max(sum(map(is_whole, devices)), min(1, len(devices)))
+
+
+def needed_devices(run: Run, size: int) -> int:
+    """Devices that the run takes of a worker whose largest run can get ``size`` of them."""
+    return run.gpus if run.resource == "gpu" or (run.resource == ANY_DEVICE and size) else 0
+
+
+def free_devices(session: Session, devices: Collection[str]) -> list[str]:
+    """Those that no run has and none is reserved for, in their order."""
+    used = {use.device for use in device_uses(session, devices)}
+    return [device for device in devices if device not in used]
+
+
+def serving_devices(session: Session) -> set[str]:
+    """Devices on which an api serves inference."""
+    return set(session.scalars(select(DeviceRow.id).where(DeviceRow.serving_until >= now(session))))
+
+
+def lease_for_serving(session: Session, device: str, seconds: float) -> str | None:
+    """Keep a device for inference for ``seconds`` from now: no further run gets it.
+
+    Returns: the id of the run that still has it; None: it is free for inference.
+    """
+    lock_devices(session, [device])
+    until = now(session) + timedelta(seconds=seconds)
+    session.execute(update(DeviceRow).where(DeviceRow.id == device).values(serving_until=until))
+    uses = device_uses(session, [device])
+    return next((use.run_id for use in uses if use.device == device and not use.reserved), None)
+
+
+def lock_devices(session: Session, devices: Collection[str]) -> dict[str, DeviceRow]:
+    """Rows of the devices, in order of their ids, locked until the transaction ends. Inserts what is missing."""
+    query = select(DeviceRow).where(DeviceRow.id.in_(devices)).order_by(DeviceRow.id).with_for_update()
+    rows = {row.id: row for row in session.scalars(query)}
+    if missing := sorted(set(devices) - set(rows)):
+        values = [{"id": device} for device in missing]
+        session.execute(dialect_insert(session, DeviceRow).values(values).on_conflict_do_nothing())
+        rows = {row.id: row for row in session.scalars(query)}
+    return rows
+
+
+class DevicePool:
+    """Devices of a worker in one claim, locked until its transaction ends.
+
+    Args:
+        seat: token of the membership that the worker may give up in this claim: its devices can be chosen, but are
+            reserved for no other run.
+
+    Attributes:
+        size: devices that the largest run could get when none is in use.
+        room: devices of the largest run that may still be claimed in this transaction.
+        passed: runs that wait for devices, and are no candidates any more.
+        reserving: runs for which devices are reserved, on any worker.
+    """
+
+    def __init__(self, session: Session, worker: str, devices: Sequence[str], seat: str | None = None) -> None:
+        self._worker = worker
+        self._rows = lock_devices(session, devices) if devices else {}
+        serving = serving_devices(session) if devices else set()
+        self._devices = [device for device in devices if device not in serving]
+        uses = device_uses(session, self._devices) if self._devices else []
+        self._seated = {device for device, row in self._rows.items() if seat is not None and row.token == seat}
+        here = [use for use in uses if use.device in self._devices]
+        self._uses = {use.device: use for use in here if use.device not in self._seated}
+        self._elsewhere = [use for use in uses if use.device not in self._devices]
+        self.size = self.room = capacity(self._devices)
+        self.passed: list[str] = []
+        self.reserving = {use.run_id for use in uses if use.reserved}
+
+    def choose(self, need: DeviceNeed) -> tuple[str, ...] | None:
+        """Devices for a run. None: it waits for devices, and those of this worker that are free are reserved for it.
+
+        A run whose devices are being collected by as many other workers as it has nodes reserves none here.
+        """
+        if need.gpus == 0:
+            return ()
+        free = [device for device in self._available(need) if need.gpus == 1 or is_whole(device)]
+        if len(free) >= need.gpus:
+            return tuple(free[: need.gpus])
+        self.passed.append(need.run_id)
+        others = {use.worker for use in self._elsewhere if use.run_id == need.run_id}
+        if len(others) < need.nodes:
+            if need.gpus > 1:
+                self._assign([device for device in free if device not in self._seated], need, token=None)
+            self.room = capacity([device for device in self._devices if self._is_idle_instance(device)])
+        return None
+
+    def bind(self, devices: Sequence[str], need: DeviceNeed, token: str) -> None:
+        """Lease the devices under the token of a lease of the run or of its gang's member."""
+        self._assign(devices, need, token)
+
+    def leave_seat(self) -> None:
+        """The membership has been given up."""
+        self._seated = set()
+
+    def _assign(self, devices: Sequence[str], need: DeviceNeed, token: str | None) -> None:
+        for device in devices:
+            row = self._rows[device]
+            row.run_id, row.worker, row.token = need.run_id, self._worker, token
+            self._uses[device] = DeviceUse(device, self._worker, need, reserved=token is None)
+
+    def _available(self, need: DeviceNeed) -> list[str]:
+        """Devices that the run may get: idle ones, its own, and those of reservations that it precedes."""
+        reservations = [use for use in self._uses.values() if use.reserved and use.run_id != need.run_id]
+        if all(self._precedes(need, use.need) for use in reservations):
+            return [device for device in self._devices if device not in self._uses or self._uses[device].reserved]
+        return [device for device in self._devices if self._is_idle_instance(device)]
+
+    def _precedes(self, need: DeviceNeed, reserved: DeviceNeed) -> bool:
+        """By priority; between two runs that both have reservations by age, so that they never block each other."""
+        if need.priority != reserved.priority:
+            return need.priority > reserved.priority
+        return need.run_id in self.reserving and need.is_older(reserved)
+
+    def _is_idle_instance(self, device: str) -> bool:
+        """Whether it is a MIG instance that no run has: reservations, which are for several GPUs, never need it."""
+        return not is_whole(device) and device not in self._uses

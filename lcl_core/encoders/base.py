@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lcl_core.common.device import pick_device
 from lcl_core.data.transforms import augment
 from lcl_core.specs.pretrain import AugmentationSpec
 
@@ -190,8 +191,8 @@ class ImageEncoder(ABC):
 
 
 def freeze(model: nn.Module) -> None:
-    """To the GPU when there is one, fp32, evaluation mode, no gradients."""
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    """To the GPU of this process where there is one, fp32, evaluation mode, no gradients."""
+    model.to(pick_device())
     model.float().eval().requires_grad_(False)
 
 

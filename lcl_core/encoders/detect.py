@@ -52,7 +52,7 @@ def detect_encoder(directory: Path) -> EncoderFormat:
         if describes(config):
             return make(directory, config)
     raise UserError(
-        "it has neither model_type (Hugging Face, lcl) nor architecture (timm), so nobody knows whose encoder it is",
+        "it has neither model_type (Hugging Face, lcl) nor architecture (timm), so its format is unknown",
         code="bad_encoder", file=directory / CONFIG,
     )  # fmt: skip
 

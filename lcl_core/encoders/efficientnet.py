@@ -18,9 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lcl_core.common.errors import UserError
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.common.files import write_json_atomically
-from lcl_core.common.optional import import_optional
 from lcl_core.data.transforms import eval_transform
 from lcl_core.encoders.detect import CONFIG, WEIGHTS
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens

@@ -17,7 +17,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.common.device import SERVED_SHAPES, Precision, autocast, compute_dtype, limit_onednn_cache
+from lcl_core.common.device import (
+    SERVED_SHAPES,
+    Precision,
+    autocast,
+    compute_dtype,
+    limit_onednn_cache,
+    pick_device,
+)
 from lcl_core.common.errors import UserError
 from lcl_core.common.system_errors import panics_as_errors, tokenizer_errors
 from lcl_core.encoders.captioning import AttentionMaps, Captioner, FinishedTexts, GenerationConfig, StreamListener
@@ -213,9 +220,9 @@ def estimate_memory(directory: Path, device: str = "auto", precision: Precision 
 
 
 def parse_device(device: str) -> torch.device:
-    """``auto`` → a GPU when there is one. Raises: UserError ``bad_device``."""
+    """``auto`` → this process's GPU where there is one. Raises: UserError ``bad_device``."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return pick_device()
     try:
         found = torch.device(device)
         torch.empty(0, device=found)

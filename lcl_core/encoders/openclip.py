@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import import_optional
 from lcl_core.encoders.external import (
     ExternalImageEncoder,
     ExternalTextEncoder,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.strict_json import loads
+from lcl_core.common.files import parse_strict_json
 
 MAX_HEADER = 4 << 20  # bytes: some 30,000 tensors
 MAX_TENSORS = 50_000
@@ -49,7 +49,7 @@ def read_header(weights: Path) -> dict[str, TensorHeader]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > MAX_HEADER:
                 raise ValueError(f"a header of {length:,} bytes; at most {MAX_HEADER:,} are read")
-            header = loads(file.read(length).decode("utf-8"))
+            header = parse_strict_json(file.read(length).decode("utf-8"))
         size = weights.stat().st_size - 8 - length
         return _tensors(header, size)
     except (OSError, struct.error, ValueError, RecursionError) as error:

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.external import ExternalImageEncoder, check_network_size, feature_map_to_tokens, square_side
 
 

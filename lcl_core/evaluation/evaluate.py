@@ -14,11 +14,9 @@ from lcl_core.evaluation.plots import make_figures
 from lcl_core.evaluation.results import JsonLog, PredictionStore, score_predictions, write_class_tables, write_tables
 from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalProgress, Task
 from lcl_core.evaluation.tasks.captioning import Captioning
-from lcl_core.evaluation.tasks.classification import Classification
+from lcl_core.evaluation.tasks.classification import Classification, FewShot
 from lcl_core.evaluation.tasks.dialogue import Dialogue
-from lcl_core.evaluation.tasks.few_shot import FewShot
-from lcl_core.evaluation.tasks.retrieval import Retrieval
-from lcl_core.evaluation.tasks.tuned_retrieval import TunedRetrieval
+from lcl_core.evaluation.tasks.retrieval import Retrieval, TunedRetrieval
 from lcl_core.evaluation.tasks.zero_shot import ZeroShotClassification
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import parse_spec

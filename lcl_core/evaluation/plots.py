@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from lcl_core.common.errors import UserError
 from lcl_core.common.plot_style import COLOURS, INK, MUTED, new_figure, save_figure, style_axes
 from lcl_core.data import Corpus
+from lcl_core.evaluation.benchmarks import get_benchmark
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion
-from lcl_core.evaluation.benchmarks.registry import get_benchmark
 from lcl_core.evaluation.metrics.caption_metrics import score_captions
 from lcl_core.evaluation.results import IMAGE_TO_CLASS, IMAGE_TO_TEXT, PredictionFile, PredictionStore, Samples
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
-from lcl_core.evaluation.benchmarks.registry import benchmark_metrics
+from lcl_core.evaluation.benchmarks import benchmark_metrics
 from lcl_core.evaluation.metrics.caption_metrics import caption_metrics
 from lcl_core.evaluation.metrics.core import (
     BootstrapMetric,

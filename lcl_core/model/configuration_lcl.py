@@ -7,6 +7,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 Numerics = Literal["fixed", "official"]
+TextAttention = Literal["causal", "bidirectional"]
 
 
 class LCLConfig(PreTrainedConfig):
@@ -22,6 +23,7 @@ class LCLConfig(PreTrainedConfig):
         context_length: rows of the text tower's position table.
         vocab_size: tokens with the specials.
         sot, eot, img, soi, eoi token ids: start and end of text, image placeholder, start and end of image.
+        text_attention: how the text tower reads: ``causal``, or ``bidirectional`` after masked data modelling.
         contrastive_weight, generation_weight: of the two losses that ``LCLModel.forward`` gives; the paper's lambda is
             ``contrastive_weight``. Weights of other methods' losses are the training's (``ObjectiveSpec``).
         numerics: ``fixed`` mends the authors' faults, ``official`` is their behaviour to the letter.
@@ -49,6 +51,7 @@ class LCLConfig(PreTrainedConfig):
         img_token_id: int = 49408,
         soi_token_id: int = 49409,
         eoi_token_id: int = 49410,
+        text_attention: TextAttention = "causal",
         contrastive_weight: float = 0.1,
         generation_weight: float = 1.0,
         numerics: Numerics = "fixed",
@@ -74,6 +77,7 @@ class LCLConfig(PreTrainedConfig):
         self.img_token_id = img_token_id
         self.soi_token_id = soi_token_id
         self.eoi_token_id = eoi_token_id
+        self.text_attention = text_attention
         self.contrastive_weight = contrastive_weight
         self.generation_weight = generation_weight
         self.numerics = numerics

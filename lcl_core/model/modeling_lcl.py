@@ -24,7 +24,7 @@ from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_ro
 from lcl_core.ops.attention import VarlenLayout, attend
 from lcl_core.ops.contrastive_loss import contrastive_loss
 from lcl_core.ops.linear_cross_entropy import linear_cross_entropy
-from lcl_core.ops.recompute import Activation, norm_linear, norm_mlp
+from lcl_core.ops.recompute import Activation, linear, norm_linear, norm_mlp
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial inverse temperature
@@ -107,7 +107,8 @@ class Attention(nn.Module):
         Without a layout, rows are sequences of ``sequence_length`` with full attention.
         """
         qkv = norm_linear(x, norm, self.in_proj_weight, self.in_proj_bias)
-        return self.out_proj(self._attend(qkv, self.heads, layout, sequence_length))
+        attended = self._attend(qkv, self.heads, layout, sequence_length)
+        return linear(attended, self.out_proj.weight, self.out_proj.bias)
 
     def disable_compile(self) -> None:
         """Keep the compiler out of what depends on the layout, which every batch would compile anew."""
@@ -177,6 +178,7 @@ class Transformer(nn.Module):
 class VisionTower(nn.Module):
     """[n, 3, S, S] → patch features [n, N, W] after the last norm, the class token dropped.
 
+    Pixels are cast to the weights' dtype: a processor gives fp32, and ``from_pretrained`` keeps the dtype of the file.
     With ``patches`` [n, N'] only those patches are encoded (token drop, arXiv 2212.00794): attention, MLPs and the
     document all have N' tokens an image. ``masked`` patches are replaced before positions are added.
     """
@@ -195,7 +197,7 @@ class VisionTower(nn.Module):
     def forward(
         self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
     ) -> Tensor:
-        embedded = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [n, N, W], row-major
+        embedded = self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # [n, N, W]
         if masked is not None:
             vectors = masked.embedding.to(embedded.dtype).expand(len(masked.indices), -1)
             embedded = embedded.flatten(0, 1).index_copy(0, masked.indices, vectors).view_as(embedded)
@@ -432,11 +434,11 @@ class LCLModel(PreTrainedModel):
         return total / (count if self.config.numerics == "official" else max(count, 1))
 
     def get_patch_features(self, pixel_values: Tensor) -> Tensor:
-        """[n, 3, S, S] → [n, N, W] patch features of the vision tower, before the pooler."""
+        """[n, 3, S, S] of any dtype → [n, N, W] patch features before the pooler, in the weights' dtype."""
         return self.visual(pixel_values)
 
     def get_image_features(self, pixel_values: Tensor, normalize: bool = True) -> Tensor:
-        """[n, 3, S, S] → pooled latents [n, E], L2-normalised by default."""
+        """[n, 3, S, S] of any dtype → pooled latents [n, E] fp32, L2-normalised by default."""
         latents = self.pool_project.pool(self.visual(pixel_values)).float()
         return F.normalize(latents, dim=-1) if normalize else latents
 
@@ -450,10 +452,10 @@ class LCLModel(PreTrainedModel):
             context_length: rows are cut to this many tokens, the last of which becomes ``<soi>``.
 
         Returns:
-            [n, E], one row a text.
+            [n, E] fp32, one row a text.
         """
         rows = [as_context_row(row[:context_length].cpu(), self.config) for row in input_ids]
-        packed = PackedTokens.pack(rows, self.config.context_length)
+        packed = PackedTokens.pack(rows, self.config)
         ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
         embeddings = self.text.token_embedding(packed.ids.to(self.device))
         hidden = self.text(embeddings, packed.positions.to(self.device), packed.layout.to(self.device))
@@ -465,13 +467,18 @@ class LCLModel(PreTrainedModel):
 
         Args:
             checkpointing: recompute activations in the backward pass, to keep fewer in memory.
-            compiled: compile each block; packed rows differ in length, so lengths stay symbolic.
+            compiled: compile each block. Images all have one shape: their number alone becomes symbolic, once it has
+                changed. Packed rows of text differ each time, so their length is symbolic from the first batch on.
         """
         for tower in (self.visual.transformer, self.text.transformer):
             tower.checkpointing = checkpointing
-            for block in tower.blocks if compiled else ():
-                block.attn.disable_compile()
-                block.compile(dynamic=True)
+        if not compiled:
+            return
+        for block in self.visual.transformer.blocks:
+            block.compile()
+        for block in self.text.transformer.blocks:
+            block.attn.disable_compile()
+            block.compile(dynamic=True)
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:

@@ -6,16 +6,19 @@ device.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lcl_core.common.errors import UserError
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.ops.attention import CausalLayout, VarlenLayout
+from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
+
+LAYOUTS: dict[str, type[VarlenLayout]] = {"causal": CausalLayout, "bidirectional": BidirectionalLayout}
 
 
 class PackedTokens(NamedTuple):
@@ -27,21 +30,19 @@ class PackedTokens(NamedTuple):
     layout: VarlenLayout
 
     @classmethod
-    def pack(
-        cls, rows: Sequence[Tensor], context_length: int, layout: type[VarlenLayout] = CausalLayout
-    ) -> PackedTokens:
-        """Pack long token rows, each at its own length, on the host.
+    def pack(cls, rows: Sequence[Tensor], config: LCLConfig) -> PackedTokens:
+        """Pack long token rows, each at its own length, on the host; attention as the text tower was trained.
 
         Raises:
-            UserError: there is no row, or one is empty or longer than ``context_length``.
+            UserError: there is no row, or one is empty or longer than the position table.
         """
         lengths = [len(row) for row in rows]
-        _check_lengths(lengths, context_length)
+        _check_lengths(lengths, config.context_length)
         return cls(
             ids=torch.cat(list(rows)),
             positions=torch.cat([torch.arange(length) for length in lengths]),
             document=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
-            layout=layout.from_lengths(lengths),
+            layout=LAYOUTS[config.text_attention].from_lengths(lengths),
         )
 
 
@@ -58,6 +59,7 @@ class PackedBatch:
         image_slots: [n * N] flat positions of the placeholders, in image order.
         pair_positions: [M] flat positions of the contrastive ``<soi>``.
         pair_images: [M] the image of each.
+        pair_groups: [M] int64, equal for pairs with the same context: the same text, and the same images in it.
         label_positions: [K] flat positions whose output predicts the next token.
         labels: [K] that token.
         patches: [n, N] the encoded patches, where the others are dropped.
@@ -71,14 +73,25 @@ class PackedBatch:
     image_slots: Tensor
     pair_positions: Tensor
     pair_images: Tensor
+    pair_groups: Tensor
     label_positions: Tensor
     labels: Tensor
     patches: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
+        """Copies from pinned memory run beside the host."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor | VarlenLayout)}
-        return replace(self, **cast(Any, moved))
+        moved: dict[str, Any] = {
+            name: part.to(device, non_blocking=True) for name, part in parts.items() if isinstance(part, Tensor)
+        }
+        moved |= {name: part.to(device) for name, part in parts.items() if isinstance(part, VarlenLayout)}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> PackedBatch:
+        """A copy whose tensors, but for those of layouts, lie in pinned memory. Needs CUDA."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        pinned: dict[str, Any] = {name: part.pin_memory() for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **pinned)
 
     @classmethod
     def pack(
@@ -87,7 +100,6 @@ class PackedBatch:
         pixel_values: Tensor,
         config: LCLConfig,
         patches: Tensor | None = None,
-        layout: type[VarlenLayout] = CausalLayout,
     ) -> PackedBatch:
         """Pack token id rows (long, each at its own length) and their images, or ``patches`` of them.
 
@@ -95,7 +107,7 @@ class PackedBatch:
             UserError: a document is empty or longer than the position table, or (in ``fixed`` numerics) its
                 placeholders do not match its images.
         """
-        tokens = PackedTokens.pack(documents, config.context_length, layout)
+        tokens = PackedTokens.pack(documents, config)
         starts = torch.nonzero(tokens.ids == config.soi_token_id).flatten()
         per_image = config.num_image_tokens if patches is None else patches.shape[1]
         pairs = _contrastive_pairs(tokens, starts, config)
@@ -109,6 +121,7 @@ class PackedBatch:
             image_slots=_image_slots(tokens, starts, len(pixel_values), per_image, config),
             pair_positions=starts[pairs],
             pair_images=pairs,
+            pair_groups=_context_hashes(tokens, starts, pairs, pixel_values),
             label_positions=label_positions,
             labels=tokens.ids[label_positions + 1],
             patches=patches,
@@ -191,6 +204,25 @@ def _contrastive_pairs(tokens: PackedTokens, starts: Tensor, config: LCLConfig) 
         only_sot = (position == 1) & (tokens.ids[(starts - 1).clamp(min=0)] == config.sot_token_id)
         has_context &= ~only_sot
     return torch.nonzero(has_context).flatten()
+
+
+def _context_hashes(tokens: PackedTokens, starts: Tensor, pairs: Tensor, pixel_values: Tensor) -> Tensor:
+    """Hash of what precedes each pair's ``<soi>``: token ids, and every eighth pixel of the images among them."""
+    hashes, offsets = [], starts.tolist()
+    for image in pairs.tolist():
+        end = offsets[image]
+        begin = end - int(tokens.positions[end])
+        seen = [pixel_values[n, :, ::8, ::8] for n in range(image) if offsets[n] >= begin]
+        hashes.append(hash_tensors(tokens.ids[begin:end], *seen))
+    return torch.tensor(hashes, dtype=torch.int64)
+
+
+def hash_tensors(*tensors: Tensor) -> int:
+    """A signed 64-bit hash of the tensors' values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def find_label_positions(tokens: PackedTokens, config: LCLConfig) -> Tensor:

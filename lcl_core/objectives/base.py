@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
@@ -18,6 +19,7 @@ from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import Activations, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
 from lcl_core.objectives.hard_negatives import NegativeCandidates
+from lcl_core.ops.contrastive_loss import ContrastiveSums, contrastive_loss, sigmoid_contrastive_loss
 from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
 # beginnings of names of the model's parameters
@@ -27,6 +29,7 @@ POOLER_QUERY_PARAMETERS = tuple(
 )
 CONTRASTIVE_PARAMETERS = ("text.ln_final", "text.text_projection", "logit_scale")
 LM_HEAD_PARAMETERS = ("lm_head",)
+INITIAL_LOGIT_BIAS = -10.0  # of the sigmoid loss (SigLIP, section 3.2)
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,26 @@ class ContrastivePairs:
     Attributes:
         image_features, text_features: [M, E], L2-normalised, row-aligned.
         weight: of the contrastive loss.
+        groups: [M] int64; pairs of one group are positives of each other. None: each pair alone.
+        logit_bias: scalar, makes the loss a sigmoid loss. None: InfoNCE.
     """
 
     image_features: Tensor
     text_features: Tensor
     weight: float
+    groups: Tensor | None = None
+    logit_bias: Tensor | None = None
+
+    def loss(self, logit_scale: Tensor, counts: Sequence[int]) -> ContrastiveSums:
+        """Unweighted loss of this rank's rows against the pairs of all ranks.
+
+        Args:
+            counts: pairs of each rank.
+        """
+        features = self.image_features, self.text_features, logit_scale
+        if self.logit_bias is None:
+            return contrastive_loss(*features, counts, self.groups)
+        return sigmoid_contrastive_loss(*features, self.logit_bias, counts, self.groups)
 
 
 @dataclass(frozen=True)
@@ -175,6 +193,12 @@ class Objective(nn.Module):
         """The losses without the contrastive one, which the step computes from ``encoded.pairs``."""
         raise NotImplementedError
 
+    def before_training(self, model: LCLModel) -> None:
+        """Take over what the method derives from the model's first weights."""
+
+    def after_step(self, model: LCLModel) -> None:
+        """Update what the method derives from the model's weights, after each step of the optimiser."""
+
     def workload(self, config: LCLConfig, batch: PackedBatch) -> Workload:
         """Counts of a batch on the host, from which FLOPs follow."""
         patches = config.num_image_tokens if batch.patches is None else batch.patches.shape[1]
@@ -183,3 +207,27 @@ class Objective(nn.Module):
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
         """Useful floating-point operations of a training step over a batch on the host."""
         return FORWARDS_PER_STEP * FORWARD_FLOPS[self.name](config, self.workload(config, batch))
+
+
+class ContrastiveObjective(Objective):
+    """A method with a contrastive loss: InfoNCE or sigmoid, with one positive a pair or several.
+
+    Args:
+        spec: form of the contrastive loss. None: InfoNCE, each pair its own positive.
+    """
+
+    def __init__(self, weights: Mapping[str, float], spec: ObjectiveSpec | None = None) -> None:
+        super().__init__(weights)
+        self.same_context_positives = spec is not None and spec.positives == "same_context"
+        sigmoid = spec is not None and spec.contrastive_loss == "sigmoid"
+        self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS)) if sigmoid else None
+
+    @classmethod
+    def build(cls, config: LCLConfig, spec: ObjectiveSpec) -> Self:
+        return cls(spec.weights, spec)
+
+    def contrast(self, model: LCLModel, latents: Tensor, hidden: Tensor, batch: PackedBatch) -> ContrastivePairs:
+        """Features of the batch's pairs, from pooled latents [n, D] and the text tower's outputs [T, D]."""
+        features = model.contrastive_pairs(latents, hidden, batch)
+        groups = batch.pair_groups if self.same_context_positives else None
+        return ContrastivePairs(*features, self.weights["contrastive"], groups, self.logit_bias)

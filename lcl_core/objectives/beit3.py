@@ -1,8 +1,9 @@
-"""Masked data modelling: BEiT-3 (arXiv 2208.10442, section 2.2).
+"""Masked data modelling: BEiT-3 (arXiv 2208.10442, section 2.2) with pixels as visual targets.
 
 L = w_t * L_text + w_i * L_image. Half of a document's words and two fifths of each image's patches are masked, and
 predicted from the rest of both, in one pass with bidirectional attention. L_text is the cross-entropy of the masked
-words at their own positions. L_image is the squared error of the masked patches' pixels.
+words at their own positions. L_image is the squared error of the masked patches' pixels. With ``alternate`` masking a
+document has masked words or masked patches, and predicts them from all of the other; BEiT-3 masks pairs in this way.
 
 Visual targets: BEiT-3 predicts discrete tokens of a tokenizer that was distilled from CLIP (BEiT v2). Every method here
 is trained from scratch in one setting, without such a tokenizer. The targets are a patch's own pixels, normalised by
@@ -69,6 +70,12 @@ def masked_block_patches(draw: np.random.Generator, side: int, ratio: float) -> 
     return np.flatnonzero(grid)
 
 
+def _either(draw: np.random.Generator) -> tuple[bool, bool]:
+    """One of two, with equal chances."""
+    first = bool(draw.random() < 0.5)
+    return first, not first
+
+
 def _random_block(draw: np.random.Generator, side: int, missing: int) -> tuple[slice, slice]:
     area = draw.uniform(min(_MIN_BLOCK * side * side, missing), missing)
     aspect = math.exp(draw.uniform(math.log(_MIN_ASPECT), -math.log(_MIN_ASPECT)))
@@ -103,7 +110,7 @@ class Beit3(Objective):
 
     def __init__(self, config: LCLConfig, spec: ObjectiveSpec) -> None:
         super().__init__(spec.weights)
-        self.text_ratio, self.image_ratio = spec.text_mask_ratio, spec.image_mask_ratio
+        self.text_ratio, self.image_ratio, self.masking = spec.text_mask_ratio, spec.image_mask_ratio, spec.masking
         width, pixels = config.text_width, 3 * config.patch_size**2
         self.hidden_word = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.hidden_patch = nn.Parameter(torch.randn(config.vision_width) * _INIT_STD)
@@ -121,16 +128,20 @@ class Beit3(Objective):
         patches: Tensor | None = None,
         keys: Sequence[int] | None = None,
     ) -> MaskedBatch:
-        batch = PackedBatch.pack(rows, pixel_values, config, patches, BidirectionalLayout)
+        batch = PackedBatch.pack(rows, pixel_values, config, patches)
         draws = [np.random.default_rng(key) for key in (range(len(rows)) if keys is None else keys)]
-        words = self._masked_words(rows, draws, config)
-        masked = self._masked_patches(rows, draws, config)  # [n, N]
+        # of each document: are its words masked, are its patches?
+        masks = [(True, True) if self.masking == "joint" else _either(draw) for draw in draws]
+        words = self._masked_words(rows, draws, [text for text, _ in masks], config)
+        masked = self._masked_patches(rows, draws, [image for _, image in masks], config)  # [n, N]
         encoded = masked if patches is None else masked.gather(1, patches)
         numbers = torch.arange(masked.numel()).view_as(masked)
         empty = torch.empty(0, dtype=torch.long)
         own = {
+            "layout": BidirectionalLayout.from_lengths(list(batch.lengths)),
             "pair_positions": empty,
             "pair_images": empty,
+            "pair_groups": empty,
             "label_positions": words,
             "labels": batch.token_ids[words],
             "masked_patches": numbers[masked],
@@ -139,25 +150,29 @@ class Beit3(Objective):
         }
         return MaskedBatch(**{field.name: getattr(batch, field.name) for field in fields(batch)} | own)
 
-    def _masked_words(self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], config: LCLConfig) -> Tensor:
-        """Flat positions of the words to mask."""
-        positions, start = [], 0
-        for row, draw in zip(rows, draws, strict=True):
-            words = np.flatnonzero(~np.isin(row.numpy(), config.special_token_ids))
-            positions.append(start + masked_positions(draw, words, self.text_ratio))
+    def _masked_words(
+        self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], masked: Sequence[bool], config: LCLConfig
+    ) -> Tensor:
+        """Flat positions of the words to mask, in the documents whose words are."""
+        positions, start = [np.empty(0, np.int64)], 0
+        for row, draw, chosen in zip(rows, draws, masked, strict=True):
+            if chosen:
+                words = np.flatnonzero(~np.isin(row.numpy(), config.special_token_ids))
+                positions.append(start + masked_positions(draw, words, self.text_ratio))
             start += len(row)
         return torch.from_numpy(np.concatenate(positions))
 
     def _masked_patches(
-        self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], config: LCLConfig
+        self, rows: Sequence[Tensor], draws: Sequence[np.random.Generator], masked: Sequence[bool], config: LCLConfig
     ) -> Tensor:
-        """[n, N] true at the patches to mask."""
+        """[n, N] true at the patches to mask, in the documents whose patches are."""
         side = config.image_size // config.patch_size
         masks = []
-        for row, draw in zip(rows, draws, strict=True):
+        for row, draw, chosen in zip(rows, draws, masked, strict=True):
             for _ in range(int((row == config.soi_token_id).sum())):
                 mask = np.zeros(side * side, bool)
-                mask[masked_block_patches(draw, side, self.image_ratio)] = True
+                if chosen:
+                    mask[masked_block_patches(draw, side, self.image_ratio)] = True
                 masks.append(mask)
         return torch.from_numpy(np.array(masks, bool).reshape(len(masks), side * side))
 

@@ -17,7 +17,6 @@ For this each rank holds the tokens of all images of the step: images x N x D nu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
@@ -47,26 +46,24 @@ class MatchingBatch(PackedBatch):
         texts: [m, L] ids of each caption and its end, padded with zeros.
         text_lengths: [m] how many of them are real.
         keys: [m] seeds of the pairs' random choices.
-        texts_hash: [m] equal for equal texts.
     """
 
     doubled: BidirectionalLayout
     texts: Tensor
     text_lengths: Tensor
     keys: Tensor
-    texts_hash: Tensor
 
 
 class Blip2(Coca):
     name: ClassVar[MethodName] = "blip2"
 
-    def __init__(self, weights: Mapping[str, float], width: int) -> None:
-        super().__init__(weights)
+    def __init__(self, spec: ObjectiveSpec, width: int) -> None:
+        super().__init__(spec.weights, spec)
         self.matcher = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
 
     @classmethod
     def build(cls, config: LCLConfig, spec: ObjectiveSpec) -> Self:
-        return cls(spec.weights, config.text_width)
+        return cls(spec, config.text_width)
 
     def collate(
         self,
@@ -87,7 +84,6 @@ class Blip2(Coca):
             texts=pad_sequence(texts, batch_first=True),
             text_lengths=torch.tensor([len(text) for text in texts]),
             keys=torch.from_numpy(numbers),
-            texts_hash=torch.tensor([_hash(text) for text in texts]),
         )
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
@@ -103,7 +99,7 @@ class Blip2(Coca):
         pairs, tokens = encoded.pairs, encoded.activations.patch_tokens
         assert pairs is not None
         assert tokens is not None
-        texts = batch.texts, batch.text_lengths, batch.keys, batch.texts_hash
+        texts = batch.texts, batch.text_lengths, batch.keys, batch.pair_groups
         candidates = NegativeCandidates(pairs.image_features, pairs.text_features, tokens, *texts)
         return replace(encoded, candidates=candidates.detached())
 
@@ -167,7 +163,3 @@ class Blip2(Coca):
         """Outputs of image tokens [rows * N, D] → logits [rows, 2] of not belonging and belonging together."""
         logits: Tensor = self.matcher(outputs)
         return logits.view(rows, -1, 2).mean(dim=1)
-
-
-def _hash(text: Tensor) -> int:
-    return int.from_bytes(hashlib.blake2b(text.numpy().tobytes(), digest_size=8).digest(), "little", signed=True)

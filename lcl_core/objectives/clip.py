@@ -21,14 +21,19 @@ from torch import Tensor
 from lcl_core.common.errors import UserError
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import Activations, LCLModel
-from lcl_core.model.packed_batch import PackedBatch, PackedTokens, as_context_row, find_label_positions
+from lcl_core.model.packed_batch import (
+    PackedBatch,
+    PackedTokens,
+    as_context_row,
+    find_label_positions,
+    hash_tensors,
+)
 from lcl_core.objectives.base import (
     LM_HEAD_PARAMETERS,
     BatchLosses,
-    ContrastivePairs,
+    ContrastiveObjective,
     EncodedBatch,
     GlobalBatch,
-    Objective,
 )
 from lcl_core.objectives.lcl import Lcl
 from lcl_core.specs.pretrain import TEXT_CONTEXT_LENGTH, MethodName
@@ -51,7 +56,7 @@ def pack_pairs(
         raise _not_a_pair(f"{len(rows)} pairs have {len(pixel_values)} images")
     captioned = [caption_ids(text, per_image, config) for text in texts] if captions else []
     contexts = [_context_ids(text, config) for text in texts]
-    tokens = PackedTokens.pack([*captioned, *contexts], config.context_length)
+    tokens = PackedTokens.pack([*captioned, *contexts], config)
     lengths = [len(row) for row in (*captioned, *contexts)]
     label_positions = find_label_positions(tokens, config)
     label_positions = label_positions[label_positions < sum(lengths[: len(captioned)])]
@@ -64,6 +69,7 @@ def pack_pairs(
         image_slots=torch.nonzero(tokens.ids == config.img_token_id).flatten(),
         pair_positions=torch.tensor(lengths).cumsum(0)[len(captioned) :] - 1,
         pair_images=torch.arange(len(rows)),
+        pair_groups=torch.tensor([hash_tensors(text) for text in contexts], dtype=torch.int64),
         label_positions=label_positions,
         labels=tokens.ids[label_positions + 1],
         patches=patches,
@@ -94,7 +100,7 @@ def _not_a_pair(problem: str) -> UserError:
     return UserError(message, code="not_a_pair", field="objective.name")
 
 
-class Clip(Objective):
+class Clip(ContrastiveObjective):
     name: ClassVar[MethodName] = "clip"
     unused_parameters = LM_HEAD_PARAMETERS
 
@@ -114,8 +120,7 @@ class Clip(Objective):
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         latents = model.pool_project.pool(model.visual(batch.pixel_values, batch.patches))
         hidden = model.text(model.text.token_embedding(batch.token_ids), batch.positions, batch.layout)
-        pairs = ContrastivePairs(*model.contrastive_pairs(latents, hidden, batch), self.weights["contrastive"])
-        return EncodedBatch(Activations(latents, None, hidden), pairs)
+        return EncodedBatch(Activations(latents, None, hidden), self.contrast(model, latents, hidden, batch))
 
     def losses(
         self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch

@@ -8,6 +8,10 @@ The targets t are the encoder's own outputs and carry gradients, as in one model
 losses. Nothing keeps latents different, so the encoder may lower the loss by making all of them alike: the collapse
 that the paper reports (Table 1). The metrics ``latent_log_variance`` and ``latent_effective_rank`` are of the pooled
 latents of each batch, which are what an evaluation sees.
+
+``regression_target`` chooses other targets: ``detached`` stops their gradient; ``ema`` takes them from a moving average
+of the encoder, which begins as the encoder. Both take away the direct way to a lower loss by
+collapse.
 """
 
 from __future__ import annotations
@@ -18,14 +22,16 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from lcl_core.common.device import local_part
 from lcl_core.model.configuration_lcl import LCLConfig
-from lcl_core.model.modeling_lcl import LCLModel
+from lcl_core.model.modeling_lcl import AttentivePoolingProjection, LCLModel, VisionTower
 from lcl_core.model.packed_batch import PackedBatch
 from lcl_core.objectives.base import BatchLosses, EncodedBatch, GlobalBatch, MeanMetric, SummedLoss
 from lcl_core.objectives.flamingo import Flamingo
 from lcl_core.specs.pretrain import MethodName, ObjectiveSpec
 
 _TINY = 1e-30
+TARGET_DECAY = 0.996  # of the moving average, BYOL's
 
 
 def log_variance(latents: Tensor) -> Tensor:
@@ -55,16 +61,44 @@ def collapse_metrics(latents: Tensor) -> dict[str, MeanMetric]:
     return {name: MeanMetric(measure(latents), one) for name, measure in measures.items()}
 
 
+class TargetEncoder(nn.Module):
+    """Moving average of vision tower and pooler, for image tokens without gradient (BYOL, arXiv 2006.07733)."""
+
+    def __init__(self, config: LCLConfig) -> None:
+        super().__init__()
+        self.visual = VisionTower(config)
+        self.pool_project = AttentivePoolingProjection(config.vision_width, config.text_width, config.pool_heads)
+        self.requires_grad_(False)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Tokens [n, N, D] of the batch's images."""
+        tokens: Tensor = self.pool_project(self.visual(batch.pixel_values, batch.patches))[1]
+        return tokens
+
+    @torch.no_grad()
+    def update(self, model: LCLModel, decay: float) -> None:
+        """Move the weights towards the model's."""
+        for own, trained in ((self.visual, model.visual), (self.pool_project, model.pool_project)):
+            averages = [local_part(parameter) for parameter in own.parameters()]
+            torch._foreach_lerp_(averages, [local_part(parameter) for parameter in trained.parameters()], 1 - decay)
+
+
 class Emu(Flamingo):
     name: ClassVar[MethodName] = "emu"
 
-    def __init__(self, weights: Mapping[str, float], width: int) -> None:
-        super().__init__(weights)
+    def __init__(self, spec: ObjectiveSpec, config: LCLConfig) -> None:
+        super().__init__(spec.weights)
+        width = config.text_width
+        self.target = spec.regression_target
         self.regressor = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.target_encoder = TargetEncoder(config) if self.target == "ema" else None
 
     @classmethod
     def build(cls, config: LCLConfig, spec: ObjectiveSpec) -> Self:
-        return cls(spec.weights, config.text_width)
+        return cls(spec, config)
 
     def counts(self, batch: PackedBatch) -> Mapping[str, int]:
         return {**super().counts(batch), "regression": len(batch.image_slots)}
@@ -77,9 +111,18 @@ class Emu(Flamingo):
         metrics = collapse_metrics(encoded.activations.image_latents) if global_batch.compute_metrics else {}
         return BatchLosses({**generation.sums, "regression": regression}, metrics)
 
+    def before_training(self, model: LCLModel) -> None:
+        if self.target_encoder is not None:
+            self.target_encoder.update(model, decay=0.0)
+
+    def after_step(self, model: LCLModel) -> None:
+        if self.target_encoder is not None:
+            self.target_encoder.update(model, TARGET_DECAY)
+
     def _regression(self, batch: PackedBatch, encoded: EncodedBatch) -> Tensor:
         """Squared error over image tokens, a mean over dimensions, summed over tokens."""
-        tokens = encoded.activations.patch_tokens
-        assert tokens is not None
+        targets = encoded.activations.patch_tokens if self.target_encoder is None else self.target_encoder(batch)
+        assert targets is not None
+        targets = targets if self.target == "live" else targets.detach()
         predicted = self.regressor(encoded.activations.hidden.index_select(0, batch.image_slots - 1))
-        return (predicted.float() - tokens.flatten(0, 1).float()).square().mean(dim=1).sum()
+        return (predicted.float() - targets.flatten(0, 1).float()).square().mean(dim=1).sum()

@@ -28,7 +28,7 @@ class NegativeCandidates:
         texts: [M, L] ids of each text and its end, padded with zeros.
         lengths: [M] how many of them are real.
         keys: [M] seeds of the pairs' random choices.
-        texts_hash: [M] equal for equal texts.
+        groups: [M] equal for pairs that are no negatives of each other.
     """
 
     image_features: Tensor
@@ -37,7 +37,7 @@ class NegativeCandidates:
     texts: Tensor
     lengths: Tensor
     keys: Tensor
-    texts_hash: Tensor
+    groups: Tensor
 
     def detached(self) -> NegativeCandidates:
         return NegativeCandidates(**{name: tensor.detach() for name, tensor in self._tensors().items()})
@@ -87,7 +87,7 @@ class HardNegatives(NamedTuple):
 
     Attributes:
         texts, images: the pair whose text is drawn for its image, and whose image for its text.
-        exists: 1 where there is a negative, 0 where all texts are the same.
+        exists: 1 where there is a negative, 0 where all pairs are of one group.
     """
 
     texts: Tensor
@@ -99,8 +99,8 @@ class HardNegatives(NamedTuple):
 def sample_hard_negatives(
     own: NegativeCandidates, candidates: NegativeCandidates, logit_scale: Tensor
 ) -> HardNegatives:
-    """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair with the same text is no negative."""
-    same = own.texts_hash[:, None] == candidates.texts_hash
+    """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair of the same group is no negative."""
+    same = own.groups[:, None] == candidates.groups
     scale = logit_scale.exp()
     by_image = scale * own.image_features.float() @ candidates.text_features.float().T
     by_text = scale * own.text_features.float() @ candidates.image_features.float().T

@@ -14,11 +14,11 @@ from typing import ClassVar, Self
 from lcl_core.model.configuration_lcl import LCLConfig
 from lcl_core.model.modeling_lcl import Activations, LCLModel
 from lcl_core.model.packed_batch import PackedBatch
-from lcl_core.objectives.base import BatchLosses, ContrastivePairs, EncodedBatch, GlobalBatch, Objective, SummedLoss
+from lcl_core.objectives.base import BatchLosses, ContrastiveObjective, EncodedBatch, GlobalBatch, SummedLoss
 from lcl_core.specs.pretrain import MethodName
 
 
-class Lcl(Objective):
+class Lcl(ContrastiveObjective):
     name: ClassVar[MethodName] = "lcl"
 
     @classmethod
@@ -32,8 +32,7 @@ class Lcl(Objective):
     def encode(self, model: LCLModel, batch: PackedBatch) -> EncodedBatch:
         latents, tokens = model.encode_images(batch.pixel_values, batch.patches)
         hidden = model.encode_documents(batch, tokens)
-        pairs = ContrastivePairs(*model.contrastive_pairs(latents, hidden, batch), self.weights["contrastive"])
-        return EncodedBatch(Activations(latents, tokens, hidden), pairs)
+        return EncodedBatch(Activations(latents, tokens, hidden), self.contrast(model, latents, hidden, batch))
 
     def losses(
         self, model: LCLModel, batch: PackedBatch, encoded: EncodedBatch, global_batch: GlobalBatch

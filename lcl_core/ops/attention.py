@@ -1,16 +1,17 @@
 """Self-attention over sequences of equal length and over packed documents of any length.
 
-Three implementations compute the same: PyTorch's variable-length kernel on GPUs in half precision, exact blockwise
-attention on CPUs, and ``scaled_dot_product_attention`` elsewhere. On the CPU a block of queries meets only the keys up
-to its own end: PyTorch's kernel computes a good part of what a causal mask drops, and its backward pass runs at a third
-of the rate of plain matrix products (docs/performance.md). Probabilities are recomputed in the backward pass from the
-logarithm of each row's sum.
+Three implementations compute the same: PyTorch's variable-length kernel on GPUs in half precision where a trial shows
+that it works, exact blockwise attention on CPUs, and ``scaled_dot_product_attention`` elsewhere. On the CPU a block of
+queries meets only the keys up to its own end: PyTorch's kernel computes a good part of what a causal mask drops, and
+its backward pass runs at a third of the rate of plain matrix products (docs/performance.md). Probabilities are
+recomputed in the backward pass from the logarithm of each row's sum.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self
@@ -22,9 +23,12 @@ from torch.nn import functional as F
 _LONG_DOCUMENT = 256  # tokens
 MAX_BLOCKWISE_LENGTH = 1024  # tokens; beyond, PyTorch's kernel is about as fast
 _BLOCK = 128  # queries
-_HALF = (torch.bfloat16, torch.float16)
-# window of the variable-length kernel, tokens to the left and right; -1: any number
-_CAUSAL, _FULL = (-1, 0), (-1, -1)
+_VARLEN_DEVICES, _VARLEN_DTYPES = ("cuda",), (torch.bfloat16, torch.float16)  # ROCm's GPUs are "cuda" too
+_VARLEN_WIDTHS = range(8, 257, 8)  # of heads
+_TRIAL_LENGTHS = (5, 0, 3)
+_TRIAL_ERROR = 0.05  # relative; rounding to bfloat16 gives a hundredth, an ignored mask half
+
+log = logging.getLogger(__name__)
 
 Groups = Sequence[tuple[int, int]]
 Lengths = Sequence[Tensor | None]
@@ -156,7 +160,7 @@ def attend(qkv: Tensor, heads: int, layout: VarlenLayout | None, sequence_length
     """
     if layout is None:
         return _attend_groups(qkv, heads, ((len(qkv) // sequence_length, sequence_length),), (None,), causal=False)
-    if varlen_kernel_supports(qkv):
+    if varlen_kernel_supports(qkv, heads):
         return varlen_attention(qkv, layout.cu_seqlens, layout.max_seqlen, heads, causal=layout.causal)
     if layout.padding is None:
         return _attend_groups(qkv, heads, layout.groups, layout.lengths, layout.causal)
@@ -167,16 +171,16 @@ def attend(qkv: Tensor, heads: int, layout: VarlenLayout | None, sequence_length
 
 
 def _attend_groups(qkv: Tensor, heads: int, groups: Groups, lengths: Lengths, causal: bool) -> Tensor:
-    """Groups of equal-length sequences [P, 3D] → [P, D]."""
-    if qkv.device.type == "cpu" and all(length <= MAX_BLOCKWISE_LENGTH for _, length in groups):
+    """Groups of equal-length sequences [P, 3D] → [P, D]. A compiler gets PyTorch's operator, which it knows."""
+    short = all(length <= MAX_BLOCKWISE_LENGTH for _, length in groups)
+    if qkv.device.type == "cpu" and short and not torch.compiler.is_compiling():
         return blockwise_attention(qkv, groups, heads, causal=causal, lengths=lengths)
     parts = qkv.split([count * length for count, length in groups])
-    return torch.cat(
-        [
-            _attend_group(part, heads, length, real, causal)
-            for part, (_, length), real in zip(parts, groups, lengths, strict=True)
-        ]
-    )
+    attended = [
+        _attend_group(part, heads, length, real, causal)
+        for part, (_, length), real in zip(parts, groups, lengths, strict=True)
+    ]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _attend_group(qkv: Tensor, heads: int, length: int, real: Tensor | None, causal: bool) -> Tensor:
@@ -221,39 +225,118 @@ class _UnpadRows(torch.autograd.Function):
 # ---------------------------------------------------------------- variable-length kernel (GPU, half precision)
 
 
-def varlen_kernel_supports(qkv: Tensor) -> bool:
-    """Whether the kernel can compute this: on a GPU, in half precision, with a PyTorch that has it (2.13 on)."""
-    return qkv.is_cuda and qkv.dtype in _HALF and _varlen_kernel() is not None
+def varlen_kernel_supports(qkv: Tensor, heads: int) -> bool:
+    """Whether PyTorch's variable-length kernel computes this: on a GPU, in half precision, and as a trial showed."""
+    if qkv.device.type not in _VARLEN_DEVICES or qkv.dtype not in _VARLEN_DTYPES:
+        return False
+    return _varlen_kernel(qkv.device, qkv.dtype, qkv.shape[1] // (3 * heads)) is not None
 
 
 def varlen_attention(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, heads: int, causal: bool = True) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each document.
 
     Args:
-        qkv: [T, 3D] projections.
-        cu_seqlens: int32 [documents + 1] where documents begin and end.
+        qkv: [T, 3D] projections, for which ``varlen_kernel_supports``.
+        cu_seqlens: int32 [documents + 1] where documents begin and end; a document may be empty.
         max_seqlen: tokens of the longest one.
 
     Returns:
         [T, D].
     """
-    kernel = _varlen_kernel()
-    assert kernel is not None
-    q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
-    # one split: a document's output must not depend on what it is packed with, to the last bit
-    window = _CAUSAL if causal else _FULL
-    out = kernel(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window, num_splits=1)
-    return out.flatten(1)
+    call = _varlen_kernel(qkv.device, qkv.dtype, qkv.shape[1] // (3 * heads))
+    assert call is not None
+    return call(qkv, cu_seqlens, max_seqlen, heads, causal)
+
+
+class _VarlenCall(NamedTuple):
+    """The kernel, with the keyword arguments of full (first) and causal attention."""
+
+    kernel: Callable[..., Any]
+    options: tuple[Mapping[str, Any], Mapping[str, Any]]
+
+    def __call__(self, qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, heads: int, causal: bool) -> Tensor:
+        q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+        out: Tensor = self.kernel(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **self.options[int(causal)])
+        return out.flatten(1)
+
+
+def _varlen_calls(kernel: Callable[..., Any]) -> list[_VarlenCall]:
+    """How this PyTorch's signature lets the kernel be called, best first.
+
+    Causal attention is a window, in older versions a flag. One split makes a document's output independent of what it
+    is packed with, to the last bit. FlashAttention 2 refuses that argument in PyTorch 2.12, and so does ROCm; neither
+    splits by itself.
+    """
+    known = inspect.signature(kernel).parameters
+    if "window_size" in known:  # tokens to the left and right; -1: any number
+        options: tuple[dict[str, Any], dict[str, Any]] = ({"window_size": (-1, -1)}, {"window_size": (-1, 0)})
+    else:
+        options = ({"is_causal": False}, {"is_causal": True})
+    plain = _VarlenCall(kernel, options)
+    if "num_splits" not in known:
+        return [plain]
+    full, causal = ({**each, "num_splits": 1} for each in options)
+    return [_VarlenCall(kernel, (full, causal)), plain]
 
 
 @cache
-def _varlen_kernel() -> Callable[..., Any] | None:
+def _varlen_kernel(device: torch.device, dtype: torch.dtype, head_width: int) -> _VarlenCall | None:
+    """The first call that passes a trial; none, with a log line that says why, if no call does."""
+    reasons = []
+    if head_width not in _VARLEN_WIDTHS:
+        reasons.append(f"its heads are multiples of 8 up to {_VARLEN_WIDTHS[-1]} wide")
+    elif (kernel := _import_varlen_attn()) is None:
+        reasons.append(f"PyTorch {torch.__version__} has none")
+    else:
+        for call in _varlen_calls(kernel):
+            if (reason := _try_varlen(call, device, dtype, head_width)) is None:
+                return call
+            reasons.append(reason)
+    log.warning(
+        "attention over packed rows: scaled_dot_product_attention instead of the variable-length kernel "
+        "on %s in %s with heads %d wide: %s",
+        *(device, dtype, head_width, "; ".join(reasons)),
+    )
+    return None
+
+
+def _import_varlen_attn() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
+    except (ImportError, AttributeError):  # PyTorch before 2.10, or built without the operators behind it
         return None
-    known = inspect.signature(varlen_attn).parameters
-    return varlen_attn if {"window_size", "num_splits"} <= known.keys() else None
+    return varlen_attn
+
+
+def _try_varlen(call: _VarlenCall, device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
+    """Compare outputs and gradients of three tiny documents, one of them empty, with ``_attend_group``'s.
+
+    No random numbers: the generators' states belong to the run.
+
+    Returns: why the call is not to be used; none: it works.
+    Raises: torch.OutOfMemoryError.
+    """
+    tokens, heads = sum(_TRIAL_LENGTHS), 2
+    starts = torch.tensor([0, *_TRIAL_LENGTHS], dtype=torch.int32).cumsum(0).int().to(device)
+    values = torch.arange(tokens * 3 * heads * head_width).mul(0.7).sin().view(tokens, -1)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        qkv = values.to(device, dtype).requires_grad_()
+        for causal in (False, True):
+            expected = torch.cat(
+                [_attend_group(part, heads, len(part), None, causal) for part in qkv.split(_TRIAL_LENGTHS) if len(part)]
+            )
+            try:
+                found = call(qkv, starts, max(_TRIAL_LENGTHS), heads, causal)
+                gradients = [torch.autograd.grad(out.float().square().sum(), qkv)[0] for out in (found, expected)]
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, TypeError, ValueError) as error:
+                return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            pairs = ((found.detach(), expected.detach()), (gradients[0], gradients[1]))
+            errors = [float((mine - theirs).float().norm() / theirs.float().norm()) for mine, theirs in pairs]
+            if not all(error <= _TRIAL_ERROR for error in errors):  # also if one is NaN
+                return "its outputs or gradients are off by {:.2g} or {:.2g} where a document is empty".format(*errors)
+    return None
 
 
 # ---------------------------------------------------------------- blockwise attention (CPU)

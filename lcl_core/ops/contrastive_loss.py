@@ -15,8 +15,8 @@ class ContrastiveSums(NamedTuple):
     """Sums over the rows of this rank.
 
     Attributes:
-        loss: of the symmetric InfoNCE, scalar, fp32.
-        correct: images whose own text is the nearest, scalar, fp32, without gradient.
+        loss: scalar, fp32.
+        correct: images whose nearest text is one of their own, scalar, fp32, without gradient.
     """
 
     loss: Tensor
@@ -24,7 +24,11 @@ class ContrastiveSums(NamedTuple):
 
 
 def contrastive_loss(
-    image_features: Tensor, text_features: Tensor, logit_scale: Tensor, counts: Sequence[int] | None = None
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    counts: Sequence[int] | None = None,
+    groups: Tensor | None = None,
 ) -> ContrastiveSums:
     """Symmetric InfoNCE of this rank's pairs against those of all ranks, summed over this rank's rows.
 
@@ -36,29 +40,99 @@ def contrastive_loss(
         image_features, text_features: [m, E] L2-normalised, row-aligned; m may differ between ranks and may be 0.
         logit_scale: logarithm of the inverse temperature, scalar.
         counts: pairs of each rank. Known on the host, so that no shape waits for a device. None: this process alone.
+        groups: [m] int64. Pairs of one group are positives of each other: the target of a row is uniform over them
+            (UniCL, arXiv 2204.03610, equation 3). None: each pair is a group of its own.
     """
-    image, text = image_features.float(), text_features.float()
+    joint = _gather_pairs(image_features, text_features, groups, counts)
     scale = logit_scale.exp()
+    by_image = joint.mask(scale * joint.image @ joint.texts.T, float("-inf"))
+    by_text = joint.mask(scale * joint.text @ joint.images.T, float("-inf"))
+    target = torch.arange(joint.first, joint.first + len(by_image), device=by_image.device)
+    if groups is None:
+        loss = F.cross_entropy(by_image, target, reduction="sum") + F.cross_entropy(by_text, target, reduction="sum")
+    else:
+        loss = _shared_cross_entropy(by_image, joint.positives) + _shared_cross_entropy(by_text, joint.positives)
+    return ContrastiveSums(0.5 * loss, _count_correct(by_image, target, None if groups is None else joint.positives))
+
+
+def sigmoid_contrastive_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    counts: Sequence[int] | None = None,
+    groups: Tensor | None = None,
+) -> ContrastiveSums:
+    """Sigmoid loss (SigLIP, arXiv 2303.15343, section 3.2): each image and text is a two-class problem of its own.
+
+    -log sigmoid(z_ij (exp(logit_scale) I_i T_j + logit_bias)), z = 1 for pairs and members of one group, else -1,
+    summed over this rank's images and all ranks' texts. The sum over ranks is M times the loss of the joint batch.
+
+    Args:
+        logit_bias: scalar; offsets the many negatives, -10 at the start.
+        image_features, text_features, logit_scale, counts, groups: as in :func:`contrastive_loss`.
+    """
+    joint = _gather_pairs(image_features, text_features, groups, counts)
+    logits = logit_scale.exp() * joint.image @ joint.texts.T + logit_bias
+    target = torch.arange(joint.first, joint.first + len(logits), device=logits.device)
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    positives = joint.positives if groups is not None else target[:, None] == columns
+    loss = joint.mask(F.softplus(torch.where(positives, -logits, logits)), 0.0).sum()
+    return ContrastiveSums(loss, _count_correct(joint.mask(logits, float("-inf")), target, positives))
+
+
+class _JointPairs(NamedTuple):
+    """This rank's features [m, E] and those of all ranks [M, E], fp32; ranks are padded to equally many rows.
+
+    Attributes:
+        first: row of this rank's first pair.
+        valid: [M] false at padding; None: there is none.
+        positives: [m, M] pairs of one group; empty without groups.
+    """
+
+    image: Tensor
+    text: Tensor
+    images: Tensor
+    texts: Tensor
+    first: int
+    valid: Tensor | None
+    positives: Tensor
+
+    def mask(self, values: Tensor, filler: float) -> Tensor:
+        """Replace the columns of padding."""
+        return values if self.valid is None else values.masked_fill(~self.valid, filler)
+
+
+def _gather_pairs(
+    image_features: Tensor, text_features: Tensor, groups: Tensor | None, counts: Sequence[int] | None
+) -> _JointPairs:
+    image, text = image_features.float(), text_features.float()
+    own = torch.empty(0, dtype=torch.int64, device=image.device) if groups is None else groups
     if counts is None or len(counts) == 1:
-        return _row_cross_entropies(scale * image @ text.T, scale * text @ image.T, first=0, valid=None)
+        return _JointPairs(image, text, image, text, 0, None, own[:, None] == own)
     capacity = max(counts)
     gathered = _AllGather.apply(torch.stack((_pad_to(image, capacity), _pad_to(text, capacity))))
     images, texts = gathered[:, 0].flatten(0, 1), gathered[:, 1].flatten(0, 1)  # [world * capacity, E]
-    valid = torch.arange(capacity) < torch.tensor(counts)[:, None]
-    first = dist.get_rank() * capacity
-    logits = scale * image @ texts.T, scale * text @ images.T
-    return _row_cross_entropies(*logits, first, valid.flatten().to(image.device, non_blocking=True))
+    valid = (torch.arange(capacity) < torch.tensor(counts)[:, None]).flatten().to(image.device, non_blocking=True)
+    positives = own[:, None] == own
+    if groups is not None:
+        all_groups = own.new_empty(len(counts) * capacity)
+        dist.all_gather_into_tensor(all_groups, F.pad(own, (0, capacity - len(own))))
+        positives = (own[:, None] == all_groups) & valid
+    return _JointPairs(image, text, images, texts, dist.get_rank() * capacity, valid, positives)
 
 
-def _row_cross_entropies(by_image: Tensor, by_text: Tensor, first: int, valid: Tensor | None) -> ContrastiveSums:
-    """Cross-entropies of [m, M] logits whose row i belongs to column ``first + i``."""
-    target = torch.arange(first, first + len(by_image), device=by_image.device)
-    if valid is not None:
-        by_image, by_text = (logits.masked_fill(~valid, float("-inf")) for logits in (by_image, by_text))
-    loss = F.cross_entropy(by_image, target, reduction="sum") + F.cross_entropy(by_text, target, reduction="sum")
+def _shared_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
+    """Cross-entropies of [m, M] logits, whose targets are uniform over each row's positives, summed."""
+    mean = logits.masked_fill(~positives, 0.0).sum(1) / positives.sum(1)
+    return (logits.logsumexp(1) - mean).sum()
+
+
+def _count_correct(by_image: Tensor, target: Tensor, positives: Tensor | None) -> Tensor:
     if by_image.shape[1] == 0:
-        return ContrastiveSums(0.5 * loss, loss.new_zeros(()))
-    return ContrastiveSums(0.5 * loss, (by_image.detach().argmax(1) == target).float().sum())
+        return by_image.new_zeros(())
+    nearest = by_image.detach().argmax(1)
+    return (nearest == target if positives is None else positives.gather(1, nearest[:, None])).float().sum()
 
 
 def _pad_to(x: Tensor, rows: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 The output of a normalisation or an activation is cheap to compute and as large as its input. Kept, both would be four
 tenths of all that a block keeps; recomputed, they cost about a hundredth of its time.
+
+Of weights they keep the parameters themselves, and cast them to the precision of products again in the backward pass.
+A kept copy in bf16 would stay from forward to backward, also of weights that FSDP2 frees in between and gathers again.
 """
 
 from __future__ import annotations
@@ -23,6 +26,13 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> 
     return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W^T + b of [T, W]; keeps ``x`` and the parameters."""
+    if _saves_nothing() or weight.dtype == _product_dtype(x):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias)
+
+
 def norm_mlp(
     x: Tensor, norm: nn.LayerNorm, inner: nn.Linear, activation: Activation, outer: nn.Linear, keep_hidden: bool
 ) -> Tensor:
@@ -36,24 +46,40 @@ def norm_mlp(
     return _NormMLP.apply(x, norm.weight, norm.bias, norm.eps, activation, keep_hidden, *layers)
 
 
+class _Linear(torch.autograd.Function):
+    """Under autocast; the gradients are those of autocast's own product, to the bit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        dtype = _product_dtype(x)
+        ctx.dtype = x.dtype
+        x = x.to(dtype)
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight.to(dtype), bias.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x = (grad @ weight.to(x.dtype)).to(ctx.dtype)
+        return grad_x, (grad.T @ x).to(weight.dtype), grad.sum(0).to(weight.dtype)
+
+
 class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
-        ctx.dtype = weight.dtype
-        weight = weight.to(_product_dtype(x))
         ctx.save_for_backward(x, gain, shift, mean, rstd, weight)
-        ctx.eps = eps
-        return F.linear(normed.to(weight.dtype), weight, bias.to(weight.dtype))
+        ctx.eps, ctx.dtype = eps, _product_dtype(x)
+        return F.linear(normed.to(ctx.dtype), weight.to(ctx.dtype), bias.to(ctx.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, shift, mean, rstd, weight = ctx.saved_tensors
-        grad = grad.to(weight.dtype)
-        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(weight.dtype)
-        grad_weight = (grad.T @ normed).to(ctx.dtype)
-        grad_bias = grad.sum(0, dtype=torch.float32).to(ctx.dtype)
-        grad_normed = (grad @ weight).to(x.dtype)
+        grad = grad.to(ctx.dtype)
+        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
+        grad_weight = (grad.T @ normed).to(weight.dtype)
+        grad_bias = grad.sum(0, dtype=torch.float32).to(weight.dtype)
+        grad_normed = (grad @ weight.to(ctx.dtype)).to(x.dtype)
         grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
             grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]
         )
@@ -75,32 +101,30 @@ class _NormMLP(torch.autograd.Function):
         outer: Tensor,
         outer_bias: Tensor,
     ) -> Tensor:
-        ctx.eps, ctx.activation, ctx.dtype = eps, activation, inner.dtype
-        inner, inner_bias, outer, outer_bias = (
-            each.to(_product_dtype(x)) for each in (inner, inner_bias, outer, outer_bias)
-        )
+        ctx.eps, ctx.activation, ctx.dtype = eps, activation, _product_dtype(x)
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, shift, eps)
-        hidden = F.linear(normed.to(inner.dtype), inner, inner_bias)
+        hidden = F.linear(normed.to(ctx.dtype), inner.to(ctx.dtype), inner_bias.to(ctx.dtype))
         kept = hidden if keep_hidden else None
         ctx.save_for_backward(x, gain, shift, mean, rstd, inner, inner_bias, outer, kept)
-        return F.linear(activation(hidden), outer, outer_bias)
+        return F.linear(activation(hidden), outer.to(ctx.dtype), outer_bias.to(ctx.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, shift, mean, rstd, inner, inner_bias, outer, hidden = ctx.saved_tensors
-        grad = grad.to(inner.dtype)
-        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(inner.dtype)
+        grad, kept_dtype = grad.to(ctx.dtype), inner.dtype
+        normed = torch.native_layer_norm(x, x.shape[-1:], gain, shift, ctx.eps)[0].to(ctx.dtype)
+        inner = inner.to(ctx.dtype)
         if hidden is None:
-            hidden = F.linear(normed, inner, inner_bias)
+            hidden = F.linear(normed, inner, inner_bias.to(ctx.dtype))
         with torch.enable_grad():
             hidden = hidden.detach().requires_grad_()
             activated = ctx.activation(hidden)
-        (grad_hidden,) = torch.autograd.grad(activated, hidden, grad @ outer)
-        grad_outer = (grad.T @ activated.detach()).to(ctx.dtype)
+        (grad_hidden,) = torch.autograd.grad(activated, hidden, grad @ outer.to(ctx.dtype))
+        grad_outer = (grad.T @ activated.detach()).to(kept_dtype)
         del hidden, activated
-        grad_inner = (grad_hidden.T @ normed).to(ctx.dtype)
-        grad_inner_bias = grad_hidden.sum(0, dtype=torch.float32).to(ctx.dtype)
-        grad_outer_bias = grad.sum(0, dtype=torch.float32).to(ctx.dtype)
+        grad_inner = (grad_hidden.T @ normed).to(kept_dtype)
+        grad_inner_bias = grad_hidden.sum(0, dtype=torch.float32).to(kept_dtype)
+        grad_outer_bias = grad.sum(0, dtype=torch.float32).to(kept_dtype)
         grad_normed = (grad_hidden @ inner).to(x.dtype)
         grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
             grad_normed, x, x.shape[-1:], mean, rstd, gain, shift, [True, True, True]

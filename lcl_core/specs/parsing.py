@@ -168,6 +168,11 @@ def nodes_of(spec: AnySpec) -> int:
     return spec.engine.nodes if isinstance(spec, PretrainSpec) else 1
 
 
+def gpus_of(spec: AnySpec) -> int:
+    """GPUs that each worker of the run leases to it where it runs on GPUs: one for each process."""
+    return spec.engine.processes if isinstance(spec, PretrainSpec) else 1
+
+
 def data_paths(spec: AnySpec) -> dict[str, str]:
     """Paths and URLs that a spec reads or writes, by field; all must lie in the data roots."""
     if isinstance(spec, EvaluateSpec):
@@ -185,7 +190,8 @@ def _short(value: Any) -> str:
 def spec_hash(kind: str, spec: AnySpec) -> str:
     """Hex digest of all fields of a spec, with defaults: equal for equal work.
 
-    Leaves out the name of the preset and the minutes between checkpoints, which do not change the result.
+    Leaves out the name of the preset, the minutes between checkpoints and the number of loader processes, which do
+    not change the result.
     """
-    fields = spec.model_dump(mode="json", exclude={"preset", "checkpoint_minutes"})
+    fields = spec.model_dump(mode="json", exclude={"preset": True, "checkpoint_minutes": True, "data": {"workers"}})
     return hashlib.sha256(json.dumps({"kind": kind, "spec": fields}, sort_keys=True).encode()).hexdigest()

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from lcl_core.common.errors import UserError
-from lcl_core.specs.base import Fraction, Name, Spec
-from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
@@ -29,16 +28,16 @@ class SourceSpec(Spec):
         "interleaved", description="its documents, its captioned images, or each matched image with its sentence"
     )
     split: Name = Field("train", description="split of the captioned images")
-    weight: float = Field(1.0, gt=0, le=1000, description="share of what weight_by says, relative to other sources")
+    weight: float = Field(1.0, gt=0, le=1000, description="share of the unit of weight_by, relative to other sources")
 
 
 class AugmentationSpec(Spec):
     """What happens to a training image; the default is the authors' light random crop."""
 
     crop_scale: tuple[Fraction, Fraction] = Field((0.9, 1.0), description="share of the area that a crop keeps")
-    flip_probability: Fraction = Field(0.0, description="chance of a mirror image")
+    flip_probability: Fraction = Field(0.0, description="probability of mirroring")
     colour_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation change by up to this share")
-    grey_probability: Fraction = Field(0.0, description="chance of no colour at all")
+    grey_probability: Fraction = Field(0.0, description="probability of greyscale")
 
     @model_validator(mode="after")
     def _scale_rises(self) -> AugmentationSpec:
@@ -50,20 +49,26 @@ class AugmentationSpec(Spec):
 
 class DataSpec(Spec):
     sources: tuple[SourceSpec, ...] = Field((SourceSpec(),), min_length=1, max_length=32)
-    weight_by: Literal["documents", "images", "tokens"] = Field(
-        "documents", description="what the sources' weights are shares of"
-    )
+    weight_by: Literal["documents", "images", "tokens"] = Field("documents", description="unit of the sources' weights")
     similarity_threshold: float = Field(0.24, ge=-1, le=1, description="images matched below this are left out")
     max_images: int = Field(6, ge=1, le=255, description="images a document keeps, first ones first")
     min_images: int = Field(1, ge=1, le=255)
     piece_images: int | None = Field(None, ge=1, le=255, description="cut documents into pieces of at most this many")
-    image_first_probability: Fraction = Field(0.5, description="chance that an image stands before its sentence")
+    image_first_probability: Fraction = Field(0.5, description="probability that an image comes before its sentence")
     augmentation: AugmentationSpec = AugmentationSpec()
     fast_decode: bool = Field(
-        True, description="resize by vector instructions, and decode large JPEGs smaller; a level may round otherwise"
+        True,
+        description="resize with vector instructions, decode large JPEGs at reduced size; levels may differ by 1",
     )
     packing_lookahead: int = Field(
         16, ge=0, le=4096, description="documents that may wait for a batch that they fill; 0: none, in order"
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        exclude_if=lambda workers: workers is None,
+        description="loader processes of each training process; none: chosen from the cores, 0: no process of its own",
     )
 
 
@@ -107,6 +112,7 @@ class TokenizerSpec(Spec):
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
 
 
+COLLECTIVE_TIMEOUT = 1800.0  # seconds; the first step may compile, and the first rank may read a large corpus
 TEXT_CONTEXT_LENGTH = 77  # tokens of a text encoded alone, as the authors cut it for their zero-shot tests
 MethodName = Literal["lcl", "clip", "coca", "blip2", "beit3", "flamingo", "emu"]
 
@@ -119,11 +125,13 @@ class Method:
         weights: default weights of its losses, by name: those of its paper.
         reads: kinds of items that it trains on. A pair is a document too; a document is no pair.
         official: whether the authors' numerics are defined for it.
+        text_attention: of the text tower, in training and afterwards.
     """
 
     weights: Mapping[str, float]
     reads: frozenset[ItemKind]
     official: bool = False
+    text_attention: Literal["causal", "bidirectional"] = "causal"
 
 
 _PAIRS: frozenset[ItemKind] = frozenset({"pairs"})
@@ -134,7 +142,7 @@ METHODS: dict[str, Method] = {
     "clip": Method({"contrastive": 1.0}, _PAIRS),
     "coca": Method({"contrastive": 1.0, "generation": 2.0}, _PAIRS),
     "blip2": Method({"contrastive": 1.0, "generation": 1.0, "matching": 1.0}, _PAIRS),
-    "beit3": Method({"masked_text": 1.0, "masked_image": 1.0}, _ALL),
+    "beit3": Method({"masked_text": 1.0, "masked_image": 1.0}, _ALL, text_attention="bidirectional"),
     "flamingo": Method({"generation": 1.0}, _ALL),
     "emu": Method({"generation": 1.0, "regression": 1.0}, _ALL),
 }
@@ -146,8 +154,9 @@ class ObjectiveSpec(Spec):
     name: MethodName = Field(
         "lcl",
         description="pre-training method. From interleaved documents or pairs: lcl (contrastive and generation), "
-        "beit3 (masked words and patches), flamingo (generation alone), emu (generation and regression of image "
-        "latents). From pairs alone: clip (contrastive), coca (and captioning), blip2 (and matching)",
+        "beit3 (masked words, and pixels of masked patches), flamingo (generation alone), emu (generation and "
+        "regression of image latents). From pairs alone: clip (contrastive), coca (and captioning), blip2 (and "
+        "matching)",
     )
     contrastive_weight: float | None = Field(
         None, ge=0, le=1000, description="lambda of the contrastive loss; none: 0.1 in lcl, else 1"
@@ -156,16 +165,37 @@ class ObjectiveSpec(Spec):
         None, ge=0, le=1000, description="weight of next-token prediction or captioning; none: 2 in coca, else 1"
     )
     matching_weight: float | None = Field(
-        None, ge=0, le=1000, description="blip2: weight of telling pairs from hard negatives; none: 1"
+        None, ge=0, le=1000, description="blip2: weight of image-text matching against hard negatives; none: 1"
     )
     masked_text_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of restoring masked words; none: 1"
+        None, ge=0, le=1000, description="beit3: weight of masked text prediction; none: 1"
     )
     masked_image_weight: float | None = Field(
-        None, ge=0, le=1000, description="beit3: weight of restoring masked patches; none: 1"
+        None, ge=0, le=1000, description="beit3: weight of masked patch prediction; none: 1"
     )
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
+    )
+    # the four below are left out where they say nothing, so that specs of before there were choices keep their hash
+    contrastive_loss: Literal["infonce", "sigmoid"] = Field(
+        "infonce",
+        exclude_if=lambda form: form == "infonce",
+        description="softmax over the batch, or (sigmoid) each image and text a two-class problem of its own",
+    )
+    positives: Literal["own", "same_context"] = Field(
+        "own",
+        exclude_if=lambda positives: positives == "own",
+        description="contrastive loss: an image's positive is its own context, or every equal one in the batch",
+    )
+    regression_target: Literal["live", "detached", "ema"] = Field(
+        "live",
+        exclude_if=lambda target: target == "live",
+        description="emu: latents to predict: with gradient, without, or those of a moving average of the encoder",
+    )
+    masking: Literal["joint", "alternate"] = Field(
+        "joint",
+        exclude_if=lambda masking: masking == "joint",
+        description="beit3: mask words and patches of every document, or in each document one of them",
     )
     text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
     image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
@@ -186,17 +216,26 @@ class EngineSpec(Spec):
         ge=1,
         le=64,
         exclude_if=lambda nodes: nodes == 1,
-        description="machines: as many workers take the run, or none",
+        description="number of machines: the run starts when as many workers have joined",
     )
     processes: int = Field(1, ge=1, le=64, description="training processes on each machine, one a GPU")
     strategy: Literal["ddp", "fsdp2"] = Field(
-        "ddp", description="several processes: each holds all weights, or (fsdp2) a part of every block"
+        "ddp", description="several processes: each has all weights, or (fsdp2) a part of every block"
     )
     accumulate: int = Field(
-        1, ge=1, le=1024, description="batches a process puts into one step; contrasted as if they were one"
+        1, ge=1, le=1024, description="batches of a process in one step; the contrastive loss is over all of them"
     )
-    activation_checkpointing: bool = Field(False, description="compute activations twice to keep fewer in memory")
+    activation_checkpointing: bool = Field(
+        False, description="activation checkpointing: compute activations twice to store fewer"
+    )
     compile: bool = Field(False, description="compile every transformer block; pays on GPUs and in long runs")
+    collective_timeout: float = Field(
+        COLLECTIVE_TIMEOUT,
+        gt=0,
+        le=86_400,
+        exclude_if=lambda seconds: seconds == COLLECTIVE_TIMEOUT,
+        description="several processes: seconds that one waits for the others before the run fails",
+    )
     tensorboard: bool = Field(False, description="also write the metrics for TensorBoard, as an artifact")
 
 
@@ -218,7 +257,7 @@ class OptimizerSpec(Spec):
     schedule: Literal["cosine", "constant", "constant_with_decay"] = Field(
         "cosine", description="after the warm-up; cosine ends at zero, constant_with_decay goes there in decay_steps"
     )
-    decay_steps: int = Field(0, ge=0, description="last steps in which constant_with_decay falls in a line to zero")
+    decay_steps: int = Field(0, ge=0, description="last steps, in which constant_with_decay decreases linearly to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
 
     @model_validator(mode="after")
@@ -231,7 +270,7 @@ class OptimizerSpec(Spec):
 class PretrainSpec(Spec):
     """Pre-train a vision encoder from scratch. ``preset`` fills in every field that is not given."""
 
-    preset: Name | None = Field(None, description="named starting point; given fields win over it")
+    preset: Name | None = Field(None, description="named starting point; fields of the spec override it")
     model: ModelSpec = ModelSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     data: DataSpec = DataSpec()
@@ -241,7 +280,9 @@ class PretrainSpec(Spec):
     engine: EngineSpec = EngineSpec()
     steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
     seed: int = Field(0, ge=0, lt=2**31)
-    numerics: Literal["fixed", "official"] = Field("fixed", description="official: the authors' behaviour, faults too")
+    numerics: Literal["fixed", "official"] = Field(
+        "fixed", description="official: the authors' behaviour, including faults"
+    )
     patch_drop: float = Field(0.0, ge=0, le=0.9, description="share of an image's patches left out in training")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
@@ -250,15 +291,19 @@ class PretrainSpec(Spec):
         5.0, gt=0, le=10_080, description="minutes after which one is written before that; none: by steps alone"
     )
     keep_checkpoints: int = Field(2, ge=1, le=100)
-    milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are kept for ever")
-    async_checkpoint: bool = Field(True, description="write checkpoints while the next steps run")
+    milestone_every: int | None = Field(None, ge=1, description="checkpoints of these steps are never deleted")
+    async_checkpoint: bool = Field(True, description="write checkpoints in the background")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
-    timeout_seconds: float | None = Field(None, gt=0, description="end the run as failed after this long")
+    timeout_seconds: float | None = Field(None, gt=0, description="fail the run after this time")
 
     @model_validator(mode="after")
-    def _official_takes_whole_batches(self) -> PretrainSpec:
+    def _official_is_the_authors_setting(self) -> PretrainSpec:
         if self.numerics == "official" and self.engine.accumulate > 1:
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
+        chosen = {"contrastive_loss": "infonce", "positives": "own"}
+        for name, theirs in chosen.items():
+            if self.numerics == "official" and getattr(self.objective, name) != theirs:
+                raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
         return self
 
     @model_validator(mode="after")

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lcl_core.specs.base import JsonValue, Name, PartialSpec, Spec
-from lcl_core.specs.presets import apply_preset
+from lcl_core.specs.base import JsonValue, Name, PartialSpec, Spec, apply_preset
 
 Heading = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f|]{1,60}$")]
 Word = Annotated[str, Field(min_length=1, max_length=100)]
@@ -86,12 +85,12 @@ class HalvingSearch(_SampledSearch):
     rungs: tuple[Annotated[int, Field(ge=1, le=100_000_000)], ...] = Field(
         ..., min_length=1, max_length=20, description="optimiser steps of each rung, rising"
     )
-    keep: float = Field(1 / 3, gt=0, lt=1, description="share of a rung's trials that the next one goes on with")
-    finalists: int = Field(1, ge=1, le=100, description="trials of the last rung to be examined")
+    keep: float = Field(1 / 3, gt=0, lt=1, description="share of a rung's trials that continue in the next one")
+    finalists: int = Field(1, ge=1, le=100, description="trials of the last rung to evaluate")
     validation: PartialSpec = Field(
         ..., description="an evaluate spec without encoder, on a split that the study's own evaluation does not use"
     )
-    metric: MetricSpec = Field(..., description="figure of the validation that trials are ranked by")
+    metric: MetricSpec = Field(..., description="validation metric that trials are ranked by")
 
     @model_validator(mode="after")
     def _rungs_rise(self) -> HalvingSearch:
@@ -136,23 +135,23 @@ class AxisSpec(Spec):
 class StudySpec(Spec):
     """Pre-train every combination of the axes with every seed, examine each encoder, and tabulate the figures."""
 
-    preset: Name | None = Field(None, description="named starting point; given fields win over it")
+    preset: Name | None = Field(None, description="named starting point; fields of the spec override it")
     question: str = Field(
-        "", max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$", description="what the study asks, in a sentence"
+        "", max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$", description="question of the study, in a sentence"
     )
-    pretrain: PartialSpec = Field({}, description="the base: a pretrain spec, or a preset and what differs")
+    pretrain: PartialSpec = Field({}, description="the base: a pretrain spec, or a preset and the fields that differ")
     axes: tuple[AxisSpec, ...] = Field((), max_length=8)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, max_length=100, description="one run a seed of every row")
     evaluate: PartialSpec = Field({}, description="an evaluate spec without encoder, for every encoder made")
     metrics: tuple[MetricSpec, ...] = Field(..., min_length=1, max_length=50, description="columns of the table")
-    search: Search = Field(GridSearch(), description="how settings are chosen beside the axes")
+    search: Search = Field(GridSearch(), description="search of settings besides the axes")
     baseline: dict[Name, Name] | None = Field(
         None, description="the row that others are compared with, as axis: variant; none: the first"
     )
     compute: Literal["seconds", "images_seen", "tokens_seen", "flops"] = Field(
-        "seconds", description="what quality is plotted against"
+        "seconds", description="cost on the x axis of the quality plot"
     )
-    max_cells: int = Field(100, ge=1, le=2000, description="refuse to become more pre-trainings than this")
+    max_cells: int = Field(100, ge=1, le=2000, description="reject the study if it has more pre-trainings than this")
 
     @model_validator(mode="before")
     @classmethod
@@ -180,8 +179,8 @@ class AdditionSpec(Spec):
     """What a study is extended by; what it has already stays as it is."""
 
     seeds: tuple[Seed, ...] = Field((), max_length=100)
-    axes: tuple[AxisSpec, ...] = Field((), max_length=8, description="new variants of axes that the study has")
-    trials: int | None = Field(None, ge=1, le=1000, description="so many settings of a random search in all")
+    axes: tuple[AxisSpec, ...] = Field((), max_length=8, description="new variants of the study's axes")
+    trials: int | None = Field(None, ge=1, le=1000, description="total settings of a random search")
 
 
 def _check_unique(names: list[str], words: str) -> None:

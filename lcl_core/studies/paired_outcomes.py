@@ -11,7 +11,7 @@ from lcl_core.evaluation.results import PredictionFile, PredictionStore, metrics
 from lcl_core.specs.study import MetricSpec
 from lcl_core.studies.statistics import PairedTest, paired_test
 
-Question = tuple[str, ...]  # what the sheet asked, and the unit: a query, an image
+Question = tuple[str, ...]  # question of the prediction file, and the unit: a query, an image
 Outcomes = Mapping[Question, float]
 Measures = Sequence[tuple[PredictionFile, Sequence[BootstrapMetric]]]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from lcl_core.common.errors import UserError
+from lcl_core.specs.base import merge_objects, presets
 from lcl_core.specs.evaluate import EvaluateSpec
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
-from lcl_core.specs.presets import merge_objects, presets
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.specs.study import (
     TRIAL,

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.files import write_atomically
 from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
 from lcl_core.common.run_dir import ExitCode, RendezvousFailed
 from lcl_core.model import LCLModel
+from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
+
+_RECORDED_COLLECTIVES = 2000  # the last ones of a rank
+_TRACES = "flight_recorder"  # folder of artifacts
+_timeout = timedelta(seconds=COLLECTIVE_TIMEOUT)  # of this process's groups
+
+log = logging.getLogger(__name__)
 
 
 class RankGroup:
@@ -36,7 +45,7 @@ class RankGroup:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if several else 0
         self.size = dist.get_world_size() if several else 1
-        self._group = dist.new_group(backend="gloo") if several else None
+        self._group = dist.new_group(backend="gloo", timeout=_timeout) if several else None
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """The JSON ``value`` of every rank, by rank; also a barrier. JSON instead of pickle."""
@@ -88,26 +97,43 @@ class RankGroup:
 
 
 @contextmanager
-def init_process_group(device: torch.device) -> Iterator[None]:
+def init_process_group(
+    device: torch.device, timeout_seconds: float = COLLECTIVE_TIMEOUT, artifacts: Path | None = None
+) -> Iterator[None]:
     """Join the processes that torchrun or ``train.launch`` started; nothing to do for a single process.
 
     CPU tensors go over gloo also on GPU machines, so that counts on the host do not wait for a device.
+
+    Args:
+        timeout_seconds: a collective that waits longer for another rank fails, over NCCL by ending the process.
+        artifacts: then ``flight_recorder/`` in it gets this rank's last collectives.
     """
+    global _timeout
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    backend, seconds = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl", meeting_seconds()
+    _timeout = timedelta(seconds=timeout_seconds)
+    if artifacts is not None:
+        _enable_flight_recorder(artifacts / _TRACES)
+    backend, bound_to = "gloo", None
+    if device.type != "cpu":  # with its device, NCCL connects at once and never guesses one
+        backend, bound_to = f"cpu:gloo,{device.type}:nccl", device
+    seconds = meeting_seconds()
     if seconds is None:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=_timeout, device_id=bound_to)
     else:
-        _meet(backend, seconds)
+        _meet(backend, seconds, bound_to)
     try:
         yield
+    except RuntimeError:  # gloo has no other type for a time-out or a closed connection
+        if artifacts is not None:
+            _dump_collectives(artifacts / _TRACES / f"rank_{dist.get_rank()}.json")
+        raise
     finally:
         dist.destroy_process_group()
 
 
-def _meet(backend: str, seconds: float) -> None:
+def _meet(backend: str, seconds: float, device: torch.device | None) -> None:
     """Connect all ranks through a store on the port that was reserved for rank 0.
 
     The deadline ends the process: what connects the ranks cannot be interrupted. Raises: RendezvousFailed.
@@ -120,10 +146,10 @@ def _meet(backend: str, seconds: float) -> None:
     deadline.start()
     try:
         listener = listen_on_reserved(port, host if host.startswith("127.") else "").detach() if rank == 0 else None
-        timeout = timedelta(seconds=seconds)
-        store = dist.TCPStore(host, port, size, rank == 0, timeout=timeout, master_listen_fd=listener)
-        store.set_timeout(default_pg_timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        patience = timedelta(seconds=seconds)
+        store = dist.TCPStore(host, port, size, rank == 0, timeout=patience, master_listen_fd=listener)
+        store.set_timeout(_timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_timeout, device_id=device)
         dist.all_reduce(torch.zeros(1))  # connects the ranks to each other
     except (RuntimeError, OSError) as error:
         cause = next(iter(str(error).splitlines()), type(error).__name__)  # below it is a stack trace of C++
@@ -135,6 +161,26 @@ def _meet(backend: str, seconds: float) -> None:
 def _exit_unmet(failure: str) -> None:
     print(f"error: {failure}", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(ExitCode.RENDEZVOUS_FAILED)
+
+
+def _enable_flight_recorder(folder: Path) -> None:
+    """Let NCCL's watchdog write each rank's last collectives as ``folder/nccl_rank_N`` before it ends the process.
+
+    PyTorch reads these variables when the first group is made. Those that are set already stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(_RECORDED_COLLECTIVES))
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+    os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(folder / "nccl_rank_"))
+
+
+def _dump_collectives(path: Path) -> None:
+    """Write this rank's last collectives over gloo as JSON. The rank whose list ends first kept the others waiting."""
+    dump = getattr(torch._C._distributed_c10d, "_dump_fr_trace_json", None)
+    if dump is None:  # of older versions
+        return
+    write_atomically(path, dump(True, False).decode())
+    log.error("the last collectives of this rank are in %s", path)
 
 
 def parallelize_model(module: nn.Module, model: LCLModel, strategy: str) -> nn.Module:
@@ -158,8 +204,8 @@ def _shard(module: nn.Module, model: LCLModel) -> nn.Module:
     for tower in (model.visual, model.text):
         for block in tower.transformer.blocks:
             fully_shard(block, mesh=mesh)
-    # FSDP2 shards no scalars: the temperature stays whole on every rank, and the step averages its gradient
-    fully_shard(module, mesh=mesh, ignored_params={model.logit_scale})
+    # FSDP2 shards no scalars: they stay whole on every rank, and the step averages their gradients
+    fully_shard(module, mesh=mesh, ignored_params=set(_scalars(module)))
     return module
 
 
@@ -184,9 +230,16 @@ def no_sync(module: nn.Module, skip: bool) -> Iterator[None]:
         yield
 
 
-def average_unsharded_gradient(module: nn.Module, model: LCLModel) -> None:
-    """Average over the ranks the gradient of the parameter that FSDP2 leaves alone."""
-    gradient = model.logit_scale.grad
-    if isinstance(module, FSDPModule) and gradient is not None:
-        dist.all_reduce(gradient)
-        gradient /= dist.get_world_size()
+def average_unsharded_gradients(module: nn.Module) -> None:
+    """Average over the ranks the gradients of the parameters that FSDP2 leaves alone."""
+    if not isinstance(module, FSDPModule):
+        return
+    for parameter in _scalars(module):
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def _scalars(module: nn.Module) -> list[nn.Parameter]:
+    """The temperature, and the bias of a sigmoid loss."""
+    return [parameter for parameter in module.parameters() if parameter.ndim == 0]

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from lcl_core.common.device import local_part
 
 
 def ema_decay(step: int, decay: float) -> float:
@@ -42,8 +43,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Average in the weights after the optimiser's 0-based ``step``."""
         decay = ema_decay(step, self.decay) if self.warmup else self.decay
-        weights = [_local(parameter).float() for parameter in self._parameters.values()]
-        torch._foreach_lerp_([_local(tensor) for tensor in self.tensors.values()], weights, 1 - decay)
+        weights = [local_part(parameter).float() for parameter in self._parameters.values()]
+        torch._foreach_lerp_([local_part(tensor) for tensor in self.tensors.values()], weights, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -58,9 +59,4 @@ class Ema:
     @torch.no_grad()
     def _set(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
-            _local(parameter).copy_(_local(tensors[name]))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """The part on this rank; shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            local_part(parameter).copy_(local_part(tensors[name]))

@@ -1,24 +1,24 @@
-"""Builders of a pre-training run: corpora, tokenizer, configuration, model, and the collator of its batches."""
+"""Builders of a pre-training run: corpora, tokenizer, configuration and model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.base import Corpus
+from lcl_core.common.files import write_atomically
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.corpus.open import open_corpus
-from lcl_core.data.records import TextSegment, parse_segments
-from lcl_core.data.sampling.packing import DocumentBatch
-from lcl_core.data.sampling.shuffle import mix64
-from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, train_bpe
-from lcl_core.model import LCLConfig, LCLModel, PackedBatch
-from lcl_core.objectives.base import Objective
-from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.data.records import CaptionPair, TextSegment, parse_segments
+from lcl_core.data.sampling.shuffle import FeistelPermutation
+from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
+from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.specs.pretrain import METHODS, PretrainSpec, SourceSpec
+from lcl_core.train.distributed import RankGroup
 
 
 def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]:
@@ -35,22 +35,57 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
     return corpora
 
 
-def build_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus]) -> Tokenizer:
-    """CLIP's, or byte-pair merges learnt from the texts that the run reads."""
+TOKENIZER_ITEMS = 50_000  # read to train a tokenizer; of several sources equally many each
+
+
+def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: RunDir, ranks: RankGroup) -> Tokenizer:
+    """The run's tokenizer, trained once by rank 0 and kept in ``RUN_DIR/tokenizer.json``. All ranks call this.
+
+    A run whose checkpoints are older than that file was begun with the merges of the whole corpus, and keeps them.
+    """
     if spec.tokenizer.kind == "clip":
         return clip_tokenizer()
-    return train_bpe(_training_texts(spec, corpora), spec.tokenizer.vocab_size)
+    file = run_dir.tokenizer_file
+
+    def train_once() -> None:
+        if ranks.rank == 0 and not file.exists():
+            items = None if any(run_dir.checkpoints.glob("step_*")) else TOKENIZER_ITEMS
+            write_atomically(file, build_tokenizer(spec, corpora, items).to_json())
+
+    ranks.run_on_all_ranks(train_once)
+    return load_tokenizer(file)
 
 
-def _training_texts(spec: PretrainSpec, corpora: dict[str, Corpus]) -> list[str]:
-    texts: list[str] = []
-    for source in spec.data.sources:
-        corpus = corpora[source.dataset]
-        if source.view == "pairs":
-            texts += [caption for pair in corpus.pairs(source.split) for caption in pair.captions]
-        else:
-            texts += [text for document in corpus.documents for text in _document_texts(document)]
-    return texts
+def build_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], items: int | None = TOKENIZER_ITEMS) -> Tokenizer:
+    """CLIP's, or byte-pair merges learnt from texts of the sources.
+
+    Args:
+        items: documents and captioned images that are read, a fixed sample where there are more; none: all.
+    """
+    if spec.tokenizer.kind == "clip":
+        return clip_tokenizer()
+    quota = None if items is None else max(items // len(spec.data.sources), 1)
+    texts = [text for source in spec.data.sources for text in _sample_texts(source, corpora[source.dataset], quota)]
+    return train_bpe(texts, spec.tokenizer.vocab_size)
+
+
+def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list[str]:
+    """Texts of at most ``quota`` items, of those that can be read."""
+    items: Documents | CaptionPairs = corpus.pairs(source.split) if source.view == "pairs" else corpus.documents
+    chosen: Iterable[int] = range(len(items))
+    if quota is not None and quota < len(items):
+        order = FeistelPermutation(len(items))
+        chosen = sorted(order[number] for number in range(quota))
+
+    def read(index: int) -> list[str]:
+        try:
+            item = items.describe(index)
+        except UserError:  # training leaves it out too, and counts it
+            return []
+        return list(item.captions) if isinstance(item, CaptionPair) else _document_texts(item)
+
+    with ThreadPoolExecutor(corpus.concurrent_reads) as threads:
+        return [text for texts in threads.map(read, chosen) for text in texts]
 
 
 def _document_texts(document: dict[str, Any]) -> list[str]:
@@ -76,6 +111,7 @@ def build_config(spec: PretrainSpec, tokenizer: Tokenizer) -> LCLConfig:
         eoi_token_id=specials.eoi,
         contrastive_weight=weights.get("contrastive", 0.0),
         generation_weight=weights.get("generation", 0.0),
+        text_attention=METHODS[spec.objective.name].text_attention,
         numerics=spec.numerics,
     )
 
@@ -85,35 +121,3 @@ def build_model(config: LCLConfig, seed: int) -> LCLModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LCLModel(config)
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Packs documents for one objective and model.
-
-    Attributes:
-        kept_patches: encoded patches of an image; the documents hold as many placeholders.
-        seed: of random choices: dropped patches, and those of the objective.
-    """
-
-    objective: Objective
-    config: LCLConfig
-    kept_patches: int
-    seed: int
-
-    def __call__(self, batch: DocumentBatch) -> PackedBatch:
-        """Pack the documents, longest first: documents of similar length share a group in attention."""
-        samples = sorted(batch.samples, key=lambda sample: -len(sample.token_ids))
-        rows = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in samples]
-        pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
-        keys = [mix64(self.seed, sample.position) for sample in samples]
-        return self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
-
-    def _patches(self, images: int, batch: DocumentBatch) -> Tensor | None:
-        """[images, kept] patch numbers, ascending: random, the same for the same position in the data."""
-        total = self.config.num_image_tokens
-        if self.kept_patches == total:
-            return None
-        draw = np.random.default_rng(mix64(self.seed, *batch.cursor.to_json()))
-        shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
-        return torch.from_numpy(np.sort(shuffled, axis=1))

@@ -14,6 +14,7 @@ import sys
 import threading
 from contextlib import suppress
 
+from lcl_core.common.forked_process import Process, start_in_group
 from lcl_core.common.rendezvous import (
     ADDRESS_VARIABLE,
     COUNT_VARIABLE,
@@ -24,6 +25,7 @@ from lcl_core.common.rendezvous import (
     reserve_port,
 )
 from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.threads import thread_env, threads_per_process
 
 _CRASH_GRACE = 5.0  # seconds
 _INFORMATIVE = (
@@ -49,7 +51,6 @@ def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
 
     Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
-    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone
     if node is None:
         with reserve_port(_LOOPBACK) as reserved:
             return _run_ranks(run_dir, processes, NodeInfo(0, 1, _LOOPBACK, reserved.getsockname()[1]))
@@ -57,7 +58,10 @@ def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
 
 
 def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
-    ranks = [_start(run_dir, rank, processes, node) for rank in range(processes)]
+    ranks: list[Process] = []
+    for rank in range(processes):
+        ranks.append(_start(run_dir, rank, processes, node, ranks))
+    RunDir(run_dir).watch_signals()  # to end when this process's supervisor is gone; starts a thread: after any fork
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _signal_all(ranks, signal.SIGTERM))
     failures: list[int] = []
@@ -70,15 +74,11 @@ def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
     return _exit_status(failures)
 
 
-def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo) -> subprocess.Popen[bytes]:
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
-    environment = os.environ | rank_env(node, local_rank, processes) | {"OMP_NUM_THREADS": str(threads)}
-    # the pipe stays open as long as this process lives: a rank ends when it closes
-    return subprocess.Popen(
-        [sys.executable, "-m", "lcl_core.train", run_dir],
-        env=environment | {"LCL_SUPERVISED": "1"},
-        stdin=subprocess.PIPE,
-    )
+def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo, others: list[Process]) -> Process:
+    threads = {**thread_env(os.environ), "OMP_NUM_THREADS": str(threads_per_process(os.environ, processes))}
+    environment = os.environ | rank_env(node, local_rank, processes) | threads
+    # its standard input stays open as long as this process lives: a rank ends when it closes
+    return start_in_group("lcl_core.train", [run_dir], environment | {"LCL_SUPERVISED": "1"}, others)
 
 
 def rank_env(node: NodeInfo, local_rank: int, processes: int) -> dict[str, str]:
@@ -98,7 +98,7 @@ def rank_env(node: NodeInfo, local_rank: int, processes: int) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def _wait_for(rank: subprocess.Popen[bytes], ranks: list[subprocess.Popen[bytes]], failures: list[int]) -> None:
+def _wait_for(rank: Process, ranks: list[Process], failures: list[int]) -> None:
     status = rank.wait()
     if status == ExitCode.OK:
         return
@@ -120,7 +120,7 @@ def _exit_status(failures: list[int]) -> int:
     return failures[0] if failures else ExitCode.OK
 
 
-def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def _signal_all(ranks: list[Process], number: signal.Signals) -> None:
     for rank in ranks:
         with suppress(ProcessLookupError):
             rank.send_signal(number)

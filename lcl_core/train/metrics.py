@@ -43,38 +43,35 @@ def _time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def add_data_counts(progress: TrainingProgress, batches: Sequence[DocumentBatch], ranks: RankGroup) -> None:
-    """Add a step's batches to ``progress``. All ranks call it, and all end with the same numbers."""
-    for own in ranks.all_gather_object(_data_counts(batches)):
-        progress.documents_seen += own["documents"]
-        progress.images_seen += own["images"]
-        progress.tokens_seen += own["tokens"]
-        _add_counts(progress.skipped, own["skipped"])
-        _add_counts(progress.left_out, own["left_out"])
-        _add_counts(progress.source_images, own["source_images"])
+@dataclass
+class DataCounts:
+    """What this rank has read since the ranks last added up their counts."""
 
+    documents: int = 0
+    images: int = 0
+    tokens: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    source_images: Counter[str] = field(default_factory=Counter)
 
-def max_position_over_ranks(cursor_position: int, ranks: RankGroup) -> int:
-    """The position of the rank that has read furthest."""
-    return max(position for [position] in ranks.all_gather_ints([cursor_position]))
+    def add(self, batches: Sequence[DocumentBatch]) -> None:
+        for batch in batches:
+            self.documents += len(batch.samples)
+            self.images += batch.images
+            self.tokens += batch.tokens
+            self.skipped.update(batch.skipped)
+            self.left_out.update(batch.left_out)
+            self.source_images.update({str(number): count.images for number, count in batch.by_source.items()})
 
-
-def _data_counts(batches: Sequence[DocumentBatch]) -> dict[str, Any]:
-    sources: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    for batch in batches:
-        skipped.update(batch.skipped)
-        left_out.update(batch.left_out)
-        sources.update({str(number): count.images for number, count in batch.by_source.items()})
-    return {
-        "documents": sum(len(batch.samples) for batch in batches),
-        "images": sum(batch.images for batch in batches),
-        "tokens": sum(batch.tokens for batch in batches),
-        "skipped": skipped,
-        "left_out": left_out,
-        "source_images": sources,
-    }
+    def add_to(self, progress: TrainingProgress, ranks: RankGroup) -> None:
+        """Add the counts of all ranks. All ranks call it, and end with the same numbers."""
+        for own in ranks.all_gather_object(vars(self)):
+            progress.documents_seen += own["documents"]
+            progress.images_seen += own["images"]
+            progress.tokens_seen += own["tokens"]
+            _add_counts(progress.skipped, own["skipped"])
+            _add_counts(progress.left_out, own["left_out"])
+            _add_counts(progress.source_images, own["source_images"])
 
 
 def _add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
@@ -141,11 +138,13 @@ class MetricsAggregator:
     Attributes:
         total_steps: of the run.
         peak: FLOP/s of this rank's device, for the utilisation.
+        device: of this rank, whose memory is reported; none: as ``pick_device``.
     """
 
     total_steps: int
     ranks: RankGroup
     peak: float
+    device: torch.device | None = None
     _started: float = field(default_factory=time.monotonic)
     _pending: list[_PendingStep] = field(default_factory=list)
     _steps: int = 0
@@ -191,19 +190,18 @@ class MetricsAggregator:
         self.flush(progress)
         seconds = time.monotonic() - self._started
         means = _means(progress.pending)
-        images, tokens = (
-            sum(column) for column in zip(*self.ranks.all_gather_object([self._images, self._tokens]), strict=True)
-        )
+        own = [self._images, self._tokens, peak_memory_gib(self.device)]
+        all_images, all_tokens, memory = zip(*self.ranks.all_gather_object(own), strict=True)
         line = {
             "step": progress.step,
             "total_steps": self.total_steps,
             "loss": sum(value for name, value in means.items() if name.endswith("_loss")),
             **means,
-            "images_per_s": images / seconds,
-            "tokens_per_s": tokens / seconds,
+            "images_per_s": sum(all_images) / seconds,
+            "tokens_per_s": sum(all_tokens) / seconds,
             "mfu": self._flops / seconds / self.peak,
             "data_wait": self._data_seconds / seconds,
-            "memory_gib": peak_memory_gib(),
+            "memory_gib": max(memory),
             "images_seen": progress.images_seen,
             "seconds_left": (self.total_steps - progress.step) * seconds / max(self._steps, 1),
             "skipped": sum(progress.skipped.values()),

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lcl_core.common.device import Precision, autocast
+from lcl_core.common.device import Precision, autocast, tf32_matmul
 from lcl_core.model import LCLModel, PackedBatch
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch, LossTerms, MeanMetric, Objective
 from lcl_core.objectives.hard_negatives import NegativeCandidates
-from lcl_core.ops.contrastive_loss import ContrastiveSums, contrastive_loss
-from lcl_core.train.distributed import RankGroup, average_unsharded_gradient, no_sync, parallelize_model
+from lcl_core.ops.contrastive_loss import ContrastiveSums
+from lcl_core.train.distributed import RankGroup, average_unsharded_gradients, no_sync, parallelize_model
 
 CONTRASTIVE = "contrastive"
 ACCURACY = "in_batch_accuracy"
@@ -90,23 +90,35 @@ class TrainingStep:
         max_grad_norm: float | None = None,
     ) -> None:
         self.model, self.objective, self.ranks = model, objective, ranks
+        objective.before_training(model)
         self.trained = TrainingModule(model, objective)
         self.module = parallelize_model(self.trained, model, strategy)
         self._precision, self._max_norm = precision, math.inf if max_grad_norm is None else max_grad_norm
 
+    def count(self, batches: Sequence[PackedBatch], flags: Sequence[int] = ()) -> GlobalBatchCounts:
+        """Counts of a step's micro-batches on the host, and ``flags``, of all ranks, in one message."""
+        official = self.model.config.numerics == "official"
+        return count_global_batch(self.objective, batches, self.ranks, official, flags)
+
     def __call__(
-        self, optimizer: torch.optim.Optimizer, batches: Sequence[PackedBatch], compute_metrics: bool = False
+        self,
+        optimizer: torch.optim.Optimizer,
+        batches: Sequence[PackedBatch],
+        compute_metrics: bool = False,
+        counts: GlobalBatchCounts | None = None,
     ) -> StepReport:
         """Train on this rank's micro-batches. All ranks pass equally many; their sizes may differ.
 
         Args:
             compute_metrics: also compute metrics that cost time.
+            counts: of these micro-batches, if the ranks have counted already.
         """
-        counts = count_global_batch(self.objective, batches, self.ranks, self.model.config.numerics == "official")
+        counts = counts or self.count(batches)
         optimizer.zero_grad(set_to_none=True)
         backward = self._backward if len(batches) == 1 else self._accumulate
-        losses, metrics = backward(batches, counts, compute_metrics)
-        average_unsharded_gradient(self.module, self.model)
+        with tf32_matmul(self.model.device, self._precision):
+            losses, metrics = backward(batches, counts, compute_metrics)
+        average_unsharded_gradients(self.module)
         norm = gradient_norm(self.trained.parameters())
         clip_gradients(self.trained.parameters(), self._max_norm, norm)
         # The norm is enough: only the authors' mean over no pairs is NaN without a NaN gradient.
@@ -144,8 +156,8 @@ class TrainingStep:
                 terms = self._forward(batch, GlobalBatch(cached.gather, compute_metrics))
                 own = _scaled_losses(terms, counts)
                 parts = own | cached.surrogate_loss(terms.encoded.pairs, number)
-                if last:
-                    parts |= cached.scale_surrogate_loss(self.model.logit_scale)
+                if last and (pairs := terms.encoded.pairs) is not None:
+                    parts |= cached.scalar_surrogate_loss(self.model.logit_scale, pairs.logit_bias)
                 _total_loss(parts, terms.unused).backward()
             for name, loss in own.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach()
@@ -162,9 +174,13 @@ class TrainingStep:
         image = torch.cat([part.image_features for part in pairs]).requires_grad_()
         text = torch.cat([part.text_features for part in pairs]).requires_grad_()
         scale = self.model.logit_scale.detach().requires_grad_()
-        all_pairs = ContrastivePairs(image, text, pairs[0].weight)
+        bias = None if pairs[0].logit_bias is None else pairs[0].logit_bias.detach().requires_grad_()
+        groups = [part.groups for part in pairs if part.groups is not None]
+        all_pairs = ContrastivePairs(image, text, pairs[0].weight, torch.cat(groups) if groups else None, bias)
         contrastive = self._contrastive(all_pairs, scale, counts)
-        by_image, by_text, by_scale = torch.autograd.grad(contrastive.loss, (image, text, scale))
+        by_image, by_text, *by_scalar = torch.autograd.grad(
+            contrastive.loss, (image, text, scale, *([] if bias is None else [bias]))
+        )
         sizes = [len(part.image_features) for part in pairs]
         gathered = None
         if candidates:
@@ -174,7 +190,7 @@ class TrainingStep:
             metrics={ACCURACY: _accuracy(contrastive, all_pairs)},
             by_image=by_image.split(sizes),
             by_text=by_text.split(sizes),
-            by_scale=by_scale,
+            by_scalar=by_scalar,
             candidates=gathered,
         )
 
@@ -189,15 +205,11 @@ class TrainingStep:
         return terms
 
     def _contrastive(self, pairs: ContrastivePairs, logit_scale: Tensor, counts: GlobalBatchCounts) -> ContrastiveSums:
-        sums = contrastive_loss(pairs.image_features, pairs.text_features, logit_scale, counts.pairs)
+        sums = pairs.loss(logit_scale, counts.pairs)
         return ContrastiveSums(sums.loss * (pairs.weight * counts.scales[CONTRASTIVE]), sums.correct)
 
     def _apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Step, unless the gradient is not finite. Fused kernels check that themselves, so the host does not wait."""
-        if isinstance(self.model.lm_head[1].weight, DTensor):
-            if finite.item():
-                optimizer.step()
-            return
         optimizer.found_inf = 1 - finite  # type: ignore[attr-defined]
         optimizer.step()
 
@@ -213,7 +225,7 @@ class _CachedGradients:
     metrics: Mapping[str, MeanMetric] = field(default_factory=dict)
     by_image: Sequence[Tensor] = ()
     by_text: Sequence[Tensor] = ()
-    by_scale: Tensor | None = None
+    by_scalar: Sequence[Tensor] = ()
     candidates: NegativeCandidates | None = None
 
     def gather(self, own: NegativeCandidates) -> NegativeCandidates:
@@ -227,8 +239,11 @@ class _CachedGradients:
         image = (pairs.image_features * self.by_image[number]).sum()
         return {"surrogate": image + (pairs.text_features * self.by_text[number]).sum()}
 
-    def scale_surrogate_loss(self, logit_scale: Tensor) -> dict[str, Tensor]:
-        return {} if self.by_scale is None else {"scale_surrogate": logit_scale * self.by_scale}
+    def scalar_surrogate_loss(self, logit_scale: Tensor, logit_bias: Tensor | None) -> dict[str, Tensor]:
+        """The same for the temperature and the bias."""
+        scalars = [logit_scale] if logit_bias is None else [logit_scale, logit_bias]
+        products = [value * gradient for value, gradient in zip(scalars, self.by_scalar, strict=False)]
+        return {"scalar_surrogate": torch.stack(products).sum()} if products else {}
 
 
 @dataclass(frozen=True)
@@ -240,17 +255,23 @@ class GlobalBatchCounts:
             make of gradients, is then the mean over all items.
         pairs: contrastive pairs of each rank, all its micro-batches together.
         max_text_length: columns of the longest candidate text.
+        flags: what each rank sent along.
     """
 
     scales: Mapping[str, float]
     pairs: Sequence[int]
     max_text_length: int
+    flags: Sequence[Sequence[int]] = ()
 
 
 def count_global_batch(
-    objective: Objective, batches: Sequence[PackedBatch], ranks: RankGroup, official: bool
+    objective: Objective,
+    batches: Sequence[PackedBatch],
+    ranks: RankGroup,
+    official: bool,
+    flags: Sequence[int] = (),
 ) -> GlobalBatchCounts:
-    """Count the items of all ranks.
+    """Count the items of all ranks; ``flags`` go along in the same message.
 
     In ``official`` numerics every rank takes the mean over its own items, and the average of these means is biased
     towards ranks with few (lcl-spec defect 20); a mean over nothing is NaN there, and 0 otherwise.
@@ -261,13 +282,14 @@ def count_global_batch(
             own[name] = own.get(name, 0) + count
     names = sorted(own)
     longest = max(objective.max_text_length(batch) for batch in batches)
-    *table, lengths = zip(*ranks.all_gather_ints([*(own[name] for name in names), longest]), strict=True)
+    rows = ranks.all_gather_ints([*(own[name] for name in names), longest, *flags])
+    *table, lengths = list(zip(*rows, strict=True))[: len(names) + 1]
     if official:
         scales = {name: 1 / own[name] if own[name] else float("nan") for name in names}
     else:
         scales = {name: ranks.size / max(sum(counts), 1) for name, counts in zip(names, table, strict=True)}
     pairs = table[names.index(CONTRASTIVE)] if CONTRASTIVE in own else []
-    return GlobalBatchCounts(scales, pairs, max(lengths))
+    return GlobalBatchCounts(scales, pairs, max(lengths), [row[len(names) + 1 :] for row in rows])
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -18,50 +20,64 @@ from lcl_core.common.device import (
     keep_freed_memory,
     limit_onednn_cache,
     onednn_fp32_matmul,
-    pick_device,
+    use_device,
 )
+from lcl_core.common.errors import UserError
 from lcl_core.common.files import sha256_file, write_json_atomically
 from lcl_core.common.run_dir import JobCancelled, RunDir
-from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
+from lcl_core.data.sampling.packing import first_cursors
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train.checkpoint.manager import CheckpointManager, LoadedCheckpoint
-from lcl_core.train.checkpoint.state import TrainingProgress, restore_rng, rng_tensors, training_tensors
+from lcl_core.train.checkpoint.state import (
+    TrainingProgress,
+    restore_rng,
+    restored_cursors,
+    rng_tensors,
+    training_tensors,
+)
 from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.ema import Ema
-from lcl_core.train.factory import Collator, build_config, build_model, build_tokenizer, open_corpora
-from lcl_core.train.metrics import (
-    MetricLogger,
-    MetricsAggregator,
-    NonFiniteLoss,
-    add_data_counts,
-    max_position_over_ranks,
-    peak_flops,
-)
+from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
+from lcl_core.train.input_pipeline import Collator, Prefetcher, StepInput, step_inputs
+from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
 from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
-from lcl_core.train.train_step import TrainingStep
+from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
     """Run this rank of a pre-training in a process of its own. Returns and raises: as ``Trainer.run``."""
     keep_freed_memory()
     limit_onednn_cache()
-    with init_process_group(pick_device()):
-        return Trainer(spec, run_dir, datasets).run()
+    corpora = open_corpora(spec, datasets)
+    # loader processes are forked before CUDA and the threads of libraries
+    with (
+        LoaderPool(corpora, loader_processes(spec)) as loaders,
+        init_process_group(use_device(), spec.engine.collective_timeout, run_dir.artifacts),
+    ):
+        return Trainer(spec, run_dir, corpora, loaders).run()
+
+
+def loader_processes(spec: PretrainSpec) -> int:
+    """Loader processes of each rank. Counting GPUs asks the driver's library, and leaves CUDA alone."""
+    if spec.data.workers is not None:
+        return spec.data.workers
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return default_workers(ranks, gpu=torch.cuda.device_count() > 0)
 
 
 class Trainer:
     """One pre-training run; with several processes, one of its ranks. All ranks make every call."""
 
-    def __init__(self, spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str], workers: int = 1) -> None:
-        self.spec, self.run_dir, self.workers = spec, run_dir, workers
+    def __init__(self, spec: PretrainSpec, run_dir: RunDir, corpora: dict[str, Corpus], loaders: LoaderPool) -> None:
+        self.spec, self.run_dir, self.loaders = spec, run_dir, loaders
         self.ranks = RankGroup()
-        self.device = pick_device()
-        corpora = open_corpora(spec, datasets)
-        self.tokenizer = build_tokenizer(spec, corpora)
+        self.device = use_device()
+        self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
         self.model: LCLModel = build_model(config, spec.seed).train()
         self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
@@ -73,7 +89,8 @@ class Trainer:
         self.step = TrainingStep(self.model, self.objective, self.ranks, spec.precision, strategy, rates.max_grad_norm)
         self.optimizer = build_optimizer(self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps)
         self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
-        self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed)
+        on_gpu = self.device.type == "cuda"
+        self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed, self.ranks.size, pin=on_gpu)
         self.stream = SampleStream(
             spec.data,
             corpora,
@@ -83,13 +100,12 @@ class Trainer:
             context_length=config.context_length,
             seed=spec.seed,
             numerics=spec.numerics,
-            rank=self.ranks.rank,
-            world=self.ranks.size,
         )
-        self.progress = TrainingProgress()
-        self.cursor = Cursor()
+        self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
+        self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
+        self.data_counts = DataCounts()
         self.last_line: dict[str, Any] = {}
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), 0
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the newest checkpoint if there is one.
@@ -107,7 +123,8 @@ class Trainer:
                 self.run_dir.truncate_metrics(self.progress.step)
             if self.progress.step < spec.steps:
                 dtype = compute_dtype(self.device, spec.precision)
-                metrics = MetricsAggregator(spec.steps, self.ranks, peak_flops(dtype, self.device, seconds=0.2))
+                peak = peak_flops(dtype, self.device, seconds=0.2)
+                metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
                 with onednn_fp32_matmul():
                     self._train(metrics, checkpoints, logger)
         if logger:
@@ -121,58 +138,71 @@ class Trainer:
             self.run_dir.write_notice("checkpoint_damaged", _describe_corruption(checkpoints.passed_over, loaded))
         if loaded is None:
             return
-        self.progress = TrainingProgress(**loaded.state)
-        # with another number of ranks, the stream is split anew: no document before this position is read again
-        self.cursor = Cursor.from_json(loaded.rank_state.get("cursor", self.progress.position))
-        restore_rng(loaded.rank_tensors.get("rng", {}))
+        tokenizer, self.progress = self.progress.tokenizer, TrainingProgress.from_json(loaded.state)
+        if self.progress.tokenizer not in ("", tokenizer):
+            message = "the tokenizer is not the one of the checkpoint: put the run's own tokenizer.json back"
+            raise UserError(message, code="checkpoint_mismatch", file=self.run_dir.tokenizer_file)
+        self.progress.tokenizer = tokenizer
+        self.cursor = restored_cursors(loaded, self.ranks.size)[self.ranks.rank]
+        restore_rng(loaded.rank_tensors.get("rng", {}), self.device)
 
     def _train(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
         spec = self.spec
-        self._saved_at = time.monotonic()
-        batches = load_batches(self.stream, self.cursor, spec.batch, self.workers, spec.data.packing_lookahead)
-        while self.progress.step < spec.steps:
-            self._step(batches, metrics)
-            done = self.progress.step == spec.steps
-            stop, overdue = self._poll()
-            if self._logs(self.progress.step):
-                self._log(metrics, logger)
-            if done or stop or overdue or self.progress.step % spec.checkpoint_every == 0:
-                self._save(metrics, checkpoints)
-            if stop:
-                checkpoints.wait()
-                raise JobCancelled
+        self._saved_at, self._saved_step = time.monotonic(), self.progress.step
+        documents = load_batches(
+            self.stream, self.cursor, spec.batch, self.loaders, spec.data.packing_lookahead, self.ranks.size
+        )
+        with Prefetcher(step_inputs(documents, spec.engine.accumulate, self.collator)) as inputs:
+            while self.progress.step < spec.steps:
+                started = time.monotonic()
+                batch = next(inputs)
+                waited = time.monotonic() - started
+                counts = self.step.count([each.packed for each in batch.batches], self._flags())
+                stop, overdue = (any(flags) for flags in zip(*counts.flags, strict=True))
+                if (stop or overdue) and self.progress.step > self._saved_step:
+                    self._save(metrics, checkpoints)
+                if stop:
+                    checkpoints.wait()
+                    raise JobCancelled
+                self._step(batch, counts, waited, metrics)
+                done = self.progress.step == spec.steps
+                if self._logs(self.progress.step):
+                    self._log(metrics, logger)
+                if done or self.progress.step % spec.checkpoint_every == 0:
+                    self._save(metrics, checkpoints)
 
-    def _step(self, batches: Iterator[DocumentBatch], metrics: MetricsAggregator) -> None:
-        started = time.monotonic()
-        documents = [next(batches) for _ in range(self.spec.engine.accumulate)]
-        waited = time.monotonic() - started
-        packed = [self.collator(batch) for batch in documents]
-        flops = sum(self.objective.flops(self.model.config, batch) for batch in packed)
+    def _step(self, batch: StepInput, counts: GlobalBatchCounts, waited: float, metrics: MetricsAggregator) -> None:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
-        report = self.step(self.optimizer, [batch.to(self.device) for batch in packed], self._logs(step + 1))
+        on_device = [each.to(self.device) for each in batch.batches]
+        report = self.step(self.optimizer, on_device, self._logs(step + 1), counts)
+        self.objective.after_step(self.model)
         if self.ema is not None:
             self.ema.update(step)
-        self.cursor = documents[-1].cursor
+        self.cursor = batch.documents[-1].cursor
         self.progress.step += 1
-        add_data_counts(self.progress, documents, self.ranks)
-        metrics.add(self.progress.step, report, documents, flops, waited)
+        self.data_counts.add(batch.documents)
+        metrics.add(self.progress.step, report, batch.documents, batch.flops, waited)
 
     def _logs(self, step: int) -> bool:
         """Whether ``step`` has a metric line."""
         return step == self.spec.steps or step % self.spec.log_every == 0
 
-    def _poll(self) -> tuple[bool, bool]:
-        """Whether any rank was requested to stop, and whether on any rank a timed checkpoint is due.
+    def _flags(self) -> list[int]:
+        """Whether this rank was requested to stop, and whether its timed checkpoint is due.
 
-        All ranks must stop, or save, after the same step.
+        Each step's counts have those of all ranks, which must stop, or save, after the same step.
         """
         minutes = self.spec.checkpoint_minutes
         overdue = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        flags = self.ranks.all_gather_ints([int(self.run_dir.stop_requested), int(overdue)])
-        return any(stop for stop, _ in flags), any(due for _, due in flags)
+        return [int(self.run_dir.stop_requested), int(overdue)]
+
+    def _add_data_counts(self) -> None:
+        counts, self.data_counts = self.data_counts, DataCounts()
+        counts.add_to(self.progress, self.ranks)
 
     def _log(self, metrics: MetricsAggregator, logger: MetricLogger | None) -> None:
+        self._add_data_counts()
         try:
             line = metrics.line(
                 self.progress,
@@ -202,15 +232,15 @@ class Trainer:
         except NonFiniteLoss as error:
             self._report(error)
             raise
-        self.progress.position = max_position_over_ranks(self.cursor.position, self.ranks)
+        self._add_data_counts()
+        self.progress.cursors = self.ranks.all_gather_object(self.cursor.to_json())
         checkpoints.save(
             self.progress.step,
             training_tensors(self.step.trained, self.optimizer, self.ema),
             asdict(self.progress),
-            rank_tensors={"rng": rng_tensors()},
-            rank_state={"cursor": self.cursor.to_json()},
+            rank_tensors={"rng": rng_tensors(self.device)},
         )
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 
     def _report(self, error: NonFiniteLoss) -> None:
         """Write the documents of every rank as an artifact."""
@@ -219,6 +249,10 @@ class Trainer:
             self.run_dir.artifacts.mkdir(exist_ok=True)
             path = self.run_dir.artifacts / "not_a_number.json"
             write_json_atomically(path, {**error.details, "documents": documents})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _describe_corruption(passed_over: list[tuple[str, str]], loaded: LoadedCheckpoint | None) -> str:

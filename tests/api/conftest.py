@@ -49,7 +49,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[ServiceFixture]:
+def live_service(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[ServiceFixture]:
     home = tmp_path_factory.mktemp("home")
     settings = ApiSettings(
         home=home,
@@ -65,25 +65,25 @@ def house(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator
     )
     with serve_app(settings) as url:
         context = AppState(settings)
-        house = ServiceFixture(url, home, context, (home / "key").read_text().strip())
-        yield house
-        house.admin.close()
+        live_service = ServiceFixture(url, home, context, (home / "key").read_text().strip())
+        yield live_service
+        live_service.admin.close()
         context.close()
 
 
 @pytest.fixture
-def http(house: ServiceFixture) -> Iterator[httpx.Client]:
-    with house.http() as client:
+def http(live_service: ServiceFixture) -> Iterator[httpx.Client]:
+    with live_service.http() as client:
         yield client
 
 
 @pytest.fixture
 def lcl(
-    house: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    live_service: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., CommandResult]:
     """``lcl ARGUMENTS…`` in this process: exit status, standard output, standard error."""
-    monkeypatch.setenv("LCL_API_URL", house.url)
-    monkeypatch.setenv("LCL_API_KEY", house.keys["admin"])
+    monkeypatch.setenv("LCL_API_URL", live_service.url)
+    monkeypatch.setenv("LCL_API_KEY", live_service.keys["admin"])
 
     def run(*arguments: str, stdin: str = "") -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["lcl", *arguments])
@@ -126,21 +126,21 @@ def encoder_dir(data_root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(house: ServiceFixture, encoder_dir: Path) -> Json:
+def encoder(live_service: ServiceFixture, encoder_dir: Path) -> Json:
     """An encoder named ``tiny``, imported over REST."""
-    return house.admin.import_encoder("tiny", str(encoder_dir))
+    return live_service.admin.import_encoder("tiny", str(encoder_dir))
 
 
 @pytest.fixture(scope="session")
-def pictures() -> dict[str, bytes]:
+def sample_images() -> dict[str, bytes]:
     """PNG files by the name of their colour."""
     return images_by_colour()
 
 
 @pytest.fixture(scope="module")
-def collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Json:
+def collection(live_service: ServiceFixture, encoder: Json, encoder_dir: Path, sample_images: dict[str, bytes]) -> Json:
     """What an index run of the four images makes, registered as a worker registers it."""
-    return make_collection(house, encoder, encoder_dir, pictures)
+    return make_collection(live_service, encoder, encoder_dir, sample_images)
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ def main() -> int:
     given = parser.parse_args()
     errors_only = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=errors_only, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    with tempfile.TemporaryDirectory(prefix="lcl-fuzz-") as folder, multi_owner_service(Path(folder)) as town:
+    with tempfile.TemporaryDirectory(prefix="lcl-fuzz-") as folder, multi_owner_service(Path(folder)) as multi_owner:
         began = time.monotonic()
-        report = run_campaign(town, given.calls, given.seed)
+        report = run_campaign(multi_owner, given.calls, given.seed)
         seconds = time.monotonic() - began
     print(json.dumps(report.facts(seconds), indent=1, ensure_ascii=False))  # noqa: T201
     return 0 if report.clean else 1

@@ -60,7 +60,13 @@ def images_by_colour() -> dict[str, bytes]:
     return {colour: png(colour) for colour in COLOURS}
 
 
-def make_collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pictures: Mapping[str, bytes]) -> Json:
+def make_collection(
+    live_service: ServiceFixture,
+    encoder: Json,
+    encoder_dir: Path,
+    sample_images: Mapping[str, bytes],
+    name: str = "squares",
+) -> Json:
     """What an index run of the four images makes, registered as a worker registers it."""
     from lcl_core.collections.writer import CollectionItem, build_collection
     from lcl_core.encoders.engine import EncoderEngine
@@ -68,21 +74,21 @@ def make_collection(house: ServiceFixture, encoder: Json, encoder_dir: Path, pic
     session = EncoderEngine(encoder_dir, "cpu")
     items = [
         CollectionItem(
-            f"{name}.png", data, "image/png", captions=(f"a {name} square",), labels={"hue": name[0]}, split="val"
+            f"{hue}.png", data, "image/png", captions=(f"a {hue} square",), labels={"hue": hue[0]}, split="val"
         )
-        for name, data in pictures.items()
+        for hue, data in sample_images.items()
     ]
     texts = [item.captions[0] for item in items]
-    spec = parse_spec("index", {"encoder": encoder["id"], "collection": "squares"})
-    with house.context.database.session() as database_session:
+    spec = parse_spec("index", {"encoder": encoder["id"], "collection": name})
+    with live_service.context.database.session() as database_session:
         run_id = submit.submit(database_session, "index", spec).id
-    claim = house.claim(run_id)
-    with house.context.database.session() as database_session:
+    claim = live_service.claim(run_id)
+    with live_service.context.database.session() as database_session:
         leases.begin_attempt(database_session, claim, encoder_id=encoder["id"], from_scratch=False)
-    vectors = session.embed_images([Image.open(io.BytesIO(data)).convert("RGB") for data in pictures.values()])
-    folder = house.run_dir(run_id).artifacts / "collection"
+    vectors = session.embed_images([Image.open(io.BytesIO(data)).convert("RGB") for data in sample_images.values()])
+    folder = live_service.run_dir(run_id).artifacts / "collection"
     text_vectors = dict(zip(texts, session.embed_texts(texts), strict=True))
-    build_collection(folder, items, vectors, text_vectors, name="squares", encoder_hash=encoder["hash"])
+    build_collection(folder, items, vectors, text_vectors, name=name, encoder_hash=encoder["hash"])
     facts = {"path": "artifacts/collection", "encoder_hash": encoder["hash"], "images": 4, "texts": 4, "dim": 24}
-    house.settle(claim, complete_run.RunSucceeded({"collection": facts}))
-    return house.admin.collection("squares")
+    live_service.settle(claim, complete_run.RunSucceeded({"collection": facts}))
+    return live_service.admin.collection(name)

@@ -26,8 +26,8 @@ from lcl_core.studies.trials import format_labels
 
 Json = dict[str, Any]
 JOB_FUNCTIONS = {
-    "validate": ("lcl_core.data.validation.run", "validate_run"),
-    "convert": ("lcl_core.data.conversion.run", "convert_run"),
+    "validate": ("lcl_core.data.validation.__main__", "validate_run"),
+    "convert": ("lcl_core.data.conversion", "convert_run"),
     "evaluate": ("lcl_core.evaluation.evaluate", "evaluate"),
     "index": ("lcl_core.collections.index_job", "run_index_job"),
     "pretrain": ("lcl_core.train.__main__", "pretrain"),

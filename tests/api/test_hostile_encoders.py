@@ -41,16 +41,16 @@ WORST = ("sides of 4000 digits", "3,000,000 words", "a replacement of a letter b
 
 @pytest.mark.parametrize("name", WORST)
 def test_the_service_stays_well_while_a_bomb_is_imported(
-    house: Any, http: httpx.Client, refused: Any, data_root: Path, encoder: Any, encoder_dir: Path, foreign: Path,
-    name: str,
+    live_service: Any, http: httpx.Client, refused: Any, data_root: Path, encoder: Any, encoder_dir: Path,
+    foreign: Path, name: str,
 ) -> None:  # fmt: skip
     source = encoders.make(name, data_root / f"worst-{encoders.slug(name)}", encoder_dir, foreign)
-    before, kept = resident(), sorted((house.home / "encoders").iterdir())
+    before, kept = resident(), sorted((live_service.home / "encoders").iterdir())
     answers: list[httpx.Response] = []
     body = {"name": "worst", "path": str(source)}
     importing = threading.Thread(target=lambda: answers.append(http.post("/v1/encoders", json=body)))
     importing.start()
-    with house.http() as other:
+    with live_service.http() as other:
         while importing.is_alive():
             assert other.get("/healthz", timeout=ANSWERS).status_code == 200
             importing.join(0.1)
@@ -58,17 +58,17 @@ def test_the_service_stays_well_while_a_bomb_is_imported(
     assert str(source) in message
     assert ".import-" not in message
     assert resident() - before < GROWS
-    assert sorted((house.home / "encoders").iterdir()) == kept
+    assert sorted((live_service.home / "encoders").iterdir()) == kept
 
 
 @pytest.mark.parametrize(
     "name", ["a replacement of a letter by 10^6", "3,000,000 words", "an expression of exponential time"]
 )
 def test_files_that_are_put_in_place_of_an_encoders_are_not_loaded(
-    house: Any, http: httpx.Client, refused: Any, encoder_dir: Path, foreign: Path, data_root: Path, name: str
+    live_service: Any, http: httpx.Client, refused: Any, encoder_dir: Path, foreign: Path, data_root: Path, name: str
 ) -> None:
-    made = house.admin.import_encoder("replaced", str(encoder_dir))
-    kept = house.home / "encoders" / made["id"]
+    made = live_service.admin.import_encoder("replaced", str(encoder_dir))
+    kept = live_service.home / "encoders" / made["id"]
     shutil.rmtree(kept)
     encoders.make(name, kept, encoder_dir, foreign)
     before = resident()
@@ -80,26 +80,26 @@ def test_files_that_are_put_in_place_of_an_encoders_are_not_loaded(
     assert http.get("/healthz").status_code == 200
 
 
-def test_what_was_examined_is_remembered(house: Any, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_examined_is_remembered(live_service: Any, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lcl_core.encoders import sandbox
 
-    first = house.admin.import_encoder("remembered", str(encoder_dir))
-    digest = sandbox.files_digest(hash_files(house.home / "encoders" / first["id"]))
+    first = live_service.admin.import_encoder("remembered", str(encoder_dir))
+    digest = sandbox.files_digest(hash_files(live_service.home / "encoders" / first["id"]))
     monkeypatch.setattr(sandbox, "_cache", sandbox.OrderedDict())
     monkeypatch.setattr(sandbox, "_run_process", lambda *_: pytest.fail("it was examined before"))
-    if (house.home / "examined" / f"{digest}.json").exists():  # else this process knew it from another service
-        again = house.admin.import_encoder("remembered", str(encoder_dir))
+    if (live_service.home / "examined" / f"{digest}.json").exists():  # else this process knew it from another service
+        again = live_service.admin.import_encoder("remembered", str(encoder_dir))
         assert again["info"]["parameters"] == first["info"]["parameters"]
 
 
 def test_other_libraries_encoders_are_imported_and_served(
-    house: Any, http: httpx.Client, foreign: Path, data_root: Path
+    live_service: Any, http: httpx.Client, foreign: Path, data_root: Path
 ) -> None:
     source = Path(shutil.copytree(foreign, data_root / "their-clip"))
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
-    made = house.admin.import_encoder("their-clip", str(source))
+    made = live_service.admin.import_encoder("their-clip", str(source))
     assert (made["info"]["kind"], made["info"]["reads"]) == ("huggingface", ["images", "texts"])
-    assert not (house.home / "encoders" / made["id"] / "pytorch_model.bin").exists()
+    assert not (live_service.home / "encoders" / made["id"] / "pytorch_model.bin").exists()
     answer = http.post("/v1/embeddings", json={"model": "their-clip", "input": ["a red bus", "blue"]})
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["data"]) == 2

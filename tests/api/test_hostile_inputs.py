@@ -56,12 +56,12 @@ def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def furnished(
-    house: Any, data_root: Path, encoder_dir: Path, sample_zip: Path, mark: Path, tmp_path_factory: Any
+    live_service: Any, data_root: Path, encoder_dir: Path, sample_zip: Path, mark: Path, tmp_path_factory: Any
 ) -> None:
     """Links, archives, pickles and encoders in the data root."""
     private = data_root.parent / f"{data_root.name}-private"
     (private / "deep").mkdir(parents=True)
-    links = {"out": private, "home": house.home, "loop": data_root / "loop"}
+    links = {"out": private, "home": live_service.home, "loop": data_root / "loop"}
     for name, target in links.items():
         (data_root / name).symlink_to(target)
     (private / "interleaved.jsonl").write_bytes(bombs.LINE)
@@ -87,37 +87,37 @@ def furnished(
 
 
 @pytest.fixture(scope="module")
-def places(house: Any, data_root: Path, furnished: None, encoder: Any, trap: socket.socket) -> dict[str, str]:
+def places(live_service: Any, data_root: Path, furnished: None, encoder: Any, trap: socket.socket) -> dict[str, str]:
     """What the marks in the cases stand for: among others a finished run of the caller's owner, and another's."""
-    with house.http("submitter") as caller:
+    with live_service.http("submitter") as caller:
         own = caller.post("/v1/runs", json=wire.RUN).json()["id"]
-    theirs = house.submit()
+    theirs = live_service.submit()
     for run_id in (own, theirs):
-        house.settle(house.claim(run_id), complete_run.RunCancelled())
-    artifacts = house.run_dir(own).artifacts
+        live_service.settle(live_service.claim(run_id), complete_run.RunCancelled())
+    artifacts = live_service.run_dir(own).artifacts
     (artifacts / "report.json").write_text("{}")
-    (artifacts / "leak").symlink_to(house.home / "key")
-    (artifacts / "up").symlink_to(house.home)
+    (artifacts / "leak").symlink_to(live_service.home / "key")
+    (artifacts / "up").symlink_to(live_service.home)
     host, port = trap.getsockname()
-    marks = {DATA: str(data_root), HOME: str(house.home), OWN: own, THEIRS: theirs, TRAP: f"{host}:{port}"}
-    return {**marks, ENCODER: encoder["id"], "@KEY@": house.keys["admin"]}
+    marks = {DATA: str(data_root), HOME: str(live_service.home), OWN: own, THEIRS: theirs, TRAP: f"{host}:{port}"}
+    return {**marks, ENCODER: encoder["id"], "@KEY@": live_service.keys["admin"]}
 
 
-def state(house: Any) -> tuple[dict[str, int], list[str]]:
+def state(live_service: Any) -> tuple[dict[str, int], list[str]]:
     """Rows of every table, and every file of the home but what examinations of encoders found."""
-    with house.context.database.reading() as session:
+    with live_service.context.database.reading() as session:
         tables = Base.metadata.sorted_tables
         counts = {table.name: session.scalar(select(func.count()).select_from(table)) or 0 for table in tables}
-    files = (path.relative_to(house.home).as_posix() for path in house.home.rglob("*"))
+    files = (path.relative_to(live_service.home).as_posix() for path in live_service.home.rglob("*"))
     return counts, sorted(name for name in files if not name.startswith(("lcl.db", "examined")))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}: {case.name}")
 def test_it_is_refused_and_nothing_is_written(
-    house: Any, places: dict[str, str], trap: socket.socket, mark: Path, case: Case
+    live_service: Any, places: dict[str, str], trap: socket.socket, mark: Path, case: Case
 ) -> None:
-    before = state(house)
-    answer = send(house.url, case, house.keys["submitter"], places)
+    before = state(live_service)
+    answer = send(live_service.url, case, live_service.keys["submitter"], places)
     assert answer.status in case.status, answer.body[:500]
     if answer.status != CUT:
         facts = json.loads(answer.body)["error"]
@@ -129,14 +129,14 @@ def test_it_is_refused_and_nothing_is_written(
     assert b"root:" not in answer.body, "a file of the machine"
     assert places["@KEY@"].partition(".")[2].encode() not in answer.body
     assert not {"access-control-allow-origin", "set-cookie", "x-role"} & set(answer.headers)
-    assert state(house) == before
+    assert state(live_service) == before
     assert not mark.exists(), "a pickle was opened"
     with pytest.raises(BlockingIOError):
         trap.accept()
 
 
-def test_the_service_is_well_afterwards(house: Any, places: dict[str, str]) -> None:
-    with house.http("submitter") as caller:
+def test_the_service_is_well_afterwards(live_service: Any, places: dict[str, str]) -> None:
+    with live_service.http("submitter") as caller:
         assert caller.get("/healthz").json() == {"status": "ok"}
         assert caller.get(f"/v1/runs/{places[OWN]}").json()["state"] == "cancelled"
         assert caller.get(f"/v1/runs/{places[OWN]}/artifacts/report.json").text == "{}"

@@ -94,10 +94,10 @@ def test_a_studys_whole_life(team: Any) -> None:
 
 def test_a_collection_that_changes(team: Any, tmp_path: Path, serve: Any, eventually: Callable[..., None]) -> None:
     """In its files first; then PostgreSQL searches it."""
-    pictures = images_by_colour()
+    sample_images = images_by_colour()
     encoder_dir = save_encoder(tmp_path / "encoders" / "tiny")
     encoder = team.admin.import_encoder("tiny", str(encoder_dir))
-    row = make_collection(team, encoder, encoder_dir, pictures)
+    row = make_collection(team, encoder, encoder_dir, sample_images)
     black = png("black")
     given = {"image": black, "name": "naïve ☃", "captions": ["night\nand day"], "labels": {"hue": "k"}}
     (identity,) = team.admin.add_items("squares", [given], idempotency_key="once")["ids"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from api.cli.app import app
+from api.cli import app
 
 GUIDE = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -23,24 +23,26 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def ant(house: Any, encoder: Any, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ant(
+    live_service: Any, encoder: Any, sample_images: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with the image that the guide asks about."""
-    (tmp_path / "ant.webp").write_bytes(pictures["red"])
+    (tmp_path / "ant.webp").write_bytes(sample_images["red"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LCL_API_URL", house.url)
-    monkeypatch.setenv("LCL_API_KEY", house.keys["viewer"])
+    monkeypatch.setenv("LCL_API_URL", live_service.url)
+    monkeypatch.setenv("LCL_API_KEY", live_service.keys["viewer"])
     return tmp_path
 
 
-def test_its_requests_are_answered(house: Any, ant: Path) -> None:
+def test_its_requests_are_answered(live_service: Any, ant: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    first, *asked = [block for block in blocks("sh") if not block.startswith("lcl ")]
-    assert len(asked) == 5
+    first, *requested = [block for block in blocks("sh") if not block.startswith("lcl ")]
+    assert len(requested) == 5
     answers = []
-    for block in asked:
+    for block in requested:
         script = (first + block).replace('"sample"', '"tiny"')
-        environment = {**os.environ, "API": house.url, "KEY": house.keys["viewer"], "NO_PROXY": "*"}
+        environment = {**os.environ, "API": live_service.url, "KEY": live_service.keys["viewer"], "NO_PROXY": "*"}
         done = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, check=True)
         answers.append(done.stdout)
     assert [len(json.loads(answer)["data"]) for answer in (answers[0], answers[1], answers[4])] == [2, 1, 1]

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from api.__main__ import main
 from deploy.process import responds
+from lcl_core.common.threads import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "torchvision", "numpy", "PIL", "tokenizers", "celery", "gradio")
@@ -144,8 +145,10 @@ def test_it_serves_and_leaves_on_sigterm(tmp_path: Path, free_port: int, eventua
     assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
     (submitted,) = [line for line in lines if line["event"] == "run_submitted"]
     assert (submitted["run"], submitted["request_id"], submitted["kind"]) == (run_id, "mine-7", "pretrain")
-    asked = [line for line in lines if line["event"] == "request" and line.get("run") == run_id]
-    assert [(line["method"], line["status"], line["path"]) for line in asked] == [("GET", 200, f"/v1/runs/{run_id}")]
+    requested = [line for line in lines if line["event"] == "request" and line.get("run") == run_id]
+    assert [(line["method"], line["status"], line["path"]) for line in requested] == [
+        ("GET", 200, f"/v1/runs/{run_id}")
+    ]
     (rang,) = [line for line in lines if line["event"] == "broker_unreachable"]
     assert rang["run"] == run_id
     assert key not in said
@@ -166,10 +169,10 @@ def refused_start(
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         assert main() == status
-        told = capsys.readouterr().err
-        assert told.startswith("error: ")
-        assert told.count("\n") == 1
-        return told
+        reported = capsys.readouterr().err
+        assert reported.startswith("error: ")
+        assert reported.count("\n") == 1
+        return reported
 
     return start
 
@@ -191,11 +194,26 @@ def test_bad_settings_are_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_threads_of_inference_are_set_before_torch_can_be_loaded(tmp_path: Path) -> None:
+    code = """
+import os
+from api.__main__ import main
+
+os.environ.pop("OMP_NUM_THREADS", None)
+assert main() == 2  # a team's deployment needs an admin key
+print(os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"])
+"""
+    said = python(code, LCL_HOME=str(tmp_path), LCL_TEAM="1")
+    threads, spins = map(int, said.split())
+    assert threads == usable_cores()
+    assert spins < 300_000  # OpenMP's own
+
+
 def test_a_database_that_cannot_be_used_is_told_in_one_line(refused_start: Callable[..., str], free_port: int) -> None:
     url = f"postgresql+psycopg://lcl:s3cret@127.0.0.1:{free_port}/lcl"
-    told = refused_start(1, LCL_DATABASE_URL=url, LCL_DATABASE_PATIENCE_SECONDS="0")
-    assert "the service cannot start" in told
-    assert "s3cret" not in told
+    reported = refused_start(1, LCL_DATABASE_URL=url, LCL_DATABASE_PATIENCE_SECONDS="0")
+    assert "the service cannot start" in reported
+    assert "s3cret" not in reported
     assert "cannot start" in refused_start(1, LCL_DATABASE_URL="sqlite:////proc/none/lcl.db")
 
 
@@ -214,6 +232,6 @@ def test_a_database_that_is_late_is_waited_for(
 
 def test_a_refusal_is_the_exit_status_of_the_process(tmp_path: Path, free_port: int) -> None:
     with api(tmp_path, free_port, LCL_TEAM="1") as process:
-        _, told = process.communicate(timeout=180)
+        _, reported = process.communicate(timeout=180)
     assert process.returncode == 2
-    assert told.startswith("error: LCL_ADMIN_KEY is not set")
+    assert reported.startswith("error: LCL_ADMIN_KEY is not set")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.original_checkpoint import config_to_official
 from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model
+from tests.module_process import run_module
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"items": [{"ids": [5, 6, 7]}, {"image": 1}, {"ids": [8]}]},
@@ -37,8 +36,7 @@ def files(small_config: LCLConfig, tmp_path: Path) -> list[str]:
 
 
 def run(name: str, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks", name, *arguments, "--threads", "1", "--json"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(run_module("benchmarks", name, *arguments, "--threads", "1", "--json").stdout)
 
 
 def fresh(config: LCLConfig) -> as_shipped.ReferenceLCL:

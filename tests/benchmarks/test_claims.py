@@ -27,7 +27,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.dispose()
 
 
-def test_what_was_claimed_twice_or_not_at_all_is_told(database: Database) -> None:
+def test_what_was_claimed_twice_or_not_at_all_is_reported(database: Database) -> None:
     first, second = sorted(_queue(database, 2))
     for claimed in ([[first, second], [first]], [[first], []]):
         with pytest.raises(UserError) as caught:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import collection
-from lcl_core.collections import hnsw_index
+from lcl_core.collections import vector_index
 from lcl_core.common.errors import UserError
 
 
@@ -23,7 +23,7 @@ def options(*arguments: str) -> argparse.Namespace:
 def test_a_collection_is_made_searched_and_used_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hnsw_index, "EXACT_ROWS", 1000)
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 1000)
     chosen = options("--rows", "2000", "--queries", "40", "--compared", "20", "--out", str(tmp_path / "made"))
     collection.main(chosen)
     first = json.loads(capsys.readouterr().out)

@@ -27,15 +27,19 @@ def test_it_serves_a_model_of_its_own_and_leaves_nothing(python_with_infinity: s
     with running_infinity(infinity, SETTINGS[name], 8) as url:
         request = next(infinity_embeddings())
         answer = httpx.request(request.method, url + request.path, json=request.body, trust_env=False)
-        told = answer.json()
-        after = dict(zip(told["words"], told["words"][1:], strict=False))
+        reported = answer.json()
+        after = dict(zip(reported["words"], reported["words"][1:], strict=False))
         model = Path(after["--model-id"])
         assert model.is_dir()
     assert answer.status_code in request.expected
     assert (after["--device"], after["--batch-size"]) == ("cpu", "8")
     assert after["--dtype"] == {"int8": "int8", "bfloat16": "auto"}[name]
-    assert told["written"] == {"int8": "", "bfloat16": "bfloat16"}[name]
-    assert (told["HF_HUB_OFFLINE"], told["DO_NOT_TRACK"], Path(told["HF_HOME"]).parent) == ("1", "1", model.parent)
+    assert reported["written"] == {"int8": "", "bfloat16": "bfloat16"}[name]
+    assert (reported["HF_HUB_OFFLINE"], reported["DO_NOT_TRACK"], Path(reported["HF_HOME"]).parent) == (
+        "1",
+        "1",
+        model.parent,
+    )
     assert not model.parent.exists()
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)
@@ -52,14 +56,14 @@ def test_the_model_embeds_images_in_either_precision(tmp_path: Path) -> None:
     write_clip(tmp_path, bfloat16=True, vision={**SMALL, "image_size": 32, "patch_size": 16}, text=SMALL)
     assert AutoConfig.from_pretrained(tmp_path).auto_map == {"AutoModel": "clip_bfloat16.InBfloat16"}
     assert (tmp_path / "clip_bfloat16.py").is_file()
-    picture, processor = Image.new("RGB", (40, 30), "red"), CLIPProcessor.from_pretrained(tmp_path)
-    asked = processor(text=["a cat"], images=[picture], return_tensors="pt", padding=True)
-    assert asked["pixel_values"].shape == (1, 3, 32, 32)
-    assert asked["input_ids"].shape == (1, len("acat") + 2)
+    image, processor = Image.new("RGB", (40, 30), "red"), CLIPProcessor.from_pretrained(tmp_path)
+    requested = processor(text=["a cat"], images=[image], return_tensors="pt", padding=True)
+    assert requested["pixel_values"].shape == (1, 3, 32, 32)
+    assert requested["input_ids"].shape == (1, len("acat") + 2)
     whole, half = CLIPModel.from_pretrained(tmp_path, dtype=torch.float32), InBfloat16.from_pretrained(tmp_path)
     assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
     with torch.inference_mode():
-        answers = [model(**asked.to(model.dtype)).image_embeds.float() for model in (whole, half)]
+        answers = [model(**requested.to(model.dtype)).image_embeds.float() for model in (whole, half)]
     assert answers[0].shape == (1, 512)
     assert torch.allclose(*answers, atol=0.02)
 

@@ -20,7 +20,7 @@ def test_each_submission_is_a_row() -> None:
     assert report["steady"]["submissions_per_s"] < 1.5 * 60, "a steady load waits between requests"
 
 
-def test_an_answer_that_is_not_the_expected_one_is_told() -> None:
+def test_an_answer_that_is_not_the_expected_one_is_reported() -> None:
     nobody = LoadPlan("http://127.0.0.1:9", "submissions", ["lcl_x.y"], clients=2, requests=3)
     came = run_load(nobody)
     assert came.wrong == {"POST /v1/runs: no response": 3}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lcl_core.estimate.flops import step_flops
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives.lcl import Lcl
 from tests.lcl_core.reference_loss import compute_loss
+from tests.module_process import run_module
 
 DOCUMENTS = [
     {"items": [{"ids": [5, 6, 7]}, {"image": 1}, {"ids": [8]}]},
@@ -45,8 +45,7 @@ def files(small_config: LCLConfig, tmp_path: Path) -> list[str]:
 
 
 def run(*arguments: str, name: str = "train") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", name, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_module("benchmarks", name, *arguments)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

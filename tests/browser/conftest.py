@@ -148,10 +148,10 @@ class World:
             evaluation = studies.study_cells(session, study_id)[number].evaluation
             assert evaluation is not None
             found = {"split": "test_vendor", "value": value, "chance": 0.008, "untrained": 0.011}
-            asked = (("retrieval", "captions[0]", "IR@5"), ("retrieval", "captions[0]", "TR@5"))
+            requested = (("retrieval", "captions[0]", "IR@5"), ("retrieval", "captions[0]", "TR@5"))
             rows = [
                 {"task": task, "variant": variant, "metric": metric, **found}
-                for task, variant, metric in (*asked, ("classification", "subgroup", "acc@1"))
+                for task, variant, metric in (*requested, ("classification", "subgroup", "acc@1"))
             ]
             run = runs.get_run(session, evaluation.id)
             run.state, run.result = "succeeded", {"rows": rows}

@@ -38,7 +38,7 @@ def test_everybody_sees_their_own_runs(visitor: Any, team_url: str, world: Any, 
         expect(page.locator("#visitor")).to_contain_text(f"{owner}submitter")
 
 
-def test_a_wrong_key_is_told_and_may_be_corrected_with_keys_alone(visitor: Any, team_url: str, key_of: Any) -> None:
+def test_a_wrong_key_is_reported_and_may_be_corrected_with_keys_alone(visitor: Any, team_url: str, key_of: Any) -> None:
     page = visitor.open(f"{team_url}/?tab=encoders")
     expect(page.get_by_label("API key")).to_be_focused()
     page.keyboard.type("lcl_0000.wrong")

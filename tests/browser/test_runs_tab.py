@@ -140,7 +140,7 @@ def test_the_service_has_the_last_word(visitor: Any, page_url: str) -> None:
     expect(verdict.locator("code")).to_have_text("encoder")
 
 
-def test_what_a_run_would_take_is_told_before_it_is_submitted(visitor: Any, page_url: str, world: Any) -> None:
+def test_what_a_run_would_take_is_reported_before_it_is_submitted(visitor: Any, page_url: str, world: Any) -> None:
     before = len(world.client.runs()["items"])
     page = open_form(visitor, page_url)
     estimate = page.get_by_role("region", name="Estimate")
@@ -175,8 +175,8 @@ def test_curves_of_several_runs_lie_over_each_other_and_move(visitor: Any, page_
     box.press_sequentially("right")
     box.press("Enter")
     chart = page.get_by_role("img", name="Loss over steps. left")
-    told = re.compile(r"left · \w+: 12\.8 at 5, 1\.6 at 40; right .*1\.067 at 60")
-    expect(chart).to_have_attribute("aria-label", told)
+    reported = re.compile(r"left · \w+: 12\.8 at 5, 1\.6 at 40; right .*1\.067 at 60")
+    expect(chart).to_have_attribute("aria-label", reported)
     key = page.get_by_role("list", name="Runs in the chart").get_by_role("listitem")
     expect(key).to_have_count(2)
     expect(key.nth(1)).to_contain_text("Running")

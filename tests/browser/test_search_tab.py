@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -69,7 +71,7 @@ def test_a_hit_is_looked_at_and_leads_to_its_neighbours_by_keyboard(visitor: Any
     expect(page.get_by_role("radio", name="Image → images")).to_be_checked()
 
 
-def test_a_label_of_a_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
+def test_a_label_of_an_image_narrows_the_search_and_the_picker_widens_it(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     expect(page.get_by_placeholder("Describe an image")).to_have_value("house")
     expect(results(page).get_by_role("listitem")).to_have_count(24)
@@ -88,7 +90,7 @@ def test_a_label_of_a_image_narrows_the_search_and_the_picker_widens_it(visitor:
     assert few < 24
 
 
-def test_words_are_added_to_a_image_and_weighed(visitor: Any, page_url: str) -> None:
+def test_words_are_added_to_an_image_and_weighed(visitor: Any, page_url: str) -> None:
     page = visitor.open(f"{page_url}/?collection=drawings&q=house")
     results(page).get_by_role("button").first.click()
     detail(page).get_by_role("button", name="Add words").click()
@@ -117,7 +119,7 @@ def test_more_is_shown_below_what_is_there(visitor: Any, page_url: str) -> None:
     expect(more).to_be_hidden()
 
 
-def test_an_address_leads_to_a_image_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
+def test_an_address_leads_to_an_image_on_a_narrow_screen(visitor: Any, page_url: str, world: Any) -> None:
     item = world.client.search("drawings", text="dog", k=1)["hits"][0]
     page = visitor.open(f"{page_url}/?collection=drawings&item={item['id']}", width=390, height=844)
     expect(detail(page).get_by_role("heading", level=2)).to_have_text(item["caption"])
@@ -164,3 +166,60 @@ def test_a_service_that_is_away_is_said_in_words(visitor: Any, away_url: str) ->
     expect(page.get_by_text("Service unreachable")).to_be_visible()
     expect(page.get_by_role("alert").first).to_contain_text("no answer from")
     assert "Traceback" not in page.content()
+
+
+@pytest.fixture
+def gate(world: Any) -> Iterator[tuple[str, threading.Event]]:
+    """A page of a second api on the same home, with no encoder in memory, and what lets it load one."""
+    from api.app import create_app
+    from api.client import Client
+    from api.core.settings import ApiSettings
+    from tests.browser.conftest import one_machine, served
+
+    app = create_app(ApiSettings(home=world.home, warm_encoders=False, _env_file=None))  # type: ignore[call-arg]
+    may_load = threading.Event()
+    pool = app.state.context.inference()._pool
+    load = pool._load
+
+    def held(*arguments: Any) -> Any:
+        assert may_load.wait(180)
+        return load(*arguments)
+
+    pool._load = held
+    with (
+        served(app) as api_url,
+        Client(api_url, (world.home / "key").read_text().strip(), attempts=1) as client,
+        served(one_machine(client)) as url,
+    ):
+        yield url, may_load
+        may_load.set()
+
+
+def test_a_query_that_waits_for_the_encoder_says_so_and_the_last_one_wins(
+    visitor: Any, gate: tuple[str, threading.Event]
+) -> None:
+    url, may_load = gate
+    page = visitor.open(url)
+    words = page.get_by_placeholder("Describe an image")
+    status = page.locator("#search-status").get_by_role("status")
+    expect(status).to_be_empty()
+    words.fill("ant")
+    page.keyboard.press("Enter")
+    expect(status).to_have_text("Loading the encoder …")
+    words.fill("house")
+    page.keyboard.press("Enter")
+    expect(status).to_have_text("Loading the encoder …")
+    may_load.set()
+    expect(status).to_be_empty()  # both answers have come
+    expect(results(page)).to_contain_text("closest to “house”")
+
+
+def test_another_mode_searches_with_the_image_that_is_there(visitor: Any, page_url: str, png: bytes) -> None:
+    page = visitor.open(page_url)
+    page.get_by_text("Image → images").click()
+    files: Any = {"name": "query.png", "mimeType": "image/png", "buffer": png}
+    page.locator("input[type=file]").first.set_input_files(files)
+    expect(results(page)).to_contain_text("images closest to your image")
+    page.get_by_text("Image → texts").click()
+    expect(results(page)).to_contain_text("texts closest to your image")
+    expect(page.get_by_text("Which image?")).to_have_count(0)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 HEARTBEAT_SECONDS = 0.05
@@ -58,3 +59,12 @@ def read_activity(book: Path) -> list[ActivitySpan]:
         span = ActivitySpan(**json.loads(line))
         spans[span.run, span.pid, span.began] = span
     return sorted(spans.values(), key=lambda span: span.began)
+
+
+def overlaps(spans: list[ActivitySpan]) -> list[tuple[int, int]]:
+    """Processes that were at work on one run at the same time."""
+    return [
+        (one.pid, other.pid)
+        for one, other in combinations(spans, 2)
+        if one.run == other.run and min(one.seen, other.seen) > max(one.began, other.began)
+    ]

@@ -22,7 +22,8 @@ class FaultKind:
     away: tuple[float, float] = SHORT_OUTAGE
 
 
-# a worker that is frozen comes back when it has lost its lease; a database may be away for longer than one
+# a worker that is frozen comes back when it has lost its lease, alone or with its jobs as on a suspended machine; a
+# database may be away for longer than one, or silent to one worker; a folder stays locked after its process's death
 PROCESS_FAULTS = {
     "worker_killed": FaultKind(4),
     "worker_frozen": FaultKind(3, (1.3, 3.0)),
@@ -31,8 +32,11 @@ PROCESS_FAULTS = {
     "broker_killed": FaultKind(2),
     "postgres_killed": FaultKind(2, (0.0, 1.3)),
     "connections_cut": FaultKind(3),
+    "black_hole": FaultKind(3, (0.3, 2.5)),
+    "clock_gap": FaultKind(2, (0.3, 2.5)),
+    "folder_locked": FaultKind(2, (0.5, 2.0)),
 }
-POSTGRES_FAULTS = ("postgres_killed", "connections_cut")
+POSTGRES_FAULTS = ("postgres_killed", "connections_cut", "black_hole")
 
 
 @dataclass(frozen=True)

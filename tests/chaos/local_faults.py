@@ -7,8 +7,10 @@ import os
 import random
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from lcl_core.common.files import sha256_file
+from lcl_core.common.run_dir import RunDir
 from tests.chaos.activity_log import ActivitySpan, read_activity
 from tests.chaos.fault_plan import Fault
 from tests.chaos.service_under_test import LEASE_SECONDS, ServiceUnderTest, processes_of
 from tests.chaos.toy_job import ACTIVITY_LOG
 
 NAMES = re.compile(r" to |[/'<.]")  # with which what is particular begins in other people's lines
+LOCK_SECONDS = 1.0  # for the lock of a process that was killed
 OWN = re.compile(r"-m tests\.chaos\.toy_job \S+$")
 CUT = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = current_database()"""
@@ -45,6 +49,9 @@ class LocalTarget:
             "broker_killed": lambda fault: self._kill(["broker"], fault),
             "postgres_killed": lambda fault: self._kill(["postgres"], fault),
             "connections_cut": self._cut,
+            "black_hole": self._swallow,
+            "clock_gap": self._suspend,
+            "folder_locked": self._lock_folder,
         }
 
     @property
@@ -84,6 +91,42 @@ class LocalTarget:
         if found is not None:
             found.freeze(fault.away * LEASE_SECONDS)
         return found is not None
+
+    def _suspend(self, fault: Fault) -> bool:
+        """A worker with all its jobs, as the machine that they are on."""
+        found = self._estate.draw(self._estate.worker_names(), fault.draw)
+        if found is not None:
+            jobs = [pid for pid, parent in self._trainers().items() if parent == found.part.pid]
+            found.freeze(fault.away * LEASE_SECONDS, jobs)
+        return found is not None
+
+    def _swallow(self, fault: Fault) -> bool:
+        """The replies of the database to one worker."""
+        found = self._estate.draw(self._estate.worker_names(), fault.draw)
+        if found is not None:
+            proxy = self._estate.proxies[found.name]
+            proxy.swallow_replies()
+            self._estate.undo_after(fault.away * LEASE_SECONDS, proxy.forward_replies)
+        return found is not None
+
+    def _lock_folder(self, fault: Fault) -> bool:
+        """A process of a run dies, and its folder stays locked, as by a machine that a file system waits for."""
+        trainers = sorted(self._trainers())
+        if not trainers:
+            return False
+        killed = random.Random(fault.draw).choice(trainers)
+        command = processes_of(self._estate.home).get(killed, "")
+        run_dir = RunDir(command.rpartition(" ")[2])
+        if not run_dir.path.is_dir():
+            return False
+        with suppress(ProcessLookupError):
+            os.killpg(killed, signal.SIGKILL)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not (locked := run_dir.try_lock()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if locked:
+            self._estate.undo_after(fault.away * LEASE_SECONDS, run_dir.unlock)
+        return locked
 
     def _kill_trainer(self, fault: Fault) -> bool:
         """The whole process group, as the memory guard of a container would."""

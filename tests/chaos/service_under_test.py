@@ -6,8 +6,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Self
 from api.client import Client
 from deploy.process import LOOPBACK, Service, free_port, responds
 from tests.chaos.service_processes import Broker, Launched, Part, Postgres, short_folder
+from tests.chaos.tcp_proxy import TcpProxy
 
 LEASE_SECONDS = 3.0
 FAST_SETTINGS = {
@@ -43,6 +44,7 @@ class SupervisedPart:
     part: Part
     start_at: float | None = None  # of the monotonic clock
     thaw_at: float | None = None
+    frozen_groups: tuple[int, ...] = ()  # process groups of jobs that go on with it
 
     @property
     def up(self) -> bool:
@@ -52,13 +54,21 @@ class SupervisedPart:
         self.part.kill()
         self.start_at, self.thaw_at = time.monotonic() + away, None
 
-    def freeze(self, away: float) -> None:
+    def freeze(self, away: float, groups: Iterable[int] = ()) -> None:
         os.kill(self.part.pid, signal.SIGSTOP)
+        self.frozen_groups = tuple(groups)
+        self._signal_groups(signal.SIGSTOP)
         self.thaw_at = time.monotonic() + away
 
     def thaw(self) -> None:
+        self._signal_groups(signal.SIGCONT)
         os.kill(self.part.pid, signal.SIGCONT)
-        self.thaw_at = None
+        self.thaw_at, self.frozen_groups = None, ()
+
+    def _signal_groups(self, number: signal.Signals) -> None:
+        for group in self.frozen_groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, number)
 
     def tend(self) -> None:
         """Start it or let it go on if it is time; see whether it left by itself."""
@@ -88,6 +98,8 @@ class ServiceUnderTest:
         self._step_seconds = step_seconds
         self._cleanup = ExitStack()
         self.parts: dict[str, SupervisedPart] = {}
+        self.proxies: dict[str, TcpProxy] = {}  # between each worker and PostgreSQL
+        self._undo: list[tuple[float, Callable[[], None]]] = []
         self.database_url = f"sqlite:///{self.home / 'lcl.db'}"
         self.api_url = f"http://{LOOPBACK}:{free_port(0)}"
 
@@ -117,17 +129,29 @@ class ServiceUnderTest:
         up = [self.parts[name] for name in names if self.parts[name].up]
         return random.Random(draw).choice(up) if up else None
 
+    def undo_after(self, seconds: float, undo: Callable[[], None]) -> None:
+        """End a fault that is not a part's own."""
+        self._undo.append((time.monotonic() + seconds, undo))
+
+    def _undo_due(self, moment: float) -> None:
+        due = [undo for at, undo in self._undo if at <= moment]
+        self._undo = [(at, undo) for at, undo in self._undo if at > moment]
+        for undo in due:
+            undo()
+
     def tend(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Be the supervisor for so long, or until something is so; returns whether it is."""
         deadline = time.monotonic() + seconds
         while not (so := until()) and time.monotonic() < deadline:
             for part in self.parts.values():
                 part.tend()
+            self._undo_due(time.monotonic())
             time.sleep(TICK_SECONDS)
         return so
 
     def heal(self) -> None:
         """Start what is down and let go on what is frozen, now."""
+        self._undo_due(float("inf"))
         for part in self.parts.values():
             part.start_at = None if part.start_at is None else 0.0
             part.thaw_at = None if part.thaw_at is None else 0.0
@@ -135,6 +159,7 @@ class ServiceUnderTest:
 
     def stop(self) -> None:
         """Workers first, then the api, then what they stand on; the frozen are let go on, for an orderly end."""
+        self._undo_due(float("inf"))
         for part in reversed(self.parts.values()):
             if part.thaw_at is not None:
                 part.thaw()
@@ -156,7 +181,11 @@ class ServiceUnderTest:
         self._add("api", Launched(Service("api", ("python", "-m", "api"), api, grace=10), self.home / "logs"))
         self._await(lambda: responds(f"{self.api_url}/healthz"), "the api")
         for number in range(self._count):
-            service = Service(f"worker{number}", ("python", "-m", "tests.chaos.worker"), shared, grace=20)
+            name, own = f"worker{number}", dict(shared)
+            if self._on_postgres:
+                self.proxies[name] = self._cleanup.enter_context(TcpProxy(self.database_url))
+                own["LCL_DATABASE_URL"] = self.proxies[name].url
+            service = Service(name, ("python", "-m", "tests.chaos.worker"), own, grace=20)
             self._add(service.name, Launched(service, self.home / "logs"))
         self._await(lambda: responds(f"{self.api_url}/readyz"), "the first worker")
 

@@ -12,7 +12,7 @@ from tests.chaos.report import run_local_trial
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize(("database", "faults", "seed"), [("postgresql", 10, 3), ("sqlite", 6, 4)])
+@pytest.mark.parametrize(("database", "faults", "seed"), [("postgresql", 12, 3), ("sqlite", 8, 4)])
 def test_whatever_is_killed_nothing_is_lost_doubled_or_bent(
     database: str, faults: int, seed: int, tmp_path: Path
 ) -> None:

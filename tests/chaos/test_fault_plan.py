@@ -23,7 +23,7 @@ def test_a_frozen_worker_loses_its_lease() -> None:
     assert all(fault.away > 1 for fault in plan_faults(0, 100, PROCESS_FAULTS) if fault.kind == "worker_frozen")
 
 
-def test_orders_are_told_apart_and_come_after_earlier_ones() -> None:
+def test_orders_are_reported_apart_and_come_after_earlier_ones() -> None:
     planned = plan_runs(0, 60)
     assert len({planned.key for planned in planned}) == len({planned.spec["seed"] for planned in planned}) == 60
     followers = [planned for planned in planned if planned.after is not None]

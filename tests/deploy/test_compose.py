@@ -87,8 +87,8 @@ def test_every_setting_that_env_may_give_stands_in_the_example_with_its_default(
 
 
 def test_every_setting_is_explained() -> None:
-    told = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("operations.md", "security.md"))
-    unknown = {variable for name in OWN for variable in variables_of(name) if f"`{variable}" not in told}
+    reported = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("operations.md", "security.md"))
+    unknown = {variable for name in OWN for variable in variables_of(name) if f"`{variable}" not in reported}
     assert unknown <= {"LCL_DATABASE_URL", "LCL_BROKER_URL", "LCL_API_URL"}, "addresses, which compose makes"
 
 
@@ -262,7 +262,7 @@ def test_the_gateway_hides_the_measurements() -> None:
         assert re.search(rf"location [^{{]*{re.escape(door)}[^}}]*\$api;", text), door
 
 
-def test_the_gateway_bounds_what_a_stranger_takes() -> None:
+def test_the_gateway_bounds_what_an_anonymous_user_takes() -> None:
     """What these lines do is tried in test_gateway.py, where nginx is installed."""
     text = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     everywhere, _, server = text.partition("server {")

@@ -1,4 +1,4 @@
-"""What the gateway lets a stranger take: tried with a real nginx on the deployment's own configuration.
+"""What the gateway lets an anonymous user take: tried with a real nginx on the deployment's own configuration.
 
 Skipped where nginx is not installed (Debian: apt install nginx-light). What the file says is also read in
 ``test_compose.py``.
@@ -36,7 +36,7 @@ class Backend:
 
     def __init__(self) -> None:
         self.port = free_port(0)
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.let_go = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -52,7 +52,7 @@ class Backend:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             path = head.split()[1]
             length = int((re.search(r"content-length: (\d+)", head.lower()) or [0, "0"])[1])
-            self.asked.append(path)
+            self.requested.append(path)
             await reader.readexactly(length)
             while "/held" in path and not self.let_go.is_set():
                 await asyncio.sleep(0.02)
@@ -118,11 +118,11 @@ def ask(port: int, method: str, path: str, size: int = 0, address: str = "192.0.
 )  # fmt: skip
 def test_a_body_is_bounded_by_what_its_path_is_for(gateway: int, backend: Backend, path: str, largest: int) -> None:
     assert ask(gateway, "POST", path, largest) == (200, str(largest).encode())
-    backend.asked.clear()
+    backend.requested.clear()
     status, answer = ask(gateway, "POST", path, largest + 1)
     assert status == 413
     assert json.loads(answer)["error"]["code"] == "body_too_large"
-    assert backend.asked == [], "it was passed on"
+    assert backend.requested == [], "it was passed on"
 
 
 def held_open(port: int, path: str, address: str) -> socket.socket:
@@ -136,7 +136,7 @@ def test_one_address_cannot_take_every_place(gateway: int, backend: Backend, unt
     with ExitStack() as stack:
         for _ in range(AT_ONCE):
             stack.enter_context(held_open(gateway, "/held", "192.0.2.1"))
-        until(lambda: len(backend.asked) == AT_ONCE, "all of them are under way")
+        until(lambda: len(backend.requested) == AT_ONCE, "all of them are under way")
         status, answer = ask(gateway, "GET", "/v1/runs")
         assert status == 429
         assert json.loads(answer)["error"]["code"] == "too_many_requests"
@@ -155,7 +155,7 @@ def test_who_writes_another_address_in_front_is_counted_by_the_last(gateway: int
             address = f"198.51.100.{made_up % 250}, 192.0.2.1"
             stack.enter_context(held_open(gateway, "/held", address))
         deadline = time.monotonic() + 20
-        while len(backend.asked) < AT_ONCE:
+        while len(backend.requested) < AT_ONCE:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert ask(gateway, "GET", "/", address="203.0.113.9, 192.0.2.1")[0] == 429

@@ -24,29 +24,29 @@ def said() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def house(said: list[str]) -> Iterator[LocalStack]:
+def stack(said: list[str]) -> Iterator[LocalStack]:
     with (
         tempfile.TemporaryDirectory(prefix="lcl-") as folder,
-        LocalStack(Path(folder), said.append, ports=(0, 0)) as house,
+        LocalStack(Path(folder), said.append, ports=(0, 0)) as stack,
     ):
-        yield house
+        yield stack
 
 
-def works(house: LocalStack) -> bool:
-    house.check()
-    return responds(f"{house.api_url}/readyz") and responds(f"{house.page_url}/healthz")
+def works(stack: LocalStack) -> bool:
+    stack.check()
+    return responds(f"{stack.api_url}/readyz") and responds(f"{stack.page_url}/healthz")
 
 
 @pytest.mark.parametrize("part", ["broker", "api", "worker", "ui"])
 def test_a_killed_part_is_started_again(
-    house: LocalStack, said: list[str], part: str, eventually: Callable[..., None]
+    stack: LocalStack, said: list[str], part: str, eventually: Callable[..., None]
 ) -> None:
-    before, others = house.pids(), {name: pid for name, pid in house.pids().items() if name != part}
+    before, others = stack.pids(), {name: pid for name, pid in stack.pids().items() if name != part}
     said.clear()
     os.kill(before[part], signal.SIGKILL)
-    eventually(lambda: house.check() or house.pids()[part] not in (None, before[part]), f"another process of {part}")
-    eventually(lambda: works(house), "the service")
-    assert {name: pid for name, pid in house.pids().items() if name != part} == others, "the other parts went on"
+    eventually(lambda: stack.check() or stack.pids()[part] not in (None, before[part]), f"another process of {part}")
+    eventually(lambda: works(stack), "the service")
+    assert {name: pid for name, pid in stack.pids().items() if name != part} == others, "the other parts went on"
     assert len(said) == 2, said
     assert said[0].startswith(f"{part} was killed by SIGKILL")
     assert "\n" not in said[0]
@@ -54,13 +54,13 @@ def test_a_killed_part_is_started_again(
 
 
 def test_runs_that_were_queued_before_the_broker_died_are_worked_on(
-    house: LocalStack, eventually: Callable[..., None]
+    stack: LocalStack, eventually: Callable[..., None]
 ) -> None:
-    with house.client() as client:
+    with stack.client() as client:
         runs = [queued(client) for _ in range(3)]
-        os.kill(house.pids()["broker"], signal.SIGKILL)
+        os.kill(stack.pids()["broker"], signal.SIGKILL)
         late = queued(client)
-        eventually(lambda: works(house), "the service")
+        eventually(lambda: works(stack), "the service")
         for run in (*runs, late):
             eventually(lambda run=run: client.run(run["id"])["state"] in ("succeeded", "failed"), "the end of a run")
         assert [client.run(run["id"])["reason"] for run in (*runs, late)] == [None] * 4

@@ -215,7 +215,7 @@ def test_the_door_is_the_gateways() -> None:
     assert "/metrics" not in doors()
 
 
-def test_the_door_bounds_what_a_stranger_takes_as_the_gateway_does() -> None:
+def test_the_door_bounds_what_an_anonymous_user_takes_as_the_gateway_does() -> None:
     gateway = (ROOT / "deploy" / "gateway" / "nginx.conf").read_text(encoding="utf-8")
     prefix = "nginx.ingress.kubernetes.io/"
     given = {

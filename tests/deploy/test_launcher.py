@@ -34,13 +34,13 @@ def home() -> Iterator[Path]:
 def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LCL_TEAM", "1")
     monkeypatch.setenv("LCL_ADMIN_KEY", KEY)
-    with LocalStack(home, lambda text: None, ports=(0, 0)) as house:
-        assert responds(f"{house.page_url}/healthz")
-        asked = httpx.get(house.page_url, trust_env=False)
-        assert (asked.status_code, asked.headers["location"]) == (303, "login"), "visitors sign in"
-        with house.client() as client:
+    with LocalStack(home, lambda text: None, ports=(0, 0)) as stack:
+        assert responds(f"{stack.page_url}/healthz")
+        requested = httpx.get(stack.page_url, trust_env=False)
+        assert (requested.status_code, requested.headers["location"]) == (303, "login"), "visitors sign in"
+        with stack.client() as client:
             assert client.keys()[0]["owner"] == "admin"
-        assert not house.key_file.exists()
+        assert not stack.key_file.exists()
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_it_comes_up_for_a_team(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"LCL_TEAM": "1"}, "LCL_ADMIN_KEY is not set"),
         ({"LCL_LEASE_SECONDS": "-1"}, "LCL_LEASE_SECONDS: Input should be greater than 0"),
-        ({"LCL_LEASE_SECONDS": "5"}, "LCL_HEARTBEAT_SECONDS (10) must be below half of LCL_LEASE_SECONDS (5)"),
+        ({"LCL_LEASE_SECONDS": "5"}, "LCL_HEARTBEAT_SECONDS (10) must be at most a quarter of LCL_LEASE_SECONDS (5)"),
         ({"LCL_WORKER_SLOTS": "0"}, "LCL_WORKER_SLOTS: Input should be greater than or equal to 1"),
         ({"LCL_UI_MAX_UPLOAD": "much"}, "LCL_UI_MAX_UPLOAD: must be a size"),
         ({"LCL_WORKER_SLOT": "2"}, "LCL_WORKER_SLOT is not a setting; did you mean LCL_WORKER_SLOTS?"),
         ({"LCL_DATABASE_URL": "mysql://x/y"}, "LCL_DATABASE_URL: only sqlite and postgresql+psycopg are supported"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line_before_anything_starts(
+def test_wrong_settings_are_reported_in_one_line_before_anything_starts(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -65,21 +65,21 @@ def test_wrong_settings_are_told_in_one_line_before_anything_starts(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert main(["up", "--home", str(home)]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {said}")
-    assert len(told.splitlines()) == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith(f"error: {said}")
+    assert len(reported.splitlines()) == 1
     assert not home.exists()
 
 
-def test_a_damaged_database_is_told_with_the_file_and_the_way_out(
+def test_a_damaged_database_is_reported_with_the_file_and_the_way_out(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home.mkdir()
     (home / "lcl.db").write_bytes(b"x" * 8192)
     assert main(["up", "--home", str(home)]) == 1
-    told = capsys.readouterr().err
-    assert f"{home}/lcl.db is damaged (file is not a database); stop the service and restore a backup" in told
-    assert "Traceback" not in told
+    reported = capsys.readouterr().err
+    assert f"{home}/lcl.db is damaged (file is not a database); stop the service and restore a backup" in reported
+    assert "Traceback" not in reported
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def test_a_broker_that_does_not_listen_is_ended_at_once_in_a_hurry(
     pid = broker.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    asked = []
-    broker.stop(hurry=lambda: asked.append(1) is None)
-    assert asked == [1]
+    requested = []
+    broker.stop(hurry=lambda: requested.append(1) is None)
+    assert requested == [1]
     assert not is_running(pid)

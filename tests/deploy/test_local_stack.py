@@ -14,7 +14,7 @@ import pytest
 from deploy import local_stack as module
 from deploy.local_stack import LocalStack, ui_token
 from deploy.process import Service
-from ui.token_file import TOKEN_FILE
+from ui.settings import TOKEN_FILE
 
 STAND_IN = """
 import http.server, os, signal, socket
@@ -39,17 +39,37 @@ def launched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack
 
     monkeypatch.setattr(module, "Service", service)
     monkeypatch.setenv("LCL_BROKER_URL", "redis://127.0.0.1:9/0")
-    with LocalStack(home, log=print, ports=(0, 0)) as house:
-        yield house
+    with LocalStack(home, log=print, ports=(0, 0)) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("patience", [30.0, 0.0])
+def test_the_address_is_printed_when_encoders_are_loaded_or_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """The stand-in of the api reports two loads, then none."""
+    reported = iter([2, 1, 0])
+    polled: list[str] = []
+
+    def get(url: str, **_: Any) -> httpx.Response:
+        polled.append(url)
+        return httpx.Response(200, json={"loading": next(reported)})
+
+    monkeypatch.setattr(module, "ENCODER_SECONDS", patience)
+    monkeypatch.setattr(module.httpx, "get", get)
+    house = LocalStack(tmp_path / "home", log=print)
+    house.api_url = "http://api"
+    house._await_encoders()
+    assert polled == (["http://api/readyz"] * 3 if patience else [])
 
 
 def test_the_page_of_a_team_comes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its root sends strangers to sign in, which is no sign that it is down."""
+    """Its root sends anonymous users to sign in, which is no sign that it is down."""
     monkeypatch.setenv("LCL_TEAM", "1")
     monkeypatch.setenv("LCL_ADMIN_KEY", "9f8e7d6c5b4a39281706f5e4d3c2b1a0")
-    with launched(tmp_path / "home", monkeypatch) as house:
-        assert house.page_address == house.page_url
-        answer = httpx.get(house.page_url, trust_env=False)
+    with launched(tmp_path / "home", monkeypatch) as stack:
+        assert stack.page_address == stack.page_url
+        answer = httpx.get(stack.page_url, trust_env=False)
         assert (answer.status_code, answer.headers["location"]) == (303, "login")
     assert not (tmp_path / "home" / TOKEN_FILE).exists()
 
@@ -58,15 +78,15 @@ def test_the_printed_address_opens_the_page_of_one_machine(tmp_path: Path, monke
     monkeypatch.delenv("LCL_TEAM", raising=False)
     monkeypatch.delenv("LCL_UI_TOKEN", raising=False)
     home = tmp_path / "home"
-    with launched(home, monkeypatch) as house, httpx.Client(trust_env=False, follow_redirects=True) as browser:
+    with launched(home, monkeypatch) as stack, httpx.Client(trust_env=False, follow_redirects=True) as browser:
         token = (home / TOKEN_FILE).read_text(encoding="ascii").strip()
         assert stat.S_IMODE((home / TOKEN_FILE).stat().st_mode) == 0o600
-        assert house.page_address == f"{house.page_url}/?token={token}"
-        assert browser.get(house.page_url).status_code == 401
-        assert browser.get(house.page_address).status_code == 200
-        assert browser.get(f"{house.page_url}/config").status_code == 200
-        evil = {"host": f"evil.example:{house.page_url.rpartition(':')[2]}"}
-        assert browser.get(house.page_address, headers=evil).status_code == 403
+        assert stack.page_address == f"{stack.page_url}/?token={token}"
+        assert browser.get(stack.page_url).status_code == 401
+        assert browser.get(stack.page_address).status_code == 200
+        assert browser.get(f"{stack.page_url}/config").status_code == 200
+        evil = {"host": f"evil.example:{stack.page_url.rpartition(':')[2]}"}
+        assert browser.get(stack.page_address, headers=evil).status_code == 403
         logs = "".join(file.read_text() for file in (home / "logs").iterdir())
         assert token not in logs
 

@@ -48,7 +48,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
         child.process.wait()
 
 
-def test_a_child_is_told_before_it_is_ended(start: Callable[..., ChildProcess], tmp_path: Path, until: Until) -> None:
+def test_a_child_is_reported_before_it_is_ended(
+    start: Callable[..., ChildProcess], tmp_path: Path, until: Until
+) -> None:
     child = start(OBEDIENT, str(tmp_path / "told"))
     until(lambda: "ready" in child.log_tail(), "the child's first line")
     child.check()
@@ -76,14 +78,14 @@ def test_hurry_skips_the_grace(start: Callable[..., ChildProcess], until: Until)
     assert child.process.returncode == -signal.SIGKILL
 
 
-def test_a_dead_child_is_told_with_its_last_words(start: Callable[..., ChildProcess]) -> None:
+def test_a_dead_child_is_reported_with_its_last_words(start: Callable[..., ChildProcess]) -> None:
     child = start("import sys; sys.exit('port 1 is taken')")
     child.process.wait()
     with pytest.raises(ChildDied, match=r"part ended with status 1; its log is .*part\.log and ends:\n.*port 1 is"):
         child.check()
 
 
-def test_a_killed_child_is_told_with_the_signal(start: Callable[..., ChildProcess], until: Until) -> None:
+def test_a_killed_child_is_reported_with_the_signal(start: Callable[..., ChildProcess], until: Until) -> None:
     child = start(STUBBORN)
     until(child.log_tail, "the child's first line")
     child.process.kill()

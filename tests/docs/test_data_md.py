@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from api.cli.app import app
+from api.cli import app
 
 GUIDE = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -35,7 +35,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_format_is_shown() -> None:
-    from lcl_core.data.formats.registry import FORMATS
+    from lcl_core.data.formats import FORMATS
 
     shown = {name for _, text in blocks("python") for name in re.findall(r'streams\("\w+", "(\w+)"', text)}
     assert shown == set(FORMATS)

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import save_file
 from typer.main import get_command
 
-from api.cli.app import app
+from api.cli import app
 from lcl_core.encoders.original_checkpoint import export_official
 from lcl_core.model import LCLConfig
 from lcl_core.train.factory import build_model

@@ -9,9 +9,9 @@ from typing import Any
 
 from typer.main import get_command
 
-from api.cli.app import app
+from api.cli import app
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
-from lcl_core.specs.presets import presets
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import expand_study, study_rows
 

@@ -28,7 +28,10 @@ ENDLESS = {**SMALL_PRETRAIN, "steps": 1_000_000, "checkpoint_every": 1_000_000}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with LocalStack(tmp_path_factory.mktemp("house"), log=print, ports=(0, 0)) as house, house.client() as client:
+    with (
+        LocalStack(tmp_path_factory.mktemp("house"), log=print, ports=(0, 0)) as live_service,
+        live_service.client() as client,
+    ):
         yield client
 
 
@@ -108,12 +111,12 @@ def test_from_a_run_to_a_search_hit(client: Client, pretrained: Json, sample_zip
 
 def test_an_encoder_serves(client: Client, pretrained: Json, sample_zip: Path) -> None:
     corpus = open_corpus(sample_zip)
-    picture = corpus.image_bytes(corpus.pairs(split="test_vendor")[0].image)
+    sample_image = corpus.image_bytes(corpus.pairs(split="test_vendor")[0].image)
     encoder = pretrained["encoder_id"]
-    (vector,) = client.embed_images(encoder, [picture])
+    (vector,) = client.embed_images(encoder, [sample_image])
     assert sum(value * value for value in vector) == pytest.approx(1.0, abs=1e-4)
     assert len(client.embed_texts(encoder, ["a cat"])[0]) == len(vector)
-    assert isinstance(client.caption(encoder, [picture], max_new_tokens=4)[0], str)
+    assert isinstance(client.caption(encoder, [sample_image], max_new_tokens=4)[0], str)
 
 
 def test_a_dataset_is_examined_and_converted(client: Client) -> None:
@@ -157,10 +160,12 @@ def test_a_cancelled_run_goes_on_where_it_stopped(client: Client) -> None:
 def test_nothing_survives_the_launcher(how: signal.Signals, tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "deploy.local", "up", "--home", str(home)]
-    launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "LCL_FORK_SERVER": "auto"}  # not the tests' own
+    launcher = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         train_at(launcher, home)
-        assert {"workers", "api", "ui", "lcl_core.train"} <= {module for _, module in processes_of(home)}
+        modules = {module for _, module in processes_of(home)}
+        assert {"workers", "api", "ui", "lcl_core.train", "lcl_core.common.fork_server"} <= modules
         launcher.send_signal(how)
         assert launcher.wait(180) == (0 if how == signal.SIGTERM else -signal.SIGKILL)
         poll(lambda: not processes_of(home), "the end of every process")

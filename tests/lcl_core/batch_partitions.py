@@ -13,6 +13,24 @@ from lcl_core.specs.pretrain import METHODS
 
 PAIR_METHODS = tuple(name for name, method in METHODS.items() if "documents" not in method.reads)
 
+# every method, and every option of one that changes its losses: fields of the objective's spec
+VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS} | {
+    "clip, sigmoid": {"name": "clip", "contrastive_loss": "sigmoid"},
+    "clip, same context": {"name": "clip", "positives": "same_context"},
+    "blip2, sigmoid, same context": {"name": "blip2", "contrastive_loss": "sigmoid", "positives": "same_context"},
+    "lcl, sigmoid": {"name": "lcl", "contrastive_loss": "sigmoid"},
+    "emu, detached": {"name": "emu", "regression_target": "detached"},
+    "emu, ema": {"name": "emu", "regression_target": "ema"},
+    "beit3, alternate": {"name": "beit3", "masking": "alternate"},
+}
+
+
+def rows_of_variant(fields: dict[str, str], documents: list[Tensor], pairs: list[Tensor]) -> list[Tensor]:
+    """Four rows that the variant can read. Two of the pairs have one text where that text makes both positives."""
+    if fields["name"] not in PAIR_METHODS:
+        return documents
+    return pairs[:4] if "positives" in fields else [*pairs[:3], pairs[4]]
+
 
 def key_of(number: int) -> int:
     """What the random choices about a document come from; too large for a signed number."""

@@ -6,7 +6,6 @@ import torch
 
 from lcl_core.model import LCLModel, LCLOutput, PackedBatch
 from lcl_core.objectives.base import GlobalBatch, Objective
-from lcl_core.ops.contrastive_loss import contrastive_loss
 
 
 def compute_loss(objective: Objective, model: LCLModel, batch: PackedBatch) -> LCLOutput:
@@ -17,7 +16,7 @@ def compute_loss(objective: Objective, model: LCLModel, batch: PackedBatch) -> L
     losses = {name: model.mean_loss(term.total, counts[name]) * term.weight for name, term in sums.items()}
     pairs, activations = encoded.pairs, encoded.activations
     if pairs is not None:
-        total = contrastive_loss(pairs.image_features, pairs.text_features, model.logit_scale).loss
+        total = pairs.loss(model.logit_scale, [len(pairs.image_features)]).loss
         losses["contrastive"] = model.mean_loss(total, len(pairs.image_features)) * pairs.weight
     return LCLOutput(
         loss=torch.stack(list(losses.values())).sum(),

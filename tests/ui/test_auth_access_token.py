@@ -11,8 +11,7 @@ from fastapi.testclient import TestClient
 
 from tests.ui.hostile_events import StubService
 from ui.app import build_app
-from ui.settings import UiSettings
-from ui.token_file import TOKEN_FILE, TOKEN_PATTERN, load_or_create_token, url_with_token
+from ui.settings import TOKEN_FILE, TOKEN_PATTERN, UiSettings, load_or_create_token, url_with_token
 
 ADDRESS, SECRET = "http://127.0.0.1:7865", "the-token-of-the-tests"
 Open = Callable[..., TestClient]
@@ -54,7 +53,7 @@ def test_without_the_token_the_page_says_where_to_find_it(browser: Open) -> None
         ("POST", f"/?token={SECRET}"),
     ],
 )
-def test_a_stranger_gets_nothing(browser: Open, verb: str, path: str) -> None:
+def test_an_anonymous_user_gets_nothing(browser: Open, verb: str, path: str) -> None:
     answer = browser().request(verb, path)
     assert (answer.status_code, answer.headers["x-lcl-sign-in"]) == (401, "1")
     assert "printed" in answer.text

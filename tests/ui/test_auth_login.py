@@ -53,13 +53,13 @@ class House:
 
 @pytest.fixture(scope="module")
 def running(service: Any) -> Iterator[House]:
-    house = House(service)
-    with TestClient(house.app):
-        yield house
+    page_service = House(service)
+    with TestClient(page_service.app):
+        yield page_service
 
 
 @pytest.fixture
-def house(running: House) -> Iterator[House]:
+def page_service(running: House) -> Iterator[House]:
     yield running
     running.trouble = None
 
@@ -91,7 +91,7 @@ def sign_in(browser: TestClient, key: str, query: str = "") -> httpx.Response:
         ("GET", "/login/../config"),
     ],
 )
-def test_a_stranger_gets_nothing(browser: Any, verb: str, path: str) -> None:
+def test_an_anonymous_user_gets_nothing(browser: Any, verb: str, path: str) -> None:
     answer = browser().request(verb, path)
     assert answer.status_code == 401
     assert answer.headers["x-lcl-sign-in"] == "1"
@@ -174,10 +174,10 @@ def test_a_key_that_no_header_can_hold_is_a_wrong_key(key: str) -> None:
         (ApiError(503, "database_unreachable", "the database is away"), 503, "the database is away"),
     ],
 )
-def test_a_service_in_trouble_is_told_from_a_wrong_key(
-    house: House, browser: Any, trouble: ApiError, status: int, words: str
+def test_a_service_in_trouble_is_reported_from_a_wrong_key(
+    page_service: House, browser: Any, trouble: ApiError, status: int, words: str
 ) -> None:
-    house.trouble = trouble
+    page_service.trouble = trouble
     answer = sign_in(browser(), "key-ada")
     assert (answer.status_code, words in answer.text) == (status, True)
 

@@ -62,7 +62,7 @@ def test_the_steep_beginning_does_not_decide_the_scale() -> None:
     assert float(re.findall(r'data-frame="[^"]*,([^",]+)"', drawn)[0]) < 10
 
 
-def test_a_loss_that_is_not_told_is_the_sum_of_its_parts() -> None:
+def test_a_loss_that_is_not_reported_is_the_sum_of_its_parts() -> None:
     assert metric_value(LINE, "loss") == 5
     assert metric_value({**LINE, "loss": None}, "loss") == 4
     assert metric_value({"step": 1}, "loss") is None
@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_told_is_the_sum_of_its_parts() -> None:
 
 @pytest.mark.parametrize(("scheme", "card"), [(":root", "#ffffff"), (".dark", "#131a23")])
 @pytest.mark.parametrize("sight", SIGHT)
-def test_colours_are_told_apart_with_any_sight(scheme: str, card: str, sight: str) -> None:
+def test_colours_are_reported_apart_with_any_sight(scheme: str, card: str, sight: str) -> None:
     """CIELAB distances above 15 (2 is just seen), and 3 to 1 against the card, as WCAG 1.4.11 asks."""
     block = STYLE[STYLE.index(f"{scheme} {{") :]
     colours = [re.findall(rf"--lcl-o{n}: (#\w+)", block)[0] for n in range(MAX_SERIES)]

@@ -65,7 +65,7 @@ def test_no_event_reads_what_its_session_did_not_upload(
 async def walked(walk: HostilePage, watch: AccessMonitor, listener: socket.socket, caller: str) -> int:
     """Every event, argument, way of naming and target with each other. Returns: how many requests.
 
-    A stranger is turned away before anything is parsed: one way of naming tells as much as all.
+    An anonymous user is turned away before anything is parsed: one way of naming tells as much as all.
     """
     key = {"a stranger": None, "a viewer": "key-vic", "another owner": "key-bob"}[caller]
     targets = await walk.hostile()
@@ -131,10 +131,10 @@ def test_what_the_session_uploaded_itself_is_read(walk: HostilePage, watch: Acce
 
 def test_a_file_is_served_to_its_session_alone(walk: HostilePage, watch: AccessMonitor) -> None:
     async def scenario() -> None:
-        vic, bob, stranger = [await walk.browser(key) for key in ("key-vic", "key-bob", None)]
+        vic, bob, anonymous = [await walk.browser(key) for key in ("key-vic", "key-bob", None)]
         path = await vic.upload("x y.png", png())
         targets = {**await walk.hostile(), "vic's": path}
-        for browser, refusal in ((bob, 404), (stranger, 401)):
+        for browser, refusal in ((bob, 404), (anonymous, 401)):
             for path_ in targets.values():
                 with watch.watching():
                     status, body, _ = await browser.request("GET", f"/gradio_api/file={path_}")

@@ -40,7 +40,7 @@ def test_an_event_that_no_page_sends_is_refused_in_words(
     asyncio.run(scenario())
 
 
-def test_a_value_that_is_not_offered_is_told_in_words(walk: HostilePage) -> None:
+def test_a_value_that_is_not_offered_is_reported_in_words(walk: HostilePage) -> None:
     async def scenario() -> None:
         vic = await walk.browser("key-vic")
         number = next(n for n, f in walk.page.fns.items() if getattr(f.fn, "__name__", "") == "search")

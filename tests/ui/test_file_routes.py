@@ -119,3 +119,9 @@ def test_encoders_are_passed_on_as_they_come(http: Callable[..., TestClient]) ->
     assert open_now == []
     refused = client.get("/encoder/enc_1/openclip.tar")
     assert (refused.status_code, refused.text) == (422, "OpenCLIP cannot hold it")
+
+
+def test_whether_an_encoder_is_loaded_is_asked_of_the_service(http: Callable[..., TestClient], away: ApiError) -> None:
+    assert http(health={"ready": False, "checks": {}, "loading": 2}).get("/loading").json() == {"encoders": 2}
+    assert http(health={"ready": True, "checks": {}}).get("/loading").json() == {"encoders": 0}, "an older service"
+    assert http(health=away).get("/loading").json() == {"encoders": 0}

@@ -78,7 +78,7 @@ def test_where_there_is_no_room_the_key_with_most_sessions_makes_it(clock: Clock
     assert [sessions.find(token) is not None for token in (bob, ada, again, cleo)] == [True, False, True, True]
 
 
-def test_whatever_ends_a_session_is_told(clock: Clock) -> None:
+def test_whatever_ends_a_session_is_reported(clock: Clock) -> None:
     sessions, ended = SessionStore(60, limit_per_key=2, clock=clock), list[str]()
     sessions.on_end.append(ended.append)
     tokens = [sessions.open("key-a", "ada", "viewer") for _ in range(3)]

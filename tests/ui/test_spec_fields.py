@@ -57,7 +57,7 @@ def test_what_is_required_starts_empty_and_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"a": ', "line 1"), ('{\n "a": 1,\n}', "line 3"), ("[1]", "object")])
-def test_broken_json_is_told_with_its_line(text: str, words: str) -> None:
+def test_broken_json_is_reported_with_its_line(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         from_json(text)
 

@@ -252,7 +252,7 @@ def test_what_arrives_after_its_session_has_ended_is_not_kept(team: Team, monkey
     asyncio.run(scenario())
 
 
-def test_a_disk_that_takes_no_more_is_told_in_words(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_more_is_reported_in_words(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         browser = await team.browser()
         team.root.parent.mkdir(exist_ok=True)
@@ -322,7 +322,7 @@ def test_an_upload_stays_in_a_folder_of_its_own(team: Team, name: str, kept: str
     asyncio.run(scenario())
 
 
-def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_of_an_upload_is_reported_to_its_own_session(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRESS_START_SECONDS", 0.2)
 
     async def scenario() -> None:
@@ -330,10 +330,10 @@ def test_the_progress_of_an_upload_is_told_to_its_own_session(team: Team, monkey
         body, headers = multipart({"mine.bin": bytes(4 * KIB)})
         upload = asyncio.create_task(vic.request("POST", "/gradio_api/upload?upload_id=u1", body, headers))
         address = "/gradio_api/upload_progress?upload_id=u1"
-        told = await asyncio.gather(*(each.request("GET", address) for each in (vic, bob)))
+        reported = await asyncio.gather(*(each.request("GET", address) for each in (vic, bob)))
         assert (await upload)[0] == 200
-        assert [status for status, _, _ in told] == [200, 200]
-        assert all(body.endswith(b'data: {"msg": "done"}\n\n') for _, body, _ in told)
-        assert b"mine.bin" not in told[1][1]
+        assert [status for status, _, _ in reported] == [200, 200]
+        assert all(body.endswith(b'data: {"msg": "done"}\n\n') for _, body, _ in reported)
+        assert b"mine.bin" not in reported[1][1]
 
     asyncio.run(scenario())

@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.rendezvous import NodeInfo
@@ -35,6 +34,7 @@ from workers.gang import (
     is_secondary_failure,
     published_rendezvous,
 )
+from workers.lease_keeper import LeaseKeeper
 from workers.settings import WorkerSettings
 
 Queue = Callable[..., str]
@@ -162,6 +162,9 @@ def test_workers_do_what_else_there_is_while_too_few_are_alive(
     assert (run_of(wide).state, run_of(wide).attempt) == ("queued", 0)
 
 
+FIRST = WorkerIdentity("w-1", "w-1", 1, 1, (), ("cpu", "gpu"), home="home")
+
+
 @pytest.fixture
 def joined(database: Database, queue: Queue) -> gang.MemberLease:
     """The first of two workers waits for the second."""
@@ -176,7 +179,9 @@ def joined(database: Database, queue: Queue) -> gang.MemberLease:
 def alive(database: Database, *names: str, **facts: Any) -> None:
     with database.session() as session:
         for name in names:
-            record_heartbeat(session, WorkerIdentity(name, facts.get("host", name), 1, 1, (), ("cpu", "gpu"), "home"))
+            record_heartbeat(
+                session, WorkerIdentity(name, facts.get("host", name), 1, 1, (), ("cpu", "gpu"), home="home")
+            )
 
 
 def test_a_worker_that_is_to_leave_gives_its_seat_back_at_once(
@@ -184,7 +189,7 @@ def test_a_worker_that_is_to_leave_gives_its_seat_back_at_once(
 ) -> None:
     stopping = threading.Event()
     stopping.set()
-    assert GangMember(database, settings, modules).run(joined, stopping) is None
+    assert GangMember(database, settings, modules, FIRST).run(joined, stopping) is None
     with database.session() as session:
         assert isinstance(db_queue.claim_next(session, "w-2"), gang.MemberLease), "the first one is gone"
         assert run_of(joined.run_id).state == "queued"
@@ -195,7 +200,7 @@ def test_a_worker_that_waits_goes_over_to_a_run_of_higher_priority(
 ) -> None:
     urgent = queue(priority=3)
     settings.reap_seconds = 0.0
-    claimed = GangMember(database, settings, modules).run(joined, threading.Event())
+    claimed = GangMember(database, settings, modules, FIRST).run(joined, threading.Event())
     assert isinstance(claimed, leases.Claim)
     assert claimed.run_id == urgent
 
@@ -208,7 +213,7 @@ def test_a_member_that_cannot_write_its_log_is_a_failure_with_its_cause(
         claim = db_queue.claim_next(session, "w-2", 20.0)
         assert isinstance(claim, leases.Claim)
         gang.set_rendezvous(session, claim, "127.0.0.1:1")
-    GangMember(database, settings, modules).run(joined, threading.Event())
+    GangMember(database, settings, modules, FIRST).run(joined, threading.Event())
     with database.reading() as session:
         [failure], _ = gang.member_failures(session, claim)
     assert failure.reason is not None
@@ -218,49 +223,15 @@ def test_a_member_that_cannot_write_its_log_is_a_failure_with_its_cause(
     assert failure.message.startswith("node 1 on w-1")
 
 
-def test_a_member_counts_its_lease_from_the_last_renewal(
-    database: Database,
-    settings: WorkerSettings,
-    modules: dict[str, str],
-    joined: gang.MemberLease,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The database goes away when its process starts; the process must end before the lease that the wait has left."""
-    with database.session() as session:
-        claim = db_queue.claim_next(session, "w-2", 20.0)
-        assert isinstance(claim, leases.Claim)
-        gang.set_rendezvous(session, claim, "127.0.0.1:1")
-    RunDir(settings.runs_dir / claim.run_id).artifacts.mkdir(parents=True)
-    heartbeat = gang_module._MemberHeartbeat
-    waited: list[Any] = []
-
-    def wait(keeper: Any, stopping: threading.Event) -> Any:
-        keeper._renewed -= 15.0  # of a lease of 20 s
-        keeper._settings.heartbeat_seconds = 100.0
-        waited.append(keeper)
-        return original(keeper, stopping)
-
-    def unreachable(*_: Any) -> Any:
-        raise OperationalError("SELECT 1", {}, Exception("the server is away"))
-
-    def lose_database(keeper: Any, process: Any, stopping: threading.Event) -> Any:
-        monkeypatch.setattr(gang_module, "check_member_lease", unreachable)
-        settings.lease_seconds = 18.0  # .8 of it is over
-        return exits(keeper, process, stopping)
-
-    original, exits = heartbeat.await_rendezvous, heartbeat.until_exit
-    monkeypatch.setattr(heartbeat, "await_rendezvous", wait)
-    monkeypatch.setattr(heartbeat, "until_exit", lose_database)
-    GangMember(database, settings, modules).run(joined, threading.Event())
-    with database.reading() as session:
-        [failure], _ = gang.member_failures(session, claim)
-    assert failure == gang.MemberFailure("", "a worker left before the start", uses_attempt=False)
-
-
 class TestVerdict:
     """What node 0 makes of its own end and of the others'."""
 
     OWN = complete_run.RunFailed({"code": "crash", "message": "Connection closed by peer"})
+
+    @pytest.fixture
+    def combine(self, database: Database, settings: WorkerSettings) -> Iterator[Callable[..., Any]]:
+        with LeaseKeeper(database, settings, "run", lambda _: None, threading.Event()) as lease:
+            yield lambda claim: combine_outcomes(database, settings, claim, lease, self.OWN)
 
     @pytest.fixture
     def seats(self, database: Database, queue: Queue) -> tuple[leases.Claim, list[gang.MemberLease]]:
@@ -276,37 +247,45 @@ class TestVerdict:
             gang.record_member_exit(session, seat, loss)
 
     def test_a_lost_node_outweighs_the_crashes_that_follow(
-        self, database: Database, settings: WorkerSettings, seats: Any
+        self, database: Database, combine: Callable[..., Any], seats: Any
     ) -> None:
         claim, (first, second) = seats
         self.end(database, first, gang.MemberFailure("w-0", "echo", reason={"code": "crash", "message": "echo"}))
         self.end(database, second, gang.MemberFailure("w-1", "killed from outside"))
-        assert combine_outcomes(database, settings, claim, self.OWN) == Requeue(True, "killed from outside")
+        assert combine(claim) == Requeue.by("node_lost", "killed from outside")
+
+    def test_a_network_error_of_one_node_may_follow_from_the_crash_of_another(
+        self, database: Database, combine: Callable[..., Any], seats: Any
+    ) -> None:
+        claim, (first, second) = seats
+        self.end(database, first, gang.MemberFailure("w-0", "NCCL error", uses_attempt=False, code="nccl"))
+        self.end(database, second, None)
+        assert combine(claim).reason["message"] == "Connection closed by peer; NCCL error"
 
     def test_too_little_memory_on_one_node_is_the_runs_end(
-        self, database: Database, settings: WorkerSettings, seats: Any
+        self, database: Database, combine: Callable[..., Any], seats: Any
     ) -> None:
         claim, (first, _) = seats
         reason = {"code": "out_of_memory", "message": "lower batch.tokens"}
         self.end(database, first, gang.MemberFailure("w-0", "lower", reason=reason))
-        assert combine_outcomes(database, settings, claim, self.OWN) == complete_run.RunFailed(reason)
+        assert combine(claim) == complete_run.RunFailed(reason)
 
-    def test_crashes_everywhere_are_all_told(self, database: Database, settings: WorkerSettings, seats: Any) -> None:
+    def test_crashes_everywhere_are_all_told(self, database: Database, combine: Callable[..., Any], seats: Any) -> None:
         claim, (first, second) = seats
         self.end(
             database, first, gang.MemberFailure("w-0", "node 1: KeyError", reason={"code": "crash", "message": "m"})
         )
         self.end(database, second, None)
-        verdict = combine_outcomes(database, settings, claim, self.OWN)
+        verdict = combine(claim)
         assert verdict == complete_run.RunFailed(
             {"code": "crash", "message": "Connection closed by peer; node 1: KeyError"}
         )
 
     def test_who_says_nothing_is_waited_for_no_longer_than_a_lease(
-        self, database: Database, settings: WorkerSettings, seats: Any
+        self, combine: Callable[..., Any], settings: WorkerSettings, seats: Any
     ) -> None:
         settings.lease_seconds = 0.3
-        assert combine_outcomes(database, settings, seats[0], self.OWN) == self.OWN
+        assert combine(seats[0]) == self.OWN
 
     @pytest.mark.parametrize(
         ("status", "ending", "echo"),
@@ -374,7 +353,8 @@ def test_the_port_stays_taken_until_the_attempt_is_over(
     with database.session() as session:
         claim = db_queue.claim_next(session, "w-2", 20.0)
     assert isinstance(claim, leases.Claim)
-    with published_rendezvous(database, settings, claim) as env:
+    keeper = LeaseKeeper(database, settings, claim.run_id, lambda _: None, threading.Event())
+    with published_rendezvous(database, settings, claim, keeper) as env:
         port = int(env["LCL_MEETING"].rpartition(":")[2])
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("", port))

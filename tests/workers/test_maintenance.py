@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from lcl_core.db import queue as db_queue
 from lcl_core.db import runs, studies
 from lcl_core.db.session import Database, now
 from lcl_core.db.workers import WorkerIdentity
+from workers import maintenance
 from workers.maintenance import PeriodicTask, QueueMaintenance
 from workers.settings import WorkerSettings
 
@@ -82,7 +85,66 @@ def test_nothing_to_do_wakes_nobody(
     assert (wakeups.woken, claim_loop.notified) == ([], 0)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Move the boot clock ahead, and the wall clock with it or not."""
+    ahead = {"boot": 0.0, "wall": 0.0}
+    real_boot, real_wall = maintenance.boot_time, time.time
+    monkeypatch.setattr(maintenance, "boot_time", lambda: real_boot() + ahead["boot"])
+    monkeypatch.setattr(maintenance.time, "time", lambda: real_wall() + ahead["wall"])
+
+    def advance(boot: float = 0.0, wall: float = 0.0) -> None:
+        ahead["boot"] += boot
+        ahead["wall"] += wall
+
+    return advance
+
+
+def pass_a_lease(clock: Callable[..., None], rounds: Callable[[], None]) -> None:
+    """Rounds every fifth of a lease."""
+    for _ in range(6):
+        clock(boot=4.0, wall=4.0)
+        rounds()
+
+
+@pytest.mark.parametrize("what", ["start", "outage", "suspension", "wall clock"])
+def test_no_lease_runs_out_before_all_have_had_one_to_renew_it(
+    clock: Callable[..., None],
+    queue_maintenance: QueueMaintenance,
+    database: Database,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    if what != "start":
+        pass_a_lease(clock, queue_maintenance.round)
+    run_id = queue()
+    with database.session() as session:
+        db_queue.claim_next(session, "a worker that may renew it", lease_seconds=-1.0)
+    if what == "outage":
+        with monkeypatch.context() as patched:
+            patched.setattr(queue_maintenance, "_heartbeat", away)
+            with pytest.raises(OperationalError):
+                queue_maintenance._heartbeat_and_round()
+    elif what == "suspension":
+        clock(boot=3600.0, wall=3600.0)
+    elif what == "wall clock":
+        clock(wall=3600.0)
+    for _ in range(4):
+        queue_maintenance.round()
+        assert run_of(run_id).state == "running"
+        clock(boot=4.0, wall=4.0)
+    pass_a_lease(clock, queue_maintenance.round)
+    assert run_of(run_id).state == "queued"
+
+
+def away() -> None:
+    raise OperationalError("heartbeat", None, ConnectionError("away"))
+
+
 def test_a_lost_run_is_queued_and_workers_are_woken_at_once(
+    clock: Callable[..., None],
     queue_maintenance: QueueMaintenance,
     wakeups: RecordedWakeups,
     claim_loop: CountedNotifications,
@@ -93,8 +155,7 @@ def test_a_lost_run_is_queued_and_workers_are_woken_at_once(
     run_id = queue()
     with database.session() as session:
         db_queue.claim_next(session, "a worker that dies", lease_seconds=-1.0)
-    queue_maintenance.round()
-    queue_maintenance.round()
+    pass_a_lease(clock, queue_maintenance.round)
     assert (run_of(run_id).state, wakeups.woken[0], claim_loop.notified >= 1) == ("queued", run_id, True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from lcl_core.db import leases, registry, runs
-from lcl_core.db.session import Database
+from lcl_core.db import queue as db_queue
+from lcl_core.db.session import Database, now
 from tests.workers.in_process_worker import InProcessWorker
+from workers.failure_table import INFRASTRUCTURE_RETRIES
 from workers.settings import WorkerSettings
 
 Queue = Callable[..., str]
@@ -32,8 +36,8 @@ def test_a_run_succeeds(
     run = run_of(run_id)
     assert (run.state, run.attempt, run.reason) == ("succeeded", 1, None)
     final = run.result["final"]
-    kept = {"LCL_HOME": "/somewhere", "CUDA_VISIBLE_DEVICES": "1"}
-    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, **kept}
+    environment = {"LCL_HOME": "/somewhere", "CUDA_VISIBLE_DEVICES": ""}  # none was leased to it
+    assert final["environment"] == {"LCL_DATABASE_URL": None, "RANK": None, **environment}
     assert list(final["inputs"][0]) == ["sample"]
     assert steps_of(run_id) == list(range(1, 13))
     assert (run.progress["step"], run.progress["total_steps"]) == (12, 12)
@@ -324,14 +328,123 @@ def test_a_new_attempt_waits_for_the_old_process_to_leave(
     held = desk.run_dir(run_id)
     held.path.mkdir(parents=True)
     held.lock()
+    held.metrics_file.write_text("the other process's")
     claimed = desk.start()
-    first = run_of(run_id).lease_expires_at
-    eventually(lambda: run_of(run_id).lease_expires_at > first, "a renewal while waiting")
+    for _ in range(3):
+        before = run_of(run_id).lease_expires_at
+        eventually(lambda before=before: run_of(run_id).lease_expires_at > before, "a renewal while waiting")
     assert steps_of(run_id) == []
-    assert held._lock is not None
-    held._lock.close()
+    assert held.metrics_file.read_text() == "the other process's", "nothing is touched without the lock"
+    assert not held.run_file.exists()
+    held.unlock()
     desk.join()
     assert (run_of(run_id).state, claimed.attempt) == ("succeeded", 1)
+
+
+def test_a_folder_that_stays_locked_delays_the_run_and_costs_no_attempt(
+    desk: InProcessWorker, queue: Queue, run_of: RunOf
+) -> None:
+    run_id = queue(max_attempts=1)
+    held = desk.run_dir(run_id)
+    held.path.mkdir(parents=True)
+    held.lock()
+    desk.settings.folder_seconds = 0.2
+    for times in (1, 2):
+        desk.work()
+        run = run_of(run_id)
+        assert (run.state, run.attempt, run.setbacks) == ("queued", 0, {"run_dir_busy": times})
+        assert "another process" in run.interruption["message"]
+        make_due(desk.database, run_id)
+    held.unlock()
+    desk.work()
+    assert (run_of(run_id).state, run_of(run_id).attempt) == ("succeeded", 1)
+
+
+def make_due(database: Database, run_id: str) -> None:
+    """End the delay before the next attempt."""
+    with database.session() as session:
+        run = runs.get_run(session, run_id)
+        assert run.ready_at is not None
+        assert run.ready_at > now(session)
+        assert next_claim(session) is None, "it waits"
+        run.ready_at = now(session) - timedelta(seconds=1)
+
+
+def next_claim(session: Any) -> Any:
+    return db_queue.claim_next(session, "somebody else")
+
+
+def test_a_fault_of_the_network_is_tried_again_later_and_not_counted(
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "nccl@6")
+    run_id = queue(steps=8, max_attempts=1)
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks) == ("queued", 0, {"nccl": 1})
+    assert "NCCL error" in run.interruption["message"]
+    assert "starts in 10 s" in run.interruption["message"]
+    make_due(desk.database, run_id)
+    monkeypatch.delenv("TOY")
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.result["final"]["start"]) == ("succeeded", 1, 5)
+    assert steps_of(run_id) == list(range(1, 9))
+
+
+def test_a_fault_of_the_network_that_stays_fails_the_run(
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "nccl")
+    run_id = queue()
+    with desk.database.session() as session:
+        runs.get_run(session, run_id).setbacks = {"nccl": INFRASTRUCTURE_RETRIES}
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "nccl")
+    assert "DistBackendError" in run.reason["message"]
+
+
+def test_a_job_that_hangs_is_ended_with_its_stacks_and_tried_again_once(
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY", "hang@3")
+    desk.settings.hung_seconds = 1.0
+    run_id = queue(steps=8, checkpoint_every=100)
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.setbacks) == ("queued", 1, {"hung": 1, leases.COUNTED: 1})
+    assert "no progress for" in run.interruption["message"]
+    stacks = (desk.run_dir(run_id).artifacts / "stacks.txt").read_text()
+    assert "in misbehave" in stacks
+    assert "rank" in stacks
+    desk.work()
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "hung")
+    assert "stacks.txt" in run.reason["message"]
+
+
+def test_a_job_that_gets_on_slowly_is_not_taken_for_hung(
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_SECONDS", "0.4")
+    desk.settings.hung_seconds = 1.0
+    run_id = queue(steps=6, checkpoint_every=1)
+    desk.work()
+    assert run_of(run_id).state == "succeeded"
+
+
+def test_a_new_checkpoint_gives_all_attempts_back(
+    desk: InProcessWorker, queue: Queue, run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queue(steps=40, checkpoint_every=5, max_attempts=2)
+    for step in range(6, 40, 6):
+        monkeypatch.setenv("TOY", f"killed@{step}")
+        desk.work()
+        assert (run_of(run_id).state, run_of(run_id).setbacks[leases.COUNTED]) == ("queued", 1)
+    desk.work()  # killed without a new checkpoint
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "killed")
 
 
 @pytest.fixture
@@ -366,7 +479,7 @@ def test_a_run_outlives_a_database_that_is_away_for_a_while(
     assert steps_of(run_id) == list(range(1, 31))
 
 
-def test_a_worker_that_cannot_renew_kills_the_process_before_others_may_take_over(
+def test_a_worker_that_cannot_renew_stops_the_run_at_a_checkpoint_and_gives_it_back_uncounted(
     impatient_desk: InProcessWorker,
     database: Database,
     queue: Queue,
@@ -376,14 +489,17 @@ def test_a_worker_that_cannot_renew_kills_the_process_before_others_may_take_ove
     alive: Callable[[int], bool],
 ) -> None:
     desk, run_id = impatient_desk, queue(steps=10_000)
-    desk.settings.lease_seconds = 1.0
+    desk.settings.lease_seconds = 2.0
     desk.start()
     eventually(lambda: steps_of(run_id))
     pid = run_of(run_id).progress["pid"]
     with database.session() as session:
         session.connection()  # takes the write lock
         eventually(lambda: not alive(pid))
+        done = json.loads((desk.run_dir(run_id).checkpoints / "state.json").read_text())["step"]
     desk.join()
-    assert run_of(run_id).state == "running"  # for the reaper to take back
-    with database.session() as session:
-        eventually(lambda: [run.id for run in leases.expire_leases(session)] == [run_id])
+    run = run_of(run_id)
+    assert (run.state, run.attempt, leases.COUNTED in run.setbacks) == ("queued", 0, False)
+    assert "the database did not answer" in run.interruption["message"]
+    lines = desk.run_dir(run_id).metrics_file.read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == done, "no step after the checkpoint is lost"

@@ -18,6 +18,7 @@ def parent(tmp_path: Path) -> RunDir:
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     run_dir.metrics_file.write_text('{"step": 10}\n')
+    run_dir.tokenizer_file.write_text("{}")
     return run_dir
 
 
@@ -33,6 +34,7 @@ def test_checkpoints_and_metrics_are_there_as_if_it_had_made_them(parent: RunDir
     weights = heir.checkpoints / "step_00000010" / "model.safetensors"
     assert weights.read_bytes() == b"weights"
     assert heir.metrics_file.read_text() == '{"step": 10}\n'
+    assert heir.tokenizer_file.read_text() == "{}", "the weights are those of its tokens"
     weights.unlink()
     assert (parent.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
 
@@ -46,5 +48,7 @@ def test_without_a_parent_it_begins_anew_and_says_so(heir: RunDir) -> None:
 
 def test_a_parent_without_metrics_will_do(parent: RunDir, heir: RunDir) -> None:
     parent.metrics_file.unlink()
+    parent.tokenizer_file.unlink()  # an older version kept none
     assert copy_parent_checkpoint(parent, heir)
     assert not heir.metrics_file.exists()
+    assert not heir.tokenizer_file.exists()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from lcl_core.db import runs as db_runs
 from lcl_core.db import studies
 from lcl_core.db.session import Database
 from lcl_core.db.wakeup import WakeupProducer
+from tests.fake_nvidia_smi import gpu_id, install, listing
 from tests.workers.worker_processes import WorkerProcesses
 
 Queue = Callable[..., str]
@@ -189,16 +191,18 @@ def test_two_workers_run_a_halving_to_its_end(
 
 
 def test_a_run_waits_for_a_worker_that_offers_what_it_asks_for(
-    crew: WorkerProcesses, database: Database, queue: Queue, run_of: RunOf, eventually: Eventually
+    crew: WorkerProcesses, database: Database, queue: Queue, run_of: RunOf, eventually: Eventually, tmp_path: Path
 ) -> None:
-    crew.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0")
+    path = f"{install(tmp_path / 'programs', listing(1))}:{os.environ['PATH']}"
+    crew.start(LCL_WORKER_OFFERS="cpu", CUDA_VISIBLE_DEVICES="0", PATH=path)
     choosy, modest = queue(resource="gpu", priority=9), queue(resource="cpu")
     eventually(lambda: run_of(modest).state == "succeeded")
     assert run_of(modest).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == "", "another run may need the GPU"
     with database.reading() as session:
         assert db_runs.blocked_reasons(session, [run_of(choosy)])[choosy]["message"].startswith("no worker offers gpu")
-    crew.start(LCL_WORKER_OFFERS="gpu")
+    crew.start(LCL_WORKER_OFFERS="gpu", PATH=path)
     eventually(lambda: run_of(choosy).state == "succeeded")
+    assert run_of(choosy).result["final"]["environment"]["CUDA_VISIBLE_DEVICES"] == gpu_id(0)
     assert run_of(choosy).attempt == 1
 
 

@@ -1,7 +1,7 @@
 """A small real process that keeps the contract of a run's process: metrics, checkpoints, SIGTERM, result.
 
 ``spec.steps`` steps of TOY_SECONDS each (default 0.01), a checkpoint every ``spec.checkpoint_every``. TOY says how
-it misbehaves, and from which step on: ``KIND`` or ``KIND@STEP``.
+it misbehaves, and from which step on: ``KIND`` or ``KIND@STEP``. With TOY_ACTIVITY it logs its activity to that file.
 """
 
 from __future__ import annotations
@@ -13,15 +13,24 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import JobCancelled, RunDir, run_main
+from tests.chaos.activity_log import record_activity
 
 WEIGHTS = b"toy weights"
 SHOWN = ("LCL_DATABASE_URL", "RANK", "LCL_HOME", "CUDA_VISIBLE_DEVICES")  # of its environment, in its result
+
+
+class NcclError(RuntimeError):
+    """As torch.distributed's DistBackendError."""
+
+
+NcclError.__qualname__ = "DistBackendError"
 
 
 def misbehave(kind: str) -> None:
@@ -39,6 +48,10 @@ def misbehave(kind: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "nccl":
+        raise NcclError("NCCL error in: ProcessGroupNCCL.cpp:94, remote process exited or there was a network error")
+    if kind == "hang":
+        time.sleep(600)
     if kind == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
@@ -67,6 +80,12 @@ def write_encoder(run_dir: RunDir) -> dict[str, Any]:
 
 
 def work(run_dir: RunDir) -> dict[str, Any]:
+    log = os.environ.get("TOY_ACTIVITY")
+    with record_activity(Path(log), run_dir.read_run()["run_id"]) if log else nullcontext():
+        return train(run_dir)
+
+
+def train(run_dir: RunDir) -> dict[str, Any]:
     run = run_dir.read_run()
     steps, every = run["spec"].get("steps", 3), run["spec"].get("checkpoint_every", 100)
     kind, _, since = os.environ.get("TOY", "").partition("@")

@@ -11,12 +11,14 @@ from deploy.embedded_redis import EmbeddedBroker
 from workers.settings import WorkerSettings
 
 TOY_WORKER = """
+import os
 from workers.logs import configure_logging
 from workers.settings import WorkerSettings
 from workers.worker import WorkerProcess
 
 configure_logging("json")
-WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), "toy_run")).run()
+toy = os.environ.get("TOY_MODULE", "toy_run")
+WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), toy)).run()
 """
 
 
@@ -39,12 +41,15 @@ class WorkerProcesses:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, toy: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        """``toy``: the process of every run is the toy; else the real one."""
+        """``toy``: the process of every run is that of ``TOY_MODULE``, by default ``toy_run``; else the real one."""
         command = ("-c", TOY_WORKER) if toy else ("-m", "workers")
+        inherited = dict(self._environment)
+        if not toy:
+            inherited.pop("PYTHONPATH", None)  # where the toy is; a fork server's processes do without
         with self.log(len(self.started)).open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, *command],
-                env={**self._environment, **environment},
+                env={**inherited, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

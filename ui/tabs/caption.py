@@ -62,7 +62,7 @@ def draw_attention(image: bytes, attention: Mapping[str, Any]) -> str:
     small = "".join(f"<li>{_attention_figure(head, f'Head {number}')}</li>" for number, head in enumerate(heads, 1))
     by_head = f'<ul class="lcl-look__heads" aria-label="Each head">{small}</ul>' if len(heads) > 1 else ""
     return heading("Where the encoder looks", _concentration(attention["mean"])) + (
-        f'<div class="lcl-look" style="--picture: url({_visible_region(image, attention["box"])})">'
+        f'<div class="lcl-look" style="--image: url({_visible_region(image, attention["box"])})">'
         f"{_attention_figure(attention['mean'], 'Mean of the heads')}{by_head}</div>"
     )
 
@@ -94,11 +94,11 @@ def _concentration(weights: AttentionWeights) -> str:
 def _visible_region(image: bytes, box: Sequence[float]) -> str:
     """The region of the image in ``box`` (relative), grey, over white, as a data URL."""
     with Image.open(io.BytesIO(image)) as opened:
-        picture = ImageOps.exif_transpose(opened).convert("RGBA")
+        rgba = ImageOps.exif_transpose(opened).convert("RGBA")
     left, top, right, bottom = box
-    width, height = picture.size
+    width, height = rgba.size
     part = (left * width, top * height, right * width, bottom * height)
-    square = picture.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC, box=part)
+    square = rgba.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC, box=part)
     white = Image.new("RGBA", square.size, "white")
     return _data_url(Image.alpha_composite(white, square).convert("L").convert("RGB"), "webp")
 

@@ -12,7 +12,6 @@ from ui.common import BUSY_EVENT, SILENT_EVENT, html_pane, update_dropdown
 from ui.html import dataset_image_url, empty_state, error_box, esc, number, run_link, status_line
 
 PER_PAGE = 6
-ROW_TOKENS = 2048  # of a packed row of the model
 ALL = ""
 VIEWS = [("Documents", "interleaved"), ("Captioned images", "pairs")]
 NO_DATASET = empty_state(
@@ -96,9 +95,9 @@ class DocumentsTab:
         return (
             offset,
             *_filters(page, pairs, split, source),
-            draw_position(view, offset, len(items), total),
+            draw_position(view, offset, len(items), total, page["tokens_of"]),
             *_more(offset, total),
-            draw_documents(dataset, items),
+            draw_documents(dataset, items, page["tokens_of"]["row"]),
         )
 
     def validate(self, dataset: str | None) -> str:
@@ -117,21 +116,23 @@ class DocumentsTab:
         return 0, hidden, hidden, "", *_more(0, 0), html
 
 
-def draw_position(view: str, offset: int, count: int, total: int) -> str:
-    """Position of the page, and the meaning of the colours."""
+def draw_position(view: str, offset: int, count: int, total: int, tokens_of: dict[str, Any]) -> str:
+    """Position of the page, the meaning of the colours, and whose tokens are counted."""
     what = "Captioned images" if view == "pairs" else "Documents"
     return (
         f'<p class="lcl-key" role="status"><span><b>{what} {number(offset + 1)}–{number(offset + count)}</b> of '
         f'{number(total)}</span><span><i class="lcl-row__text"></i>text</span>'
-        f'<span><i class="lcl-row__image"></i>image</span><span>bar: a row of {ROW_TOKENS:,} tokens</span></p>'
+        f'<span><i class="lcl-row__image"></i>image, {tokens_of["image"]} tokens</span>'
+        f"<span>tokens of {esc(tokens_of['name'])} · bar = context of {tokens_of['row']:,} tokens</span></p>"
     )
 
 
-def draw_documents(dataset: str, items: Sequence[dict[str, Any]]) -> str:
-    return f'<div class="lcl-docs">{"".join(_document(dataset, item) for item in items)}</div>'
+def draw_documents(dataset: str, items: Sequence[dict[str, Any]], row: int) -> str:
+    """``row``: tokens of the model's context."""
+    return f'<div class="lcl-docs">{"".join(_document(dataset, item, row) for item in items)}</div>'
 
 
-def _document(dataset: str, item: dict[str, Any]) -> str:
+def _document(dataset: str, item: dict[str, Any], row: int) -> str:
     segments = item["segments"]
     tokens = sum(segment.get("tokens", 0) for segment in segments)
     if "problem" in item:
@@ -143,7 +144,7 @@ def _document(dataset: str, item: dict[str, Any]) -> str:
     marks = "".join(f"<span>{esc(fact)}</span>" for fact in facts if fact)
     return (
         f'<article class="lcl-doc"><header><h3 title="{esc(title)}">{esc(title)}</h3>'
-        f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens)}"
+        f"<span>{number(tokens)} tokens</span></header>{_row(segments, tokens, row)}"
         f'<div class="lcl-doc__body" tabindex="0" role="group" aria-label="{esc(title)}">{body}</div>'
         f"{f'<footer>{marks}</footer>' if marks else ''}</article>"
     )
@@ -159,15 +160,15 @@ def _segment(dataset: str, segment: dict[str, Any]) -> str:
     return f'<figure><img src="{source}" alt="{esc(name)}" title="{esc(name)}" loading="lazy">{below}</figure>'
 
 
-def _row(segments: Sequence[dict[str, Any]], tokens: int) -> str:
-    """The document as a packed row of the model: one coloured section for each segment."""
-    whole = max(ROW_TOKENS, tokens)
+def _row(segments: Sequence[dict[str, Any]], tokens: int, row: int) -> str:
+    """The document beside the model's context of ``row`` tokens: one coloured section for each segment."""
+    whole = max(row, tokens)
     parts = "".join(
         f'<i class="lcl-row__{"text" if "text" in segment else "image"}" style="width:{_percent(segment, whole)}%"></i>'
         for segment in segments
         if segment.get("tokens")
     )
-    return f'<div class="lcl-row" role="img" aria-label="{tokens} tokens of {ROW_TOKENS}">{parts}</div>'
+    return f'<div class="lcl-row" role="img" aria-label="{tokens} tokens of {row}">{parts}</div>'
 
 
 def _percent(segment: dict[str, Any], whole: int) -> str:

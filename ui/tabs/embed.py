@@ -59,7 +59,7 @@ class EmbedTab:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=280):
                     self.encoder = gr.Dropdown(label="Encoder")
-                    self.pictures = gr.File(
+                    self.images = gr.File(
                         label="Images", file_count="multiple", file_types=["image"], height=170, type="filepath"
                     )
                     self.format = gr.Radio(list(FORMATS), value="npy", label="File format")
@@ -74,7 +74,7 @@ class EmbedTab:
         tab.select(self.refresh, pickers, [*pickers, self.map], **SILENT_EVENT)
         self.collection.change(self.load_map, [self.collection, self.label], drawn, **BUSY_EVENT)
         self.label.input(self.draw_map, [self.collection, self.points, self.label], self.map, **SILENT_EVENT)
-        inputs = [self.encoder, self.pictures, self.format]
+        inputs = [self.encoder, self.images, self.format]
         self.go.click(self.embed, inputs, [self.vectors, self.download], **BUSY_EVENT)
         self.format.input(self.embed_again, inputs, [self.vectors, self.download], **BUSY_EVENT)
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
-from api.client.units import format_bytes, format_si
+from api.client.payloads import format_bytes, format_si
 from ui.common import SILENT_EVENT, html_pane
 from ui.html import definition_list, duration, esc, run_link, status_line
 from ui.spec_fields import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from api.client.payloads import format_bytes
 from lcl_core.specs.parsing import KIND_LABELS
 from ui.charts import METRIC_LABELS, line_chart, metric_points
 from ui.html import (
@@ -40,6 +41,8 @@ def draw_head(run: dict[str, Any]) -> str:
     kind = KIND_LABELS.get(run["kind"], run["kind"])
     title = run.get("name") or kind
     attempt = f" · attempt {run['attempt']}" if (run.get("attempt") or 0) > 1 else ""
+    devices = len(run.get("devices") or ())
+    attempt += f" · {devices} GPU{'s' if devices > 1 else ''}" if devices else ""
     line = f"{kind} · {run['id']}{attempt} · submitted {ago(run.get('created_at'))}"
     return (
         f'<header class="lcl-run__head"><div><h2>{esc(title)}</h2><p>{esc(line)}</p></div>'
@@ -99,6 +102,43 @@ def draw_log(text: str) -> str:
     """End of the log; focusable, so that the keyboard can scroll it."""
     shown = esc(text) if text else "The log is empty so far."
     return f'<pre class="lcl-log" tabindex="0" role="log" aria-label="Log" aria-live="off">{shown}</pre>'
+
+
+def draw_workers(workers: Sequence[dict[str, Any]]) -> str:
+    """A row for each GPU of each worker, with the run that has it; one row for a worker without GPUs."""
+    if not workers:
+        return empty_state("No worker is alive", "Start one, and queued runs begin by themselves.")
+    rows = [row for worker in workers for row in _worker_rows(worker)]
+    columns = ("Worker", "Device", "Use", "Memory", "Seen")
+    return html_table("Workers and their devices", columns, "".join(rows))
+
+
+_USE_LABELS = {"free": "free", "run": "", "reserved": "reserved for ", "inference": "inference"}
+
+
+def _worker_rows(worker: dict[str, Any]) -> list[str]:
+    seen = ago(worker["seen_at"])
+    if not worker["gpus"]:
+        run = run_link(worker["current_run"]) if worker["current_run"] else ""
+        return [_worker_row(worker["id"], ", ".join(map(str, worker["devices"])), run, "", seen)]
+    return [
+        _worker_row(worker["id"], f"{gpu['name']} · {gpu['id']}", _device_use(gpu), _device_memory(gpu), seen)
+        for gpu in worker["gpus"]
+    ]
+
+
+def _worker_row(worker: str, device: str, use: str, memory: str, seen: str) -> str:
+    """``use`` is HTML, the others are text."""
+    return f"<tr><td>{esc(worker)}</td><td>{esc(device)}</td><td>{use}</td><td>{esc(memory)}</td><td>{seen}</td></tr>"
+
+
+def _device_use(gpu: dict[str, Any]) -> str:
+    return _USE_LABELS[gpu["use"]] + (run_link(gpu["run"]) if gpu["run"] else "")
+
+
+def _device_memory(gpu: dict[str, Any]) -> str:
+    used, total = gpu["memory_used"], gpu["memory_total"]
+    return "" if used is None or total is None else f"{format_bytes(used)} of {format_bytes(total)}"
 
 
 def progress_fraction(run: dict[str, Any]) -> float | None:

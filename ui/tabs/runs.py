@@ -1,8 +1,8 @@
-"""Runs tab: submit runs, follow them live, pause, cancel, resume and clone them."""
+"""Runs tab: submit runs, follow them live, pause, cancel, resume and clone them, compare curves of several runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,19 +10,144 @@ import gradio as gr
 
 from api.client import ApiError, Client, UserError
 from lcl_core.specs.parsing import KIND_LABELS
-from ui.common import BUSY_EVENT, SILENT_EVENT, html_pane
-from ui.html import PICK_SCRIPT, error_box, toast
-from ui.tabs.run_comparison import (
-    ACTIVE_STATES,
-    ComparisonChoice,
-    Lines,
-    RunComparison,
-    RunSelection,
-    last_step,
-    loss_lines,
-)
+from ui.charts import AXIS_LABELS, MAX_SERIES, METRIC_LABELS, RunSeries, metric_points, overlay_chart
+from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, Shown, html_pane
+from ui.html import ACTIVE_STATES, PICK_SCRIPT, error_box, toast
 from ui.tabs.run_form import SpecForm
-from ui.tabs.run_view import NOTHING_SELECTED, draw_curves, draw_head, draw_list, draw_log, draw_result
+from ui.tabs.run_view import (
+    NOTHING_SELECTED,
+    draw_curves,
+    draw_head,
+    draw_list,
+    draw_log,
+    draw_result,
+    draw_workers,
+)
+
+Run = Mapping[str, Any]
+Lines = tuple[dict[str, Any], ...]
+FIRST_METRIC, FIRST_AXIS = "loss", "step"
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """Metric lines of a run. ``complete``: the run had ended when they were last read."""
+
+    attempt: int = 0
+    lines: Lines = ()
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class ComparisonChoice:
+    """Runs, metric and axis that the user has chosen."""
+
+    others: Sequence[str] = ()
+    metric: str = FIRST_METRIC
+    axis: str = FIRST_AXIS
+
+
+@dataclass
+class RunSelection(PageSelection[Shown]):
+    """The selected run, the chosen comparison, curves of the other runs by id, and the choices (label, id)."""
+
+    comparison: ComparisonChoice = ComparisonChoice()
+    curves: dict[str, RunCurve] = field(default_factory=dict)
+    choices: list[tuple[str, str]] = field(default_factory=list)
+
+
+class RunComparison:
+    """Dropdowns above the chart, and the chart."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def build(self) -> None:
+        with gr.Row(elem_classes="lcl-beside"):
+            self.others = gr.Dropdown(
+                [], value=[], multiselect=True, max_choices=MAX_SERIES - 1, label="Compare with",
+                elem_id="compare-with", scale=3, min_width=220, visible=False,
+            )  # fmt: skip
+            metrics = [(words, metric) for metric, words in METRIC_LABELS.items()]
+            self.metric = gr.Dropdown(metrics, value=FIRST_METRIC, label="Metric", visible=False, min_width=160)
+            axes = [(words.split()[0], axis) for axis, words in AXIS_LABELS.items()]
+            self.axis = gr.Radio(
+                axes, value=FIRST_AXIS, label="Over", visible=False, min_width=190, elem_classes="lcl-segment"
+            )
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Components of a ``ComparisonChoice``."""
+        return [self.others, self.metric, self.axis]
+
+    def wire(self) -> None:
+        """Metric and axis are visible once runs are chosen."""
+        self.others.input(
+            lambda others: [gr.Dropdown(visible=bool(others)), gr.Radio(visible=bool(others))],
+            self.others, [self.metric, self.axis], **SILENT_EVENT,
+        )  # fmt: skip
+
+    def update_choices(self, selection: RunSelection[Any], runs: Sequence[Run]) -> Any:
+        """New choices of the dropdown, if they have changed: an update would close an open list."""
+        listed = [(run_label(run), str(run["id"])) for run in runs if run["kind"] == "pretrain"]
+        here = {run_id for _, run_id in listed}
+        choices = listed + [each for each in selection.choices if each[1] in selection.curves and each[1] not in here]
+        if not listed or choices == selection.choices:
+            return gr.skip()
+        selection.choices = choices
+        return gr.Dropdown(choices=[*choices], visible=len(choices) > 1)
+
+    def draw(self, selection: RunSelection[Any], run: Run, lines: Lines, listed: Sequence[Run]) -> str:
+        """The selected run first, if it is a pre-training, then the others in the order in which they were chosen."""
+        choice = selection.comparison
+        series = [_series(run, lines, choice)] if run["kind"] == "pretrain" else []
+        known, errors = {str(each["id"]): each for each in listed}, ""
+        for run_id in (each for each in choice.others if each != run["id"]):
+            try:
+                other = known.get(run_id) or self.client.run(run_id)
+                curve = self.read(run_id, other, selection.curves.get(run_id, RunCurve()))
+            except ApiError as error:
+                errors += error_box(error.message, "A run cannot be compared")
+                continue
+            selection.curves[run_id] = curve
+            series.append(_series(other, curve.lines, choice))
+        return overlay_chart(choice.metric, choice.axis, series) + errors
+
+    def read(self, run_id: str, run: Run, curve: RunCurve) -> RunCurve:
+        """Add the new metric lines; no request after the run has ended. Raises: ApiError."""
+        attempt, moving = run.get("attempt") or 0, run["state"] in ACTIVE_STATES
+        if attempt != curve.attempt:
+            curve = RunCurve(attempt)
+        if curve.complete and not moving:
+            return curve
+        new = loss_lines(self.client.metrics(run_id, after=last_step(curve.lines)))
+        return replace(curve, lines=curve.lines + new, complete=not moving)
+
+
+def loss_lines(lines: Sequence[Mapping[str, Any]]) -> Lines:
+    """Metrics and axes of the lines that contain a loss."""
+    return tuple(
+        {
+            name: value
+            for name, value in line.items()
+            if name in METRIC_LABELS or name in AXIS_LABELS or name.endswith("_loss")
+        }
+        for line in lines
+        if any(name.endswith("loss") and value is not None for name, value in line.items())
+    )
+
+
+def last_step(lines: Lines) -> int:
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def run_label(run: Run) -> str:
+    """Name and end of the id: names need not be unique."""
+    return f"{run.get('name') or 'Pre-train'} · {str(run['id'])[-6:]}"
+
+
+def _series(run: Run, lines: Lines, choice: ComparisonChoice) -> RunSeries:
+    return RunSeries(run_label(run), str(run["state"]), metric_points(lines, choice.metric, choice.axis))
 
 
 @dataclass(frozen=True)
@@ -100,6 +225,8 @@ class RunsTab:
                 self.listing = html_pane(js_on_load=PICK_SCRIPT, elem_id="run-list")
             with gr.Column(scale=7, min_width=300, elem_classes="lcl-panel lcl-run"):
                 self._build_detail()
+        with gr.Accordion("Workers", open=False, elem_id="workers") as self.workers_drawer:
+            self.workers = html_pane(elem_id="worker-list")
 
     def _build_detail(self) -> None:
         self.head = html_pane(NOTHING_SELECTED, elem_id="run-head")
@@ -125,6 +252,7 @@ class RunsTab:
             event(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
         self.clock.tick(self.tick, [self.selection, self.only], everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
         self.listing.select(self.select, [self.selection, self.only], everything, **SILENT_EVENT)
+        self.workers_drawer.expand(self.show_workers, None, self.workers, **SILENT_EVENT)
         self.comparison.wire()
         gr.on(
             [component.input for component in self.comparison.inputs],
@@ -149,6 +277,12 @@ class RunsTab:
             form.verdict,
             **BUSY_EVENT,
         ).then(self.refresh, [self.selection, self.only], everything, **SILENT_EVENT)
+
+    def show_workers(self) -> str:
+        try:
+            return draw_workers(self.client.workers())
+        except ApiError as error:
+            return error_box(error.message, "The workers cannot be shown")
 
     def show_form(self, kind: str) -> list[Any]:
         return [gr.Column(visible=kind == name) for name in self.forms]

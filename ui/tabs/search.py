@@ -17,6 +17,7 @@ from api.client import ApiError, Client
 from ui.common import (
     BUSY_EVENT,
     SILENT_EVENT,
+    PageSelection,
     api_error_box,
     collection_choices,
     first_choice,
@@ -26,7 +27,7 @@ from ui.common import (
     unreachable_box,
     update_dropdown,
 )
-from ui.html import PICK_SCRIPT, error_box
+from ui.html import PICK_SCRIPT, error_box, status_line
 from ui.tabs.search_view import (
     INVITATION,
     NO_COLLECTION,
@@ -53,6 +54,9 @@ EMPTY_STATES = {
 }
 EXAMPLES = ["dog", "red apple", "airplane", "smiling face", "tree", "musical instrument", "house", "fish"]
 RESULT_COUNTS = [12, 24, 48, 96]
+# before and after each search (page.js)
+BEGIN_SCRIPT = "(...inputs) => { window.lclSearch.begin(); return inputs; }"
+END_SCRIPT = "() => window.lclSearch.end()"
 FOCUS_SCRIPT = """() => requestAnimationFrame(() => setTimeout(() => (
   document.querySelector('#search-detail h2') ??
   document.querySelector('#search-results [aria-current]') ??
@@ -149,6 +153,22 @@ class SearchRunner:
         )
 
 
+def newest(handler: Callable[..., tuple[Any, ...]], *, begins: bool = True) -> Callable[..., tuple[Any, ...]]:
+    """``handler`` behind a turn (a PageSelection of a number): it changes nothing if a newer search began meanwhile.
+
+    Args:
+        begins: the event begins a search. Otherwise it continues the one on show.
+    """
+
+    def event(turn: PageSelection[int], *arguments: Any) -> tuple[Any, ...]:
+        turn.current += begins
+        mine = turn.current
+        result = handler(*arguments)
+        return result if turn.current == mine else (gr.skip(),) * len(result)
+
+    return event
+
+
 def parse_label_filter(choices: Sequence[str] | None) -> LabelFilter:
     """The service's filter from dropdown values (``search_view.label_choice``): one of the values of every label."""
     result: LabelFilter = {}
@@ -180,6 +200,7 @@ class SearchTab:
     def build(self) -> None:
         self.bare = gr.State(False)  # does the pane show a placeholder?
         self.current = gr.State(None)
+        self.turn = gr.State(PageSelection(0))  # number of the newest search
         with gr.Column(elem_classes="lcl-panel"):
             with gr.Row(elem_classes="lcl-toolbar"):
                 self.mode = gr.Radio(
@@ -206,6 +227,7 @@ class SearchTab:
                     [], multiselect=True, label="Only images with", elem_id="search-where", visible=False, scale=2,
                     min_width=220,
                 )  # fmt: skip
+        html_pane(status_line(""), elem_id="search-status")
         with gr.Row(equal_height=False, elem_classes="lcl-found"):
             self.results = html_pane(INVITATION, js_on_load=PICK_SCRIPT, elem_id="search-results")
             self.detail = html_pane(js_on_load=PICK_SCRIPT, elem_id="search-detail")
@@ -220,18 +242,27 @@ class SearchTab:
             self.open_link, self.k, [self.collection, self.text, *self.result_outputs, self.detail], **SILENT_EVENT
         )
         tab.select(self.refresh, known, [*known, self.results], **SILENT_EVENT)
-        self.mode.input(self.switch, self.mode, [*self.query_inputs, *self.result_outputs], **SILENT_EVENT)
-        for event in (self.go.click, self.text.submit, self.image.upload):
-            event(self.search, query, self.result_outputs, **BUSY_EVENT)
-        self.k.input(self.search_again, query, self.result_outputs, **BUSY_EVENT)
-        self.where.change(self.change_filter, [self.where, self.current], self.result_outputs, **BUSY_EVENT)
-        self.words.change(self.search_again, query, self.result_outputs, trigger_mode="always_last", **BUSY_EVENT)
-        self.collection.input(self.change_collection, query, [self.where, *self.result_outputs], **BUSY_EVENT)
+        # of searches under way at one time the newest is drawn: none is dropped while another waits for an encoder
+        asked, several = [self.turn, *query], BUSY_EVENT | {"trigger_mode": "multiple", "js": BEGIN_SCRIPT}
+        search, search_again = newest(self.search), newest(self.search_again)
+        begun = [
+            self.mode.input(newest(self.switch), asked, [*self.query_inputs, *self.result_outputs], **several),
+            gr.on([self.go.click, self.text.submit, self.image.upload], search, asked, self.result_outputs, **several),
+            self.k.input(search_again, asked, self.result_outputs, **several),
+            self.collection.input(newest(self.change_collection), asked, [self.where, *self.result_outputs], **several),
+        ]
         for button, words in zip(self.examples, EXAMPLES, strict=True):
-            button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT).then(
-                self.search, query, self.result_outputs, **BUSY_EVENT
-            )
-        self.more.click(self.show_more, self.current, self.result_outputs, **BUSY_EVENT)
+            typed = button.click(lambda words=words: words, outputs=self.text, **SILENT_EVENT)
+            begun.append(typed.then(search, asked, self.result_outputs, **several))
+        for event in begun:
+            event.then(None, js=END_SCRIPT)
+        self.where.change(
+            newest(self.change_filter, begins=False), [self.turn, self.where, self.current], self.result_outputs,
+            **BUSY_EVENT,
+        )  # fmt: skip
+        self.words.change(search_again, asked, self.result_outputs, **BUSY_EVENT | {"trigger_mode": "always_last"})
+        more = newest(self.show_more, begins=False)
+        self.more.click(more, [self.turn, self.current], self.result_outputs, **BUSY_EVENT)
         shown = [self.mode, *self.query_inputs, self.image, self.where, *self.result_outputs, self.detail]
         for pane in (self.results, self.detail):
             pane.select(self.follow, [self.where, self.k, self.current], shown, **BUSY_EVENT).then(
@@ -279,9 +310,9 @@ class SearchTab:
             result = _result_updates(self.runner.run(named[0], f"“{words.strip()}”", "images", k, text=words.strip()))
         return named[0], words.strip(), *result, self.runner.details(named[0], item) if item else gr.skip()
 
-    def switch(self, mode: str) -> tuple[Any, ...]:
-        """Show the inputs of a mode."""
-        return *_query_visibility(mode), *_result_updates(PageResult(EMPTY_STATES[mode]))
+    def switch(self, mode: str, *query: Any) -> tuple[Any, ...]:
+        """Show the inputs of a mode, and search with those that are filled."""
+        return *_query_visibility(mode), *self.search(mode, *query)
 
     def search(
         self, mode: str, collection: str | None, text: str, image: str | None, words: float, where: list[str], k: int

@@ -66,7 +66,7 @@ def draw_detail(
     return (
         f'<section class="lcl-detail" aria-label="Chosen image"><header><h2 tabindex="-1">{esc(title)}</h2>'
         '<button type="button" data-pick="close:" aria-label="Close" title="Close (Escape)">✕</button></header>'
-        f'<img class="lcl-detail__picture" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
+        f'<img class="lcl-detail__image" src="{esc(item_url(collection, item["id"]))}" alt="{esc(title)}">'
         f'<p class="lcl-detail__ways">{buttons}<a href="{esc(link_to(collection, item=item["id"]))}">Link</a></p>'
         f"{_titled_list('Also called', more)}"
         + (f'<h3>Nearest to it</h3><ul class="lcl-samples">{around}</ul>' if around else "")

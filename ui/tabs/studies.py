@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from api.client import ApiError, Client, UserError
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
-from lcl_core.specs.presets import presets
 from lcl_core.specs.pretrain import PretrainSpec
 from ui.charts import cost_chart, curves_chart
 from ui.common import BUSY_EVENT, SILENT_EVENT, PageSelection, html_pane
@@ -223,27 +223,27 @@ class StudiesTab:
 
     def wire(self, page: gr.Blocks, tab: gr.Tab) -> None:
         self.clock = gr.Timer(REFRESH_SECONDS)
-        asked = [self.selection, self.metric, self.value]
+        inputs = [self.selection, self.metric, self.value]
         everything = [
             self.listing, self.head, self.cancel, self.resume, self.notes, self.table, self.tools, self.metric,
             self.value, self.charts, self.links, self.cells,
         ]  # fmt: skip
         for event in (tab.select, self.metric.input):
-            event(self.refresh, asked, everything, **SILENT_EVENT)
-        self.value.input(self.change_value, asked, everything, **SILENT_EVENT)
-        self.clock.tick(self.tick, asked, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
-        self.listing.select(self.select, asked, everything, **SILENT_EVENT)
+            event(self.refresh, inputs, everything, **SILENT_EVENT)
+        self.value.input(self.change_value, inputs, everything, **SILENT_EVENT)
+        self.clock.tick(self.tick, inputs, everything, js=VISIBLE_ONLY_SCRIPT, **SILENT_EVENT)
+        self.listing.select(self.select, inputs, everything, **SILENT_EVENT)
         for button, verb in ((self.cancel, self.client.cancel_study), (self.resume, self.client.resume_study)):
             button.click(
                 lambda selection, verb=verb: self.act(verb, selection), self.selection, self.refusal, **BUSY_EVENT
-            ).then(self.refresh, asked, everything, **SILENT_EVENT)
+            ).then(self.refresh, inputs, everything, **SILENT_EVENT)
         self.form.wire(tab)
         self.form.submit.click(
             self.submit,
             [self.form.editor, self.form.name, self.form.preset, self.form.seeds, self.form.steps, self.selection],
             self.form.verdict,
             **BUSY_EVENT,
-        ).then(self.refresh, asked, everything, **SILENT_EVENT)
+        ).then(self.refresh, inputs, everything, **SILENT_EVENT)
 
     def submit(
         self, text: str, name: str, preset: str, seeds: str, steps: float | None, selection: SelectedStudy

@@ -10,28 +10,51 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Self
 
+from lcl_core.common.fork_server import AVAILABLE, ForkServer
+from lcl_core.common.forked_process import start_module
 from lcl_core.common.process_env import without_secrets
 from lcl_core.common.run_dir import RunDir
-from lcl_core.db.leases import Claim
+from lcl_core.common.threads import thread_env
+from lcl_core.jobs import JOBS
+
+FORK_SERVER = "LCL_FORK_SERVER"  # in the environment of this process
+FORKED = {kind.module: kind.imports for kind in JOBS.values() if kind.imports}
 
 
 def sanitized_env(environment: Mapping[str, str], protocols: Collection[str] = ()) -> dict[str, str]:
-    """Environment of a job process, marked as supervised.
+    """Environment of a job process, marked as supervised, with the number of its threads and how they wait.
 
     Args:
         protocols: of the URLs that a run may read and write, such as ``s3``; their credentials stay.
     """
-    return {**without_secrets(environment, protocols), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
+    kept = without_secrets(environment, protocols)
+    return {**kept, **thread_env(kept), "LCL_SUPERVISED": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def device_env(claim: Claim) -> dict[str, str]:
-    """Hide the GPUs from a run that requested the CPU: another run may need their memory."""
-    return {"CUDA_VISIBLE_DEVICES": ""} if claim.resource == "cpu" else {}
+@contextlib.contextmanager
+def fork_server(setting: str, modules: Collection[str]) -> Iterator[None]:
+    """Let :class:`JobProcess` fork jobs: each starts without importing torch, which takes seconds.
+
+    Args:
+        setting: ``auto``: from a server that lives as long as the block; or what ``start_module`` accepts.
+        modules: that run jobs.
+    """
+    imports = sorted({FORKED[module] for module in modules if module in FORKED})
+    if setting != "auto" or not imports or not AVAILABLE:
+        os.environ[FORK_SERVER] = setting if setting != "auto" else "off"
+        yield
+        return
+    server = ForkServer(imports, sanitized_env(os.environ))
+    server.prepare()
+    os.environ[FORK_SERVER] = server.address
+    try:
+        yield
+    finally:
+        server.close()
 
 
 class JobProcess:
@@ -58,13 +81,12 @@ class JobProcess:
             log.write(header)
             log.flush()
             self.log_start = log.tell()  # byte offset of this attempt's own output
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(run_dir.path)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+            self._process = start_module(
+                module,
+                [str(run_dir.path)],
+                server=os.environ.get(FORK_SERVER, "off") if module in FORKED else "off",
                 env=sanitized_env(os.environ, protocols) | dict(env or {}),
-                start_new_session=True,
+                output=log,
             )
 
     @property
@@ -81,10 +103,14 @@ class JobProcess:
         """SIGTERM to the process alone: it needs its data workers until the checkpoint is written."""
         self._process.send_signal(signal.SIGTERM)
 
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the whole group."""
+        with contextlib.suppress(ProcessLookupError):  # the group is empty
+            os.killpg(self._process.pid, number)
+
     def kill(self) -> int:
         """Kill the whole group. Returns: the exit status."""
-        with contextlib.suppress(ProcessLookupError):  # the group is empty
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.signal_group(signal.SIGKILL)
         return self._process.wait()
 
     def __enter__(self) -> Self:

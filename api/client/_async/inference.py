@@ -53,8 +53,8 @@ class AsyncEncoderCalls(AsyncTransport):
 
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
         """
-        twin = {"allow_twin": True} if allow_twin else {}
-        return await self.post("/v1/encoders", {"name": name, "path": path, **twin})
+        option = {"allow_twin": True} if allow_twin else {}
+        return await self.post("/v1/encoders", {"name": name, "path": path, **option})
 
     async def delete_encoder(self, id_or_name: str) -> None:
         """With its files, unless something uses the encoder; for its owner and admins."""

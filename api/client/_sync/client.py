@@ -3,28 +3,193 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from api.client._sync.data import CollectionCalls, DatasetCalls
 from api.client._sync.inference import EncoderCalls
 from api.client._sync.runs import RunCalls, StudyCalls
-from api.client.payloads import Json
+from api.client._sync.transport import Transport
+from api.client.payloads import Json, NewItem, data_url, without_none
+
+VECTORS_PER_PAGE = 1000
+
+
+def _dataset_path(name: str) -> str:
+    return f"/v1/datasets/{quote(name, safe='')}"
+
+
+def _collection_path(id_or_name: str) -> str:
+    return f"/v1/collections/{quote(id_or_name, safe='')}"
+
+
+class DatasetCalls(Transport):
+    def datasets(self) -> list[Json]:
+        return (self.get("/v1/datasets"))["items"]
+
+    def dataset(self, name: str) -> Json:
+        return self.get(_dataset_path(name))
+
+    def dataset_versions(self, name: str) -> list[Json]:
+        """Contents registered under the name, newest first: {"version", "content_hash", "path", "created_at", …}."""
+        return (self.get(f"{_dataset_path(name)}/versions"))["items"]
+
+    def validate_dataset(self, name: str, **options: Any) -> Json:
+        """Queue a validation run. ``options``: workers, tokens, similarity_threshold, min_image_side.
+
+        Returns: the run; after success its result contains the ``report``.
+        """
+        return self.post(f"{_dataset_path(name)}/validate", options)
+
+    def validate_path(
+        self, path: str, format: str = "auto", options: Mapping[str, Any] | None = None, **validation: Any
+    ) -> Json:
+        """``validate_dataset`` for a ``path`` on the server, in any readable ``format``; nothing is registered."""
+        body = {"path": path, "format": format, "options": dict(options or {}), **validation}
+        return self.post("/v1/datasets/validate", body)
+
+    def register_dataset(self, name: str, path: str, new_version: bool = False) -> Json:
+        """``path``: on the server, or a URL, inside its data roots. ``new_version``: the name may exist."""
+        return self.post("/v1/datasets", {"name": name, "path": path, "new_version": new_version})
+
+    def delete_dataset(self, name: str) -> None:
+        """All versions, unless something uses them. A corpus in the data roots stays. For its owner and admins."""
+        self.send("DELETE", _dataset_path(name))
+
+    def dataset_statistics(self, name: str) -> Json:
+        return self.get(f"{_dataset_path(name)}/statistics")
+
+    def dataset_documents(
+        self,
+        name: str,
+        offset: int = 0,
+        limit: int = 20,
+        view: str = "interleaved",
+        split: str | None = None,
+        source: str | None = None,
+        tokens: bool = False,
+        encoder: str | None = None,
+    ) -> Json:
+        """{"items": [{"id", "segments": [{"text"} | {"image", "image_url"}]}], "total", "offset", "splits", "sources"}.
+
+        Args:
+            tokens: with the number of tokens of each segment, and ``tokens_of``: {"name", "image", "row"}.
+            encoder: whose tokens; None: the newest that was trained there, else a preset.
+        """
+        query = {"offset": offset, "limit": limit, "view": view, "split": split, "source": source}
+        return self.get(f"{_dataset_path(name)}/documents", **query, tokens=tokens or None, encoder=encoder)
+
+    def dataset_image(self, name: str, image: str) -> bytes:
+        return (self.send("GET", f"{_dataset_path(name)}/images/{quote(image)}")).content
+
+
+class CollectionCalls(Transport):
+    def collections(self) -> list[Json]:
+        return (self.get("/v1/collections"))["items"]
+
+    def collection(self, id_or_name: str) -> Json:
+        return self.get(_collection_path(id_or_name))
+
+    def search(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: bytes | None = None,
+        vector: Sequence[float] | None = None,
+        item: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        target: str = "images",
+        k: int = 20,
+        where: Mapping[str, str | Sequence[str]] | None = None,
+        offset: int = 0,
+    ) -> Json:
+        """Nearest items to a text, an image, a vector or an item, best first: {"hits": […], "took_ms"}.
+
+        Args:
+            item: id of an image or text of the collection.
+            offset: hits to skip, those of earlier pages.
+            weights: of the parts of a combined query, by name; default 1; negative: away from the part.
+        """
+        image_url = None if image is None else data_url(image)
+        query = without_none(text=text, image=image_url, vector=vector, item=item, weights=weights)
+        body = {**query, "target": target, "k": k, "where": dict(where or {})}
+        body |= {"offset": offset} if offset else {}
+        return self.post(f"{_collection_path(collection)}/search", body, repeatable=True)
+
+    def duplicates(self, collection: str, *, threshold: float = 0.95, offset: int = 0, limit: int = 20) -> Json:
+        """Groups of near-duplicates, the largest first: {"groups": [{"size", "items"}], "total"}."""
+        path = f"{_collection_path(collection)}/duplicates"
+        return self.get(path, threshold=threshold, offset=offset, limit=limit)
+
+    def item(self, collection: str, item_id: str) -> Json:
+        """The record of an image: captions, labels, split, source, image_url."""
+        return self.get(f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
+
+    def item_image(self, collection: str, item_id: str) -> bytes:
+        return (self.send("GET", f"{_collection_path(collection)}/items/{quote(item_id)}/image")).content
+
+    def add_items(
+        self,
+        collection: str,
+        items: Sequence[NewItem],
+        *,
+        replace: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Add images, all or none: {"ids", "images": number of images afterwards}.
+
+        Two calls with the same ``idempotency_key`` add the items once; the default is random.
+        """
+        body = {"items": [{**item, "image": data_url(item["image"])} for item in items], "replace": replace}
+        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        path = f"{_collection_path(collection)}/items"
+        return (self.send("POST", path, json=body, headers=headers, repeatable=True)).json()
+
+    def remove_item(self, collection: str, item_id: str) -> None:
+        self.send("DELETE", f"{_collection_path(collection)}/items/{quote(item_id, safe='')}")
+
+    def delete_collection(self, id_or_name: str) -> None:
+        """With its files; for its owner and admins."""
+        self.send("DELETE", _collection_path(id_or_name))
+
+    def export_collection(self, id_or_name: str, path: str | Path, target: str = "images") -> Path:
+        """Write records and vectors of all current items to ``path``, as JSON lines."""
+        return self.download(f"{_collection_path(id_or_name)}/export?{urlencode({'target': target})}", path)
+
+    def collection_map(self, collection: str, limit: int = 2000) -> Json:
+        """{"points": [{"id", "x", "y", "caption", "labels"}], "total"}: images projected to two dimensions."""
+        return self.get(f"{_collection_path(collection)}/map", limit=limit)
+
+    def vectors(self, collection: str, target: str = "images") -> tuple[list[str], list[list[float]]]:
+        """All ids and their vectors, fetched page by page."""
+        ids: list[str] = []
+        rows: list[list[float]] = []
+        path = f"{_collection_path(collection)}/vectors"
+        while True:
+            page = self.get(path, target=target, offset=len(ids), limit=VECTORS_PER_PAGE)
+            ids += page["ids"]
+            rows += page["vectors"]
+            if not page["ids"] or len(ids) >= page["total"]:
+                return ids, rows
 
 
 class Client(RunCalls, StudyCalls, DatasetCalls, EncoderCalls, CollectionCalls):
     """Calls one service with one key. A context manager; safe to share."""
 
     def health(self) -> Json:
-        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}}, also when not ready."""
+        """The response of ``/readyz``: {"ready": bool, "checks": {name: {"ok", "detail"}}, "loading": int}, also when
+        not ready. ``loading``: calls that wait for an encoder to be loaded.
+        """
         return (self.send("GET", "/readyz", expected=(503,))).json()
 
     def workers(self) -> list[Json]:
         return (self.get("/v1/workers"))["items"]
 
     def quotas(self) -> list[Json]:
-        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of everybody."""
+        """{"owner", "runs", "runs_limit", "bytes", "bytes_limit"} of the owner; for admins of all owners."""
         return (self.get("/v1/quotas"))["items"]
 
     def keys(self) -> list[Json]:

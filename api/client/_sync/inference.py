@@ -54,8 +54,8 @@ class EncoderCalls(Transport):
 
         ``allow_twin``: also if an encoder with the same weights but other files exists; for the owner of that encoder.
         """
-        twin = {"allow_twin": True} if allow_twin else {}
-        return self.post("/v1/encoders", {"name": name, "path": path, **twin})
+        option = {"allow_twin": True} if allow_twin else {}
+        return self.post("/v1/encoders", {"name": name, "path": path, **option})
 
     def delete_encoder(self, id_or_name: str) -> None:
         """With its files, unless something uses the encoder; for its owner and admins."""

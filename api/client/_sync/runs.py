@@ -42,6 +42,7 @@ class RunCalls(Transport):
         priority: int = 0,
         max_attempts: int | None = None,
         resource: str | None = None,
+        gpus: int | None = None,
     ) -> Json:
         """Queue a run. The default ``idempotency_key`` is random, so that a repeated request never makes two runs.
 
@@ -50,9 +51,11 @@ class RunCalls(Transport):
             priority: -100 to 100; higher goes first.
             max_attempts: workers that may be lost before the run fails.
             resource: ``cpu`` or ``gpu``, which a worker must offer; None: any worker, by kind.
+            gpus: GPUs of each machine, as ``engine.processes`` says; None: that many where the run gets GPUs.
         """
         body: Json = {"kind": kind, "spec": dict(spec), "name": name, "tags": list(tags or ())}
-        options: Json = {"after": list(after), "priority": priority, "max_attempts": max_attempts, "resource": resource}
+        options: Json = {"after": list(after), "priority": priority, "max_attempts": max_attempts}
+        options |= {"resource": resource, "gpus": gpus}
         body |= {field: value for field, value in options.items() if value}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         return (self.send("POST", "/v1/runs", json=body, headers=headers, repeatable=True)).json()

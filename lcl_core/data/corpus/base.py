@@ -45,6 +45,9 @@ class CaptionPairs(Protocol):
     def __getitem__(self, index: slice, /) -> Sequence[CaptionPair]: ...
     def __iter__(self) -> Iterator[CaptionPair]: ...
 
+    def describe(self, index: int) -> CaptionPair:
+        """Like indexing, without prefetching the image."""
+
     def location(self, index: int) -> str:
         """File and line, or record number, for messages and ids."""
 
@@ -62,6 +65,7 @@ class Corpus(ABC):
     """Opened by ``open_corpus``. Safe from several threads and after a fork; can be pickled."""
 
     path: Path
+    concurrent_reads = 1  # threads that should read at once: more than one where each read waits for a network
 
     @property
     @abstractmethod

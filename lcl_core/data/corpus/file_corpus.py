@@ -46,6 +46,10 @@ class PairList(Sequence[CaptionPair]):
             return PairList(self._lines, self._indices[index])
         return _to_pair(self._lines[self._indices[index]])
 
+    def describe(self, index: int) -> CaptionPair:
+        """As indexing: no line holds an image."""
+        return self[index]
+
     def choose(self, indices: Sequence[int]) -> PairList:
         """Those at ``indices``, in that order."""
         return PairList(self._lines, [self._indices[index] for index in indices])

@@ -11,7 +11,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import is_url, resolve_allowed
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_corpus import FileCorpus
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.format import HEADER
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
 from lcl_core.specs.corpus_jobs import CorpusSpec

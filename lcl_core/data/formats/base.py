@@ -165,7 +165,7 @@ Options = TypeVar("Options", bound=ReaderOptions)
 
 
 class FormatReader(ABC, Generic[Options]):
-    """One corpus in one format. Made by :func:`lcl_core.data.formats.registry.open_reader`.
+    """One corpus in one format. Made by :func:`lcl_core.data.formats.open_reader`.
 
     A reader holds paths and options only, so that it can be sent to another process.
 

@@ -4,6 +4,10 @@
     ROOT/train2014/COCO_train2014_….jpg         "caption", …}], …}, a caption each; five or so an image
 
 Also one such file, or a folder of them. Source: https://cocodataset.org/#format-data
+
+NoCaps: ``nocaps_val_4500_captions.json`` and ``nocaps_test_image_info.json``, as COCO captions with domains. ``source``
+of a record is the domain of its image: ``in-domain``, ``near-domain`` or ``out-domain``, as COCO's classes are in it;
+empty where the file has none (the test images). Source: https://nocaps.org
 """
 
 from __future__ import annotations
@@ -173,3 +177,19 @@ def _split(part: str) -> str:
     """Of ``train2014``, ``val2017``, ``val_4500`` … the word that is a split, else "train"."""
     match = re.search(r"train|val|test", part.lower())
     return match[0] if match else "train"
+
+
+DOMAINS = ("in-domain", "near-domain", "out-domain")
+
+
+class NoCapsReader(CocoReader):
+    """Pair records, ten captions an image where they are public."""
+
+    format = "nocaps"
+    files = re.compile(r"nocaps_((?:val|test).*)\.json", re.I)
+
+    def source_of(self, image: dict[str, Any]) -> str:
+        domain = image.get("domain") or ""
+        if domain and domain not in DOMAINS:
+            raise BadValue(f"domain {str(domain)[:60]!r} is none of {', '.join(DOMAINS)}")
+        return str(domain)

@@ -196,7 +196,7 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 _SPLITS |= {"test": "test", "testing": "test"}
 _KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 MAX_FOLDER_DEPTH = 32
-_SNIFFED_FOLDERS = 200  # folders looked at
+_SNIFFED_FOLDERS = 200  # folders examined
 
 
 class ImageFolderOptions(ReaderOptions):

@@ -296,7 +296,7 @@ def _column_names(fields: list[str]) -> list[str]:
 MAX_CAPTIONS = 1000  # of one record
 _URL = re.compile(r"https?://", re.I)
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SNIFFED = 20  # rows looked at
+_SNIFFED = 20  # rows examined
 
 
 class TableReader(FormatReader[TableOptions]):

@@ -1,7 +1,7 @@
-"""Reading the stream ahead of the step, in worker processes.
+"""Reading the stream ahead of the step, in processes of their own.
 
-Workers make samples, the trainer packs them in stream order, so the batches do not depend on how many workers there
-are.
+Loader processes make samples, the trainer packs them in the order of the stream. A sample is a function of its position
+alone, so batches do not depend on how many processes and threads there are, and the number may change between attempts.
 """
 
 from __future__ import annotations
@@ -9,71 +9,208 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, pack_documents
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.specs.pretrain import BatchSpec
 
-_CHUNK = 4  # documents a worker sends at a time: at 224 pixels some 10 MB, of which four wait in each worker
+_CHUNK = 4  # documents in a message, where reading costs no wait
+_AHEAD = 4  # messages that wait for each process
+_MAX_WORKERS = 8
+_GPU_CORES_KEPT, _CPU_CORES_A_LOADER = 1, 8
+_EXIT_SECONDS = 5.0
+Samples = list[Sample | SkippedSample]
 
 
-class _ChunkDataset(Dataset[list[Sample | SkippedSample]]):
-    """Item: a chunk of positions → their samples."""
+def default_workers(ranks: int, gpu: bool) -> int:
+    """Loader processes of one of ``ranks`` on this machine, from the cores that it may use.
 
-    def __init__(self, stream: SampleStream) -> None:
-        self.stream = stream
+    On a GPU machine all cores but one of each rank decode images. Where the CPU also computes, one in eight does.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // ranks
+    return min(max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1), _MAX_WORKERS)
 
-    def __getitem__(self, positions: tuple[int, ...]) -> list[Sample | SkippedSample]:
-        return [self.stream[position] for position in positions]
 
+class LoaderPool:
+    """Processes that make the samples of one stream; a context.
 
-class _PositionSampler(Sampler[tuple[int, ...]]):
-    """Those that wait, then position, position + 1, … without end, in chunks."""
+    On Linux they are forked, so start them before CUDA, process groups and their threads. They ignore SIGTERM, which
+    a supervisor may send to a whole group: the trainer still needs them for the step at which it stops.
 
-    def __init__(self, cursor: Cursor, chunk: int) -> None:
-        self.cursor, self.chunk = cursor, chunk
+    Args:
+        corpora: what the stream reads; open files are shared.
+        workers: number of processes; 0: samples are made in this process.
+    """
 
-    def __iter__(self) -> Iterator[tuple[int, ...]]:
-        positions = itertools.chain(self.cursor.held, itertools.count(self.cursor.position))
-        return iter(lambda: tuple(itertools.islice(positions, self.chunk)), ())
+    def __init__(self, corpora: Mapping[str, Corpus], workers: int) -> None:
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._reads = max((corpus.concurrent_reads for corpus in corpora.values()), default=1)
+        self._connections: list[Connection] = []
+        self._processes: list[Any] = []
+        for _ in range(workers):
+            own, other = context.Pipe()
+            self._connections.append(own)
+            process = context.Process(target=_serve, args=(dict(corpora), other, self._reads), daemon=True)
+            process.start()
+            other.close()
+            self._processes.append(process)
+
+    def samples(self, stream: SampleStream, positions: Iterator[int]) -> Iterator[Sample | SkippedSample]:
+        """The samples at ``positions``, in this order. Of one stream alone: the processes keep it.
+
+        Raises: what making a sample raises; RuntimeError when a process ended.
+        """
+        if not self._processes:
+            return (stream[position] for position in positions)
+        options = stream.options | {"cache_bytes": stream.options["cache_bytes"] // len(self._processes)}
+        for number in range(len(self._processes)):
+            self._send(number, options)
+        return itertools.chain.from_iterable(self._chunks(positions))
+
+    def _chunks(self, positions: Iterator[int]) -> Iterator[Samples]:
+        # where reading costs a wait, as many requests are under way in each process as it reads at once
+        size, ahead = (_CHUNK, _AHEAD) if self._reads == 1 else (1, self._reads + _AHEAD)
+        chunks = iter(lambda: tuple(itertools.islice(positions, size)), ())
+        turns = itertools.cycle(range(len(self._processes)))
+        waiting: deque[int] = deque()
+        for number, chunk in zip(turns, chunks, strict=False):
+            self._send(number, chunk)
+            waiting.append(number)
+            if len(waiting) == ahead * len(self._processes):
+                yield self._receive(waiting.popleft())
+        while waiting:
+            yield self._receive(waiting.popleft())
+
+    def _send(self, number: int, message: Any) -> None:
+        try:
+            self._connections[number].send(message)
+        except OSError as error:
+            raise self._ended(number) from error
+
+    def _receive(self, number: int) -> Samples:
+        try:
+            answer = self._connections[number].recv()
+        except (EOFError, OSError) as error:
+            raise self._ended(number) from error
+        if isinstance(answer, BaseException):
+            raise answer
+        samples: Samples = answer
+        return samples
+
+    def _ended(self, number: int) -> RuntimeError:
+        process = self._processes[number]
+        process.join(_EXIT_SECONDS)
+        return RuntimeError(f"loader process {process.pid} ended with status {process.exitcode}")
+
+    def close(self) -> None:
+        """End the processes; one that reads is not waited for long. A thread that waits for samples gets an error."""
+        for connection in self._connections:
+            _shut_down(connection)
+        for process in self._processes:
+            process.join(_EXIT_SECONDS)
+            process.kill()
+            process.join()
+        for connection in self._connections:
+            connection.close()
+        self._connections, self._processes = [], []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def load_batches(
-    stream: SampleStream, start: int | Cursor, budget: BatchSpec, workers: int, lookahead: int = 0
+    stream: SampleStream,
+    start: int | Cursor,
+    budget: BatchSpec,
+    workers: int | LoaderPool,
+    lookahead: int = 0,
+    stride: int = 1,
 ) -> Iterator[DocumentBatch]:
     """Endless batches from ``start`` on; the same whatever ``workers`` is (0: in this process).
 
     Args:
-        stream: of one rank; the positions are that rank's.
         start: a position, or the cursor of the last batch. With a look-ahead the position alone would lose the
             documents that wait.
+        workers: a number of loader processes, which end with the iterator, or a pool.
         lookahead: documents that may wait for a batch that they fill; 0: none, in order.
+        stride: number of ranks that share the stream.
     """
     cursor = Cursor(start) if isinstance(start, int) else start
-    chunks: Iterable[list[Sample | SkippedSample]] = DataLoader(
-        _ChunkDataset(stream),
-        batch_size=None,
-        sampler=_PositionSampler(cursor, _CHUNK if workers else 1),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_init_worker if workers else None,
-    )
-    return pack_documents(itertools.chain.from_iterable(chunks), cursor, budget, lookahead=lookahead)
+    positions = itertools.chain(cursor.held, itertools.count(cursor.position, stride))
+    if isinstance(workers, int):
+        samples: Iterable[Sample | SkippedSample] = _samples_of_own_pool(stream, positions, workers)
+    else:
+        samples = workers.samples(stream, positions)
+    return pack_documents(samples, cursor, budget, lookahead=lookahead, stride=stride)
 
 
-def _init_worker(_: int) -> None:
+def _samples_of_own_pool(
+    stream: SampleStream, positions: Iterator[int], workers: int
+) -> Iterator[Sample | SkippedSample]:
+    with LoaderPool(stream.corpora, workers) as pool:
+        yield from pool.samples(stream, positions)
+
+
+def _shut_down(connection: Connection) -> None:
+    """End the connection for both sides, whoever has copies of its descriptors."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as pair, suppress(OSError):
+        pair.shutdown(socket.SHUT_RDWR)
+
+
+def _serve(corpora: dict[str, Corpus], requests: Connection, reads: int) -> None:
+    """Body of a loader process: the first message has the options of the stream, the others positions."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        try:
+            _answer(SampleStream(corpora=corpora, **requests.recv()), requests, reads)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))
+            requests.send(error)
+
+
+def _answer(stream: SampleStream, requests: Connection, reads: int) -> None:
+    """Samples for positions, in the order of the requests; up to ``reads`` requests are worked on at once."""
+    pending: deque[Future[Samples]] = deque()
+    with ThreadPoolExecutor(reads) as threads:
+        while True:
+            while not pending or (len(pending) < reads and requests.poll()):
+                pending.append(threads.submit(_read_samples, stream, requests.recv()))
+            requests.send(pending.popleft().result())
+
+
+def _read_samples(stream: SampleStream, positions: Sequence[int]) -> Samples:
+    return [stream[position] for position in positions]
 
 
 def _exit_with_parent() -> None:
-    """A worker whose full queue nobody reads any more would wait for ever, and hold the run directory's lock."""
+    """A process whose full pipe nobody reads any more would wait for ever, and hold the run directory's lock."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -2,14 +2,15 @@
 
 In order (``lookahead=0``): documents are taken until one no longer fits, which opens the next batch. With a look-ahead,
 that many documents may wait, and those are chosen that fill the batch best; the one that has waited longest always
-goes first, so none waits for more batches than there are places. Where a run stands is then one position and the
-positions of those that wait, at most a few dozen integers: a :class:`Cursor`.
+goes first, so none waits for more batches than there are places. Where a rank stands is then one position and the
+positions of those that wait, at most a few dozen integers: a :class:`Cursor`. Positions are those of the stream that
+all ranks share, so another number of ranks continues from them: :func:`redistribute_cursors`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,12 @@ _IMPOSSIBLE = np.int32(1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where the next batch starts: what was read up to ``position`` has been used but for ``held``, ascending."""
+    """Where the next batch of a rank starts, in positions of the stream that all ranks share.
+
+    Attributes:
+        position: next document that this rank has not read; it goes on in strides of the number of ranks.
+        held: documents before it that are to be used first, in this order.
+    """
 
     position: int = 0
     held: tuple[int, ...] = ()
@@ -40,6 +46,30 @@ class Cursor:
         if not isinstance(numbers, list) or not numbers or not all(type(number) is int for number in numbers):
             raise ValueError(f"not a cursor: {value!r}")
         return Cursor(numbers[0], tuple(numbers[1:]))
+
+    @staticmethod
+    def from_rank_json(value: Any, rank: int, ranks: int) -> Cursor:
+        """A cursor whose positions count the documents of ``rank`` alone. Raises: ValueError."""
+        own = Cursor.from_json(value)
+        position, *held = (number * ranks + rank for number in (own.position, *own.held))
+        return Cursor(position, tuple(held))
+
+
+def first_cursors(ranks: int, position: int = 0) -> list[Cursor]:
+    """Where each rank starts when every document from ``position`` on is unread: rank r reads those ≡ r."""
+    return [Cursor(position + (rank - position) % ranks) for rank in range(ranks)]
+
+
+def redistribute_cursors(cursors: Sequence[Cursor], ranks: int) -> list[Cursor]:
+    """The cursors of another number of ranks, which use every document that these have left, and each once.
+
+    Ranks read at different speeds. What the slower ones have not read before the position of the fastest, and what
+    waits to be packed, is dealt out in the order of the stream and used first.
+    """
+    stride, end = len(cursors), max(cursor.position for cursor in cursors)
+    unread = {number for cursor in cursors for number in range(cursor.position, end, stride)}
+    left = sorted(unread.union(*(cursor.held for cursor in cursors)))
+    return [Cursor(start.position, tuple(left[rank::ranks])) for rank, start in enumerate(first_cursors(ranks, end))]
 
 
 @dataclass
@@ -79,7 +109,7 @@ class DocumentBatch:
 
     @property
     def images(self) -> int:
-        return sum(len(sample.pixels) for sample in self.samples)
+        return sum(len(sample.levels) for sample in self.samples)
 
     @property
     def by_source(self) -> dict[int, SourceCount]:
@@ -88,7 +118,7 @@ class DocumentBatch:
         for sample in self.samples:
             count = counts.setdefault(sample.source, SourceCount())
             count.documents += 1
-            count.images += len(sample.pixels)
+            count.images += len(sample.levels)
             count.tokens += len(sample.token_ids)
         return counts
 
@@ -99,28 +129,27 @@ def pack_documents(
     budget: BatchSpec,
     patience: int = 10_000,
     lookahead: int = 0,
+    stride: int = 1,
 ) -> Iterator[DocumentBatch]:
-    """Batches from a stream that gives the items at ``start.held``, then those from ``start.position`` on.
+    """Batches from the items at ``start.held``, then those at every ``stride``-th position from ``start.position`` on.
 
     Raises:
         UserError: ``patience`` documents in a row were left out; the reasons are named.
     """
     cursor = Cursor(start) if isinstance(start, int) else start
-    reader = _SampleReader(stream, cursor, budget, patience)
-    if lookahead == 0 and not cursor.held:
-        return _in_order(reader, budget)
-    return _best_fit(reader, budget, max(lookahead, 1))
+    reader = _SampleReader(stream, cursor, budget, patience, stride)
+    return _best_fit(reader, budget, lookahead) if lookahead else _in_order(reader, budget)
 
 
 class _SampleReader:
     """Usable samples with their positions; the others are counted in ``skipped`` and ``left_out``."""
 
     def __init__(
-        self, stream: Iterable[Sample | SkippedSample], cursor: Cursor, budget: BatchSpec, patience: int
+        self, stream: Iterable[Sample | SkippedSample], cursor: Cursor, budget: BatchSpec, patience: int, stride: int
     ) -> None:
         self._items = iter(stream)
         self._held = list(reversed(cursor.held))
-        self.position = cursor.position
+        self._position, self._stride = cursor.position, stride
         self._budget, self._patience = budget, patience
         self.skipped: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
@@ -128,8 +157,10 @@ class _SampleReader:
     def next(self) -> tuple[int, Sample] | None:
         """None: the stream has ended."""
         for in_a_row, item in enumerate(self._items, start=1):
-            position = self._held.pop() if self._held else self.position
-            self.position = max(self.position, position + 1)
+            if self._held:
+                position = self._held.pop()
+            else:
+                position, self._position = self._position, self._position + self._stride
             reason = item.reason if isinstance(item, SkippedSample) else _too_large(item, self._budget)
             if reason is None:
                 assert isinstance(item, Sample)
@@ -141,6 +172,16 @@ class _SampleReader:
                 raise UserError(message, code="no_usable_data")
         return None
 
+    def cursor(self, waiting: Sequence[int]) -> Cursor:
+        """``waiting``: positions that were read and are in no batch yet."""
+        return Cursor(self._position, (*waiting, *reversed(self._held)))
+
+    def cursor_before(self, position: int) -> Cursor:
+        """The cursor of a batch that begins with ``position``, the last one read."""
+        if position == self._position - self._stride:
+            return Cursor(position)
+        return self.cursor([position])
+
     def batch(self, samples: list[Sample], cursor: Cursor) -> DocumentBatch:
         """Close a batch: what was left out since the last one is counted in it."""
         for sample in samples:
@@ -151,17 +192,17 @@ class _SampleReader:
 
 
 def _in_order(reader: _SampleReader, budget: BatchSpec) -> Iterator[DocumentBatch]:
-    """Next fit: a batch is a pure function of the position at which it starts."""
+    """Next fit: a batch is a pure function of the cursor at which it starts."""
     samples: list[Sample] = []
     tokens = images = 0
     while (item := reader.next()) is not None:
         position, sample = item
-        if samples and (tokens + len(sample.token_ids) > budget.tokens or images + len(sample.pixels) > budget.images):
-            yield reader.batch(samples, Cursor(position))
+        if samples and (tokens + len(sample.token_ids) > budget.tokens or images + len(sample.levels) > budget.images):
+            yield reader.batch(samples, reader.cursor_before(position))
             samples, tokens, images = [], 0, 0
         samples.append(sample)
         tokens += len(sample.token_ids)
-        images += len(sample.pixels)
+        images += len(sample.levels)
 
 
 def _best_fit(reader: _SampleReader, budget: BatchSpec, lookahead: int) -> Iterator[DocumentBatch]:
@@ -172,7 +213,7 @@ def _best_fit(reader: _SampleReader, budget: BatchSpec, lookahead: int) -> Itera
         samples = [waiting[number][1] for number in chosen]
         used = set(chosen)
         waiting = [each for number, each in enumerate(waiting) if number not in used]
-        yield reader.batch(samples, Cursor(reader.position, tuple(position for position, _ in waiting)))
+        yield reader.batch(samples, reader.cursor([position for position, _ in waiting]))
 
 
 def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budget: BatchSpec, lookahead: int) -> bool:
@@ -183,7 +224,7 @@ def _fill_waiting(reader: _SampleReader, waiting: list[tuple[int, Sample]], budg
     tokens = images = counted = 0
     while True:
         for _, sample in waiting[counted : max(len(waiting) - lookahead + 1, 0)]:
-            tokens, images, counted = tokens + len(sample.token_ids), images + len(sample.pixels), counted + 1
+            tokens, images, counted = tokens + len(sample.token_ids), images + len(sample.levels), counted + 1
         if counted and (tokens >= budget.tokens or images >= budget.images):
             return True
         item = reader.next()
@@ -201,7 +242,7 @@ def choose_samples(samples: list[Sample], budget: BatchSpec) -> list[int]:
     chosen: list[int] = []
     rest: list[int] = []
     for number, sample in enumerate(samples):
-        length, image_count = len(sample.token_ids), len(sample.pixels)
+        length, image_count = len(sample.token_ids), len(sample.levels)
         if number == 0 or (tokens - length >= _BEST_FIT_TOKENS and image_count <= images):
             chosen.append(number)
             tokens, images = tokens - length, images - image_count
@@ -236,4 +277,4 @@ def best_fit_subset(sizes: list[tuple[int, int]], tokens: int, images: int) -> l
 def _too_large(sample: Sample, budget: BatchSpec) -> str | None:
     if len(sample.token_ids) > budget.tokens:
         return "more tokens than a batch holds"
-    return "more images than a batch holds" if len(sample.pixels) > budget.images else None
+    return "more images than a batch holds" if len(sample.levels) > budget.images else None

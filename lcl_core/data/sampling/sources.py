@@ -23,7 +23,7 @@ from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, Ma
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
 from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.tokenizer import Tokenizer
-from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment
+from lcl_core.data.transforms import PILLOW_CROPPER, Cropper, augment_levels, normalise_levels
 from lcl_core.specs.pretrain import DataSpec, SourceSpec
 
 DEFAULT_CACHE_BYTES = 512 << 20
@@ -39,17 +39,24 @@ class Sample:
         id: dataset, file and line, and the chunk if the document was cut.
         source: number of the source in the data spec.
         token_ids: int32 [L], no padding.
-        pixels: float32 [k, 3, S, S], one image for each image block, in order.
+        levels: uint8 [k, 3, S, S], one image for each image block, in order.
+        tables: for each image the number of the table that normalises it (``transforms.LEVEL_TABLES``).
         left_out: error code of each image that could not be read.
-        position: in the stream of all ranks together.
+        position: in the stream.
     """
 
     id: str
     source: int
     token_ids: np.ndarray
-    pixels: np.ndarray
+    levels: np.ndarray
+    tables: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     position: int = 0
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """float32 [k, 3, S, S]: the images normalised."""
+        return normalise_levels(self.levels, self.tables)
 
     @property
     def unreadable(self) -> int:
@@ -140,12 +147,14 @@ class StreamContext:
                 problems.append(error)
         return images, problems
 
-    def pixels(self, images: Sequence[Image.Image], draw: random.Random) -> np.ndarray:
-        """Random crops → [k, 3, S, S] float32."""
-        pixels = np.empty((len(images), 3, self.image_size, self.image_size), np.float32)
-        for image, out in zip(images, pixels, strict=True):
-            augment(image, self.image_size, draw, self.data.augmentation, out, self.cropper)
-        return pixels
+    def crop(self, images: Sequence[Image.Image], draw: random.Random) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Random crops → [k, 3, S, S] uint8, and the number of each one's table."""
+        size, spec = self.image_size, self.data.augmentation
+        levels = np.empty((len(images), 3, size, size), np.uint8)
+        return levels, tuple(
+            augment_levels(image, size, draw, spec, out, self.cropper)
+            for image, out in zip(images, levels, strict=True)
+        )
 
     def encode_pair(self, texts: list[str], draw: random.Random) -> list[int]:
         """One of the texts, drawn, in the pair wrapper."""
@@ -183,7 +192,7 @@ class SampleSource(ABC):
         if problems:
             return SkippedSample(name, "unreadable image", *_describe(problems))
         ids = self._context.encode_pair(texts, draw)
-        return Sample(name, self._number, np.array(ids, np.int32), self._context.pixels([images[image]], draw))
+        return Sample(name, self._number, np.array(ids, np.int32), *self._context.crop([images[image]], draw))
 
 
 class DocumentSource(SampleSource):
@@ -215,8 +224,8 @@ class DocumentSource(SampleSource):
             reason = "too few readable images" if problems else "too few images fit the context"
             return SkippedSample(name, reason, detail, codes)
         ids, kept = encoded
-        pixels = self._context.pixels([images[image] for image in kept], draw)
-        return Sample(name, self._number, np.array(ids, np.int32), pixels, codes)
+        cropped = self._context.crop([images[image] for image in kept], draw)
+        return Sample(name, self._number, np.array(ids, np.int32), *cropped, codes)
 
     def measure(self, item: int) -> SampleSize | None:
         index, chunk = self._locate(item)

@@ -6,8 +6,9 @@ number of positions that no seed changes: they depend on corpus and spec alone a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from lcl_core.common.errors import UserError
@@ -32,7 +33,7 @@ WeightUnit = Literal["documents", "images", "tokens"]
 _MEASURED_ITEMS = 128
 
 
-def document_weights(sources: Sequence[SampleSource], weights: Sequence[float], unit: WeightUnit) -> list[float]:
+def weights_by_documents(sources: Sequence[SampleSource], weights: Sequence[float], unit: WeightUnit) -> list[float]:
     """Weights by documents that give the sources these shares of ``unit``.
 
     Raises: UserError where none of the documents measured can be used.
@@ -76,8 +77,10 @@ class SampleStream:
         numerics: "official" for the authors' handling of special tokens in web text.
         cache_bytes: bound on decoded images kept in memory, in each process that reads the stream; of a large
             corpus none are kept.
-        rank, world: this reader is the ``rank``-th of ``world`` that share the stream: its position p is position
-            p * world + rank of the whole, so shares are disjoint, need no talk, and together leave nothing out.
+        document_weights: weights of the sources by documents, where they have been measured before.
+
+    Attributes:
+        options: keyword arguments that make the same stream over the same corpora in another process.
 
     Raises:
         UserError: a dataset is not in ``corpora``, or a source has no items; with the spec field.
@@ -94,16 +97,9 @@ class SampleStream:
         seed: int,
         numerics: Numerics = "fixed",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
-        rank: int = 0,
-        world: int = 1,
+        document_weights: Sequence[float] | None = None,
     ) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} of {world}")
-        self._arguments = (
-            data, corpora, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache_bytes,
-            rank, world,
-        )  # fmt: skip
-        self.data, self.rank, self.world = data, rank, world
+        self.corpora = corpora
         cache = ImageCache(cache_bytes)
         context = StreamContext(
             data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, _make_cropper(data)
@@ -111,37 +107,40 @@ class SampleStream:
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         if self.documents_per_epoch > _MAX_CACHED_ITEMS:
             cache.max_bytes = 0
-        weights = document_weights(self._sources, [spec.weight for spec in data.sources], data.weight_by)
-        self._mixture = Mixture([len(source) for source in self._sources], weights, seed)
+        if document_weights is None:
+            weights = [spec.weight for spec in data.sources]
+            document_weights = weights_by_documents(self._sources, weights, data.weight_by)
+        self._mixture = Mixture([len(source) for source in self._sources], document_weights, seed)
+        self.options: dict[str, Any] = {
+            "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
+            "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
+            "document_weights": document_weights,
+        }  # fmt: skip
 
-    def __reduce__(self) -> tuple[type[SampleStream], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:
         """Another process opens the corpora again."""
-        return SampleStream, self._arguments
+        return partial(SampleStream, corpora=self.corpora, **self.options), ()
 
     @property
     def documents_per_epoch(self) -> int:
-        """Items in one pass over every source (chunks where documents are cut), of all ranks together."""
+        """Items in one pass over every source (chunks where documents are cut)."""
         return sum(len(source) for source in self._sources)
 
     def __getitem__(self, position: int) -> Sample | SkippedSample:
-        """The sample at ``position`` (from 0) of this rank, or why there is none."""
-        index = self._place(position)
+        """The sample at ``position`` (from 0), or why there is none."""
+        index = self._locate(position)
         sample = self._sources[index.source].sample(index.index, index.epoch)
-        return replace(sample, position=self._whole(position)) if isinstance(sample, Sample) else sample
+        return replace(sample, position=position) if isinstance(sample, Sample) else sample
 
     def measure(self, position: int) -> SampleSize | None:
         """Images and tokens of an item as the first epoch lays it out, its images not read and taken for readable."""
-        index = self._place(position)
+        index = self._locate(position)
         return self._sources[index.source].measure(index.index)
 
-    def _place(self, position: int) -> SampleIndex:
+    def _locate(self, position: int) -> SampleIndex:
         if position < 0:
             raise IndexError(position)
-        return self._mixture[self._whole(position)]
-
-    def _whole(self, position: int) -> int:
-        """The position in the stream of all ranks together."""
-        return position * self.world + self.rank
+        return self._mixture[position]
 
 
 def _make_cropper(data: DataSpec) -> Cropper:

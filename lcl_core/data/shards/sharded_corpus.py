@@ -85,6 +85,7 @@ class ShardedCorpus(Corpus):
     def __init__(self, storage: ShardStorage) -> None:
         self.path = Path(storage.name)
         self._storage = storage
+        self.concurrent_reads = storage.concurrent_reads
         self.index = ShardIndex(storage)
         self._last = threading.local()
 

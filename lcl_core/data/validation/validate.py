@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.threads import usable_cores
 from lcl_core.data.records import BadItem
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.data.validation.check import (
@@ -71,7 +72,7 @@ def validate(
     Raises:
         UserError: the corpus as a whole cannot be read, or ``workers_died``.
     """
-    number = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
+    number = min(usable_cores(), MAX_WORKERS) if workers is None else workers
     limits = limits or ValidationLimits()
     corpus = source if isinstance(source, ReadableCorpus) else None
     started, total, done = time.monotonic(), count_items(source), 0

@@ -23,7 +23,11 @@ PUBLIC_DOMAIN = "public domain (CC dedication)"
 TERMS: dict[str, LicenceTerms] = {
     PUBLIC_DOMAIN: "permissive",
     "Apache-2.0": "permissive",
+    "CC-BY-3.0": "permissive",
     "CC-BY-4.0": "permissive",
+    "CC0-1.0": "permissive",
+    "ISC": "permissive",
+    "OFL-1.1": "permissive",
     "MIT": "permissive",
     "CC-BY-SA-3.0": "share-alike",
     "CC-BY-SA-4.0": "share-alike",
@@ -70,6 +74,7 @@ class CorpusSource:
         about: description for the list of sources.
         licences: of its works; each line of the corpus carries its own.
         build: deterministic: the same packages give the same rows and images.
+        exam: part of a corpus only where it is named; its published splits are kept whole.
     """
 
     name: str
@@ -77,6 +82,7 @@ class CorpusSource:
     packages: tuple[Package, ...]
     licences: tuple[str, ...]
     build: Callable[[SourceFiles], SourceRows]
+    exam: bool = False
 
     def needs(self, choice: LicenceChoice) -> tuple[Package, ...]:
         """The packages whose works are allowed."""

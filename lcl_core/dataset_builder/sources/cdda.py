@@ -58,7 +58,7 @@ def load_entities(folder: Path, things: Collection[str]) -> GameEntities:
     """Of every JSON file below ``folder``, in the order of their names.
 
     Args:
-        things: types that are asked for; of several objects with one id those of such a type come first.
+        things: requested types; of several objects with one id those of such a type come first.
     """
     objects: dict[str, list[dict[str, Any]]] = defaultdict(list)
     files = (path for pattern in ("*.json", "*.json.gz") for path in folder.rglob(pattern))

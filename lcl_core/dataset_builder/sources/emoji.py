@@ -1,4 +1,4 @@
-"""Emoji as eight teams of artists drew them, with the names and keywords of Unicode's CLDR.
+"""Emoji as ten teams of artists drew them, with the names and keywords of Unicode's CLDR.
 
 Two things are held out, each everywhere: teams, and a tenth of the concepts. The two Fluent sets are the same
 drawings in two styles (a pixel nearest neighbour in one finds the concept in the other 92 times in 100; between any
@@ -54,6 +54,11 @@ SETS = (
     DrawingSet("emojione", "train", "CC-BY-4.0", npm(
         "@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
         *_JSON)),
+    DrawingSet("emojione-v1", "train", "CC-BY-SA-4.0", npm(
+        "@iconify-json/emojione-v1", "1.2.3", "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
+        *_JSON)),
+    DrawingSet("fxemoji", "train", "Apache-2.0", npm(
+        "@iconify-json/fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", *_JSON)),
     DrawingSet("streamline", "val", "CC-BY-4.0", npm(
         "@iconify-json/streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
         *_JSON)),
@@ -75,13 +80,20 @@ def strip_variant(code: str) -> str:
 
 
 def name_slugs(names: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Code points by their name as sets without code points write it. ``names``: (name, code points)."""
+    """Code points by their name as sets without code points write it, hyphenated or in one word.
+
+    Args:
+        names: (name, code points).
+    """
     found: dict[str, str] = {}
+    squashed: dict[str, str] = {}
     for name, code in names:
         plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode().replace("'", "")
         for form in (plain, plain.replace("flag: ", "flag for ")):
-            found.setdefault(re.sub(r"[^a-z0-9]+", "-", form).strip("-"), code)
-    return found
+            slug = re.sub(r"[^a-z0-9]+", "-", form).strip("-")
+            found.setdefault(slug, code)
+            squashed.setdefault(slug.replace("-", ""), code)
+    return squashed | found
 
 
 def read_drawings(each: DrawingSet, files: Path, slugs: Mapping[str, str]) -> dict[str, Drawing]:
@@ -97,7 +109,7 @@ def read_drawings(each: DrawingSet, files: Path, slugs: Mapping[str, str]) -> di
     codes = json.loads((files / "chars.json").read_text(encoding="utf-8"))
     for code, name in _icon_names(icons, codes, slugs):
         if name in icons["icons"]:
-            found.setdefault(strip_variant(code), _icon_svg(icons, icons["icons"][name]))
+            found.setdefault(strip_variant(code), icon_svg(icons, icons["icons"][name]))
     return found
 
 
@@ -112,11 +124,12 @@ def _icon_names(icons: dict[str, Any], codes: dict[str, str], slugs: Mapping[str
     yield from ((slugs[name], facts["parent"]) for name, facts in icons.get("aliases", {}).items() if name in slugs)
 
 
-def _icon_svg(icons: dict[str, Any], icon: dict[str, Any]) -> str:
+def icon_svg(icons: dict[str, Any], icon: dict[str, Any], colour: str = "black") -> str:
+    """The drawing of an entry of an Iconify set. ``colour``: of what leaves its colour open."""
     width, height = (icon.get(side, icons.get(side, _ICONIFY_SIDE)) for side in ("width", "height"))
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" color="{colour}">{icon["body"]}</svg>'
     )
 
 
@@ -214,15 +227,15 @@ def _pairs(files: SourceFiles, concepts: list[Concept], drawings: dict[str, dict
     vectors = [drawing for _, drawing in found if isinstance(drawing, str)]
     pixels = iter(map_in_processes(partial(rasterise_svg, side=SIDE), vectors, at_once=64))
     for pair, drawing in found:
-        picture = next(pixels) if isinstance(drawing, str) else drawing
-        image = None if picture is None else files.images.put(picture, pair.image, ImageOptions(side=SIDE))
+        content = next(pixels) if isinstance(drawing, str) else drawing
+        image = None if content is None else files.images.put(content, pair.image, ImageOptions(side=SIDE))
         if image is not None:
             yield replace(pair, image=image)
 
 
 SOURCE = CorpusSource(
     "emoji",
-    "emoji by eight teams with CLDR names and keywords",
+    "emoji by ten teams with CLDR names and keywords",
     (_DATA, *(replace(each.package, licence=each.licence) for each in SETS)),
     tuple(dict.fromkeys(each.licence for each in SETS)),
     build,

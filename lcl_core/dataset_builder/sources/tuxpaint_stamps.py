@@ -39,10 +39,10 @@ def _pair(files: SourceFiles, key: str, path: Path) -> PairRow | None:
     caption = plain_text(path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").partition("\n")[0])
     if not caption:
         return None
-    picture: Path | bytes | None = path
+    content: Path | bytes | None = path
     if path.suffix == ".svg":
-        picture = rasterise_svg(path.read_text(encoding="utf-8", errors="replace"), files.images.side)
-    image = None if picture is None else files.images.put(picture, f"stamps/{safe_image_name(key)}")
+        content = rasterise_svg(path.read_text(encoding="utf-8", errors="replace"), files.images.side)
+    image = None if content is None else files.images.put(content, f"stamps/{safe_image_name(key)}")
     if image is None:
         return None
     folders = key.split("/")

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.encoders.detect import WEIGHTS
 from lcl_core.encoders.export.files import read_config, read_weights, write_inputs, write_model_card
 from lcl_core.model import LCLConfig
@@ -187,7 +186,7 @@ def image_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:
     latents = _pooled(graph, graph.norm(seen, "visual.ln_post"), config, weights)
     kind = onnx.TensorProto.FLOAT
     inputs, outputs = (given, kind, ["n", 3, size, size]), ("image_embeds", kind, ["n", config.embed_dim])
-    return graph.model(inputs, outputs, graph.unit(latents), "pictures to vectors of length 1")
+    return graph.model(inputs, outputs, graph.unit(latents), "images to vectors of length 1")
 
 
 def text_graph(config: LCLConfig, weights: dict[str, np.ndarray]) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from lcl_core.common.errors import UserError
-from lcl_core.common.strict_json import loads
+from lcl_core.common.files import parse_strict_json
 
 SUFFIXES = (".json", ".safetensors", ".txt", ".md")  # of what an encoder is made of: neither pickles nor code
 MAX_ENTRIES = 1000  # of a directory, whatever they are
@@ -65,7 +65,7 @@ def read_json_object(path: Path, most: int = MAX_CONFIG) -> dict[str, Any]:
             raise ValueError(f"it has more than {most:,} bytes")
         if body[:3] == b"\xef\xbb\xbf" or body[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise ValueError("it begins with a byte order mark, which JSON in UTF-8 has not")
-        found = loads(body.decode("utf-8"), MAX_DIGITS)
+        found = parse_strict_json(body.decode("utf-8"), MAX_DIGITS)
     except OSError as error:
         raise schema_error(path, f"{path.name} cannot be read ({error.strerror})") from error
     except (JSONDecodeError, UnicodeDecodeError) as error:
@@ -73,7 +73,7 @@ def read_json_object(path: Path, most: int = MAX_CONFIG) -> dict[str, Any]:
     except RecursionError as error:
         raise schema_error(path, "this is JSON nested too deeply") from error
     except ValueError as error:
-        raise schema_error(path, f"this is not JSON that everybody reads alike ({error})") from error
+        raise schema_error(path, f"this JSON is ambiguous or invalid ({error})") from error
     if not isinstance(found, dict):
         raise schema_error(path, "this is not a model's configuration or vocabulary, which are JSON objects")
     return found

@@ -42,6 +42,7 @@ class LCLSettings(BaseModel):
     img_token_id: Token = 49_408
     soi_token_id: Token = 49_409
     eoi_token_id: Token = 49_410
+    text_attention: Literal["causal", "bidirectional"] = "causal"
     contrastive_weight: Finite = 0.1
     generation_weight: Finite = 1.0
     numerics: Literal["fixed", "official"] = "fixed"

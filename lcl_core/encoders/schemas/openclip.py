@@ -159,12 +159,12 @@ class OpenCLIPConfig(BaseModel):
 
 
 def check_openclip(directory: Path) -> dict[str, Any]:
-    """The file, checked. Raises: UserError ``encoder_unreadable``, also where a hub would have to be asked."""
+    """The file, checked. Raises: UserError ``encoder_unreadable``, also where a hub would be contacted."""
     path = directory / OPENCLIP_CONFIG
     config = read_json_object(path)
     if elsewhere := _hub_reference(config):
         reason = (
-            f"a part of this encoder is defined by {elsewhere[:200]!r} on a hub, which is not asked; "
+            f"a part of this encoder is defined by {elsewhere[:200]!r} on a hub, which is not contacted; "
             "take an OpenCLIP model whose towers are OpenCLIP's own or timm's"
         )
         raise schema_error(path, reason)

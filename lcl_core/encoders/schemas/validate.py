@@ -1,8 +1,8 @@
-"""Is what lies in an encoder's directory within the closed form of its kind? Told before anything of it is built.
+"""Checks that an encoder's directory conforms to the closed schema of its format, before anything of it is built.
 
-Every number of its configuration, image transform and tokenizer is bounded, every name is known, and what the
-configuration says is held against the shapes in the weights' headers, so that no file makes an encoder larger than the
-weights that are there. Reads small files and headers alone; knows no torch.
+Every number of its configuration, image transform and tokenizer is bounded, every name is known, and the configuration
+is compared with the shapes in the weights' headers, so that no file makes an encoder larger than its weights. Reads
+small files and headers alone. Imports no torch.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.evaluation.vlm.chat_format import IMAGE_MARK, TokenSequence, Turn, collate, conversation_tokens
-from lcl_core.evaluation.vlm.checkpoint import load_vlm
-from lcl_core.evaluation.vlm.model import LlavaModel
+from lcl_core.evaluation.vlm.model import LlavaModel, load_vlm
 from lcl_core.specs.evaluate import DecodingSpec
 
 _NAME = "LCL"

@@ -7,7 +7,6 @@ transfer protocols). The loop is AdamW with linear warm-up, cosine decay, clippi
 from __future__ import annotations
 
 import math
-import os
 import random
 from abc import ABC, abstractmethod
 from collections import deque
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from lcl_core.common.device import autocast
 from lcl_core.common.errors import UserError
+from lcl_core.common.threads import usable_cores
 from lcl_core.data import Corpus
 from lcl_core.encoders.base import ImageEncoder
 from lcl_core.evaluation.features import EvaluatedEncoder
@@ -191,7 +191,7 @@ def prefetch_map(work: Callable[[T], R], items: Iterable[T], *, threads: int | N
     if threads == 0:
         yield from map(work, items)
         return
-    count = threads or min(8, os.cpu_count() or 1)
+    count = threads or min(8, usable_cores())
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(count) as pool:
         try:

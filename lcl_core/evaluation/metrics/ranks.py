@@ -6,7 +6,6 @@ Q queries.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lcl_core.common.threads import usable_cores
 from lcl_core.evaluation.metrics.core import Ints
 
 Floats = NDArray[np.floating]
@@ -78,7 +78,7 @@ def rank_bidirectional(
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     state = _RankingState(images, texts, pairs, top, block)
     starts = range(0, len(texts), block)
-    count = max(1, min(threads or min(_MAX_THREADS, os.cpu_count() or 1), len(starts)))
+    count = max(1, min(threads or min(_MAX_THREADS, usable_cores()), len(starts)))
     workers = [_RankWorker(state, top) for _ in range(count)]
     idle: SimpleQueue[_RankWorker] = SimpleQueue()
     for worker in workers:

@@ -26,8 +26,8 @@ from lcl_core.evaluation.vlm.captioning import (
     most_frequent_caption,
     plan_caption_training,
 )
-from lcl_core.evaluation.vlm.checkpoint import save_vlm
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, resolve_language_model
+from lcl_core.evaluation.vlm.model import save_vlm
 from lcl_core.specs.evaluate import CaptioningSpec, EvaluateSpec, Transfer
 
 # rough costs in embedded images: training on a caption once, a caption of the language model, of the own decoder

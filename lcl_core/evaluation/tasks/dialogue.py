@@ -18,10 +18,9 @@ from lcl_core.evaluation.tasks.base import DatasetResolver, EvalContext, EvalIma
 from lcl_core.evaluation.vlm.benchmark import BenchmarkSet
 from lcl_core.evaluation.vlm.captioning import CaptionExample, caption_examples
 from lcl_core.evaluation.vlm.chat_format import TokenSequence, caption_tokens, conversation_tokens
-from lcl_core.evaluation.vlm.checkpoint import save_vlm
 from lcl_core.evaluation.vlm.instruction_data import FIELD, Conversations, DialoguePlan, plan_dialogue
 from lcl_core.evaluation.vlm.language_model import LanguageModelFiles, resolve_language_model
-from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm
+from lcl_core.evaluation.vlm.model import VisionLanguageModel, VLMExample, build_vlm, save_vlm
 from lcl_core.specs.evaluate import DialogueSpec, EvaluateSpec, StageSpec, Transfer
 
 # rough costs in embedded images: training on a caption and on a conversation once, an answer

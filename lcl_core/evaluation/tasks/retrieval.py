@@ -1,24 +1,55 @@
-"""Zero-shot image-text retrieval: every caption against all images of the split, every image against all captions.
+"""Image-text retrieval: every caption against all images of the split, every image against all captions.
 
-LCL encodes a caption as the context of an image to come (``sot text soi``); image features are the pooled latents.
+Zero-shot: LCL encodes a caption as the context of an image to come (``sot text soi``); image features are the pooled
+latents. Tuned: a contrastive head is trained on one split and tested on others. In both protocols the text encoder is
+trained along at ``text_lr``; with ``text_lr`` 0 it is frozen. The random-init baseline uses the same text encoder where
+the spec names one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import Corpus
+from lcl_core.encoders.base import TextEncoder
+from lcl_core.encoders.detect import TEXTS, detect_encoder
+from lcl_core.encoders.registry import load_text_encoder
 from lcl_core.evaluation.features import EvaluatedEncoder, text_features
-from lcl_core.evaluation.metrics.core import Ints
+from lcl_core.evaluation.heads.contrastive_head import (
+    CaptionFeatures,
+    FittedMatcher,
+    FrozenTextEncoder,
+    TrainableTextEncoder,
+    fit_matcher,
+    nonempty_captions,
+)
+from lcl_core.evaluation.heads.training import (
+    FEATURE_SOURCES,
+    FeatureSource,
+    ImageBatchSource,
+    count_examples,
+    grid_search,
+)
+from lcl_core.evaluation.metrics.core import Ints, recall_at
 from lcl_core.evaluation.metrics.ranks import Floats, RetrievalRanks, rank_bidirectional
-from lcl_core.evaluation.results import IMAGE_TO_TEXT, TEXT_TO_IMAGE, PredictionFile
-from lcl_core.evaluation.tasks.base import TEXT_COST, DatasetResolver, EvalContext, EvalImage, Task, normalized_text
-from lcl_core.specs.evaluate import EvaluateSpec
+from lcl_core.evaluation.results import IMAGE_TO_TEXT, TEXT_TO_IMAGE, PredictionFile, loss_curve
+from lcl_core.evaluation.tasks.base import (
+    TEXT_COST,
+    DatasetResolver,
+    EvalContext,
+    EvalImage,
+    Holdout,
+    Task,
+    normalized_text,
+    split_validation,
+)
+from lcl_core.specs.evaluate import EvaluateSpec, Transfer, TunedRetrievalSpec
 
 MAX_POSITIONS = 5  # captions an image in COCO and Flickr30k; further ones count under "all" alone
 _FLOAT64_LIMIT = 10**9  # up to this many similarities are computed in double precision
@@ -172,3 +203,191 @@ class Retrieval(Task):
 
             file = PredictionFile(self.name, split, "", "zero_shot", "ranks", encoder.role)
             store_rankings(context, file, images, self.variants[split], pooled, embed)
+
+
+FIELD = "tuned_retrieval"
+_STEP_COST = {"frozen": 0.05, "full": 3.0}  # of a training image, in embedded images
+_TEXT_STEP_COST = 1.5  # of a training text
+
+
+@dataclass(frozen=True)
+class TunedRetrieval(Task):
+    """A contrastive head (paper, transfer head (b)), frozen or full.
+
+    Attributes:
+        text_encoder: directory of the text encoder; None: the evaluated encoder's own.
+        train, train_rows: the train split, and the rows of its images that have captions.
+        images, variants: of each tested split.
+    """
+
+    name = FIELD
+
+    spec: TunedRetrievalSpec
+    transfer: tuple[Transfer, ...]
+    text_encoder: Path | None
+    train: list[EvalImage]
+    train_rows: Ints
+    images: dict[str, list[EvalImage]]
+    variants: dict[str, list[CaptionVariant]]
+    holdout: Holdout[Ints] | None
+
+    @classmethod
+    def plan(cls, spec: EvaluateSpec, corpus: Corpus, resolver: DatasetResolver) -> Self:
+        own, images = spec.tuned_retrieval, resolver.test_images(spec, corpus)
+        variants = plan_variants(images)
+        train = resolver.train_images(spec, own.train_split, corpus, corpus, field=FIELD)
+        train_rows = _rows_with_captions(train, own.train_split, "train_split")
+        holdout = _plan_holdout(own, spec, corpus, resolver, train, train_rows)
+        text_encoder = _find_text_encoder(spec, resolver)
+        return cls(own, spec.protocols(own), text_encoder, train, train_rows, images, variants, holdout)
+
+    @property
+    def needs_patch_features(self) -> bool:
+        return "frozen" in self.transfer
+
+    def cost(self) -> float:
+        images = len(self.train) + sum(map(len, self.images.values()))
+        texts = sum(len(all_texts(variants)) for variants in self.variants.values())
+        return sum(
+            images
+            + TEXT_COST * texts
+            + self._step_cost(transfer) * count_examples(self.spec.for_protocol(transfer), len(self.train_rows))
+            for transfer in self.transfer
+        )
+
+    def run(self, context: EvalContext, encoder: EvaluatedEncoder) -> None:
+        if self.text_encoder is not None:
+            text_encoder = load_text_encoder(self.text_encoder, f"{FIELD}.text_encoder")
+        else:
+            own = encoder.model.text_encoder
+            assert own is not None, "the plan has checked that this encoder reads texts"
+            text_encoder = own
+        for transfer in self.transfer:
+            self._run_transfer(context, encoder, transfer, text_encoder)
+
+    def _run_transfer(
+        self, context: EvalContext, encoder: EvaluatedEncoder, transfer: Transfer, text_encoder: TextEncoder
+    ) -> None:
+        labels = {"task": self.name, "variant": "captions", "transfer": transfer, "encoder": encoder.role}
+        spec = self._choose(context, encoder, transfer, text_encoder, labels)
+        context.progress.enter(f"{encoder.role} encoder: {transfer} transfer to retrieval")
+        source, matcher = self._fit(context, encoder, transfer, text_encoder, spec, self.train_rows)
+        context.curves.add({**labels, **loss_curve(matcher.losses)})
+
+        def embed(texts: list[str]) -> Floats:
+            features = matcher.texts(texts)
+            context.progress.add(TEXT_COST * len(texts))
+            return features
+
+        for split, images in self.images.items():
+            context.progress.enter(f"{encoder.role} encoder: {transfer} retrieval on {split}")
+            features = matcher.images(source.batches(split, images), np.arange(len(images)))
+            file = PredictionFile(self.name, split, "", transfer, "ranks", encoder.role)
+            store_rankings(context, file, images, self.variants[split], features, embed)
+
+    def _fit(
+        self,
+        context: EvalContext,
+        encoder: EvaluatedEncoder,
+        transfer: Transfer,
+        text_encoder: TextEncoder,
+        spec: TunedRetrievalSpec,
+        rows: Ints,
+    ) -> tuple[FeatureSource, FittedMatcher]:
+        """A new head and text encoder, and in full transfer a new copy of the image encoder."""
+        source = FEATURE_SOURCES[transfer](context, encoder, spec.augmentation)
+        captions: CaptionFeatures
+        if self.spec.text_lr > 0:
+            captions = TrainableTextEncoder(text_encoder)
+        else:
+            captions = FrozenTextEncoder(
+                text_encoder, self._all_texts, context.cache, lambda count: context.progress.add(0)
+            )
+        matcher = fit_matcher(
+            source, source.batches(spec.train_split, self.train), self.train, rows, captions, spec,
+            seed=context.spec.seed, field=FIELD,
+            on_step=lambda images: context.progress.add(self._step_cost(transfer) * images),
+        )  # fmt: skip
+        return source, matcher
+
+    def _choose(
+        self,
+        context: EvalContext,
+        encoder: EvaluatedEncoder,
+        transfer: Transfer,
+        text_encoder: TextEncoder,
+        labels: dict[str, str],
+    ) -> TunedRetrievalSpec:
+        """The spec with the best hyper-parameters on the held-out images; the search is logged."""
+        holdout, spec = self.holdout, self.spec.for_protocol(transfer)
+        if holdout is None:
+            return spec
+
+        def attempt(candidate: TunedRetrievalSpec) -> float:
+            source, matcher = self._fit(context, encoder, transfer, text_encoder, candidate, holdout.train)
+            return _mean_recall(matcher, source.batches(holdout.split, holdout.images), holdout)
+
+        context.progress.enter(f"{encoder.role} encoder: choosing for {transfer} transfer")
+        chosen, result = grid_search(spec, attempt, field=FIELD)
+        if result is not None:
+            held_out = {"split": holdout.split, "pictures": len(holdout.test), "of": len(holdout.images)}
+            metric = "mean of TR@1 and IR@1"
+            context.choices.add({**labels, "held_out": held_out, "metric": metric, **result.to_dict()})
+        return chosen
+
+    @property
+    def _all_texts(self) -> list[str]:
+        tested = [text for variants in self.variants.values() for text in all_texts(variants)]
+        held_out = self.holdout.images if self.holdout else []
+        return tested + [caption for image in (*self.train, *held_out) for caption in nonempty_captions(image)]
+
+    def _step_cost(self, transfer: Transfer) -> float:
+        return _STEP_COST[transfer] + (_TEXT_STEP_COST if self.spec.text_lr > 0 else 0.0)
+
+
+def _find_text_encoder(spec: EvaluateSpec, resolver: DatasetResolver) -> Path | None:
+    """The directory of the named text encoder. Raises: UserError ``no_text_encoder``."""
+    name, field = spec.tuned_retrieval.text_encoder, f"{FIELD}.text_encoder"
+    directory = resolver.encoder(spec.encoder) if name is None else resolver.encoder(name, field)
+    if TEXTS not in detect_encoder(directory).reads:
+        raise UserError(
+            f"encoder {name or spec.encoder!r} reads no texts; name one that does in {field}",
+            code="no_text_encoder", field=field,
+        )  # fmt: skip
+    return None if name is None else directory
+
+
+def _rows_with_captions(images: list[EvalImage], split: str, field: str) -> Ints:
+    rows = np.flatnonzero([bool(nonempty_captions(image)) for image in images])
+    if len(rows) < 2:
+        raise UserError(
+            f"split {split!r} has {len(rows)} images with captions, and matching needs at least two",
+            code="nothing_to_learn", field=f"{FIELD}.{field}",
+        )  # fmt: skip
+    return rows
+
+
+def _plan_holdout(
+    own: TunedRetrievalSpec,
+    spec: EvaluateSpec,
+    corpus: Corpus,
+    resolver: DatasetResolver,
+    train: list[EvalImage],
+    train_rows: Ints,
+) -> Holdout[Ints] | None:
+    """None where nothing is searched. Raises: UserError ``validation_split_used``, ``nothing_to_learn``."""
+    if not own.search:
+        return None
+    split = own.validation_split
+    if split is None:
+        test, rest = split_validation(len(train_rows), spec.seed, minimum=2)
+        return Holdout(own.train_split, train, train_rows[test], train_rows[rest])
+    images = resolver.validation_images(spec, split, own.train_split, corpus, field=FIELD)
+    return Holdout(split, images, _rows_with_captions(images, split, "validation_split"), train_rows)
+
+
+def _mean_recall(matcher: FittedMatcher, batches: ImageBatchSource, holdout: Holdout[Ints]) -> float:
+    """Mean of TR@1 and IR@1 among the held-out images and all of their captions."""
+    texts, pairs = unique_texts([holdout.images[row] for row in holdout.test], None)
+    ranks = rank_bidirectional(matcher.images(batches, holdout.test), matcher.texts(texts), pairs)
+    return (recall_at(ranks.image_to_text.rank, 1) + recall_at(ranks.text_to_image.rank, 1)) / 2

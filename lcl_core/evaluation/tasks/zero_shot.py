@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lcl_core.common.errors import UserError
-from lcl_core.common.optional import import_optional
+from lcl_core.common.errors import UserError, import_optional
 from lcl_core.data import Corpus
 from lcl_core.evaluation.features import EvaluatedEncoder, check_finite
 from lcl_core.evaluation.heads.linear_probe import collect_predictions, prediction_samples

@@ -5,8 +5,7 @@
       optimizer.safetensors         first and second moments by parameter name, and the step of each
       ema.safetensors               averaged weights, when the run keeps them
       rng.rank_00000.safetensors    what each rank has for itself
-      state.json                    step, data position, counters
-      state.rank_00000.json         … of each rank, when there is such
+      state.json                    step, data position of each rank, counters
       manifest.json                 number of ranks, sha256 of the files above; written last
 
 A group with sharded tensors (FSDP2) is a folder, to which each rank writes its parts:
@@ -15,5 +14,6 @@ A group with sharded tensors (FSDP2) is a folder, to which each rank writes its 
 
 The header is that of torch.distributed.checkpoint's safetensors files, so ``HuggingFaceStorageReader`` reads such a
 folder. Its writer is not used: it plans collectively at each save, takes no checksums, and hides a full disk's number.
-Loading cuts the parts anew for any number of ranks. Nothing is pickled.
+Loading cuts the parts anew for any number of ranks. Nothing is pickled. Older checkpoints have a ``state.rank_N.json``
+for each rank, with its data position counted in its own documents; they are read too.
 """

@@ -114,15 +114,18 @@ class LoadedCheckpoint:
 
     Attributes:
         state: the saved JSON.
+        ranks: how many processes saved it.
         tensors: the groups that were not filled in place, whole, on the CPU.
-        rank_tensors, rank_state: what this rank saved for itself; empty when the number of ranks has changed.
+        rank_tensors: what this rank saved for itself; empty when the number of ranks has changed.
+        rank_states: JSON that each rank had beside ``state`` in checkpoints of older versions; newer ones have none.
     """
 
     step: int
     state: dict[str, Any]
+    ranks: int
     tensors: dict[str, dict[str, Tensor]]
     rank_tensors: dict[str, dict[str, Tensor]]
-    rank_state: dict[str, Any]
+    rank_states: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -167,14 +170,13 @@ class CheckpointManager:
         state: Mapping[str, Any],
         *,
         rank_tensors: Groups | None = None,
-        rank_state: Mapping[str, Any] | None = None,
     ) -> None:
         """Save the checkpoint of ``step``, after the previous one has been written.
 
         Args:
             tensors: by group and name. Plain tensors are the same on all ranks; DTensors are written in parts.
             state: JSON, the same on all ranks.
-            rank_tensors, rank_state: of this rank alone.
+            rank_tensors: of this rank alone.
         Raises: UserError when the disk is full and OSError, both also of the previous checkpoint.
         """
         self.wait()
@@ -183,8 +185,6 @@ class CheckpointManager:
         for group, own in (rank_tensors or {}).items():
             files[rank_file(group, rank)] = TensorFile(dict(own))
         texts = {"state.json": json.dumps(state, indent=1)} if rank == 0 else {}
-        if rank_state is not None:
-            texts[f"state.rank_{rank:05d}.json"] = json.dumps(rank_state, indent=1)
         snapshot = _Snapshot(step, self._staging.copy(files), texts)
         if self._thread is None:
             self._write(snapshot)
@@ -275,15 +275,14 @@ class CheckpointManager:
             stored.get(group, ShardedReader([])).require_fit(targets, group, path)
         for group, targets in into.items():
             stored[group].fill(targets)
-        same = manifest.ranks == self._ranks.size
-        own = manifest.rank_files(path, self._ranks.rank) if same else {}
-        rank_state = path / f"state.rank_{self._ranks.rank:05d}.json"
+        own = manifest.rank_files(path, self._ranks.rank) if manifest.ranks == self._ranks.size else {}
         return LoadedCheckpoint(
             step=manifest.step,
             state=_read_json(path / "state.json"),
+            ranks=manifest.ranks,
             tensors={group: found.whole() for group, found in stored.items() if group not in into},
             rank_tensors={group: ShardedReader([file]).whole() for group, file in own.items()},
-            rank_state=_read_json(rank_state) if same and rank_state.exists() else {},
+            rank_states=[_read_json(path / name) for name in manifest.rank_states()],
         )
 
 

@@ -128,6 +128,7 @@ def _describe(shape: tuple[int, ...], dtype: torch.dtype) -> str:
 
 _NAME = "manifest.json"
 _RANK_FILE = re.compile(r"^(?P<group>[^/]+)\.rank_(?P<rank>\d+)\.safetensors$")
+_RANK_STATE = re.compile(r"^state\.rank_\d+\.json$")
 _GROUP_FILE = re.compile(r"^(?P<group>[^/]+?)(/rank_\d+)?\.safetensors$")
 
 
@@ -162,6 +163,10 @@ class CheckpointManifest:
             if (match := _GROUP_FILE.match(name)) and not _RANK_FILE.match(name):
                 found.setdefault(match["group"], []).append(checkpoint / name)
         return found
+
+    def rank_states(self) -> list[str]:
+        """The JSON files that belong to one rank each, by rank."""
+        return sorted(name for name in self.files if _RANK_STATE.match(name))
 
     def rank_files(self, checkpoint: Path, rank: int) -> dict[str, Path]:
         """The file of each group that belongs to ``rank`` alone."""

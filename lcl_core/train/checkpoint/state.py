@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from lcl_core.data.sampling.packing import Cursor, first_cursors, redistribute_cursors
+
 if TYPE_CHECKING:
+    from lcl_core.train.checkpoint.manager import LoadedCheckpoint
     from lcl_core.train.ema import Ema
 
 
@@ -19,7 +22,8 @@ class TrainingProgress:
 
     Attributes:
         step: optimiser steps done.
-        position: next document of the ranks' streams, one counter for all sources and epochs; of the furthest rank.
+        cursors: of each rank as JSON, where its next batch starts in the stream of all ranks.
+        tokenizer: sha256 of its JSON; empty in states of older versions.
         images_seen, documents_seen, tokens_seen: read by the steps.
         skipped: documents left out so far, by reason.
         left_out: images left out of documents so far, by error code.
@@ -29,7 +33,8 @@ class TrainingProgress:
     """
 
     step: int = 0
-    position: int = 0
+    cursors: list[list[int]] = field(default_factory=list)
+    tokenizer: str = ""
     images_seen: int = 0
     documents_seen: int = 0
     tokens_seen: int = 0
@@ -39,21 +44,41 @@ class TrainingProgress:
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
 
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:
+        """Older states have ``position``, of the rank that has read furthest, in place of ``cursors``."""
+        return cls(**{name: value for name, value in state.items() if name != "position"})
 
-def rng_tensors() -> dict[str, Tensor]:
-    """torch's generators: of the CPU and, where there is one, of this process's GPU. Each rank has its own."""
+
+def restored_cursors(loaded: LoadedCheckpoint, ranks: int) -> list[Cursor]:
+    """Where each of ``ranks`` continues: as it was, or redistributed where their number has changed.
+
+    Older checkpoints have a cursor in each rank's own state, whose positions count that rank's documents alone. The
+    oldest have one position, of the furthest rank: what slower ones had not read before it is left out.
+    """
+    if saved := loaded.state.get("cursors"):
+        cursors = [Cursor.from_json(cursor) for cursor in saved]
+    elif all(own := [state.get("cursor") for state in loaded.rank_states]) and own:
+        cursors = [Cursor.from_rank_json(cursor, rank, loaded.ranks) for rank, cursor in enumerate(own)]
+    else:
+        cursors = first_cursors(loaded.ranks, loaded.state["position"] * loaded.ranks)
+    return cursors if len(cursors) == ranks else redistribute_cursors(cursors, ranks)
+
+
+def rng_tensors(device: torch.device) -> dict[str, Tensor]:
+    """torch's generators: of the CPU and, where ``device`` is a GPU, of that. Each rank has its own."""
     tensors = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
     return tensors
 
 
-def restore_rng(tensors: Mapping[str, Tensor]) -> None:
+def restore_rng(tensors: Mapping[str, Tensor], device: torch.device) -> None:
     """Restore ``rng_tensors``. A run that moved between CPU and GPU keeps the part that applies."""
     if "cpu" in tensors:
         torch.set_rng_state(tensors["cpu"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])
+    if "cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda"], device)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")

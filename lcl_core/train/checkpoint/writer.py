@@ -169,8 +169,8 @@ class Staging:
             name: TensorFile({key: self._copy(name, key, live) for key, live in file.tensors.items()}, file.offsets)
             for name, file in files.items()
         }
-        if any(live.is_cuda for file in files.values() for live in file.tensors.values()):
-            torch.cuda.synchronize()  # the copies from GPU memory run beside this thread
+        for device in {live.device for file in files.values() for live in file.tensors.values() if live.is_cuda}:
+            torch.cuda.synchronize(device)  # the copies from its memory run beside this thread
         return copies
 
     def _copy(self, file: str, name: str, live: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_images_come_and_go(
-    lcl: Any, house: Any, collection: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lcl: Any, live_service: Any, collection: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collections, "ITEMS_PER_REQUEST", 2)
     given = [str(file) for file in files]
@@ -32,17 +32,17 @@ def test_images_come_and_go(
     assert status == 0
     ids = dict(line.split("\t") for line in out.splitlines())
     assert list(ids) == given, "each with its id, though they were sent in two requests"
-    (hit,) = house.admin.search("squares", image=files[0].read_bytes(), k=1)["hits"]
+    (hit,) = live_service.admin.search("squares", image=files[0].read_bytes(), k=1)["hits"]
     assert hit["id"] == ids[given[0]]
     assert (hit["image"], hit["labels"], hit["captions"]) == ("black.png", {"hue": "new", "by": "hand"}, ["by hand"])
     shown = lcl("collections", "show", "squares")[1]
     assert "7 images, 5 texts" in shown
     assert "by" in shown
     assert "searched by PostgreSQL" not in shown
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         registry.get_collection(session, "squares").vectors = "vec_1"
     assert "searched by PostgreSQL in vec_1_images and vec_1_texts" in lcl("collections", "show", "squares")[1]
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         registry.get_collection(session, "squares").vectors = None
     assert "squares" in lcl("collections", "list")[1]
     assert json.loads(lcl("--json", "collections", "list")[1])[0]["changes"] == 3
@@ -72,7 +72,7 @@ def test_images_come_and_go(
         (("delete", "absent"), "absent"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(
+def test_what_is_wrong_is_reported_in_one_line(
     lcl: Any, collection: Any, files: list[Path], arguments: tuple[str, ...], words: str
 ) -> None:
     given = [str(files[0]) if word == "FILE" else word for word in arguments]

@@ -25,15 +25,15 @@ Said = tuple[int, str, str]
 LINE = {"step": 10, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.5, "images_per_s": 120.4}
 
 
-def ended(house: Any, outcome: complete_run.RunOutcome) -> str:
-    run_id = house.submit()
-    claim = house.claim(run_id)
-    house.record(claim, LINE | {"seconds_left": 65.0})
-    house.settle(claim, outcome)
+def ended(live_service: Any, outcome: complete_run.RunOutcome) -> str:
+    run_id = live_service.submit()
+    claim = live_service.claim(run_id)
+    live_service.record(claim, LINE | {"seconds_left": 65.0})
+    live_service.settle(claim, outcome)
     return run_id
 
 
-def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_path: Path) -> None:
+def test_submit_puts_preset_file_and_fields_together(lcl: Any, live_service: Any, tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text('{"seed": 3, "model": {"text_layers": 2}}')
     status, out, _ = lcl(
@@ -42,7 +42,7 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
         *("--set", "steps=12", "--set", "model.patch_size=8", "--set", "objective.contrastive_weight=0.5"),
     )
     assert status == 0
-    run = house.admin.run(out.strip())
+    run = live_service.admin.run(out.strip())
     assert (run["name"], run["tags"]) == ("mine", ["a", "b"])
     assert (run["spec"]["seed"], run["spec"]["steps"]) == (3, 12)
     assert (run["spec"]["model"]["text_layers"], run["spec"]["model"]["patch_size"]) == (2, 8)
@@ -51,21 +51,21 @@ def test_submit_puts_preset_file_and_fields_together(lcl: Any, house: Any, tmp_p
     assert json.loads(out)["spec"]["steps"] == 5
 
 
-def test_a_run_is_held_back_and_comes_after_another(lcl: Any, house: Any) -> None:
-    more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu")
+def test_a_run_is_held_back_and_comes_after_another(lcl: Any, live_service: Any) -> None:
+    more = ("--priority", "-3", "--max-attempts", "2", "--resource", "gpu", "--gpus", "1")
     _, first, _ = lcl("submit", "pretrain", "--preset", "sample", *more)
     first = first.strip()
-    run = house.admin.run(first)
-    assert (run["priority"], run["max_attempts"], run["resource"]) == (-3, 2, "gpu")
+    run = live_service.admin.run(first)
+    assert (run["priority"], run["max_attempts"], run["resource"], run["gpus"]) == (-3, 2, "gpu", 1)
     _, second, _ = lcl("submit", "pretrain", "--preset", "sample", "--after", first)
-    assert house.admin.run(second.strip())["after"] == [first]
+    assert live_service.admin.run(second.strip())["after"] == [first]
     assert lcl("runs", "pause", first)[1] == f"{first} is paused\n"
     assert lcl("runs", "unpause", first)[1] == f"{first} is queued\n"
     status, _, err = lcl("runs", "unpause", first)
     assert status == 1
     assert "only a paused run can" in err
-    house.admin.cancel(second.strip())
-    house.admin.cancel(first)
+    live_service.admin.cancel(second.strip())
+    live_service.admin.cancel(first)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_run_is_held_back_and_comes_after_another(lcl: Any, house: Any) -> Non
         (("--url", "http://127.0.0.1:1", "runs", "cancel", "x"), "is the service up"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
+def test_what_is_wrong_is_reported_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
     status, out, err = lcl(*arguments)
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
@@ -123,8 +123,8 @@ def test_a_wrong_command_line_is_status_2(lcl: Any) -> None:
     assert lcl("submit")[0] == 2
 
 
-def test_the_list_pages_and_filters(lcl: Any, house: Any) -> None:
-    made = [house.submit(tags=["listed"], name=f"number {place}") for place in range(3)]
+def test_the_list_pages_and_filters(lcl: Any, live_service: Any) -> None:
+    made = [live_service.submit(tags=["listed"], name=f"number {place}") for place in range(3)]
     status, out, _ = lcl("runs", "list", "--tag", "listed", "--limit", "2")
     assert status == 0
     assert made[2] in out
@@ -138,8 +138,8 @@ def test_the_list_pages_and_filters(lcl: Any, house: Any) -> None:
     assert [run["id"] for run in page["items"]] == made[::-1]
 
 
-def test_verbs_say_what_became_of_the_run(lcl: Any, house: Any) -> None:
-    run_id = house.submit()
+def test_verbs_say_what_became_of_the_run(lcl: Any, live_service: Any) -> None:
+    run_id = live_service.submit()
     assert lcl("runs", "cancel", run_id)[1] == f"{run_id} is cancelled\n"
     assert lcl("runs", "resume", run_id)[1] == f"{run_id} is queued\n"
     assert json.loads(lcl("--json", "runs", "cancel", run_id)[1])["state"] == "cancelled"
@@ -147,22 +147,33 @@ def test_verbs_say_what_became_of_the_run(lcl: Any, house: Any) -> None:
     assert lcl("runs", "show", run_id)[0] == 1
 
 
-def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, house: Any) -> None:
-    run_id = ended(house, complete_run.RunCancelled())
+def test_watch_in_a_pipe_prints_lines_and_how_it_ended(lcl: Any, live_service: Any) -> None:
+    run_id = ended(live_service, complete_run.RunCancelled())
     status, out, _ = lcl("runs", "watch", run_id)
     assert status == 1, "a cancelled run did not succeed"
     assert "step 10/30  contrastive 2.0000  generation 3.5000  120 images/s  1 min 05 s left" in out
     assert out.count(f"{run_id} cancelled") == 1
-    failed = ended(house, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
+    failed = ended(live_service, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
     status, _, err = lcl("runs", "watch", failed)
     assert (status, err) == (1, f"error: {failed} failed: it fell over\n")
 
 
-def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
-    run_id = ended(house, complete_run.RunCancelled())
+def test_watch_on_a_terminal_draws_a_bar(live_service: Any) -> None:
+    run_id = ended(live_service, complete_run.RunCancelled())
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "api.cli", "--url", house.url, "--key", house.keys["admin"], "runs", "watch", run_id],
+        [
+            sys.executable,
+            "-m",
+            "api.cli",
+            "--url",
+            live_service.url,
+            "--key",
+            live_service.keys["admin"],
+            "runs",
+            "watch",
+            run_id,
+        ],
         cwd=Path(__file__).resolve().parents[3],
         env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
         stdout=terminal,
@@ -185,17 +196,17 @@ def test_watch_on_a_terminal_draws_a_bar(house: Any) -> None:
     assert b"contrastive 2.0000" in shown
 
 
-def test_logs_follow_to_the_end(lcl: Any, house: Any) -> None:
-    run_id = house.submit()
-    claim = house.claim(run_id)
-    log = house.run_dir(run_id).log_file
+def test_logs_follow_to_the_end(lcl: Any, live_service: Any) -> None:
+    run_id = live_service.submit()
+    claim = live_service.claim(run_id)
+    log = live_service.run_dir(run_id).log_file
     log.write_text("first\n")
     assert lcl("runs", "logs", run_id)[1] == "first\n"
 
     def end() -> None:
         with log.open("a") as file:
             file.write("last\n")
-        house.settle(claim, complete_run.RunCancelled())
+        live_service.settle(claim, complete_run.RunCancelled())
 
     ending = threading.Timer(0.3, end)
     ending.start()
@@ -217,14 +228,14 @@ def test_datasets(lcl: Any, sample_zip: Path) -> None:
 
 
 @contextmanager
-def working(house: Any) -> Iterator[None]:
+def working(live_service: Any) -> Iterator[None]:
     """A worker that does the next run that is queued meanwhile."""
 
     def work() -> None:
         while not stop.is_set():
-            queued = house.admin.runs(state="queued", limit=1)["items"]
+            queued = live_service.admin.runs(state="queued", limit=1)["items"]
             if queued and queued[0]["kind"] in ("validate", "convert"):
-                house.work(queued[0]["id"])
+                live_service.work(queued[0]["id"])
                 return
             stop.wait(0.02)
 
@@ -239,13 +250,13 @@ def working(house: Any) -> Iterator[None]:
 
 
 def test_a_corpus_is_validated_and_registered(
-    lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes]
+    lcl: Any, live_service: Any, data_root: Path, sample_images: dict[str, bytes]
 ) -> None:
     folder = data_root / "corpus"
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "a.png").write_bytes(pictures["red"])
+    (folder / "images" / "a.png").write_bytes(sample_images["red"])
     (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
-    with working(house):
+    with working(live_service):
         status, out, err = lcl("data", "validate", str(folder), "--words", "--workers", "0")
     assert (status, err) == (0, "")
     assert " 1 pair " in out
@@ -258,12 +269,12 @@ def test_a_corpus_is_validated_and_registered(
 
 
 def test_a_corpus_is_built_here_and_registered(
-    lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    lcl: Any, live_service: Any, data_root: Path, sample_images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(plan: Any, cache: Any, target: Path, say: Any) -> None:
         assert [source.name for source in plan.sources] == ["emoji", "gimp"]
         (target / "images").mkdir(parents=True)
-        (target / "images" / "a.png").write_bytes(pictures["red"])
+        (target / "images" / "a.png").write_bytes(sample_images["red"])
         (target / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
         say("emoji: 1 image")
 
@@ -272,43 +283,43 @@ def test_a_corpus_is_built_here_and_registered(
     status, output, _ = lcl("data", "build", "built", "--out", str(out), "--only", "gimp", "--only", "emoji")
     assert status == 0
     assert output.startswith("emoji: 1 image\nregistered built (sha256 ")
-    assert house.admin.dataset("built")["path"] == str(out)
+    assert live_service.admin.dataset("built")["path"] == str(out)
 
 
-def test_what_is_wrong_with_a_corpus_is_told_and_can_be_fetched(
-    lcl: Any, house: Any, data_root: Path, tmp_path: Path
+def test_what_is_wrong_with_a_corpus_is_reported_and_can_be_fetched(
+    lcl: Any, live_service: Any, data_root: Path, tmp_path: Path
 ) -> None:
     folder = data_root / "broken"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(b"broken")
     (folder / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
-    with working(house):
+    with working(live_service):
         out = str(tmp_path / "o")
         status, _, err = lcl("data", "validate", str(folder), "--words", "--workers", "0", "--out", out)
     assert status == 1
     assert "pairs.jsonl:1: unreadable image: a.png" in err
     assert (tmp_path / "o" / "quarantine.jsonl").read_text().count("\n") == 2
     assert (tmp_path / "o" / "pictures" / "problems.png").is_file()
-    with working(house):
+    with working(live_service):
         status, out, _ = lcl("--json", "data", "validate", str(folder), "--words", "--workers", "0")
     assert (status, json.loads(out)["reasons"]) == (1, {"unreadable image": 1, "no usable image": 1})
-    with working(house):
+    with working(live_service):
         status, out, err = lcl("data", "convert", str(folder), "--name", "never")
     assert status == 1
     assert "nothing of the corpus could be converted" in err
-    with working(house):
+    with working(live_service):
         status, out, err = lcl("--json", "data", "convert", str(folder), "--name", "never")
     assert (status, out) == (1, "")
     assert "nothing of the corpus could be converted" in err
 
 
-def test_a_corpus_is_converted(lcl: Any, house: Any, data_root: Path, pictures: dict[str, bytes]) -> None:
+def test_a_corpus_is_converted(lcl: Any, live_service: Any, data_root: Path, sample_images: dict[str, bytes]) -> None:
     folder = data_root / "to convert"
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "a.png").write_bytes(pictures["red"])
+    (folder / "images" / "a.png").write_bytes(sample_images["red"])
     rows = [{"image": name, "captions": ["red"]} for name in ("a.png", "absent.png")]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with working(house):
+    with working(live_service):
         status, out, _ = lcl("data", "convert", str(folder), "--name", "made", "--format", "native")
     assert status == 0
     assert "registered made: 1 records, 1 images, 1 shard," in out
@@ -317,13 +328,13 @@ def test_a_corpus_is_converted(lcl: Any, house: Any, data_root: Path, pictures: 
     assert "1 of 1" in lcl("data", "preview", "made", "--view", "pairs", "--split", "train")[1]
 
 
-def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, house: Any, tmp_path: Path) -> None:
+def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, live_service: Any, tmp_path: Path) -> None:
     assert encoder["id"] in lcl("encoders", "list")[1]
     assert "not evaluated yet" in lcl("encoders", "show", "tiny")[1]
     made = lcl("encoders", "import", "second", str(encoder_dir))[1].strip()
     row = {"task": "retrieval", "split": "test", "variant": "v", "metric": "IR@5"}
-    house.evaluated(encoder["id"], [{**row, "value": 0.25, "chance": 0.01}])
-    house.evaluated(made, [{**row, "value": 0.5, "chance": 0.01}])
+    live_service.evaluated(encoder["id"], [{**row, "value": 0.25, "chance": 0.01}])
+    live_service.evaluated(made, [{**row, "value": 0.5, "chance": 0.01}])
     assert "0.2500" in lcl("encoders", "show", "tiny")[1]
     compared = lcl("encoders", "compare", "tiny", "second")[1]
     assert "IR@5" in compared
@@ -341,10 +352,10 @@ def test_encoders_travel(lcl: Any, encoder: Any, encoder_dir: Path, house: Any, 
 
 
 def test_search_caption_and_embed(
-    lcl: Any, collection: Any, pictures: dict[str, bytes], house: Any, tmp_path: Path
+    lcl: Any, collection: Any, sample_images: dict[str, bytes], live_service: Any, tmp_path: Path
 ) -> None:
     red = tmp_path / "red.png"
-    red.write_bytes(pictures["red"])
+    red.write_bytes(sample_images["red"])
     status, out, _ = lcl("search", "squares", "--image", str(red), "-k", "2", "--where", "split=val")
     assert status == 0
     assert "a red square" in out.splitlines()[3]
@@ -354,12 +365,12 @@ def test_search_caption_and_embed(
     status, out, err = lcl("search", "squares", "a red square", "--image", str(red), "--weight", "text=-0.5", "-k", "4")
     assert (status, err) == (0, "")
     assert "a red square" in out
-    item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
+    item = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]["id"]
     assert item in lcl("search", "squares", "--item", item, "-k", "1")[1]
     assert "weights.image" in lcl("search", "squares", "red", "--weight", "image=2")[2]
     assert "no near-duplicates" in lcl("duplicates", "squares", "--threshold", "1")[1]
     assert "square" in lcl("duplicates", "squares", "--threshold", "0")[1]
-    expected = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=4)
+    expected = live_service.admin.caption("tiny", [sample_images["red"]], max_new_tokens=4)
     assert lcl("caption", "tiny", str(red), "--max-new-tokens", "4")[1] == f"{red}\t{expected[0]}\n"
     lines = lcl("embed", "tiny", str(red), "--text", "a red square")[1].splitlines()
     assert [json.loads(line)["input"] for line in lines] == [str(red), "a red square"]
@@ -375,7 +386,7 @@ def test_fields_go_where_they_say() -> None:
         set_fields({"list": [{}]}, ["list.5.x=1"])
 
 
-def test_times_are_told_as_people_do() -> None:
+def test_times_are_reported_as_people_do() -> None:
     assert [duration(seconds) for seconds in (None, 42, 185, 7800, 360_000)] == [
         "",
         "42 s",

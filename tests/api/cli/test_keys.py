@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 
-def test_a_keys_life(lcl: Any, house: Any) -> None:
+def test_a_keys_life(lcl: Any, live_service: Any) -> None:
     status, out, _ = lcl("keys", "create", "ada", "--role", "viewer", "--expires", "2199-01-01T00:00:00Z")
     assert status == 0
     key = out.strip()
@@ -25,18 +25,18 @@ def test_a_keys_life(lcl: Any, house: Any) -> None:
     assert prefix not in rows
 
 
-def test_the_key_that_asks(lcl: Any, house: Any) -> None:
-    with house.http("viewer") as http:
+def test_the_key_that_asks(lcl: Any, live_service: Any) -> None:
+    with live_service.http("viewer") as http:
         mine = http.get("/v1/keys/mine").json()
     assert (mine["owner"], mine["role"], mine["expires"]) == ("someone", "viewer", None)
-    assert mine["prefix"] == house.keys["viewer"].partition(".")[0]
+    assert mine["prefix"] == live_service.keys["viewer"].partition(".")[0]
     assert "key" not in mine
     status, out, _ = lcl("keys", "mine")
     assert (status, "someone" in out, "admin" in out) == (0, True, True)
 
 
-def test_who_did_what(lcl: Any, house: Any) -> None:
-    run_id = house.submit()
+def test_who_did_what(lcl: Any, live_service: Any) -> None:
+    run_id = live_service.submit()
     lcl("runs", "cancel", run_id)
     status, out, _ = lcl("audit", "--object", run_id)
     assert status == 0

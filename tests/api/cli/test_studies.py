@@ -33,25 +33,25 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def ended(house: Any, seeds: list[int], **changes: Any) -> Json:
-    study = house.admin.submit_study({**SPEC, "seeds": seeds, **changes}, "ended")
+def ended(live_service: Any, seeds: list[int], **changes: Any) -> Json:
+    study = live_service.admin.submit_study({**SPEC, "seeds": seeds, **changes}, "ended")
     values = {(f"loss={loss}", seed): value for seed in seeds for loss, value in (("both", 0.2), ("contrastive", 0.1))}
-    return house.end_study(study["id"], values)
+    return live_service.end_study(study["id"], values)
 
 
-def test_a_built_in_study_is_run_with_changes(lcl: Any, house: Any) -> None:
+def test_a_built_in_study_is_run_with_changes(lcl: Any, live_service: Any) -> None:
     changes = ("--seed", "61", "--seed", "62", "--set", "pretrain.steps=9")
     status, out, err = lcl("study", "run", "loss_ablation", *changes)
     assert (status, err) == (0, "rows: 3, seeds: 2, pre-trainings to run: 6, encoders to evaluate: 6\n")
-    study = house.admin.study(out.strip())
+    study = live_service.admin.study(out.strip())
     assert (study["name"], study["counts"]) == ("loss_ablation", {"queued": 6})
-    run = house.admin.run(study["cells"][0]["run"]["id"])
+    run = live_service.admin.run(study["cells"][0]["run"]["id"])
     assert (run["spec"]["steps"], run["name"]) == (9, "loss_ablation-contrastive-s61")
 
 
-def test_a_dry_run_only_counts(lcl: Any, house: Any, file: str) -> None:
+def test_a_dry_run_only_counts(lcl: Any, live_service: Any, file: str) -> None:
     lcl("study", "run", "--spec", file, "--seed", "63")
-    before = len(house.admin.studies()["items"])
+    before = len(live_service.admin.studies()["items"])
     _, out, _ = lcl("study", "run", "--spec", file, "--seed", "63", "--seed", "64", "--dry")
     assert out == (
         "rows: 2, seeds: 2, pre-trainings to run: 2, encoders to evaluate: 4; "
@@ -59,11 +59,11 @@ def test_a_dry_run_only_counts(lcl: Any, house: Any, file: str) -> None:
     )
     _, out, _ = lcl("--json", "study", "run", "--spec", file, "--seed", "65", "--dry")
     assert json.loads(out) == {"rows": 2, "seeds": 1, "cells": 2, "reused": 0}
-    assert len(house.admin.studies()["items"]) == before
+    assert len(live_service.admin.studies()["items"]) == before
 
 
-def test_list_and_show(lcl: Any, house: Any) -> None:
-    study = ended(house, [66, 67])
+def test_list_and_show(lcl: Any, live_service: Any) -> None:
+    study = ended(live_service, [66, 67])
     _, out, _ = lcl("study", "list", "--limit", "1")
     assert study["id"] in out
     assert "4 succeeded" in out
@@ -76,8 +76,8 @@ def test_list_and_show(lcl: Any, house: Any) -> None:
     assert json.loads(lcl("--json", "study", "show", study["id"])[1])["table"] == study["table"]
 
 
-def test_the_table_and_a_plot_as_files(lcl: Any, house: Any, tmp_path: Path) -> None:
-    study = ended(house, [68])
+def test_the_table_and_a_plot_as_files(lcl: Any, live_service: Any, tmp_path: Path) -> None:
+    study = ended(live_service, [68])
     _, out, _ = lcl("study", "table", study["id"])
     assert "| both | 1 | 1,408 | 0.2 |" in out
     target = tmp_path / "table.csv"
@@ -85,25 +85,25 @@ def test_the_table_and_a_plot_as_files(lcl: Any, house: Any, tmp_path: Path) -> 
     assert out == f"{target}\n"
     assert [line["mean"] for line in csv.DictReader(io.StringIO(target.read_text()))] == ["0.2", "0.1"]
     assert json.loads(lcl("--json", "study", "table", study["id"])[1])["axes"] == ["loss"]
-    picture = tmp_path / "pareto.png"
-    assert lcl("study", "plot", study["id"], "pareto", str(picture), "--metric", "IR@5")[0] == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    image = tmp_path / "pareto.png"
+    assert lcl("study", "plot", study["id"], "pareto", str(image), "--metric", "IR@5")[0] == 0
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_study_is_watched_to_its_end(lcl: Any, house: Any) -> None:
-    study = ended(house, [69])
+def test_a_study_is_watched_to_its_end(lcl: Any, live_service: Any) -> None:
+    study = ended(live_service, [69])
     status, out, _ = lcl("study", "watch", study["id"])
     assert status == 0
     assert out.startswith(f"{study['id']} succeeded, 2 succeeded\n")
     assert "contrastive" in out
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         run = runs.get_run(session, study["cells"][0]["evaluation"]["id"])
         run.state, run.reason = "failed", {"code": "crash", "message": "it fell over"}
     status, out, err = lcl("study", "watch", study["id"])
     assert (status, err) == (1, f"error: {run.id} failed: it fell over\n")
 
 
-def test_extend_cancel_resume_and_delete(lcl: Any, house: Any, file: str) -> None:
+def test_extend_cancel_resume_and_delete(lcl: Any, live_service: Any, file: str) -> None:
     study_id = lcl("study", "run", "--spec", file, "--seed", "70")[1].strip()
     heavy = 'loss:heavy={"objective.contrastive_weight": 5}'
     _, out, _ = lcl("study", "extend", study_id, "--seed", "71", "--variant", heavy)
@@ -132,7 +132,7 @@ def test_extend_cancel_resume_and_delete(lcl: Any, house: Any, file: str) -> Non
         (("delete", "study_none"), "study_none"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
+def test_what_is_wrong_is_reported_in_one_line(lcl: Any, arguments: tuple[str, ...], words: str) -> None:
     status, out, err = lcl("study", *arguments)
     assert (status, out) == (1, "")
     assert err.startswith("error: ")

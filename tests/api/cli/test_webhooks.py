@@ -13,7 +13,7 @@ from lcl_core.db.outbox import claim_deliveries, record_delivery
 URL = "https://hooks.example.org/lcl"
 
 
-def test_a_webhooks_life(lcl: Any, house: Any) -> None:
+def test_a_webhooks_life(lcl: Any, live_service: Any) -> None:
     assert "no webhooks" in lcl("webhooks", "list")[1]
     status, out, _ = lcl("webhooks", "add", URL, "--event", "run.cancelled", "--event", "run.failed")
     webhook, secret = out.split()
@@ -22,7 +22,7 @@ def test_a_webhooks_life(lcl: Any, house: Any) -> None:
     assert (status, webhook in out, URL in out, secret in out) == (0, True, True, False)
     assert "run.cancelled, run.failed" in out
     assert "no messages yet" in lcl("webhooks", "deliveries", webhook)[1]
-    run_id = house.submit()
+    run_id = live_service.submit()
     lcl("runs", "cancel", run_id)
     status, out, _ = lcl("webhooks", "deliveries", webhook)
     assert (status, run_id in out, "waits" in out) == (0, True, True)
@@ -30,24 +30,24 @@ def test_a_webhooks_life(lcl: Any, house: Any) -> None:
     assert json.loads(lcl("--json", "webhooks", "list")[1]) == []
 
 
-def test_why_a_message_was_not_heard(lcl: Any, house: Any) -> None:
+def test_why_a_message_was_not_heard(lcl: Any, live_service: Any) -> None:
     made = json.loads(lcl("--json", "webhooks", "add", URL)[1])
     assert set(made["events"]) == {"run.succeeded", "run.failed", "run.cancelled", "run.paused"}
-    told = []
+    reported = []
     for error in ("the receiver answered 500", None):
-        house.admin.cancel(house.submit())
-        with house.context.database.session() as session:
+        live_service.admin.cancel(live_service.submit())
+        with live_service.context.database.session() as session:
             (parcel,) = claim_deliveries(session)
             record_delivery(session, parcel, error)
-        told.append(parcel.id)
-    shown = dict(zip(told, ("is tried again", "delivered"), strict=True))
+        reported.append(parcel.id)
+    shown = dict(zip(reported, ("is tried again", "delivered"), strict=True))
     lines = lcl("webhooks", "deliveries", made["id"])[1].splitlines()
     for delivery, words in shown.items():
         (line,) = [line for line in lines if delivery in line]
         assert words in line
     assert "the receiver answered 500" in "".join(lines)
-    with house.context.database.session() as session:
-        row = session.scalars(select(WebhookDelivery).where(WebhookDelivery.id == told[0])).one()
+    with live_service.context.database.session() as session:
+        row = session.scalars(select(WebhookDelivery).where(WebhookDelivery.id == reported[0])).one()
         row.done_at = row.created_at
     assert "given up" in lcl("webhooks", "deliveries", made["id"])[1]
     lcl("webhooks", "delete", made["id"])

@@ -74,13 +74,13 @@ def test_a_call_that_is_given_up_is_over() -> None:
         assert len(server.requests) == 1
 
 
-def test_the_page_of_a_collection_is_fetched_to_its_end(house: Any, collection: Any) -> None:
+def test_the_page_of_a_collection_is_fetched_to_its_end(live_service: Any, collection: Any) -> None:
     """Loops of calls, against the real service."""
 
     async def scenario() -> Any:
-        async with AsyncClient(house.url, house.keys["viewer"]) as client:
+        async with AsyncClient(live_service.url, live_service.keys["viewer"]) as client:
             return await asyncio.gather(client.vectors("squares"), client.collection("squares"), client.health())
 
     found = asyncio.run(scenario())
-    assert found[0] == house.admin.vectors("squares")
-    assert found[1] == house.admin.collection("squares")
+    assert found[0] == live_service.admin.vectors("squares")
+    assert found[1] == live_service.admin.collection("squares")

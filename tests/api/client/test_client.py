@@ -55,11 +55,11 @@ def test_a_study_is_looked_at_until_it_has_ended() -> None:
         study = {"state": state, "cells": [{"state": cell} for cell in cells]}
         return 200, {}, json.dumps(study).encode()
 
-    told: list[str] = []
+    reported: list[str] = []
     script = [answer("queued", "queued"), answer("running", "running"), answer("running", "running")]
     with scripted_server(*script, answer("failed", "failed")) as server, Client(server.url, "k") as client:
-        study = client.wait_for_study("study_1", lambda now: told.append(now["state"]), poll_seconds=0)
-        assert (study["state"], told, len(server.requests)) == ("failed", ["queued", "running", "failed"], 4)
+        study = client.wait_for_study("study_1", lambda now: reported.append(now["state"]), poll_seconds=0)
+        assert (study["state"], reported, len(server.requests)) == ("failed", ["queued", "running", "failed"], 4)
 
 
 @pytest.mark.parametrize("trouble", [BUSY, None])
@@ -77,7 +77,7 @@ def test_it_gives_up_in_the_end() -> None:
         assert (caught.value.status, caught.value.code, len(server.requests)) == (503, "busy", 3)
 
 
-def test_no_service_is_told_in_words(free_port: int) -> None:
+def test_no_service_is_reported_in_words(free_port: int) -> None:
     with Client(f"http://127.0.0.1:{free_port}", "k", attempts=1) as client:
         for call in (lambda: client.run("x"), lambda: client.cancel("x")):
             with pytest.raises(ApiError, match="is the service up") as caught:
@@ -85,7 +85,7 @@ def test_no_service_is_told_in_words(free_port: int) -> None:
             assert (caught.value.status, caught.value.code) == (0, "unreachable")
 
 
-def test_a_gateways_own_error_page_is_told_by_its_status() -> None:
+def test_a_gateways_own_error_page_is_reported_by_its_status() -> None:
     with (
         scripted_server((502, {"content-type": "text/html"}, b"<html>")) as server,
         Client(server.url, attempts=1) as client,
@@ -95,7 +95,7 @@ def test_a_gateways_own_error_page_is_told_by_its_status() -> None:
         assert caught.value.code == "http_error"
 
 
-def test_what_cannot_be_sent_is_told_in_words() -> None:
+def test_what_cannot_be_sent_is_reported_in_words() -> None:
     with scripted_server(FINE) as server, Client(server.url, "k") as client:
         for call in (lambda: client.embed_texts("e", ["\ud800"]), lambda: client.search("c", vector=[float("nan")])):
             with pytest.raises(ApiError, match="cannot be sent"):
@@ -168,6 +168,6 @@ def test_events_outlast_a_restart_but_not_a_refusal() -> None:
         assert len(server.requests) == 5
 
 
-def test_a_images_kind_is_read_from_its_bytes(pictures: dict[str, bytes]) -> None:
-    assert data_url(pictures["red"]).startswith("data:image/png;base64,")
+def test_an_images_kind_is_read_from_its_bytes(sample_images: dict[str, bytes]) -> None:
+    assert data_url(sample_images["red"]).startswith("data:image/png;base64,")
     assert data_url(b"\xff\xd8\xff\xe0").startswith("data:image/jpeg;base64,")

@@ -13,24 +13,32 @@ GUIDE = Path(__file__).parents[3] / "docs" / "client.md"
 
 
 def test_the_guide_runs(
-    house: Any, encoder_dir: Path, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    live_service: Any,
+    encoder_dir: Path,
+    sample_images: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("openai")
-    house.admin.import_encoder("mine", str(encoder_dir))
-    for name, value in {"LCL_API_URL": house.url, "LCL_API_KEY": house.keys["admin"], "NO_PROXY": "127.0.0.1"}.items():
+    live_service.admin.import_encoder("mine", str(encoder_dir))
+    for name, value in {
+        "LCL_API_URL": live_service.url,
+        "LCL_API_KEY": live_service.keys["admin"],
+        "NO_PROXY": "127.0.0.1",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    for name, data in (*pictures.items(), ("broken", b"")):
-        (tmp_path / "pictures" / f"{name}.png").write_bytes(data)
+    (tmp_path / "images").mkdir()
+    for name, data in (*sample_images.items(), ("broken", b"")):
+        (tmp_path / "images" / f"{name}.png").write_bytes(data)
     text = GUIDE.read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         line = text[: match.start(1)].count("\n")
         exec(compile("\n" * line + match[1], str(GUIDE), "exec"), names)
     np.testing.assert_allclose(names["both"], names["vectors"], atol=1e-5)
-    assert sorted(path.stem for path in names["rows"]) == sorted(pictures)
+    assert sorted(path.stem for path in names["rows"]) == sorted(sample_images)
     assert [each.path.name for each in names["skipped"]] == ["broken.png"]
-    expected = house.admin.embed_images("mine", [pictures["red"]])[0]
+    expected = live_service.admin.embed_images("mine", [sample_images["red"]])[0]
     np.testing.assert_allclose(names["answer"].data[1].embedding, expected, atol=1e-5)
     assert (tmp_path / "mine.tar").is_file()

@@ -21,8 +21,8 @@ from tests.api.scripted_server import scripted_server
 
 
 @pytest.fixture
-def folder(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
-    for place, (name, data) in enumerate(sorted(pictures.items())):
+def folder(tmp_path: Path, sample_images: dict[str, bytes]) -> Path:
+    for place, (name, data) in enumerate(sorted(sample_images.items())):
         file = tmp_path / f"{'below/' * (place % 2)}{name}.{'PNG' if place else 'png'}"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
@@ -34,13 +34,13 @@ def folder(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
 
 
 @pytest.fixture(params=[Client, SyncAdapter])
-def client(request: pytest.FixtureRequest, house: Any) -> Iterator[Any]:
-    with request.param(house.url, house.keys["viewer"], attempts=1) as client:
+def client(request: pytest.FixtureRequest, live_service: Any) -> Iterator[Any]:
+    with request.param(live_service.url, live_service.keys["viewer"], attempts=1) as client:
         yield client
 
 
 def test_every_image_has_its_vector_and_the_rest_a_reason(
-    client: Any, house: Any, encoder: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any, live_service: Any, encoder: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skipped: list[Skipped] = []
     progress: list[tuple[int, int | None]] = []
@@ -53,7 +53,7 @@ def test_every_image_has_its_vector_and_the_rest_a_reason(
     assert list(found) == sorted(found)
     assert sorted(path.stem for path in found) == ["blue", "green", "red", "white"]
     for path, vector in found.items():
-        np.testing.assert_allclose(vector, house.admin.embed_images("tiny", [path.read_bytes()])[0], atol=1e-5)
+        np.testing.assert_allclose(vector, live_service.admin.embed_images("tiny", [path.read_bytes()])[0], atol=1e-5)
     assert {each.path.name: each.reason for each in skipped}.keys() == {"broken.jpg", "dangling.png"}
     assert all("No such file" in each.reason or "input.0" in each.reason for each in skipped)
     assert [at[0] for at in progress] == [4, 6]
@@ -67,7 +67,7 @@ def test_a_refusal_that_is_no_images_fault_ends_it(client: Any, encoder: Any, fo
         list(client.embed_folder("tiny", folder / "nowhere"))
 
 
-def test_a_image_that_is_too_large_alone_is_skipped(folder: Path) -> None:
+def test_an_image_that_is_too_large_alone_is_skipped(folder: Path) -> None:
     large = 413, {}, json.dumps({"error": {"code": "body_too_large", "message": "too large"}}).encode()
     skipped: list[Skipped] = []
     with scripted_server(large) as server, Client(server.url, "k") as client:

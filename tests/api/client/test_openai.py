@@ -15,14 +15,17 @@ openai = pytest.importorskip("openai")
 
 
 @pytest.fixture
-def settings(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def settings(live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return {"base_url": f"{house.url}/v1", "api_key": house.keys["viewer"], "max_retries": 0}
+    return {"base_url": f"{live_service.url}/v1", "api_key": live_service.keys["viewer"], "max_retries": 0}
 
 
-def test_texts_and_images_are_embedded(settings: Any, house: Any, pictures: dict[str, bytes]) -> None:
-    given = ["a red square", data_url(pictures["red"])]
-    expected = [*house.admin.embed_texts("tiny", given[:1]), *house.admin.embed_images("tiny", [pictures["red"]])]
+def test_texts_and_images_are_embedded(settings: Any, live_service: Any, sample_images: dict[str, bytes]) -> None:
+    given = ["a red square", data_url(sample_images["red"])]
+    expected = [
+        *live_service.admin.embed_texts("tiny", given[:1]),
+        *live_service.admin.embed_images("tiny", [sample_images["red"]]),
+    ]
     with openai.OpenAI(**settings) as client:
         packed = client.embeddings.create(model="tiny", input=given)  # asks for base64 by itself
         plain = client.embeddings.create(
@@ -32,16 +35,16 @@ def test_texts_and_images_are_embedded(settings: Any, house: Any, pictures: dict
         np.testing.assert_allclose([each.embedding for each in answer.data], expected, atol=1e-6)
         assert [each.index for each in answer.data] == [0, 1]
         assert answer.usage.total_tokens > 0
-    assert packed.model == house.admin.encoder("tiny")["id"]
+    assert packed.model == live_service.admin.encoder("tiny")["id"]
 
 
-def test_one_text_from_an_event_loop(settings: Any, house: Any) -> None:
+def test_one_text_from_an_event_loop(settings: Any, live_service: Any) -> None:
     async def scenario() -> Any:
         async with openai.AsyncOpenAI(**settings) as client:
             return await client.embeddings.create(model="tiny", input="a red square")
 
     found = asyncio.run(scenario()).data[0].embedding
-    np.testing.assert_allclose(found, house.admin.embed_texts("tiny", ["a red square"])[0], atol=1e-6)
+    np.testing.assert_allclose(found, live_service.admin.embed_texts("tiny", ["a red square"])[0], atol=1e-6)
 
 
 def test_refusals_arrive_as_its_own_errors(settings: Any, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_short_pepper_is_refused(start: Callable[..., ConfiguredKey]) -> None:
     assert "9b1c" not in str(caught.value)
 
 
-def test_a_damaged_pepper_is_told(start: Callable[..., ConfiguredKey], tmp_path: Path) -> None:
+def test_a_damaged_pepper_is_reported(start: Callable[..., ConfiguredKey], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "key-pepper").write_text("\n")
     with pytest.raises(UserError, match="key-pepper is damaged; remove it"):

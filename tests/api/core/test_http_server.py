@@ -93,7 +93,7 @@ def test_a_newcomer_takes_the_connection_that_was_idle_longest(narrow: str, even
         assert all(open_still(line) for line in (lines[0], *lines[2:], newcomer))
 
 
-def test_where_all_connections_are_at_work_a_further_one_is_told_so(tmp_path: Path, serve: Any) -> None:
+def test_where_all_connections_are_at_work_a_further_one_is_reported_so(tmp_path: Path, serve: Any) -> None:
     settings = ApiSettings(home=tmp_path, max_connections=4, requests_at_once=128)
     with serve(settings) as url, ExitStack() as stack:
         key = (tmp_path / "key").read_text().strip()
@@ -121,8 +121,10 @@ def test_where_all_connections_are_at_work_a_further_one_is_told_so(tmp_path: Pa
     ],
     ids=["LF", "one LF", "last LF", "fold", "fold with a tab", "no host", "nonsense"],
 )
-def test_a_head_that_others_read_otherwise_is_refused_in_the_one_form(house: Any, head: bytes, words: bytes) -> None:
-    with connect(house.url) as line:
+def test_a_head_that_others_read_otherwise_is_refused_in_the_one_form(
+    live_service: Any, head: bytes, words: bytes
+) -> None:
+    with connect(live_service.url) as line:
         line.sendall(head)
         got = read(line, b"}}")
         assert got.startswith(b"HTTP/1.1 400")
@@ -132,17 +134,17 @@ def test_a_head_that_others_read_otherwise_is_refused_in_the_one_form(house: Any
         assert ended(line)
 
 
-def test_a_second_authorization_is_refused(house: Any) -> None:
-    with connect(house.url) as line:
-        twice = "".join(f"Authorization: Bearer {key}\r\n" for key in (house.keys["admin"], "nothing"))
+def test_a_second_authorization_is_refused(live_service: Any) -> None:
+    with connect(live_service.url) as line:
+        twice = "".join(f"Authorization: Bearer {key}\r\n" for key in (live_service.keys["admin"], "nothing"))
         line.sendall(f"GET /v1/runs HTTP/1.1\r\nHost: lcl\r\n{twice}\r\n".encode())
         got = read(line, b"}}")
         assert got.startswith(b"HTTP/1.1 400")
         assert b"authorization once" in got
 
 
-def test_requests_in_a_row_are_all_answered(house: Any) -> None:
-    with connect(house.url) as line:
+def test_requests_in_a_row_are_all_answered(live_service: Any) -> None:
+    with connect(live_service.url) as line:
         line.sendall(ASK * 3)
         got = b""
         while got.count(b'{"status":"ok"}') < 3:

@@ -46,21 +46,21 @@ class Slow:
 
 @contextmanager
 def under_way(
-    house: Any, role: str, calls: list[Any], slow: Slow, eventually: Any, least: int = 2
+    live_service: Any, role: str, calls: list[Any], slow: Slow, eventually: Any, least: int = 2
 ) -> Iterator[list[Future[Any]]]:
     """The calls, each in a thread, once so many of them read; ended at the end of the block."""
-    with house.http(role) as client, ThreadPoolExecutor(len(calls)) as pool:
+    with live_service.http(role) as client, ThreadPoolExecutor(len(calls)) as pool:
         try:
-            asked = [pool.submit(call, client) for call in calls]
+            requested = [pool.submit(call, client) for call in calls]
             eventually(lambda: slow.reading >= least, "the calls", 60)
-            yield asked
+            yield requested
         finally:
             slow.done.set()
 
 
-def requests_of(house: Any) -> float:
-    with house.http(None) as stranger:
-        lines = stranger.get("/metrics", timeout=20).text.splitlines()
+def requests_of(live_service: Any) -> float:
+    with live_service.http(None) as anonymous:
+        lines = anonymous.get("/metrics", timeout=20).text.splitlines()
     return float(next(line for line in lines if line.startswith('lcl_places{kind="request"}')).split()[-1])
 
 
@@ -72,9 +72,9 @@ def register(path: Path, number: int, client: httpx.Client) -> int:
     return client.post("/v1/datasets", json={"name": f"slow-{number}", "path": str(path)}).status_code
 
 
-def others_go_on(house: Any) -> None:
+def others_go_on(live_service: Any) -> None:
     """What anybody else asks meanwhile is answered."""
-    with house.http("admin") as other:
+    with live_service.http("admin") as other:
         for _ in range(3):
             answer = other.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}, timeout=20)
             assert answer.status_code == 202
@@ -83,50 +83,52 @@ def others_go_on(house: Any) -> None:
 
 
 def test_imports_that_read_for_long_hold_up_nobody(
-    house: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    live_service: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     slow = Slow()
     monkeypatch.setattr(api.routes.encoders, "stage_import", slow)
     calls = [partial(import_encoder, data_root)] * IMPORTS
-    with under_way(house, "submitter", calls, slow, eventually) as asked:
-        eventually(lambda: requests_of(house) == IMPORTS, "all of them under way", 60)
-        others_go_on(house)
-        assert not any(call.done() for call in asked), "all are reading still, or waiting for it"
+    with under_way(live_service, "submitter", calls, slow, eventually) as requested:
+        eventually(lambda: requests_of(live_service) == IMPORTS, "all of them under way", 60)
+        others_go_on(live_service)
+        assert not any(call.done() for call in requested), "all are reading still, or waiting for it"
         assert slow.most == MAX_LONG_READS_PER_OWNER
-    assert {call.result() for call in asked} == {422}
+    assert {call.result() for call in requested} == {422}
 
 
 def test_registrations_that_read_for_long_hold_up_nobody(
-    house: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    live_service: Any, data_root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     slow, corpus = Slow(), write_corpus(data_root / "slow corpus")
     monkeypatch.setattr(api.services.corpora, "compute_statistics", slow)
     calls = [partial(register, corpus, number) for number in range(IMPORTS)]
-    with under_way(house, "submitter", calls, slow, eventually) as asked:
-        others_go_on(house)
+    with under_way(live_service, "submitter", calls, slow, eventually) as requested:
+        others_go_on(live_service)
         assert slow.most == MAX_LONG_READS_PER_OWNER
-    assert {call.result() for call in asked} == {422}
+    assert {call.result() for call in requested} == {422}
 
 
 def test_maps_that_are_drawn_take_nobodys_thread(
-    house: Any, collection: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     slow = Slow()
     monkeypatch.setattr(api.services.collection_views, "project_points", slow)
     calls = [lambda client: client.get("/v1/collections/squares/map").status_code] * 60
-    with under_way(house, "viewer", calls, slow, eventually):
-        others_go_on(house)
+    with under_way(live_service, "viewer", calls, slow, eventually):
+        others_go_on(live_service)
 
 
-def test_healthz_needs_no_thread(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any) -> None:
+def test_healthz_needs_no_thread(
+    live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
     slow = Slow()
     monkeypatch.setattr(api.routes.encoders, "evaluation_figures", slow)
     calls = [lambda client: client.get("/v1/encoders/tiny/figures").status_code] * 60  # more than there are threads
-    with under_way(house, "viewer", calls, slow, eventually, least=20), house.http(None) as stranger:
-        assert stranger.get("/healthz", timeout=20).json() == {"status": "ok"}
+    with under_way(live_service, "viewer", calls, slow, eventually, least=20), live_service.http(None) as anonymous:
+        assert anonymous.get("/healthz", timeout=20).json() == {"status": "ok"}
 
 
-def test_a_map_is_drawn_once(house: Any, collection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_is_drawn_once(live_service: Any, collection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     draw = api.services.collection_views.project_points
 
@@ -135,7 +137,7 @@ def test_a_map_is_drawn_once(house: Any, collection: Any, monkeypatch: pytest.Mo
         return draw(opened, limit)
 
     monkeypatch.setattr(api.services.collection_views, "project_points", count)
-    with house.http("viewer") as viewer:
+    with live_service.http("viewer") as viewer:
         first, again, smaller = (
             viewer.get("/v1/collections/squares/map", params={"limit": limit}).json() for limit in (3000, 2999, 2)
         )

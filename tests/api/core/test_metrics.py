@@ -34,8 +34,8 @@ def one(samples: list[Sample], name: str, **labels: str) -> float:
     return found
 
 
-def test_runs_and_requests_are_counted(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
+def test_runs_and_requests_are_counted(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
     http.get(f"/v1/runs/{run_id}")
     http.get("/v1/nowhere")
     found = scrape(http)
@@ -47,27 +47,27 @@ def test_runs_and_requests_are_counted(house: Any, http: httpx.Client) -> None:
     assert run_id not in http.get("/metrics").text, "ids are no labels"
 
 
-def test_the_queue_is_told_for_every_kind(house: Any, http: httpx.Client) -> None:
+def test_the_queue_is_reported_for_every_kind(live_service: Any, http: httpx.Client) -> None:
     usual, on_gpu = {"kind": "pretrain", "class": "accelerator"}, {"kind": "pretrain", "class": "gpu"}
     before = one(scrape(http)["lcl_queue_depth"], "lcl_queue_depth", **usual)
-    runs = [house.submit(), house.submit(resource="gpu")]
+    runs = [live_service.submit(), live_service.submit(resource="gpu")]
     found = scrape(http)
     assert one(found["lcl_queue_depth"], "lcl_queue_depth", **usual) == before + 1
     assert one(found["lcl_queue_depth"], "lcl_queue_depth", **on_gpu) == 1
-    told = [(each.labels["kind"], each.labels["class"]) for each in found["lcl_queue_depth"]]
-    assert sorted(told) == sorted(product(JOB_KINDS, RESOURCE_CLASSES))
+    reported = [(each.labels["kind"], each.labels["class"]) for each in found["lcl_queue_depth"]]
+    assert sorted(reported) == sorted(product(JOB_KINDS, RESOURCE_CLASSES))
     assert one(found["lcl_queue_oldest_seconds"], "lcl_queue_oldest_seconds", **on_gpu) > 0
     assert one(found["lcl_queue_oldest_seconds"], "lcl_queue_oldest_seconds", kind="match", **{"class": "gpu"}) == 0
     for run_id in runs:
-        house.admin.cancel(run_id)
+        live_service.admin.cancel(run_id)
 
 
-def test_a_run_leaves_its_figures_and_they_stay_when_it_is_deleted(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
-    claim = house.claim(run_id)
-    with house.context.database.session() as session:
+def test_a_run_leaves_its_figures_and_they_stay_when_it_is_deleted(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
+    claim = live_service.claim(run_id)
+    with live_service.context.database.session() as session:
         leases.begin_attempt(session, claim, encoder_id=None, from_scratch=False)
-    house.settle(claim, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
+    live_service.settle(claim, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
     before = scrape(http)
     assert http.delete(f"/v1/runs/{run_id}").status_code == 204
     after = scrape(http)
@@ -79,8 +79,8 @@ def test_a_run_leaves_its_figures_and_they_stay_when_it_is_deleted(house: Any, h
     assert before["lcl_run_duration_seconds"] == after["lcl_run_duration_seconds"]
 
 
-def test_histograms_grow_with_their_bounds_and_end_in_the_count(house: Any, http: httpx.Client) -> None:
-    house.finished()
+def test_histograms_grow_with_their_bounds_and_end_in_the_count(live_service: Any, http: httpx.Client) -> None:
+    live_service.finished()
     for name, samples in scrape(http).items():
         heights: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
         for each in samples:
@@ -99,27 +99,27 @@ def test_counters_of_losses_begin_at_zero(http: httpx.Client) -> None:
     assert found == dict.fromkeys(JOB_KINDS, 0)
 
 
-def test_workers_and_their_slots(house: Any, http: httpx.Client) -> None:
+def test_workers_and_their_slots(live_service: Any, http: httpx.Client) -> None:
     moment = datetime.now(UTC)
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         facts = {"host": "here", "pid": 7, "slots": 3, "devices": ["cpu"]}
         session.add(Worker(id="w-m", started_at=moment, seen_at=moment, consumed_at=moment, **facts))
-    claim = house.claim(house.submit())
+    claim = live_service.claim(live_service.submit())
     found = scrape(http)
     assert one(found["lcl_workers"], "lcl_workers") == 1
     assert one(found["lcl_worker_slots"], "lcl_worker_slots") == 3
     assert one(found["lcl_worker_slots_used"], "lcl_worker_slots_used") == 1
     assert 0 <= one(found["lcl_broker_consumed_seconds"], "lcl_broker_consumed_seconds") < 300
-    house.settle(claim, complete_run.RunCancelled())
+    live_service.settle(claim, complete_run.RunCancelled())
 
 
-def test_what_gpus_do_is_told_once_their_worker_is_alive(house: Any, http: httpx.Client) -> None:
+def test_what_gpus_do_is_reported_once_their_worker_is_alive(live_service: Any, http: httpx.Client) -> None:
     assert scrape(http)["lcl_gpu_utilization"] == []
     moment = datetime.now(UTC)
     gpu = {"name": "NVIDIA L4", "utilization": 0.37, "memory_used": 2.0**30, "memory_total": 24.0 * 2**30}
     split = {**gpu, "utilization": None}
     facts = {"host": "there", "pid": 7, "slots": 1, "devices": ["NVIDIA L4"] * 2, "started_at": moment}
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.add(Worker(id="w-gpu", seen_at=moment, gpus=[gpu, split], **facts))
         session.add(Worker(id="w-gone", seen_at=moment - timedelta(minutes=5), gpus=[gpu], **facts))
     found = scrape(http)
@@ -127,19 +127,19 @@ def test_what_gpus_do_is_told_once_their_worker_is_alive(house: Any, http: httpx
     assert (share.value, share.labels) == (0.37, {"worker": "w-gpu", "gpu": "0", "name": "NVIDIA L4"})
     assert [each.value for each in found["lcl_gpu_memory_used_bytes"]] == [2.0**30] * 2
     assert [each.value for each in found["lcl_gpu_memory_bytes"]] == [24.0 * 2**30] * 2
-    (told,) = [each for each in http.get("/v1/workers").json()["items"] if each["id"] == "w-gpu"]
-    assert told["gpus"] == [gpu, split]
-    with house.context.database.session() as session:
+    (reported,) = [each for each in http.get("/v1/workers").json()["items"] if each["id"] == "w-gpu"]
+    assert reported["gpus"] == [gpu, split]
+    with live_service.context.database.session() as session:
         session.execute(delete(Worker).where(Worker.id.in_(["w-gpu", "w-gone"])))
 
 
-def test_artifacts_on_their_way_to_the_store_are_counted(house: Any, http: httpx.Client) -> None:
+def test_artifacts_on_their_way_to_the_store_are_counted(live_service: Any, http: httpx.Client) -> None:
     assert one(scrape(http)["lcl_artifacts_pending"], "lcl_artifacts_pending") == 0
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         enqueue_upload(session, "runs/run_1", 1, "home_a")
         enqueue_upload(session, "encoders/enc_1", 1, "home_b")
     assert one(scrape(http)["lcl_artifacts_pending"], "lcl_artifacts_pending") == 2
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.execute(delete(ArtifactUpload))
 
 

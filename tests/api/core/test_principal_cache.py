@@ -53,14 +53,14 @@ def test_a_change_ends_it_and_what_was_looked_up_before_it_is_not_noted(cache: P
     assert (cache.get("one", NOON), cache.get("two", NOON)) == (None, None)
 
 
-def test_strangers_cannot_fill_the_memory(cache: PrincipalCache) -> None:
+def test_anonymous_users_cannot_fill_the_memory(cache: PrincipalCache) -> None:
     for number in range(5000):
         cache.put(f"key {number}", SOMEBODY, cache.version, None)
     assert len(cache._entries) <= 1024
     assert cache.get("key 4999", NOON) == SOMEBODY
 
 
-def test_a_busy_client_is_looked_up_once_a_second(house: Any, http: httpx.Client) -> None:
+def test_a_busy_client_is_looked_up_once_a_second(live_service: Any, http: httpx.Client) -> None:
     made = http.post("/v1/keys", json={"owner": "busy", "role": "viewer"}).json()
     looks: list[str] = []
 
@@ -68,14 +68,14 @@ def test_a_busy_client_is_looked_up_once_a_second(house: Any, http: httpx.Client
         if "FROM api_key" in statement:
             looks.append(statement)
 
-    event.listen(house.context.database.engine, "before_cursor_execute", note)
+    event.listen(live_service.context.database.engine, "before_cursor_execute", note)
     try:
         with httpx.Client(
-            base_url=house.url, headers={"authorization": f"Bearer {made['key']}"}, trust_env=False
+            base_url=live_service.url, headers={"authorization": f"Bearer {made['key']}"}, trust_env=False
         ) as client:
             assert {client.get("/v1/workers").status_code for _ in range(10)} == {200}
             assert len(looks) < 10
             assert http.delete(f"/v1/keys/{made['prefix']}").status_code == 204
             assert client.get("/v1/workers").status_code == 401, "revoked is revoked, at once"
     finally:
-        event.remove(house.context.database.engine, "before_cursor_execute", note)
+        event.remove(live_service.context.database.engine, "before_cursor_execute", note)

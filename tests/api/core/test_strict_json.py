@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from api.core.request_bodies import find_json_ambiguity
+from api.core.middleware import find_json_ambiguity
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from api.core.request_bodies import find_json_ambiguity
         (b"[" + b"9" * 5000 + b"]", "20 digits"),
     ],
 )
-def test_what_means_two_things_is_told(body: bytes, words: str) -> None:
+def test_what_means_two_things_is_reported(body: bytes, words: str) -> None:
     assert words in str(find_json_ambiguity(body))
 
 

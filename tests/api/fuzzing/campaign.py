@@ -47,25 +47,30 @@ class _Kind:
     mode: GenerationMode
 
 
-def run_campaign(town: MultiOwnerFixture, calls: int, seed: int, *, deep: bool = True) -> Report:
+def run_campaign(multi_owner: MultiOwnerFixture, calls: int, seed: int, *, deep: bool = True) -> Report:
     """Make at least ``calls`` requests, in rounds in which every operation is asked by every caller.
 
     ``deep``: generate whole specs; otherwise a few that pass are used, which takes a tenth of the time.
     """
     report, rounds = Report(), itertools.count()
-    document = requests.get(f"{town.house.url}/openapi.json", timeout=30).json()
+    document = requests.get(f"{multi_owner.live_service.url}/openapi.json", timeout=30).json()
     while report.calls < calls:
         number = next(rounds)
         for part, ends in enumerate((False, True)):
             missing = calls * (part + 1) / 2 if number == 0 else calls
-            callers = [caller for caller in town.callers if caller.ends == ends]
-            description = furnished(document, town.names(ends), deep=deep)
-            _ask_everything(town, callers, description, report, missing - report.calls, seed + 1000 * number)
+            callers = [caller for caller in multi_owner.callers if caller.ends == ends]
+            description = furnished(document, multi_owner.names(ends), deep=deep)
+            _ask_everything(multi_owner, callers, description, report, missing - report.calls, seed + 1000 * number)
     return report
 
 
 def _ask_everything(
-    town: MultiOwnerFixture, callers: Sequence[ApiUser], description: Json, report: Report, calls: float, seed: int
+    multi_owner: MultiOwnerFixture,
+    callers: Sequence[ApiUser],
+    description: Json,
+    report: Report,
+    calls: float,
+    seed: int,
 ) -> None:
     """About so many requests by these callers, at least one of each kind."""
     kinds = _kinds_of(description)
@@ -76,7 +81,9 @@ def _ask_everything(
 
         def ask(case: Case) -> None:
             caller = next(turns)
-            answer = case.call(base_url=town.house.url, session=session, headers=caller.headers, timeout=60)
+            answer = case.call(
+                base_url=multi_owner.live_service.url, session=session, headers=caller.headers, timeout=60
+            )
             judge(report, caller, case, answer)
 
         for number, kind in enumerate(kinds):
@@ -111,8 +118,8 @@ def _ask_one(kind: _Kind, ask: Callable[[Case], None], share: int, seed: int) ->
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    asked = hypothesis.given(kind.operation.as_strategy(generation_mode=kind.mode))(lambda case: ask(case))
-    hypothesis.seed(seed)(quick(asked))()
+    requested = hypothesis.given(kind.operation.as_strategy(generation_mode=kind.mode))(lambda case: ask(case))
+    hypothesis.seed(seed)(quick(requested))()
 
 
 def judge(report: Report, caller: ApiUser, case: Case, answer: Response) -> None:

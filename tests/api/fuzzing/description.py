@@ -47,8 +47,8 @@ def furnished(document: Json, names: Names, *, deep: bool = True) -> Json:
 
 
 def _of_kind(submission: Json, kind: str, specs: list[Json]) -> Json:
-    told = {"kind": {"const": kind}, "spec": {"anyOf": specs}}
-    return {**submission, "properties": {**submission["properties"], **told}}
+    reported = {"kind": {"const": kind}, "spec": {"anyOf": specs}}
+    return {**submission, "properties": {**submission["properties"], **reported}}
 
 
 def _name_parameters(path: str, operation: Json, names: Names) -> None:
@@ -91,13 +91,13 @@ def _pointed_elsewhere(node: Any) -> Any:
 
 def _asked(document: Json) -> set[str]:
     """Components that requests are made of, and no answer is."""
-    asked, answered = set[str](), set[str]()
+    requested, answered = set[str](), set[str]()
     schemas = document["components"]["schemas"]
     for operations in document["paths"].values():
         for operation in operations.values():
-            _follow(operation.get("requestBody"), schemas, asked)
+            _follow(operation.get("requestBody"), schemas, requested)
             _follow(operation["responses"], schemas, answered)
-    return asked - answered
+    return requested - answered
 
 
 def _follow(node: Any, schemas: Json, seen: set[str]) -> None:

@@ -51,23 +51,23 @@ class MultiOwnerFixture:
     """Who there is, and what they may name.
 
     Args:
-        house: a service in which nothing has been done yet.
+        live_service: a service without any data yet.
         data_root: of its corpora.
         serving: make an encoder and a collection to search, for which torch is imported.
     """
 
-    def __init__(self, house: ServiceFixture, data_root: Path, *, serving: bool) -> None:
-        self.house = house
+    def __init__(self, live_service: ServiceFixture, data_root: Path, *, serving: bool) -> None:
+        self.live_service = live_service
         self._root = data_root
         for folder in (data_root / "corpus", data_root / MARK):
             folder.mkdir()
             (folder / "red.png").write_bytes(images_by_colour()["red"])
         encoder_dir = data_root / "tiny-encoder"
         if serving:
-            encoder = house.admin.import_encoder("tiny", str(save_encoder(encoder_dir)))
-            make_collection(house, encoder, encoder_dir, images_by_colour())
+            encoder = live_service.admin.import_encoder("tiny", str(save_encoder(encoder_dir)))
+            make_collection(live_service, encoder, encoder_dir, images_by_colour())
         key = {
-            (owner, role): house.admin.create_key(owner, role)["key"]
+            (owner, role): live_service.admin.create_key(owner, role)["key"]
             for owner, role in (("ada", "submitter"), ("ada", "viewer"), ("bob", "submitter"), ("bob", "viewer"))
         }
         self._ada = key["ada", "submitter"]
@@ -77,7 +77,7 @@ class MultiOwnerFixture:
             ApiUser("other user", key["bob", "submitter"]),
             ApiUser("reader", key["ada", "viewer"], sees=True),
             ApiUser("user", self._ada, sees=True, ends=True),
-            ApiUser("admin", house.admin.create_key("root", "admin")["key"], sees=True, ends=True),
+            ApiUser("admin", live_service.admin.create_key("root", "admin")["key"], sees=True, ends=True),
         )
         self._shared = self._what_is_shared()
         self._kept = self._adas(STATES)
@@ -90,13 +90,13 @@ class MultiOwnerFixture:
         """New things of Ada's: a run of each state and one that waits, a study, a webhook and a key."""
         from api.client import Client
 
-        with Client(self.house.url, self._ada, attempts=1) as ada:
+        with Client(self.live_service.url, self._ada, attempts=1) as ada:
             spec = {"path": str(self._root / MARK)}
             runs = [ada.submit("validate", spec, name=MARK, tags=[MARK])["id"] for _ in states]
             waiting = ada.submit("pretrain", SMALL, name=MARK, tags=[MARK], after=[runs[0]])["id"]
             study = ada.submit_study(STUDY, MARK)["id"]
-        hook = self.house.admin.create_webhook(f"https://hooks.example.org/{MARK}", ["run.failed"])["id"]
-        prefix = self.house.admin.create_key(MARK, "viewer")["prefix"]
+        hook = self.live_service.admin.create_webhook(f"https://hooks.example.org/{MARK}", ["run.failed"])["id"]
+        prefix = self.live_service.admin.create_key(MARK, "viewer")["prefix"]
         for run_id, state in zip(runs, states, strict=True):
             self._bring(run_id, state, hook)
         return {
@@ -109,12 +109,12 @@ class MultiOwnerFixture:
 
     def _bring(self, run_id: str, state: str, hook: str) -> None:
         """The run as it would be in that state, with everything that a run can have said."""
-        folder = self.house.run_dir(run_id)
+        folder = self.live_service.run_dir(run_id)
         folder.log_file.write_text(f"{MARK}\n" * 3, encoding="utf-8")
         folder.artifacts.mkdir(exist_ok=True)
         (folder.artifacts / "report.json").write_text(f'"{MARK}"', encoding="utf-8")
         facts = {"code": "crash", "message": MARK}
-        with self.house.context.database.session() as session:
+        with self.live_service.context.database.session() as session:
             run = db_runs.get_run(session, run_id)
             run.state, run.progress = state, {"step": 2, "loss": 1.0, "note": MARK}
             run.reason = facts if state == "failed" else None
@@ -127,7 +127,7 @@ class MultiOwnerFixture:
                 session.add(WebhookDelivery(**sent, next_at=moment, created_at=moment, attempts=1, error=MARK))
 
     def _what_is_shared(self) -> dict[tuple[str, str], list[Any]]:
-        picture = "data:image/png;base64," + base64.b64encode(images_by_colour()["red"]).decode()
+        sample_image = "data:image/png;base64," + base64.b64encode(images_by_colour()["red"]).decode()
         broken, (image, *_) = "data:image/png;base64,AAAA", self._images()
         encoders, datasets = ["tiny", "absent"], ["sample", "absent"]
         paths = [str(self._root / name) for name in ("corpus", "tiny-encoder", "absent")]
@@ -148,15 +148,15 @@ class MultiOwnerFixture:
             ("", "dataset"): datasets,
             ("", "path"): paths,
             ("", "preset"): ["sample"],
-            ("", "url"): [picture, broken, "https://hooks.example.org/fuzz"],
-            ("", "image"): [picture, broken],
-            ("", "images"): [picture, broken],
+            ("", "url"): [sample_image, broken, "https://hooks.example.org/fuzz"],
+            ("", "image"): [sample_image, broken],
+            ("", "images"): [sample_image, broken],
             ("", "max_cells"): [1, 4],
         }
 
     def _images(self) -> list[str]:
         """Names of images of the sample corpus."""
-        found = self.house.admin.dataset_documents("sample", limit=5)["items"]
+        found = self.live_service.admin.dataset_documents("sample", limit=5)["items"]
         return [part["image"] for item in found for part in item["segments"] if "image" in part]
 
 
@@ -178,9 +178,9 @@ def multi_owner_service(folder: Path, *, serving: bool = True) -> Iterator[Multi
     )
     with serve_app(settings) as url:
         context = AppState(settings)
-        house = ServiceFixture(url, home, context, (home / "key").read_text(encoding="ascii").strip())
+        live_service = ServiceFixture(url, home, context, (home / "key").read_text(encoding="ascii").strip())
         try:
-            yield MultiOwnerFixture(house, data, serving=serving)
+            yield MultiOwnerFixture(live_service, data, serving=serving)
         finally:
-            house.admin.close()
+            live_service.admin.close()
             context.close()

@@ -37,15 +37,15 @@ def study(place: str, spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return "POST /v1/studies", {"spec": {"metrics": [metric], **whole}}
 
 
-def asked(task: str, own: dict[str, Any]) -> dict[str, Any]:
+def requested(task: str, own: dict[str, Any]) -> dict[str, Any]:
     return {**EVALUATE, "tasks": [task], task: own}
 
 
 def _fields(path: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Every field of every request that takes a path on the server."""
-    speaks = asked("captioning", {MODEL: {"path": path}})
+    speaks = requested("captioning", {MODEL: {"path": path}})
     without = {name: value for name, value in speaks.items() if name != "encoder"}
-    taught = {"instructions": [{"path": path, "images": DATA}]}
+    trained = {"instructions": [{"path": path, "images": DATA}]}
     return {
         "dataset.path": ("POST /v1/datasets", {"name": "x", "path": path}),
         "validate.path": ("POST /v1/datasets/validate", {"path": path}),
@@ -54,14 +54,16 @@ def _fields(path: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "run convert.path": run("convert", {"path": path, "name": "x"}),
         "run match.path": run("match", {"path": path, "name": "x", "encoder": "tiny"}),
         "captioning.language_model.path": run("evaluate", speaks),
-        "dialogue.language_model.path": run("evaluate", asked("dialogue", {MODEL: {"path": path}})),
-        "dialogue.instructions.path": run("evaluate", asked("dialogue", taught)),
+        "dialogue.language_model.path": run("evaluate", requested("dialogue", {MODEL: {"path": path}})),
+        "dialogue.instructions.path": run("evaluate", requested("dialogue", trained)),
         "dialogue.instructions.images": run(
-            "evaluate", asked("dialogue", {"instructions": [{"path": DATA, "images": path}]})
+            "evaluate", requested("dialogue", {"instructions": [{"path": DATA, "images": path}]})
         ),
-        "dialogue.benchmarks.path": run("evaluate", asked("dialogue", {"benchmarks": [{"name": "gqa", "path": path}]})),
+        "dialogue.benchmarks.path": run(
+            "evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": path}]})
+        ),
         "dialogue.benchmarks.images": run(
-            "evaluate", asked("dialogue", {"benchmarks": [{"name": "gqa", "path": DATA, "images": path}]})
+            "evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": DATA, "images": path}]})
         ),
         "study evaluate": study("evaluate", without),
         "study search.validation": study("validation", without),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.api.hostile.case import DATA, TRAP, Case
-from tests.api.hostile.paths import MODEL, asked, run
+from tests.api.hostile.paths import MODEL, requested, run
 
 SUBMIT = "POST /v1/runs"
 SPEC: dict[str, Any] = {"preset": "sample"}
@@ -82,8 +82,8 @@ def _asked_for(url: str, number: int) -> tuple[str, dict[str, Any]]:
         run("validate", {"path": url}),
         run("convert", {"dataset": "sample", "name": "x", "to": url}),
         ("POST /v1/encoders", {"name": "x", "path": url}),
-        run("evaluate", asked("captioning", {MODEL: {"path": url}})),
-        run("evaluate", asked("dialogue", {"benchmarks": [{"name": "gqa", "path": url}]})),
+        run("evaluate", requested("captioning", {MODEL: {"path": url}})),
+        run("evaluate", requested("dialogue", {"benchmarks": [{"name": "gqa", "path": url}]})),
     ]
     return fields[number % len(fields)]
 
@@ -123,14 +123,14 @@ CODE = [
         Case(
             "programs",
             f"a language model's package: {what}",
-            *run("evaluate", asked("captioning", {MODEL: {"package": name}})),
+            *run("evaluate", requested("captioning", {MODEL: {"package": name}})),
         )
         for what, name in PACKAGES.items()
     ),
     Case(
         "programs",
         "a language model with code",
-        *run("evaluate", asked("captioning", {MODEL: {"trust_remote_code": True}})),
+        *run("evaluate", requested("captioning", {MODEL: {"trust_remote_code": True}})),
     ),
     Case("programs", "a run of an unknown kind", SUBMIT, {"kind": "shell", "spec": {"command": "id"}}),
     Case("programs", "priority over everybody", SUBMIT, {"kind": "pretrain", "spec": SPEC, "priority": 101}),

@@ -58,7 +58,7 @@ def ok(answer: httpx.Response) -> Any:
     return answer.json() if answer.content else None
 
 
-def live(house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any) -> dict[str, str]:
+def live(live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any) -> dict[str, str]:
     """Do everything once that changes something. Returns: {action: the object's id or name}."""
     done: dict[str, str] = {}
     run = {"kind": "pretrain", "spec": {"preset": "sample"}}
@@ -82,7 +82,7 @@ def live(house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encode
     imported = {"name": "audited", "path": str(encoder_dir)}
     encoder = ok(http.post("/v1/encoders", json=imported))
     done["encoders.import"] = encoder["id"]
-    make_collection(house, encoder, encoder_dir, images_by_colour())
+    make_collection(live_service, encoder, encoder_dir, images_by_colour())
     added = ok(http.post("/v1/collections/squares/items", json={"items": [{"image": data_url(png("black"))}]}))
     ok(http.delete(f"/v1/collections/squares/items/{added['ids'][0]}"))
     ok(http.delete("/v1/collections/squares"))
@@ -103,27 +103,29 @@ def live(house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encode
 
 
 def test_every_change_leaves_its_entry(
-    house: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any
+    live_service: Any, http: httpx.Client, data_root: Any, sample_zip: Any, encoder_dir: Any
 ) -> None:
     http.headers["x-request-id"] = "find-me"
-    done = live(house, http, data_root, sample_zip, encoder_dir)
+    done = live(live_service, http, data_root, sample_zip, encoder_dir)
     found = [row for row in entries(http) if row["request_id"] == "find-me"]
     assert {row["action"] for row in found} == actions() == set(done)
     assert {row["action"]: row["object"] for row in found} == done
-    assert {(row["owner"], row["prefix"]) for row in found} == {("someone", house.keys["admin"].partition(".")[0])}
+    assert {(row["owner"], row["prefix"]) for row in found} == {
+        ("someone", live_service.keys["admin"].partition(".")[0])
+    }
     assert [row["action"] for row in found][:3] == ["keys.revoke", "keys.rotate", "keys.create"], "newest first"
     count = len(entries(http))
     http.get("/v1/runs")
     http.post("/v1/studies/plan", json={"spec": STUDY})
     assert len(entries(http)) == count, "who only looks leaves nothing"
     text = str(entries(http))
-    assert not [key for key in house.keys.values() if key.partition(".")[2] in text], "no secret"
+    assert not [key for key in live_service.keys.values() if key.partition(".")[2] in text], "no secret"
 
 
-def test_what_was_refused_leaves_nothing(house: Any, http: httpx.Client) -> None:
-    run_id = house.finished(complete_run.RunSucceeded({"encoder": None}))
+def test_what_was_refused_leaves_nothing(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.finished(complete_run.RunSucceeded({"encoder": None}))
     before = entries(http)
-    with house.http("viewer") as viewer:
+    with live_service.http("viewer") as viewer:
         assert viewer.post(f"/v1/runs/{run_id}/cancel").status_code == 403
     assert http.post(f"/v1/runs/{run_id}/cancel").status_code == 409
     assert http.post("/v1/runs", json={"kind": "pretrain", "spec": {"nonsense": 1}}).status_code == 422
@@ -131,8 +133,8 @@ def test_what_was_refused_leaves_nothing(house: Any, http: httpx.Client) -> None
     assert entries(http) == before
 
 
-def test_pages_and_filters(house: Any, http: httpx.Client, refused: Any) -> None:
-    run_id = house.submit()
+def test_pages_and_filters(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = live_service.submit()
     http.post(f"/v1/runs/{run_id}/cancel")
     assert [row["action"] for row in entries(http, object=run_id)] == ["runs.cancel", "runs.submit"]
     assert {row["owner"] for row in entries(http, owner="someone")} == {"someone"}
@@ -155,13 +157,13 @@ def pages(http: httpx.Client) -> Iterator[dict[str, Any]]:
             return
 
 
-def test_the_first_key_is_noted_too(http: httpx.Client, house: Any) -> None:
-    first = (house.home / "key").read_text().partition(".")[0]
+def test_the_first_key_is_noted_too(http: httpx.Client, live_service: Any) -> None:
+    first = (live_service.home / "key").read_text().partition(".")[0]
     (entry,) = entries(http, action="keys.configure")
     assert (entry["owner"], entry["object"], entry["request_id"]) == ("admin", first, "")
 
 
 @pytest.mark.parametrize("role", ["viewer", "submitter"])
-def test_admins_alone_read_it(house: Any, refused: Any, role: str) -> None:
-    with house.http(role) as client:
+def test_admins_alone_read_it(live_service: Any, refused: Any, role: str) -> None:
+    with live_service.http(role) as client:
         refused(client.get("/v1/audit"), 403, "forbidden")

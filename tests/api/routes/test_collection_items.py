@@ -25,10 +25,10 @@ BLACK, PINK, GREY = png("black"), png("pink"), png("grey")
 
 
 @pytest.fixture
-def squares(house: Any, encoder: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Iterator[Json]:
+def squares(live_service: Any, encoder: Json, encoder_dir: Path, sample_images: dict[str, bytes]) -> Iterator[Json]:
     """A collection of four images of its own for each test."""
-    yield make_collection(house, encoder, encoder_dir, pictures)
-    with house.context.database.session() as session:
+    yield make_collection(live_service, encoder, encoder_dir, sample_images)
+    with live_service.context.database.session() as session:
         for row in registry.list_collections(session):
             collections.delete_collection(session, row)
 
@@ -46,62 +46,62 @@ def names(found: Json) -> list[str]:
     return [hit["image"] for hit in found["hits"]]
 
 
-def test_an_added_image_is_found_at_once(house: Any, http: httpx.Client, squares: Json) -> None:
+def test_an_added_image_is_found_at_once(live_service: Any, http: httpx.Client, squares: Json) -> None:
     item = {"name": "black.png", "captions": ["a black square", "night"], "labels": {"hue": "k", "new": "yes"}}
     answer = add(http, {**item, "image": url(BLACK), "split": "val", "source": "camera"})
     assert answer.status_code == 201
     (identity,) = answer.json()["ids"]
     assert answer.json()["images"] == 5
-    (hit,) = house.admin.search("squares", image=BLACK, k=1)["hits"]
+    (hit,) = live_service.admin.search("squares", image=BLACK, k=1)["hits"]
     assert (hit["id"], hit["caption"], hit["source"]) == (identity, "a black square", "camera")
     assert hit["score"] == pytest.approx(1, abs=1e-5)
     assert http.get(hit["image_url"]).content == BLACK
-    (words,) = house.admin.search("squares", text="night", target="texts", k=1)["hits"]
+    (words,) = live_service.admin.search("squares", text="night", target="texts", k=1)["hits"]
     assert (words["text"], words["items"]) == ("night", [identity])
     assert words["score"] == pytest.approx(1, abs=1e-5)
-    shown = house.admin.collection("squares")
+    shown = live_service.admin.collection("squares")
     assert (shown["images"], shown["texts"], shown["changes"]) == (5, 6, 1)
     assert shown["labels"]["new"] == ["yes"]
-    assert house.admin.collections()[0]["images"] == 5
-    assert house.admin.collection_map("squares")["total"] == 5
+    assert live_service.admin.collections()[0]["images"] == 5
+    assert live_service.admin.collection_map("squares")["total"] == 5
     assert [record["image"] for record in http.get(f"{PATH}/items?offset=3").json()["items"]] == [
         "white.png",
         "black.png",
     ]
 
 
-def test_a_filter_comes_before_the_best_of_both(house: Any, http: httpx.Client, squares: Json) -> None:
+def test_a_filter_comes_before_the_best_of_both(live_service: Any, http: httpx.Client, squares: Json) -> None:
     news = {"black": BLACK, "pink": PINK, "grey": GREY}
     items = [{"name": name, "image": url(data), "labels": {"hue": "new"}} for name, data in news.items()]
     assert add(http, *items).status_code == 201
-    everything = names(house.admin.search("squares", image=BLACK, k=7))
+    everything = names(live_service.admin.search("squares", image=BLACK, k=7))
     for name in news:
         assert name in everything
     worst = [name for name in everything if name in news][-1]
-    assert names(house.admin.search("squares", image=news[worst], k=1, where={"hue": "new"})) == [worst]
-    assert set(names(house.admin.search("squares", image=BLACK, k=3, where={"hue": "new"}))) == set(news)
-    assert names(house.admin.search("squares", image=BLACK, k=1, where={"hue": "r"})) == ["red.png"]
+    assert names(live_service.admin.search("squares", image=news[worst], k=1, where={"hue": "new"})) == [worst]
+    assert set(names(live_service.admin.search("squares", image=BLACK, k=3, where={"hue": "new"}))) == set(news)
+    assert names(live_service.admin.search("squares", image=BLACK, k=1, where={"hue": "r"})) == ["red.png"]
 
 
-def test_a_image_that_was_removed_is_gone(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
-    (hit,) = house.admin.search("squares", text="a red square", k=1, where={"hue": "r"})["hits"]
-    (added,) = house.admin.add_items("squares", [{"image": BLACK}])["ids"]
+def test_an_image_that_was_removed_is_gone(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    (hit,) = live_service.admin.search("squares", text="a red square", k=1, where={"hue": "r"})["hits"]
+    (added,) = live_service.admin.add_items("squares", [{"image": BLACK}])["ids"]
     for identity in (hit["id"], added):
         assert http.delete(f"{PATH}/items/{identity}").status_code == 204
         refused(http.delete(f"{PATH}/items/{identity}"), 404, "item_not_found")
         refused(http.get(f"{PATH}/items/{identity}/image"), 404, "item_not_found")
-        assert identity not in house.admin.vectors("squares")[0]
-        assert identity not in [found["id"] for found in house.admin.search("squares", image=BLACK)["hits"]]
+        assert identity not in live_service.admin.vectors("squares")[0]
+        assert identity not in [found["id"] for found in live_service.admin.search("squares", image=BLACK)["hits"]]
     assert "a red square" not in [
-        hit["text"] for hit in house.admin.search("squares", text="red", target="texts")["hits"]
+        hit["text"] for hit in live_service.admin.search("squares", text="red", target="texts")["hits"]
     ]
     refused(http.delete(f"{PATH}/items/img_x"), 404, "item_not_found")
     refused(http.delete("/v1/collections/absent/items/img_x"), 404, "unknown_collection")
-    assert house.admin.collection("squares")["images"] == 3
+    assert live_service.admin.collection("squares")["images"] == 3
 
 
 def test_the_same_name_again_replaces_only_on_request(
-    house: Any, http: httpx.Client, refused: Any, squares: Json
+    live_service: Any, http: httpx.Client, refused: Any, squares: Json
 ) -> None:
     for name in ("red.png", "black.png"):
         given = {"name": name, "image": url(BLACK), "captions": ["night"], "split": "new"}
@@ -110,9 +110,9 @@ def test_the_same_name_again_replaces_only_on_request(
         facts = refused(add(http, {"image": url(PINK)}, given), 409, "item_exists", "items.1.name")
         assert name in facts["message"]
         assert add(http, given, replace=True).status_code == 201
-        (hit,) = house.admin.search("squares", image=BLACK, k=1, where={"split": "new"})["hits"]
-        assert house.admin.item_image("squares", hit["id"]) == BLACK
-    assert house.admin.collection("squares")["images"] == 5
+        (hit,) = live_service.admin.search("squares", image=BLACK, k=1, where={"split": "new"})["hits"]
+        assert live_service.admin.item_image("squares", hit["id"]) == BLACK
+    assert live_service.admin.collection("squares")["images"] == 5
     assert add(http, {"image": url(PINK)}).status_code == 201
     refused(add(http, {"image": url(PINK)}), 409, "item_exists", "items.0.name")
 
@@ -133,107 +133,114 @@ def test_the_same_name_again_replaces_only_on_request(
     ],
 )
 def test_one_bad_item_names_its_field_and_nothing_is_kept(
-    house: Any, http: httpx.Client, refused: Any, squares: Json, bad: Json, status: int, code: str, field: str
+    live_service: Any, http: httpx.Client, refused: Any, squares: Json, bad: Json, status: int, code: str, field: str
 ) -> None:
     answer = add(http, {"name": "first", "image": url(BLACK)}, {"image": url(PINK), **bad})
     refused(answer, status, code, field)
-    assert house.admin.collection("squares")["changes"] == 0
+    assert live_service.admin.collection("squares")["changes"] == 0
 
 
-def test_other_bad_calls(house: Any, http: httpx.Client, refused: Any, squares: Json, encoder_dir: Path) -> None:
+def test_other_bad_calls(live_service: Any, http: httpx.Client, refused: Any, squares: Json, encoder_dir: Path) -> None:
     refused(add(http), 422, "bad_request", "items")
     refused(add(http, *({"image": url(BLACK)} for _ in range(9))), 422, "bad_count", "items")
     refused(http.post("/v1/collections/absent/items", json={"items": [{"image": url(BLACK)}]}), 404)
-    with house.http("viewer") as viewer:
+    with live_service.http("viewer") as viewer:
         refused(add(viewer, {"image": url(BLACK)}), 403, "forbidden")
         refused(viewer.delete(f"{PATH}/items/img_x"), 403, "forbidden")
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         gone = [(row, session.delete(row))[0] for row in session.query(EncoderRow)]
     refused(add(http, {"image": url(BLACK)}), 409, "encoder_gone")
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.add_all(
             EncoderRow(**{c.key: getattr(row, c.key) for c in EncoderRow.__table__.columns}) for row in gone
         )
     assert add(http, {"image": url(BLACK)}).status_code == 201
 
 
-def test_a_repeated_request_adds_once(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+def test_a_repeated_request_adds_once(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
     first = add(http, {"image": url(BLACK)}, key="once")
     again = add(http, {"image": url(BLACK)}, key="once")
     assert (again.status_code, again.json()) == (201, first.json())
     refused(add(http, {"image": url(PINK)}, key="once"), 409, "idempotency_conflict")
-    assert house.admin.collection("squares")["changes"] == 1
+    assert live_service.admin.collection("squares")["changes"] == 1
 
 
-def test_two_services_on_one_database_see_each_others_changes(house: Any, serve: Any, squares: Json) -> None:
-    with serve(house.context.settings) as address, Client(address, house.keys["submitter"], attempts=1) as other:
+def test_two_services_on_one_database_see_each_others_changes(live_service: Any, serve: Any, squares: Json) -> None:
+    with (
+        serve(live_service.context.settings) as address,
+        Client(address, live_service.keys["submitter"], attempts=1) as other,
+    ):
         assert len(other.search("squares", image=BLACK)["hits"]) == 4, "both have it open"
-        assert len(house.admin.search("squares", image=BLACK)["hits"]) == 4
+        assert len(live_service.admin.search("squares", image=BLACK)["hits"]) == 4
         (black,) = other.add_items("squares", [{"image": BLACK, "name": "black.png"}])["ids"]
-        assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
-        assert house.admin.item_image("squares", black) == BLACK
-        house.admin.add_items("squares", [{"image": PINK, "name": "black.png"}], replace=True)
+        assert names(live_service.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+        assert live_service.admin.item_image("squares", black) == BLACK
+        live_service.admin.add_items("squares", [{"image": PINK, "name": "black.png"}], replace=True)
         assert other.item_image("squares", black) == PINK
         assert len(other.search("squares", image=BLACK)["hits"]) == 5
-        house.admin.remove_item("squares", black)
+        live_service.admin.remove_item("squares", black)
         assert len(other.search("squares", image=BLACK)["hits"]) == 4
         with pytest.raises(ApiError) as caught:
             other.item_image("squares", black)
         assert caught.value.code == "item_not_found"
-        fold(house, squares)
+        fold(live_service, squares)
         other.add_items("squares", [{"image": GREY, "name": "grey.png"}])
-        assert names(house.admin.search("squares", image=GREY, k=1)) == ["grey.png"]
+        assert names(live_service.admin.search("squares", image=GREY, k=1)) == ["grey.png"]
         assert len(other.search("squares", image=BLACK)["hits"]) == 5
 
 
-def fold(house: Any, squares: Json, **more: Any) -> Json:
+def fold(live_service: Any, squares: Json, **more: Any) -> Json:
     """An index run that adds to the collection, done as a worker does it; the run."""
     spec = {"encoder": squares["encoder_id"], "collection": "squares", "mode": "add", "dataset": None, **more}
-    run_id = house.admin.submit("index", spec)["id"]
-    house.work(run_id)
-    run = house.admin.run(run_id)
+    run_id = live_service.admin.submit("index", spec)["id"]
+    live_service.work(run_id)
+    run = live_service.admin.run(run_id)
     assert run["state"] == "succeeded", run["reason"]
     return run
 
 
-def test_a_fold_changes_nothing_that_is_seen(house: Any, squares: Json, pictures: dict[str, bytes]) -> None:
-    house.admin.add_items(
+def test_a_fold_changes_nothing_that_is_seen(live_service: Any, squares: Json, sample_images: dict[str, bytes]) -> None:
+    live_service.admin.add_items(
         "squares",
         [{"image": BLACK, "captions": ["night"], "name": "black.png"}, {"image": PINK, "name": "red.png"}],
         replace=True,
     )
-    house.admin.remove_item("squares", house.admin.search("squares", image=pictures["blue"], k=1)["hits"][0]["id"])
-    before = [house.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")]
-    records = exported(house, "images")
-    folder = house.home / "collections" / squares["id"]
+    live_service.admin.remove_item(
+        "squares", live_service.admin.search("squares", image=sample_images["blue"], k=1)["hits"][0]["id"]
+    )
+    before = [
+        live_service.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")
+    ]
+    records = exported(live_service, "images")
+    folder = live_service.home / "collections" / squares["id"]
     assert folder.is_dir()
-    run = fold(house, squares)
+    run = fold(live_service, squares)
     assert run["collection_id"] == squares["id"], "it is the same collection as before"
     assert not folder.exists()
-    after = [house.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")]
+    after = [live_service.admin.search("squares", image=BLACK, target=target)["hits"] for target in ("images", "texts")]
     for old, new in zip(before[0] + before[1], after[0] + after[1], strict=True):
         assert {**old, "score": 0} == {**new, "score": 0}
         assert old["score"] == pytest.approx(new["score"], abs=1e-6)
-    assert exported(house, "images") == records
-    assert house.admin.collection("squares")["images"] == 4
-    with house.context.database.reading() as session:
+    assert exported(live_service, "images") == records
+    assert live_service.admin.collection("squares")["images"] == 4
+    with live_service.context.database.reading() as session:
         assert (
             collections.changes_since(session, squares["id"], registry.get_collection(session, "squares").path, 0) == []
         )
-    assert house.admin.item_image("squares", after[0][0]["id"]) == BLACK
+    assert live_service.admin.item_image("squares", after[0][0]["id"]) == BLACK
 
 
-def test_a_corpus_is_added_to_what_is_there(house: Any, squares: Json) -> None:
-    house.admin.add_items("squares", [{"image": BLACK, "name": "black.png"}])
-    run = fold(house, squares, dataset="sample", splits=["val"])
+def test_a_corpus_is_added_to_what_is_there(live_service: Any, squares: Json) -> None:
+    live_service.admin.add_items("squares", [{"image": BLACK, "name": "black.png"}])
+    run = fold(live_service, squares, dataset="sample", splits=["val"])
     assert run["result"]["kept"] == 5
-    shown = house.admin.collection("squares")
+    shown = live_service.admin.collection("squares")
     assert shown["images"] == 5 + run["result"]["added"] == run["result"]["collection"]["images"]
-    assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+    assert names(live_service.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
 
 
-def test_what_cannot_be_added_to_is_told_at_submission(
-    house: Any, http: httpx.Client, refused: Any, squares: Json, data_root: Path
+def test_what_cannot_be_added_to_is_reported_at_submission(
+    live_service: Any, http: httpx.Client, refused: Any, squares: Json, data_root: Path
 ) -> None:
     from tests.api.sample_assets import save_encoder
 
@@ -244,27 +251,27 @@ def test_what_cannot_be_added_to_is_told_at_submission(
     refused(submit(collection="absent"), 422, "unknown_collection", "collection")
     refused(submit(mode="replace", dataset=None), 422, "bad_spec")
     place = data_root / "another-encoder"
-    other = house.admin.import_encoder("another", str(place if place.exists() else save_encoder(place, seed=1)))
+    other = live_service.admin.import_encoder("another", str(place if place.exists() else save_encoder(place, seed=1)))
     assert "made with encoder" in refused(submit(encoder=other["id"]), 409, "encoder_mismatch", "encoder")["message"]
 
 
-def exported(house: Any, target: str) -> list[Json]:
-    path = house.home / "export.jsonl"
-    house.admin.export_collection("squares", path, target)
+def exported(live_service: Any, target: str) -> list[Json]:
+    path = live_service.home / "export.jsonl"
+    live_service.admin.export_collection("squares", path, target)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_an_export_is_what_it_holds_now(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
-    (black,) = house.admin.add_items("squares", [{"image": BLACK, "captions": ["night ☃"]}])["ids"]
-    house.admin.remove_item("squares", house.admin.vectors("squares")[0][0])
+def test_an_export_is_what_it_holds_now(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    (black,) = live_service.admin.add_items("squares", [{"image": BLACK, "captions": ["night ☃"]}])["ids"]
+    live_service.admin.remove_item("squares", live_service.admin.vectors("squares")[0][0])
     for target in ("images", "texts"):
-        lines = exported(house, target)
-        ids, rows = house.admin.vectors("squares", target)
+        lines = exported(live_service, target)
+        ids, rows = live_service.admin.vectors("squares", target)
         assert [line["id"] for line in lines] == ids
         for line, row in zip(lines, rows, strict=True):
             assert np.array_equal(np.float32(line["vector"]), np.float32(row)), "to the last bit"
             assert line["encoder_hash"] == squares["encoder_hash"]
-    images, texts = exported(house, "images"), exported(house, "texts")
+    images, texts = exported(live_service, "images"), exported(live_service, "texts")
     assert (images[-1]["id"], images[-1]["captions"]) == (black, ["night ☃"])
     assert (texts[-1]["text"], texts[-1]["items"]) == ("night ☃", [black])
     assert len(images) == len(texts) == 4
@@ -272,58 +279,60 @@ def test_an_export_is_what_it_holds_now(house: Any, http: httpx.Client, refused:
     refused(http.get("/v1/collections/absent/export"), 404, "unknown_collection")
 
 
-def test_the_pages_of_a_search_are_one_list(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
-    house.admin.add_items("squares", [{"image": BLACK}, {"image": PINK}])
-    whole = house.admin.search("squares", text="a red square", k=6)["hits"]
-    pages = [house.admin.search("squares", text="a red square", k=2, offset=offset)["hits"] for offset in (0, 2, 4, 6)]
+def test_the_pages_of_a_search_are_one_list(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    live_service.admin.add_items("squares", [{"image": BLACK}, {"image": PINK}])
+    whole = live_service.admin.search("squares", text="a red square", k=6)["hits"]
+    pages = [
+        live_service.admin.search("squares", text="a red square", k=2, offset=offset)["hits"] for offset in (0, 2, 4, 6)
+    ]
     assert [hit["id"] for page in pages for hit in page] == [hit["id"] for hit in whole]
     refused(http.post(f"{PATH}/search", json={"text": "x", "offset": 9001}), 422, "bad_request", "offset")
 
 
-def test_near_duplicates_are_those_of_now(house: Any, squares: Json, pictures: dict[str, bytes]) -> None:
-    red = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
-    assert house.admin.duplicates("squares", threshold=0.99999)["total"] == 0
-    (again,) = house.admin.add_items("squares", [{"image": pictures["red"]}])["ids"]
-    (group,) = house.admin.duplicates("squares", threshold=0.99999)["groups"]
+def test_near_duplicates_are_those_of_now(live_service: Any, squares: Json, sample_images: dict[str, bytes]) -> None:
+    red = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]["id"]
+    assert live_service.admin.duplicates("squares", threshold=0.99999)["total"] == 0
+    (again,) = live_service.admin.add_items("squares", [{"image": sample_images["red"]}])["ids"]
+    (group,) = live_service.admin.duplicates("squares", threshold=0.99999)["groups"]
     assert [item["id"] for item in group["items"]] == [red, again]
-    (hit,) = house.admin.search("squares", item=again, k=1)["hits"]
+    (hit,) = live_service.admin.search("squares", item=again, k=1)["hits"]
     assert hit["id"] in (red, again)
-    house.admin.remove_item("squares", red)
-    assert house.admin.duplicates("squares", threshold=0.99999)["total"] == 0
+    live_service.admin.remove_item("squares", red)
+    assert live_service.admin.duplicates("squares", threshold=0.99999)["total"] == 0
 
 
-def test_a_collection_goes_with_its_folder(house: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
-    key = house.admin.create_key("a-stranger", "submitter")["key"]
-    with Client(house.url, key, attempts=1) as stranger, pytest.raises(ApiError) as caught:
-        stranger.delete_collection("squares")
+def test_a_collection_goes_with_its_folder(live_service: Any, http: httpx.Client, refused: Any, squares: Json) -> None:
+    key = live_service.admin.create_key("a-stranger", "submitter")["key"]
+    with Client(live_service.url, key, attempts=1) as anonymous, pytest.raises(ApiError) as caught:
+        anonymous.delete_collection("squares")
     assert (caught.value.status, caught.value.code) == (403, "forbidden")
-    house.admin.add_items("squares", [{"image": BLACK}])
-    house.admin.delete_collection("squares")
+    live_service.admin.add_items("squares", [{"image": BLACK}])
+    live_service.admin.delete_collection("squares")
     refused(http.get(PATH), 404, "unknown_collection")
     refused(http.delete(PATH), 404, "unknown_collection")
-    assert not (house.home / "collections" / squares["id"]).exists()
+    assert not (live_service.home / "collections" / squares["id"]).exists()
 
 
-def test_its_owner_may_delete_it(house: Any, squares: Json) -> None:
-    key = house.admin.create_key(squares["owner"], "submitter")["key"]
-    with Client(house.url, key, attempts=1) as owner:
+def test_its_owner_may_delete_it(live_service: Any, squares: Json) -> None:
+    key = live_service.admin.create_key(squares["owner"], "submitter")["key"]
+    with Client(live_service.url, key, attempts=1) as owner:
         owner.delete_collection(squares["id"])
         assert owner.collections() == []
 
 
 def test_a_fold_while_images_are_embedded_loses_nothing(
-    house: Any, http: httpx.Client, squares: Json, monkeypatch: pytest.MonkeyPatch
+    live_service: Any, http: httpx.Client, squares: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed, folds = collection_items._text_vectors, [fold]
 
     async def meanwhile(*given: Any) -> Any:
         while folds:
-            await to_thread.run_sync(folds.pop(), house, squares)
+            await to_thread.run_sync(folds.pop(), live_service, squares)
         return await embed(*given)
 
     monkeypatch.setattr(collection_items, "_text_vectors", meanwhile)
-    older = house.admin.collection("squares")["run_id"]
+    older = live_service.admin.collection("squares")["run_id"]
     assert add(http, {"image": url(BLACK), "name": "black.png"}).status_code == 201
-    assert house.admin.collection("squares")["run_id"] != older
-    assert names(house.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
-    assert house.admin.collection("squares")["images"] == 5
+    assert live_service.admin.collection("squares")["run_id"] != older
+    assert names(live_service.admin.search("squares", image=BLACK, k=1)) == ["black.png"]
+    assert live_service.admin.collection("squares")["images"] == 5

@@ -16,16 +16,16 @@ def search(http: httpx.Client, **body: Any) -> httpx.Response:
     return http.post("/v1/collections/squares/search", json=body)
 
 
-def test_a_collection_is_found_by_id_and_name(house: Any, encoder: Any, collection: Any) -> None:
-    assert house.admin.collection(collection["id"]) == collection
+def test_a_collection_is_found_by_id_and_name(live_service: Any, encoder: Any, collection: Any) -> None:
+    assert live_service.admin.collection(collection["id"]) == collection
     assert (collection["images"], collection["texts"], collection["dim"]) == (4, 4, 24)
     assert collection["encoder_id"] == encoder["id"]
     assert collection["labels"]["hue"] == ["r", "g", "b", "w"]
-    assert [row["id"] for row in house.admin.collections()] == [collection["id"]]
+    assert [row["id"] for row in live_service.admin.collections()] == [collection["id"]]
 
 
-def test_a_image_finds_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
-    found = house.admin.search("squares", image=pictures["blue"], k=3)
+def test_an_image_finds_itself_first(live_service: Any, collection: Any, sample_images: dict[str, bytes]) -> None:
+    found = live_service.admin.search("squares", image=sample_images["blue"], k=3)
     assert len(found["hits"]) == 3
     assert found["took_ms"] > 0
     best = found["hits"][0]
@@ -33,61 +33,63 @@ def test_a_image_finds_itself_first(house: Any, collection: Any, pictures: dict[
     assert best["caption"] == "a blue square"
     assert best["labels"] == {"hue": "b"}
     assert [hit["score"] for hit in found["hits"]] == sorted((hit["score"] for hit in found["hits"]), reverse=True)
-    assert house.admin.item_image("squares", best["id"]) == pictures["blue"]
-    assert house.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
+    assert live_service.admin.item_image("squares", best["id"]) == sample_images["blue"]
+    assert live_service.admin.item("squares", best["id"]) == {name: best[name] for name in best if name != "score"}
 
 
 def test_the_images_address_works_and_may_be_kept(
-    house: Any, http: httpx.Client, collection: Any, pictures: dict[str, bytes]
+    live_service: Any, http: httpx.Client, collection: Any, sample_images: dict[str, bytes]
 ) -> None:
-    hit = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]
+    hit = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]
     answer = http.get(hit["image_url"])
-    assert answer.content == pictures["red"]
+    assert answer.content == sample_images["red"]
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["cache-control"].startswith("private")
 
 
-def test_a_text_finds_itself_among_the_texts(house: Any, collection: Any) -> None:
-    hits = house.admin.search("squares", text="a green square", target="texts", k=2)["hits"]
+def test_a_text_finds_itself_among_the_texts(live_service: Any, collection: Any) -> None:
+    hits = live_service.admin.search("squares", text="a green square", target="texts", k=2)["hits"]
     assert hits[0]["text"] == "a green square"
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
     assert len(hits[0]["image_urls"]) == 1
 
 
-def test_a_filter_comes_before_the_best(house: Any, http: httpx.Client, refused: Any, collection: Any) -> None:
-    hits = house.admin.search("squares", text="a red square", k=4, where={"hue": "w"})["hits"]
+def test_a_filter_comes_before_the_best(live_service: Any, http: httpx.Client, refused: Any, collection: Any) -> None:
+    hits = live_service.admin.search("squares", text="a red square", k=4, where={"hue": "w"})["hits"]
     assert [hit["caption"] for hit in hits] == ["a white square"]
     both = search(http, text="a red square", k=4, where={"hue": ["w", "g"], "split": "val"}).json()["hits"]
     assert {hit["labels"]["hue"] for hit in both} == {"w", "g"}
     refused(search(http, text="x", where={"size": "big"}), 422, "unknown_label", "where.size")
 
 
-def test_a_vector_searches_without_an_encoder(house: Any, collection: Any) -> None:
-    ids, rows = house.admin.vectors("squares")
+def test_a_vector_searches_without_an_encoder(live_service: Any, collection: Any) -> None:
+    ids, rows = live_service.admin.vectors("squares")
     assert np.array(rows).shape == (4, 24)
     for item, row in zip(ids, rows, strict=True):
-        assert house.admin.search("squares", vector=row, k=1)["hits"][0]["id"] == item
+        assert live_service.admin.search("squares", vector=row, k=1)["hits"][0]["id"] == item
 
 
-def test_an_item_finds_its_neighbours_and_itself_first(house: Any, collection: Any, pictures: dict[str, bytes]) -> None:
-    by_bytes = house.admin.search("squares", image=pictures["blue"])["hits"]
-    by_item = house.admin.search("squares", item=by_bytes[0]["id"])["hits"]
+def test_an_item_finds_its_neighbours_and_itself_first(
+    live_service: Any, collection: Any, sample_images: dict[str, bytes]
+) -> None:
+    by_bytes = live_service.admin.search("squares", image=sample_images["blue"])["hits"]
+    by_item = live_service.admin.search("squares", item=by_bytes[0]["id"])["hits"]
     assert [hit["id"] for hit in by_item] == [hit["id"] for hit in by_bytes]
-    text = house.admin.search("squares", text="a blue square", target="texts", k=1)["hits"][0]
-    assert house.admin.search("squares", item=text["id"], target="texts", k=1)["hits"][0]["id"] == text["id"]
+    text = live_service.admin.search("squares", text="a blue square", target="texts", k=1)["hits"][0]
+    assert live_service.admin.search("squares", item=text["id"], target="texts", k=1)["hits"][0]["id"] == text["id"]
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_directions(
-    house: Any, collection: Any, pictures: dict[str, bytes]
+    live_service: Any, collection: Any, sample_images: dict[str, bytes]
 ) -> None:
-    client, words = house.admin, "a red square"
-    item = client.search("squares", image=pictures["white"], k=1)["hits"][0]["id"]
-    (red,), (blue,) = client.embed_texts("tiny", [words]), client.embed_images("tiny", [pictures["blue"]])
+    client, words = live_service.admin, "a red square"
+    item = client.search("squares", image=sample_images["white"], k=1)["hits"][0]["id"]
+    (red,), (blue,) = client.embed_texts("tiny", [words]), client.embed_images("tiny", [sample_images["blue"]])
     rows = dict(zip(*client.vectors("squares"), strict=True))
     given = [0.0] * 23 + [7.0]  # its length does not count
     weights = {"text": 0.5, "image": 1.0, "item": -0.25, "vector": 0.1}
     total = 0.5 * np.array(red) + np.array(blue) - 0.25 * np.array(rows[item]) + 0.1 * np.eye(24)[23]
-    found = client.search("squares", text=words, image=pictures["blue"], item=item, vector=given, weights=weights)
+    found = client.search("squares", text=words, image=sample_images["blue"], item=item, vector=given, weights=weights)
     expected = {name: float(np.dot(row, total) / np.linalg.norm(total)) for name, row in rows.items()}
     assert {hit["id"]: hit["score"] for hit in found["hits"]} == pytest.approx(expected, abs=1e-5)
     away = client.search("squares", item=item, weights={"item": -1})["hits"]
@@ -95,10 +97,10 @@ def test_a_mixture_is_the_weighted_sum_of_its_directions(
 
 
 def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(
-    house: Any, http: httpx.Client, refused: Any, collection: Any, pictures: dict[str, bytes]
+    live_service: Any, http: httpx.Client, refused: Any, collection: Any, sample_images: dict[str, bytes]
 ) -> None:
-    item = house.admin.search("squares", image=pictures["red"], k=1)["hits"][0]["id"]
-    row = dict(zip(*house.admin.vectors("squares"), strict=True))[item]
+    item = live_service.admin.search("squares", image=sample_images["red"], k=1)["hits"][0]["id"]
+    row = dict(zip(*live_service.admin.vectors("squares"), strict=True))[item]
     body = {"item": item, "vector": row, "weights": {"item": -3, "vector": 3}}
     assert "cancels out" in refused(search(http, **body), 422, "zero_query", "weights")["message"]
     refused(search(http, item="img_0000000000000000"), 404, "item_not_found", "item")
@@ -106,20 +108,20 @@ def test_a_mixture_that_cancels_out_or_names_nothing_is_refused(
 
 
 def test_near_duplicates_come_in_groups_and_pages(
-    house: Any, http: httpx.Client, refused: Any, collection: Any
+    live_service: Any, http: httpx.Client, refused: Any, collection: Any
 ) -> None:
-    ids, rows = house.admin.vectors("squares")
+    ids, rows = live_service.admin.vectors("squares")
     near = np.array(rows) @ np.array(rows).T
     left, right = sorted(divmod(int(np.triu(near, 1).argmax()), 4))
-    found = house.admin.duplicates("squares", threshold=float(near[left, right]) - 1e-5)
+    found = live_service.admin.duplicates("squares", threshold=float(near[left, right]) - 1e-5)
     (group,) = found["groups"]
     assert (found["total"], group["size"], found["offset"]) == (1, 2, 0)
     assert [item["id"] for item in group["items"]] == [ids[left], ids[right]]
     assert [item["score"] for item in group["items"]] == pytest.approx([1.0, near[left, right]], abs=1e-5)
     assert http.get(group["items"][0]["image_url"]).status_code == 200
-    beyond = house.admin.duplicates("squares", threshold=found["threshold"], offset=1)
+    beyond = live_service.admin.duplicates("squares", threshold=found["threshold"], offset=1)
     assert (beyond["groups"], beyond["total"]) == ([], 1)
-    assert house.admin.duplicates("squares", threshold=1.0)["total"] == 0
+    assert live_service.admin.duplicates("squares", threshold=1.0)["total"] == 0
     path = "/v1/collections/squares/duplicates"
     refused(http.get(path, params={"threshold": 1.5}), 422, "bad_request", "threshold")
     refused(http.get(path, params={"limit": 0}), 422, "bad_request", "limit")
@@ -133,14 +135,14 @@ def test_vectors_and_items_come_in_pages(http: httpx.Client, collection: Any) ->
     assert [item["caption"] for item in items] == ["a green square", "a blue square"]
 
 
-def test_the_map_lies_within_its_bounds(house: Any, collection: Any) -> None:
-    found = house.admin.collection_map("squares")
+def test_the_map_lies_within_its_bounds(live_service: Any, collection: Any) -> None:
+    found = live_service.admin.collection_map("squares")
     assert found["total"] == 4
     assert {point["caption"] for point in found["points"]} == {
         f"a {c} square" for c in ("red", "green", "blue", "white")
     }
     assert all(abs(point[axis]) <= 1 for point in found["points"] for axis in ("x", "y"))
-    assert len(house.admin.collection_map("squares", limit=2)["points"]) == 2
+    assert len(live_service.admin.collection_map("squares", limit=2)["points"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_an_unknown_item_is_404(http: httpx.Client, collection: Any, refused: An
 
 
 def test_what_this_database_cannot_search_is_refused_at_once(
-    house: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
+    live_service: Any, http: httpx.Client, refused: Any, encoder: Any, collection: Any
 ) -> None:
     assert collection["vectors"] is None
     spec = {"encoder": encoder["id"], "collection": "squares", "index": "pgvector"}
@@ -198,11 +200,11 @@ def test_what_this_database_cannot_search_is_refused_at_once(
 
 
 def test_without_its_encoder_only_vectors_search(
-    house: Any, http: httpx.Client, refused: Any, collection: Any, encoder: Any, encoder_dir: Path
+    live_service: Any, http: httpx.Client, refused: Any, collection: Any, encoder: Any, encoder_dir: Path
 ) -> None:
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.delete(session.get_one(EncoderRow, encoder["id"]))
     refused(search(http, text="x"), 409, "encoder_gone")
     assert search(http, vector=[1.0] + [0.0] * 23).status_code == 200
-    house.admin.import_encoder("same-weights", str(encoder_dir))
+    live_service.admin.import_encoder("same-weights", str(encoder_dir))
     assert search(http, text="x").status_code == 200

@@ -10,9 +10,9 @@ import httpx
 AT_ONCE, EACH = 64, 3
 
 
-def test_all_of_them_come_through(house: Any) -> None:
+def test_all_of_them_come_through(live_service: Any) -> None:
     def submit(number: int) -> list[int]:
-        with house.http() as http:
+        with live_service.http() as http:
             return [_submit(http, number * EACH + turn) for turn in range(EACH)]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

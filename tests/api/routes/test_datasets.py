@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from api.client import ApiError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.storage import LocalShardStorage
+from lcl_core.data.tokenizer import load_tokenizer
+from lcl_core.db import registry
 
 
-def picture(colour: str = "red") -> bytes:
+def sample_image(colour: str = "red") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
     return buffer.getvalue()
@@ -25,7 +27,7 @@ def picture(colour: str = "red") -> bytes:
 
 def write_corpus(folder: Path) -> Path:
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "one image.png").write_bytes(picture())
+    (folder / "images" / "one image.png").write_bytes(sample_image())
     (folder / "images" / "draw.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>")
     image = {"image_name": "one image.png", "matched_text_index": 1, "matched_sim": 0.5}
     document = {"text_list": ["First.", "Second."], "image_info": [image]}
@@ -35,10 +37,10 @@ def write_corpus(folder: Path) -> Path:
     return folder
 
 
-def work(house: Any, run_id: str) -> dict[str, Any]:
+def work(live_service: Any, run_id: str) -> dict[str, Any]:
     """Do what a worker does with a run of the data plane; the ended run."""
-    house.work(run_id)
-    run = house.admin.run(run_id)
+    live_service.work(run_id)
+    run = live_service.admin.run(run_id)
     assert run["state"] == "succeeded", run["reason"]
     return run
 
@@ -49,21 +51,21 @@ def corpus(data_root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def squares(house: Any, corpus: Path) -> str:
-    return house.admin.register_dataset("squares", str(corpus))["name"]
+def squares(live_service: Any, corpus: Path) -> str:
+    return live_service.admin.register_dataset("squares", str(corpus))["name"]
 
 
-def test_the_sample_is_there_from_the_start(house: Any, http: httpx.Client) -> None:
-    sample = next(row for row in house.admin.datasets() if row["name"] == "sample")
+def test_the_sample_is_there_from_the_start(live_service: Any, http: httpx.Client) -> None:
+    sample = next(row for row in live_service.admin.datasets() if row["name"] == "sample")
     assert sample["path"].endswith("tiny.zip")
-    figures = house.admin.dataset_statistics("sample")
+    figures = live_service.admin.dataset_statistics("sample")
     assert figures["documents"] == 531
     assert figures["splits"]["test_vendor"] > 0
     assert figures["image_check"]["unreadable"] == 0
     assert len(http.get("/v1/datasets/sample").json()["content_hash"]) == 64, "kept once it was made"
 
 
-def test_a_corpus_is_counted_and_registered(house: Any, squares: str, http: httpx.Client) -> None:
+def test_a_corpus_is_counted_and_registered(live_service: Any, squares: str, http: httpx.Client) -> None:
     row = http.get("/v1/datasets/squares").json()
     assert row["owner"] == "admin"
     assert row["statistics"]["documents"] == 1
@@ -72,22 +74,22 @@ def test_a_corpus_is_counted_and_registered(house: Any, squares: str, http: http
     assert row["statistics"]["captions"] == 2
     assert row["statistics"]["splits"] == {"val": 1}
     assert row["statistics"]["labels"] == {"colour": {"values": 1, "most_common": {"red": 1}}}
-    assert house.admin.dataset_statistics("squares") == row["statistics"]
+    assert live_service.admin.dataset_statistics("squares") == row["statistics"]
 
 
-def test_a_sequence_is_counted_by_its_segments(house: Any, data_root: Path) -> None:
+def test_a_sequence_is_counted_by_its_segments(live_service: Any, data_root: Path) -> None:
     folder = write_corpus(data_root / "sequences")
     (folder / "pairs.jsonl").unlink()
     segments = [{"text": "First."}, {"image": "one image.png"}, {"text": "Second."}, {"text": "Third."}]
     line = {"text_list": [], "image_info": [], "segments": segments}
     (folder / "interleaved.jsonl").write_text(json.dumps(line) + "\n")
-    house.admin.register_dataset("sequences", str(folder))
-    figures = house.admin.dataset_statistics("sequences")
+    live_service.admin.register_dataset("sequences", str(folder))
+    figures = live_service.admin.dataset_statistics("sequences")
     assert (figures["documents"], figures["sentences"], figures["images"]) == (1, 3, 1)
     with (folder / "interleaved.jsonl").open("a") as file:
         file.write(json.dumps({**line, "segments": [{"film": "x"}]}) + "\n")
     with pytest.raises(ApiError, match=r"interleaved\.jsonl:2.*segments"):
-        house.admin.register_dataset("torn-sequences", str(folder))
+        live_service.admin.register_dataset("torn-sequences", str(folder))
 
 
 def test_a_name_is_taken_once(squares: str, corpus: Path, http: httpx.Client, refused: Any) -> None:
@@ -95,23 +97,23 @@ def test_a_name_is_taken_once(squares: str, corpus: Path, http: httpx.Client, re
     refused(answer, 409, "dataset_exists", "name")
 
 
-def test_documents_have_their_images_in_place(house: Any, squares: str, http: httpx.Client) -> None:
-    page = house.admin.dataset_documents("squares")
+def test_documents_have_their_images_in_place(live_service: Any, squares: str, http: httpx.Client) -> None:
+    page = live_service.admin.dataset_documents("squares")
     assert page["total"] == 1
     texts = [segment.get("text") or segment["image"] for segment in page["items"][0]["segments"]]
     assert texts == ["First.", "one image.png", "Second."]
     url = page["items"][0]["segments"][1]["image_url"]
     answer = http.get(url)
-    assert answer.content == picture()
+    assert answer.content == sample_image()
     assert answer.headers["content-type"] == "image/png"
-    assert house.admin.dataset_image("squares", "one image.png") == picture()
+    assert live_service.admin.dataset_image("squares", "one image.png") == sample_image()
 
 
-def test_captioned_images_can_be_leafed_through(house: Any, squares: str) -> None:
-    page = house.admin.dataset_documents("squares", view="pairs")
+def test_captioned_images_can_be_leafed_through(live_service: Any, squares: str) -> None:
+    page = live_service.admin.dataset_documents("squares", view="pairs")
     assert page["items"][0]["labels"] == {"colour": "red"}
     assert [segment.get("text") for segment in page["items"][0]["segments"]] == [None, "a red square", "red"]
-    empty = house.admin.dataset_documents("squares", offset=5)
+    empty = live_service.admin.dataset_documents("squares", offset=5)
     assert (empty["items"], empty["total"], empty["offset"]) == ([], 1, 5)
 
 
@@ -149,7 +151,7 @@ def test_a_broken_line_is_named_and_nothing_is_registered(data_root: Path, http:
     refused(http.get("/v1/datasets/broken"), 404, "unknown_dataset")
 
 
-def test_validation_is_a_run_whose_result_is_the_report(house: Any, data_root: Path, http: httpx.Client) -> None:
+def test_validation_is_a_run_whose_result_is_the_report(live_service: Any, data_root: Path, http: httpx.Client) -> None:
     folder = write_corpus(data_root / "gap")
     (folder / "images" / "one image.png").unlink()
     answer = http.post("/v1/datasets/validate", json={"path": str(folder), "tokens": False, "workers": 0})
@@ -157,22 +159,22 @@ def test_validation_is_a_run_whose_result_is_the_report(house: Any, data_root: P
     run = answer.json()
     assert answer.headers["location"] == f"/v1/runs/{run['id']}"
     assert (run["kind"], run["state"], run["spec"]["path"]) == ("validate", "queued", str(folder))
-    report = work(house, run["id"])["result"]["report"]
+    report = work(live_service, run["id"])["result"]["report"]
     assert report["reasons"] == {"missing image": 2, "no usable image": 2}
-    names = {row["name"] for row in house.admin.artifacts(run["id"])}
+    names = {row["name"] for row in live_service.admin.artifacts(run["id"])}
     assert {"report.json", "quarantine.jsonl", "pictures/length.png"} <= names
-    listed = house.admin.artifact(run["id"], "quarantine.jsonl").decode().splitlines()
+    listed = live_service.admin.artifact(run["id"], "quarantine.jsonl").decode().splitlines()
     assert json.loads(listed[0])["detail"] == "images/one image.png: the file is not in gap"
-    lines = house.admin.metrics(run["id"])
+    lines = live_service.admin.metrics(run["id"])
     assert lines[-1]["step"] == lines[-1]["total_steps"] == 2
 
 
-def test_a_dataset_is_validated_by_its_name(house: Any, squares: str, http: httpx.Client, refused: Any) -> None:
-    run = house.admin.validate_dataset(squares, tokens=False, workers=0, min_image_side=9)
-    ended = work(house, run["id"])
+def test_a_dataset_is_validated_by_its_name(live_service: Any, squares: str, http: httpx.Client, refused: Any) -> None:
+    run = live_service.admin.validate_dataset(squares, tokens=False, workers=0, min_image_side=9)
+    ended = work(live_service, run["id"])
     assert ended["result"]["report"]["reasons"]["image too small"] == 2
-    assert ended["result"]["dataset_hash"] == house.admin.dataset(squares)["content_hash"]
-    assert ended["inputs"] == {"datasets": {squares: house.admin.dataset(squares)["content_hash"]}}
+    assert ended["result"]["dataset_hash"] == live_service.admin.dataset(squares)["content_hash"]
+    assert ended["inputs"] == {"datasets": {squares: live_service.admin.dataset(squares)["content_hash"]}}
     refused(http.post("/v1/datasets/absent/validate"), 404, "unknown_dataset")
     refused(http.post(f"/v1/datasets/{squares}/validate", json={"workers": -1}), 422, "bad_spec", "workers")
     refused(http.post(f"/v1/datasets/{squares}/validate", json={"wrokers": 1}), 422, "bad_request")
@@ -180,35 +182,35 @@ def test_a_dataset_is_validated_by_its_name(house: Any, squares: str, http: http
         refused(http.post(f"/v1/datasets/{squares}/validate", json=switch), 422, "bad_request", *switch)
 
 
-def test_a_viewer_may_not_start_one(house: Any, squares: str, refused: Any) -> None:
-    with house.http("viewer") as http:
+def test_a_viewer_may_not_start_one(live_service: Any, squares: str, refused: Any) -> None:
+    with live_service.http("viewer") as http:
         refused(http.post(f"/v1/datasets/{squares}/validate"), 403, "forbidden")
 
 
-def test_what_was_converted_is_a_dataset_in_versions(house: Any, corpus: Path, data_root: Path) -> None:
-    first = work(house, house.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
-    row = house.admin.dataset("sharded")
+def test_what_was_converted_is_a_dataset_in_versions(live_service: Any, corpus: Path, data_root: Path) -> None:
+    first = work(live_service, live_service.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
+    row = live_service.admin.dataset("sharded")
     assert row["content_hash"] == first["result"]["dataset"]["content_hash"]
     assert row["statistics"]["documents"] == row["statistics"]["pairs"] == 1
-    page = house.admin.dataset_documents("sharded")
+    page = live_service.admin.dataset_documents("sharded")
     assert [segment.get("text") for segment in page["items"][0]["segments"]] == ["First.", None, "Second."]
-    assert house.admin.dataset_image("sharded", page["items"][0]["segments"][1]["image"]) == picture()
-    assert house.admin.dataset_documents("sharded", view="pairs", split="val", source="made")["total"] == 1
-    assert house.admin.dataset_documents("sharded", view="pairs", split="train")["total"] == 0
+    assert live_service.admin.dataset_image("sharded", page["items"][0]["segments"][1]["image"]) == sample_image()
+    assert live_service.admin.dataset_documents("sharded", view="pairs", split="val", source="made")["total"] == 1
+    assert live_service.admin.dataset_documents("sharded", view="pairs", split="train")["total"] == 0
 
-    work(house, house.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
-    assert len(house.admin.dataset_versions("sharded")) == 1, "the same contents"
+    work(live_service, live_service.admin.submit("convert", {"path": str(corpus), "name": "sharded"})["id"])
+    assert len(live_service.admin.dataset_versions("sharded")) == 1, "the same contents"
     other = write_corpus(data_root / "more squares")
     (other / "pairs.jsonl").unlink()
-    second = work(house, house.admin.submit("convert", {"path": str(other), "name": "sharded"})["id"])
-    versions = house.admin.dataset_versions("sharded")
+    second = work(live_service, live_service.admin.submit("convert", {"path": str(other), "name": "sharded"})["id"])
+    versions = live_service.admin.dataset_versions("sharded")
     assert [(row["version"], row["run_id"]) for row in versions] == [(2, second["id"]), (1, first["id"])]
-    assert house.admin.dataset("sharded")["statistics"]["pairs"] == 0
-    assert all((house.home / row["path"] / "index.json").is_file() for row in versions), "older ones stay"
+    assert live_service.admin.dataset("sharded")["statistics"]["pairs"] == 0
+    assert all((live_service.home / row["path"] / "index.json").is_file() for row in versions), "older ones stay"
 
 
 def test_shards_are_registered_from_their_index_alone(
-    house: Any, corpus: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+    live_service: Any, corpus: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a record was read")
@@ -216,43 +218,65 @@ def test_shards_are_registered_from_their_index_alone(
     folder = data_root / "indexed"
     convert(open_reader(corpus).records(), folder)
     monkeypatch.setattr(LocalShardStorage, "read_range", refuse)
-    house.admin.register_dataset("indexed", str(folder))
-    figures = house.admin.dataset_statistics("indexed")
+    live_service.admin.register_dataset("indexed", str(folder))
+    figures = live_service.admin.dataset_statistics("indexed")
     assert (figures["documents"], figures["pairs"], figures["images"]) == (1, 1, 2)
     assert (figures["splits"], figures["sources"], figures["left_out"]) == ({"val": 1}, {"made": 1}, {})
 
 
-def test_a_name_moves_on_when_that_is_asked_for(house: Any, data_root: Path, http: httpx.Client) -> None:
+def test_a_name_moves_on_when_that_is_asked_for(live_service: Any, data_root: Path, http: httpx.Client) -> None:
     old, new = write_corpus(data_root / "old"), write_corpus(data_root / "new")
     (new / "pairs.jsonl").unlink()
-    house.admin.register_dataset("moving", str(old))
-    house.admin.register_dataset("moving", str(new), new_version=True)
-    row = house.admin.dataset("moving")
-    versions = house.admin.dataset_versions("moving")
+    live_service.admin.register_dataset("moving", str(old))
+    live_service.admin.register_dataset("moving", str(new), new_version=True)
+    row = live_service.admin.dataset("moving")
+    versions = live_service.admin.dataset_versions("moving")
     assert (row["path"], row["statistics"]["pairs"]) == (str(new), 0)
     assert [(version["version"], version["path"]) for version in versions] == [(2, str(new)), (1, str(old))]
     assert versions[0]["content_hash"] == row["content_hash"] != versions[1]["content_hash"]
 
 
-def test_a_document_that_cannot_be_read_stands_there_with_its_problem(house: Any, data_root: Path) -> None:
+def test_a_document_that_cannot_be_read_stands_there_with_its_problem(live_service: Any, data_root: Path) -> None:
     folder = write_corpus(data_root / "torn")
-    house.admin.register_dataset("torn", str(folder))
+    live_service.admin.register_dataset("torn", str(folder))
     with (folder / "interleaved.jsonl").open("a") as file:
         file.write('{"text_list": 3, "image_info": []}\n')
-    items = house.admin.dataset_documents("torn")["items"]
+    items = live_service.admin.dataset_documents("torn")["items"]
     assert [item.get("problem", "")[:21] for item in items] == ["", "interleaved.jsonl:2: "]
 
 
-def test_segments_are_measured_when_asked(house: Any, squares: str) -> None:
-    (item,) = house.admin.dataset_documents(squares, tokens=True)["items"]
-    assert [segment["tokens"] for segment in item["segments"]] == [2, 51, 2]
-    assert "tokens" not in house.admin.dataset_documents(squares)["items"][0]["segments"][0]
+def test_segments_are_measured_when_asked(live_service: Any, squares: str) -> None:
+    """Without an encoder as the preset ``sample``: 64 pixels in patches of 16, two marks, a context of 256."""
+    page = live_service.admin.dataset_documents(squares, tokens=True)
+    assert [segment["tokens"] for segment in page["items"][0]["segments"]] == [2, 18, 2]
+    assert (page["tokens_of"]["image"], page["tokens_of"]["row"]) == (18, 256)
+    bare = live_service.admin.dataset_documents(squares)
+    assert "tokens" not in bare["items"][0]["segments"][0]
+    assert bare["tokens_of"] is None
 
 
-def test_filters_offer_what_there_is(house: Any, squares: str) -> None:
-    page = house.admin.dataset_documents(squares, view="pairs")
+def test_segments_are_measured_in_the_tokens_of_an_encoder(
+    live_service: Any, squares: str, encoder: Any, encoder_dir: Path
+) -> None:
+    """One trained here: 32 pixels in patches of 16, a context of 48. The same files, imported, are not read here."""
+    with pytest.raises(ApiError) as refused:
+        live_service.admin.dataset_documents(squares, tokens=True, encoder=encoder["name"])
+    assert (refused.value.status, refused.value.code) == (422, "no_tokens")
+    with live_service.context.database.session() as session:
+        row = registry.get_encoder(session, encoder["id"])
+        row.info = {name: value for name, value in row.info.items() if name != "imported_from"}
+    page = live_service.admin.dataset_documents(squares, tokens=True, encoder=encoder["name"])
+    assert page["tokens_of"] == {"name": encoder["name"], "image": 6, "row": 48}
+    tokenizer = load_tokenizer(encoder_dir / "tokenizer.json")
+    for segment in page["items"][0]["segments"]:
+        assert segment["tokens"] == (len(tokenizer.encode(segment["text"])) if "text" in segment else 6)
+    assert live_service.admin.dataset_documents(squares, tokens=True)["tokens_of"]["name"] == encoder["name"]
+
+
+def test_filters_offer_what_there_is(live_service: Any, squares: str) -> None:
+    page = live_service.admin.dataset_documents(squares, view="pairs")
     assert (page["splits"], page["sources"]) == (["val"], ["made"])
-    assert house.admin.dataset_documents(squares, view="pairs", split="test")["items"] == []
+    assert live_service.admin.dataset_documents(squares, view="pairs", split="test")["items"] == []
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 101, ".hidden"])

@@ -21,12 +21,12 @@ Import = Callable[[str, str], Json]
 
 
 @pytest.fixture(scope="module")
-def clients(house: Any) -> Iterator[dict[str, httpx.Client]]:
+def clients(live_service: Any) -> Iterator[dict[str, httpx.Client]]:
     with ExitStack() as stack:
         found = {}
         for owner, role in {"alice": "submitter", "bob": "submitter", "carl": "viewer", "root": "admin"}.items():
-            headers = {"authorization": f"Bearer {house.admin.create_key(owner, role)['key']}"}
-            made = httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
+            headers = {"authorization": f"Bearer {live_service.admin.create_key(owner, role)['key']}"}
+            made = httpx.Client(base_url=live_service.url, headers=headers, timeout=180, trust_env=False)
             found[owner] = stack.enter_context(made)
         yield found
 
@@ -45,42 +45,42 @@ def imported(clients: dict[str, httpx.Client], encoder_dir: Path) -> Import:
 
 @pytest.mark.parametrize("who", ["alice", "root"])
 def test_an_encoder_goes_with_its_files(
-    house: Any, clients: Any, imported: Import, refused: Refused, eventually: Any, who: str
+    live_service: Any, clients: Any, imported: Import, refused: Refused, eventually: Any, who: str
 ) -> None:
     made = imported("alice", f"goes-by-{who}")
-    folder = house.home / "encoders" / made["id"]
-    asked = {"model": made["id"], "input": "a red square"}
-    assert clients["bob"].post("/v1/embeddings", json=asked).status_code == 200
+    folder = live_service.home / "encoders" / made["id"]
+    requested = {"model": made["id"], "input": "a red square"}
+    assert clients["bob"].post("/v1/embeddings", json=requested).status_code == 200
     refused(clients["carl"].delete(f"/v1/encoders/{made['id']}"), 403, "forbidden")
     message = refused(clients["bob"].delete(f"/v1/encoders/{made['id']}"), 403, "forbidden")["message"]
     assert "alice" in message
     assert folder.is_dir()
     assert clients[who].delete(f"/v1/encoders/{made['id']}").status_code == 204
     refused(clients[who].delete(f"/v1/encoders/{made['id']}"), 404, "unknown_encoder")
-    refused(clients["bob"].post("/v1/embeddings", json=asked), 404, "unknown_encoder")
+    refused(clients["bob"].post("/v1/embeddings", json=requested), 404, "unknown_encoder")
     eventually(lambda: not folder.exists(), "the end of its files")
     eventually(lambda: not list(folder.parent.glob(".removed-*")), "the end of what was hidden first")
 
 
 @pytest.mark.parametrize("state", ["queued", "paused", "running"])
 def test_an_encoder_that_a_run_reads_stays(
-    house: Any, clients: Any, imported: Import, refused: Refused, state: str
+    live_service: Any, clients: Any, imported: Import, refused: Refused, state: str
 ) -> None:
     made = imported("alice", f"read-by-{state}")
     spec = {"encoder": made["name"], "dataset": "sample"}
     run_id = clients["bob"].post("/v1/runs", json={"kind": "evaluate", "spec": spec}).json()["id"]
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.get_one(Run, run_id).state = state
     facts = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")
     assert "bob" not in facts["message"], "another owner's run is not told of by its owner"
     assert "run" in facts["message"]
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.get_one(Run, run_id).state = "cancelled"
     assert clients["alice"].delete(f"/v1/encoders/{made['id']}").status_code == 204
 
 
 def test_the_runs_that_are_in_the_way_are_named_to_who_may_see_them(
-    house: Any, clients: Any, imported: Import, refused: Refused
+    live_service: Any, clients: Any, imported: Import, refused: Refused
 ) -> None:
     made = imported("alice", "read-by-two")
     runs = {}
@@ -99,37 +99,42 @@ def test_the_runs_that_are_in_the_way_are_named_to_who_may_see_them(
 
 
 def test_an_encoder_that_a_collection_was_made_with_stays(
-    house: Any, clients: Any, imported: Import, refused: Refused, encoder_dir: Path, pictures: dict[str, bytes]
+    live_service: Any,
+    clients: Any,
+    imported: Import,
+    refused: Refused,
+    encoder_dir: Path,
+    sample_images: dict[str, bytes],
 ) -> None:
     made = imported("alice", "of-a-collection")
-    collection = make_collection(house, made, encoder_dir, pictures)
+    collection = make_collection(live_service, made, encoder_dir, sample_images)
     message = refused(clients["alice"].delete(f"/v1/encoders/{made['id']}"), 409, "encoder_in_use")["message"]
     assert "squares" in message
     assert "delete" in message
-    with house.http() as admin:
+    with live_service.http() as admin:
         assert admin.delete("/v1/collections/squares").status_code == 204
-    with house.context.database.reading() as session:
+    with live_service.context.database.reading() as session:
         assert session.get(CollectionRow, collection["id"]) is None
     assert clients["alice"].delete(f"/v1/encoders/{made['id']}").status_code == 204
 
 
 def test_what_comes_with_the_product_stays(
-    house: Any, clients: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    live_service: Any, clients: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(house.context.settings, "welcome", True)
-    with house.context.database.session() as session:
+    monkeypatch.setattr(live_service.context.settings, "welcome", True)
+    with live_service.context.database.session() as session:
         seed.seed_database(session)
-    shipped = next(row for row in house.admin.encoders() if row["owner"] == "lcl")
+    shipped = next(row for row in live_service.admin.encoders() if row["owner"] == "lcl")
     refused(clients["alice"].delete(f"/v1/encoders/{shipped['id']}"), 403, "forbidden")
     message = refused(clients["root"].delete(f"/v1/encoders/{shipped['id']}"), 409, "in_product")["message"]
     assert "LCL_WELCOME" in message
     refused(clients["alice"].delete("/v1/datasets/sample"), 403, "forbidden")
     refused(clients["root"].delete("/v1/datasets/sample"), 409, "in_product")
-    assert house.admin.dataset("sample")["owner"] == "lcl"
+    assert live_service.admin.dataset("sample")["owner"] == "lcl"
     files = Path(pretrained_encoders()[0].directory)
-    monkeypatch.setattr(house.context.settings, "welcome", False)
-    (run,) = [row for row in house.admin.runs()["items"] if row["owner"] == "lcl"]
-    house.admin.cancel(run["id"])
+    monkeypatch.setattr(live_service.context.settings, "welcome", False)
+    (run,) = [row for row in live_service.admin.runs()["items"] if row["owner"] == "lcl"]
+    live_service.admin.cancel(run["id"])
     assert clients["root"].delete(f"/v1/encoders/{shipped['id']}").status_code == 204, "it is not registered again"
     assert (files / "model.safetensors").is_file(), "the installation's files are not the service's to remove"
 
@@ -164,27 +169,29 @@ def test_a_dataset_goes_and_the_corpus_stays(
 
 
 def test_what_the_service_made_of_a_dataset_goes_with_every_version(
-    house: Any, clients: Any, data_root: Path, sample_zip: Path, eventually: Any
+    live_service: Any, clients: Any, data_root: Path, sample_zip: Path, eventually: Any
 ) -> None:
     source = data_root / "source.zip"
     source.write_bytes(sample_zip.read_bytes())
     body = {"kind": "convert", "spec": {"path": str(source), "name": "converted"}}
     answer = clients["alice"].post("/v1/runs", json=body)
     assert answer.status_code == 202, answer.text
-    house.work(answer.json()["id"])
+    live_service.work(answer.json()["id"])
     newer = {"name": "converted", "path": str(source), "new_version": True}
     assert clients["alice"].post("/v1/datasets", json=newer).status_code == 201
-    folders = [path for path in (house.home / "datasets").iterdir() if not path.name.startswith(".")]
+    folders = [path for path in (live_service.home / "datasets").iterdir() if not path.name.startswith(".")]
     assert len(folders) == 1
     assert clients["alice"].delete("/v1/datasets/converted").status_code == 204
-    eventually(lambda: not any((house.home / "datasets").iterdir()), "the end of its files, renamed ones included")
+    eventually(
+        lambda: not any((live_service.home / "datasets").iterdir()), "the end of its files, renamed ones included"
+    )
     assert not [folder for folder in folders if folder.exists()]
     assert source.is_file()
-    assert garbage.list_garbage(house.context.database, house.home, 0) == []
+    assert garbage.list_garbage(live_service.context.database, live_service.home, 0) == []
 
 
 def test_a_dataset_that_a_run_or_a_study_reads_stays(
-    house: Any, clients: Any, corpus: Callable[[str], Path], refused: Refused
+    live_service: Any, clients: Any, corpus: Callable[[str], Path], refused: Refused
 ) -> None:
     corpus("wanted")
     run_id = clients["alice"].post("/v1/datasets/wanted/validate").json()["id"]
@@ -204,20 +211,20 @@ def test_a_dataset_that_a_run_or_a_study_reads_stays(
 
 
 def test_the_clients_and_the_command_line_delete(
-    house: Any, lcl: Any, imported: Import, clients: Any, corpus: Callable[[str], Path]
+    live_service: Any, lcl: Any, imported: Import, clients: Any, corpus: Callable[[str], Path]
 ) -> None:
     made = imported("alice", "by-hand")
     status, out, err = lcl("encoders", "delete", "by-hand", stdin="n\n")
     assert status == 1
     assert made["id"] in out + err
-    assert house.admin.encoder("by-hand")["id"] == made["id"], "not confirmed, it stays"
+    assert live_service.admin.encoder("by-hand")["id"] == made["id"], "not confirmed, it stays"
     assert lcl("encoders", "delete", "by-hand", "--yes")[:2] == (0, f"{made['id']} is deleted\n")
     assert lcl("encoders", "delete", "by-hand", "--yes")[0] == 1
     corpus("by-hand")
     assert lcl("data", "delete", "by-hand", stdin="y\n")[0] == 0
-    assert "by-hand" not in [row["name"] for row in house.admin.datasets()]
+    assert "by-hand" not in [row["name"] for row in live_service.admin.datasets()]
     again = imported("alice", "by-client")
-    house.admin.delete_encoder(again["id"])
+    live_service.admin.delete_encoder(again["id"])
     corpus("by-client")
-    house.admin.delete_dataset("by-client")
-    assert "by-client" not in {row["name"] for row in (*house.admin.encoders(), *house.admin.datasets())}
+    live_service.admin.delete_dataset("by-client")
+    assert "by-client" not in {row["name"] for row in (*live_service.admin.encoders(), *live_service.admin.datasets())}

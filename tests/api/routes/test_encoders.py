@@ -32,20 +32,22 @@ def row(metric: str, value: float, **more: Any) -> dict[str, Any]:
     return {**facts, "chance": 0.1, **more}
 
 
-def test_an_imported_encoder_is_found_by_id_and_name(house: Any, encoder: Any, encoder_dir: Path) -> None:
-    assert house.admin.encoder("tiny") == house.admin.encoder(encoder["id"]) == encoder
+def test_an_imported_encoder_is_found_by_id_and_name(live_service: Any, encoder: Any, encoder_dir: Path) -> None:
+    assert live_service.admin.encoder("tiny") == live_service.admin.encoder(encoder["id"]) == encoder
     assert encoder["hash"] == hashlib.sha256((encoder_dir / "model.safetensors").read_bytes()).hexdigest()
     assert encoder["info"]["parameters"] > 10_000
-    assert encoder in house.admin.encoders()
-    kept = house.home / "encoders" / encoder["id"]
+    assert encoder in live_service.admin.encoders()
+    kept = live_service.home / "encoders" / encoder["id"]
     assert (kept / "model.safetensors").is_file()
     assert list(kept.parent.glob(".*")) == [], "nothing half-written is left"
 
 
-def test_an_export_is_what_from_pretrained_reads(house: Any, encoder: Any, encoder_dir: Path, tmp_path: Path) -> None:
+def test_an_export_is_what_from_pretrained_reads(
+    live_service: Any, encoder: Any, encoder_dir: Path, tmp_path: Path
+) -> None:
     from lcl_core.model import LCLModel
 
-    file = house.admin.export_encoder("tiny", tmp_path / "tiny.tar")
+    file = live_service.admin.export_encoder("tiny", tmp_path / "tiny.tar")
     with tarfile.open(file) as archive:
         archive.extractall(tmp_path, filter="data")
     unpacked = tmp_path / encoder["id"]
@@ -74,99 +76,108 @@ def unpacked(answer: httpx.Response) -> dict[str, bytes]:
         return {name: file.read() for name, file in files.items() if file is not None}
 
 
-def left_over(house: Any) -> list[str]:
-    return [path.name for path in (house.home / "encoders").iterdir() if path.name.startswith(".")]
+def left_over(live_service: Any) -> list[str]:
+    return [path.name for path in (live_service.home / "encoders").iterdir() if path.name.startswith(".")]
 
 
 def test_an_export_is_rewritten_for_others(
-    house: Any, http: httpx.Client, encoder: Any, encoder_dir: Path, tmp_path: Path, eventually: Any
+    live_service: Any, http: httpx.Client, encoder: Any, encoder_dir: Path, tmp_path: Path, eventually: Any
 ) -> None:
     answer = http.get("/v1/encoders/tiny/export", params={"format": "huggingface"})
     files = unpacked(answer)
     assert f"{encoder['id']}-huggingface.tar" in answer.headers["content-disposition"]
     assert {"modeling_lcl.py", "processing_lcl.py", "README.md", "tokenizer.json"} <= files.keys()
     assert files["model.safetensors"] == (encoder_dir / "model.safetensors").read_bytes()
-    eventually(lambda: left_over(house) == [], "the copy's end")  # right after the last byte is out
-    told: list[tuple[int, int | None]] = []
-    file = house.admin.export_encoder("tiny", tmp_path / "tiny.tar", "huggingface", lambda *at: told.append(at))
+    eventually(lambda: left_over(live_service) == [], "the copy's end")  # right after the last byte is out
+    reported: list[tuple[int, int | None]] = []
+    file = live_service.admin.export_encoder(
+        "tiny", tmp_path / "tiny.tar", "huggingface", lambda *at: reported.append(at)
+    )
     assert file.read_bytes() == answer.content
-    assert told[-1] == (len(answer.content), len(answer.content))
+    assert reported[-1] == (len(answer.content), len(answer.content))
 
 
 def test_what_a_format_cannot_hold_is_refused_with_the_reason(
-    house: Any, http: httpx.Client, encoder: Any, encoder_dir: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
+    live_service: Any,
+    http: httpx.Client,
+    encoder: Any,
+    encoder_dir: Path,
+    refused: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = "/v1/encoders/tiny/export?format="
     facts = refused(http.get(f"{path}openclip"), 422, "not_expressible", "format")
     assert "class token" in facts["message"]
     refused(http.get(f"{path}tensorrt"), 422, "bad_request", "format")
-    settings = house.context.settings
+    settings = live_service.context.settings
     monkeypatch.setattr(settings, "max_export_bytes", 1000)
     refused(http.get(f"{path}onnx"), 422, "too_large", "format")
     monkeypatch.setattr(settings, "max_export_bytes", 1 << 30)
     monkeypatch.setattr(settings, "export_seconds", 0.01)
     refused(http.get(f"{path}onnx"), 503, "export_timeout")
-    assert left_over(house) == []
+    assert left_over(live_service) == []
 
 
 def test_a_format_that_needs_the_weights_says_what_is_wrong_with_them(
-    house: Any, http: httpx.Client, encoder_dir: Path, refused: Any
+    live_service: Any, http: httpx.Client, encoder_dir: Path, refused: Any
 ) -> None:
-    made = house.admin.import_encoder("no-processor", str(encoder_dir))
-    (house.home / "encoders" / made["id"] / "processor_config.json").unlink()
+    made = live_service.admin.import_encoder("no-processor", str(encoder_dir))
+    (live_service.home / "encoders" / made["id"] / "processor_config.json").unlink()
     answer = http.get("/v1/encoders/no-processor/export?format=huggingface")
     assert "processor_config.json" in refused(answer, 409, "encoder_damaged")["message"]
-    assert left_over(house) == []
+    assert left_over(live_service) == []
 
 
-def test_copies_are_counted_and_taken_away(house: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    exporter = EncoderExporter(house.context.settings)
+def test_copies_are_counted_and_taken_away(live_service: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = EncoderExporter(live_service.context.settings)
     monkeypatch.setattr(exporter, "_slots", threading.BoundedSemaphore(1))
-    own = house.home / "encoders" / encoder["id"]
+    own = live_service.home / "encoders" / encoder["id"]
     with exporter.files(own, "huggingface") as files:
-        assert left_over(house) == [files[0].parent.name]
+        assert left_over(live_service) == [files[0].parent.name]
         with pytest.raises(Problem) as caught, exporter.files(own, "timm"):
             pytest.fail("only so many copies may lie on the disk")
         assert (caught.value.status, caught.value.code, caught.value.headers) == (503, "busy", {"retry-after": "5"})
         with exporter.files(own, "lcl") as plain:
             assert plain[0].parent == own, "as it is, it needs no copy"
-    assert left_over(house) == []
+    assert left_over(live_service) == []
     with pytest.raises(UserError, match="class token"), exporter.files(own, "openclip"):
         pytest.fail("this cannot be made")
     assert exporter._slots.acquire(blocking=False), "the place is free again"
 
 
 def test_a_reader_who_goes_leaves_nothing_behind(
-    house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, eventually: Any
+    live_service: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, eventually: Any
 ) -> None:
     """More than fits between the two: the service is in the middle of it when it hears."""
     source = save_encoder(data_root / "heavy", vision_width=1536)
     assert (source / "model.safetensors").stat().st_size > 96 << 20
-    house.admin.import_encoder("heavy", str(source))
+    live_service.admin.import_encoder("heavy", str(source))
     with http.stream("GET", "/v1/encoders/heavy/export?format=huggingface") as answer:
         next(answer.iter_raw(1 << 16))
-        assert len(left_over(house)) == 1
-    eventually(lambda: left_over(house) == [], "the copy's end")
+        assert len(left_over(live_service)) == 1
+    eventually(lambda: left_over(live_service) == [], "the copy's end")
 
 
-def test_an_encoder_of_others_leaves_as_it_came(house: Any, http: httpx.Client, data_root: Path, refused: Any) -> None:
+def test_an_encoder_of_others_leaves_as_it_came(
+    live_service: Any, http: httpx.Client, data_root: Path, refused: Any
+) -> None:
     pytest.importorskip("timm")
     source = save_timm(data_root / "their-vit", **SMALL)
-    house.admin.import_encoder("their-vit", str(source))
+    live_service.admin.import_encoder("their-vit", str(source))
     plain = unpacked(http.get("/v1/encoders/their-vit/export"))
     assert unpacked(http.get("/v1/encoders/their-vit/export?format=timm")) == plain
     facts = refused(http.get("/v1/encoders/their-vit/export?format=onnx"), 422, "not_expressible", "format")
     assert "timm's own" in facts["message"]
 
 
-def test_pickles_code_and_links_do_not_travel(house: Any, data_root: Path, encoder_dir: Path) -> None:
+def test_pickles_code_and_links_do_not_travel(live_service: Any, data_root: Path, encoder_dir: Path) -> None:
     source = data_root / "with-extras"
     shutil.copytree(encoder_dir, source)
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     (source / "modeling.py").write_text("raise SystemExit")
-    (source / "key.json").symlink_to(house.home / "key")
-    made = house.admin.import_encoder("extras", str(source))
-    kept = {path.name for path in (house.home / "encoders" / made["id"]).iterdir()}
+    (source / "key.json").symlink_to(live_service.home / "key")
+    made = live_service.admin.import_encoder("extras", str(source))
+    kept = {path.name for path in (live_service.home / "encoders" / made["id"]).iterdir()}
     assert kept == {path.name for path in encoder_dir.iterdir()}
 
 
@@ -197,15 +208,15 @@ def damage(folder: Path, how: str) -> None:
     ["no config", "no weights", "another model", "a link", "no JSON", "cut short", "a pickle", "a giant header"],
 )
 def test_a_damaged_directory_is_not_imported(
-    house: Any, http: httpx.Client, refused: Any, data_root: Path, encoder_dir: Path, how: str
+    live_service: Any, http: httpx.Client, refused: Any, data_root: Path, encoder_dir: Path, how: str
 ) -> None:
     source = data_root / how.replace(" ", "-")
     shutil.copytree(encoder_dir, source)
     damage(source, how)
-    before = sorted((house.home / "encoders").iterdir())
+    before = sorted((live_service.home / "encoders").iterdir())
     answer = http.post("/v1/encoders", json={"name": "damaged", "path": str(source)})
     refused(answer, 422, "bad_encoder", "path")
-    assert sorted((house.home / "encoders").iterdir()) == before
+    assert sorted((live_service.home / "encoders").iterdir()) == before
     refused(http.get("/v1/encoders/damaged"), 404, "unknown_encoder")
 
 
@@ -219,13 +230,13 @@ def test_a_damaged_directory_is_not_imported(
     ],
 )  # fmt: skip
 def test_other_libraries_encoders_are_recognised(
-    house: Any, data_root: Path, make: Any, kind: str, model: str, reads: list[str]
+    live_service: Any, data_root: Path, make: Any, kind: str, model: str, reads: list[str]
 ) -> None:
     """By their files, and by what a process of its own found when it read them."""
     if kind in ("timm", "openclip"):
         pytest.importorskip({"timm": "timm", "openclip": "open_clip"}[kind])
     source = make(data_root / f"{kind}-{len(reads)}-{reads[0]}")
-    made = house.admin.import_encoder(f"foreign-{source.name}", str(source))
+    made = live_service.admin.import_encoder(f"foreign-{source.name}", str(source))
     (weights,) = source.glob("*.safetensors")
     numbers = sum(value.size for value in load_file(weights).values())
     found = made["info"]
@@ -253,10 +264,10 @@ def test_an_import_from_outside_the_roots_is_refused(http: httpx.Client, refused
     refused(http.post("/v1/encoders", json={"name": "x", "path": str(tmp_path)}), 422, "path_forbidden", "path")
 
 
-def test_figures_come_from_finished_evaluations(house: Any, encoder: Any) -> None:
-    assert house.admin.encoder_figures(encoder["id"]) == []
-    run_id = house.evaluated(encoder["id"], [row("IR@1", 0.25), row("IR@5", 0.5)])
-    figures = house.admin.encoder_figures("tiny")
+def test_figures_come_from_finished_evaluations(live_service: Any, encoder: Any) -> None:
+    assert live_service.admin.encoder_figures(encoder["id"]) == []
+    run_id = live_service.evaluated(encoder["id"], [row("IR@1", 0.25), row("IR@5", 0.5)])
+    figures = live_service.admin.encoder_figures("tiny")
     assert [(figure["metric"], figure["value"], figure["run_id"]) for figure in figures] == [
         ("IR@1", 0.25, run_id),
         ("IR@5", 0.5, run_id),
@@ -264,21 +275,21 @@ def test_figures_come_from_finished_evaluations(house: Any, encoder: Any) -> Non
     assert figures[0]["dataset"] == "sample"
 
 
-def test_two_encoders_are_compared_on_equal_terms(house: Any, encoder: Any, encoder_dir: Path) -> None:
-    left = house.admin.import_encoder("left", str(encoder_dir))
-    right = house.admin.import_encoder("right", str(encoder_dir))
-    house.evaluated(left["id"], [row("IR@1", 0.9)])
-    house.evaluated(left["id"], [row("IR@1", 0.25), row("IR@5", 0.5)])  # newer: it counts
-    house.evaluated(right["id"], [row("IR@1", 0.75), row("IR@10", 1.0)])
-    house.evaluated(right["id"], [row("IR@5", 0.7)], dataset_hash="e" * 64)  # other data: not comparable
-    found = house.admin.compare_encoders("left", right["id"])
+def test_two_encoders_are_compared_on_equal_terms(live_service: Any, encoder: Any, encoder_dir: Path) -> None:
+    left = live_service.admin.import_encoder("left", str(encoder_dir))
+    right = live_service.admin.import_encoder("right", str(encoder_dir))
+    live_service.evaluated(left["id"], [row("IR@1", 0.9)])
+    live_service.evaluated(left["id"], [row("IR@1", 0.25), row("IR@5", 0.5)])  # newer: it counts
+    live_service.evaluated(right["id"], [row("IR@1", 0.75), row("IR@10", 1.0)])
+    live_service.evaluated(right["id"], [row("IR@5", 0.7)], dataset_hash="e" * 64)  # other data: not comparable
+    found = live_service.admin.compare_encoders("left", right["id"])
     assert (found["left"]["name"], found["right"]["name"]) == ("left", "right")
     assert [(r["metric"], r["left"], r["right"], r["difference"]) for r in found["rows"]] == [("IR@1", 0.25, 0.75, 0.5)]
 
 
-def answers(house: Any, run_id: str, ranks: list[int]) -> None:
+def answers(live_service: Any, run_id: str, ranks: list[int]) -> None:
     """What a run's encoder answered, as its worker leaves it."""
-    records = PredictionStore(house.home / "runs" / run_id / "artifacts" / "records")
+    records = PredictionStore(live_service.home / "runs" / run_id / "artifacts" / "records")
     records.start()
     sheet = PredictionFile(
         "retrieval", "test", "captions[0]", "zero_shot", "ranks", "trained", part="text_to_image",
@@ -287,20 +298,20 @@ def answers(house: Any, run_id: str, ranks: list[int]) -> None:
     records.add(sheet, [{"query": str(n), "rank": rank, "right": 1, "top": []} for n, rank in enumerate(ranks)])
 
 
-def test_differences_are_tested_while_the_answers_are_there(house: Any, encoder_dir: Path) -> None:
+def test_differences_are_tested_while_the_answers_are_there(live_service: Any, encoder_dir: Path) -> None:
     runs = {}
     for name, value, ranks in (("left", 0.2, [1, 9, 9, 9, 9]), ("right", 1.0, [1, 1, 1, 1, 1])):
-        made = house.admin.import_encoder(f"paired-{name}", str(encoder_dir))
-        runs[name] = house.evaluated(made["id"], [row("IR@1", value, transfer="zero_shot")])
-        answers(house, runs[name], ranks)
-    (found,) = house.admin.compare_encoders("paired-left", "paired-right")["rows"]
+        made = live_service.admin.import_encoder(f"paired-{name}", str(encoder_dir))
+        runs[name] = live_service.evaluated(made["id"], [row("IR@1", value, transfer="zero_shot")])
+        answers(live_service, runs[name], ranks)
+    (found,) = live_service.admin.compare_encoders("paired-left", "paired-right")["rows"]
     assert (found["left_run"], found["right_run"]) == (runs["left"], runs["right"])
     assert (found["p"], found["units"]) == (2 / 16, 5)  # four of five differ, all one way
     assert found["interval"][0] < 0.8 < found["interval"][1]
-    assert "p" not in house.admin.compare_encoders("paired-left", "paired-right", paired=False)["rows"][0]
-    index = house.home / "runs" / runs["left"] / "artifacts" / "records" / "index.json"
+    assert "p" not in live_service.admin.compare_encoders("paired-left", "paired-right", paired=False)["rows"][0]
+    index = live_service.home / "runs" / runs["left"] / "artifacts" / "records" / "index.json"
     index.unlink()
-    assert "p" not in house.admin.compare_encoders("paired-left", "paired-right")["rows"][0]
+    assert "p" not in live_service.admin.compare_encoders("paired-left", "paired-right")["rows"][0]
 
 
 @pytest.mark.parametrize("path", ["absent", "absent/figures", "absent/export", "compare?left=absent&right=absent"])
@@ -308,8 +319,10 @@ def test_an_unknown_encoder_is_404(http: httpx.Client, refused: Any, path: str) 
     refused(http.get(f"/v1/encoders/{path}"), 404, "unknown_encoder")
 
 
-def test_files_that_are_gone_are_told(house: Any, http: httpx.Client, refused: Any, encoder_dir: Path) -> None:
-    made = house.admin.import_encoder("gone", str(encoder_dir))
-    shutil.rmtree(house.home / "encoders" / made["id"])
+def test_files_that_are_gone_are_reported(
+    live_service: Any, http: httpx.Client, refused: Any, encoder_dir: Path
+) -> None:
+    made = live_service.admin.import_encoder("gone", str(encoder_dir))
+    shutil.rmtree(live_service.home / "encoders" / made["id"])
     refused(http.get("/v1/encoders/gone/export"), 410, "missing_files")
     refused(http.post("/v1/embeddings", json={"model": "gone", "input": "x"}), 409, "encoder_damaged")

@@ -20,17 +20,17 @@ def estimate(http: httpx.Client, kind: str = "pretrain", **body: Any) -> httpx.R
 
 
 @pytest.fixture(scope="module")
-def measured(house: Any) -> str:
-    """A run that trained 500 steps in 200 seconds; its owner is the admin of the house."""
-    run_id = house.finished(name="measured")
-    with house.context.database.session() as session:
+def measured(live_service: Any) -> str:
+    """A run that trained 500 steps in 200 seconds; its owner is the admin of the service."""
+    run_id = live_service.finished(name="measured")
+    with live_service.context.database.session() as session:
         run = runs.get_run(session, run_id)
         run.state, run.result = "succeeded", {"encoder": COUNTS, "final": {"memory_gib": 1.5}}
         run.ran_seconds = 210.0
     return run_id
 
 
-def test_without_runs_an_estimate_says_that_it_is_a_guess(http: httpx.Client, house: Any) -> None:
+def test_without_runs_an_estimate_says_that_it_is_a_guess(http: httpx.Client, live_service: Any) -> None:
     before = http.get("/v1/runs").json()["items"]
     found = estimate(http).json()
     assert (found["certainty"], found["device"], found["runs"]) == ("assumed", "cpu", [])
@@ -41,7 +41,7 @@ def test_without_runs_an_estimate_says_that_it_is_a_guess(http: httpx.Client, ho
     assert found["samples"]["images"] == pytest.approx(500 * 128)
     assert "assumed" in found["basis"][0]
     assert http.get("/v1/runs").json()["items"] == before, "nothing is queued"
-    with house.http("viewer") as viewer:
+    with live_service.http("viewer") as viewer:
         assert estimate(viewer).status_code == 200
 
 
@@ -56,22 +56,22 @@ def test_a_run_that_was_tells_time_and_memory(http: httpx.Client, measured: str)
     assert longer["seconds"]["expected"] > 9 * found["seconds"]["expected"]
 
 
-def test_another_owners_runs_teach_nobody_else(house: Any, measured: str) -> None:
-    with house.http("admin") as admin:
+def test_another_owners_runs_teach_nobody_else(live_service: Any, measured: str) -> None:
+    with live_service.http("admin") as admin:
         key = admin.post("/v1/keys", json={"owner": "newcomer", "role": "submitter"}).json()["key"]
-    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {key}"}) as newcomer:
+    with httpx.Client(base_url=live_service.url, headers={"authorization": f"Bearer {key}"}) as newcomer:
         answer = estimate(newcomer)
     assert answer.json()["certainty"] == "assumed"
     assert measured not in answer.text
 
 
-def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http: httpx.Client, house: Any) -> None:
+def test_a_gpu_is_taken_when_a_worker_has_one_or_it_is_asked_for(http: httpx.Client, live_service: Any) -> None:
     assert estimate(http, resource="gpu").json()["device"] == "gpu"
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         record_heartbeat(session, WorkerIdentity("large", "host", 1, 1, ("NVIDIA H100",), ("cpu", "gpu")))
     assert estimate(http).json()["device"] == "gpu"
     assert estimate(http, resource="cpu").json()["device"] == "cpu"
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         deregister(session, "large")
 
 
@@ -84,7 +84,7 @@ def test_what_is_not_estimated_says_so(http: httpx.Client, refused: Any) -> None
     refused(estimate(http, resource="tpu"), 422, "bad_request", "resource")
 
 
-def test_on_the_command_line(lcl: Any, house: Any, measured: str) -> None:
+def test_on_the_command_line(lcl: Any, live_service: Any, measured: str) -> None:
     more = ("--preset", "sample", "--set", "steps=1000")
     status, out, _ = lcl("estimate", "pretrain", *more)
     assert status == 0
@@ -92,7 +92,7 @@ def test_on_the_command_line(lcl: Any, house: Any, measured: str) -> None:
     assert "6,411,265" in out
     assert measured in out
     status, out, _ = lcl("--json", "estimate", *more)
-    assert json.loads(out) == house.admin.estimate("pretrain", {**SPEC, "steps": 1000})
+    assert json.loads(out) == live_service.admin.estimate("pretrain", {**SPEC, "steps": 1000})
     status, _, err = lcl("estimate", "pretrain", "--set", "steps=0")
     assert status == 1
     assert "steps" in err

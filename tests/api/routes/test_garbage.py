@@ -14,8 +14,8 @@ from lcl_core.db.session import now
 
 
 @pytest.fixture
-def orphan(house: Any) -> Path:
-    folder = Path(house.home) / "runs" / new_id("run")
+def orphan(live_service: Any) -> Path:
+    folder = Path(live_service.home) / "runs" / new_id("run")
     folder.mkdir(parents=True)
     (folder / "log.txt").write_bytes(b"x" * 321)
     return folder
@@ -25,29 +25,29 @@ def rows(found: dict[str, Any], orphan: Path) -> list[dict[str, Any]]:
     return [row for row in found["items"] if row["path"] == f"runs/{orphan.name}"]
 
 
-def test_it_is_listed_and_goes_when_it_is_due(house: Any, orphan: Path, lcl: Any, eventually: Any) -> None:
-    [row] = rows(house.admin.garbage(), orphan)
+def test_it_is_listed_and_goes_when_it_is_due(live_service: Any, orphan: Path, lcl: Any, eventually: Any) -> None:
+    [row] = rows(live_service.admin.garbage(), orphan)
     assert (row["bytes"], row["seen_at"], row["due"]) == (321, None, False)
     status, out, _ = lcl("gc", "--dry-run")
     assert status == 0
     assert orphan.name in out
     assert "bytes could be freed" in out
-    assert rows(house.admin.collect_garbage(), orphan) == [], "its grace has only begun"
+    assert rows(live_service.admin.collect_garbage(), orphan) == [], "its grace has only begun"
     assert orphan.is_dir()
-    noted = (home_id(house.home), f"runs/{orphan.name}")
-    with house.context.database.session() as session:
+    noted = (home_id(live_service.home), f"runs/{orphan.name}")
+    with live_service.context.database.session() as session:
         session.get_one(Garbage, noted).seen_at = now(session) - timedelta(days=2)
-    [row] = rows(house.admin.garbage(), orphan)
+    [row] = rows(live_service.admin.garbage(), orphan)
     assert row["due"]
     status, out, _ = lcl("gc")
     assert status == 0
     assert orphan.name in out
     eventually(lambda: not orphan.exists(), "the removal")
-    assert house.admin.audit(action="garbage.collect")["items"]
+    assert live_service.admin.audit(action="garbage.collect")["items"]
 
 
 @pytest.mark.parametrize("role", ["viewer", "submitter"])
-def test_it_is_for_admins(house: Any, refused: Any, role: str) -> None:
-    with house.http(role) as http:
+def test_it_is_for_admins(live_service: Any, refused: Any, role: str) -> None:
+    with live_service.http(role) as http:
         refused(http.get("/v1/garbage"), 403, "forbidden")
         refused(http.post("/v1/garbage/collect"), 403, "forbidden")

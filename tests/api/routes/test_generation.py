@@ -41,53 +41,55 @@ def opened(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_pieces_add_up_to_the_captions_that_are_sent_whole(
-    house: Any, encoder: Any, pictures: dict[str, bytes], way: str
+    live_service: Any, encoder: Any, sample_images: dict[str, bytes], way: str
 ) -> None:
-    images = [pictures["red"], pictures["blue"]]
+    images = [sample_images["red"], sample_images["blue"]]
     decoding = {"max_new_tokens": 12, "prompt": "a", "context": "square", **WAYS[way]}
-    whole = house.admin.caption("tiny", images, **decoding)
-    pieces = list(house.admin.stream_captions("tiny", images, **decoding))
+    whole = live_service.admin.caption("tiny", images, **decoding)
+    pieces = list(live_service.admin.stream_captions("tiny", images, **decoding))
     for index, caption in enumerate(whole):
         own = [piece for piece in pieces if piece.index == index]
         assert own[-1] == TextDelta(index, caption, whole=True)
         assert "".join(piece.text for piece in own[:-1]) == caption
         assert not any(piece.whole for piece in own[:-1])
         assert len(own) <= 2 or way != "beams"
-    assert whole != house.admin.caption("tiny", images, **{**decoding, "context": ""}) or way == "beams"
+    assert whole != live_service.admin.caption("tiny", images, **{**decoding, "context": ""}) or way == "beams"
 
 
 def test_events_are_named_and_not_kept(
-    http: httpx.Client, encoder: Any, pictures: dict[str, bytes], session: EncoderEngine
+    http: httpx.Client, encoder: Any, sample_images: dict[str, bytes], session: EncoderEngine
 ) -> None:
-    body = {"model": "tiny", "images": [data_url(pictures["red"])], "stream": True, "max_new_tokens": 6}
+    body = {"model": "tiny", "images": [data_url(sample_images["red"])], "stream": True, "max_new_tokens": 6}
     with http.stream("POST", "/v1/captions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         *pieces, last = parse_events(response.iter_lines())
     assert {event["event"] for event in pieces} == {"piece"}
     assert {tuple(event["data"]) for event in pieces} == {("index", "piece")}
-    (caption,) = session.caption([opened(pictures["red"])], max_new_tokens=6)
+    (caption,) = session.caption([opened(sample_images["red"])], max_new_tokens=6)
     assert (last["event"], last["data"]) == ("done", {"index": 0, "caption": caption})
 
 
 def test_what_is_wrong_before_the_first_piece_has_a_status(
-    house: Any, http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes]
+    live_service: Any, http: httpx.Client, encoder: Any, refused: Any, sample_images: dict[str, bytes]
 ) -> None:
     body = {"model": "tiny", "images": [data_url(b"hello")], "stream": True}
     refused(http.post("/v1/captions", json=body), 422, "image_unreadable", "images.0")
     with pytest.raises(ApiError) as caught:
-        next(house.admin.stream_captions("absent", [pictures["red"]]))
+        next(live_service.admin.stream_captions("absent", [sample_images["red"]]))
     assert (caught.value.status, caught.value.code) == (404, "unknown_encoder")
 
 
-def test_what_goes_wrong_on_the_way_is_an_event(house: Any, encoder: Any, pictures: dict[str, bytes]) -> None:
+def test_what_goes_wrong_on_the_way_is_an_event(
+    live_service: Any, encoder: Any, sample_images: dict[str, bytes]
+) -> None:
     with pytest.raises(ApiError) as caught:
-        list(house.admin.stream_captions("tiny", [pictures["red"]], prompt="red square " * 30))
+        list(live_service.admin.stream_captions("tiny", [sample_images["red"]], prompt="red square " * 30))
     assert (caught.value.code, caught.value.field) == ("prompt_too_long", "prompt")
 
 
 def test_a_client_that_goes_away_ends_the_writing(
-    house: Any, encoder: Any, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    live_service: Any, encoder: Any, sample_images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, has_left = [], threading.Event()
     leave, add = StreamConsumers._cancel, IncrementalDetokenizer.add
@@ -103,11 +105,11 @@ def test_a_client_that_goes_away_ends_the_writing(
 
     monkeypatch.setattr(StreamConsumers, "_cancel", record_cancel)
     monkeypatch.setattr(IncrementalDetokenizer, "add", add_one)
-    pieces = house.admin.stream_captions("tiny", [pictures["red"]], max_new_tokens=30)
+    pieces = live_service.admin.stream_captions("tiny", [sample_images["red"]], max_new_tokens=30)
     assert not next(pieces).whole
     pieces.close()
     assert has_left.wait(SECONDS)
-    assert len(house.admin.embed_texts("tiny", ["the encoder is free again"])) == 1
+    assert len(live_service.admin.embed_texts("tiny", ["the encoder is free again"])) == 1
     assert len(steps) <= 2, "the step under way was the last one"
 
 
@@ -150,14 +152,14 @@ def test_one_text_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_document_goes_on(
-    house: Any, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes], way: str
+    live_service: Any, encoder: Any, session: EncoderEngine, sample_images: dict[str, bytes], way: str
 ) -> None:
-    document = ["a red square", pictures["red"], "<end_of_text> and", pictures["blue"]]
+    document = ["a red square", sample_images["red"], "<end_of_text> and", sample_images["blue"]]
     decoding = {"max_new_tokens": 9, **WAYS[way]}
-    text = house.admin.continue_document("tiny", document, **decoding)
+    text = live_service.admin.continue_document("tiny", document, **decoding)
     parts = [opened(part) if isinstance(part, bytes) else part for part in document]
     assert text == session.continue_document(parts, **decoding)
-    *pieces, last = house.admin.stream_continuation("tiny", document, **decoding)
+    *pieces, last = live_service.admin.stream_continuation("tiny", document, **decoding)
     assert "".join(piece.text for piece in pieces) == text
     assert last == TextDelta(0, text, whole=True)
 
@@ -179,25 +181,27 @@ def bad_documents(red: str) -> dict[str, tuple[Any, str, str | None]]:
 
 @pytest.mark.parametrize("what", bad_documents(""))
 def test_a_bad_document_names_its_part(
-    http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes], what: str
+    http: httpx.Client, encoder: Any, refused: Any, sample_images: dict[str, bytes], what: str
 ) -> None:
-    document, code, field = bad_documents(data_url(pictures["red"]))[what]
+    document, code, field = bad_documents(data_url(sample_images["red"]))[what]
     facts = refused(http.post("/v1/continuations", json={"model": "tiny", "document": document}), 422, code, field)
     assert facts["field"].startswith("document")
 
 
-def test_where_the_encoder_looks(house: Any, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]) -> None:
+def test_where_the_encoder_looks(
+    live_service: Any, encoder: Any, session: EncoderEngine, sample_images: dict[str, bytes]
+) -> None:
     wide = io.BytesIO()
     Image.linear_gradient("L").resize((60, 30)).convert("RGB").save(wide, "PNG")
-    found = house.admin.attention("tiny", [pictures["red"], wide.getvalue()])
-    expected = session.attention_maps(session.preprocess([opened(pictures["red"]), opened(wide.getvalue())]))
+    found = live_service.admin.attention("tiny", [sample_images["red"], wide.getvalue()])
+    expected = session.attention_maps(session.preprocess([opened(sample_images["red"]), opened(wide.getvalue())]))
     for row, weights in zip(found, expected, strict=True):
         assert row["grid"] == [2, 2]
         np.testing.assert_allclose(row["heads"], weights, atol=1e-5)
         np.testing.assert_allclose(row["mean"], weights.mean(0), atol=1e-5)
         np.testing.assert_allclose(np.sum(row["heads"], axis=(1, 2)), 1, atol=1e-5)
     assert (found[0]["box"], found[1]["box"]) == ([0, 0, 1, 1], [0.25, 0, 0.75, 1])
-    assert "heads" not in house.admin.attention("tiny", [pictures["red"]], heads=False)[0]
+    assert "heads" not in live_service.admin.attention("tiny", [sample_images["red"]], heads=False)[0]
 
 
 def test_attention_is_refused_as_captions_are(http: httpx.Client, encoder: Any, refused: Any) -> None:
@@ -207,20 +211,20 @@ def test_attention_is_refused_as_captions_are(http: httpx.Client, encoder: Any, 
 
 
 def test_the_command_line_writes_too(
-    lcl: Any, house: Any, encoder: Any, pictures: dict[str, bytes], tmp_path: Path
+    lcl: Any, live_service: Any, encoder: Any, sample_images: dict[str, bytes], tmp_path: Path
 ) -> None:
     red = tmp_path / "red.png"
-    red.write_bytes(pictures["red"])
+    red.write_bytes(sample_images["red"])
     given = ("--max-new-tokens", "6", "--context", "a blue circle")
-    (caption,) = house.admin.caption("tiny", [pictures["red"]], max_new_tokens=6, context="a blue circle")
+    (caption,) = live_service.admin.caption("tiny", [sample_images["red"]], max_new_tokens=6, context="a blue circle")
     assert lcl("caption", "tiny", str(red), "--stream", *given)[1] == f"{red}\t{caption}\n"
     lines = lcl("--json", "caption", "tiny", str(red), "--stream", *given)[1].splitlines()
     assert json.loads(lines[-1]) == {"file": str(red), "text": caption}
-    text = house.admin.continue_document("tiny", ["a red", pictures["red"]], max_new_tokens=5)
-    asked = ("continue", "tiny", "a red", f"@{red}", "--max-new-tokens", "5")
-    assert lcl(*asked)[1] == f"{text}\n"
-    assert lcl(*asked, "--stream")[1] == f"{text}\n"
-    assert json.loads(lcl("--json", *asked)[1]) == {"text": text}
+    text = live_service.admin.continue_document("tiny", ["a red", sample_images["red"]], max_new_tokens=5)
+    requested = ("continue", "tiny", "a red", f"@{red}", "--max-new-tokens", "5")
+    assert lcl(*requested)[1] == f"{text}\n"
+    assert lcl(*requested, "--stream")[1] == f"{text}\n"
+    assert json.loads(lcl("--json", *requested)[1]) == {"text": text}
     status, _, err = lcl("continue", "tiny", "@/absent.png")
     assert (status, "cannot be read" in err) == (1, True)
     assert lcl("continue", "tiny", "")[0] == 1

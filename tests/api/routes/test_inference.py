@@ -34,10 +34,10 @@ def ask(http: httpx.Client, given: Any, **more: Any) -> httpx.Response:
 
 
 def test_texts_and_images_keep_their_order(
-    http: httpx.Client, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
+    http: httpx.Client, encoder: Any, session: EncoderEngine, sample_images: dict[str, bytes]
 ) -> None:
-    red = {"type": "image_url", "image_url": {"url": data_url(pictures["red"])}}
-    given = ["a red square", red, {"type": "text", "text": "a blue circle"}, data_url(pictures["blue"])]
+    red = {"type": "image_url", "image_url": {"url": data_url(sample_images["red"])}}
+    given = ["a red square", red, {"type": "text", "text": "a blue circle"}, data_url(sample_images["blue"])]
     answer = ask(http, given).json()
     assert answer["object"] == "list"
     assert answer["model"] == encoder["id"]
@@ -45,7 +45,7 @@ def test_texts_and_images_keep_their_order(
     assert {row["object"] for row in answer["data"]} == {"embedding"}
     vectors = np.array([row["embedding"] for row in answer["data"]], np.float32)
     texts = session.embed_texts(["a red square", "a blue circle"])
-    images = session.embed_images([opened(pictures["red"]), opened(pictures["blue"])])
+    images = session.embed_images([opened(sample_images["red"]), opened(sample_images["blue"])])
     np.testing.assert_allclose(vectors, [texts[0], images[0], texts[1], images[1]], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
@@ -57,36 +57,38 @@ def test_base64_holds_the_same_numbers(http: httpx.Client, encoder: Any) -> None
 
 
 def test_usage_counts_what_the_model_read(
-    http: httpx.Client, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
+    http: httpx.Client, encoder: Any, session: EncoderEngine, sample_images: dict[str, bytes]
 ) -> None:
     ids = session.encoder.processor.encode_texts(["a red square"])
     assert ask(http, "a red square").json()["usage"] == {"prompt_tokens": ids.shape[1], "total_tokens": ids.shape[1]}
     patches = (32 // 16) ** 2
-    assert ask(http, [data_url(pictures["red"])] * 2).json()["usage"]["total_tokens"] == 2 * patches
+    assert ask(http, [data_url(sample_images["red"])] * 2).json()["usage"]["total_tokens"] == 2 * patches
 
 
-def test_a_viewer_may_embed(house: Any, encoder: Any) -> None:
-    with house.http("viewer") as viewer:
+def test_a_viewer_may_embed(live_service: Any, encoder: Any) -> None:
+    with live_service.http("viewer") as viewer:
         assert ask(viewer, "a red square").status_code == 200
 
 
 def test_the_client_embeds_and_captions(
-    house: Any, encoder: Any, session: EncoderEngine, pictures: dict[str, bytes]
+    live_service: Any, encoder: Any, session: EncoderEngine, sample_images: dict[str, bytes]
 ) -> None:
-    images = [pictures["red"], pictures["green"]]
+    images = [sample_images["red"], sample_images["green"]]
     expected = session.embed_images([opened(data) for data in images])
-    np.testing.assert_allclose(house.admin.embed_images("tiny", images), expected, atol=1e-5)
-    np.testing.assert_allclose(house.admin.embed_texts("tiny", ["hello"]), session.embed_texts(["hello"]), atol=1e-5)
-    captions = house.admin.caption("tiny", images, max_new_tokens=5)
+    np.testing.assert_allclose(live_service.admin.embed_images("tiny", images), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        live_service.admin.embed_texts("tiny", ["hello"]), session.embed_texts(["hello"]), atol=1e-5
+    )
+    captions = live_service.admin.caption("tiny", images, max_new_tokens=5)
     assert captions == session.caption([opened(data) for data in images], max_new_tokens=5)
 
 
-def test_clients_at_once_get_their_own_vectors(house: Any, encoder: Any, session: EncoderEngine) -> None:
+def test_clients_at_once_get_their_own_vectors(live_service: Any, encoder: Any, session: EncoderEngine) -> None:
     texts = [f"a {word} square" for word in ("red", "green", "blue", "white")] * 4
     found: dict[int, list[float]] = {}
 
     def one(place: int, text: str) -> None:
-        found[place] = house.admin.embed_texts("tiny", [text])[0]
+        found[place] = live_service.admin.embed_texts("tiny", [text])[0]
 
     threads = [threading.Thread(target=one, args=pair) for pair in enumerate(texts)]
     for thread in threads:
@@ -96,9 +98,9 @@ def test_clients_at_once_get_their_own_vectors(house: Any, encoder: Any, session
     np.testing.assert_allclose([found[place] for place in range(len(texts))], session.embed_texts(texts), atol=1e-4)
 
 
-def test_an_unknown_encoder_is_404(http: httpx.Client, refused: Any, pictures: dict[str, bytes]) -> None:
+def test_an_unknown_encoder_is_404(http: httpx.Client, refused: Any, sample_images: dict[str, bytes]) -> None:
     refused(http.post("/v1/embeddings", json={"model": "absent", "input": "x"}), 404, "unknown_encoder")
-    images = [data_url(pictures["red"])]
+    images = [data_url(sample_images["red"])]
     refused(http.post("/v1/captions", json={"model": "absent", "images": images}), 404, "unknown_encoder")
 
 
@@ -124,10 +126,10 @@ def bad_images() -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("what", bad_images())
 def test_a_bad_image_is_named_by_its_place(
-    http: httpx.Client, encoder: Any, refused: Any, pictures: dict[str, bytes], what: str
+    http: httpx.Client, encoder: Any, refused: Any, sample_images: dict[str, bytes], what: str
 ) -> None:
     url, code = bad_images()[what]
-    good = data_url(pictures["red"])
+    good = data_url(sample_images["red"])
     facts = refused(ask(http, ["text", good, url]), 422, code, "input.2")
     assert facts["message"].startswith("input.2: ")
     answer = http.post("/v1/captions", json={"model": "tiny", "images": [good, url]})
@@ -187,16 +189,16 @@ def test_vectors_are_not_cut(http: httpx.Client, encoder: Any, refused: Any) -> 
     ],
 )
 def test_bad_decoding_is_refused(
-    house: Any, encoder: Any, pictures: dict[str, bytes], decoding: dict[str, Any], field: str
+    live_service: Any, encoder: Any, sample_images: dict[str, bytes], decoding: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(ApiError) as caught:
-        house.admin.caption("tiny", [pictures["red"]], **decoding)
+        live_service.admin.caption("tiny", [sample_images["red"]], **decoding)
     assert (caught.value.status, caught.value.field) == (422, field)
 
 
-def test_sampling_is_seeded(house: Any, encoder: Any, pictures: dict[str, bytes]) -> None:
+def test_sampling_is_seeded(live_service: Any, encoder: Any, sample_images: dict[str, bytes]) -> None:
     def sampled(seed: int) -> list[str]:
-        return house.admin.caption("tiny", [pictures["red"]], top_p=0.9, temperature=2.0, seed=seed)
+        return live_service.admin.caption("tiny", [sample_images["red"]], top_p=0.9, temperature=2.0, seed=seed)
 
     assert sampled(1) == sampled(1)
     assert len({sampled(seed)[0] for seed in range(4)}) > 1

@@ -95,14 +95,14 @@ def test_the_table_of_roles_names_real_routes() -> None:
 
 
 @pytest.mark.parametrize("which", calls())
-def test_roles_crossed(house: Any, refused: Any, which: str) -> None:
+def test_roles_crossed(live_service: Any, refused: Any, which: str) -> None:
     needed = next((role for role, names in NEEDS.items() if which in names), "viewer")
-    with house.http(None) as stranger:
-        answer = call(stranger, which)
+    with live_service.http(None) as anonymous:
+        answer = call(anonymous, which)
         refused(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
     for role in auth.ROLES:
-        with house.http(role) as client:
+        with live_service.http(role) as client:
             answer = call(client, which)
         if auth.role_level(role) < auth.role_level(needed):
             assert needed in refused(answer, 403, "forbidden")["message"]
@@ -114,23 +114,23 @@ def test_roles_crossed(house: Any, refused: Any, which: str) -> None:
     "header",
     ["", "Bearer", "Bearer x", "Basic x", "Bearer lcl_000000000000.secret", "Bearer lcl_.", "Bearer " + "x" * 5000],
 )
-def test_a_wrong_key_opens_nothing(house: Any, refused: Any, header: str) -> None:
-    with httpx.Client(base_url=house.url, trust_env=False) as client:
+def test_a_wrong_key_opens_nothing(live_service: Any, refused: Any, header: str) -> None:
+    with httpx.Client(base_url=live_service.url, trust_env=False) as client:
         refused(client.get("/v1/runs", headers={"authorization": header}), 401, "unauthorized")
 
 
-def test_half_a_key_opens_nothing(house: Any, refused: Any) -> None:
-    key = house.keys["admin"]
+def test_half_a_key_opens_nothing(live_service: Any, refused: Any) -> None:
+    key = live_service.keys["admin"]
     for wrong in (key[:-1], key + "x", key.partition(".")[0], key.partition(".")[2], key.upper()):
-        with httpx.Client(base_url=house.url, trust_env=False) as client:
+        with httpx.Client(base_url=live_service.url, trust_env=False) as client:
             refused(client.get("/v1/runs", headers={"authorization": f"Bearer {wrong}"}), 401, "unauthorized")
 
 
-def test_a_key_lives_until_it_is_revoked(house: Any, http: httpx.Client, refused: Any) -> None:
+def test_a_key_lives_until_it_is_revoked(live_service: Any, http: httpx.Client, refused: Any) -> None:
     made = http.post("/v1/keys", json={"owner": "guest", "role": "viewer"})
     assert made.status_code == 201
     prefix, key = made.json()["prefix"], made.json()["key"]
-    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as guest:
+    with httpx.Client(base_url=live_service.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as guest:
         assert guest.get("/v1/runs").status_code == 200
         listed = {row["prefix"]: row for row in http.get("/v1/keys").json()["items"]}
         assert listed[prefix]["owner"] == "guest"
@@ -141,19 +141,19 @@ def test_a_key_lives_until_it_is_revoked(house: Any, http: httpx.Client, refused
     refused(http.delete(f"/v1/keys/{prefix}"), 404, "unknown_key")
 
 
-def test_the_database_never_sees_a_secret(house: Any) -> None:
-    secret = house.keys["viewer"].partition(".")[2]
-    with house.context.database.reading() as session:
+def test_the_database_never_sees_a_secret(live_service: Any) -> None:
+    secret = live_service.keys["viewer"].partition(".")[2]
+    with live_service.context.database.reading() as session:
         rows = session.scalars(select(ApiKey)).all()
     assert all(secret not in str(vars(row)) for row in rows)
-    for file in house.home.glob("lcl.db*"):
+    for file in live_service.home.glob("lcl.db*"):
         assert secret.encode() not in file.read_bytes()
 
 
-def test_an_expired_key_opens_nothing(house: Any, http: httpx.Client, refused: Any) -> None:
+def test_an_expired_key_opens_nothing(live_service: Any, http: httpx.Client, refused: Any) -> None:
     past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     key = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": past}).json()["key"]
-    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as late:
+    with httpx.Client(base_url=live_service.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as late:
         refused(late.get("/v1/runs"), 401, "unauthorized")
     naive = http.post("/v1/keys", json={"owner": "late", "role": "admin", "expires": "2030-01-01T00:00:00"})
     refused(naive, 422, field="expires")
@@ -162,8 +162,8 @@ def test_an_expired_key_opens_nothing(house: Any, http: httpx.Client, refused: A
         assert "such as 2030" in refused(since_1970, 422, field="expires")["message"]
 
 
-def test_a_key_cannot_revoke_itself(house: Any, http: httpx.Client, refused: Any) -> None:
-    refused(http.delete(f"/v1/keys/{house.keys['admin'].partition('.')[0]}"), 409, "own_key")
+def test_a_key_cannot_revoke_itself(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    refused(http.delete(f"/v1/keys/{live_service.keys['admin'].partition('.')[0]}"), 409, "own_key")
 
 
 def test_an_unknown_role_is_refused(http: httpx.Client, refused: Any) -> None:
@@ -230,7 +230,7 @@ def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_a_damaged_key_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_key_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("short")
     with pytest.raises(UserError, match="remove it") as caught:
         first_key(tmp_path)

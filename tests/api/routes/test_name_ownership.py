@@ -17,17 +17,17 @@ Json = dict[str, Any]
 Refused = Callable[..., Json]
 
 
-def client(house: Any, owner: str, role: str = "submitter") -> httpx.Client:
-    headers = {"authorization": f"Bearer {house.admin.create_key(owner, role)['key']}"}
-    return httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
+def client(live_service: Any, owner: str, role: str = "submitter") -> httpx.Client:
+    headers = {"authorization": f"Bearer {live_service.admin.create_key(owner, role)['key']}"}
+    return httpx.Client(base_url=live_service.url, headers=headers, timeout=180, trust_env=False)
 
 
 @pytest.fixture(scope="module")
-def clients(house: Any) -> Iterator[dict[str, httpx.Client]]:
+def clients(live_service: Any) -> Iterator[dict[str, httpx.Client]]:
     """A submitter each of two owners, and an admin."""
     with ExitStack() as stack:
         roles = {"alice": "submitter", "mallory": "submitter", "root": "admin"}
-        yield {owner: stack.enter_context(client(house, owner, role)) for owner, role in roles.items()}
+        yield {owner: stack.enter_context(client(live_service, owner, role)) for owner, role in roles.items()}
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def hers(clients: dict[str, httpx.Client], encoder_dir: Path, data_root: Path, s
 
 
 @pytest.fixture(scope="module")
-def her_collection(house: Any, hers: Json, encoder_dir: Path, pictures: dict[str, bytes]) -> Json:
+def her_collection(live_service: Any, hers: Json, encoder_dir: Path, sample_images: dict[str, bytes]) -> Json:
     """A collection ``squares`` of Alice's."""
     from tests.api.sample_assets import make_collection
 
-    made = make_collection(house, hers["encoder"], encoder_dir, pictures)
-    with house.context.database.session() as session:
+    made = make_collection(live_service, hers["encoder"], encoder_dir, sample_images)
+    with live_service.context.database.session() as session:
         session.get_one(CollectionRow, made["id"]).owner = "alice"
     return made
 
@@ -102,11 +102,11 @@ def test_a_datasets_name_is_its_first_owners(
 
 
 def test_what_comes_with_the_product_is_an_admins_to_replace(
-    house: Any, clients: Any, hers: Json, refused: Refused, data_root: Path
+    live_service: Any, clients: Any, hers: Json, refused: Refused, data_root: Path
 ) -> None:
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         seed.seed_database(session)
-    shipped = next(row["name"] for row in house.admin.encoders() if row["owner"] == "lcl")
+    shipped = next(row["name"] for row in live_service.admin.encoders() if row["owner"] == "lcl")
     body = {"name": shipped, "path": hers["path"]}
     refused(clients["alice"].post("/v1/encoders", json=body), 409, "name_taken", "name")
     body = {"name": "sample", "path": str(data_root / "hers.zip"), "new_version": True}
@@ -134,17 +134,19 @@ def test_an_admin_may_use_any_name(clients: Any, hers: Json) -> None:
 
 
 def test_a_run_whose_name_was_taken_meanwhile_succeeds_under_another(
-    house: Any, clients: Any, encoder_dir: Path, data_root: Path, sample_zip: Path
+    live_service: Any, clients: Any, encoder_dir: Path, data_root: Path, sample_zip: Path
 ) -> None:
     run = {"kind": "pretrain", "name": "raced", "spec": {"preset": "sample"}}
     run_id = clients["mallory"].post("/v1/runs", json=run).json()["id"]
     taken = clients["alice"].post("/v1/encoders", json={"name": "raced", "path": str(encoder_dir)}).json()
-    claim = house.claim(run_id)
-    folder = house.run_dir(run_id).artifacts / "encoder"
+    claim = live_service.claim(run_id)
+    folder = live_service.run_dir(run_id).artifacts / "encoder"
     folder.mkdir(parents=True)
     for file in encoder_dir.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    house.settle(claim, complete_run.RunSucceeded({"encoder": {"path": "artifacts/encoder", "hash": taken["hash"]}}))
+    live_service.settle(
+        claim, complete_run.RunSucceeded({"encoder": {"path": "artifacts/encoder", "hash": taken["hash"]}})
+    )
     row = clients["mallory"].get(f"/v1/runs/{run_id}").json()
     assert row["state"] == "succeeded", row["reason"]
     made = clients["mallory"].get(f"/v1/encoders/{row['encoder_id']}").json()
@@ -153,7 +155,7 @@ def test_a_run_whose_name_was_taken_meanwhile_succeeds_under_another(
 
 
 def test_a_conversion_whose_name_was_taken_meanwhile_succeeds_under_another(
-    house: Any, clients: Any, data_root: Path, sample_zip: Path
+    live_service: Any, clients: Any, data_root: Path, sample_zip: Path
 ) -> None:
     (data_root / "raced.zip").write_bytes(sample_zip.read_bytes())
     path = str(data_root / "raced.zip")
@@ -162,29 +164,29 @@ def test_a_conversion_whose_name_was_taken_meanwhile_succeeds_under_another(
     assert answer.status_code == 202, answer.text
     run_id = answer.json()["id"]
     assert clients["alice"].post("/v1/datasets", json={"name": "raced-data", "path": path}).status_code == 201
-    house.work(run_id)
+    live_service.work(run_id)
     row = clients["mallory"].get(f"/v1/runs/{run_id}").json()
     assert row["state"] == "succeeded", row["reason"]
-    with house.context.database.reading() as session:
+    with live_service.context.database.reading() as session:
         owners = {each.name: each.owner for each in session.query(Dataset) if each.name.startswith("raced-data")}
     assert owners == {"raced-data": "alice", f"raced-data-{run_id}": "mallory"}
 
 
 def test_an_index_whose_name_was_taken_meanwhile_succeeds_under_another(
-    house: Any, clients: Any, encoder: Json
+    live_service: Any, clients: Any, encoder: Json
 ) -> None:
     spec = {"encoder": encoder["id"], "collection": "raced-pictures", "dataset": "sample"}
     run_id = clients["mallory"].post("/v1/runs", json={"kind": "index", "spec": spec}).json()["id"]
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         facts = {"encoder_hash": "e" * 64, "owner": "alice", "images": 0, "texts": 0, "dim": 24}
         moment = session.get_one(EncoderRow, encoder["id"]).created_at
         session.add(
             CollectionRow(id="col_raced", name="raced-pictures", path="collections/x", created_at=moment, **facts)
         )
-    house.work(run_id)
+    live_service.work(run_id)
     row = clients["mallory"].get(f"/v1/runs/{run_id}").json()
     assert row["state"] == "succeeded", row["reason"]
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         owners = {each.name: each.owner for each in session.query(CollectionRow) if each.name.startswith("raced-pic")}
         assert owners == {"raced-pictures": "alice", f"raced-pictures-{run_id}": "mallory"}
         session.delete(session.get_one(CollectionRow, "col_raced"))

@@ -57,41 +57,41 @@ def test_what_is_owned_is_named_in_the_path_alone() -> None:
     """There the caller's sight is looked at; a query or a body that named it would go past."""
     found = []
     for route in routes():
-        asked = [field.name for field in route.dependant.query_params]
+        requested = [field.name for field in route.dependant.query_params]
         for field in route.dependant.body_params:
             given = field.field_info.annotation
             for model in (given, *get_args(given)):  # also of an optional one
-                asked += getattr(model, "model_fields", {})
-        found += [f"{route.path}: {name}" for name in asked if name in ("run", "study", *OWNED)]
+                requested += getattr(model, "model_fields", {})
+        found += [f"{route.path}: {name}" for name in requested if name in ("run", "study", *OWNED)]
     assert not found
 
 
 @pytest.fixture(scope="module")
-def hers(house: Any) -> dict[str, str]:
+def hers(live_service: Any) -> dict[str, str]:
     """A finished run with a log and an artifact, and a study, of an owner called Ada."""
-    key = house.admin.create_key("ada", "submitter")["key"]
-    with client(house, key) as ada:
+    key = live_service.admin.create_key("ada", "submitter")["key"]
+    with client(live_service, key) as ada:
         body = {"kind": "pretrain", "name": HERS, "tags": [HERS], "spec": {"preset": "sample"}}
         run_id = ada.post("/v1/runs", json=body).json()["id"]
         study_id = ada.post("/v1/studies", json={"name": HERS, "spec": STUDY}).json()["id"]
-    claim = house.claim(run_id)
-    house.record(claim, {"step": 1, "loss": 2.0, "note": HERS})
-    folder = house.run_dir(run_id)
+    claim = live_service.claim(run_id)
+    live_service.record(claim, {"step": 1, "loss": 2.0, "note": HERS})
+    folder = live_service.run_dir(run_id)
     folder.log_file.write_text(HERS, encoding="utf-8")
     Path(folder.artifacts, "report.json").write_text(HERS, encoding="utf-8")
-    house.settle(claim, complete_run.RunFailed({"code": "crash", "message": HERS}))
+    live_service.settle(claim, complete_run.RunFailed({"code": "crash", "message": HERS}))
     return {"run_id": run_id, "study_id": study_id}
 
 
 @pytest.fixture(scope="module")
-def keys(house: Any) -> dict[str, str]:
+def keys(live_service: Any) -> dict[str, str]:
     """A key of each role of an owner called Bob."""
-    return {role: house.admin.create_key("bob", role)["key"] for role in ("viewer", "submitter", "admin")}
+    return {role: live_service.admin.create_key("bob", role)["key"] for role in ("viewer", "submitter", "admin")}
 
 
-def client(house: Any, key: str) -> httpx.Client:
+def client(live_service: Any, key: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
+    return httpx.Client(base_url=live_service.url, headers=headers, timeout=180, trust_env=False)
 
 
 def ask(caller: httpx.Client, which: str, ids: dict[str, str]) -> httpx.Response:
@@ -104,10 +104,10 @@ def ask(caller: httpx.Client, which: str, ids: dict[str, str]) -> httpx.Response
 @pytest.mark.parametrize("role", ["viewer", "submitter"])
 @pytest.mark.parametrize("which", calls(owned=True))
 def test_what_is_anothers_is_as_if_it_were_not_there(
-    house: Any, hers: dict[str, str], keys: dict[str, str], refused: Any, which: str, role: str
+    live_service: Any, hers: dict[str, str], keys: dict[str, str], refused: Any, which: str, role: str
 ) -> None:
     absent = {"run_id": "run_absent", "study_id": "study_absent"}
-    with client(house, keys[role]) as bob:
+    with client(live_service, keys[role]) as bob:
         answer, nothing = ask(bob, which, hers), ask(bob, which, absent)
     assert HERS not in answer.text
     assert answer.status_code in (403, 404)
@@ -116,29 +116,31 @@ def test_what_is_anothers_is_as_if_it_were_not_there(
         answered = answer.text.replace(given, absent[name])
         if name in names_in(which):
             assert answered == nothing.text, "the answer tells whether there is such a thing"
-    assert house.admin.run(hers["run_id"])["state"] == "failed"
-    assert house.admin.study(hers["study_id"])["state"] in ("queued", "running")
+    assert live_service.admin.run(hers["run_id"])["state"] == "failed"
+    assert live_service.admin.study(hers["study_id"])["state"] in ("queued", "running")
 
 
 @pytest.mark.parametrize("which", [which for which in calls(owned=True) if which.startswith("GET")])
 def test_an_admin_and_the_owner_see_it(
-    house: Any, hers: dict[str, str], keys: dict[str, str], which: str, lookers: dict[str, str]
+    live_service: Any, hers: dict[str, str], keys: dict[str, str], which: str, lookers: dict[str, str]
 ) -> None:
     for key in (keys["admin"], lookers["ada"]):
-        with client(house, key) as caller:
+        with client(live_service, key) as caller:
             assert ask(caller, which, hers).status_code not in (401, 403), which
             if which != "GET /v1/studies/{study_id}/plots/{name}.{kind}":  # there is no plot of that name
                 assert ask(caller, which, hers).status_code == 200
 
 
 @pytest.fixture(scope="module")
-def lookers(house: Any) -> dict[str, str]:
-    return {"ada": house.admin.create_key("ada", "viewer")["key"]}
+def lookers(live_service: Any) -> dict[str, str]:
+    return {"ada": live_service.admin.create_key("ada", "viewer")["key"]}
 
 
 @pytest.mark.parametrize("which", calls(owned=False))
-def test_no_list_shows_what_is_anothers(house: Any, hers: dict[str, str], keys: dict[str, str], which: str) -> None:
-    with client(house, keys["submitter"]) as bob:
+def test_no_list_shows_what_is_anothers(
+    live_service: Any, hers: dict[str, str], keys: dict[str, str], which: str
+) -> None:
+    with client(live_service, keys["submitter"]) as bob:
         text = ask(bob, which, {}).text
         text += bob.get(which.split(" ")[1], params={"tag": HERS, "state": "failed", "kind": "pretrain"}).text
     assert HERS not in text
@@ -146,24 +148,24 @@ def test_no_list_shows_what_is_anothers(house: Any, hers: dict[str, str], keys: 
 
 
 def test_lists_show_an_owners_own_and_an_admin_everything(
-    house: Any, hers: dict[str, str], keys: dict[str, str]
+    live_service: Any, hers: dict[str, str], keys: dict[str, str]
 ) -> None:
-    with client(house, keys["submitter"]) as bob:
+    with client(live_service, keys["submitter"]) as bob:
         own = bob.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}}).json()["id"]
         assert [row["id"] for row in bob.get("/v1/runs").json()["items"]] == [own]
         assert bob.get("/v1/studies").json()["items"] == []
-    with client(house, keys["admin"]) as admin:
+    with client(live_service, keys["admin"]) as admin:
         assert {own, hers["run_id"]} <= {row["id"] for row in admin.get("/v1/runs").json()["items"]}
         assert hers["study_id"] in {row["id"] for row in admin.get("/v1/studies").json()["items"]}
 
 
 def test_one_idempotency_key_of_two_owners_makes_two_runs(
-    house: Any, keys: dict[str, str], lookers: dict[str, str]
+    live_service: Any, keys: dict[str, str], lookers: dict[str, str]
 ) -> None:
     body, headers = {"kind": "pretrain", "spec": {"preset": "sample"}}, {"idempotency-key": "same"}
-    ada = house.admin.create_key("ada", "submitter")["key"]
+    ada = live_service.admin.create_key("ada", "submitter")["key"]
     made = []
     for key in (ada, keys["submitter"]):
-        with client(house, key) as caller:
+        with client(live_service, key) as caller:
             made.append(caller.post("/v1/runs", json=body, headers=headers).json()["id"])
     assert made[0] != made[1]

@@ -15,26 +15,26 @@ def line(step: int) -> dict[str, Any]:
     return {"step": step, "total_steps": 30, "contrastive_loss": 2.0, "generation_loss": 3.0}
 
 
-def test_a_finished_runs_events_end_with_its_state(house: Any) -> None:
-    run_id = house.submit()
-    claim = house.claim(run_id)
-    house.record(claim, line(10), line(20))
-    house.settle(claim, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
-    events = list(house.admin.events(run_id))
+def test_a_finished_runs_events_end_with_its_state(live_service: Any) -> None:
+    run_id = live_service.submit()
+    claim = live_service.claim(run_id)
+    live_service.record(claim, line(10), line(20))
+    live_service.settle(claim, complete_run.RunFailed({"code": "crash", "message": "it fell over"}))
+    events = list(live_service.admin.events(run_id))
     assert [event["event"] for event in events] == ["metrics", "metrics", "state"]
     assert [event["data"]["step"] for event in events[:2]] == [10, 20]
     assert events[-1]["data"]["state"] == "failed"
     assert events[-1]["data"]["reason"]["code"] == "crash"
 
 
-def test_events_come_while_the_run_is_at_work(house: Any) -> None:
-    run_id = house.submit()
+def test_events_come_while_the_run_is_at_work(live_service: Any) -> None:
+    run_id = live_service.submit()
     seen: list[tuple[str, Any]] = []
     progress: list[dict[str, Any]] = []
     moved = threading.Condition()
 
     def read() -> None:
-        for event in house.admin.events(run_id):
+        for event in live_service.admin.events(run_id):
             with moved:
                 seen.append((event["event"], event["data"].get("state") or event["data"]["step"]))
                 moved.notify_all()
@@ -46,22 +46,22 @@ def test_events_come_while_the_run_is_at_work(house: Any) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     wait_for(("state", "queued"))
-    claim = house.claim(run_id)
+    claim = live_service.claim(run_id)
     wait_for(("state", "running"))
-    house.record(claim, line(10))
+    live_service.record(claim, line(10))
     wait_for(("metrics", 10))
-    house.settle(claim, complete_run.RunCancelled())
+    live_service.settle(claim, complete_run.RunCancelled())
     reader.join(30)
     assert seen[-1] == ("state", "cancelled")
-    assert house.admin.wait(run_id, progress.append)["state"] == "cancelled"
+    assert live_service.admin.wait(run_id, progress.append)["state"] == "cancelled"
     assert [entry["step"] for entry in progress] == [10]
 
 
-def test_last_event_id_resumes_without_repeating(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
-    claim = house.claim(run_id)
-    house.record(claim, *[line(step) for step in (10, 20, 30)])
-    house.settle(claim, complete_run.RunCancelled())
+def test_last_event_id_resumes_without_repeating(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
+    claim = live_service.claim(run_id)
+    live_service.record(claim, *[line(step) for step in (10, 20, 30)])
+    live_service.settle(claim, complete_run.RunCancelled())
     url = f"/v1/runs/{run_id}/events"
     with http.stream("GET", url) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -71,17 +71,17 @@ def test_last_event_id_resumes_without_repeating(house: Any, http: httpx.Client)
     assert [event["data"].get("step") for event in rest] == [30, None]
 
 
-def test_a_bad_last_event_id_is_refused(house: Any, http: httpx.Client, refused: Any) -> None:
-    answer = http.get(f"/v1/runs/{house.submit()}/events", headers={"last-event-id": "yesterday"})
+def test_a_bad_last_event_id_is_refused(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    answer = http.get(f"/v1/runs/{live_service.submit()}/events", headers={"last-event-id": "yesterday"})
     refused(answer, 422, field="last-event-id")
 
 
-def test_a_deleted_run_ends_the_stream(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
+def test_a_deleted_run_ends_the_stream(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
     with http.stream("GET", f"/v1/runs/{run_id}/events") as response:
         events = parse_events(response.iter_lines())
         assert next(events)["data"]["state"] == "queued"
-        with house.context.database.session() as session:
+        with live_service.context.database.session() as session:
             runs.cancel_run(session, run_id)
             runs.delete_run(session, run_id)
         assert list(events) == []

@@ -13,28 +13,28 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def run_id(house: Any) -> str:
-    return house.submit()
+def run_id(live_service: Any) -> str:
+    return live_service.submit()
 
 
 @pytest.fixture(scope="module")
-def artifacts(house: Any, run_id: str) -> Path:
-    folder = house.run_dir(run_id).artifacts
+def artifacts(live_service: Any, run_id: str) -> Path:
+    folder = live_service.run_dir(run_id).artifacts
     (folder / "encoder").mkdir()
     (folder / "encoder" / "config.json").write_text("{}")
     (folder / "numbers.bin").write_bytes(bytes(range(100)))
     (folder / ".hidden").write_text("no")
-    (folder / "leak").symlink_to(house.home / "key")
-    (folder / "up").symlink_to(house.home)
+    (folder / "leak").symlink_to(live_service.home / "key")
+    (folder / "up").symlink_to(live_service.home)
     os.mkfifo(folder / "pipe")
     return folder
 
 
-def test_the_log_is_read_in_pieces(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
+def test_the_log_is_read_in_pieces(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
     url = f"/v1/runs/{run_id}/logs"
     assert http.get(url).json() == {"text": "", "offset": 0, "size": 0}
-    log = house.run_dir(run_id).log_file
+    log = live_service.run_dir(run_id).log_file
     log.write_bytes("naïve ☃\n".encode() + "☃".encode()[:2])
     piece = http.get(url).json()
     assert piece["text"] == "naïve ☃\n"
@@ -48,16 +48,16 @@ def test_the_log_is_read_in_pieces(house: Any, http: httpx.Client) -> None:
         assert http.get(url, params={"offset": far}).json() == {**rest, "text": ""}
 
 
-def test_a_long_log_comes_a_mebibyte_at_a_time(house: Any) -> None:
-    run_id = house.submit()
-    house.run_dir(run_id).log_file.write_text("x" * (2**20 + 5))
-    first = house.admin.logs(run_id)
+def test_a_long_log_comes_a_mebibyte_at_a_time(live_service: Any) -> None:
+    run_id = live_service.submit()
+    live_service.run_dir(run_id).log_file.write_text("x" * (2**20 + 5))
+    first = live_service.admin.logs(run_id)
     assert len(first["text"]) == 2**20
-    assert house.admin.logs(run_id, first["offset"])["text"] == "x" * 5
+    assert live_service.admin.logs(run_id, first["offset"])["text"] == "x" * 5
 
 
-def test_the_list_shows_plain_files_alone(artifacts: Path, house: Any, run_id: str) -> None:
-    found = house.admin.artifacts(run_id)
+def test_the_list_shows_plain_files_alone(artifacts: Path, live_service: Any, run_id: str) -> None:
+    found = live_service.admin.artifacts(run_id)
     assert [(row["name"], row["bytes"]) for row in found] == [("numbers.bin", 100), ("encoder/config.json", 2)]
 
 
@@ -87,7 +87,7 @@ def test_a_download_is_whole_or_a_range(artifacts: Path, http: httpx.Client, run
         ("lines=1-2", 400, "bad_range"),
     ],
 )
-def test_a_bad_range_is_told_in_json(
+def test_a_bad_range_is_reported_in_json(
     artifacts: Path, http: httpx.Client, refused: Any, run_id: str, header: str, status: int, code: str
 ) -> None:
     answer = http.get(f"/v1/runs/{run_id}/artifacts/numbers.bin", headers={"range": header})
@@ -115,10 +115,10 @@ def test_a_bad_range_is_told_in_json(
         "%ff%fe",
     ],
 )
-def test_nothing_but_its_files_can_be_downloaded(artifacts: Path, house: Any, run_id: str, name: str) -> None:
+def test_nothing_but_its_files_can_be_downloaded(artifacts: Path, live_service: Any, run_id: str, name: str) -> None:
     # a raw connection: httpx would tidy the dots away
-    connection = http_client.HTTPConnection(httpx.URL(house.url).netloc.decode())
-    headers = {"authorization": f"Bearer {house.keys['admin']}"}
+    connection = http_client.HTTPConnection(httpx.URL(live_service.url).netloc.decode())
+    headers = {"authorization": f"Bearer {live_service.keys['admin']}"}
     connection.request("GET", f"/v1/runs/{run_id}/artifacts/{name}", headers=headers)
     answer = connection.getresponse()
     text = answer.read().decode()

@@ -68,6 +68,8 @@ def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key:
         ({"kind": "pretrain"}, "bad_request", "spec"),
         ({"kind": "pretrain", "spec": [1]}, "bad_request", "spec"),
         ({"kind": "pretrain", "spec": {}, "surprise": 1}, "bad_request", "surprise"),
+        ({"kind": "pretrain", "spec": {}, "gpus": 0}, "bad_request", "gpus"),
+        ({"kind": "pretrain", "spec": {"engine": {"processes": 4}}, "gpus": 2}, "bad_gpus", "gpus"),
         ({"kind": "pretrain", "spec": {}, "name": "two\nlines"}, "bad_request", "name"),
         ({"kind": "pretrain", "spec": {}, "name": "nul\x00"}, "bad_request", "name"),
         ({"kind": "pretrain", "spec": {}, "tags": ["ok", "not ok"]}, "bad_request", "tags.1"),
@@ -79,16 +81,16 @@ def test_a_bad_submission_names_its_field(
     before = http.get("/v1/runs").json()["items"]
     facts = refused(http.post("/v1/runs", json=body), 422, code, field)
     if body.keys() == {"kind", "spec"} and body["kind"] == "pretrain":
-        asked = http.post("/v1/specs/pretrain/estimate", json={"spec": body["spec"]})
-        assert refused(asked, 422, code, field) == facts, "an estimate is refused in the same words"
+        requested = http.post("/v1/specs/pretrain/estimate", json={"spec": body["spec"]})
+        assert refused(requested, 422, code, field) == facts, "an estimate is refused in the same words"
     assert http.get("/v1/runs").json()["items"] == before
 
 
-def test_pages_filter_and_continue(house: Any, http: httpx.Client, refused: Any) -> None:
-    made = [house.submit(tags=["paged"]) for _ in range(5)]
+def test_pages_filter_and_continue(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    made = [live_service.submit(tags=["paged"]) for _ in range(5)]
     first = http.get("/v1/runs", params={"tag": "paged", "limit": 2}).json()
     assert [run["id"] for run in first["items"]] == made[:-3:-1]
-    house.submit(tags=["paged"])  # shifts nothing
+    live_service.submit(tags=["paged"])  # shifts nothing
     second = http.get("/v1/runs", params={"tag": "paged", "limit": 2, "cursor": first["next_cursor"]}).json()
     assert [run["id"] for run in second["items"]] == [made[2], made[1]]
     last = http.get("/v1/runs", params={"tag": "paged", "limit": 2, "cursor": second["next_cursor"]}).json()
@@ -101,39 +103,39 @@ def test_pages_filter_and_continue(house: Any, http: httpx.Client, refused: Any)
     refused(http.get("/v1/runs", params={"limit": 0}), 422, field="limit")
 
 
-def test_verbs_follow_the_state_machine(house: Any, http: httpx.Client, refused: Any) -> None:
-    run_id = house.submit()
+def test_verbs_follow_the_state_machine(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = live_service.submit()
     refused(http.post(f"/v1/runs/{run_id}/resume"), 409, "forbidden_transition")
     refused(http.delete(f"/v1/runs/{run_id}"), 409, "forbidden_transition")
     assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
     refused(http.post(f"/v1/runs/{run_id}/cancel"), 409, "forbidden_transition")
     assert http.post(f"/v1/runs/{run_id}/resume").json()["state"] == "queued"
-    house.claim(run_id)
+    live_service.claim(run_id)
     assert http.get(f"/v1/runs/{run_id}").json()["state"] == "running"
     assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelling"
     refused(http.post(f"/v1/runs/{run_id}/retry"), 409, "forbidden_transition")
 
 
-def test_a_run_is_paused_and_goes_on(house: Any, http: httpx.Client, refused: Any) -> None:
-    run_id = house.submit()
+def test_a_run_is_paused_and_goes_on(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    run_id = live_service.submit()
     refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
     assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "paused"
     refused(http.post(f"/v1/runs/{run_id}/pause"), 409, "forbidden_transition")
     assert http.post(f"/v1/runs/{run_id}/unpause").json()["state"] == "queued"
-    claim = house.claim(run_id)
+    claim = live_service.claim(run_id)
     assert http.post(f"/v1/runs/{run_id}/pause").json()["state"] == "pausing"
     refused(http.post(f"/v1/runs/{run_id}/unpause"), 409, "forbidden_transition")
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         leases.release_lease(session, claim, cause="it was paused")
     run = http.get(f"/v1/runs/{run_id}").json()
     assert (run["state"], run["attempt"], run["interruption"]["code"]) == ("paused", 0, "handed_back")
-    with house.http("viewer") as viewer:
+    with live_service.http("viewer") as viewer:
         refused(viewer.post(f"/v1/runs/{run_id}/unpause"), 403, "forbidden")
     assert http.post(f"/v1/runs/{run_id}/cancel").json()["state"] == "cancelled"
 
 
-def test_a_run_may_come_after_others(house: Any, http: httpx.Client, refused: Any) -> None:
-    first = house.submit()
+def test_a_run_may_come_after_others(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    first = live_service.submit()
     run = post(http, after=[first], priority=7, max_attempts=5).json()
     assert (run["state"], run["after"], run["priority"], run["max_attempts"]) == ("waiting", [first], 7, 5)
     assert http.get("/v1/runs", params={"state": "waiting"}).json()["items"][0]["id"] == run["id"]
@@ -152,9 +154,9 @@ def test_a_run_may_come_after_others(house: Any, http: httpx.Client, refused: An
         refused(post(http, **{field: value}), 422, "bad_request")
 
 
-def test_a_failed_run_tells_why_and_can_be_retried(house: Any, http: httpx.Client) -> None:
+def test_a_failed_run_tells_why_and_can_be_retried(live_service: Any, http: httpx.Client) -> None:
     reason = {"code": "corpus_unreadable", "message": "line 3 is not JSON", "field": "data.sources.0.dataset"}
-    run_id = house.finished(complete_run.RunFailed(reason))
+    run_id = live_service.finished(complete_run.RunFailed(reason))
     run = http.get(f"/v1/runs/{run_id}").json()
     assert (run["state"], run["reason"]) == ("failed", reason)
     assert run["finished_at"] is not None
@@ -162,9 +164,9 @@ def test_a_failed_run_tells_why_and_can_be_retried(house: Any, http: httpx.Clien
     assert (again["state"], again["reason"]) == ("queued", None)
 
 
-def test_deleting_takes_the_folder_too(house: Any, http: httpx.Client, eventually: Any, refused: Any) -> None:
-    run_id = house.finished()
-    folder = house.run_dir(run_id).path
+def test_deleting_takes_the_folder_too(live_service: Any, http: httpx.Client, eventually: Any, refused: Any) -> None:
+    run_id = live_service.finished()
+    folder = live_service.run_dir(run_id).path
     assert http.delete(f"/v1/runs/{run_id}").status_code == 204
     refused(http.get(f"/v1/runs/{run_id}"), 404, "unknown_run")
     eventually(lambda: not folder.exists())
@@ -177,9 +179,11 @@ def test_an_unknown_run_is_404_everywhere(http: httpx.Client, refused: Any, path
     refused(http.get(f"/v1/runs/..%2f..{path}"), 404)
 
 
-def test_metrics_come_after_a_step_or_a_number(house: Any, http: httpx.Client) -> None:
-    run_id = house.submit()
-    house.record(house.claim(run_id), *[{"step": step, "loss": 1 / step, "total_steps": 30} for step in (10, 20, 30)])
+def test_metrics_come_after_a_step_or_a_number(live_service: Any, http: httpx.Client) -> None:
+    run_id = live_service.submit()
+    live_service.record(
+        live_service.claim(run_id), *[{"step": step, "loss": 1 / step, "total_steps": 30} for step in (10, 20, 30)]
+    )
     lines = http.get(f"/v1/runs/{run_id}/metrics").json()["items"]
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 0.1), (20, 0.05), (30, 1 / 30)]
     after = http.get(f"/v1/runs/{run_id}/metrics", params={"after": 10}).json()["items"]
@@ -197,8 +201,8 @@ def test_a_specs_schema_and_presets(http: httpx.Client, refused: Any) -> None:
     refused(http.get("/v1/specs/bake"), 404, "unknown_kind")
 
 
-def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, house: Any) -> None:
-    with house.context.database.session() as session:
+def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, live_service: Any) -> None:
+    with live_service.context.database.session() as session:
         record_heartbeat(session, WorkerIdentity("small", "host", 1, 1, ("cpu (2 cores)",), ("cpu",)))
     run = post(http, resource="gpu").json()
     assert (run["state"], run["resource"], run["obstacle"]["code"]) == ("queued", "gpu", "no_resource")
@@ -211,12 +215,12 @@ def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, house: Any) 
     for each in (run, other):
         cancelled = http.post(f"/v1/runs/{each['id']}/cancel").json()
         assert cancelled["obstacle"] is None
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         deregister(session, "small")
 
 
-def test_only_an_admin_may_go_before_everybody(house: Any, http: httpx.Client, refused: Any) -> None:
-    with house.http("submitter") as submitter:
+def test_only_an_admin_may_go_before_everybody(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    with live_service.http("submitter") as submitter:
         problem = refused(post(submitter, priority=1), 403, "priority_too_high", "priority")
         assert "LCL_MAX_PRIORITY" in problem["message"]
         assert post(submitter, priority=-5).json()["priority"] == -5

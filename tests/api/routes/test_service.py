@@ -18,8 +18,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.core import errors
-from api.core.middleware import RequestContextMiddleware
-from api.core.request_bodies import nesting_depth
+from api.core.middleware import RequestContextMiddleware, nesting_depth
 from api.core.settings import ApiSettings
 from deploy.embedded_redis import EmbeddedBroker
 from lcl_core.db.models import Worker
@@ -27,14 +26,14 @@ from lcl_core.specs.parsing import PATTERNS, SPECS
 from tests.api.hostile.case import Case, send
 
 
-def test_healthz_asks_for_nothing(house: Any) -> None:
-    with house.http(None) as stranger:
-        assert stranger.get("/healthz").json() == {"status": "ok"}
+def test_healthz_asks_for_nothing(live_service: Any) -> None:
+    with live_service.http(None) as anonymous:
+        assert anonymous.get("/healthz").json() == {"status": "ok"}
 
 
-def test_readyz_names_what_is_missing(house: Any) -> None:
-    with house.http(None) as stranger:
-        answer = stranger.get("/readyz")
+def test_readyz_names_what_is_missing(live_service: Any) -> None:
+    with live_service.http(None) as anonymous:
+        answer = anonymous.get("/readyz")
     assert answer.status_code == 503
     found = answer.json()
     assert found["ready"] is False
@@ -42,7 +41,7 @@ def test_readyz_names_what_is_missing(house: Any) -> None:
     assert found["checks"]["broker"]["ok"] is False
     assert found["error"]["code"] == "not_ready"
     assert "broker" in found["error"]["message"]
-    assert house.admin.health() == found
+    assert live_service.admin.health() == found
 
 
 @pytest.fixture
@@ -75,28 +74,28 @@ def _add(settings: ApiSettings, worker: Worker) -> None:
     database.dispose()
 
 
-def test_workers_are_listed(house: Any) -> None:
+def test_workers_are_listed(live_service: Any) -> None:
     moment = datetime.now(UTC)
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.add(Worker(id="w", host="here", pid=7, devices=["cpu"], started_at=moment, seen_at=moment))
-    listed = house.admin.workers()
+    listed = live_service.admin.workers()
     assert [(row["id"], row["devices"], row["current_run"]) for row in listed] == [("w", ["cpu"], None)]
 
 
-def test_every_answer_carries_its_headers(house: Any) -> None:
-    with house.http(None) as stranger:
+def test_every_answer_carries_its_headers(live_service: Any) -> None:
+    with live_service.http(None) as anonymous:
         for path in ("/healthz", "/v1/runs", "/nowhere", "/docs", "/openapi.json"):
-            headers = stranger.get(path).headers
+            headers = anonymous.get(path).headers
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["x-frame-options"] == "DENY"
             assert "default-src 'none'" in headers["content-security-policy"]
             assert re.fullmatch(r"[0-9a-f]{32}", headers["x-request-id"])
             assert "access-control-allow-origin" not in headers
             assert "server" not in headers
-        given = stranger.get("/healthz", headers={"x-request-id": "mine-1", "origin": "https://evil.example"})
+        given = anonymous.get("/healthz", headers={"x-request-id": "mine-1", "origin": "https://evil.example"})
         assert given.headers["x-request-id"] == "mine-1"
         assert "access-control-allow-origin" not in given.headers
-        assert stranger.get("/healthz", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
+        assert anonymous.get("/healthz", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
 
 
 def test_what_is_not_there_and_not_allowed(http: httpx.Client, refused: Any) -> None:
@@ -137,9 +136,9 @@ def test_a_body_without_a_length_is_bounded_too(http: httpx.Client, refused: Any
     refused(answer, 413, "body_too_large")
 
 
-def test_what_a_stranger_sends_is_not_read(house: Any) -> None:
+def test_what_an_anonymous_user_sends_is_not_read(live_service: Any) -> None:
     case = Case("", "", "POST /v1/embeddings", b"{", {"Content-Length": "60000000"}, key=False)
-    answer = send(house.url, case, "", {})  # answered before the other 60 MB are there
+    answer = send(live_service.url, case, "", {})  # answered before the other 60 MB are there
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (401, "unauthorized")
 
 
@@ -182,7 +181,7 @@ def test_an_unexpected_error_shows_its_number_alone(tmp_path: Path) -> None:
     app = FastAPI()
     errors.install_error_handlers(app)
     seen: list[tuple[str, str, int]] = []
-    app.add_middleware(RequestContextMiddleware, observe=lambda *told: seen.append(told[:3]), home=tmp_path)
+    app.add_middleware(RequestContextMiddleware, observe=lambda *reported: seen.append(reported[:3]), home=tmp_path)
 
     @app.get("/broken")
     def broken() -> None:
@@ -205,7 +204,7 @@ class Panic(BaseException):
 def test_a_panic_is_answered_in_the_one_form(threaded: bool, tmp_path: Path) -> None:
     app = FastAPI()
     seen: list[Any] = []
-    app.add_middleware(RequestContextMiddleware, observe=lambda *told: seen.append(told[:3]), home=tmp_path)
+    app.add_middleware(RequestContextMiddleware, observe=lambda *reported: seen.append(reported[:3]), home=tmp_path)
 
     def panic() -> None:
         raise Panic("byte index 3 is not a character")
@@ -267,7 +266,7 @@ def test_an_address_with_a_slash_behind_it_leads_nowhere(http: httpx.Client, ref
     assert "location" not in answer.headers
 
 
-def test_a_method_that_is_not_there_is_told_those_that_are(http: httpx.Client, refused: Any) -> None:
+def test_a_method_that_is_not_there_is_reported_those_that_are(http: httpx.Client, refused: Any) -> None:
     answer = http.put("/v1/runs")
     assert "GET and POST" in refused(answer, 405, "method_not_allowed")["message"]
     assert answer.headers["allow"] == "GET, POST"
@@ -277,7 +276,7 @@ def test_a_method_that_is_not_there_is_told_those_that_are(http: httpx.Client, r
 @pytest.mark.parametrize(
     "media_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"]
 )
-def test_a_form_is_told_what_to_send(http: httpx.Client, refused: Any, media_type: str) -> None:
+def test_a_form_is_reported_what_to_send(http: httpx.Client, refused: Any, media_type: str) -> None:
     answer = http.post("/v1/runs", content=b"kind=pretrain", headers={"content-type": media_type})
     message = refused(answer, 422, "bad_request")["message"]
     assert "Content-Type: application/json" in message
@@ -303,17 +302,17 @@ def test_what_is_wrong_with_a_submission_is_said_in_words(
     assert "Extra inputs" not in message
 
 
-def test_every_pattern_of_the_description_has_words(house: Any) -> None:
-    with house.http(None) as stranger:
-        described = stranger.get("/openapi.json").text
+def test_every_pattern_of_the_description_has_words(live_service: Any) -> None:
+    with live_service.http(None) as anonymous:
+        described = anonymous.get("/openapi.json").text
     specs = json.dumps([model.model_json_schema() for model in SPECS.values()])
     patterns = {json.loads(found) for found in re.findall(r'"pattern":\s*("(?:[^"\\]|\\.)*")', described + specs)}
     assert patterns - PATTERNS.keys() == set()
 
 
-def test_the_documentation_loads_nothing_from_elsewhere(house: Any) -> None:
-    with house.http(None) as stranger:
-        page = stranger.get("/docs")
+def test_the_documentation_loads_nothing_from_elsewhere(live_service: Any) -> None:
+    with live_service.http(None) as anonymous:
+        page = anonymous.get("/docs")
         assert page.headers["content-type"].startswith("text/html")
         assert "script-src 'self'" in page.headers["content-security-policy"]
         addresses = re.findall(r'(?:src|href)="([^"]+)"', page.text)
@@ -322,17 +321,17 @@ def test_the_documentation_loads_nothing_from_elsewhere(house: Any) -> None:
             if address == "data:,":  # the empty icon
                 continue
             assert address.startswith("/")
-            loaded = stranger.get(address)
+            loaded = anonymous.get(address)
             assert loaded.status_code == 200
             assert "http://" not in loaded.text
             assert "https://" not in loaded.text
-        assert stranger.get("/docs/docs.js").headers["content-type"].startswith("text/javascript")
-        assert stranger.get("/docs/docs.css").headers["content-type"].startswith("text/css")
+        assert anonymous.get("/docs/docs.js").headers["content-type"].startswith("text/javascript")
+        assert anonymous.get("/docs/docs.css").headers["content-type"].startswith("text/css")
 
 
-def test_the_description_covers_every_call_and_its_errors(house: Any) -> None:
-    with house.http(None) as stranger:
-        described = stranger.get("/openapi.json").json()
+def test_the_description_covers_every_call_and_its_errors(live_service: Any) -> None:
+    with live_service.http(None) as anonymous:
+        described = anonymous.get("/openapi.json").json()
     for path, operations in described["paths"].items():
         for verb, operation in operations.items():
             for status in map(str, errors.STATUS_DESCRIPTIONS):
@@ -350,11 +349,11 @@ def test_every_status_that_an_error_may_have_is_described() -> None:
     assert given - errors.STATUS_DESCRIPTIONS.keys() == set()
 
 
-def test_many_writers_at_once_are_all_served(house: Any) -> None:
+def test_many_writers_at_once_are_all_served(live_service: Any) -> None:
     failures: list[str] = []
 
     def write() -> None:
-        with house.http("submitter") as client:
+        with live_service.http("submitter") as client:
             for _ in range(3):
                 answer = client.post("/v1/runs", json={"kind": "pretrain", "spec": {"preset": "sample"}})
                 if answer.status_code != 202:

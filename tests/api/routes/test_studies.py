@@ -34,12 +34,14 @@ def post(http: httpx.Client, key: str | None = None, name: str | None = None, **
 
 
 @pytest.fixture
-def finished(house: Any) -> Callable[..., Json]:
+def finished(live_service: Any) -> Callable[..., Json]:
     """A study whose cells have ended, with a figure for each; the seeds make its runs its own."""
 
     def make(values: dict[tuple[str, int], float]) -> Json:
-        study = house.admin.submit_study(spec(seeds=sorted({seed for _, seed in values})), "finished")
-        return house.end_study(study["id"], {(f"loss={loss}", seed): value for (loss, seed), value in values.items()})
+        study = live_service.admin.submit_study(spec(seeds=sorted({seed for _, seed in values})), "finished")
+        return live_service.end_study(
+            study["id"], {(f"loss={loss}", seed): value for (loss, seed), value in values.items()}
+        )
 
     return make
 
@@ -141,7 +143,7 @@ def test_a_table_in_three_forms(http: httpx.Client, finished: Any) -> None:
     assert http.get(f"{path}.exe").status_code == 422
 
 
-def test_plots_and_curves(house: Any, http: httpx.Client, finished: Any, refused: Any) -> None:
+def test_plots_and_curves(live_service: Any, http: httpx.Client, finished: Any, refused: Any) -> None:
     study = finished({("both", 911): 0.2, ("contrastive", 911): 0.1})
     path = f"/v1/studies/{study['id']}"
     svg = http.get(f"{path}/plots/pareto.svg", params={"metric": "IR@5"})
@@ -152,7 +154,7 @@ def test_plots_and_curves(house: Any, http: httpx.Client, finished: Any, refused
     refused(http.get(f"{path}/plots/rows.exe"), 404, "unknown_plot")
     refused(http.get(f"{path}/plots/rows.svg", params={"metric": "absent"}), 404, "unknown_metric")
     run_id = study["cells"][0]["run"]["id"]
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         session.add_all(
             [Metric(run_id=run_id, phase="", step=n, values={"step": n, "loss": 9 / n, "lr": 0.1}) for n in (1, 3)]
         )
@@ -162,7 +164,9 @@ def test_plots_and_curves(house: Any, http: httpx.Client, finished: Any, refused
     assert "step" in http.get(f"{path}/plots/curves.svg", params={"value": "lr"}).text
 
 
-def test_two_rows_over_seeds_and_over_samples(house: Any, http: httpx.Client, finished: Any, refused: Any) -> None:
+def test_two_rows_over_seeds_and_over_samples(
+    live_service: Any, http: httpx.Client, finished: Any, refused: Any
+) -> None:
     study = finished({**VALUES, ("both", 903): 0.3, ("contrastive", 903): 0.1})
     path = f"/v1/studies/{study['id']}/compare"
     found = http.get(path, params={"left": 0, "right": 1}).json()
@@ -170,7 +174,7 @@ def test_two_rows_over_seeds_and_over_samples(house: Any, http: httpx.Client, fi
     assert (found["seeds"]["IR@5"]["count"], found["samples"]["IR@5"]) == (3, None)
     ranks = {"both": [1, 2, 3, 9], "contrastive": [1, 9, 9, 9]}
     for cell in study["cells"]:
-        folder = house.run_dir(cell["evaluation"]["id"]).artifacts / "records"
+        folder = live_service.run_dir(cell["evaluation"]["id"]).artifacts / "records"
         folder.mkdir(exist_ok=True)
         sheet = {"file": "s.jsonl", "task": "retrieval", "split": "test", "variant": "captions[0]",
                  "transfer": "zero_shot", "kind": "ranks", "encoder": "trained", "part": "text_to_image",
@@ -218,8 +222,8 @@ def test_verbs_follow_from_the_runs(http: httpx.Client, finished: Any, refused: 
     assert http.delete(f"/v1/runs/{run_id}").status_code == 204
 
 
-def test_roles_and_owners(house: Any, http: httpx.Client, refused: Any) -> None:
-    with house.http("viewer") as viewer, house.http("submitter") as submitter:
+def test_roles_and_owners(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    with live_service.http("viewer") as viewer, live_service.http("submitter") as submitter:
         refused(viewer.post("/v1/studies", json={"spec": spec()}), 403, "forbidden")
         assert viewer.post("/v1/studies/plan", json={"spec": spec()}).status_code == 200
         mine = post(submitter, seeds=[51]).json()["id"]
@@ -227,8 +231,10 @@ def test_roles_and_owners(house: Any, http: httpx.Client, refused: Any) -> None:
         for verb in ("cancel", "resume", "extend"):
             refused(viewer.post(f"/v1/studies/{mine}/{verb}", json={}), 403, "forbidden")
         refused(viewer.delete(f"/v1/studies/{mine}"), 403, "forbidden")
-    stranger = house.admin.create_key("stranger", "submitter")["key"]
-    with httpx.Client(base_url=house.url, headers={"authorization": f"Bearer {stranger}"}, trust_env=False) as other:
+    anonymous = live_service.admin.create_key("stranger", "submitter")["key"]
+    with httpx.Client(
+        base_url=live_service.url, headers={"authorization": f"Bearer {anonymous}"}, trust_env=False
+    ) as other:
         for path in ("", "/table.json", "/plots/rows.svg", "/curves", "/compare?left=0&right=0"):
             refused(other.get(f"/v1/studies/{mine}{path}"), 404, "unknown_study")
         refused(other.post(f"/v1/studies/{mine}/cancel"), 404, "unknown_study")
@@ -236,7 +242,7 @@ def test_roles_and_owners(house: Any, http: httpx.Client, refused: Any) -> None:
         theirs = post(other, seeds=[52]).json()["id"]
     assert http.get(f"/v1/studies/{theirs}").json()["owner"] == "stranger", "an admin sees all"
     assert {mine, theirs} <= {item["id"] for item in http.get("/v1/studies").json()["items"]}
-    with house.http(None) as nobody:
+    with live_service.http(None) as nobody:
         refused(nobody.get("/v1/studies"), 401, "unauthorized")
 
 

@@ -37,9 +37,9 @@ def test_a_webhook_hears_of_runs_and_its_secret_is_shown_once(hooked: Any) -> No
     assert "secret" not in hooked.admin.webhooks()[0]
     run_id = hooked.submit()
     hooked.admin.cancel(run_id)
-    (told,) = hooked.admin.deliveries(made["id"])
-    assert (told["event"], told["payload"]["run"]["id"]) == ("run.cancelled", run_id)
-    assert (told["attempts"], told["done_at"], told["error"]) == (0, None, None)
+    (reported,) = hooked.admin.deliveries(made["id"])
+    assert (reported["event"], reported["payload"]["run"]["id"]) == ("run.cancelled", run_id)
+    assert (reported["attempts"], reported["done_at"], reported["error"]) == (0, None, None)
     text = httpx.get(f"{hooked.url}/metrics", trust_env=False).text
     assert "lcl_webhook_pending 1.0" in text
     hooked.admin.delete_webhook(made["id"])

@@ -35,10 +35,10 @@ def twin_of(encoder_dir: Path, target: Path, shift: int = 1) -> Path:
     return target
 
 
-def as_owner(house: Any, owner: str, role: str = "submitter") -> httpx.Client:
-    key = house.admin.create_key(owner, role)["key"]
+def as_owner(live_service: Any, owner: str, role: str = "submitter") -> httpx.Client:
+    key = live_service.admin.create_key(owner, role)["key"]
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=house.url, headers=headers, timeout=180, trust_env=False)
+    return httpx.Client(base_url=live_service.url, headers=headers, timeout=180, trust_env=False)
 
 
 def hits(http: httpx.Client) -> dict[str, list[tuple[str, float]]]:
@@ -51,22 +51,22 @@ def hits(http: httpx.Client) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
-def import_twin(house: Any, source: Path, name: str) -> tuple[httpx.Response, Json]:
+def import_twin(live_service: Any, source: Path, name: str) -> tuple[httpx.Response, Json]:
     """The answer to a submitter, and the twin as an admin has let it in."""
     body: Json = {"name": name, "path": str(source)}
-    with as_owner(house, "mallory") as mallory:
+    with as_owner(live_service, "mallory") as mallory:
         answer = mallory.post("/v1/encoders", json=body)
     if answer.status_code == 201:
         return answer, answer.json()
-    with house.http() as admin:
+    with live_service.http() as admin:
         let_in = admin.post("/v1/encoders", json={**body, "allow_twin": True})
         assert let_in.status_code == 201, let_in.text
         return answer, let_in.json()
 
 
 @pytest.fixture(scope="module")
-def twin(house: Any, encoder_dir: Path, data_root: Path, collection: Json) -> tuple[httpx.Response, Json]:
-    return import_twin(house, twin_of(encoder_dir, data_root / "twin", shift=2), "mine")
+def twin(live_service: Any, encoder_dir: Path, data_root: Path, collection: Json) -> tuple[httpx.Response, Json]:
+    return import_twin(live_service, twin_of(encoder_dir, data_root / "twin", shift=2), "mine")
 
 
 @contextmanager
@@ -83,26 +83,26 @@ def flipped(file: Path, at: int = -64) -> Iterator[None]:
 
 
 def test_the_same_weights_with_another_tokenizer_do_not_take_a_search_over(
-    house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, collection: Json
+    live_service: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, collection: Json
 ) -> None:
     before = hits(http)
     assert len({tuple(found) for found in before.values()}) == len(QUERIES), "the queries differ by their text"
-    _, made = import_twin(house, twin_of(encoder_dir, data_root / "taking-over"), "takes-over")
+    _, made = import_twin(live_service, twin_of(encoder_dir, data_root / "taking-over"), "takes-over")
     assert made["hash"] == collection["encoder_hash"], "the weights are the collection's"
     assert hits(http) == before
 
 
 def test_a_newer_twin_without_files_does_not_stop_a_search(
-    house: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, collection: Json
+    live_service: Any, http: httpx.Client, encoder_dir: Path, data_root: Path, collection: Json
 ) -> None:
     before = hits(http)
-    _, made = import_twin(house, twin_of(encoder_dir, data_root / "vanishing"), "vanishes")
-    shutil.rmtree(house.home / "encoders" / made["id"])
+    _, made = import_twin(live_service, twin_of(encoder_dir, data_root / "vanishing"), "vanishes")
+    shutil.rmtree(live_service.home / "encoders" / made["id"])
     assert hits(http) == before
 
 
 def test_known_weights_with_other_files_are_refused(
-    twin: tuple[httpx.Response, Json], encoder: Json, refused: Callable[..., Json], house: Any
+    twin: tuple[httpx.Response, Json], encoder: Json, refused: Callable[..., Json], live_service: Any
 ) -> None:
     message = refused(twin[0], 409, "encoder_twin", "path")["message"]
     for said in (encoder["id"], "tokenizer.json", "allow_twin"):
@@ -110,11 +110,11 @@ def test_known_weights_with_other_files_are_refused(
 
 
 def test_images_are_added_with_the_collections_own_encoder(
-    http: httpx.Client, twin: tuple[httpx.Response, Json], pictures: dict[str, bytes]
+    http: httpx.Client, twin: tuple[httpx.Response, Json], sample_images: dict[str, bytes]
 ) -> None:
     from api.client import data_url
 
-    item = {"image": data_url(pictures["red"]), "name": "one-more.png", "captions": ["a red square"]}
+    item = {"image": data_url(sample_images["red"]), "name": "one-more.png", "captions": ["a red square"]}
     answer = http.post("/v1/collections/squares/items", json={"items": [item]})
     assert answer.status_code == 201, answer.text
     (added,) = answer.json()["ids"]
@@ -132,11 +132,11 @@ def test_an_index_run_does_not_add_to_a_collection_with_a_twin(
 
 
 def test_a_copy_that_is_equal_in_all_files_stands_in_for_one_whose_files_are_gone(
-    house: Any, http: httpx.Client, encoder: Json, encoder_dir: Path, collection: Json
+    live_service: Any, http: httpx.Client, encoder: Json, encoder_dir: Path, collection: Json
 ) -> None:
     before = hits(http)
     assert http.post("/v1/encoders", json={"name": "again", "path": str(encoder_dir)}).status_code == 201
-    kept, away = house.home / "encoders" / encoder["id"], house.home / "encoders" / "away"
+    kept, away = live_service.home / "encoders" / encoder["id"], live_service.home / "encoders" / "away"
     kept.rename(away)
     try:
         assert hits(http) == before
@@ -146,10 +146,10 @@ def test_a_copy_that_is_equal_in_all_files_stands_in_for_one_whose_files_are_gon
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "processor_config.json", "config.json"])
 def test_a_file_that_changed_on_the_server_is_named(
-    house: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], name: str
+    live_service: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], name: str
 ) -> None:
-    made = house.admin.import_encoder(f"to-be-changed-{name}", str(encoder_dir))
-    file = house.home / "encoders" / made["id"] / name
+    made = live_service.admin.import_encoder(f"to-be-changed-{name}", str(encoder_dir))
+    file = live_service.home / "encoders" / made["id"] / name
     body = {"model": made["id"], "input": "a red square"}
     at = -64 if name.endswith(".safetensors") else 0
     assert http.post("/v1/embeddings", json=body).status_code == 200
@@ -157,66 +157,66 @@ def test_a_file_that_changed_on_the_server_is_named(
         facts = refused(http.post("/v1/embeddings", json=body), 409, "encoder_changed")
         assert name in facts["message"]
         assert made["name"] in facts["message"]
-        assert str(house.home) not in facts["message"]
+        assert str(live_service.home) not in facts["message"]
         refused(http.post("/v1/embeddings", json=body), 409, "encoder_changed")
     assert http.post("/v1/embeddings", json=body).status_code == 200, "restored, it serves again"
 
 
 def test_a_search_names_the_encoder_that_changed_and_not_a_vector(
-    house: Any, http: httpx.Client, encoder: Json, collection: Json, refused: Callable[..., Json]
+    live_service: Any, http: httpx.Client, encoder: Json, collection: Json, refused: Callable[..., Json]
 ) -> None:
-    with house.context.database.session() as session:  # no equal copy that could stand in
+    with live_service.context.database.session() as session:  # no equal copy that could stand in
         others = [row for row in session.query(EncoderRow) if row.hash == encoder["hash"] and row.id != encoder["id"]]
         kept = {row.id: row.identity for row in others}
         for row in others:
             row.identity = None
     try:
-        with flipped(house.home / "encoders" / encoder["id"] / "model.safetensors"):
+        with flipped(live_service.home / "encoders" / encoder["id"] / "model.safetensors"):
             answer = http.post("/v1/collections/squares/search", json={"text": "a red square"})
             facts = refused(answer, 409, "encoder_changed")
             assert "vector" not in facts["message"]
             assert "model.safetensors" in facts["message"]
     finally:
-        with house.context.database.session() as session:
+        with live_service.context.database.session() as session:
             for row_id, identity in kept.items():
                 session.get_one(EncoderRow, row_id).identity = identity
     assert http.post("/v1/collections/squares/search", json={"text": "a red square"}).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["index", "evaluate"])
-def test_a_run_does_not_go_on_with_files_that_changed(house: Any, encoder_dir: Path, kind: str) -> None:
-    made = house.admin.import_encoder(f"changed-before-{kind}", str(encoder_dir))
+def test_a_run_does_not_go_on_with_files_that_changed(live_service: Any, encoder_dir: Path, kind: str) -> None:
+    made = live_service.admin.import_encoder(f"changed-before-{kind}", str(encoder_dir))
     spec: Json = {"encoder": made["id"], "dataset": "sample"}
     spec |= {"collection": "never"} if kind == "index" else {"tasks": ["retrieval"]}
-    run_id = house.admin.submit(kind, spec)["id"]
-    with flipped(house.home / "encoders" / made["id"] / "tokenizer.json", 0):
-        house.work(run_id)
-    reason = house.admin.run(run_id)["reason"]
+    run_id = live_service.admin.submit(kind, spec)["id"]
+    with flipped(live_service.home / "encoders" / made["id"] / "tokenizer.json", 0):
+        live_service.work(run_id)
+    reason = live_service.admin.run(run_id)["reason"]
     assert reason["code"] == "encoder_changed"
     assert "tokenizer.json" in reason["message"]
 
 
 def test_an_index_run_looks_once_more_when_it_begins(
-    house: Any, http: httpx.Client, encoder: Json, twin: tuple[httpx.Response, Json]
+    live_service: Any, http: httpx.Client, encoder: Json, twin: tuple[httpx.Response, Json]
 ) -> None:
     """What a spec names may be another encoder by then."""
     spec = {"encoder": twin[1]["id"], "collection": "squares", "mode": "add", "dataset": "sample"}
-    with house.context.database.session() as session:
+    with live_service.context.database.session() as session:
         run_id = submit.submit(session, "index", spec).id
-    claim = house.claim(run_id)
+    claim = live_service.claim(run_id)
     parsed = parse_spec("index", claim.spec)
-    with house.context.database.session() as session, pytest.raises(UserError) as caught:
-        registry.resolve_inputs(session, parsed, house.home, house.context.settings.roots)
+    with live_service.context.database.session() as session, pytest.raises(UserError) as caught:
+        registry.resolve_inputs(session, parsed, live_service.home, live_service.context.settings.roots)
     assert caught.value.code == "encoder_mismatch"
-    house.settle(claim, complete_run.RunCancelled())
+    live_service.settle(claim, complete_run.RunCancelled())
 
 
 @pytest.mark.parametrize("how", ["cut", "gone", "no config"])
-def test_damage_on_the_server_is_told_by_the_encoders_name(
-    house: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], how: str
+def test_damage_on_the_server_is_reported_by_the_encoders_name(
+    live_service: Any, http: httpx.Client, encoder_dir: Path, refused: Callable[..., Json], how: str
 ) -> None:
-    made = house.admin.import_encoder(f"damaged-{how.replace(' ', '-')}", str(encoder_dir))
-    kept = house.home / "encoders" / made["id"]
+    made = live_service.admin.import_encoder(f"damaged-{how.replace(' ', '-')}", str(encoder_dir))
+    kept = live_service.home / "encoders" / made["id"]
     if how == "cut":
         weights = kept / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-10])
@@ -229,25 +229,25 @@ def test_damage_on_the_server_is_told_by_the_encoders_name(
     message = refused(answer, 409, code)["message"]
     assert made["name"] in message
     assert "import" in message
-    assert str(house.home) not in message
+    assert str(live_service.home) not in message
     assert "give the directory" not in message
     export = http.get(f"/v1/encoders/{made['id']}/export?format=huggingface")
     assert export.status_code in (409, 410)
-    assert str(house.home) not in export.text
+    assert str(live_service.home) not in export.text
 
 
 def test_what_an_import_that_fails_has_copied_is_removed(
-    house: Any, http: httpx.Client, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    live_service: Any, http: httpx.Client, encoder_dir: Path, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
-    folder = house.home / "encoders"
+    folder = live_service.home / "encoders"
     before = sorted(path.name for path in folder.iterdir())
-    rows = len(house.admin.encoders())
+    rows = len(live_service.admin.encoders())
     monkeypatch.setattr("api.deps.audit.record_action", _broken)  # the last rows of the transaction
     answer = http.post("/v1/encoders", json={"name": "half-way", "path": str(encoder_dir)})
     assert answer.status_code == 500
     monkeypatch.undo()
     assert sorted(path.name for path in folder.iterdir()) == before
-    assert len(house.admin.encoders()) == rows
+    assert len(live_service.admin.encoders()) == rows
 
 
 def _broken(*_: object, **__: object) -> None:
@@ -255,10 +255,10 @@ def _broken(*_: object, **__: object) -> None:
 
 
 def test_a_collection_whose_vectors_were_overwritten_is_refused(
-    house: Any, http: httpx.Client, collection: Json, refused: Callable[..., Json], serve: Any
+    live_service: Any, http: httpx.Client, collection: Json, refused: Callable[..., Json], serve: Any
 ) -> None:
-    with house.context.database.reading() as session:
-        folder = house.home / registry.get_collection(session, "squares").path
+    with live_service.context.database.reading() as session:
+        folder = live_service.home / registry.get_collection(session, "squares").path
     moved = folder.with_name("moved")
     shutil.copytree(folder, moved)
     vectors = moved / "image_vectors.bin"
@@ -266,7 +266,7 @@ def test_a_collection_whose_vectors_were_overwritten_is_refused(
     folder.rename(folder.with_name("kept"))  # another process opens it: this one has it mapped already
     moved.rename(folder)
     try:
-        with serve(house.context.settings) as url:
+        with serve(live_service.context.settings) as url:
             query = {"vector": [1.0] + [0.0] * 23}
             answer = httpx.post(
                 f"{url}/v1/collections/squares/search", json=query, headers=http.headers, timeout=60, trust_env=False
@@ -274,23 +274,23 @@ def test_a_collection_whose_vectors_were_overwritten_is_refused(
             message = refused(answer, 409, "collection_changed")["message"]
             assert "image_vectors.bin" in message
             assert "index" in message
-            assert str(house.home) not in message
+            assert str(live_service.home) not in message
     finally:
         shutil.rmtree(folder)
         folder.with_name("kept").rename(folder)
 
 
 def test_the_next_start_completes_what_an_older_version_registered(
-    house: Any, encoder_dir: Path, eventually: Any
+    live_service: Any, encoder_dir: Path, eventually: Any
 ) -> None:
-    made = house.admin.import_encoder("of-before", str(encoder_dir))
-    with house.context.database.session() as session:
+    made = live_service.admin.import_encoder("of-before", str(encoder_dir))
+    with live_service.context.database.session() as session:
         row = session.get_one(EncoderRow, made["id"])
         row.identity, row.info = None, {"parameters": 5}
-    context = AppState(house.context.settings)
+    context = AppState(live_service.context.settings)
     context.prepare()
     try:
-        eventually(lambda: house.admin.encoder(made["id"])["identity"] == made["identity"], "the identity")
-        assert house.admin.encoder(made["id"])["info"] == {"parameters": 5, "files": made["info"]["files"]}
+        eventually(lambda: live_service.admin.encoder(made["id"])["identity"] == made["identity"], "the identity")
+        assert live_service.admin.encoder(made["id"])["info"] == {"parameters": 5, "files": made["info"]["files"]}
     finally:
         context.close()

@@ -56,12 +56,12 @@ def url_of(data: bytes) -> str:
 class Service:
     """A service with an encoder ``tiny`` and a collection ``squares``, and its process."""
 
-    house: ServiceFixture
+    live_service: ServiceFixture
     process: int
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        headers = {"authorization": f"Bearer {self.house.keys['submitter']}"}
-        return httpx.post(self.house.url + path, json=body, headers=headers, timeout=DEADLINE, trust_env=False)
+        headers = {"authorization": f"Bearer {self.live_service.keys['submitter']}"}
+        return httpx.post(self.live_service.url + path, json=body, headers=headers, timeout=DEADLINE, trust_env=False)
 
     def memory(self, line: str = "VmRSS") -> int:
         """Bytes of its resident set; ``VmHWM``: the most since ``begin``."""
@@ -117,10 +117,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             assert process.poll() is None, "the service did not start"
             assert time.monotonic() < until, "the service does not answer"
             time.sleep(0.05)
-        house = ServiceFixture(url, home, context, (home / "key").read_text().strip())
-        encoder = house.admin.import_encoder("tiny", str(data / "tiny"))
-        make_collection(house, encoder, data / "tiny", images_by_colour())
-        yield Service(house, process.pid)
+        live_service = ServiceFixture(url, home, context, (home / "key").read_text().strip())
+        encoder = live_service.admin.import_encoder("tiny", str(data / "tiny"))
+        make_collection(live_service, encoder, data / "tiny", images_by_colour())
+        yield Service(live_service, process.pid)
     finally:
         process.kill()
         process.communicate()
@@ -193,8 +193,8 @@ def test_without_memory_a_request_is_refused_and_the_next_one_served(
     """In this process: another one cannot be made to lack memory at a certain place."""
     from api.services import request_images
 
-    with serve_app(service.house.context.settings) as url:
-        here = Service(_elsewhere(service.house, url), service.process)
+    with serve_app(service.live_service.context.settings) as url:
+        here = Service(_elsewhere(service.live_service, url), service.process)
         body = body_of(path, [url_of(png("red"))])
         with monkeypatch.context() as patched:
             patched.setattr(request_images, "decode_image", _no_memory)
@@ -208,8 +208,8 @@ def _no_memory(*_: object, **__: object) -> None:
     raise MemoryError
 
 
-def _elsewhere(house: ServiceFixture, url: str) -> ServiceFixture:
+def _elsewhere(live_service: ServiceFixture, url: str) -> ServiceFixture:
     """The same rows and keys behind another address."""
-    found = copy(house)
+    found = copy(live_service)
     found.url = url
     return found

@@ -59,15 +59,17 @@ def there(
     context.close()
 
 
-def settled(house: ServiceFixture, run_id: str, outcome: complete_run.RunOutcome) -> None:
+def settled(live_service: ServiceFixture, run_id: str, outcome: complete_run.RunOutcome) -> None:
     """As a worker of that home settles."""
-    context, claim = house.context, house.claim(run_id)
-    folder = house.home / "runs" / run_id
-    complete_run.complete_run(context.database, claim, outcome, folder, house.home, 1.0, context.artifacts.holder)
+    context, claim = live_service.context, live_service.claim(run_id)
+    folder = live_service.home / "runs" / run_id
+    complete_run.complete_run(
+        context.database, claim, outcome, folder, live_service.home, 1.0, context.artifacts.holder
+    )
 
 
-def carried(house: ServiceFixture) -> None:
-    artifacts.upload_pending(house.context.database, house.context.artifacts)
+def carried(live_service: ServiceFixture) -> None:
+    artifacts.upload_pending(live_service.context.database, live_service.context.artifacts)
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +119,17 @@ def test_the_list_is_the_same_on_both_and_has_hashes(here: ServiceFixture, there
 
 def test_a_download_is_whole_or_a_range(there: ServiceFixture, sent: Json, refused: Any) -> None:
     path, size = f"/v1/runs/{sent['id']}/artifacts/numbers.bin", len(NUMBERS)
-    with there.http("viewer") as stranger:
-        refused(stranger.get(path), 404, "unknown_run")
+    with there.http("viewer") as anonymous:
+        refused(anonymous.get(path), 404, "unknown_run")
     with there.http() as http:
         whole = http.get(path)
         assert (whole.status_code, whole.content) == (200, NUMBERS)
         assert whole.headers["content-disposition"].startswith("attachment")
         assert whole.headers["content-length"] == str(size)
-        for asked, start, end in (
+        for requested, start, end in (
             ("10-19", 10, 20), (f"{size - 5}-", size - 5, size), ("-3", size - 3, size), ("5-99999", 5, size),
         ):  # fmt: skip
-            part = http.get(path, headers={"range": f"bytes={asked}"})
+            part = http.get(path, headers={"range": f"bytes={requested}"})
             assert (part.status_code, part.content) == (206, NUMBERS[start:end])
             assert part.headers["content-range"] == f"bytes {start}-{end - 1}/{size}"
         refused(http.get(path, headers={"range": f"bytes={size}-"}), 416, "range_not_satisfiable")
@@ -179,22 +181,22 @@ def test_an_encoder_is_served_and_exported(here: ServiceFixture, there: ServiceF
     assert not (there.home / "encoders" / encoder).exists(), "it is in the cache alone"
 
 
-def corpus(folder: Path, pictures: dict[str, bytes]) -> Path:
+def corpus(folder: Path, sample_images: dict[str, bytes]) -> Path:
     (folder / "images").mkdir(parents=True)
     lines = []
-    for name, data in pictures.items():
+    for name, data in sample_images.items():
         (folder / "images" / f"{name}.png").write_bytes(data)
         lines.append(json.dumps({"image": f"{name}.png", "captions": [f"a {name} square"], "split": "val"}))
     (folder / "pairs.jsonl").write_text("\n".join(lines))
     return folder
 
 
-def worked(house: ServiceFixture, kind: str, spec: Json, work: Callable[..., Any]) -> Json:
+def worked(live_service: ServiceFixture, kind: str, spec: Json, work: Callable[..., Any]) -> Json:
     """Do a run as a worker of that machine does, what it reads fetched first."""
-    run_id = house.admin.submit(kind, spec)["id"]
-    work(house, run_id)
-    carried(house)
-    run = house.admin.run(run_id)
+    run_id = live_service.admin.submit(kind, spec)["id"]
+    work(live_service, run_id)
+    carried(live_service)
+    run = live_service.admin.run(run_id)
     assert run["state"] == "succeeded", run["reason"]
     return run
 
@@ -206,47 +208,49 @@ def work() -> Callable[[ServiceFixture, str], None]:
     from lcl_core.specs.parsing import parse_spec
     from tests.api.service_fixture import JOB_FUNCTIONS
 
-    def do(house: ServiceFixture, run_id: str) -> None:
-        context, claim = house.context, house.claim(run_id)
+    def do(live_service: ServiceFixture, run_id: str) -> None:
+        context, claim = live_service.context, live_service.claim(run_id)
         spec = parse_spec(claim.kind, claim.spec)
         with context.database.reading() as session:
             paths = registry.managed_paths(session, spec)
             fetched = {path: context.artifacts.folder(session, path) for path in paths}
         with context.database.session() as session:
-            inputs = registry.resolve_inputs(session, spec, house.home, context.settings.roots, fetched)
+            inputs = registry.resolve_inputs(session, spec, live_service.home, context.settings.roots, fetched)
             leases.begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=False)
-        run_dir = house.run_dir(run_id)
+        run_dir = live_service.run_dir(run_id)
         facts = {"datasets": inputs.datasets, "encoders": inputs.encoders, "roots": []}
         run_dir.prepare({"run_id": run_id, "spec": claim.spec, **facts})
         module, name = JOB_FUNCTIONS[claim.kind]
         outcome = complete_run.RunSucceeded(getattr(import_module(module), name)(run_dir))
         holder = context.artifacts.holder
-        complete_run.complete_run(context.database, claim, outcome, run_dir.path, house.home, 1.0, holder)
+        complete_run.complete_run(context.database, claim, outcome, run_dir.path, live_service.home, 1.0, holder)
 
     return do
 
 
 def test_it_evaluates_indexes_and_searches_with_what_another_made(
-    here: ServiceFixture, there: ServiceFixture, sent: Json, work: Any, pictures: dict[str, bytes]
+    here: ServiceFixture, there: ServiceFixture, sent: Json, work: Any, sample_images: dict[str, bytes]
 ) -> None:
     (root,) = here.context.settings.data_roots
-    folder = corpus(Path(root) / "squares", pictures)
+    folder = corpus(Path(root) / "squares", sample_images)
     worked(here, "convert", {"path": str(folder), "name": "squares"}, work)
-    assert there.admin.dataset_documents("squares", view="pairs")["total"] == len(pictures)
+    assert there.admin.dataset_documents("squares", view="pairs")["total"] == len(sample_images)
 
-    asked = {"encoder": sent["encoder_id"], "dataset": "squares", "splits": ["val"], "tasks": ["retrieval"]}
-    runs = [worked(house, "evaluate", asked, work) for house in (there, here)]
+    requested = {"encoder": sent["encoder_id"], "dataset": "squares", "splits": ["val"], "tasks": ["retrieval"]}
+    runs = [worked(live_service, "evaluate", requested, work) for live_service in (there, here)]
     assert runs[0]["result"]["rows"] == runs[1]["result"]["rows"]
     assert not (there.home / "encoders").exists()
-    compared = [house.admin.compare_encoders(sent["encoder_id"], sent["encoder_id"]) for house in (there, here)]
+    compared = [
+        live_service.admin.compare_encoders(sent["encoder_id"], sent["encoder_id"]) for live_service in (there, here)
+    ]
     assert compared[0]["rows"] == compared[1]["rows"]
     assert any(row.get("units") for row in compared[0]["rows"]), "the answers of both runs were at hand"
 
     indexed = worked(there, "index", {"encoder": sent["encoder_id"], "dataset": "squares", "collection": "far"}, work)
-    assert indexed["result"]["collection"]["images"] == len(pictures)
-    found = [house.admin.search("far", text="a red square", k=4) for house in (there, here)]
+    assert indexed["result"]["collection"]["images"] == len(sample_images)
+    found = [live_service.admin.search("far", text="a red square", k=4) for live_service in (there, here)]
     assert found[0]["hits"] == found[1]["hits"]
-    assert len(found[0]["hits"]) == len(pictures)
+    assert len(found[0]["hits"]) == len(sample_images)
 
 
 def test_an_imported_encoder_is_sent_too(here: ServiceFixture, there: ServiceFixture, eventually: Any) -> None:

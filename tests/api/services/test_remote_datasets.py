@@ -63,11 +63,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def done(house: Any, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+def done(live_service: Any, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     """The run, once it has succeeded."""
-    run_id = house.admin.submit(kind, spec)["id"]
-    house.work(run_id)
-    run = house.admin.run(run_id)
+    run_id = live_service.admin.submit(kind, spec)["id"]
+    live_service.work(run_id)
+    run = live_service.admin.run(run_id)
     assert run["state"] == "succeeded", run["reason"]
     return run
 
@@ -78,16 +78,16 @@ def objects(url: str) -> list[str]:
     return [name[len(path) + 1 :] for name in files.find(path)]
 
 
-def curve(house: Any, run_id: str) -> list[Any]:
-    lines = house.admin.metrics(run_id)
+def curve(live_service: Any, run_id: str) -> list[Any]:
+    lines = live_service.admin.metrics(run_id)
     return [(line["step"], line.get("contrastive_loss"), line.get("generation_loss")) for line in lines]
 
 
-def traces(house: Any) -> str:
+def traces(live_service: Any) -> str:
     """Everything that the service keeps: rows and files."""
-    with house.context.database.reading() as session:
+    with live_service.context.database.reading() as session:
         rows = [str(row) for table in Base.metadata.sorted_tables for row in session.execute(select(table))]
-    files = [file.read_bytes().decode("latin-1") for file in house.home.rglob("*") if file.is_file()]
+    files = [file.read_bytes().decode("latin-1") for file in live_service.home.rglob("*") if file.is_file()]
     return "\n".join(rows + files)
 
 
@@ -126,8 +126,8 @@ def test_a_corpus_on_s3_serves_like_one_on_disk(distant: Any, folder: Path, s3_b
     assert runs["far"]["inputs"] == {"datasets": {"far": near["content_hash"]}}
 
     encoder = runs["far"]["encoder_id"]
-    asked = {"encoder": encoder, "dataset": "far", "splits": ["val"], "tasks": ["retrieval"]}
-    assert done(distant, "evaluate", asked)["result"]["dataset_hash"] == near["content_hash"]
+    requested = {"encoder": encoder, "dataset": "far", "splits": ["val"], "tasks": ["retrieval"]}
+    assert done(distant, "evaluate", requested)["result"]["dataset_hash"] == near["content_hash"]
     indexed = done(distant, "index", {"encoder": encoder, "dataset": "far", "collection": "c"})
     assert indexed["result"]["collection"]["images"] == len(COLOURS)
     assert SECRET not in traces(distant)
@@ -145,7 +145,7 @@ ELSEWHERE = (
 
 
 def test_a_url_elsewhere_is_refused_in_every_field(distant: Any, s3_bucket: str, refused: Any) -> None:
-    told = []
+    reported = []
     with distant.http() as http:
         for path in (place.replace("BUCKET", s3_bucket) for place in ELSEWHERE):
             answers = [
@@ -153,14 +153,14 @@ def test_a_url_elsewhere_is_refused_in_every_field(distant: Any, s3_bucket: str,
                 http.post("/v1/datasets/validate", json={"path": path}),
                 http.post("/v1/runs", json={"kind": "convert", "spec": {"name": "x", "path": path}}),
             ]
-            told += [refused(answer, 422, "path_forbidden", "path")["message"] for answer in answers]
+            reported += [refused(answer, 422, "path_forbidden", "path")["message"] for answer in answers]
             body = {"kind": "convert", "spec": {"name": "x", "dataset": "sample", "to": path}}
-            told.append(refused(http.post("/v1/runs", json=body), 422, "path_forbidden", "to")["message"])
-    assert not any(SECRET in words for words in told)
+            reported.append(refused(http.post("/v1/runs", json=body), 422, "path_forbidden", "to")["message"])
+    assert not any(SECRET in words for words in reported)
     assert SECRET not in traces(distant)
 
 
-def test_what_is_no_corpus_of_shards_is_told(distant: Any, folder: Path, s3_bucket: str, refused: Any) -> None:
+def test_what_is_no_corpus_of_shards_is_reported(distant: Any, folder: Path, s3_bucket: str, refused: Any) -> None:
     url = f"{s3_bucket}/team/raw"
     fsspec.filesystem("s3").put(f"{folder}/", f"{url}/", recursive=True)
     with distant.http() as http:

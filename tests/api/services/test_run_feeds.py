@@ -28,11 +28,11 @@ class Watched(RunFeeds):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, 0.01, CapacityLimiter(4))
-        self.asked = 0
+        self.requested = 0
         self.error: Exception | None = None
 
     def _query(self, run_id: str, after: int) -> Any:
-        self.asked += 1
+        self.requested += 1
         if self.error is not None:
             raise self.error
         return super()._query(run_id, after)
@@ -90,7 +90,7 @@ def test_many_followers_cost_as_many_looks_as_one(database: Database, run_id: st
 
     anyio.run(main)
     assert ready == FOLLOWERS
-    assert feeds.asked < FOLLOWERS + 5 * 11, "one look of each at first, then the same for all"
+    assert feeds.requested < FOLLOWERS + 5 * 11, "one look of each at first, then the same for all"
     assert feeds._feeds == {}, "nobody follows any more"
 
 
@@ -134,7 +134,7 @@ def test_a_number_that_never_was_hides_nothing_from_others(database: Database, r
 
 
 def test_what_the_database_says_reaches_all_who_follow(database: Database, run_id: str) -> None:
-    feeds, told = Watched(database), list[str]()
+    feeds, reported = Watched(database), list[str]()
 
     async def follow() -> None:
         try:
@@ -142,7 +142,7 @@ def test_what_the_database_says_reaches_all_who_follow(database: Database, run_i
                 async for _ in snapshots:
                     pass
         except UserError as error:
-            told.append(error.code)
+            reported.append(error.code)
 
     async def main() -> None:
         with anyio.fail_after(180):
@@ -156,7 +156,7 @@ def test_what_the_database_says_reaches_all_who_follow(database: Database, run_i
                 assert isinstance(await anext(anew), RunSnapshot)
 
     anyio.run(main)
-    assert told == ["unknown_run"] * 3
+    assert reported == ["unknown_run"] * 3
 
 
 def test_it_ends_at_its_time(database: Database, run_id: str) -> None:

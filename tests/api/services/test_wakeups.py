@@ -45,7 +45,7 @@ def ring(sender: WakeupSender, *run_ids: str) -> None:
     anyio.run(sender.wake, run_ids)
 
 
-def test_each_run_is_told_of(sender: WakeupSender, producer: Listening, eventually: Callable[..., None]) -> None:
+def test_each_run_is_reported_of(sender: WakeupSender, producer: Listening, eventually: Callable[..., None]) -> None:
     runs = [f"run_{number}" for number in range(3 * WAKEUPS_PER_INTERVAL)]
     for run in runs:
         ring(sender, run)
@@ -54,7 +54,7 @@ def test_each_run_is_told_of(sender: WakeupSender, producer: Listening, eventual
     eventually(lambda: producer.heard[-1] == "run_later")
 
 
-def test_nobody_waits_for_a_slow_broker_and_of_a_long_rush_the_latest_are_told(
+def test_nobody_waits_for_a_slow_broker_and_of_a_long_rush_the_latest_are_reported(
     sender: WakeupSender, producer: Listening, eventually: Callable[..., None]
 ) -> None:
     producer.let_go.clear()
@@ -78,7 +78,7 @@ def test_a_broker_that_is_down_is_tried_once_a_moment(
     eventually(lambda: producer.heard == ["run_1", "run_4"])
 
 
-def test_what_waits_at_the_end_is_still_told(producer: Listening, eventually: Callable[..., None]) -> None:
+def test_what_waits_at_the_end_is_still_reported(producer: Listening, eventually: Callable[..., None]) -> None:
     sender = WakeupSender(producer)
     ring(sender, "run_1")
     eventually(lambda: producer.heard == ["run_1"])

@@ -60,8 +60,8 @@ class Desk:
             }
         )
         with DeltaSnapshotWriter(run_dir.path / "changes") as writer:
-            for change, picture in self.changes:
-                writer.write(change, picture)
+            for change, sample_image in self.changes:
+                writer.write(change, sample_image)
         result = run_index_job(run_dir)
         return run_dir.path / result["collection"]["path"], result
 
@@ -129,8 +129,8 @@ def check_kept(older: Collection, newer: Collection, desk: Desk) -> None:
         assert np.array_equal(older.vector(identity(name)), newer.vector(identity(name)))
         assert older.image_bytes(identity(name)) == newer.image_bytes(identity(name))
         assert older.item(identity(name)) == newer.item(identity(name))
-    change, picture = desk.changes[0]
-    assert newer.image_bytes(change.item) == picture
+    change, sample_image = desk.changes[0]
+    assert newer.image_bytes(change.item) == sample_image
     assert newer.item(change.item) == change.record
     assert newer.vector(change.item).tobytes() == change.vector
     (words,) = newer.search(desk.session.embed_texts(["added by hand"])[0], k=1, target="texts")
@@ -164,11 +164,11 @@ def test_another_encoder_is_refused(desk: Desk, encoders: list[Path]) -> None:
 
 
 def test_changes_that_were_cut_are_seen(desk: Desk, tmp_path: Path) -> None:
-    change, picture = desk.added(1, "hand.webp")
+    change, sample_image = desk.added(1, "hand.webp")
     with DeltaSnapshotWriter(tmp_path / "handed") as writer:
-        writer.write(change, picture)
+        writer.write(change, sample_image)
     handed = DeltaSnapshot(tmp_path / "handed")
-    assert (handed.changes, handed.images([change.item])) == ([change], [picture])
+    assert (handed.changes, handed.images([change.item])) == ([change], [sample_image])
     blob = tmp_path / "handed" / "changes.blob"
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:

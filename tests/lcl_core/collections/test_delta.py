@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcl_core.collections import hnsw_index
+from lcl_core.collections import vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import stable_hash64
@@ -113,7 +113,7 @@ FILTERS: list[dict[str, Any]] = [
 def test_it_answers_as_one_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool, target: Any) -> None:
     base, changes, now = a_history(80, 60)
     anew = build(tmp_path / "anew", now)
-    monkeypatch.setattr(hnsw_index, "EXACT_ROWS", 10 if large else 10**6)
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 10 if large else 10**6)
     collection = changed(build(tmp_path / "base", base), changes, steps=5)
     assert bool(collection._graphs) == large
     for how in FILTERS:

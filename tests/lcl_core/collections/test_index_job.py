@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcl_core.collections import hnsw_index, index_job
+from lcl_core.collections import index_job, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.index_job import IndexProgress, dtype_for, run_index_job
 from lcl_core.common.errors import UserError
@@ -23,6 +20,7 @@ from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
 from lcl_core.data import Corpus
 from lcl_core.data.records import CaptionPair
 from lcl_core.encoders.engine import EncoderEngine
+from tests.lcl_core.train.small_runs import finished, started
 
 
 def prepare(place: Path, corpus: Path, encoder_directory: Path, **spec: Any) -> RunDir:
@@ -60,10 +58,8 @@ def metrics(run_dir: RunDir) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run_dir.metrics_file.read_text().splitlines()]
 
 
-def start(run_dir: RunDir) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lcl_core.collections.index_job", str(run_dir.path)]
-    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+def job(run_dir: RunDir) -> tuple[str, str]:
+    return "lcl_core.collections.index_job", str(run_dir.path)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -77,9 +73,7 @@ def test_a_process_makes_a_collection_of_a_split(
     tmp_path: Path, sample: Corpus, sample_zip: Path, encoder: Path
 ) -> None:
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, splits=["val", "test"])
-    process = start(run_dir)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == ExitCode.OK, output
+    assert finished(run_dir, *job(run_dir)) == ExitCode.OK, run_dir.log_file.read_text()
     result = json.loads(run_dir.result_file.read_text())
     pairs = [*sample.pairs("val"), *sample.pairs("test")]
     session = EncoderEngine(encoder, device="cpu")
@@ -118,7 +112,7 @@ def test_progress_counts_up_to_the_total(tmp_path: Path, sample_zip: Path, encod
     assert rows[0]["images_per_s"] > 0
 
 
-def test_what_is_left_is_told_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_is_reported_by_the_pace_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: moment)
     run_dir = RunDir(tmp_path)
@@ -159,13 +153,11 @@ def test_nothing_readable_fails_with_the_reason(tmp_path: Path, encoder: Path) -
     (corpus / "images" / "a.png").write_bytes(b"no image")
     (corpus / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a"]}\n')
     run_dir = prepare(tmp_path / "run", corpus, encoder)
-    process = start(run_dir)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == ExitCode.USER_ERROR, output
+    assert finished(run_dir, *job(run_dir)) == ExitCode.USER_ERROR, run_dir.log_file.read_text()
     error = json.loads(run_dir.error_file.read_text())
     assert error["code"] == "no_readable_image"
     assert "a.png" in error["message"]
-    assert "Traceback" not in output
+    assert "Traceback" not in run_dir.log_file.read_text()
     assert [path.name for path in run_dir.artifacts.iterdir()] == ["quarantine.jsonl"]
 
 
@@ -196,7 +188,7 @@ def test_bad_questions_name_their_field(
     assert list(run_dir.artifacts.iterdir()) == []
 
 
-def test_a_corpus_without_captioned_images_is_told_so(tmp_path: Path, encoder: Path) -> None:
+def test_a_corpus_without_captioned_images_is_reported_so(tmp_path: Path, encoder: Path) -> None:
     (tmp_path / "interleaved.jsonl").write_text('{"text_list": ["a"], "image_info": []}\n')
     run_dir = prepare(tmp_path / "run", tmp_path, encoder)
     with pytest.raises(UserError, match="no captioned images") as caught:
@@ -215,11 +207,10 @@ def test_a_stop_between_batches_leaves_nothing_half_written(tmp_path: Path, samp
 
 def test_sigterm_ends_the_process_as_cancelled(tmp_path: Path, sample_zip: Path, encoder: Path) -> None:
     run_dir = prepare(tmp_path / "run", sample_zip, encoder, batch_size=4)
-    process = start(run_dir)
-    until(lambda: run_dir.metrics_file.exists() or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=180)
-    assert process.returncode == ExitCode.CANCELLED, output
+    with started(run_dir, *job(run_dir)) as process:
+        until(lambda: run_dir.metrics_file.exists() or process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=180) == ExitCode.CANCELLED, run_dir.log_file.read_text()
     assert list(run_dir.artifacts.iterdir()) == []
     assert not run_dir.result_file.exists()
 
@@ -240,7 +231,7 @@ def test_a_second_attempt_starts_afresh(tmp_path: Path, sample: Corpus, encoder:
 def test_who_is_searched_elsewhere_needs_no_graph(
     tmp_path: Path, sample: Corpus, encoder: Path, monkeypatch: pytest.MonkeyPatch, searched_by: str
 ) -> None:
-    monkeypatch.setattr(hnsw_index, "EXACT_ROWS", 2)
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 2)
     run_dir = prepare(tmp_path / "run", write_corpus(tmp_path / "corpus", sample, {}), encoder, index=searched_by)
     assert run_index_job(run_dir)["collection"]["index"] == searched_by
     found = [path.name for path in (run_dir.artifacts / "collection").glob("*.usearch")]

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from lcl_core.collections.match_job import run_match_job
+from lcl_core.collections.match_job import PairEncoder, match_records, max_similarity_assignment, run_match_job
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
+from lcl_core.data.records import (
+    BadItem,
+    CaptionedImage,
+    ImageMatch,
+    ImageSegment,
+    MatchedDocument,
+    Record,
+    RecordImage,
+    TextSegment,
+)
+from lcl_core.data.records import SequenceDocument as Laid
+from tests.lcl_core.data.conftest import Kit
 
 pytest.importorskip("scipy")
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return Kit(tmp_path / "corpus")
 
 
 def write_corpus(folder: Path) -> Path:
@@ -51,3 +72,115 @@ def test_an_unknown_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'tiny' is not registered") as caught:
         run_match_job(ask(tmp_path))
     assert caught.value.field == "encoder"
+
+
+pytest.importorskip("scipy")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def embed_images(images: Sequence[Image.Image]) -> np.ndarray:
+    """The colour of an image as a vector of length 1."""
+    rows = np.array([image.getpixel((0, 0)) for image in images], np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def embed_texts(texts: Sequence[str]) -> np.ndarray:
+    """The colours that a text names."""
+    rows = np.array([[float(name in text) for name in COLOURS] for text in texts], np.float32) + 0.01
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+ENCODER = PairEncoder(embed_images, embed_texts)
+
+
+def laid(kit: Any, *parts: str, broken: tuple[str, ...] = ()) -> Record:
+    """A sequence of sentences and, by colour, of images."""
+
+    def load(name: str) -> bytes:
+        if name in broken:
+            raise UserError("gone", code="file_missing", file=name)
+        return kit.png(COLOURS[name])
+
+    segments = tuple(ImageSegment(part) if part in COLOURS else TextSegment(part) for part in parts)
+    names = dict.fromkeys(part for part in parts if part in COLOURS)
+    images = tuple(RecordImage(name, lambda name=name: load(name)) for name in names)
+    return Record("doc:1", Laid(segments), images, source="wiki", extra={"url": "u"})
+
+
+def pairs_of(record: Record | BadItem) -> dict[str, int]:
+    assert isinstance(record, Record)
+    assert isinstance(record.body, MatchedDocument)
+    return {match.image: match.sentence for match in record.body.matches}
+
+
+def test_the_sum_is_the_largest_that_any_assignment_has() -> None:
+    draw = np.random.default_rng(0)
+    for images, sentences in ((1, 1), (2, 5), (4, 4), (5, 3)):
+        matrix = draw.normal(size=(images, sentences))
+        got = max_similarity_assignment(matrix)
+        assert len(got) == min(images, sentences)
+        assert len({sentence for _, sentence in got}) == len({image for image, _ in got}) == len(got)
+        larger, smaller = max(images, sentences), min(images, sentences)
+        square = matrix if images <= sentences else matrix.T
+        best = max(
+            sum(square[place, column] for place, column in enumerate(choice))
+            for choice in itertools.permutations(range(larger), smaller)
+        )
+        assert sum(matrix[pair] for pair in got) == pytest.approx(best)
+
+
+def test_a_sequence_becomes_sentences_with_their_images(kit: Any) -> None:
+    record = laid(kit, "blue", "this is red", "green", "here is blue", "nothing", "red", "green leaves")
+    (got,) = match_records([record], ENCODER)
+    assert pairs_of(got) == {"blue": 1, "green": 3, "red": 0}
+    assert isinstance(got, Record)
+    assert (got.id, got.source, got.extra) == ("doc:1", "wiki", {"url": "u"})
+    assert got.body.sentences[2] == "nothing"  # type: ignore[union-attr]
+    assert got.body.matches[0].similarity == pytest.approx(1, abs=0.01)  # type: ignore[union-attr]
+    assert {image.name: image.load() for image in got.images} == {
+        name: kit.png(COLOURS[name]) for name in ("red", "green", "blue")
+    }
+
+
+def test_no_sentence_gets_two_and_the_image_that_fits_least_is_left_out(kit: Any) -> None:
+    (got,) = match_records([laid(kit, "red", "red", "a red thing", "green", "blue", "green grass")], ENCODER)
+    assert pairs_of(got) == {"red": 0, "green": 1}
+    assert [image.name for image in got.images] == ["red", "green"]  # type: ignore[union-attr]
+
+
+def test_matches_without_scores_are_made_anew(kit: Any) -> None:
+    body = MatchedDocument(("green", "red"), (ImageMatch("red", 0, 0.0), ImageMatch("green", 0, 0.0)))
+    images = tuple(RecordImage(name, lambda name=name: kit.png(COLOURS[name])) for name in ("red", "green"))
+    (got,) = match_records([Record("a:1", body, images)], ENCODER)
+    assert pairs_of(got) == {"red": 1, "green": 0}
+
+
+def test_what_cannot_be_matched_is_listed_and_the_rest_goes_on(kit: Any) -> None:
+    pair = Record("p:1", CaptionedImage("x", ("c",)), ())
+    bad = BadItem("f", 3, "not JSON")
+    given = [
+        pair,
+        bad,
+        laid(kit, "only words"),
+        laid(kit, "red", "  "),
+        laid(kit, "red", "so red", broken=("red",)),
+        laid(kit, "green", "red", "a red one", broken=("green",)),
+    ]
+    got = list(match_records(given, ENCODER))
+    assert got[:2] == [pair, bad]
+    assert [item.reason for item in got[2:-1] if isinstance(item, BadItem)] == [
+        "nothing to match",
+        "nothing to match",
+        "file_missing",
+        "no usable image",
+        "file_missing",
+    ]
+    assert pairs_of(got[-1]) == {"red": 0}
+
+
+def test_without_scipy_the_way_out_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(UserError, match=r"lcl\[data\]"):
+        max_similarity_assignment(np.ones((1, 1)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcl_core.collections import file_format, hnsw_index, near_duplicates
+from lcl_core.collections import file_format, near_duplicates, vector_index
 from lcl_core.collections.collection import Collection
 from lcl_core.collections.near_duplicates import near_duplicate_groups
 from lcl_core.collections.writer import CollectionItem, CollectionWriter
@@ -89,7 +89,7 @@ def test_a_collection_names_the_images_of_its_groups(tmp_path: Path, monkeypatch
     vectors = clusters(60, 16, 0.1).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for rows, folder in ((100_000, "exact"), (10, "linked")):
-        monkeypatch.setattr(hnsw_index, "EXACT_ROWS", rows)
+        monkeypatch.setattr(vector_index, "EXACT_ROWS", rows)
         with CollectionWriter(tmp_path / folder, name="n", encoder_hash="0" * 64, dataset_hash="", dim=16) as writer:
             writer.add_items([CollectionItem(f"{row}.png", b"", "image/png") for row in range(60)], vectors)
             writer.link()
@@ -104,8 +104,8 @@ def test_a_collection_names_the_images_of_its_groups(tmp_path: Path, monkeypatch
 def test_with_a_graph_nearly_the_same_groups_are_found(tmp_path: Path) -> None:
     vectors = clusters(2000, 32, 0.15)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    hnsw_index.write_hnsw_index(tmp_path / "graph", vectors)
-    searched = hnsw_index.HnswIndex.open(tmp_path / "graph", vectors)
+    vector_index.write_hnsw_index(tmp_path / "graph", vectors)
+    searched = vector_index.HnswIndex.open(tmp_path / "graph", vectors)
     found = {tuple(group.tolist()) for group in near_duplicate_groups(vectors, 0.95, searched.neighbours)}
     true = {tuple(group) for group in plain(vectors, 0.95)}
     assert len(true) > 300

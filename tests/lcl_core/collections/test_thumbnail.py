@@ -21,27 +21,27 @@ def noise(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "GIF"])
 def test_a_small_image_is_kept_byte_for_byte(kind: str) -> None:
-    picture = noise(20, 10)
-    raw = encoded(picture, kind)
-    assert thumbnail(raw, picture) == (raw, f"image/{kind.lower()}")
+    sample_image = noise(20, 10)
+    raw = encoded(sample_image, kind)
+    assert thumbnail(raw, sample_image) == (raw, f"image/{kind.lower()}")
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BMP"])
 def test_what_browsers_do_not_draw_becomes_webp(kind: str) -> None:
-    picture = noise(20, 10)
-    data, media_type = thumbnail(encoded(picture, kind), picture)
+    sample_image = noise(20, 10)
+    data, media_type = thumbnail(encoded(sample_image, kind), sample_image)
     assert media_type == "image/webp"
     with Image.open(io.BytesIO(data)) as kept:
         assert (kept.format, kept.size) == ("WEBP", (20, 10))
 
 
 def test_a_large_file_is_made_small() -> None:
-    picture = noise(900, 600)
-    raw = encoded(picture, "PNG")
+    sample_image = noise(900, 600)
+    raw = encoded(sample_image, "PNG")
     assert len(raw) > MAX_COPIED_BYTES
-    data, media_type = thumbnail(raw, picture)
+    data, media_type = thumbnail(raw, sample_image)
     assert media_type == "image/webp"
     assert len(data) < MAX_COPIED_BYTES
     with Image.open(io.BytesIO(data)) as kept:
         assert kept.size == (MAX_SIDE, 341)
-    assert picture.size == (900, 600)
+    assert sample_image.size == (900, 600)

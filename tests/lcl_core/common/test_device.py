@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 import torch
 
 from lcl_core.common import device as devices
-from lcl_core.common.device import autocast, compute_dtype, matmul_error, onednn_fp32_matmul, pick_device
+from lcl_core.common.device import (
+    autocast,
+    compute_dtype,
+    matmul_error,
+    onednn_fp32_matmul,
+    pick_device,
+    tf32_matmul,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -36,6 +46,30 @@ def test_the_setting_comes_back_after_a_failure() -> None:
     with pytest.raises(ZeroDivisionError), onednn_fp32_matmul():
         raise ZeroDivisionError
     assert setting() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [(GPU, "bf16", True), (GPU, "auto", True), (GPU, "fp32", False), (CPU, "bf16", False)],
+)
+def test_gpus_round_to_tf32_where_training_is_in_bf16(device: torch.device, precision: Any, expected: bool) -> None:
+    settings = torch.backends.cuda.matmul
+    assert not settings.allow_tf32
+    with suppress(ZeroDivisionError), tf32_matmul(device, precision):
+        assert settings.allow_tf32 == expected
+        raise ZeroDivisionError
+    assert not settings.allow_tf32
+
+
+def test_a_setting_of_the_user_stays() -> None:
+    settings = torch.backends.cuda.matmul
+    settings.allow_tf32 = True
+    try:
+        with tf32_matmul(GPU, "bf16"):
+            assert settings.allow_tf32
+        assert settings.allow_tf32
+    finally:
+        settings.allow_tf32 = False
 
 
 def test_products_of_this_machine_are_fp32() -> None:

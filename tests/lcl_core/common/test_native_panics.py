@@ -80,7 +80,7 @@ def test_what_ends_a_thread_still_does(ending: type[BaseException]) -> None:
         as_exception(ending())
 
 
-def test_a_panic_is_told_from_an_error() -> None:
+def test_a_panic_is_reported_from_an_error() -> None:
     named = type("PanicException", (BaseException,), {})
     assert isinstance(as_exception(named("x")), UserError)
     assert isinstance(as_exception(Panicking("x")), RuntimeError)

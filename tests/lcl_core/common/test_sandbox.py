@@ -1,4 +1,4 @@
-"""A process that reads what strangers wrote: what it may take, and what it cannot reach."""
+"""A process that reads what anonymous users wrote: what it may take, and what it cannot reach."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_output_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (1, "ValueError: x", "broke down"),
     ],
 )
-def test_its_end_is_told_in_words(status: int | None, error: str, words: str) -> None:
+def test_its_end_is_reported_in_words(status: int | None, error: str, words: str) -> None:
     assert words in SandboxResult(status, b"", error).reason
 
 

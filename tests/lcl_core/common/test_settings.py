@@ -32,11 +32,22 @@ def test_a_duration_is_a_number_above_zero(name: str, value: object) -> None:
     assert refused(WorkerSettings, **{name: value}).startswith(f"LCL_{name.upper()}: ")
 
 
+POSTGRES = "postgresql+psycopg://lcl:x@db:5432/lcl"
+
+
 @pytest.mark.parametrize(("lease", "heartbeat"), [(5, 60), (20, 10), (10, 10)])
 def test_a_lease_outlives_a_heartbeat_that_is_late(lease: float, heartbeat: float) -> None:
     said = refused(Settings, lease_seconds=lease, heartbeat_seconds=heartbeat)
-    assert said.startswith(f"LCL_HEARTBEAT_SECONDS ({heartbeat}) must be below half of LCL_LEASE_SECONDS ({lease})")
-    assert Settings(lease_seconds=lease, heartbeat_seconds=lease / 2 - 0.1).lease_seconds == lease
+    assert said.startswith(
+        f"LCL_HEARTBEAT_SECONDS ({heartbeat}) must be at most a quarter of LCL_LEASE_SECONDS ({lease})"
+    )
+    assert Settings(lease_seconds=lease, heartbeat_seconds=lease / 4).lease_seconds == lease
+
+
+@pytest.mark.parametrize(("url", "seconds"), [("", 60.0), ("sqlite:////tmp/a.db", 60.0), (POSTGRES, 240.0)])
+def test_a_lease_outlasts_what_takes_the_database_away(url: str, seconds: float) -> None:
+    assert Settings(database_url=url).lease_seconds == seconds
+    assert Settings(database_url=url, lease_seconds=45.0).lease_seconds == 45.0
 
 
 @pytest.mark.parametrize(
@@ -48,7 +59,7 @@ def test_other_databases_are_refused(url: str) -> None:
     assert "sesame" not in said
 
 
-def test_a_malformed_database_url_is_told_without_its_password() -> None:
+def test_a_malformed_database_url_is_reported_without_its_password() -> None:
     said = refused(Settings, database_url="postgresql+psycopg://u:sesame@h:port/db")
     assert said.startswith("LCL_DATABASE_URL: is no address such as")
     assert "sesame" not in said

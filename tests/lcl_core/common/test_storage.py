@@ -16,11 +16,11 @@ class Flaky:
     """Fails a number of times."""
 
     def __init__(self, failures: int, error: Exception) -> None:
-        self.left, self.error, self.asked = failures, error, 0
+        self.left, self.error, self.requested = failures, error, 0
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         assert path == "x/a"
-        self.asked += 1
+        self.requested += 1
         if self.left:
             self.left -= 1
             raise self.error
@@ -37,7 +37,7 @@ def behind(flaky: Flaky) -> Storage:
 def test_a_failed_read_is_tried_again(error: Exception) -> None:
     flaky = Flaky(2, error)
     assert behind(flaky).read("a", 10, 15) == bytes(range(10, 15))
-    assert flaky.asked == 3
+    assert flaky.requested == 3
     with pytest.raises(UserError, match=f"3 attempts.*{type(error).__name__}") as caught:
         behind(Flaky(3, error)).read("a", 10, 15)
     assert (caught.value.code, caught.value.file) == ("file_unreadable", "a")
@@ -50,7 +50,7 @@ def test_what_will_not_get_better_is_not_tried_again(error: Exception, code: str
     flaky = Flaky(9, error)
     with pytest.raises(UserError) as caught:
         behind(flaky).read("a")
-    assert (caught.value.code, flaky.asked) == (code, 1)
+    assert (caught.value.code, flaky.requested) == (code, 1)
 
 
 def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ HOSTS = ["hooks.example.org", "chat.internal:8443", "127.0.0.1:9000"]
         "http://127.0.0.1:9000/",
     ],
 )
-def test_a_host_of_the_list_may_be_told(url: str) -> None:
+def test_a_host_of_the_list_may_be_reported(url: str) -> None:
     check_url(url, HOSTS)
 
 
@@ -78,7 +78,7 @@ def test_a_protocol_in_the_list_holds_for_that_protocol_alone() -> None:
             check_url(url, ["https://hooks.example.org"])
 
 
-def test_without_a_list_nobody_is_told() -> None:
+def test_without_a_list_nobody_is_reported() -> None:
     with pytest.raises(UserError, match="LCL_WEBHOOK_HOSTS"):
         check_url("https://hooks.example.org/", Settings().webhook_hosts)
 

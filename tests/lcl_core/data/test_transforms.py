@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -18,10 +19,13 @@ from lcl_core.data import transforms
 from lcl_core.data.transforms import (
     CLIP_MEAN,
     CLIP_STD,
+    DIVIDED,
+    MULTIPLIED,
     crop_and_resize,
     eval_box,
     eval_transform,
     normalise,
+    normalise_levels,
     random_box,
     train_transform,
 )
@@ -40,11 +44,16 @@ def test_normalise_is_the_formula_in_single_precision() -> None:
     assert np.array_equal(normalise(Image.fromarray(levels)), expected.transpose(2, 0, 1))
 
 
-def test_normalise_into_a_given_place() -> None:
-    batch = np.zeros((2, 3, 8, 8), np.float32)
-    normalise(noise(8, 8), out=batch[1])
-    assert np.array_equal(batch[1], normalise(noise(8, 8)))
-    assert not batch[0].any()
+def test_levels_are_normalised_by_the_table_of_each_image() -> None:
+    """The second is what one product and one sum in single precision give, with a factor from double precision."""
+    levels = np.stack([np.asarray(noise(8, 8)).transpose(2, 0, 1)] * 2)
+    divided, multiplied = normalise_levels(levels, [DIVIDED, MULTIPLIED])
+    assert np.array_equal(divided, normalise(noise(8, 8)))
+    mean, std = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (CLIP_MEAN, CLIP_STD))
+    expected = torch.from_numpy(levels[1]) * (1 / (255 * std)).float() + (-mean / std).float()
+    assert np.array_equal(multiplied, expected.numpy())
+    assert not np.array_equal(divided, multiplied)
+    assert np.abs(divided - multiplied).max() < 1e-6
 
 
 @pytest.mark.parametrize(

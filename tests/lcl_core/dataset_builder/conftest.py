@@ -59,7 +59,7 @@ def tgz_of(files: Files) -> bytes:
     return tar_of({f"package/{name}": contents for name, contents in files.items()}, compression="gz")
 
 
-def picture(colour: str, size: tuple[int, int] = (40, 40), kind: str = "PNG") -> bytes:
+def draw_image(colour: str, size: tuple[int, int] = (40, 40), kind: str = "PNG") -> bytes:
     """A disc on white: no two colours are alike, and there is something to see."""
     image = Image.new("RGB", size, "white")
     ImageDraw.Draw(image).ellipse((4, 4, size[0] - 4, size[1] - 4), fill=colour)
@@ -85,7 +85,7 @@ class Kit:
     """What tests of packages and sources need, with one temporary folder."""
 
     deb_of, tgz_of, tar_of = staticmethod(deb_of), staticmethod(tgz_of), staticmethod(tar_of)
-    picture, square, lay_out = staticmethod(picture), staticmethod(square), staticmethod(lay_out)
+    draw_image, square, lay_out = staticmethod(draw_image), staticmethod(square), staticmethod(lay_out)
 
     def __init__(self, root: Path) -> None:
         self.root = root

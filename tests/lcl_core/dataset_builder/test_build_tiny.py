@@ -65,7 +65,7 @@ def test_the_bundle_is_a_corpus_and_the_same_bytes_each_time(
     pytest.importorskip("resvg_py")
     clipart = {
         "openclipart-png": {
-            f"usr/share/openclipart/png/food/fruit_{name}.png": kit.picture(name, (200, 100))
+            f"usr/share/openclipart/png/food/fruit_{name}.png": kit.draw_image(name, (200, 100))
             for name in ("red", "green", "gold", "pink", "cyan", "navy")
         }
     }

@@ -31,13 +31,13 @@ def test_a_drawing_becomes_pixels() -> None:
 
 
 def test_a_large_drawing_is_trimmed_and_made_small(kit: Any, tmp_path: Path) -> None:
-    kit.lay_out(tmp_path, {"a.png": kit.picture("red", (400, 200))})
+    kit.lay_out(tmp_path, {"a.png": kit.draw_image("red", (400, 200))})
     assert opened(shrink_drawing((tmp_path / "a.png", tmp_path / "absent.svg"), 32)).size[0] == 32
     assert shrink_drawing((tmp_path / "absent.png", tmp_path / "absent.svg"), 32) is None
 
 
 def test_too_many_pixels_are_drawn_anew(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kit.lay_out(tmp_path, {"a.png": kit.picture("blue", (400, 400)), "a.svg": SVG})
+    kit.lay_out(tmp_path, {"a.png": kit.draw_image("blue", (400, 400)), "a.svg": SVG})
     monkeypatch.setattr(images, "MAX_PIXELS", 300 * 300)
     image = opened(shrink_drawing((tmp_path / "a.png", tmp_path / "a.svg"), 32))
     assert image.size == (32, 32)

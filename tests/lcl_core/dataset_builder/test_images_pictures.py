@@ -27,13 +27,13 @@ def stored(tmp_path: Path, name: str | None) -> Image.Image:
     return Image.open(tmp_path / name)
 
 
-def test_a_image_is_fitted_and_kept_as_webp_once(kit: Any, tmp_path: Path) -> None:
+def test_an_image_is_fitted_and_kept_as_webp_once(kit: Any, tmp_path: Path) -> None:
     kept = ImageWriter(tmp_path, 32)
-    assert kept.put(kit.picture("red", (80, 40)), "s/a") == "s/a.webp"
+    assert kept.put(kit.draw_image("red", (80, 40)), "s/a") == "s/a.webp"
     assert stored(tmp_path, "s/a.webp").size == (32, 16)
-    assert stored(tmp_path, kept.put(kit.picture("red"), "s/b", ImageOptions(side=16))).size == (16, 16)
+    assert stored(tmp_path, kept.put(kit.draw_image("red"), "s/b", ImageOptions(side=16))).size == (16, 16)
     assert kept.put(b"not looked at", "s/a") == "s/a.webp", "a name is looked at once"
-    assert stored(tmp_path, kept.put(kit.picture("red", (8, 8)), "s/c")).size == (8, 8), "never made larger"
+    assert stored(tmp_path, kept.put(kit.draw_image("red", (8, 8)), "s/c")).size == (8, 8), "never made larger"
     assert len(kept) == 3
 
 
@@ -43,7 +43,7 @@ def test_a_image_is_fitted_and_kept_as_webp_once(kit: Any, tmp_path: Path) -> No
 )
 def test_what_is_unusable_has_no_name(kit: Any, tmp_path: Path, size: tuple[int, int], wanted: ImageOptions) -> None:
     kept = ImageWriter(tmp_path, 32)
-    assert kept.put(kit.picture("red", size) if any(size) else b"no image", "a", wanted) is None
+    assert kept.put(kit.draw_image("red", size) if any(size) else b"no image", "a", wanted) is None
     assert (len(kept), list(tmp_path.glob("*.webp"))) == (0, [])
 
 
@@ -73,7 +73,7 @@ def test_the_empty_border_is_cut_off() -> None:
 def test_compressed_files_are_read_and_large_ones_are_not(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a.png.gz").write_bytes(gzip.compress(kit.picture("red")))
+    (tmp_path / "a.png.gz").write_bytes(gzip.compress(kit.draw_image("red")))
     image = load_rgb(tmp_path / "a.png.gz")
     assert image is not None
     assert image.size == (40, 40)
@@ -93,5 +93,5 @@ def test_only_the_longest_side_counts() -> None:
 
 
 def test_webp_is_what_it_says(kit: Any, tmp_path: Path) -> None:
-    name = ImageWriter(tmp_path, 32).put(kit.picture("red"), "a")
+    name = ImageWriter(tmp_path, 32).put(kit.draw_image("red"), "a")
     assert Image.open(io.BytesIO((tmp_path / str(name)).read_bytes())).format == "WEBP"

@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_list_names_every_source_its_licences_and_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for source in SOURCES.values():
-        assert source.about in told
-        assert all(package.version in told for package in source.packages)
-        assert all(licence in told for licence in source.licences)
+        assert source.about in reported
+        assert all(package.version in reported for package in source.packages)
+        assert all(licence in reported for licence in source.licences)
 
 
 @pytest.mark.parametrize(
@@ -32,15 +32,15 @@ def test_the_list_names_every_source_its_licences_and_packages(capsys: pytest.Ca
         (("--tiny",), "--fetch"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(
+def test_what_is_wrong_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     where = ("--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"))
     assert main(["build", *where, *arguments]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert words in told
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith("error: ")
+    assert words in reported
+    assert reported.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

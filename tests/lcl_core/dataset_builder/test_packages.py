@@ -23,5 +23,5 @@ def test_licences_are_always_wanted_and_else_what_was_named() -> None:
 
 def test_every_package_is_pinned() -> None:
     packages = [package for source in SOURCES.values() for package in source.packages]
-    assert len({package.file for package in packages}) == len(packages) == 22
+    assert len({package.file for package in packages}) == len(packages) == 57
     assert all(len(package.sha256) == 64 and set(package.sha256) <= set("0123456789abcdef") for package in packages)

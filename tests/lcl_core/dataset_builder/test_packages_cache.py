@@ -75,21 +75,21 @@ for name in os.listdir(store):
 
 
 @pytest.mark.parametrize(
-    ("package", "asked"),
+    ("package", "requested"),
     [
         (NPM, "npm pack @team/set@1.2 --silent"),
         (APT, "apt-get download -q -o APT::Sandbox::User=root x-doc=1:2-3"),
     ],
 )
 def test_each_client_is_asked_for_the_pinned_version(
-    kit: Any, said: Any, clients: Path, tmp_path: Path, package: Any, asked: str
+    kit: Any, said: Any, clients: Path, tmp_path: Path, package: Any, requested: str
 ) -> None:
     pinned = kit.pack(package, {"icons.json": "{}"})
     os.replace(kit.cache / package.file, clients / package.file)
     cache = PackageCache(kit.cache, True, said[1])
     cache.require([pinned])
     cache.require([pinned])
-    assert (tmp_path / "asked").read_text() == f"{asked}\n"
+    assert (tmp_path / "asked").read_text() == f"{requested}\n"
     assert [path.name for path in kit.cache.iterdir()] == [package.file]
     assert cache.files_of(pinned).is_dir()
 

@@ -162,6 +162,10 @@ def test_the_end_of_the_lease_is_the_end_for_all_and_all_may_come_again(
     for member in members:
         with pytest.raises(leases.StaleLease):
             check(member)
+    assert try_claim("w-1") is None, "its process of the first attempt may still live"
+    with database.session() as session:
+        for member in members:
+            assert gang.release_member(session, member)
     again = [try_claim(worker) for worker in ("w-3", "w-1", "w-2")]
     assert [type(each) for each in again] == [gang.MemberLease, gang.MemberLease, leases.Claim]
     with database.session() as session, pytest.raises(leases.StaleLease):
@@ -254,14 +258,15 @@ def test_too_few_workers_are_an_obstacle(database: Database, queue: Queue, run_o
     offers: dict[str, tuple[str, ...]] = {"w-1": ("cpu", "gpu"), "w-2": ("gpu",), "w-3": ("cpu",)}
     with database.session() as session:
         for name, offered in offers.items():
-            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offered))
+            devices = (f"GPU-{name}",) if "gpu" in offered else ()
+            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offered, devices))
     with database.reading() as session:
         told = db_runs.blocked_reasons(session, [run_of(run_id)])[run_id]
     assert told["code"] == "too_few_workers"
     assert "takes 3 workers at once, and only 2 can serve it" in told["message"]
     with database.session() as session:
         session.get_one(Worker, "w-3").seen_at -= timedelta(minutes=5)
-        record_heartbeat(session, WorkerIdentity("w-4", "host", 1, 1, ("a device",), ("gpu",)))
+        record_heartbeat(session, WorkerIdentity("w-4", "host", 1, 1, ("a device",), ("gpu",), ("GPU-4",)))
     with database.reading() as session:
         assert db_runs.blocked_reasons(session, [run_of(run_id)]) == {}
 

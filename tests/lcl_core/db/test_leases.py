@@ -46,8 +46,9 @@ def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue)
     reads = queue("validate", {"path": "/data"})
 
     def taken(*offers: str) -> list[str]:
+        devices = ("GPU-1", "GPU-2") if "gpu" in offers else ()
         with database.session() as session:
-            claims = [db_queue.claim_next(session, "worker-1", offers=offers) for _ in range(5)]
+            claims = [db_queue.claim_next(session, "worker-1", offers=offers, devices=devices) for _ in range(5)]
             session.rollback()
         return [claim.run_id for claim in claims if claim is not None]
 
@@ -56,7 +57,8 @@ def test_a_worker_takes_only_what_it_can_serve(database: Database, queue: Queue)
     assert taken("gpu") == [for_gpu, for_any]
     with database.reading() as session:
         later = now(session) + timedelta(seconds=1)
-        assert db_queue.unclaimed_runs(session, later, ("gpu",)) == [for_gpu, for_any]
+        assert db_queue.unclaimed_runs(session, later, ("gpu",), ("GPU-1",)) == [for_gpu, for_any]
+        assert db_queue.unclaimed_runs(session, later, ("gpu",)) == [for_any], "without a device it serves no GPU run"
 
 
 def test_racing_claimers_share_the_runs_and_double_none(database: Database, queue: Queue) -> None:
@@ -156,6 +158,53 @@ def test_a_lost_worker_costs_an_attempt_and_the_last_one_the_run(
     assert "worker-9" in run.reason["message"]
     assert run.finished_at is not None
     assert expire(database) == []
+
+
+def test_losses_are_counted_since_the_last_new_checkpoint(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue(max_attempts=2)
+    for number in range(1, 31):
+        lost = claim(lease_seconds=EXPIRED)
+        with database.session() as session:
+            leases.record_checkpoint(session, lost, f"step_{10 * number:08d}")
+        expire(database)
+        assert (run_of(run_id).state, run_of(run_id).attempt) == ("queued", number)
+    repeated = claim(lease_seconds=EXPIRED)
+    with database.session() as session:
+        leases.record_checkpoint(session, repeated, f"step_{300:08d}")  # no new one
+    expire(database)
+    run = run_of(run_id)
+    assert (run.state, run.reason["code"]) == ("failed", "worker_lost")
+    assert "2 attempts without a new checkpoint" in run.reason["message"]
+
+
+def test_a_resumed_run_has_the_attempts_that_were_asked_for(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue(max_attempts=1)
+    for _ in range(2):
+        claim(lease_seconds=EXPIRED)
+        expire(database)
+        assert run_of(run_id).state == "failed"
+        with database.session() as session:
+            assert runs.resume_run(session, run_id).max_attempts == 1
+    assert (run_of(run_id).state, run_of(run_id).setbacks) == ("queued", None)
+
+
+def test_a_run_that_is_to_wait_is_not_claimed_before(
+    database: Database, queue: Queue, claim: Take, run_of: RunOf
+) -> None:
+    run_id = queue()
+    held = claim()
+    with database.session() as session:
+        leases.release_lease(session, held, code="nccl", delay_seconds=600.0)
+    with database.session() as session:
+        assert db_queue.claim_next(session, "worker-1") is None
+        run = runs.get_run(session, run_id)
+        assert (run.attempt, run.setbacks) == (0, {"nccl": 1})
+        run.ready_at = now(session)
+    assert claim().run_id == run_id
 
 
 def test_a_lost_worker_finishes_a_cancel(database: Database, queue: Queue, claim: Take, run_of: RunOf) -> None:

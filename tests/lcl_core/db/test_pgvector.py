@@ -107,7 +107,7 @@ def test_it_finds_what_the_files_say(
     assert end() == "succeeded"
     assert tables(database) == named(database)
     files, there = both(database, made)
-    monkeypatch.setattr("lcl_core.collections.external_index.nearest", only_few)
+    monkeypatch.setattr("lcl_core.collections.vector_index.nearest", only_few)
     for target in ("images", "texts"):
         check_same(found(there, target=target), found(files, target=target))
     for labels in ("yes", "no"):
@@ -133,7 +133,7 @@ def test_changes_are_honoured(database: Database, end: Settle, made: Path) -> No
 
 def only_few(vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> Any:
     """One pass over everything is not what is examined."""
-    from lcl_core.collections.flat_index import nearest
+    from lcl_core.collections.vector_index import nearest
 
     assert rows is not None
     assert len(rows) <= K

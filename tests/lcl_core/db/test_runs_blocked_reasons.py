@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from lcl_core.db import leases, runs
+from lcl_core.db import gang, leases, runs
+from lcl_core.db import queue as db_queue
 from lcl_core.db.models import Worker
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity, record_heartbeat
@@ -27,9 +28,10 @@ def reasons(database: Database) -> Callable[[], dict[str, tuple[str, str]]]:
     return look
 
 
-def show(database: Database, name: str, *offers: str, seen_ago: float = 0.0) -> None:
+def show(database: Database, name: str, *offers: str, seen_ago: float = 0.0, gpus: int = 1) -> None:
+    devices = tuple(f"GPU-{name}-{number}" for number in range(gpus if "gpu" in offers else 0))
     with database.session() as session:
-        record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offers))
+        record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), offers, devices))
         session.flush()
         session.get_one(Worker, name).seen_at -= timedelta(seconds=seen_ago)
 
@@ -65,3 +67,52 @@ def test_a_run_at_work_or_at_its_end_has_no_obstacle(
         runs.cancel_run(session, queue_ended := queue())
     assert queue_ended not in reasons()
     assert reasons() == {}
+
+
+def test_it_says_how_many_gpus_are_missing(
+    database: Database, queue: Queue, reasons: Callable[[], dict[str, tuple[str, str]]]
+) -> None:
+    strict, lenient = (queue(spec={"engine": {"processes": 8}}, resource=resource) for resource in ("gpu", None))
+    show(database, "two", "cpu", "gpu", gpus=2)
+    show(database, "four", "gpu", gpus=4)
+    assert {code for code, _ in reasons().values()} == {"too_few_gpus"}
+    expected = "the run needs 8 GPUs on one machine; the largest worker offers 4"
+    assert reasons()[strict][1].partition("; start")[0] == expected
+    assert set(reasons()) == {strict, lenient}
+    show(database, "processor", "cpu")
+    assert set(reasons()) == {strict}, "a worker without GPUs runs it on the processor"
+    show(database, "eight", "gpu", gpus=8)
+    assert reasons() == {}
+
+
+def test_it_says_that_devices_are_busy_and_not_missing(
+    database: Database, queue: Queue, reasons: Callable[[], dict[str, tuple[str, str]]]
+) -> None:
+    show(database, "w", "cpu", "gpu", gpus=4)
+    devices = tuple(f"GPU-w-{number}" for number in range(4))
+    queue(resource="gpu")
+
+    def claim() -> leases.Claim | None:
+        with database.session() as session:
+            claimed = db_queue.claim_next(session, "w", 30.0, ("cpu", "gpu"), devices=devices)
+        assert not isinstance(claimed, gang.MemberLease)
+        return claimed
+
+    first = claim()
+    assert first is not None
+    waiting = queue(spec={"engine": {"processes": 4}}, resource="gpu")
+    behind = queue()
+    assert set(reasons()) == {waiting}
+    assert reasons()[waiting] == (
+        "devices_busy",
+        "waits for 4 GPUs; the worker with the most free ones has 3. It begins when other runs end",
+    )
+    assert claim() is None
+    assert "has 3, 3 of them reserved for it" in reasons()[waiting][1]
+    assert reasons()[behind] == (
+        "devices_busy",
+        "waits for 1 GPU; the worker with the most free ones has 0. It begins when other runs end",
+    )
+    with database.session() as session:
+        leases.release_lease(session, first)
+    assert claim() is not None

@@ -72,3 +72,51 @@ def test_the_same_key_from_many_threads_at_once_makes_one_run(database: Database
         thread.join()
     assert len(made) == 8
     assert len(set(made)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "request_", "expected"),
+    [
+        ("pretrain", {}, {}, ("accelerator", 1)),
+        ("pretrain", {"engine": {"processes": 4}}, {}, ("accelerator", 4)),
+        ("pretrain", {"engine": {"processes": 4, "nodes": 2}}, {"gpus": 4}, ("gpu", 4)),
+        ("pretrain", {"engine": {"processes": 4}}, {"resource": "cpu"}, ("cpu", 0)),
+        ("evaluate", {"encoder": "e"}, {"gpus": 1}, ("gpu", 1)),
+        ("validate", {"path": "/data"}, {}, ("cpu", 0)),
+    ],
+)
+def test_a_run_needs_as_many_gpus_as_it_has_processes(
+    queue: Queue,
+    run_of: Callable[[str], Any],
+    kind: str,
+    spec: dict[str, Any],
+    request_: dict[str, Any],
+    expected: tuple[str, int],
+) -> None:
+    run = run_of(queue(kind, spec, **request_))
+    assert (run.resource, run.gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "request_", "words"),
+    [
+        ("pretrain", {"engine": {"processes": 4}}, {"gpus": 2}, "engine.processes is 4.* set engine.processes to 2"),
+        ("pretrain", {}, {"gpus": 8}, "engine.processes is 1.*or gpus to 1"),
+        ("pretrain", {}, {"gpus": 1, "resource": "cpu"}, "resource is cpu; leave gpus out"),
+        ("validate", {"path": "/data"}, {"gpus": 1}, "a run of kind validate uses none"),
+        ("evaluate", {"encoder": "e"}, {"gpus": 2}, "a run of kind evaluate uses one GPU"),
+    ],
+)
+def test_other_numbers_of_gpus_are_refused(
+    database: Database, kind: str, spec: dict[str, Any], request_: dict[str, Any], words: str
+) -> None:
+    with database.session() as session, pytest.raises(UserError, match=words) as caught:
+        db_submit.submit(session, kind, spec, **request_)
+    assert (caught.value.code, caught.value.field) == ("bad_gpus", "gpus")
+
+
+def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(database: Database) -> None:
+    with database.session() as session:
+        db_submit.submit(session, "pretrain", {}, idempotency_key="k", gpus=1)
+    with database.session() as session, pytest.raises(UserError, match="another body"):
+        db_submit.submit(session, "pretrain", {}, idempotency_key="k")

@@ -80,12 +80,12 @@ def test_shards_lie_in_the_directory(tmp_path: Path, name: Any) -> None:
     [
         (CLIP, "pytorch_model.bin", "read from safetensors alone"),
         ({"model_type": "wav2vec2"}, "model.safetensors", "neither images nor texts"),
-        ({"name": "something"}, "model.safetensors", "nobody knows whose"),
+        ({"name": "something"}, "model.safetensors", "its format is unknown"),
         ("[1, 2]", "model.safetensors", "not a model's configuration"),
         ("{", "model.safetensors", "not JSON"),
     ],
 )
-def test_what_nobody_can_read_is_told(tmp_path: Path, config: Any, weights: str, words: str) -> None:
+def test_what_nobody_can_read_is_reported(tmp_path: Path, config: Any, weights: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         detect_encoder(lay(tmp_path, config, weights))
     assert caught.value.code == "bad_encoder"

@@ -43,7 +43,7 @@ def test_vectors_are_the_towers_own(pair: Path, drawings: list[Image.Image]) -> 
     assert session.embed_images([]).shape == session.embed_texts([]).shape == (0, 20)
 
 
-def test_ours_and_theirs_are_told_apart(encoder: Path, sight: Path) -> None:
+def test_ours_and_theirs_are_reported_apart(encoder: Path, sight: Path) -> None:
     assert type(open_engine(encoder, device="cpu").encoder) is LCLEncoder
     assert type(open_engine(sight, device="cpu").encoder) is HuggingFaceImageEncoder
 

@@ -21,7 +21,7 @@ TEXTS = ["a red bus", "blue", "the end of the image of a red bus of a blue bus o
 def library(folder: Path) -> tuple[Any, torch.Tensor]:
     """The model, and images as its own processor makes them."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
-    pixels = torch.cat([processor(images=picture, return_tensors="pt")["pixel_values"] for picture in sample_images()])
+    pixels = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image in sample_images()])
     return transformers.AutoModel.from_pretrained(folder).eval(), pixels
 
 
@@ -129,7 +129,7 @@ def test_code_beside_the_weights_is_never_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["preprocessor_config.json", "tokenizer.json", "model.safetensors"])
-def test_what_is_missing_is_told(tmp_path: Path, missing: str) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path, missing: str) -> None:
     (save_huggingface(tmp_path, "clip") / missing).unlink()
     with pytest.raises(UserError) as caught:
         HuggingFaceImageEncoder.load(tmp_path)

@@ -32,7 +32,7 @@ def test_both_sides_are_the_librarys(tmp_path: Path, kind: str) -> None:
     model, transform, tokenizer = library(folder)
     tower = OpenCLIPImageEncoder.load(folder)
     pixels = tower.preprocess(sample_images())
-    assert torch.equal(pixels, torch.stack([transform(picture) for picture in sample_images()]))
+    assert torch.equal(pixels, torch.stack([transform(image) for image in sample_images()]))
     pooled, patches = tower.encode(pixels)
     expected = F.normalize(model.encode_image(pixels), dim=-1)
     assert pooled is not None

@@ -40,7 +40,7 @@ def test_features_and_transform_are_the_librarys(
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     tower = TimmImageEncoder.load(tmp_path)
     pixels = tower.preprocess(sample_images())
-    assert torch.equal(pixels, torch.stack([transform(picture) for picture in sample_images()]))
+    assert torch.equal(pixels, torch.stack([transform(image) for image in sample_images()]))
     pooled, patches = tower.encode(pixels)
     features = model.forward_features(pixels)
     assert pooled is not None
@@ -50,7 +50,7 @@ def test_features_and_transform_are_the_librarys(
         expected = features[:, model.num_prefix_tokens :]
     else:
         places = features if features.shape[-1] == width else features.permute(0, 2, 3, 1)
-        expected = torch.stack([torch.cat(list(picture)) for picture in places])
+        expected = torch.stack([torch.cat(list(image)) for image in places])
     torch.testing.assert_close(patches, expected)
     assert tower.encode_texts(["a"]) is None
 
@@ -60,7 +60,7 @@ def test_training_images_are_augmented_as_everybodys_and_normalised_as_its_own(t
     spec = AugmentationSpec(crop_scale=(0.5, 0.8), flip_probability=0.5)
     made = tower.training_pixels(sample_images(), spec, random.Random(3))
     draw = random.Random(3)
-    clip = np.stack([augment(picture, 64, draw, spec) for picture in sample_images()])
+    clip = np.stack([augment(image, 64, draw, spec) for image in sample_images()])
     levels = clip * np.reshape(CLIP_STD, (3, 1, 1)) + np.reshape(CLIP_MEAN, (3, 1, 1))
     np.testing.assert_allclose(made.numpy(), (levels - 0.5) / 0.5, atol=1e-5)
 

@@ -79,9 +79,9 @@ def save_language_model(folder: Path, *, template: str | None = TEMPLATE, seed: 
 
 def _teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
     """Texts that say the colour, then captions of it: the model learns to speak of what came before."""
-    told = [f"{colour}{rest}" for colour in COLOURS for rest in (" square", " square", " square, number 7")]
-    hints = [(tokenizer(text.split()[0])["input_ids"] * 4)[:4] for text in told]
-    said = [tokenizer(f"a {text}<|end|>")["input_ids"] for text in told]
+    reported = [f"{colour}{rest}" for colour in COLOURS for rest in (" square", " square", " square, number 7")]
+    hints = [(tokenizer(text.split()[0])["input_ids"] * 4)[:4] for text in reported]
+    said = [tokenizer(f"a {text}<|end|>")["input_ids"] for text in reported]
     width = max(map(len, said))
     ids = torch.tensor([hint + ids + [1] * (width - len(ids)) for hint, ids in zip(hints, said, strict=True)])
     targets = torch.tensor([[-100] * 4 + ids + [-100] * (width - len(ids)) for ids in said])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from lcl_core.evaluation.evaluate import evaluate
 from lcl_core.evaluation.features import EvaluatedEncoder, load_evaluated_encoder
 from lcl_core.evaluation.results import score_predictions
 from lcl_core.model import LCLModel, LCLProcessor
+from tests.module_process import run_module
 
 NewRun = Callable[..., RunDir]
 SaveEncoder = Callable[..., Path]
@@ -197,17 +195,17 @@ def test_the_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encode
     evaluate(run_dir)
     model, processor = LCLModel.from_pretrained(encoder_dir).eval(), LCLProcessor.from_pretrained(encoder_dir)
     corpus = open_corpus(squares)
-    asked = [pair for pair in corpus.pairs("test") if len(pair.captions) > 1]
+    requested = [pair for pair in corpus.pairs("test") if len(pair.captions) > 1]
     gallery = [pair.image for pair in corpus.pairs("test")]
     with torch.no_grad():
         images = model.get_image_features(processor.preprocess([corpus.read_image(name) for name in gallery]))
-        texts = model.get_text_features(processor.encode_texts([pair.captions[1] for pair in asked]))
+        texts = model.get_text_features(processor.encode_texts([pair.captions[1] for pair in requested]))
     scores = (texts.double() @ images.double().T).numpy()
-    own = np.array([gallery.index(pair.image) for pair in asked])
-    expected = (scores >= scores[np.arange(len(asked)), own, None] - 1e-9).sum(axis=1)
+    own = np.array([gallery.index(pair.image) for pair in requested])
+    expected = (scores >= scores[np.arange(len(requested)), own, None] - 1e-9).sum(axis=1)
     file = run_dir.artifacts / "records" / "retrieval-test-captions_1-text_to_image-zero_shot-trained.jsonl"
     lines = [json.loads(line) for line in file.open()]
-    assert [line["query"] for line in lines] == [pair.captions[1] for pair in asked]
+    assert [line["query"] for line in lines] == [pair.captions[1] for pair in requested]
     assert [line["rank"] for line in lines] == expected.tolist()
     assert lines[3]["top"][0] == gallery[scores[3].argmax()]
 
@@ -224,11 +222,7 @@ def test_the_process_examines_the_sample_corpus(new_run: NewRun, sample_zip: Pat
         corpus=sample_zip, splits=["test_vendor"], source="emoji",
         classification={"labels": ["subgroup", "group"], "epochs": 2},
     )  # fmt: skip
-    command = [sys.executable, "-m", "lcl_core.evaluation", str(run_dir.path)]
-    root = Path(__file__).resolve().parents[3]
-    done = subprocess.run(
-        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
-    )
+    done = run_module("lcl_core.evaluation", str(run_dir.path))
     assert done.returncode == ExitCode.OK, done.stderr
     rows = numbers(json.loads(run_dir.result_file.read_text()))
     assert rows["captions[0]", "IR@5"]["count"] == 590
@@ -243,9 +237,7 @@ def test_the_process_examines_the_sample_corpus(new_run: NewRun, sample_zip: Pat
 
 def test_a_bad_request_ends_the_process_with_the_reason_on_file(new_run: NewRun) -> None:
     run_dir = new_run(splits=["nowhere"])
-    root = Path(__file__).resolve().parents[3]
-    command = [sys.executable, "-m", "lcl_core.evaluation", str(run_dir.path)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = run_module("lcl_core.evaluation", str(run_dir.path))
     assert done.returncode == ExitCode.USER_ERROR
     assert json.loads(run_dir.error_file.read_text())["field"] == "splits.0"
     assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ def test_of_many_classes_those_in_the_most_mistakes_are_shown() -> None:
     assert most_confused_classes(SAMPLES, most=2) == ["b", "c"]  # b in three mistakes, c in three, a in one, d in none
 
 
-def test_a_image_is_drawn(tmp_path: Path) -> None:
+def test_an_image_is_drawn(tmp_path: Path) -> None:
     draw_confusion(SAMPLES, "title", tmp_path / "c.png")
-    with Image.open(tmp_path / "c.png") as picture:
-        assert min(picture.size) > 200
+    with Image.open(tmp_path / "c.png") as image:
+        assert min(image.size) > 200

@@ -22,8 +22,8 @@ def curve(task: str, transfer: str = "frozen") -> dict[str, object]:
 
 def size(folder: Path, *curves: dict[str, object]) -> tuple[int, int]:
     draw_curves(curves, folder / "curves.png")
-    with Image.open(folder / "curves.png") as picture:
-        return picture.size
+    with Image.open(folder / "curves.png") as image:
+        return image.size
 
 
 def test_each_task_and_protocol_has_a_panel(tmp_path: Path) -> None:

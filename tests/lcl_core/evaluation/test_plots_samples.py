@@ -22,22 +22,22 @@ def test_best_and_worst_are_by_goodness_and_random_ones_by_the_seed() -> None:
 
 
 def test_images_lie_in_their_cells(tmp_path: Path) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def read(name: str) -> Image.Image:
-        asked.append(name)
+        requested.append(name)
         return Image.new("RGB", (300, 40), (255, 0, 0))
 
     draw_samples(EXAMPLES[:1], read, "a title", tmp_path / "grid.png", seed=0)
-    assert asked == ["0.png"] * 3
-    with Image.open(tmp_path / "grid.png") as picture:
-        assert (255, 0, 0) in {colour for _, colour in picture.getcolors(1 << 20) or ()}
+    assert requested == ["0.png"] * 3
+    with Image.open(tmp_path / "grid.png") as image:
+        assert (255, 0, 0) in {colour for _, colour in image.getcolors(1 << 20) or ()}
 
 
 def test_what_a_sheet_of_ranks_shows() -> None:
     sheet = PredictionFile("c", "t", "v", "frozen", "ranks", "trained", part="image_to_class")
-    told = {"query": "q.png", "label": "ant", "rank": 2, "top": ["bee", "ant"], "probability": 0.25}
-    assert rank_cells(sheet, [told]) == [SampleCell(("q.png",), ("is ant (25%)", "seen as bee"), 0.25, False)]
+    reported = {"query": "q.png", "label": "ant", "rank": 2, "top": ["bee", "ant"], "probability": 0.25}
+    assert rank_cells(sheet, [reported]) == [SampleCell(("q.png",), ("is ant (25%)", "seen as bee"), 0.25, False)]
     texts = PredictionFile("r", "t", "v", "zero_shot", "ranks", "trained", part="text_to_image")
     (found,) = rank_cells(texts, [{"query": "an ant", "rank": 1, "top": ["a.png", "b.png"]}])
     assert (found.images, found.correct) == (("a.png", "b.png"), True)
@@ -56,9 +56,9 @@ def test_what_a_sheet_of_captions_shows() -> None:
 
 def test_what_a_sheet_of_answers_shows() -> None:
     options = {"A": "red", "B": "blue"}
-    asked = BenchmarkQuestion("1", "1.png", "Which?", ("B",), options, {"medium": "image", "dimension": "colour"})
+    requested = BenchmarkQuestion("1", "1.png", "Which?", ("B",), options, {"medium": "image", "dimension": "colour"})
     sheet = PredictionFile("dialogue", "t", "x", "frozen", "answers", "trained", facts={"benchmark": "seed-bench"})
-    found = answer_cells(sheet, [AnsweredQuestion(asked, "B").to_dict()])
+    found = answer_cells(sheet, [AnsweredQuestion(requested, "B").to_dict()])
     assert found == [SampleCell(("1.png",), ("Which?", "“B”; right: blue"), 1.0, True)]
-    (wrong,) = answer_cells(sheet, [AnsweredQuestion(asked, None).to_dict()])
+    (wrong,) = answer_cells(sheet, [AnsweredQuestion(requested, None).to_dict()])
     assert (wrong.words[1], wrong.correct) == ("“nothing”; right: blue", False)

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
+import lcl_core
 from lcl_core.encoders import load_official
-from lcl_core.model import LCLConfig, LCLModel, LCLOutput, PackedBatch
+from lcl_core.model import LCLConfig, LCLModel, LCLOutput, LCLProcessor, PackedBatch
+from lcl_core.model.generation import generate_captions
 from lcl_core.objectives.lcl import Lcl
 from lcl_core.train import build_optimizer
 from tests.lcl_core.reference_loss import compute_loss
 
+DRAWINGS = Path(lcl_core.__file__).parent / "pretrained" / "drawings"
 CASES = ("model_a", "model_b")
 SHIFT_INVARIANT = ("cross_attn.k_bias", "norm1_k.bias")
 
@@ -153,6 +157,29 @@ def test_save_and_load_through_the_auto_class(small_config: LCLConfig, tmp_path:
     again = AutoModel.from_pretrained(tmp_path)
     assert isinstance(again, LCLModel)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@torch.inference_mode()
+def test_half_precision_weights_take_what_the_processor_gives() -> None:
+    """The encoder that ships is saved in bf16, and ``from_pretrained`` keeps that."""
+    full, half = LCLModel.from_pretrained(DRAWINGS, dtype=torch.float32), LCLModel.from_pretrained(DRAWINGS)
+    assert half.dtype == torch.bfloat16
+    processor = LCLProcessor.from_pretrained(DRAWINGS)
+    given = processor(images=[Image.radial_gradient("L"), Image.linear_gradient("L")], text=["a red fish", "a sun"])
+    pixels = given["pixel_values"]
+    assert half.get_patch_features(pixels).dtype == torch.bfloat16
+    for name, found, expected in (
+        ("images", half.get_image_features(pixels), full.get_image_features(pixels)),
+        ("texts", half.get_text_features(given["input_ids"]), full.get_text_features(given["input_ids"])),
+    ):
+        assert found.dtype == torch.float32, name
+        assert float((found * expected).sum(1).min()) > 0.999, name
+    config = full.config
+    image = [config.soi_token_id, *[config.img_token_id] * config.num_image_tokens, config.eoi_token_id]
+    rows = torch.tensor([[config.sot_token_id, 5, 6, 7, *image, 8, 9, config.eot_token_id]] * 2)
+    losses = [float(model(pixel_values=pixels, input_ids=rows).loss) for model in (half, full)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert all(isinstance(text, str) for text in generate_captions(half, processor, pixels, max_new_tokens=3))
 
 
 def test_numerics_takes_two_words(small_model: LCLModel) -> None:

@@ -20,7 +20,7 @@ def collated(
 ) -> Callable[..., tuple[Objective, PackedBatch]]:
     """A method by name, with other fields of its spec, and the documents or pairs as it reads them."""
 
-    def collate(name: str, **spec: float) -> tuple[Objective, PackedBatch]:
+    def collate(name: str, **spec: float | str) -> tuple[Objective, PackedBatch]:
         objective = build_objective(ObjectiveSpec(name=name, **spec), small_config, seed=0)
         rows = pairs if name in PAIR_METHODS else documents
         return objective, *partition_batches(objective, rows, pixels, small_config, [range(len(rows))])

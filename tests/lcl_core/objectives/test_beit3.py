@@ -78,6 +78,18 @@ def test_masks_come_from_a_documents_key_alone(
     )
 
 
+def test_alternate_masking_masks_words_or_patches_of_a_document(
+    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor
+) -> None:
+    objective = build_objective(ObjectiveSpec(name="beit3", masking="alternate"), small_config)
+    images = pixels[:1]
+    kinds = set()
+    for key in range(20):
+        batch = objective.collate([documents[0]], images, small_config, keys=[key])
+        kinds.add((len(batch.labels) > 0, len(batch.masked_patches) > 0))
+    assert kinds == {(True, False), (False, True)}
+
+
 def test_of_dropped_patches_none_is_restored(small_config: LCLConfig, pixels: Tensor) -> None:
     objective = build_objective(ObjectiveSpec(name="beit3", image_mask_ratio=0.5), small_config)
     block = [small_config.soi_token_id, *[small_config.img_token_id] * 2, small_config.eoi_token_id]

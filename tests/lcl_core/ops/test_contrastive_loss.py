@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lcl_core.ops.contrastive_loss import contrastive_loss
+from lcl_core.ops.contrastive_loss import contrastive_loss, sigmoid_contrastive_loss
 from lcl_core.ops.linear_cross_entropy import count_correct, linear_cross_entropy
 
 
@@ -45,3 +45,66 @@ def test_contrastive_loss_by_hand() -> None:
     got = contrastive_loss(images, texts, scale)
     assert float(got.correct) == 1.0  # the second image sees two equal texts, and the first of them wins
     assert float(got.loss) / 2 == pytest.approx(float(0.5 * (rows + columns)))
+
+
+GROUPS = torch.tensor([4, 9, 4, 7, 4])
+Features = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture
+def features() -> Features:
+    draw = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(5, 3, generator=draw).double(), dim=1) for _ in range(2))
+    return image.requires_grad_(), text.requires_grad_(), torch.tensor(1.1, dtype=torch.float64, requires_grad=True)
+
+
+def gradients_agree(ours: torch.Tensor, plain: torch.Tensor, *inputs: torch.Tensor) -> None:
+    assert float(ours) == pytest.approx(float(plain), rel=1e-6)
+    for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_pairs_of_one_group_share_the_target(features: Features) -> None:
+    image, text, log_scale = features
+    scores = log_scale.exp() * image @ text.T
+    plain = torch.zeros((), dtype=torch.float64)
+    for logits in (scores, scores.T):
+        for row in range(5):
+            own = [column for column in range(5) if GROUPS[column] == GROUPS[row]]
+            plain = plain - 0.5 * logits[row].log_softmax(0)[own].mean()
+    ours = contrastive_loss(image, text, log_scale, groups=GROUPS)
+    gradients_agree(ours.loss, plain, *features)
+    nearest = scores.argmax(1)
+    assert float(ours.correct) == int((GROUPS[nearest] == GROUPS).sum())
+
+
+def test_groups_of_one_are_the_plain_loss(features: Features) -> None:
+    grouped = contrastive_loss(*features, groups=torch.arange(5))
+    plain = contrastive_loss(*features)
+    gradients_agree(grouped.loss, plain.loss, *features)
+    assert float(grouped.correct) == float(plain.correct)
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_the_sigmoid_loss_is_a_sum_of_two_class_problems(features: Features, groups: torch.Tensor | None) -> None:
+    image, text, log_scale = features
+    bias = torch.tensor(-2.5, dtype=torch.float64, requires_grad=True)
+    plain = torch.zeros((), dtype=torch.float64)
+    for row in range(5):
+        for column in range(5):
+            belongs = row == column if groups is None else bool(groups[row] == groups[column])
+            score = log_scale.exp() * image[row] @ text[column] + bias
+            plain = plain - F.logsigmoid(score if belongs else -score)
+    ours = sigmoid_contrastive_loss(image, text, log_scale, bias, groups=groups)
+    gradients_agree(ours.loss, plain, *features, bias)
+
+
+def test_no_pairs_are_no_loss() -> None:
+    nothing, scale = torch.zeros(0, 4, requires_grad=True), torch.tensor(1.0)
+    none = torch.zeros(0, dtype=torch.int64)
+    for sums in (
+        contrastive_loss(nothing, nothing, scale, groups=none),
+        sigmoid_contrastive_loss(nothing, nothing, scale, torch.tensor(-10.0), groups=none),
+        sigmoid_contrastive_loss(nothing, nothing, scale, torch.tensor(-10.0)),
+    ):
+        assert (float(sums.loss.detach()), float(sums.correct)) == (0.0, 0.0)

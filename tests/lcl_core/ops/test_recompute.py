@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lcl_core.ops.recompute import norm_linear, norm_mlp
+from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.ops.recompute import linear, norm_linear, norm_mlp
 
 ROWS, WIDTH, HIDDEN = 7, 12, 40
 
@@ -77,3 +78,30 @@ def test_what_is_kept(layers: Any) -> None:
     thrifty = kept_rows(lambda x: norm_mlp(x, norm, inner, F.gelu, outer, False))
     assert thrifty == {(ROWS, WIDTH)} | statistics
     assert kept_rows(lambda x: norm_mlp(x, norm, inner, F.gelu, outer, True)) == thrifty | {(ROWS, HIDDEN)}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_product_is_the_plain_one_to_the_bit(layers: Any, bf16: bool) -> None:
+    _, inner, _ = layers
+    got = gradients(lambda x: linear(x, inner.weight, inner.bias), (inner,), bf16)
+    for mine, plain in zip(got, gradients(inner, (inner,), bf16), strict=True):
+        assert mine.dtype == plain.dtype
+        assert torch.equal(mine, plain)
+
+
+def test_no_copy_of_a_blocks_weight_waits_for_the_backward_pass(small_config: LCLConfig) -> None:
+    """FSDP2 frees the gathered weights of a block after its forward pass; a copy in bf16 would stay."""
+    block = LCLModel(small_config).visual.transformer.blocks[0]
+    weights = {tuple(sorted(each.shape)): each for each in block.parameters() if each.ndim == 2}
+    own = {each.untyped_storage().data_ptr() for each in block.parameters()}
+    copies = []
+
+    def pack(saved: Tensor) -> Tensor:
+        if tuple(sorted(saved.shape)) in weights and saved.untyped_storage().data_ptr() not in own:
+            copies.append(tuple(saved.shape))
+        return saved
+
+    x = torch.randn(ROWS, small_config.vision_width, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved), torch.autocast("cpu", torch.bfloat16):
+        block(x, None, ROWS)
+    assert not copies

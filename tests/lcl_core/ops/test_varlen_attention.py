@@ -1,7 +1,12 @@
-"""The path to the GPU's variable-length kernel, with a plain function in the kernel's place."""
+"""The variable-length kernel of GPUs: which calls of it a trial accepts, and attention through it.
+
+Functions with the signatures and refusals of several PyTorch versions are in the kernel's place, on the CPU.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,18 +18,182 @@ from lcl_core.model.modeling_lcl import Attention
 from lcl_core.ops import attention
 from lcl_core.ops.attention import BidirectionalLayout, CausalLayout, VarlenLayout
 
+CPU, BF16 = torch.device("cpu"), torch.bfloat16
+Kernel = Callable[..., Tensor]
 
-def kernel(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, ends: Tensor, *longest: int, **options: Any) -> Tensor:
+
+def by_document(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, causal: bool) -> Tensor:
     """What the kernel's documentation says, document by document: [T, heads, d]."""
-    causal = options["window_size"] == (-1, 0)
-    assert causal or options["window_size"] == (-1, -1)
-    assert longest[0] == longest[1] >= int(begins.diff().max())
-    assert begins.dtype == torch.int32
     parts = []
-    for start, end in zip(begins[:-1].tolist(), ends[1:].tolist(), strict=True):
+    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         one = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
         parts.append(F.scaled_dot_product_attention(*one, is_causal=causal)[0].transpose(0, 1))
     return torch.cat(parts)
+
+
+class Calls:
+    """Kernels of several versions, and how each was called."""
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, Any]] = []
+
+    def _run(self, parts: tuple[Tensor, ...], begins: Tensor, ends: Tensor, longest: int, **options: Any) -> Tensor:
+        assert begins.dtype == torch.int32
+        assert longest >= int(ends.diff().max())
+        self.options.append(options)
+        causal = options.get("is_causal", options.get("window_size") == (-1, 0))
+        return by_document(*parts, ends, causal)
+
+    def flag(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None, scale=None):  # type: ignore[no-untyped-def]
+        return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, is_causal=is_causal)
+
+    def window(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), scale=None):  # type: ignore[no-untyped-def]
+        return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, window_size=window_size)
+
+    def splits(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+        return self._run((q, k, v), cu_seq_q, cu_seq_k, max_k, window_size=window_size, num_splits=num_splits)
+
+    def flash_attention_2(self, *args, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+        if num_splits is not None:
+            raise RuntimeError("num_splits requires FA3\nException raised from mha_varlen_fwd")
+        return self.splits(*args, window_size=window_size)
+
+    def rocm(self, *args, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+        if num_splits is not None:
+            raise ValueError("[ROCm] num_splits is not supported")
+        return self.splits(*args, window_size=window_size)
+
+    def refuses(self, *args, window_size=(-1, -1), num_splits=None):  # type: ignore[no-untyped-def]
+        self.options.append({})
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.\nException raised from mha_varlen_fwd")
+
+    def loses_empty_documents(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        out = self.window(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)
+        return out * (float("nan") if bool((cu_seq_k.diff() == 0).any()) else 1.0)
+
+    def ignores_the_window(self, q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        return self.window(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    def is_out_of_memory(self, *args, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.fixture(autouse=True)
+def forgotten_trials() -> Iterator[None]:
+    attention._varlen_kernel.cache_clear()
+    yield
+    attention._varlen_kernel.cache_clear()
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel | None], None]:
+    """Put ``kernel`` in the place of PyTorch's, and let it run on CPUs."""
+
+    def installed(kernel: Kernel | None) -> None:
+        monkeypatch.setattr(attention, "_import_varlen_attn", lambda: kernel)
+        monkeypatch.setattr(attention, "_VARLEN_DEVICES", ("cpu",))
+
+    return installed
+
+
+CAUSAL, SPLIT_ONCE = {"window_size": (-1, 0)}, {"num_splits": 1}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("flag", {"is_causal": True}),
+        ("window", CAUSAL),
+        ("splits", CAUSAL | SPLIT_ONCE),
+        ("flash_attention_2", CAUSAL | {"num_splits": None}),
+        ("rocm", CAUSAL | {"num_splits": None}),
+    ],
+)
+@pytest.mark.parametrize("head_width", [8, 32, 96, 256])
+def test_each_version_is_called_as_it_allows(
+    install: Callable[[Kernel], None],
+    caplog: pytest.LogCaptureFixture,
+    version: str,
+    expected: dict[str, Any],
+    head_width: int,
+) -> None:
+    calls = Calls()
+    install(getattr(calls, version))
+    qkv = torch.randn(9, 3 * 2 * head_width).to(BF16)
+    layout = CausalLayout.from_lengths([4, 5])
+    found = attention.attend(qkv, 2, layout, 0)
+    trials = len(calls.options) - 1
+    assert calls.options[-1] == expected
+    parts = qkv.view(9, 3, 2, head_width).unbind(1)
+    torch.testing.assert_close(found, by_document(*parts, layout.cu_seqlens, True).flatten(1))
+    attention.attend(qkv, 2, layout, 0)
+    assert len(calls.options) == trials + 2, "the trial is made once"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("refuses", "RuntimeError: FlashAttention only supports Ampere GPUs or newer."),
+        ("loses_empty_documents", "off by nan"),
+        ("ignores_the_window", "off by"),
+    ],
+)
+def test_a_kernel_that_fails_the_trial_is_replaced(
+    install: Callable[[Kernel], None], caplog: pytest.LogCaptureFixture, version: str, reason: str
+) -> None:
+    calls = Calls()
+    install(getattr(calls, version))
+    qkv = torch.randn(9, 3 * 2 * 32).to(BF16)
+    layout = CausalLayout.from_lengths([4, 5])
+    with caplog.at_level(logging.WARNING):
+        found = [attention.attend(qkv, 2, layout, 0) for _ in range(3)]
+    parts = qkv.view(9, 3, 2, 32).unbind(1)
+    expected = by_document(*parts, layout.cu_seqlens, True).flatten(1)
+    torch.testing.assert_close(found[0], expected, atol=2e-2, rtol=2e-2)
+    [record] = caplog.records
+    assert reason in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert len(calls.options) <= 2
+
+
+@pytest.mark.parametrize("head_width", [4, 20, 264])
+def test_head_widths_that_no_kernel_has_are_not_tried(
+    install: Callable[[Kernel], None], caplog: pytest.LogCaptureFixture, head_width: int
+) -> None:
+    calls = Calls()
+    install(calls.splits)
+    qkv = torch.randn(9, 3 * 2 * head_width).to(BF16)
+    with caplog.at_level(logging.WARNING):
+        attention.attend(qkv, 2, CausalLayout.from_lengths([4, 5]), 0)
+    assert not calls.options
+    assert f"heads {head_width} wide" in caplog.records[0].getMessage()
+
+
+def test_a_pytorch_without_the_kernel(install: Callable[[None], None], caplog: pytest.LogCaptureFixture) -> None:
+    install(None)
+    with caplog.at_level(logging.WARNING):
+        attention.attend(torch.randn(9, 192).to(BF16), 2, CausalLayout.from_lengths([4, 5]), 0)
+    assert f"PyTorch {torch.__version__} has none" in caplog.records[0].getMessage()
+
+
+def test_lack_of_memory_is_no_answer(install: Callable[[Kernel], None]) -> None:
+    install(Calls().is_out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        attention.varlen_kernel_supports(torch.randn(9, 192).to(BF16), 2)
+    assert attention._varlen_kernel.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_the_trial_leaves_random_numbers_and_modes_alone(
+    install: Callable[[Kernel], None], mode: Callable[[], Any]
+) -> None:
+    install(Calls().splits)
+    qkv = torch.randn(9, 192).to(BF16)
+    before = torch.get_rng_state()
+    with mode(), torch.autocast("cpu", torch.bfloat16):
+        assert attention.varlen_kernel_supports(qkv, 2)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
@@ -35,34 +204,35 @@ def kernel(q: Tensor, k: Tensor, v: Tensor, begins: Tensor, ends: Tensor, *longe
         BidirectionalLayout.from_padded(11, torch.tensor([4, 11])),
     ],
 )
-def test_it_gives_what_the_groups_give(monkeypatch: pytest.MonkeyPatch, layout: VarlenLayout) -> None:
+def test_it_gives_what_the_groups_give(
+    monkeypatch: pytest.MonkeyPatch, install: Callable[[Kernel], None], layout: VarlenLayout
+) -> None:
     torch.manual_seed(0)
     layer = Attention(width=24, heads=3)
     torch.nn.init.normal_(layer.in_proj_weight)
     norm = torch.nn.LayerNorm(24)
     x = torch.randn(22, 24)
     expected = layer(x, norm, layout, 0)
-    monkeypatch.setattr(attention, "_varlen_kernel", lambda: kernel)
-    monkeypatch.setattr(attention, "varlen_kernel_supports", lambda qkv: True)
+    calls = Calls()
+    install(calls.splits)
+    monkeypatch.setattr(attention, "_VARLEN_DTYPES", (torch.float32,))
     real = torch.ones(22, dtype=torch.bool)
     if layout.padding is None:
         real[4:11] = False  # padding, of which nobody reads anything
     torch.testing.assert_close(layer(x, norm, layout, 0)[real], expected[real])
+    assert calls.options
 
 
 def test_it_is_for_gpus_in_half_precision() -> None:
-    assert not attention.varlen_kernel_supports(torch.zeros(2, 6, dtype=torch.bfloat16))
+    assert not attention.varlen_kernel_supports(torch.zeros(2, 6, dtype=torch.bfloat16), 1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: benchmarks gpu runs the same on one")
 @pytest.mark.parametrize("head_width", [32, 64])
 def test_the_real_kernel_follows_the_plain_one(head_width: int) -> None:
     layout = CausalLayout.from_lengths([130, 7, 64]).to(torch.device("cuda"))
     qkv = torch.randn(201, 3 * 2 * head_width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    parts = qkv.view(201, 3, 2, head_width).unbind(1)
-    plain = kernel(
-        *parts, layout.cu_seqlens, layout.cu_seqlens, layout.max_seqlen, layout.max_seqlen, window_size=(-1, 0)
-    ).flatten(1)
+    plain = by_document(*qkv.view(201, 3, 2, head_width).unbind(1), layout.cu_seqlens, True).flatten(1)
     ours = attention.varlen_attention(qkv, layout.cu_seqlens, layout.max_seqlen, 2)
     torch.testing.assert_close(ours, plain, atol=2e-2, rtol=2e-2)
     gradients = [torch.autograd.grad(out.square().sum(), qkv)[0] for out in (ours, plain)]

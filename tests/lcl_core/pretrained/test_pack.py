@@ -43,8 +43,8 @@ def test_half_the_bytes_give_nearly_the_same_vectors(encoder: Path, tmp_path: Pa
     assert sizes[0] < 0.6 * sizes[1]
     whole, small = EncoderEngine(encoder), EncoderEngine(tmp_path / "small")
     assert small.hash == digest
-    picture = Image.new("RGB", (40, 40), (200, 30, 30))
-    np.testing.assert_allclose(small.embed_images([picture]), whole.embed_images([picture]), atol=0.02)
+    image = Image.new("RGB", (40, 40), (200, 30, 30))
+    np.testing.assert_allclose(small.embed_images([image]), whole.embed_images([image]), atol=0.02)
     np.testing.assert_allclose(small.embed_texts(["a cat"]), whole.embed_texts(["a cat"]), atol=0.02)
     tower = LCLEncoder.load(tmp_path / "small")
     assert {str(weight.dtype) for weight in tower.model.parameters()} == {"torch.float32"}
@@ -55,8 +55,8 @@ def test_the_command_packs_a_run(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pretrained", str(tmp_path / "run"), str(tmp_path / "drawer")])
     assert main() == 0
-    told = json.loads((tmp_path / "drawer" / "origin.json").read_text())
-    assert told == {"hash": capsys.readouterr().out.strip(), "parameters": 1, "images_seen": 2, "steps": 3}
+    reported = json.loads((tmp_path / "drawer" / "origin.json").read_text())
+    assert reported == {"hash": capsys.readouterr().out.strip(), "parameters": 1, "images_seen": 2, "steps": 3}
     assert main() == 1
     assert "name another folder" in capsys.readouterr().err
     (tmp_path / "run" / "result.json").unlink()

@@ -60,18 +60,18 @@ def test_sampled_captions_do_not_depend_on_company(
     assert [future.result(30) for future in futures] == expected * 4
 
 
-def test_pieces_are_told_while_a_caption_is_written(
+def test_pieces_are_reported_while_a_caption_is_written(
     shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
 ) -> None:
     for decoding in ({}, {"top_p": 0.9, "temperature": 3.0, "seed": 7}, {"num_beams": 3}):
-        told: list[list[str]] = [[], [], []]
-        readers = [StreamListener(pieces.append) for pieces in told]
+        reported: list[list[str]] = [[], [], []]
+        readers = [StreamListener(pieces.append) for pieces in reported]
         options = GenerationConfig(max_new_tokens=12, **decoding)
         futures = shared.submit_captions(drawings[:3], options, readers)
         captions = [future.result(30) for future in futures]
-        assert ["".join(pieces) for pieces in told] == captions
+        assert ["".join(pieces) for pieces in reported] == captions
         assert captions == alone.caption(drawings[:3], max_new_tokens=12, **decoding)
-        assert max(map(len, told)) > 1 or "num_beams" in decoding
+        assert max(map(len, reported)) > 1 or "num_beams" in decoding
 
 
 def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
@@ -80,10 +80,10 @@ def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
     monkeypatch.setattr(
         IncrementalDetokenizer, "ended", property(lambda _: False, lambda *_: None), raising=False
     )  # no end comes
-    told, on, heard = [], threading.Event(), threading.Event()
+    reported, on, heard = [], threading.Event(), threading.Event()
 
     def hear(piece: str) -> None:
-        told.append(piece)
+        reported.append(piece)
         heard.set()
         assert on.wait(30)
 
@@ -94,8 +94,8 @@ def test_a_reader_that_leaves_ends_the_writing_and_embeddings_come_in_between(
     reader.cancelled = True
     on.set()
     assert vector.result(30).shape == (alone.dim,)
-    assert future.result(30).startswith(told[0])
-    assert len(told) == 1, "it was not written to its end"
+    assert future.result(30).startswith(reported[0])
+    assert len(reported) == 1, "it was not written to its end"
     assert shared.embed_texts(["bus"]).shape == (1, alone.dim)
 
 
@@ -126,10 +126,10 @@ def test_a_reader_that_breaks_breaks_nobody_elses_caption(
 
 def test_a_document_goes_on(shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]) -> None:
     parts = ["an ant", drawings[0], "and", drawings[1]]
-    told: list[str] = []
-    future = shared.submit_continuation(parts, GenerationConfig(max_new_tokens=6), StreamListener(told.append))
+    reported: list[str] = []
+    future = shared.submit_continuation(parts, GenerationConfig(max_new_tokens=6), StreamListener(reported.append))
     expected = alone.continue_document(parts, max_new_tokens=6)
-    assert future.result(30) == expected == "".join(told)
+    assert future.result(30) == expected == "".join(reported)
     assert alone.continue_document(["an ant"], max_new_tokens=6, num_beams=2) is not None
     with pytest.raises(UserError) as caught:
         shared.submit_continuation(["an ant", None], GenerationConfig())  # type: ignore[list-item]
@@ -146,7 +146,7 @@ def test_attention_is_asked_for(shared: BatchedEngine, alone: EncoderEngine, dra
     assert grids[0].sum((1, 2)) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_a_image_that_cannot_be_prepared_fails_alone(
+def test_an_image_that_cannot_be_prepared_fails_alone(
     shared: BatchedEngine, alone: EncoderEngine, drawings: list[Image.Image]
 ) -> None:
     futures = shared.submit_images([drawings[0], None, drawings[1]])  # type: ignore[list-item]

@@ -108,7 +108,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     batcher.close()
 
 
-def test_a_request_that_never_fits_is_told_so() -> None:
+def test_a_request_that_never_fits_is_reported_so() -> None:
     batcher = DynamicBatcher(Recorder(), max_queue=3)
     with pytest.raises(UserError) as caught:
         batcher.submit("k", [1, 2, 3, 4])
@@ -221,10 +221,10 @@ def test_nobody_is_left_waiting_when_the_owner_thread_dies() -> None:
 
 
 def test_each_batch_tells_how_long_its_requests_took() -> None:
-    recorder, told = Recorder(held=True), []
-    batcher = held_batcher(recorder, observe=lambda key, waited: told.append((key, waited)))
+    recorder, reported = Recorder(held=True), []
+    batcher = held_batcher(recorder, observe=lambda key, waited: reported.append((key, waited)))
     batcher.submit("k", [1, 2, 3])
     recorder.release.set()
     batcher.close()
-    assert [(key, len(waited)) for key, waited in told] == [("held", 1), ("k", 3)]
-    assert all(0 <= seconds < SECONDS for _, waited in told for seconds in waited)
+    assert [(key, len(waited)) for key, waited in reported] == [("held", 1), ("k", 3)]
+    assert all(0 <= seconds < SECONDS for _, waited in reported for seconds in waited)

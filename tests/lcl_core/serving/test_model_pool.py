@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,6 +71,31 @@ def test_the_least_recently_used_leaves(pool: ModelPool, loader: CountingLoader,
     assert len(loader.loads) == 4
 
 
+def test_without_eviction_only_free_room_is_used(pool: ModelPool, loader: CountingLoader, encoders: list[Path]) -> None:
+    first, second, third = encoders
+    pool.get(first)
+    pool.get(second, evict=False)
+    with pytest.raises(UserError) as refused:
+        pool.get(third, evict=False)
+    assert refused.value.code == "pool_full"
+    assert pool.loaded == [first.resolve(), second.resolve()]
+    assert pool.get(first, evict=False) is pool.get(first), "one in memory needs no room"
+
+
+def test_calls_that_wait_for_a_load_are_counted(
+    pool: ModelPool, loader: CountingLoader, encoder: Path, eventually: Callable[..., None]
+) -> None:
+    loader.release.clear()
+    with ThreadPoolExecutor(2) as callers:
+        futures = [callers.submit(pool.get, encoder) for _ in range(2)]
+        eventually(lambda: pool.waiting == 2, "both calls")
+        loader.release.set()
+        for future in futures:
+            future.result(180)
+    pool.get(encoder)
+    assert pool.waiting == 0
+
+
 def test_as_many_leave_as_the_next_needs_room_for(loader: CountingLoader, encoders: list[Path]) -> None:
     small, other, large = (path.resolve() for path in encoders)
     sizes = {small: 2, other: 3, large: 6}
@@ -104,7 +129,7 @@ def test_an_encoder_larger_than_the_budget_is_refused_and_none_leaves_for_it(
     pool.close()
 
 
-def test_a_failed_load_is_told_and_tried_again(
+def test_a_failed_load_is_reported_and_tried_again(
     pool: ModelPool, loader: CountingLoader, encoder: Path, tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))

@@ -9,9 +9,9 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
+from lcl_core.specs.base import presets
 from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
-from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec
-from lcl_core.specs.presets import presets
+from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec, spec_hash
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
 
 
@@ -128,8 +128,8 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
         "instructions": [{"path": "/i.json", "images": "/i"}],
         "benchmarks": [{"name": "mmbench", "path": "/m.tsv"}, {"name": "gqa", "path": "/g.json", "images": "/g"}],
     }  # fmt: skip
-    asked = {"encoder": "e", "dataset": "a", "dialogue": talk, "captioning": {"train_dataset": "c"}}
-    spec = parse_spec("evaluate", {**asked, "tasks": ["dialogue"]})
+    requested = {"encoder": "e", "dataset": "a", "dialogue": talk, "captioning": {"train_dataset": "c"}}
+    spec = parse_spec("evaluate", {**requested, "tasks": ["dialogue"]})
     assert dataset_fields(spec) == {"dataset": "a", "dialogue.train_dataset": "b"}
     assert data_paths(spec) == {
         "dialogue.language_model.path": "/m",
@@ -137,12 +137,12 @@ def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
         "dialogue.benchmarks.0.path": "/m.tsv",
         "dialogue.benchmarks.1.path": "/g.json", "dialogue.benchmarks.1.images": "/g",
     }  # fmt: skip
-    other = parse_spec("evaluate", {**asked, "tasks": ["captioning"]})
+    other = parse_spec("evaluate", {**requested, "tasks": ["captioning"]})
     assert (dataset_fields(other)["captioning.train_dataset"], data_paths(other)) == ("c", {})
 
 
 def test_nobody_is_asked_to_caption_without_a_voice() -> None:
-    with pytest.raises(UserError, match="nobody writes captions"):
+    with pytest.raises(UserError, match="no captions are generated"):
         parse_spec("evaluate", {"encoder": "e", "captioning": {"language_model": None, "zero_shot": False}})
     with pytest.raises(UserError, match="single beam"):
         parse_spec("evaluate", {"encoder": "e", "captioning": {"decoding": {"beams": 3, "top_p": 0.9}}})
@@ -176,3 +176,11 @@ def test_the_vocabulary_needs_no_torch() -> None:
 
 def test_the_kinds_are_those_of_the_specs() -> None:
     assert tuple(SPECS) == JOB_KINDS
+
+
+def test_the_number_of_loader_processes_does_not_make_it_another_spec() -> None:
+    one, other = (parse_spec("pretrain", {"data": {"workers": workers}}) for workers in (0, 8))
+    assert (
+        spec_hash("pretrain", one) == spec_hash("pretrain", other) == spec_hash("pretrain", parse_spec("pretrain", {}))
+    )
+    assert "workers" not in parse_spec("pretrain", {}).model_dump()["data"], "specs of older versions say nothing of it"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as
-from lcl_core.specs.presets import presets
 from lcl_core.specs.study import StudySpec
 
 METRIC = {"name": "m", "metric": "IR@5"}

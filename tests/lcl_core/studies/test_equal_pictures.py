@@ -31,8 +31,6 @@ def test_every_step_reads_as_many_images_whatever_the_data(data: str, sample_zip
         context_length=spec.model.context_length,
         seed=spec.seed,
         numerics=spec.numerics,
-        rank=0,
-        world=1,
     )
     batches = load_batches(stream, Cursor(), spec.batch, 0, spec.data.packing_lookahead)
     assert [batch.images for batch in islice(batches, 3)] == [spec.batch.images] * 3 == [128] * 3

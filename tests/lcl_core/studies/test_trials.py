@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.specs.base import presets
 from lcl_core.specs.parsing import parse_as, parse_spec, spec_hash
-from lcl_core.specs.presets import presets
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.trials import evaluate_spec, expand_study, resolve_presets
 
@@ -133,7 +133,7 @@ def test_a_bad_study_names_the_place(study_of: StudyOf, changes: dict[str, Any],
     assert caught.value.field == field
 
 
-def test_what_two_axes_do_together_is_told_by_the_row(study_of: StudyOf) -> None:
+def test_what_two_axes_do_together_is_reported_by_the_row(study_of: StudyOf) -> None:
     study = study_of(axes=[axis("size", s={"model.image_size": 96}), axis("patch", p={"model.patch_size": 5})])
     with pytest.raises(UserError, match="size=s patch=p") as caught:
         expand_study(study)

@@ -1,16 +1,20 @@
 """One rank of steps over documents that several ranks share, with every objective in turn.
 
-    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS
+    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS]
 
-FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows and the images of all; HANDS (JSON) says which rows
-each micro-batch of each rank takes. Rank 0 writes, by objective, gradients, weights and the losses of two steps.
+FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows, FOLDER/pixels.safetensors their images; HANDS
+(JSON) says which rows each micro-batch of each rank takes; OBJECTIVES (JSON) are names of ``VARIANTS``, by default all,
+and BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``. Rank 0 writes, by objective, gradients, weights and
+the losses of two steps.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,26 +24,34 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig
-from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
 from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.train_step import StepReport, TrainingStep
-from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
+from tests.lcl_core.batch_partitions import VARIANTS, partition_batches, rows_of_variant
 
 Hands = list[list[int]]
 CONTRASTIVE_WEIGHT = 0.1  # with more of it round-off of the pooler's key bias, zero by mathematics, stands out
 
 
-def main(folder: Path, rank: int, ranks: int, strategy: str, hands: Hands) -> None:
+def main(
+    folder: Path,
+    rank: int,
+    ranks: int,
+    strategy: str,
+    hands: Hands,
+    objectives: Sequence[str] = tuple(VARIANTS),
+    blocks: Mapping[str, bool] = MappingProxyType({}),
+) -> None:
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
     config = LCLConfig(**json.loads((folder / "config.json").read_text()))
     tensors: dict[str, Tensor] = {}
     facts = {}
-    for name in OBJECTIVES:
-        found, facts[name] = learnt(name, folder, config, strategy, hands)
+    for name in objectives:
+        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks)
         tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
     if rank == 0:
         save_file(tensors, folder / "result.safetensors")
@@ -49,21 +61,31 @@ def main(folder: Path, rank: int, ranks: int, strategy: str, hands: Hands) -> No
 
 
 def learnt(
-    name: str, folder: Path, config: LCLConfig, strategy: str, hands: Hands
+    name: str, folder: Path, config: LCLConfig, strategy: str, hands: Hands, blocks: Mapping[str, bool]
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Gradients of the second step and weights after it; numbers of both steps."""
-    case = load_file(folder / ("pairs.safetensors" if name in PAIR_METHODS else "documents.safetensors"))
-    pixels = case.pop("pixels")
-    rows = [case[f"{number}"] for number in range(len(case))]
-    objective = build_objective(ObjectiveSpec(name=name, contrastive_weight=CONTRASTIVE_WEIGHT), config)
-    meeting = RankGroup()
-    step = TrainingStep(build_model(config, seed=0).train(), objective, meeting, strategy=strategy, max_grad_norm=0.5)
-    optimizer = build_optimizer(step.trained, lr=1e-3)
-    facts = [
-        numbers(step(optimizer, partition_batches(objective, rows, pixels, config, hands)), meeting) for _ in range(2)
+    documents, pairs = (_load_rows(folder / f"{kind}.safetensors") for kind in ("documents", "pairs"))
+    rows = rows_of_variant(VARIANTS[name], documents, pairs)
+    pixels = load_file(folder / "pixels.safetensors")["pixels"][
+        : sum(int((r == config.soi_token_id).sum()) for r in rows)
     ]
+    objective = build_objective(ObjectiveSpec(**VARIANTS[name], contrastive_weight=CONTRASTIVE_WEIGHT), config)
+    meeting = RankGroup()
+    model = build_model(config, seed=0).train()
+    model.configure_blocks(**blocks)
+    step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5)
+    optimizer = build_optimizer(step.trained, lr=1e-3)
+    facts = []
+    for _ in range(2):
+        facts.append(numbers(step(optimizer, partition_batches(objective, rows, pixels, config, hands)), meeting))
+        objective.after_step(step.model)
     result = {f"grad.{key}": _whole(p.grad) for key, p in step.trained.named_parameters() if p.grad is not None}
     return result | {f"weight.{key}": _whole(p) for key, p in step.trained.named_parameters()}, facts
+
+
+def _load_rows(file: Path) -> list[Tensor]:
+    case = load_file(file)
+    return [case[f"{number}"] for number in range(len(case))]
 
 
 def numbers(report: StepReport, meeting: RankGroup) -> dict[str, Any]:
@@ -82,5 +104,5 @@ def _whole(tensor: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    hands = json.loads(sys.argv[5])
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], hands[int(sys.argv[2])])
+    hands, *options = map(json.loads, sys.argv[5:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], hands[int(sys.argv[2])], *options)

@@ -94,7 +94,7 @@ def save(folder: Path, rank: int, ranks: int) -> None:
                 save_file(whole, folder / "expected" / f"{number}.safetensors")
             if number < 3:  # step 3 changes the weights while step 2 is being written
                 own: Groups = {"rng": {"cpu": torch.tensor([rank])}}
-                saver.save(number, run.groups(), {"step": number}, rank_tensors=own, rank_state={"rank": rank})
+                saver.save(number, run.groups(), {"step": number}, rank_tensors=own)
         saver.wait()
         fail_on_one_rank(saver, run, rank)
 
@@ -121,7 +121,7 @@ def load(folder: Path, rank: int, ranks: int) -> None:
         loaded = saver.load_newest(run.groups())
         assert loaded is not None
         assert loaded.state == {"step": 2}
-        assert loaded.rank_state == ({"rank": rank} if ranks == 2 else {})
+        assert loaded.ranks == 2
         assert (loaded.rank_tensors["rng"]["cpu"].tolist() == [rank]) if ranks == 2 else not loaded.rank_tensors
         assert same(run.whole(), expected[2])
         run.step(3)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,10 +14,14 @@ from typing import Any
 
 import torch
 
+from lcl_core.common.forked_process import Process, start_module
 from lcl_core.common.run_dir import RunDir
+from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
+from lcl_core.train.factory import open_corpora
 from lcl_core.train.trainer import Trainer
+from workers.executors.local import FORK_SERVER, sanitized_env
 
 TINY: dict[str, Any] = {
     "model": {
@@ -54,11 +57,20 @@ def prepared(path: Path, sample_zip: Path, **changes: Any) -> RunDir:
     return run_dir
 
 
+class _OneRun(Trainer):
+    """Its loader processes end with it."""
+
+    def run(self) -> dict[str, Any]:
+        with self.loaders:
+            return super().run()
+
+
 def trainer(run_dir: RunDir, workers: int = 0) -> Trainer:
     run = run_dir.read_run()
     spec = parse_spec("pretrain", run["spec"])
     assert isinstance(spec, PretrainSpec)
-    return Trainer(spec, run_dir, run["datasets"], workers)
+    corpora = open_corpora(spec, run["datasets"])
+    return _OneRun(spec, run_dir, corpora, LoaderPool(corpora, workers))
 
 
 def curve(run_dir: RunDir) -> list[dict[str, Any]]:
@@ -79,24 +91,24 @@ def logged_steps(run_dir: RunDir) -> int:
 
 
 @contextmanager
-def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m lcl_core.train RUN_DIR``, or another command, in a group of its own, of which nothing stays.
+def started(run_dir: RunDir, *command: str, supervised: bool = False) -> Iterator[Process]:
+    """``python -m lcl_core.train RUN_DIR``, or another module, in a group of its own, of which nothing stays.
 
     What it says goes to ``log.txt``.
 
     Args:
+        command: the module and its arguments.
         supervised: it leaves when its standard input, a pipe, is closed.
     """
     # One thread by default, as in this process: sums in another order would differ in the last bit.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    program = [sys.executable, *(command or ("-m", "lcl_core.train", str(run_dir.path)))]
-    if supervised:
-        environment["LCL_SUPERVISED"] = "1"
+    environment = sanitized_env({**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    if not supervised:
+        del environment["LCL_SUPERVISED"]
+    module, *arguments = command or ("lcl_core.train", str(run_dir.path))
     stdin = subprocess.PIPE if supervised else subprocess.DEVNULL
+    server = os.environ[FORK_SERVER]
     with run_dir.log_file.open("ab") as log:
-        process = subprocess.Popen(
-            program, env=environment, stdin=stdin, stdout=log, stderr=log, start_new_session=True
-        )
+        process = start_module(module, arguments, server=server, env=environment, stdin=stdin, output=log)
     try:
         yield process
     finally:
@@ -119,7 +131,7 @@ def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *c
         assert process.wait() == -signal.SIGKILL, run_dir.log_file.read_text()
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from tests.lcl_core.train.rank_processes import run_together
+from tests.lcl_core.train.rank_processes import run_ranks
 
-SCRIPT = Path(__file__).with_name("sharded_checkpoints.py")
+MODULE = "tests.lcl_core.train.sharded_checkpoints"
 
 
 def run(folder: Path, ranks: int) -> None:
-    run_together([[sys.executable, str(SCRIPT), str(folder), str(rank), str(ranks)] for rank in range(ranks)])
+    run_ranks([[MODULE, str(folder), str(rank), str(ranks)] for rank in range(ranks)])
 
 
 def test_two_ranks_save_and_two_and_one_resume(tmp_path: Path) -> None:

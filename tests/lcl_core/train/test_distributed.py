@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lcl_core.model import LCLConfig
-from lcl_core.objectives.registry import OBJECTIVES
-from tests.lcl_core.train.rank_processes import run_together
+from tests.lcl_core.batch_partitions import VARIANTS
+from tests.lcl_core.train.rank_processes import run_ranks
 
-SCRIPT = Path(__file__).with_name("multi_rank_steps.py")
+MODULE = "tests.lcl_core.train.multi_rank_steps"
 # rows of each micro-batch of each rank: uneven images; a rank whose only document has no contrastive pair
 DEALS = {
     "uneven": [[[0, 1, 2]], [[3]]],
@@ -46,12 +45,11 @@ def run(
     def run(name: str, strategy: str, hands: list[list[list[int]]]) -> Result:
         if name not in results:
             (tmp_path / "config.json").write_text(small_config.to_json_string(use_diff=False))
-            # of two images with the same text, the accuracy of the one that comes first would be counted
-            for kind, rows, images in (("documents", documents, pixels), ("pairs", [*pairs[:3], pairs[4]], pixels[:4])):
-                case = {f"{number}": row for number, row in enumerate(rows)} | {"pixels": images.clone()}
-                save_file(case, tmp_path / f"{kind}.safetensors")
+            for kind, rows in (("documents", documents), ("pairs", pairs)):
+                save_file({f"{number}": row for number, row in enumerate(rows)}, tmp_path / f"{kind}.safetensors")
+            save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
             common = [str(len(hands)), strategy, json.dumps(hands)]
-            run_together([[sys.executable, str(SCRIPT), str(tmp_path), str(r), *common] for r in range(len(hands))])
+            run_ranks([[MODULE, str(tmp_path), str(r), *common] for r in range(len(hands))])
             facts = json.loads((tmp_path / "result.json").read_text())
             results[name] = load_file(tmp_path / "result.safetensors"), facts
         return results[name]
@@ -61,7 +59,7 @@ def run(
 
 @pytest.mark.parametrize("deal", sorted(DEALS))
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_two_ranks_are_one_process_with_the_joint_batch(
     run: Callable[[str, str, list[list[list[int]]]], Result], strategy: str, deal: str, name: str
 ) -> None:

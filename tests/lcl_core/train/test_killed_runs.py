@@ -42,7 +42,7 @@ def test_one_process_killed_twice(tmp_path: Path, sample_zip: Path, eventually: 
 
 
 def with_workers(run_dir: RunDir, workers: int) -> tuple[str, ...]:
-    return "-m", "tests.lcl_core.train.data_workers_run", str(workers), str(run_dir.path)
+    return "tests.lcl_core.train.data_workers_run", str(workers), str(run_dir.path)
 
 
 def test_two_ranks_killed_twice(tmp_path: Path, sample_zip: Path, eventually: Callable[..., None]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.forked_process import Process
 from lcl_core.common.run_dir import ExitCode, RunDir
 from tests.lcl_core.train.small_runs import finished, group, logged_steps, prepared, started
 
@@ -26,17 +26,17 @@ def run_dir(tmp_path: Path, sample_zip: Path) -> RunDir:
 
 
 def ranks(leader: int) -> dict[int, int]:
-    """The process of each rank, by rank."""
-    found = {}
+    """The process of each rank, by rank: the launcher's children in the order of their start."""
+    children = []
     for pid in group(leader):
         with suppress(OSError):
-            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            found.update({int(word[5:]): pid for word in words if word.startswith(b"RANK=") and parent == leader})
-    return found
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == leader:
+                children.append((int(fields[19]), pid))
+    return {rank: pid for rank, (_, pid) in enumerate(sorted(children))}
 
 
-def at_work(run_dir: RunDir, process: subprocess.Popen[bytes], eventually: Callable[..., None]) -> dict[int, int]:
+def at_work(run_dir: RunDir, process: Process, eventually: Callable[..., None]) -> dict[int, int]:
     """Wait for the first steps. Returns: the process of each rank."""
     eventually(lambda: logged_steps(run_dir) >= 2 or process.poll() is not None, "the first steps")
     assert process.poll() is None, run_dir.log_file.read_text()

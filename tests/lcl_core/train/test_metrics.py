@@ -41,8 +41,8 @@ def report(
 
 def batch(*names: str) -> DocumentBatch:
     """Documents of three tokens and an image each."""
-    pixels = np.zeros((1, 3, 2, 2), np.float32)
-    samples = [Sample(name, 0, np.arange(3, dtype=np.int32), pixels) for name in names]
+    levels = np.zeros((1, 3, 2, 2), np.uint8)
+    samples = [Sample(name, 0, np.arange(3, dtype=np.int32), levels, (0,)) for name in names]
     return DocumentBatch(samples, Cursor(len(samples)))
 
 
@@ -78,14 +78,15 @@ def test_the_next_line_starts_anew() -> None:
 
 def test_shares_of_ranks_add_up() -> None:
     """Losses, and totals and counts of metrics, are shares of the whole; the norm is the same everywhere."""
-    others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], [10, 30]
+    others_rows, others_counts = [[0.5, 2.0, 1.0, 2.0, 3.0, 1.0]], [10, 30, 1e6]
     meter = MetricsAggregator(10, TwoRanks(others_rows, others_counts), peak=1e9)
     add(meter, [report(1.5, 1.0, correct=2, pairs=2, norm=3.0)])
     line = meter.line(TrainingProgress(step=1))
     assert (line["contrastive_loss"], line["generation_loss"], line["grad_norm"]) == (2.0, 3.0, 3.0)
     assert line["in_batch_accuracy"] == 3 / 4
-    # 2 images and 6 tokens here, 10 and 30 there
+    # 2 images and 6 tokens here, 10 and 30 there; the other rank's peak of memory is the higher one
     assert line["tokens_per_s"] == pytest.approx(3 * line["images_per_s"], rel=1e-3)
+    assert line["memory_gib"] == 1e6
 
 
 def test_a_step_without_pairs_has_no_accuracy_to_divide() -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.objectives import base
 from lcl_core.objectives.base import Objective
 from lcl_core.objectives.lcl import Lcl
-from lcl_core.objectives.registry import OBJECTIVES, build_objective
+from lcl_core.objectives.registry import build_objective
+from lcl_core.ops.contrastive_loss import ContrastiveSums, contrastive_loss
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train import build_optimizer
+from lcl_core.train import build_optimizer, train_step
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
 from lcl_core.train.train_step import StepReport, TrainingStep
-from tests.lcl_core.batch_partitions import PAIR_METHODS, partition_batches
+from tests.lcl_core.batch_partitions import VARIANTS, partition_batches, rows_of_variant
 from tests.lcl_core.reference_loss import compute_loss
 
 
@@ -39,7 +46,7 @@ def gradients(*modules: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("hands", [[[0], [1, 2, 3]], [[3, 2], [1, 0]], [[0], [1], [2], [3]]])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_micro_batches_are_the_one_big_batch(
     small_config: LCLConfig,
     documents: list[Tensor],
@@ -48,17 +55,20 @@ def test_micro_batches_are_the_one_big_batch(
     name: str,
     hands: Sequence[Sequence[int]],
 ) -> None:
-    # of two images with the same text, the accuracy of the one that comes first would be counted
-    rows = [*pairs[:3], pairs[4]] if name in PAIR_METHODS else documents
+    rows = rows_of_variant(VARIANTS[name], documents, pairs)
     images = pixels[: sum(int((row == small_config.soi_token_id).sum()) for row in rows)]
     found, reports = [], []
     for dealing in ([[0, 1, 2, 3]], hands):
-        model, objective = build_model(small_config, seed=0), build_objective(ObjectiveSpec(name=name), small_config)
+        model, objective = (
+            build_model(small_config, seed=0),
+            build_objective(ObjectiveSpec(**VARIANTS[name]), small_config),
+        )
         batches = partition_batches(objective, rows, images, small_config, dealing)
         reports.append(step(model, batches, objective))
         found.append(gradients(model, objective))
     whole, apart = found
-    assert apart.keys() == whole.keys() == dict((*model.named_parameters(), *objective.named_parameters())).keys()
+    trained = [parts for parts in (*model.named_parameters(), *objective.named_parameters()) if parts[1].requires_grad]
+    assert apart.keys() == whole.keys() == dict(trained).keys()
     for parameter, gradient in whole.items():
         # some gradients are zero but for round-off, such as the pooler's key bias: softmax does not see shifts
         room = 2e-6 * float(gradient.abs().max()) + 2e-7
@@ -105,6 +115,31 @@ def test_a_poisoned_step_leaves_the_weights_alone(
     assert not torch.equal(small_model.lm_head[1].weight, before["lm_head.1.weight"])
 
 
+def test_the_contrastive_loss_and_its_gradient_may_round_to_tf32(
+    small_model: LCLModel, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its products are the step's only ones outside of autocast; on a CPU the precision manager changes nothing."""
+    within: list[str] = []
+    computed = []
+
+    @contextmanager
+    def recorded(device: torch.device, precision: str) -> Iterator[None]:
+        within.append(precision)
+        yield
+        within.pop()
+
+    def loss(*arguments: Any) -> ContrastiveSums:
+        sums = contrastive_loss(*arguments)
+        sums.loss.register_hook(lambda _: computed.append(list(within)))
+        computed.append(list(within))
+        return sums
+
+    monkeypatch.setattr(train_step, "tf32_matmul", recorded)
+    monkeypatch.setattr(base, "contrastive_loss", loss)
+    step(small_model, parts(small_model.config, documents, pixels, ()))
+    assert computed == [["fp32"], ["fp32"]]
+
+
 def test_checkpointed_activations_change_nothing(
     small_config: LCLConfig, documents: list[Tensor], pixels: Tensor
 ) -> None:
@@ -144,3 +179,34 @@ def test_dropped_patches_are_not_looked_at(small_config: LCLConfig) -> None:
     assert torch.equal(*losses)
     everything = torch.arange(4).expand(2, -1)
     torch.testing.assert_close(model.visual(pixels, everything), model.visual(pixels))
+
+
+@pytest.fixture
+def lone_rank() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("lone_rank")
+def test_sharded_weights_are_left_alone_too_without_asking_the_device(
+    small_model: LCLModel, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 on one rank: weights are DTensors. Reading a scalar on the host would wait for the device."""
+    monkeypatch.setattr("lcl_core.train.distributed.dist.get_world_size", lambda: 2)
+    monkeypatch.setattr("lcl_core.train.distributed.init_device_mesh", lambda kind, _: init_device_mesh(kind, (1,)))
+    taken = TrainingStep(small_model, Lcl.from_config(small_model.config), RankGroup(), strategy="fsdp2")
+    monkeypatch.undo()
+    optimizer = build_optimizer(taken.trained, lr=1e-3)
+    weight = small_model.lm_head[1].weight
+    assert isinstance(weight, DTensor)
+    for poisoned in (True, False):
+        images = pixels * float("nan") if poisoned else pixels
+        before = weight.full_tensor().detach().clone()
+        batch = parts(small_model.config, documents, images, [])
+        with monkeypatch.context() as forbidden:
+            forbidden.setattr(Tensor, "item", lambda self: pytest.fail("the host waits for the device"))
+            report = taken(optimizer, batch)
+        assert float(report.finite) == (not poisoned)
+        assert torch.equal(weight.full_tensor(), before) == poisoned

@@ -124,3 +124,17 @@ def test_a_diverging_run_says_what_to_change(tmp_path: Path, sample_zip: Path) -
     assert facts["documents"]
     assert all(name.startswith("sample:") for name in facts["documents"])
     assert not (run_dir.artifacts / "encoder").exists()
+
+
+def test_another_tokenizer_than_the_checkpoints_is_refused(tmp_path: Path, sample_zip: Path) -> None:
+    """Its ids would name other words; here two merges have changed places."""
+    run_dir = prepared(tmp_path, sample_zip, steps=2)
+    trainer(run_dir).run()
+    tokenizer = json.loads(run_dir.tokenizer_file.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    run_dir.tokenizer_file.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="put the run's own") as caught:
+        trainer(run_dir).run()
+    assert caught.value.code == "checkpoint_mismatch"

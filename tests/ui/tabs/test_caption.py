@@ -26,7 +26,7 @@ LOOK = {"grid": [2, 3], "box": [0.0, 0.0, 1.0, 1.0], "mean": [[0.1, 0.1, 0.5], [
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def sample_image(tmp_path: Path) -> str:
     path = tmp_path / "mine.png"
     Image.new("RGBA", (30, 20), "crimson").save(path)
     return str(path)
@@ -46,11 +46,11 @@ def written(tab: CaptionTab, selection: PageSelection[Any], *requests: Any) -> s
     return drawn
 
 
-def test_each_way_that_was_chosen_is_asked_for(service: Any, picture: str) -> None:
+def test_each_way_that_was_chosen_is_asked_for(service: Any, sample_image: str) -> None:
     client = service(
         stream_captions=telling(TextDelta(0, "a <red>"), TextDelta(0, " car"), TextDelta(0, "a <red> car", whole=True))
     )
-    drawn = written(CaptionTab(client), PageSelection(None), "enc", picture, BOTH, "before", "the", *CHOICES)
+    drawn = written(CaptionTab(client), PageSelection(None), "enc", sample_image, BOTH, "before", "the", *CHOICES)
     shared = {"max_new_tokens": 12, "prompt": "the", "context": "before"}
     requests = sorted(client.arguments_of("stream_captions"), key=len)
     assert requests == [{**shared, "num_beams": 1}, {**shared, "top_p": 0.8, "temperature": 0.7, "seed": 3}]
@@ -58,7 +58,7 @@ def test_each_way_that_was_chosen_is_asked_for(service: Any, picture: str) -> No
     assert drawn.count(" ms</footer>") == 2
 
 
-def test_words_are_shown_while_they_are_written_and_another_image_ends_that(service: Any, picture: str) -> None:
+def test_words_are_shown_while_they_are_written_and_another_image_ends_that(service: Any, sample_image: str) -> None:
     on, closed, heard = threading.Event(), threading.Event(), threading.Event()
 
     def slowly(*_: Any, **__: Any) -> Iterator[TextDelta]:
@@ -72,7 +72,7 @@ def test_words_are_shown_while_they_are_written_and_another_image_ends_that(serv
             closed.set()
 
     tab, selection = CaptionTab(service(stream_captions=slowly)), PageSelection(None)
-    first, _ = tab.caption(selection, "enc", picture, ["Greedy"], " ", "", *CHOICES)
+    first, _ = tab.caption(selection, "enc", sample_image, ["Greedy"], " ", "", *CHOICES)
     assert 'aria-busy="true"' in first
     assert heard.wait(SECONDS)
     drawn, clock = tab.poll(selection)
@@ -88,31 +88,31 @@ def test_words_are_shown_while_they_are_written_and_another_image_ends_that(serv
     assert tab.poll(selection)[0] == gr.skip()
 
 
-def test_one_way_that_fails_does_not_take_the_others_along(service: Any, picture: str, away: Exception) -> None:
+def test_one_way_that_fails_does_not_take_the_others_along(service: Any, sample_image: str, away: Exception) -> None:
     def caption(*_: Any, **decoding: Any) -> Iterator[TextDelta]:
         if decoding.get("num_beams") == 4:
             raise away
         yield TextDelta(0, "fine", whole=True)
 
     tab = CaptionTab(service(stream_captions=caption))
-    drawn = written(tab, PageSelection(None), "enc", picture, ["Greedy", "Beam search"], "", "", *CHOICES)
+    drawn = written(tab, PageSelection(None), "enc", sample_image, ["Greedy", "Beam search"], "", "", *CHOICES)
     assert "fine" in drawn
     assert "no answer from" in drawn
 
 
-def test_what_is_no_image_is_said_once(service: Any, picture: str) -> None:
+def test_what_is_no_image_is_said_once(service: Any, sample_image: str) -> None:
     unreadable = ApiError(422, "image_unreadable", "images.0: the image cannot be decoded", "images.0")
     tab = CaptionTab(service(stream_captions=unreadable, attention=unreadable))
-    assert written(tab, PageSelection(None), "enc", picture, BOTH, "", "", *CHOICES).count("not an image") == 1
-    assert tab.attend("enc", picture, True) == ""
+    assert written(tab, PageSelection(None), "enc", sample_image, BOTH, "", "", *CHOICES).count("not an image") == 1
+    assert tab.attend("enc", sample_image, True) == ""
 
 
-def test_where_the_encoder_looks_is_shown_when_that_is_wanted(service: Any, picture: str) -> None:
+def test_where_the_encoder_looks_is_shown_when_that_is_wanted(service: Any, sample_image: str) -> None:
     client = service(attention=[{**LOOK, "heads": [LOOK["mean"], LOOK["mean"]]}])
     tab = CaptionTab(client)
-    assert tab.attend("enc", picture, False) == ""
+    assert tab.attend("enc", sample_image, False) == ""
     assert client.calls == []
-    drawn = tab.attend("enc", picture, True)
+    drawn = tab.attend("enc", sample_image, True)
     assert "Half of the weight lies on 1 of 6 patches" in drawn
     assert re.findall(r'aria-label="(.*?)"', drawn) == [
         "Mean of the heads: most weight at the upper right",
@@ -121,7 +121,7 @@ def test_where_the_encoder_looks_is_shown_when_that_is_wanted(service: Any, pict
         "Head 2: most weight at the upper right",
     ]
     foreign = service(attention=ApiError(422, "no_attention", "this encoder pools patches in its own way", "model"))
-    assert "pools patches in its own way" in CaptionTab(foreign).attend("enc", picture, True)
+    assert "pools patches in its own way" in CaptionTab(foreign).attend("enc", sample_image, True)
 
 
 def test_the_part_that_is_seen_is_drawn() -> None:
@@ -140,13 +140,13 @@ def test_the_part_that_is_seen_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("at", "words"), [((0, 0), "at the upper left"), ((1, 1), "in the middle"), ((2, 1), "at the lower")]
 )
-def test_a_place_is_told_in_words(at: tuple[int, int], words: str) -> None:
+def test_a_place_is_reported_in_words(at: tuple[int, int], words: str) -> None:
     weights = [[0.1] * 3 for _ in range(3)]
     weights[at[0]][at[1]] = 0.9
     assert peak_position(weights) == words
 
 
-def test_the_service_is_asked_as_the_visitor_whose_event_it_is(service: Any, picture: str) -> None:
+def test_the_service_is_asked_as_the_visitor_whose_event_it_is(service: Any, sample_image: str) -> None:
     visitor = ContextVar("visitor", default="nobody")
 
     def who(*_: Any, **__: Any) -> Iterator[TextDelta]:
@@ -154,4 +154,4 @@ def test_the_service_is_asked_as_the_visitor_whose_event_it_is(service: Any, pic
 
     visitor.set("ada")  # as Gradio keeps the request that an event came with
     tab = CaptionTab(service(stream_captions=who))
-    assert "ada" in written(tab, PageSelection(None), "enc", picture, ["Greedy"], "", "", *CHOICES)
+    assert "ada" in written(tab, PageSelection(None), "enc", sample_image, ["Greedy"], "", "", *CHOICES)

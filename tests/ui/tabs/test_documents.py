@@ -12,11 +12,12 @@ ITEM = {"id": "doc <1>", "segments": [TEXT, IMAGE]}
 
 
 def answer(*items: Any, total: int = 20, offset: int = 0) -> dict[str, Any]:
-    return {"items": list(items), "total": total, "offset": offset, "splits": ["test", "val"], "sources": ["web"]}
+    return {"items": list(items), "total": total, "offset": offset, "splits": ["test", "val"], "sources": ["web"],
+            "tokens_of": {"name": "<mine>", "image": 18, "row": 256}}  # fmt: skip
 
 
 def test_texts_and_images_stand_in_their_order_and_nothing_is_markup() -> None:
-    drawn = draw_documents("my set", [ITEM])
+    drawn = draw_documents("my set", [ITEM], 2048)
     assert "a &lt;b&gt;bold&lt;/b&gt; word" in drawn
     assert "doc &lt;1&gt;" in drawn
     assert 'src="corpus/my%20set/x%22y/%C3%BC.png"' in drawn
@@ -26,18 +27,21 @@ def test_texts_and_images_stand_in_their_order_and_nothing_is_markup() -> None:
 
 
 def test_a_document_longer_than_a_row_fills_it() -> None:
-    drawn = draw_documents("d", [{"id": "0", "segments": [{"text": "x", "tokens": 3000}, {**IMAGE, "tokens": 1000}]}])
+    drawn = draw_documents(
+        "d", [{"id": "0", "segments": [{"text": "x", "tokens": 3000}, {**IMAGE, "tokens": 1000}]}], 2048
+    )
     assert 'style="width:75.000%"' in drawn
     assert "No. 1" in drawn
 
 
-def test_labels_and_problems_are_told() -> None:
+def test_labels_and_problems_are_reported() -> None:
     drawn = draw_documents(
         "d",
         [
             {"id": "3", "segments": [], "split": "val", "source": "", "labels": {"class": "<tench>"}},
             {"id": "f:9", "segments": [], "problem": "f:9: the line is not JSON"},
         ],
+        2048,
     )
     assert "<span>val</span><span>&lt;tench&gt;</span>" in drawn
     assert "It is empty." in drawn
@@ -52,6 +56,9 @@ def test_a_page_is_asked_for_with_its_filters(service: Any) -> None:
     assert offset == 6
     assert (split.value, split.visible, source.visible) == ("val", True, False), "one source is no choice"
     assert "7–7" in place
+    assert "image, 18 tokens" in place
+    assert "tokens of &lt;mine&gt; · bar = context of 256 tokens" in place
+    assert "tokens of 256" in drawn, "the bar is as long as the context"
     assert (previous.interactive, following.interactive) == (True, True)
     assert "doc &lt;1&gt;" in drawn
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.client.units import format_bytes, format_si
+from api.client.payloads import format_bytes, format_si
 from ui.spec_fields import get_at, starting_spec, to_json
 from ui.tabs.run_form import SpecForm, draw_estimate
 

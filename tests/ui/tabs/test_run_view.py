@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ui.tabs.run_view import draw_curves, draw_head, draw_list, draw_log, draw_result, progress_fraction
+from ui.tabs.run_view import draw_curves, draw_head, draw_list, draw_log, draw_result, draw_workers, progress_fraction
 
 
 def test_a_running_run_shows_how_far_it_is(run: dict[str, Any]) -> None:
@@ -130,3 +130,25 @@ def test_a_converted_dataset_is_shown(run: dict[str, Any]) -> None:
     drawn = draw_result({**run, "result": {"dataset": made}})
     assert "mine" in drawn
     assert "2.5" in drawn
+
+
+def test_workers_show_which_run_has_which_device() -> None:
+    memory = {"memory_used": 2**30, "memory_total": 2**34}
+    worker = {"id": "w-<1>", "seen_at": "2026-01-01T00:00:00Z", "devices": ["cpu (2 cores)"], "current_run": None}
+    gpus = [
+        {"id": "GPU-a", "name": "NVIDIA L4", "use": "run", "run": "run_a", **memory},
+        {"id": "GPU-b", "name": "NVIDIA L4", "use": "reserved", "run": "run_b", **memory},
+        {"id": "MIG-c", "name": "MIG 1g", "use": "free", "run": None, "memory_used": None, "memory_total": None},
+    ]
+    drawn = draw_workers([{**worker, "gpus": gpus}, {**worker, "id": "w-2", "gpus": [], "current_run": "run_c"}])
+    assert "w-&lt;1&gt;" in drawn
+    assert '<td><a href="?run=run_a">run_a</a></td><td>1 GiB of 16 GiB</td>' in drawn
+    assert '<td>reserved for <a href="?run=run_b">run_b</a></td>' in drawn
+    assert "<td>MIG 1g · MIG-c</td><td>free</td><td></td>" in drawn
+    assert '<td>cpu (2 cores)</td><td><a href="?run=run_c">run_c</a></td>' in drawn
+    assert "No worker is alive" in draw_workers([])
+
+
+def test_a_run_at_work_says_how_many_gpus_it_has(run: dict[str, Any]) -> None:
+    assert "· 2 GPUs ·" in draw_head({**run, "devices": ["GPU-a", "GPU-b"]})
+    assert "GPU" not in draw_head({**run, "devices": []})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import gradio as gr
 import pytest
 
 from api.client import ApiError
-from ui.tabs.search import BOTH, IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab, parse_label_filter
+from ui.common import PageSelection
+from ui.tabs.search import BOTH, IMAGE_TO_TEXTS, TEXT_TO_IMAGES, SearchTab, newest, parse_label_filter
 from ui.tabs.search_view import draw_detail, label_choice, link_to
 
 COLLECTION = {"id": "col_1", "name": "drawings", "images": 3, "labels": {"hue": ["red", "blue"], "name": ["x"] * 301}}
@@ -18,7 +21,7 @@ RED, BLUE, BIG = label_choice("hue", "red"), label_choice("hue", "blue"), label_
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     path = tmp_path / "mine.png"
     path.write_bytes(b"\x89PNG")
     return str(path)
@@ -42,29 +45,29 @@ def test_it_asks_for_what_was_typed_and_draws_the_hits(service: Any) -> None:
     assert (query.about, more.visible) == ("“ant”", False)
 
 
-def test_a_images_bytes_are_sent(service: Any, picture: str) -> None:
+def test_an_images_bytes_are_sent(service: Any, image: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
-    drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", picture, 50, [], 24)[0]
+    drawn = SearchTab(client).search(IMAGE_TO_TEXTS, "col_1", "not asked for", image, 50, [], 24)[0]
     assert client.arguments_of("search") == [{"target": "texts", "k": 24, "offset": 0, "image": b"\x89PNG"}]
     assert 'data-pick="text:col_1:words"' in drawn
     assert "?collection" not in drawn, "an address cannot carry an image"
 
 
 @pytest.mark.parametrize(("words", "weights"), [(30, (0.3, 0.7)), (-25, (-0.25, 0.75)), (100, (1.0, 0.0))])
-def test_text_and_image_are_weighed(service: Any, picture: str, words: float, weights: tuple[float, float]) -> None:
+def test_text_and_image_are_weighed(service: Any, image: str, words: float, weights: tuple[float, float]) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
-    drawn = SearchTab(client).search(BOTH, "col_1", "red", picture, words, [], 24)[0]
+    drawn = SearchTab(client).search(BOTH, "col_1", "red", image, words, [], 24)[0]
     (query,) = client.arguments_of("search")
     assert (query["text"], query["image"], query["target"]) == ("red", b"\x89PNG", "images")
     assert (query["weights"]["text"], query["weights"]["image"]) == pytest.approx(weights)
     assert ("your image away from “red”" if words < 0 else "your image and “red”") in drawn
 
 
-def test_of_text_and_image_one_may_be_missing(service: Any, picture: str) -> None:
+def test_of_text_and_image_one_may_be_missing(service: Any, image: str) -> None:
     client = service(search={"hits": [HIT], "took_ms": 1})
     tab = SearchTab(client)
     tab.search(BOTH, "col_1", "red", None, 50, [], 24)
-    tab.search(BOTH, "col_1", " ", picture, 50, [], 24)
+    tab.search(BOTH, "col_1", " ", image, 50, [], 24)
     assert [set(query) - {"target", "k", "offset"} for query in client.arguments_of("search")] == [{"text"}, {"image"}]
     assert "An image, and words about it" in tab.search(BOTH, "col_1", "", None, 50, [], 24)[0]
     assert tab.search_again(BOTH, "col_1", "", None, 50, [], 24) == (gr.skip(),) * 3
@@ -154,7 +157,7 @@ def test_before_the_picker_is_filled_the_newest_collection_is_taken(service: Any
     assert "No collection yet" in none[0]
 
 
-def test_refusals_are_told_in_words(service: Any, away: Exception) -> None:
+def test_refusals_are_reported_in_words(service: Any, away: Exception) -> None:
     def drawn(**answers: Any) -> str:
         return SearchTab(service(**answers)).search(TEXT_TO_IMAGES, "c", "ant", None, 50, [], 12)[0]
 
@@ -171,7 +174,7 @@ def test_results_stay_when_the_tab_is_entered_again(service: Any) -> None:
     assert "What are you looking for" in shown
 
 
-def test_an_address_opens_a_search_or_a_image(service: Any) -> None:
+def test_an_address_opens_a_search_or_an_image(service: Any) -> None:
     client = service(
         collections=[COLLECTION], collection=COLLECTION, item={"id": "i1", "captions": ["ant"]},
         search={"hits": [{**HIT, "text": "words"}], "took_ms": 1},
@@ -188,7 +191,7 @@ def test_an_address_opens_a_search_or_a_image(service: Any) -> None:
         assert tab.open_link(24, elsewhere) == (gr.skip(),) * 6
 
 
-def test_a_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
+def test_an_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
     hits = [{**HIT, "id": f"i{place}"} for place in range(9)]
     client = service(
         item={"id": "i1", "captions": ["an <ant>", "insect"], "labels": {"hue": "red", "name": "i"}, "split": "val"},
@@ -208,10 +211,49 @@ def test_a_image_is_looked_at_with_what_is_near_it(service: Any) -> None:
     assert "holds no item" in SearchTab(gone).runner.details("col_1", "i1")
 
 
-def test_what_is_drawn_of_a_image_cannot_break_out() -> None:
+def test_what_is_drawn_of_an_image_cannot_break_out() -> None:
     evil = {"id": '"><b>', "captions": ["<script>"], "labels": {"<i>": '"x"'}}
     drawn = draw_detail("col_1", evil, [], [], {"<i>"})
     assert "<script>" not in drawn
     assert "<b>" not in drawn
     assert 'aria-label="Only images with &lt;i&gt; &quot;x&quot;"' in drawn
     assert link_to("a b", q="x&y") == "?collection=a%20b&q=x%26y"
+
+
+def test_of_searches_under_way_at_one_time_the_newest_is_drawn(service: Any) -> None:
+    """The first waits for the encoder, and its answer comes after the second's."""
+    begun, release = threading.Event(), threading.Event()
+
+    def search(_: str, text: str, **__: Any) -> dict[str, Any]:
+        if text == "ant":
+            begun.set()
+            assert release.wait(60)
+        return {"hits": [HIT], "took_ms": 1}
+
+    find, turn = newest(SearchTab(service(search=search)).search), PageSelection(0)
+    with ThreadPoolExecutor(1) as first:
+        older = first.submit(find, turn, TEXT_TO_IMAGES, "col_1", "ant", None, 50, [], 12)
+        assert begun.wait(60)
+        assert "“house”" in find(turn, TEXT_TO_IMAGES, "col_1", "house", None, 50, [], 12)[0]
+        release.set()
+        assert older.result(60) == (gr.skip(),) * 3
+
+
+def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> None:
+    turn = PageSelection(4)
+    assert newest(lambda: ("more",), begins=False)(turn) == ("more",)
+    assert turn.current == 4
+
+    def overtaken() -> tuple[str]:
+        turn.current += 1
+        return ("late",)
+
+    assert newest(overtaken, begins=False)(turn) == (gr.skip(),)
+
+
+def test_another_mode_searches_with_what_is_there(service: Any, picture: str) -> None:
+    client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
+    tab = SearchTab(client)
+    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", picture, 50, [], 24)[4]
+    assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[4]
+    assert len(client.arguments_of("search")) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lcl_core.specs.presets import presets
+from lcl_core.specs.base import presets
 from ui.common import PageSelection
 from ui.tabs.studies import FIRST_STUDY, StudiesTab, StudyForm, WatchedStudy, plan_summary, preset_study
 

@@ -113,7 +113,7 @@ def test_a_halving_shows_trials_settings_and_rungs(study: Json) -> None:
     assert "t01 0.00123 1 64,000" in text
 
 
-def test_failures_and_notes_are_told(study: Json) -> None:
+def test_failures_and_notes_are_reported(study: Json) -> None:
     drawn = draw_notes(study)
     assert "no &lt;memory&gt;" in drawn
     assert 'href="?run=run_4"' in drawn

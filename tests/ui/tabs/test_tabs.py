@@ -11,13 +11,13 @@ import pytest
 
 from ui.spec_fields import from_json, get_at, starting_spec, to_json
 from ui.tabs.embed import EmbedTab
-from ui.tabs.encoders import EncodersTab, best_figures, draw_encoder, draw_exports
+from ui.tabs.encoders import EncodersTab, draw_encoder, draw_exports, main_figures
 from ui.tabs.run_form import SpecForm
 from ui.tabs.runs import RUN_ACTIONS, RunsTab, SelectedRun, WatchedRun
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> str:
+def image(tmp_path: Path) -> str:
     path = tmp_path / "mine.png"
     path.write_bytes(b"\x89PNG")
     return str(path)
@@ -27,28 +27,39 @@ def line(step: int) -> dict[str, Any]:
     return {"step": step, "contrastive_loss": 1 / step, "generation_loss": 10 / step}
 
 
-def test_embedding_writes_the_file_in_the_format_chosen(service: Any, picture: str) -> None:
-    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [picture], "csv")
+def test_embedding_writes_the_file_in_the_format_chosen(service: Any, image: str) -> None:
+    drawn, button = EmbedTab(service(embed_images=[[0.6, 0.8]])).embed("enc", [image], "csv")
     assert "1 × 2 numbers" in drawn
     file = button.value["path"] if isinstance(button.value, dict) else button.value.path
     assert Path(file).read_bytes() == b"name,v0,v1\r\nmine.png,0.6,0.8\r\n"
 
 
-def test_embedding_names_the_file_that_was_refused(service: Any, picture: str) -> None:
+def test_embedding_names_the_file_that_was_refused(service: Any, image: str) -> None:
     from api.client import ApiError
 
     refused = ApiError(422, "bad_image", "input.0: not an image", "input.0")
-    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [picture], "npy")
+    drawn, _ = EmbedTab(service(embed_images=refused)).embed("enc", [image], "npy")
     assert "mine.png: not an image" in drawn
 
 
-def test_of_several_variants_the_best_figure_is_shown() -> None:
+def test_of_several_variants_the_first_is_shown_and_not_the_best() -> None:
     rows = [
         {"task": "retrieval", "split": "t", "metric": "IR@1", "value": 0.05},
         {"task": "retrieval", "split": "t", "metric": "IR@5", "value": 0.1},
         {"task": "retrieval", "split": "t", "metric": "IR@5", "value": 0.2},
     ]
-    assert [(row["metric"], row["value"]) for row in best_figures(rows)] == [("IR@5", 0.2), ("IR@1", 0.05)]
+    assert [(row["metric"], row["value"]) for row in main_figures(rows)] == [("IR@5", 0.1), ("IR@1", 0.05)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "untrained", "marked"),
+    [("acc@1", 0.127, 0.171, True), ("acc@1", 0.2, 0.171, False), ("IR median rank", 300, 295, True)],
+)
+def test_a_figure_stands_beside_untrained_weights(metric: str, value: float, untrained: float, marked: bool) -> None:
+    row = {"task": "t", "split": "s", "metric": metric, "value": value, "untrained": untrained, "chance": 0.02}
+    drawn = draw_encoder({"id": "e", "info": {}}, [row])
+    assert f"untrained {untrained}" in drawn
+    assert ("lcl-worse" in drawn, "no better than untrained" in drawn) == (marked, marked)
 
 
 def test_encoders_say_when_there_is_none_or_no_service(service: Any, away: Exception) -> None:

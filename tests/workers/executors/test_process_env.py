@@ -56,3 +56,11 @@ def test_credentials_of_storage_go_along_where_it_is_used(name: str, protocol: s
 
 def test_the_process_knows_that_it_is_watched() -> None:
     assert sanitized_env({})["LCL_SUPERVISED"] == "1"
+
+
+def test_threads_are_set_unless_the_worker_has_set_them() -> None:
+    """OpenMP's own choice ignores the quota of a container, and polls on cores that others need."""
+    environment = sanitized_env({})
+    assert int(environment["OMP_NUM_THREADS"]) >= 1
+    assert int(environment["GOMP_SPINCOUNT"]) < 300_000  # OpenMP's own
+    assert "GOMP_SPINCOUNT" not in sanitized_env({"OMP_WAIT_POLICY": "ACTIVE"})

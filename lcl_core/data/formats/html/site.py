@@ -99,7 +99,7 @@ def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-_SNIFFED_FILES = 5000  # files looked at,
+_SNIFFED_FILES = 5000  # files examined,
 _SNIFFED_OTHERS = 100  # of which so many of one folder may be no pages: sites keep thousands of images in one
 _PROJECT_FILES = re.compile(r"(?:readme|licen[cs]e|changelog|contributing)\b[^/]*$", re.I)
 

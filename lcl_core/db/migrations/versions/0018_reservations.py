@@ -12,7 +12,7 @@ from alembic import op
 from lcl_core.db.migrations.indexes import create_index_concurrently
 
 revision = "0018"
-down_revision = "0015"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
 INFO = {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017}

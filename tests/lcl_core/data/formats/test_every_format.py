@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.data import Corpus, Sample, SampleStream, Tokenizer, open_corpus
-from lcl_core.data.formats.registry import FORMATS, open_reader
+from lcl_core.data.formats import FORMATS, open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.specs.pretrain import DataSpec
 from tests.lcl_core.data.corpus_layouts import Maker
@@ -90,8 +90,8 @@ def pixels_of(data: bytes) -> np.ndarray:
     return np.asarray(levels.transpose(2, 0, 1))
 
 
-def is_told(sample: Sample, told: Told) -> bool:
-    ids, images = told
+def is_told(sample: Sample, reported: Told) -> bool:
+    ids, images = reported
     if sample.token_ids.tolist() != ids or len(sample.pixels) != len(images):
         return False
     return all(np.allclose(got, pixels_of(data), atol=1e-5) for got, data in zip(sample.pixels, images, strict=True))
@@ -102,7 +102,7 @@ def assert_same(samples: Sequence[Any], expected: list[list[Told]]) -> None:
     left = list(expected)
     for sample in samples:
         assert isinstance(sample, Sample), sample
-        found = [options for options in left if any(is_told(sample, told) for told in options)]
+        found = [options for options in left if any(is_told(sample, reported) for reported in options)]
         assert found, f"{sample.id} says something else than its source"
         left.remove(found[0])
     assert left == []

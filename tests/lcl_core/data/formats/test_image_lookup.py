@@ -14,9 +14,9 @@ from lcl_core.data.formats.image_lookup import ImageFinder, NameIndex
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "sub/c.jpg", "./a.jpg", "d.e._f.jpg", "plain")
 
 
-def code_of(picture: Any) -> str:
+def code_of(sample_image: Any) -> str:
     with pytest.raises(UserError) as caught:
-        picture.load()
+        sample_image.load()
     return caught.value.code
 
 

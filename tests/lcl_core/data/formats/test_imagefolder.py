@@ -10,41 +10,48 @@ import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
 MAPPING = "n01440764 tench, Tinca tinca\nn02012849 crane\nn03126707 crane\n"
 
 
 @pytest.fixture
-def pictures(sample: Any) -> list[bytes]:
+def sample_images(sample: Any) -> list[bytes]:
     return [sample.image(pair["image"]) for pair in sample.pairs]
 
 
-def told(records: Any) -> list[tuple[str, str, dict[str, str]]]:
+def reported(records: Any) -> list[tuple[str, str, dict[str, str]]]:
     return [(record.id, record.split, dict(record.body.labels)) for record in records]
 
 
-def test_class_folders(make: Any, walk: Any, pictures: list[bytes]) -> None:
-    files = {"cat/b.webp": pictures[0], "ant/a.PNG": pictures[1], "cat/sub/a.jpeg": pictures[2], "cat/.x.jpg": b""}
+def test_class_folders(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    files = {
+        "cat/b.webp": sample_images[0],
+        "ant/a.PNG": sample_images[1],
+        "cat/sub/a.jpeg": sample_images[2],
+        "cat/.x.jpg": b"",
+    }
     make.files(".", files)
     reader = open_reader(make.root)
     records, bad = walk(reader)
     assert (reader.format, bad) == ("imagefolder", [])
-    assert told(records) == [
+    assert reported(records) == [
         ("ant/a.PNG", "train", {"class": "ant"}),
         ("cat/b.webp", "train", {"class": "cat"}),
         ("cat/sub/a.jpeg", "train", {"class": "cat"}),
     ]
     assert records[0].body == CaptionedImage("ant/a.PNG", (), {"class": "ant"})
-    assert [record.images[0].load() for record in records] == [pictures[1], pictures[0], pictures[2]]
+    assert [record.images[0].load() for record in records] == [sample_images[1], sample_images[0], sample_images[2]]
 
 
 @pytest.mark.parametrize(
     ("folder", "split"), [("valid", "val"), ("Validation", "val"), ("test", "test"), ("dev", "val")]
 )
-def test_a_folder_for_each_split(make: Any, walk: Any, pictures: list[bytes], folder: str, split: str) -> None:
-    make.files(".", {f"{folder}/ant/a.webp": pictures[0], "train/ant/a.webp": pictures[1], "extra/x.webp": b""})
+def test_a_folder_for_each_split(make: Any, walk: Any, sample_images: list[bytes], folder: str, split: str) -> None:
+    make.files(
+        ".", {f"{folder}/ant/a.webp": sample_images[0], "train/ant/a.webp": sample_images[1], "extra/x.webp": b""}
+    )
     records, (bad,) = walk(open_reader(make.root))
     expected = [(f"{folder}/ant/a.webp", split), ("train/ant/a.webp", "train")]
     assert sorted((record.id, record.split) for record in records) == sorted(expected)
@@ -52,11 +59,11 @@ def test_a_folder_for_each_split(make: Any, walk: Any, pictures: list[bytes], fo
 
 
 @pytest.mark.parametrize("mapping", ["LOC_synset_mapping.txt", "synset_words.txt", "devkit/data/synset_mapping.txt"])
-def test_imagenet_with_its_synsets(make: Any, walk: Any, pictures: list[bytes], mapping: str) -> None:
+def test_imagenet_with_its_synsets(make: Any, walk: Any, sample_images: list[bytes], mapping: str) -> None:
     make.file(mapping, MAPPING)
     for split in ("train", "val"):
         for number, wnid in enumerate(("n01440764", "n02012849", "n03126707", "n99999999")):
-            make.file(f"{split}/{wnid}/{wnid}_{number}.JPEG", pictures[number])
+            make.file(f"{split}/{wnid}/{wnid}_{number}.JPEG", sample_images[number])
     records, bad = walk(open_reader(make.root, "imagefolder"))
     assert bad == []
     assert [record.split for record in records] == ["train"] * 4 + ["val"] * 4
@@ -89,25 +96,25 @@ TRUTHS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", TRUTHS)
-def test_the_flat_validation_set(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+def test_the_flat_validation_set(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
     file, truth, synsets = TRUTHS[name]
     make.file(file, truth)
     make.file("LOC_synset_mapping.txt", synsets)
     for number in (1, 2, 3):
-        make.file(f"val/ILSVRC2012_val_{number:08d}.JPEG", pictures[number])
-    make.file("train/n01440764/n01440764_1.JPEG", pictures[0])
+        make.file(f"val/ILSVRC2012_val_{number:08d}.JPEG", sample_images[number])
+    make.file("train/n01440764/n01440764_1.JPEG", sample_images[0])
     records, (bad,) = walk(open_reader(make.root, "imagefolder"))
     assert [dict(record.body.labels) for record in records] == [TENCH, TENCH, CRANE]
     assert [record.split for record in records] == ["train", "val", "val"]
     assert (bad.file, bad.reason) == ("val/ILSVRC2012_val_00000003.JPEG", "no ground truth")
 
 
-def test_kaggles_tree(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_kaggles_tree(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("LOC_synset_mapping.txt", LISTED)
     make.file("LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00000001,n03126707 1 2 3 4\n")
-    make.file("ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_1.JPEG", pictures[0])
-    make.file("ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG", pictures[1])
-    make.file("ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG", pictures[2])
+    make.file("ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_1.JPEG", sample_images[0])
+    make.file("ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG", sample_images[1])
+    make.file("ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG", sample_images[2])
     make.file("ILSVRC/Annotations/CLS-LOC/x.xml", "")
     reader = open_reader(make.root)
     records, bad = walk(reader)
@@ -127,17 +134,17 @@ def matlab(make: Any, path: str, numbers: list[int]) -> Any:
     return make.root / path
 
 
-def test_the_devkits_meta_mat(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_the_devkits_meta_mat(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     matlab(make, "ILSVRC2012_devkit_t12/data/meta.mat", [2, 1, 1001])
     make.file("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", "1\n2\n1001\n")
-    make.file("val/ILSVRC2012_val_00000002.JPEG", pictures[0])
+    make.file("val/ILSVRC2012_val_00000002.JPEG", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root, "imagefolder"))
     assert dict(record.body.labels) == {"class": "thing 2", "wnid": "n00000002"}
     assert (bad.line, bad.reason) == (3, "bad ground truth line")
 
 
-def test_side_files_may_lie_elsewhere(make: Any, walk: Any, pictures: list[bytes]) -> None:
-    make.file("a/train/n01440764/1.jpg", pictures[0])
+def test_side_files_may_lie_elsewhere(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("a/train/n01440764/1.jpg", sample_images[0])
     elsewhere = make.file("b/names.txt", LISTED)
     (record,), _ = walk(open_reader(make.root / "a", synsets=elsewhere))
     assert dict(record.body.labels) == TENCH
@@ -151,10 +158,12 @@ def test_side_files_may_lie_elsewhere(make: Any, walk: Any, pictures: list[bytes
     ("file", "truth"),
     [("ILSVRC2012_validation_ground_truth.txt", "490\n"), ("val.txt", "ILSVRC2012_val_00000001.JPEG 65\n")],
 )
-def test_numbers_that_nothing_explains_are_refused(make: Any, pictures: list[bytes], file: str, truth: str) -> None:
+def test_numbers_that_nothing_explains_are_refused(
+    make: Any, sample_images: list[bytes], file: str, truth: str
+) -> None:
     """ILSVRC's numbers are not in the order of the synsets' names: a guess would give wrong labels."""
     make.file(file, truth)
-    make.file("val/ILSVRC2012_val_00000001.JPEG", pictures[0])
+    make.file("val/ILSVRC2012_val_00000001.JPEG", sample_images[0])
     if file != "val.txt":
         make.file("LOC_synset_mapping.txt", LISTED)
     with pytest.raises(UserError, match="number") as caught:
@@ -162,8 +171,8 @@ def test_numbers_that_nothing_explains_are_refused(make: Any, pictures: list[byt
     assert (caught.value.code, caught.value.field) == ("bad_option", "synsets")
 
 
-def test_a_flat_set_without_ground_truth_has_no_labels(make: Any, walk: Any, pictures: list[bytes]) -> None:
-    make.file("val/a.jpg", pictures[0])
+def test_a_flat_set_without_ground_truth_has_no_labels(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file("val/a.jpg", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root, "imagefolder"))
     assert (dict(record.body.labels), record.split, bad.reason) == ({}, "val", "no ground truth")
 
@@ -179,9 +188,9 @@ MALFORMED_SYNSETS = {
 
 
 @pytest.mark.parametrize("name", MALFORMED_SYNSETS)
-def test_a_malformed_line_of_synsets(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+def test_a_malformed_line_of_synsets(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
     make.file("synset_words.txt", b"n01440764 tench\n" + MALFORMED_SYNSETS[name] + b"\n\nn03126707 crane\n")
-    make.file("train/n03126707/a.jpg", pictures[0])
+    make.file("train/n03126707/a.jpg", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root, "imagefolder"))
     assert dict(record.body.labels) == CRANE
     assert (bad.file, bad.line, bad.reason) == ("synset_words.txt", 2, "bad synset line")
@@ -191,18 +200,18 @@ def test_a_malformed_line_of_synsets(make: Any, walk: Any, pictures: list[bytes]
 @pytest.mark.parametrize(
     "line", ["tench", "-1", "0", "99999", "1.5", "ILSVRC2012_val_00000009.JPEG x", "\0", "9" * 5000]
 )
-def test_a_malformed_line_of_ground_truth(make: Any, walk: Any, pictures: list[bytes], line: str) -> None:
+def test_a_malformed_line_of_ground_truth(make: Any, walk: Any, sample_images: list[bytes], line: str) -> None:
     make.file("ILSVRC2012_validation_ground_truth.txt", f"2\n{line}\n1\n")
     make.file("synset_words.txt", NUMBERED)
     for number in (1, 3):
-        make.file(f"val/ILSVRC2012_val_{number:08d}.JPEG", pictures[number])
+        make.file(f"val/ILSVRC2012_val_{number:08d}.JPEG", sample_images[number])
     records, (bad,) = walk(open_reader(make.root, "imagefolder"))
     assert [dict(record.body.labels) for record in records] == [TENCH, CRANE]
     assert (bad.line, bad.reason) == (2, "bad ground truth line")
 
 
-def test_a_meta_mat_that_is_none(make: Any, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    make.file("train/a/a.jpg", pictures[0])
+def test_a_meta_mat_that_is_none(make: Any, sample_images: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    make.file("train/a/a.jpg", sample_images[0])
     for data in (b"", b"MATLAB 5.0 MAT-file" + bytes(500), os.urandom(1000)):
         make.file("meta.mat", data)
         with pytest.raises(UserError) as caught:
@@ -213,9 +222,9 @@ def test_a_meta_mat_that_is_none(make: Any, pictures: list[bytes], monkeypatch: 
         list(open_reader(make.root, "imagefolder").records())
 
 
-def test_what_is_no_image_of_a_class(make: Any, walk: Any, pictures: list[bytes]) -> None:
-    outside = make.file("../outside/x.jpg", pictures[0])
-    make.files(".", {"ant/a.webp": pictures[0], "ant/notes.txt": b"", "ant/noending": b""})
+def test_what_is_no_image_of_a_class(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    outside = make.file("../outside/x.jpg", sample_images[0])
+    make.files(".", {"ant/a.webp": sample_images[0], "ant/notes.txt": b"", "ant/noending": b""})
     make.files(".", {"loose.jpg": b"", "none/x": b""})
     (make.root / "ant" / "b.jpg").symlink_to(outside)
     (make.root / "ant" / "c.jpg").symlink_to("c.jpg")
@@ -242,9 +251,9 @@ def test_what_is_no_image_of_a_class(make: Any, walk: Any, pictures: list[bytes]
     ]
 
 
-def test_folders_nested_too_deeply(make: Any, walk: Any, pictures: list[bytes]) -> None:
-    make.file(f"ant/{'x/' * 40}a.jpg", pictures[0])
-    make.file("ant/a.jpg", pictures[0])
+def test_folders_nested_too_deeply(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    make.file(f"ant/{'x/' * 40}a.jpg", sample_images[0])
+    make.file("ant/a.jpg", sample_images[0])
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.reason) == ("ant/a.jpg", "nested too deeply")
 
@@ -256,10 +265,10 @@ def test_no_class_folders(make: Any) -> None:
     assert caught.value.code == "corpus_unreadable"
 
 
-def test_names_that_are_not_utf_8(make: Any, walk: Any, pictures: list[bytes]) -> None:
-    folder = os.fsencode(make.file("ant/a.jpg", pictures[0]).parent)
+def test_names_that_are_not_utf_8(make: Any, walk: Any, sample_images: list[bytes]) -> None:
+    folder = os.fsencode(make.file("ant/a.jpg", sample_images[0]).parent)
     with open(os.path.join(folder, b"b\xff.jpg"), "wb") as file:
-        file.write(pictures[1])
+        file.write(sample_images[1])
     (_, record), bad = walk(open_reader(make.root))
     assert (record.id, bad) == ("ant/b\ufffd.jpg", [])
-    assert record.images[0].load() == pictures[1]
+    assert record.images[0].load() == sample_images[1]

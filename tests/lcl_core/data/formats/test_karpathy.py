@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
 SPLITS = ("restval", "train", "val", "test")
@@ -28,14 +28,14 @@ def coco(number: int, split: str, *captions: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def pictures(sample: Any) -> dict[str, bytes]:
+def sample_images(sample: Any) -> dict[str, bytes]:
     return {f"{n}.jpg": sample.image(pair["image"]) for n, pair in enumerate(sample.pairs)}
 
 
-def test_coco(make: Any, walk: Any, pictures: dict[str, bytes]) -> None:
+def test_coco(make: Any, walk: Any, sample_images: dict[str, bytes]) -> None:
     images = [coco(n, split, f"Image {n}. ", "An ant .") for n, split in enumerate(SPLITS)]
     make.file("dataset_coco.json", json.dumps({"images": images, "dataset": "coco"}))
-    make.files("val2014", pictures)
+    make.files("val2014", sample_images)
     reader = open_reader(make.root)
     records, bad = walk(reader)
     assert (reader.format, bad) == ("karpathy", [])
@@ -43,23 +43,23 @@ def test_coco(make: Any, walk: Any, pictures: dict[str, bytes]) -> None:
     assert {record.source for record in records} == {"coco"}
     assert records[2].body == CaptionedImage("val2014/2.jpg", ("Image 2.", "An ant ."))
     assert records[2].extra == {"sentids": [10, 11], "imgid": 2, "cocoid": 1002, "split": "val"}
-    assert [record.images[0].load() for record in records] == list(pictures.values())
+    assert [record.images[0].load() for record in records] == list(sample_images.values())
     merged, _ = walk(open_reader(make.root, merge_restval=True))
     assert [record.split for record in merged] == ["train", "train", "val", "test"]
     assert merged[0].extra["split"] == "restval"
 
 
 @pytest.mark.parametrize("folder", ["", "images/", "flickr30k-images/", "flickr30k_images/"])
-def test_flickr(make: Any, walk: Any, pictures: dict[str, bytes], folder: str) -> None:
+def test_flickr(make: Any, walk: Any, sample_images: dict[str, bytes], folder: str) -> None:
     images = [entry(n, split, *(f"Caption {n} {k}." for k in range(5))) for n, split in enumerate(SPLITS[1:])]
     file = make.file("dataset_flickr30k.json", json.dumps({"images": images, "dataset": "flickr30k"}))
-    for name, data in pictures.items():
+    for name, data in sample_images.items():
         make.file(f"{folder}{name}", data)
     records, bad = walk(open_reader(file))
     assert bad == []
     assert [record.source for record in records] == ["flickr30k"] * 3
     assert all(len(record.body.captions) == 5 for record in records)
-    assert [record.images[0].load() for record in records] == list(pictures.values())[:3]
+    assert [record.images[0].load() for record in records] == list(sample_images.values())[:3]
 
 
 ENTRIES: dict[str, tuple[Any, str]] = {
@@ -89,7 +89,7 @@ def test_a_malformed_entry(make: Any, walk: Any, name: str) -> None:
     assert (bad.file, bad.line, bad.reason) == ("dataset_coco.json", 3, reason)
 
 
-def test_empty_captions_are_told(make: Any, walk: Any) -> None:
+def test_empty_captions_are_reported(make: Any, walk: Any) -> None:
     make.file("dataset_coco.json", json.dumps({"images": [coco(1, "train", "x", " ", "")]}))
     (record,), (bad,) = walk(open_reader(make.root))
     assert record.body.captions == ("x",)

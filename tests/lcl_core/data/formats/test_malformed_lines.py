@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import text_files
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader, text_files
 from lcl_core.data.jsonl import MAX_LINE_BYTES
 
 GOOD = b'{"text_list": ["good"], "image_info": []}\n'

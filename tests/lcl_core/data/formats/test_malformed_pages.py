@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.html import parser
-from lcl_core.data.formats.registry import open_reader
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 from lcl_core.data.records import TextSegment
 

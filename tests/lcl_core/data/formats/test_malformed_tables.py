@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import image_lookup, obelics, parquet
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import image_lookup, obelics, open_reader, parquet
 
 GOOD = {"images": [None, "u"], "texts": ["good", None]}
 STRINGS = pa.list_(pa.string())

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats import tar_index, webdataset
+from lcl_core.data.formats import open_reader, tar_index, webdataset
 from lcl_core.data.formats.image_lookup import ImageFinder
-from lcl_core.data.formats.registry import open_reader
 
 IMAGE = b"P" * 700
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.markdown import MAX_NESTING
-from lcl_core.data.formats.registry import open_reader
 from lcl_core.data.records import BadItem, Record, TextSegment
 
 
-def told(record: Record) -> list[str]:
+def reported(record: Record) -> list[str]:
     segments: Any = getattr(record.body, "segments", ())
     return [part.text if isinstance(part, TextSegment) else f"<{part.name}>" for part in segments]
 
@@ -62,7 +62,7 @@ print("hello")
 """
     )
     assert bad == []
-    assert told(record) == [
+    assert reported(record) == [
         "Ants & co",
         "An ant is small.",
         "It works hard all day.",
@@ -104,7 +104,7 @@ IMAGES = {
 def test_images_stand_where_the_page_has_them(wiki: Any, name: str) -> None:
     text, expected = IMAGES[name]
     (record,), bad = wiki(text)
-    assert (told(record), bad) == (expected, [])
+    assert (reported(record), bad) == (expected, [])
 
 
 def test_an_image_in_the_page_itself(wiki: Any, sample: Any) -> None:
@@ -114,12 +114,12 @@ def test_an_image_in_the_page_itself(wiki: Any, sample: Any) -> None:
     assert record.images[0].load() == data
 
 
-def test_bad_references_are_told_with_their_line_in_the_markdown(wiki: Any) -> None:
+def test_bad_references_are_reported_with_their_line_in_the_markdown(wiki: Any) -> None:
     (record,), bad = wiki(
         "---\ntitle: x\n---\n\nOne.\n\n![gone](none.png)\n\n![far](https://example.org/x.png)\n\n"
         "Some ![up](../../secret.png) text.\n\n<img src='none.png'>\n\n![odd](javascript:alert)\n"
     )
-    assert told(record) == ["One.", "Some text."]
+    assert reported(record) == ["One.", "Some text."]
     assert [(item.line, item.reason) for item in bad] == [
         (7, "missing image"),
         (9, "remote image"),
@@ -132,13 +132,13 @@ def test_bad_references_are_told_with_their_line_in_the_markdown(wiki: Any) -> N
 def test_line_ends_and_encodings(wiki: Any) -> None:
     marked = b"\xef\xbb\xbf# One\r\n\r\nTwo\r\nthree\r\n"
     records, bad = wiki({"a.md": marked, "b.markdown": "Gr\u00fcn".encode("utf-16"), "c.MD": b"x\xff1"})
-    assert [told(record) for record in records] == [["One", "Two three"], ["Gr\u00fcn"], ["x\ufffd1"]]
+    assert [reported(record) for record in records] == [["One", "Two three"], ["Gr\u00fcn"], ["x\ufffd1"]]
     assert bad == []
 
 
 def test_front_matter_must_be_closed(wiki: Any) -> None:
     records, _ = wiki({"a.md": "---\ntitle: x\n\nText.", "b.md": "---\n---\nText.", "c.md": "--- \nText."})
-    assert [told(record) for record in records] == [["title: x", "Text."], ["Text."], ["Text."]]
+    assert [reported(record) for record in records] == [["title: x", "Text."], ["Text."], ["Text."]]
 
 
 def test_a_wiki_is_recognised_and_a_readme_is_none(make: Any, sample: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.formats import open_reader
 from lcl_core.data.formats.mmc4 import MMC4Reader
-from lcl_core.data.formats.registry import open_reader
 from lcl_core.data.records import ImageMatch, MatchedDocument
 
 SHARDS = (
@@ -136,7 +136,7 @@ def test_one_image_for_two_sentences_is_one_image(make: Any, walk: Any) -> None:
     make.jsonl("docs_shard_0_v2.jsonl", [row])
     (record,), _ = walk(open_reader(make.root))
     assert record.body.matches == (ImageMatch("a.jpg", 1, 0.5), ImageMatch("a.jpg", 0, 0.5))
-    assert [picture.name for picture in record.images] == ["a.jpg"]
+    assert [sample_image.name for sample_image in record.images] == ["a.jpg"]
     assert "image_info" not in record.extra
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import open_corpus
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage, MatchedDocument
 
 
@@ -35,8 +35,8 @@ def test_the_sample_corpus_is_read_whole(sample_zip: Path) -> None:
     for record, pair in zip(pairs, corpus.pairs(), strict=True):
         assert record.body == CaptionedImage(pair.image, pair.captions, pair.labels)
         assert (record.split, record.source, record.extra) == (pair.split, pair.source, pair.extra)
-    picture = documents[0].images[0]
-    assert picture.load() == corpus.image_bytes(picture.name)
+    sample_image = documents[0].images[0]
+    assert sample_image.load() == corpus.image_bytes(sample_image.name)
 
 
 def test_several_files_in_a_folder(make: Any, walk: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.data import ImageSegment, TextSegment
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 
 SCHEMA = pa.schema(
     [

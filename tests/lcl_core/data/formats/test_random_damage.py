@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import Record
 
 TRIES = 40

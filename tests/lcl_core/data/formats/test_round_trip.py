@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lcl_core.data import open_corpus
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage, TextSegment
 from lcl_core.data.shards.convert import convert
 
@@ -88,13 +88,13 @@ def test_what_is_converted_reads_the_same(make: Any, sample: Any, walk: Any, tmp
     report = convert(reader.records(), tmp_path / "target")
     assert (report.records, report.pictures, report.quarantined) == (len(records), 4, {})
     corpus = open_corpus(tmp_path / "target")
-    pictures = []
+    sample_images = []
     if isinstance(records[0].body, CaptionedImage):
         assert len(corpus.pairs()) == len(records)
         for record, pair in zip(records, corpus.pairs(), strict=True):
             facts = (pair.captions, dict(pair.labels), pair.split, pair.source)
             assert facts == (record.body.captions, dict(record.body.labels), record.split, record.source)
-            pictures.append((record.images[0].load(), corpus.image_bytes(pair.image)))
+            sample_images.append((record.images[0].load(), corpus.image_bytes(pair.image)))
     else:
         for record, document in zip(records, corpus.documents, strict=True):
             assert document["id"] == record.id
@@ -103,7 +103,7 @@ def test_what_is_converted_reads_the_same(make: Any, sample: Any, walk: Any, tmp
                 if isinstance(segment, TextSegment):
                     assert stored == {"text": segment.text}
                 else:
-                    pictures.append((loaded[segment.name], corpus.image_bytes(stored["image"])))
-    assert len(pictures) == 4
-    assert all(original == stored for original, stored in pictures)
-    assert sorted(original for original, _ in pictures) == sorted(images)
+                    sample_images.append((loaded[segment.name], corpus.image_bytes(stored["image"])))
+    assert len(sample_images) == 4
+    assert all(original == stored for original, stored in sample_images)
+    assert sorted(original for original, _ in sample_images) == sorted(images)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import CaptionedImage
 
 
 @pytest.fixture
-def pictures(make: Any, sample: Any) -> list[bytes]:
+def sample_images(make: Any, sample: Any) -> list[bytes]:
     """a.webp, b.webp, c.webp in the folder."""
     data = [sample.image(pair["image"]) for pair in sample.pairs[:3]]
     make.files(".", {f"{name}.webp": part for name, part in zip("abc", data, strict=True)})
@@ -41,7 +41,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_kind_of_table(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+def test_every_kind_of_table(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
     make.file(name, TABLES[name])
     reader = open_reader(make.root / name)
     records, bad = walk(reader)
@@ -53,17 +53,17 @@ def test_every_kind_of_table(make: Any, walk: Any, pictures: list[bytes], name: 
     first = 1 if name.endswith(("jsonl", "ndjson")) else 2
     assert [record.id for record in records] == [f"{name}:{first}", f"{name}:{first + 1}"]
     assert records[0].extra == {"note": "x"}
-    assert [record.images[0].load() for record in records] == pictures[:2]
+    assert [record.images[0].load() for record in records] == sample_images[:2]
 
 
-def test_packed_tables(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_packed_tables(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("a.csv.gz", gzip.compress(CSV.encode()))
     make.file("b.jsonl.gz", gzip.compress(JSONL.encode()))
     records, bad = walk(open_reader(make.root))
     assert (len(records), bad) == (4, [])
 
 
-def test_flickrs_own_table(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_flickrs_own_table(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     """Bars between columns, blanks around them, quotes as they are, five rows an image."""
     rows = [f'a.webp| {n}| "Caption" {n} , here .' for n in range(5)] + ["b.webp| 0| Another ."]
     make.file("results.csv", "\n".join(["image_name| comment_number| comment", *rows]))
@@ -78,13 +78,13 @@ def test_flickrs_own_table(make: Any, walk: Any, pictures: list[bytes]) -> None:
     assert len(apart) == 6
 
 
-def test_rows_of_different_labels_stay_apart(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_rows_of_different_labels_stay_apart(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", "image,caption,label\na.webp,one,x\na.webp,two,y\na.webp,three,y\n")
     records, _ = walk(open_reader(make.root))
     assert [record.body.captions for record in records] == [("one",), ("two", "three")]
 
 
-def test_columns_may_be_named(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_columns_may_be_named(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", "bild,worte,mehr,art,teil,woher,image\na.webp,eins,zwei,tier,held,zoo,other\n")
     options = {"image": "bild", "captions": ["worte", "mehr"], "labels": ["art"], "split": "teil", "source": "woher"}
     (record,), bad = walk(open_reader(make.root, "table", **options))
@@ -108,7 +108,7 @@ def test_a_table_without_header(make: Any, walk: Any, sample: Any) -> None:
     assert {record.split for record in records} == {"train"}
 
 
-def test_labels_of_every_kind(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_labels_of_every_kind(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     rows = [
         {"image": "a.webp", "label": 7, "class": True, "category": 0.5, "species": None},
         {"image": "b.webp", "labels": {"order": "ants", "family": 3}, "label": "x"},
@@ -127,33 +127,33 @@ def test_labels_of_every_kind(make: Any, walk: Any, pictures: list[bytes]) -> No
     ]
 
 
-def test_splits_by_column_name_and_folder(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_splits_by_column_name_and_folder(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("one/x.csv", "image,label,split\na.webp,x,val\nb.webp,y,\n")
     make.file("two/val.csv", "image,label\na.webp,x\n")
     make.file("three/captions_test.csv", "image,label\na.webp,x\n")
     for split in ("train", "validation"):
         make.file(f"four/{split}/metadata.jsonl", '{"file_name": "a.webp", "text": "x"}')
-        make.file(f"four/{split}/a.webp", pictures[0] if split == "train" else pictures[1])
+        make.file(f"four/{split}/a.webp", sample_images[0] if split == "train" else sample_images[1])
     found = {name: walk(open_reader(make.root / name)) for name in ("one", "two", "three", "four")}
     assert all(not bad for _, bad in found.values())
     splits = {name: [record.split for record in records] for name, (records, _) in found.items()}
     assert splits == {"one": ["val", "train"], "two": ["val"], "three": ["test"], "four": ["train", "val"]}
-    assert [record.images[0].load() for record in found["four"][0]] == pictures[:2]
+    assert [record.images[0].load() for record in found["four"][0]] == sample_images[:2]
 
 
-def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_images_beside_the_table_or_elsewhere(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("x/t.csv", "image,label\npic.webp,x\n")
-    make.file("x/images/pic.webp", pictures[0])
-    make.file("y/deep/pic.webp", pictures[1])
-    make.tar("z.tar", [("deep/pic.webp", pictures[2])])
+    make.file("x/images/pic.webp", sample_images[0])
+    make.file("y/deep/pic.webp", sample_images[1])
+    make.tar("z.tar", [("deep/pic.webp", sample_images[2])])
     table = make.root / "x" / "t.csv"
-    assert walk(open_reader(table))[0][0].images[0].load() == pictures[0]
+    assert walk(open_reader(table))[0][0].images[0].load() == sample_images[0]
     elsewhere = open_reader(table, images=make.root / "y" / "deep")
-    assert walk(elsewhere)[0][0].images[0].load() == pictures[1]
-    assert walk(open_reader(table, images=make.root / "z.tar"))[0][0].images[0].load() == pictures[2]
+    assert walk(elsewhere)[0][0].images[0].load() == sample_images[1]
+    assert walk(open_reader(table, images=make.root / "z.tar"))[0][0].images[0].load() == sample_images[2]
 
 
-def test_quoted_fields_may_hold_lines(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_quoted_fields_may_hold_lines(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", 'image,caption\na.webp,"one\ntwo ""three"""\nb.webp,four\n')
     records, bad = walk(open_reader(make.root))
     assert bad == []
@@ -161,7 +161,7 @@ def test_quoted_fields_may_hold_lines(make: Any, walk: Any, pictures: list[bytes
     assert [record.id for record in records] == ["t.csv:2", "t.csv:4"]
 
 
-def test_other_encodings_are_an_option(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_other_encodings_are_an_option(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", "image,caption\na.webp,Gr\u00fcn\n".encode("cp1252"))
     records, (bad,) = walk(open_reader(make.root / "t.csv", "table"))[0], walk(open_reader(make.root, "table"))[1][:1]
     assert (records, bad.line, bad.reason) == ([], 2, "bad encoding")
@@ -169,7 +169,7 @@ def test_other_encodings_are_an_option(make: Any, walk: Any, pictures: list[byte
     assert (record.body.captions, bad) == (("Gr\u00fcn",), [])
 
 
-def test_a_stranger_among_tables_is_told(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_an_anonymous_user_among_tables_is_reported(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("a.csv", "image,caption\na.webp,x\n")
     make.file("b.csv", "day,rain\n1,2\n")
     (record,), (bad,) = walk(open_reader(make.root))
@@ -220,7 +220,7 @@ ROWS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_malformed_row(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+def test_a_malformed_row(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
     line, reason = ROWS[name]
     make.file("t.csv", b"image,caption,label\na.webp,one,x\n" + line + b"\n\n,,\nb.webp,two,x\n")
     records, (bad,) = walk(open_reader(make.root))
@@ -250,7 +250,7 @@ OBJECTS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_a_malformed_object(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+def test_a_malformed_object(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
     line, reason = OBJECTS[name]
     good = b'{"image": "a.webp", "caption": "x", "label": "y", "split": "val"}\n'
     make.file("t.jsonl", good + line + b"\n" + good.replace(b"a.webp", b"b.webp"))
@@ -272,7 +272,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_malformed_table(make: Any, walk: Any, pictures: list[bytes], name: str) -> None:
+def test_a_malformed_table(make: Any, walk: Any, sample_images: list[bytes], name: str) -> None:
     data, reasons = FILES[name]
     make.file("a.csv", data)
     make.file("b.csv", "image,caption\na.webp,x\n")
@@ -291,20 +291,20 @@ def test_an_open_quote_costs_a_bounded_part_of_the_table(make: Any, walk: Any) -
     assert records[-1].id == "t.csv:8002"
 
 
-def test_an_open_quote_in_the_last_row(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_an_open_quote_in_the_last_row(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", 'image,caption\na.webp,x\nb.webp,"open')
     (record,), (bad,) = walk(open_reader(make.root))
     assert (record.id, bad.line, bad.reason) == ("t.csv:2", 3, "bad row")
 
 
-def test_headers_with_gaps(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_headers_with_gaps(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("t.csv", ",image,caption,caption,\n0,a.webp,one,two,z\n")
     (record,), bad = walk(open_reader(make.root))
     assert (record.body.captions, bad) == (("one",), [])
     assert dict(record.extra) == {"column 0": "0", "caption 3": "two", "column 4": "z"}
 
 
-def test_files_that_are_no_files(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_files_that_are_no_files(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     make.file("a.csv", "image,caption\na.webp,x\n")
     (make.root / "b.csv").symlink_to(make.file("../b.csv", "image,caption\na.webp,x\n"))
     (make.root / "c.csv").symlink_to("c.csv")
@@ -327,7 +327,7 @@ def test_a_damaged_archive_keeps_what_came_before(make: Any, walk: Any) -> None:
     assert {item.reason for item in bad} - {"ragged row", "bad row"} == {"damaged archive"}
 
 
-def test_json_lines_are_kept_as_they_are(make: Any, walk: Any, pictures: list[bytes]) -> None:
+def test_json_lines_are_kept_as_they_are(make: Any, walk: Any, sample_images: list[bytes]) -> None:
     row = {"image": "a.webp", "caption": "x", "size": [1, 2], "more": {"a": None}, "score": 0.5}
     make.file("t.jsonl", json.dumps(row))
     (record,), _ = walk(open_reader(make.root))

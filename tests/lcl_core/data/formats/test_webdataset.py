@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, CaptionedImage
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
-from collections import Counter
+import multiprocessing
+import os
 from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.data import Sample, SampleStream, Tokenizer
-from lcl_core.data.sampling.loader import load_batches
-from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
+from lcl_core.data.sampling.packing import Cursor, DocumentBatch, first_cursors
 from lcl_core.specs.pretrain import BatchSpec, DataSpec
 
 BUDGET = BatchSpec(tokens=128, images=8)
@@ -27,20 +30,20 @@ def open_stream(kit: Any, tokenizer: Tokenizer) -> Any:
     ]
     corpus = kit.corpus(documents, [kit.pair(name, f"a square {name}", name) for name in names])
 
-    def call(rank: int = 0, world: int = 1) -> SampleStream:
+    def call() -> SampleStream:
         data = DataSpec(sources=({"dataset": "d", "weight": 3}, {"dataset": "d", "view": "pairs"}))
-        return SampleStream(data, {"d": corpus}, tokenizer, 4, 16, 120, seed=0, rank=rank, world=world)
+        return SampleStream(data, {"d": corpus}, tokenizer, 4, 16, 120, seed=0)
 
     return call
 
 
-def told(batch: DocumentBatch) -> list[Any]:
+def reported(batch: DocumentBatch) -> list[Any]:
     samples = [(sample.id, sample.token_ids.tobytes(), sample.pixels.tobytes()) for sample in batch.samples]
     return [samples, batch.cursor, batch.skipped]
 
 
 def first(count: int, *arguments: Any, **named: Any) -> list[list[Any]]:
-    return [told(batch) for batch in itertools.islice(load_batches(*arguments, **named), count)]
+    return [reported(batch) for batch in itertools.islice(load_batches(*arguments, **named), count)]
 
 
 @pytest.mark.parametrize("lookahead", [0, 8])
@@ -62,26 +65,73 @@ def test_a_resumed_loader_gives_the_same_batches(open_stream: Any, lookahead: in
 
 def test_ranks_share_the_stream_without_gap_or_overlap(open_stream: Any) -> None:
     whole = open_stream()
-    shares = [open_stream(rank, 3) for rank in range(3)]
-    for position in range(90):
-        share = shares[position % 3][position // 3]
-        assert (share.id, share.position) == (whole[position].id, position)
-    epoch = 4 * whole.documents_per_epoch
-    ids = Counter(shares[place % 3][place // 3].id for place in range(epoch))
-    assert sum(ids.values()) == epoch
-    assert shares[1].documents_per_epoch == whole.documents_per_epoch
+    cursors = first_cursors(3)
+    loaded = [load_batches(open_stream(), cursor, BUDGET, 0, 4, stride=3) for cursor in cursors]
+    positions = [sorted(sample.position for _ in range(9) for sample in next(each).samples) for each in loaded]
+    assert [{position % 3 for position in share} for share in positions] == [{0}, {1}, {2}]
+    for share in positions:
+        assert len(set(share)) == len(share)
+        assert whole[share[0]].position == share[0]
 
 
 def test_a_rank_resumes_where_it_was(open_stream: Any) -> None:
-    whole = first(10, open_stream(1, 2), 0, BUDGET, 0, 4)
-    again = first(5, open_stream(1, 2), whole[4][1], BUDGET, 0, 4)
+    whole = first(10, open_stream(), Cursor(1), BUDGET, 0, 4, stride=2)
+    again = first(5, open_stream(), whole[4][1], BUDGET, 2, 4, stride=2)
     assert again == whole[5:]
 
 
-@pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
-def test_a_rank_outside_the_world_is_refused(open_stream: Any, rank: int, world: int) -> None:
-    with pytest.raises(ValueError, match="rank"):
-        open_stream(rank, world)
+def test_a_stream_is_the_same_over_the_same_corpora_in_another_process(open_stream: Any) -> None:
+    one = open_stream()
+    other = SampleStream(corpora=one.corpora, **one.options)
+    for position in range(12):
+        assert one[position].id == other[position].id
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_process_reaches_the_trainer(
+    open_stream: Any, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = open_stream()
+
+    def broken(self: SampleStream, position: int) -> Sample:
+        raise UserError("the image is torn", code="image_unreadable", file="a.png")
+
+    monkeypatch.setattr(SampleStream, "__getitem__", broken)
+    with pytest.raises(UserError, match="torn") as caught:
+        next(load_batches(stream, 0, BUDGET, workers))
+    assert (caught.value.code, caught.value.file) == ("image_unreadable", "a.png")
+
+
+def test_a_process_that_is_killed_is_named(open_stream: Any) -> None:
+    stream = open_stream()
+    with LoaderPool(stream.corpora, 2) as pool:
+        batches = load_batches(stream, 0, BUDGET, pool)
+        next(batches)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(RuntimeError, match=r"loader process \d+ ended with status -9"):
+            list(itertools.islice(batches, 100))
+    assert not multiprocessing.active_children()
+
+
+def test_processes_end_with_the_iterator(open_stream: Any) -> None:
+    batches = load_batches(open_stream(), 0, BUDGET, 2)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    del batches
+    gc.collect()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "gpu", "expected"),
+    [(2, 1, False, 1), (32, 1, False, 4), (32, 8, False, 1), (16, 1, True, 8), (16, 4, True, 3), (8, 8, True, 1)],
+)
+def test_the_default_number_of_processes_follows_from_the_cores(
+    cores: int, ranks: int, gpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert default_workers(ranks, gpu) == expected
 
 
 def test_a_measure_is_the_size_of_the_first_epochs_sample(open_stream: Any) -> None:

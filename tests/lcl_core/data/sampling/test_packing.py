@@ -6,12 +6,21 @@ import itertools
 import json
 import random
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.sampling.packing import Cursor, SourceCount, best_fit_subset, choose_samples, pack_documents
+from lcl_core.data.sampling.packing import (
+    Cursor,
+    SourceCount,
+    best_fit_subset,
+    choose_samples,
+    first_cursors,
+    pack_documents,
+    redistribute_cursors,
+)
 from lcl_core.data.sampling.sources import Sample, SkippedSample
 from lcl_core.specs.pretrain import BatchSpec
 
@@ -19,7 +28,12 @@ BUDGET = BatchSpec(tokens=100, images=4)
 
 
 def sample(name: int, tokens: int, images: int) -> Sample:
-    return Sample(str(name), 0, np.zeros(tokens, np.int32), np.zeros((images, 3, 2, 2), np.float32))
+    return Sample(str(name), 0, np.zeros(tokens, np.int32), *white(images))
+
+
+def white(images: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Levels, and the table of each image."""
+    return np.full((images, 3, 2, 2), 255, np.uint8), (0,) * images
 
 
 def item(position: int) -> Sample | SkippedSample:
@@ -38,7 +52,7 @@ def test_budgets_hold_and_order_stays() -> None:
     assert names == [position for position in range(batches[-1].next_position) if position % 5 != 3]
     for batch, following in itertools.pairwise(batches):
         first = following.samples[0]
-        full = batch.tokens + len(first.token_ids) > 100 or batch.images + len(first.pixels) > 4
+        full = batch.tokens + len(first.token_ids) > 100 or batch.images + len(first.levels) > 4
         assert full, "a document that fitted was put off"
 
 
@@ -145,10 +159,10 @@ def test_while_there_is_room_documents_come_in_order() -> None:
 
 def test_counts_by_source_and_reason() -> None:
     stream = [
-        Sample("a", 0, np.zeros(30, np.int32), np.zeros((1, 3, 2, 2), np.float32), ("file_missing", "file_missing")),
+        Sample("a", 0, np.zeros(30, np.int32), *white(1), ("file_missing", "file_missing")),
         SkippedSample("b", "no caption", "", ("image_unreadable",)),
-        Sample("c", 2, np.zeros(30, np.int32), np.zeros((2, 3, 2, 2), np.float32)),
-        Sample("d", 2, np.zeros(40, np.int32), np.zeros((1, 3, 2, 2), np.float32), ("image_too_large",)),
+        Sample("c", 2, np.zeros(30, np.int32), *white(2)),
+        Sample("d", 2, np.zeros(40, np.int32), *white(1), ("image_too_large",)),
         sample(4, 100, 1),
     ]
     for lookahead in (0, 1):
@@ -167,3 +181,76 @@ def test_what_is_no_cursor_is_refused(value: object) -> None:
 
 def test_an_old_position_is_a_cursor() -> None:
     assert Cursor.from_json(7) == Cursor(7)
+
+
+def test_a_position_of_one_rank_becomes_one_of_the_stream() -> None:
+    assert Cursor.from_rank_json([7, 3, 5], rank=1, ranks=2) == Cursor(15, (7, 11))
+    assert Cursor.from_rank_json(7, rank=0, ranks=1) == Cursor(7)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 16])
+def test_ranks_share_the_stream_without_gap_or_overlap(lookahead: int) -> None:
+    used, cursors = read(first_cursors(3), 10, lookahead)
+    assert_each_once(used, cursors)
+    assert [cursor.position % 3 for cursor in cursors] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 16])
+@pytest.mark.parametrize("worlds", [[2, 1, 3], [1, 4], [6, 2, 2, 7], [16, 8]])
+def test_another_number_of_ranks_uses_each_document_once(worlds: list[int], lookahead: int) -> None:
+    used: Counter[int] = Counter()
+    cursors = first_cursors(worlds[0])
+    for ranks in worlds:
+        if ranks != len(cursors):
+            cursors = redistribute_cursors(cursors, ranks)
+        more, cursors = read(cursors, 4 + ranks % 3, lookahead)
+        used += more
+        assert_each_once(used, cursors)
+
+
+def test_the_first_unread_documents_are_used_first() -> None:
+    # rank 0 of two has read 0, 2, 4 and waits with 2; rank 1 has read 1, 3, 5, 7
+    cursors = [Cursor(6, (2,)), Cursor(9)]
+    assert redistribute_cursors(cursors, 1) == [Cursor(9, (2, 6, 8))]
+    assert redistribute_cursors(cursors, 3) == [Cursor(9, (2,)), Cursor(10, (6,)), Cursor(11, (8,))]
+
+
+def test_a_look_ahead_of_none_goes_on_from_documents_that_wait() -> None:
+    """Batch by batch as from any cursor on the way, while they last and after them."""
+    start = Cursor(40, (1, 2, 4, 9, 11, 12))
+    batches = list(itertools.islice(pack_documents(resumed(start), start, BUDGET), 12))
+    assert [int(each.id) for batch in batches for each in batch.samples][:6] == [1, 2, 4, 9, 11, 12]
+    assert batches[-1].cursor.held == ()
+    for number, batch in enumerate(batches[:-1]):
+        again = next(pack_documents(resumed(batch.cursor), batch.cursor, BUDGET))
+        assert [each.id for each in again.samples] == [each.id for each in batches[number + 1].samples]
+
+
+def read(cursors: list[Cursor], batches: int, lookahead: int) -> tuple[Counter[int], list[Cursor]]:
+    """How often each position was used or left out by ranks that take more and more batches; and their cursors."""
+    used: Counter[int] = Counter()
+    ends = []
+    for rank, cursor in enumerate(cursors):
+        positions = itertools.chain(cursor.held, itertools.count(cursor.position, len(cursors)))
+        passed: list[int] = []
+
+        def items(positions: Iterator[int] = positions, passed: list[int] = passed) -> Iterator[Sample | SkippedSample]:
+            for position in positions:
+                passed.append(position)
+                yield item(position)
+
+        loaded = pack_documents(items(), cursor, BUDGET, lookahead=lookahead, stride=len(cursors))
+        for batch in itertools.islice(loaded, batches + rank):
+            used.update(int(each.id) for each in batch.samples)
+            cursor = batch.cursor
+        waits = {*cursor.held, *range(cursor.position, max(passed) + 1, len(cursors))}
+        used.update(position for position in passed if position % 5 == 3 and position not in waits)
+        ends.append(cursor)
+    return used, ends
+
+
+def assert_each_once(used: Counter[int], cursors: list[Cursor]) -> None:
+    assert set(used.values()) == {1}
+    end = max(cursor.position for cursor in cursors)
+    unread = {place for cursor in cursors for place in range(cursor.position, end, len(cursors))}
+    assert sorted([*used, *unread, *(place for cursor in cursors for place in cursor.held)]) == list(range(end))

@@ -135,7 +135,7 @@ def records_of(folder: Path) -> list[Record]:
     """What a reader of the folder's own layout would give."""
     corpus = open_corpus(folder)
 
-    def picture(name: str) -> RecordImage:
+    def sample_image(name: str) -> RecordImage:
         return RecordImage(name, lambda: corpus.image_bytes(name))
 
     records = []
@@ -159,7 +159,7 @@ def records_of(folder: Path) -> list[Record]:
                 MatchedDocument(tuple(document["text_list"]), tuple(matches)),
                 [match.image for match in matches],
             )
-        records.append(Record(str(number), body, tuple(picture(name) for name in dict.fromkeys(names))))
+        records.append(Record(str(number), body, tuple(sample_image(name) for name in dict.fromkeys(names))))
     return records
 
 

@@ -81,7 +81,7 @@ def test_a_sample_is_ids_and_pixels(open_stream: Any, tokenizer: Tokenizer) -> N
     for position in range(6):
         sample = stream[position]
         assert sample.token_ids.dtype == np.int32
-        assert sample.pixels.dtype == np.float32
+        assert (sample.levels.dtype, sample.pixels.dtype) == (np.uint8, np.float32)
         assert sample.pixels.shape[1:] == (3, SIZE, SIZE)
         assert (sample.token_ids[0], sample.token_ids[-1]) == (specials.sot, specials.eot)
         assert np.count_nonzero(sample.token_ids == specials.soi) == len(sample.pixels)

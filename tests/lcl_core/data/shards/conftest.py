@@ -42,7 +42,7 @@ class Make:
     packed = staticmethod(packed)
 
     @classmethod
-    def picture(cls, name: str) -> RecordImage:
+    def record_image(cls, name: str) -> RecordImage:
         stem, _, extension = name.rpartition("/")[2].partition(".")
         if stem == "gone":
             return RecordImage(name, partial(refuse, name))
@@ -55,18 +55,18 @@ class Make:
     def matched(cls, id: str, sentences: list[str], *matches: tuple[str, int, float], **more: Any) -> Record:
         body = MatchedDocument(tuple(sentences), tuple(ImageMatch(*match) for match in matches))
         names = dict.fromkeys(name for name, _, _ in matches)
-        return Record(id, body, tuple(cls.picture(name) for name in names), **more)
+        return Record(id, body, tuple(cls.record_image(name) for name in names), **more)
 
     @classmethod
     def sequence(cls, id: str, *parts: str, **more: Any) -> Record:
         """Parts with a dot in them are images."""
         segments = tuple(ImageSegment(part) if "." in part else TextSegment(part) for part in parts)
         names = dict.fromkeys(part for part in parts if "." in part)
-        return Record(id, SequenceDocument(segments), tuple(cls.picture(name) for name in names), **more)
+        return Record(id, SequenceDocument(segments), tuple(cls.record_image(name) for name in names), **more)
 
     @classmethod
     def pair(cls, id: str, image: str, *captions: str, labels: dict[str, str] | None = None, **more: Any) -> Record:
-        return Record(id, CaptionedImage(image, captions, labels or {}), (cls.picture(image),), **more)
+        return Record(id, CaptionedImage(image, captions, labels or {}), (cls.record_image(image),), **more)
 
     @classmethod
     def mixed(cls) -> list[Record | BadItem]:

@@ -179,7 +179,7 @@ def test_one_whose_claim_was_taken_over_removes_nothing(memory: str, make: Any) 
     assert {LOCK_FILE, "shards/000007.tar"} <= set(contents(memory))
 
 
-def test_a_place_that_cannot_be_written_is_told(make: Any, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(make: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         convert(make.mixed(), "nonsense://bucket/made", scratch=tmp_path)
     assert caught.value.code == "corpus_unreadable"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
+from lcl_core.data.validation.__main__ import draw_plots, format_short, trim_empty_bins
 from lcl_core.data.validation.report import Histogram, Report, doubling_edges
-from lcl_core.data.validation.run import draw_plots, format_short, trim_empty_bins
 from lcl_core.data.validation.validate import validate
 
 pytest.importorskip("matplotlib")
@@ -43,7 +43,7 @@ def test_empty_bins_at_both_ends_are_left_out() -> None:
     assert (edges, counts) == ([4, 8, 16, 32, 64], [0, 1, 1, 0])
 
 
-def test_without_matplotlib_the_way_out_is_told(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_way_out_is_reported(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"lcl\[data\]"):
         draw_plots(report_of(kit), tmp_path)

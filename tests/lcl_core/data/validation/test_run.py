@@ -13,7 +13,7 @@ import pytest
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
-from lcl_core.data.validation.run import validate_run
+from lcl_core.data.validation.__main__ import validate_run
 
 ROOT = Path(__file__).parents[4]
 
@@ -60,7 +60,7 @@ def test_a_corpus_at_a_path_needs_no_name(kit: Any, run_dir: RunDir) -> None:
         ({"dataset": "mine", "path": "/x"}, "bad_spec", None),
     ],
 )
-def test_what_is_wrong_is_told(run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None) -> None:
+def test_what_is_wrong_is_reported(run_dir: RunDir, spec: dict[str, Any], code: str, field: str | None) -> None:
     ask(run_dir, spec)
     with pytest.raises(UserError) as caught:
         validate_run(run_dir)

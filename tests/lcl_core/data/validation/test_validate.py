@@ -26,8 +26,8 @@ from lcl_core.data.validation.report import Report, ValidationLimits
 from lcl_core.data.validation.validate import validate
 
 
-def record(body: Any, pictures: dict[str, bytes], id: str = "a:1", **more: Any) -> Record:
-    loaded = tuple(RecordImage(name, lambda data=data: data) for name, data in pictures.items())
+def record(body: Any, sample_images: dict[str, bytes], id: str = "a:1", **more: Any) -> Record:
+    loaded = tuple(RecordImage(name, lambda data=data: data) for name, data in sample_images.items())
     return Record(id, body, loaded, **more)
 
 
@@ -35,7 +35,7 @@ def listed(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def picture(kit: Any, number: int, side: int = 8) -> bytes:
+def sample_image(kit: Any, number: int, side: int = 8) -> bytes:
     return kit.png((number, 0, 0), (side, side))
 
 
@@ -148,16 +148,16 @@ def test_records_of_a_reader_are_examined_as_they_come(kit: Any, tmp_path: Path)
     given = [
         record(
             SequenceDocument(segments),
-            {"0.png": picture(kit, 1), "1.png": picture(kit, 2)},
+            {"0.png": sample_image(kit, 1), "1.png": sample_image(kit, 2)},
             "shard.tar:1",
             source="web",
         ),
         BadItem("shard.tar", 2, "not JSON", "at byte 7"),
-        record(matched, {"0.png": picture(kit, 3)}, "shard.tar:3"),
+        record(matched, {"0.png": sample_image(kit, 3)}, "shard.tar:3"),
         record(CaptionedImage("0.png", ("c",), {}), {}, "page/three.html"),
         Record("shard.tar:5", CaptionedImage("0.png", ("c",)), (RecordImage("0.png", refuse),)),
         Record("shard.tar:6", CaptionedImage("0.png", ("c",)), (RecordImage("0.png", break_off),)),
-        record(CaptionedImage("0.png", (), {"class": "tench"}), {"0.png": picture(kit, 4)}, "shard.tar:7"),
+        record(CaptionedImage("0.png", (), {"class": "tench"}), {"0.png": sample_image(kit, 4)}, "shard.tar:7"),
     ]
     report = validate(given, workers=0, quarantine=tmp_path / "q.jsonl")
     assert report.kinds == {"matched": 1, "pair": 4, "sequence": 1}
@@ -218,7 +218,7 @@ def test_no_more_is_read_ahead_than_the_processes_need(kit: Any) -> None:
         nonlocal read
         while True:
             read += 1
-            yield record(CaptionedImage("0.png", (str(read),)), {"0.png": picture(kit, read % 256)}, f"f:{read}")
+            yield record(CaptionedImage("0.png", (str(read),)), {"0.png": sample_image(kit, read % 256)}, f"f:{read}")
 
     class Enough(Exception):
         pass
@@ -242,7 +242,7 @@ def test_the_list_is_bounded_and_the_rest_is_counted(kit: Any, tmp_path: Path) -
 
 def test_too_many_groups_are_put_together(kit: Any) -> None:
     given = [
-        record(CaptionedImage("p", ("x",)), {"p": picture(kit, 1)}, f"f:{place}", source=str(place))
+        record(CaptionedImage("p", ("x",)), {"p": sample_image(kit, 1)}, f"f:{place}", source=str(place))
         for place in range(1200)
     ]
     report = validate(given, workers=0)

@@ -107,6 +107,6 @@ def test_no_process_outlives_its_parent(tmp_path: Path, eventually: Any) -> None
     eventually(lambda: not any(Path(f"/proc/{child}/stat").exists() for child in children), "the child has left")
 
 
-def test_a_record_without_a_line_is_told_by_its_id() -> None:
+def test_a_record_without_a_line_is_reported_by_its_id() -> None:
     died = _worker_death_item(RecordItem("page/three.html", "train", "", CaptionedImage("p")))
     assert (died.file, died.line, died.reason) == ("page/three.html", 0, "worker died")

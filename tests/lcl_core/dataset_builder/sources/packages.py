@@ -7,13 +7,17 @@ from typing import Any
 
 from lcl_core.dataset_builder.documents import hash_fraction
 from lcl_core.dataset_builder.sources.emoji import HELD_OUT
-from tests.lcl_core.dataset_builder.conftest import picture
+from lcl_core.dataset_builder.sources.icons import SETS as ICON_SETS
+from tests.lcl_core.dataset_builder.conftest import draw_image
 
 Files = dict[str, bytes | str]
 NAMES = [f"thing {number}" for number in range(60)]
 SEEN, UNSEEN = (
     [name for name in NAMES if (hash_fraction(f"concept:{name}") < HELD_OUT) is unseen] for unseen in (False, True)
 )
+_ICON_NAMES = [f"{letter}ight tool" for letter in "abcdefghijklmnopqrstuvwxyz"]
+SEEN_ICONS = [name for name in _ICON_NAMES if hash_fraction(f"concept:{name}") >= HELD_OUT][:2]
+UNSEEN_ICON = next(name for name in _ICON_NAMES if hash_fraction(f"concept:{name}") < HELD_OUT)
 COPYRIGHT = "Copyright: the stamps' artists. License: GPL-2\n"
 _COLOURS = ("red", "green", "blue")
 
@@ -48,6 +52,8 @@ def _emoji() -> dict[str, Files]:
         "@iconify-json/noto": {"icons.json": '{"icons": {}}', "chars.json": "{}"},
         "@iconify-json/noto-v1": {"icons.json": '{"icons": {}}', "chars.json": "{}"},
         "@iconify-json/emojione": {"icons.json": '{"icons": {}}', "chars.json": "{}"},
+        "@iconify-json/emojione-v1": {"icons.json": '{"icons": {}}', "chars.json": "{}"},
+        "@iconify-json/fxemoji": {"icons.json": '{"icons": {}}', "chars.json": "{}"},
         "@iconify-json/fluent-emoji-flat": {"icons.json": '{"icons": {}}', "chars.json": "{}"},
         "openmoji": {f"color/svg/1F60{number}.svg": svg for number in (0, 2)},
     }
@@ -57,9 +63,27 @@ def _stamps() -> dict[str, Files]:
     root = "usr/share/tuxpaint/stamps/animals"
     files: Files = {"usr/share/doc/tuxpaint-stamps-default/copyright": COPYRIGHT}
     for number in range(12):
-        files[f"{root}/bird{number}.png"] = picture(f"#{number * 20:02x}4080")
+        files[f"{root}/bird{number}.png"] = draw_image(f"#{number * 20:02x}4080")
         files[f"{root}/bird{number}.txt"] = f"Bird number {number}."
     return {"tuxpaint-stamps-default": files}
 
 
-EMOJI, STAMPS = _emoji(), _stamps()
+def _icons() -> dict[str, Files]:
+    """Two icons and a held-out one of a training team, two of a validating team; no other team drew any."""
+
+    def drawn(left: int, *names: str) -> dict[str, str]:
+        bodies = {
+            name.replace(" ", "-"): {"body": f'<rect x="{left}" width="{5 + at}" height="16" fill="currentColor"/>'}
+            for at, name in enumerate(names)
+        }
+        categories = {"Tools": list(bodies)}
+        icons = {"icons": bodies, "width": 16, "height": 16}
+        return {"icons.json": json.dumps(icons), "metadata.json": json.dumps({"categories": categories})}
+
+    files: dict[str, Files] = {each.package.name: {"icons.json": '{"icons": {}}'} for each in ICON_SETS}
+    files["@iconify-json/game-icons"] = {**drawn(0, *SEEN_ICONS, UNSEEN_ICON), "info.json": '{"author": "GameIcons"}'}
+    files["@iconify-json/guidance"] = {**drawn(8, SEEN_ICONS[0], UNSEEN_ICON)}
+    return files
+
+
+EMOJI, STAMPS, ICONS = _emoji(), _stamps(), _icons()

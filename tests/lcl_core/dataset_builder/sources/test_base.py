@@ -18,7 +18,7 @@ def test_permissive_works_ask_for_no_more_than_a_name(licence: str, permissive: 
     assert is_licence_allowed(licence, "permissive") is permissive
 
 
-def test_a_choice_that_there_is_not_is_told() -> None:
+def test_a_choice_that_there_is_not_is_reported() -> None:
     assert parse_licence_choice("permissive") == "permissive"
     with pytest.raises(UserError, match="any or permissive, not 'free'") as caught:
         parse_licence_choice("free")
@@ -27,4 +27,9 @@ def test_a_choice_that_there_is_not_is_told() -> None:
 
 def test_the_terms_of_every_source_are_known() -> None:
     assert {licence for source in SOURCES.values() for licence in source.licences} == set(TERMS)
-    assert [name for name, source in SOURCES.items() if source.has("permissive")] == ["emoji", "openclipart"]
+    assert [name for name, source in SOURCES.items() if source.has("permissive")] == [
+        "emoji",
+        "icons",
+        "openclipart",
+        "fashion_mnist",
+    ]

@@ -53,7 +53,7 @@ def build(kit: Any, things: list[dict[str, Any]], tiles: list[dict[str, Any]], *
     return SOURCE.build(kit.source_files(SOURCE, {"cataclysm-dda-data": files}))
 
 
-def told(built: Any, team: str = "BrownLikeBears") -> dict[str, Any]:
+def reported(built: Any, team: str = "BrownLikeBears") -> dict[str, Any]:
     return {pair.image.rpartition("/")[2].removesuffix(".webp"): pair for pair in built.pairs if pair.vendor == team}
 
 
@@ -65,7 +65,7 @@ def test_a_team_and_a_tenth_of_the_names_are_held_out(kit: Any) -> None:
     assert splits[("MshockXotto+", UNSEEN)] == "test_concept"
     assert splits[("Cuteclysm", SEEN)] == "test_vendor"
     assert splits[("Cuteclysm", UNSEEN)] == "test_both"
-    pair = told(built)["a"]
+    pair = reported(built)["a"]
     assert pair.captions == (f"{SEEN}. It is old and made of wood.", SEEN)
     assert pair.long == f"{SEEN}. It is old and made of wood. Nobody wants it."
     assert pair.labels == {"concept": SEEN, "category": "tool"}
@@ -80,14 +80,14 @@ def test_texts_are_inherited_and_files_may_be_compressed(kit: Any) -> None:
     loop = {"type": "TOOL", "id": "loop", "copy-from": "pool"}
     pool = {"type": "TOOL", "id": "pool", "copy-from": "loop"}
     tiles = [{"id": id, "fg": place} for place, id in enumerate(("child", "loop", "pool"))]
-    (pair,) = told(build(kit, [child, loop, pool], tiles, one=parent)).values()
+    (pair,) = reported(build(kit, [child, loop, pool], tiles, one=parent)).values()
     assert pair.captions[1] == "Child"
 
 
 def test_what_a_thing_is_does_not_depend_on_which_file_comes_first(kit: Any) -> None:
     """A recipe or a group of items may have the id of a thing."""
     other = {"type": "item_group", "id": "bread", "name": "Group", "description": "A group of several things."}
-    (pair,) = told(build(kit, [other, thing("bread", type="COMESTIBLE")], [{"id": "bread", "fg": 0}])).values()
+    (pair,) = reported(build(kit, [other, thing("bread", type="COMESTIBLE")], [{"id": "bread", "fg": 0}])).values()
     assert (pair.captions[1], pair.labels["category"]) == (SEEN, "food and drink")
 
 
@@ -114,7 +114,7 @@ def test_a_drawing_counts_once_and_lies_over_its_ground(kit: Any) -> None:
         {"id": "e", "bg": 1},
         {"id": "f", "fg": 99},
     ]
-    pairs = told(build(kit, things, tiles), "UltimateCataclysm")
+    pairs = reported(build(kit, things, tiles), "UltimateCataclysm")
     assert set(pairs) == {"a", "d"}
     image = Image.open(kit.images / pairs["d"].image).convert("RGB")
     assert image.size == (8, 8)

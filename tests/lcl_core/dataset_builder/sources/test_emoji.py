@@ -57,7 +57,7 @@ def test_drawings_are_found_by_code_points_names_and_other_names(tmp_path: Path)
     (tmp_path / "chars.json").write_text(json.dumps({"2764-fe0f": "by-code", "1f999": "absent"}))
     found = read_drawings(SETS[0], tmp_path, slugs)
     assert set(found) == {"2764", "1f1e6-1f1fd", "1f34e"}
-    assert 'viewBox="0 0 20 12" width="20" height="12">a</svg>' in str(found["1f34e"])
+    assert 'viewBox="0 0 20 12" width="20" height="12" color="black">a</svg>' in str(found["1f34e"])
 
 
 def test_of_two_files_of_one_emoji_the_plainly_named_is_taken(tmp_path: Path) -> None:

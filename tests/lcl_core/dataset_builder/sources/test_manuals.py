@@ -29,14 +29,14 @@ def test_pages_keep_their_images_but_for_icons(kit: Any) -> None:
         f"{ROOT}/c.html": page("http://x.org/a.png", f"{'../' * 8}secret.png", "/etc/x.png", "images/gone.png"),
         f"{ROOT}/d.html": "<body><p>No images here.</p></body>",
         f"{ROOT}/e.html": "no page at all",
-        f"{ROOT}/images/one.png": kit.picture("red", (300, 200)),
-        f"{ROOT}/images/note.png": kit.picture("blue"),
-        f"{ROOT}/images/tiny.png": kit.picture("green", (20, 20)),
-        f"{ROOT}/images/rule.png": kit.picture("black", (280, 33)),
-        f"{ROOT}/images/packed.png.gz": gzip.compress(kit.picture("gold")),
+        f"{ROOT}/images/one.png": kit.draw_image("red", (300, 200)),
+        f"{ROOT}/images/note.png": kit.draw_image("blue"),
+        f"{ROOT}/images/tiny.png": kit.draw_image("green", (20, 20)),
+        f"{ROOT}/images/rule.png": kit.draw_image("black", (280, 33)),
+        f"{ROOT}/images/packed.png.gz": gzip.compress(kit.draw_image("gold")),
     }
     files |= {f"{ROOT}/more{number}.html": page("images/note.png") for number in range(5)}
-    (kit.root / "secret.png").write_bytes(kit.picture("red"))
+    (kit.root / "secret.png").write_bytes(kit.draw_image("red"))
     built = GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files}))
     assert built.pairs == ()
     found = {document.url: document for document in built.documents}
@@ -50,9 +50,9 @@ def test_pages_keep_their_images_but_for_icons(kit: Any) -> None:
         assert document.licence == "GFDL-1.2+ no invariants"
 
 
-def test_a_image_on_five_pages_is_a_image_and_on_six_an_icon(kit: Any) -> None:
+def test_an_image_on_five_pages_is_an_image_and_on_six_an_icon(kit: Any) -> None:
     files: dict[str, bytes | str] = {f"{ROOT}/{number}.html": page("n.png") for number in range(5)}
-    files[f"{ROOT}/n.png"] = kit.picture("blue")
+    files[f"{ROOT}/n.png"] = kit.draw_image("blue")
     assert len(GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files})).documents) == 5
     files[f"{ROOT}/5.html"] = page("n.png")
     assert GIMP.build(kit.source_files(GIMP, {"gimp-help-en": files})).documents == []
@@ -63,7 +63,7 @@ def test_of_a_page_the_main_part_counts(kit: Any) -> None:
     root = "usr/share/doc/openshot-qt/html"
     menu = "<ul><li>A menu that has nothing to do with it</li></ul>"
     html = f'<html><body>{menu}<div role="main"><p>{WORDS}</p><img src="a.png"></div></body></html>'
-    files = {f"{root}/deep/a.html": html, f"{root}/deep/a.png": kit.picture("red")}
+    files = {f"{root}/deep/a.html": html, f"{root}/deep/a.png": kit.draw_image("red")}
     (document,) = source.build(kit.source_files(source, {"openshot-qt-doc": files})).documents
     assert document.sentences == (WORDS,)
     assert document.images[0].image == "openshot/deep/a.webp"

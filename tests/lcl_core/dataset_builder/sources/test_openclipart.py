@@ -33,9 +33,9 @@ def test_words_come_from_the_drawing_or_else_from_its_name(kit: Any) -> None:
     pairs = build(
         kit,
         {
-            "food/fruit/a": (kit.picture("red"), said),
-            "food/fruit/green_pear_02": (kit.picture("green"), svg("Fruit icons")),
-            "food/plum_anna_01": (kit.picture("purple"), None),
+            "food/fruit/a": (kit.draw_image("red"), said),
+            "food/fruit/green_pear_02": (kit.draw_image("green"), svg("Fruit icons")),
+            "food/plum_anna_01": (kit.draw_image("purple"), None),
         },
     )
     apple, pear, plum = pairs["food/fruit/a"], pairs["food/fruit/green_pear_02"], pairs["food/plum_anna_01"]
@@ -52,11 +52,11 @@ def test_parts_copies_and_the_unusable_are_left_out(kit: Any) -> None:
     pairs = build(
         kit,
         {
-            "food/apple": (kit.picture("red"), None),
-            "food/apple_again": (kit.picture("red"), None),
-            "computer/icons/disk": (kit.picture("blue"), None),
-            "food/ab": (kit.picture("green"), None),
-            "food/banner": (kit.picture("black", (400, 30)), None),
+            "food/apple": (kit.draw_image("red"), None),
+            "food/apple_again": (kit.draw_image("red"), None),
+            "computer/icons/disk": (kit.draw_image("blue"), None),
+            "food/ab": (kit.draw_image("green"), None),
+            "food/banner": (kit.draw_image("black", (400, 30)), None),
             "food/broken": (b"broken", None),
         },
     )

@@ -17,13 +17,13 @@ def test_stamps_with_a_sentence_become_pairs_and_documents(kit: Any) -> None:
     files: dict[str, bytes | str] = {}
     for number in range(12):
         stem = f"{ROOT}/animals/birds/bird {number}"
-        files[f"{stem}.png"] = kit.picture(f"#{number * 20:02x}4080")
+        files[f"{stem}.png"] = kit.draw_image(f"#{number * 20:02x}4080")
         files[f"{stem}.txt"] = f"Bird &amp; number {number}.\nja.utf8=x\n"
     files |= {
-        f"{ROOT}/animals/birds/bird 0_mirror.png": kit.picture("red"),
+        f"{ROOT}/animals/birds/bird 0_mirror.png": kit.draw_image("red"),
         f"{ROOT}/animals/birds/bird 1.svg": svg,
-        f"{ROOT}/animals/nameless.png": kit.picture("red"),
-        f"{ROOT}/animals/blank.png": kit.picture("red"),
+        f"{ROOT}/animals/nameless.png": kit.draw_image("red"),
+        f"{ROOT}/animals/blank.png": kit.draw_image("red"),
         f"{ROOT}/animals/blank.txt": "\nnot the first line",
         f"{ROOT}/town/house.svg": svg,
         f"{ROOT}/town/house.txt": "A house.",

@@ -39,11 +39,11 @@ def test_units_become_pairs_and_documents(kit: Any) -> None:
         f"{ROOT}/units/elves/d.cfg": unit("Absent", '    race=elf\n    image="none.png"'),
         f"{ROOT}/units/elves/e.cfg": unit("Escaped", '    race=elf\n    image="../units.png"'),
         f"{ROOT}/units/elves/f.cfg": "[unit_type]\n    id=nameless\n[/unit_type]\n",
-        f"{ROOT}/units.png": kit.picture("black"),
-        f"{ROOT}/images/s.png": kit.picture("green"),
+        f"{ROOT}/units.png": kit.draw_image("black"),
+        f"{ROOT}/images/s.png": kit.draw_image("green"),
     }
     for name, colour in zip(NAMES, ("red", "blue", "gold"), strict=True):
-        files[f"{ROOT}/images/{name}.png"] = kit.picture(colour)
+        files[f"{ROOT}/images/{name}.png"] = kit.draw_image(colour)
     built = SOURCE.build(kit.source_files(SOURCE, {"wesnoth-1.18-data": files}))
     assert [(pair.captions, pair.split) for pair in built.pairs] == [
         (("Bard", "Bard"), "train"),

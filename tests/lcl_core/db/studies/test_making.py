@@ -133,7 +133,7 @@ def test_what_is_kept_does_not_change_with_a_preset(studies: Any, monkeypatch: p
     study_id = studies.make(parse_as(StudySpec, {"preset": "loss_ablation", "seeds": [0]}))
     with monkeypatch.context() as changed:
         changed.setattr("lcl_core.studies.trials.presets", lambda kind: {"sample": {"steps": 9999}})
-        changed.setattr(import_module("lcl_core.specs.presets"), "presets", lambda kind: {})
+        changed.setattr(import_module("lcl_core.specs.base"), "presets", lambda kind: {})
         studies.act(db_studies.extend_study, study_id, parse_as(AdditionSpec, {"seeds": [1]}))
     steps = {run.spec["steps"] for run in studies.runs("pretrain")}
     assert (len(studies.cells(study_id)), steps) == (6, {500})

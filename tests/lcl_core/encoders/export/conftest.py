@@ -26,7 +26,7 @@ class Sample:
     directory: Path
     model: LCLModel
     processor: LCLProcessor
-    pictures: list[Image.Image]
+    sample_images: list[Image.Image]
     texts: list[str]
     pixels: Tensor
     ids: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.lcl_core.encoders.export.conftest import Sample
 
 
 @pytest.fixture
-def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def anonymous_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """transformers as it is for those who have not got lcl_core, with a cache of its own."""
     monkeypatch.delitem(configuration_auto.CONFIG_MAPPING._extra_content, "lcl")
     for mapping in (modeling_auto.MODEL_MAPPING, processing_auto.PROCESSOR_MAPPING):
@@ -28,13 +29,13 @@ def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, strangers: None) -> None:
+def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, anonymous_users: None) -> None:
     export("huggingface", sample.directory, tmp_path / "out")
     model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules.")
     assert type(processor).__module__.startswith("transformers_modules.")
-    given = processor(images=sample.pictures, text=sample.texts)
+    given = processor(images=sample.sample_images, text=sample.texts)
     torch.testing.assert_close(given["pixel_values"], sample.pixels, atol=1e-6, rtol=0)
     assert torch.equal(given["input_ids"], sample.ids)
     torch.testing.assert_close(model.get_image_features(sample.pixels), sample.images, atol=1e-5, rtol=0)
@@ -44,6 +45,22 @@ def test_it_loads_without_lcl_core(sample: Sample, tmp_path: Path, strangers: No
     torch.testing.assert_close(found.last_hidden_state, patches, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.image_embeds, sample.images, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.text_embeds, sample.sentences, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_weights_in_half_precision_take_what_the_processor_gives(
+    sample: Sample, tmp_path: Path, strangers: None
+) -> None:
+    copy.deepcopy(sample.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    LCLProcessor.from_pretrained(sample.directory).save_pretrained(tmp_path / "half")
+    export("huggingface", tmp_path / "half", tmp_path / "out")
+    model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert model.dtype == torch.bfloat16
+    found = model(**processor(images=sample.pictures, text=sample.texts))
+    assert found.image_embeds.dtype == found.text_embeds.dtype == torch.float32
+    assert float((found.image_embeds * sample.images).sum(1).min()) > 0.99
+    assert float((found.text_embeds * sample.sentences).sum(1).min()) > 0.99
 
 
 def test_for_us_it_is_an_encoder_as_before_and_its_code_does_not_run(sample: Sample, tmp_path: Path) -> None:
@@ -62,7 +79,7 @@ def test_an_image_processor_of_theirs_prepares_images_alike(sample: Sample, tmp_
     """Of images whose middle is a whole number of pixels: of the others it crops the neighbouring square."""
     export("huggingface", sample.directory, tmp_path / "out")
     theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
-    squares = [picture.resize((side, side)) for picture, side in zip(sample.pictures, (32, 50, 77, 200), strict=False)]
+    squares = [image.resize((side, side)) for image, side in zip(sample.sample_images, (32, 50, 77, 200), strict=False)]
     found = theirs(images=squares, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(found, sample.processor.preprocess(squares), atol=1e-5, rtol=0)
 

@@ -52,7 +52,7 @@ def test_the_readme_runs_without_torch(sample: Sample, folder: Path) -> None:
     words = (folder / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", words, re.MULTILINE | re.DOTALL)
     assert "torch" not in code
-    names: dict[str, Any] = {"image": sample.pictures[0]}
+    names: dict[str, Any] = {"image": sample.sample_images[0]}
     exec(code.replace("DIR/", f"{folder}/"), names)
     np.testing.assert_allclose(names["images"], sample.images[:1], atol=1e-5)
     texts = sample.processor.encode_texts(["a red bus", "a blue circle"])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks import BENCHMARKS, get_benchmark
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion
-from lcl_core.evaluation.benchmarks.registry import BENCHMARKS, get_benchmark
 from lcl_core.evaluation.metrics import core
 
 GROUPS = {

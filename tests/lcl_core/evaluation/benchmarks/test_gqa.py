@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks import BENCHMARKS
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 
 QUESTIONS = {
     "201": {

@@ -18,9 +18,8 @@ from torch.nn import functional as F
 
 from lcl_core.evaluation.benchmarks import lmms_eval as adapter
 from lcl_core.evaluation.features import load_evaluated_encoder
-from lcl_core.evaluation.vlm.checkpoint import save_vlm
 from lcl_core.evaluation.vlm.language_model import load_language_model, resolve_language_model
-from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel
+from lcl_core.evaluation.vlm.model import LlavaModel, VisionLanguageModel, save_vlm
 from lcl_core.specs.evaluate import LanguageModelSpec
 from tests.lcl_core.evaluation.conftest import save_encoder, save_language_model
 
@@ -87,14 +86,14 @@ def shown(doc: dict[str, Any]) -> list[Image.Image]:
     return [doc["picture"]]
 
 
-def asked(number: int, text: str = "Which colour?", **settings: Any) -> SimpleNamespace:
+def requested(number: int, text: str = "Which colour?", **settings: Any) -> SimpleNamespace:
     return SimpleNamespace(args=(text, {"max_new_tokens": 5, **settings}, shown, number, "colours", "test"))
 
 
 def examine(model: Any) -> None:
     """What holds of the adapter, whoever its base is."""
     model.task_dict = TASKS
-    requests = [asked(0), asked(1, until=["a"]), asked(2), asked(0, "Red?")]
+    requests = [requested(0), requested(1, until=["a"]), requested(2), requested(0, "Red?")]
     answers = model.generate_until(requests)
     assert len(answers) == 4
     assert "a" not in answers[1]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks import BENCHMARKS
 from lcl_core.evaluation.benchmarks.base import pair_answers
 from lcl_core.evaluation.benchmarks.multiple_choice import parse_option_letter
-from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 
 OPTIONS = {"A": "a red bus", "B": "a dog", "C": "a cat on a mat", "D": ""}
 

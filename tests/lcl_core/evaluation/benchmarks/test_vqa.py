@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.evaluation.benchmarks import BENCHMARKS
 from lcl_core.evaluation.benchmarks.base import pair_answers
-from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
 from lcl_core.evaluation.benchmarks.vqa import consensus_accuracy, normalize_answer
 
 
@@ -63,11 +63,11 @@ def vqa_files(folder: Path, questions: list[dict[str, Any]], annotations: list[d
     return folder
 
 
-def asked(number: int) -> dict[str, Any]:
+def requested(number: int) -> dict[str, Any]:
     return {"question_id": number, "image_id": 42, "question": "Is it red?"}
 
 
-def told(number: int, answers: list[str], kind: str) -> dict[str, Any]:
+def reported(number: int, answers: list[str], kind: str) -> dict[str, Any]:
     return {
         "question_id": number,
         "image_id": 42,
@@ -79,11 +79,11 @@ def told(number: int, answers: list[str], kind: str) -> dict[str, Any]:
 def test_vqa_from_its_files(tmp_path: Path) -> None:
     vqa = BENCHMARKS["vqav2"]
     annotations = [
-        told(1, ["yes"] * 10, "yes/no"),
-        told(2, ["2"] * 2 + ["3"] * 8, "number"),
-        told(3, ["red"] * 10, "other"),
+        reported(1, ["yes"] * 10, "yes/no"),
+        reported(2, ["2"] * 2 + ["3"] * 8, "number"),
+        reported(3, ["red"] * 10, "other"),
     ]
-    questions = vqa.load(vqa_files(tmp_path, [asked(1), asked(2), asked(3)], annotations))
+    questions = vqa.load(vqa_files(tmp_path, [requested(1), requested(2), requested(3)], annotations))
     assert (questions[0].image, questions[0].text) == ("42", "Is it red?")
     scores = vqa.score(pair_answers(questions, {"1": "Yes", "2": "two"}))
     assert scores.metrics == pytest.approx(
@@ -95,7 +95,9 @@ def test_vqa_from_its_files(tmp_path: Path) -> None:
 
 def test_vqa_without_annotations_of_a_question(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="question 2 has no annotation; test splits"):
-        BENCHMARKS["vqav2"].load(vqa_files(tmp_path, [asked(1), asked(2)], [told(1, ["yes"] * 10, "yes/no")]))
+        BENCHMARKS["vqav2"].load(
+            vqa_files(tmp_path, [requested(1), requested(2)], [reported(1, ["yes"] * 10, "yes/no")])
+        )
 
 
 def vizwiz_entry(image: str, answers: list[str], answerable: int) -> dict[str, Any]:

@@ -23,16 +23,16 @@ def test_without_threads_nothing_is_done_before_it_is_asked_for() -> None:
 
 
 def test_it_runs_only_a_few_items_ahead() -> None:
-    asked: list[int] = []
+    requested: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(100):
-            asked.append(number)
+            requested.append(number)
             yield number
 
     stream = prefetch_map(lambda x: x, items(), threads=2)
     assert next(stream) == 0
-    assert len(asked) == 3
+    assert len(requested) == 3
     before = threading.active_count()
     stream.close()
     assert threading.active_count() < before

@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from lcl_core.evaluation.benchmarks import benchmark_metrics, get_benchmark
 from lcl_core.evaluation.benchmarks.base import AnsweredQuestion, BenchmarkQuestion
-from lcl_core.evaluation.benchmarks.registry import benchmark_metrics, get_benchmark
 from lcl_core.evaluation.metrics.core import BootstrapMetric
 
 
@@ -81,11 +81,13 @@ def test_a_drawn_score_is_the_rule_applied_to_what_was_drawn(benchmark: str, by:
     rng = np.random.default_rng(5)
     drawn = rng.integers(len(main.units), size=len(main.units))
     again = [
-        AnsweredQuestion(replace(asked, id=f"{asked.id}+{turn}", image=f"{asked.image}+{turn}"), record.answer)
+        AnsweredQuestion(
+            replace(requested, id=f"{requested.id}+{turn}", image=f"{requested.image}+{turn}"), record.answer
+        )
         for turn, unit in enumerate(drawn)
         for record in records
-        for asked in [record.question]
-        if getattr(asked, by) == main.units[unit]
+        for requested in [record.question]
+        if getattr(requested, by) == main.units[unit]
     ]
     counts = np.bincount(drawn, minlength=len(main.units))[None]
     expected = get_benchmark(benchmark).score(again).metrics

@@ -52,7 +52,7 @@ def test_a_bootstrap_of_bleu_is_bleu_of_what_was_drawn() -> None:
     assert measure.statistic(measure.values, counts)[0] == pytest.approx(expected.values["BLEU-2"])
 
 
-def test_a_stranger_is_never_ones_own_and_everybody_gets_one() -> None:
+def test_an_anonymous_user_is_never_ones_own_and_everybody_gets_one() -> None:
     references = {f"{n}.png": [f"caption {n}", f"other {n}"] for n in range(50)}
     found = mismatched_captions(references, seed=3)
     assert set(found) == set(references)

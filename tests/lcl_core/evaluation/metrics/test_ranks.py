@@ -99,7 +99,7 @@ def test_blocks_and_threads_do_not_change_the_answer(block: int, threads: int) -
     assert (got.image_to_text.top == np.argsort(-scores.T, axis=1)[got.image_to_text.query, :6]).all()
 
 
-def test_progress_is_told_in_texts() -> None:
+def test_progress_is_reported_in_texts() -> None:
     seen: list[tuple[int, int]] = []
     rank_bidirectional(
         np.eye(5),

@@ -78,10 +78,10 @@ def test_captions_may_be_answers_to_a_question(caption_run: NewRun, built_models
     assert cider["value"] > 1.5 * max(cider["chance"], cider["majority"])
     language = built_models[0].llava.language
     spec = CaptioningSpec(question="What colour?")
-    asked, whole = (caption_sequence(language, spec, caption) for caption in (None, "red"))
-    assert whole.ids[: len(asked.ids)] == asked.ids
-    assert asked.ids.count(IMAGE_PLACEHOLDER) == 1
-    assert "What colour?" in language.tokenizer.decode([each for each in asked.ids if each >= 0])
+    requested, whole = (caption_sequence(language, spec, caption) for caption in (None, "red"))
+    assert whole.ids[: len(requested.ids)] == requested.ids
+    assert requested.ids.count(IMAGE_PLACEHOLDER) == 1
+    assert "What colour?" in language.tokenizer.decode([each for each in requested.ids if each >= 0])
     with pytest.raises(UserError, match="leave out either"):
         parse_spec("evaluate", {"encoder": "e", "captioning": {"question": "What?", "prompt": "a"}})
 
@@ -101,7 +101,7 @@ def test_frozen_changes_neither_the_encoder_nor_the_language_model(
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_full_teaches_the_encoder_and_the_language_model_if_told(
+def test_full_teaches_the_encoder_and_the_language_model_if_reported(
     caption_run: NewRun,
     built_models: list[VisionLanguageModel],
     taught_language_model_dir: Path,

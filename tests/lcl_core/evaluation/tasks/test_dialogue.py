@@ -69,8 +69,8 @@ def test_derived_questions_are_asked_and_scored_beside_chance(talk_run: NewRun) 
     assert len(stored) == 60
     assert {"id", "image", "text", "truth", "answer"} <= set(stored[0])
     assert (run_dir.artifacts / "derived" / "test" / "pope" / "derived_pope_popular.json").is_file()
-    taught = json.loads((run_dir.artifacts / "derived" / "instructions.json").read_text())
-    assert len(taught) == 40
+    trained = json.loads((run_dir.artifacts / "derived" / "instructions.json").read_text())
+    assert len(trained) == 40
     curves = json.loads((run_dir.artifacts / "curves.json").read_text())
     assert [(curve["variant"], len(curve["loss"])) for curve in curves] == [("align", 5), ("instruct", 3)]
 
@@ -141,11 +141,11 @@ def test_official_conversations_and_benchmarks_replace_the_derived(
 
 
 def test_the_same_question_about_the_same_image_is_put_once(talk_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
     generate = LlavaModel.generate
 
     def watched(self: LlavaModel, prompts: Any, *args: Any) -> list[str]:
-        asked.append(len(prompts))
+        requested.append(len(prompts))
         return generate(self, prompts, *args)
 
     monkeypatch.setattr(LlavaModel, "generate", watched)
@@ -153,7 +153,7 @@ def test_the_same_question_about_the_same_image_is_put_once(talk_run: NewRun, mo
     evaluate(run_dir)
     stored = sheet(run_dir, "dialogue-test-derived_pope-frozen-trained")
     different = {(each["image"], each["text"]) for each in stored}
-    assert sum(asked) == len(different) + 10
+    assert sum(requested) == len(different) + 10
     assert len(different) < len(stored)
 
 

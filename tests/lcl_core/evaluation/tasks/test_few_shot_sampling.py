@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lcl_core.evaluation.tasks.base import LabeledImages
-from lcl_core.evaluation.tasks.few_shot import sample_orders, subset
+from lcl_core.evaluation.tasks.classification import sample_orders, subset
 
 TRAIN = LabeledImages(np.arange(100, 160), np.repeat([0, 1, 2], (30, 28, 2)), {})
 

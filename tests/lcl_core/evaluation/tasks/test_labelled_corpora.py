@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.run_dir import RunDir
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.shards.convert import convert
 from lcl_core.evaluation.evaluate import evaluate
 
@@ -19,7 +19,7 @@ COLOURS = {"n01440764": (220, 30, 30), "n01443537": (30, 200, 40), "n01484850": 
 WORDS = {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish", "n01484850": "great white shark"}
 
 
-def picture(file: Path, synset: str, number: int) -> str:
+def image(file: Path, synset: str, number: int) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     shade = tuple(min(255, channel + number) for channel in COLOURS[synset])
     Image.new("RGB", (20, 18), shade).save(file)
@@ -31,10 +31,10 @@ def imagenet(folder: Path) -> None:
     solution = ["ImageId,PredictionString"]
     for place, synset in enumerate(COLOURS):
         for number in range(6):
-            picture(folder / "ILSVRC/Data/CLS-LOC/train" / synset / f"{synset}_{number}.JPEG", synset, number)
+            image(folder / "ILSVRC/Data/CLS-LOC/train" / synset / f"{synset}_{number}.JPEG", synset, number)
         for number in range(2):
             name = f"ILSVRC2012_val_{place * 2 + number + 1:08d}"
-            picture(folder / "ILSVRC/Data/CLS-LOC/val" / f"{name}.JPEG", synset, number)
+            image(folder / "ILSVRC/Data/CLS-LOC/val" / f"{name}.JPEG", synset, number)
             solution.append(f"{name},{synset} 1 2 3 4")
     (folder / "LOC_val_solution.csv").write_text("\n".join(solution) + "\n")
     (folder / "LOC_synset_mapping.txt").write_text("".join(f"{name} {words}\n" for name, words in WORDS.items()))
@@ -44,14 +44,14 @@ def class_folders(folder: Path) -> None:
     for synset, words in WORDS.items():
         for number in range(8):
             split = "train" if number < 6 else "val"
-            picture(folder / split / words / f"{number}.png", synset, number)
+            image(folder / split / words / f"{number}.png", synset, number)
 
 
 def table(folder: Path, write: Callable[[list[dict[str, str]]], None]) -> None:
     rows = []
     for synset, words in WORDS.items():
         for number in range(8):
-            name = picture(folder / "images" / f"{synset}-{number}.png", synset, number)
+            name = image(folder / "images" / f"{synset}-{number}.png", synset, number)
             rows.append({"image": name, "class": words, "split": "train" if number < 6 else "val"})
     write(rows)
 

@@ -29,20 +29,20 @@ def test_ranks_are_those_of_the_model_asked_directly(new_run: NewRun, encoder_di
     result = evaluate(run_dir)
     model, processor = LCLModel.from_pretrained(encoder_dir).eval(), LCLProcessor.from_pretrained(encoder_dir)
     corpus = open_corpus(squares)
-    asked = [pair for pair in corpus.pairs("test") if pair.labels]
+    requested = [pair for pair in corpus.pairs("test") if pair.labels]
     names = {"blue": "deep blue", "green": "green", "grey": "grey", "pink": "pink", "red": "red"}
     with torch.no_grad():
-        images = model.get_image_features(processor.preprocess([corpus.read_image(pair.image) for pair in asked]))
+        images = model.get_image_features(processor.preprocess([corpus.read_image(pair.image) for pair in requested]))
         columns = []
         for name in names.values():
             texts = processor.encode_texts([template.format(name) for template in TEMPLATES])
             columns.append(F.normalize(model.get_text_features(texts).mean(0), dim=0))
     scores = (images @ torch.stack(columns, dim=1)).numpy()
-    own = np.array([sorted(names).index(pair.labels["colour"]) for pair in asked])
-    expected = (scores >= scores[np.arange(len(asked)), own, None]).sum(axis=1)
+    own = np.array([sorted(names).index(pair.labels["colour"]) for pair in requested])
+    expected = (scores >= scores[np.arange(len(requested)), own, None]).sum(axis=1)
     file = run_dir.artifacts / "records" / f"{TASK}-test-colour-image_to_class-zero_shot-trained.jsonl"
     lines = [json.loads(line) for line in file.open()]
-    assert [line["query"] for line in lines] == [pair.image for pair in asked]
+    assert [line["query"] for line in lines] == [pair.image for pair in requested]
     assert [line["rank"] for line in lines] == expected.tolist()
     row = result["rows"][0]
     assert (row["transfer"], row["metric"], row["candidates"], row["majority"]) == ("zero_shot", "acc@1", 5, None)

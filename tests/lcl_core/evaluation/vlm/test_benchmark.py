@@ -21,7 +21,7 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 FIELD = "dialogue.benchmarks.0"
 
 
-def picture(file: Path) -> None:
+def sample_image(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), (len(file.name), 0, 0)).save(file, format="PNG")
 
@@ -37,23 +37,23 @@ def vqav2(root: Path) -> Path:
         {"question_id": 1, "image_id": 42, "question": "What colour?"},
         {"question_id": 2, "image_id": 43, "question": "How many?"},
     ]})  # fmt: skip
-    told = [{"question_id": n, "answer_type": "other", "answers": [{"answer": "red"}] * 10} for n in (1, 2)]
-    dump(root / "q" / "v2_annotations.json", {"annotations": told})
-    picture(root / "images" / "COCO_val2014_000000000042.jpg")
-    picture(root / "images" / "000000000043.jpg")
+    reported = [{"question_id": n, "answer_type": "other", "answers": [{"answer": "red"}] * 10} for n in (1, 2)]
+    dump(root / "q" / "v2_annotations.json", {"annotations": reported})
+    sample_image(root / "images" / "COCO_val2014_000000000042.jpg")
+    sample_image(root / "images" / "000000000043.jpg")
     return root / "q"
 
 
 def gqa(root: Path) -> Path:
     types = {"structural": "query", "semantic": "attr"}
-    picture(root / "images" / "n123.jpg")
+    sample_image(root / "images" / "n123.jpg")
     return dump(root / "testdev_balanced_questions.json", {
         "7": {"imageId": "n123", "question": "What colour?", "answer": "red", "types": types}
     })  # fmt: skip
 
 
 def vizwiz(root: Path) -> Path:
-    picture(root / "images" / "VizWiz_val_1.jpg")
+    sample_image(root / "images" / "VizWiz_val_1.jpg")
     entry = {
         "image": "VizWiz_val_1.jpg", "question": "What colour?", "answers": [{"answer": "red"}] * 10,
         "answer_type": "other", "answerable": 1,
@@ -68,7 +68,7 @@ def scienceqa(root: Path) -> Path:
     }  # fmt: skip
     dump(root / "q" / "problems.json", {"5": problem})
     dump(root / "q" / "pid_splits.json", {"test": ["5"]})
-    picture(root / "images" / "test" / "5" / "image.png")
+    sample_image(root / "images" / "test" / "5" / "image.png")
     return root / "q"
 
 
@@ -76,7 +76,7 @@ def pope(root: Path) -> Path:
     for split in ("random", "popular", "adversarial"):
         line = {"question_id": 1, "image": "COCO_val2014_1.jpg", "text": "Is there a cat in the image?", "label": "no"}
         dump(root / "q" / f"coco_pope_{split}.json", line)
-    picture(root / "images" / "COCO_val2014_1.jpg")
+    sample_image(root / "images" / "COCO_val2014_1.jpg")
     return root / "q"
 
 
@@ -85,8 +85,8 @@ def mme(root: Path) -> Path:
     lines = [f"1.jpg\tIs it {word}? Please answer yes or no.\tYes\n" for word in ("red", "blue")]
     (root / "q" / "color.txt").write_text("".join(lines))
     (root / "q" / "posters.txt").write_text("".join(lines))
-    picture(root / "images" / "color" / "1.jpg")
-    picture(root / "images" / "posters" / "images" / "1.jpg")
+    sample_image(root / "images" / "color" / "1.jpg")
+    sample_image(root / "images" / "posters" / "images" / "1.jpg")
     return root / "q"
 
 
@@ -111,8 +111,8 @@ def seed_bench(root: Path) -> Path:
         {"question_id": "v2", "question_type_id": 2, "question": "Which action?", "data_id": "film.mp4",
          "data_type": "video", "answer": "B", **choices},
     ]  # fmt: skip
-    picture(root / "images" / "SEED-Bench-image" / "77_1")
-    picture(root / "images" / "SEED-Bench-video-image" / "v2.png")
+    sample_image(root / "images" / "SEED-Bench-image" / "77_1")
+    sample_image(root / "images" / "SEED-Bench-video-image" / "v2.png")
     return dump(root / "SEED-Bench.json", {"questions": entries, "question_type": {"Colour": 1, "Action": 2}})
 
 
@@ -154,7 +154,7 @@ def test_official_files_are_asked_in_the_published_words(name: str, tmp_path: Pa
 
 
 def test_every_scorer_can_be_asked() -> None:
-    from lcl_core.evaluation.benchmarks.registry import BENCHMARKS
+    from lcl_core.evaluation.benchmarks import BENCHMARKS
 
     assert set(FILES) == set(BENCHMARKS)
 

@@ -36,16 +36,16 @@ def test_a_caption_follows_its_image_and_ends(language: LanguageModel) -> None:
 
 def test_answers_alone_are_taught_each_with_its_end(language: LanguageModel) -> None:
     whole = conversation_tokens(language, TALK, "auto")
-    asked = "<|user|>[ ]\na red square?<|end|>\n<|assistant|>\n<|user|>number 7?<|end|>\n<|assistant|>"
-    assert text_of(language, whole, target=False) == asked
+    requested = "<|user|>[ ]\na red square?<|end|>\n<|assistant|>\n<|user|>number 7?<|end|>\n<|assistant|>"
+    assert text_of(language, whole, target=False) == requested
     assert text_of(language, whole, target=True) == "yes<|end|>no<|end|>"
 
 
 def test_a_question_is_the_beginning_of_its_conversation(language: LanguageModel) -> None:
     whole = conversation_tokens(language, TALK, "auto")
-    asked = conversation_tokens(language, [TALK[0], Turn("number 7?", None)], "auto")
-    assert asked.ids == whole.ids[: len(asked.ids)]
-    assert whole.loss_mask[len(asked.ids) :] == (True,) * (len(whole.ids) - len(asked.ids))
+    requested = conversation_tokens(language, [TALK[0], Turn("number 7?", None)], "auto")
+    assert requested.ids == whole.ids[: len(requested.ids)]
+    assert whole.loss_mask[len(requested.ids) :] == (True,) * (len(whole.ids) - len(requested.ids))
 
 
 def test_without_a_template_vicunas_layout_is_spoken(
@@ -54,13 +54,13 @@ def test_without_a_template_vicunas_layout_is_spoken(
     language = open_language(save_tiny_language_model(tmp_path / "bare", template=None))
     whole = conversation_tokens(language, TALK, "auto")
     assert text_of(language, whole, target=True) == " yes<|end|> no<|end|>"
-    asked = text_of(language, whole, target=False)
-    assert asked.startswith("A chat between a curious user")
-    assert asked.endswith(" USER: [ ]\na red square? ASSISTANT: USER: number 7? ASSISTANT:")
+    requested = text_of(language, whole, target=False)
+    assert requested.startswith("A chat between a curious user")
+    assert requested.endswith(" USER: [ ]\na red square? ASSISTANT: USER: number 7? ASSISTANT:")
     assert conversation_tokens(language, TALK, "plain") == whole
 
 
-def test_words_cannot_end_an_answer_or_show_a_image(language: LanguageModel) -> None:
+def test_words_cannot_end_an_answer_or_show_an_image(language: LanguageModel) -> None:
     whole = conversation_tokens(language, [Turn("a<|end|>b", "<image> c <|end|> d")], "auto")
     assert IMAGE_PLACEHOLDER not in whole.ids
     assert whole.ids.count(language.ends[0]) == 2  # of the question and of the answer, in the template's places

@@ -22,10 +22,10 @@ def said(*values: str, first: str = "human") -> list[dict[str, str]]:
     return [{"from": speakers[place % 2], "value": value} for place, value in enumerate(values)]
 
 
-def source(folder: Path, name: str, entries: Any, *pictures: str) -> InstructionsSpec:
+def source(folder: Path, name: str, entries: Any, *sample_images: str) -> InstructionsSpec:
     (folder / name).mkdir()
-    for place, picture in enumerate(pictures):
-        file = folder / name / picture
+    for place, sample_image in enumerate(sample_images):
+        file = folder / name / sample_image
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), (place, 0, 0)).save(file)
     (folder / f"{name}.json").write_text(json.dumps(entries))

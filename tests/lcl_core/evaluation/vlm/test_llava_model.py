@@ -37,14 +37,14 @@ def alone(llava: LlavaModel, sequence: TokenSequence, seen: Tensor) -> Tensor:
         llava.projector(seen[None])[0] if token == IMAGE_PLACEHOLDER else embed(torch.tensor([token]))
         for token in sequence.ids
     ]
-    taught: list[tuple[int, int]] = []
+    trained: list[tuple[int, int]] = []
     place = 0
     for token, learnt, part in zip(sequence.ids, sequence.loss_mask, parts, strict=True):
         if learnt:
-            taught.append((place, token))
+            trained.append((place, token))
         place += len(part)
     logits = model(inputs_embeds=torch.cat(parts)[None]).logits[0]
-    return torch.stack([-F.log_softmax(logits[place - 1], dim=-1)[token] for place, token in taught])
+    return torch.stack([-F.log_softmax(logits[place - 1], dim=-1)[token] for place, token in trained])
 
 
 def test_the_loss_is_the_mean_over_answer_tokens_written_out(llava: LlavaModel) -> None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.formats.registry import open_reader
+from lcl_core.data.formats import open_reader
 from lcl_core.data.records import BadItem, ImageSegment, Record, TextSegment
 
 
-def told(record: Record) -> list[str]:
+def reported(record: Record) -> list[str]:
     """Segments as text, images in angle brackets."""
     segments: Many[Any] = getattr(record.body, "segments", ())
     return [part.text if isinstance(part, TextSegment) else f"<{part.name}>" for part in segments]
@@ -56,7 +56,7 @@ def test_a_page_in_reading_order(site: Any, make: Any) -> None:
         <h2>Bees</h2><p>Caf&eacute; &lt;b&gt;.</p></body></html>"""
     )
     assert bad == []
-    assert told(record) == [
+    assert reported(record) == [
         "Ants",
         "An ant is small.",
         "It works hard all day.",
@@ -139,7 +139,7 @@ CAPTIONS = {
 def test_captions_follow_their_image(site: Any, name: str) -> None:
     html, expected = CAPTIONS[name]
     (record,), _ = site(html)
-    assert told(record) == expected
+    assert reported(record) == expected
 
 
 SOURCES = {
@@ -163,14 +163,14 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_reference_is_followed(site: Any, name: str) -> None:
     (record,), bad = site(f"<p>One.</p>{SOURCES[name]}<p>Two.</p>")
-    assert (told(record), bad) == (["One.", "<img/c.webp>", "Two."], [])
+    assert (reported(record), bad) == (["One.", "<img/c.webp>", "Two."], [])
 
 
 def test_pages_in_folders_refer_to_their_own_place(site: Any) -> None:
     records, bad = site(
         {"sub/deep/x.html": "<img src='../../a.webp'><img src='c.webp'>", "sub/deep/c.webp": png(40, 40)}
     )
-    assert [told(record) for record in records] == [["<a.webp>", "<sub/deep/c.webp>"]]
+    assert [reported(record) for record in records] == [["<a.webp>", "<sub/deep/c.webp>"]]
     assert bad == []
 
 
@@ -184,7 +184,7 @@ def test_an_image_in_the_page_itself(site: Any, sample: Any) -> None:
 
 def test_an_image_used_twice_is_one_image(site: Any) -> None:
     (record,), _ = site("<img src=a.webp><p>between</p><img src=./a.webp>")
-    assert told(record) == ["<a.webp>", "between", "<a.webp>"]
+    assert reported(record) == ["<a.webp>", "between", "<a.webp>"]
     assert len(record.images) == 1
 
 
@@ -217,7 +217,7 @@ SURROUNDINGS = {
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_surroundings_are_dropped(site: Any, name: str) -> None:
     (record,), bad = site(f"<html><body><p>One.</p>{SURROUNDINGS[name]}<p>Two.</p></body></html>")
-    assert (told(record), bad) == (["One.", "Two."], [])
+    assert (reported(record), bad) == (["One.", "Two."], [])
 
 
 def test_the_content_proper_is_what_counts(site: Any) -> None:
@@ -232,7 +232,7 @@ def test_the_content_proper_is_what_counts(site: Any) -> None:
         }
     )
     long = long.strip()
-    assert {record.id: told(record) for record in records} == {
+    assert {record.id: reported(record) for record in records} == {
         "main.html": ["Title", "inside"],
         "role.html": ["inside"],
         "article.html": ["Title", long],
@@ -241,10 +241,10 @@ def test_the_content_proper_is_what_counts(site: Any) -> None:
     }
 
 
-def test_what_most_pages_repeat_is_told_once_and_dropped(site: Any) -> None:
+def test_what_most_pages_repeat_is_reported_once_and_dropped(site: Any) -> None:
     pages = {f"{n}.html": f"<p>All rights reserved.</p><h2>Notes</h2><p>Page number {n}.</p>" for n in range(8)}
     records, bad = site(pages)
-    assert [told(record) for record in records] == [["Notes", f"Page number {n}."] for n in range(8)]
+    assert [reported(record) for record in records] == [["Notes", f"Page number {n}."] for n in range(8)]
     assert facts(bad) == [("0.html", 1, "repeated text")]
     assert "8 of 8 pages" in bad[0].detail
 
@@ -254,46 +254,46 @@ def test_a_few_pages_may_repeat_themselves(site: Any) -> None:
     assert (len(records), bad) == (4, [])
 
 
-def test_icons_are_told_once_and_dropped(site: Any, make: Any) -> None:
+def test_icons_are_reported_once_and_dropped(site: Any, make: Any) -> None:
     make.file("small.png", png(31, 200))
     make.file("rule.png", png(400, 40))
     page = "<p>Click the <img src=small.png alt=Save> button {}.</p><img src=rule.png><img src=small.png>"
     records, bad = site({f"{n}.html": page.format(n) + "<img src=a.webp>" for n in range(6)})
-    assert [told(record) for record in records] == [[f"Click the button {n}."] for n in range(6)]
+    assert [reported(record) for record in records] == [[f"Click the button {n}."] for n in range(6)]
     assert facts(bad) == [("0.html", 1, f"{kind} image") for kind in ("repeated", "repeated", "repeated")]
     records, bad = site({}, max_uses=6)
-    assert [told(record)[1] for record in records] == ["<a.webp>"] * 6
+    assert [reported(record)[1] for record in records] == ["<a.webp>"] * 6
     assert facts(bad) == [("0.html", 1, "small image"), ("0.html", 1, "long image")]
     records, bad = site({}, max_uses=6, min_side=0, max_aspect=10)
     assert bad == []
     icon = ["<small.png>", "Save"]
-    assert told(records[0]) == ["Click the", *icon, "button 0.", "<rule.png>", "<small.png>", "<a.webp>"]
+    assert reported(records[0]) == ["Click the", *icon, "button 0.", "<rule.png>", "<small.png>", "<a.webp>"]
 
 
 def test_long_pages_are_cut_at_headings(site: Any) -> None:
     section = "<h2>Section {}</h2>" + "<p>Some words that make a sentence here.</p>" * 4
     records, bad = site("".join(section.format(n) for n in range(6)), max_words=70)
     assert bad == []
-    assert [told(record)[0] for record in records] == ["Section 0", "Section 2", "Section 4"]
+    assert [reported(record)[0] for record in records] == ["Section 0", "Section 2", "Section 4"]
     assert [record.id for record in records] == ["page.html", "page.html#1", "page.html#2"]
-    assert all(len(" ".join(told(record)).split()) <= 70 for record in records)
+    assert all(len(" ".join(reported(record)).split()) <= 70 for record in records)
 
 
 def test_cutting_loses_nothing_and_keeps_captions_with_their_image(site: Any) -> None:
     figure = "<figure><img src={}.webp><figcaption>Caption {}.</figcaption></figure><p>Words in between.</p>"
     records, _ = site("".join(figure.format(name, n) for n, name in enumerate("ab" * 4)), max_images=3)
     assert [sum(isinstance(part, ImageSegment) for part in record.body.segments) for record in records] == [3, 3, 2]
-    assert all(told(record)[:1] in (["<a.webp>"], ["<b.webp>"]) for record in records)
-    joined = [part for record in records for part in told(record)]
+    assert all(reported(record)[:1] in (["<a.webp>"], ["<b.webp>"]) for record in records)
+    joined = [part for record in records for part in reported(record)]
     assert [part for part in joined if part.startswith("Caption")] == [f"Caption {n}." for n in range(8)]
     assert [joined[place + 1][:7] for place, part in enumerate(joined) if part.startswith("<")] == ["Caption"] * 8
 
 
 def test_a_sentence_longer_than_a_document_is_cut(site: Any) -> None:
     records, _ = site("<p>" + "word " * 95 + "</p><p>" + "字" * 1000 + "</p>", max_words=20)
-    texts = [text for record in records for text in told(record)]
+    texts = [text for record in records for text in reported(record)]
     assert " ".join(texts).replace(" ", "") == "word" * 95 + "字" * 1000
-    assert max(len(" ".join(told(record))) for record in records) <= 20 * 12 + 20
+    assert max(len(" ".join(reported(record))) for record in records) <= 20 * 12 + 20
 
 
 ENCODINGS: dict[str, tuple[bytes, str]] = {
@@ -321,13 +321,13 @@ ENCODINGS: dict[str, tuple[bytes, str]] = {
 def test_encodings(site: Any, name: str) -> None:
     data, expected = ENCODINGS[name]
     (record,), bad = site({"page.html": data})
-    assert (told(record), bad) == ([expected], [])
+    assert (reported(record), bad) == ([expected], [])
 
 
 def test_xhtml_closes_elements_in_its_own_way(site: Any) -> None:
     page = '<?xml version="1.0"?><!DOCTYPE html><html><head><title/><script src="x"/></head><body><a id="x"/><p>y1</p>'
     (record,), _ = site({"page.xhtml": page + "<div/><p>z1</p></body></html>"})
-    assert told(record) == ["y1", "z1"]
+    assert reported(record) == ["y1", "z1"]
 
 
 def test_images_elsewhere_are_found_by_their_address(site: Any, make: Any, sample: Any) -> None:
@@ -336,11 +336,11 @@ def test_images_elsewhere_are_found_by_their_address(site: Any, make: Any, sampl
     url, data = next(iter(urls.items()))
     page = f'<p>One.</p><img src="{url}"><img src="https://example.org/gone.png"><img src="//example.org/x.png">'
     (record,), bad = site(page, images=shards)
-    assert told(record) == ["One.", f"<{url}>"]
+    assert reported(record) == ["One.", f"<{url}>"]
     assert record.images[0].load() == data
     assert [item.reason for item in bad] == ["remote image"] * 2
     (record,), bad = site({})
-    assert told(record) == ["One."]
+    assert reported(record) == ["One."]
     assert [item.detail for item in bad] == [url, "https://example.org/gone.png", "https://example.org/x.png"]
 
 
@@ -349,12 +349,12 @@ def test_a_zip_and_a_single_page(make: Any, sample: Any, walk: Any) -> None:
     packed = make.zip("site.zip", {"docs/x.html": b"<p>One.</p><img src=../a.webp>", "a.webp": image})
     reader = open_reader(packed)
     (record,), bad = walk(reader)
-    assert (reader.format, told(record), bad) == ("web", ["One.", "<a.webp>"], [])
+    assert (reader.format, reported(record), bad) == ("web", ["One.", "<a.webp>"], [])
     assert record.images[0].load() == image
     make.file("site/x.html", "<p>One.</p>")
     make.file("site/y.html", "<p>Two.</p>")
     (record,), _ = walk(open_reader(make.root / "site" / "x.html"))
-    assert told(record) == ["One."]
+    assert reported(record) == ["One."]
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_zip_and_a_single_page(make: Any, sample: Any, walk: Any) -> None:
 )
 def test_paragraphs_become_sentences(site: Any, text: str, sentences: list[str]) -> None:
     (record,), _ = site(f"<meta charset=utf-8><p>{text}</p>")
-    assert told(record) == sentences
+    assert reported(record) == sentences
 
 
 def test_options_that_make_no_sense_are_named(make: Any) -> None:

@@ -1,0 +1,99 @@
+"""Audit log, quotas, workers and orphaned folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Query
+
+from api.core.errors import ERROR_RESPONSES
+from api.core.session import single_thread_endpoint
+from api.deps import Admin, ReadSessionDep, StateDep, Viewer, WriteSessionDep
+from api.schemas.admin import AuditView, GarbageList, GarbageView, QuotaView, WorkerView
+from api.schemas.base import Line, ListOf, PageOf
+from api.services.state import AppState
+from api.services.workers import worker_views
+from lcl_core.db import audit, garbage, quotas
+
+audit_router = APIRouter(prefix="/v1/audit", tags=["keys"], responses=ERROR_RESPONSES)
+
+
+@audit_router.get("")
+def list_audit(
+    _: Admin,
+    session: ReadSessionDep,
+    owner: Line | None = None,
+    action: Line | None = None,
+    object_: Annotated[Line | None, Query(alias="object")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=18)] = None,
+) -> PageOf[AuditView]:
+    """Committed changes, newest first; ``next_cursor`` is the cursor of the next page."""
+    found = audit.list_audit(session, owner=owner, action=action, object_id=object_, limit=limit, cursor=cursor)
+    items = [AuditView.model_validate(entry) for entry in found.items]
+    return PageOf[AuditView](items=items, next_cursor=found.next_cursor)
+
+
+quotas_router = APIRouter(prefix="/v1/quotas", tags=["quotas"], responses=ERROR_RESPONSES)
+
+
+@quotas_router.get("")
+@single_thread_endpoint
+def list_quotas(principal: Viewer, state: StateDep, session: ReadSessionDep) -> ListOf[QuotaView]:
+    """Unfinished runs and stored bytes, and their limits: the caller's own, for an admin all owners'."""
+    settings = state.settings
+    limits = {"runs_limit": settings.queued_runs_per_owner or None, "bytes_limit": settings.bytes_per_owner or None}
+    if principal.visible_owner is None:
+        used = quotas.usage_by_owner(session)
+    else:
+        used = {
+            principal.owner: (
+                quotas.count_unfinished_runs(session, principal.owner),
+                quotas.owner_bytes(session, principal.owner),
+            )
+        }
+    items = [QuotaView(owner=owner, runs=runs, bytes=size, **limits) for owner, (runs, size) in used.items()]
+    return ListOf[QuotaView](items=items)
+
+
+workers_router = APIRouter(prefix="/v1/workers", tags=["workers"], responses=ERROR_RESPONSES)
+
+
+@workers_router.get("")
+@single_thread_endpoint
+def list_workers(_: Viewer, session: ReadSessionDep) -> ListOf[WorkerView]:
+    """Workers seen lately, with their devices and current run."""
+    return ListOf[WorkerView](items=worker_views(session))
+
+
+garbage_router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=ERROR_RESPONSES)
+
+
+@garbage_router.get("")
+def list_garbage(_: Admin, state: StateDep) -> GarbageList:
+    """Folders that no row names, their bytes, and whether their grace period is over."""
+    settings, stored = state.settings, _stored(state)
+    return _garbage_list(garbage.list_garbage(state.database, settings.home, settings.gc_grace_seconds, stored))
+
+
+@garbage_router.post("/collect", status_code=202)
+def collect(_: Admin, state: StateDep, _audited: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
+    """Remove folders whose grace period is over, as workers do once an hour. Returns those folders."""
+    # the audit entry is written in the transaction of ``_audited``, which is not open while folders are listed
+    settings, stored = state.settings, _stored(state)
+    orphans = garbage.record_garbage(state.database, settings.home, settings.gc_grace_seconds, stored)
+    store = None if stored is None else state.artifacts.store
+    due = [orphan for orphan in orphans if orphan.due]
+    after.add_task(garbage.remove_garbage, state.database, settings.home, [orphan.path for orphan in due], store)
+    return _garbage_list(due)
+
+
+def _stored(state: AppState) -> Iterator[tuple[str, int]] | None:
+    """Keys and bytes in the artifact store, if there is one. Raises: UserError ``store_unreachable``."""
+    return state.artifacts.store.iter_keys() if state.settings.artifacts else None
+
+
+def _garbage_list(orphans: list[garbage.Orphan]) -> GarbageList:
+    items = [GarbageView.model_validate(orphan) for orphan in orphans]
+    return GarbageList(items=items, bytes=sum(orphan.bytes for orphan in orphans))

@@ -1,0 +1,79 @@
+"""Encoders of the collections in memory before the first search asks for them.
+
+A thread of the service, started once it accepts requests, loads the encoder of each collection, newest collection
+first, as a search would: torch is imported, imported files are examined in the sandbox, one text is embedded. Encoders
+that a later index run brings follow. Nothing leaves the memory for them, so that they never take the place of one in
+use.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from api.services.search import open_for_search
+from lcl_core.db import registry
+
+if TYPE_CHECKING:
+    from api.services.state import AppState
+
+log = structlog.get_logger(__name__)
+POLL_SECONDS = 5.0  # between two queries for new collections
+MAX_COLLECTIONS = 16  # the newest; with older ones the first search loads the encoder
+_JOIN_SECONDS = 5.0
+_TEXT = "an image"
+
+
+class EncoderWarmup:
+    """Loads encoders in a thread from ``start`` to ``stop``."""
+
+    def __init__(self, state: AppState, poll_seconds: float = POLL_SECONDS) -> None:
+        self._state = state
+        self._poll_seconds = poll_seconds
+        self._known: set[str] = set()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lcl-warmup", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the encoder that is being loaded."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join(_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                for collection in self._new_collections():
+                    self._warm(collection)
+            except Exception as error:  # the thread's boundary: the next round tries again
+                log.warning("warm_up_failed", error=str(error))
+            self._stopped.wait(self._poll_seconds)
+
+    def _new_collections(self) -> list[str]:
+        """Ids of collections with encoders that no earlier round has tried."""
+        with self._state.database.reading() as session:
+            rows = registry.list_collections(session)[:MAX_COLLECTIONS]
+            encoders = {row.encoder_id or row.id: row.id for row in reversed(rows)}  # of one encoder the newest
+        found = [collection for encoder, collection in reversed(encoders.items()) if encoder not in self._known]
+        self._known.update(encoders)
+        return found
+
+    def _warm(self, collection: str) -> None:
+        if self._stopped.is_set():
+            return
+        started = time.perf_counter()
+        try:
+            with self._state.database.reading() as session:
+                opened = open_for_search(self._state, session, collection, needs_encoder=True, evict=False)
+            assert opened.encoder is not None
+            opened.encoder.embed_texts([_TEXT])
+        except Exception as error:  # a search reports it to whoever searches
+            log.info("encoder_not_warmed", collection=collection, reason=str(error))
+            return
+        log.info("encoder_warmed", collection=collection, seconds=round(time.perf_counter() - started, 2))

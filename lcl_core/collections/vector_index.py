@@ -1,0 +1,201 @@
+"""Nearest neighbours of a query: in one exact pass, by an HNSW graph, or by an external index such as pgvector.
+
+The graph (Malkov and Yashunin 2018) is for large collections; it contains the vectors and is memory-mapped, and a
+search reads no other file. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lcl_core.collections.file_format import Target
+from lcl_core.common.errors import UserError
+from lcl_core.common.threads import usable_cores
+
+if TYPE_CHECKING:
+    from usearch.index import Index
+
+BLOCK_ROWS = 8192  # 16 MB of f32 at 512 numbers: fits the last-level cache, so f16 is widened only there
+
+
+def nearest(
+    vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` rows with the largest dot product; of equal scores the lower row wins.
+
+    Args:
+        vectors: [n, E], f32 or f16, memory-mapped or not.
+        query: [E] f32.
+        k: at most this many.
+        rows: ascending row numbers to search (a filter's result); none: all.
+
+    Returns:
+        Row numbers int64 [m] and scores f32 [m], best first, m = min(k, rows searched).
+    """
+    total = len(vectors) if rows is None else len(rows)
+    best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
+    for start in range(0, total, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, total)
+        block_rows = np.arange(start, stop) if rows is None else rows[start:stop]
+        block = vectors[start:stop] if rows is None else vectors[block_rows]
+        scores = block.astype(np.float32, copy=False) @ query
+        best_rows = np.concatenate((best_rows, block_rows))
+        best_scores = np.concatenate((best_scores, scores))
+        kept = _largest(best_scores, k)
+        best_rows, best_scores = best_rows[kept], best_scores[kept]
+    order = np.argsort(-best_scores, kind="stable")
+    return best_rows[order], best_scores[order]
+
+
+def _largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Ascending positions of the ``k`` largest; ties at the border go to the earlier position."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    border = np.partition(scores, len(scores) - k)[len(scores) - k]
+    above = np.flatnonzero(scores > border)
+    level = np.flatnonzero(scores == border)[: k - len(above)]
+    return np.sort(np.concatenate((above, level)))
+
+
+class SearchFn(Protocol):
+    def __call__(self, target: Target, query: list[float], k: int, rows: Sequence[int], among: bool) -> Sequence[int]:
+        """Up to ``k`` rows near to ``query``, in any order: ``among`` these, or among all but these.
+
+        Fewer where the index finds no more, or has lost the vectors.
+        """
+
+
+class ExternalIndex:
+    """Index of the images, or of the texts. Thread-safe.
+
+    Rows found are ranked again by the collection's own vectors, so that scores are exact; where too few are found, all
+    vectors are compared.
+    """
+
+    def __init__(self, search: SearchFn, target: Target, vectors: np.ndarray) -> None:
+        self._search = search
+        self._target = target
+        self._vectors = vectors
+
+    def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As ``nearest``, but a neighbour may be missed. Raises: what the search function raises."""
+        count = min(k, len(self._vectors) if rows is None else len(rows))
+        listed, among = self._row_filter(rows)
+        found = self._search(self._target, query.tolist(), count, listed, among) if count else ()
+        if len(found) < count:
+            return nearest(self._vectors, query, k, rows)
+        return nearest(self._vectors, query, k, np.sort(np.asarray(found, dtype=np.int64)))
+
+    def _row_filter(self, rows: np.ndarray | None) -> tuple[list[int], bool]:
+        """The rows to choose from, or those to leave out: whichever are fewer."""
+        if rows is None:
+            return [], False
+        if 2 * len(rows) <= len(self._vectors):
+            return rows.tolist(), True
+        others = np.ones(len(self._vectors), dtype=bool)
+        others[rows] = False
+        return np.flatnonzero(others).tolist(), False
+
+
+EXACT_ROWS = 100_000  # up to here one pass over all vectors is fast enough, and exact
+MAX_F16_ROWS = 10_000_000  # beyond, the graph's own vectors are int8 and what it finds is compared again
+MAX_NEIGHBOURS = 1_000  # for more, one exact pass is no slower
+LINKS = 16  # of a node on each level, twice that on the lowest
+EXPANSION_ADD, EXPANSION_SEARCH = 128, 64  # candidates kept while a node is linked; while a query walks
+OVERSAMPLING = 4  # int8: so many candidates for each answer
+_CHUNK_ROWS = 10_000
+
+OnProgress = Callable[[int], None]  # receives the number of rows linked since the last call
+
+
+class HnswIndex:
+    """Open with ``HnswIndex.open``. Thread-safe."""
+
+    def __init__(self, index: Index, vectors: np.ndarray) -> None:
+        self._index = index
+        self._vectors = vectors
+        self._rough = str(index.dtype) == "ScalarKind.I8"
+
+    @classmethod
+    def open(cls, path: Path, vectors: np.ndarray) -> HnswIndex:
+        """The graph in a file, over the rows of ``vectors`` [n, E].
+
+        Raises:
+            UserError: ``collection_unreadable``, naming the file; ``missing_extra`` without usearch.
+        """
+        try:
+            index = _usearch().restore(path, view=True)
+        except (RuntimeError, ValueError) as error:
+            index, why = None, f": {error}"
+        else:
+            why = ""
+        if index is None or (len(index), index.ndim) != vectors.shape:
+            message = f"{path.name} is not the graph of these vectors{why}; make the collection again with an index run"
+            raise UserError(message, code="collection_unreadable", file=path)
+        index.expansion_search = EXPANSION_SEARCH
+        return cls(index, vectors)
+
+    def nearest(self, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As ``nearest``, but a neighbour may be missed.
+
+        A filter is applied before the top-k: where too few neighbours pass it, all of ``rows`` are compared.
+
+        Args:
+            query: f32 [E] of length 1.
+            rows: ascending row numbers to choose from; none: all.
+        """
+        count = k if rows is None else k * 2 * len(self._vectors) // max(len(rows), 1)
+        if count > MAX_NEIGHBOURS or (rows is not None and len(rows) <= EXACT_ROWS):
+            return nearest(self._vectors, query, k, rows)
+        found, scores = self._walk(query, count)
+        if rows is not None:
+            at = np.searchsorted(rows, found)
+            passed = rows[np.minimum(at, len(rows) - 1)] == found
+            found, scores = found[passed], scores[passed]
+            if len(found) < min(k, len(rows)):
+                return nearest(self._vectors, query, k, rows)
+        return found[:k], scores[:k]
+
+    def neighbours(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Rows int64 [b, k] near to each of ``queries`` f32 [b, E] of length 1; -1 where fewer were found."""
+        matches: Any = self._index.search(queries, k, threads=usable_cores())
+        found = np.asarray(matches.keys, dtype=np.int64).reshape(len(queries), -1)
+        counts = np.asarray(matches.counts).reshape(-1, 1)
+        return np.where(np.arange(found.shape[1]) < counts, found, -1)
+
+    def _walk(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        matches = self._index.search(query, k * OVERSAMPLING if self._rough else k)
+        found = np.asarray(matches.keys, dtype=np.int64)
+        if self._rough:
+            return nearest(self._vectors, query, k, np.sort(found))
+        return found, np.clip(1.0 - np.asarray(matches.distances, dtype=np.float32), -1.0, 1.0)
+
+
+def write_hnsw_index(path: Path, vectors: np.ndarray, progress: OnProgress | None = None) -> None:
+    """Link all rows of ``vectors`` [n, E], of length 1, and write the graph. In memory until it is whole.
+
+    Raises: UserError ``missing_extra`` without usearch; whatever ``progress`` raises.
+    """
+    dtype = "f16" if len(vectors) <= MAX_F16_ROWS else "i8"
+    index = _usearch()(
+        ndim=vectors.shape[1], metric="cos", dtype=dtype, connectivity=LINKS, expansion_add=EXPANSION_ADD
+    )
+    for start in range(0, len(vectors), _CHUNK_ROWS):
+        chunk = np.asarray(vectors[start : start + _CHUNK_ROWS], dtype=np.float32)
+        index.add(np.arange(start, start + len(chunk), dtype=np.uint64), chunk, threads=usable_cores())
+        if progress is not None:
+            progress(len(chunk))
+    index.save(path)
+
+
+def _usearch() -> Any:
+    try:
+        from usearch.index import Index
+    except ImportError as error:
+        message = "a large collection needs usearch, which is not installed; `pip install 'lcl[service]'` brings it"
+        raise UserError(message, code="missing_extra") from error
+    return Index

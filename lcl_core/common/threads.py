@@ -1,0 +1,95 @@
+"""Threads of a process that computes: the cores that it may use, and how its OpenMP threads wait for one another.
+
+OpenMP starts a thread per core of the machine, whatever a container's CPU quota is, and a thread that reaches a barrier
+first polls for milliseconds. Where another process has one of the cores, that thread polls on a core that the other
+threads of its own team wait for. Both are decided by environment variables, which OpenMP reads once, when it is loaded:
+whoever starts a process that computes adds :func:`thread_env` to its environment.
+
+Uses the standard library alone, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+# Polls of a waiting thread before it sleeps (GNU OpenMP; its own value is 300,000, and 1,000 with more threads than
+# cores). ``python -m benchmarks contention --spin-counts …`` compares others.
+SPIN_COUNT = 1000
+WAIT_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a choice of the user's, in either of them, is kept
+
+
+def thread_env(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables to add to ``environment``: of ``OMP_NUM_THREADS`` and ``GOMP_SPINCOUNT`` those that it leaves open."""
+    added = {}
+    if "OMP_NUM_THREADS" not in environment:
+        added["OMP_NUM_THREADS"] = str(usable_cores())
+    if not any(name in environment for name in WAIT_VARIABLES):
+        added["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+    return added
+
+
+def threads_per_process(environment: Mapping[str, str], processes: int) -> int:
+    """Threads of each of ``processes`` that share ``OMP_NUM_THREADS`` of ``environment``, or the usable cores."""
+    whole = environment.get("OMP_NUM_THREADS", "")
+    return max(1, (int(whole) if whole.isdecimal() else usable_cores()) // processes)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity, at most those of its CPU quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores that the control groups of this process allow it, or None where none limits it.
+
+    Reads ``cpu.max`` (version 2), or ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (version 1), of the process's group
+    and of all groups above it that are visible; the smallest applies.
+
+    Args:
+        root: folder with ``proc`` and ``sys``.
+    """
+    quotas = [quota for folder in _cpu_groups(root) if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cpu_groups(root: Path) -> Iterator[Path]:
+    """Folders of the control groups that may limit this process's CPU time."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    mount = root / "sys/fs/cgroup"
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top = mount
+        elif "cpu" in controllers.split(","):
+            top = mount / controllers
+            top = top if top.is_dir() else mount / "cpu"
+        else:
+            continue
+        # in a container the path may be the host's, and the container's own group is the mount itself
+        own = top / path.lstrip("/")
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
+
+
+def _quota_of(folder: Path) -> float | None:
+    try:
+        limit, period = _read_limit(folder)
+    except (OSError, ValueError):  # no such group here, or no limit
+        return None
+    return limit / period if limit > 0 and period > 0 else None  # version 1 has -1 for no limit
+
+
+def _read_limit(folder: Path) -> tuple[int, int]:
+    """Microseconds of CPU time a period, and the period. Raises: OSError, ValueError for ``max``."""
+    if (folder / "cpu.max").exists():
+        limit, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+    else:
+        limit, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
+    return int(limit), int(period)

@@ -1,1 +1,0 @@
-"""The convert run: from a corpus in any format to shards, registered as a dataset."""

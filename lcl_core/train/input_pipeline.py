@@ -1,0 +1,173 @@
+"""The way of documents to a step: packed ahead of it in a thread, moved to its device, and normalised there.
+
+On a CPU images are normalised in the thread. For a GPU they stay uint8, a quarter of the bytes, in pinned memory, from
+which copies run beside the host; the GPU normalises them by the same tables, to the same bits.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.data.sampling.shuffle import mix64
+from lcl_core.data.transforms import LEVEL_TABLES, normalise_levels
+from lcl_core.model import LCLConfig, PackedBatch
+from lcl_core.objectives.base import Objective
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.1
+_EXIT_SECONDS = 5.0  # a read from far away may take longer; the thread does not keep the process alive
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """A packed batch on the host.
+
+    Attributes:
+        packed: its ``pixel_values`` are levels, uint8, where there are ``tables``; else normalised.
+        tables: int32 [n] the number of each image's table in ``LEVEL_TABLES``.
+    """
+
+    packed: PackedBatch
+    tables: Tensor | None = None
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The batch on the device that computes, its images normalised."""
+        batch = self.packed.to(device)
+        if self.tables is None:
+            return batch
+        return replace(batch, pixel_values=normalise_on_device(batch.pixel_values, self.tables.to(device)))
+
+
+def normalise_on_device(levels: Tensor, tables: Tensor) -> Tensor:
+    """uint8 [n, 3, H, W] and the number of each image's table [n] → float32 [n, 3, H, W]."""
+    channels = torch.arange(3, dtype=torch.int32, device=levels.device)
+    offsets = (tables[:, None] * 3 + channels) * 256
+    values = torch.from_numpy(LEVEL_TABLES).to(levels.device).flatten()
+    return values.index_select(0, (levels + offsets[:, :, None, None]).flatten()).view(levels.shape)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Packs documents for one objective and model.
+
+    Attributes:
+        kept_patches: encoded patches of an image; the documents hold as many placeholders.
+        seed: of random choices: dropped patches, and those of the objective.
+        ranks: number of processes that share the stream.
+        pin: leave images as levels, in pinned memory, for a GPU.
+    """
+
+    objective: Objective
+    config: LCLConfig
+    kept_patches: int
+    seed: int
+    ranks: int = 1
+    pin: bool = False
+
+    def __call__(self, batch: DocumentBatch) -> HostBatch:
+        """Pack the documents, longest first: documents of similar length share a group in attention."""
+        samples = sorted(batch.samples, key=lambda sample: -len(sample.token_ids))
+        rows = [torch.from_numpy(sample.token_ids.astype(np.int64)) for sample in samples]
+        levels = np.concatenate([sample.levels for sample in samples])
+        tables = [table for sample in samples for table in sample.tables]
+        pixels = torch.from_numpy(levels if self.pin else normalise_levels(levels, tables))
+        keys = [mix64(self.seed, sample.position) for sample in samples]
+        packed = self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
+        if not self.pin:
+            return HostBatch(packed)
+        return HostBatch(packed.pin_memory(), torch.tensor(tables, dtype=torch.int32).pin_memory())
+
+    def _patches(self, images: int, batch: DocumentBatch) -> Tensor | None:
+        """[images, kept] patch numbers, ascending: random, the same for the same position in the data."""
+        total = self.config.num_image_tokens
+        if self.kept_patches == total:
+            return None
+        # each number divided by the ranks: the place among a rank's own documents, from which runs have always drawn
+        draw = np.random.default_rng(mix64(self.seed, *(number // self.ranks for number in batch.cursor.to_json())))
+        shuffled = draw.random((images, total)).argsort(axis=1)[:, : self.kept_patches]
+        return torch.from_numpy(np.sort(shuffled, axis=1))
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What one step reads on this rank.
+
+    Attributes:
+        documents: its micro-batches as they came, and ``batches`` packed.
+        flops: useful floating-point operations of the step.
+    """
+
+    documents: Sequence[DocumentBatch]
+    batches: Sequence[HostBatch]
+    flops: float
+
+
+def step_inputs(documents: Iterator[DocumentBatch], accumulate: int, collator: Collator) -> Iterator[StepInput]:
+    """``accumulate`` micro-batches a step, packed."""
+    while group := list(islice(documents, accumulate)):
+        batches = [collator(batch) for batch in group]
+        flops = sum(collator.objective.flops(collator.config, batch.packed) for batch in batches)
+        yield StepInput(group, batches, flops)
+
+
+class Prefetcher(Generic[T]):
+    """Runs an iterator one item ahead in a thread; an iterator and a context.
+
+    Raises (from ``next``): what the iterator raises.
+    """
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item, None):
+                    return
+        except BaseException as error:
+            self._put(None, error)
+        else:
+            self._put(None, StopIteration())
+
+    def _put(self, item: T | None, error: BaseException | None) -> bool:
+        """Wait for the consumer. Returns: False when it has closed."""
+        while not self._closed.is_set():
+            with suppress(queue.Full):
+                self._queue.put((item, error), timeout=_POLL_SECONDS)
+                return True
+        return False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        item, error = self._queue.get()
+        if error is not None:
+            raise error
+        assert item is not None
+        return item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._thread.join(_EXIT_SECONDS)

@@ -1,0 +1,93 @@
+"""A disk that is full or read-only is named, in answers and at /readyz, and does not keep questions from answers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.core.errors import database_disk_fault, probe_folder, writable_folders
+from api.core.settings import ApiSettings
+from api.services.state import AppState
+from lcl_core.common.system_errors import FailureCode
+
+RUN = {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "x" * 100}
+
+
+@pytest.fixture
+def crowded(small_disk: Any, serve: Any, house_of: Callable[..., Any]) -> Iterator[Any]:
+    """A service whose home lies on a small disk."""
+    home = small_disk.path / "home"
+    settings = ApiSettings(home=home)
+    context = AppState(settings)
+    with serve(settings) as url:
+        live_service = house_of(url, home, context, (home / "key").read_text().strip())
+        yield live_service
+        live_service.admin.close()
+    context.close()
+
+
+def disk(live_service: Any) -> dict[str, Any]:
+    with live_service.http(None) as anonymous:
+        return anonymous.get("/readyz").json()["checks"]["disk"]
+
+
+def test_a_full_disk_is_said_and_forgotten_when_there_is_room(crowded: Any, small_disk: Any, refused: Any) -> None:
+    assert disk(crowded) == {"ok": True, "detail": "takes files"}
+    small_disk.fill()
+    with crowded.http("submitter") as client:
+        answers = [client.post("/v1/runs", json=RUN)]
+        while answers[-1].status_code == 202 and len(answers) < 1000:  # what the database's log still had room for
+            answers.append(client.post("/v1/runs", json=RUN))
+        message = refused(answers[-1], 507, "disk_full")["message"]
+        assert str(crowded.home) in message
+        assert "database" not in message
+        assert client.get("/v1/runs").status_code == 200, "what asks is answered"
+        reported = disk(crowded)
+        assert reported["ok"] is False
+        assert f"no space left in {crowded.home}" in reported["detail"]
+        small_disk.make_room()
+        assert client.post("/v1/runs", json=RUN).status_code == 202
+    assert disk(crowded)["ok"] is True
+
+
+def test_the_folder_of_a_database_elsewhere_counts(tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "db"
+    assert writable_folders(ApiSettings(home=home)) == [home]
+    assert writable_folders(ApiSettings(home=home, database_url=f"sqlite:///{elsewhere}/a.db")) == [home, elsewhere]
+    assert writable_folders(ApiSettings(home=home, database_url="postgresql+psycopg://lcl@db/lcl")) == [home]
+
+
+def test_a_folder_that_is_not_there_is_no_place_to_write(tmp_path: Path) -> None:
+    assert probe_folder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    problem = probe_folder(tmp_path / "absent")
+    assert problem is not None
+    assert "absent cannot be written to" in problem
+
+
+def test_a_drivers_error_is_reported_apart(tmp_path: Path) -> None:
+    class Full(Exception):
+        sqlstate = "53100"
+
+    found = database_disk_fault(Full(), [tmp_path])
+    assert found is not None
+    assert found[0] is FailureCode.DISK_FULL
+    assert "database server" in found[1]
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE TABLE a (b)")
+    reader = sqlite3.connect(f"file:{tmp_path / 'a.db'}?mode=ro", uri=True)
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        reader.execute("INSERT INTO a VALUES (1)")
+    reader.close()
+    found = database_disk_fault(caught.value, [tmp_path])
+    assert found is not None
+    assert (found[0], str(tmp_path) in found[1]) == (FailureCode.READ_ONLY, True)
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        sqlite3.connect(tmp_path / "a.db").execute("SELECT * FROM absent")
+    assert database_disk_fault(caught.value, [tmp_path]) is None
+    assert database_disk_fault(httpx.ConnectError("x"), [tmp_path]) is None

@@ -1,0 +1,145 @@
+"""Encoders that are in memory before the first search, and what a slow one leaves untouched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
+
+from api.app import create_app
+from api.core.settings import ApiSettings
+from api.services.state import AppState
+from api.services.warmup import EncoderWarmup
+from lcl_core.encoders.engine import estimate_memory
+from lcl_core.encoders.file_hashes import Hashes
+from lcl_core.serving.model_pool import ModelPool
+from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
+from tests.api.service_fixture import ServiceFixture
+
+
+class Loads:
+    """Directories that the pool loads, in order, behind a gate; ``examined``: those that it admitted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directories: list[Path] = []
+        self.examined: list[Path] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        original = ModelPool.__init__
+
+        def init(pool: ModelPool, *args: Any, **options: Any) -> None:
+            original(pool, *args, **options)
+            load, admit = pool._load, pool._admit
+
+            def counted(directory: Path, registered: Hashes | None) -> Any:
+                self.directories.append(directory)
+                assert self.gate.wait(180)
+                return load(directory, registered)
+
+            def admitted(directory: Path, registered: Hashes | None) -> None:
+                admit(directory, registered)
+                self.examined.append(directory)
+
+            pool._load, pool._admit = counted, admitted
+
+        monkeypatch.setattr(ModelPool, "__init__", init)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    return Loads(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def encoders(live_service: ServiceFixture, data_root: Path) -> list[str]:
+    """Ids of two encoders, each with a collection of its own name, the older first."""
+    ids = []
+    for seed, name in enumerate(("older", "newer")):
+        folder = save_encoder(data_root / name, seed)
+        encoder = live_service.admin.import_encoder(name, str(folder))
+        make_collection(live_service, encoder, folder, images_by_colour(), name)
+        ids.append(encoder["id"])
+    return ids
+
+
+@contextmanager
+def restarted(live_service: ServiceFixture, **settings: Any) -> Iterator[TestClient]:
+    """The service as started anew on the same home, with warm encoders unless told otherwise."""
+    values: dict[str, Any] = {"home": live_service.home, "warm_encoders": True, **settings}
+    app = create_app(ApiSettings(**values, _env_file=None))
+    with TestClient(app, headers={"authorization": f"Bearer {live_service.keys['admin']}"}) as client:
+        yield client
+
+
+def in_memory(client: TestClient) -> list[str]:
+    """Ids of loaded encoders."""
+    inference = client.app.state.context._inference  # type: ignore[attr-defined]
+    return [] if inference is None else [path.name for path in inference._pool.loaded]
+
+
+def test_encoders_are_examined_and_loaded_before_anybody_searches_the_newest_first(
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
+) -> None:
+    with restarted(live_service) as client:
+        eventually(lambda: len(in_memory(client)) == 2, "both encoders")
+        assert [path.name for path in loads.directories] == encoders[::-1]
+        assert [path.name for path in loads.examined] == encoders[::-1]
+        for name in ("older", "newer"):
+            found = client.post(f"/v1/collections/{name}/search", json={"text": "a red square", "k": 1})
+            assert found.status_code == 200, found.text
+        assert len(loads.directories) == 2, "a search loads nothing any more"
+
+
+def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, data_root: Path, eventually: Callable[..., None]
+) -> None:
+    room = estimate_memory(data_root / "newer", "cpu", "fp32")
+    with restarted(live_service, encoder_memory_bytes=room) as client, capture_logs() as logs:
+        eventually(lambda: any(line["event"] == "encoder_not_warmed" for line in logs), "the older to be left out")
+        assert in_memory(client) == [encoders[1]]
+        assert client.post("/v1/collections/older/search", json={"text": "x", "k": 1}).status_code == 200
+        assert in_memory(client) == [encoders[0]], "a request still gets its encoder"
+
+
+def test_a_slow_load_delays_no_other_request_and_is_reported(
+    live_service: ServiceFixture, encoders: list[str], loads: Loads, eventually: Callable[..., None]
+) -> None:
+    loads.gate.clear()
+    with restarted(live_service) as client:
+        eventually(lambda: len(loads.directories) == 1, "the load")
+        during = client.get("/readyz").json()
+        assert client.get("/v1/collections").status_code == 200
+        loads.gate.set()
+        eventually(lambda: client.get("/readyz").json()["loading"] == 0, "the end of the loads")
+        assert during["loading"] == 1
+        assert during["checks"].keys() == client.get("/readyz").json()["checks"].keys()
+        assert all("encoder" not in name for name in during["checks"])
+
+
+def test_it_can_be_switched_off(live_service: ServiceFixture, encoders: list[str], loads: Loads) -> None:
+    with restarted(live_service, warm_encoders=False) as client:
+        assert "lcl-warmup" not in [thread.name for thread in threading.enumerate()]
+        assert client.post("/v1/collections/newer/search", json={"text": "x", "k": 1}).status_code == 200
+        assert [path.name for path in loads.directories] == [encoders[1]]
+
+
+def test_a_collection_that_comes_later_is_searched_at_once_too(
+    live_service: ServiceFixture, encoders: list[str], data_root: Path, eventually: Callable[..., None]
+) -> None:
+    state = AppState(live_service.context.settings)
+    warmup = EncoderWarmup(state, poll_seconds=0.02)
+    warmup.start()
+    try:
+        folder = save_encoder(data_root / "latest", 2)
+        encoder = live_service.admin.import_encoder("latest", str(folder))
+        make_collection(live_service, encoder, folder, images_by_colour(), "latest")
+        eventually(lambda: encoder["id"] in [path.name for path in state.inference()._pool.loaded], "the new encoder")
+    finally:
+        warmup.stop()
+        state.close()

@@ -1,0 +1,149 @@
+"""Large collections: what the graph finds is nearly what one pass over all vectors finds, filters come first."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lcl_core.collections import vector_index
+from lcl_core.collections.collection import Collection
+from lcl_core.collections.file_format import GRAPHS
+from lcl_core.collections.vector_index import HnswIndex, nearest, write_hnsw_index
+from lcl_core.collections.writer import CollectionItem, build_collection
+from lcl_core.common.errors import UserError
+
+ROWS, DIM, K = 3000, 32, 10
+
+
+@pytest.fixture(autouse=True)
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is large is small here."""
+    monkeypatch.setattr(vector_index, "EXACT_ROWS", 500)
+    monkeypatch.setattr(vector_index, "_CHUNK_ROWS", 700)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    """f16 [ROWS, DIM], about some centres as an encoder's are."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(40, DIM))
+    return unit(centres[random.integers(40, size=ROWS)] + 0.5 * random.normal(size=(ROWS, DIM))).astype(np.float16)
+
+
+@pytest.fixture
+def queries(vectors: np.ndarray) -> np.ndarray:
+    random = np.random.default_rng(1)
+    return unit(vectors[random.integers(ROWS, size=100)] + 0.1 * random.normal(size=(100, DIM)))
+
+
+def made(tmp_path: Path, vectors: np.ndarray, **more: Any) -> HnswIndex:
+    write_hnsw_index(tmp_path / "graph", vectors, **more)
+    return HnswIndex.open(tmp_path / "graph", vectors)
+
+
+def recall(searched: HnswIndex, vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray | None = None) -> float:
+    found = [set(searched.nearest(query, K, rows)[0].tolist()) for query in queries]
+    true = [set(nearest(vectors, query, K, rows)[0].tolist()) for query in queries]
+    return float(np.mean([len(some & all_) / K for some, all_ in zip(found, true, strict=True)]))
+
+
+@pytest.mark.parametrize("half_rows", [10_000, 1_000], ids=["f16", "int8"])
+def test_it_finds_the_neighbours_with_their_scores(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, half_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "MAX_F16_ROWS", half_rows)
+    reported: list[int] = []
+    searched = made(tmp_path, vectors, progress=reported.append)
+    assert reported == [700, 700, 700, 700, 200]
+    assert recall(searched, vectors, queries) > 0.98
+    rows, scores = searched.nearest(queries[0], K)
+    assert np.allclose(scores, vectors[rows].astype(np.float32) @ queries[0], atol=2e-3)
+    assert (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.01])
+def test_a_filter_comes_before_the_top_k(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, share: float
+) -> None:
+    allowed = np.flatnonzero(np.random.default_rng(2).random(ROWS) < share)
+    searched = made(tmp_path, vectors)
+    for query in queries[:20]:
+        rows, _ = searched.nearest(query, K, allowed)
+        assert len(rows) == K
+        assert set(rows.tolist()) <= set(allowed.tolist())
+    assert recall(searched, vectors, queries, allowed) > 0.97
+
+
+def test_a_filter_that_leaves_only_what_is_far_is_answered_in_full(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    query = queries[0]
+    far = np.sort(np.argsort(vectors.astype(np.float32) @ query)[:1000])
+    rows, _ = made(tmp_path, vectors).nearest(query, K, far)
+    assert rows.tolist() == nearest(vectors, query, K, far)[0].tolist()
+
+
+def test_more_than_a_walk_finds_is_one_pass(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "MAX_NEIGHBOURS", 50)
+    rows, _ = made(tmp_path, vectors).nearest(queries[0], 60)
+    assert rows.tolist() == nearest(vectors, queries[0], 60)[0].tolist()
+
+
+def test_threads_do_not_disturb_each_other(tmp_path: Path, vectors: np.ndarray, queries: np.ndarray) -> None:
+    searched = made(tmp_path, vectors)
+    alone = [searched.nearest(query, K)[0].tolist() for query in queries]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            together = threads.map(lambda query: searched.nearest(query, K)[0].tolist(), queries)
+            assert list(together) == alone
+
+
+def test_a_graph_of_other_vectors_or_none_is_refused(tmp_path: Path, vectors: np.ndarray) -> None:
+    write_hnsw_index(tmp_path / "graph", vectors)
+    (tmp_path / "noise").write_bytes(b"no graph" * 100)
+    for name, given in (("graph", vectors[:-1]), ("graph", vectors[:, :-1]), ("noise", vectors)):
+        with pytest.raises(UserError, match="index run") as refused:
+            HnswIndex.open(tmp_path / name, given)
+        assert refused.value.code == "collection_unreadable"
+
+
+def test_a_collection_gets_one_when_it_is_large(
+    tmp_path: Path, vectors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [
+        CollectionItem(f"{row}.png", b"", "image/png", (f"one of {row % 7}",), {"half": "ab"[row % 2]})
+        for row in range(ROWS)
+    ]
+    texts = {f"one of {number}": vectors[number] for number in range(7)}
+    build_collection(tmp_path / "many", items, vectors, texts, name="many", encoder_hash="e" * 64, dtype="f16")
+    collection = Collection.open(tmp_path / "many", verify=True)
+    assert set(GRAPHS.values()) & set(collection.manifest.files) == {GRAPHS["images"]}
+    kept = np.memmap(tmp_path / "many" / "image_vectors.bin", np.float16, mode="r", shape=(ROWS, DIM))
+    hits = [hit for query in queries for hit in collection.search(query, K)]
+    true = [f"{row}.png" for query in queries for row in nearest(kept, query, K)[0]]
+    assert np.mean([hit.metadata["image"] == name for hit, name in zip(hits, true, strict=True)]) > 0.95
+    assert {hit.metadata["labels"]["half"] for hit in collection.search(queries[0], K, where={"half": "b"})} == {"b"}
+    assert len(collection.search(queries[0], 3, "texts")) == 3
+
+    (tmp_path / "many" / GRAPHS["images"]).write_bytes(b"short")
+    with pytest.raises(UserError, match="image_graph"):
+        Collection.open(tmp_path / "many")
+
+
+def test_without_the_library_it_says_how_to_get_it(
+    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(UserError, match="pip install"):
+        write_hnsw_index(tmp_path / "graph", vectors)

@@ -1,0 +1,106 @@
+"""Cores of a container's CPU quota, and the OpenMP variables of processes that compute."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common import threads
+from lcl_core.common.threads import SPIN_COUNT, cpu_quota, thread_env, threads_per_process, usable_cores
+
+
+def written(root: Path, membership: str, files: dict[str, str]) -> Path:
+    """A root with ``proc/self/cgroup`` and these files under ``sys/fs/cgroup``."""
+    for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        pytest.param("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5, id="v2, a container's own namespace"),
+        pytest.param("0::/\n", {"cpu.max": "max 100000\n"}, None, id="v2, no limit"),
+        pytest.param("0::/\n", {}, None, id="v2, the root group, which has no cpu.max"),
+        pytest.param(
+            "0::/pod/box\n",
+            {"cpu.max": "max 100000", "pod/cpu.max": "200000 100000", "pod/box/cpu.max": "400000 100000"},
+            2.0,
+            id="v2, a group above allows less",
+        ),
+        pytest.param(
+            "4:cpu,cpuacct:/docker/abc\n0::/\n",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            0.5,
+            id="v1, the path is the host's and the mount is the container's",
+        ),
+        pytest.param(
+            "4:cpuacct,cpu:/job\n1:cpuset:/\n",
+            {"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"},
+            3.0,
+            id="v1, the controllers are mounted under one name",
+        ),
+        pytest.param(
+            "4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, id="v1, no limit"
+        ),
+    ],
+)
+def test_quota_of_control_groups(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: float | None
+) -> None:
+    assert cpu_quota(written(tmp_path, membership, files)) == expected
+
+
+def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.3, 1), (1.5, 2), (4.0, 4), (64.0, 8)])
+def test_cores_are_those_of_the_affinity_within_the_quota(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    assert usable_cores() == expected
+
+
+def test_an_empty_environment_gets_the_cores_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 3)
+    assert thread_env({}) == {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_the_users_choice_is_kept(name: str) -> None:
+    assert thread_env({name: "x", "OMP_NUM_THREADS": "5"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "expected"), [({}, 2, 4), ({"OMP_NUM_THREADS": "6"}, 4, 1), ({}, 99, 1)]
+)
+def test_ranks_of_a_run_share_its_threads(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], processes: int, expected: int
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    assert threads_per_process(given, processes) == expected
+
+
+def test_the_openmp_of_torch_reads_the_variables() -> None:
+    """``OMP_DISPLAY_ENV`` makes GNU OpenMP print its settings when torch loads it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.get_num_threads())"],
+        env=environment | thread_env(environment) | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == usable_cores()
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("torch of this platform has another OpenMP")
+    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr

@@ -1,0 +1,44 @@
+"""A training that a fork server forked, with its ranks, is bit by bit that of new processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lcl_core.common.fork_server import AVAILABLE
+from lcl_core.common.forked_process import ForkedProcess
+from lcl_core.common.run_dir import ExitCode, RunDir
+from tests.lcl_core.train.small_runs import curve, prepared, started, weights
+from workers.executors.local import FORK_SERVER
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="jobs are forked on Linux alone")
+
+
+def is_forked(run_dir: RunDir) -> bool:
+    with started(run_dir) as process:
+        assert process.wait(240) == ExitCode.OK, run_dir.log_file.read_text()
+        return isinstance(process, ForkedProcess)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_it_learns_the_same(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None], processes: int
+) -> None:
+    engine = {"engine": {"processes": processes}}
+    server = os.environ[FORK_SERVER]
+    monkeypatch.setenv(FORK_SERVER, "off")
+    new = prepared(tmp_path / "new", sample_zip, **engine)
+    assert not is_forked(new)
+    monkeypatch.setenv(FORK_SERVER, server)
+    forked: list[RunDir] = []
+
+    def fork() -> bool:
+        forked.append(prepared(tmp_path / f"forked-{len(forked)}", sample_zip, **engine))
+        return is_forked(forked[-1])
+
+    eventually(fork, "the fork server")
+    assert curve(forked[-1]) == curve(new)
+    assert weights(forked[-1]) == weights(new)

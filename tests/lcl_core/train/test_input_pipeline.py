@@ -1,0 +1,106 @@
+"""The way of documents to a step: ahead in a thread, and as levels to a GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lcl_core.data.sampling.packing import Cursor, DocumentBatch
+from lcl_core.data.sampling.sources import Sample
+from lcl_core.data.transforms import DIVIDED, MULTIPLIED, normalise_levels
+from lcl_core.model import LCLConfig
+from lcl_core.objectives.registry import build_objective
+from lcl_core.specs.pretrain import ObjectiveSpec
+from lcl_core.train.input_pipeline import Collator, HostBatch, Prefetcher, normalise_on_device
+
+
+def test_a_device_normalises_to_the_same_bits() -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (5, 3, 9, 7), np.uint8)
+    tables = [DIVIDED, MULTIPLIED, MULTIPLIED, DIVIDED, MULTIPLIED]
+    found = normalise_on_device(torch.from_numpy(levels), torch.tensor(tables, dtype=torch.int32))
+    assert found.dtype == torch.float32
+    assert np.array_equal(found.numpy(), normalise_levels(levels, tables))
+
+
+@pytest.fixture
+def collated(small_config: LCLConfig, documents: list[Tensor], pixels: Tensor) -> Callable[[bool], HostBatch]:
+    """The documents of a case, whose images are noise, packed for a CPU or a GPU."""
+
+    def call(pin: bool) -> HostBatch:
+        draw, size = np.random.default_rng(0), pixels.shape[-1]
+        samples = []
+        for position, row in enumerate(documents):
+            images = int((row == small_config.soi_token_id).sum())
+            levels = draw.integers(0, 256, (images, 3, size, size), np.uint8)
+            tables = tuple(number % 2 for number in range(images))
+            samples.append(Sample(f"{position}", 0, row.numpy().astype(np.int32), levels, tables, position=position))
+        objective = build_objective(ObjectiveSpec(), small_config)
+        collator = Collator(objective, small_config, small_config.num_image_tokens, seed=0, pin=pin)
+        return collator(DocumentBatch(samples, Cursor(len(samples))))
+
+    return call
+
+
+def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(
+    collated: Callable[[bool], HostBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[torch.dtype] = []
+    copies: list[dict[str, Any]] = []
+    to = Tensor.to
+
+    def pin(self: Tensor) -> Tensor:
+        pinned.append(self.dtype)
+        return self.clone()
+
+    def recorded(self: Tensor, *where: Any, **how: Any) -> Tensor:
+        copies.append(how)
+        return to(self, *where, **how)
+
+    cpu = collated(False)
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    gpu = collated(True)
+    assert gpu.packed.pixel_values.dtype == torch.uint8
+    assert pinned.count(torch.uint8) == 1
+    monkeypatch.setattr(Tensor, "to", recorded)
+    moved = gpu.to(torch.device("cpu"))
+    assert any(how.get("non_blocking") for how in copies)
+    monkeypatch.undo()
+    assert torch.equal(moved.pixel_values, cpu.packed.pixel_values)
+    assert torch.equal(moved.token_ids, cpu.to(torch.device("cpu")).token_ids)
+
+
+def test_one_item_is_made_while_another_is_used() -> None:
+    made = [threading.Event() for _ in range(8)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    with Prefetcher(items()) as ahead:
+        assert next(ahead) == 0
+        assert made[1].wait(60), "the next one is made although nobody asks for it"
+        assert list(ahead) == list(range(1, 8))
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("torn")
+
+    with Prefetcher(items()) as ahead:
+        assert next(ahead) == 1
+        with pytest.raises(ValueError, match="torn"):
+            next(ahead)
+
+
+def test_closing_ends_the_thread() -> None:
+    with Prefetcher(iter(range(10**9))) as ahead:
+        next(ahead)
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

@@ -1,0 +1,117 @@
+"""The Compare tab's handlers against a service that answers from memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from api.client import ApiError
+from ui.tabs.encoders import IMAGE, INVITATION, WORDS, CompareTab, draw_figures
+
+OLD, NEW = ({"id": f"enc_{name}", "name": name, "hash": name[0] * 64} for name in ("old", "new"))
+COLLECTIONS = [
+    {"id": f"col_{each['name']}", "name": each["name"], "encoder_id": each["id"], "dataset": "sample"}
+    for each in (NEW, OLD)
+]
+QUESTION = {"task": "retrieval", "split": "val", "variant": "v", "transfer": "zero_shot"}
+
+
+def hits(*names: str) -> dict[str, Any]:
+    return {"hits": [{"id": name, "score": 0.5, "caption": name} for name in names], "took_ms": 1}
+
+
+@pytest.fixture
+def answers() -> dict[str, Any]:
+    found = {"col_old": hits("a", "b", "c"), "col_new": hits("c", "d", "b")}
+    return {"encoders": [NEW, OLD], "collections": COLLECTIONS, "search": lambda collection, **_: found[collection]}
+
+
+def test_what_both_find_is_marked_with_its_place_on_the_other_side(service: Any, answers: dict[str, Any]) -> None:
+    client = service(**answers)
+    drawn = CompareTab(client).search("enc_old", "enc_new", "sample", WORDS, " ant ", None)
+    assert client.arguments_of("search") == [{"k": 12, "text": "ant"}] * 2
+    assert "<b>2 of 3</b> found by both for “ant”" in drawn
+    assert drawn.count("lcl-card--both") == 4
+    left, right = drawn.split('<section aria-label="new">')
+    assert 'aria-label="c, place 3, place 1 of new. Ask both with this image"' in left
+    assert 'aria-label="b, place 3, place 2 of old. Ask both with this image"' in right
+    assert 'aria-label="a, place 1. Ask both with this image"' in left
+
+
+def test_one_side_that_is_refused_does_not_take_the_other_along(service: Any, answers: dict[str, Any]) -> None:
+    def search(collection: str, **_: Any) -> Any:
+        if collection == "col_old":
+            raise ApiError(409, "encoder_gone", "the encoder is gone")
+        return hits("d")
+
+    drawn = CompareTab(service(**{**answers, "search": search})).search("enc_old", "enc_new", None, WORDS, "x", None)
+    assert "the encoder is gone" in drawn
+    assert "1. d" in drawn
+    assert "0 of 1" in drawn
+
+
+def test_at_first_the_two_newest_are_taken_and_choices_stay(service: Any, answers: dict[str, Any]) -> None:
+    tab = CompareTab(service(**answers))
+    left, right, dataset, bare, shown = tab.refresh(None, None, None)
+    assert (left.value, right.value, dataset.value, bare) == ("enc_old", "enc_new", "sample", False)
+    assert shown == gr.skip(), "somebody may have asked already"
+    assert tab.refresh("enc_old", "enc_new", "sample", True)[3:] == (False, INVITATION)
+    assert "The same encoder twice" in tab.refresh("enc_new", "enc_new", "sample")[4]
+    left, right, *_ = tab.refresh("enc_new", "enc_gone", "sample")
+    assert (left.value, right.value) == ("enc_new", "enc_old")
+
+
+def test_who_is_quicker_than_the_pickers_is_answered(service: Any, answers: dict[str, Any]) -> None:
+    assert "2 of 3" in CompareTab(service(**answers)).search(None, None, None, WORDS, "ant", None)
+
+
+def test_what_is_missing_is_said_with_the_way_to_it(service: Any, answers: dict[str, Any], away: Exception) -> None:
+    lonely = CompareTab(service(encoders=[NEW], collections=COLLECTIONS))
+    assert "Two encoders are needed" in lonely.refresh(None, None, None)[4]
+    assert "Two encoders are needed" in lonely.search("enc_new", None, None, WORDS, "x", None)
+    without = CompareTab(service(**{**answers, "collections": COLLECTIONS[:1]}))
+    for drawn in (without.refresh(None, None, None)[4], without.search("enc_old", "enc_new", None, WORDS, "x", None)):
+        assert "lcl submit index --set encoder=enc_old --set dataset=sample --set collection=sample-old" in drawn
+        assert "encoder=enc_new" not in drawn
+    assert "no answer from" in CompareTab(service(encoders=away)).refresh(None, None, None)[4]
+    nothing = CompareTab(service(**answers))
+    assert "Ask both" in nothing.search("enc_old", "enc_new", None, IMAGE, "words are not asked", None)
+
+
+def test_names_that_several_encoders_have_are_reported_apart(service: Any, answers: dict[str, Any]) -> None:
+    twins = [{**NEW, "name": "same"}, {**OLD, "name": "same"}]
+    left, *_ = CompareTab(service(**{**answers, "encoders": twins})).refresh(None, None, None)
+    assert [words for words, _ in left.choices] == ["same · _new", "same · _old"]
+
+
+def test_figures_come_with_their_intervals_and_the_better_one_is_bold_where_that_is_clear() -> None:
+    def row(metric: str, left: float, right: float, interval: tuple[float, float] | None, p: float | None) -> Any:
+        facts = {"left": left, "right": right, "difference": right - left, "interval": interval, "p": p}
+        return {**QUESTION, "metric": metric, "chance": 0.01, "left_run": "r1", "right_run": "r2", **facts}
+
+    rows = [
+        row("IR@5", 0.2, 0.3, (0.05, 0.15), 0.0004),
+        row("IR@1", 0.1, 0.11, (-0.02, 0.04), 0.4),
+        row("IR median rank", 20, 30, (5, 15), 0.01),
+        row("acc@1", 0.5, 0.6, None, None),
+    ]
+    own = [[{**QUESTION, "metric": "IR@5", "run_id": run, "interval": (0.1, 0.4)}] for run in ("r1", "other")]
+    drawn = draw_figures([OLD, NEW], rows, own)
+    body = {line.split("</th>")[0]: line for line in drawn.split('<th scope="row">')[1:]}
+    assert "<td>0.200<small>[0.100, 0.400]</small></td><td><b>0.300</b></td>" in body["IR@5"]
+    assert "+0.100<small>[0.050, 0.150]</small>" in body["IR@5"]
+    assert "&lt; .001" in body["IR@5"]
+    assert "<b>" not in body["IR@1"]
+    assert "[−0.020, 0.040]" in body["IR@1"]
+    assert "<td><b>20.0</b></td><td>30.0</td>" in body["IR median rank"], "a low rank is a good one"
+    assert "<b>" not in body["acc@1"]
+    assert "No figures in common" in draw_figures([OLD, NEW], [], own)
+
+
+def test_figures_are_fetched_for_two_that_differ(service: Any, away: Exception) -> None:
+    client = service(compare_encoders={"left": OLD, "right": NEW, "rows": []}, encoder_figures=[])
+    assert "Figures of both" in CompareTab(client).draw_figures("enc_old", "enc_new")
+    assert CompareTab(client).draw_figures("enc_old", "enc_old") == ""
+    assert "no answer from" in CompareTab(service(compare_encoders=away)).draw_figures("enc_old", "enc_new")

@@ -1,0 +1,102 @@
+"""Several runs beside the selected one: what is offered, fetched, and left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ui.tabs.runs import ComparisonChoice, RunsTab, SelectedRun, WatchedRun
+
+DRAWN_CURVES = -3  # of what a refresh draws
+
+
+def line(step: int, loss: float = 5.0) -> dict[str, Any]:
+    return {"step": step, "images_seen": 128 * step, "loss": loss, "contrastive_loss": 1.0, "generation_loss": 2.0}
+
+
+def page_service(service: Any, *runs: dict[str, Any], stored: dict[str, list[dict[str, Any]]]) -> Any:
+    """A service with these runs and their lines of metrics."""
+    by_id = {run["id"]: run for run in runs}
+    return service(
+        runs={"items": list(runs)},
+        run=lambda run_id: by_id[run_id],
+        metrics=lambda run_id, after: [each for each in stored[run_id] if each["step"] > after],
+        logs={"text": "", "offset": 0},
+    )
+
+
+def test_two_runs_are_drawn_in_one_chart_and_read_on_while_they_move(service: Any, run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_other2", "name": "second"}
+    stored = {"run_1": [line(10, 4.0), line(20, 3.0)], "run_other2": [line(10, 6.0), line(20, 5.5)]}
+    client = page_service(service, run, other, stored=stored)
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"))
+    drawn = tab.compare(selection, "all", ["run_other2"], "loss", "step")[DRAWN_CURVES]
+    assert "Loss over steps. first · run_1: 4 at 10, 3 at 20; second · other2: 6 at 10, 5.5 at 20" in drawn
+    stored["run_other2"].append(line(30, 5.0))
+    drawn = tab.refresh(selection)[DRAWN_CURVES]
+    assert "5 at 30" in drawn
+    requested = [(args[0], kwargs["after"]) for name, args, kwargs in client.calls if name == "metrics"]
+    assert requested == [("run_1", 0), ("run_other2", 0), ("run_1", 20), ("run_other2", 20)]
+
+
+def test_metric_and_axis_are_the_visitors(service: Any, run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_2"}
+    stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
+    tab, selection = RunsTab(page_service(service, run, other, stored=stored)), SelectedRun(WatchedRun("run_1"))
+    drawn = tab.compare(selection, "all", ["run_2"], "contrastive_loss", "images_seen")[DRAWN_CURVES]
+    assert "Contrastive loss over images seen" in drawn
+    assert "1 at 2,560" in drawn
+    plain = tab.compare(selection, "all", [], "contrastive_loss", "images_seen")[DRAWN_CURVES]
+    assert "lcl-overlay" not in plain
+    assert "Generation loss" in plain
+
+
+def test_an_ended_run_is_read_once_and_one_that_starts_over_anew(service: Any, run: dict[str, Any]) -> None:
+    other = {**run, "id": "run_2", "state": "succeeded"}
+    stored = {"run_1": [line(10), line(20)], "run_2": [line(10), line(20)]}
+    client = page_service(service, run, other, stored=stored)
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_2",)))
+    for _ in range(3):
+        tab.refresh(selection)
+    assert [args[0] for name, args, _ in client.calls if name == "metrics"].count("run_2") == 1
+    other.update(state="running", attempt=2)
+    stored["run_2"] = [line(5)]
+    tab.refresh(selection)
+    assert [each["step"] for each in selection.curves["run_2"].lines] == [5]
+
+
+def test_what_can_be_chosen_are_pre_trainings_and_an_open_list_is_left_alone(service: Any, run: dict[str, Any]) -> None:
+    other, index = {**run, "id": "run_2", "name": None}, {**run, "id": "run_3", "kind": "index"}
+    tab = RunsTab(page_service(service, run, other, index, stored={"run_1": [], "run_2": []}))
+    selection = SelectedRun(WatchedRun("run_1"))
+    offered = tab.refresh(selection)[1]
+    assert [value for _, value in offered.choices] == ["run_1", "run_2"]
+    assert offered.choices[1][0] == "Pre-train · run_2"
+    assert tab.refresh(selection)[1] == gr.skip()
+
+
+def test_a_run_that_is_gone_says_so_and_the_rest_is_drawn(service: Any, run: dict[str, Any]) -> None:
+    from api.client import ApiError
+
+    client = page_service(service, run, stored={"run_1": [line(10), line(20)]})
+    own = client.answers["run"]
+
+    def find(run_id: str) -> dict[str, Any]:
+        if run_id == "run_gone":
+            raise ApiError(404, "unknown_run", "there is no run 'run_gone'")
+        return own(run_id)
+
+    client.answers["run"] = find
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_1"), comparison=ComparisonChoice(("run_gone",)))
+    drawn = tab.refresh(selection)[DRAWN_CURVES]
+    assert "run_gone" in drawn
+    assert "5 at 20" in drawn
+
+
+def test_beside_a_run_of_another_kind_only_pre_trainings_are_drawn(service: Any, run: dict[str, Any]) -> None:
+    index = {**run, "id": "run_3", "kind": "index"}
+    client = page_service(service, index, run, stored={"run_1": [line(10), line(20)], "run_3": []})
+    tab, selection = RunsTab(client), SelectedRun(WatchedRun("run_3"), comparison=ComparisonChoice(("run_1",)))
+    drawn = tab.refresh(selection)[DRAWN_CURVES]
+    assert drawn.count("<li>") == 1

@@ -1,0 +1,243 @@
+"""Renewal of a lease, and what follows for the job when there is none."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from lcl_core.db.leases import StaleLease
+from lcl_core.db.session import Database
+from lcl_core.db.states import State
+from workers import lease_keeper
+from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
+from workers.settings import WorkerSettings
+
+Eventually = Callable[..., None]
+
+
+class RecordedProcess:
+    """A process that records what is done to it."""
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+
+    def terminate(self) -> None:
+        self.received.append("terminate")
+
+    def kill(self) -> int:
+        self.received.append("kill")
+        return -9
+
+    def signal_group(self, number: signal.Signals) -> None:
+        self.received.append(number.name)
+
+
+class Renewals:
+    """Renewals that succeed, fail, block, or find the lease lost."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mode = "succeed"
+        self.state = State.RUNNING
+        self.unblocked = threading.Event()
+
+    def __call__(self, _session: object) -> State:
+        if self.mode == "lost":
+            raise StaleLease("run_1")
+        if self.mode == "fail":
+            raise OperationalError("renewal", None, ConnectionError("away"))
+        if self.mode == "block":
+            self.unblocked.wait()
+        self.count += 1
+        return self.state
+
+
+@pytest.fixture
+def renewals() -> Iterator[Renewals]:
+    renewals = Renewals()
+    yield renewals
+    renewals.unblocked.set()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Advance the boot clock, as a machine does that was suspended."""
+    real, ahead = lease_keeper.boot_time, [0.0]
+    monkeypatch.setattr(lease_keeper, "boot_time", lambda: real() + ahead[0])
+
+    def advance(seconds: float) -> None:
+        ahead[0] += seconds
+
+    return advance
+
+
+@pytest.fixture
+def stopping() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def keep(
+    database: Database, settings: WorkerSettings, renewals: Renewals, stopping: threading.Event
+) -> Callable[..., LeaseKeeper]:
+    def make(lease: float = 20.0, heartbeat: float = 0.02) -> LeaseKeeper:
+        settings.lease_seconds, settings.heartbeat_seconds, settings.watch_seconds = lease, heartbeat, 0.02
+        return LeaseKeeper(database, settings, "run_1", renewals, stopping)
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["fail", "block"])
+def test_without_renewals_the_job_is_asked_to_leave_and_then_killed(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, mode: str
+) -> None:
+    process = RecordedProcess()
+    with keep(lease=2.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = mode
+            eventually(lambda: "kill" in process.received, "the end")
+        assert process.received[:2] == ["terminate", "kill"]
+        assert lease.ended_process
+        lease.check()  # the database has not said that another worker has the run
+        renewals.unblocked.set()
+
+
+def test_renewals_that_come_back_in_time_let_the_job_go_on(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually
+) -> None:
+    process = RecordedProcess()
+    with keep() as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "fail"
+            eventually(lambda: not lease.answered_for(20.0), "a failed renewal")
+            renewals.mode, before = "succeed", renewals.count
+            eventually(lambda: renewals.count > before + 2, "renewals")
+    assert process.received == []
+
+
+def test_a_lost_lease_kills_the_job(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually
+) -> None:
+    process = RecordedProcess()
+    with keep() as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "lost"
+            eventually(lambda: process.received, "the end")
+        assert process.received[0] == "kill"
+        with pytest.raises(StaleLease):
+            lease.check()
+
+
+def test_after_a_gap_of_the_boot_clock_the_job_stops_until_the_lease_is_renewed(
+    keep: Callable[..., LeaseKeeper],
+    renewals: Renewals,
+    eventually: Eventually,
+    clock: Callable[[float], None],
+) -> None:
+    process = RecordedProcess()
+    with keep(lease=60.0, heartbeat=15.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            before = renewals.count
+            clock(600.0)
+            eventually(lambda: "SIGCONT" in process.received, "the continuation")
+        assert renewals.count == before + 1, "at once, not at the next heartbeat"
+    assert process.received == ["SIGSTOP", "SIGCONT"]
+
+
+def test_after_a_gap_a_job_whose_run_is_another_workers_is_killed_stopped(
+    keep: Callable[..., LeaseKeeper],
+    renewals: Renewals,
+    eventually: Eventually,
+    clock: Callable[[float], None],
+) -> None:
+    process = RecordedProcess()
+    with keep(lease=60.0, heartbeat=15.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "lost"
+            clock(600.0)
+            eventually(lambda: "kill" in process.received, "the end")
+    assert process.received[:2] == ["SIGSTOP", "kill"]
+
+
+def test_a_job_that_does_not_leave_within_the_grace_is_killed_whatever_blocks_the_database(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually
+) -> None:
+    process = RecordedProcess()
+    with keep(lease=3600.0) as lease:
+        lease.confirm()
+        renewals.mode = "block"
+        with lease.protect(process):
+            lease.end_process(0.1)
+            eventually(lambda: "kill" in process.received, "the end")
+        assert process.received[:2] == ["terminate", "kill"]
+        renewals.unblocked.set()
+
+
+def test_nothing_starts_before_the_first_renewal(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, stopping: threading.Event
+) -> None:
+    renewals.mode = "fail"
+    raised: list[BaseException] = []
+    with keep() as lease:
+
+        def wait() -> None:
+            try:
+                lease.confirm()
+            except AttemptInterrupted as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: not lease.answered_for(20.0), "a failed renewal")
+        assert thread.is_alive()
+        stopping.set()
+        thread.join()
+    assert len(raised) == 1
+
+
+@pytest.mark.parametrize("state", [State.PAUSING, State.CANCELLING])
+def test_a_preparation_is_interrupted_when_the_run_is_stopped(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, state: State
+) -> None:
+    with keep() as lease:
+        lease.confirm()
+        lease.raise_if_interrupted()
+        renewals.state = state
+        eventually(lambda: lease.state is state, "the news")
+        with pytest.raises(AttemptInterrupted):
+            lease.raise_if_interrupted()
+
+
+def test_a_write_is_repeated_until_the_database_answers(keep: Callable[..., LeaseKeeper]) -> None:
+    results: list[Any] = [OperationalError("write", None, ConnectionError()), "written"]
+
+    def write() -> str:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    with keep() as lease:
+        assert lease.persist(write) == "written"
+
+
+def test_a_stopping_worker_repeats_a_write_for_its_grace_alone(
+    keep: Callable[..., LeaseKeeper], settings: WorkerSettings, stopping: threading.Event
+) -> None:
+    def write() -> str:
+        raise OperationalError("write", None, ConnectionError())
+
+    settings.cancel_grace_seconds = 0.1
+    stopping.set()
+    with keep() as lease, pytest.raises(OperationalError):
+        lease.persist(write)

@@ -1,0 +1,167 @@
+"""Runs outlast a database that is away, a machine that was suspended, and many lost workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from lcl_core.db import runs
+from lcl_core.db.leases import COUNTED
+from lcl_core.db.models import Run
+from lcl_core.db.session import Database, now
+from tests.chaos.activity_log import overlaps, read_activity
+from tests.chaos.tcp_proxy import TcpProxy
+from tests.chaos.toy_job import TOY_SEEDS
+from tests.chaos.toy_training import expected_curve
+from tests.workers.worker_processes import WorkerProcesses
+
+# 90 gives the default lease and heartbeat of a service with PostgreSQL
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
+KILLS = int(os.environ.get("KILLS", "3"))
+Eventually = Callable[..., None]
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def activity(tmp_path: Path) -> Path:
+    return tmp_path / "activity.jsonl"
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_an_outage_shorter_than_half_a_lease_stops_no_run(
+    crew: WorkerProcesses,
+    database: Database,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    steps_of: Callable[[str], list[int]],
+    activity: Path,
+    eventually: Eventually,
+) -> None:
+    steps = int(20 * (2 * OUTAGE_SECONDS + 5))
+    run_id = queue(steps=steps)
+    lease = {
+        "LCL_LEASE_SECONDS": f"{OUTAGE_SECONDS * 240 / 90:g}",
+        "LCL_HEARTBEAT_SECONDS": f"{OUTAGE_SECONDS * 10 / 90:g}",
+    }
+    with TcpProxy(database.url) as proxy:
+        for _ in range(2):
+            crew.start(LCL_DATABASE_URL=proxy.url, TOY_ACTIVITY=str(activity), TOY_SECONDS="0.05", **lease)
+        eventually(lambda: steps_of(run_id), "the first steps")
+        proxy.refuse()
+        time.sleep(OUTAGE_SECONDS)
+        proxy.accept()
+        eventually(lambda: run_of(run_id).state == "succeeded", "the end", 120 + 4 * OUTAGE_SECONDS)
+    run = run_of(run_id)
+    assert (run.attempt, run.setbacks, run.interruption) == (1, None, None)
+    assert len(read_activity(activity)) == 1, "the process was never stopped"
+    assert steps_of(run_id) == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_uncounted(
+    crew: WorkerProcesses,
+    database: Database,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    steps_of: Callable[[str], list[int]],
+    activity: Path,
+    eventually: Eventually,
+) -> None:
+    lease, steps = 6.0, 200
+    run_id = queue(steps=steps, checkpoint_every=1000, max_attempts=1)
+    with TcpProxy(database.url) as proxy:
+        for _ in range(2):
+            crew.start(
+                LCL_DATABASE_URL=proxy.url,
+                TOY_ACTIVITY=str(activity),
+                TOY_SECONDS="0.1",
+                LCL_LEASE_SECONDS=f"{lease:g}",
+                LCL_HEARTBEAT_SECONDS="0.5",
+            )
+        eventually(lambda: steps_of(run_id), "the first steps")
+        proxy.refuse()
+        time.sleep(1.5 * lease)
+        proxy.accept()
+        eventually(lambda: run_of(run_id).state in ("succeeded", "failed"), "the end")
+    run, spans = run_of(run_id), read_activity(activity)
+    assert (run.state, run.attempt, COUNTED in (run.setbacks or {})) == ("succeeded", 1, False)
+    assert len(spans) == 2
+    assert overlaps(spans) == []
+    assert run.result["final"]["start"] > 0, "it wrote a checkpoint when it was stopped"
+    assert steps_of(run_id) == list(range(1, steps + 1))
+
+
+def test_a_suspended_machine_does_not_take_its_own_run_away(
+    crew: WorkerProcesses,
+    database: Database,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    steps_of: Callable[[str], list[int]],
+    activity: Path,
+    eventually: Eventually,
+) -> None:
+    run_id = queue(steps=120, max_attempts=1)
+    worker = crew.start(
+        TOY_ACTIVITY=str(activity),
+        TOY_SECONDS="0.1",
+        LCL_LEASE_SECONDS="3",
+        LCL_HEARTBEAT_SECONDS="0.7",
+        LCL_WATCH_SECONDS="2",  # so that the check for expired leases comes before the job's monitor
+        LCL_REAP_SECONDS="0.1",
+    )
+    eventually(lambda: steps_of(run_id), "the first steps")
+    job = run_of(run_id).progress["pid"]
+    os.kill(worker.pid, signal.SIGSTOP)
+    os.killpg(job, signal.SIGSTOP)
+
+    def expired() -> bool:
+        with database.reading() as session:
+            expires = session.scalars(select(Run.lease_expires_at).where(Run.id == run_id)).one()
+            return expires is not None and expires < now(session)
+
+    eventually(expired, "the end of the lease")
+    os.killpg(job, signal.SIGCONT)
+    os.kill(worker.pid, signal.SIGCONT)
+    eventually(lambda: run_of(run_id).state in ("succeeded", "failed"), "the end")
+    run = run_of(run_id)
+    assert (run.state, run.attempt, run.interruption) == ("succeeded", 1, None)
+    assert [span.pid for span in read_activity(activity)] == [job]
+    assert steps_of(run_id) == list(range(1, 121))
+
+
+def test_any_number_of_lost_workers_leaves_no_mark_on_a_run_that_gets_on(
+    crew: WorkerProcesses,
+    database: Database,
+    queue: Callable[..., str],
+    run_of: Callable[[str], Any],
+    eventually: Eventually,
+) -> None:
+    steps, seed = 20 * (KILLS + 1), TOY_SEEDS + 5
+    run_id = queue(steps=steps, checkpoint_every=5, max_attempts=2, spec={"seed": seed})
+
+    def start() -> Any:
+        return crew.start(TOY_MODULE="tests.chaos.toy_job", CHAOS_STEP_SECONDS="0.1")
+
+    worker = start()
+    for number in range(1, KILLS + 1):
+        before = run_of(run_id).checkpoint or ""
+        eventually(lambda before=before: (run_of(run_id).checkpoint or "") > before, "a new checkpoint")
+        job = run_of(run_id)
+        worker.kill()
+        worker.wait()
+        assert job.attempt == number
+        worker = start()
+    eventually(lambda: run_of(run_id).state in ("succeeded", "failed"), "the end")
+    run = run_of(run_id)
+    losses, digest = expected_curve(seed, steps)
+    assert (run.state, run.attempt, run.result["encoder"]["hash"]) == ("succeeded", KILLS + 1, digest)
+    with database.reading() as session:
+        found = [row.values["loss"] for row in runs.metrics_after(session, run_id) if row.step]
+    assert found == losses

@@ -1,0 +1,150 @@
+"""A worker whose database stops answering ends its job before the lease runs out; nobody works beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from lcl_core.db import submit as db_submit
+from lcl_core.db.session import Database
+from tests.chaos.activity_log import overlaps, read_activity
+from tests.chaos.tcp_proxy import TcpProxy
+from tests.workers.worker_processes import WorkerProcesses
+
+TRIALS = int(os.environ.get("FENCING_TRIALS", "3"))
+LEASE_SECONDS = 3.0
+IN_SIGHT_SECONDS = 60.0  # for a busy machine; a job that nobody ends works longer
+pytestmark = [pytest.mark.e2e, pytest.mark.parametrize("settings", ["postgresql"], indirect=True)]
+
+
+@pytest.fixture
+def activity(tmp_path: Path) -> Path:
+    return tmp_path / "activity.jsonl"
+
+
+@pytest.fixture
+def long_run(database: Database) -> Callable[[], str]:
+    """Submit a run that outlasts the trial; returns its id."""
+
+    def submit() -> str:
+        with database.session() as session:
+            return db_submit.submit(session, "pretrain", {"steps": 100_000, "checkpoint_every": 5}).id
+
+    return submit
+
+
+def start(crew: WorkerProcesses, activity: Path, **environment: str) -> int:
+    """Returns: the worker's pid."""
+    lease = {"LCL_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "LCL_HEARTBEAT_SECONDS": "0.5"}
+    return crew.start(**lease, TOY_ACTIVITY=str(activity), **environment).pid
+
+
+@contextmanager
+def recorded_expiries(database: Database, run_id: str) -> Iterator[dict[str, float]]:
+    """{lease token: when the lease ran out at the latest, on the monotonic clock}, as the row said."""
+    found: dict[str, float] = {}
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            with suppress(Exception), database.reading() as session:
+                query = text("SELECT lease_token, lease_expires_at FROM run WHERE id = :id")
+                token, expires = session.execute(query, {"id": run_id}).one()
+                if token is not None:
+                    found[token] = expires.timestamp() - time.time() + time.monotonic()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def stop_backends(database: Database, name: str, stopped: set[int]) -> None:
+    """SIGSTOP every backend of the connections with this application name."""
+    with database.reading() as session:
+        query = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
+        for pid in session.scalars(query, {"name": name}):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.add(pid)
+
+
+def test_a_black_hole_in_front_of_the_database_ends_the_job_within_its_lease(
+    crew: WorkerProcesses,
+    database: Database,
+    long_run: Callable[[], str],
+    run_of: Callable[[str], Any],
+    activity: Path,
+    eventually: Callable[..., None],
+) -> None:
+    run_id = long_run()
+    with ExitStack() as stack:
+        expiries = stack.enter_context(recorded_expiries(database, run_id))
+        proxies = {}
+        for _ in range(2):
+            proxy = stack.enter_context(TcpProxy(database.url))
+            proxies[start(crew, activity, LCL_DATABASE_URL=proxy.url)] = proxy
+        attempts = 0
+        for trial in range(TRIALS):
+            eventually(lambda before=attempts: len(read_activity(activity)) > before, "the next attempt")
+            time.sleep(0.13 * (trial % 10))  # another phase of the heartbeat each time
+            eventually(lambda: run_of(run_id).lease_token, "a lease")  # a busy machine may have ended it in time
+            spans, holder = read_activity(activity), run_of(run_id)
+            attempts = len(spans)
+            [proxy] = [proxy for pid, proxy in proxies.items() if f"-{pid}-" in holder.lease_owner]
+            proxy.swallow_replies()
+            eventually(
+                lambda before=holder: run_of(run_id).lease_owner not in (None, before.lease_owner), "a successor"
+            )
+            proxy.forward_replies()
+            ended = next(span for span in read_activity(activity) if span.began == spans[-1].began)
+            assert ended.seen < expiries[holder.lease_token], "the job outlived its lease"
+    assert overlaps(read_activity(activity)) == []
+    assert len(read_activity(activity)) >= TRIALS
+
+
+def test_a_stopped_backend_ends_the_job_within_its_lease(
+    crew: WorkerProcesses,
+    database: Database,
+    long_run: Callable[[], str],
+    activity: Path,
+    eventually: Callable[..., None],
+    alive: Callable[[int], bool],
+) -> None:
+    run_id, stopped = long_run(), set[int]()
+    url = f"{database.url}{'&' if '?' in database.url else '?'}application_name=stopped-backends"
+
+    def ended() -> bool:
+        stop_backends(database, "stopped-backends", stopped)  # those of new connections too
+        return not alive(first.pid)
+
+    try:
+        with recorded_expiries(database, run_id) as expiries:
+            start(crew, activity, LCL_DATABASE_URL=url)
+            eventually(lambda: read_activity(activity), "the first attempt")
+            first = read_activity(activity)[0]
+            (token,) = expiries
+            eventually(ended, "the end of the job", IN_SIGHT_SECONDS)
+            assert read_activity(activity)[0].seen < expiries[token], "the job outlived its lease"
+            for pid in stopped:  # one of them may hold the lock on the run's row
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            start(crew, activity)
+            eventually(lambda: len(read_activity(activity)) > 1, "the second attempt")
+            assert overlaps(read_activity(activity)) == []
+    finally:
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,239 @@
+"""A lease that a worker has: renewed by one thread, enforced by another that needs no answer from anybody.
+
+The renewal thread extends the lease every ``heartbeat_seconds``. The deadline thread reads the boot clock alone.
+Without a confirmed renewal it sends the job SIGTERM after half of the lease, so that it writes a checkpoint, and
+SIGKILL after .8 of it: whatever the database connection does, the job has ended before another worker gets the run.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, Self, TypeVar
+
+import structlog
+from sqlalchemy.orm import Session
+
+from lcl_core.db.leases import StaleLease
+from lcl_core.db.session import UNREACHABLE, Database, answer_within
+from lcl_core.db.states import State
+from workers.logs import log_database_error
+from workers.settings import WorkerSettings
+
+# shares of a lease without a renewal after which the job is asked to write a checkpoint and leave, and is killed
+TERMINATE_SHARE, KILL_SHARE = 0.5, 0.8
+# a thread that was not scheduled for this share of a lease was suspended, with its machine or its process
+GAP_SHARE = 0.25
+_MAX_ANSWER_SECONDS = 15.0
+_MAX_TICK_SECONDS = 1.0
+# it goes on while the machine sleeps; macOS has no CLOCK_BOOTTIME, its CLOCK_MONOTONIC does the same
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+Result = TypeVar("Result")
+log = structlog.get_logger(__name__)
+
+
+class AttemptInterrupted(Exception):
+    """The worker or the run was stopped before the run's process was started."""
+
+
+def boot_time() -> float:
+    """Seconds since the boot, those in which the machine slept included."""
+    return time.clock_gettime(_BOOT_CLOCK)
+
+
+class LeasedProcess(Protocol):
+    """What the deadline thread does to a job: see ``workers.executors.local.JobProcess``."""
+
+    def terminate(self) -> None: ...
+    def kill(self) -> int: ...
+    def signal_group(self, number: signal.Signals) -> None: ...
+
+
+class LeaseKeeper:
+    """Keeps one lease from the claim to the end of the block. Thread-safe.
+
+    Args:
+        renew: extends the lease in a transaction; returns the run's state if it knows. Raises StaleLease.
+        stopping: set when the worker stops.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkerSettings,
+        run_id: str,
+        renew: Callable[[Session], State | None],
+        stopping: threading.Event,
+    ) -> None:
+        self._database, self._settings, self._run_id = database, settings, run_id
+        self._renew, self._stopping = renew, stopping
+        self._seconds = settings.lease_seconds
+        self._lock = threading.Lock()  # of the process and of what follows about it
+        self._process: LeasedProcess | None = None
+        self._kill_at = float("inf")  # monotonic clock
+        self._suspended_at: float | None = None  # boot clock; the process is stopped until a renewal
+        self._renewed = float("-inf")  # boot clock, from before the last confirmed renewal was sent
+        self._failed = float("-inf")  # boot clock, of the last renewal that failed or was late
+        self._renewal_due, self._renewal_ended, self._released = (threading.Event() for _ in range(3))
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (("lease", self._keep_renewing), ("deadline", self._enforce))
+        ]
+        self.lost = False
+        self.state: State | None = None
+        self.ended_process = False  # the job was asked to leave, or was killed, because the lease was not renewed
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._renewal_due.set()
+        for thread in self._threads:
+            thread.join(self._answer_seconds)  # a renewal may wait for a reply that never comes
+
+    def check(self) -> None:
+        """Raises: StaleLease when the database has said that another worker may have the run."""
+        if self.lost:
+            raise StaleLease(self._run_id)
+
+    def confirm(self) -> None:
+        """Wait until a renewal is fresh enough to start a process. Raises: StaleLease, AttemptInterrupted."""
+        while boot_time() > self._renewed + TERMINATE_SHARE * self._seconds:
+            self.raise_if_interrupted()
+            self._renewal_ended.wait(self._settings.watch_seconds)
+            self._renewal_ended.clear()
+        self.check()
+
+    def raise_if_interrupted(self) -> None:
+        """Raises: AttemptInterrupted when the worker stops or the run is being paused or cancelled; StaleLease."""
+        self.check()
+        if self._stopping.is_set():
+            raise AttemptInterrupted("the worker is leaving")
+        if self.state not in (None, State.RUNNING):
+            raise AttemptInterrupted("it was stopped before its process was started")
+
+    def persist(self, work: Callable[[], Result]) -> Result:
+        """Result of ``work``, which is repeated while the database is unreachable.
+
+        Nobody else gets the run before the database has been back for a lease, so patience loses nothing.
+
+        Raises: StaleLease; UNREACHABLE when the worker has been stopping for ``cancel_grace_seconds``.
+        """
+        give_up_at = float("inf")
+        while True:
+            try:
+                return work()
+            except UNREACHABLE as error:
+                self.check()
+                if self._stopping.is_set():
+                    give_up_at = min(give_up_at, time.monotonic() + self._settings.cancel_grace_seconds)
+                if time.monotonic() > give_up_at:
+                    raise
+                log_database_error(error)
+            time.sleep(self._settings.watch_seconds)
+
+    def answered_for(self, seconds: float) -> bool:
+        """Whether no renewal has failed or was late for so long."""
+        return boot_time() > self._failed + seconds
+
+    @contextmanager
+    def protect(self, process: LeasedProcess) -> Iterator[None]:
+        """End ``process`` when the lease is not renewed in time, and after :meth:`end_process`."""
+        with self._lock:
+            self._process = process
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._process, self._kill_at = None, float("inf")
+
+    def end_process(self, grace_seconds: float, *, terminate: bool = True) -> None:
+        """SIGTERM to the process, unless ``terminate`` is False, and SIGKILL to its group after the grace."""
+        with self._lock:
+            self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
+            if self._process is not None and terminate:
+                self._process.terminate()
+
+    @property
+    def _answer_seconds(self) -> float:
+        """For a reply to a renewal; a second one fits into the time before SIGTERM."""
+        return min(_MAX_ANSWER_SECONDS, self._seconds / 4)
+
+    def _keep_renewing(self) -> None:
+        while not self._released.is_set():
+            self._renewal_due.clear()
+            wait = self._settings.heartbeat_seconds if self._renew_once() else self._settings.watch_seconds
+            self._renewal_ended.set()
+            if self.lost:
+                return
+            if not self._released.is_set():
+                self._renewal_due.wait(wait)
+
+    def _renew_once(self) -> bool:
+        sent = boot_time()
+        try:
+            with answer_within(self._answer_seconds), self._database.session() as session:
+                state = self._renew(session)
+        except StaleLease:
+            self.lost = True  # or the block has just released it
+            return False
+        except UNREACHABLE as error:
+            self._failed = boot_time()
+            if not self._released.is_set():
+                log_database_error(error)
+            return False
+        except Exception:  # an error of ours: the deadline thread ends the job in time
+            log.exception("renewal_failed")
+            return False
+        if boot_time() > sent + GAP_SHARE * self._seconds:
+            self._failed = boot_time()
+        self.state, self._renewed = state, sent
+        return True
+
+    def _enforce(self) -> None:
+        tick = min(_MAX_TICK_SECONDS, self._settings.watch_seconds, self._seconds / 20)
+        before = boot_time()
+        while not self._released.wait(tick):
+            moment = boot_time()
+            with self._lock:
+                if self._process is not None:
+                    self._enforce_on(self._process, moment, moment - before - tick > GAP_SHARE * self._seconds)
+            before = moment
+
+    def _enforce_on(self, process: LeasedProcess, moment: float, after_gap: bool) -> None:
+        age = moment - self._renewed
+        if self.lost:
+            process.kill()
+        elif time.monotonic() > self._kill_at:
+            log.warning("grace_exceeded")
+            process.kill()
+        elif self._suspended_at is not None:
+            self._await_renewal(process, moment, self._suspended_at)
+        elif age > TERMINATE_SHARE * self._seconds and after_gap:
+            log.warning("clock_gap", seconds=round(age, 1))
+            process.signal_group(signal.SIGSTOP)  # until it is known that nobody else works on the run
+            self._suspended_at = moment
+            self._renewal_due.set()
+        elif age > KILL_SHARE * self._seconds:
+            log.warning("lease_not_renewed", action="kill", seconds=round(age, 1))
+            self.ended_process = True
+            process.kill()
+        elif age > TERMINATE_SHARE * self._seconds and not self.ended_process:
+            log.warning("lease_not_renewed", action="terminate", seconds=round(age, 1))
+            self.ended_process = True
+            process.terminate()
+
+    def _await_renewal(self, process: LeasedProcess, moment: float, suspended_at: float) -> None:
+        if moment < self._renewed + TERMINATE_SHARE * self._seconds:
+            process.signal_group(signal.SIGCONT)
+            self._suspended_at = None
+        elif moment > suspended_at + TERMINATE_SHARE * self._seconds:
+            self.ended_process = True
+            process.kill()
