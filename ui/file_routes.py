@@ -122,17 +122,21 @@ def build_file_routes(client: Client, team: SessionStore | None = None) -> APIRo
 
     @router.get("/vectors/{collection}.{kind}")
     def vectors(collection: str, kind: str) -> Response:
-        if kind not in FORMATS:
-            return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
-        try:
-            ids, rows = client.vectors(collection)
-        except ApiError as error:
-            return _error(error)
-        write, media_type = FORMATS[kind]
-        headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
-        return Response(write(ids, rows), media_type=media_type, headers=headers)
+        return _vectors_file(client, collection, kind)
 
     return router
+
+
+def _vectors_file(client: Client, collection: str, kind: str) -> Response:
+    if kind not in FORMATS:
+        return PlainTextResponse(f"format {kind!r} is not known; choose from {', '.join(FORMATS)}", status_code=404)
+    try:
+        ids, rows = client.vectors(collection)
+    except ApiError as error:
+        return _error(error)
+    write, media_type = FORMATS[kind]
+    headers = {"content-disposition": f'attachment; filename="vectors.{kind}"'}
+    return Response(write(ids, rows), media_type=media_type, headers=headers)
 
 
 def _error(error: ApiError) -> Response:

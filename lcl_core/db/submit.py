@@ -47,9 +47,7 @@ def submit(
     after: Sequence[str] = (),
     visible_to: str | None = None,
 ) -> Run:
-    """Queue a run, or return the run that the owner's ``idempotency_key`` created.
-
-    The caller commits, then publishes the wake-up.
+    """Queue a run, or return the one that the ``idempotency_key`` created; the caller commits, then wakes workers.
 
     Args:
         resource: ``cpu`` or ``gpu``; None: ``gpu`` if ``gpus`` is given, else the default of the kind.
@@ -64,14 +62,13 @@ def submit(
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
-    check_gpus(kind, spec, resource, gpus)
+    requirements = resolve_requirements(kind, spec, resource, gpus)
     tags, after = sorted(set(tags)), list(dict.fromkeys(after))
     fields = {"kind": kind, "spec": full, "name": name, "tags": tags, "priority": priority}
     body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
     moment, ready = now(session), check_predecessors(session, after, visible_to)
-    needed = resource or ("gpu" if gpus else JOBS[kind].resource)
     run = Run(
         id=new_id("run"),
         kind=kind,
@@ -84,9 +81,7 @@ def submit(
         state=(State.QUEUED if ready else State.WAITING).value,
         priority=priority,
         max_attempts=max_attempts,
-        resource=needed,
-        nodes=nodes_of(spec),
-        gpus=0 if needed == "cpu" else gpus_of(spec),
+        **requirements,
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
         continues=continues,
@@ -96,16 +91,19 @@ def submit(
     return _insert(session, run)
 
 
-def check_gpus(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> None:
-    """Raises: UserError ``bad_gpus`` unless ``gpus`` is what the spec uses, or None."""
+def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> dict[str, Any]:
+    """Columns of a run: its resource class, its nodes, and the GPUs of each node where it runs on GPUs.
+
+    Raises: UserError ``bad_gpus`` unless ``gpus`` is what the spec uses, or None.
+    """
+    used, needed = gpus_of(spec), resource or ("gpu" if gpus else JOBS[kind].resource)
     if gpus is None:
-        return
-    used = gpus_of(spec)
+        return {"resource": needed, "nodes": nodes_of(spec), "gpus": 0 if needed == "cpu" else used}
     if resource == "cpu" or (resource is None and JOBS[kind].resource == "cpu"):
         why = "resource is cpu" if resource else f"a run of kind {kind} uses none"
         message = f"{why}; leave gpus out, or submit it with resource gpu"
     elif gpus == used:
-        return
+        return {"resource": needed, "nodes": nodes_of(spec), "gpus": used}
     elif isinstance(spec, PretrainSpec):
         message = (
             f"engine.processes is {used}, and each process uses one GPU of its machine; "

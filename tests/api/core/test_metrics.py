@@ -116,11 +116,17 @@ def test_workers_and_their_slots(live_service: Any, http: httpx.Client) -> None:
 def test_what_gpus_do_is_reported_once_their_worker_is_alive(live_service: Any, http: httpx.Client) -> None:
     assert scrape(http)["lcl_gpu_utilization"] == []
     moment = datetime.now(UTC)
-    gpu = {"name": "NVIDIA L4", "utilization": 0.37, "memory_used": 2.0**30, "memory_total": 24.0 * 2**30}
-    split = {**gpu, "utilization": None}
+    gpu = {
+        "id": "GPU-0",
+        "name": "NVIDIA L4",
+        "utilization": 0.37,
+        "memory_used": 2.0**30,
+        "memory_total": 24.0 * 2**30,
+    }
+    split = {**gpu, "id": "MIG-1", "utilization": None}
     facts = {"host": "there", "pid": 7, "slots": 1, "devices": ["NVIDIA L4"] * 2, "started_at": moment}
     with live_service.context.database.session() as session:
-        session.add(Worker(id="w-gpu", seen_at=moment, gpus=[gpu, split], **facts))
+        session.add(Worker(id="w-gpu", seen_at=moment, gpus=[gpu, split], gpu_ids=["GPU-0", "MIG-1"], **facts))
         session.add(Worker(id="w-gone", seen_at=moment - timedelta(minutes=5), gpus=[gpu], **facts))
     found = scrape(http)
     (share,) = found["lcl_gpu_utilization"]
@@ -128,7 +134,7 @@ def test_what_gpus_do_is_reported_once_their_worker_is_alive(live_service: Any, 
     assert [each.value for each in found["lcl_gpu_memory_used_bytes"]] == [2.0**30] * 2
     assert [each.value for each in found["lcl_gpu_memory_bytes"]] == [24.0 * 2**30] * 2
     (reported,) = [each for each in http.get("/v1/workers").json()["items"] if each["id"] == "w-gpu"]
-    assert reported["gpus"] == [gpu, split]
+    assert reported["gpus"] == [{**each, "use": "free", "run": None} for each in (gpu, split)]
     with live_service.context.database.session() as session:
         session.execute(delete(Worker).where(Worker.id.in_(["w-gpu", "w-gone"])))
 
