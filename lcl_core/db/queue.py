@@ -69,7 +69,7 @@ def claim_next(
         if seat is not None:
             if not release_member(session, seat, only_waiting=True):
                 return seat  # the gang is complete, or the membership has expired: its holder sees that
-            pool.leave_seat()
+            pool.release_membership()
             seat = None
         if need is None:
             return None

@@ -35,7 +35,7 @@ _REMEDIES = {
 }
 
 
-class _Offer(NamedTuple):
+class _LiveWorkerResources(NamedTuple):
     """A worker that is alive."""
 
     resources: list[str]
@@ -251,7 +251,7 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     alive = select(Worker.offers, Worker.gpu_ids, Worker.home).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
     serving = serving_devices(session)
     workers = [
-        _Offer(offers, [device for device in devices if device not in serving], home)
+        _LiveWorkerResources(offers, [device for device in devices if device not in serving], home)
         for offers, devices, home in session.execute(alive).tuples()
     ]
     uses = device_uses(session) if any(offer.devices for offer in workers) else []
@@ -259,7 +259,7 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
-def _missing_worker(run: Run, workers: Sequence[_Offer]) -> dict[str, str] | None:
+def _missing_worker(run: Run, workers: Sequence[_LiveWorkerResources]) -> dict[str, str] | None:
     if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
     serving = [offer for offer in workers if can_serve(offer.resources, run.resource)]
@@ -283,7 +283,9 @@ def _missing_worker(run: Run, workers: Sequence[_Offer]) -> dict[str, str] | Non
     return None
 
 
-def _busy_devices(run: Run, workers: Sequence[_Offer], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
+def _busy_devices(
+    run: Run, workers: Sequence[_LiveWorkerResources], uses: Sequence[DeviceUse]
+) -> dict[str, str] | None:
     """Why a run that some workers could serve waits for their devices; None: enough of them are free."""
     taken = {use.device for use in uses if use.run_id != run.id}
     able = [offer for offer in workers if can_serve(offer.resources, run.resource)]
@@ -307,7 +309,7 @@ def _gpus(number: int) -> str:
     return "1 GPU" if number == 1 else f"{number} GPUs"
 
 
-def _largest(workers: Sequence[_Offer]) -> int:
+def _largest(workers: Sequence[_LiveWorkerResources]) -> int:
     return max(offer.size for offer in workers)
 
 

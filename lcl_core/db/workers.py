@@ -309,7 +309,7 @@ class DevicePool:
         """Lease the devices under the token of a lease of the run or of its gang's member."""
         self._assign(devices, need, token)
 
-    def leave_seat(self) -> None:
+    def release_membership(self) -> None:
         """The membership has been given up."""
         self._seated = set()
 
