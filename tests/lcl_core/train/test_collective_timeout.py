@@ -14,7 +14,7 @@ import pytest
 from lcl_core.common.rendezvous import reserve_port
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT, EngineSpec
 from lcl_core.train import distributed
-from tests.lcl_core.train.rank_processes import ROOT
+from tests.source_tree import ROOT
 
 SCRIPT = Path(__file__).with_name("absent_rank.py")
 TIMEOUT = 15  # seconds; the ranks' own start counts too
