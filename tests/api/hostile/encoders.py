@@ -173,7 +173,7 @@ HEADERS: dict[str, Change] = {
     "a side in words": first(shape=["3"]),
     "a side that is true": first(shape=[True]),
     "a side of a half": first(shape=[1.5]),
-    "a type that nobody knows": first(dtype="Q4"),
+    "an unknown type": first(dtype="Q4"),
     "offsets that overlap": header(_overlapping),
     "offsets that run backwards": first(data_offsets=[8, 0]),
     "a gap": header(lambda found: [
@@ -215,7 +215,7 @@ TOKENIZERS: dict[str, Change] = {
         folder, "tokenizer.json", lambda found: found["model"]["vocab"].update({"!": -1})
     ),
     "a vocabulary of nothing": words(vocab={}),
-    "words by chance": words(dropout=0.5),
+    "dropout of words": words(dropout=0.5),
     "padding to 10^9": tokenizer(padding={"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0,
                                           "pad_type_id": 0, "pad_token": "<pad>", "pad_to_multiple_of": None}),
 }  # fmt: skip
@@ -233,20 +233,20 @@ FOREIGN: dict[str, Change] = {
     "a text tower of 3,000,000 words": side("text", vocab_size=3_000_000),
     "a text tower of a wide context": side("text", max_position_embeddings=8192),
     "a text tower of 100 layers": side("text", num_hidden_layers=100),
-    "pictures of 4096 pixels": side("vision", image_size=4096),
+    "images of 4096 pixels": side("vision", image_size=4096),
     "patches of one pixel": side("vision", patch_size=1),
     "heads that do not divide": side("vision", num_attention_heads=5),
     "a negative width": side("vision", hidden_size=-32),
     "a crop of a million pixels": _set("preprocessor_config.json", crop_size={"height": 10**6, "width": 10**6}),
     "a deviation of nought": _set("preprocessor_config.json", image_std=[0.0, 0.0, 0.0]),
     "a processor with code": _set("preprocessor_config.json", auto_map={"AutoImageProcessor": "code.P"}),
-    "a processor that nobody knows": _set("preprocessor_config.json", image_processor_type="EvilImageProcessor"),
+    "an unknown processor": _set("preprocessor_config.json", image_processor_type="EvilImageProcessor"),
     "a tokenizer with code": _set("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.T", None]}),
     "a tokenizer of an unknown class": _set("tokenizer_config.json", tokenizer_class="EvilTokenizer"),
     "a tokenizer in another file": _set("tokenizer_config.json", tokenizer_file="/etc/passwd"),
     "a template that is run": _set("tokenizer_config.json", chat_template="{{ cycler.__init__ }}"),
     "a map that makes a megabyte of a letter": tokenizer(normalizer=_map_of(b"a" * (1 << 20) + b"\0")),
-    "a text that stands twice in a template": tokenizer(post_processor={
+    "a text twice in a template": tokenizer(post_processor={
         "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 12, "pair": [],
         "special_tokens": {}}),
     "an end with no embedding": tokenizer(

@@ -18,8 +18,8 @@ NAMES: dict[str, tuple[str, Any, int]] = {
     ),
     "the product's encoder": (IMPORT, {"name": "drawings", "path": COPY}, 409),
     "the id of an encoder": (IMPORT, {"name": ENCODER, "path": COPY}, 422),
-    "what reads like an encoder's id": (IMPORT, {"name": "enc_00c0ffee", "path": COPY}, 422),
-    "what reads like an encoder's id, trained": (
+    "a name in the form of an encoder's id": (IMPORT, {"name": "enc_00c0ffee", "path": COPY}, 422),
+    "a name in the form of an encoder's id, trained": (
         "POST /v1/runs",
         {"kind": "pretrain", "spec": {"preset": "sample"}, "name": "enc_x"},
         422,
@@ -28,11 +28,11 @@ NAMES: dict[str, tuple[str, Any, int]] = {
     "the product's dataset, a new version": (REGISTER, {"name": "sample", "path": CORPUS, "new_version": True}, 409),
     "the product's dataset, converted": (*run("convert", {"path": CORPUS, "name": "sample"}), 409),
     "the product's collection": (*run("index", {"encoder": ENCODER, "collection": "sample-drawings"}), 409),
-    "what reads like a collection's id": (*run("index", {"encoder": ENCODER, "collection": "col_x"}), 422),
+    "a name in the form of a collection's id": (*run("index", {"encoder": ENCODER, "collection": "col_x"}), 422),
 }
 FILES: dict[str, tuple[Any, int]] = {
     "known weights with another tokenizer": ({}, 409),
-    "the same, allowed by who may not": ({"allow_twin": True}, 409),
+    "the same, allowed by another owner": ({"allow_twin": True}, 409),
     "the same, allowed in a word": ({"allow_twin": "yes"}, 422),
     "an identity of one's own": ({"identity": "0" * 64}, 422),
     "another owner": ({"owner": "lcl"}, 422),
@@ -40,7 +40,7 @@ FILES: dict[str, tuple[Any, int]] = {
 DELETES = {
     "another owner's encoder by id": (f"/v1/encoders/{ENCODER}", 403),
     "another owner's encoder by name": ("/v1/encoders/tiny", 403),
-    "another owner's encoder by force": ("/v1/encoders/tiny?force=true", 403),
+    "another owner's encoder with force": ("/v1/encoders/tiny?force=true", 403),
     "the product's dataset": ("/v1/datasets/sample", 403),
     "all encoders": ("/v1/encoders", 405),
     "every encoder by a pattern": ("/v1/encoders/%25", 404),

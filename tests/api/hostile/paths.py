@@ -110,7 +110,7 @@ LINKS = {
     "an encoder behind a link": ("POST /v1/encoders", "out"),
     "weights that are a link": ("POST /v1/encoders", "linked-weights"),
     "a configuration that is a link": ("POST /v1/encoders", "linked-config"),
-    "a link, examined where it lies": ("POST /v1/datasets/validate", "out"),
+    "a link, validated in place": ("POST /v1/datasets/validate", "out"),
 }
 WEIGHTS = (
     *("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl", "model.pickle", "model.joblib"),

@@ -145,7 +145,7 @@ CASES = [
     Case("quotas", "another owner's quota by name", "GET /v1/quotas/admin", status=(404,)),
     Case(
         "quotas",
-        "a run that asks for no quota",
+        "a run that disables its quota",
         "POST /v1/runs",
         {"kind": "pretrain", "spec": {"preset": "sample"}, "quota": 0},
     ),

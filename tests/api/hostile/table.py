@@ -25,9 +25,9 @@ CASES: list[Case] = sorted(
 DOCUMENT = Path(__file__).parents[3] / "docs" / "hostile_inputs.md"
 HEAD = """# Hostile inputs
 
-What a submitter's key (or, from other people's browsers, no key) sends and is refused: {count} requests. Each is
-answered as the table says, in the one form of an error; nothing is written, no file of the machine is told, no pickle
-is opened, no address is asked.
+{count} requests that are rejected. They are sent with a submitter's key; those of browsers of other people without one.
+Each gets the status of the table and a body in the common form of errors. The service writes nothing, discloses no file
+of the machine, opens no pickle and connects to no address.
 `tests/api/test_hostile_inputs.py` sends them all; `python -m tests.api.hostile` writes this page.
 """
 
@@ -36,7 +36,7 @@ def table() -> str:
     """The page."""
     parts = [HEAD.format(count=len(CASES))]
     for family, cases in groupby(CASES, key=lambda case: case.family):
-        parts.append(f"## {family[:1].upper()}{family[1:]}\n\n| it tries | by | answer |\n|---|---|---|")
+        parts.append(f"## {family[:1].upper()}{family[1:]}\n\n| request | sent to | status |\n|---|---|---|")
         parts[-1] += "".join(f"\n{_row(case)}" for case in cases) + "\n"
     return "\n".join(parts)
 

@@ -51,7 +51,7 @@ HEADERS = [
     _get("an event number beyond 64 bits", {"Last-Event-ID": "9" * 30}, 422, call=f"GET /v1/runs/{OWN}/events"),
     _get("an unknown verb", {}, 405, call="PROPFIND /v1/runs"),
     _get("a verb that echoes", {}, 405, call="TRACE /v1/runs"),
-    _get("a verb that another header asks for", {"X-HTTP-Method-Override": "DELETE"}, 405, call="PATCH /v1/runs"),
+    _get("a verb in another header", {"X-HTTP-Method-Override": "DELETE"}, 405, call="PATCH /v1/runs"),
     _get("a NUL in the query", {}, 400, call="GET /v1/runs?tag=a%00b"),
     _get("a line break in the query", {}, 422, call="GET /v1/runs?tag=a%0d%0aSet-Cookie:x"),
     _get("SQL in the cursor", {}, 400, call="GET /v1/runs?cursor=%27%20OR%201=1--"),
@@ -109,7 +109,7 @@ TYPES = [
     _typed("JSON as an image", "image/svg+xml"),
     _typed("YAML that makes an object", "application/yaml", b"!!python/object/apply:os.system [id]"),
     _typed("no type at all", "-"),
-    _typed("a type that is none", "json"),
+    _typed("a media type without a slash", "json"),
 ]
 
 

@@ -133,8 +133,8 @@ CODE = [
         *run("evaluate", requested("captioning", {MODEL: {"trust_remote_code": True}})),
     ),
     Case("programs", "a run of an unknown kind", SUBMIT, {"kind": "shell", "spec": {"command": "id"}}),
-    Case("programs", "priority over everybody", SUBMIT, {"kind": "pretrain", "spec": SPEC, "priority": 101}),
-    Case("programs", "a run for somebody else", SUBMIT, {"kind": "pretrain", "spec": SPEC, "owner": "admin"}),
+    Case("programs", "a priority above the maximum", SUBMIT, {"kind": "pretrain", "spec": SPEC, "priority": 101}),
+    Case("programs", "a run for another owner", SUBMIT, {"kind": "pretrain", "spec": SPEC, "owner": "admin"}),
     Case("programs", "a key of a higher role", "POST /v1/keys", {"owner": "x", "role": "admin"}, status=(403,)),
 ]
 
