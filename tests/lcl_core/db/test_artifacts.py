@@ -274,6 +274,6 @@ def test_a_run_that_ends_again_elsewhere_is_read_from_there(
         there = local_artifacts.find_remote_copy(session, f"runs/{run_id}")
         assert there is not None
         assert there.key == f"runs/{run_id}/2"
-        assert referenced_keys(session) == {f"runs/{run_id}/2"}
+        assert referenced_keys(session, {f"runs/{run_id}"}) == {f"runs/{run_id}/2"}
         assert other.find_remote_copy(session, f"runs/{run_id}") is None
     assert collected(database, local_artifacts) == {f"store/runs/{run_id}/1"}
