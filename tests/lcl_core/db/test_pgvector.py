@@ -16,6 +16,7 @@ from lcl_core.collections.collection import Collection
 from lcl_core.collections.delta import CollectionWithDelta, Delta
 from lcl_core.collections.file_format import stable_hash64
 from lcl_core.collections.records import ChangeRecord
+from lcl_core.collections.vector_index import nearest
 from lcl_core.collections.writer import CollectionItem, build_collection
 from lcl_core.common.errors import UserError
 from lcl_core.db import collections, complete_run, garbage, leases, pgvector, registry, runs
@@ -133,8 +134,6 @@ def test_changes_are_honoured(database: Database, end: Settle, made: Path) -> No
 
 def only_few(vectors: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> Any:
     """One pass over everything is not what is examined."""
-    from lcl_core.collections.vector_index import nearest
-
     assert rows is not None
     assert len(rows) <= K
     return nearest(vectors, query, k, rows)
