@@ -37,9 +37,9 @@ class _TimedClaimLoop(ClaimLoop):
 
     log: ClaimLog
 
-    def _claim(self, timed_out: str | None) -> Claim | MemberLease | None:
+    def _claim(self) -> Claim | MemberLease | None:
         began = time.perf_counter()
-        claim = super()._claim(timed_out)
+        claim = super()._claim()
         if claim is not None:
             self.log.waits.append(time.perf_counter() - began)
             self.log.claimed.append(claim.run_id)

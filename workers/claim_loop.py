@@ -22,7 +22,7 @@ class ClaimLoop:
 
     Args:
         work: supervises one claimed run, or one member of a gang; it requeues the run when the event is set. Returns
-            the id of a run whose other workers did not join in time.
+            what the worker has claimed instead of waiting for its gang.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ClaimLoop:
         worker: WorkerIdentity,
         database: Database,
         lease_seconds: float,
-        work: Callable[[Claim | MemberLease, threading.Event], str | None],
+        work: Callable[[Claim | MemberLease, threading.Event], Claim | MemberLease | None],
     ) -> None:
         self._worker = worker
         self._database = database
@@ -63,12 +63,12 @@ class ClaimLoop:
             thread.join()
 
     def _serve(self) -> None:
-        timed_out = None
+        claim: Claim | MemberLease | None = None
         try:
             while not self._stopping.is_set():
                 with self._lock:
                     seen = self._notifications
-                claim = self._claim(timed_out)
+                claim = claim or self._claim()
                 if claim is None:
                     with self._lock:
                         if self._notifications == seen:  # nobody called notify since the claim
@@ -77,22 +77,23 @@ class ClaimLoop:
                     continue
                 self.notify()  # another slot may find work too
                 with structlog.contextvars.bound_contextvars(run=claim.run_id):
-                    timed_out = self._supervise(claim)
+                    claim = self._supervise(claim)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _claim(self, timed_out: str | None) -> Claim | MemberLease | None:
+    def _claim(self) -> Claim | MemberLease | None:
         try:
             with self._database.session() as session:
-                worker = self._worker
-                seconds = self._lease_seconds
-                return claim_next(session, worker.id, seconds, worker.offers, timed_out, worker.gpu_ids)
+                worker, seconds = self._worker, self._lease_seconds
+                return claim_next(session, worker.id, seconds, worker.offers, devices=worker.gpu_ids)
         except UNREACHABLE as error:
             log_database_error(error)
-            return None
+        except Exception:  # the slot is free again, and the next notification tries anew
+            log.exception("claim_failed")
+        return None
 
-    def _supervise(self, claim: Claim | MemberLease) -> str | None:
+    def _supervise(self, claim: Claim | MemberLease) -> Claim | MemberLease | None:
         try:
             return self._work(claim, self._stopping)
         except Exception:  # the slot survives an error of the supervisor; the run's lease expires

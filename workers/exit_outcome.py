@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.run_dir import ExitCode, RunDir
-from lcl_core.common.system_errors import FailureCode
+from lcl_core.common.system_errors import FailureCode, failure_code
 from lcl_core.db.complete_run import RunCancelled, RunFailed, RunOutcome, RunSucceeded
 from lcl_core.db.leases import Claim
 from lcl_core.jobs import JOBS
@@ -124,6 +124,9 @@ def _classify_status(claim: Claim, run_dir: RunDir, exited: ProcessExit) -> RunO
     where = f"; `lcl runs logs {claim.run_id}` shows the whole log"
     if exited.status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, ExitCode.CANCELLED):
         return _classify_outside_kill(claim, exited.status, where)
+    if exited.status == ExitCode.RENDEZVOUS_FAILED:
+        cause = line.removeprefix("error: ") or "its processes did not connect in time"
+        return Requeue.by("rendezvous_failed", cause, f"{cause}{where}")
     if exited.status == ExitCode.OUT_OF_MEMORY:
         return _failed("out_of_memory", f"the run ran out of memory ({line}); {_memory_advice(claim.kind)}{where}")
     if exited.status in (ExitCode.DISK_FULL, ExitCode.READ_ONLY):
@@ -157,6 +160,12 @@ def storage_failure(code: FailureCode | None, path: Path | str, problem: str = "
     problem, way_out = _STORAGE.get(code, (problem, "mend the folder"))
     name = "storage" if code is None else code.value
     return _failed(name, f"{problem} ({path}); {way_out}, then resume the run: it goes on from its last checkpoint")
+
+
+def os_error_failure(error: OSError, run_dir: Path) -> RunFailed:
+    """Reason of a run whose worker could not write or read its folder."""
+    code = failure_code(error, run_dir.parent.parent)
+    return storage_failure(code, error.filename or run_dir, error.strerror or str(error))
 
 
 def _failed(code: str, message: str) -> RunFailed:

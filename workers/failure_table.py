@@ -126,6 +126,11 @@ _TABLE = (
         Policy.DELAYED,
         _words(r"\bEADDRINUSE\b", r"Address already in use"),
     ),
+    FailureRule(
+        "rendezvous_failed",
+        "the processes of the run did not connect to each other within `LCL_GANG_SECONDS`",
+        Policy.DELAYED,
+    ),
     FailureRule("out_of_memory", "the process ran out of memory, or the GPU did", Policy.FINAL),
     FailureRule("disk_full", "no space is left; make room, then `lcl runs resume ID`", Policy.FINAL),
     FailureRule("read_only", "the folder is read-only; make it writable, then `lcl runs resume ID`", Policy.FINAL),

@@ -5,13 +5,20 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_address
+from itertools import chain
+from typing import Any
 
+import psutil
 import structlog
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import visible_devices_env
+from lcl_core.common.rendezvous import NodeInfo, reserve_port
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db.complete_run import RunFailed, RunOutcome
 from lcl_core.db.gang import (
@@ -19,6 +26,7 @@ from lcl_core.db.gang import (
     MemberLease,
     Rendezvous,
     check_member_lease,
+    gang_hosts,
     member_failures,
     record_member_exit,
     release_member,
@@ -26,9 +34,11 @@ from lcl_core.db.gang import (
     set_rendezvous,
 )
 from lcl_core.db.leases import Claim, StaleLease
+from lcl_core.db.queue import claim_next
 from lcl_core.db.session import UNREACHABLE, Database
+from lcl_core.db.workers import WorkerIdentity
 from workers.executors.local import JobProcess
-from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit
+from workers.exit_outcome import ProcessExit, Requeue, StopReason, classify_exit, os_error_failure
 from workers.failure_table import RULES, Policy
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
@@ -36,38 +46,101 @@ from workers.settings import WorkerSettings
 
 AttemptOutcome = RunOutcome | Requeue
 _DISCARD_PORT = 9  # nothing is sent: connecting a UDP socket makes the system choose a local address
+_BEYOND_THIS_MACHINE = (
+    "192.0.2.1",
+    "2001:db8::1",
+)  # addresses for documentation, which only the default route leads to
+_IP = (socket.AF_INET, socket.AF_INET6)
 log = structlog.get_logger(__name__)
 
 
-def publish_rendezvous(database: Database, settings: WorkerSettings, claim: Claim) -> dict[str, str]:
-    """Publish the rendezvous address of the nodes, once RUN_DIR is ready. A run of one node needs none.
+@contextmanager
+def published_rendezvous(
+    database: Database, settings: WorkerSettings, claim: Claim, lease: LeaseKeeper
+) -> Iterator[dict[str, str]]:
+    """Publish the rendezvous address of the nodes, once RUN_DIR is ready; its port stays reserved until the block ends.
 
-    Returns: environment variables for the process of node 0. Raises: StaleLease, UNREACHABLE.
+    Yields: environment variables for the process of node 0; none for a run of one node.
+
+    Raises: StaleLease, UNREACHABLE, OSError; UserError ``no_worker_address``.
     """
     if claim.nodes == 1:
-        return {}
-    host = settings.worker_address or local_address(settings.resolved_database_url)
-    address = f"{host}:{_free_port()}"
-    with database.session() as session:
-        set_rendezvous(session, claim, address)
-    return gang_env(claim, address)
+        yield {}
+        return
+
+    def find_hosts() -> set[str]:
+        with database.reading() as session:
+            return gang_hosts(session, claim)
+
+    hosts = lease.persist(find_hosts)
+    address = advertised_address(settings.worker_address, settings.resolved_database_url, hosts)
+    with reserve_port() as reserved:
+        node = NodeInfo(0, claim.nodes, address, reserved.getsockname()[1], settings.gang_seconds)
+
+        def publish() -> None:
+            with database.session() as session:
+                set_rendezvous(session, claim, node.address)
+
+        lease.persist(publish)
+        yield gang_env(settings, node)
 
 
-def gang_env(claim: Claim, address: str) -> dict[str, str]:
-    """What tells a run's process which of several nodes it is (``lcl_core.train.launch``)."""
-    return {"LCL_NODES": str(claim.nodes), "LCL_NODE": str(claim.node), "LCL_MEETING": address}
+def gang_env(settings: WorkerSettings, node: NodeInfo) -> dict[str, str]:
+    """What tells a run's process which of several nodes it is, and which network interface to use if one is named."""
+    interface = settings.worker_address if settings.worker_address in psutil.net_if_addrs() else ""
+    names = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}
+    return node.to_env() | names
 
 
-def local_address(database_url: str) -> str:
-    """Address by which other workers reach this machine: that of the route to the database; loopback without one."""
-    host = make_url(database_url).host
-    if not host or host.startswith("/"):
+def advertised_address(configured: str, database_url: str, hosts: Collection[str]) -> str:
+    """Address by which the other nodes reach this machine.
+
+    The configured address, or that of the configured interface; loopback if all nodes are on this host. Else the first
+    that is not loopback: of the route to the database, of the default route, of the interfaces.
+
+    Args:
+        hosts: names of the hosts of all nodes.
+
+    Raises: UserError ``no_worker_address``.
+    """
+    interfaces = {name: [entry.address for entry in entries] for name, entries in _ip_addresses().items()}
+    if configured:
+        return interfaces.get(configured, [configured])[0]
+    if len(hosts) == 1:
         return "127.0.0.1"
-    family, kind, protocol, _, target = socket.getaddrinfo(host, _DISCARD_PORT, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(target)
-        address: str = probe.getsockname()[0]
-        return address
+    routes = (_source_address(host) for host in (make_url(database_url).host, *_BEYOND_THIS_MACHINE))
+    for address in (*routes, *chain.from_iterable(interfaces.values())):
+        if address and not ip_address(address.partition("%")[0]).is_loopback:
+            return address
+    raise UserError(
+        "this machine has no address by which the other nodes of the run reach it; set LCL_WORKER_ADDRESS of its "
+        "worker to an address or a network interface",
+        code="no_worker_address",
+    )
+
+
+def _ip_addresses() -> dict[str, list[Any]]:
+    """Addresses by interface, IPv4 first, without those that are valid on one link only."""
+    found = {}
+    for name, entries in psutil.net_if_addrs().items():
+        usable = [entry for entry in entries if entry.family in _IP and not entry.address.startswith("fe80:")]
+        if usable:
+            found[name] = sorted(usable, key=lambda entry: _IP.index(entry.family))
+    return found
+
+
+def _source_address(host: str | None) -> str | None:
+    """This machine's address on the route to ``host``; None: there is no route, or ``host`` is a local socket."""
+    if not host or host.startswith("/"):
+        return None
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, _DISCARD_PORT, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)
+            address: str = probe.getsockname()[0]
+            return address
+    except OSError:
+        return None
 
 
 def is_secondary_failure(run_dir: RunDir, exited: ProcessExit) -> bool:
@@ -121,25 +194,25 @@ def _root_cause(failures: Sequence[MemberFailure], own: AttemptOutcome) -> Attem
     return own
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class GangMember:
-    """Runs the nodes after the first, whose worker holds the run's lease. Thread-safe."""
+    """Runs the nodes after the first, whose worker holds the run's lease. Thread-safe.
 
-    def __init__(self, database: Database, settings: WorkerSettings, modules: Mapping[str, str]) -> None:
+    Args:
+        worker: this worker, which claims runs that come before a run that it waits for.
+    """
+
+    def __init__(
+        self, database: Database, settings: WorkerSettings, modules: Mapping[str, str], worker: WorkerIdentity
+    ) -> None:
         self._database = database
         self._settings = settings
         self._modules = modules
+        self._worker = worker
 
-    def run(self, lease: MemberLease, stopping: threading.Event) -> str | None:
-        """Hold the member lease until the attempt is over.
+    def run(self, lease: MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
+        """Hold the member lease until the attempt is over, or the worker is needed elsewhere before it begins.
 
-        Returns: the run's id if the other nodes did not join in time, so that other runs go first once.
+        Returns: what the worker has claimed instead.
         """
 
         def renew(session: Session) -> None:
@@ -147,33 +220,70 @@ class GangMember:
 
         try:
             with LeaseKeeper(self._database, self._settings, lease.run_id, renew, stopping) as keeper:
-                rendezvous = self._await_rendezvous(lease, keeper, stopping)
-                if rendezvous is not None:
-                    failure = self._work(rendezvous, lease, keeper, stopping)
+                found = self._await_rendezvous(lease, keeper, stopping)
+                if isinstance(found, Rendezvous):
+                    failure = self._try_work(found, lease, keeper, stopping)
                     keeper.persist(lambda: self._record_exit(lease, failure))
                     return None
+            if found is not None:
+                return found
         except (StaleLease, AttemptInterrupted):
             log.info("member_lease_lost")
         except UNREACHABLE as error:
             log_database_error(error)  # the member lease expires
             return None
         self._release(lease)
-        return lease.run_id
+        return None
 
     def _await_rendezvous(
         self, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
-    ) -> Rendezvous | None:
-        """Wait for the rendezvous. None: the worker stops, or the others did not join in time. Raises: StaleLease."""
-        deadline = time.monotonic() + self._settings.gang_seconds
+    ) -> Rendezvous | Claim | MemberLease | None:
+        """Wait for the other workers, unless another run comes first.
+
+        Returns: the rendezvous; or what was claimed instead, the membership given up; or None: the worker stops, or too
+        few workers are alive and nothing else is queued. Raises: StaleLease.
+        """
+        reconsider_at = time.monotonic() + self._settings.reap_seconds
         while not stopping.is_set():
             rendezvous = self._check(lease, keeper)
             if rendezvous is not None:
                 return rendezvous
-            if time.monotonic() > deadline and self._release_waiting(lease):
-                log.info("rendezvous_timed_out", seconds=self._settings.gang_seconds)
-                return None
+            if time.monotonic() > reconsider_at:
+                chosen = self._reconsider(lease)
+                if chosen != lease:
+                    return chosen
+                reconsider_at = time.monotonic() + self._settings.reap_seconds
             stopping.wait(self._settings.watch_seconds)
         return None
+
+    def _reconsider(self, lease: MemberLease) -> Claim | MemberLease | None:
+        """The membership itself, or what this worker is to do before its gang is complete."""
+        worker, seconds = self._worker, self._settings.lease_seconds
+        try:
+            with self._database.session() as session:
+                return claim_next(session, worker.id, seconds, worker.offers, worker.gpu_ids, seat=lease)
+        except UNREACHABLE as error:
+            log_database_error(error)
+            return lease
+
+    def _try_work(
+        self, rendezvous: Rendezvous, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> MemberFailure | None:
+        """Failure of this node, also one of its worker. Raises: StaleLease, AttemptInterrupted, UNREACHABLE."""
+        claim = rendezvous.claim
+        try:
+            return self._work(rendezvous, lease, keeper, stopping)
+        except (StaleLease, AttemptInterrupted, *UNREACHABLE):
+            raise
+        except OSError as error:
+            log.exception("member_failed")
+            reason = os_error_failure(error, self._settings.runs_dir.resolve() / claim.run_id).reason
+        except Exception as error:
+            log.exception("member_failed")
+            message = f"the worker could not supervise its process ({error!r}); its log has the traceback"
+            reason = {"code": "internal", "message": message}
+        message = f"node {claim.node} on {claim.worker}: {reason['message']}"
+        return MemberFailure(claim.worker, message, reason={**reason, "message": message})
 
     def _work(
         self, rendezvous: Rendezvous, lease: MemberLease, keeper: LeaseKeeper, stopping: threading.Event
@@ -183,7 +293,8 @@ class GangMember:
         run_dir = RunDir(self._settings.runs_dir.resolve() / claim.run_id)
         run_dir.log_file = run_dir.artifacts / f"log-{claim.node}.txt"  # the run's own log is node 0's
         title = f"attempt {claim.attempt} on {claim.worker}, node {claim.node} of {claim.nodes}"
-        env = gang_env(claim, rendezvous.address) | visible_devices_env(claim.devices)
+        node = NodeInfo.at(rendezvous.address, claim.node, claim.nodes, self._settings.gang_seconds)
+        env = gang_env(self._settings, node) | visible_devices_env(claim.devices)
         keeper.confirm()
         with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
             log.info("started", kind=claim.kind, attempt=claim.attempt, node=claim.node, pid=process.pid)
@@ -237,11 +348,3 @@ class GangMember:
         except UNREACHABLE as error:
             log_database_error(error)
             return None
-
-    def _release_waiting(self, lease: MemberLease) -> bool:
-        """Release the lease, unless the last of the others has joined meanwhile."""
-        try:
-            with self._database.session() as session:
-                return release_member(session, lease, only_waiting=True)
-        except UNREACHABLE:
-            return False

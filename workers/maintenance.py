@@ -15,8 +15,9 @@ import structlog
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import Gpu, gpu_usage
-from lcl_core.db.artifacts import Artifacts, upload_next
-from lcl_core.db.garbage import collect_garbage
+from lcl_core.db.artifact_store import ArtifactStore
+from lcl_core.db.artifacts import Artifacts, home_id, upload_next
+from lcl_core.db.garbage import Orphan, StoredKeys, collect_garbage
 from lcl_core.db.leases import expire_leases, has_expired_leases
 from lcl_core.db.queue import unclaimed_runs
 from lcl_core.db.session import UNREACHABLE, Database, now
@@ -24,7 +25,7 @@ from lcl_core.db.states import State
 from lcl_core.db.studies import advance_study, due_studies
 from lcl_core.db.submit import has_releasable, release_dependents
 from lcl_core.db.wakeup import WakeupProducer
-from lcl_core.db.workers import WorkerIdentity, record_heartbeat
+from lcl_core.db.workers import WorkerIdentity, claim_task, record_heartbeat, release_task
 from workers.claim_loop import ClaimLoop
 from workers.lease_keeper import boot_time
 from workers.logs import log_database_error
@@ -222,25 +223,68 @@ def upload_tasks(database: Database, settings: WorkerSettings) -> list[PeriodicT
     return [PeriodicTask("uploads", work, settings.reap_seconds, join_seconds=settings.cancel_grace_seconds)]
 
 
-def garbage_task(database: Database, settings: WorkerSettings) -> PeriodicTask:
+def garbage_task(database: Database, settings: WorkerSettings, worker_id: str) -> PeriodicTask:
     """:func:`remove_garbage` every ``gc_seconds``; one that is interrupted goes on in a later round."""
-    work = partial(remove_garbage, database, settings, Artifacts(settings))
+    work = partial(remove_garbage, database, settings, Artifacts(settings), worker_id)
     return PeriodicTask("garbage", work, settings.gc_seconds, delayed=True, join_seconds=0.0)
 
 
-def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts) -> int:
-    """Remove folders of the home and of the store that no row names.
+def remove_garbage(database: Database, settings: WorkerSettings, artifacts: Artifacts, worker_id: str) -> int:
+    """Remove folders of the home and of the store that no row names, unless another worker did so in ``gc_seconds``.
 
     Returns: the number of removed folders. Raises: OSError, UNREACHABLE; UserError of the store.
     """
-    store, stored = None, None
-    if settings.artifacts:
-        try:
-            store = artifacts.store
-            stored = store.list_keys()
-        except UserError as error:  # the home's garbage can be removed all the same
-            log.warning("store_not_listed", error=str(error))
-    removed = collect_garbage(database, artifacts.home, settings.gc_grace_seconds, store, stored)
+    tasks = {"home": f"garbage/{home_id(artifacts.home)}"} | ({"store": "garbage/store"} if settings.artifacts else {})
+    with database.session() as session:
+        mine = {what for what, name in tasks.items() if claim_task(session, name, worker_id, settings.gc_seconds)}
+    if "home" not in mine:  # workers of one home share it and the store
+        return 0
+    renew = _TaskRenewal(database, [tasks[what] for what in sorted(mine)], worker_id, settings.gc_seconds)
+    try:
+        store = artifacts.store if "store" in mine else None
+        stored = None if store is None else store.iter_keys()
+        removed = _collect(database, settings, artifacts, store, stored, renew)
+    except Exception:
+        renew.release()
+        raise
     for orphan in removed:
         log.info("collected", path=orphan.path, bytes=orphan.bytes)
     return len(removed)
+
+
+def _collect(
+    database: Database,
+    settings: WorkerSettings,
+    artifacts: Artifacts,
+    store: ArtifactStore | None,
+    stored: StoredKeys,
+    renew: Callable[[], None],
+) -> list[Orphan]:
+    """The garbage of the home can be removed also when the store does not answer."""
+    grace = settings.gc_grace_seconds
+    try:
+        return collect_garbage(database, artifacts.home, grace, store, stored, renew)
+    except UserError as error:
+        log.warning("store_not_listed", error=str(error))
+        return collect_garbage(database, artifacts.home, grace, progress=renew)
+
+
+class _TaskRenewal:
+    """Renews the leases of periodic tasks when it is called, before half of their time is over."""
+
+    def __init__(self, database: Database, names: Sequence[str], worker_id: str, seconds: float) -> None:
+        self._database, self._names, self._worker_id, self._seconds = database, names, worker_id, seconds
+        self._renewed = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._renewed + self._seconds / 2:
+            return
+        self._renewed = time.monotonic()
+        with self._database.session() as session:
+            for name in self._names:
+                claim_task(session, name, self._worker_id, self._seconds)
+
+    def release(self) -> None:
+        with self._database.session() as session:
+            for name in self._names:
+                release_task(session, name, self._worker_id)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from lcl_core.common.settings import Settings
+from lcl_core.db.workers import ALIVE_WITHIN
 
 
 class WorkerSettings(Settings):
@@ -18,7 +19,7 @@ class WorkerSettings(Settings):
         [], description="what runs may ask of it, parted by commas; empty: cpu, and gpu where there is one"
     )
     worker_address: str = Field(
-        "", description="by which other workers reach this machine; empty: as the database does"
+        "", description="address or interface by which other workers reach this machine; empty: as the database does"
     )
     fork_server: str = Field(
         "auto",
@@ -26,7 +27,7 @@ class WorkerSettings(Settings):
         description="auto: fork jobs from a process that keeps their libraries loaded (Linux); off; or its socket",
     )
     gang_seconds: float = Field(
-        300.0, gt=0, le=86_400, description="to wait for the other workers of a run of several nodes"
+        300.0, gt=0, le=86_400, description="for the processes of a run of several nodes to connect to node 0"
     )
     folder_seconds: float = Field(
         900.0, gt=0, le=86_400, description="to wait for a run's folder that a process of an earlier attempt has locked"
@@ -38,6 +39,15 @@ class WorkerSettings(Settings):
     reap_seconds: float = Field(2.0, gt=0, le=86_400, description="between two rounds of the reaper")
     gc_seconds: float = Field(3600.0, gt=0, le=86_400, description="between two looks for folders that nothing names")
     ping_seconds: float = Field(5.0, gt=0, le=86_400, description="between two signs of life")
+
+    @model_validator(mode="after")
+    def _pings_keep_the_worker_alive(self) -> Self:
+        if self.ping_seconds > ALIVE_WITHIN.total_seconds() / 2:
+            raise ValueError(
+                f"LCL_PING_SECONDS ({self.ping_seconds:g}) must be at most {ALIVE_WITHIN.total_seconds() / 2:g}: "
+                f"workers without a sign of life within {ALIVE_WITHIN.total_seconds():g} s do not count"
+            )
+        return self
 
     @field_validator("worker_offers", mode="before")
     @classmethod

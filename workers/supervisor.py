@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from lcl_core.common.errors import UserError
 from lcl_core.common.gpus import visible_devices_env
 from lcl_core.common.run_dir import RunDir
-from lcl_core.common.system_errors import failure_code
 from lcl_core.db.artifacts import Artifacts
 from lcl_core.db.complete_run import RunFailed, RunOutcome, complete_run
 from lcl_core.db.leases import Claim, StaleLease, check_lease, read_setbacks, release_lease, renew_lease
@@ -22,8 +21,8 @@ from lcl_core.db.session import UNREACHABLE, Database
 from lcl_core.db.states import State
 from lcl_core.jobs import JOB_MODULES
 from workers.executors.local import JobProcess
-from workers.exit_outcome import Requeue, classify_error, classify_exit, storage_failure
-from workers.gang import combine_outcomes, is_secondary_failure, publish_rendezvous
+from workers.exit_outcome import Requeue, classify_error, classify_exit, os_error_failure
+from workers.gang import combine_outcomes, is_secondary_failure, published_rendezvous
 from workers.job_output import MetricsTail
 from workers.lease_keeper import AttemptInterrupted, LeaseKeeper
 from workers.logs import log_database_error
@@ -83,7 +82,7 @@ class Supervisor:
         except UserError as error:
             return classify_error(error.to_dict())
         except OSError as error:
-            return _storage_failure(error, run_dir.path)
+            return os_error_failure(error, run_dir.path)
         except Exception as error:  # an error of the worker: the row says so, the log has the traceback
             log.exception("supervisor_failed")
             message = f"the worker could not supervise the run ({error!r}); its log has the traceback"
@@ -95,16 +94,16 @@ class Supervisor:
         tail = MetricsTail(run_dir.metrics_file)
         title = f"attempt {claim.attempt} on {claim.worker}"
         try:
-            rendezvous = lease.persist(lambda: publish_rendezvous(self._database, self._settings, claim))
-            env = visible_devices_env(claim.devices) | rendezvous
-            lease.confirm()
-            run_dir.unlock()  # for the process, which locks it again
-            with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
-                log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
-                monitor = JobMonitor(
-                    self._database, self._settings, claim, process, run_dir, tail, lease, clock, stopping
-                )
-                exited = monitor.until_exit()
+            with published_rendezvous(self._database, self._settings, claim, lease) as gang_env:
+                env = visible_devices_env(claim.devices) | gang_env
+                lease.confirm()
+                run_dir.unlock()  # for the process, which locks it again
+                with JobProcess(self._modules[claim.kind], run_dir, title, self._settings.protocols, env) as process:
+                    log.info("started", kind=claim.kind, attempt=claim.attempt, pid=process.pid)
+                    monitor = JobMonitor(
+                        self._database, self._settings, claim, process, run_dir, tail, lease, clock, stopping
+                    )
+                    exited = monitor.until_exit()
         finally:
             tail.close()
         log.info("job_exited", status=exited.status)
@@ -127,7 +126,7 @@ class Supervisor:
         try:
             state = self._complete(claim, outcome, run_dir, lease, clock)
         except OSError as error:
-            state = self._complete(claim, _storage_failure(error, run_dir.path), run_dir, lease, clock)
+            state = self._complete(claim, os_error_failure(error, run_dir.path), run_dir, lease, clock)
         log.info("completed", state=state)
         schedule_dependents(self._database)
         schedule_studies(self._database)  # now, so that an evaluation runs before the study's next pre-training
@@ -162,9 +161,3 @@ def _open_collection(directory: Path) -> CollectionDirectory:
     from lcl_core.collections.collection import Collection  # keeps numpy out of the worker until it is needed
 
     return Collection.open(directory)
-
-
-def _storage_failure(error: OSError, run_dir: Path) -> RunFailed:
-    return storage_failure(
-        failure_code(error, run_dir.parent.parent), error.filename or run_dir, error.strerror or str(error)
-    )

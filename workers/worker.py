@@ -19,6 +19,7 @@ from celery import Celery, signals
 
 from lcl_core.common.gpus import Gpu, visible_gpus
 from lcl_core.common.threads import usable_cores
+from lcl_core.db.artifacts import home_id
 from lcl_core.db.datasets import register_sample
 from lcl_core.db.gang import MemberLease
 from lcl_core.db.leases import Claim
@@ -99,14 +100,14 @@ class WorkerProcess:
         gpus = _gpus(settings)
         self._identity = _identity(settings, gpus)
         self._supervisor = Supervisor(self._database, settings, modules)
-        self._member = GangMember(self._database, settings, modules)
+        self._member = GangMember(self._database, settings, modules, self._identity)
         self._claim_loop = ClaimLoop(self._identity, self._database, settings.lease_seconds, self._work)
         self._queue = QueueMaintenance(self._database, self._wakeups, self._claim_loop, self._identity, settings, gpus)
         self._tasks: list[PeriodicTask | WebhookSender] = [
             self._queue.task(),
             WebhookSender(self._database, settings),
             *upload_tasks(self._database, settings),
-            garbage_task(self._database, settings),
+            garbage_task(self._database, settings, self._identity.id),
         ]
 
     def run(self) -> int:
@@ -123,7 +124,7 @@ class WorkerProcess:
             finally:
                 self._close()
 
-    def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> str | None:
+    def _work(self, claim: Claim | MemberLease, stopping: threading.Event) -> Claim | MemberLease | None:
         if isinstance(claim, MemberLease):
             return self._member.run(claim, stopping)
         self._supervisor.run(claim, stopping)
@@ -181,8 +182,8 @@ def _identity(settings: WorkerSettings, gpus: Sequence[Gpu]) -> WorkerIdentity:
     offers = tuple(settings.worker_offers) or (("cpu", "gpu") if gpus else ("cpu",))
     devices = tuple(gpu.name for gpu in gpus) or (f"cpu ({usable_cores()} cores)",)
     ids = tuple(gpu.id for gpu in gpus) if "gpu" in offers else ()
-    name = f"{host}-{pid}-{secrets.token_hex(3)}"
-    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids)
+    name, home = f"{host}-{pid}-{secrets.token_hex(3)}", home_id(settings.home)
+    return WorkerIdentity(name, host, pid, settings.worker_slots, devices, offers, ids, home)
 
 
 def _gpus(settings: WorkerSettings) -> list[Gpu]:

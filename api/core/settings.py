@@ -78,6 +78,9 @@ class ApiSettings(Settings):
     queued_runs_per_owner: int = Field(
         10_000, ge=0, description="runs of one owner that are not finished; 0: any number"
     )
+    max_priority: int = Field(
+        0, ge=-100, le=100, description="highest priority of a run whose submitter is no admin: it outweighs fairness"
+    )
     bytes_per_owner: int = Field(
         1 << 40, ge=0, description="that one owner keeps: runs, and what they made, imported or added; 0: any number"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query
@@ -70,26 +71,27 @@ garbage_router = APIRouter(prefix="/v1/garbage", tags=["garbage"], responses=ERR
 
 
 @garbage_router.get("")
-def list_garbage(_: Admin, state: StateDep, session: ReadSessionDep) -> GarbageList:
+def list_garbage(_: Admin, state: StateDep) -> GarbageList:
     """Folders that no row names, their bytes, and whether their grace period is over."""
     settings, stored = state.settings, _stored(state)
-    return _garbage_list(garbage.list_garbage(session, settings.home, settings.gc_grace_seconds, stored))
+    return _garbage_list(garbage.list_garbage(state.database, settings.home, settings.gc_grace_seconds, stored))
 
 
 @garbage_router.post("/collect", status_code=202)
-def collect(_: Admin, state: StateDep, session: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
+def collect(_: Admin, state: StateDep, _audited: WriteSessionDep, after: BackgroundTasks) -> GarbageList:
     """Remove folders whose grace period is over, as workers do once an hour. Returns those folders."""
+    # the audit entry is written in the transaction of ``_audited``, which is not open while folders are listed
     settings, stored = state.settings, _stored(state)
-    orphans = garbage.record_garbage(session, settings.home, settings.gc_grace_seconds, stored)
+    orphans = garbage.record_garbage(state.database, settings.home, settings.gc_grace_seconds, stored)
     store = None if stored is None else state.artifacts.store
     due = [orphan for orphan in orphans if orphan.due]
     after.add_task(garbage.remove_garbage, state.database, settings.home, [orphan.path for orphan in due], store)
     return _garbage_list(due)
 
 
-def _stored(state: AppState) -> dict[str, int] | None:
+def _stored(state: AppState) -> Iterator[tuple[str, int]] | None:
     """Keys and bytes in the artifact store, if there is one. Raises: UserError ``store_unreachable``."""
-    return state.artifacts.store.list_keys() if state.settings.artifacts else None
+    return state.artifacts.store.iter_keys() if state.settings.artifacts else None
 
 
 def _garbage_list(orphans: list[garbage.Orphan]) -> GarbageList:

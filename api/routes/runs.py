@@ -18,7 +18,7 @@ from api.deps import Cursor, IdempotencyKey, PageLimit, ReadSessionDep, StateDep
 from api.schemas.base import ItemList, ListOf, PageOf, Tag
 from api.schemas.runs import ArtifactView, EstimateRequest, EstimateView, LogChunk, RunSubmission, RunView, SpecView
 from api.services.run_files import OCTET_STREAM, RunFiles
-from api.services.runs import metric_line, run_view, run_views, validate_submission
+from api.services.runs import check_priority, metric_line, run_view, run_views, validate_submission
 from lcl_core.common import files
 from lcl_core.db import registry, runs
 from lcl_core.db import submit as db_submit
@@ -51,10 +51,10 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RunView:
     """Queue a run. The same Idempotency-Key and body give the same run."""
+    admin = principal.visible_owner is None
+    check_priority(body.priority, admin, state.settings.max_priority)
     spec = validate_submission(session, body.kind, body.spec, state.settings.roots)
-    registry.check_run_names(
-        session, body.kind, spec, body.name, principal.owner, admin=principal.visible_owner is None
-    )
+    registry.check_run_names(session, body.kind, spec, body.name, principal.owner, admin=admin)
     with state.quotas.admit_runs(session, principal.owner, 1):
         run = db_submit.submit(
             session,

@@ -42,6 +42,16 @@ def validate_submission(session: Session, kind: str, value: dict[str, Any], root
     return spec
 
 
+def check_priority(priority: int, admin: bool, highest: int) -> None:
+    """Raises: Problem 403 ``priority_too_high`` for more than ``highest``, which only an admin may ask for."""
+    if priority > highest and not admin:
+        message = (
+            f"priority {priority} is above {highest}, the most that this service allows those who are no admin; submit "
+            "the run without it, or ask an admin to submit it or to raise LCL_MAX_PRIORITY"
+        )
+        raise Problem(403, "priority_too_high", message, field="priority")
+
+
 def check_reference(field: str, find: Callable[..., object], *arguments: object) -> None:
     """Raises: Problem 422 naming ``field`` when ``find`` raises UserError."""
     try:

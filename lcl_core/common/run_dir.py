@@ -57,10 +57,15 @@ class ExitCode(IntEnum):
     DISK_FULL = 73
     READ_ONLY = 74
     CANCELLED = 75  # stopped by SIGTERM, with a checkpoint on disk
+    RENDEZVOUS_FAILED = 76  # the processes of the run did not connect to each other in time
 
 
 class JobCancelled(Exception):
     """Raised by a job that has saved its state after SIGTERM."""
+
+
+class RendezvousFailed(Exception):
+    """The processes of a run did not connect to each other; nothing has been computed."""
 
 
 class RunDir:
@@ -195,6 +200,9 @@ def run_main(work: Callable[[RunDir], dict[str, Any]], argv: list[str] | None = 
             run_dir.write_result(result)
     except JobCancelled:
         return ExitCode.CANCELLED
+    except RendezvousFailed as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return ExitCode.RENDEZVOUS_FAILED
     except Exception as error:  # the process boundary: the traceback goes to the log, the status to the supervisor
         return _report_failure(error, run_dir)
     return ExitCode.OK

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lcl_core.common.errors import UserError, import_optional
@@ -52,6 +53,11 @@ class Storage:
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """A file, or a range of it. Raises: UserError ``file_missing`` or ``file_unreadable``."""
         return bytes(self.with_retries(name, "read", lambda files, path: files.cat_file(path, start=start, end=end)))
+
+    def download(self, name: str, target: Path) -> None:
+        """Write a file to ``target``, piece by piece. Raises: UserError as :meth:`read`; OSError of ``target``."""
+        target.touch()  # an error of the local disk is not one of the storage
+        self.with_retries(name, "read", lambda files, path: files.get_file(path, str(target)))
 
     def with_retries(self, name: str, verb: str, act: Callable[[Any, str], T]) -> T:
         """Result of ``act(file system, path of the file)``, retried on failure. ``verb``: read or written.

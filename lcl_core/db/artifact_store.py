@@ -9,10 +9,13 @@ KEY is ``encoders/enc_…/ATTEMPT`` and the like. A key without a manifest is an
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ CHUNK = 8 << 20  # bytes of one request
 _FORMAT = 1
 _ATTEMPTS = 3  # most protocol libraries retry, too, and a user may wait for the response
 _KEY = re.compile(r"((?:runs/run|encoders/enc|collections/col|datasets/data)_[0-9a-hjkmnp-tv-z]{18}/\d+)/.+")
+_FOLDERS = ("runs", "encoders", "collections", "datasets")
+_LISTED_TOGETHER = 1000  # folders whose objects are listed, and in memory, at a time
 _RUN_FILES = ("artifacts/", "log.txt", "metrics.jsonl", "result.json")  # only a resume needs the other files
 CopySources = Mapping[str, tuple[str, str]]
 
@@ -49,7 +54,7 @@ class ArtifactStore:
 
         Raises: UserError also ``artifact_damaged`` for a file that differs from what was sent; OSError.
         """
-        files, sizes = _describe_files(folder), self._sizes(f"{key}/")
+        files, sizes = _describe_files(folder), self._sizes(key)
         for name, entry in files.items():
             source = copy_sources.get(entry["sha256"])
             self._put_file(f"{key}/files/{name}", folder / name, entry, source, sizes)
@@ -63,14 +68,16 @@ class ArtifactStore:
         """Bytes ``start`` to ``end`` of a file, in chunks of a few MiB."""
         return self._read_chunks(f"{key}/files/{name}", start, end)
 
-    def list_keys(self) -> dict[str, int]:
-        """{key: bytes} of all keys that have the form of ours."""
-        keys: dict[str, int] = {}
-        for name, size in self._sizes("").items():
-            match = _KEY.fullmatch(name)
-            if match is not None:
-                keys[match[1]] = keys.get(match[1], 0) + size
-        return keys
+    def iter_keys(self) -> Iterator[tuple[str, int]]:
+        """(key, bytes) of all keys that have the form of ours, listed piece by piece."""
+        for folder in _FOLDERS:
+            for prefix in _common_prefixes(self._names(folder)):
+                keys: dict[str, int] = {}
+                for name, size in self._sizes(folder, prefix).items():
+                    match = _KEY.fullmatch(name)
+                    if match is not None:
+                        keys[match[1]] = keys.get(match[1], 0) + size
+                yield from keys.items()
 
     def remove(self, key: str) -> None:
         """Remove all objects of a key, the manifest first. A key that does not exist is no error."""
@@ -123,19 +130,39 @@ class ArtifactStore:
                 raise _damaged_error(name)
             yield data
 
-    def _sizes(self, prefix: str) -> dict[str, int]:
-        """{name: bytes} of every object whose name begins with ``prefix``."""
+    def _names(self, folder: str) -> list[str]:
+        """Sorted names of what is directly in a folder of the store."""
+
+        def list_names(store: Any, path: str) -> list[str]:
+            store.invalidate_cache()
+            try:
+                return sorted(name.rstrip("/").rpartition("/")[2] for name in store.ls(path, detail=False))
+            except FileNotFoundError:
+                return []
+
+        return self._with_retries(folder, "read", list_names)
+
+    def _sizes(self, folder: str, prefix: str = "") -> dict[str, int]:
+        """{name: bytes} of every object below ``folder`` whose name continues with ``prefix``."""
 
         def list_objects(store: Any, path: str) -> dict[str, int]:
             store.invalidate_cache()
             root = self._storage.files()[1]
-            try:
-                objects = store.find(path.rstrip("/"), detail=True)
-            except FileNotFoundError:
-                return {}
+            # object storage finds a prefix by itself; a file system would walk through everything else as well
+            by_prefix = prefix and "prefix" in inspect.signature(store.find).parameters
+            starts = (
+                [path] if by_prefix or not prefix else [f"{path}/{name}" for name in self._matching(folder, prefix)]
+            )
+            objects: dict[str, Any] = {}
+            for start in starts:
+                with suppress(FileNotFoundError):
+                    objects |= store.find(start, detail=True, **({"prefix": prefix} if by_prefix else {}))
             return {name[len(root) :].strip("/"): int(details["size"] or 0) for name, details in objects.items()}
 
-        return self._with_retries(prefix, "read", list_objects)
+        return self._with_retries(folder, "read", list_objects)
+
+    def _matching(self, folder: str, prefix: str) -> list[str]:
+        return [name for name in self._names(folder) if name.startswith(prefix)]
 
     def _with_retries(self, name: str, verb: str, act: Any) -> Any:
         try:
@@ -144,6 +171,20 @@ class ArtifactStore:
             if error.code == "file_missing":
                 raise
             raise UserError(error.message, code="store_unreachable", file=error.file) from error
+
+
+def _common_prefixes(names: Sequence[str]) -> Iterator[str]:
+    """Prefixes that cover the sorted names, each of at most ``_LISTED_TOGETHER`` names."""
+    if not names:
+        return
+    first, last = names[0], names[-1]
+    length = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    if len(names) <= _LISTED_TOGETHER:
+        yield first[:length]
+        return
+    length += 1
+    for _, group in groupby(names, lambda name: name[:length]):
+        yield from _common_prefixes(list(group))
 
 
 def _describe_files(folder: Path) -> FileEntries:

@@ -2,23 +2,49 @@
 
 Workers join one after the other and wait. The worker that completes the gang gets the run's lease and is node 0; the
 others work under that lease. When the lease or a member is lost, the attempt ends for all members.
+
+Reservation of workers for a run of several nodes, with backfill (EASY) by runs that end before its start.
+
+The first queued run of several nodes that the live workers can serve reserves workers: each of them that becomes free
+joins its gang and stays in it, unless a run of higher priority is queued. Every worker joins the first such run in one
+order, so two gangs never wait for each other's workers. A worker runs something shorter first when the
+``timeout_seconds`` of that run end before the expected start of the gang, for which other workers are missing anyway.
+
+Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995.
 """
 
 from __future__ import annotations
 
 import secrets
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, Float, Subquery, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import Claim, StaleLease
-from lcl_core.db.models import GangMemberRow, Run
-from lcl_core.db.session import now
-from lcl_core.db.states import State
-from lcl_core.db.workers import leased_devices
+from lcl_core.db.models import GangMemberRow, Run, Worker
+from lcl_core.db.session import now, sql_now
+from lcl_core.db.states import LEASED, State
+from lcl_core.db.workers import (
+    ALIVE_WITHIN,
+    DeviceNeed,
+    DevicePool,
+    capacity,
+    device_uses,
+    leased_devices,
+    needed_devices,
+    serving_devices,
+)
+from lcl_core.jobs import ANY_DEVICE
+
+BACKFILL_DEPTH = 1000  # queued runs, first in order of priority and time, among which short ones are sought
+_RECENT_RUNS = 20  # of a kind, whose median is the expected time of a run without timeout_seconds
+_LEASED = [state.value for state in LEASED]
 
 
 @dataclass(frozen=True)
@@ -62,14 +88,14 @@ def join_gang(
     Returns: None when the gang is complete; all members work under ``lease_token`` then.
     """
     moment = now(session)
-    replaced = or_(
-        GangMemberRow.worker == worker, GangMemberRow.expires_at < moment, GangMemberRow.lease_token.is_not(None)
-    )
+    # a member of an earlier attempt keeps its row, and its devices, until its process has ended
+    replaced = or_(GangMemberRow.expires_at < moment, GangMemberRow.ending.is_not(None), GangMemberRow.number == 0)
     session.execute(delete(GangMemberRow).where(GangMemberRow.run_id == run_id, replaced))
     member = GangMemberRow(run_id=run_id, worker=worker, token=secrets.token_hex(16))
     member.expires_at = moment + timedelta(seconds=seconds)
-    query = select(GangMemberRow).where(GangMemberRow.run_id == run_id).order_by(GangMemberRow.worker)
-    others = session.scalars(query).all()
+    waiting = GangMemberRow.run_id == run_id, GangMemberRow.lease_token.is_(None)
+    query = select(GangMemberRow).where(*waiting).order_by(GangMemberRow.worker)
+    others = session.scalars(query.with_for_update()).all()  # one that leaves meanwhile is waited for, and not found
     session.add(member)
     if len(others) + 1 < nodes:
         session.flush()
@@ -94,7 +120,11 @@ def check_member_lease(session: Session, membership: MemberLease) -> Rendezvous 
         return None
     if member.lease_token is None or member.lease_token != run.lease_token:
         raise StaleLease(membership.run_id)
-    leader = GangMemberRow.run_id == membership.run_id, GangMemberRow.number == 0
+    leader = (
+        GangMemberRow.run_id == membership.run_id,
+        GangMemberRow.lease_token == member.lease_token,
+        GangMemberRow.number == 0,
+    )
     address = session.scalars(select(GangMemberRow.address).where(*leader)).one_or_none()
     devices = leased_devices(session, membership.run_id, membership.token)
     claim = Claim.of(run, member.lease_token, membership.worker, node=member.number or 0, devices=devices)
@@ -140,6 +170,13 @@ def set_rendezvous(session: Session, claim: Claim, address: str) -> None:
     member.address = address
 
 
+def gang_hosts(session: Session, claim: Claim) -> set[str]:
+    """Names of the hosts of all nodes, as far as their workers are alive."""
+    query = select(Worker.host).join(GangMemberRow, GangMemberRow.worker == Worker.id)
+    works = GangMemberRow.run_id == claim.run_id, GangMemberRow.lease_token == claim.token
+    return set(session.scalars(query.where(*works)))
+
+
 def member_failures(session: Session, claim: Claim, count_lost: bool = True) -> tuple[list[MemberFailure], bool]:
     """Failures and lost workers among the nodes above 0, and whether all these nodes have ended.
 
@@ -175,3 +212,234 @@ def _lock_member(session: Session, membership: MemberLease) -> GangMemberRow:
 
 def _is_member(membership: MemberLease) -> ColumnElement[bool]:
     return and_(GangMemberRow.run_id == membership.run_id, GangMemberRow.token == membership.token)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """The run of several nodes that reserves a worker.
+
+    Attributes:
+        need: of the run on this worker.
+        collects: a worker waits for it, or devices are reserved for it.
+        owner_running: leased runs of its owner.
+        window: seconds until its expected start, if this worker is free by then.
+    """
+
+    need: DeviceNeed
+    collects: bool
+    owner_running: int
+    window: float
+
+    def admits(self, owner_running: ColumnElement[int], reserving: Collection[str]) -> ColumnElement[bool]:
+        """Condition on a queued run of one node: it goes before this run, or ends before its expected start.
+
+        Args:
+            owner_running: leased runs of the owner of that run.
+            reserving: runs for which devices are reserved.
+        """
+        queued_at, run_id = self.need.queued_at, self.need.run_id
+        older = or_(Run.queued_at < queued_at, and_(Run.queued_at == queued_at, Run.id < run_id))
+        reserved = Run.id.in_(sorted(reserving))
+        if self.collects:
+            precedes = and_(reserved, older)
+        else:  # the order among owners counts
+            fewer = or_(owner_running < self.owner_running, and_(owner_running == self.owner_running, older))
+            precedes = or_(reserved, fewer)
+        before = or_(Run.priority > self.need.priority, and_(Run.priority == self.need.priority, precedes))
+        if self.window <= 0:
+            return before
+        first = (
+            select(Run.id)
+            .where(Run.state == State.QUEUED.value, Run.nodes == 1)
+            .order_by(Run.priority.desc(), Run.queued_at, Run.id)
+            .limit(BACKFILL_DEPTH)
+        )
+        return or_(before, and_(Run.id.in_(first), _timeout() - Run.ran_seconds <= self.window))
+
+
+def running_by_owner() -> Subquery:
+    """``owner`` and the number ``runs`` of its leased runs."""
+    query = select(Run.owner, func.count().label("runs")).where(Run.state.in_(_LEASED)).group_by(Run.owner)
+    return query.subquery()
+
+
+def can_serve(offers: Collection[str], resource: str) -> bool:
+    """Whether a worker with these resources can run a run of that resource class."""
+    return resource in (*offers, ANY_DEVICE)
+
+
+def is_due(session: Session) -> ColumnElement[bool]:
+    """Condition on a queued run: it may start. One whose attempt has failed may have to wait."""
+    return or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))
+
+
+def find_reservation(
+    session: Session, worker_id: str, offers: Sequence[str], pool: DevicePool, joined: str | None = None
+) -> Reservation | None:
+    """The run that reserves this worker; None: there is none, or the worker has no row yet.
+
+    Args:
+        pool: devices of this worker; runs that have been passed for want of devices reserve nothing.
+        joined: run whose gang the asking slot has joined. When another slot has joined one, no run reserves this slot.
+    """
+    gangs = _queued_gangs(session, offers, pool)
+    if not gangs:
+        return None
+    moment = now(session)
+    workers = _live_workers(session, moment)
+    this = next((worker for worker in workers if worker.id == worker_id), None)
+    waiting, working = _members(session, moment)
+    if this is None or any(worker_id in members for run_id, members in waiting.items() if run_id != joined):
+        return None
+    homes = {worker.id: worker.home for worker in workers}
+    for gang, owner_running in gangs:
+        gpus = needed_devices(gang, pool.size)
+        if worker_id in working[gang.id] or (gpus > pool.room and gang.id != joined):
+            continue  # the process of an earlier attempt still ends here, or the free devices are another run's
+        members = waiting[gang.id]
+        able = [worker for worker in workers if worker.home == this.home and worker.can_serve(gang)]
+        elsewhere = any(homes.get(member, this.home) != this.home for member in members)
+        if len(able) >= gang.nodes and not elsewhere:
+            window = _seconds_until_start(session, gang, able, members - {worker_id}, this)
+            need = DeviceNeed(gang.id, gpus, gang.nodes, gang.priority, gang.queued_at)
+            collects = gang.reserved_at is not None or gang.id in pool.reserving
+            return Reservation(need, collects, owner_running, window)
+    return None
+
+
+def _queued_gangs(session: Session, offers: Sequence[str], pool: DevicePool) -> list[tuple[Run, int]]:
+    """Queued runs of several nodes that a worker can serve, in the order in which they reserve; and their owners' runs.
+
+    Those that reserve workers or devices already come first among their priority: joined workers do not change over.
+    """
+    owners = running_by_owner()
+    query = (
+        select(Run, func.coalesce(owners.c.runs, 0))
+        .outerjoin(owners, owners.c.owner == Run.owner)
+        .where(Run.state == State.QUEUED.value, Run.nodes > 1, Run.resource.in_([*offers, ANY_DEVICE]))
+        .where(is_due(session), Run.id.not_in(pool.passed))
+        .execution_options(populate_existing=True)
+    )
+    gangs = [(run, running) for run, running in session.execute(query).tuples()]
+    pool.reserving.update(run.id for run, _ in gangs if run.reserved_at)  # among devices too, the older one goes first
+
+    def order(entry: tuple[Run, int]) -> tuple[Any, ...]:
+        run, running = entry
+        if run.reserved_at:
+            turn: tuple[Any, ...] = (0, run.reserved_at)
+        else:
+            turn = (1 if run.id in pool.reserving else 2 + running, run.queued_at)
+        return (-run.priority, *turn, run.id)
+
+    return sorted(gangs, key=order)
+
+
+class _LiveWorker(NamedTuple):
+    id: str
+    home: str | None
+    offers: list[Any]
+    slots: int
+    devices: list[str]  # that no api serves inference on
+
+    def can_serve(self, run: Run) -> bool:
+        size = capacity(self.devices)
+        return can_serve(self.offers, run.resource) and needed_devices(run, size) <= size
+
+
+def _live_workers(session: Session, moment: datetime) -> list[_LiveWorker]:
+    """Columns alone: the row's ``current_run`` is a query of its own for each worker."""
+    columns = Worker.id, Worker.home, Worker.offers, Worker.slots, Worker.gpu_ids
+    rows = session.execute(select(*columns).where(Worker.seen_at >= moment - ALIVE_WITHIN)).tuples().all()
+    serving = serving_devices(session) if any(devices for *_, devices in rows) else set()
+    return [
+        _LiveWorker(id_, home, offers, slots, [device for device in devices if device not in serving])
+        for id_, home, offers, slots, devices in rows
+    ]
+
+
+def _members(session: Session, moment: datetime) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """{run: workers} of those that wait for the others of a gang, and of those above node 0 whose process may live."""
+    columns = GangMemberRow.run_id, GangMemberRow.worker, GangMemberRow.lease_token
+    counts = (
+        GangMemberRow.expires_at >= moment,
+        GangMemberRow.ending.is_(None),
+        func.coalesce(GangMemberRow.number, 1) > 0,
+    )
+    waiting: dict[str, set[str]] = defaultdict(set)
+    working: dict[str, set[str]] = defaultdict(set)
+    for run_id, worker, lease_token in session.execute(select(*columns).where(*counts)).tuples():
+        (waiting if lease_token is None else working)[run_id].add(worker)
+    return waiting, working
+
+
+def _seconds_until_start(
+    session: Session, gang: Run, able: Sequence[_LiveWorker], members: set[str], this: _LiveWorker
+) -> float:
+    """Seconds until enough workers have a free slot and free devices, ``this`` having them at once."""
+    missing = gang.nodes - len(members) - 1
+    others = [worker for worker in able if worker.id not in members and worker.id != this.id]
+    if missing <= 0:
+        return 0.0
+    ends = _expected_ends(session, {worker.id: worker for worker in others})
+    return sorted(_free_in(worker, ends[worker.id], gang) for worker in others)[missing - 1]
+
+
+def _free_in(worker: _LiveWorker, ends: Sequence[tuple[float, int]], gang: Run) -> float:
+    """Seconds until the worker can join; with a free slot and free devices it is about to.
+
+    Args:
+        ends: expected seconds to the end of each of its runs and nodes, and the devices of that.
+    """
+    seconds = min(ends)[0] if len(ends) >= worker.slots else 0.0
+    size = capacity(worker.devices)
+    lacking = sum(devices for _, devices in ends) + needed_devices(gang, size) - size
+    for end, devices in sorted(ends):
+        if lacking <= 0:
+            break
+        seconds, lacking = max(seconds, end), lacking - devices
+    return seconds
+
+
+def _expected_ends(session: Session, workers: Mapping[str, _LiveWorker]) -> dict[str, list[tuple[float, int]]]:
+    """{worker: expected seconds to the end of each of its runs and nodes, and their devices}; 0 s if nothing is known.
+
+    Args:
+        workers: by id.
+    """
+    columns = (Run.id, Run.kind, Run.lease_owner, Run.ran_seconds, _timeout())
+    leased = session.execute(select(*columns).where(Run.state.in_(_LEASED))).tuples().all()
+    typical = _typical_seconds(session, {kind for _, kind, _, _, timeout in leased if timeout is None})
+    remaining = {
+        run_id: max(0.0, (typical.get(kind, 0.0) if timeout is None else timeout) - ran)
+        for run_id, kind, _, ran, timeout in leased
+    }
+    uses = device_uses(session) if any(worker.devices for worker in workers.values()) else []
+    devices = Counter((use.worker, use.run_id) for use in uses if not use.reserved)
+    at_work = [(owner, run_id) for run_id, _, owner, _, _ in leased if owner is not None]
+    ends: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for worker, run_id in [*at_work, *_working_members(session)]:
+        if worker in workers:
+            ends[worker].append((remaining.get(run_id, 0.0), devices[worker, run_id]))
+    return ends
+
+
+def _working_members(session: Session) -> Sequence[tuple[str, str]]:
+    """(worker, run) of the nodes above 0 that work."""
+    query = select(GangMemberRow.worker, GangMemberRow.run_id).join(Run, Run.id == GangMemberRow.run_id)
+    works = GangMemberRow.lease_token == Run.lease_token, GangMemberRow.number > 0, GangMemberRow.ending.is_(None)
+    return session.execute(query.where(*works)).tuples().all()
+
+
+def _typical_seconds(session: Session, kinds: Iterable[str]) -> Mapping[str, float]:
+    """Median time of the last runs of each kind; a kind without ended runs is left out."""
+    typical = {}
+    for kind in kinds:
+        query = select(Run.ran_seconds).where(Run.state == State.SUCCEEDED.value, Run.kind == kind)
+        recent = session.scalars(query.order_by(Run.id.desc()).limit(_RECENT_RUNS)).all()
+        if recent:
+            typical[kind] = statistics.median(recent)
+    return typical
+
+
+def _timeout() -> ColumnElement[float | None]:
+    return Run.spec["timeout_seconds"].as_float().cast(Float)

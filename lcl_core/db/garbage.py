@@ -6,7 +6,8 @@ PostgreSQL. A folder or key is removed after this database has known it for a gr
 with a wrong database removes nothing at once.
 
 The output of a run is garbage only when the run cannot register it any more: the run has succeeded or does not exist.
-Garbage is therefore never named later, and no lock is needed between finding and removing it.
+Garbage is therefore never named later, and no lock is needed between finding and removing it. Folders and keys are
+listed outside of transactions: a file system may be slow.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import delete, select, union
 from sqlalchemy.orm import Session
 
+from lcl_core.common.disk_cache import no_progress
 from lcl_core.common.files import remove_tree
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import home_id
@@ -37,7 +41,10 @@ _DIGITS = "[0-9a-hjkmnp-tv-z]{18}"
 _FOLDER_NAME = r"(?P<hidden>\.(?:import-)?)?(?P<prefix>{prefix})_(?P<digits>{digits})(?:\.[0-9a-f]{{8}})?"
 _REMOVED = re.compile(r"\.removed-[0-9a-f]{16}")
 _STORE, _TABLES = "store/", "tables/"  # prefixes of the paths of orphans
-StoredKeys = Mapping[str, int] | None  # {key of the artifact store: bytes}, as listed; None: not listed
+_ANY_ID = re.compile(f"_({_DIGITS})")
+_BATCH = 500  # folders or keys that are compared with the rows in one transaction
+StoredKeys = Iterable[tuple[str, int]] | None  # (key of the artifact store, bytes), as listed; None: not listed
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -50,36 +57,40 @@ class Orphan:
     due: bool  # the grace period is over
 
 
-def list_garbage(session: Session, home: Path, grace_seconds: float, stored: StoredKeys = None) -> list[Orphan]:
+def list_garbage(database: Database, home: Path, grace_seconds: float, stored: StoredKeys = None) -> list[Orphan]:
     """Everything that no row names; only reads.
 
     Args:
-        stored: keys of the artifact store, as ``ArtifactStore.list_keys`` returned them before the call.
+        stored: keys of the artifact store, from ``ArtifactStore.iter_keys``.
+
+    Raises: OSError, UNREACHABLE; UserError ``store_unreachable``.
     """
-    recorded = {(row.home, row.path): row.seen_at for row in session.scalars(select(Garbage))}
-    latest = now(session) - timedelta(seconds=grace_seconds)
+    orphans = list(_find_orphans(database, home, grace_seconds, stored, record=False))
+    return orphans + _list_tables(database)
+
+
+def record_garbage(
+    database: Database,
+    home: Path,
+    grace_seconds: float,
+    stored: StoredKeys = None,
+    progress: Callable[[], None] = no_progress,
+) -> list[Orphan]:
+    """``list_garbage``, with new orphans recorded and records of others deleted. Records of other homes stay.
+
+    No transaction is open while folders and keys are listed. ``progress`` is called between its batches.
+    """
+    with database.reading() as session:
+        started = now(session)
     orphans = []
-    for location, paths in _find_orphans(session, home, stored).items():
-        for path in paths:
-            seen_at = recorded.get((location, path))
-            size = _freed_bytes(Path(home) / path) if location else (stored or {})[path]
-            orphan = path if location else f"{_STORE}{path}"
-            orphans.append(Orphan(orphan, size, seen_at, seen_at is not None and seen_at <= latest))
-    # tables are in this very database, so a wrong database cannot be the cause: no grace
-    return orphans + [Orphan(_TABLES + name, size, None, True) for name, size in orphaned_tables(session).items()]
-
-
-def record_garbage(session: Session, home: Path, grace_seconds: float, stored: StoredKeys = None) -> list[Orphan]:
-    """``list_garbage``, with new orphans recorded and records of others deleted. Records of other homes stay."""
-    moment = now(session)
-    for location, paths in _find_orphans(session, home, stored).items():
-        known = set(session.scalars(select(Garbage.path).where(Garbage.home == location)))
-        for path in sorted(known.difference(paths)):  # in the same order in all processes, against deadlocks
-            session.execute(delete(Garbage).where(Garbage.home == location, Garbage.path == path))
-        if new := [{"home": location, "path": path, "seen_at": moment} for path in sorted(paths) if path not in known]:
-            # another process may have recorded the same orphans meanwhile
-            session.execute(dialect_insert(session, Garbage).on_conflict_do_nothing(), new)
-    return list_garbage(session, home, grace_seconds, stored)
+    for orphan in _find_orphans(database, home, grace_seconds, stored, record=True):
+        orphans.append(orphan)
+        progress()
+    _forget_others(database, home_id(home), {orphan.path for orphan in orphans}, started)
+    if stored is not None:
+        keys = {orphan.path.removeprefix(_STORE) for orphan in orphans if orphan.path.startswith(_STORE)}
+        _forget_others(database, "", keys, started)
+    return orphans + _list_tables(database)
 
 
 def remove_garbage(database: Database, home: Path, paths: Iterable[str], store: ArtifactStore | None = None) -> None:
@@ -97,49 +108,117 @@ def remove_garbage(database: Database, home: Path, paths: Iterable[str], store: 
 
 
 def collect_garbage(
-    database: Database, home: Path, grace_seconds: float, store: ArtifactStore | None = None, stored: StoredKeys = None
+    database: Database,
+    home: Path,
+    grace_seconds: float,
+    store: ArtifactStore | None = None,
+    stored: StoredKeys = None,
+    progress: Callable[[], None] = no_progress,
 ) -> list[Orphan]:
     """Record garbage, and remove what is due. Several processes may do so at once.
 
     Returns: what was due. Raises: OSError, UNREACHABLE; UserError ``store_unreachable``.
     """
-    with database.session() as session:
-        due = [orphan for orphan in record_garbage(session, home, grace_seconds, stored) if orphan.due]
-    remove_garbage(database, home, [orphan.path for orphan in due], store)
+    due = [orphan for orphan in record_garbage(database, home, grace_seconds, stored, progress) if orphan.due]
+    for orphan in due:
+        remove_garbage(database, home, [orphan.path], store)
+        progress()
     return due
 
 
-def _find_orphans(session: Session, home: Path, stored: StoredKeys) -> dict[str, list[str]]:
-    """{id of the home, or "" for the artifact store: paths or keys that no row names}."""
-    orphans = {home_id(home): _unreferenced(session, list(_list_folders(home)))}
-    if stored is not None:
-        referenced = referenced_keys(session)
-        orphans[""] = sorted(key for key in stored if key not in referenced)
-    return orphans
+def _find_orphans(
+    database: Database, home: Path, grace_seconds: float, stored: StoredKeys, *, record: bool
+) -> Iterator[Orphan]:
+    """Folders and keys that no row names, found in batches: listed first, then compared with the rows."""
+    location = home_id(home)
+    for folders in _batches(_list_folders(home)):
+        with database.reading() as session:
+            orphans = _unreferenced(session, folders)
+        seen = _seen_at(database, location, orphans, record=record)
+        latest = _latest(database, grace_seconds)
+        for path in orphans:
+            yield Orphan(path, _freed_bytes(Path(home) / path), seen.get(path), _is_due(seen.get(path), latest))
+    for entries in _batches(stored or ()):
+        sizes = dict(entries)
+        with database.reading() as session:
+            referenced = referenced_keys(session, {key.rpartition("/")[0] for key in sizes})
+        keys = [key for key in sizes if key not in referenced]
+        seen = _seen_at(database, "", keys, record=record)
+        latest = _latest(database, grace_seconds)
+        for key in keys:
+            yield Orphan(f"{_STORE}{key}", sizes[key], seen.get(key), _is_due(seen.get(key), latest))
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
+
+
+def _latest(database: Database, grace_seconds: float) -> datetime:
+    """What has been recorded since then is kept."""
+    with database.reading() as session:
+        return now(session) - timedelta(seconds=grace_seconds)
+
+
+def _is_due(seen_at: datetime | None, latest: datetime) -> bool:
+    return seen_at is not None and seen_at <= latest
+
+
+def _seen_at(database: Database, location: str, paths: Collection[str], *, record: bool) -> dict[str, datetime]:
+    """{path: since when it is recorded as garbage}; ``record``: those that are new are recorded now."""
+    query = select(Garbage.path, Garbage.seen_at).where(Garbage.home == location, Garbage.path.in_(paths))
+    with database.reading() as session:
+        seen = dict(session.execute(query).tuples().all())
+    new = sorted(set(paths).difference(seen))  # in the same order in all processes, against deadlocks
+    if not (record and new):
+        return seen
+    with database.session() as session:
+        moment = now(session)
+        rows = [{"home": location, "path": path, "seen_at": moment} for path in new]
+        # another process may have recorded the same orphans meanwhile
+        session.execute(dialect_insert(session, Garbage).on_conflict_do_nothing(), rows)
+    return seen | dict.fromkeys(new, moment)
+
+
+def _forget_others(database: Database, location: str, paths: Collection[str], before: datetime) -> None:
+    """Delete the records of what is no garbage any more; those that are newer than the listing stay."""
+    with database.reading() as session:
+        recorded = session.scalars(select(Garbage.path).where(Garbage.home == location, Garbage.seen_at < before))
+        obsolete = sorted(set(recorded).difference(paths))
+    for batch in _batches(obsolete):
+        with database.session() as session:
+            session.execute(delete(Garbage).where(Garbage.home == location, Garbage.path.in_(batch)))
+
+
+def _list_tables(database: Database) -> list[Orphan]:
+    """Tables are in this very database, so a wrong database cannot be the cause: no grace."""
+    with database.reading() as session:
+        return [Orphan(_TABLES + name, size, None, True) for name, size in orphaned_tables(session).items()]
 
 
 def _list_folders(home: Path) -> Iterator[str]:
     """Folders whose names the service makes, without symbolic links."""
     for folder, prefix in _FOLDERS.items():
         pattern = re.compile(_FOLDER_NAME.format(prefix=prefix, digits=_DIGITS))
-        parent = Path(home) / folder
-        for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
-            matches = pattern.fullmatch(entry.name) or _REMOVED.fullmatch(entry.name)
-            if matches and entry.is_dir() and not entry.is_symlink():
-                yield f"{folder}/{entry.name}"
+        with suppress(FileNotFoundError), os.scandir(Path(home) / folder) as entries:
+            for entry in entries:
+                matches = pattern.fullmatch(entry.name) or _REMOVED.fullmatch(entry.name)
+                if matches and entry.is_dir(follow_symlinks=False):
+                    yield f"{folder}/{entry.name}"
 
 
 def _unreferenced(session: Session, candidates: list[str]) -> list[str]:
-    if not candidates:
-        return []
-    paths = union(*(select(model.path) for model in (EncoderRow, CollectionRow, Dataset, DatasetVersion)))
+    tables = (EncoderRow, CollectionRow, Dataset, DatasetVersion)
+    paths = union(*(select(model.path).where(model.path.in_(candidates)) for model in tables))
     referenced = set(session.scalars(paths))
-    states = dict(session.execute(select(Run.id, Run.state)).tuples().all())
+    runs = {f"run_{digits[1]}" for path in candidates if (digits := _ANY_ID.search(path))}
+    states = dict(session.execute(select(Run.id, Run.state).where(Run.id.in_(runs))).tuples().all())
     return [path for path in candidates if path not in referenced and not _may_be_referenced(path, states)]
 
 
 def _may_be_referenced(path: str, states: dict[str, str]) -> bool:
-    """Whether the run of the folder still needs it, or may still register it. ``states``: of all runs."""
+    """Whether the run of the folder still needs it, or may still register it. ``states``: of the runs that exist."""
     folder, _, name = path.partition("/")
     match = re.fullmatch(_FOLDER_NAME.format(prefix=_FOLDERS[folder], digits=_DIGITS), name)
     if match is None:

@@ -77,6 +77,7 @@ def transition(run: Run, target: State, **changes: Any) -> Run:
     """
     check_transition(run.id, run.state, target)
     run.state = target.value
+    run.reserved_at = None
     for name, value in changes.items():
         setattr(run, name, value)
     session = object_session(run)

@@ -27,6 +27,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
@@ -118,7 +119,8 @@ class RunTag(Base):
 
     tag: Mapped[str] = mapped_column(String(100), primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, index=True)
-    owner: Mapped[str] = mapped_column(String(100))
+    # empty, from a version that does not know the column: PostgreSQL fills in the owner of the run
+    owner: Mapped[str] = mapped_column(String(100), server_default="")
 
 
 class Predecessor(Base):
@@ -146,6 +148,7 @@ class Run(Base):
         Index("ix_run_owner_kind_id", "owner", "kind", "id"),
         Index("ix_run_lease_owner", "lease_owner"),
         Index("ix_run_spec_hash", "spec_hash"),
+        Index("ix_run_gangs", "state", postgresql_where=text("nodes > 1"), sqlite_where=text("nodes > 1")),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -175,6 +178,8 @@ class Run(Base):
     )  # one of RESOURCE_CLASSES: which workers may claim it
     nodes: Mapped[int] = mapped_column(default=1)  # number of workers, all or none
     gpus: Mapped[int] = mapped_column(default=1)  # of each worker that runs it on GPUs; 0: of the class cpu
+    # since when a queued run of several nodes reserves workers; None: it does not
+    reserved_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(default=0)  # 1 during the first attempt
     # so many workers lost without a new checkpoint between fail the run
     max_attempts: Mapped[int] = mapped_column(default=3)
@@ -274,6 +279,8 @@ class Worker(Base):
     offers: Mapped[list[Any]] = mapped_column(default=lambda: ["cpu"])  # of RESOURCES: which runs it may claim
     gpus: Mapped[list[Any]] = mapped_column(default=list)  # use of each GPU, see workers.record_heartbeat
     gpu_ids: Mapped[list[Any]] = mapped_column(default=list)  # devices that it may lease to runs
+    # id of its home folder: only workers of one home run the nodes of one run; None: a worker of an older version
+    home: Mapped[str | None] = mapped_column(String(40))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     consumed_at: Mapped[datetime | None]  # when it last received a message from the broker
@@ -524,6 +531,16 @@ class Garbage(Base):
     home: Mapped[str] = mapped_column(String(40), primary_key=True)  # id of the home; empty: the artifact store
     path: Mapped[str] = mapped_column(String(300), primary_key=True)  # relative to the home, or a key of the store
     seen_at: Mapped[datetime]
+
+
+class TaskLease(Base):
+    """A periodic task that one worker does for all, and until when no other worker begins it."""
+
+    __tablename__ = "task_lease"
+
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    worker: Mapped[str] = mapped_column(String(100))
+    expires_at: Mapped[datetime]
 
 
 class StoredBytes(Base):

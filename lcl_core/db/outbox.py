@@ -274,9 +274,10 @@ def runs_with_pending_uploads(session: Session, run_ids: Sequence[str]) -> dict[
     return errors
 
 
-def referenced_keys(session: Session) -> set[str]:
-    """Keys of the store that rows name, and keys of pending uploads."""
-    rows = session.execute(select(ArtifactUpload.path, ArtifactUpload.key, ArtifactUpload.pending)).tuples().all()
+def referenced_keys(session: Session, paths: Collection[str]) -> set[str]:
+    """Keys of the store that the rows of these folders name, and keys of their pending uploads."""
+    query = select(ArtifactUpload.path, ArtifactUpload.key, ArtifactUpload.pending)
+    rows = session.execute(query.where(ArtifactUpload.path.in_(paths))).tuples().all()
     keys = {key for _, key, _ in rows if key is not None}
     return keys | {upload_key(path, pending) for path, _, pending in rows if pending is not None}
 

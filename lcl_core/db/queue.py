@@ -1,7 +1,8 @@
 """Job queue: order of the queued runs, and the claim of the next one.
 
-Order: priority, then runs for which devices are reserved, then the owner with the fewest running runs, then the longest
-wait. A claim is a compare-and-swap on the state; PostgreSQL skips rows that another worker has locked.
+Order: priority, then runs for which devices or workers are reserved, then the owner with the fewest running runs, then
+the longest wait. When a run of several nodes is next says ``lcl_core.db.gang``. A claim is a compare-and-swap on the
+state; PostgreSQL skips rows that another worker has locked.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, se
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
-from lcl_core.db.gang import MemberLease, join_gang
+from lcl_core.db.gang import (
+    MemberLease,
+    Reservation,
+    find_reservation,
+    is_due,
+    join_gang,
+    release_member,
+    running_by_owner,
+)
 from lcl_core.db.leases import Claim
-from lcl_core.db.models import GangMemberRow, Run
-from lcl_core.db.session import now, sql_now
-from lcl_core.db.states import LEASED, State
+from lcl_core.db.models import Run
+from lcl_core.db.session import now
+from lcl_core.db.states import State
 from lcl_core.db.workers import DeviceNeed, DevicePool, capacity, need_columns
 from lcl_core.jobs import ANY_DEVICE, RESOURCES
 
@@ -30,8 +39,8 @@ def claim_next(
     worker: str,
     lease_seconds: float = 30.0,
     offers: Sequence[str] = RESOURCES,
-    given_up: str | None = None,
     devices: Sequence[str] = (),
+    seat: MemberLease | None = None,
 ) -> Claim | MemberLease | None:
     """Claim the next run for a worker, or a membership in the gang of a run of several nodes; None: there is none.
 
@@ -40,17 +49,34 @@ def claim_next(
 
     Args:
         offers: resources of the worker, of ``cpu`` and ``gpu``.
-        given_up: a run whose gang this worker has left, not complete; it comes last.
         devices: ids of the GPUs of the worker; without any it runs on the processor what may run anywhere.
+        seat: membership with which the worker waits. It is returned while the worker is to go on waiting, and given up
+            for what is returned otherwise.
     """
-    due = or_(Run.ready_at.is_(None), Run.ready_at <= sql_now(session))  # one whose attempt failed may have to wait
-    pool = DevicePool(session, worker, devices)
-    while (row := session.execute(next_candidate(worker, offers, pool, given_up).where(due)).one_or_none()) is not None:
-        need, token = DeviceNeed(*row), secrets.token_hex(16)
-        chosen = pool.choose(need)
-        if chosen is None:
-            continue
+    pool = DevicePool(session, worker, devices, seat.token if seat else None)
+    chosen: tuple[str, ...] = ()
+    while True:
+        reservation = find_reservation(session, worker, offers, pool, seat.run_id if seat else None)
+        row = session.execute(next_candidate(session, offers, pool, reservation)).one_or_none()
+        need = DeviceNeed(*row) if row is not None else reservation.need if reservation is not None else None
+        if need is not None:
+            if seat is not None and need.run_id == seat.run_id:
+                return seat
+            found = pool.choose(need)
+            if found is None:
+                continue  # it waits for devices; what may run beside it is next
+            chosen = found
+        if seat is not None:
+            if not release_member(session, seat, only_waiting=True):
+                return seat  # the gang is complete, or the membership has expired: its holder sees that
+            pool.release_membership()
+            seat = None
+        if need is None:
+            return None
+        token = secrets.token_hex(16)
         if need.nodes > 1:
+            if not _lock_gang(session, need.run_id, worker, offers, pool):
+                continue
             membership = join_gang(session, need.run_id, worker, token, need.nodes, lease_seconds)
             if membership is not None:
                 pool.bind(chosen, need, membership.token)
@@ -59,40 +85,48 @@ def claim_next(
         if claim is not None:
             pool.bind(chosen, need, token)
             return replace(claim, devices=chosen)
-    return None
 
 
-def next_candidate(worker: str, offers: Sequence[str], pool: DevicePool, last: str | None = None) -> Select[Any]:
-    """Query for the need of the next run of a worker; it locks the row and skips rows that others have locked.
+def next_candidate(
+    session: Session, offers: Sequence[str], pool: DevicePool, reservation: Reservation | None = None
+) -> Select[Any]:
+    """Query for the need of the next run of one node; it locks the row and skips rows that others have locked.
 
     Owners without running runs come before owners with some, and among them the longest wait decides, so no owner
-    starves. A run for which devices are reserved keeps its place before them. A run whose gang the worker has joined
-    already is no candidate for its other slots.
+    starves. A run for which devices are reserved keeps its place before them.
 
     Args:
-        last: id of a run that comes after all others.
+        reservation: of the worker for a run of several nodes; only runs that may go before that one are candidates.
     """
-    running = (
-        select(Run.owner, func.count().label("runs"))
-        .where(Run.state.in_([state.value for state in LEASED]))
-        .group_by(Run.owner)
-        .subquery()
-    )
-    joined = select(GangMemberRow.run_id).where(GangMemberRow.worker == worker, GangMemberRow.lease_token.is_(None))
-    order = [Run.priority.desc(), func.coalesce(running.c.runs, 0), Run.queued_at, Run.id]
+    owners = running_by_owner()
+    running = func.coalesce(owners.c.runs, 0)
+    order = [Run.priority.desc(), running, Run.queued_at, Run.id]
     if pool.reserving:
         order.insert(1, case((Run.id.in_(sorted(pool.reserving)), 0), else_=1))
-    if last is not None:
-        order.insert(0, case((Run.id == last, 1), else_=0))
-    return (
+    query = (
         select(*need_columns(case((_needs_devices(pool.size), Run.gpus), else_=0)))
-        .outerjoin(running, running.c.owner == Run.owner)
-        .where(Run.state == State.QUEUED.value, Run.id.not_in(joined), Run.id.not_in(pool.passed))
+        .outerjoin(owners, owners.c.owner == Run.owner)
+        .where(Run.state == State.QUEUED.value, Run.nodes == 1, is_due(session), Run.id.not_in(pool.passed))
         .where(_can_be_claimed(offers, pool.size, pool.room))
         .order_by(*order)
-        .limit(1)
-        .with_for_update(of=Run, skip_locked=True)
     )
+    if reservation is not None:
+        query = query.where(reservation.admits(running, pool.reserving))
+    return query.limit(1).with_for_update(of=Run, skip_locked=True)
+
+
+def _lock_gang(session: Session, run_id: str, worker: str, offers: Sequence[str], pool: DevicePool) -> bool:
+    """Lock the row of a run of several nodes, waiting for others that join.
+
+    Returns: whether the run still reserves this worker, which others may have changed meanwhile.
+    """
+    query = select(Run).where(Run.id == run_id, Run.state == State.QUEUED.value).with_for_update(of=Run)
+    run = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    reservation = find_reservation(session, worker, offers, pool)
+    if run is None or reservation is None or reservation.need.run_id != run_id:
+        return False
+    run.reserved_at = run.reserved_at or now(session)
+    return True
 
 
 def unclaimed_runs(
@@ -134,6 +168,7 @@ def _claim_run(session: Session, run_id: str, token: str, worker: str, lease_sec
         .where(Run.id == run_id, Run.state == State.QUEUED.value)
         .values(
             state=State.RUNNING.value,
+            reserved_at=None,
             attempt=Run.attempt + 1,
             started_at=func.coalesce(Run.started_at, literal(moment, Run.started_at.type)),
             lease_token=token,

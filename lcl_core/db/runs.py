@@ -5,33 +5,46 @@ Each action locks the row, checks the transition with ``lcl_core.db.states``, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from lcl_core.common.errors import UserError
+from lcl_core.db.gang import can_serve
 from lcl_core.db.leases import transition
 from lcl_core.db.models import Metric, Predecessor, Run, RunTag, StudyCell, Worker
 from lcl_core.db.outbox import delete_stored_folder
 from lcl_core.db.session import CursorPage, bad_cursor, now, read_page, sql_now
 from lcl_core.db.states import FINISHED, UNCLAIMED, ForbiddenTransition, State
-from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, serving_devices
+from lcl_core.db.workers import ALIVE_WITHIN, DeviceUse, capacity, device_uses, needed_devices, serving_devices
 from lcl_core.estimate.history import MeasuredRun, measured_run
 from lcl_core.estimate.report import RunEstimate, estimate_pretraining
 from lcl_core.jobs import ANY_DEVICE
 from lcl_core.specs.parsing import AnySpec
 from lcl_core.specs.pretrain import PretrainSpec
 
-_Offer = tuple[list[str], list[str]]  # resources and devices of a worker that is alive
 ESTIMATE_FROM_RUNS = 200  # newest pre-trainings
 Device = Literal["cpu", "gpu"]
 _REMEDIES = {
     "cpu": "start one that does (LCL_WORKER_OFFERS), or submit the run again without asking for cpu",
     "gpu": "start one on a machine with a GPU, or submit the run again for cpu",
 }
+
+
+class _LiveWorkerResources(NamedTuple):
+    """A worker that is alive."""
+
+    resources: list[str]
+    devices: list[str]
+    home: str | None  # id of its home folder
+
+    @property
+    def size(self) -> int:
+        return capacity(self.devices)
 
 
 def get_run(session: Session, run_id: str, owner: str | None = None) -> Run:
@@ -235,38 +248,48 @@ def blocked_reasons(session: Session, runs: Iterable[Run]) -> dict[str, dict[str
     queued = [run for run in runs if run.state == State.QUEUED]
     if not queued:
         return {}
-    alive = select(Worker.offers, Worker.gpu_ids).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
+    alive = select(Worker.offers, Worker.gpu_ids, Worker.home).where(Worker.seen_at >= sql_now(session) - ALIVE_WITHIN)
     serving = serving_devices(session)
     workers = [
-        (offers, [device for device in devices if device not in serving])
-        for offers, devices in session.execute(alive).tuples()
+        _LiveWorkerResources(offers, [device for device in devices if device not in serving], home)
+        for offers, devices, home in session.execute(alive).tuples()
     ]
-    uses = device_uses(session) if any(devices for _, devices in workers) else []
+    uses = device_uses(session) if any(offer.devices for offer in workers) else []
     found = {run.id: _missing_worker(run, workers) or _busy_devices(run, workers, uses) for run in queued}
     return {run_id: reason for run_id, reason in found.items() if reason is not None}
 
 
-def _missing_worker(run: Run, workers: Sequence[_Offer]) -> dict[str, str] | None:
+def _missing_worker(run: Run, workers: Sequence[_LiveWorkerResources]) -> dict[str, str] | None:
     if not workers:
         return {"code": "no_worker", "message": "no worker is alive; start one, and the run begins by itself"}
-    serving = [offer for offer in workers if run.resource in (*offer[0], ANY_DEVICE)]
+    serving = [offer for offer in workers if can_serve(offer.resources, run.resource)]
     if not serving:
         return {"code": "no_resource", "message": f"no worker offers {run.resource}; {_REMEDIES[run.resource]}"}
-    able = [offer for offer in serving if _needed_devices(run, offer) <= capacity(offer[1])]
+    able = [offer for offer in serving if needed_devices(run, offer.size) <= offer.size]
     if not able:
         message = f"the run needs {_gpus(run.gpus)} on one machine; the largest worker offers {_largest(serving)}"
         return {"code": "too_few_gpus", "message": f"{message}; start a larger one, or submit it again with fewer"}
     if len(able) < run.nodes:
         message = f"the run takes {run.nodes} workers at once, and only {len(able)} can serve it; start more of them"
         return {"code": "too_few_workers", "message": f"{message}, or submit it again with fewer engine.nodes"}
+    homes = Counter(offer.home for offer in able)
+    if run.nodes > 1 and max(homes.values()) < run.nodes:
+        counts = ", ".join(f"{count} of home {home or 'unknown'}" for home, count in sorted(homes.items(), key=str))
+        message = (
+            f"the run takes {run.nodes} workers that share one LCL_HOME, because all nodes use its folder, and the "
+            f"{len(able)} that can serve it are {counts}; start workers on a shared LCL_HOME"
+        )
+        return {"code": "separate_homes", "message": message}
     return None
 
 
-def _busy_devices(run: Run, workers: Sequence[_Offer], uses: Sequence[DeviceUse]) -> dict[str, str] | None:
+def _busy_devices(
+    run: Run, workers: Sequence[_LiveWorkerResources], uses: Sequence[DeviceUse]
+) -> dict[str, str] | None:
     """Why a run that some workers could serve waits for their devices; None: enough of them are free."""
     taken = {use.device for use in uses if use.run_id != run.id}
-    able = [offer for offer in workers if run.resource in (*offer[0], ANY_DEVICE)]
-    needs = [(_needed_devices(run, offer), offer[1]) for offer in able]
+    able = [offer for offer in workers if can_serve(offer.resources, run.resource)]
+    needs = [(needed_devices(run, offer.size), offer.devices) for offer in able]
     most_free = [
         (need, capacity([device for device in devices if device not in taken]))
         for need, devices in needs
@@ -282,17 +305,12 @@ def _busy_devices(run: Run, workers: Sequence[_Offer], uses: Sequence[DeviceUse]
     return {"code": "devices_busy", "message": f"{message}. It begins when other runs end"}
 
 
-def _needed_devices(run: Run, offer: _Offer) -> int:
-    """Devices that the run would take of this worker."""
-    return run.gpus if run.resource == "gpu" or (run.resource == ANY_DEVICE and offer[1]) else 0
-
-
 def _gpus(number: int) -> str:
     return "1 GPU" if number == 1 else f"{number} GPUs"
 
 
-def _largest(workers: Sequence[_Offer]) -> int:
-    return max(capacity(devices) for _, devices in workers)
+def _largest(workers: Sequence[_LiveWorkerResources]) -> int:
+    return max(offer.size for offer in workers)
 
 
 def estimate_run(session: Session, spec: AnySpec, resource: str | None = None, owner: str | None = None) -> RunEstimate:

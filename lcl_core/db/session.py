@@ -67,6 +67,8 @@ _POOL = {"pool_size": 12, "max_overflow": 11}
 _PING_AFTER_SECONDS = 1.0  # a connection that was idle for longer is tested before use
 _HOLDS_WRITE_LOCK = "lcl.turn"  # key in the info of a connection
 _LAST_USED = "lcl.used"
+_CLOCK = "lcl.clock"  # key in the info of a session
+_LOCK_POLL_SECONDS = 0.1
 _LONG_STATEMENTS = "lcl.long"
 _MIGRATION_LOCK = 0x6C636C72756E73  # any constant: key of the advisory lock on PostgreSQL
 _DISK_FULL_BELOW_BYTES = 1 << 20  # an input/output error with less free space is taken for a full disk
@@ -94,22 +96,27 @@ def allow_long_statements(session: Session | Connection) -> None:
 
 
 class Database:
-    """Sessions on one URL, for many threads."""
+    """Sessions on one URL, for many threads.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        clock: time of all leases, of one process that alone uses the database; None: the database's own clock.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         self.url = url
         self.engine, self.writer = create_engines(url)
+        self._info = {} if clock is None else {_CLOCK: clock}
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Write transaction: committed at the end, rolled back on an exception."""
-        with Session(self.writer, expire_on_commit=False) as session, session.begin():
+        with Session(self.writer, expire_on_commit=False, info=self._info) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Read transaction; on SQLite it waits for no writer."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self.engine, expire_on_commit=False, info=self._info) as session:
             yield session
 
     def migrate(self) -> None:
@@ -128,7 +135,7 @@ class Database:
 
     @contextmanager
     def _migrating(self) -> Iterator[Any]:
-        """An alembic configuration on one connection, in one transaction, under the migration lock."""
+        """An alembic configuration on one connection, under the migration lock."""
         from alembic.config import Config
 
         config = Config()
@@ -136,13 +143,11 @@ class Database:
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         with (
             self._file_lock(),
+            self._advisory_lock(),
             self.writer.connect() as connection,
             _foreign_keys_off(connection),
-            connection.begin(),
+            _without_time_limits(connection),
         ):
-            if connection.dialect.name == "postgresql":
-                allow_long_statements(connection)
-                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
             yield config
 
@@ -156,6 +161,23 @@ class Database:
         with Path(f"{path}.migrate.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def _advisory_lock(self) -> Iterator[None]:
+        """PostgreSQL's migration lock, polled: CREATE INDEX CONCURRENTLY would wait for queries that wait for it."""
+        if self.engine.dialect.name != "postgresql":
+            yield
+            return
+        with self.writer.connect() as connection:
+            transaction = connection.begin()
+            while not connection.scalar(select(func.pg_try_advisory_xact_lock(_MIGRATION_LOCK))):
+                transaction.rollback()
+                time.sleep(_LOCK_POLL_SECONDS)
+                transaction = connection.begin()
+            # this statement also replaces the query above, whose snapshot the creation of an index would wait for
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            with transaction:
+                yield
 
     def dispose(self) -> None:
         """Close the pooled connections."""
@@ -185,6 +207,8 @@ def create_engines(url: str) -> tuple[Engine, Engine]:
 
 def now(session: Session) -> datetime:
     """Time of the database's clock: leases compare times that several machines wrote."""
+    if _CLOCK in session.info:
+        return _read_clock(session)
     if session.get_bind().dialect.name == "postgresql":
         return session.scalars(select(func.clock_timestamp())).one().astimezone(UTC)
     return datetime.now(UTC)
@@ -192,9 +216,14 @@ def now(session: Session) -> datetime:
 
 def sql_now(session: Session) -> ColumnElement[datetime] | datetime:
     """``now`` for use inside a statement: PostgreSQL evaluates it there, without a query of its own."""
-    if session.get_bind().dialect.name == "postgresql":
+    if session.get_bind().dialect.name == "postgresql" and _CLOCK not in session.info:
         return func.clock_timestamp()
-    return datetime.now(UTC)
+    return now(session)
+
+
+def _read_clock(session: Session) -> datetime:
+    clock: Callable[[], datetime] = session.info[_CLOCK]
+    return clock()
 
 
 def dialect_insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
@@ -278,6 +307,26 @@ def _with_deadline(connection: Any, gen: Generator[Any, Any, Any], seconds: floa
 def _set_timeout(name: str, seconds: float, connection: Any, _record: object) -> None:
     """Not a connection option: connection poolers refuse options that they do not know."""
     connection.execute(f"SET {name} = {int(seconds * 1000)}")
+    connection.commit()
+
+
+@contextmanager
+def _without_time_limits(connection: Connection) -> Iterator[None]:
+    """For the migrations, each of which is a transaction of its own and may take minutes."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.info[_LONG_STATEMENTS] = True
+    _set_statement_timeout(connection, 0)
+    try:
+        yield
+    finally:
+        connection.rollback()  # of a migration that failed
+        _set_statement_timeout(connection, STATEMENT_SECONDS)
+
+
+def _set_statement_timeout(connection: Connection, seconds: float) -> None:
+    connection.exec_driver_sql(f"SET statement_timeout = {int(seconds * 1000)}")
     connection.commit()
 
 

@@ -18,9 +18,10 @@ from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from lcl_core.common.gpus import is_whole
-from lcl_core.db.models import DeviceRow, GangMemberRow, Run, Worker
+from lcl_core.db.models import DeviceRow, GangMemberRow, Run, TaskLease, Worker
 from lcl_core.db.session import dialect_insert, now
 from lcl_core.db.states import LEASED, State
+from lcl_core.jobs import ANY_DEVICE
 
 FORGET_AFTER = timedelta(minutes=10)
 ALIVE_WITHIN = timedelta(seconds=30)  # six heartbeats
@@ -37,6 +38,7 @@ class WorkerIdentity:
     devices: tuple[str, ...]
     offers: tuple[str, ...] = ("cpu",)
     gpu_ids: tuple[str, ...] = ()  # devices that it may lease to runs
+    home: str | None = None  # id of its home folder
 
 
 def record_heartbeat(session: Session, worker: WorkerIdentity, gpus: Sequence[dict[str, Any]] = ()) -> None:
@@ -63,6 +65,23 @@ def record_wakeup(session: Session, worker_id: str) -> None:
 def deregister(session: Session, worker_id: str) -> None:
     """Delete the row of a worker that shuts down."""
     session.execute(delete(Worker).where(Worker.id == worker_id))
+
+
+def claim_task(session: Session, name: str, worker_id: str, seconds: float) -> bool:
+    """Claim or renew a periodic task that one worker does for all. Returns: whether it is this worker's."""
+    moment = now(session)
+    values = {"worker": worker_id, "expires_at": moment + timedelta(seconds=seconds)}
+    statement = dialect_insert(session, TaskLease).values(name=name, **values)
+    claimable = or_(TaskLease.expires_at < moment, TaskLease.worker == worker_id)
+    claimed = session.execute(
+        statement.on_conflict_do_update(index_elements=["name"], set_=values, where=claimable).returning(TaskLease.name)
+    )
+    return claimed.one_or_none() is not None
+
+
+def release_task(session: Session, name: str, worker_id: str) -> None:
+    """Let other workers begin the task at once: it has failed."""
+    session.execute(delete(TaskLease).where(TaskLease.name == name, TaskLease.worker == worker_id))
 
 
 @dataclass(frozen=True)
@@ -201,6 +220,11 @@ def capacity(devices: Collection[str]) -> int:
     return max(sum(map(is_whole, devices)), min(1, len(devices)))
 
 
+def needed_devices(run: Run, size: int) -> int:
+    """Devices that the run takes of a worker whose largest run can get ``size`` of them."""
+    return run.gpus if run.resource == "gpu" or (run.resource == ANY_DEVICE and size) else 0
+
+
 def free_devices(session: Session, devices: Collection[str]) -> list[str]:
     """Those that no run has and none is reserved for, in their order."""
     used = {use.device for use in device_uses(session, devices)}
@@ -238,6 +262,10 @@ def lock_devices(session: Session, devices: Collection[str]) -> dict[str, Device
 class DevicePool:
     """Devices of a worker in one claim, locked until its transaction ends.
 
+    Args:
+        seat: token of the membership that the worker may give up in this claim: its devices can be chosen, but are
+            reserved for no other run.
+
     Attributes:
         size: devices that the largest run could get when none is in use.
         room: devices of the largest run that may still be claimed in this transaction.
@@ -245,14 +273,16 @@ class DevicePool:
         reserving: runs for which devices are reserved, on any worker.
     """
 
-    def __init__(self, session: Session, worker: str, devices: Sequence[str]) -> None:
+    def __init__(self, session: Session, worker: str, devices: Sequence[str], seat: str | None = None) -> None:
         self._worker = worker
         self._rows = lock_devices(session, devices) if devices else {}
         serving = serving_devices(session) if devices else set()
         self._devices = [device for device in devices if device not in serving]
         uses = device_uses(session, self._devices) if self._devices else []
-        self._uses = {use.device: use for use in uses if use.device in self._devices}
-        self._elsewhere = [use for use in uses if use.device not in self._uses]
+        self._seated = {device for device, row in self._rows.items() if seat is not None and row.token == seat}
+        here = [use for use in uses if use.device in self._devices]
+        self._uses = {use.device: use for use in here if use.device not in self._seated}
+        self._elsewhere = [use for use in uses if use.device not in self._devices]
         self.size = self.room = capacity(self._devices)
         self.passed: list[str] = []
         self.reserving = {use.run_id for use in uses if use.reserved}
@@ -271,13 +301,17 @@ class DevicePool:
         others = {use.worker for use in self._elsewhere if use.run_id == need.run_id}
         if len(others) < need.nodes:
             if need.gpus > 1:
-                self._assign(free, need, token=None)
+                self._assign([device for device in free if device not in self._seated], need, token=None)
             self.room = capacity([device for device in self._devices if self._is_idle_instance(device)])
         return None
 
     def bind(self, devices: Sequence[str], need: DeviceNeed, token: str) -> None:
         """Lease the devices under the token of a lease of the run or of its gang's member."""
         self._assign(devices, need, token)
+
+    def release_membership(self) -> None:
+        """The membership has been given up."""
+        self._seated = set()
 
     def _assign(self, devices: Sequence[str], need: DeviceNeed, token: str | None) -> None:
         for device in devices:

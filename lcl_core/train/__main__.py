@@ -45,9 +45,9 @@ def main() -> int:
     processes = _processes(sys.argv[1]) if len(sys.argv) == 2 else 1
     several = processes > 1 or int(os.environ.get("LCL_NODES", "1")) > 1
     if several and "RANK" not in os.environ:
-        from lcl_core.train.launch import NodeInfo, launch
+        from lcl_core.train.launch import launch, node_from_env
 
-        return launch(sys.argv[1], processes, NodeInfo.from_env())
+        return launch(sys.argv[1], processes, node_from_env())
     return run_main(pretrain, main=_rank() == 0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
+from lcl_core.common.rendezvous import listen_on_reserved, meeting_seconds
+from lcl_core.common.run_dir import ExitCode, RendezvousFailed
 from lcl_core.model import LCLModel
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT
 
@@ -111,10 +115,14 @@ def init_process_group(
     _timeout = timedelta(seconds=timeout_seconds)
     if artifacts is not None:
         _enable_flight_recorder(artifacts / _TRACES)
-    if device.type == "cpu":
-        dist.init_process_group("gloo", timeout=_timeout)
-    else:  # with its device, NCCL connects at once and never guesses one
-        dist.init_process_group(f"cpu:gloo,{device.type}:nccl", timeout=_timeout, device_id=device)
+    backend, bound_to = "gloo", None
+    if device.type != "cpu":  # with its device, NCCL connects at once and never guesses one
+        backend, bound_to = f"cpu:gloo,{device.type}:nccl", device
+    seconds = meeting_seconds()
+    if seconds is None:
+        dist.init_process_group(backend, timeout=_timeout, device_id=bound_to)
+    else:
+        _meet(backend, seconds, bound_to)
     try:
         yield
     except RuntimeError:  # gloo has no other type for a time-out or a closed connection
@@ -123,6 +131,36 @@ def init_process_group(
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _meet(backend: str, seconds: float, device: torch.device | None) -> None:
+    """Connect all ranks through a store on the port that was reserved for rank 0.
+
+    The deadline ends the process: what connects the ranks cannot be interrupted. Raises: RendezvousFailed.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    failure = f"the {size} processes of the run did not connect to {host}:{port} within {seconds:g} s"
+    deadline = threading.Timer(seconds, _exit_unmet, (failure,))
+    deadline.daemon = True
+    deadline.start()
+    try:
+        listener = listen_on_reserved(port, host if host.startswith("127.") else "").detach() if rank == 0 else None
+        patience = timedelta(seconds=seconds)
+        store = dist.TCPStore(host, port, size, rank == 0, timeout=patience, master_listen_fd=listener)
+        store.set_timeout(_timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_timeout, device_id=device)
+        dist.all_reduce(torch.zeros(1))  # connects the ranks to each other
+    except (RuntimeError, OSError) as error:
+        cause = next(iter(str(error).splitlines()), type(error).__name__)  # below it is a stack trace of C++
+        raise RendezvousFailed(f"{failure}: {cause}") from error
+    finally:
+        deadline.cancel()
+
+
+def _exit_unmet(failure: str) -> None:
+    print(f"error: {failure}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(ExitCode.RENDEZVOUS_FAILED)
 
 
 def _enable_flight_recorder(folder: Path) -> None:

@@ -9,52 +9,55 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 
 from lcl_core.common.forked_process import Process, start_in_group
+from lcl_core.common.rendezvous import (
+    ADDRESS_VARIABLE,
+    COUNT_VARIABLE,
+    DEFAULT_SECONDS,
+    NUMBER_VARIABLE,
+    SECONDS_VARIABLE,
+    NodeInfo,
+    reserve_port,
+)
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.common.threads import thread_env, threads_per_process
 
 _CRASH_GRACE = 5.0  # seconds
-_INFORMATIVE = (ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY)
+_INFORMATIVE = (
+    *(ExitCode.USER_ERROR, ExitCode.DISK_FULL, ExitCode.READ_ONLY, ExitCode.OUT_OF_MEMORY),
+    ExitCode.RENDEZVOUS_FAILED,
+)
+_LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class NodeInfo:
-    """This machine's number among those of the run, and the rendezvous address of their ranks."""
-
-    number: int
-    count: int
-    host: str
-    port: int
-
-    @classmethod
-    def from_env(cls) -> NodeInfo:
-        """From ``LCL_NODES``, ``LCL_NODE`` and ``LCL_MEETING`` (HOST:PORT); without them a single node."""
-        count = int(os.environ.get("LCL_NODES", "1"))
-        if count == 1:
-            return cls(0, 1, "127.0.0.1", _free_port())
-        host, _, port = os.environ["LCL_MEETING"].rpartition(":")
-        return cls(int(os.environ["LCL_NODE"]), count, host, int(port))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether all ranks are on this machine."""
-        return self.host.startswith("127.")
+def node_from_env() -> NodeInfo | None:
+    """What :meth:`NodeInfo.to_env` wrote for this process; None: a single node. Raises: KeyError, ValueError."""
+    count = int(os.environ.get(COUNT_VARIABLE, "1"))
+    if count == 1:
+        return None
+    address, number = os.environ[ADDRESS_VARIABLE], int(os.environ[NUMBER_VARIABLE])
+    return NodeInfo.at(address, number, count, float(os.environ.get(SECONDS_VARIABLE, DEFAULT_SECONDS)))
 
 
-def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
-    """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks.
+def launch(run_dir: str, processes: int, node: NodeInfo | None = None) -> int:
+    """Run ``python -m lcl_core.train RUN_DIR`` as this node's ``processes`` ranks; None: there is no other node.
 
     SIGTERM is passed on. When one fails, the others, which would wait for it for ever, are killed.
 
     Returns: the exit status of the one that failed, or 0; negative for a signal, as subprocess has it.
     """
+    if node is None:
+        with reserve_port(_LOOPBACK) as reserved:
+            return _run_ranks(run_dir, processes, NodeInfo(0, 1, _LOOPBACK, reserved.getsockname()[1]))
+    return _run_ranks(run_dir, processes, node)
+
+
+def _run_ranks(run_dir: str, processes: int, node: NodeInfo) -> int:
     ranks: list[Process] = []
     for rank in range(processes):
         ranks.append(_start(run_dir, rank, processes, node, ranks))
@@ -72,7 +75,15 @@ def launch(run_dir: str, processes: int, node: NodeInfo) -> int:
 
 
 def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo, others: list[Process]) -> Process:
-    place = {
+    threads = {**thread_env(os.environ), "OMP_NUM_THREADS": str(threads_per_process(os.environ, processes))}
+    environment = os.environ | rank_env(node, local_rank, processes) | threads
+    # its standard input stays open as long as this process lives: a rank ends when it closes
+    return start_in_group("lcl_core.train", [run_dir], environment | {"LCL_SUPERVISED": "1"}, others)
+
+
+def rank_env(node: NodeInfo, local_rank: int, processes: int) -> dict[str, str]:
+    """The variables that torchrun would give a rank, and those of the rendezvous."""
+    values: dict[str, object] = {
         "RANK": node.number * processes + local_rank,
         "LOCAL_RANK": local_rank,
         "WORLD_SIZE": node.count * processes,
@@ -80,13 +91,11 @@ def _start(run_dir: str, local_rank: int, processes: int, node: NodeInfo, others
         "GROUP_RANK": node.number,
         "MASTER_ADDR": node.host,
         "MASTER_PORT": node.port,
+        SECONDS_VARIABLE: node.seconds,
     }
-    if node.is_local:
-        place["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    threads = {**thread_env(os.environ), "OMP_NUM_THREADS": str(threads_per_process(os.environ, processes))}
-    environment = os.environ | {name: str(value) for name, value in place.items()} | threads
-    # its standard input stays open as long as this process lives: a rank ends when it closes
-    return start_in_group("lcl_core.train", [run_dir], environment | {"LCL_SUPERVISED": "1"}, others)
+    if node.host.startswith("127."):  # all ranks are on this machine
+        values["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    return {name: str(value) for name, value in values.items()}
 
 
 def _wait_for(rank: Process, ranks: list[Process], failures: list[int]) -> None:
@@ -115,10 +124,3 @@ def _signal_all(ranks: list[Process], number: signal.Signals) -> None:
     for rank in ranks:
         with suppress(ProcessLookupError):
             rank.send_signal(number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

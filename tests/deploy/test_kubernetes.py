@@ -28,6 +28,7 @@ OBJECTS: list[dict[str, Any]] = [
 ]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 AUTHORITY = "/etc/lcl/ca"  # whose certificates the database's and the broker's are checked by
+NODE_CACHE = "/var/lib/lcl/cache/ranges"  # in the home of compose; a disk of its own where homes are on a network
 SETTINGS = {"api": ApiSettings, "worker": WorkerSettings, "migrate": Settings}
 PODS = {
     found["metadata"]["name"]: found["spec"]["template"] for found in OBJECTS if found["kind"] in ("Deployment", "Job")
@@ -129,7 +130,7 @@ def test_a_process_is_the_one_that_compose_starts(name: str) -> None:
     assert PODS[name]["spec"].get("terminationGracePeriodSeconds", 30) >= seconds
     inside = {volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service.get("volumes", ())}
     mounted = {mount["mountPath"]: mount for mount in container(name)["volumeMounts"]}
-    assert set(mounted) - {"/tmp", "/dev/shm", AUTHORITY} == inside
+    assert set(mounted) - {"/tmp", "/dev/shm", AUTHORITY, NODE_CACHE} == inside
     assert all(mounted[path].get("readOnly") for path in inside if path == "/data")
     assert {mount["name"] for mount in mounted.values()} == {volume["name"] for volume in PODS[name]["spec"]["volumes"]}
 

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
+from lcl_core.common.rendezvous import NodeInfo
 from lcl_core.common.run_dir import ExitCode, RunDir
 from lcl_core.db import complete_run, datasets, gang, leases, runs
 from lcl_core.db import queue as db_queue
 from lcl_core.db import submit as db_submit
 from lcl_core.db.session import Database
+from lcl_core.db.workers import WorkerIdentity, record_heartbeat
 from tests.lcl_core.train.small_runs import TINY
 from tests.workers.worker_processes import WorkerProcesses
+from workers import gang as gang_module
 from workers.exit_outcome import ProcessExit, Requeue, StopReason
-from workers.gang import GangMember, combine_outcomes, gang_env, is_secondary_failure, local_address
+from workers.gang import (
+    GangMember,
+    advertised_address,
+    combine_outcomes,
+    gang_env,
+    is_secondary_failure,
+    published_rendezvous,
+)
 from workers.lease_keeper import LeaseKeeper
 from workers.settings import WorkerSettings
 
@@ -139,29 +152,75 @@ def test_a_cancel_reaches_all_nodes(
     )
 
 
-def test_one_worker_alone_waits_then_does_what_else_there_is(
+def test_workers_do_what_else_there_is_while_too_few_are_alive(
     crew: WorkerProcesses, queue: Queue, run_of: RunOf, eventually: Eventually
 ) -> None:
     wide = queue(spec={"engine": {"nodes": 2}}, priority=9)
-    crew.start(LCL_GANG_SECONDS="0.5")
+    crew.start()
     narrow = queue()
     eventually(lambda: run_of(narrow).state == "succeeded", "the run behind it")
     assert (run_of(wide).state, run_of(wide).attempt) == ("queued", 0)
 
 
-def test_a_worker_that_is_to_leave_gives_its_seat_back_at_once(
-    database: Database, settings: WorkerSettings, modules: dict[str, str], queue: Queue
-) -> None:
-    run_id = queue(spec={"engine": {"nodes": 2}})
+FIRST = WorkerIdentity("w-1", "w-1", 1, 1, (), ("cpu", "gpu"), home="home")
+
+
+@pytest.fixture
+def joined(database: Database, queue: Queue) -> gang.MemberLease:
+    """The first of two workers waits for the second."""
+    queue(spec={"engine": {"nodes": 2}})
+    alive(database, "w-1", "w-2")
     with database.session() as session:
-        seat = db_queue.claim_next(session, "w-1")
+        seat = db_queue.claim_next(session, "w-1", 20.0)
     assert isinstance(seat, gang.MemberLease)
+    return seat
+
+
+def alive(database: Database, *names: str, **facts: Any) -> None:
+    with database.session() as session:
+        for name in names:
+            record_heartbeat(
+                session, WorkerIdentity(name, facts.get("host", name), 1, 1, (), ("cpu", "gpu"), home="home")
+            )
+
+
+def test_a_worker_that_is_to_leave_gives_its_seat_back_at_once(
+    database: Database, settings: WorkerSettings, modules: dict[str, str], joined: gang.MemberLease, run_of: RunOf
+) -> None:
     stopping = threading.Event()
     stopping.set()
-    GangMember(database, settings, modules).run(seat, stopping)
+    assert GangMember(database, settings, modules, FIRST).run(joined, stopping) is None
     with database.session() as session:
         assert isinstance(db_queue.claim_next(session, "w-2"), gang.MemberLease), "the first one is gone"
-        assert runs.get_run(session, run_id).state == "queued"
+        assert run_of(joined.run_id).state == "queued"
+
+
+def test_a_worker_that_waits_goes_over_to_a_run_of_higher_priority(
+    database: Database, settings: WorkerSettings, modules: dict[str, str], joined: gang.MemberLease, queue: Queue
+) -> None:
+    urgent = queue(priority=3)
+    settings.reap_seconds = 0.0
+    claimed = GangMember(database, settings, modules, FIRST).run(joined, threading.Event())
+    assert isinstance(claimed, leases.Claim)
+    assert claimed.run_id == urgent
+
+
+def test_a_member_that_cannot_write_its_log_is_a_failure_with_its_cause(
+    database: Database, settings: WorkerSettings, modules: dict[str, str], joined: gang.MemberLease
+) -> None:
+    """The folder of the run is not there."""
+    with database.session() as session:
+        claim = db_queue.claim_next(session, "w-2", 20.0)
+        assert isinstance(claim, leases.Claim)
+        gang.set_rendezvous(session, claim, "127.0.0.1:1")
+    GangMember(database, settings, modules, FIRST).run(joined, threading.Event())
+    with database.reading() as session:
+        [failure], _ = gang.member_failures(session, claim)
+    assert failure.reason is not None
+    assert failure.reason["code"] == "storage"
+    assert "No such file or directory" in failure.message
+    assert str(settings.runs_dir / claim.run_id / "artifacts" / "log-1.txt") in failure.message
+    assert failure.message.startswith("node 1 on w-1")
 
 
 class TestVerdict:
@@ -177,6 +236,7 @@ class TestVerdict:
     @pytest.fixture
     def seats(self, database: Database, queue: Queue) -> tuple[leases.Claim, list[gang.MemberLease]]:
         queue(spec={"engine": {"nodes": 3}})
+        alive(database, "w-0", "w-1", "w-2")
         with database.session() as session:
             taken = [db_queue.claim_next(session, f"w-{number}") for number in range(3)]
         assert isinstance(taken[2], leases.Claim)
@@ -244,8 +304,62 @@ class TestVerdict:
         assert not is_secondary_failure(run_dir, ProcessExit(status, ending, 0)), "a result outweighs every exit status"
 
 
-def test_a_machine_is_reached_where_the_database_reaches_it() -> None:
-    assert local_address("sqlite:////tmp/lcl.db") == "127.0.0.1"
-    assert local_address("postgresql+psycopg://lcl:x@127.0.0.1:5432/lcl") == "127.0.0.1"
-    claim = leases.Claim("run_1", "t", "w", "pretrain", {}, 1, 3, False, 0.0, nodes=4, node=2)
-    assert gang_env(claim, "10.0.0.1:99") == {"LCL_NODES": "4", "LCL_NODE": "2", "LCL_MEETING": "10.0.0.1:99"}
+class TestAddress:
+    """Where the other nodes find node 0."""
+
+    LOCAL_DATABASE = "postgresql+psycopg://lcl:x@127.0.0.1:5432/lcl"
+
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def entry(address: str) -> Any:
+            return SimpleNamespace(family=socket.AF_INET, address=address)
+
+        addresses = {"lo": [entry("127.0.0.1")], "eth7": [entry("10.0.0.7")], "ib0": [entry("10.9.0.7")]}
+        monkeypatch.setattr(gang_module.psutil, "net_if_addrs", lambda: addresses)
+
+    def test_nodes_of_one_host_meet_on_loopback(self) -> None:
+        assert advertised_address("", "sqlite:////tmp/lcl.db", {"a"}) == "127.0.0.1"
+
+    def test_a_database_on_this_host_does_not_mean_loopback_for_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gang_module, "_source_address", {"127.0.0.1": "127.0.0.1"}.get)
+        assert advertised_address("", self.LOCAL_DATABASE, {"a", "b"}) == "10.0.0.7"
+
+    def test_the_route_to_the_database_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gang_module, "_source_address", {"db": "10.1.1.1"}.get)
+        assert advertised_address("", "postgresql+psycopg://lcl:x@db/lcl", {"a", "b"}) == "10.1.1.1"
+
+    @pytest.mark.parametrize(("setting", "address"), [("ib0", "10.9.0.7"), ("node7.cluster", "node7.cluster")])
+    def test_a_setting_names_an_interface_or_an_address(
+        self, settings: WorkerSettings, setting: str, address: str
+    ) -> None:
+        settings.worker_address = setting
+        assert advertised_address(setting, self.LOCAL_DATABASE, {"a"}) == address
+        env = gang_env(settings, NodeInfo(2, 4, address, 99, 60.0))
+        expected = {"LCL_NODES": "4", "LCL_NODE": "2", "LCL_MEETING": f"{address}:99", "LCL_MEETING_SECONDS": "60.0"}
+        assert expected.items() <= env.items()
+        assert env.get("GLOO_SOCKET_IFNAME") == ("ib0" if setting == "ib0" else None)
+
+    def test_a_machine_without_an_address_says_what_to_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gang_module, "_source_address", lambda _: None)
+        monkeypatch.setattr(gang_module.psutil, "net_if_addrs", dict)
+        with pytest.raises(UserError, match="LCL_WORKER_ADDRESS") as caught:
+            advertised_address("", "sqlite:////tmp/lcl.db", {"a", "b"})
+        assert caught.value.code == "no_worker_address"
+
+
+def test_the_port_stays_taken_until_the_attempt_is_over(
+    database: Database, settings: WorkerSettings, joined: gang.MemberLease
+) -> None:
+    with database.session() as session:
+        claim = db_queue.claim_next(session, "w-2", 20.0)
+    assert isinstance(claim, leases.Claim)
+    keeper = LeaseKeeper(database, settings, claim.run_id, lambda _: None, threading.Event())
+    with published_rendezvous(database, settings, claim, keeper) as env:
+        port = int(env["LCL_MEETING"].rpartition(":")[2])
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("", port))
+        with database.reading() as session:
+            rendezvous = gang.check_member_lease(session, joined)
+        assert rendezvous is not None
+        assert rendezvous.address == env["LCL_MEETING"]
+        assert not rendezvous.address.startswith("127."), "w-1 and w-2 are on two hosts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ def test_it_removes_what_is_due(
     database: Database, settings: WorkerSettings, orphan: Path, eventually: Callable[..., None]
 ) -> None:
     settings.gc_seconds, settings.gc_grace_seconds = 0.05, 0.1
-    task = garbage_task(database, settings)
+    task = garbage_task(database, settings, "w-1")
     task.start()
     eventually(lambda: not orphan.exists(), "the removal")
     task.stop()
@@ -42,16 +42,17 @@ def test_the_store_of_artifacts_has_garbage_too_and_may_be_away(
     left = f"runs/{orphan.name}/1"
     store.put(left, orphan, {})
 
-    def refuse(_: ArtifactStore) -> dict[str, int]:
+    def refuse(_: ArtifactStore) -> Iterator[tuple[str, int]]:
+        yield from ()
         raise UserError("it is away", code="store_unreachable")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ArtifactStore, "list_keys", refuse)
-        assert remove_garbage(database, settings, Artifacts(settings)) == 1
+        patch.setattr(ArtifactStore, "iter_keys", refuse)
+        assert remove_garbage(database, settings, Artifacts(settings), "w-1") == 1
     assert not orphan.exists()
-    assert set(store.list_keys()) == {left}
-    assert remove_garbage(database, settings, Artifacts(settings)) == 1
-    assert store.list_keys() == {}
+    assert dict(store.iter_keys()).keys() == {left}
+    assert remove_garbage(database, settings, Artifacts(settings), "w-1") == 1
+    assert dict(store.iter_keys()) == {}
 
 
 def test_a_folder_that_cannot_be_removed_does_not_end_it(
@@ -70,8 +71,42 @@ def test_a_folder_that_cannot_be_removed_does_not_end_it(
 
     with monkeypatch.context() as patch:
         patch.setattr("lcl_core.db.garbage.remove_tree", refuse)
-        task = garbage_task(database, settings)
+        task = garbage_task(database, settings, "w-1")
         task.start()
         eventually(lambda: len(tried) >= 2, "a second try")
     eventually(lambda: not orphan.exists(), "the removal")
     task.stop()
+
+
+def test_one_worker_collects_for_all_of_a_home_and_lists_the_store_once(
+    database: Database, settings: WorkerSettings, orphan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.artifacts = f"memory://{uuid.uuid4().hex}/artifacts"
+    listed: list[str] = []
+
+    def count(_: ArtifactStore) -> Iterator[tuple[str, int]]:
+        listed.append("the store")
+        yield from ()
+
+    monkeypatch.setattr(ArtifactStore, "iter_keys", count)
+    other = settings.model_copy(update={"home": tmp_path / "other", "gc_grace_seconds": 0.0})
+    for worker in ("w-1", "w-2", "w-3"):
+        remove_garbage(database, settings, Artifacts(settings), worker)
+    (other.runs_dir / orphan.name).mkdir(parents=True)
+    assert remove_garbage(database, other, Artifacts(other), "w-4") == 1, "each home has its own"
+    assert listed == ["the store"]
+
+
+def test_a_collection_that_fails_is_left_to_others(
+    database: Database, settings: WorkerSettings, orphan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.gc_grace_seconds = 0.0
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lcl_core.db.garbage.remove_tree", refuse)
+        with pytest.raises(PermissionError):
+            remove_garbage(database, settings, Artifacts(settings), "w-1")
+    assert remove_garbage(database, settings, Artifacts(settings), "w-2") == 1

@@ -5,15 +5,17 @@ Both return a range of a file in one read. The cache has one bound that all proc
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from lcl_core.common.disk_cache import DiskCache
 from lcl_core.common.errors import UserError
-from lcl_core.common.files import write_atomically
+from lcl_core.common.files import sha256_file
 from lcl_core.common.storage import Storage
 
 
@@ -164,14 +166,27 @@ class RemoteShardStorage:
     def local_file(self, name: str, digest: str) -> Path:
         """Fetched once, beside the cache and not counted in it: it stays mapped. Raises: also ``cache_unwritable``."""
         target = self._cache.folder / "index" / digest
-        if not target.exists():
-            data = self.read(name)
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise damaged_shard_error(name, "its sha256 is another")
-            try:
+        try:
+            if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, data, durable=False)
-            except OSError as error:
-                message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
-                raise UserError(message, code="cache_unwritable", file=target) from error
+                with target.with_name(f"{digest}.lock").open("w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+                    if not target.exists():  # else another process has fetched it meanwhile
+                        self._fetch(name, target, digest)
+        except OSError as error:
+            message = f"the index cannot be kept ({error.strerror}); make room, or let LCL_DATA_CACHE name a folder"
+            raise UserError(message, code="cache_unwritable", file=target) from error
         return target
+
+    def _fetch(self, name: str, target: Path, digest: str) -> None:
+        """Raises: OSError of the local disk; UserError."""
+        for left in target.parent.glob(f".{digest}.*"):  # of a process that was killed: the lock is ours
+            left.unlink(missing_ok=True)
+        partial = target.with_name(f".{digest}.{secrets.token_hex(8)}")
+        try:
+            self._storage.download(name, partial)
+            if sha256_file(partial) != digest:
+                raise damaged_shard_error(name, "its sha256 is another")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -187,8 +187,7 @@ def test_what_the_service_made_of_a_dataset_goes_with_every_version(
     )
     assert not [folder for folder in folders if folder.exists()]
     assert source.is_file()
-    with live_service.context.database.reading() as session:
-        assert garbage.list_garbage(session, live_service.home, 0) == []
+    assert garbage.list_garbage(live_service.context.database, live_service.home, 0) == []
 
 
 def test_a_dataset_that_a_run_or_a_study_reads_stays(

@@ -217,3 +217,11 @@ def test_a_run_that_no_worker_can_serve_says_so(http: httpx.Client, live_service
         assert cancelled["obstacle"] is None
     with live_service.context.database.session() as session:
         deregister(session, "small")
+
+
+def test_only_an_admin_may_go_before_everybody(live_service: Any, http: httpx.Client, refused: Any) -> None:
+    with live_service.http("submitter") as submitter:
+        problem = refused(post(submitter, priority=1), 403, "priority_too_high", "priority")
+        assert "LCL_MAX_PRIORITY" in problem["message"]
+        assert post(submitter, priority=-5).json()["priority"] == -5
+    assert post(http, priority=100).json()["priority"] == 100

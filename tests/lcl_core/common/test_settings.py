@@ -102,3 +102,8 @@ def test_a_strange_variable_is_warned_of() -> None:
 
 def test_no_known_name_is_taken_for_another() -> None:
     assert check_setting_names(dict.fromkeys(KNOWN_NAMES, "x")) == []
+
+
+def test_a_worker_whose_signs_of_life_would_come_too_late_does_not_start() -> None:
+    with pytest.raises(ValidationError, match="LCL_PING_SECONDS"):
+        WorkerSettings(ping_seconds=60)

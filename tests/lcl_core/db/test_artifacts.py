@@ -208,12 +208,12 @@ def test_an_upload_that_is_killed_is_taken_up_where_it_broke(
 
 def collected(database: Database, local_artifacts: artifacts.Artifacts) -> set[str]:
     """What goes once everything that is garbage now has been known for longer than the grace."""
+    garbage.record_garbage(database, local_artifacts.home, GRACE, local_artifacts.store.iter_keys())
     with database.session() as session:
-        garbage.record_garbage(session, local_artifacts.home, GRACE, local_artifacts.store.list_keys())
         for row in session.query(Garbage):
             row.seen_at = now(session) - timedelta(seconds=GRACE + 1)
     found = garbage.collect_garbage(
-        database, local_artifacts.home, GRACE, local_artifacts.store, local_artifacts.store.list_keys()
+        database, local_artifacts.home, GRACE, local_artifacts.store, local_artifacts.store.iter_keys()
     )
     return {leftover.path for leftover in found}
 
@@ -226,13 +226,12 @@ def test_objects_that_no_row_names_are_found_kept_for_their_grace_and_removed(
     artifacts.upload_pending(database, local_artifacts)
     orphan = f"runs/run_{'0' * 18}/3"
     local_artifacts.store.put(orphan, local_artifacts.home / "runs" / run_id, {})
-    with database.reading() as session:
-        [found] = garbage.list_garbage(session, local_artifacts.home, GRACE, local_artifacts.store.list_keys())
+    [found] = garbage.list_garbage(database, local_artifacts.home, GRACE, local_artifacts.store.iter_keys())
     assert (found.path, found.due) == (f"store/{orphan}", False)
     assert found.bytes > len(WEIGHTS)
     assert (
         garbage.collect_garbage(
-            database, local_artifacts.home, GRACE, local_artifacts.store, local_artifacts.store.list_keys()
+            database, local_artifacts.home, GRACE, local_artifacts.store, local_artifacts.store.iter_keys()
         )
         == []
     )
@@ -250,10 +249,9 @@ def test_the_garbage_of_one_home_is_not_forgotten_by_another(
     (local_artifacts.home / "runs" / f"run_{'0' * 18}").mkdir(parents=True)
     garbage.collect_garbage(database, local_artifacts.home, GRACE)
     garbage.collect_garbage(database, other.home, GRACE)
-    with database.reading() as session:
-        [found] = garbage.list_garbage(session, local_artifacts.home, GRACE)
-        assert found.seen_at is not None
-        assert garbage.list_garbage(session, other.home, GRACE) == []
+    [found] = garbage.list_garbage(database, local_artifacts.home, GRACE)
+    assert found.seen_at is not None
+    assert garbage.list_garbage(database, other.home, GRACE) == []
 
 
 def test_a_run_that_ends_again_elsewhere_is_read_from_there(
@@ -276,6 +274,6 @@ def test_a_run_that_ends_again_elsewhere_is_read_from_there(
         there = local_artifacts.find_remote_copy(session, f"runs/{run_id}")
         assert there is not None
         assert there.key == f"runs/{run_id}/2"
-        assert referenced_keys(session) == {f"runs/{run_id}/2"}
+        assert referenced_keys(session, {f"runs/{run_id}"}) == {f"runs/{run_id}/2"}
         assert other.find_remote_copy(session, f"runs/{run_id}") is None
     assert collected(database, local_artifacts) == {f"store/runs/{run_id}/1"}

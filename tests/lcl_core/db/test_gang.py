@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from lcl_core.db import complete_run, gang, leases
 from lcl_core.db import queue as db_queue
@@ -25,8 +25,22 @@ TryClaim = Callable[..., Claimed]
 
 
 @pytest.fixture
-def try_claim(database: Database) -> TryClaim:
-    """What a worker gets, if anything."""
+def alive(database: Database) -> Callable[..., None]:
+    """Workers that show signs of life."""
+
+    def register(*names: str, **facts: Any) -> None:
+        facts = {"offers": ("cpu", "gpu"), "home": "here", **facts}
+        with database.session() as session:
+            for name in names:
+                record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("a device",), **facts))
+
+    return register
+
+
+@pytest.fixture
+def try_claim(database: Database, alive: Callable[..., None]) -> TryClaim:
+    """What a worker gets, if anything; w-1, w-2 and w-3 are alive."""
+    alive("w-1", "w-2", "w-3")
 
     def claim(worker: str, **more: Any) -> Claimed:
         with database.session() as session:
@@ -103,22 +117,6 @@ def test_a_worker_sits_at_a_run_once_and_goes_on_to_others(queue: Queue, try_cla
     assert last.run_id == run_id
 
 
-def test_who_waited_in_vain_gives_the_seat_back_and_lets_others_go_first(
-    database: Database, queue: Queue, try_claim: TryClaim, run_of: RunOf
-) -> None:
-    run_id, other = spread(queue, 2, priority=5), queue()
-    member = try_claim("w-1")
-    assert isinstance(member, gang.MemberLease)
-    with database.session() as session:
-        assert gang.release_member(session, member, only_waiting=True)
-    assert count(database) == 0
-    taken = try_claim("w-1", given_up=run_id)
-    assert isinstance(taken, leases.Claim)
-    assert taken.run_id == other
-    assert isinstance(try_claim("w-1", given_up=run_id), gang.MemberLease), "nothing else is queued"
-    assert run_of(run_id).attempt == 0
-
-
 def test_a_seat_cannot_be_given_up_once_all_have_come(database: Database, complete_gang: Any) -> None:
     _, (first, _) = complete_gang
     with database.session() as session:
@@ -126,8 +124,9 @@ def test_a_seat_cannot_be_given_up_once_all_have_come(database: Database, comple
         assert gang.release_member(session, first)
 
 
-def test_a_worker_that_died_while_it_waited_is_not_counted(queue: Queue, try_claim: TryClaim) -> None:
+def test_a_worker_that_died_while_it_waited_is_not_counted(queue: Queue, try_claim: TryClaim, alive: Any) -> None:
     spread(queue, 2)
+    alive("dead")
     assert isinstance(try_claim("dead", lease_seconds=-1.0), gang.MemberLease)
     assert isinstance(try_claim("w-1"), gang.MemberLease)
     assert isinstance(try_claim("w-2"), leases.Claim)
@@ -163,6 +162,10 @@ def test_the_end_of_the_lease_is_the_end_for_all_and_all_may_come_again(
     for member in members:
         with pytest.raises(leases.StaleLease):
             check(member)
+    assert try_claim("w-1") is None, "its process of the first attempt may still live"
+    with database.session() as session:
+        for member in members:
+            assert gang.release_member(session, member)
     again = [try_claim(worker) for worker in ("w-3", "w-1", "w-2")]
     assert [type(each) for each in again] == [gang.MemberLease, gang.MemberLease, leases.Claim]
     with database.session() as session, pytest.raises(leases.StaleLease):
@@ -199,25 +202,24 @@ def test_a_worker_that_shows_no_life_is_lost(database: Database, complete_gang: 
     assert "worker w-1, node 1 of the run, was lost" in found[0].message
 
 
-def test_racing_workers_fill_each_run_once(database: Database, queue: Queue, run_of: RunOf) -> None:
+def test_racing_workers_fill_each_run_once(database: Database, queue: Queue, run_of: RunOf, alive: Any) -> None:
+    """All workers go to one gang, whatever the order in which they come: none waits for the workers of the other."""
     runs = [spread(queue, 3), spread(queue, 3)]
+    names = [f"w-{number}" for number in range(6)]
+    alive(*names)
     found: list[Claimed] = []
     together = threading.Barrier(6)
 
     def work(name: str) -> None:
-        together.wait()
-        while True:  # PostgreSQL may say None while another worker sits down
-            with database.session() as session:
-                taken = db_queue.claim_next(session, name)
-            if taken is not None:
-                found.append(taken)
-                return
+        together.wait(60)
+        with database.session() as session:
+            found.append(db_queue.claim_next(session, name))
 
-    threads = [threading.Thread(target=work, args=(f"w-{number}",)) for number in range(6)]
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     claims = [taken for taken in found if isinstance(taken, leases.Claim)]
     assert sorted(claim.run_id for claim in claims) == sorted(runs)
     assert [run_of(run_id).attempt for run_id in runs] == [1, 1]
@@ -236,22 +238,19 @@ def test_a_deleted_run_takes_its_seats_along(database: Database, complete_gang: 
 
 def test_seats_show_among_what_workers_do(database: Database, queue: Queue, try_claim: TryClaim) -> None:
     run_id = spread(queue, 2)
-    with database.session() as session:
-        for name in ("w-1", "w-2"):
-            record_heartbeat(session, WorkerIdentity(name, "host", 1, 1, ("cpu",)))
 
     def at_work() -> tuple[int, dict[str, str | None]]:
         with database.reading() as session:
             return worker_stats(session).slots_used, {row.id: row.current_run for row in db_runs.list_workers(session)}
 
     try_claim("w-1")
-    assert at_work() == (1, {"w-1": run_id, "w-2": None})
+    assert at_work() == (1, {"w-1": run_id, "w-2": None, "w-3": None})
     claim = try_claim("w-2")
-    assert at_work() == (2, {"w-1": run_id, "w-2": run_id})
+    assert at_work() == (2, {"w-1": run_id, "w-2": run_id, "w-3": None})
     assert isinstance(claim, leases.Claim)
     with database.session() as session:
         leases.release_lease(session, claim)
-    assert at_work()[1] == {"w-1": None, "w-2": None}
+    assert at_work()[1] == {"w-1": None, "w-2": None, "w-3": None}
 
 
 def test_too_few_workers_are_an_obstacle(database: Database, queue: Queue, run_of: RunOf) -> None:
@@ -277,3 +276,30 @@ def test_one_node_says_nothing_in_the_spec(queue: Queue, run_of: RunOf) -> None:
     assert "nodes" not in run_of(plain).spec["engine"]
     assert run_of(plain).spec_hash == run_of(one).spec_hash != run_of(two).spec_hash
     assert [run_of(run_id).nodes for run_id in (plain, one, two)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_last_worker_waits_for_one_that_is_leaving(
+    database: Database, queue: Queue, try_claim: TryClaim, eventually: Callable[..., None]
+) -> None:
+    """Without that it would write to a row that is gone by then."""
+    spread(queue, 3)
+    first, second = try_claim("w-1"), try_claim("w-2")
+    assert isinstance(first, gang.MemberLease)
+    assert isinstance(second, gang.MemberLease)
+    found: list[Claimed] = []
+    last = threading.Thread(target=lambda: found.append(try_claim("w-3")))
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with database.session() as leaving:
+        assert gang.release_member(leaving, first, only_waiting=True)
+        leaving.flush()
+        last.start()
+
+        def somebody_waits() -> bool:
+            with database.reading() as session:
+                return bool(session.execute(waiting).scalar_one())
+
+        eventually(lambda: somebody_waits() or not last.is_alive(), "the wait of the last worker")
+    last.join(60)
+    assert isinstance(found[0], gang.MemberLease), "two of three have joined"
+    assert count(database) == 2

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from lcl_core.common.files import stage
 from lcl_core.db import garbage, runs
+from lcl_core.db.artifacts import home_id
 from lcl_core.db.models import CollectionRow, Dataset, DatasetVersion, EncoderRow, Garbage, new_id, output_id
 from lcl_core.db.session import Database, now
 
@@ -36,14 +37,13 @@ def put(home: Path, place: str, size: int = 10) -> str:
 
 def paths(database: Database, home: Path) -> dict[str, bool]:
     """What is unnamed, and whether it is due."""
-    with database.reading() as session:
-        return {found.path: found.due for found in garbage.list_garbage(session, home, GRACE)}
+    return {found.path: found.due for found in garbage.list_garbage(database, home, GRACE)}
 
 
 def collected(database: Database, home: Path) -> set[str]:
     """What goes once everything that is garbage now has been known for longer than the grace."""
+    garbage.record_garbage(database, home, GRACE)
     with database.session() as session:
-        garbage.record_garbage(session, home, GRACE)
         for row in session.query(Garbage):
             row.seen_at = now(session) - timedelta(seconds=GRACE + 1)
     return {leftover.path for leftover in garbage.collect_garbage(database, home, GRACE)}
@@ -51,8 +51,7 @@ def collected(database: Database, home: Path) -> set[str]:
 
 def test_a_folder_is_kept_for_its_grace_and_then_removed(database: Database, home: Path) -> None:
     orphan = put(home, f"runs/{new_id('run')}", size=1234)
-    with database.reading() as session:
-        [found] = garbage.list_garbage(session, home, GRACE)
+    [found] = garbage.list_garbage(database, home, GRACE)
     assert (found.path, found.bytes, found.seen_at, found.due) == (orphan, 1234, None, False)
     assert garbage.collect_garbage(database, home, GRACE) == []
     assert (home / orphan).is_dir()
@@ -136,11 +135,11 @@ def test_a_deleted_run_leaves_nothing_even_if_its_folder_was_not_removed_with_it
 
 def test_what_is_named_again_is_forgotten(database: Database, home: Path) -> None:
     place = put(home, f"{ENCODERS}/{new_id('enc')}")
+    garbage.record_garbage(database, home, GRACE)
     with database.session() as session:
-        garbage.record_garbage(session, home, GRACE)
         session.add(EncoderRow(id="e", name="e", path=place, hash="h", info={}, owner="ada", created_at=now(session)))
-    with database.session() as session:
-        assert garbage.record_garbage(session, home, GRACE) == []
+    assert garbage.record_garbage(database, home, GRACE) == []
+    with database.reading() as session:
         assert session.query(Garbage).count() == 0
 
 
@@ -149,8 +148,7 @@ def test_linked_files_are_not_counted_as_freed(database: Database, home: Path, t
     source.mkdir()
     (source / "shared").write_bytes(b"x" * 1000)
     stage(source, home / "datasets" / new_id("data"), link=True).publish()
-    with database.reading() as session:
-        [found] = garbage.list_garbage(session, home, GRACE)
+    [found] = garbage.list_garbage(database, home, GRACE)
     assert found.bytes == 0
 
 
@@ -165,8 +163,7 @@ def test_several_collect_at_once(database: Database, home: Path) -> None:
         except Exception as error:
             errors.append(error)
 
-    with database.session() as session:
-        garbage.record_garbage(session, home, 0.0)
+    garbage.record_garbage(database, home, 0.0)
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -190,8 +187,86 @@ def test_what_another_is_just_noting_is_noted_once(
 
     with ThreadPoolExecutor(1) as other:
         with database.session() as session:
-            garbage.record_garbage(session, home, 3600)
+            session.add(Garbage(home=home_id(home), path=place, seen_at=now(session)))
+            session.flush()
             collecting = other.submit(garbage.collect_garbage, database, home, 3600)
             eventually(somebody_waits, "the other's wait for this transaction")
         assert collecting.result(180) == []
     assert paths(database, home) == {place: False}
+
+
+class SlowFolders:
+    """``os.scandir`` whose folders take a moment each; at one of them it waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self._scandir = os.scandir
+
+    def __call__(self, path: Any) -> Any:
+        entries = self._scandir(path)
+        return _SlowEntries(entries, self) if Path(path).name == "runs" else entries
+
+
+class _SlowEntries:
+    def __init__(self, entries: Any, slow: SlowFolders) -> None:
+        self._entries, self._slow = entries, slow
+
+    def __enter__(self) -> _SlowEntries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entries.close()
+
+    def __iter__(self) -> Any:
+        for number, entry in enumerate(self._entries):
+            if number == 3:
+                self._slow.reached.set()
+                assert self._slow.go_on.wait(180)
+            yield entry
+
+
+def test_a_slow_file_system_stops_no_writer(
+    database: Database, home: Path, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends a transaction that idles, SQLite lets no other write: none is open while folders are listed."""
+    for _ in range(6):
+        put(home, f"runs/{new_id('run')}")
+    slow = SlowFolders()
+    monkeypatch.setattr("lcl_core.db.garbage.os.scandir", slow)
+    with ThreadPoolExecutor(1) as collector:
+        collecting = collector.submit(garbage.collect_garbage, database, home, GRACE)
+        assert slow.reached.wait(180)
+        try:
+            assert queue(), "a submission while the collector waits for the disk"
+            open_transactions = _open_transactions(database)
+        finally:
+            slow.go_on.set()
+        assert collecting.result(180) == []
+    assert open_transactions == 0
+    assert len(paths(database, home)) == 6
+
+
+def _open_transactions(database: Database) -> int:
+    """Of this database's other sessions; SQLite has let the submission through."""
+    if database.engine.dialect.name == "sqlite":
+        return 0
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
+    )
+    with database.reading() as session:
+        return int(session.execute(text(query)).scalar_one())
+
+
+def test_batches_do_not_change_what_is_found(
+    database: Database, home: Path, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "_BATCH", 2)
+    kept = [put(home, f"runs/{queue()}") for _ in range(5)]
+    left = {put(home, f"runs/{new_id('run')}") for _ in range(5)}
+    assert collected(database, home) == left
+    assert all((home / place).is_dir() for place in kept)
+    with database.reading() as session:
+        assert session.query(Garbage).count() == 5
+    assert garbage.collect_garbage(database, home, GRACE) == []
+    with database.reading() as session:
+        assert session.query(Garbage).count() == 0

@@ -86,7 +86,7 @@ def test_a_later_attempt_replaces_and_the_earlier_one_is_named_until_it_is_there
     expect(database, path, 2, THERE)
     assert row_of(database, path).key == "runs/run_1/1"
     with database.reading() as session:
-        assert outbox.referenced_keys(session) == {"runs/run_1/1", "runs/run_1/2"}
+        assert outbox.referenced_keys(session, {"runs/run_1"}) == {"runs/run_1/1", "runs/run_1/2"}
         assert outbox.runs_with_pending_uploads(session, ["run_1", "run_2"]) == {"run_1": None}
     with database.session() as session:
         outbox.record_uploaded(session, first, {})  # somebody who was very slow
@@ -97,7 +97,7 @@ def test_a_later_attempt_replaces_and_the_earlier_one_is_named_until_it_is_there
     with database.session() as session:
         outbox.record_uploaded(session, second, {})
     with database.reading() as session:
-        assert outbox.referenced_keys(session) == {"runs/run_1/2"}
+        assert outbox.referenced_keys(session, {"runs/run_1"}) == {"runs/run_1/2"}
 
 
 def test_what_a_run_made_goes_first_and_need_not_travel_again(database: Database) -> None:
@@ -126,4 +126,4 @@ def test_the_one_of_a_deleted_run_is_named_by_nobody(database: Database, queue: 
     with database.session() as session:
         runs.delete_run(session, run_id)
     with database.reading() as session:
-        assert outbox.referenced_keys(session) == set()
+        assert outbox.referenced_keys(session, {"runs/run_1"}) == set()

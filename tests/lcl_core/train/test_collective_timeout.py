@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lcl_core.common.rendezvous import reserve_port
 from lcl_core.specs.pretrain import COLLECTIVE_TIMEOUT, EngineSpec
 from lcl_core.train import distributed
-from tests.lcl_core.train.rank_processes import ROOT
+from tests.source_tree import ROOT
 
 SCRIPT = Path(__file__).with_name("absent_rank.py")
 TIMEOUT = 15  # seconds; the ranks' own start counts too
@@ -43,9 +44,8 @@ def pair(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def _free_port() -> int:
-    from lcl_core.train.launch import NodeInfo
-
-    return NodeInfo.from_env().port
+    with reserve_port("127.0.0.1") as reserved:
+        return int(reserved.getsockname()[1])
 
 
 def test_the_wait_for_a_lost_rank_ends_and_leaves_a_record(pair: list[subprocess.Popen[str]], tmp_path: Path) -> None:

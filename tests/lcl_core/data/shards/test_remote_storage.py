@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import fsspec
 import pytest
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.storage import Storage
 from lcl_core.data import Corpus, open_corpus
 from lcl_core.data.sampling.loader import load_batches
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.data.shards.convert import convert
+from lcl_core.data.shards.storage import RemoteShardStorage
 from lcl_core.data.tokenizer import Tokenizer
 from lcl_core.specs.pretrain import BatchSpec, DataSpec
 
@@ -149,3 +154,42 @@ def test_a_url_that_leads_nowhere_is_named(url: str) -> None:
         open_corpus(url)
     assert caught.value.code in ("corpus_unreadable", "corpus_missing")
     assert url in str(caught.value)
+
+
+def test_an_index_is_never_whole_in_memory(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = RemoteShardStorage.read
+
+    def record(storage: RemoteShardStorage, name: str) -> bytes:
+        read.append(name)
+        return original(storage, name)
+
+    monkeypatch.setattr(RemoteShardStorage, "read", record)
+    open_corpus(memory)
+    assert not [name for name in read if name.endswith(".bin")]
+
+
+def test_processes_of_one_pid_on_a_shared_folder_fetch_an_index_once(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers number their processes alike."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    fetched: list[str] = []
+    original, together = Storage.download, threading.Barrier(4)
+
+    def record(storage: Storage, name: str, target: Path) -> None:
+        fetched.append(name)
+        original(storage, name, target)
+
+    monkeypatch.setattr(Storage, "download", record)
+
+    def opened() -> list[Any]:
+        together.wait(60)
+        return everything(open_corpus(memory))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result(180) for future in [pool.submit(opened) for _ in range(4)]]
+    assert all(each == found[0] for each in found)
+    assert len(fetched) == len(set(fetched)) > 0
+    left = [path.name for path in (tmp_path / "cache" / "index").iterdir() if path.name.startswith(".")]
+    assert left == []
