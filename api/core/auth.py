@@ -40,7 +40,7 @@ CONFIGURED_PREFIX = "configured"  # of a configured key without a prefix of its 
 LAST_USED_INTERVAL = timedelta(minutes=5)
 CACHE_SECONDS = 1.0
 _MAX_CACHED = 1024
-_MAX_LOOKUPS = 4  # threads that verify uncached keys, made-up ones of strangers among them
+_MAX_LOOKUPS = 4  # threads that verify uncached keys, invalid ones of anonymous clients among them
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
 

@@ -25,7 +25,7 @@ def pick_device() -> torch.device:
 
 
 def use_device() -> torch.device:
-    """``pick_device``, made CUDA's current one, so that whatever is not told a device uses no other rank's GPU.
+    """``pick_device``, made CUDA's current one, so that whatever names no device uses no other rank's GPU.
 
     Call it before anything else touches CUDA. Libraries (FSDP2, NCCL) ask for the current device.
     """

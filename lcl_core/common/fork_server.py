@@ -60,7 +60,7 @@ class ForkServer:
         environment: of the server; a job's may differ in the variables of ``FREE_NAMES`` and ``FREE_PREFIXES``.
         free: more prefixes of such variables.
         shared: other processes of the user may connect. Otherwise none but this one may, so that a confined process,
-            which reads what strangers wrote, cannot start one without limits.
+            which reads untrusted input, cannot start one without limits.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class LoadedLibraries:
         return None
 
     def become(self, request: ForkRequest) -> None:
-        """Turn this fork into the process that ``python -m`` would start, as far as it can be told from one."""
+        """Turn this fork into the process that ``python -m`` would start, as far as that can be distinguished."""
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
