@@ -48,6 +48,7 @@ def test_images_get_the_names_of_their_classes_and_stay_as_they_are(kit: Any) ->
 @pytest.mark.parametrize(
     "data",
     [b"", b"plain", gzip.compress(b""), gzip.compress(b"\0\0\x0d\x01\0\0\0\1x"), idx(np.arange(6))[:-4]],
+    ids=["empty", "plain", "nothing packed", "another type", "cut off"],
 )
 def test_another_file_is_refused_with_its_name(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "labels.gz"
