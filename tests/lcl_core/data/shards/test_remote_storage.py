@@ -86,13 +86,13 @@ def test_a_document_is_one_request_and_the_second_time_none(memory: str, monkeyp
     from fsspec.implementations.memory import MemoryFileSystem
 
     requests: list[str] = []
-    cat_file = MemoryFileSystem.cat_file
+    for name in ("cat_file", "get_file"):
 
-    def counted(self: Any, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
-        requests.append(path.rpartition("/")[2])
-        return cat_file(self, path, start=start, end=end, **more)
+        def counted(self: Any, path: str, *given: Any, read: Any = getattr(MemoryFileSystem, name), **more: Any) -> Any:
+            requests.append(path.rpartition("/")[2])
+            return read(self, path, *given, **more)
 
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+        monkeypatch.setattr(MemoryFileSystem, name, counted)
     corpus = open_corpus(memory)
     assert sorted(requests) == [
         "blocks.bin", "groups.bin", "index.json", "rows.bin", "similarities.bin", "starts.bin",
