@@ -57,7 +57,7 @@ def test_weights_in_half_precision_take_what_the_processor_gives(
     model: Any = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert model.dtype == torch.bfloat16
-    found = model(**processor(images=sample.pictures, text=sample.texts))
+    found = model(**processor(images=sample.sample_images, text=sample.texts))
     assert found.image_embeds.dtype == found.text_embeds.dtype == torch.float32
     assert float((found.image_embeds * sample.images).sum(1).min()) > 0.99
     assert float((found.text_embeds * sample.sentences).sum(1).min()) > 0.99

@@ -47,7 +47,7 @@ def test_genuine_encoders_pass(ours: Path, foreign: Path, tmp_path: Path) -> Non
 
 # these are within their forms, and refused when the network is laid out without memory
 LAID_OUT = {
-    "a text tower of a wide context", "a text tower of 100 layers", "pictures of 4096 pixels", "patches of one pixel",
+    "a text tower of a wide context", "a text tower of 100 layers", "images of 4096 pixels", "patches of one pixel",
     "heads that do not divide", "timm with 4096 pixels",
 }  # fmt: skip
 
