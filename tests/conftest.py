@@ -27,6 +27,8 @@ os.environ["LCL_INFERENCE_PRECISION"] = "fp32"
 os.environ["LCL_TEXTS_APART"] = "false"
 # else a thread would load encoders beside whatever test counts loads or memory
 os.environ["LCL_WARM_ENCODERS"] = "false"
+# what the page sets: a job is forked only where its environment is the fork server's
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
 def pytest_configure(config: pytest.Config) -> None:

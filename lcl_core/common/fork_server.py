@@ -48,6 +48,7 @@ _TITLE = "-" * 512  # last argument of the server: room for the command line of 
 FREE_PREFIXES = ("LCL_", "AWS_", "GOOGLE_", "GCS_", "AZURE_")
 FREE_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 FREE_NAMES |= {"GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "_"}
+FREE_NAMES |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}  # read at the first product
 
 
 class ForkServer:
