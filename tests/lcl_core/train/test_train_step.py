@@ -194,9 +194,10 @@ def test_sharded_weights_are_left_alone_too_without_asking_the_device(
     small_model: LCLModel, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FSDP2 on one rank: weights are DTensors. Reading a scalar on the host would wait for the device."""
+    ranks = RankGroup()  # one; then the strategy sees two
     monkeypatch.setattr("lcl_core.train.distributed.dist.get_world_size", lambda: 2)
     monkeypatch.setattr("lcl_core.train.distributed.init_device_mesh", lambda kind, _: init_device_mesh(kind, (1,)))
-    taken = TrainingStep(small_model, Lcl.from_config(small_model.config), RankGroup(), strategy="fsdp2")
+    taken = TrainingStep(small_model, Lcl.from_config(small_model.config), ranks, strategy="fsdp2")
     monkeypatch.undo()
     optimizer = build_optimizer(taken.trained, lr=1e-3)
     weight = small_model.lm_head[1].weight
