@@ -166,6 +166,7 @@ def newest(handler: Callable[..., tuple[Any, ...]], *, begins: bool = True) -> C
         result = handler(*arguments)
         return result if turn.current == mine else (gr.skip(),) * len(result)
 
+    event.__name__ = getattr(handler, "__name__", event.__name__)  # Gradio's logs name an event by it
     return event
 
 

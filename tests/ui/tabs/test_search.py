@@ -251,9 +251,9 @@ def test_what_continues_the_search_on_show_ends_no_newer_one(service: Any) -> No
     assert newest(overtaken, begins=False)(turn) == (gr.skip(),)
 
 
-def test_another_mode_searches_with_what_is_there(service: Any, picture: str) -> None:
+def test_another_mode_searches_with_what_is_there(service: Any, image: str) -> None:
     client = service(search={"hits": [{"id": "t1", "score": 0.5, "text": "words"}], "took_ms": 1})
     tab = SearchTab(client)
-    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", picture, 50, [], 24)[4]
+    assert "texts" in tab.switch(IMAGE_TO_TEXTS, "col_1", "", image, 50, [], 24)[4]
     assert "Which image?" in tab.switch(IMAGE_TO_TEXTS, "col_1", "words", None, 50, [], 24)[4]
     assert len(client.arguments_of("search")) == 1
