@@ -47,8 +47,9 @@ _TITLE = "-" * 512  # last argument of the server: room for the command line of 
 # Variables that a job may have to itself: read when they are used. Any other may be read when a library is loaded.
 FREE_PREFIXES = ("LCL_", "AWS_", "GOOGLE_", "GCS_", "AZURE_")
 FREE_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
-FREE_NAMES |= {"GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "_"}
+FREE_NAMES |= {"GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES", "_"}
 FREE_NAMES |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}  # read at the first product
+FREE_NAMES |= {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}  # set by scikit-learn; they change no result
 
 
 class ForkServer:
