@@ -23,6 +23,15 @@ def is_forked(run_dir: RunDir) -> bool:
         return isinstance(process, ForkedProcess)
 
 
+@pytest.fixture(autouse=True)
+def environment_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variables that libraries of other tests set: a job is forked only in the server's environment."""
+    initial = {entry.partition("=")[0] for entry in Path("/proc/self/environ").read_text().split("\0")}
+    for name in os.environ.keys() - initial:
+        if not name.startswith(("LCL_", "GRADIO_", "PYTEST_")):
+            monkeypatch.delenv(name)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_it_learns_the_same(
     tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None], processes: int
