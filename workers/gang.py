@@ -46,10 +46,7 @@ from workers.settings import WorkerSettings
 
 AttemptOutcome = RunOutcome | Requeue
 _DISCARD_PORT = 9  # nothing is sent: connecting a UDP socket makes the system choose a local address
-_BEYOND_THIS_MACHINE = (
-    "192.0.2.1",
-    "2001:db8::1",
-)  # addresses for documentation, which only the default route leads to
+_BEYOND_THIS_MACHINE = ("192.0.2.1", "2001:db8::1")  # for documentation: only the default route leads to them
 _IP = (socket.AF_INET, socket.AF_INET6)
 log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ PACE_FACTOR = 20.0
 _START_FACTOR = 2.0
 _MAX_TICK_SECONDS = 5.0  # of a longer one the worker itself was away
 _DUMP_SECONDS = 5.0
-_BETWEEN_LOOKS_SECONDS = 5.0
+_STAT_INTERVAL_SECONDS = 5.0  # between two readings of file times and sizes
 log = structlog.get_logger(__name__)
 
 
@@ -55,10 +55,8 @@ class MetricsTail:
             return False  # not written yet, or being replaced: the next read finds it
         if self._file is not None:
             opened = os.fstat(self._file.fileno())
-            if (opened.st_dev, opened.st_ino) == (
-                current.st_dev,
-                current.st_ino,
-            ) and current.st_size >= self._file.tell():
+            same_file = (opened.st_dev, opened.st_ino) == (current.st_dev, current.st_ino)
+            if same_file and current.st_size >= self._file.tell():
                 return False
         self.close()
         self._file = self._path.open("rb")
@@ -126,15 +124,15 @@ class ProgressDeadline:
         self._seen: tuple[object, ...] = ()
         self._lines, self._ticked = 0, time.monotonic()
         self._silent = self._longest = 0.0
-        self._looked = float("-inf")
+        self._stat_at = float("-inf")
 
     def observe(self, lines: int, run_dir: RunDir) -> None:
         """``lines``: metric lines so far. To be called often; the time of a gap between two calls is not counted."""
         tick, self._ticked = time.monotonic() - self._ticked, time.monotonic()
         self._silent += min(tick, _MAX_TICK_SECONDS)
-        if lines == self._lines and time.monotonic() < self._looked + min(_BETWEEN_LOOKS_SECONDS, self._floor / 10):
+        if lines == self._lines and time.monotonic() < self._stat_at + min(_STAT_INTERVAL_SECONDS, self._floor / 10):
             return
-        self._looked = time.monotonic()
+        self._stat_at = time.monotonic()
         seen = (lines, _modified(run_dir.checkpoints), *(() if lines else (_size(run_dir.log_file),)))
         if seen == self._seen:
             return

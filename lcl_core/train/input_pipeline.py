@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -54,8 +55,15 @@ def normalise_on_device(levels: Tensor, tables: Tensor) -> Tensor:
     """uint8 [n, 3, H, W] and the number of each image's table [n] → float32 [n, 3, H, W]."""
     channels = torch.arange(3, dtype=torch.int32, device=levels.device)
     offsets = (tables[:, None] * 3 + channels) * 256
-    values = torch.from_numpy(LEVEL_TABLES).to(levels.device).flatten()
-    return values.index_select(0, (levels + offsets[:, :, None, None]).flatten()).view(levels.shape)
+    return (
+        _level_values(levels.device).index_select(0, (levels + offsets[:, :, None, None]).flatten()).view(levels.shape)
+    )
+
+
+@cache
+def _level_values(device: torch.device) -> Tensor:
+    """``LEVEL_TABLES`` on the device, flat."""
+    return torch.from_numpy(LEVEL_TABLES).to(device).flatten()
 
 
 @dataclass(frozen=True)

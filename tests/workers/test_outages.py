@@ -74,7 +74,7 @@ def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_
     activity: Path,
     eventually: Eventually,
 ) -> None:
-    lease, steps = 6.0, 200
+    lease, steps = 15.0, 400  # on a busy machine a renewal takes seconds
     run_id = queue(steps=steps, checkpoint_every=1000, max_attempts=1)
     with TcpProxy(database.url) as proxy:
         for _ in range(2):
@@ -92,7 +92,7 @@ def test_after_an_outage_longer_than_a_lease_the_run_goes_on_from_its_last_step_
         eventually(lambda: run_of(run_id).state in ("succeeded", "failed"), "the end")
     run, spans = run_of(run_id), read_activity(activity)
     assert (run.state, run.attempt, COUNTED in (run.setbacks or {})) == ("succeeded", 1, False)
-    assert len(spans) >= 2, "a busy machine may miss another renewal"
+    assert len(spans) == 2
     assert overlaps(spans) == []
     assert run.result["final"]["start"] > 0, "it wrote a checkpoint when it was stopped"
     assert steps_of(run_id) == list(range(1, steps + 1))

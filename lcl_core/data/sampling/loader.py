@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import torch
 
+from lcl_core.common.threads import usable_cores
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.packing import Cursor, DocumentBatch, pack_documents
 from lcl_core.data.sampling.sources import Sample, SkippedSample
@@ -43,8 +44,7 @@ def default_workers(ranks: int, gpu: bool) -> int:
 
     On a GPU machine all cores but one of each rank decode images. Where the CPU also computes, one in eight does.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // ranks
+    share = usable_cores() // ranks
     return min(max(share - _GPU_CORES_KEPT if gpu else share // _CPU_CORES_A_LOADER, 1), _MAX_WORKERS)
 
 
