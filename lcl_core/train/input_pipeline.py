@@ -1,7 +1,10 @@
-"""The way of documents to a step: packed ahead of it in a thread, moved to its device, and normalised there.
+"""The way of documents to a step: packed, moved to its device, and normalised.
 
-On a CPU images are normalised in the thread. For a GPU they stay uint8, a quarter of the bytes, in pinned memory, from
-which copies run beside the host; the GPU normalises them by the same tables, to the same bits.
+For a GPU, documents are packed one step ahead in a thread, and images stay uint8, a quarter of the bytes, in pinned
+memory, from which copies run beside the host; the GPU normalises them by the same tables, to the same bits.
+
+On a CPU the thread that computes the steps packs and normalises too. A second thread would start a second OpenMP team,
+and the two teams take the cores from each other.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -128,6 +131,11 @@ def step_inputs(documents: Iterator[DocumentBatch], accumulate: int, collator: C
         batches = [collator(batch) for batch in group]
         flops = sum(collator.objective.flops(collator.config, batch.packed) for batch in batches)
         yield StepInput(group, batches, flops)
+
+
+def prefetch(items: Iterator[T], device: torch.device) -> AbstractContextManager[Iterator[T]]:
+    """The items, computed one ahead in a thread where ``device`` computes the steps beside this process."""
+    return Prefetcher(items) if device.type == "cuda" else nullcontext(items)
 
 
 class Prefetcher(Generic[T]):

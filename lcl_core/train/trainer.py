@@ -43,7 +43,7 @@ from lcl_core.train.checkpoint.state import (
 from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
-from lcl_core.train.input_pipeline import Collator, Prefetcher, StepInput, step_inputs
+from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
 from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
@@ -152,7 +152,8 @@ class Trainer:
         documents = load_batches(
             self.stream, self.cursor, spec.batch, self.loaders, spec.data.packing_lookahead, self.ranks.size
         )
-        with Prefetcher(step_inputs(documents, spec.engine.accumulate, self.collator)) as inputs:
+        steps = step_inputs(documents, spec.engine.accumulate, self.collator)
+        with prefetch(steps, self.device) as inputs:
             while self.progress.step < spec.steps:
                 started = time.monotonic()
                 batch = next(inputs)

@@ -20,6 +20,7 @@ configure_logging("json")
 toy = os.environ.get("TOY_MODULE", "toy_run")
 WorkerProcess(WorkerSettings(), dict.fromkeys(("pretrain", "evaluate", "index"), toy)).run()
 """
+_SHOWN_LOG = 8000
 
 
 class WorkerProcesses:
@@ -60,6 +61,9 @@ class WorkerProcesses:
         return self._logs / f"worker-{number}.log"
 
     def end(self) -> None:
-        for worker in self.started:
+        """Kill what still lives, and print the end of each log, which pytest shows where a test failed."""
+        for number, worker in enumerate(self.started):
+            status = worker.poll()
             worker.kill()
             worker.wait()
+            sys.stdout.write(f"worker {number}, exit status {status}:\n{self.log(number).read_text()[-_SHOWN_LOG:]}\n")

@@ -17,7 +17,7 @@ from lcl_core.data.transforms import DIVIDED, MULTIPLIED, normalise_levels
 from lcl_core.model import LCLConfig
 from lcl_core.objectives.registry import build_objective
 from lcl_core.specs.pretrain import ObjectiveSpec
-from lcl_core.train.input_pipeline import Collator, HostBatch, Prefetcher, normalise_on_device
+from lcl_core.train.input_pipeline import Collator, HostBatch, Prefetcher, normalise_on_device, prefetch
 
 
 def test_a_device_normalises_to_the_same_bits() -> None:
@@ -98,6 +98,19 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         assert next(ahead) == 1
         with pytest.raises(ValueError, match="torn"):
             next(ahead)
+
+
+def test_a_cpu_makes_each_item_in_the_thread_that_computes() -> None:
+    threads = []
+
+    def items() -> Iterator[int]:
+        for number in range(2):
+            threads.append(threading.current_thread())
+            yield number
+
+    with prefetch(items(), torch.device("cpu")) as inputs:
+        assert list(inputs) == [0, 1]
+    assert threads == [threading.main_thread()] * 2
 
 
 def test_closing_ends_the_thread() -> None:
