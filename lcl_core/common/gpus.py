@@ -20,7 +20,7 @@ from lcl_core.common.errors import UserError
 
 log = structlog.get_logger(__name__)
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-_QUERY_SECONDS = 10.0
+_QUERY_SECONDS = 60.0  # without persistence mode the driver initialises each GPU anew, for seconds
 _USAGE_FIELDS = 5
 _MEBIBYTE = 1 << 20
 _DRIVER_DEVICE = "/dev/nvidiactl"
