@@ -266,7 +266,7 @@ class TimmTower(VisionTower):
     def configure_blocks(self, *, checkpointing: bool, compiled: bool) -> None:
         if checkpointing:
             try:
-                self.network.set_grad_checkpointing(True)
+                getattr(self.network, "model", self.network).set_grad_checkpointing(True)
             except (AttributeError, AssertionError) as error:
                 field = "engine.activation_checkpointing"
                 message = f"{self.vision} cannot recompute activations; set it to false"

@@ -161,7 +161,8 @@ VISION_TOWERS: Mapping[str, TowerKind] = {
 def build_timm_network(vision: str, image_size: int, patch_size: int, width: int) -> Any:
     """The network ``timm:NAME`` with random weights, cut after its last map of ``patch_size`` pixels a position.
 
-    It returns a list of one map. Nothing is downloaded.
+    It returns a list of one map, without dropout and stochastic depth: gradient caching encodes a batch twice and needs
+    the same features. Nothing is downloaded.
 
     Raises:
         UserError: naming the field of the spec: timm is missing or has no such model, or the sizes do not fit it.
@@ -184,7 +185,12 @@ def build_timm_network(vision: str, image_size: int, patch_size: int, width: int
         message = f"{vision} has {channels} channels at {patch_size} pixels a position; set vision_width to {channels}"
         raise UserError(f"model.vision_width: {message}", code="bad_spec", field="model.vision_width")
     network = _create_feature_network(timm, name, image_size, out_indices=(last,))
+    dropout = import_module("torch.nn.modules.dropout")._DropoutNd
     for part in network.modules():
+        if isinstance(part, dropout):
+            part.p = 0.0
+        elif isinstance(part, timm.layers.DropPath):
+            part.drop_prob = 0.0
         if part._non_persistent_buffers_set and not hasattr(part, "init_non_persistent_buffers"):
             message = f"{vision} has tensors outside of its weights, which loading cannot restore; choose another model"
             raise UserError(f"{field}: {message}", code="bad_spec", field=field)
