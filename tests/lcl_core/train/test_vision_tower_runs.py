@@ -17,7 +17,6 @@ from lcl_core.common.errors import UserError
 from lcl_core.encoders.captioning import AttentionMaps
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.model import LCLConfig
-from tests.lcl_core.train.multi_rank_steps import VARIANTS
 from tests.lcl_core.train.rank_processes import run_ranks
 from tests.lcl_core.train.small_runs import TINY, curve, prepared, trainer, weights
 
@@ -88,7 +87,6 @@ def test_two_ranks_learn_what_one_process_learns(
     small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """Blocks sharded and recomputed, replicated with micro-batches, and plain."""
-    assert "lcl" in VARIANTS
     again = {"checkpointing": True}
     cases = {
         "plain": ("ddp", [[[0, 1, 2, 3]]], {}),
