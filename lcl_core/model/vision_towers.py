@@ -205,7 +205,7 @@ class ConvNextTower(VisionTower):
 
     def __init__(self, config: LCLConfig) -> None:
         super().__init__()
-        self.checkpointing = False
+        self.checkpointing = self.compiled = False
         layers: list[nn.Module] = []
         before, channels = 1, 3
         for width, depth, stride in convnext_stages(config.tower_sizes):
@@ -220,7 +220,7 @@ class ConvNextTower(VisionTower):
         return list(self.layers)
 
     def configure_blocks(self, *, checkpointing: bool, compiled: bool) -> None:
-        self.checkpointing = checkpointing
+        self.checkpointing, self.compiled = checkpointing, compiled
         for block in self.blocks if compiled else ():
             block.compile()
 
@@ -240,6 +240,9 @@ class ConvNextTower(VisionTower):
         assert masked is None
         x = pixel_values.to(self.ln_post.weight.dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
         for layer in self.layers:
+            if self.compiled:  # one graph a stage: only the number of images is symbolic
+                torch._dynamo.maybe_mark_dynamic(x, 0)
+                torch._dynamo.mark_static(x, [1, 2, 3])
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, use_reentrant=False)
             else:

@@ -41,7 +41,7 @@ class TowerSizes:
 
 @dataclass(frozen=True)
 class TowerKind:
-    """A vision tower before its code is loaded.
+    """What is known of a vision tower before its code is loaded.
 
     Attributes:
         patchwise: a transformer over embedded patches: it can leave patches out and mask them, and has heads.
