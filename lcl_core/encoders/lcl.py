@@ -29,9 +29,10 @@ from lcl_core.encoders.captioning import (
     PreparedImage,
     StreamListener,
 )
-from lcl_core.encoders.detect import WEIGHTS, hash_weights
+from lcl_core.encoders.detect import WEIGHTS, detect_encoder, hash_weights
+from lcl_core.encoders.external import check_network_size, parameter_groups
 from lcl_core.encoders.schemas.validate import check_loadable
-from lcl_core.model import LCLModel, LCLProcessor
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
 from lcl_core.model.generation import (
     IncrementalDetokenizer,
     beam_search,
@@ -223,11 +224,7 @@ class LCLEncoder(ImageEncoder):
         return weights.unflatten(2, (side, side))
 
     def layers(self) -> list[list[nn.Parameter]]:
-        visual = self.model.visual
-        first = [visual.class_embedding, visual.positional_embedding]
-        first += [*visual.conv1.parameters(), *visual.ln_pre.parameters()]
-        blocks = [list(block.parameters()) for block in visual.transformer.blocks]
-        return [first, *blocks, list(visual.ln_post.parameters())]
+        return parameter_groups(self.model.visual, self.model.visual.blocks)
 
     def copy(self) -> Self:
         model = copy.deepcopy(self.model)
@@ -291,6 +288,9 @@ class LCLEncoder(ImageEncoder):
 
 def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
     check_loadable(directory)
+    config = LCLConfig.from_pretrained(directory)
+    if config.vision.startswith("timm:"):
+        check_network_size(directory, detect_encoder(directory), lambda: LCLModel(config))
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = LCLModel.from_pretrained(
