@@ -84,6 +84,18 @@ class ModelSpec(Spec):
     text_layers: int = Field(4, ge=1, le=64)
     text_heads: int = Field(3, ge=1, le=64)
     context_length: int = Field(256, ge=8, le=65536, description="longest document, tokens (position table)")
+    # those below are left out where they say nothing, so that specs of before there were choices keep their hash
+    activation: Literal["gelu", "quick_gelu"] = Field(
+        "gelu",
+        exclude_if=lambda activation: activation == "gelu",
+        description="of the MLPs of both towers; quick_gelu is that of OpenAI's CLIP, for a start from its weights",
+    )
+    init: Name | None = Field(
+        None,
+        exclude_if=lambda encoder: encoder is None,
+        description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
+        "random weights",
+    )
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> ModelSpec:

@@ -47,6 +47,7 @@ from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_in
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
 from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
+from lcl_core.train.warm_start import start_from_encoder
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
@@ -80,6 +81,8 @@ class Trainer:
         self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
         self.model: LCLModel = build_model(config, spec.seed).train()
+        if (encoder := spec.model.init) is not None:
+            start_from_encoder(self.model, self.tokenizer, encoder, run_dir, main=self.ranks.rank == 0)
         self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
         self.model.to(self.device)
         self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)

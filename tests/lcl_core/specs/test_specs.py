@@ -11,7 +11,16 @@ from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
 from lcl_core.specs.base import presets
 from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
-from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec, spec_hash
+from lcl_core.specs.parsing import (
+    SPECS,
+    data_paths,
+    dataset_fields,
+    datasets_of,
+    encoder_fields,
+    encoders_of,
+    parse_spec,
+    spec_hash,
+)
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
 
 
@@ -114,11 +123,17 @@ def test_what_a_spec_reads() -> None:
     assert datasets_of(spec) == ("a", "b")
     assert encoders_of(spec) == ()
     assert list(dataset_fields(spec)) == [f"data.sources.{place}.dataset" for place in range(3)]
+    started = parse_spec("pretrain", {"model": {"init": "enc_1"}})
+    assert encoder_fields(started) == {"model.init": "enc_1"}
     evaluation = EvaluateSpec(encoder="enc_1", dataset="a")
     assert (datasets_of(evaluation), encoders_of(evaluation)) == (("a",), ("enc_1",))
     assert data_paths(evaluation) == {}
     tuned = {"encoder": "enc_1", "tasks": ["tuned_retrieval"], "tuned_retrieval": {"text_encoder": "words"}}
     assert encoders_of(parse_spec("evaluate", tuned)) == ("enc_1", "words")
+    assert encoder_fields(parse_spec("evaluate", tuned)) == {
+        "encoder": "enc_1",
+        "tuned_retrieval.text_encoder": "words",
+    }
     assert encoders_of(parse_spec("evaluate", {**tuned, "tasks": ["retrieval"]})) == ("enc_1",)
 
 
