@@ -222,11 +222,7 @@ class LCLEncoder(ImageEncoder):
         return weights.unflatten(2, (side, side))
 
     def layers(self) -> list[list[nn.Parameter]]:
-        visual = self.model.visual
-        first = [visual.class_embedding, visual.positional_embedding]
-        first += [*visual.conv1.parameters(), *visual.ln_pre.parameters()]
-        blocks = [list(block.parameters()) for block in visual.transformer.blocks]
-        return [first, *blocks, list(visual.ln_post.parameters())]
+        return self.model.visual.layers()
 
     def copy(self) -> Self:
         model = copy.deepcopy(self.model)

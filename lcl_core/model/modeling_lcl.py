@@ -212,6 +212,12 @@ class VisionTower(nn.Module):
         # The class token is only an attention register: LCL keeps the patch tokens alone.
         return self.ln_post(x.view(count, length, width)[:, 1:])
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by depth: of the input, of each block, of the last norm."""
+        first = [self.class_embedding, self.positional_embedding, *self.conv1.parameters(), *self.ln_pre.parameters()]
+        blocks = [list(block.parameters()) for block in self.transformer.blocks]
+        return [first, *blocks, list(self.ln_post.parameters())]
+
 
 class CrossAttention(nn.Module):
     """The projections of the pooler; biases are parameters of their own and the output has none."""

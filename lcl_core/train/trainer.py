@@ -45,7 +45,14 @@ from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
-from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from lcl_core.train.optimizer import (
+    build_optimizer,
+    describe_rates,
+    freeze_parts,
+    learning_rate,
+    rate_scales,
+    set_learning_rate,
+)
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
 from lcl_core.train.warm_start import start_from_encoder
 
@@ -83,6 +90,7 @@ class Trainer:
         self.model: LCLModel = build_model(config, spec.seed).train()
         if (encoder := spec.model.init) is not None:
             start_from_encoder(self.model, self.tokenizer, encoder, run_dir, main=self.ranks.rank == 0)
+        freeze_parts(self.model, spec.model.freeze)
         self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
         self.model.to(self.device)
         self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)
@@ -90,7 +98,12 @@ class Trainer:
         # TrainingStep shards the model: what holds its parameters is built after it
         strategy = spec.engine.strategy
         self.step = TrainingStep(self.model, self.objective, self.ranks, spec.precision, strategy, rates.max_grad_norm)
-        self.optimizer = build_optimizer(self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps)
+        scales = rate_scales(self.model, rates.lr_scale, rates.layer_decay)
+        self.optimizer = build_optimizer(
+            self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps, scales
+        )
+        if (scales or spec.model.freeze) and self.ranks.rank == 0:
+            print(describe_rates(self.model, scales), flush=True)  # noqa: T201  into log.txt
         self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed, self.ranks.size, pin=on_gpu)

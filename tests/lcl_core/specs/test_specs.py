@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,36 @@ def test_weights_are_the_methods_own_unless_given() -> None:
     assert ObjectiveSpec(name="coca").weights == {"contrastive": 1.0, "generation": 2.0}
     given = ObjectiveSpec(name="blip2", contrastive_weight=0.0, matching_weight=3, regression_weight=9)
     assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"model": {"freeze": ["vision", "pooler", "text", "head"]}}, "model.freeze"),
+        ({"model": {"freeze": ["text", "pooler", "vision"]}, "objective": {"generation_weight": 0}}, "model.freeze"),
+        ({"model": {"freeze": ["text"]}, "optimizer": {"lr_scale": {"text": 0.1}}}, "optimizer.lr_scale"),
+        ({"model": {"freeze": ["eyes"]}}, "model.freeze.0"),
+        ({"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text"),
+        ({"optimizer": {"layer_decay": 1.1}}, "optimizer.layer_decay"),
+    ],
+)
+def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_spec("pretrain", spec)
+    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+
+
+def test_what_says_nothing_of_a_start_is_left_out_of_the_spec() -> None:
+    plain = parse_spec("pretrain", {}).model_dump(mode="json")
+    assert not {"init", "freeze", "activation"} & plain["model"].keys()
+    assert not {"lr_scale", "layer_decay"} & plain["optimizer"].keys()
+    said = {
+        "model": {"init": None, "freeze": [], "activation": "gelu"},
+        "optimizer": {"lr_scale": {}, "layer_decay": 1.0},
+    }
+    assert parse_spec("pretrain", said).model_dump(mode="json") == plain
+    kept = parse_spec("pretrain", {"model": {"freeze": ["vision", "pooler", "text"]}})
+    assert kept.model_dump(mode="json")["model"]["freeze"] == ["vision", "pooler", "text"]
 
 
 def test_what_a_spec_reads() -> None:

@@ -189,25 +189,29 @@ def test_a_run_starts_from_it_and_says_so(
     assert load_image_encoder(run_dir.path / result["encoder"]["path"]).width == 32
 
 
+def stop_once_after_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first trainer is requested to stop when it has written its first line."""
+    log = Trainer._log
+    stopped: list[int] = []
+
+    def write_and_stop(self: Trainer, *arguments: Any) -> None:
+        log(self, *arguments)
+        if not stopped:
+            stopped.append(self.progress.step)
+            self.run_dir._stop.set()
+
+    monkeypatch.setattr(Trainer, "_log", write_and_stop)
+
+
 def test_its_own_checkpoint_comes_first(
     tmp_path: Path, sample_zip: Path, clip_encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, halved = (starting_from(tmp_path / name, sample_zip, clip_encoder) for name in ("whole", "halved"))
     trainer(whole).run()
-    taken: list[int] = []
-    log = Trainer._log
-
-    def stop_after_a_line(self: Trainer, *arguments: Any) -> None:
-        log(self, *arguments)
-        if not taken:
-            taken.append(self.progress.step)
-            self.run_dir._stop.set()
-
-    monkeypatch.setattr(Trainer, "_log", stop_after_a_line)
+    stop_once_after_a_line(monkeypatch)
     with pytest.raises(JobCancelled):
         trainer(halved).run()
     trainer(RunDir(halved.path)).run()
-    assert taken == [4]
     assert curve(halved) == curve(whole)
     assert weights(halved) == weights(whole)
 
@@ -230,3 +234,37 @@ def test_what_cannot_be_started_from_names_the_field(
     with pytest.raises(UserError, match=r"model\.init") as caught:
         trainer(run_dir)
     assert (caught.value.code, caught.value.field) == (code, "model.init")
+
+
+FROZEN_TEXT = {
+    "model": {**TINY["model"], "freeze": ["text"]},
+    "optimizer": {**TINY["optimizer"], "lr_scale": {"vision": 0.5}},
+}
+
+
+def test_frozen_parts_stay_and_the_others_learn(
+    tmp_path: Path, sample_zip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = prepared(tmp_path, sample_zip, **FROZEN_TEXT, ema_decay=0.9)
+    begun = trainer(run_dir)
+    assert "vision x 0.5, pooler x 1, text x 0, head x 1" in capfd.readouterr().out
+    assert begun.ema is not None
+    assert not any(name.startswith("model.text.") for name in begun.ema.tensors)
+    before = {name: tensor.clone() for name, tensor in begun.model.state_dict().items()}
+    begun.run()
+    after = load_file(run_dir.artifacts / "encoder" / "model.safetensors")
+    stayed = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
+    assert stayed == {name for name in before if name.startswith("text.")}
+
+
+def test_with_frozen_parts_and_scaled_rates_it_resumes_to_the_bit(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = (prepared(tmp_path / name, sample_zip, **FROZEN_TEXT, ema_decay=0.9) for name in ("a", "b"))
+    trainer(whole).run()
+    stop_once_after_a_line(monkeypatch)
+    with pytest.raises(JobCancelled):
+        trainer(halved).run()
+    trainer(RunDir(halved.path)).run()
+    assert curve(halved) == curve(whole)
+    assert weights(halved) == weights(whole)
