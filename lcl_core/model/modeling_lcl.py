@@ -139,9 +139,20 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, int(width * mlp_ratio), activation, keep_hidden)
 
-    def forward(self, x: Tensor, layout: VarlenLayout | None, sequence_length: int) -> Tensor:
-        x = x + self.attn(x, self.ln_1, layout, sequence_length)
-        return x + self.mlp(x, self.ln_2)
+    def forward(
+        self, x: Tensor, layout: VarlenLayout | None, sequence_length: int, keep: Tensor | None = None
+    ) -> Tensor:
+        """[T, D] → [T, D]; with ``keep`` [2, n] each of the n sequences' two branches is multiplied by its factor."""
+        if keep is None:
+            x = x + self.attn(x, self.ln_1, layout, sequence_length)
+            return x + self.mlp(x, self.ln_2)
+        x = x + _scale_sequences(self.attn(x, self.ln_1, layout, sequence_length), keep[0])
+        return x + _scale_sequences(self.mlp(x, self.ln_2), keep[1])
+
+
+def _scale_sequences(x: Tensor, factors: Tensor) -> Tensor:
+    """[n * L, D] of equally long sequences, each multiplied by its factor of [n]."""
+    return (x.view(len(factors), -1, x.shape[1]) * factors[:, None, None]).view_as(x)
 
 
 class Transformer(nn.Module):
@@ -166,12 +177,16 @@ class Transformer(nn.Module):
     def blocks(self) -> list[Block]:
         return cast(list[Block], list(self.resblocks))
 
-    def forward(self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0) -> Tensor:
-        for block in self.blocks:
+    def forward(
+        self, x: Tensor, layout: VarlenLayout | None = None, sequence_length: int = 0, keep: Tensor | None = None
+    ) -> Tensor:
+        """``keep``: [blocks, 2, n], of each block as of :class:`Block`."""
+        for number, block in enumerate(self.blocks):
+            factors = () if keep is None else (keep[number],)
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, sequence_length, use_reentrant=False)
+                x = checkpoint(block, x, layout, sequence_length, *factors, use_reentrant=False)
             else:
-                x = block(x, layout, sequence_length)
+                x = block(x, layout, sequence_length, *factors)
         return x
 
 
@@ -181,6 +196,10 @@ class VisionTower(nn.Module):
     Pixels are cast to the weights' dtype: a processor gives fp32, and ``from_pretrained`` keeps the dtype of the file.
     With ``patches`` [n, N'] only those patches are encoded (token drop, arXiv 2212.00794): attention, MLPs and the
     document all have N' tokens an image. ``masked`` patches are replaced before positions are added.
+
+    Attributes:
+        drop_path: probability with which, in training, an image skips a branch of the last block; it rises linearly
+            from 0 in the first (stochastic depth, arXiv 1603.09382). Drawn from torch's generator of the device.
     """
 
     def __init__(self, config: LCLConfig) -> None:
@@ -193,6 +212,7 @@ class VisionTower(nn.Module):
         heads = width // config.vision_head_width
         self.transformer = Transformer(width, config.vision_layers, heads, config.mlp_ratio, config.activation)
         self.ln_post = nn.LayerNorm(width)
+        self.drop_path = 0.0
 
     def forward(
         self, pixel_values: Tensor, patches: Tensor | None = None, masked: MaskedPatches | None = None
@@ -208,9 +228,16 @@ class VisionTower(nn.Module):
         register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
         x = torch.cat((register, embedded), dim=1)
         count, length, width = x.shape
-        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length)
+        keep = self._draw_kept_branches(count, x.device) if self.training and self.drop_path else None
+        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length, keep=keep)
         # The class token is only an attention register: LCL keeps the patch tokens alone.
         return self.ln_post(x.view(count, length, width)[:, 1:])
+
+    def _draw_kept_branches(self, images: int, device: torch.device) -> Tensor:
+        """[blocks, 2, n]: 0 for a branch that is skipped, else 1 / (1 - probability of that)."""
+        blocks = len(self.transformer.blocks)
+        kept = 1 - torch.linspace(0, self.drop_path, blocks, device=device)[:, None, None]
+        return (torch.rand(blocks, 2, images, device=device) < kept) / kept
 
     def layers(self) -> list[list[nn.Parameter]]:
         """Parameters by depth: of the input, of each block, of the last norm."""
@@ -468,14 +495,16 @@ class LCLModel(PreTrainedModel):
         features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()
         return F.normalize(features, dim=-1) if normalize else features
 
-    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False) -> None:
+    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False, drop_path: float = 0.0) -> None:
         """Choose how the transformer blocks compute in training.
 
         Args:
             checkpointing: recompute activations in the backward pass, to keep fewer in memory.
             compiled: compile each block. Images all have one shape: their number alone becomes symbolic, once it has
                 changed. Packed rows of text differ each time, so their length is symbolic from the first batch on.
+            drop_path: of :class:`VisionTower`.
         """
+        self.visual.drop_path = drop_path
         for tower in (self.visual.transformer, self.text.transformer):
             tower.checkpointing = checkpointing
         if not compiled:

@@ -97,6 +97,14 @@ class ModelSpec(Spec):
         description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
         "random weights",
     )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        exclude_if=lambda rate: rate == 0,
+        description="vision tower: probability that an image skips a branch of the last block in training, rising "
+        "linearly from 0 in the first (stochastic depth)",
+    )
     freeze: tuple[ModelPart, ...] = Field(
         (),
         exclude_if=lambda parts: not parts,

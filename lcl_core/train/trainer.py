@@ -28,6 +28,7 @@ from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
 from lcl_core.data.sampling.packing import first_cursors
+from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.objectives.registry import build_objective
@@ -91,7 +92,11 @@ class Trainer:
         if (encoder := spec.model.init) is not None:
             start_from_encoder(self.model, self.tokenizer, encoder, run_dir, main=self.ranks.rank == 0)
         freeze_parts(self.model, spec.model.freeze)
-        self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
+        self.model.configure_blocks(
+            checkpointing=spec.engine.activation_checkpointing,
+            compiled=spec.engine.compile,
+            drop_path=spec.model.drop_path,
+        )
         self.model.to(self.device)
         self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)
         rates = spec.optimizer
@@ -117,6 +122,8 @@ class Trainer:
             seed=spec.seed,
             numerics=spec.numerics,
         )
+        if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
+            torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
         self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
         self.data_counts = DataCounts()

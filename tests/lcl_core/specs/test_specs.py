@@ -138,10 +138,10 @@ def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec: dict[str, An
 
 def test_what_says_nothing_of_a_start_is_left_out_of_the_spec() -> None:
     plain = parse_spec("pretrain", {}).model_dump(mode="json")
-    assert not {"init", "freeze", "activation"} & plain["model"].keys()
+    assert not {"init", "freeze", "activation", "drop_path"} & plain["model"].keys()
     assert not {"lr_scale", "layer_decay"} & plain["optimizer"].keys()
     said = {
-        "model": {"init": None, "freeze": [], "activation": "gelu"},
+        "model": {"init": None, "freeze": [], "activation": "gelu", "drop_path": 0},
         "optimizer": {"lr_scale": {}, "layer_decay": 1.0},
     }
     assert parse_spec("pretrain", said).model_dump(mode="json") == plain

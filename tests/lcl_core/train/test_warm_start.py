@@ -257,10 +257,14 @@ def test_frozen_parts_stay_and_the_others_learn(
     assert stayed == {name for name in before if name.startswith("text.")}
 
 
-def test_with_frozen_parts_and_scaled_rates_it_resumes_to_the_bit(
-    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+DROP_PATH = {"model": {**TINY["model"], "vision_layers": 2, "drop_path": 0.5}}
+
+
+@pytest.mark.parametrize("changes", [FROZEN_TEXT, DROP_PATH], ids=["frozen", "drop-path"])
+def test_it_resumes_to_the_bit(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    whole, halved = (prepared(tmp_path / name, sample_zip, **FROZEN_TEXT, ema_decay=0.9) for name in ("a", "b"))
+    whole, halved = (prepared(tmp_path / name, sample_zip, **changes, ema_decay=0.9) for name in ("a", "b"))
     trainer(whole).run()
     stop_once_after_a_line(monkeypatch)
     with pytest.raises(JobCancelled):
@@ -268,3 +272,13 @@ def test_with_frozen_parts_and_scaled_rates_it_resumes_to_the_bit(
     trainer(RunDir(halved.path)).run()
     assert curve(halved) == curve(whole)
     assert weights(halved) == weights(whole)
+
+
+def test_which_branches_are_skipped_follows_from_the_seed(tmp_path: Path, sample_zip: Path) -> None:
+    drawn = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(name))
+        begun = trainer(prepared(tmp_path / name, sample_zip, **DROP_PATH, seed=seed))
+        drawn.append(begun.model.visual._draw_kept_branches(100, begun.device))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
