@@ -44,7 +44,8 @@ def prepare_run_dir(
     with database.session() as session:
         spec = parse_spec(claim.kind, claim.spec)
         inputs = resolve_inputs(session, spec, settings.home, settings.roots, fetched)
-        read = {"datasets": inputs.dataset_hashes}
+        read: dict[str, object] = {"datasets": inputs.dataset_hashes}
+        read |= {"encoders": inputs.encoder_hashes} if inputs.encoder_hashes else {}
         begin_attempt(session, claim, encoder_id=inputs.encoder_id, from_scratch=scratch, inputs=read)
     if scratch:
         run_dir.metrics_file.unlink(missing_ok=True)

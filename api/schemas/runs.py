@@ -60,7 +60,9 @@ class RunView(RowView):
     finished_at: datetime | None
     encoder_id: str | None = None
     collection_id: str | None = None
-    inputs: dict[str, Any] | None = Field(None, description="content hash of each dataset that it reads")
+    inputs: dict[str, Any] | None = Field(
+        None, description="content hash of each dataset, and weights hash of each encoder, that it reads"
+    )
     study_id: str | None = Field(None, description="the study that submitted it")
     artifacts: dict[str, Any] | None = Field(
         None, description="while its files are not in the store of artifacts yet: code artifacts_pending, message"

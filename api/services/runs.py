@@ -20,7 +20,15 @@ from lcl_core.db.states import LEASED
 from lcl_core.db.wakeup import WakeupProducer
 from lcl_core.db.workers import device_uses
 from lcl_core.specs.corpus_jobs import IndexSpec
-from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, dataset_fields, encoders_of, parse_spec
+from lcl_core.specs.parsing import (
+    AnySpec,
+    collections_of,
+    data_paths,
+    dataset_fields,
+    encoder_fields,
+    encoders_of,
+    parse_spec,
+)
 
 
 def validate_submission(session: Session, kind: str, value: dict[str, Any], roots: Sequence[Root]) -> AnySpec:
@@ -64,8 +72,8 @@ def _references(spec: AnySpec, roots: Sequence[Root]) -> Iterator[tuple[str, Cal
     """(field, lookup, name or path) of everything that the spec reads."""
     for field, name in dataset_fields(spec).items():
         yield field, datasets.get_dataset, name
-    for name in encoders_of(spec):
-        yield "encoder", registry.get_encoder, name
+    for field, name in encoder_fields(spec).items():
+        yield field, registry.get_encoder, name
     for name in collections_of(spec):
         yield "collection", registry.get_collection, name
     for field, path in data_paths(spec).items():

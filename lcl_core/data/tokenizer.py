@@ -78,6 +78,11 @@ class Tokenizer:
         """Number of ids, the five special ones (the last) included."""
         return self._inner.get_vocab_size()
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """{token: id}, tokens as the byte-level merges write them."""
+        return self._inner.get_vocab()
+
     def encode(self, text: str, neutralise: bool = True) -> list[int]:
         """Ids of the cleaned text, without start and end.
 

@@ -148,7 +148,8 @@ def _study_uses(study: Study, reads: Callable[[StudySpec], bool]) -> bool:
 
 
 def _encoders_of_study(spec: StudySpec) -> set[str]:
-    return {name for evaluation in evaluate_specs(spec).values() for name in evaluation.further_encoders().values()}
+    trained = {name for cell in expand_study(spec) for name in encoders_of(cell.spec)}
+    return trained | {name for each in evaluate_specs(spec).values() for name in each.further_encoders().values()}
 
 
 def _datasets_of_study(spec: StudySpec) -> set[str]:

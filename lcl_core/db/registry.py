@@ -24,7 +24,8 @@ from lcl_core.db.session import Database, lock_until_commit, now
 from lcl_core.encoders.file_hashes import Hashes, changed_files, hash_files, identity_hash
 from lcl_core.pretrained import pretrained_encoders
 from lcl_core.specs.corpus_jobs import ConvertSpec, IndexSpec, MatchSpec
-from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, datasets_of, encoders_of
+from lcl_core.specs.parsing import AnySpec, collections_of, data_paths, datasets_of, encoder_fields, encoders_of
+from lcl_core.specs.pretrain import PretrainSpec
 
 SAMPLE_COLLECTION = "sample-drawings"
 MAX_NAME_LENGTH = 100
@@ -64,6 +65,31 @@ def get_encoder(session: Session, id_or_name: str) -> EncoderRow:
             code="unknown_encoder",
         )
     return row
+
+
+def find_encoders(session: Session, spec: AnySpec) -> dict[str, EncoderRow]:
+    """Encoders that a spec uses, by id or name as in the spec, its subject first.
+
+    Raises: UserError ``unknown_encoder`` with the dotted field.
+    """
+    rows = {}
+    for field, name in encoder_fields(spec).items():
+        try:
+            rows[name] = get_encoder(session, name)
+        except UserError as error:
+            raise UserError(f"{field}: {error.message}", code=error.code, field=field) from error
+    return rows
+
+
+def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
+    """A pre-training spec with the id of its initial encoder in place of the name, which a newer encoder may get.
+
+    Raises: UserError ``unknown_encoder`` with the dotted field.
+    """
+    if not isinstance(spec, PretrainSpec) or spec.model.init is None:
+        return spec
+    (row,) = find_encoders(session, spec).values()
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"init": row.id})})
 
 
 def encoders_by_weights_hash(session: Session, weights_hash: str) -> Sequence[EncoderRow]:
@@ -258,12 +284,14 @@ def _with_article(noun: str) -> str:
 
 @dataclass(frozen=True)
 class ResolvedInputs:
-    """What the names in a spec refer to: absolute paths or URLs, content hashes, and the id of its first encoder."""
+    """What the names in a spec refer to: absolute paths or URLs, content hashes, and the id of the encoder of an
+    evaluation, index or match run."""
 
     datasets: dict[str, str]
     encoders: dict[str, str]
     encoder_id: str | None
     dataset_hashes: dict[str, str | None]  # as registered; None: never read
+    encoder_hashes: dict[str, str]  # {id: sha256 of the weights}
     encoder_files: dict[str, dict[str, str]]  # {encoder: {file: sha256}}, as registered
 
 
@@ -297,7 +325,7 @@ def managed_paths(session: Session, spec: AnySpec) -> list[str]:
     Raises: UserError ``unknown_dataset``, ``unknown_encoder`` or ``unknown_collection``.
     """
     stored = [get_dataset(session, name).path for name in datasets_of(spec)]
-    stored += [get_encoder(session, name).path for name in encoders_of(spec)]
+    stored += [encoder.path for encoder in find_encoders(session, spec).values()]
     stored += [get_collection(session, name).path for name in collections_of(spec)]
     return [path for path in dict.fromkeys(stored) if not os.path.isabs(path) and not is_url(path)]
 
@@ -317,7 +345,7 @@ def resolve_inputs(
     for field, path in data_paths(spec).items():
         resolve_allowed(path, roots, field)
     datasets = {name: get_dataset(session, name) for name in datasets_of(spec)}
-    encoders = {name: get_encoder(session, name) for name in encoders_of(spec)}
+    encoders = find_encoders(session, spec)
     for name in collections_of(spec):
         check_collection_encoder(session, get_collection(session, name), encoders[encoders_of(spec)[0]])
     return ResolvedInputs(
@@ -328,8 +356,9 @@ def resolve_inputs(
             name: _check_present(fetched.get(encoder.path) or absolute_path(home, encoder.path))
             for name, encoder in encoders.items()
         },
-        encoder_id=next((encoder.id for encoder in encoders.values()), None),
+        encoder_id=None if isinstance(spec, PretrainSpec) else next((row.id for row in encoders.values()), None),
         dataset_hashes={name: dataset.content_hash for name, dataset in datasets.items()},
+        encoder_hashes={encoder.id: encoder.hash for encoder in encoders.values()},
         encoder_files={name: registered_files(encoder) for name, encoder in encoders.items()},
     )
 

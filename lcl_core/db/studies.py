@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import func, or_, select
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.models import Dataset, Metric, Run, Study, StudyCell, new_id, to_json_safe
+from lcl_core.db.registry import pin_encoders
 from lcl_core.db.runs import cancel_locked_run, resume_run
 from lcl_core.db.session import CursorPage, bad_cursor, lock_until_commit, now, read_page
 from lcl_core.db.states import FINISHED, ForbiddenTransition, State
@@ -294,6 +295,7 @@ def add_cells(
 
 def find_or_submit_runs(session: Session, study: Study, kind: str, requests: Sequence[RunRequest]) -> list[Run]:
     """For each request a reusable run of the study's owner, or a new run. The caller holds ``lock_studies``."""
+    requests = [replace(request, spec=pin_encoders(session, request.spec)) for request in requests]
     runs = find_reusable_runs(session, kind, [request.spec for request in requests], study.owner)
     for request in requests:
         key = spec_hash(kind, request.spec)

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from lcl_core.common.errors import UserError
 from lcl_core.db.leases import transition
 from lcl_core.db.models import CollectionAddition, Predecessor, Run, RunTag, Study, new_id
+from lcl_core.db.registry import pin_encoders
 from lcl_core.db.session import now
 from lcl_core.db.states import State
 from lcl_core.jobs import JOBS
@@ -57,7 +58,8 @@ def submit(
         visible_to: owner whose runs ``after`` may name; None: all owners.
 
     Raises:
-        UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_predecessor``, ``predecessor_failed``;
+        UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``unknown_predecessor``,
+            ``predecessor_failed``;
             ``idempotency_conflict``: the key was used with another body.
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
@@ -68,12 +70,15 @@ def submit(
     body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
+    spec = pin_encoders(
+        session, spec
+    )  # after the body's hash: a repeated request finds its run whatever the name is now
     moment, ready = now(session), check_predecessors(session, after, visible_to)
     run = Run(
         id=new_id("run"),
         kind=kind,
         name=name,
-        spec=full,
+        spec=spec.model_dump(mode="json"),
         spec_hash=spec_hash(kind, spec),
         owner=owner,
         idempotency_key=idempotency_key,

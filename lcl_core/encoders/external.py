@@ -69,10 +69,14 @@ def check_all_loaded(directory: Path, missing: Sequence[str]) -> None:
 
 def check_token_ids(directory: Path, tokenizer: Any, rows: int) -> None:
     """Raises: UserError when a tokenizer, ready to be used, makes an id that is no row of the token embeddings."""
-    words = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
-    words = words.get_vocab() if hasattr(words, "get_vocab") else words.encoder
-    if (highest := max(words.values(), default=0)) >= rows:
+    if (highest := max(vocabulary_of(tokenizer).values(), default=0)) >= rows:
         raise unreadable(directory, f"its tokenizer makes the id {highest}, and there are {rows} token embeddings")
+
+
+def vocabulary_of(tokenizer: Any) -> dict[str, int]:
+    """{token: id} of a library's tokenizer, tokens as it writes them."""
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
+    return dict(words.get_vocab() if hasattr(words, "get_vocab") else words.encoder)
 
 
 def square_side(directory: Path, size: int | Sequence[int]) -> int:
@@ -175,6 +179,11 @@ class ExternalTextEncoder(TextEncoder):
     @property
     def module(self) -> nn.Module:
         return self.network
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> dict[str, int]:
+        """{token: row of the token embeddings}."""
 
     @cached_property
     def width(self) -> int:

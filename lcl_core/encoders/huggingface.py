@@ -25,6 +25,7 @@ from lcl_core.encoders.external import (
     square_side,
     tensor_names,
     unreadable,
+    vocabulary_of,
     wrap_load_errors,
 )
 from lcl_core.encoders.schemas.validate import check_loadable
@@ -139,6 +140,10 @@ class HuggingFaceTextEncoder(ExternalTextEncoder):
 
     def features(self, texts: Sequence[str]) -> Tensor:
         return self.network(**self._tokens(texts).to(self.device))
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        return vocabulary_of(self._tokenizer)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._tokens(texts)["attention_mask"].sum(1).tolist()

@@ -44,7 +44,6 @@ from lcl_core.model.generation import (
     generate_tokens,
 )
 from lcl_core.specs.evaluate import DecodingSpec
-from lcl_core.train.factory import build_model
 
 DOCUMENT_FIELD = "document"  # of requests
 _PRECAST = re.compile(
@@ -232,7 +231,9 @@ class LCLEncoder(ImageEncoder):
         return type(self)(model, self.processor, self.weights_hash)
 
     def random_init(self) -> Self:
-        model = build_model(self.model.config, RANDOM_INIT_SEED)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_INIT_SEED)
+            model = LCLModel(self.model.config)
         digest = hash_state_dict(model)
         freeze(model)
         return type(self)(model, self.processor, digest)

@@ -17,6 +17,7 @@ from lcl_core.encoders.external import (
     check_token_ids,
     feature_map_to_tokens,
     square_side,
+    vocabulary_of,
 )
 from lcl_core.encoders.schemas.openclip import check_openclip
 
@@ -86,6 +87,10 @@ class OpenCLIPTextEncoder(ExternalTextEncoder):
     def features(self, texts: Sequence[str]) -> Tensor:
         found = self.network(self._tokenizer(list(texts)).to(self.device))
         return found[0] if isinstance(found, tuple) else found  # CoCa gives its tokens, too
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        return vocabulary_of(self._tokenizer)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         inner = getattr(self._tokenizer, "tokenizer", None)  # of Hugging Face, where it is one of theirs

@@ -10,7 +10,13 @@ from typing import Any
 
 from lcl_core.common.errors import UserError
 from lcl_core.estimate.flops import FORWARD_FLOPS, FORWARDS_PER_STEP, Workload, expected_workload, model_sizes
-from lcl_core.estimate.memory import Memory, method_parameters, model_parameters, training_memory
+from lcl_core.estimate.memory import (
+    Memory,
+    frozen_parameters,
+    method_parameters,
+    model_parameters,
+    training_memory,
+)
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import VIEW_ITEMS, PretrainSpec
 
@@ -220,6 +226,7 @@ class Setup:
             staged=self.spec.async_checkpoint and not on_gpu,
             checkpointing=engine.activation_checkpointing,
             shards=process_count(self.spec) if engine.strategy == "fsdp2" else 1,
+            frozen=frozen_parameters(model_sizes(self.spec), self.spec.model.freeze),
         )
 
 

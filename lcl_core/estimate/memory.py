@@ -8,10 +8,11 @@ Transient memory is the largest block's, and the vocabulary's logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from lcl_core.estimate.flops import Sizes, Workload, convolution_counts
+from lcl_core.specs.pretrain import ModelPart
 from lcl_core.specs.vision import tower_kind
 
 
@@ -39,6 +40,18 @@ def text_parameters(config: Sizes) -> int:
     width = config.text_width
     tables = (2 * config.vocab_size + config.context_length) * width
     return tables + config.text_layers * block_parameters(config, width) + 4 * width + width**2
+
+
+def frozen_parameters(config: Sizes, parts: Collection[ModelPart]) -> int:
+    """Parameters of the parts that are not trained."""
+    head = (config.vocab_size + 2) * config.text_width
+    counts: dict[ModelPart, int] = {
+        "vision": vision_parameters(config),
+        "pooler": pooler_parameters(config),
+        "text": text_parameters(config) - head,
+        "head": head,
+    }
+    return sum(count for part, count in counts.items() if part in parts)
 
 
 def block_parameters(config: Sizes, width: int) -> int:
@@ -102,9 +115,9 @@ class Memory:
         return self.weights + self.gradients + self.moments + self.average + self.copies + self.activations
 
 
-def state_bytes(parameters: int, average: bool) -> int:
-    """Of a checkpoint's tensors: weights, both moments, and the moving average if there is one."""
-    return FP32 * parameters * (1 + _MOMENTS + average)
+def state_bytes(parameters: int, average: bool, frozen: int = 0) -> int:
+    """Of a checkpoint's tensors: weights, and of those that are trained both moments and any moving average."""
+    return FP32 * (parameters + (parameters - frozen) * (_MOMENTS + average))
 
 
 def training_memory(
@@ -118,6 +131,7 @@ def training_memory(
     staged: bool,
     checkpointing: bool,
     shards: int = 1,
+    frozen: int = 0,
 ) -> Memory:
     """At the peak of a step.
 
@@ -127,15 +141,16 @@ def training_memory(
         staged: checkpoints are written while steps run, from a copy in this process's memory.
         checkpointing: activations are recomputed.
         shards: processes among which the parameters are divided.
+        frozen: parameters that are not trained.
     """
-    item, own = HALF if half else FP32, FP32 * parameters // shards
+    item, own, trained = HALF if half else FP32, FP32 * parameters // shards, FP32 * (parameters - frozen) // shards
     cast = HALF * _block_weights(config) if half else 0
     return Memory(
         weights=own,
-        gradients=own,
-        moments=_MOMENTS * own,
-        average=own * average,
-        copies=cast + staged * state_bytes(parameters, average) // shards,
+        gradients=trained,
+        moments=_MOMENTS * trained,
+        average=trained * average,
+        copies=cast + staged * state_bytes(parameters, average, frozen) // shards,
         activations=round(
             _activation_bytes(config, load, item, image_size, checkpointing) + _LOGITS[item] * (load.labels > 0)
         ),

@@ -320,17 +320,19 @@ class LCLModel(PreTrainedModel):
         features = self.text.contrastive_features(hidden.index_select(0, ends.to(self.device))).float()
         return F.normalize(features, dim=-1) if normalize else features
 
-    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False) -> None:
+    def configure_blocks(self, *, checkpointing: bool = False, compiled: bool = False, drop_path: float = 0.0) -> None:
         """Choose how the blocks of both towers compute in training.
 
         Args:
             checkpointing: recompute activations in the backward pass, to keep fewer in memory.
             compiled: compile each block. Images all have one shape: their number alone becomes symbolic, once it has
                 changed. Packed rows of text differ each time, so their length is symbolic from the first batch on.
+            drop_path: of :class:`VitTower`; 0 for any other.
 
         Raises: UserError where the vision tower cannot recompute activations.
         """
         self.visual.configure_blocks(checkpointing=checkpointing, compiled=compiled)
+        self.visual.drop_path = drop_path
         self.text.transformer.checkpointing = checkpointing
         for block in self.text.transformer.blocks if compiled else ():
             block.attn.disable_compile()

@@ -42,9 +42,13 @@ class VisionTower(nn.Module):
 
     Attributes:
         patchwise: whether ``patches`` and ``masked`` can be given.
+        drop_path: probability with which, in training, an image skips a branch of the last block; it rises linearly
+            from 0 in the first (stochastic depth, arXiv 1603.09382). Drawn from torch's generator of the device. Of
+            towers that are not patchwise 0.
     """
 
     patchwise: ClassVar[bool] = False
+    drop_path: float = 0.0
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -120,9 +124,15 @@ class VitTower(VisionTower):
         register = (self.class_embedding.to(embedded.dtype) + positions[0]).expand(len(embedded), 1, -1)
         x = torch.cat((register, embedded), dim=1)
         count, length, width = x.shape
-        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length)
+        keep = self._draw_kept_branches(count, x.device) if self.training and self.drop_path else None
+        x = self.transformer(self.ln_pre(x).view(count * length, width), sequence_length=length, keep=keep)
         # The class token is only an attention register: LCL keeps the patch tokens alone.
         return self.ln_post(x.view(count, length, width)[:, 1:])
+
+    def _draw_kept_branches(self, images: int, device: torch.device) -> Tensor:
+        """[blocks, 2, n]: 0 for a branch that is skipped, else 1 / (1 - probability of that)."""
+        kept = 1 - torch.linspace(0, self.drop_path, len(self.blocks), device=device)[:, None, None]
+        return (torch.rand(len(self.blocks), 2, images, device=device) < kept) / kept
 
 
 class ConvStem(nn.Module):

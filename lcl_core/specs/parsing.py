@@ -155,9 +155,15 @@ def dataset_fields(spec: AnySpec) -> dict[str, str]:
 
 def encoders_of(spec: AnySpec) -> tuple[str, ...]:
     """Encoders that a spec uses, each once, its subject first."""
-    if isinstance(spec, EvaluateSpec):
-        return tuple(dict.fromkeys((spec.encoder, *spec.further_encoders().values())))
-    return (spec.encoder,) if isinstance(spec, IndexSpec | MatchSpec) else ()
+    return tuple(dict.fromkeys(encoder_fields(spec).values()))
+
+
+def encoder_fields(spec: AnySpec) -> dict[str, str]:
+    """Ids or names of the encoders that a spec uses, by the dotted field that names each."""
+    if isinstance(spec, PretrainSpec):
+        return {} if spec.model.init is None else {"model.init": spec.model.init}
+    named = {"encoder": spec.encoder} if isinstance(spec, EvaluateSpec | IndexSpec | MatchSpec) else {}
+    return named | (spec.further_encoders() if isinstance(spec, EvaluateSpec) else {})
 
 
 def collections_of(spec: AnySpec) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, T
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
 ItemKind = Literal["documents", "pairs"]
+ModelPart = Literal["vision", "pooler", "text", "head"]  # towers, pooler and language-model head
 VIEW_ITEMS: dict[View, ItemKind] = {"interleaved": "documents", "pairs": "pairs", "matched_pairs": "pairs"}
 
 
@@ -93,6 +94,31 @@ class ModelSpec(Spec):
     text_layers: int = Field(4, ge=1, le=64)
     text_heads: int = Field(3, ge=1, le=64)
     context_length: int = Field(256, ge=8, le=65536, description="longest document, tokens (position table)")
+    # those below are left out where they say nothing, so that specs of before there were choices keep their hash
+    activation: Literal["gelu", "quick_gelu"] = Field(
+        "gelu",
+        exclude_if=lambda activation: activation == "gelu",
+        description="of the MLPs of both towers; quick_gelu is that of OpenAI's CLIP, for a start from its weights",
+    )
+    init: Name | None = Field(
+        None,
+        exclude_if=lambda encoder: encoder is None,
+        description="id or name of a registered encoder whose weights the run starts from, as far as they fit; none: "
+        "random weights",
+    )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        exclude_if=lambda rate: rate == 0,
+        description="vision tower (vit, hybrid): probability that an image skips a branch of the last block in "
+        "training, rising linearly from 0 in the first (stochastic depth)",
+    )
+    freeze: tuple[ModelPart, ...] = Field(
+        (),
+        exclude_if=lambda parts: not parts,
+        description="parts whose weights stay as they are; the temperature is always trained",
+    )
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> ModelSpec:
@@ -278,6 +304,17 @@ class OptimizerSpec(Spec):
     )
     decay_steps: int = Field(0, ge=0, description="last steps, in which constant_with_decay decreases linearly to zero")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient's norm; none: no clipping")
+    # both are left out where they say nothing, so that specs of before there were choices keep their hash
+    lr_scale: dict[ModelPart, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {}, exclude_if=lambda scales: not scales, description="factor of the rate of parts of the model; others: 1"
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        exclude_if=lambda decay: decay == 1,
+        description="vision tower: factor of the rate from each layer to the one below it, as in BEiT",
+    )
 
     @model_validator(mode="after")
     def _decay_belongs_to_its_schedule(self) -> OptimizerSpec:
@@ -335,6 +372,9 @@ class PretrainSpec(Spec):
         if self.patch_drop and not kind.patchwise:
             message = f"{vision} reads whole images and leaves no patches out: set 0, or model.vision to {patchwise}"
             raise _misfit("patch_drop", message)
+        if self.model.drop_path and not kind.patchwise:
+            message = f"{vision} has no branches to skip: set 0, or model.vision to {patchwise}"
+            raise _misfit("model.drop_path", message)
         if METHODS[self.objective.name].masks_patches and not kind.patchwise:
             message = f"objective {self.objective.name} masks patches, which {vision} cannot; take {patchwise}"
             raise _misfit("model.vision", f"{message}, or another objective")
@@ -357,6 +397,21 @@ class PretrainSpec(Spec):
                 field = f"data.sources.{number}.view"
                 message = f"objective {name} learns from {views}, not from {source.view}; or choose {others}"
                 raise UserError(f"{field}: {message}", code="bad_spec", field=field)
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> PretrainSpec:
+        """Raises: UserError naming the field; a ValueError could not, since this is about several."""
+        losses = {name for name, weight in self.objective.weights.items() if weight > 0}
+        trained: set[ModelPart] = {"vision", "pooler", "text"}
+        trained |= {"head"} if losses & {"generation", "masked_text"} else set()
+        if trained <= set(self.model.freeze):
+            message = f"every part that objective {self.objective.name} trains is frozen; leave one of them out: "
+            message += ", ".join(sorted(trained))
+            raise UserError(f"model.freeze: {message}", code="bad_spec", field="model.freeze")
+        if frozen := sorted(set(self.model.freeze) & set(self.optimizer.lr_scale)):
+            message = f"{', '.join(frozen)} is frozen by model.freeze and has no rate; leave it out of one of them"
+            raise UserError(f"optimizer.lr_scale: {message}", code="bad_spec", field="optimizer.lr_scale")
         return self
 
     @property

@@ -28,7 +28,8 @@ def peak_flops(dtype: torch.dtype, device: torch.device | None = None, seconds: 
     """Best rate of a square matrix product with the default settings, FLOP/s."""
     device = device or torch.device("cpu")
     size = 2048 if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(0)  # of its own: that of the run belongs to its checkpoint
+    a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         best = min(best, _time_matmul(a, b))

@@ -1,16 +1,53 @@
-"""AdamW with the authors' decay groups, and the learning rate of each step."""
+"""AdamW with the authors' decay groups, frozen parts, rates by part and layer, and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from lcl_core.encoders.external import parameter_groups
+
 if TYPE_CHECKING:
-    from lcl_core.specs.pretrain import OptimizerSpec
+    from lcl_core.model import LCLModel
+    from lcl_core.specs.pretrain import ModelPart, OptimizerSpec
+
+
+LR_SCALE = "lr_scale"  # of a parameter group whose rate is not the schedule's: factor of it
+_PART_MODULES: dict[ModelPart, str] = {
+    "vision": "visual",
+    "pooler": "pool_project",
+    "text": "text",
+    "head": "lm_head",
+}  # of LCLModel
+
+
+def freeze_parts(model: LCLModel, parts: Sequence[ModelPart]) -> None:
+    """Take the parameters of these parts out of training. Call before the model is sharded, averaged or optimised."""
+    for part in parts:
+        model.get_submodule(_PART_MODULES[part]).requires_grad_(False)
+
+
+def rate_scales(
+    model: LCLModel, lr_scale: Mapping[ModelPart, float], layer_decay: float = 1.0
+) -> dict[nn.Parameter, float]:
+    """Factor of the rate of each trained parameter where it is not 1.
+
+    The last layer of the vision tower has the factor of its part, and each layer below ``layer_decay`` times the factor
+    of the one above: the input's is decay^(blocks + 1) (BEiT, arXiv 2106.08254, section 2.6).
+    """
+    scales: dict[nn.Parameter, float] = {}
+    for part, module in _PART_MODULES.items():
+        scales |= dict.fromkeys(model.get_submodule(module).parameters(), lr_scale.get(part, 1.0))
+    layers = parameter_groups(model.visual, model.visual.blocks)
+    for depth, parameters in enumerate(layers):
+        for parameter in parameters:
+            scales[parameter] *= layer_decay ** (len(layers) - 1 - depth)
+    return {parameter: scale for parameter, scale in scales.items() if scale != 1 and parameter.requires_grad}
 
 
 def build_optimizer(
@@ -19,12 +56,37 @@ def build_optimizer(
     weight_decay: float = 0.2,
     betas: tuple[float, float] = (0.9, 0.98),
     eps: float = 1e-6,
+    scales: Mapping[nn.Parameter, float] = MappingProxyType({}),
 ) -> torch.optim.AdamW:
-    """AdamW where every parameter of two or more dimensions is decayed and the rest is not."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    """AdamW where every parameter of two or more dimensions is decayed and the rest is not.
+
+    Args:
+        scales: factor of the rate of each parameter; 1 for those left out. Each factor makes groups of its own, behind
+            those without one.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    factors = [1.0, *sorted({scales[p] for p in trained if p in scales} - {1.0}, reverse=True)]
+    groups: list[dict[str, Any]] = []
+    for factor in factors:
+        own = [parameter for parameter in trained if scales.get(parameter, 1.0) == factor]
+        decayed, plain = ([p for p in own if (p.ndim >= 2) == matrix] for matrix in (True, False))
+        scaled = {} if factor == 1 else {LR_SCALE: factor, "lr": lr * factor}
+        groups += [{"params": decayed, "weight_decay": weight_decay, **scaled}]
+        groups += [{"params": plain, "weight_decay": 0.0, **scaled}]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def describe_rates(model: LCLModel, scales: Mapping[nn.Parameter, float]) -> str:
+    """One line: parts, and layers of the vision tower, with their factor of the rate; frozen parts with 0."""
+    factors: dict[str, set[float]] = {}
+    for part, module in _PART_MODULES.items():
+        parameters = list(model.get_submodule(module).parameters())
+        factors[part] = {scales.get(p, 1.0) if p.requires_grad else 0.0 for p in parameters}
+    shown = [
+        f"{part} x {max(found):.4g}" + (f" (from x {min(found):.4g} at its input)" if len(found) > 1 else "")
+        for part, found in factors.items()
+    ]
+    return f"learning rates: {', '.join(shown)}"
 
 
 def learning_rate(step: int, total_steps: int, spec: OptimizerSpec) -> float:
@@ -58,4 +120,4 @@ _SCHEDULES: dict[str, Callable[[int, int, OptimizerSpec], float]] = {
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get(LR_SCALE, 1.0)

@@ -8,7 +8,8 @@ the loss with respect to them is kept, and passed to each micro-batch when it is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,7 @@ from lcl_core.model import LCLModel, PackedBatch
 from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch, LossTerms, MeanMetric, Objective
 from lcl_core.objectives.hard_negatives import NegativeCandidates
 from lcl_core.ops.contrastive_loss import ContrastiveSums
+from lcl_core.train.checkpoint.state import restore_rng, rng_tensors
 from lcl_core.train.distributed import RankGroup, average_unsharded_gradients, no_sync, parallelize_model
 
 CONTRASTIVE = "contrastive"
@@ -153,7 +155,8 @@ class TrainingStep:
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with no_sync(self.module, skip=not last):
-                terms = self._forward(batch, GlobalBatch(cached.gather, compute_metrics))
+                with self._replayed_rng(cached.rng[number] if cached.rng else {}):
+                    terms = self._forward(batch, GlobalBatch(cached.gather, compute_metrics))
                 own = _scaled_losses(terms, counts)
                 parts = own | cached.surrogate_loss(terms.encoded.pairs, number)
                 if last and (pairs := terms.encoded.pairs) is not None:
@@ -168,7 +171,10 @@ class TrainingStep:
     def _cache_gradients(self, batches: Sequence[PackedBatch], counts: GlobalBatchCounts) -> _CachedGradients:
         if not counts.pairs:
             return _CachedGradients()
-        encoded = [self._encode(batch) for batch in batches]
+        rng, encoded = [], []
+        for batch in batches:
+            rng.append(self._rng_state())
+            encoded.append(self._encode(batch))
         pairs = [each.pairs for each in encoded if each.pairs is not None]
         candidates = [each.candidates for each in encoded if each.candidates is not None]
         image = torch.cat([part.image_features for part in pairs]).requires_grad_()
@@ -192,7 +198,20 @@ class TrainingStep:
             by_text=by_text.split(sizes),
             by_scalar=by_scalar,
             candidates=gathered,
+            rng=rng,
         )
+
+    def _rng_state(self) -> dict[str, Tensor]:
+        """Of torch's generators, if the model draws from them."""
+        return rng_tensors(self.model.device) if self.model.visual.drop_path else {}
+
+    @contextmanager
+    def _replayed_rng(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """The generators as they were at ``state``, and afterwards as they are now: the same branches are skipped."""
+        present = self._rng_state() if state else {}
+        restore_rng(state, self.model.device)
+        yield
+        restore_rng(present, self.model.device)
 
     def _encode(self, batch: PackedBatch) -> EncodedBatch:
         with torch.no_grad(), autocast(self.model.device, self._precision):
@@ -227,6 +246,7 @@ class _CachedGradients:
     by_text: Sequence[Tensor] = ()
     by_scalar: Sequence[Tensor] = ()
     candidates: NegativeCandidates | None = None
+    rng: Sequence[Mapping[str, Tensor]] = ()
 
     def gather(self, own: NegativeCandidates) -> NegativeCandidates:
         assert self.candidates is not None

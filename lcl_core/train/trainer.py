@@ -28,6 +28,7 @@ from lcl_core.common.run_dir import JobCancelled, RunDir
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.sampling.loader import LoaderPool, default_workers, load_batches
 from lcl_core.data.sampling.packing import first_cursors
+from lcl_core.data.sampling.shuffle import mix64
 from lcl_core.data.sampling.stream import SampleStream
 from lcl_core.model import LCLModel, LCLProcessor
 from lcl_core.objectives.registry import build_objective
@@ -45,8 +46,16 @@ from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
-from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from lcl_core.train.optimizer import (
+    build_optimizer,
+    describe_rates,
+    freeze_parts,
+    learning_rate,
+    rate_scales,
+    set_learning_rate,
+)
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
+from lcl_core.train.warm_start import start_from_encoder
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
@@ -80,14 +89,26 @@ class Trainer:
         self.tokenizer = prepare_tokenizer(spec, corpora, run_dir, self.ranks)
         config = build_config(spec, self.tokenizer)
         self.model: LCLModel = build_model(config, spec.seed).train()
-        self.model.configure_blocks(checkpointing=spec.engine.activation_checkpointing, compiled=spec.engine.compile)
+        if (encoder := spec.model.init) is not None:
+            start_from_encoder(self.model, self.tokenizer, encoder, run_dir, main=self.ranks.rank == 0)
+        freeze_parts(self.model, spec.model.freeze)
+        self.model.configure_blocks(
+            checkpointing=spec.engine.activation_checkpointing,
+            compiled=spec.engine.compile,
+            drop_path=spec.model.drop_path,
+        )
         self.model.to(self.device)
         self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)
         rates = spec.optimizer
         # TrainingStep shards the model: what holds its parameters is built after it
         strategy = spec.engine.strategy
         self.step = TrainingStep(self.model, self.objective, self.ranks, spec.precision, strategy, rates.max_grad_norm)
-        self.optimizer = build_optimizer(self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps)
+        scales = rate_scales(self.model, rates.lr_scale, rates.layer_decay)
+        self.optimizer = build_optimizer(
+            self.step.trained, rates.lr, rates.weight_decay, rates.betas, rates.eps, scales
+        )
+        if (scales or spec.model.freeze) and self.ranks.rank == 0:
+            print(describe_rates(self.model, scales), flush=True)  # noqa: T201  into log.txt
         self.ema = None if spec.ema_decay is None else Ema(self.step.trained, spec.ema_decay)
         on_gpu = self.device.type == "cuda"
         self.collator = Collator(self.objective, config, spec.kept_patches, spec.seed, self.ranks.size, pin=on_gpu)
@@ -101,6 +122,8 @@ class Trainer:
             seed=spec.seed,
             numerics=spec.numerics,
         )
+        if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
+            torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
         self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
         self.data_counts = DataCounts()

@@ -81,6 +81,18 @@ def test_it_reads_what_another_has_made(
     assert not (there.home / "encoders").exists()
 
 
+def test_a_pretraining_reads_the_encoder_that_it_starts_from(
+    database: Database, here: WorkerSettings, modules: dict[str, str], encoder: str, queue: Queue, run_of: RunOf
+) -> None:
+    run_id = queue(spec={"model": {"init": encoder}})
+    InProcessWorker(database, here, modules).work()
+    run = run_of(run_id)
+    assert run.state == "succeeded", run.reason
+    assert (read_by(here, run_id) / "model.safetensors").read_bytes() == WEIGHTS
+    assert list(run.inputs["encoders"]) == [encoder]
+    assert run.encoder_id != encoder, "it is the encoder that the run has made"
+
+
 def test_what_does_not_come_ends_the_run_with_a_word(
     database: Database,
     there: WorkerSettings,

@@ -61,6 +61,7 @@ def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key:
             "data.sources.1.dataset",
         ),
         ({"kind": "evaluate", "spec": {"encoder": "absent"}}, "unknown_encoder", "encoder"),
+        ({"kind": "pretrain", "spec": {"model": {"init": "absent"}}}, "unknown_encoder", "model.init"),
         ({"kind": "evaluate", "spec": {"encoder": "e", "dataset": "absent"}}, "unknown_dataset", "dataset"),
         ({"kind": "evaluate", "spec": {}}, "bad_spec", "encoder"),
         ({"kind": "index", "spec": {"encoder": "e", "collection": "../up"}}, "bad_spec", "collection"),

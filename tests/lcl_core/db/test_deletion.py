@@ -60,6 +60,27 @@ def test_a_run_that_waits_needs_it_by_id_or_name(
         deletion.delete_encoder(session, registry.get_encoder(session, "tiny"))
 
 
+@pytest.mark.parametrize("named", ["tiny", "enc_1"])
+def test_a_pretraining_that_will_start_from_it_needs_it(
+    database: Database, queue: Callable[..., str], encoder: str, named: str
+) -> None:
+    run_id = queue("pretrain", {"model": {"init": named}})
+    assert run_id in refusal(database)
+
+
+def test_a_study_that_will_start_from_it_needs_it(database: Database, encoder: str) -> None:
+    axis = {"name": "start", "variants": [{"name": "random"}, {"name": "tiny", "spec": {"model.init": "tiny"}}]}
+    with database.session() as session:
+        study = studies.create_study(session, parse_as(StudySpec, {**STUDY, "axes": [axis]}), owner="ada")
+        started = {cell.labels["start"]: session.get_one(Run, cell.run_id) for cell in session.query(StudyCell)}
+        assert started["tiny"].spec["model"]["init"] == "enc_1"
+        assert "init" not in started["random"].spec["model"]
+        for run in started.values():  # the study itself is still active
+            run.spec = started["random"].spec
+        study_id = study.id
+    assert study_id in refusal(database)
+
+
 def test_many_in_the_way_are_counted(database: Database, queue: Callable[..., str], encoder: str) -> None:
     for _ in range(7):
         queue("evaluate", {"encoder": "tiny"}, owner="ada")

@@ -11,7 +11,8 @@ import pytest
 from lcl_core.common.errors import UserError
 from lcl_core.db import runs
 from lcl_core.db import submit as db_submit
-from lcl_core.db.session import Database
+from lcl_core.db.models import EncoderRow
+from lcl_core.db.session import Database, now
 
 Queue = Callable[..., str]
 
@@ -41,6 +42,32 @@ def test_a_bad_spec_makes_no_run(database: Database, kind: str, spec: dict[str, 
     assert caught.value.code == code
     with database.reading() as session:
         assert runs.list_runs(session).items == []
+
+
+def register_encoder(database: Database, row_id: str, name: str) -> None:
+    with database.session() as session:
+        facts = {"path": f"encoders/{row_id}", "hash": "0" * 64, "owner": "ada", "info": {}, "created_at": now(session)}
+        session.add(EncoderRow(id=row_id, name=name, **facts))
+
+
+def test_a_run_keeps_the_encoder_that_had_the_name_when_it_was_submitted(
+    database: Database, queue: Queue, run_of: Callable[[str], Any]
+) -> None:
+    spec = {"model": {"init": "tiny"}}
+    register_encoder(database, "enc_1", "tiny")
+    first = queue(spec=spec, idempotency_key="k")
+    by_id = queue(spec={"model": {"init": "enc_1"}})
+    register_encoder(database, "enc_2", "tiny")
+    assert run_of(first).spec["model"]["init"] == run_of(by_id).spec["model"]["init"] == "enc_1"
+    assert run_of(first).spec_hash == run_of(by_id).spec_hash
+    assert queue(spec=spec, idempotency_key="k") == first
+    assert run_of(queue(spec=spec)).spec["model"]["init"] == "enc_2"
+
+
+def test_an_unknown_initial_encoder_names_the_field(database: Database) -> None:
+    with pytest.raises(UserError, match=r"model\.init: encoder 'absent'") as caught, database.session() as session:
+        db_submit.submit(session, "pretrain", {"model": {"init": "absent"}})
+    assert (caught.value.code, caught.value.field) == ("unknown_encoder", "model.init")
 
 
 def test_the_same_key_and_body_give_the_same_run(queue: Queue) -> None:

@@ -19,15 +19,31 @@ from lcl_core.estimate.flops import (
     model_sizes,
     vision_flops,
 )
-from lcl_core.estimate.memory import kept_checkpoints, method_parameters, model_parameters, training_memory
+from lcl_core.estimate.memory import (
+    frozen_parameters,
+    kept_checkpoints,
+    method_parameters,
+    model_parameters,
+    training_memory,
+)
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives.registry import OBJECTIVES, build_objective
 from lcl_core.specs.parsing import parse_spec
-from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
+from lcl_core.specs.pretrain import ModelPart, ObjectiveSpec, PretrainSpec
+from lcl_core.train.optimizer import freeze_parts
 
 
 def test_the_parameters_are_those_of_the_model(small_model: LCLModel, small_config: LCLConfig) -> None:
     assert model_parameters(small_config) == small_model.num_parameters()
+
+
+@pytest.mark.parametrize("part", ["vision", "pooler", "text", "head"])
+def test_frozen_parameters_are_those_that_are_not_trained(
+    small_model: LCLModel, small_config: LCLConfig, part: ModelPart
+) -> None:
+    freeze_parts(small_model, [part])
+    frozen = sum(parameter.numel() for parameter in small_model.parameters() if not parameter.requires_grad)
+    assert frozen_parameters(small_config, [part]) == frozen > 0
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -135,6 +151,7 @@ def test_memory_follows_what_is_switched_on() -> None:
             "again": {"checkpointing": True},
             "half": {"half": True},
             "shared": {"shards": 4},
+            "frozen": {"frozen": 400, "average": True},
         }.items()
     }
     assert (held["plain"].weights, held["plain"].moments, held["plain"].average) == (4000, 8000, 0)
@@ -142,6 +159,7 @@ def test_memory_follows_what_is_switched_on() -> None:
     assert held["staged"].total - held["plain"].total == 12_000
     assert held["again"].activations < 0.6 * held["plain"].activations
     assert held["shared"].moments == 2000
+    assert (held["frozen"].weights, held["frozen"].gradients, held["frozen"].average) == (4000, 2400, 2400)
     more = training_memory(sizes, 1000, Workload(256, 16, [6000.0], 2000), **plain)
     assert 1.5 < more.activations / held["plain"].activations < 2
 

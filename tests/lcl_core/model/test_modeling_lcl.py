@@ -195,3 +195,30 @@ def test_initial_weights_have_the_authors_spread(golden: Path) -> None:
     for key, value in model.state_dict().items():
         expected = parameters[key]["std"]
         assert float(value.std()) == pytest.approx(expected, rel=0.15, abs=1e-3) if value.numel() > 1 else True, key
+
+
+def test_a_branch_is_skipped_for_a_whole_image_and_none_in_evaluation(
+    small_model: LCLModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower, pixels = small_model.visual, torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = tower(pixels)
+    small_model.configure_blocks(drop_path=0.5)
+    assert torch.equal(tower.eval()(pixels), whole)
+    keep = torch.ones(2, 2, 3)
+    keep[:, :, 1] = 0
+    monkeypatch.setattr(type(tower), "_draw_kept_branches", lambda *_: keep)
+    found = tower.train()(pixels)
+    assert torch.equal(found[[0, 2]], whole[[0, 2]])
+    tower.transformer.resblocks = torch.nn.ModuleList()
+    assert torch.equal(found[1], tower.eval()(pixels)[1])
+
+
+def test_the_share_of_skipped_branches_rises_to_that_of_the_last_block(small_config: LCLConfig) -> None:
+    tower = LCLModel(LCLConfig(**{**small_config.to_dict(), "vision_layers": 5})).visual
+    tower.drop_path = 0.4
+    torch.manual_seed(0)
+    keep = tower._draw_kept_branches(20_000, torch.device("cpu"))
+    assert keep.shape == (5, 2, 20_000)
+    skipped = (keep == 0).float().mean((1, 2))
+    torch.testing.assert_close(skipped, torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4]), atol=0.01, rtol=0)
+    torch.testing.assert_close(keep.mean((1, 2)), torch.ones(5), atol=0.02, rtol=0)

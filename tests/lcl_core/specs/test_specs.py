@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,16 @@ from lcl_core.common.errors import UserError
 from lcl_core.jobs import JOB_KINDS
 from lcl_core.specs.base import presets
 from lcl_core.specs.evaluate import EvaluateSpec, TuningSpec
-from lcl_core.specs.parsing import SPECS, data_paths, dataset_fields, datasets_of, encoders_of, parse_spec, spec_hash
+from lcl_core.specs.parsing import (
+    SPECS,
+    data_paths,
+    dataset_fields,
+    datasets_of,
+    encoder_fields,
+    encoders_of,
+    parse_spec,
+    spec_hash,
+)
 from lcl_core.specs.pretrain import METHODS, ObjectiveSpec, PretrainSpec
 
 
@@ -130,16 +140,52 @@ def test_weights_are_the_methods_own_unless_given() -> None:
     assert given.weights == {"contrastive": 0.0, "generation": 1.0, "matching": 3.0}
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"model": {"freeze": ["vision", "pooler", "text", "head"]}}, "model.freeze"),
+        ({"model": {"freeze": ["text", "pooler", "vision"]}, "objective": {"generation_weight": 0}}, "model.freeze"),
+        ({"model": {"freeze": ["text"]}, "optimizer": {"lr_scale": {"text": 0.1}}}, "optimizer.lr_scale"),
+        ({"model": {"freeze": ["eyes"]}}, "model.freeze.0"),
+        ({"optimizer": {"lr_scale": {"text": 0}}}, "optimizer.lr_scale.text"),
+        ({"optimizer": {"layer_decay": 1.1}}, "optimizer.layer_decay"),
+    ],
+)
+def test_parts_that_cannot_be_frozen_or_scaled_name_the_field(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_spec("pretrain", spec)
+    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+
+
+def test_what_says_nothing_of_a_start_is_left_out_of_the_spec() -> None:
+    plain = parse_spec("pretrain", {}).model_dump(mode="json")
+    assert not {"init", "freeze", "activation", "drop_path"} & plain["model"].keys()
+    assert not {"lr_scale", "layer_decay"} & plain["optimizer"].keys()
+    said = {
+        "model": {"init": None, "freeze": [], "activation": "gelu", "drop_path": 0},
+        "optimizer": {"lr_scale": {}, "layer_decay": 1.0},
+    }
+    assert parse_spec("pretrain", said).model_dump(mode="json") == plain
+    kept = parse_spec("pretrain", {"model": {"freeze": ["vision", "pooler", "text"]}})
+    assert kept.model_dump(mode="json")["model"]["freeze"] == ["vision", "pooler", "text"]
+
+
 def test_what_a_spec_reads() -> None:
     spec = parse_spec("pretrain", {"data": {"sources": [{"dataset": "a"}, {"dataset": "b"}, {"dataset": "a"}]}})
     assert datasets_of(spec) == ("a", "b")
     assert encoders_of(spec) == ()
     assert list(dataset_fields(spec)) == [f"data.sources.{place}.dataset" for place in range(3)]
+    started = parse_spec("pretrain", {"model": {"init": "enc_1"}})
+    assert encoder_fields(started) == {"model.init": "enc_1"}
     evaluation = EvaluateSpec(encoder="enc_1", dataset="a")
     assert (datasets_of(evaluation), encoders_of(evaluation)) == (("a",), ("enc_1",))
     assert data_paths(evaluation) == {}
     tuned = {"encoder": "enc_1", "tasks": ["tuned_retrieval"], "tuned_retrieval": {"text_encoder": "words"}}
     assert encoders_of(parse_spec("evaluate", tuned)) == ("enc_1", "words")
+    assert encoder_fields(parse_spec("evaluate", tuned)) == {
+        "encoder": "enc_1",
+        "tuned_retrieval.text_encoder": "words",
+    }
     assert encoders_of(parse_spec("evaluate", {**tuned, "tasks": ["retrieval"]})) == ("enc_1",)
 
 

@@ -1,11 +1,11 @@
 """One rank of steps over documents that several ranks share, with every objective in turn.
 
-    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS]
+    multi_rank_steps.py FOLDER RANK RANKS STRATEGY HANDS [OBJECTIVES BLOCKS FROZEN]
 
 FOLDER/documents.safetensors and FOLDER/pairs.safetensors hold rows, FOLDER/pixels.safetensors their images; HANDS
 (JSON) says which rows each micro-batch of each rank takes; OBJECTIVES (JSON) are names of ``VARIANTS``, by default all,
-and BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``. Rank 0 writes, by objective, gradients, weights and
-the losses of two steps.
+BLOCKS (JSON) the arguments of ``LCLModel.configure_blocks``, and FROZEN (JSON) parts of the model. Rank 0 writes, by
+objective, gradients, weights and the losses of two steps.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig
 from lcl_core.objectives.registry import build_objective
-from lcl_core.specs.pretrain import ObjectiveSpec
+from lcl_core.specs.pretrain import ModelPart, ObjectiveSpec
 from lcl_core.train import build_optimizer
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
+from lcl_core.train.optimizer import freeze_parts
 from lcl_core.train.train_step import StepReport, TrainingStep
 from tests.lcl_core.batch_partitions import VARIANTS, partition_batches, rows_of_variant
 
@@ -44,6 +45,7 @@ def main(
     hands: Hands,
     objectives: Sequence[str] = tuple(VARIANTS),
     blocks: Mapping[str, bool] = MappingProxyType({}),
+    frozen: Sequence[ModelPart] = (),
 ) -> None:
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
@@ -51,7 +53,7 @@ def main(
     tensors: dict[str, Tensor] = {}
     facts = {}
     for name in objectives:
-        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks)
+        found, facts[name] = learnt(name, folder, config, strategy, hands, blocks, frozen)
         tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
     if rank == 0:
         save_file(tensors, folder / "result.safetensors")
@@ -61,7 +63,13 @@ def main(
 
 
 def learnt(
-    name: str, folder: Path, config: LCLConfig, strategy: str, hands: Hands, blocks: Mapping[str, bool]
+    name: str,
+    folder: Path,
+    config: LCLConfig,
+    strategy: str,
+    hands: Hands,
+    blocks: Mapping[str, bool],
+    frozen: Sequence[ModelPart],
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Gradients of the second step and weights after it; numbers of both steps."""
     documents, pairs = (_load_rows(folder / f"{kind}.safetensors") for kind in ("documents", "pairs"))
@@ -73,6 +81,7 @@ def learnt(
     meeting = RankGroup()
     model = build_model(config, seed=0).train()
     model.configure_blocks(**blocks)
+    freeze_parts(model, frozen)
     step = TrainingStep(model, objective, meeting, strategy=strategy, max_grad_norm=0.5)
     optimizer = build_optimizer(step.trained, lr=1e-3)
     facts = []

@@ -39,16 +39,16 @@ def run(
     documents: list[Tensor],
     pairs: list[Tensor],
     pixels: Tensor,
-) -> Callable[[str, str, list[list[list[int]]]], Result]:
+) -> Callable[..., Result]:
     """Tensors and numbers that the ranks, which share the case in this way, end with."""
 
-    def run(name: str, strategy: str, hands: list[list[list[int]]]) -> Result:
+    def run(name: str, strategy: str, hands: list[list[list[int]]], *options: object) -> Result:
         if name not in results:
             (tmp_path / "config.json").write_text(small_config.to_json_string(use_diff=False))
             for kind, rows in (("documents", documents), ("pairs", pairs)):
                 save_file({f"{number}": row for number, row in enumerate(rows)}, tmp_path / f"{kind}.safetensors")
             save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
-            common = [str(len(hands)), strategy, json.dumps(hands)]
+            common = [str(len(hands)), strategy, *map(json.dumps, (hands, *options))]
             run_ranks([[MODULE, str(tmp_path), str(r), *common] for r in range(len(hands))])
             facts = json.loads((tmp_path / "result.json").read_text())
             results[name] = load_file(tmp_path / "result.safetensors"), facts
@@ -61,7 +61,7 @@ def run(
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_ranks_are_one_process_with_the_joint_batch(
-    run: Callable[[str, str, list[list[list[int]]]], Result], strategy: str, deal: str, name: str
+    run: Callable[..., Result], strategy: str, deal: str, name: str
 ) -> None:
     alone, alone_facts = run("alone", "ddp", [[[0, 1, 2, 3]]])
     shared, shared_facts = run(f"{strategy} {deal}", strategy, DEALS[deal])
@@ -75,3 +75,20 @@ def test_two_ranks_are_one_process_with_the_joint_batch(
         torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)
     for mine, theirs in zip(shared_facts[name], alone_facts[name], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [["vision", "pooler"], ["text", "head"]], ids="-".join)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_frozen_parts_are_frozen_on_all_ranks(run: Callable[..., Result], strategy: str, frozen: list[str]) -> None:
+    options: tuple[list[str], dict[str, bool], list[str]] = ["lcl", "clip", "emu"], {}, frozen
+    alone, _ = run(f"alone {frozen}", "ddp", [[[0, 1, 2, 3]]], *options)
+    shared, _ = run(f"{strategy} {frozen}", strategy, DEALS["accumulated"], *options)
+    whole, _ = run("alone", "ddp", [[[0, 1, 2, 3]]])
+    modules = {"vision": "visual", "pooler": "pool_project", "text": "text", "head": "lm_head"}
+    kept = tuple(f"{name}.grad.model.{modules[part]}." for name in options[0] for part in frozen)
+    own = tuple(f"{name}." for name in options[0])
+    assert {key for key in whole if key.startswith(own) and not key.startswith(kept)} == alone.keys() == shared.keys()
+    for key, tensor in alone.items():
+        scale = max(float(tensor.abs().max()), 1e-3)
+        room = 2e-5 if ".grad." in key else 2e-4
+        torch.testing.assert_close(shared[key], tensor, atol=room * scale + 2e-6, rtol=0, msg=key)

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.model.modeling_lcl import VisionTower
 from lcl_core.objectives import base
 from lcl_core.objectives.base import Objective
 from lcl_core.objectives.lcl import Lcl
@@ -149,6 +150,48 @@ def test_checkpointed_activations_change_nothing(
     assert kept[1] < 0.7 * kept[0]
     for name, gradient in gradients(plain).items():
         assert torch.equal(gradients(saving)[name], gradient), name
+
+
+def recorded_branches(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Which branches each pass of the vision tower keeps."""
+    draws: list[Tensor] = []
+    draw = VisionTower._draw_kept_branches
+
+    def record(self: VisionTower, images: int, device: torch.device) -> Tensor:
+        draws.append(draw(self, images, device))
+        return draws[-1]
+
+    monkeypatch.setattr(VisionTower, "_draw_kept_branches", record)
+    return draws
+
+
+def test_both_passes_of_a_micro_batch_skip_the_same_branches(
+    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = recorded_branches(monkeypatch)
+    model = build_model(small_config, seed=0).train()
+    model.configure_blocks(drop_path=0.5)
+    torch.manual_seed(0)
+    for _ in range(2):
+        step(model, parts(small_config, documents, pixels, [1, 2]))
+    first, second = draws[:6], draws[6:]
+    for cached, trained in zip((*first[:3], *second[:3]), (*first[3:], *second[3:]), strict=True):
+        assert torch.equal(cached, trained)
+    assert not any(torch.equal(*each) for each in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("cuts", [[], [2]])
+def test_skipped_branches_are_the_same_when_activations_are_recomputed(
+    small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, cuts: list[int]
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        model = build_model(small_config, seed=0).train()
+        model.configure_blocks(drop_path=0.5, checkpointing=checkpointing)
+        torch.manual_seed(3)
+        step(model, parts(small_config, documents, pixels, cuts))
+        found.append(gradients(model))
+    assert all(torch.equal(found[1][name], gradient) for name, gradient in found[0].items())
 
 
 def _kept_bytes(model: LCLModel, batches: list[PackedBatch]) -> int:

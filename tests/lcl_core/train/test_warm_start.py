@@ -1,0 +1,284 @@
+"""A run that starts from a registered encoder: what is taken, fitted and left, and that its checkpoints come first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from lcl_core.common.errors import UserError
+from lcl_core.common.run_dir import JobCancelled, RunDir
+from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, train_bpe
+from lcl_core.encoders.file_hashes import hash_files
+from lcl_core.encoders.registry import load_image_encoder
+from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
+from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.train.factory import build_model
+from lcl_core.train.trainer import Trainer
+from lcl_core.train.warm_start import copy_weights, resize_patch_embedding, resize_positions, token_key
+from tests.lcl_core.encoders.external_samples import save_huggingface, save_openclip, save_timm
+from tests.lcl_core.train.small_runs import TINY, curve, prepared, trainer, weights
+
+WORDS = ["a red bus on a blue road", "the cat and the dog", "a dog on a bus"]
+
+
+@pytest.fixture
+def words() -> Tokenizer:
+    return train_bpe(WORDS, 300)
+
+
+def sized(config: LCLConfig, **changes: Any) -> LCLConfig:
+    return LCLConfig(**{**config.to_dict(), **changes})
+
+
+def of_model(model: LCLModel, vocabulary: dict[str, int]) -> TowerWeights:
+    return TowerWeights(model.state_dict(), vocabulary, model_settings(model.config))
+
+
+def test_an_equal_model_takes_everything(small_config: LCLConfig, words: Tokenizer) -> None:
+    config = sized(small_config, vocab_size=words.vocab_size)
+    old, new = build_model(config, 0), build_model(config, 1)
+    report = copy_weights(new, of_model(old, words.vocabulary), words)
+    assert all(torch.equal(tensor, new.state_dict()[name]) for name, tensor in old.state_dict().items())
+    assert (len(report.taken), report.resampled, report.new, report.unused) == (len(old.state_dict()), {}, {}, {})
+    assert report.differences == {}
+
+
+def test_deeper_narrower_and_without_tokenizer(small_config: LCLConfig, words: Tokenizer) -> None:
+    config = sized(small_config, vocab_size=words.vocab_size)
+    old = build_model(sized(config, vision_layers=3, text_width=32, vision_head_width=32), 0)
+    new = build_model(sized(config, vision_layers=2), 1)
+    before = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    report = copy_weights(new, of_model(old, {}), words)
+    assert "visual.transformer.resblocks.1.mlp.c_fc.weight" in report.taken
+    assert report.unused["visual.transformer.resblocks.2.mlp.c_fc.weight"] == "the model has none"
+    assert report.new["text.ln_final.weight"] == "shape [32] in the encoder, [24] here"
+    assert report.differences == {"vision heads": [1, 2]}
+    assert {*report.taken, *report.resampled, *report.new} == before.keys()
+    assert all(torch.equal(new.state_dict()[name], before[name]) for name in report.new)
+    same = copy_weights(new, TowerWeights({"text.token_embedding.weight": torch.ones(9, 24)}), words)
+    assert same.new["text.token_embedding.weight"] == "the encoder has no tokenizer"
+
+
+def test_positions_and_patches_are_fitted(small_config: LCLConfig, words: Tokenizer) -> None:
+    old = build_model(sized(small_config, image_size=32, context_length=60), 0)  # 4 x 4 patches of 8
+    new = build_model(sized(small_config, image_size=32, patch_size=16, context_length=80), 1)
+    own = new.text.positional_embedding.detach().clone()
+    report = copy_weights(new, of_model(old, {}), words)
+    positions = old.visual.positional_embedding.detach()
+    assert torch.equal(new.visual.positional_embedding[0], positions[0])
+    grid = F.interpolate(positions[1:].T.reshape(1, 32, 4, 4), size=2, mode="bicubic", antialias=True)
+    torch.testing.assert_close(new.visual.positional_embedding[1:], grid[0].flatten(1).T)
+    assert report.resampled["visual.positional_embedding"] == "4 x 4 to 2 x 2 positions, bicubic"
+    assert report.resampled["visual.conv1.weight"] == "8 x 8 to 16 x 16 patches"
+    assert torch.equal(new.text.positional_embedding[:60], old.text.positional_embedding)
+    assert torch.equal(new.text.positional_embedding[60:], own[60:])
+    assert report.resampled["text.positional_embedding"] == "the first 60 of 80 positions"
+
+
+def test_without_a_class_token_that_of_the_model_stays(small_config: LCLConfig, words: Tokenizer) -> None:
+    model = build_model(small_config, 0)
+    own, table = model.visual.positional_embedding.detach().clone(), torch.randn(4, 32)
+    report = copy_weights(model, TowerWeights({"visual.positional_embedding": table}), words)
+    assert torch.equal(model.visual.positional_embedding, torch.cat((own[:1], table)))
+    assert report.resampled["visual.positional_embedding"] == "the class token's is new"
+    report = copy_weights(model, TowerWeights({"visual.positional_embedding": torch.randn(7, 32)}), words)
+    assert report.new["visual.positional_embedding"] == "7 positions are no square"
+
+
+def test_a_constant_table_stays_constant() -> None:
+    table = torch.tensor([1.0, -2.0]).expand(9, 2)
+    torch.testing.assert_close(resize_positions(table, 5), torch.tensor([1.0, -2.0]).expand(25, 2))
+
+
+@pytest.mark.parametrize("side", [12, 16])
+def test_larger_patch_embeddings_compute_the_same_of_resized_patches(side: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, patches = torch.randn(5, 3, 8, 8, generator=generator), torch.randn(7, 3, 8, 8, generator=generator)
+    larger = F.interpolate(patches, size=side, mode="bicubic", align_corners=False)
+    ours = torch.einsum("wcij,ncij->nw", resize_patch_embedding(weight, side), larger)
+    torch.testing.assert_close(ours, torch.einsum("wcij,ncij->nw", weight, patches), atol=1e-3, rtol=1e-3)
+
+
+def test_tokens_are_matched_by_their_text(small_config: LCLConfig, words: Tokenizer) -> None:
+    clip = clip_tokenizer()
+    config = sized(small_config, vocab_size=words.vocab_size)
+    model, rows = build_model(config, 0), torch.randn(clip.vocab_size, 24)
+    own = model.text.token_embedding.weight.detach().clone()
+    report = copy_weights(model, TowerWeights({"text.token_embedding.weight": rows}, clip.vocabulary), words)
+    found = model.text.token_embedding.weight
+    assert torch.equal(found[words.encode("dog")[0]], rows[clip.encode("dog")[0]])
+    assert torch.equal(found[words.specials.sot], rows[clip.specials.sot])
+    assert torch.equal(found[words.specials.pad], own[words.specials.pad])
+    count = sum(not torch.equal(*pair) for pair in zip(found, own, strict=True))
+    assert report.resampled["text.token_embedding.weight"] == f"{count} of {words.vocab_size} tokens, by their text"
+    other = copy_weights(model, TowerWeights({"lm_head.1.weight": rows}, {"unheard-of": 0}), words)
+    assert other.new["lm_head.1.weight"] == "the vocabularies have no token in common"
+
+
+def test_marks_of_words_are_those_of_each_library() -> None:
+    assert token_key("dog</w>") == token_key("\u0120dog") == token_key("\u2581dog") == (True, "dog")
+    assert token_key("dog") == (False, "dog")
+    assert token_key("<|startoftext|>") == token_key("<start_of_text>")
+
+
+@torch.no_grad()
+def test_tokens_keep_their_size_where_the_encoder_has_no_first_norm(tmp_path: Path, words: Tokenizer) -> None:
+    pytest.importorskip("timm")
+    settings: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    encoder = load_image_encoder(save_timm(tmp_path, **settings))
+    model = build_model(
+        LCLConfig(image_size=32, patch_size=8, vision_width=32, vision_layers=2, vision_head_width=16, text_width=32), 0
+    )
+    report = copy_weights(model, tower_weights(encoder), words)
+    assert "visual.ln_pre.weight" in report.resampled
+    pixels = F.interpolate(torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)), size=32, mode="bicubic")
+
+    def likeness() -> float:
+        theirs = encoder.patches(encoder.renormalised(pixels))  # type: ignore[attr-defined]
+        return float(F.cosine_similarity(model.visual(pixels), theirs, dim=-1).mean())
+
+    fitted = likeness()
+    model.visual.ln_pre.weight.fill_(1.0)
+    model.visual.ln_pre.bias.zero_()
+    assert fitted > 0.97
+    assert fitted > likeness()
+
+
+# runs
+
+
+def starting_from(path: Path, sample_zip: Path, encoder: Path, **changes: Any) -> RunDir:
+    """A prepared run with ``model.init``; ``changes`` of the model."""
+    model = {**TINY["model"], "vision_layers": 2, "patch_size": 8, "init": "enc_1", **changes}
+    run_dir = prepared(path, sample_zip, model=model)
+    files = {"encoders": {"enc_1": str(encoder)}, "encoder_files": {"enc_1": dict(hash_files(encoder))}}
+    run_dir.prepare({**run_dir.read_run(), **files})
+    return run_dir
+
+
+@pytest.fixture
+def clip_encoder(tmp_path: Path) -> Path:
+    pytest.importorskip("open_clip")
+    return save_openclip(tmp_path / "encoder")
+
+
+def test_a_run_starts_from_it_and_says_so(
+    tmp_path: Path, sample_zip: Path, clip_encoder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = starting_from(tmp_path / "run", sample_zip, clip_encoder)
+    started = trainer(run_dir)
+    saved = load_file(clip_encoder / "open_clip_model.safetensors")
+    name = "visual.transformer.resblocks.1.mlp.c_fc.weight"
+    assert torch.equal(started.model.state_dict()[name], saved[name])
+    report = json.loads((run_dir.artifacts / "init.json").read_text())
+    assert (report["encoder"], len(report["weights"])) == ("enc_1", 64)
+    assert name in report["taken"]
+    assert report["new"]["pool_project.query_token"] == "the encoder has none"
+    assert report["new"]["text.ln_final.weight"] == "shape [24] in the encoder, [32] here"
+    assert "visual.proj" in report["unused"]
+    assert "start from encoder enc_1" in capfd.readouterr().out
+    result = started.run()
+    assert json.loads((run_dir.artifacts / "encoder" / "training.json").read_text())["model"]["init"] == "enc_1"
+    assert load_image_encoder(run_dir.path / result["encoder"]["path"]).width == 32
+
+
+def stop_once_after_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first trainer is requested to stop when it has written its first line."""
+    log = Trainer._log
+    stopped: list[int] = []
+
+    def write_and_stop(self: Trainer, *arguments: Any) -> None:
+        log(self, *arguments)
+        if not stopped:
+            stopped.append(self.progress.step)
+            self.run_dir._stop.set()
+
+    monkeypatch.setattr(Trainer, "_log", write_and_stop)
+
+
+def test_its_own_checkpoint_comes_first(
+    tmp_path: Path, sample_zip: Path, clip_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = (starting_from(tmp_path / name, sample_zip, clip_encoder) for name in ("whole", "halved"))
+    trainer(whole).run()
+    stop_once_after_a_line(monkeypatch)
+    with pytest.raises(JobCancelled):
+        trainer(halved).run()
+    trainer(RunDir(halved.path)).run()
+    assert curve(halved) == curve(whole)
+    assert weights(halved) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda run, encoder: run.prepare({**run.read_run(), "encoders": {}}), "unknown_encoder"),
+        (lambda run, encoder: (encoder / "config.json").write_text("{}"), "encoder_changed"),
+        (lambda run, encoder: run.prepare({**run.read_run(), "encoder_files": {}}), "init_mismatch"),
+        (lambda run, encoder: (encoder / "model.safetensors").unlink(), "encoder_unreadable"),
+    ],
+)
+def test_what_cannot_be_started_from_names_the_field(
+    tmp_path: Path, sample_zip: Path, spoil: Callable[[RunDir, Path], object], code: str
+) -> None:
+    encoder = save_huggingface(tmp_path / "encoder", "resnet")
+    run_dir = starting_from(tmp_path / "run", sample_zip, encoder)
+    spoil(run_dir, encoder)
+    with pytest.raises(UserError, match=r"model\.init") as caught:
+        trainer(run_dir)
+    assert (caught.value.code, caught.value.field) == (code, "model.init")
+
+
+FROZEN_TEXT = {
+    "model": {**TINY["model"], "freeze": ["text"]},
+    "optimizer": {**TINY["optimizer"], "lr_scale": {"vision": 0.5}},
+}
+
+
+def test_frozen_parts_stay_and_the_others_learn(
+    tmp_path: Path, sample_zip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = prepared(tmp_path, sample_zip, **FROZEN_TEXT, ema_decay=0.9)
+    begun = trainer(run_dir)
+    assert "vision x 0.5, pooler x 1, text x 0, head x 1" in capfd.readouterr().out
+    assert begun.ema is not None
+    assert not any(name.startswith("model.text.") for name in begun.ema.tensors)
+    before = {name: tensor.clone() for name, tensor in begun.model.state_dict().items()}
+    begun.run()
+    after = load_file(run_dir.artifacts / "encoder" / "model.safetensors")
+    stayed = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
+    assert stayed == {name for name in before if name.startswith("text.")}
+
+
+DROP_PATH = {"model": {**TINY["model"], "vision_layers": 2, "drop_path": 0.5}}
+
+
+@pytest.mark.parametrize("changes", [FROZEN_TEXT, DROP_PATH], ids=["frozen", "drop-path"])
+def test_it_resumes_to_the_bit(
+    tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    whole, halved = (prepared(tmp_path / name, sample_zip, **changes, ema_decay=0.9) for name in ("a", "b"))
+    trainer(whole).run()
+    stop_once_after_a_line(monkeypatch)
+    with pytest.raises(JobCancelled):
+        trainer(halved).run()
+    trainer(RunDir(halved.path)).run()
+    assert curve(halved) == curve(whole)
+    assert weights(halved) == weights(whole)
+
+
+def test_which_branches_are_skipped_follows_from_the_seed(tmp_path: Path, sample_zip: Path) -> None:
+    drawn = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(name))
+        begun = trainer(prepared(tmp_path / name, sample_zip, **DROP_PATH, seed=seed))
+        drawn.append(begun.model.visual._draw_kept_branches(100, begun.device))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
