@@ -15,7 +15,7 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.paths import Root, resolve_allowed
 from lcl_core.db import datasets, registry, studies
 from lcl_core.db.models import Study
-from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoders_of, parse_as
+from lcl_core.specs.parsing import data_paths, dataset_fields, datasets_of, encoder_fields, parse_as
 from lcl_core.specs.study import StudySpec
 from lcl_core.studies.results import SUCCEEDED, CellRecord, RunRecord
 from lcl_core.studies.status import StudyStatus, study_status
@@ -41,8 +41,9 @@ def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> Stud
         fields |= {name: f"{prefix}.{field}" for field, name in dataset_fields(evaluation).items()}
     for name, field in fields.items():
         check_reference(field, datasets.get_dataset, session, name)
-    for name in sorted({name for trial in trials for name in encoders_of(trial.spec)}):
-        check_reference("pretrain.model.init", registry.get_encoder, session, name)
+    named = {(field, name) for trial in trials for field, name in encoder_fields(trial.spec).items()}
+    for field, name in sorted(named):
+        check_reference(f"pretrain.{field}", registry.get_encoder, session, name)
     for prefix, evaluation in evaluations:
         for field, name in evaluation.further_encoders().items():
             check_reference(f"{prefix}.{field}", registry.get_encoder, session, name)

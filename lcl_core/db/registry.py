@@ -82,14 +82,19 @@ def find_encoders(session: Session, spec: AnySpec) -> dict[str, EncoderRow]:
 
 
 def pin_encoders(session: Session, spec: AnySpec) -> AnySpec:
-    """A pre-training spec with the id of its initial encoder in place of the name, which a newer encoder may get.
+    """A pre-training spec with the ids of its encoders in place of names, which newer encoders may get.
 
     Raises: UserError ``unknown_encoder`` with the dotted field.
     """
-    if not isinstance(spec, PretrainSpec) or spec.model.init is None:
+    if not isinstance(spec, PretrainSpec) or not (rows := find_encoders(session, spec)):
         return spec
-    (row,) = find_encoders(session, spec).values()
-    return spec.model_copy(update={"model": spec.model.model_copy(update={"init": row.id})})
+    model, objective = spec.model, spec.objective
+    if model.init is not None:
+        model = model.model_copy(update={"init": rows[model.init].id})
+    if objective.distill is not None:
+        teacher = objective.distill.model_copy(update={"encoder": rows[objective.distill.encoder].id})
+        objective = objective.model_copy(update={"distill": teacher})
+    return spec.model_copy(update={"model": model, "objective": objective})
 
 
 def encoders_by_weights_hash(session: Session, weights_hash: str) -> Sequence[EncoderRow]:

@@ -310,8 +310,8 @@ class ExternalImageEncoder(ImageEncoder):
 
     def renormalised(self, pixels: Tensor) -> Tensor:
         """Pixels with CLIP's mean and deviation, as our own transforms make them, with this encoder's."""
-        levels = pixels * _per_channel(CLIP_STD) + _per_channel(CLIP_MEAN)
-        return (levels - _per_channel(self.mean)) / _per_channel(self.deviation)
+        levels = pixels * _per_channel(CLIP_STD, pixels) + _per_channel(CLIP_MEAN, pixels)
+        return (levels - _per_channel(self.mean, pixels)) / _per_channel(self.deviation, pixels)
 
     def patches(self, pixels: Tensor) -> Tensor:
         return self.outputs(pixels)[1]
@@ -338,5 +338,5 @@ def feature_map_to_tokens(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]
+def _per_channel(values: Sequence[float], pixels: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=pixels.device)[:, None, None]

@@ -161,7 +161,9 @@ def encoders_of(spec: AnySpec) -> tuple[str, ...]:
 def encoder_fields(spec: AnySpec) -> dict[str, str]:
     """Ids or names of the encoders that a spec uses, by the dotted field that names each."""
     if isinstance(spec, PretrainSpec):
-        return {} if spec.model.init is None else {"model.init": spec.model.init}
+        distill = spec.objective.distill
+        named = {} if spec.model.init is None else {"model.init": spec.model.init}
+        return named if distill is None else named | {"objective.distill.encoder": distill.encoder}
     named = {"encoder": spec.encoder} if isinstance(spec, EvaluateSpec | IndexSpec | MatchSpec) else {}
     return named | (spec.further_encoders() if isinstance(spec, EvaluateSpec) else {})
 

@@ -193,6 +193,13 @@ METHODS: dict[str, Method] = {
 }
 
 
+class DistillSpec(Spec):
+    """Regression of a teacher's features of the images, beside the method's losses."""
+
+    encoder: Name = Field(..., description="id or name of a registered encoder, the teacher")
+    weight: float = Field(1.0, gt=0, le=1000, description="of 1 - cosine, a mean over images")
+
+
 class ObjectiveSpec(Spec):
     """The pre-training method, and the weights of its losses; those of losses that it does not have are not used."""
 
@@ -220,6 +227,11 @@ class ObjectiveSpec(Spec):
     )
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
+    )
+    distill: DistillSpec | None = Field(
+        None,
+        exclude_if=lambda distill: distill is None,
+        description="also predict the features of a registered encoder from the pooled latents; none: no teacher",
     )
     # the four below are left out where they say nothing, so that specs of before there were choices keep their hash
     contrastive_loss: Literal["infonce", "sigmoid"] = Field(

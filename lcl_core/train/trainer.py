@@ -55,7 +55,7 @@ from lcl_core.train.optimizer import (
     set_learning_rate,
 )
 from lcl_core.train.train_step import GlobalBatchCounts, TrainingStep
-from lcl_core.train.warm_start import start_from_encoder
+from lcl_core.train.warm_start import add_teacher, start_from_encoder
 
 
 def train(spec: PretrainSpec, run_dir: RunDir, datasets: dict[str, str]) -> dict[str, Any]:
@@ -98,7 +98,8 @@ class Trainer:
             drop_path=spec.model.drop_path,
         )
         self.model.to(self.device)
-        self.objective = build_objective(spec.objective, config, spec.seed).to(self.device)
+        method = build_objective(spec.objective, config, spec.seed)
+        self.objective = add_teacher(method, spec, run_dir).to(self.device)
         rates = spec.optimizer
         # TrainingStep shards the model: what holds its parameters is built after it
         strategy = spec.engine.strategy

@@ -1,4 +1,4 @@
-"""Start of a pre-training from the weights of a registered encoder (``model.init``).
+"""Registered encoders in a pre-training: the weights that it starts from (``model.init``), and a teacher.
 
 A tensor is taken where name and shape are the model's. Tables of another size are fitted: positions of image patches
 are interpolated, patch embeddings resized as FlexiViT does (arXiv 2212.08013, section 3.4), positions of tokens cut or
@@ -21,11 +21,16 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_json_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.tokenizer import Tokenizer
+from lcl_core.encoders.base import ImageEncoder
+from lcl_core.encoders.external import ExternalImageEncoder
 from lcl_core.encoders.file_hashes import check_unchanged, hash_files
 from lcl_core.encoders.registry import load_image_encoder
 from lcl_core.encoders.tower_weights import TowerWeights, model_settings, tower_weights
 from lcl_core.model import LCLModel
 from lcl_core.model.vision_towers import VitTower
+from lcl_core.objectives.base import Objective
+from lcl_core.objectives.distillation import Distillation
+from lcl_core.specs.pretrain import PretrainSpec
 
 FIELD = "model.init"
 REPORT = "init.json"  # below artifacts/
@@ -65,6 +70,57 @@ class InitReport:
         )
 
 
+def load_run_encoder(run_dir: RunDir, name: str, field_name: str) -> ImageEncoder:
+    """The encoder that ``run.json`` has under ``name``, frozen, with the files that were registered.
+
+    Args:
+        field_name: of the spec.
+
+    Raises: UserError with that field: ``unknown_encoder``, ``encoder_changed``, ``encoder_unreadable``.
+    """
+    run = run_dir.read_run()
+    directory = run.get("encoders", {}).get(name)
+    if directory is None:
+        message = f"encoder {name!r} is not registered; the list of encoders has the names"
+        raise UserError(f"{field_name}: {message}", code="unknown_encoder", field=field_name)
+    try:
+        files = hash_files(Path(directory))
+        check_unchanged(run.get("encoder_files", {}).get(name, {}), files)
+        with torch.random.fork_rng(devices=[]):  # libraries draw weights before they read the saved ones
+            return load_image_encoder(Path(directory), files)
+    except OSError as error:
+        message = f"the encoder cannot be read: {error.strerror}"
+        raise UserError(
+            f"{field_name}: {message}", code="encoder_unreadable", field=field_name, file=directory
+        ) from error
+    except UserError as error:
+        raise UserError(f"{field_name}: {error.message}", code=error.code, field=field_name, file=error.file) from error
+
+
+def add_teacher(objective: Objective, spec: PretrainSpec, run_dir: RunDir) -> Objective:
+    """``objective`` with the loss of ``objective.distill``; itself without one. Raises: as :func:`load_run_encoder`.
+
+    The teacher reads the model's training images, resized where its own size is another. Its features are its pooled
+    latents, or where it has none the mean of its patch tokens.
+    """
+    distill = spec.objective.distill
+    if distill is None:
+        return objective
+    encoder = load_run_encoder(run_dir, distill.encoder, "objective.distill.encoder")
+    size = encoder.image_size
+
+    def teacher(pixels: Tensor) -> Tensor:
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+        if isinstance(encoder, ExternalImageEncoder):
+            pixels = encoder.renormalised(pixels)
+        pooled, patches = encoder.encode(pixels)
+        return patches.mean(1) if pooled is None else pooled
+
+    width = encoder.embed_dim or encoder.width
+    return Distillation(objective, teacher, spec.model.text_width, width, distill.weight, spec.seed)
+
+
 def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, name: str, run_dir: RunDir, *, main: bool) -> None:
     """Set the weights of ``model`` from the encoder that ``run.json`` has under ``name``.
 
@@ -74,22 +130,8 @@ def start_from_encoder(model: LCLModel, tokenizer: Tokenizer, name: str, run_dir
     Raises: UserError with the field ``model.init``: ``unknown_encoder``; ``encoder_changed``; ``encoder_unreadable``;
         ``init_mismatch`` when no tensor fits.
     """
-    run = run_dir.read_run()
-    directory = run.get("encoders", {}).get(name)
-    if directory is None:
-        message = f"encoder {name!r} is not registered; the list of encoders has the names"
-        raise UserError(f"{FIELD}: {message}", code="unknown_encoder", field=FIELD)
-    try:
-        files = hash_files(Path(directory))
-        check_unchanged(run.get("encoder_files", {}).get(name, {}), files)
-        with torch.random.fork_rng(devices=[]):  # libraries draw weights before they read the saved ones
-            encoder = load_image_encoder(Path(directory), files)
-            weights = tower_weights(encoder)
-    except OSError as error:
-        message = f"the encoder cannot be read: {error.strerror}"
-        raise UserError(f"{FIELD}: {message}", code="encoder_unreadable", field=FIELD, file=directory) from error
-    except UserError as error:
-        raise UserError(f"{FIELD}: {error.message}", code=error.code, field=FIELD, file=error.file) from error
+    encoder = load_run_encoder(run_dir, name, FIELD)
+    weights = tower_weights(encoder)
     report = copy_weights(model, weights, tokenizer)
     report.encoder, report.weights = name, encoder.weights_hash
     if not any(tensor.startswith(_BLOCKS) for tensor in report.taken):
