@@ -13,7 +13,7 @@ from lcl_core.common.files import write_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
 from lcl_core.data.corpus.open import open_corpus
-from lcl_core.data.records import CaptionPair, TextSegment, parse_segments
+from lcl_core.data.records import CaptionPair, ImageSubject, TextSegment, parse_segments
 from lcl_core.data.sampling.shuffle import FeistelPermutation
 from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
 from lcl_core.model import LCLConfig, LCLModel
@@ -82,10 +82,20 @@ def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list
             item = items.describe(index)
         except UserError:  # training leaves it out too, and counts it
             return []
+        if source.captions == "drawn":
+            return _drawn_texts(item if isinstance(item, CaptionPair) else corpus.with_subjects(item))
         return list(item.captions) if isinstance(item, CaptionPair) else _document_texts(item)
 
     with ThreadPoolExecutor(corpus.concurrent_reads) as threads:
         return [text for texts in threads.map(read, chosen) for text in texts]
+
+
+def _drawn_texts(item: CaptionPair | dict[str, Any]) -> list[str]:
+    """Texts as written, and the keywords of which captions are composed."""
+    if isinstance(item, CaptionPair):
+        return [*item.captions, *item.subject.keywords]
+    subjects = [ImageSubject.from_json(image.get("subject")) for image in item.get("image_info", ())]
+    return [*_document_texts(item), *(word for subject in subjects for word in subject.keywords)]
 
 
 def _document_texts(document: dict[str, Any]) -> list[str]:
