@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.paths import is_url
 from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
 
 View = Literal["interleaved", "pairs", "matched_pairs"]
@@ -117,6 +118,24 @@ class ModelSpec(Spec):
 class TokenizerSpec(Spec):
     kind: Literal["bpe", "clip"] = Field("bpe", description="trained on the corpus, or CLIP's 49,408 tokens")
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
+    # left out where it says nothing, so that specs of before there was a choice keep their hash
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        exclude_if=lambda path: path is None,
+        description="for bpe: tokenizer.json of a run, or a folder with one, on the server, inside its data roots, "
+        "instead of merges learnt from the corpus; so several runs have one vocabulary, whatever vocab_size says",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_file_of_bpe(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None and is_url(path):
+            raise ValueError("a tokenizer is a file on the server, not a URL; copy it below a data root")
+        if path is not None and info.data.get("kind") == "clip":
+            raise ValueError("kind clip has a vocabulary of its own; leave path out, or choose kind bpe")
+        return path
 
 
 COLLECTIVE_TIMEOUT = 1800.0  # seconds; the first step may compile, and the first rank may read a large corpus
