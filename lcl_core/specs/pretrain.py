@@ -208,10 +208,11 @@ class ObjectiveSpec(Spec):
         exclude_if=lambda form: form == "infonce",
         description="softmax over the batch, or (sigmoid) each image and text a two-class problem of its own",
     )
-    positives: Literal["own", "same_context"] = Field(
+    positives: Literal["own", "same_context", "same_concept"] = Field(
         "own",
         exclude_if=lambda positives: positives == "own",
-        description="contrastive loss: an image's positive is its own context, or every equal one in the batch",
+        description="contrastive loss: an image's positive is its own context, or every equal one in the batch, or "
+        "(same_concept) also every context of an image of the same concept",
     )
     regression_target: Literal["live", "detached", "ema"] = Field(
         "live",
@@ -225,6 +226,11 @@ class ObjectiveSpec(Spec):
     )
     text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
     image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether the losses depend on which images are of one concept."""
+        return self.positives == "same_concept" or self.name == "blip2"
 
     @property
     def weights(self) -> dict[str, float]:

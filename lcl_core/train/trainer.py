@@ -100,6 +100,7 @@ class Trainer:
             context_length=config.context_length,
             seed=spec.seed,
             numerics=spec.numerics,
+            concepts=spec.objective.reads_concepts,
         )
         self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
