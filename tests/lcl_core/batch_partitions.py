@@ -31,10 +31,14 @@ VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS}
 
 
 def rows_of_variant(fields: dict[str, str], documents: list[Tensor], pairs: list[Tensor]) -> list[Tensor]:
-    """Four rows that the variant can read. Two of the pairs have one text where that text makes both positives."""
+    """Four rows that the variant can read. Two of the pairs have one text where that text alone makes both positives.
+
+    With concepts, one of two equal texts may be a positive of an image and the other not; round-off then decides which
+    is nearest.
+    """
     if fields["name"] not in PAIR_METHODS:
         return documents
-    return pairs[:4] if "positives" in fields else [*pairs[:3], pairs[4]]
+    return pairs[:4] if fields.get("positives") == "same_context" else [*pairs[:3], pairs[4]]
 
 
 def key_of(number: int) -> int:
