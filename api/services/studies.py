@@ -37,6 +37,9 @@ def validate_study(session: Session, value: Json, roots: Sequence[Root]) -> Stud
         raise Problem(422, error.code, error.message, field=error.field) from error
     evaluations = evaluate_specs(spec).items()
     fields = {name: "pretrain.data.sources" for trial in trials for name in datasets_of(trial.spec)}
+    read = {(field, path) for trial in trials for field, path in data_paths(trial.spec).items()}
+    for field, path in sorted(read):
+        check_reference(f"pretrain.{field}", resolve_allowed, path, roots)
     for prefix, evaluation in evaluations:
         fields |= {name: f"{prefix}.{field}" for field, name in dataset_fields(evaluation).items()}
     for name, field in fields.items():

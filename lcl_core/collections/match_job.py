@@ -93,7 +93,9 @@ def _assign_images(record: Record, encoder: PairEncoder) -> Iterator[Record | Ba
     # the bytes are in memory: they are not loaded a second time
     kept = {match.image for match in matches}
     loaded = tuple(RecordImage(name, partial(bytes, data)) for name, data in files if name in kept)
-    yield replace(record, body=MatchedDocument(tuple(sentences), matches), images=loaded)
+    # fields of the images are in the order of the earlier matches
+    extra = {key: value for key, value in record.extra.items() if key != "image_info"}
+    yield replace(record, body=MatchedDocument(tuple(sentences), matches), images=loaded, extra=extra)
 
 
 def _find_image(record: Record, name: str) -> RecordImage:

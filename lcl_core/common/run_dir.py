@@ -9,7 +9,7 @@
       metrics.jsonl    out: one object a line: {"step", "time", "phase"?, "total_steps"?, "seconds_left"?, numbers…}
       log.txt          out: stdout and stderr of the process (the supervisor opens it)
       checkpoints/     out: what a later attempt resumes from
-      tokenizer.json   out: the tokenizer that a pretrain run learnt from its corpus; belongs to the checkpoints
+      tokenizer.json   out: the tokenizer that a pretrain run learnt or copied; belongs to the checkpoints
       artifacts/       out: files offered for download
       artifacts/encoder/  out: the encoder of a pretrain run (``save_pretrained`` layout)
       artifacts/collection/  out: the collection of an index run

@@ -2,19 +2,23 @@
 
 ``Document`` is one sequence of texts and images in reading order; every layout starts from it. ``Record`` is what a
 format reader yields: a document or a captioned image whose image files are not read yet. ``check_document`` and
-``check_pair`` validate one line of a JSON-lines corpus and return the problem, or None.
+``check_pair`` validate one line of a JSON-lines corpus and return the problem, or None. ``ImageSubject`` is what a
+record says of an image's contents apart from its texts: name, keywords and concept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from lcl_core.common.errors import UserError
 
 DEFAULT_SPLIT = "train"
 PAIR_FIELDS = frozenset(("image", "captions", "labels", "split", "source"))
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_FUNCTION_WORDS = frozenset(("and", "for", "from", "not", "the", "with", "without"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,37 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageSubject:
+    """What a record says of an image's contents.
+
+    Attributes:
+        name: of what it shows; empty: not known.
+        keywords: single terms that say what it shows.
+        concept: equal for images of the same thing by other artists; empty: not known.
+    """
+
+    name: str = ""
+    keywords: tuple[str, ...] = ()
+    concept: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that are known."""
+        fields = {"name": self.name, "keywords": list(self.keywords), "concept": self.concept}
+        return {name: value for name, value in fields.items() if value}
+
+    @staticmethod
+    def from_json(value: Any) -> ImageSubject:
+        """Of an object with any of the fields. Fields of another type count as absent: they are of a foreign corpus."""
+        fields = value if isinstance(value, Mapping) else {}
+        name, keywords, concept = (fields.get(key) for key in ("name", "keywords", "concept"))
+        return ImageSubject(
+            name if isinstance(name, str) else "",
+            tuple(word for word in keywords if word.strip()) if _is_list_of_strings(keywords) else (),
+            concept if isinstance(concept, str) else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionPair:
     """A captioned image of a corpus.
 
@@ -61,7 +96,7 @@ class CaptionPair:
         captions: alternative texts, maybe none.
         labels: classes by kind, such as ``{"subgroup": "bugs"}``.
         source: part of the corpus, maybe empty.
-        extra: the line's other fields.
+        extra: the line's other fields, ``name`` and ``keywords`` among them.
     """
 
     image: str
@@ -70,6 +105,18 @@ class CaptionPair:
     split: str
     source: str
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> ImageSubject:
+        """``name`` and ``keywords`` of the line, and its label ``concept``.
+
+        Without ``keywords``, they are those of a caption ``NAME: a, b``, where NAME is another caption, and the words
+        of the name, which such a list leaves out.
+        """
+        given = ImageSubject.from_json(self.extra)
+        name, listed = _listed_keywords(self.captions)
+        keywords = given.keywords if self.extra.get("keywords") is not None else listed
+        return ImageSubject(given.name or name, keywords, self.labels.get("concept", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +224,47 @@ def body_image_names(body: Body) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _listed_keywords(captions: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Name and keywords of a caption ``NAME: a, b``; ("", ()) where no caption is of this form."""
+    for name in captions:
+        for caption in captions:
+            if name.strip() and caption.startswith(f"{name}: "):
+                listed = (word.strip() for word in caption[len(name) + 2 :].split(","))
+                return name, tuple(dict.fromkeys([*name_words(name), *(word for word in listed if word)]))
+    return "", ()
+
+
+def name_words(name: str) -> tuple[str, ...]:
+    """Words of a name of several: those of three letters or more, without function words."""
+    return tuple(word for word in _WORD.findall(name) if word != name and word.lower() not in _FUNCTION_WORDS)
+
+
+def add_subjects(document: dict[str, Any], find_pair: Callable[[str], CaptionPair | None]) -> dict[str, Any]:
+    """A matched document whose images that are also captioned images have their ``subject``.
+
+    Name and keywords are added only where the image's sentence is one of its captions: only then may another caption
+    replace it. An image with a subject of its own keeps it. Anything else is returned as it is.
+
+    Args:
+        find_pair: the captioned image of a name, or None.
+    """
+    texts, images = document.get("text_list"), document.get("image_info")
+    if "segments" in document or check_document(document) is not None:
+        return document
+    assert isinstance(texts, list)
+    assert isinstance(images, list)
+    described = []
+    for image in images:
+        pair = None if "subject" in image else find_pair(image["image_name"])
+        if pair is not None:
+            sentence, subject = image["matched_text_index"], pair.subject
+            if not (0 <= sentence < len(texts) and texts[sentence] in pair.captions):
+                subject = ImageSubject(concept=subject.concept)
+            image = {**image, "subject": subject.to_json()}
+        described.append(image)
+    return {**document, "image_info": described}
+
+
 def parse_segments(document: dict[str, Any]) -> tuple[Segment, ...]:
     """``segments`` of a document, ``[{"text": …} | {"image": …}, …]``. Raises: UserError ``bad_document``."""
     segments: list[Segment] = []
@@ -210,20 +298,39 @@ def _check(image: Any) -> str | None:
         return ".image_name must be a file name"
     if not is_number(image.get("matched_text_index"), int):
         return ".matched_text_index must be an integer"
-    return None if is_number(image.get("matched_sim"), (int, float)) else ".matched_sim must be a number"
+    if not is_number(image.get("matched_sim"), (int, float)):
+        return ".matched_sim must be a number"
+    subject = image.get("subject", {})
+    problem = check_subject(subject) if isinstance(subject, dict) else "must be an object"
+    return None if problem is None else f".subject {problem}"
+
+
+def check_subject(fields: dict[str, Any]) -> str | None:
+    """The optional ``name``, ``keywords`` and ``concept`` of an image; null counts as absent."""
+    wrong = [key for key in ("name", "concept") if not isinstance(fields.get(key), str | None)]
+    if wrong:
+        return f"{wrong[0]} must be a string"
+    keywords = fields.get("keywords")
+    return None if keywords is None or _is_list_of_strings(keywords) else "keywords must be a list of strings"
 
 
 def check_pair(pair: dict[str, Any]) -> str | None:
-    """A captioned image: ``image``, ``captions``, and optionally ``labels``, ``split``, ``source``."""
+    """A captioned image: ``image``, ``captions``; maybe ``labels``, ``split``, ``source``, ``name``, ``keywords``."""
     if not isinstance(pair.get("image"), str) or not pair["image"]:
         return "image must be a file name"
     captions, labels = pair.get("captions"), pair.get("labels", {})
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+    if not _is_list_of_strings(captions):
         return "captions must be a list of strings"
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
         return "labels must be an object whose values are strings"
     wrong = [key for key in ("split", "source") if not isinstance(pair.get(key, ""), str)]
-    return f"{wrong[0]} must be a string" if wrong else None
+    if wrong:
+        return f"{wrong[0]} must be a string"
+    return check_subject({key: pair.get(key) for key in ("name", "keywords")})
+
+
+def _is_list_of_strings(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def is_number(value: Any, kind: type | tuple[type, ...]) -> bool:

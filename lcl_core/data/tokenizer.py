@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -197,6 +198,30 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"this is no tokenizer.json ({error})", code="bad_tokenizer") from error
     return Tokenizer(inner)
+
+
+def check_known_form(tokenizer: Tokenizer) -> None:
+    """Raises: UserError ``bad_tokenizer`` where normaliser, patterns or decoder are not those of a tokenizer made here.
+
+    The exported encoder has the tokenizer, and only known forms are loaded there. Ids must have no gap, the special
+    ones last.
+    """
+    inner = tokenizer._inner
+    if _form(inner) not in (_form(_space_prefixed(models.BPE())), _form(clip_tokenizer()._inner)):
+        message = "its normaliser, patterns or decoder are not those of a tokenizer that a run trains"
+        raise UserError(message, code="bad_tokenizer")
+    size = len(inner.get_vocab())
+    ids = sorted(inner.get_vocab().values())
+    if ids != list(range(size)) or sorted(tokenizer._special_ids.values()) != ids[-len(SPECIAL_NAMES) :]:
+        message = "its ids have gaps, or the special tokens of documents are not the last ones"
+        raise UserError(message, code="bad_tokenizer")
+
+
+def _form(inner: tokenizers.Tokenizer) -> dict[str, Any]:
+    """All of a ``tokenizer.json`` but its vocabulary and merges."""
+    form: dict[str, Any] = json.loads(inner.to_str())
+    form["model"] = {key: value for key, value in form["model"].items() if key not in ("vocab", "merges")}
+    return form
 
 
 def _space_prefixed(model: models.BPE) -> tokenizers.Tokenizer:

@@ -25,7 +25,8 @@ class PairRow:
     """An image and its texts, a line of ``pairs``.
 
     Attributes:
-        keywords, long: further texts, where the source has them.
+        name, keywords: of what the image shows, where the source has them; captions may be composed of them.
+        long: further text, where the source has it.
         vendor: who drew it, where several drew the same thing.
     """
 
@@ -38,9 +39,10 @@ class PairRow:
     vendor: str | None = None
     keywords: tuple[str, ...] | None = None
     long: str | None = None
+    name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        order = ("image", "captions", "keywords", "long", "labels", "vendor", "split", "source", "licence")
+        order = ("image", "captions", "name", "keywords", "long", "labels", "vendor", "split", "source", "licence")
         values = ((name, getattr(self, name)) for name in order)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values if v is not None}
 

@@ -64,6 +64,7 @@ class PackedBatch:
         labels: [K] that token.
         patches: [n, N] the encoded patches, where the others are dropped.
         placed_images: [k] the images whose tokens the documents have; none: all.
+        concepts: [n] int64, equal for images of one concept, 0 where it is not known. None: of no image.
     """
 
     pixel_values: Tensor
@@ -79,6 +80,18 @@ class PackedBatch:
     labels: Tensor
     patches: Tensor | None = None
     placed_images: Tensor | None = None
+    concepts: Tensor | None = None
+
+    @property
+    def pair_identities(self) -> Tensor:
+        """[M, 2] int64: two pairs have the same context, or images of one concept, if any column is equal.
+
+        [M] where no concept is known.
+        """
+        if self.concepts is None:
+            return self.pair_groups
+        concepts = self.concepts[self.pair_images]
+        return torch.stack((self.pair_groups, torch.where(concepts == 0, self.pair_groups, concepts)), dim=1)
 
     def to(self, device: torch.device) -> PackedBatch:
         """Copies from pinned memory run beside the host."""

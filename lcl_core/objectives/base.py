@@ -60,7 +60,7 @@ class ContrastivePairs:
     Attributes:
         image_features, text_features: [M, E], L2-normalised, row-aligned.
         weight: of the contrastive loss.
-        groups: [M] int64; pairs of one group are positives of each other. None: each pair alone.
+        groups: [M] or [M, k] int64; pairs with an equal number are positives of each other. None: each pair alone.
         logit_bias: scalar, makes the loss a sigmoid loss. None: InfoNCE.
     """
 
@@ -223,7 +223,7 @@ class ContrastiveObjective(Objective):
 
     def __init__(self, weights: Mapping[str, float], spec: ObjectiveSpec | None = None) -> None:
         super().__init__(weights)
-        self.same_context_positives = spec is not None and spec.positives == "same_context"
+        self.positives = "own" if spec is None else spec.positives
         sigmoid = spec is not None and spec.contrastive_loss == "sigmoid"
         self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS)) if sigmoid else None
 
@@ -234,5 +234,7 @@ class ContrastiveObjective(Objective):
     def contrast(self, model: LCLModel, latents: Tensor, hidden: Tensor, batch: PackedBatch) -> ContrastivePairs:
         """Features of the batch's pairs, from pooled latents [n, D] and the text tower's outputs [T, D]."""
         features = model.contrastive_pairs(latents, hidden, batch)
-        groups = batch.pair_groups if self.same_context_positives else None
+        groups = None if self.positives == "own" else batch.pair_groups
+        if self.positives == "same_concept":
+            groups = batch.pair_identities
         return ContrastivePairs(*features, self.weights["contrastive"], groups, self.logit_bias)

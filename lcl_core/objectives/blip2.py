@@ -10,7 +10,8 @@ Negatives are sampled from all pairs of the step, on all ranks and in all micro-
 one global batch. A negative text moves to its image as ids, a negative image to its text as patch tokens without
 gradient: that would have to travel back between ranks and micro-batches. BLIP-2 itself, whose image encoder is frozen,
 gives none to any image; here the encoder learns from (i, t) and (i, t'), the text tower and the head from all three.
-Where all texts of a step are the same there is no negative, and only the pair itself counts.
+A pair with the same text, or an image of the same concept, is no negative. Where there is none in a step, only the pair
+itself counts.
 
 For this each rank holds the tokens of all images of the step: images x N x D numbers.
 """
@@ -99,7 +100,7 @@ class Blip2(Coca):
         pairs, tokens = encoded.pairs, encoded.activations.patch_tokens
         assert pairs is not None
         assert tokens is not None
-        texts = batch.texts, batch.text_lengths, batch.keys, batch.pair_groups
+        texts = batch.texts, batch.text_lengths, batch.keys, batch.pair_identities
         candidates = NegativeCandidates(pairs.image_features, pairs.text_features, tokens, *texts)
         return replace(encoded, candidates=candidates.detached())
 

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from lcl_core.ops.contrastive_loss import share_group
+
 
 @dataclass(frozen=True)
 class NegativeCandidates:
@@ -28,7 +30,7 @@ class NegativeCandidates:
         texts: [M, L] ids of each text and its end, padded with zeros.
         lengths: [M] how many of them are real.
         keys: [M] seeds of the pairs' random choices.
-        groups: [M] equal for pairs that are no negatives of each other.
+        groups: [M] or [M, k] pairs with an equal number are no negatives of each other.
     """
 
     image_features: Tensor
@@ -100,7 +102,7 @@ def sample_hard_negatives(
     own: NegativeCandidates, candidates: NegativeCandidates, logit_scale: Tensor
 ) -> HardNegatives:
     """Sample for the pairs ``own`` [m] among ``candidates`` [M]. A pair of the same group is no negative."""
-    same = own.groups[:, None] == candidates.groups
+    same = share_group(own.groups, candidates.groups)
     scale = logit_scale.exp()
     by_image = scale * own.image_features.float() @ candidates.text_features.float().T
     by_text = scale * own.text_features.float() @ candidates.image_features.float().T

@@ -40,8 +40,8 @@ def contrastive_loss(
         image_features, text_features: [m, E] L2-normalised, row-aligned; m may differ between ranks and may be 0.
         logit_scale: logarithm of the inverse temperature, scalar.
         counts: pairs of each rank. Known on the host, so that no shape waits for a device. None: this process alone.
-        groups: [m] int64. Pairs of one group are positives of each other: the target of a row is uniform over them
-            (UniCL, arXiv 2204.03610, equation 3). None: each pair is a group of its own.
+        groups: [m] or [m, k] int64. Pairs with an equal number are positives of each other: the target of a row is
+            uniform over them (UniCL, arXiv 2204.03610, equation 3). None: each pair is a group of its own.
     """
     joint = _gather_pairs(image_features, text_features, groups, counts)
     scale = logit_scale.exp()
@@ -103,22 +103,30 @@ class _JointPairs(NamedTuple):
         return values if self.valid is None else values.masked_fill(~self.valid, filler)
 
 
+def share_group(own: Tensor, others: Tensor) -> Tensor:
+    """[m, M] bool of groups [m] and [M], or [m, k] and [M, k]: equal in any column."""
+    if own.dim() == 1:
+        return own[:, None] == others
+    columns = zip(own.unbind(1), others.unbind(1), strict=True)
+    return torch.stack([mine[:, None] == theirs for mine, theirs in columns]).any(dim=0)
+
+
 def _gather_pairs(
     image_features: Tensor, text_features: Tensor, groups: Tensor | None, counts: Sequence[int] | None
 ) -> _JointPairs:
     image, text = image_features.float(), text_features.float()
     own = torch.empty(0, dtype=torch.int64, device=image.device) if groups is None else groups
     if counts is None or len(counts) == 1:
-        return _JointPairs(image, text, image, text, 0, None, own[:, None] == own)
+        return _JointPairs(image, text, image, text, 0, None, share_group(own, own))
     capacity = max(counts)
     gathered = _AllGather.apply(torch.stack((_pad_to(image, capacity), _pad_to(text, capacity))))
     images, texts = gathered[:, 0].flatten(0, 1), gathered[:, 1].flatten(0, 1)  # [world * capacity, E]
     valid = (torch.arange(capacity) < torch.tensor(counts)[:, None]).flatten().to(image.device, non_blocking=True)
-    positives = own[:, None] == own
+    positives = share_group(own, own)
     if groups is not None:
-        all_groups = own.new_empty(len(counts) * capacity)
-        dist.all_gather_into_tensor(all_groups, F.pad(own, (0, capacity - len(own))))
-        positives = (own[:, None] == all_groups) & valid
+        all_groups = own.new_empty(len(counts) * capacity, *own.shape[1:])
+        dist.all_gather_into_tensor(all_groups, _pad_to(own, capacity))
+        positives = share_group(own, all_groups) & valid
     return _JointPairs(image, text, images, texts, dist.get_rank() * capacity, valid, positives)
 
 
@@ -136,7 +144,7 @@ def _count_correct(by_image: Tensor, target: Tensor, positives: Tensor | None) -
 
 
 def _pad_to(x: Tensor, rows: int) -> Tensor:
-    return torch.cat((x, x.new_zeros(rows - len(x), x.shape[1])))
+    return torch.cat((x, x.new_zeros(rows - len(x), *x.shape[1:])))
 
 
 class _AllGather(torch.autograd.Function):

@@ -187,6 +187,8 @@ def data_paths(spec: AnySpec) -> dict[str, str]:
     """Paths and URLs that a spec reads or writes, by field; all must lie in the data roots."""
     if isinstance(spec, EvaluateSpec):
         return spec.paths()
+    if isinstance(spec, PretrainSpec):
+        return {} if spec.tokenizer.path is None else {"tokenizer.path": spec.tokenizer.path}
     named = {"path": spec.path} if isinstance(spec, CorpusSpec) else {}
     named |= {"to": spec.to} if isinstance(spec, ConvertSpec) else {}
     return {field: path for field, path in named.items() if path is not None}

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lcl_core.common.errors import UserError
+from lcl_core.common.paths import is_url
 from lcl_core.specs.base import Fraction, Name, Spec, apply_preset
 from lcl_core.specs.vision import DEFAULT_TOWER, TOWER_PATTERN, VISION_TOWERS, TowerSizes, tower_kind
 
@@ -31,6 +32,13 @@ class SourceSpec(Spec):
     )
     split: Name = Field("train", description="split of the captioned images")
     weight: float = Field(1.0, gt=0, le=1000, description="share of the unit of weight_by, relative to other sources")
+    # left out where it says nothing, so that specs of before there was a choice keep their hash
+    captions: Literal["as_written", "drawn"] = Field(
+        "as_written",
+        exclude_if=lambda captions: captions == "as_written",
+        description="texts of captioned images: as written, or composed anew at every pass of the image's name, its "
+        "keywords (one, or some in any order) and the texts as written; images without keywords keep their texts",
+    )
 
 
 class AugmentationSpec(Spec):
@@ -151,6 +159,24 @@ class ModelSpec(Spec):
 class TokenizerSpec(Spec):
     kind: Literal["bpe", "clip"] = Field("bpe", description="trained on the corpus, or CLIP's 49,408 tokens")
     vocab_size: int = Field(4096, ge=300, le=200_000, description="for bpe: tokens without the five specials")
+    # left out where it says nothing, so that specs of before there was a choice keep their hash
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        exclude_if=lambda path: path is None,
+        description="for bpe: tokenizer.json of a run, or a folder with one, on the server, inside its data roots, "
+        "instead of merges learnt from the corpus; so several runs have one vocabulary, whatever vocab_size says",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_file_of_bpe(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None and is_url(path):
+            raise ValueError("a tokenizer is a file on the server, not a URL; copy it below a data root")
+        if path is not None and info.data.get("kind") == "clip":
+            raise ValueError("kind clip has a vocabulary of its own; leave path out, or choose kind bpe")
+        return path
 
 
 COLLECTIVE_TIMEOUT = 1800.0  # seconds; the first step may compile, and the first rank may read a large corpus
@@ -239,10 +265,11 @@ class ObjectiveSpec(Spec):
         exclude_if=lambda form: form == "infonce",
         description="softmax over the batch, or (sigmoid) each image and text a two-class problem of its own",
     )
-    positives: Literal["own", "same_context"] = Field(
+    positives: Literal["own", "same_context", "same_concept"] = Field(
         "own",
         exclude_if=lambda positives: positives == "own",
-        description="contrastive loss: an image's positive is its own context, or every equal one in the batch",
+        description="contrastive loss: an image's positive is its own context, or every equal one in the batch, or "
+        "(same_concept) also every context of an image of the same concept",
     )
     regression_target: Literal["live", "detached", "ema"] = Field(
         "live",
@@ -256,6 +283,11 @@ class ObjectiveSpec(Spec):
     )
     text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
     image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether the losses depend on which images are of one concept."""
+        return self.positives == "same_concept" or self.name == "blip2"
 
     @property
     def weights(self) -> dict[str, float]:

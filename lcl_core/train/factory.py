@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,18 @@ from lcl_core.common.errors import UserError
 from lcl_core.common.files import write_atomically
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.corpus.base import CaptionPairs, Corpus, Documents
+from lcl_core.data.corpus.file_store import FolderStore
 from lcl_core.data.corpus.open import open_corpus
-from lcl_core.data.records import CaptionPair, TextSegment, parse_segments
+from lcl_core.data.records import CaptionPair, ImageSubject, TextSegment, parse_segments
 from lcl_core.data.sampling.shuffle import FeistelPermutation
-from lcl_core.data.tokenizer import Tokenizer, clip_tokenizer, load_tokenizer, train_bpe
+from lcl_core.data.tokenizer import (
+    Tokenizer,
+    check_known_form,
+    clip_tokenizer,
+    load_tokenizer,
+    tokenizer_from_json,
+    train_bpe,
+)
 from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.specs.pretrain import METHODS, PretrainSpec, SourceSpec
 from lcl_core.train.distributed import RankGroup
@@ -35,11 +44,12 @@ def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]
     return corpora
 
 
+MAX_TOKENIZER_BYTES = 64 << 20
 TOKENIZER_ITEMS = 50_000  # read to train a tokenizer; of several sources equally many each
 
 
 def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: RunDir, ranks: RankGroup) -> Tokenizer:
-    """The run's tokenizer, trained once by rank 0 and kept in ``RUN_DIR/tokenizer.json``. All ranks call this.
+    """The tokenizer, trained or copied once by rank 0 and kept in ``RUN_DIR/tokenizer.json``. All ranks call this.
 
     A run whose checkpoints are older than that file was begun with the merges of the whole corpus, and keeps them.
     """
@@ -57,16 +67,32 @@ def prepare_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], run_dir: R
 
 
 def build_tokenizer(spec: PretrainSpec, corpora: dict[str, Corpus], items: int | None = TOKENIZER_ITEMS) -> Tokenizer:
-    """CLIP's, or byte-pair merges learnt from texts of the sources.
+    """CLIP's, that of ``tokenizer.path``, or byte-pair merges learnt from texts of the sources.
 
     Args:
         items: documents and captioned images that are read, a fixed sample where there are more; none: all.
     """
     if spec.tokenizer.kind == "clip":
         return clip_tokenizer()
+    if spec.tokenizer.path is not None:
+        return read_shared_tokenizer(spec.tokenizer.path)
     quota = None if items is None else max(items // len(spec.data.sources), 1)
     texts = [text for source in spec.data.sources for text in _sample_texts(source, corpora[source.dataset], quota)]
     return train_bpe(texts, spec.tokenizer.vocab_size)
+
+
+def read_shared_tokenizer(path: str) -> Tokenizer:
+    """A ``tokenizer.json``, or that of a folder. Raises: UserError naming ``tokenizer.path`` and the file."""
+    real = Path(path).resolve()
+    folder, name = (real, "tokenizer.json") if real.is_dir() else (real.parent, real.name)
+    try:
+        tokenizer = tokenizer_from_json(FolderStore(folder).read(name, MAX_TOKENIZER_BYTES).decode("utf-8"))
+        check_known_form(tokenizer)
+    except (UserError, UnicodeDecodeError) as error:
+        message = error.message if isinstance(error, UserError) else "the file is not UTF-8"
+        message = f"{message}; name the tokenizer.json of a run, or its folder"
+        raise UserError(message, code="bad_tokenizer", field="tokenizer.path", file=folder / name) from error
+    return tokenizer
 
 
 def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list[str]:
@@ -82,10 +108,20 @@ def _sample_texts(source: SourceSpec, corpus: Corpus, quota: int | None) -> list
             item = items.describe(index)
         except UserError:  # training leaves it out too, and counts it
             return []
+        if source.captions == "drawn":
+            return _drawn_texts(item if isinstance(item, CaptionPair) else corpus.with_subjects(item))
         return list(item.captions) if isinstance(item, CaptionPair) else _document_texts(item)
 
     with ThreadPoolExecutor(corpus.concurrent_reads) as threads:
         return [text for texts in threads.map(read, chosen) for text in texts]
+
+
+def _drawn_texts(item: CaptionPair | dict[str, Any]) -> list[str]:
+    """Texts as written, and the keywords of which captions are composed."""
+    if isinstance(item, CaptionPair):
+        return [*item.captions, *item.subject.keywords]
+    subjects = [ImageSubject.from_json(image.get("subject")) for image in item.get("image_info", ())]
+    return [*_document_texts(item), *(word for subject in subjects for word in subject.keywords)]
 
 
 def _document_texts(document: dict[str, Any]) -> list[str]:

@@ -96,6 +96,8 @@ class Collator:
         pixels = torch.from_numpy(levels if self.pin else normalise_levels(levels, tables))
         keys = [mix64(self.seed, sample.position) for sample in samples]
         packed = self.objective.collate(rows, pixels, self.config, self._patches(len(pixels), batch), keys)
+        concepts = [concept for sample in samples for concept in sample.concepts or [0] * len(sample.levels)]
+        packed = replace(packed, concepts=torch.tensor(concepts, dtype=torch.int64))
         if not self.pin:
             return HostBatch(packed)
         return HostBatch(packed.pin_memory(), torch.tensor(tables, dtype=torch.int32).pin_memory())

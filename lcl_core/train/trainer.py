@@ -122,6 +122,7 @@ class Trainer:
             context_length=config.context_length,
             seed=spec.seed,
             numerics=spec.numerics,
+            concepts=spec.objective.reads_concepts,
         )
         if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
             torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ PAIR_METHODS = tuple(name for name, method in METHODS.items() if "documents" not
 VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS} | {
     "clip, sigmoid": {"name": "clip", "contrastive_loss": "sigmoid"},
     "clip, same context": {"name": "clip", "positives": "same_context"},
+    "clip, same concept": {"name": "clip", "positives": "same_concept"},
+    "coca, sigmoid, same concept": {"name": "coca", "contrastive_loss": "sigmoid", "positives": "same_concept"},
+    "blip2, same concept": {"name": "blip2", "positives": "same_concept"},
+    "lcl, same concept": {"name": "lcl", "positives": "same_concept"},
     "blip2, sigmoid, same context": {"name": "blip2", "contrastive_loss": "sigmoid", "positives": "same_context"},
     "lcl, sigmoid": {"name": "lcl", "contrastive_loss": "sigmoid"},
     "emu, detached": {"name": "emu", "regression_target": "detached"},
@@ -26,10 +31,14 @@ VARIANTS: dict[str, dict[str, str]] = {name: {"name": name} for name in METHODS}
 
 
 def rows_of_variant(fields: dict[str, str], documents: list[Tensor], pairs: list[Tensor]) -> list[Tensor]:
-    """Four rows that the variant can read. Two of the pairs have one text where that text makes both positives."""
+    """Four rows that the variant can read. Two of the pairs have one text where that text alone makes both positives.
+
+    With concepts, one of two equal texts may be a positive of an image and the other not; round-off then decides which
+    is nearest.
+    """
     if fields["name"] not in PAIR_METHODS:
         return documents
-    return pairs[:4] if "positives" in fields else [*pairs[:3], pairs[4]]
+    return pairs[:4] if fields.get("positives") == "same_context" else [*pairs[:3], pairs[4]]
 
 
 def key_of(number: int) -> int:
@@ -40,9 +49,13 @@ def key_of(number: int) -> int:
 def partition_batches(
     objective: Objective, rows: Sequence[Tensor], pixels: Tensor, config: LCLConfig, hands: Sequence[Sequence[int]]
 ) -> list[PackedBatch]:
-    """A batch for each hand: numbers of rows. ``pixels``: the images of all rows, in order."""
-    images = pixels.split([int((row == config.soi_token_id).sum()) for row in rows])
-    return [
+    """A batch for each hand: numbers of rows. ``pixels``: the images of all rows, in order.
+
+    Where concepts are positives, every second image is of one concept and every fifth of none that is known.
+    """
+    counts = [int((row == config.soi_token_id).sum()) for row in rows]
+    images = pixels.split(counts)
+    batches = [
         objective.collate(
             [rows[number] for number in hand],
             torch.cat([images[number] for number in hand]),
@@ -50,4 +63,12 @@ def partition_batches(
             keys=[key_of(number) for number in hand],
         )
         for hand in hands
+    ]
+    if getattr(objective, "positives", "own") != "same_concept":
+        return batches
+    numbers = torch.arange(sum(counts))
+    known = torch.where(numbers % 2 == 0, 7, 100 + numbers).masked_fill(numbers % 5 == 4, 0).split(counts)
+    return [
+        replace(batch, concepts=torch.cat([known[number] for number in hand]))
+        for batch, hand in zip(batches, hands, strict=True)
     ]

@@ -97,6 +97,10 @@ class Corpus(ABC):
         """The documents cut into chunks of at most that many images. Reads every document once."""
         return ChunkIndex(usable_image_counts(self.documents, data), piece_images)
 
+    def with_subjects(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A document whose images have the ``subject`` that the corpus knows of each (``records.add_subjects``)."""
+        return document
+
     def image_location(self, name: str) -> str:
         """The image's file, for messages."""
         return name

@@ -3,7 +3,8 @@
     interleaved.jsonl   a document a line: {"text_list": [...], "image_info": [{"image_name", "matched_text_index",
                         "matched_sim"}, ...]}, other fields are ignored; a line with "segments", [{"text"} |
                         {"image"}, ...], is a sequence whose texts and images keep this order
-    pairs.jsonl         a captioned image a line: {"image", "captions": [...], "labels": {...}, "split", "source"}
+    pairs.jsonl         a captioned image a line: {"image", "captions": [...], "labels": {...}, "split", "source",
+                        "name", "keywords": [...]}
     images/NAME         the image files that both name
 
 Instead of one file there may be several, ``interleaved/NAME.jsonl`` (all but ``val`` and ``test*``) and
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -24,7 +26,7 @@ from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.corpus.file_store import FileStore, open_store
 from lcl_core.data.image_decoding import MAX_IMAGE_BYTES
 from lcl_core.data.jsonl import ConcatenatedLines, JsonLines
-from lcl_core.data.records import DEFAULT_SPLIT, PAIR_FIELDS, CaptionPair, check_document, check_pair
+from lcl_core.data.records import DEFAULT_SPLIT, PAIR_FIELDS, CaptionPair, add_subjects, check_document, check_pair
 
 
 class PairList(Sequence[CaptionPair]):
@@ -115,6 +117,23 @@ class FileCorpus(Corpus):
 
     def splits(self) -> dict[str, int]:
         return dict(Counter(split for split, _ in self._pair_groups))
+
+    def with_subjects(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The first call reads every captioned image of the corpus."""
+        return add_subjects(document, self._find_pair)
+
+    @cached_property
+    def _pair_numbers(self) -> dict[str, int]:
+        """Number of the first captioned image of each image name; lines that cannot be read are left out."""
+        numbers: dict[str, int] = {}
+        for number in range(len(self.all_pairs)):
+            with suppress(UserError):
+                numbers.setdefault(self.all_pairs[number].image, number)
+        return numbers
+
+    def _find_pair(self, image: str) -> CaptionPair | None:
+        number = self._pair_numbers.get(image)
+        return None if number is None else self.all_pairs[number]
 
     def image_bytes(self, name: str) -> bytes:
         return self._store.read(f"images/{name}", MAX_IMAGE_BYTES)

@@ -113,7 +113,7 @@ class FolderStore:
         try:
             path = place.resolve()
             if not path.is_relative_to(self._root):
-                raise UserError("the link leads out of the corpus", code="bad_path", file=name)
+                raise UserError("the link leads out of its folder", code="bad_path", file=name)
             # a pipe or a device would block or never end
             if not stat.S_ISREG(path.stat().st_mode):
                 raise _missing_error(name, self.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl_core.common.errors import UserError
-from lcl_core.data.corpus.file_corpus import jsonl_files
+from lcl_core.data.corpus.file_corpus import FileCorpus, jsonl_files
 from lcl_core.data.corpus.file_store import FileStore, open_store
 from lcl_core.data.formats.base import BadValue, FormatReader, ReaderOptions, to_json_safe
 from lcl_core.data.formats.image_lookup import read_stored_image
@@ -36,6 +36,8 @@ class NativeReader(FormatReader[ReaderOptions]):
     """Matched records of ``interleaved.jsonl``, sequences of its lines with ``segments``, captioned images of
     ``pairs.jsonl``; ids ``FILE:LINE``.
 
+    Images of matched records that are captioned images too have their ``subject`` in ``extra["image_info"]``.
+
     Of several files ``interleaved/NAME.jsonl``, the split of a document is NAME if that is ``val`` or begins with
     ``test``, or else ``train``.
     """
@@ -59,13 +61,16 @@ class NativeReader(FormatReader[ReaderOptions]):
             raise UserError(
                 "there is neither interleaved.jsonl nor pairs.jsonl", code="corpus_unreadable", file=self.path
             )
+        corpus = FileCorpus(store)
         for name in files:
-            read = _read_document if name.startswith("interleaved") else _read_pair
             for item in _json_objects(store, name):
                 if isinstance(item, BadItem):
                     yield item
+                elif name.startswith("interleaved"):
+                    number, line = item
+                    yield from _read_document(store, name, number, corpus.with_subjects(line))
                 else:
-                    yield from read(store, name, *item)
+                    yield from _read_pair(store, name, *item)
 
 
 def _read_document(store: FileStore, name: str, number: int, line: dict[str, Any]) -> Iterator[Record | BadItem]:

@@ -8,8 +8,8 @@ only the cuts move, so every image occurs once an epoch and stream positions sta
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,6 +97,10 @@ class DocumentPlan(Protocol):
     def images(self) -> Sequence[str]:
         """Names of the images to read."""
 
+    @property
+    def concepts(self) -> Mapping[str, str]:
+        """Concepts of images by name, where they are known."""
+
     def to_document(self, readable: Container[str], draw: random.Random, image_first: float) -> Document:
         """The document with the readable images. ``image_first``: probability to stand before the sentence."""
 
@@ -125,6 +129,7 @@ class MatchedPlan:
     sentences: Sequence[str]
     placements: Sequence[Placement]
     start: int = 0
+    concepts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> list[str]:
@@ -138,9 +143,10 @@ class MatchedPlan:
 
 @dataclass(frozen=True, slots=True)
 class SequencePlan:
-    """Texts and images in their original order."""
+    """Texts and images in their original order. The concepts of images are not known."""
 
     segments: tuple[Segment, ...]
+    concepts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> list[str]:

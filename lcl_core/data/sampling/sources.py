@@ -6,11 +6,13 @@ by (seed, source, epoch, item), so an item's sample is a pure function of these.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +20,7 @@ from PIL import Image
 from lcl_core.common.errors import UserError
 from lcl_core.data.corpus.base import Corpus
 from lcl_core.data.image_decoding import CropNeed
-from lcl_core.data.records import CaptionPair
+from lcl_core.data.records import CaptionPair, ImageSubject
 from lcl_core.data.sampling.document_plan import DocumentChunk, DocumentPlan, MatchedPlan, plan_document
 from lcl_core.data.sampling.interleave import Numerics, encode_document, image_block, render_pair
 from lcl_core.data.sampling.shuffle import mix64
@@ -43,6 +45,7 @@ class Sample:
         tables: for each image the number of the table that normalises it (``transforms.LEVEL_TABLES``).
         left_out: error code of each image that could not be read.
         position: in the stream.
+        concepts: for each image a hash of its concept (:func:`hash_concept`); empty: none is known.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Sample:
     tables: tuple[int, ...]
     left_out: tuple[str, ...] = ()
     position: int = 0
+    concepts: tuple[int, ...] = ()
 
     @property
     def pixels(self) -> np.ndarray:
@@ -110,7 +114,11 @@ class ImageCache:
 
 @dataclass(frozen=True, slots=True)
 class StreamContext:
-    """Settings that all sources of a stream share, and the operations that depend on them."""
+    """Settings that all sources of a stream share, and the operations that depend on them.
+
+    Attributes:
+        concepts: whether samples of documents have concepts; those of captioned images always have.
+    """
 
     data: DataSpec
     tokenizer: Tokenizer
@@ -121,6 +129,7 @@ class StreamContext:
     numerics: Numerics
     cache: ImageCache
     cropper: Cropper = PILLOW_CROPPER
+    concepts: bool = False
 
     def draw(self, *key: int) -> random.Random:
         """The generator of (source, epoch, item, …); the same numbers on every machine."""
@@ -167,6 +176,7 @@ class SampleSource(ABC):
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         self._context, self._number, self._dataset, self._corpus = context, number, spec.dataset, corpus
+        self._drawn = spec.captions == "drawn"
 
     @abstractmethod
     def __len__(self) -> int:
@@ -185,14 +195,24 @@ class SampleSource(ABC):
     def _plan(self, index: int, epoch: int, chunk: DocumentChunk | None = None) -> DocumentPlan | None:
         """The layout of a document. Raises: UserError."""
         document = self._corpus.documents[index]
-        return plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk)
+        if self._drawn or self._context.concepts:
+            document = self._corpus.with_subjects(document)
+        if self._drawn:  # all chunks of the document draw the same captions
+            document = draw_sentences(document, self._draw(epoch, index, 0, 1))
+        plan = plan_document(document, self._context.data, self._draw(epoch, index, 0), chunk)
+        if isinstance(plan, MatchedPlan) and self._context.concepts:
+            return replace(plan, concepts=_concepts_by_image(document))
+        return plan
 
-    def _pair_sample(self, name: str, image: str, texts: list[str], draw: random.Random) -> Sample | SkippedSample:
+    def _pair_sample(
+        self, name: str, image: str, concept: str, texts: list[str], draw: random.Random
+    ) -> Sample | SkippedSample:
         images, problems = self._context.read(self._dataset, self._corpus, [image])
         if problems:
             return SkippedSample(name, "unreadable image", *_describe(problems))
         ids = self._context.encode_pair(texts, draw)
-        return Sample(name, self._number, np.array(ids, np.int32), *self._context.crop([images[image]], draw))
+        cropped = self._context.crop([images[image]], draw)
+        return Sample(name, self._number, np.array(ids, np.int32), *cropped, concepts=(hash_concept(concept),))
 
 
 class DocumentSource(SampleSource):
@@ -225,7 +245,8 @@ class DocumentSource(SampleSource):
             return SkippedSample(name, reason, detail, codes)
         ids, kept = encoded
         cropped = self._context.crop([images[image] for image in kept], draw)
-        return Sample(name, self._number, np.array(ids, np.int32), *cropped, codes)
+        concepts = tuple(hash_concept(plan.concepts.get(image, "")) for image in kept)
+        return Sample(name, self._number, np.array(ids, np.int32), *cropped, codes, concepts=concepts)
 
     def measure(self, item: int) -> SampleSize | None:
         index, chunk = self._locate(item)
@@ -263,7 +284,10 @@ class DocumentSource(SampleSource):
 
 
 class PairSource(SampleSource):
-    """The captioned or labelled images of one split; of several captions one is drawn each time."""
+    """The captioned or labelled images of one split; of several captions one is drawn each time.
+
+    With ``captions: drawn`` the caption of an image with keywords is composed each time (:func:`draw_caption`).
+    """
 
     def __init__(self, context: StreamContext, number: int, spec: SourceSpec, corpus: Corpus) -> None:
         super().__init__(context, number, spec, corpus)
@@ -278,17 +302,24 @@ class PairSource(SampleSource):
             pair = self._pairs[item]
         except UserError as error:
             return SkippedSample(name, "unreadable line", str(error))
-        texts = caption_candidates(pair)
+        texts = self._texts(pair, item, epoch)
         if not texts:
             return SkippedSample(name, "no caption")
-        return self._pair_sample(name, pair.image, texts, self._draw(epoch, item))
+        return self._pair_sample(name, pair.image, pair.subject.concept, texts, self._draw(epoch, item))
 
     def measure(self, item: int) -> SampleSize | None:
         try:
-            texts = caption_candidates(self._pairs[item])
+            texts = self._texts(self._pairs[item], item, 0)
         except UserError:
             return None
         return (1, len(self._context.encode_pair(texts, self._draw(0, item)))) if texts else None
+
+    def _texts(self, pair: CaptionPair, item: int, epoch: int) -> list[str]:
+        """Texts of which one is drawn; a single one where it has been composed."""
+        written = caption_candidates(pair)
+        if not (self._drawn and pair.subject.keywords):
+            return written
+        return [draw_caption(self._draw(epoch, item, 1), written, pair.subject)]
 
 
 class MatchedPairSource(SampleSource):
@@ -310,7 +341,8 @@ class MatchedPairSource(SampleSource):
             return SkippedSample(name, "unreadable line", str(error))
         if pair is None:
             return SkippedSample(name, "too few usable images")
-        return self._pair_sample(name, pair[0], [pair[1]], self._draw(epoch, index, number + 1))
+        image, text, concept = pair
+        return self._pair_sample(name, image, concept, [text], self._draw(epoch, index, number + 1))
 
     def measure(self, item: int) -> SampleSize | None:
         index, number = self._items[item]
@@ -322,13 +354,13 @@ class MatchedPairSource(SampleSource):
             return None
         return 1, len(self._context.encode_pair([pair[1]], self._draw(0, index, number + 1)))
 
-    def _pair(self, index: int, number: int, epoch: int) -> tuple[str, str] | None:
-        """The image and its sentence; None for a sequence, whose images have no sentence."""
+    def _pair(self, index: int, number: int, epoch: int) -> tuple[str, str, str] | None:
+        """The image, its sentence and concept; None for a sequence, whose images have no sentence."""
         plan = self._plan(index, epoch)
         if not isinstance(plan, MatchedPlan):
             return None
         placement = plan.placements[number]
-        return placement.name, plan.sentences[placement.sentence]
+        return placement.name, plan.sentences[placement.sentence], plan.concepts.get(placement.name, "")
 
 
 def caption_candidates(pair: CaptionPair) -> list[str]:
@@ -336,6 +368,54 @@ def caption_candidates(pair: CaptionPair) -> list[str]:
     captions = [caption for caption in pair.captions if caption.strip()]
     labels = {kind: label for kind, label in sorted(pair.labels.items()) if label.strip()}
     return captions or ([labels["class"]] if "class" in labels else list(labels.values()))
+
+
+_MAX_DRAWN_TERMS = 6  # of a composed caption
+
+
+def draw_caption(draw: random.Random, written: Sequence[str], subject: ImageSubject) -> str:
+    """One of four captions, equally likely: a written one; the name; one keyword; two to six of name and keywords.
+
+    The terms of the last are in any order, with commas. A keyword replaces what the image does not have.
+
+    Args:
+        written: captions as they are; may be empty.
+        subject: has keywords.
+    """
+    kind = draw.randrange(4)
+    if kind == 0 and written:
+        return draw.choice(written)
+    if kind == 1 and subject.name:
+        return subject.name
+    terms = list(dict.fromkeys(filter(None, (subject.name, *subject.keywords))))
+    if kind < 3 or len(terms) == 1:
+        return draw.choice(subject.keywords)
+    return ", ".join(draw.sample(terms, draw.randint(2, min(len(terms), _MAX_DRAWN_TERMS))))
+
+
+def draw_sentences(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A matched document in which the sentence of every image with keywords is replaced by a composed caption."""
+    if "segments" in document:
+        return document
+    texts = list(document["text_list"])
+    for image in document["image_info"]:
+        subject, sentence = ImageSubject.from_json(image.get("subject")), image["matched_text_index"]
+        if subject.keywords and 0 <= sentence < len(texts):
+            texts[sentence] = draw_caption(draw, [document["text_list"][sentence]], subject)
+    return {**document, "text_list": texts}
+
+
+def _concepts_by_image(document: dict[str, Any]) -> dict[str, str]:
+    subjects = ((image["image_name"], ImageSubject.from_json(image.get("subject"))) for image in document["image_info"])
+    return {name: subject.concept for name, subject in subjects}
+
+
+def hash_concept(concept: str) -> int:
+    """Signed 64 bits, the same on every machine and for either case of letters; 0: not known."""
+    if not concept.strip():
+        return 0
+    digest = hashlib.blake2b(concept.strip().casefold().encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _describe(problems: list[UserError]) -> tuple[str, tuple[str, ...]]:

@@ -78,6 +78,7 @@ class SampleStream:
         cache_bytes: bound on decoded images kept in memory, in each process that reads the stream; of a large
             corpus none are kept.
         document_weights: weights of the sources by documents, where they have been measured before.
+        concepts: whether samples of documents have concepts. Of a folder or zip each process then reads all pairs.
 
     Attributes:
         options: keyword arguments that make the same stream over the same corpora in another process.
@@ -98,11 +99,12 @@ class SampleStream:
         numerics: Numerics = "fixed",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         document_weights: Sequence[float] | None = None,
+        concepts: bool = False,
     ) -> None:
         self.corpora = corpora
-        cache = ImageCache(cache_bytes)
+        cache, cropper = ImageCache(cache_bytes), _make_cropper(data)
         context = StreamContext(
-            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, _make_cropper(data)
+            data, tokenizer, num_image_tokens, image_size, context_length, seed, numerics, cache, cropper, concepts
         )
         self._sources = [_open_source(context, number, spec, corpora) for number, spec in enumerate(data.sources)]
         if self.documents_per_epoch > _MAX_CACHED_ITEMS:
@@ -114,7 +116,7 @@ class SampleStream:
         self.options: dict[str, Any] = {
             "data": data, "tokenizer": tokenizer, "num_image_tokens": num_image_tokens, "image_size": image_size,
             "context_length": context_length, "seed": seed, "numerics": numerics, "cache_bytes": cache_bytes,
-            "document_weights": document_weights,
+            "document_weights": document_weights, "concepts": concepts,
         }  # fmt: skip
 
     def __reduce__(self) -> tuple[Callable[[], SampleStream], tuple[()]]:

@@ -210,14 +210,15 @@ def decode_document(value: Json, record: int) -> Json:
     # a field of this name that the corpus had for purposes of its own would turn a matched record into a sequence
     extra = {key: field for key, field in value.get("extra", {}).items() if key != "segments"}
     if value["kind"] == MATCHED:
-        texts = value["sentences"]
+        texts, further = value["sentences"], _image_fields(value)
         infos = [
             {
                 "image_name": names[match["picture"]],
                 "matched_text_index": match["sentence"],
                 "matched_sim": match["similarity"],
+                **({"subject": fields["subject"]} if "subject" in fields else {}),
             }
-            for match in value["matches"]
+            for match, fields in zip(value["matches"], further, strict=True)
         ]
         return {**extra, "id": value["id"], "text_list": texts, "image_info": infos}
     segments = [
@@ -225,6 +226,13 @@ def decode_document(value: Json, record: int) -> Json:
         for segment in value["segments"]
     ]
     return {**extra, "id": value["id"], **mmc4_from_segments(segments), "segments": segments}
+
+
+def _image_fields(value: Json) -> list[Json]:
+    """Further fields of the images of a matched record, an object for each match; {} where there are none."""
+    matches, fields = value["matches"], value.get("extra", {}).get("image_info")
+    fits = isinstance(fields, list) and len(fields) == len(matches) and all(isinstance(each, dict) for each in fields)
+    return fields if fits else [{}] * len(matches)
 
 
 def mmc4_from_segments(segments: list[Json]) -> Json:

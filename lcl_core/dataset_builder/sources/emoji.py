@@ -152,11 +152,13 @@ class Concept:
 
     Attributes:
         code: its code points in hexadecimal, without the selector of a variant.
+        keywords: all that CLDR has; captions leave out those that stand in the name.
     """
 
     code: str
     captions: tuple[str, ...]
     labels: dict[str, str]
+    keywords: tuple[str, ...]
 
 
 def build(files: SourceFiles) -> SourceRows:
@@ -196,12 +198,12 @@ def _concepts(entries: list[dict[str, Any]], messages: dict[str, Any]) -> Iterat
         if entry.get("group", _COMPONENT) == _COMPONENT:
             continue
         name = entry["label"]
-        keywords = [word for word in entry.get("tags", ()) if word.lower() not in name.lower()]
-        captions = (name, f"{name}: {', '.join(keywords)}") if keywords else (name,)
-        labels = {"concept": name, "group": GROUPS[entry["group"]]}
-        yield Concept(
-            strip_variant(entry["hexcode"]), captions, labels | {"subgroup": subgroups.get(entry.get("subgroup"), "")}
-        )
+        tags = tuple(dict.fromkeys(entry.get("tags", ())))
+        listed = [word for word in tags if word.lower() not in name.lower()]
+        captions = (name, f"{name}: {', '.join(listed)}") if listed else (name,)
+        subgroup = subgroups.get(entry.get("subgroup"), "")
+        labels = {"concept": name, "group": GROUPS[entry["group"]], "subgroup": subgroup}
+        yield Concept(strip_variant(entry["hexcode"]), captions, labels, tags)
 
 
 def _split(role: str, concept: Concept) -> str | None:
@@ -222,8 +224,9 @@ def _pairs(files: SourceFiles, concepts: list[Concept], drawings: dict[str, dict
         for each in SETS:
             drawing, split = drawings.get(each.name, {}).get(concept.code), _split(each.role, concept)
             if drawing is not None and split is not None:
-                facts = (concept.captions, concept.labels, split, "emoji", each.licence, each.name)
-                found.append((PairRow(f"emoji/{each.name}/{concept.code}", *facts), drawing))
+                facts = (concept.captions, concept.labels, split, "emoji", each.licence, each.name, concept.keywords)
+                pair = PairRow(f"emoji/{each.name}/{concept.code}", *facts, name=concept.labels["concept"])
+                found.append((pair, drawing))
     vectors = [drawing for _, drawing in found if isinstance(drawing, str)]
     pixels = iter(map_in_processes(partial(rasterise_svg, side=SIDE), vectors, at_once=64))
     for pair, drawing in found:

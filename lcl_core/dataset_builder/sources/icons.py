@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from lcl_core.data.records import name_words
 from lcl_core.dataset_builder.documents import DocumentRow, PairRow, SourceRows, group_documents, hash_fraction
 from lcl_core.dataset_builder.images import ImageOptions, map_in_processes, rasterise_svg
 from lcl_core.dataset_builder.packages import Package, npm
@@ -153,7 +154,8 @@ def _rows_of_set(each: IconSet, folder: Path) -> Iterator[tuple[PairRow, str]]:
                 continue
             split = "test_concept"
         image = f"icons/{each.name}/{icon.key}"
-        yield PairRow(image, captions, labels, split, "icons", each.licence, each.name), icon.svg
+        facts = (captions, labels, split, "icons", each.licence, each.name, name_words(icon.name))
+        yield PairRow(image, *facts, name=icon.name), icon.svg
 
 
 def icon_documents(pairs: Iterable[PairRow]) -> Iterator[DocumentRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -128,7 +128,8 @@ def _pair(image: str, drawing: _Drawing) -> PairRow:
     labels = {"category": folders[0], "subcategory": "/".join(folders[:2]) if len(folders) > 2 else folders[0]}
     split = split_by_hash("oca:" + re.sub(r"\W|\d", "", words.title.lower()))  # all variants of a title on one side
     captions = tuple(_captions(words))
-    return PairRow(image, captions, labels, split, "openclipart", PUBLIC_DOMAIN, keywords=words.keywords)
+    pair = PairRow(image, captions, labels, split, "openclipart", PUBLIC_DOMAIN)
+    return replace(pair, name=words.title, keywords=words.keywords)
 
 
 def _captions(words: _DrawingTexts) -> Iterator[str]:

@@ -91,6 +91,7 @@ def test_the_same_key_and_body_give_the_same_study(http: httpx.Client, refused: 
          "axes.0.variants.0.spec.steps"),
         ({"pretrain": {"data": {"sources": [{"dataset": "absent"}]}}}, "unknown_dataset", "pretrain.data.sources"),
         ({"evaluate": {"dataset": "absent"}}, "unknown_dataset", "evaluate.dataset"),
+        ({"pretrain": {"tokenizer": {"path": "/etc/passwd"}}}, "path_forbidden", "pretrain.tokenizer.path"),
         ({"max_cells": 1}, "too_many_cells", "max_cells"),
         ({"axes": [{"name": "a", "variants": [{"name": "x"}, {"name": "y"}]}]}, "same_cell", "axes"),
     ],

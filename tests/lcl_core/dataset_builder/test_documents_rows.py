@@ -13,9 +13,9 @@ PAIR = PairRow("a.webp", ("ä", "b"), {"k": "v"}, "train", "s", "MIT")
 def test_a_pair_says_what_it_has_and_comes_back() -> None:
     facts = PAIR.to_json()
     assert list(facts) == ["image", "captions", "labels", "split", "source", "licence"]
-    full = PairRow("a", ("b",), {}, "val", "s", "MIT", vendor="v", keywords=(), long="l")
+    full = PairRow("a", ("b",), {}, "val", "s", "MIT", vendor="v", keywords=(), long="l", name="n")
     assert list(full.to_json()) == [
-        "image", "captions", "keywords", "long", "labels", "vendor", "split", "source", "licence",
+        "image", "captions", "name", "keywords", "long", "labels", "vendor", "split", "source", "licence",
     ]  # fmt: skip
     for pair in (PAIR, full):
         assert PairRow.from_json(json.loads(json_line(pair.to_json()))) == pair

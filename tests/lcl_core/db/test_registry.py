@@ -105,6 +105,16 @@ def test_inputs_become_paths(database: Database, root: Path, tmp_path: Path, cod
     assert inputs.encoder_id == "enc_1"
 
 
+def test_a_tokenizer_lies_in_the_data_roots(
+    database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]
+) -> None:
+    for name, code in ((root / "link", "path_forbidden"), (tmp_path / "private", "path_forbidden"),
+                       (root / "gone.json", "missing_files"), (root / "corpus", "unknown_dataset")):  # fmt: skip
+        spec = parse_spec("pretrain", {"tokenizer": {"path": str(name)}})
+        with database.session() as session:
+            assert code_of(registry.resolve_inputs, session, spec, tmp_path, [root]) == code
+
+
 def test_a_dataset_that_became_a_link_or_lost_its_root_is_not_read(
     database: Database, root: Path, tmp_path: Path, code_of: Callable[..., str]
 ) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lcl_core.model import LCLConfig, LCLModel, PackedBatch
 from lcl_core.objectives.base import INITIAL_LOGIT_BIAS, GlobalBatch, Objective
+from lcl_core.objectives.hard_negatives import sample_hard_negatives
 from lcl_core.objectives.registry import build_objective
+from lcl_core.ops.contrastive_loss import share_group
 from lcl_core.specs.pretrain import ObjectiveSpec
 from tests.lcl_core.batch_partitions import partition_batches
 
@@ -53,6 +56,42 @@ def test_positives_of_the_same_context_lower_the_loss_of_equal_captions(
         features[positives] = torch.autograd.grad(sums.loss, pairs.image_features)[0]
     # the third and fourth text are the same: with one positive, each pushes the other's image away
     assert not torch.allclose(features["own"][2], features["same_context"][2])
+
+
+def test_images_of_one_concept_share_their_contexts(small_model: LCLModel, collated: Collated) -> None:
+    """Also equal contexts, whatever the concept. Concepts that are not known are no concept."""
+    for name in ("clip", "blip2"):
+        objective, batch = collated(name, positives="same_concept")
+        batch = replace(batch, concepts=torch.tensor([7, 0, 7, 8, 0]))
+        encoded = objective.encode(small_model, batch)
+        assert encoded.pairs is not None
+        assert encoded.pairs.groups is not None
+        shared = share_group(encoded.pairs.groups, encoded.pairs.groups)
+        assert shared.nonzero().tolist() == [[0, 0], [0, 2], [1, 1], [2, 0], [2, 2], [2, 3], [3, 2], [3, 3], [4, 4]]
+        if encoded.candidates is not None:
+            assert torch.equal(encoded.candidates.groups, encoded.pairs.groups)
+
+
+def test_blip2_draws_no_negative_of_the_same_concept(small_model: LCLModel, collated: Collated) -> None:
+    objective, batch = collated("blip2")
+    encoded = objective.encode(small_model, replace(batch, concepts=torch.tensor([7, 7, 7, 7, 9])))
+    own = encoded.candidates
+    assert encoded.pairs is not None
+    assert encoded.pairs.groups is None, "positives are not those of the spec's default"
+    assert own is not None
+    negatives = sample_hard_negatives(own, own, small_model.logit_scale.detach())
+    assert negatives.texts[:4].tolist() == negatives.images[:4].tolist() == [4] * 4
+
+
+def test_images_of_documents_have_their_concepts(small_model: LCLModel, collated: Collated) -> None:
+    """A pair's concept is that of its image: images without a context are no pairs."""
+    objective, batch = collated("lcl", positives="same_concept")
+    concepts = torch.arange(len(batch.pixel_values)) + 50
+    pairs = objective.encode(small_model, replace(batch, concepts=concepts)).pairs
+    assert pairs is not None
+    assert pairs.groups is not None
+    assert len(batch.pair_images) < len(concepts)
+    assert pairs.groups[:, 1].tolist() == (batch.pair_images + 50).tolist()
 
 
 def test_the_sigmoid_loss_has_a_bias_of_its_own(small_model: LCLModel, collated: Collated) -> None:

@@ -70,6 +70,18 @@ def test_a_pair_with_the_same_text_is_no_negative() -> None:
     assert sample_hard_negatives(same, same, LOG_SCALE).exists.tolist() == [0, 0, 0]
 
 
+def test_a_pair_of_the_same_concept_is_no_negative() -> None:
+    groups = torch.tensor([[1, 5], [2, 5], [3, 7], [1, 8]])  # text, concept
+    allowed = [{2}, {2, 3}, {0, 1, 3}, {1, 2}]
+    found: list[set[int]] = [set() for _ in allowed]
+    for number in range(80):
+        made = offer(4, torch.arange(4) * 7919 + number * 104_729, groups)
+        negatives = sample_hard_negatives(made, made, LOG_SCALE)
+        for pair, drawn in enumerate(found):
+            drawn |= {int(negatives.texts[pair]), int(negatives.images[pair])}
+    assert found == allowed
+
+
 def test_the_noise_is_gumbels_and_each_pairs_own() -> None:
     keys = torch.arange(300) - 150
     noise = gumbel_noise(keys, keys, 0)

@@ -78,6 +78,18 @@ def test_pairs_of_one_group_share_the_target(features: Features) -> None:
     assert float(ours.correct) == int((GROUPS[nearest] == GROUPS).sum())
 
 
+def test_pairs_with_one_of_several_groups_in_common_are_positives(features: Features) -> None:
+    """The same context or the same concept: the third and fourth pair share no group, and both one with the second."""
+    image, text, log_scale = features
+    groups = torch.tensor([[0, 10], [1, 11], [2, 11], [1, 13], [4, 14]])
+    positives = [[0], [1, 2, 3], [1, 2], [1, 3], [4]]
+    logits = log_scale.exp() * image @ text.T
+    plain = torch.zeros((), dtype=torch.float64)
+    for row, own in enumerate(positives):
+        plain = plain - 0.5 * (logits[row].log_softmax(0)[own].mean() + logits[:, row].log_softmax(0)[own].mean())
+    gradients_agree(contrastive_loss(image, text, log_scale, groups=groups).loss, plain, *features)
+
+
 def test_groups_of_one_are_the_plain_loss(features: Features) -> None:
     grouped = contrastive_loss(*features, groups=torch.arange(5))
     plain = contrastive_loss(*features)
@@ -104,6 +116,7 @@ def test_no_pairs_are_no_loss() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     for sums in (
         contrastive_loss(nothing, nothing, scale, groups=none),
+        contrastive_loss(nothing, nothing, scale, groups=torch.zeros(0, 2, dtype=torch.int64)),
         sigmoid_contrastive_loss(nothing, nothing, scale, torch.tensor(-10.0), groups=none),
         sigmoid_contrastive_loss(nothing, nothing, scale, torch.tensor(-10.0)),
     ):

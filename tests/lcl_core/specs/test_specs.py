@@ -192,6 +192,28 @@ def test_what_a_spec_reads() -> None:
     assert encoders_of(parse_spec("evaluate", {**tuned, "tasks": ["retrieval"]})) == ("enc_1",)
 
 
+def test_a_tokenizer_is_a_file_for_merges_of_a_corpus() -> None:
+    assert data_paths(parse_spec("pretrain", {})) == {}
+    assert data_paths(parse_spec("pretrain", {"tokenizer": {"path": "/data/words"}})) == {
+        "tokenizer.path": "/data/words"
+    }
+    for tokenizer, problem in (
+        ({"path": "s3://bucket/words.json"}, "not a URL"),
+        ({"path": "/data/words", "kind": "clip"}, "kind clip"),
+    ):
+        with pytest.raises(UserError, match=problem) as caught:
+            parse_spec("pretrain", {"tokenizer": tokenizer})
+        assert (caught.value.code, caught.value.field) == ("bad_spec", "tokenizer.path")
+
+
+def test_fields_that_say_nothing_are_no_part_of_a_hash() -> None:
+    """Specs of before there were such fields have the same hash."""
+    dumped = parse_spec("pretrain", {}).model_dump(mode="json")
+    assert set(dumped["tokenizer"]) == {"kind", "vocab_size"}
+    assert set(dumped["data"]["sources"][0]) == {"dataset", "view", "split", "weight"}
+    assert "positives" not in dumped["objective"]
+
+
 def test_tasks_read_what_they_name_and_only_if_they_are_asked() -> None:
     talk = {
         "language_model": {"path": "/m"}, "train_dataset": "b",

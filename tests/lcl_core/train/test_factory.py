@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data import open_corpus
 from lcl_core.data.shards.convert import convert
 from lcl_core.data.shards.sharded_corpus import ShardedCorpus
+from lcl_core.data.tokenizer import clip_tokenizer, load_tokenizer, train_bpe
 from lcl_core.specs.parsing import parse_spec
 from lcl_core.specs.pretrain import PretrainSpec
 from lcl_core.train import factory
 from lcl_core.train.distributed import RankGroup
-from lcl_core.train.factory import build_tokenizer, prepare_tokenizer
+from lcl_core.train.factory import build_tokenizer, prepare_tokenizer, read_shared_tokenizer
 from tests.lcl_core.data.shards.conftest import Make
 from tests.lcl_core.train.rank_processes import run_ranks
 
@@ -119,3 +121,75 @@ def test_a_run_with_older_checkpoints_keeps_the_merges_of_the_whole_corpus(
     assert prepared("older", "step_00000005") == build_tokenizer(spec, corpora, items=None).to_json()
     (tmp_path / "new" / "checkpoints" / "step_00000005").mkdir()
     assert prepare_tokenizer(spec, corpora, RunDir(tmp_path / "new"), RankGroup()).to_json() != prepared("b", "step_1")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer that knows words of no corpus here."""
+    folder = tmp_path_factory.mktemp("shared")
+    train_bpe(["zebra crossing"] * 3, 400).save(folder / "tokenizer.json")
+    return folder
+
+
+def spec_with(path: Path, **changes: Any) -> PretrainSpec:
+    fields = {"tokenizer": {"path": str(path)}, "data": {"sources": [{"dataset": "it"}]}, **changes}
+    return PretrainSpec.model_validate(fields)
+
+
+@pytest.mark.parametrize("name", [".", "tokenizer.json", "link/words.json"])
+def test_a_shared_tokenizer_is_copied_once(tmp_path: Path, shards: Path, shared: Path, name: str) -> None:
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "words.json").symlink_to(shared / "tokenizer.json")
+    path = (tmp_path if name.startswith("link") else shared) / name
+    spec, corpora, run_dir = spec_with(path), {"it": open_corpus(shards)}, RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    first = prepare_tokenizer(spec, corpora, run_dir, RankGroup())
+    assert first.to_json() == load_tokenizer(shared / "tokenizer.json").to_json()
+    assert len(first.encode("zebra crossing")) < 4
+    gone = spec_with(tmp_path / "gone.json")
+    assert prepare_tokenizer(gone, corpora, run_dir, RankGroup()).to_json() == first.to_json(), "the run's own copy"
+
+
+def test_every_tokenizer_that_is_made_here_is_known(tmp_path: Path) -> None:
+    clip_tokenizer().save(tmp_path / "clip.json")
+    assert read_shared_tokenizer(str(tmp_path / "clip.json")).vocab_size == clip_tokenizer().vocab_size
+    train_bpe([], 300).save(tmp_path / "bytes.json")
+    assert read_shared_tokenizer(str(tmp_path / "bytes.json")).vocab_size == 262
+
+
+def test_another_tokenizer_is_rejected_with_field_and_file(tmp_path: Path, shared: Path) -> None:
+    def changed(name: str, change: Any) -> None:
+        value = json.loads((shared / "tokenizer.json").read_text())
+        change(value)
+        (tmp_path / name).write_text(json.dumps(value))
+
+    def rename(value: Any) -> None:
+        value["model"]["vocab"]["zebra"] = value["model"]["vocab"].pop("<end_of_img>")
+
+    def swap(value: Any) -> None:
+        words = value["model"]["vocab"]
+        words["<end_of_img>"], words["a"] = words["a"], words["<end_of_img>"]
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "outward").mkdir()
+    (tmp_path / "outward" / "tokenizer.json").symlink_to(shared / "tokenizer.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    (tmp_path / "text.json").write_text("{}")
+    changed("pattern.json", lambda value: value["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"))
+    changed("normaliser.json", lambda value: value.update(normalizer={"type": "Lowercase"}))
+    changed("added.json", lambda value: value["added_tokens"].append({
+        "id": 999, "content": "zebra", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+        "special": False,
+    }))  # fmt: skip
+    changed("names.json", rename)
+    changed("order.json", swap)
+    for name, problem in {
+        "gone.json": "not in", "empty": "not in", "outward": "leads out", "bytes.json": "UTF-8",
+        "text.json": "no tokenizer.json",
+        "pattern.json": "patterns", "normaliser.json": "normaliser", "added.json": "patterns",
+        "names.json": "special tokens", "order.json": "special tokens",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=problem) as caught:
+            read_shared_tokenizer(str(tmp_path / name))
+        assert (caught.value.code, caught.value.field) == ("bad_tokenizer", "tokenizer.path")
+        assert str(tmp_path / name) in str(caught.value), "the file"

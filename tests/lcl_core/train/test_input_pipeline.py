@@ -39,7 +39,9 @@ def collated(small_config: LCLConfig, documents: list[Tensor], pixels: Tensor) -
             images = int((row == small_config.soi_token_id).sum())
             levels = draw.integers(0, 256, (images, 3, size, size), np.uint8)
             tables = tuple(number % 2 for number in range(images))
-            samples.append(Sample(f"{position}", 0, row.numpy().astype(np.int32), levels, tables, position=position))
+            known = {} if position == 0 else {"concepts": tuple(range(position * 10, position * 10 + images))}
+            ids = row.numpy().astype(np.int32)
+            samples.append(Sample(f"{position}", 0, ids, levels, tables, position=position, **known))
         objective = build_objective(ObjectiveSpec(), small_config)
         collator = Collator(objective, small_config, small_config.num_image_tokens, seed=0, pin=pin)
         return collator(DocumentBatch(samples, Cursor(len(samples))))
@@ -73,6 +75,18 @@ def test_a_gpu_gets_a_byte_a_level_from_pinned_memory(
     monkeypatch.undo()
     assert torch.equal(moved.pixel_values, cpu.packed.pixel_values)
     assert torch.equal(moved.token_ids, cpu.to(torch.device("cpu")).token_ids)
+
+
+def test_concepts_stand_in_the_order_of_the_images(
+    collated: Callable[[bool], HostBatch], documents: list[Tensor], small_config: LCLConfig
+) -> None:
+    packed = collated(False).packed
+    images = [int((row == small_config.soi_token_id).sum()) for row in documents]
+    order = sorted(range(len(documents)), key=lambda number: -len(documents[number]))
+    expected = [number * 10 + place if number else 0 for number in order for place in range(images[number])]
+    assert packed.concepts is not None
+    assert packed.concepts.tolist() == expected
+    assert len(expected) == len(packed.pixel_values)
 
 
 def test_one_item_is_made_while_another_is_used() -> None:

@@ -27,6 +27,34 @@ METRICS = {
 }
 
 
+@pytest.mark.parametrize(("name", "view"), [("clip", "pairs"), ("lcl", "interleaved")])
+def test_drawn_captions_and_positives_by_concept_resume_exactly(
+    tmp_path: Path, sample_zip: Path, name: str, view: str
+) -> None:
+    """Also with another number of loader processes; the concepts are those of the captioned images."""
+    data = {"sources": [{"view": view, "captions": "drawn"}]}
+    objective = {"name": name, "positives": "same_concept"}
+    alone, resumed = (
+        prepared(tmp_path / run, sample_zip, **SHORT, data=data, objective=objective) for run in ("alone", "resumed")
+    )
+    running = trainer(alone)
+    concepts: list[int] = []
+    pack = running.collator.objective.contrast
+
+    def recorded(model: Any, latents: Any, hidden: Any, batch: Any) -> Any:
+        concepts.extend(batch.concepts.tolist())
+        return pack(model, latents, hidden, batch)
+
+    running.collator.objective.contrast = recorded
+    running.run()
+    known = [concept for concept in concepts if concept]
+    assert len(set(known)) < len(known), "several images of one concept"
+    shutil.copytree(alone.checkpoints / "step_00000002", resumed.checkpoints / "step_00000002")
+    trainer(resumed, workers=2).run()
+    assert curve(resumed) == curve(alone)
+    assert weights(resumed) == weights(alone)
+
+
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"lcl"}))
 def test_resumed_it_is_bitwise_the_same_and_exports_the_encoder_alone(
     tmp_path: Path, sample_zip: Path, name: str

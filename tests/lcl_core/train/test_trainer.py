@@ -12,6 +12,7 @@ import torch
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.data.tokenizer import load_tokenizer, train_bpe
 from lcl_core.estimate.flops import training_flops
 from lcl_core.estimate.history import measured_run
 from lcl_core.estimate.report import estimate_pretraining
@@ -124,6 +125,25 @@ def test_a_diverging_run_says_what_to_change(tmp_path: Path, sample_zip: Path) -
     assert facts["documents"]
     assert all(name.startswith("sample:") for name in facts["documents"])
     assert not (run_dir.artifacts / "encoder").exists()
+
+
+def test_a_shared_tokenizer_is_the_runs_own_until_it_ends(tmp_path: Path, sample_zip: Path) -> None:
+    """Its file may change meanwhile; a copy that is lost is made again, and must be the one of the checkpoint."""
+    file = tmp_path / "shared.json"
+    train_bpe(["zebra crossing"] * 3, 320).save(file)
+    settings = {"steps": 4, "checkpoint_every": 1, "tokenizer": {"path": str(file)}}
+    run_dir = prepared(tmp_path / "run", sample_zip, **settings)
+    run = trainer(run_dir)
+    run.spec = run.spec.model_copy(update={"steps": 2})
+    run.run()
+    train_bpe(["zebra grossing"] * 3, 320).save(file)
+    trainer(run_dir).run()
+    words = load_tokenizer(run_dir.artifacts / "encoder" / "tokenizer.json")
+    assert len(words.encode("zebra crossing")) < 4
+    run_dir.tokenizer_file.unlink()
+    with pytest.raises(UserError, match="put the run's own") as caught:
+        trainer(run_dir).run()
+    assert caught.value.code == "checkpoint_mismatch"
 
 
 def test_another_tokenizer_than_the_checkpoints_is_refused(tmp_path: Path, sample_zip: Path) -> None:

@@ -29,6 +29,7 @@ def test_teams_and_concepts_are_held_out(kit: Any) -> None:
     first = built.pairs[0]
     assert (first.image, first.licence) == ("emoji/twemoji/1f600.webp", "CC-BY-4.0")
     assert first.captions == (seen[0], f"{seen[0]}: shiny"), "a keyword that is in the name says nothing"
+    assert (first.name, first.keywords) == (seen[0], ("shiny", seen[0])), "alone it does"
     assert first.labels == {"concept": seen[0], "group": "objects", "subgroup": "tool-and-toy"}
     assert (kit.images / first.image).is_file()
     (document,) = built.documents

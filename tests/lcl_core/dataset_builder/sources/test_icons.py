@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lcl_core.data.records import name_words
 from lcl_core.dataset_builder.sources.icons import COLOURS, MAX_STYLES, SETS, SOURCE, read_icons
 from tests.lcl_core.dataset_builder.sources import packages
 
@@ -66,6 +67,7 @@ def test_teams_and_concepts_are_held_out(kit: Any) -> None:
     }
     pair = built.pairs[0]
     assert pair.captions == (first, f"{first}: tools")
+    assert (pair.name, pair.keywords) == (first, name_words(first))
     assert pair.labels == {"concept": first, "category": "tools"}
     assert pair.licence == "CC-BY-3.0"
     with Image.open(kit.images / pair.image) as image:

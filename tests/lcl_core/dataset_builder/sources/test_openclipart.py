@@ -40,7 +40,7 @@ def test_words_come_from_the_drawing_or_else_from_its_name(kit: Any) -> None:
     )
     apple, pear, plum = pairs["food/fruit/a"], pairs["food/fruit/green_pear_02"], pairs["food/plum_anna_01"]
     assert apple.captions == ("Red & ripe apple", "An apple with a leaf.", "Red & ripe apple: fruit, apple")
-    assert apple.keywords == ("fruit", "apple")
+    assert (apple.name, apple.keywords) == ("Red & ripe apple", ("fruit", "apple"))
     assert apple.labels == {"category": "food", "subcategory": "food/fruit"}
     assert pear.captions == ("green pear",)
     assert (plum.captions, plum.labels["subcategory"]) == (("plum anna",), "food")

@@ -1,0 +1,256 @@
+"""Captions composed anew at every pass of names, keywords and texts as written."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl_core.common.errors import UserError
+from lcl_core.data import SAMPLE_CORPUS, Corpus, Sample, SampleStream, Tokenizer, open_corpus
+from lcl_core.data.formats import open_reader
+from lcl_core.data.records import ImageSubject, Record
+from lcl_core.data.sampling.loader import load_batches
+from lcl_core.data.sampling.packing import DocumentBatch, first_cursors, redistribute_cursors
+from lcl_core.data.sampling.sources import draw_caption, hash_concept
+from lcl_core.data.shards.convert import convert
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import BatchSpec, DataSpec, PretrainSpec, SourceSpec
+from lcl_core.train.factory import build_tokenizer
+
+N, SIZE, LENGTH = 4, 16, 160
+DOG = {"name": "dog face", "keywords": ["dog", "pet", "puppy"], "labels": {"concept": "dog face"}}
+WRITTEN = "the face of a dog"
+DRAWN_PAIRS = {"dataset": "here", "view": "pairs", "captions": "drawn"}
+DRAWN = {"dataset": "here", "captions": "drawn"}
+BUDGET = BatchSpec(tokens=256, images=8)
+
+
+@pytest.fixture
+def corpus(kit: Any) -> Corpus:
+    """Two images with keywords, one without, and a document in which a sentence is no caption."""
+    texts = ["faces.", WRITTEN, "a green square: it is square, and green", "so is this", "cat"]
+    images = [kit.image("red.png", 1), kit.image("blue.png", 2), kit.image("white.png", 3), kit.image("green.png", 4)]
+    cat = {"keywords": ["cat", "kitten"], "labels": {"concept": "Cat"}}
+    pairs = [
+        kit.pair("red.png", WRITTEN, **DOG),
+        kit.pair("blue.png", "a blue square", "plain", name="square"),
+        kit.pair("white.png", "wool", name="sheep", keywords=["wool", "farm"], labels={"concept": "sheep"}),
+        kit.pair("green.png", "cat", **cat),
+    ]
+    return kit.corpus([kit.document(texts, *images), kit.document(texts, *images)], pairs)
+
+
+@pytest.fixture
+def open_stream(corpus: Corpus, tokenizer: Tokenizer) -> Any:
+    def call(*sources: dict[str, Any], corpus: Corpus = corpus, concepts: bool = False, **named: Any) -> SampleStream:
+        data = DataSpec(sources=sources, **named)
+        return SampleStream(data, {"here": corpus}, tokenizer, N, SIZE, LENGTH, seed=0, concepts=concepts)
+
+    return call
+
+
+def texts_of(sample: Sample, tokenizer: Tokenizer) -> list[str]:
+    """Texts between images."""
+    parts: list[list[int]] = [[]]
+    for token in sample.token_ids.tolist():
+        if token == tokenizer.specials.soi:
+            parts.append([])
+        elif token < tokenizer.specials.sot:
+            parts[-1].append(token)
+    return [text for part in parts if (text := tokenizer.decode(part).strip())]
+
+
+def captions_by_image(stream: SampleStream, tokenizer: Tokenizer, count: int) -> dict[str, list[str]]:
+    """Captions of the pairs, by their line."""
+    found: dict[str, list[str]] = {}
+    for position in range(count):
+        sample = stream[position]
+        assert isinstance(sample, Sample)
+        found.setdefault(sample.id.rpartition(":")[2], []).extend(texts_of(sample, tokenizer))
+    return found
+
+
+def test_each_form_of_a_caption_is_drawn_as_often() -> None:
+    subject, draws = ImageSubject("dog face", ("dog", "pet", "puppy")), 8000
+    draw = random.Random(0)
+    counts = Counter(draw_caption(draw, [WRITTEN], subject) for _ in range(draws))
+    single = {word: counts.pop(word) for word in subject.keywords}
+    for share in (counts.pop(WRITTEN), counts.pop("dog face"), sum(single.values()), sum(counts.values())):
+        assert share / draws == pytest.approx(0.25, abs=0.02)
+    assert all(count / draws == pytest.approx(0.25 / 3, abs=0.015) for count in single.values())
+    several = [caption.split(", ") for caption in counts]
+    assert {len(terms) for terms in several} == {2, 3, 4}
+    assert all(len(set(terms)) == len(terms) for terms in several)
+    assert {("pet", "dog"), ("dog", "pet")} <= {tuple(terms) for terms in several}, "in any order"
+    assert {terms[0] for terms in several} == {"dog face", *subject.keywords}
+
+
+def test_what_an_image_does_not_have_is_not_drawn() -> None:
+    draw = random.Random(0)
+    assert {draw_caption(draw, [], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat"}
+    assert {draw_caption(draw, ["a cat"], ImageSubject(keywords=("cat",))) for _ in range(50)} == {"cat", "a cat"}
+
+
+def test_each_pass_has_another_caption_and_single_words_occur(open_stream: Any, tokenizer: Tokenizer) -> None:
+    captions = captions_by_image(open_stream(DRAWN_PAIRS), tokenizer, 4 * 400)
+    dogs = Counter(captions["1"])
+    assert sum(dogs[word] for word in ("dog", "pet", "puppy")) / 400 == pytest.approx(0.25, abs=0.06)
+    assert dogs[WRITTEN] / 400 == pytest.approx(0.25, abs=0.06)
+    assert len(dogs) > 20
+    assert set(captions["2"]) == {"a blue square", "plain"}, "without keywords the captions stay"
+    assert {"wool", "farm", "sheep"} < set(captions["3"])
+
+
+def test_as_written_draws_as_before_and_so_do_images_without_keywords(open_stream: Any, tokenizer: Tokenizer) -> None:
+    written = captions_by_image(open_stream({**DRAWN_PAIRS, "captions": "as_written"}), tokenizer, 80)
+    drawn = captions_by_image(open_stream(DRAWN_PAIRS), tokenizer, 80)
+    assert {line: set(texts) for line, texts in written.items()} == {
+        "1": {WRITTEN}, "2": {"a blue square", "plain"}, "3": {"wool"}, "4": {"cat"},
+    }  # fmt: skip
+    assert drawn["2"] == written["2"]
+    assert "captions" not in SourceSpec().model_dump()
+    assert SourceSpec(captions="drawn").model_dump()["captions"] == "drawn"
+
+
+@pytest.mark.parametrize("view", ["interleaved", "matched_pairs"])
+def test_captions_in_documents_are_drawn_and_prose_stays(open_stream: Any, tokenizer: Tokenizer, view: str) -> None:
+    stream = open_stream({**DRAWN, "view": view}, image_first_probability=1.0)
+    found: set[str] = set()
+    for position in range(120):
+        found |= set(texts_of(stream[position], tokenizer))
+    if view == "matched_pairs":
+        assert {"dog", "pet", "puppy", "dog face", WRITTEN, "cat", "kitten"} <= found
+    else:  # between two images stands the sentence of the first, and what follows it
+        assert all(any(word in text for text in found) for word in ("puppy", "kitten", WRITTEN))
+    prose = [text for text in found if text.startswith(("a green square", "so is this"))]
+    assert set(prose) == {"a green square: it is square, and green", "so is this"}, "no caption of the image"
+
+
+def test_all_pieces_of_a_document_draw_the_same_captions(open_stream: Any, tokenizer: Tokenizer) -> None:
+    def texts(index: int, **named: Any) -> list[str]:
+        stream = open_stream(DRAWN, image_first_probability=0.0, **named)
+        pieces = [stream[position] for position in range(stream.documents_per_epoch * 3)]
+        own = [piece for piece in pieces if piece.id.partition("#")[0].endswith(f":{index}")]
+        size = len(own) // 3
+        first = sorted(own[:size], key=lambda piece: piece.id)
+        return [text for piece in first for text in texts_of(piece, tokenizer)]
+
+    for index in (1, 2):
+        assert " ".join(texts(index)) == " ".join(texts(index, piece_images=1))
+
+
+def read(batches: Any, count: int) -> list[DocumentBatch]:
+    return list(itertools.islice(batches, count))
+
+
+def keys(batches: list[DocumentBatch]) -> dict[int, bytes]:
+    return {each.position: each.token_ids.tobytes() for batch in batches for each in batch.samples}
+
+
+def test_ranks_loaders_and_resumption_change_no_caption(open_stream: Any) -> None:
+    sources = (DRAWN_PAIRS, DRAWN)
+    expected = read(load_batches(open_stream(*sources), 0, BUDGET, 0, 4), 12)
+    for workers in (1, 2):
+        assert keys(read(load_batches(open_stream(*sources), 0, BUDGET, workers, 4), 12)) == keys(expected)
+    resumed = read(load_batches(open_stream(*sources), expected[4].cursor, BUDGET, 0, 4), 7)
+    assert [keys([batch]) for batch in resumed] == [keys([batch]) for batch in expected[5:]]
+    whole = {position: open_stream(*sources)[position].token_ids.tobytes() for position in range(60)}
+    cursors = first_cursors(2)
+    ranks = [read(load_batches(open_stream(*sources), cursor, BUDGET, 0, 4, 2), 3) for cursor in cursors]
+    resized = redistribute_cursors([batches[-1].cursor for batches in ranks], 3)
+    ranks += [read(load_batches(open_stream(*sources), cursor, BUDGET, 0, 4, 3), 2) for cursor in resized]
+    found = {position: ids for batches in ranks for position, ids in keys(batches).items()}
+    assert len(found) > 20
+    assert all(whole[position] == ids for position, ids in found.items())
+
+
+def test_shards_draw_what_the_folder_draws(open_stream: Any, kit: Any, tmp_path: Path) -> None:
+    records = [record for record in open_reader(kit.root, "native").records() if isinstance(record, Record)]
+    convert(records, tmp_path / "shards")
+    for source in (DRAWN_PAIRS, DRAWN, {**DRAWN, "view": "matched_pairs"}):
+        folder, shards = (
+            open_stream(source, corpus=open_corpus(path), concepts=True) for path in (kit.root, tmp_path / "shards")
+        )
+        for position in range(12):
+            one, other = folder[position], shards[position]
+            assert (one.token_ids.tolist(), one.concepts) == (other.token_ids.tolist(), other.concepts)
+            assert any(one.concepts) or len(one.concepts) == 1
+
+
+def test_the_concept_of_an_image_travels_with_its_sample(open_stream: Any) -> None:
+    pairs = open_stream({**DRAWN_PAIRS, "captions": "as_written"})
+    found = {pairs[position].id[-1]: pairs[position].concepts for position in range(4)}
+    names = {"1": "dog face", "2": "", "3": "sheep", "4": "cat"}
+    assert found == {line: (hash_concept(name),) for line, name in names.items()}, "in either case of letters"
+    assert hash_concept("") == hash_concept(" ") == 0
+    whole = open_stream({"dataset": "here"}, concepts=True, image_first_probability=0.0)[0]
+    assert whole.concepts == tuple(map(hash_concept, ("dog face", "", "sheep", "cat")))
+    piece = open_stream({"dataset": "here"}, concepts=True, piece_images=1)[0]
+    assert len(piece.concepts) == len(piece.levels) == 1
+    assert open_stream({"dataset": "here"})[0].concepts == (0, 0, 0, 0), "only where they are needed"
+
+
+def test_names_and_keywords_of_a_list_in_a_caption(kit: Any) -> None:
+    """Corpora of before the fields were there, the sample among them."""
+    captions = ["cat with wry smile", "cat with wry smile: irony, pet, smile"]
+    corpus = kit.corpus(pairs=[
+        kit.pair("red.png", *captions),
+        kit.pair("red.png", *captions, keywords=[]),
+        kit.pair("red.png", "cat: a pet"),
+        kit.pair("red.png", "Cat", "A cat.", "Cat: pet", keywords=["feline"]),
+    ])  # fmt: skip
+    words = ("cat", "wry", "smile", "irony", "pet")
+    assert [pair.subject for pair in corpus.pairs()] == [
+        ImageSubject("cat with wry smile", words), ImageSubject("cat with wry smile"), ImageSubject(),
+        ImageSubject("Cat", ("feline",)),
+    ]  # fmt: skip
+    sample = [pair.subject for pair in open_corpus(SAMPLE_CORPUS).pairs("train")]
+    assert sum(bool(subject.keywords) for subject in sample) == 2646
+    assert sum("dog" in subject.keywords for subject in sample) > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"image": "a.png", "captions": [], "name": 5}, "name must be a string"),
+        ({"image": "a.png", "captions": [], "keywords": "a, b"}, "keywords must be a list of strings"),
+        ({"image": "a.png", "captions": [], "keywords": ["a", 5]}, "keywords must be a list of strings"),
+    ],
+)
+def test_a_field_of_another_type_is_a_bad_line(kit: Any, line: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        kit.corpus(pairs=[line]).all_pairs[0]
+    assert (caught.value.code, caught.value.line) == ("bad_line", 1)
+
+
+def test_a_malformed_subject_is_a_bad_line(kit: Any) -> None:
+    for subject in ("dog", {"name": "dog", "concept": 3}, {"keywords": [1]}):
+        document = kit.document(["one"], {**kit.image("red.png", 0), "subject": subject})
+        with pytest.raises(UserError, match=r"image_info\[0\]\.subject"):
+            kit.corpus([document]).documents[0]
+
+
+def test_a_subject_in_the_document_itself_comes_first(kit: Any, tokenizer: Tokenizer) -> None:
+    image = {**kit.image("red.png", 0), "subject": {"keywords": ["fish"], "concept": "fish"}}
+    corpus = kit.corpus([kit.document(["a fish"], image)], [kit.pair("red.png", "a fish", **DOG)])
+    stream = SampleStream(DataSpec(sources=(DRAWN,)), {"here": corpus}, tokenizer, N, SIZE, LENGTH, 0, concepts=True)
+    samples = [stream[position] for position in range(40)]
+    assert {text for sample in samples for text in texts_of(sample, tokenizer)} == {"fish", "a fish"}  # type: ignore[arg-type]
+    assert {sample.concepts for sample in samples} == {(hash_concept("fish"),)}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("view", ["pairs", "interleaved"])
+def test_merges_are_learnt_from_keywords_too(corpus: Corpus, view: str) -> None:
+    def words(captions: str) -> str:
+        source = {"dataset": "here", "view": view, "captions": captions}
+        spec = parse_spec("pretrain", {"tokenizer": {"vocab_size": 400}, "data": {"sources": [source]}})
+        assert isinstance(spec, PretrainSpec)
+        return build_tokenizer(spec, {"here": corpus}).to_json()
+
+    written, drawn = words("as_written"), words("drawn")
+    assert ("Ġpuppy" in written, "Ġpuppy" in drawn) == (False, True)
