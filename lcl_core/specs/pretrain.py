@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -267,6 +267,13 @@ class OptimizerSpec(Spec):
         return self
 
 
+class BranchSpec(Spec):
+    """Start from a checkpoint of another pre-training, the trunk, instead of fresh weights."""
+
+    run: Annotated[str, Field(pattern=r"^run_[0-9a-z]+$", max_length=40)] = Field(description="id of the trunk")
+    step: int = Field(ge=1, description="step of the trunk's checkpoint, best a milestone, which is never deleted")
+
+
 class PretrainSpec(Spec):
     """Pre-train a vision encoder from scratch. ``preset`` fills in every field that is not given."""
 
@@ -295,6 +302,15 @@ class PretrainSpec(Spec):
     async_checkpoint: bool = Field(True, description="write checkpoints in the background")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
     timeout_seconds: float | None = Field(None, gt=0, description="fail the run after this time")
+    branch: BranchSpec | None = Field(
+        None, exclude_if=lambda branch: branch is None, description="start from a checkpoint of another run"
+    )
+
+    @model_validator(mode="after")
+    def _a_branch_trains(self) -> PretrainSpec:
+        if self.branch is not None and self.steps <= self.branch.step:
+            raise ValueError(f"steps counts those of the trunk too: it must be above branch.step {self.branch.step}")
+        return self
 
     @model_validator(mode="after")
     def _official_is_the_authors_setting(self) -> PretrainSpec:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from lcl_core.common.errors import UserError
 from lcl_core.common.run_dir import RunDir
-from workers.prepare_run import copy_parent_checkpoint
+from workers.prepare_run import copy_milestone, copy_parent_checkpoint
 
 
 @pytest.fixture
@@ -52,3 +53,22 @@ def test_a_parent_without_metrics_will_do(parent: RunDir, heir: RunDir) -> None:
     assert copy_parent_checkpoint(parent, heir)
     assert not heir.metrics_file.exists()
     assert not heir.tokenizer_file.exists()
+
+
+def test_a_branch_gets_the_milestone_and_what_was_before_it(parent: RunDir, heir: RunDir) -> None:
+    later = parent.checkpoints / "step_00000020"
+    later.mkdir()
+    parent.metrics_file.write_text('{"step": 10}\n{"step": 20}\n')
+    copy_milestone(parent, heir, 10)
+    assert [path.name for path in heir.checkpoints.iterdir()] == ["step_00000010"]
+    assert (heir.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
+    assert heir.metrics_file.read_text() == '{"step": 10}\n'
+    assert heir.tokenizer_file.read_text() == "{}"
+
+
+def test_a_branch_of_a_step_without_checkpoint_names_those_that_there_are(parent: RunDir, heir: RunDir) -> None:
+    for step, known in ((20, "of step 10"), (10, "no checkpoint at all")):
+        with pytest.raises(UserError, match=known) as caught:
+            copy_milestone(parent if step == 20 else RunDir(heir.path.with_name("run_gone")), heir, step)
+        assert (caught.value.code, caught.value.field) == ("no_milestone", "branch.step")
+        assert not heir.checkpoints.exists()

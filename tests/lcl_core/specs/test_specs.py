@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -184,3 +185,14 @@ def test_the_number_of_loader_processes_does_not_make_it_another_spec() -> None:
         spec_hash("pretrain", one) == spec_hash("pretrain", other) == spec_hash("pretrain", parse_spec("pretrain", {}))
     )
     assert "workers" not in parse_spec("pretrain", {}).model_dump()["data"], "specs of older versions say nothing of it"
+
+
+def test_a_branch_is_another_spec_and_none_changes_no_hash() -> None:
+    def of(**fields: Any) -> str:
+        return spec_hash("pretrain", parse_spec("pretrain", fields))
+
+    branch = {"run": "run_0123456789abcdef01", "step": 500}
+    assert len({of(), of(branch=branch), of(branch={**branch, "step": 600})}) == 3
+    assert "branch" not in parse_spec("pretrain", {}).model_dump(), "specs of older versions say nothing of it"
+    with pytest.raises(UserError, match=r"above branch\.step"):
+        parse_spec("pretrain", {"branch": branch, "steps": 500})
