@@ -267,11 +267,35 @@ class OptimizerSpec(Spec):
         return self
 
 
+HELD_OUT = "held_out."  # begins the names of the numbers of held-out data in a metric line
+
+
+class MonitorSpec(Spec):
+    """Held-out data on which a run is measured while it trains."""
+
+    dataset: Name = Field(description="name of a registered dataset")
+    view: View = Field("pairs", description="as in data.sources; labels and captions need pairs")
+    split: Name = Field("val", description="of the captioned images; never one that reports a final number")
+    every: int = Field(500, ge=1, description="steps between measurements; the last step is measured too")
+    images: int = Field(1000, ge=2, le=20_000, description="images at most: a fixed sample, the same in every run")
+    label: Name | None = Field(
+        None, description="kind of label for nearest neighbours; none: concept, or else class, as far as there are any"
+    )
+    choose: Literal["held_out.loss", "held_out.retrieval_r1", "held_out.retrieval_r5", "held_out.knn_accuracy"] = Field(
+        "held_out.loss", description="number that decides which weights are the best: the lowest loss, else the highest"
+    )
+    export: Literal["last", "best"] = Field("last", description="weights that are registered as the run's encoder")
+
+
 class BranchSpec(Spec):
     """Start from a checkpoint of another pre-training, the trunk, instead of fresh weights."""
 
     run: Annotated[str, Field(pattern=r"^run_[0-9a-z]+$", max_length=40)] = Field(description="id of the trunk")
     step: int = Field(ge=1, description="step of the trunk's checkpoint, best a milestone, which is never deleted")
+
+
+def _bad_field(field: str, message: str) -> UserError:
+    return UserError(f"{field}: {message}", code="bad_spec", field=field)
 
 
 class PretrainSpec(Spec):
@@ -302,6 +326,11 @@ class PretrainSpec(Spec):
     async_checkpoint: bool = Field(True, description="write checkpoints in the background")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
     timeout_seconds: float | None = Field(None, gt=0, description="fail the run after this time")
+    monitor: MonitorSpec | None = Field(
+        None,
+        exclude_if=lambda monitor: monitor is None,
+        description="measure held-out data while training, and keep the best weights; none: neither",
+    )
     branch: BranchSpec | None = Field(
         None, exclude_if=lambda branch: branch is None, description="start from a checkpoint of another run"
     )
@@ -337,6 +366,24 @@ class PretrainSpec(Spec):
                 field = f"data.sources.{number}.view"
                 message = f"objective {name} learns from {views}, not from {source.view}; or choose {others}"
                 raise UserError(f"{field}: {message}", code="bad_spec", field=field)
+        return self
+
+    @model_validator(mode="after")
+    def _the_monitor_is_apart(self) -> PretrainSpec:
+        """Raises: UserError naming the field."""
+        monitor, method = self.monitor, METHODS[self.objective.name]
+        if monitor is None:
+            return self
+        items = VIEW_ITEMS[monitor.view]
+        if items not in method.reads:
+            views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
+            raise _bad_field("monitor.view", f"objective {self.objective.name} reads {views}, not {monitor.view}")
+        for source in self.data.sources:
+            same_items = source.dataset == monitor.dataset and VIEW_ITEMS[source.view] == items
+            if same_items and (items == "documents" or source.split == monitor.split):
+                raise _bad_field("monitor.dataset", f"the run trains on these {items} of {monitor.dataset!r} itself")
+        if monitor.choose.startswith(f"{HELD_OUT}retrieval") and "contrastive" not in method.weights:
+            raise _bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
         return self
 
     @property

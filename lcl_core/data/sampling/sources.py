@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -179,6 +179,10 @@ class SampleSource(ABC):
     def measure(self, item: int) -> SampleSize | None:
         """Images and tokens of an item, its images not read and assumed readable; None: it gives no sample."""
 
+    def labels(self, item: int) -> Mapping[str, str]:
+        """Labels of an item by kind; documents have none. Raises: UserError where it cannot be read."""
+        return {}
+
     def _draw(self, *key: int) -> random.Random:
         return self._context.draw(self._number, *key)
 
@@ -289,6 +293,9 @@ class PairSource(SampleSource):
         except UserError:
             return None
         return (1, len(self._context.encode_pair(texts, self._draw(0, item)))) if texts else None
+
+    def labels(self, item: int) -> Mapping[str, str]:
+        return self._pairs.describe(item).labels
 
 
 class MatchedPairSource(SampleSource):
