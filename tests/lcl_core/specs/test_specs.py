@@ -196,3 +196,30 @@ def test_a_branch_is_another_spec_and_none_changes_no_hash() -> None:
     assert "branch" not in parse_spec("pretrain", {}).model_dump(), "specs of older versions say nothing of it"
     with pytest.raises(UserError, match=r"above branch\.step"):
         parse_spec("pretrain", {"branch": branch, "steps": 500})
+
+
+def test_a_monitor_is_another_spec_and_none_changes_no_hash() -> None:
+    plain = parse_spec("pretrain", {})
+    spec = parse_spec("pretrain", {"monitor": {"dataset": "held"}})
+    assert "monitor" not in plain.model_dump(), "specs of older versions say nothing of it"
+    assert spec_hash("pretrain", spec) != spec_hash("pretrain", plain)
+    assert dataset_fields(spec) == {"data.sources.0.dataset": "sample", "monitor.dataset": "held"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "source", "monitor", "field"),
+    [
+        ("lcl", {"view": "pairs"}, {"split": "train"}, "monitor.dataset"),
+        ("lcl", {"view": "interleaved"}, {"view": "interleaved"}, "monitor.dataset"),
+        ("clip", {"view": "pairs"}, {"view": "interleaved"}, "monitor.view"),
+        ("flamingo", {"view": "pairs"}, {"choose": "held_out.retrieval_r5"}, "monitor.choose"),
+    ],
+)
+def test_a_monitor_that_measures_nothing_held_out_is_refused(
+    objective: str, source: dict[str, str], monitor: dict[str, str], field: str
+) -> None:
+    spec = {"objective": {"name": objective}, "data": {"sources": [source]}}
+    assert parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample"}})
+    with pytest.raises(UserError) as caught:
+        parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample", **monitor}})
+    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
