@@ -176,7 +176,7 @@ class ObjectiveSpec(Spec):
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
     )
-    # the four below are left out where they say nothing, so that specs of before there were choices keep their hash
+    # those below are left out where they say nothing, so that specs of before there were choices keep their hash
     contrastive_loss: Literal["infonce", "sigmoid"] = Field(
         "infonce",
         exclude_if=lambda form: form == "infonce",
@@ -197,8 +197,55 @@ class ObjectiveSpec(Spec):
         exclude_if=lambda masking: masking == "joint",
         description="beit3: mask words and patches of every document, or in each document one of them",
     )
+    contrastive_weight_to: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        exclude_if=lambda weight: weight is None,
+        description="lambda changes in a line from contrastive_weight to this; none: it is constant",
+    )
+    contrastive_weight_steps: int = Field(
+        0, ge=0, exclude_if=lambda steps: steps == 0, description="steps until contrastive_weight_to is reached"
+    )
+    hold_gradient_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        exclude_if=lambda ratio: ratio is None,
+        description="lambda is adjusted at metric lines so that the contrastive loss has this multiple of the "
+        "gradient of generation on the vision tower; it begins with contrastive_weight",
+    )
+    log_gradient_ratio: bool = Field(
+        False,
+        exclude_if=lambda logged: not logged,
+        description="measure that ratio at metric lines: a forward and two backward passes of a batch each time",
+    )
     text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
     image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
+
+    @model_validator(mode="after")
+    def _the_weight_varies_in_one_way(self) -> ObjectiveSpec:
+        given, losses = {"contrastive_weight_to", "hold_gradient_ratio"}, METHODS[self.name].weights
+        ways = [name for name in sorted(given) if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError("contrastive_weight_to and hold_gradient_ratio both change lambda; give one of them")
+        if (self.contrastive_weight_to is None) != (self.contrastive_weight_steps == 0):
+            raise ValueError("contrastive_weight_to and contrastive_weight_steps go together; give both or neither")
+        if ways and "contrastive" not in losses:
+            raise ValueError(f"{ways[0]}: {self.name} has no contrastive loss")
+        if self.measures_gradient_ratio and not {"contrastive", "generation"} <= losses.keys():
+            raise ValueError(f"{self.name} lacks one of the losses whose gradients are compared; leave it out")
+        if self.hold_gradient_ratio is not None and not all(self.weights[n] for n in ("contrastive", "generation")):
+            raise ValueError("hold_gradient_ratio needs a contrastive_weight and a generation_weight above 0")
+        return self
+
+    @property
+    def varies_contrastive_weight(self) -> bool:
+        return self.contrastive_weight_to is not None or self.hold_gradient_ratio is not None
+
+    @property
+    def measures_gradient_ratio(self) -> bool:
+        return self.log_gradient_ratio or self.hold_gradient_ratio is not None
 
     @property
     def weights(self) -> dict[str, float]:
@@ -345,7 +392,8 @@ class PretrainSpec(Spec):
     def _official_is_the_authors_setting(self) -> PretrainSpec:
         if self.numerics == "official" and self.engine.accumulate > 1:
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
-        chosen = {"contrastive_loss": "infonce", "positives": "own"}
+        chosen: dict[str, str | None] = {"contrastive_loss": "infonce", "positives": "own"}
+        chosen |= {"contrastive_weight_to": None, "hold_gradient_ratio": None}
         for name, theirs in chosen.items():
             if self.numerics == "official" and getattr(self.objective, name) != theirs:
                 raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
@@ -384,6 +432,8 @@ class PretrainSpec(Spec):
                 raise _bad_field("monitor.dataset", f"the run trains on these {items} of {monitor.dataset!r} itself")
         if monitor.choose.startswith(f"{HELD_OUT}retrieval") and "contrastive" not in method.weights:
             raise _bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
+        if monitor.choose == f"{HELD_OUT}loss" and self.objective.varies_contrastive_weight:
+            raise _bad_field("monitor.choose", "the sum of the losses has no unit while lambda changes; take another")
         return self
 
     @property

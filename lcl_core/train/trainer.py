@@ -7,7 +7,7 @@ import json
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
+from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
 from lcl_core.train.monitor import HeldOutMonitor, WeightsCopy, write_encoder
 from lcl_core.train.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -102,9 +103,11 @@ class Trainer:
             seed=spec.seed,
             numerics=spec.numerics,
         )
+        measured = spec.objective.measures_gradient_ratio
+        copy = WeightsCopy(spec, config, self.device) if measured or spec.monitor is not None else None
+        self.balance = LossBalance(spec.objective, self.step.trained, copy if measured else None, self.ranks)
         self.monitor: HeldOutMonitor | None = None
-        if spec.monitor is not None:
-            copy = WeightsCopy(spec, config, self.device)
+        if spec.monitor is not None and copy is not None:
             self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
         self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
         self.cursor = first_cursors(self.ranks.size)[self.ranks.rank]
@@ -195,7 +198,11 @@ class Trainer:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
         on_device = [each.to(self.device) for each in batch.batches]
-        report = self.step(self.optimizer, on_device, self._logs(step + 1), counts)
+        logs = self._logs(step + 1)
+        self.balance.set_weight(self.progress)
+        balance = self.balance.metrics(on_device[0], self.progress, measure=logs)
+        report = self.step(self.optimizer, on_device, logs, counts)
+        report = replace(report, metrics={**report.metrics, **balance})
         self.objective.after_step(self.model)
         if self.ema is not None:
             self.ema.update(step)
@@ -251,6 +258,7 @@ class Trainer:
         if self.monitor is None or not self.monitor.due(self.progress.step):
             return {}
         started = time.monotonic()
+        self.balance.set_weight(self.progress)
         numbers = self.monitor.evaluate(self.step.trained, self.ema, self.progress.step)
         metrics.exclude(time.monotonic() - started)
         return numbers
@@ -275,7 +283,7 @@ class Trainer:
         checkpoints.save(
             self.progress.step,
             training_tensors(self.step.trained, self.optimizer, self.ema),
-            asdict(self.progress),
+            self.progress.to_json(),
             rank_tensors={"rng": rng_tensors(self.device)},
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step

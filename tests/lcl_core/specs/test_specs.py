@@ -223,3 +223,30 @@ def test_a_monitor_that_measures_nothing_held_out_is_refused(
     with pytest.raises(UserError) as caught:
         parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample", **monitor}})
     assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"contrastive_weight_to": 1.0}, "go together"),
+        ({"contrastive_weight_steps": 10}, "go together"),
+        ({"contrastive_weight_to": 1.0, "contrastive_weight_steps": 9, "hold_gradient_ratio": 1.0}, "give one of them"),
+        ({"name": "emu", "contrastive_weight_to": 1.0, "contrastive_weight_steps": 9}, "no contrastive loss"),
+        ({"name": "clip", "log_gradient_ratio": True}, "lacks one of the losses"),
+        ({"contrastive_weight": 0.0, "hold_gradient_ratio": 1.0}, "above 0"),
+    ],
+)
+def test_a_weight_that_cannot_vary_so_is_refused(objective: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        parse_spec("pretrain", {"objective": objective, "data": {"sources": [{"view": "pairs"}]}})
+    assert caught.value.field == "objective"
+
+
+def test_a_weight_that_varies_is_of_no_official_numerics_and_no_best_loss() -> None:
+    held = {"hold_gradient_ratio": 1.0}
+    with pytest.raises(UserError, match="numerics official"):
+        parse_spec("pretrain", {"objective": held, "numerics": "official"})
+    with pytest.raises(UserError, match="lambda changes") as caught:
+        parse_spec("pretrain", {"objective": held, "monitor": {"dataset": "sample"}})
+    assert caught.value.field == "monitor.choose"
+    assert not {"log_gradient_ratio", *held} & parse_spec("pretrain", {}).model_dump()["objective"].keys()
