@@ -40,6 +40,8 @@ METRIC_LABELS = {
     "held_out.knn_accuracy": "Held-out nearest neighbours",
     "in_batch_accuracy": "In-batch accuracy",
     "grad_norm": "Gradient norm",
+    "gradient_ratio": "Gradient ratio, contrastive to generation",
+    "contrastive_weight": "Contrastive weight λ",
     "lr": "Learning rate",
     "logit_scale": "Logit scale",
     "images_per_s": "Images per second",

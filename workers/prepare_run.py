@@ -130,7 +130,7 @@ def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
 
 
 def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
-    """Copy checkpoints (hard links where the disk allows), their tokenizer, and metrics of ``parent`` to ``child``.
+    """Copy checkpoints (hard links where the disk allows), tokenizer, metrics and best weights of ``parent``.
 
     The checkpoints appear last and whole: an attempt that is interrupted before finds none and starts from scratch, as
     a run does whose parent's folder is gone.
@@ -141,6 +141,8 @@ def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
         log.warning("parent_has_no_checkpoint", parent=parent.path.name)
         return False
     _copy_history(parent, child)
+    if parent.best_encoder.is_dir():
+        stage(parent.best_encoder, child.best_encoder, link=True).publish()
     stage(parent.checkpoints, child.checkpoints, link=True).publish()
     return True
 

@@ -3,6 +3,7 @@
 The same weight means another balance at another batch size, width or time of training. The ratio
 |λ g_contrastive| / |g_generation| over the parameters of the vision tower says which loss trains it. It is measured
 with a copy of the weights, so a measured training has the same bits as another one; it can be held by adjusting λ.
+GradNorm (arXiv 1711.02257, section 3) balances tasks by the same norms, over weights that the tasks share.
 """
 
 from __future__ import annotations

@@ -42,7 +42,6 @@ from lcl_core.train.factory import build_model
 from lcl_core.train.input_pipeline import Collator
 from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
 
-BEST_ENCODER = "encoder_best"  # folder of artifacts
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the weighted vote (arXiv 1805.01978, section 3.4)
 _SEED = 0  # of the sample and its layout: the same in every run
 _LABELS = ("concept", "class")  # kinds of labels that are tried, the best first
@@ -166,12 +165,12 @@ class HeldOutMonitor:
 
     def best(self) -> dict[str, Any] | None:
         """Step, value, numbers and folder of the best weights so far; None: there are none yet."""
-        folder = self.run_dir.artifacts / BEST_ENCODER
+        folder = self.run_dir.best_encoder
         try:
             training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return {**training["best"], "path": f"artifacts/{BEST_ENCODER}"}
+        return {**training["best"], "path": folder.relative_to(self.run_dir.path).as_posix()}
 
     def result(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """Entry of the run's result. ``last``: the last metric line."""
@@ -317,9 +316,7 @@ class HeldOutMonitor:
         tensors = {key: tensor.detach().cpu() for key, tensor in self.copy.model.state_dict().items()}
         weights = "last" if self.spec.ema_decay is None else "ema"
         training = {"weights": weights, "best": {"step": step, "value": value, "numbers": dict(numbers)}}
-        write_encoder(
-            self.run_dir.artifacts / BEST_ENCODER, self.copy.model, tensors, self.processor, self.spec, training
-        )
+        write_encoder(self.run_dir.best_encoder, self.copy.model, tensors, self.processor, self.spec, training)
 
 
 def write_encoder(

@@ -20,6 +20,8 @@ def parent(tmp_path: Path) -> RunDir:
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     run_dir.metrics_file.write_text('{"step": 10}\n')
     run_dir.tokenizer_file.write_text("{}")
+    run_dir.best_encoder.mkdir(parents=True)
+    (run_dir.best_encoder / "model.safetensors").write_bytes(b"best weights")
     return run_dir
 
 
@@ -36,6 +38,7 @@ def test_checkpoints_and_metrics_are_there_as_if_it_had_made_them(parent: RunDir
     assert weights.read_bytes() == b"weights"
     assert heir.metrics_file.read_text() == '{"step": 10}\n'
     assert heir.tokenizer_file.read_text() == "{}", "the weights are those of its tokens"
+    assert (heir.best_encoder / "model.safetensors").read_bytes() == b"best weights"
     weights.unlink()
     assert (parent.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
 
@@ -64,6 +67,7 @@ def test_a_branch_gets_the_milestone_and_what_was_before_it(parent: RunDir, heir
     assert (heir.checkpoints / "step_00000010" / "model.safetensors").read_bytes() == b"weights"
     assert heir.metrics_file.read_text() == '{"step": 10}\n'
     assert heir.tokenizer_file.read_text() == "{}"
+    assert not heir.best_encoder.exists(), "they may be of a later step"
 
 
 def test_a_branch_of_a_step_without_checkpoint_names_those_that_there_are(parent: RunDir, heir: RunDir) -> None:
