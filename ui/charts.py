@@ -34,8 +34,14 @@ METRIC_LABELS = {
     "masked_text_loss": "Masked text loss",
     "masked_image_loss": "Masked image loss",
     "regression_loss": "Regression loss",
+    "held_out.loss": "Held-out loss",
+    "held_out.retrieval_r1": "Held-out retrieval, recall at 1",
+    "held_out.retrieval_r5": "Held-out retrieval, recall at 5",
+    "held_out.knn_accuracy": "Held-out nearest neighbours",
     "in_batch_accuracy": "In-batch accuracy",
     "grad_norm": "Gradient norm",
+    "gradient_ratio": "Gradient ratio, contrastive to generation",
+    "contrastive_weight": "Contrastive weight λ",
     "lr": "Learning rate",
     "logit_scale": "Logit scale",
     "images_per_s": "Images per second",
@@ -85,21 +91,30 @@ def moving_average(points: Sequence[Point], weight: float = 0.6) -> list[Point]:
     return out
 
 
-def line_chart(title: str, points: Sequence[Point], colour: int) -> str:
-    """One curve over steps: raw values, moving average, latest value as text."""
+def line_chart(title: str, points: Sequence[Point], colour: int, held_out: Sequence[Point] = ()) -> str:
+    """One curve over steps: raw values, moving average, latest value as text.
+
+    Args:
+        held_out: the same number of held-out data, drawn dashed.
+    """
     good = [(x, y) for x, y in points if math.isfinite(y)]
     last = number(good[-1][1]) if good else "…"
-    head = f"<figcaption><span>{esc(title)}</span><b>{esc(last)}</b></figcaption>"
+    dashed = subsample([(x, y) for x, y in held_out if math.isfinite(y)])
+    hint = f"<em>held out {esc(number(dashed[-1][1]))}</em>" if dashed else ""
+    head = f"<figcaption><span>{esc(title)}</span>{hint}<b>{esc(last)}</b></figcaption>"
     if len(good) < 2:
         return f'<figure class="lcl-chart">{head}{NO_VALUES}</figure>'
     raw, mean = subsample(good), subsample(moving_average(good))
-    frame = plot_frame(raw)
+    frame = plot_frame([*raw, *dashed])
     lines = (
         f'<path class="lcl-line lcl-line--raw" d="{svg_path(raw, frame)}"/>'
         f'<path class="lcl-line" d="{svg_path(mean, frame)}"/>'
     )
     (first_x, first_y), (last_x, _) = good[0], good[-1]
     words = f"{title}: {number(first_y)} at step {number(first_x)}, {last} at step {number(last_x)}"
+    if dashed:
+        lines += f'<path class="lcl-line lcl-line--held-out" d="{svg_path(dashed, frame)}"/>'
+        words += f"; of held-out data {number(dashed[-1][1])} at step {number(dashed[-1][0])}"
     data = ";".join(f"{x:g},{y:.5g}" for x, y in subsample(good, 200))
     low_x, high_x, low_y, high_y = frame
     return (
@@ -221,7 +236,8 @@ def metric_value(line: Mapping[str, Any], metric: str) -> float | None:
     """A metric of a line; a missing loss is the sum of its terms."""
     value = line.get(metric)
     if value is None and metric == "loss":
-        terms = [term for name, term in line.items() if name.endswith("_loss") and _is_number(term)]
+        own = {name: term for name, term in line.items() if not name.startswith("held_out.")}
+        terms = [term for name, term in own.items() if name.endswith("_loss") and _is_number(term)]
         value = sum(terms) if terms else None
     return value if _is_number(value) else None
 

@@ -20,7 +20,8 @@ from lcl_core.db.leases import Claim, begin_attempt
 from lcl_core.db.models import ArtifactUpload
 from lcl_core.db.registry import ResolvedInputs, managed_paths, resolve_inputs
 from lcl_core.db.session import Database
-from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.parsing import AnySpec, parse_spec
+from lcl_core.specs.pretrain import PretrainSpec
 from workers.lease_keeper import LeaseKeeper
 from workers.settings import WorkerSettings
 
@@ -53,8 +54,8 @@ def prepare_run_dir(
         remove_tree(run_dir.artifacts)
         if claim.from_scratch:
             run_dir.tokenizer_file.unlink(missing_ok=True)
-        if claim.continues and not claim.from_scratch:
-            copy_parent_checkpoint(RunDir(run_dir.path.with_name(claim.continues)), run_dir)
+        if claim.continues:
+            _copy_start(spec, RunDir(run_dir.path.with_name(claim.continues)), run_dir, from_scratch=claim.from_scratch)
     collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
     run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
 
@@ -100,8 +101,37 @@ def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
 
 
+def _copy_start(spec: AnySpec, parent: RunDir, child: RunDir, *, from_scratch: bool) -> None:
+    """What a run that continues ``parent`` starts from. A branch starts from its milestone whenever it starts anew."""
+    branch = spec.branch if isinstance(spec, PretrainSpec) else None
+    if branch is not None and branch.run == parent.path.name:
+        copy_milestone(parent, child, branch.step)
+    elif not from_scratch:
+        copy_parent_checkpoint(parent, child)
+
+
+def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:
+    """Copy the checkpoint of ``step`` as ``copy_parent_checkpoint`` copies all, with the metrics up to it.
+
+    Raises: UserError ``no_milestone`` where ``parent`` has none of that step; OSError.
+    """
+    name = f"step_{step:08d}"
+    if not (parent.checkpoints / name).is_dir():
+        found = sorted(int(path.name.removeprefix("step_")) for path in parent.checkpoints.glob("step_*"))
+        known = f"its checkpoints are of step {', '.join(map(str, found))}" if found else "it has no checkpoint at all"
+        raise UserError(
+            f"branch.step: run {parent.path.name} has no checkpoint of step {step} in this home; {known}. "
+            "Choose one of them, or train the trunk with milestone_every",
+            code="no_milestone",
+            field="branch.step",
+        )
+    _copy_history(parent, child)
+    child.truncate_metrics(step)
+    stage(parent.checkpoints / name, child.checkpoints / name, link=True).publish()
+
+
 def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
-    """Copy checkpoints (hard links where the disk allows), their tokenizer, and metrics of ``parent`` to ``child``.
+    """Copy checkpoints (hard links where the disk allows), tokenizer, metrics and best weights of ``parent``.
 
     The checkpoints appear last and whole: an attempt that is interrupted before finds none and starts from scratch, as
     a run does whose parent's folder is gone.
@@ -111,11 +141,18 @@ def copy_parent_checkpoint(parent: RunDir, child: RunDir) -> bool:
     if not parent.checkpoints.is_dir() or not any(parent.checkpoints.iterdir()):
         log.warning("parent_has_no_checkpoint", parent=parent.path.name)
         return False
+    _copy_history(parent, child)
+    if parent.best_encoder.is_dir():
+        stage(parent.best_encoder, child.best_encoder, link=True).publish()
+    stage(parent.checkpoints, child.checkpoints, link=True).publish()
+    return True
+
+
+def _copy_history(parent: RunDir, child: RunDir) -> None:
+    """Metrics, and the tokenizer that the weights belong to."""
     for source, target in ((parent.metrics_file, child.metrics_file), (parent.tokenizer_file, child.tokenizer_file)):
         if source.exists():
             shutil.copyfile(source, target)
-    stage(parent.checkpoints, child.checkpoints, link=True).publish()
-    return True
 
 
 @contextmanager

@@ -12,6 +12,7 @@
       tokenizer.json   out: the tokenizer that a pretrain run learnt or copied; belongs to the checkpoints
       artifacts/       out: files offered for download
       artifacts/encoder/  out: the encoder of a pretrain run (``save_pretrained`` layout)
+      artifacts/encoder_best/  out: its best weights so far by held-out data, if it has a monitor
       artifacts/collection/  out: the collection of an index run
       stacks/PID.txt   out: each process that handles STACK_SIGNAL; on that signal it appends its threads' stacks
       notice.json      out: {"code", "message"}: a problem that the attempt survived, such as a damaged checkpoint
@@ -79,6 +80,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.tokenizer_file = self.path / "tokenizer.json"
         self.artifacts = self.path / "artifacts"
+        self.best_encoder = self.artifacts / "encoder_best"
         self.changes = self.path / "changes"
         self.stacks = self.path / "stacks"
         self.notice_file = self.path / "notice.json"

@@ -54,13 +54,13 @@ def submit(
         resource: ``cpu`` or ``gpu``; None: ``gpu`` if ``gpus`` is given, else the default of the kind.
         gpus: that each worker of the run leases to it; None: what the spec needs where the run gets a GPU.
         after: ids of runs whose success the run waits for.
-        continues: id of a run from whose last checkpoint the new run starts.
-        visible_to: owner whose runs ``after`` may name; None: all owners.
+        continues: id of a run from whose last checkpoint the new run starts; None: the trunk of the spec, if any.
+        visible_to: owner whose runs ``after`` and ``spec.branch`` may name; None: all owners.
 
     Raises:
-        UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``unknown_predecessor``,
-            ``predecessor_failed``;
-            ``idempotency_conflict``: the key was used with another body.
+        UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
+            ``unknown_predecessor``, ``predecessor_failed``; ``idempotency_conflict``: the key was used with another
+            body.
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
@@ -89,11 +89,26 @@ def submit(
         **requirements,
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
-        continues=continues,
+        continues=continues or _trunk(session, spec, visible_to),
         tag_rows=[RunTag(tag=tag, owner=owner) for tag in tags],
         after_rows=[Predecessor(after_id=run_id) for run_id in after],
     )
     return _insert(session, run)
+
+
+def _trunk(session: Session, spec: AnySpec, visible_to: str | None) -> str | None:
+    """Id of the run from whose milestone the spec starts. Raises: UserError ``bad_branch``."""
+    branch = spec.branch if isinstance(spec, PretrainSpec) else None
+    if branch is None:
+        return None
+    trunk = session.get(Run, branch.run)
+    if trunk is None or trunk.kind != "pretrain" or visible_to not in (None, trunk.owner):
+        message = f"branch.run: there is no pre-training {branch.run!r} to start from"
+        raise UserError(message, code="bad_branch", field="branch.run")
+    if branch.step > trunk.spec["steps"]:
+        message = f"branch.step: run {branch.run} has {trunk.spec['steps']} steps, fewer than {branch.step}"
+        raise UserError(message, code="bad_branch", field="branch.step")
+    return branch.run
 
 
 def resolve_requirements(kind: str, spec: AnySpec, resource: str | None, gpus: int | None) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def estimate_pretraining(
         per_step=per_step,
         samples=per_step.times(spec.steps),
         checkpoint_bytes=checkpoint,
-        disk_bytes=checkpoints * checkpoint + FP32 * parameters,
+        disk_bytes=checkpoints * checkpoint + FP32 * parameters * (1 if spec.monitor is None else 2),
         basis=[_explain_rate(similar, device), document.because, _explain_memory(nearest, correction)],
         runs=[each.run.run_id for each in similar],
     )
@@ -145,9 +145,12 @@ def _seconds(setup: Setup, similar: Sequence[SimilarRun], device: str) -> Range:
 
 def _memory_parts(setup: Setup, device: str) -> dict[str, int]:
     # precision auto on a CPU is not known here: counted as fp32, which needs more
-    precision = setup.spec.precision
+    spec, precision = setup.spec, setup.spec.precision
     half = precision == "bf16" or (precision == "auto" and device == "gpu")
-    return {**asdict(setup.memory(half=half, on_gpu=device == "gpu")), "process": PROCESS_BYTES[device]}
+    parts = asdict(setup.memory(half=half, on_gpu=device == "gpu"))
+    if spec.monitor is not None or spec.objective.measures_gradient_ratio:
+        parts["copies"] += FP32 * setup.parameters
+    return {**parts, "process": PROCESS_BYTES[device]}
 
 
 def _memory(counted: int, nearest: SimilarRun | None, device: str) -> tuple[Range, float]:

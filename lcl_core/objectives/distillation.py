@@ -95,3 +95,8 @@ class Distillation(Objective):
     def flops(self, config: LCLConfig, batch: PackedBatch) -> float:
         """Those of the method: the teacher's are not of the model that is trained."""
         return self.method.flops(config, batch)
+
+
+def undistilled(objective: Objective) -> Objective:
+    """The method alone, without a teacher."""
+    return objective.method if isinstance(objective, Distillation) else objective

@@ -148,7 +148,8 @@ def datasets_of(spec: AnySpec) -> tuple[str, ...]:
 def dataset_fields(spec: AnySpec) -> dict[str, str]:
     """Names of the datasets that a spec reads, by the dotted field that names each."""
     if isinstance(spec, PretrainSpec):
-        return {f"data.sources.{index}.dataset": source.dataset for index, source in enumerate(spec.data.sources)}
+        named = {f"data.sources.{index}.dataset": source.dataset for index, source in enumerate(spec.data.sources)}
+        return named | ({} if spec.monitor is None else {"monitor.dataset": spec.monitor.dataset})
     named = {} if spec.dataset is None else {"dataset": spec.dataset}
     return named | (spec.further_datasets() if isinstance(spec, EvaluateSpec) else {})
 

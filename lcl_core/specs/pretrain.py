@@ -254,12 +254,12 @@ class ObjectiveSpec(Spec):
     regression_weight: float | None = Field(
         None, ge=0, le=1000, description="emu: weight of the regression of image latents; none: 1"
     )
+    # those below are left out where they say nothing, so that specs of before there were choices keep their hash
     distill: DistillSpec | None = Field(
         None,
         exclude_if=lambda distill: distill is None,
         description="also predict the features of a registered encoder from the pooled latents; none: no teacher",
     )
-    # the four below are left out where they say nothing, so that specs of before there were choices keep their hash
     contrastive_loss: Literal["infonce", "sigmoid"] = Field(
         "infonce",
         exclude_if=lambda form: form == "infonce",
@@ -281,8 +281,55 @@ class ObjectiveSpec(Spec):
         exclude_if=lambda masking: masking == "joint",
         description="beit3: mask words and patches of every document, or in each document one of them",
     )
+    contrastive_weight_to: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        exclude_if=lambda weight: weight is None,
+        description="lambda changes in a line from contrastive_weight to this; none: it is constant",
+    )
+    contrastive_weight_steps: int = Field(
+        0, ge=0, exclude_if=lambda steps: steps == 0, description="steps until contrastive_weight_to is reached"
+    )
+    hold_gradient_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        exclude_if=lambda ratio: ratio is None,
+        description="lambda is adjusted at metric lines so that the contrastive loss has this multiple of the "
+        "gradient of generation on the vision tower; it begins with contrastive_weight",
+    )
+    log_gradient_ratio: bool = Field(
+        False,
+        exclude_if=lambda logged: not logged,
+        description="measure that ratio at metric lines: a forward and two backward passes of a batch each time",
+    )
     text_mask_ratio: float = Field(0.5, gt=0, lt=1, description="beit3: share of a document's words that are masked")
     image_mask_ratio: float = Field(0.4, gt=0, lt=1, description="beit3: share of an image's patches that are masked")
+
+    @model_validator(mode="after")
+    def _the_weight_varies_in_one_way(self) -> ObjectiveSpec:
+        given, losses = {"contrastive_weight_to", "hold_gradient_ratio"}, METHODS[self.name].weights
+        ways = [name for name in sorted(given) if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError("contrastive_weight_to and hold_gradient_ratio both change lambda; give one of them")
+        if (self.contrastive_weight_to is None) != (self.contrastive_weight_steps == 0):
+            raise ValueError("contrastive_weight_to and contrastive_weight_steps go together; give both or neither")
+        if ways and "contrastive" not in losses:
+            raise ValueError(f"{ways[0]}: {self.name} has no contrastive loss")
+        if self.measures_gradient_ratio and not {"contrastive", "generation"} <= losses.keys():
+            raise ValueError(f"{self.name} lacks one of the losses whose gradients are compared; leave it out")
+        if self.hold_gradient_ratio is not None and not all(self.weights[n] for n in ("contrastive", "generation")):
+            raise ValueError("hold_gradient_ratio needs a contrastive_weight and a generation_weight above 0")
+        return self
+
+    @property
+    def varies_contrastive_weight(self) -> bool:
+        return self.contrastive_weight_to is not None or self.hold_gradient_ratio is not None
+
+    @property
+    def measures_gradient_ratio(self) -> bool:
+        return self.log_gradient_ratio or self.hold_gradient_ratio is not None
 
     @property
     def reads_concepts(self) -> bool:
@@ -367,6 +414,37 @@ class OptimizerSpec(Spec):
         return self
 
 
+HELD_OUT = "held_out."  # begins the names of the numbers of held-out data in a metric line
+
+
+class MonitorSpec(Spec):
+    """Held-out data on which a run is measured while it trains."""
+
+    dataset: Name = Field(description="name of a registered dataset")
+    view: View = Field("pairs", description="as in data.sources; labels and captions need pairs")
+    split: Name = Field("val", description="of the captioned images; never one that reports a final number")
+    every: int = Field(500, ge=1, description="steps between measurements; the last step is measured too")
+    images: int = Field(1000, ge=2, le=20_000, description="images at most: a fixed sample, the same in every run")
+    label: Name | None = Field(
+        None, description="kind of label for nearest neighbours; none: concept, or else class, as far as there are any"
+    )
+    choose: Literal["held_out.loss", "held_out.retrieval_r1", "held_out.retrieval_r5", "held_out.knn_accuracy"] = Field(
+        "held_out.loss", description="number that decides which weights are the best: the lowest loss, else the highest"
+    )
+    export: Literal["last", "best"] = Field("last", description="weights that are registered as the run's encoder")
+
+
+class BranchSpec(Spec):
+    """Start from a checkpoint of another pre-training, the trunk, instead of fresh weights."""
+
+    run: Annotated[str, Field(pattern=r"^run_[0-9a-z]+$", max_length=40)] = Field(description="id of the trunk")
+    step: int = Field(ge=1, description="step of the trunk's checkpoint, best a milestone, which is never deleted")
+
+
+def _bad_field(field: str, message: str) -> UserError:
+    return UserError(f"{field}: {message}", code="bad_spec", field=field)
+
+
 class PretrainSpec(Spec):
     """Pre-train a vision encoder from scratch. ``preset`` fills in every field that is not given."""
 
@@ -395,12 +473,27 @@ class PretrainSpec(Spec):
     async_checkpoint: bool = Field(True, description="write checkpoints in the background")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="export averaged weights; none: the last ones")
     timeout_seconds: float | None = Field(None, gt=0, description="fail the run after this time")
+    monitor: MonitorSpec | None = Field(
+        None,
+        exclude_if=lambda monitor: monitor is None,
+        description="measure held-out data while training, and keep the best weights; none: neither",
+    )
+    branch: BranchSpec | None = Field(
+        None, exclude_if=lambda branch: branch is None, description="start from a checkpoint of another run"
+    )
+
+    @model_validator(mode="after")
+    def _a_branch_trains(self) -> PretrainSpec:
+        if self.branch is not None and self.steps <= self.branch.step:
+            raise ValueError(f"steps counts those of the trunk too: it must be above branch.step {self.branch.step}")
+        return self
 
     @model_validator(mode="after")
     def _official_is_the_authors_setting(self) -> PretrainSpec:
         if self.numerics == "official" and self.engine.accumulate > 1:
             raise ValueError("engine.accumulate needs numerics fixed: the authors' accumulation is not reproduced")
-        chosen = {"contrastive_loss": "infonce", "positives": "own"}
+        chosen: dict[str, str | None] = {"contrastive_loss": "infonce", "positives": "own"}
+        chosen |= {"contrastive_weight_to": None, "hold_gradient_ratio": None}
         for name, theirs in chosen.items():
             if self.numerics == "official" and getattr(self.objective, name) != theirs:
                 raise ValueError(f"objective.{name} must be {theirs} with numerics official: the authors have no other")
@@ -412,18 +505,18 @@ class PretrainSpec(Spec):
         vision, kind = self.model.vision, tower_kind(self.model.vision)
         patchwise = " or ".join(name for name, each in VISION_TOWERS.items() if each.patchwise)
         if misfit := kind.misfit(self.model.tower_sizes):
-            raise _misfit(f"model.{misfit[0]}", f"{misfit[1]}; or choose another model.vision")
+            raise _bad_field(f"model.{misfit[0]}", f"{misfit[1]}; or choose another model.vision")
         if self.patch_drop and not kind.patchwise:
             message = f"{vision} reads whole images and leaves no patches out: set 0, or model.vision to {patchwise}"
-            raise _misfit("patch_drop", message)
+            raise _bad_field("patch_drop", message)
         if self.model.drop_path and not kind.patchwise:
             message = f"{vision} has no branches to skip: set 0, or model.vision to {patchwise}"
-            raise _misfit("model.drop_path", message)
+            raise _bad_field("model.drop_path", message)
         if METHODS[self.objective.name].masks_patches and not kind.patchwise:
             message = f"objective {self.objective.name} masks patches, which {vision} cannot; take {patchwise}"
-            raise _misfit("model.vision", f"{message}, or another objective")
+            raise _bad_field("model.vision", f"{message}, or another objective")
         if self.numerics == "official" and vision != DEFAULT_TOWER:
-            raise _misfit("model.vision", f"the authors have {DEFAULT_TOWER} alone; take it, or numerics fixed")
+            raise _bad_field("model.vision", f"the authors have {DEFAULT_TOWER} alone; take it, or numerics fixed")
         return self
 
     @model_validator(mode="after")
@@ -458,6 +551,26 @@ class PretrainSpec(Spec):
             raise UserError(f"optimizer.lr_scale: {message}", code="bad_spec", field="optimizer.lr_scale")
         return self
 
+    @model_validator(mode="after")
+    def _the_monitor_is_apart(self) -> PretrainSpec:
+        """Raises: UserError naming the field."""
+        monitor, method = self.monitor, METHODS[self.objective.name]
+        if monitor is None:
+            return self
+        items = VIEW_ITEMS[monitor.view]
+        if items not in method.reads:
+            views = " or ".join(view for view, gives in VIEW_ITEMS.items() if gives in method.reads)
+            raise _bad_field("monitor.view", f"objective {self.objective.name} reads {views}, not {monitor.view}")
+        for source in self.data.sources:
+            same_items = source.dataset == monitor.dataset and VIEW_ITEMS[source.view] == items
+            if same_items and (items == "documents" or source.split == monitor.split):
+                raise _bad_field("monitor.dataset", f"the run trains on these {items} of {monitor.dataset!r} itself")
+        if monitor.choose.startswith(f"{HELD_OUT}retrieval") and "contrastive" not in method.weights:
+            raise _bad_field("monitor.choose", f"objective {self.objective.name} compares no images with texts")
+        if monitor.choose == f"{HELD_OUT}loss" and self.objective.varies_contrastive_weight:
+            raise _bad_field("monitor.choose", "the sum of the losses has no unit while lambda changes; take another")
+        return self
+
     @property
     def kept_patches(self) -> int:
         """Patch tokens of an image that training encodes."""
@@ -467,7 +580,3 @@ class PretrainSpec(Spec):
     @classmethod
     def _apply_preset(cls, fields: Any) -> Any:
         return apply_preset("pretrain", fields)
-
-
-def _misfit(field: str, message: str) -> UserError:
-    return UserError(f"{field}: {message}", code="bad_spec", field=field)

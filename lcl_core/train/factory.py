@@ -26,6 +26,7 @@ from lcl_core.data.tokenizer import (
     train_bpe,
 )
 from lcl_core.model import LCLConfig, LCLModel
+from lcl_core.specs.parsing import dataset_fields
 from lcl_core.specs.pretrain import METHODS, PretrainSpec, SourceSpec
 from lcl_core.train.distributed import RankGroup
 
@@ -33,14 +34,11 @@ from lcl_core.train.distributed import RankGroup
 def open_corpora(spec: PretrainSpec, paths: dict[str, str]) -> dict[str, Corpus]:
     """The corpora that the spec names. Raises: UserError naming the field of one without a path."""
     corpora: dict[str, Corpus] = {}
-    for number, source in enumerate(spec.data.sources):
-        if source.dataset not in paths:
-            raise UserError(
-                f"dataset {source.dataset!r} is not registered; register it or choose another",
-                code="unknown_dataset",
-                field=f"data.sources.{number}.dataset",
-            )
-        corpora[source.dataset] = corpora.get(source.dataset) or open_corpus(paths[source.dataset])
+    for field, name in dataset_fields(spec).items():
+        if name not in paths:
+            message = f"dataset {name!r} is not registered; register it or choose another"
+            raise UserError(message, code="unknown_dataset", field=field)
+        corpora[name] = corpora.get(name) or open_corpus(paths[name])
     return corpora
 
 

@@ -186,6 +186,10 @@ class MetricsAggregator:
             numbers = {f"{name}_loss": loss for name, loss in losses.items()}
             progress.pending.append({**numbers, **metrics, "grad_norm": norm})
 
+    def exclude(self, seconds: float) -> None:
+        """Leave out of the rates what took ``seconds`` and was no training."""
+        self._started += seconds
+
     def line(self, progress: TrainingProgress, **more: float) -> dict[str, Any]:
         """The metric line of ``progress.step``; starts the next interval. Raises: as ``flush``."""
         self.flush(progress)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,7 +45,9 @@ from lcl_core.train.distributed import RankGroup, init_process_group
 from lcl_core.train.ema import Ema
 from lcl_core.train.factory import build_config, build_model, open_corpora, prepare_tokenizer
 from lcl_core.train.input_pipeline import Collator, StepInput, prefetch, step_inputs
+from lcl_core.train.loss_balance import LossBalance
 from lcl_core.train.metrics import DataCounts, MetricLogger, MetricsAggregator, NonFiniteLoss, peak_flops
+from lcl_core.train.monitor import HeldOutMonitor, WeightsCopy, write_encoder
 from lcl_core.train.optimizer import (
     build_optimizer,
     describe_rates,
@@ -124,6 +126,12 @@ class Trainer:
             numerics=spec.numerics,
             concepts=spec.objective.reads_concepts,
         )
+        measured = spec.objective.measures_gradient_ratio
+        copy = WeightsCopy(spec, config, self.device) if measured or spec.monitor is not None else None
+        self.balance = LossBalance(spec.objective, self.step.trained, copy if measured else None, self.ranks)
+        self.monitor: HeldOutMonitor | None = None
+        if spec.monitor is not None and copy is not None:
+            self.monitor = HeldOutMonitor(spec, config, corpora, self.tokenizer, copy, run_dir, self.ranks)
         if spec.model.drop_path:  # a stream of each rank's own, which its checkpoints hold
             torch.manual_seed(mix64(spec.seed, 2 + self.ranks.rank))
         self.progress = TrainingProgress(tokenizer=_sha256(self.tokenizer.to_json()))
@@ -146,7 +154,8 @@ class Trainer:
             self._restore(checkpoints)
             if logger:
                 self.run_dir.truncate_metrics(self.progress.step)
-            if self.progress.step < spec.steps:
+                self.last_line = _last_line(self.run_dir)
+            if self.progress.step < spec.steps or self.progress.pending:
                 dtype = compute_dtype(self.device, spec.precision)
                 peak = peak_flops(dtype, self.device, seconds=0.2)
                 metrics = MetricsAggregator(spec.steps, self.ranks, peak, self.device)
@@ -155,7 +164,16 @@ class Trainer:
         if logger:
             logger.close()
         processor = LCLProcessor(self.tokenizer, self.model.config.image_size)
-        return export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line, self.ema)
+        result = export_encoder(self.model, processor, self.run_dir, spec, self.progress, self.last_line, self.ema)
+        return result if self.monitor is None or not result else self._with_best(result)
+
+    def _with_best(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result of a monitored run, with the best weights as its encoder if the spec exports them."""
+        assert self.monitor is not None
+        monitored = self.monitor.result(self.last_line)
+        if monitored["export"] == "best" and (best := monitored["best"]):
+            result["encoder"] |= {"path": best["path"], "hash": best["hash"], "steps": best["step"]}
+        return {**result, "monitor": monitored}
 
     def _restore(self, checkpoints: CheckpointManager) -> None:
         loaded = checkpoints.load_newest(training_tensors(self.step.trained, self.optimizer, self.ema))
@@ -179,6 +197,10 @@ class Trainer:
         )
         steps = step_inputs(documents, spec.engine.accumulate, self.collator)
         with prefetch(steps, self.device) as inputs:
+            if self.progress.pending and self._logs(self.progress.step):  # stopped while it was measured
+                set_learning_rate(self.optimizer, learning_rate(self.progress.step - 1, spec.steps, spec.optimizer))
+                self._log(metrics, checkpoints, logger)
+                self._save(metrics, checkpoints)
             while self.progress.step < spec.steps:
                 started = time.monotonic()
                 batch = next(inputs)
@@ -193,7 +215,7 @@ class Trainer:
                 self._step(batch, counts, waited, metrics)
                 done = self.progress.step == spec.steps
                 if self._logs(self.progress.step):
-                    self._log(metrics, logger)
+                    self._log(metrics, checkpoints, logger)
                 if done or self.progress.step % spec.checkpoint_every == 0:
                     self._save(metrics, checkpoints)
 
@@ -201,7 +223,11 @@ class Trainer:
         step = self.progress.step
         set_learning_rate(self.optimizer, learning_rate(step, self.spec.steps, self.spec.optimizer))
         on_device = [each.to(self.device) for each in batch.batches]
-        report = self.step(self.optimizer, on_device, self._logs(step + 1), counts)
+        logs = self._logs(step + 1)
+        self.balance.set_weight(self.progress)
+        balance = self.balance.metrics(on_device[0], self.progress, measure=logs)
+        report = self.step(self.optimizer, on_device, logs, counts)
+        report = replace(report, metrics={**report.metrics, **balance})
         self.objective.after_step(self.model)
         if self.ema is not None:
             self.ema.update(step)
@@ -212,7 +238,8 @@ class Trainer:
 
     def _logs(self, step: int) -> bool:
         """Whether ``step`` has a metric line."""
-        return step == self.spec.steps or step % self.spec.log_every == 0
+        monitored = self.monitor is not None and self.monitor.due(step)
+        return step == self.spec.steps or step % self.spec.log_every == 0 or monitored
 
     def _flags(self) -> list[int]:
         """Whether this rank was requested to stop, and whether its timed checkpoint is due.
@@ -227,14 +254,22 @@ class Trainer:
         counts, self.data_counts = self.data_counts, DataCounts()
         counts.add_to(self.progress, self.ranks)
 
-    def _log(self, metrics: MetricsAggregator, logger: MetricLogger | None) -> None:
+    def _log(self, metrics: MetricsAggregator, checkpoints: CheckpointManager, logger: MetricLogger | None) -> None:
+        """Write the metric line of this step. Raises: JobCancelled, with a checkpoint, from which it is written."""
         self._add_data_counts()
         try:
+            metrics.flush(self.progress)
+            held_out = self._measure_held_out(metrics)
+            if held_out is None:
+                self._save(metrics, checkpoints)
+                checkpoints.wait()
+                raise JobCancelled
             line = metrics.line(
                 self.progress,
                 lr=self.optimizer.param_groups[0]["lr"],
                 logit_scale=float(self.model.logit_scale.detach().exp()),
                 **self._data_counts(),
+                **held_out,
             )
         except NonFiniteLoss as error:
             self._report(error)
@@ -242,6 +277,16 @@ class Trainer:
         self.last_line = line
         if logger:
             logger.write(line)
+
+    def _measure_held_out(self, metrics: MetricsAggregator) -> dict[str, float] | None:
+        """Numbers of held-out data where they are due; None: the run was requested to stop meanwhile."""
+        if self.monitor is None or not self.monitor.due(self.progress.step):
+            return {}
+        started = time.monotonic()
+        self.balance.set_weight(self.progress)
+        numbers = self.monitor.evaluate(self.step.trained, self.ema, self.progress.step)
+        metrics.exclude(time.monotonic() - started)
+        return numbers
 
     def _data_counts(self) -> dict[str, int]:
         """Images of each source, and documents and images left out by reason, since the run began."""
@@ -263,7 +308,7 @@ class Trainer:
         checkpoints.save(
             self.progress.step,
             training_tensors(self.step.trained, self.optimizer, self.ema),
-            asdict(self.progress),
+            self.progress.to_json(),
             rank_tensors={"rng": rng_tensors(self.device)},
         )
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
@@ -275,6 +320,14 @@ class Trainer:
             self.run_dir.artifacts.mkdir(exist_ok=True)
             path = self.run_dir.artifacts / "not_a_number.json"
             write_json_atomically(path, {**error.details, "documents": documents})
+
+
+def _last_line(run_dir: RunDir) -> dict[str, Any]:
+    """The last metric line of earlier attempts: the result's, if all steps were done before this one."""
+    text = run_dir.metrics_file.read_text(encoding="utf-8") if run_dir.metrics_file.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines()]
+    last: dict[str, Any] = next((line for line in reversed(lines) if "loss" in line), {})
+    return {name: value for name, value in last.items() if name != "time"}
 
 
 def _sha256(text: str) -> str:
@@ -310,14 +363,7 @@ def export_encoder(
     if _rank() > 0:
         return {}
     target = run_dir.artifacts / "encoder"
-    partial = run_dir.artifacts / ".encoder.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
-    model.save_pretrained(partial, state_dict=tensors)
-    processor.save_pretrained(partial)
-    weights = "last" if ema is None else "ema"
-    write_json_atomically(partial / "training.json", {**spec.model_dump(mode="json"), "weights": weights})
-    partial.rename(target)
+    write_encoder(target, model, tensors, processor, spec, {"weights": "last" if ema is None else "ema"})
     return {
         "encoder": {
             "path": "artifacts/encoder",

@@ -106,6 +106,30 @@ def test_a_run_that_continues_another_begins_with_its_checkpoint(
     assert (run_of(orphan).state, run_of(orphan).result["final"]["start"]) == ("succeeded", 0)
 
 
+def test_a_branch_begins_at_its_milestone_also_when_it_is_retried(
+    desk: InProcessWorker, database: Database, queue: Queue, run_of: RunOf
+) -> None:
+    trunk = queue(steps=6)
+    desk.work()
+    milestone = desk.run_dir(trunk).checkpoints / "step_00000003"
+    milestone.mkdir()
+    (milestone / "state.json").write_text("{}")
+    branch = queue(steps=9, spec={"branch": {"run": trunk, "step": 3}})
+    desk.work()
+    assert (run_of(branch).state, run_of(branch).continues) == ("succeeded", trunk)
+    copied = desk.run_dir(branch).checkpoints / milestone.name / "state.json"
+    assert copied.exists()
+    again = queue(steps=9, spec={"branch": {"run": trunk, "step": 4}})
+    desk.work()
+    assert (run_of(again).state, run_of(again).reason["code"]) == ("failed", "no_milestone")
+    milestone.rename(milestone.with_name("step_00000004"))
+    with database.session() as session:
+        runs.retry_run(session, again)
+    desk.work()
+    assert run_of(again).state == "succeeded"
+    assert (desk.run_dir(again).checkpoints / "step_00000004").is_dir()
+
+
 def test_a_damaged_checkpoint_is_told_in_the_row(
     desk: InProcessWorker, queue: Queue, run_of: RunOf, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:

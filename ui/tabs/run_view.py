@@ -24,6 +24,7 @@ from ui.html import (
 )
 
 EXPECTED_LOSSES = ("contrastive_loss", "generation_loss")  # drawn before the first line
+HELD_OUT_SHARES = ("held_out.retrieval_r5", "held_out.knn_accuracy")
 NO_RUNS = empty_state("No runs yet", "Open “New run”: the sample preset learns on two CPU cores in minutes.")
 NOTHING_SELECTED = empty_state("No run selected", "Choose one on the left to see its curves, log and result.")
 PAUSED_TEXT = "Held back, its place in the queue kept. Unpause lets it go on from where it was"
@@ -51,15 +52,21 @@ def draw_head(run: dict[str, Any]) -> str:
 
 
 def draw_curves(run: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
-    """Losses of a pre-training run. ``lines``: of its metrics."""
+    """Losses of a pre-training run, and the numbers of its held-out data. ``lines``: of its metrics."""
     if run["kind"] != "pretrain":
         return ""
     losses = [
         name for name in METRIC_LABELS if name.endswith("_loss") and any(line.get(name) is not None for line in lines)
     ]
+    shares = [name for name in HELD_OUT_SHARES if any(line.get(name) is not None for line in lines)]
     charts = (
-        line_chart(METRIC_LABELS[name], metric_points(lines, name, "step"), colour)
-        for colour, name in enumerate(losses or EXPECTED_LOSSES, start=1)
+        line_chart(
+            METRIC_LABELS[name],
+            metric_points(lines, name, "step"),
+            colour,
+            metric_points(lines, f"held_out.{name}", "step"),
+        )
+        for colour, name in enumerate([*(losses or EXPECTED_LOSSES), *shares], start=1)
     )
     return f'<div class="lcl-charts">{"".join(charts)}</div>'
 
@@ -76,6 +83,7 @@ def draw_result(run: dict[str, Any]) -> str:
                 ("Parameters", number(encoder.get("parameters"))),
                 ("Images seen", number(encoder.get("images_seen"))),
                 ("Trained for", duration(encoder.get("seconds"))),
+                *_best(result.get("monitor") or {}),
                 ("Hash", str(encoder.get("hash") or "")[:12]),
                 ("Id", str(run.get("encoder_id") or "")),
             ],
@@ -96,6 +104,14 @@ def draw_result(run: dict[str, Any]) -> str:
     if dataset := result.get("dataset"):
         return _dataset(dataset)
     return ""
+
+
+def _best(monitor: dict[str, Any]) -> list[tuple[str, str]]:
+    """The best weights of a monitored run."""
+    if not (best := monitor.get("best")):
+        return []
+    label = METRIC_LABELS.get(monitor["choose"], monitor["choose"])
+    return [(f"Best: {label}", f"{number(best['value'])} at step {number(best['step'])}")]
 
 
 def draw_log(text: str) -> str:

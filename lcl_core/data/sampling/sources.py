@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -189,6 +189,10 @@ class SampleSource(ABC):
     def measure(self, item: int) -> SampleSize | None:
         """Images and tokens of an item, its images not read and assumed readable; None: it gives no sample."""
 
+    def labels(self, item: int) -> Mapping[str, str]:
+        """Labels of an item by kind; documents have none. Raises: UserError where it cannot be read."""
+        return {}
+
     def _draw(self, *key: int) -> random.Random:
         return self._context.draw(self._number, *key)
 
@@ -320,6 +324,9 @@ class PairSource(SampleSource):
         if not (self._drawn and pair.subject.keywords):
             return written
         return [draw_caption(self._draw(epoch, item, 1), written, pair.subject)]
+
+    def labels(self, item: int) -> Mapping[str, str]:
+        return self._pairs.describe(item).labels
 
 
 class MatchedPairSource(SampleSource):

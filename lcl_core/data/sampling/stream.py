@@ -139,6 +139,11 @@ class SampleStream:
         index = self._locate(position)
         return self._sources[index.source].measure(index.index)
 
+    def labels(self, position: int) -> Mapping[str, str]:
+        """Labels of the item at ``position`` by kind. Raises: UserError where it cannot be read."""
+        index = self._locate(position)
+        return self._sources[index.source].labels(index.index)
+
     def _locate(self, position: int) -> SampleIndex:
         if position < 0:
             raise IndexError(position)

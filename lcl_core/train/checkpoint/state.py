@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ class TrainingProgress:
         left_out: images left out of documents so far, by error code.
         source_images: images read, by number of the source in the data spec.
         seconds: training time of all attempts.
+        contrastive_weight: of the next step, where the ratio of the gradients is held and has been measured.
         pending: losses and metrics, by name, of each step since the last metric line.
     """
 
@@ -43,6 +44,11 @@ class TrainingProgress:
     source_images: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
+    contrastive_weight: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what does not apply, so that versions that do not know it read it too."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainingProgress:

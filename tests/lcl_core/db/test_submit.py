@@ -148,3 +148,19 @@ def test_the_number_of_gpus_belongs_to_the_request_of_an_idempotency_key(databas
         db_submit.submit(session, "pretrain", {}, idempotency_key="k", gpus=1)
     with database.session() as session, pytest.raises(UserError, match="another body"):
         db_submit.submit(session, "pretrain", {}, idempotency_key="k")
+
+
+def test_a_branch_is_of_a_pretraining_that_its_owner_may_see(database: Database, queue: Queue, run_of: Any) -> None:
+    trunk, theirs = queue(spec={"steps": 10}), queue(spec={"steps": 10}, owner="somebody")
+    other = queue(kind="validate", spec={"dataset": "sample"})
+    branch = queue(spec={"steps": 20, "branch": {"run": trunk, "step": 10}}, visible_to="local")
+    assert run_of(branch).continues == trunk
+    for run_id, step, field in (
+        ("run_0000000000000000zz", 5, "branch.run"),
+        (theirs, 5, "branch.run"),
+        (other, 5, "branch.run"),
+        (trunk, 11, "branch.step"),
+    ):
+        with pytest.raises(UserError) as caught:
+            queue(spec={"steps": 20, "branch": {"run": run_id, "step": step}}, visible_to="local")
+        assert (caught.value.code, caught.value.field) == ("bad_branch", field)

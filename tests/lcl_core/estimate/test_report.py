@@ -79,6 +79,14 @@ def test_without_any_run_it_is_said_to_be_a_guess() -> None:
     assert found.disk_bytes == 2 * found.checkpoint_bytes + 4 * found.parameters
 
 
+def test_a_monitor_needs_the_weights_once_more_in_memory_and_on_disk() -> None:
+    alone, beside = (
+        estimate_pretraining(spec_of(**more), []) for more in ({}, {"monitor": {"dataset": "held", "split": "val"}})
+    )
+    assert beside.memory_parts["copies"] - alone.memory_parts["copies"] == 4 * alone.parameters
+    assert beside.disk_bytes - alone.disk_bytes == 4 * alone.parameters
+
+
 def test_on_a_gpu_no_checkpoint_is_staged_in_its_memory() -> None:
     on_cpu, on_gpu = (estimate_pretraining(spec_of(), [], device) for device in ("cpu", "gpu"))
     assert on_gpu.memory_parts["copies"] == 0 < on_cpu.memory_parts["copies"]

@@ -299,3 +299,68 @@ def test_only_towers_with_heads_have_a_head_width() -> None:
     assert parse_spec("pretrain", {"model": {"vision": "timm:resnet18", "vision_width": 40, "patch_size": 8}})
     with pytest.raises(UserError, match="vision_head_width"):
         parse_spec("pretrain", {"model": {"vision": "hybrid", "vision_width": 40}})
+
+
+def test_a_branch_is_another_spec_and_none_changes_no_hash() -> None:
+    def of(**fields: Any) -> str:
+        return spec_hash("pretrain", parse_spec("pretrain", fields))
+
+    branch = {"run": "run_0123456789abcdef01", "step": 500}
+    assert len({of(), of(branch=branch), of(branch={**branch, "step": 600})}) == 3
+    assert "branch" not in parse_spec("pretrain", {}).model_dump(), "specs of older versions say nothing of it"
+    with pytest.raises(UserError, match=r"above branch\.step"):
+        parse_spec("pretrain", {"branch": branch, "steps": 500})
+
+
+def test_a_monitor_is_another_spec_and_none_changes_no_hash() -> None:
+    plain = parse_spec("pretrain", {})
+    spec = parse_spec("pretrain", {"monitor": {"dataset": "held"}})
+    assert "monitor" not in plain.model_dump(), "specs of older versions say nothing of it"
+    assert spec_hash("pretrain", spec) != spec_hash("pretrain", plain)
+    assert dataset_fields(spec) == {"data.sources.0.dataset": "sample", "monitor.dataset": "held"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "source", "monitor", "field"),
+    [
+        ("lcl", {"view": "pairs"}, {"split": "train"}, "monitor.dataset"),
+        ("lcl", {"view": "interleaved"}, {"view": "interleaved"}, "monitor.dataset"),
+        ("clip", {"view": "pairs"}, {"view": "interleaved"}, "monitor.view"),
+        ("flamingo", {"view": "pairs"}, {"choose": "held_out.retrieval_r5"}, "monitor.choose"),
+    ],
+)
+def test_a_monitor_that_measures_nothing_held_out_is_refused(
+    objective: str, source: dict[str, str], monitor: dict[str, str], field: str
+) -> None:
+    spec = {"objective": {"name": objective}, "data": {"sources": [source]}}
+    assert parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample"}})
+    with pytest.raises(UserError) as caught:
+        parse_spec("pretrain", {**spec, "monitor": {"dataset": "sample", **monitor}})
+    assert (caught.value.code, caught.value.field) == ("bad_spec", field)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"contrastive_weight_to": 1.0}, "go together"),
+        ({"contrastive_weight_steps": 10}, "go together"),
+        ({"contrastive_weight_to": 1.0, "contrastive_weight_steps": 9, "hold_gradient_ratio": 1.0}, "give one of them"),
+        ({"name": "emu", "contrastive_weight_to": 1.0, "contrastive_weight_steps": 9}, "no contrastive loss"),
+        ({"name": "clip", "log_gradient_ratio": True}, "lacks one of the losses"),
+        ({"contrastive_weight": 0.0, "hold_gradient_ratio": 1.0}, "above 0"),
+    ],
+)
+def test_a_weight_that_cannot_vary_so_is_refused(objective: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        parse_spec("pretrain", {"objective": objective, "data": {"sources": [{"view": "pairs"}]}})
+    assert caught.value.field == "objective"
+
+
+def test_a_weight_that_varies_is_of_no_official_numerics_and_no_best_loss() -> None:
+    held = {"hold_gradient_ratio": 1.0}
+    with pytest.raises(UserError, match="numerics official"):
+        parse_spec("pretrain", {"objective": held, "numerics": "official"})
+    with pytest.raises(UserError, match="lambda changes") as caught:
+        parse_spec("pretrain", {"objective": held, "monitor": {"dataset": "sample"}})
+    assert caught.value.field == "monitor.choose"
+    assert not {"log_gradient_ratio", *held} & parse_spec("pretrain", {}).model_dump()["objective"].keys()

@@ -144,3 +144,13 @@ def test_a_line_of_finite_numbers_is_strict_json() -> None:
     meter = MetricsAggregator(10, RankGroup(), peak=1e9)
     add(meter, [report(2.0, 4.0)])
     json.dumps(meter.line(TrainingProgress(step=1)), allow_nan=False)
+
+
+def test_what_was_no_training_is_left_out_of_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lcl_core.train.metrics.time.monotonic", lambda: 60.0)
+    meter, progress = MetricsAggregator(10, RankGroup(), peak=1e9, _started=0.0), TrainingProgress(step=1)
+    add(meter, [report(2.0, 4.0)])
+    meter.exclude(56.0)
+    line = meter.line(progress)
+    assert line["images_per_s"] == 2 / 4.0
+    assert (progress.seconds, line["seconds_left"]) == (4.0, 36.0)

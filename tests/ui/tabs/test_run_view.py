@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ui.charts import metric_value
 from ui.tabs.run_view import draw_curves, draw_head, draw_list, draw_log, draw_result, draw_workers, progress_fraction
 
 
@@ -83,6 +84,20 @@ def test_curves_are_for_pre_training_only(run: dict[str, Any]) -> None:
     assert draw_curves({**run, "kind": "index"}, lines) == ""
 
 
+def test_held_out_numbers_are_drawn_beside_the_losses(run: dict[str, Any]) -> None:
+    lines = [
+        {"step": step, "generation_loss": 5 - step / 10, "held_out.generation_loss": 6.0, "held_out.loss": 6.0,
+         "held_out.retrieval_r5": step / 100}
+        for step in (10, 20)
+    ]  # fmt: skip
+    page = draw_curves({**run, "kind": "pretrain"}, lines)
+    assert page.count("<figure") == 2, "one chart of the loss, one of retrieval"
+    assert page.count("lcl-line--held-out") == 1
+    assert "of held-out data 6 at step 20" in page
+    assert "recall at 5" in page
+    assert metric_value(lines[0], "loss") == 4, "the sum of the training terms alone"
+
+
 def test_the_losses_of_any_method_are_drawn(run: dict[str, Any]) -> None:
     lines = [{"step": step, "masked_text_loss": 9 / step, "masked_image_loss": 1.0} for step in (1, 2, 3)]
     drawn = draw_curves(run, lines)
@@ -96,6 +111,8 @@ def test_the_losses_of_any_method_are_drawn(run: dict[str, Any]) -> None:
     ("result", "words"),
     [
         ({"encoder": {"parameters": 6_400_000, "images_seen": 33_000, "seconds": 200, "hash": "ab" * 32}}, "6.4M"),
+        ({"encoder": {"steps": 500}, "monitor": {"choose": "held_out.loss", "best": {"step": 400, "value": 0.25}}},
+         "0.25 at step 400"),
         ({"collection": {"name": "sample", "images": 3835, "texts": 9000, "dim": 192}}, "3,835"),
         ({"encoder": "enc_1", "rows": [{"task": "retrieval", "metric": "IR@5", "value": 0.171, "split": "test",
           "variant": "captions[0]", "chance": 0.0085, "untrained": 0.01, "interval": [0.14, 0.2]}]}, "0.14 – 0.2"),

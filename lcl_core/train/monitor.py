@@ -1,0 +1,445 @@
+"""Held-out losses, retrieval and nearest neighbours while a run trains, and the best of its weights.
+
+Everything is computed with a copy of the weights, the averaged ones where the run averages: neither the mode of the
+trained model, nor its gradients, its compiled blocks or the random generators change, so a run has the same weights to
+the last bit with and without a monitor. The first rank computes alone, so the numbers do not depend on the ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+
+from lcl_core.common.device import Precision, autocast, tf32_matmul
+from lcl_core.common.errors import UserError
+from lcl_core.common.files import sha256_file, write_json_atomically
+from lcl_core.common.run_dir import RunDir
+from lcl_core.data.corpus.base import Corpus
+from lcl_core.data.sampling.packing import DocumentBatch
+from lcl_core.data.sampling.sources import Sample
+from lcl_core.data.sampling.stream import SampleStream
+from lcl_core.data.tokenizer import Tokenizer
+from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
+from lcl_core.objectives.base import ContrastivePairs, EncodedBatch, GlobalBatch
+from lcl_core.objectives.distillation import undistilled
+from lcl_core.objectives.hard_negatives import NegativeCandidates
+from lcl_core.objectives.registry import build_objective
+from lcl_core.specs.pretrain import HELD_OUT, VIEW_ITEMS, AugmentationSpec, BatchSpec, PretrainSpec, SourceSpec
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.ema import Ema
+from lcl_core.train.factory import build_model
+from lcl_core.train.input_pipeline import Collator
+from lcl_core.train.train_step import ACCURACY, CONTRASTIVE, TrainingModule
+
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the weighted vote (arXiv 1805.01978, section 3.4)
+_SEED = 0  # of the sample and its layout: the same in every run
+_LABELS = ("concept", "class")  # kinds of labels that are tried, the best first
+_SECONDS_BETWEEN_LINES = 10.0  # a supervisor takes a silent job for a hung one
+_BLOCK = 1024  # rows of similarities at once
+
+
+class WeightsCopy:
+    """A copy of the trained weights of model and method, whole on this rank, as a plain module. It has no teacher."""
+
+    def __init__(self, spec: PretrainSpec, config: LCLConfig, device: torch.device) -> None:
+        model, objective = build_model(config, _SEED), build_objective(spec.objective, config, _SEED)
+        objective.before_training(model)
+        self.module = TrainingModule(model, objective).eval().requires_grad_(False).to(device)
+        self.precision: Precision = spec.precision
+
+    @property
+    def model(self) -> LCLModel:
+        return self.module.model
+
+    @torch.no_grad()
+    def load(self, trained: TrainingModule, ema: Ema | None = None) -> None:
+        """Copy the weights, or their averages. All ranks call it, since sharded weights are gathered."""
+        method = undistilled(trained.objective)
+        with nullcontext() if ema is None else ema.swapped():
+            for source, target in ((trained.model, self.module.model), (method, self.module.objective)):
+                own = target.state_dict()
+                for name, tensor in source.state_dict().items():
+                    own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+        self.module.objective.weights.update(method.weights)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Context with the precision of the training, whose random generators are as before afterwards."""
+        device = self.model.device
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            tf32_matmul(device, self.precision),
+            autocast(device, self.precision),
+        ):
+            yield
+
+
+class _Stopped(Exception):
+    """The run was requested to stop."""
+
+
+@dataclass
+class _Sums:
+    """What the held-out batches add up to.
+
+    Attributes:
+        losses, counts: weighted sums of the losses by name, and their items.
+        metrics: (total, count) by name.
+        latents: [n, E] L2-normalised pooled latents, in the order of the batches.
+        images, texts: rows [n, E] and [M, E] to retrieve, ``owners`` [n] the text of each image.
+        known: row of each text by its key.
+    """
+
+    losses: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    counts: Counter[str] = field(default_factory=Counter)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    latents: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    texts: list[Tensor] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    known: dict[Any, int] = field(default_factory=dict)
+
+    def add_metric(self, name: str, total: Tensor, count: float) -> None:
+        row = self.metrics.setdefault(name, [0.0, 0.0])
+        row[0] += float(total)
+        row[1] += count
+
+    def add_pairs(self, images: Tensor, texts: Tensor, keys: Sequence[Any]) -> None:
+        """Row-aligned features. Equal ``keys`` are one text, which no encoder could tell apart."""
+        self.images.append(images)
+        for row, key in enumerate(keys):
+            if key not in self.known:
+                self.known[key] = len(self.known)
+                self.texts.append(texts[row : row + 1])
+            self.owners.append(self.known[key])
+
+
+class HeldOutMonitor:
+    """Measures a run on ``spec.monitor``, and keeps the best weights in ``artifacts/encoder_best``.
+
+    All ranks make every call. What is best so far is what that folder holds, so it needs no state of a checkpoint.
+
+    Raises: UserError naming the field for data that hold nothing to measure.
+    """
+
+    def __init__(
+        self,
+        spec: PretrainSpec,
+        config: LCLConfig,
+        corpora: Mapping[str, Corpus],
+        tokenizer: Tokenizer,
+        copy: WeightsCopy,
+        run_dir: RunDir,
+        ranks: RankGroup,
+    ) -> None:
+        assert spec.monitor is not None
+        self.spec, self.monitor, self.copy, self.run_dir, self.ranks = spec, spec.monitor, copy, run_dir, ranks
+        self.processor = LCLProcessor(tokenizer, config.image_size)
+        self._collator = Collator(copy.module.objective, config, config.num_image_tokens, _SEED)
+        self._stream = _open_stream(spec, config, corpora, tokenizer)
+        self._batches: list[list[Sample]] = []
+        self._labels: list[str | None] = []  # in the order of the batches
+        self._spoke = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        return step == self.spec.steps or step % self.monitor.every == 0
+
+    def evaluate(self, trained: TrainingModule, ema: Ema | None, step: int) -> dict[str, float] | None:
+        """Numbers by name, the same on all ranks; None: the run was requested to stop before they were complete.
+
+        Raises: UserError for held-out data that cannot be measured; on all ranks.
+        """
+        self.copy.load(trained, ema)
+        numbers: dict[str, float] | None
+        numbers = self.ranks.run_on_all_ranks(lambda: self._measure(step) if self.ranks.rank == 0 else None)[0]
+        return numbers
+
+    def best(self) -> dict[str, Any] | None:
+        """Step, value, numbers and folder of the best weights so far; None: there are none yet."""
+        folder = self.run_dir.best_encoder
+        try:
+            training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return {**training["best"], "path": folder.relative_to(self.run_dir.path).as_posix()}
+
+    def result(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """Entry of the run's result. ``last``: the last metric line."""
+        name, best = self.monitor.choose, self.best()
+        if best is not None:
+            best["hash"] = sha256_file(self.run_dir.path / best["path"] / "model.safetensors")
+        return {
+            "choose": name,
+            "export": self.monitor.export,
+            "last": {"step": last.get("step"), "value": last.get(name), "path": "artifacts/encoder"},
+            "best": best,
+        }
+
+    def _measure(self, step: int) -> dict[str, float] | None:
+        started = time.monotonic()
+        self._spoke = started
+        try:
+            with torch.no_grad(), self.copy.computing():
+                self._read(step)
+                numbers = self._numbers(step)
+        except _Stopped:
+            return None
+        self._keep_best(step, numbers)
+        return numbers | {f"{HELD_OUT}seconds": round(time.monotonic() - started, 3)}
+
+    def _pause(self, step: int) -> None:
+        """Between two batches. Raises: _Stopped."""
+        if self.run_dir.stop_requested:
+            raise _Stopped
+        if time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
+            self._spoke = time.monotonic()
+            self.run_dir.append_metrics(step=step, total_steps=self.spec.steps, phase="measuring held-out data")
+
+    def _read(self, step: int) -> None:
+        """Read the samples once, until the next would be an image too many."""
+        if self._batches:
+            return
+        samples: list[Sample] = []
+        labels: dict[int, Mapping[str, str]] = {}  # by position
+        images = 0
+        for position in range(self._stream.documents_per_epoch):
+            self._pause(step)
+            sample = self._stream[position]
+            if not isinstance(sample, Sample) or not _fits(sample, self.spec.batch):
+                continue
+            images += len(sample.levels)
+            if images > self.monitor.images:
+                break
+            samples.append(sample)
+            labels[position] = self._stream.labels(position)
+        if not samples:
+            message = f"monitor: none of the documents of {self.monitor.dataset!r} can be used"
+            raise UserError(message, code="empty_source", field="monitor.dataset")
+        kinds = _LABELS if self.monitor.label is None else (self.monitor.label,)
+        kind = next((kind for kind in kinds if any(kind in each for each in labels.values())), kinds[0])
+        self._batches = list(_fill_batches(samples, self.spec.batch))
+        self._labels = [labels[sample.position].get(kind) for batch in self._batches for sample in batch]
+
+    def _numbers(self, step: int) -> dict[str, float]:
+        sums, engine = _Sums(), self.spec.engine
+        # the contrastive loss of a step is over all micro-batches of all ranks, so it is here
+        together = engine.nodes * engine.processes * engine.accumulate
+        for first in range(0, len(self._batches), together):
+            self._add_group(self._batches[first : first + together], sums, step)
+        means = {f"{name}_loss": sums.losses[name] / max(sums.counts[name], 1) for name in sums.losses}
+        numbers = {"loss": sum(means.values()), **means}
+        numbers |= {name: total / max(count, 1) for name, (total, count) in sums.metrics.items()}
+        if sums.owners:
+            owners = torch.tensor(sums.owners, device=self.copy.model.device)
+            numbers |= retrieval_recalls(torch.cat(sums.images), torch.cat(sums.texts), owners)
+        accuracy = self._neighbour_accuracy(torch.cat(sums.latents))
+        if accuracy is not None:
+            numbers["knn_accuracy"] = accuracy
+        return {f"{HELD_OUT}{name}": round(value, 6) for name, value in numbers.items()}
+
+    def _add_group(self, group: Sequence[list[Sample]], sums: _Sums, step: int) -> None:
+        """Micro-batches whose pairs are contrasted with each other."""
+        model, objective = self.copy.model, self.copy.module.objective
+        pairs: list[ContrastivePairs] = []
+        waiting = []  # for the candidates of the whole group
+        for samples in group:
+            self._pause(step)
+            batch = self._collator(DocumentBatch(samples)).to(model.device)
+            sums.counts.update(objective.counts(batch))
+            encoded: EncodedBatch = self.copy.module(batch)
+            latents = F.normalize(encoded.activations.image_latents.float(), dim=-1)
+            sums.latents.append(latents)
+            if encoded.pairs is not None:
+                pairs.append(encoded.pairs)
+                self._add_pairs(samples, latents, encoded.pairs, batch.pair_groups, sums)
+            waiting.append((batch, encoded))
+            if encoded.candidates is None:
+                self._add_losses(waiting, GlobalBatch(), sums)
+        if waiting:
+            parts = [encoded.candidates for _, encoded in waiting if encoded.candidates is not None]
+            longest = max(objective.max_text_length(batch) for batch, _ in waiting)
+            joint = NegativeCandidates.concatenate(parts, longest)
+            self._add_losses(waiting, GlobalBatch(lambda _: joint), sums)
+        if pairs:
+            contrastive = _join_pairs(pairs).loss(model.logit_scale, [sum(len(each.image_features) for each in pairs)])
+            sums.losses[CONTRASTIVE] += float(contrastive.loss) * pairs[0].weight
+            sums.add_metric(ACCURACY, contrastive.correct, sum(len(each.image_features) for each in pairs))
+
+    def _add_losses(self, waiting: list[Any], global_batch: GlobalBatch, sums: _Sums) -> None:
+        for batch, encoded in waiting:
+            found = self.copy.module.objective.losses(self.copy.model, batch, encoded, global_batch)
+            for name, loss in found.sums.items():
+                sums.losses[name] += float(loss.total) * loss.weight
+            for name, metric in found.metrics.items():
+                sums.add_metric(name, metric.total, float(metric.count))
+        waiting.clear()
+
+    def _add_pairs(
+        self, samples: list[Sample], latents: Tensor, pairs: ContrastivePairs, groups: Tensor, sums: _Sums
+    ) -> None:
+        """Images and texts to retrieve: captions, each encoded alone; of documents the contexts of their images."""
+        if VIEW_ITEMS[self.monitor.view] == "documents":
+            sums.add_pairs(pairs.image_features, pairs.text_features, groups.tolist())
+            return
+        rows = [_caption_row(sample, self.copy.model.config) for sample in samples]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        sums.add_pairs(latents, self.copy.model.get_text_features(ids), [tuple(row.tolist()) for row in rows])
+
+    def _neighbour_accuracy(self, latents: Tensor) -> float | None:
+        """Of the images with a label that another image has too; None: there are none."""
+        often = {label for label, count in Counter(self._labels).items() if label is not None and count > 1}
+        rows = [row for row, label in enumerate(self._labels) if label in often]
+        if not rows:
+            return None
+        numbers = {label: number for number, label in enumerate(sorted(filter(None, often)))}
+        labels = torch.tensor([numbers[str(self._labels[row])] for row in rows], device=latents.device)
+        return neighbour_accuracy(latents[rows], labels)
+
+    def _keep_best(self, step: int, numbers: Mapping[str, float]) -> None:
+        name = self.monitor.choose
+        if name not in numbers:
+            message = f"monitor.choose: there is no {name}: no two of the held-out images share a label"
+            raise UserError(message, code="nothing_to_score", field="monitor.choose")
+        value, best = numbers[name], self.best()
+        sign = 1 if name.endswith("loss") else -1
+        if best is not None and sign * value >= sign * best["value"]:
+            return
+        tensors = {key: tensor.detach().cpu() for key, tensor in self.copy.model.state_dict().items()}
+        weights = "last" if self.spec.ema_decay is None else "ema"
+        training = {"weights": weights, "best": {"step": step, "value": value, "numbers": dict(numbers)}}
+        write_encoder(self.run_dir.best_encoder, self.copy.model, tensors, self.processor, self.spec, training)
+
+
+def write_encoder(
+    target: Path,
+    model: LCLModel,
+    tensors: Mapping[str, Tensor],
+    processor: LCLProcessor,
+    spec: PretrainSpec,
+    training: Mapping[str, Any],
+) -> None:
+    """Write an encoder's folder, complete or not at all; ``training.json`` in it gets the spec and ``training``."""
+    partial = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, state_dict=dict(tensors))
+    processor.save_pretrained(partial)
+    write_json_atomically(partial / "training.json", {**spec.model_dump(mode="json"), **training})
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def retrieval_recalls(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
+    """Recall at 1 and 5 in both directions, and their means. A tie counts against the query.
+
+    Args:
+        images: [N, E] and texts: [M, E], L2-normalised.
+        owners: [N] row of each image's text; each text has an image.
+    """
+    by_text, by_image = [], []
+    for start in range(0, len(texts), _BLOCK):
+        scores = texts[start : start + _BLOCK].float() @ images.float().T
+        right = owners == torch.arange(start, start + len(scores), device=owners.device)[:, None]
+        best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
+        by_text.append(((scores >= best) & ~right).sum(1) + 1)
+    for start in range(0, len(images), _BLOCK):
+        scores = images[start : start + _BLOCK].float() @ texts.float().T
+        own = owners[start : start + _BLOCK, None]
+        by_image.append((scores >= scores.gather(1, own)).sum(1))
+    ranks = {"text_to_image": torch.cat(by_text), "image_to_text": torch.cat(by_image)}
+    found = {f"{way}_r{k}": float((rank <= k).float().mean()) for way, rank in ranks.items() for k in (1, 5)}
+    means = {f"retrieval_r{k}": sum(found[f"{way}_r{k}"] for way in ranks) / 2 for k in (1, 5)}
+    return means | found
+
+
+def neighbour_accuracy(features: Tensor, labels: Tensor) -> float:
+    """Share of images whose nearest others vote for their label, each with exp(cosine / temperature).
+
+    Args:
+        features: [N, E] L2-normalised.
+        labels: [N] from 0.
+    """
+    right = 0
+    classes = int(labels.max()) + 1
+    for start in range(0, len(features), _BLOCK):
+        scores = features[start : start + _BLOCK].float() @ features.float().T
+        scores.diagonal(start).fill_(float("-inf"))  # an image is no neighbour of itself
+        nearest, rows = scores.topk(min(NEIGHBOURS, len(features) - 1))
+        votes = torch.zeros(len(scores), classes, device=features.device)
+        votes.scatter_add_(1, labels[rows], (nearest / TEMPERATURE).exp())
+        right += int((votes.argmax(1) == labels[start : start + _BLOCK]).sum())
+    return right / len(features)
+
+
+def _open_stream(
+    spec: PretrainSpec, config: LCLConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer
+) -> SampleStream:
+    """The held-out data, whole images without augmentation. Raises: UserError naming the field."""
+    monitor = spec.monitor
+    assert monitor is not None
+    source = SourceSpec(dataset=monitor.dataset, view=monitor.view, split=monitor.split)
+    whole = AugmentationSpec(crop_scale=(1.0, 1.0))
+    data = spec.data.model_copy(update={"sources": (source,), "augmentation": whole, "weight_by": "documents"})
+    try:
+        return SampleStream(
+            data,
+            corpora,
+            tokenizer,
+            num_image_tokens=config.num_image_tokens,
+            image_size=config.image_size,
+            context_length=config.context_length,
+            seed=_SEED,
+            numerics=spec.numerics,
+        )
+    except UserError as error:
+        where = (error.field or "dataset").rpartition(".")[2]
+        raise UserError(f"monitor.{where}: {error.message}", code=error.code, field=f"monitor.{where}") from error
+
+
+def _fits(sample: Sample, budget: BatchSpec) -> bool:
+    return len(sample.token_ids) <= budget.tokens and len(sample.levels) <= budget.images
+
+
+def _fill_batches(samples: Sequence[Sample], budget: BatchSpec) -> Iterator[list[Sample]]:
+    """The samples in order, in batches of at most the budget; each batch longest first, as a collator orders it."""
+    batch: list[Sample] = []
+
+    def closed() -> list[Sample]:
+        return sorted(batch, key=lambda sample: -len(sample.token_ids))
+
+    for sample in samples:
+        tokens = sum(len(each.token_ids) for each in batch) + len(sample.token_ids)
+        images = sum(len(each.levels) for each in batch) + len(sample.levels)
+        if batch and (tokens > budget.tokens or images > budget.images):
+            yield closed()
+            batch = []
+        batch.append(sample)
+    yield closed()
+
+
+def _join_pairs(pairs: Sequence[ContrastivePairs]) -> ContrastivePairs:
+    groups = [part.groups for part in pairs if part.groups is not None]
+    return replace(
+        pairs[0],
+        image_features=torch.cat([part.image_features for part in pairs]),
+        text_features=torch.cat([part.text_features for part in pairs]),
+        groups=torch.cat(groups) if groups else None,
+    )
+
+
+def _caption_row(sample: Sample, config: LCLConfig) -> Tensor:
+    """``sot text eot`` of a pair."""
+    ids = torch.from_numpy(sample.token_ids).long()
+    text = ids[~torch.isin(ids, torch.tensor(config.special_token_ids))]
+    return torch.cat((torch.tensor([config.sot_token_id]), text, torch.tensor([config.eot_token_id])))

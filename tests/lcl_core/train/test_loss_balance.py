@@ -1,0 +1,137 @@
+"""The weight of the contrastive loss: in a line, or such that the gradients keep a ratio on the vision tower."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lcl_core.common.run_dir import ExitCode, JobCancelled, RunDir
+from lcl_core.model import LCLConfig, LCLModel, PackedBatch
+from lcl_core.objectives.lcl import Lcl
+from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
+from lcl_core.train.distributed import RankGroup
+from lcl_core.train.factory import build_model
+from lcl_core.train.loss_balance import adjusted_weight, gradient_squares, scheduled_weight
+from lcl_core.train.monitor import WeightsCopy
+from lcl_core.train.train_step import TrainingStep
+from lcl_core.train.trainer import Trainer
+from tests.lcl_core.train.small_runs import curve, finished, prepared, trainer, weights
+
+PAIRS = {"sources": [{"view": "pairs"}]}
+LINEAR = {"contrastive_weight": 0.1, "contrastive_weight_to": 1.1, "contrastive_weight_steps": 8}
+
+
+def column(run_dir: RunDir, name: str) -> list[float]:
+    return [line[name] for line in curve(run_dir)]
+
+
+def test_the_norms_are_those_of_two_backward_passes(
+    small_config: LCLConfig, documents: list[torch.Tensor], pixels: torch.Tensor
+) -> None:
+    config = LCLConfig(**{**small_config.to_dict(), "contrastive_weight": 0.3})
+    model, objective = build_model(config, seed=7), Lcl({"contrastive": 0.3, "generation": 1.0})
+    step = TrainingStep(model, objective, RankGroup())
+    copy = WeightsCopy(PretrainSpec(precision="fp32"), config, torch.device("cpu"))
+    copy.load(step.trained)
+    batch: PackedBatch = objective.collate(documents, pixels, config)
+    found = gradient_squares(copy, batch)
+    ids = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True)
+    for name, square in zip(("contrastive_loss", "generation_loss"), found, strict=True):
+        model.zero_grad()
+        getattr(model(pixel_values=pixels, input_ids=ids), name).backward()
+        expected = sum(float(p.grad.square().sum()) for p in model.visual.parameters() if p.grad is not None)
+        assert square == pytest.approx(expected, rel=1e-4)
+    assert not any(p.requires_grad or p.grad is not None for p in copy.module.parameters())
+
+
+@pytest.mark.parametrize("name", ["lcl", "coca", "blip2"])
+def test_a_measured_run_has_the_same_weights(tmp_path: Path, sample_zip: Path, name: str) -> None:
+    runs = {}
+    for measured in (False, True):
+        objective = {"name": name, "log_gradient_ratio": measured}
+        runs[measured] = prepared(tmp_path / str(measured), sample_zip, steps=4, data=PAIRS, objective=objective)
+        trainer(runs[measured]).run()
+    assert weights(runs[True]) == weights(runs[False])
+    (ratio,) = column(runs[True], "gradient_ratio")
+    assert 0 < ratio < math.inf
+    assert [{k: v for k, v in line.items() if k != "gradient_ratio"} for line in curve(runs[True])] == curve(
+        runs[False]
+    )
+
+
+def test_a_line_of_weights_is_used_and_logged(tmp_path: Path, sample_zip: Path) -> None:
+    spec = ObjectiveSpec(**LINEAR)
+    assert [scheduled_weight(spec, step, None) for step in (0, 4, 8, 20)] == pytest.approx([0.1, 0.6, 1.1, 1.1])
+    run_dir = prepared(tmp_path / "line", sample_zip, steps=8, log_every=2, objective=LINEAR)
+    trainer(run_dir).run()
+    means = [(scheduled_weight(spec, step, None) + scheduled_weight(spec, step + 1, None)) / 2 for step in (0, 2, 4, 6)]
+    assert column(run_dir, "contrastive_weight") == pytest.approx(means, abs=1e-5)
+    flat = prepared(tmp_path / "flat", sample_zip, steps=8, objective={**LINEAR, "contrastive_weight_to": 0.1})
+    plain = prepared(tmp_path / "plain", sample_zip, steps=8, objective={"contrastive_weight": 0.1})
+    for each in (flat, plain):
+        trainer(each).run()
+    assert weights(flat) == weights(plain) != weights(run_dir)
+
+
+def test_an_adjustment_goes_a_part_of_the_way() -> None:
+    weight, ratio = 0.1, 0.02
+    for _ in range(40):
+        weight, ratio = (adjusted := adjusted_weight(weight, ratio, 1.0)), ratio * adjusted / weight
+    assert ratio == pytest.approx(1.0, rel=0.02)
+    assert weight == pytest.approx(5.0, rel=0.02)
+    assert adjusted_weight(0.1, 1e-9, 1.0) == pytest.approx(0.15), "one odd measurement changes little"
+    assert adjusted_weight(1e3, 0.0, 1.0) == 1e3
+
+
+TARGET = 0.5
+HELD = {
+    "objective": {"hold_gradient_ratio": TARGET},
+    "optimizer": {"lr": 1e-4, "warmup_steps": 2},
+    "log_every": 1,
+    "steps": 16,
+    "checkpoint_every": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory, sample_zip: Path) -> RunDir:
+    run_dir = prepared(tmp_path_factory.mktemp("held"), sample_zip, **HELD)
+    trainer(run_dir).run()
+    return run_dir
+
+
+def test_the_ratio_is_held(held: RunDir) -> None:
+    ratios, used = column(held, "gradient_ratio"), column(held, "contrastive_weight")
+    assert used[0] == pytest.approx(0.1)
+    for step in range(1, 16):
+        assert used[step] == pytest.approx(adjusted_weight(used[step - 1], ratios[step - 1], TARGET), rel=1e-3)
+    assert abs(math.log(ratios[-1] / TARGET)) < abs(math.log(ratios[0] / TARGET)) / 2
+
+
+def test_a_held_ratio_resumes_exactly(
+    held: RunDir, tmp_path: Path, sample_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = prepared(tmp_path, sample_zip, **HELD)
+    flags = Trainer._flags
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_flags", lambda self: [int(self.progress.step == 6), *flags(self)[1:]])
+        with pytest.raises(JobCancelled):
+            trainer(run_dir).run()
+    trainer(run_dir).run()
+    assert curve(run_dir) == curve(held)
+    assert weights(run_dir) == weights(held)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_ranks_agree_on_the_weight(tmp_path: Path, sample_zip: Path, strategy: str) -> None:
+    """With another weight on one rank the numbers of a line, which are means over the ranks, would not fit together."""
+    engine = {"processes": 2, "strategy": strategy}
+    run_dir = prepared(tmp_path, sample_zip, **{**HELD, "steps": 4}, engine=engine)
+    assert finished(run_dir) == ExitCode.OK, run_dir.log_file.read_text()
+    ratios, used = column(run_dir, "gradient_ratio"), column(run_dir, "contrastive_weight")
+    for step in range(1, 4):
+        assert used[step] == pytest.approx(adjusted_weight(used[step - 1], ratios[step - 1], TARGET), rel=1e-3)
+    assert LCLModel.from_pretrained(run_dir.artifacts / "encoder")
