@@ -108,6 +108,23 @@ def test_without_renewals_the_job_is_asked_to_leave_and_then_killed(
         renewals.unblocked.set()
 
 
+def test_a_job_is_killed_once(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor may wait for the database for a minute yet, while the number of the process is given to others."""
+    process, rounds, real = RecordedProcess(), [], lease_keeper.boot_time
+    monkeypatch.setattr(lease_keeper, "boot_time", lambda: rounds.append(threading.current_thread().name) or real())
+    with keep(lease=2.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "block"
+            eventually(lambda: "kill" in process.received, "the end")
+            before = rounds.count("deadline")
+            eventually(lambda: rounds.count("deadline") > before + 3, "rounds of the deadline thread")
+        renewals.unblocked.set()
+    assert process.received == ["terminate", "kill"]
+
+
 def test_renewals_that_come_back_in_time_let_the_job_go_on(
     keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually
 ) -> None:
