@@ -210,10 +210,10 @@ class LeaseKeeper:
     def _enforce_on(self, process: LeasedProcess, moment: float, after_gap: bool) -> None:
         age = moment - self._renewed
         if self.lost:
-            process.kill()
+            self._kill(process)
         elif time.monotonic() > self._kill_at:
             log.warning("grace_exceeded")
-            process.kill()
+            self._kill(process)
         elif self._suspended_at is not None:
             self._await_renewal(process, moment, self._suspended_at)
         elif age > TERMINATE_SHARE * self._seconds and after_gap:
@@ -224,7 +224,7 @@ class LeaseKeeper:
         elif age > KILL_SHARE * self._seconds:
             log.warning("lease_not_renewed", action="kill", seconds=round(age, 1))
             self.ended_process = True
-            process.kill()
+            self._kill(process)
         elif age > TERMINATE_SHARE * self._seconds and not self.ended_process:
             log.warning("lease_not_renewed", action="terminate", seconds=round(age, 1))
             self.ended_process = True
@@ -236,4 +236,9 @@ class LeaseKeeper:
             self._suspended_at = None
         elif moment > suspended_at + TERMINATE_SHARE * self._seconds:
             self.ended_process = True
-            process.kill()
+            self._kill(process)
+
+    def _kill(self, process: LeasedProcess) -> None:
+        """Once: when the process has been waited for, its number may become that of a group of somebody else."""
+        process.kill()
+        self._process = None

@@ -12,6 +12,7 @@ from lcl_core.db import leases
 from lcl_core.db import runs as db_runs
 from lcl_core.db.session import Database
 from lcl_core.db.workers import WorkerIdentity
+from workers import claim_loop
 from workers.claim_loop import ClaimLoop
 
 Eventually = Callable[..., None]
@@ -137,3 +138,30 @@ def test_a_slot_leaves_to_others_what_its_worker_cannot_serve(
     eventually(lambda: seen == [for_anybody])
     slots.join()
     assert run_of(for_a_gpu).state == "queued"
+
+
+def test_a_claim_that_fails_loses_no_notification(
+    database: Database,
+    work: Work,
+    queue: Callable[..., str],
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that came while the only slot was at it, as a row that another worker has just removed was to be written."""
+    loop, failures = ClaimLoop(worker(1), database, 30.0, work), [RuntimeError("the row is gone")]
+    claim_next = claim_loop.claim_next
+
+    def claim(*given: Any, **named: Any) -> Any:
+        if failures:
+            loop.notify()
+            raise failures.pop()
+        return claim_next(*given, **named)
+
+    monkeypatch.setattr(claim_loop, "claim_next", claim)
+    run_id = queue()
+    try:
+        loop.notify()
+        eventually(lambda: work.now == {run_id}, "the run's claim")
+    finally:
+        loop.stop()
+        loop.join()

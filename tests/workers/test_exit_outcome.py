@@ -88,3 +88,11 @@ def test_out_of_memory_names_the_field_to_lower(run_dir: RunDir) -> None:
     found = verdict(run_dir, ExitCode.OUT_OF_MEMORY)
     assert isinstance(found, RunFailed)
     assert (found.reason["code"], "batch_size" in found.reason["message"]) == ("out_of_memory", True)
+
+
+def test_ranks_that_did_not_meet_cost_no_attempt(run_dir: RunDir) -> None:
+    problem = "the 2 processes of the run did not connect to 10.0.0.7:4711 within 300 s"
+    run_dir.log_file.write_text(f"error: {problem}\n")
+    found = verdict(run_dir, ExitCode.RENDEZVOUS_FAILED)
+    assert isinstance(found, Requeue)
+    assert (found.rule.cause, found.uses_attempt, found.cause) == ("rendezvous_failed", False, problem)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.rendezvous import NodeInfo
@@ -221,6 +222,38 @@ def test_a_member_that_cannot_write_its_log_is_a_failure_with_its_cause(
     assert "No such file or directory" in failure.message
     assert str(settings.runs_dir / claim.run_id / "artifacts" / "log-1.txt") in failure.message
     assert failure.message.startswith("node 1 on w-1")
+
+
+def test_a_member_that_cannot_renew_its_lease_ends_its_process_and_costs_no_attempt(
+    database: Database,
+    settings: WorkerSettings,
+    modules: dict[str, str],
+    joined: gang.MemberLease,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("renewal", None, ConnectionError("away"))
+
+    monkeypatch.setenv("TOY_SECONDS", "600")
+    settings.lease_seconds = 6.0
+    with database.session() as session:
+        claim = db_queue.claim_next(session, "w-2", 600.0)
+        assert isinstance(claim, leases.Claim)
+        gang.set_rendezvous(session, claim, "127.0.0.1:1")
+    run_dir = RunDir(settings.runs_dir / claim.run_id)
+    run_dir.path.mkdir(parents=True)
+    run_dir.prepare({"run_id": claim.run_id, "kind": claim.kind, "spec": claim.spec, "attempt": 1})
+    member = GangMember(database, settings, modules, FIRST)
+    thread = threading.Thread(target=member.run, args=(joined, threading.Event()), daemon=True)
+    thread.start()
+    log = run_dir.artifacts / "log-1.txt"
+    eventually(lambda: log.exists() and "toy starts" in log.read_text(), "the start of its process")
+    monkeypatch.setattr(gang_module, "renew_member_lease", away)
+    eventually(lambda: not thread.is_alive(), "the end of its process")
+    with database.reading() as session:
+        [failure], _ = gang.member_failures(session, claim)
+    assert (failure.code, failure.uses_attempt) == ("database_away", False)
 
 
 class TestVerdict:

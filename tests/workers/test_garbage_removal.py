@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from lcl_core.common.errors import UserError
 from lcl_core.db.artifact_store import ArtifactStore
 from lcl_core.db.artifacts import Artifacts
-from lcl_core.db.models import new_id
+from lcl_core.db.models import TaskLease, new_id
 from lcl_core.db.session import Database
 from workers.maintenance import garbage_task, remove_garbage
 from workers.settings import WorkerSettings
@@ -110,3 +113,27 @@ def test_a_collection_that_fails_is_left_to_others(
         with pytest.raises(PermissionError):
             remove_garbage(database, settings, Artifacts(settings), "w-1")
     assert remove_garbage(database, settings, Artifacts(settings), "w-2") == 1
+
+
+def test_a_long_collection_keeps_its_task_so_that_no_other_worker_begins_it(
+    database: Database, settings: WorkerSettings, orphan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder takes a good half of the time after which another worker may take over."""
+    for _ in range(2):
+        (settings.runs_dir / new_id("run")).mkdir()
+    settings.gc_seconds, settings.gc_grace_seconds = 3600.0, 0.0
+    passed, expiries = [0.0], []
+
+    def expiry() -> datetime:
+        with database.reading() as session:
+            return session.scalars(select(TaskLease.expires_at)).one()
+
+    def slow(path: Path) -> None:
+        expiries.append(expiry())
+        passed[0] += 0.6 * settings.gc_seconds
+        shutil.rmtree(path)
+
+    monkeypatch.setattr("lcl_core.db.garbage.remove_tree", slow)
+    monkeypatch.setattr("workers.maintenance.time.monotonic", lambda: passed[0])
+    assert remove_garbage(database, settings, Artifacts(settings), "w-1") == 3
+    assert expiries[0] < expiries[1] < expiries[2] < expiry()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from lcl_core.db.leases import StaleLease
 from lcl_core.db.session import Database
@@ -44,6 +47,7 @@ class Renewals:
         self.count = 0
         self.mode = "succeed"
         self.state = State.RUNNING
+        self.blocked = False
         self.unblocked = threading.Event()
 
     def __call__(self, _session: object) -> State:
@@ -52,6 +56,7 @@ class Renewals:
         if self.mode == "fail":
             raise OperationalError("renewal", None, ConnectionError("away"))
         if self.mode == "block":
+            self.blocked = True
             self.unblocked.wait()
         self.count += 1
         return self.state
@@ -64,16 +69,26 @@ def renewals() -> Iterator[Renewals]:
     renewals.unblocked.set()
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+class BootClock:
     """Advance the boot clock, as a machine does that was suspended."""
-    real, ahead = lease_keeper.boot_time, [0.0]
-    monkeypatch.setattr(lease_keeper, "boot_time", lambda: real() + ahead[0])
 
-    def advance(seconds: float) -> None:
-        ahead[0] += seconds
+    def __init__(self) -> None:
+        self._real, self._ahead = lease_keeper.boot_time, 0.0
+        self.rounds = 0  # readings by the thread that enforces the deadline
 
-    return advance
+    def __call__(self, seconds: float) -> None:
+        self._ahead += seconds
+
+    def read(self) -> float:
+        self.rounds += threading.current_thread().name == "deadline"
+        return self._real() + self._ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> BootClock:
+    clock = BootClock()
+    monkeypatch.setattr(lease_keeper, "boot_time", clock.read)
+    return clock
 
 
 @pytest.fixture
@@ -108,6 +123,22 @@ def test_without_renewals_the_job_is_asked_to_leave_and_then_killed(
         renewals.unblocked.set()
 
 
+def test_a_job_is_killed_once(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, clock: BootClock
+) -> None:
+    """The monitor may wait for the database for a minute yet, while the number of the process is given to others."""
+    process = RecordedProcess()
+    with keep(lease=2.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "block"
+            eventually(lambda: "kill" in process.received, "the end")
+            before = clock.rounds
+            eventually(lambda: clock.rounds > before + 3, "rounds of the deadline thread")
+        renewals.unblocked.set()
+    assert process.received == ["terminate", "kill"]
+
+
 def test_renewals_that_come_back_in_time_let_the_job_go_on(
     keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually
 ) -> None:
@@ -120,6 +151,56 @@ def test_renewals_that_come_back_in_time_let_the_job_go_on(
             renewals.mode, before = "succeed", renewals.count
             eventually(lambda: renewals.count > before + 2, "renewals")
     assert process.received == []
+
+
+def test_the_age_of_a_lease_counts_from_when_its_renewal_was_sent(
+    keep: Callable[..., LeaseKeeper], renewals: Renewals, eventually: Eventually, clock: BootClock
+) -> None:
+    """The reply may come late; the lease runs from when the database got the statement."""
+    process = RecordedProcess()
+    with keep(lease=1000.0) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            renewals.mode = "block"
+            eventually(lambda: renewals.blocked, "a renewal without a reply")
+            for _ in range(2):  # less at a time than what counts as a suspended machine
+                clock(200.0)
+                before = clock.rounds
+                eventually(lambda before=before: clock.rounds > before + 1, "a round of the deadline thread")
+            assert process.received == []
+            renewals.mode, renewed = "fail", renewals.count
+            renewals.unblocked.set()
+            eventually(lambda: renewals.count > renewed, "the reply")
+            clock(200.0)
+            eventually(lambda: process.received, "the request to leave", 60.0)
+    assert process.received == ["terminate"]
+
+
+def test_a_renewal_whose_reply_stays_away_is_sent_again_in_time(
+    empty_postgres: str, settings: WorkerSettings, eventually: Eventually
+) -> None:
+    """On a connection of its own: the first one has lost its server, perhaps."""
+    sent: list[str] = []
+
+    def renew(session: Session) -> None:
+        sent.append("renewal")
+        if len(sent) == 2:
+            session.execute(text("SELECT pg_sleep(60)"))
+
+    settings.lease_seconds, settings.heartbeat_seconds, settings.watch_seconds = 24.0, 0.02, 0.02
+    database, process = Database(empty_postgres), RecordedProcess()
+    with LeaseKeeper(database, settings, "run_1", renew, threading.Event()) as lease:
+        lease.confirm()
+        with lease.protect(process):
+            eventually(lambda: len(sent) > 3 or process.received, "renewals after the one without a reply")
+    database.dispose()
+    assert process.received == []
+
+
+def test_the_clock_of_leases_counts_the_time_in_which_the_machine_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = {time.CLOCK_MONOTONIC: 100.0, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC): 700.0}
+    monkeypatch.setattr(time, "clock_gettime", slept.__getitem__)
+    assert lease_keeper.boot_time() == 700.0
 
 
 def test_a_lost_lease_kills_the_job(
@@ -140,7 +221,7 @@ def test_after_a_gap_of_the_boot_clock_the_job_stops_until_the_lease_is_renewed(
     keep: Callable[..., LeaseKeeper],
     renewals: Renewals,
     eventually: Eventually,
-    clock: Callable[[float], None],
+    clock: BootClock,
 ) -> None:
     process = RecordedProcess()
     with keep(lease=60.0, heartbeat=15.0) as lease:
@@ -157,7 +238,7 @@ def test_after_a_gap_a_job_whose_run_is_another_workers_is_killed_stopped(
     keep: Callable[..., LeaseKeeper],
     renewals: Renewals,
     eventually: Eventually,
-    clock: Callable[[float], None],
+    clock: BootClock,
 ) -> None:
     process = RecordedProcess()
     with keep(lease=60.0, heartbeat=15.0) as lease:

@@ -33,11 +33,12 @@ def activity(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def long_run(database: Database) -> Callable[[], str]:
-    """Submit a run that outlasts the trial; returns its id."""
+    """Submit a run that outlasts the trials, some of which end its attempt before a checkpoint; returns its id."""
 
     def submit() -> str:
         with database.session() as session:
-            return db_submit.submit(session, "pretrain", {"steps": 100_000, "checkpoint_every": 5}).id
+            spec = {"steps": 100_000, "checkpoint_every": 5}
+            return db_submit.submit(session, "pretrain", spec, max_attempts=10 * TRIALS).id
 
     return submit
 

@@ -18,6 +18,7 @@ from api.services.state import AppState
 from api.services.warmup import EncoderWarmup
 from lcl_core.encoders.engine import estimate_memory
 from lcl_core.encoders.file_hashes import Hashes
+from lcl_core.serving.batched_engine import BatchedEngine
 from lcl_core.serving.model_pool import ModelPool
 from tests.api.sample_assets import images_by_colour, make_collection, save_encoder
 from tests.api.service_fixture import ServiceFixture
@@ -94,6 +95,26 @@ def test_encoders_are_examined_and_loaded_before_anybody_searches_the_newest_fir
             found = client.post(f"/v1/collections/{name}/search", json={"text": "a red square", "k": 1})
             assert found.status_code == 200, found.text
         assert len(loads.directories) == 2, "a search loads nothing any more"
+
+
+def test_each_encoder_has_embedded_a_text_before_anybody_searches(
+    live_service: ServiceFixture,
+    encoders: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., None],
+) -> None:
+    """The first forward pass takes longer: it loads the tokenizer and makes oneDNN's kernels."""
+    embedded: list[BatchedEngine] = []
+    original = BatchedEngine.embed_texts
+
+    def record(engine: BatchedEngine, *given: Any, **named: Any) -> Any:
+        vectors = original(engine, *given, **named)
+        embedded.append(engine)
+        return vectors
+
+    monkeypatch.setattr(BatchedEngine, "embed_texts", record)
+    with restarted(live_service):
+        eventually(lambda: len(set(embedded)) == 2, "a text of each encoder")
 
 
 def test_none_leaves_the_memory_for_one_that_nobody_has_asked_for(

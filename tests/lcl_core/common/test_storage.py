@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lcl_core.common.errors import UserError
 from lcl_core.common.storage import Storage, redact_credentials
@@ -51,6 +53,20 @@ def test_what_will_not_get_better_is_not_tried_again(error: Exception, code: str
     with pytest.raises(UserError) as caught:
         behind(flaky).read("a")
     assert (caught.value.code, flaky.requested) == (code, 1)
+
+
+def test_a_download_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> bytes:
+        raise MemoryError("the whole file")
+
+    files, data = fsspec.filesystem("memory"), os.urandom(1 << 20)
+    files.pipe_file("/downloaded/a", data)
+    try:
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+        Storage("memory://downloaded", first_wait=0.0).download("a", tmp_path / "a")
+    finally:
+        files.rm("/downloaded", recursive=True)
+    assert (tmp_path / "a").read_bytes() == data
 
 
 def test_a_short_answer_is_not_taken_for_the_document(tmp_path: Path) -> None:

@@ -100,14 +100,15 @@ def test_a_worker_that_becomes_free_joins_before_it_takes_another_run(
     busy = claim_for("w-1")
     run_id, _ = wide(queue, owner="ada"), queue(owner="bob")
     assert busy.run_id == first
-    assert claim_for("w-2").run_id != run_id, "bob has nothing at work, and nobody waits yet"
+    of_bob = claim_for("w-2")
+    assert of_bob.run_id != run_id, "bob has nothing at work, and nobody waits yet"
     third = queue(owner="ada")
     alive("w-3")
     seat = claim_for("w-3")
     assert seat.run_id == run_id
     queue(owner="eve")
-    succeed(database, busy)
-    assert claim_for("w-1").run_id == run_id, "once a worker waits, the owners' turns do not matter"
+    succeed(database, of_bob)
+    assert claim_for("w-2").run_id == run_id, "once a worker waits, the owners' turns do not matter"
     assert third
 
 

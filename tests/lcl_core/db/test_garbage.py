@@ -196,42 +196,27 @@ def test_what_another_is_just_noting_is_noted_once(
 
 
 class SlowFolders:
-    """``os.scandir`` whose folders take a moment each; at one of them it waits until it may go on."""
+    """``os.scandir`` that opens folders of this name only when it may go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.reached, self.go_on = threading.Event(), threading.Event()
-        self._scandir = os.scandir
+        self._name, self._scandir = name, os.scandir
 
-    def __call__(self, path: Any) -> Any:
-        entries = self._scandir(path)
-        return _SlowEntries(entries, self) if Path(path).name == "runs" else entries
-
-
-class _SlowEntries:
-    def __init__(self, entries: Any, slow: SlowFolders) -> None:
-        self._entries, self._slow = entries, slow
-
-    def __enter__(self) -> _SlowEntries:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._entries.close()
-
-    def __iter__(self) -> Any:
-        for number, entry in enumerate(self._entries):
-            if number == 3:
-                self._slow.reached.set()
-                assert self._slow.go_on.wait(180)
-            yield entry
+    def __call__(self, path: Any = ".") -> Any:
+        if Path(path).name == self._name:
+            self.reached.set()
+            assert self.go_on.wait(180)
+        return self._scandir(path)
 
 
+@pytest.mark.parametrize("folder", ["runs", "inner"], ids=["while listed", "while measured"])
 def test_a_slow_file_system_stops_no_writer(
-    database: Database, home: Path, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    database: Database, home: Path, queue: Callable[..., str], monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    """PostgreSQL ends a transaction that idles, SQLite lets no other write: none is open while folders are listed."""
+    """PostgreSQL ends a transaction that idles, SQLite lets no other write: none is open while the disk is read."""
     for _ in range(6):
         put(home, f"runs/{new_id('run')}")
-    slow = SlowFolders()
+    slow = SlowFolders(folder)
     monkeypatch.setattr("lcl_core.db.garbage.os.scandir", slow)
     with ThreadPoolExecutor(1) as collector:
         collecting = collector.submit(garbage.collect_garbage, database, home, GRACE)

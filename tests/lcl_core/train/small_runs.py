@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -132,9 +133,14 @@ def killed_after(run_dir: RunDir, step: int, eventually: Callable[..., None], *c
 
 
 def kill_group(process: Process) -> None:
+    """Returns when none of the group is left: a loader process has the lock of the run directory too."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + 180
+    while group(process.pid):
+        assert time.monotonic() < deadline, "a process outlives SIGKILL"
+        time.sleep(0.01)
 
 
 def group(leader: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from lcl_core.common.device import peak_memory_gib
+from lcl_core.common.rendezvous import NodeInfo
 from lcl_core.common.run_dir import RunDir
 from lcl_core.data.sampling.loader import LoaderPool
 from lcl_core.specs.pretrain import PretrainSpec
@@ -20,6 +21,7 @@ from lcl_core.train import trainer
 from lcl_core.train.checkpoint.state import restore_rng, rng_tensors
 from lcl_core.train.checkpoint.writer import Staging, TensorFile
 from lcl_core.train.distributed import init_process_group
+from lcl_core.train.launch import rank_env
 from tests.lcl_core.train.small_runs import prepared
 
 GPU = torch.device("cuda", 1)
@@ -62,13 +64,14 @@ def test_the_device_is_set_before_anything_is_moved_and_after_the_loaders_have_s
 
     monkeypatch.setattr(nn.Module, "to", to)
     monkeypatch.setattr(trainer, "LoaderPool", Recorded)
-    run_dir: RunDir = prepared(tmp_path, sample_zip, data={"workers": 1})
+    run_dir: RunDir = prepared(tmp_path, sample_zip, data={"workers": 3})
     run = run_dir.read_run()
     with pytest.raises(Moved):
         trainer.train(PretrainSpec.model_validate(run["spec"]), run_dir, run["datasets"])
     names = [call[0] for call in calls]
     assert calls[names.index("set_device")] == ("set_device", GPU)
     assert names.index("loaders") < names.index("set_device") < names.index("to")
+    assert calls[names.index("loaders")] == ("loaders", 3)
     assert calls[names.index("to")] == ("to", GPU)
 
 
@@ -80,6 +83,19 @@ def test_a_process_group_knows_its_device(monkeypatch: pytest.MonkeyPatch) -> No
     with init_process_group(GPU, 60):
         timeout = timedelta(seconds=60)
         assert given == {"backend": "cpu:gloo,cuda:nccl", "device_id": GPU, "timeout": timeout}
+
+
+def test_ranks_that_meet_at_a_reserved_port_know_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under the launcher. Without its device NCCL takes the GPU whose number is the rank."""
+    given: dict[str, Any] = {}
+    for name, value in rank_env(NodeInfo(1, 2, "127.0.0.1", 1), local_rank=0, processes=1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "TCPStore", lambda *_, **__: SimpleNamespace(set_timeout=lambda _: None))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **named: given.update(named, backend=backend))
+    monkeypatch.setattr(dist, "all_reduce", lambda _: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with init_process_group(GPU, 60):
+        assert (given["backend"], given["device_id"], given["rank"]) == ("cpu:gloo,cuda:nccl", GPU, 1)
 
 
 def test_staging_waits_for_the_device_of_every_tensor(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from lcl_core.common import threads
 from lcl_core.common.errors import UserError
 from lcl_core.common.forked_process import Process
 from lcl_core.common.run_dir import ExitCode, RunDir
+from lcl_core.common.threads import SPIN_COUNT, WAIT_VARIABLES
+from lcl_core.train import launch
 from tests.lcl_core.train.small_runs import finished, group, logged_steps, prepared, started
 
 # long enough that none ends by itself while a test looks at it
@@ -23,6 +27,45 @@ ENDLESS = {"steps": 100_000, "log_every": 1, "checkpoint_every": 50_000, "engine
 @pytest.fixture
 def run_dir(tmp_path: Path, sample_zip: Path) -> RunDir:
     return prepared(tmp_path, sample_zip, **ENDLESS)
+
+
+class EndedRank:
+    """A rank that has done its work."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 0
+
+
+@pytest.fixture
+def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """What two ranks of one machine are started with; ``port`` says whether theirs is taken by then."""
+    found: list[dict[str, str]] = []
+
+    def start(module: str, arguments: list[str], environment: dict[str, str], others: list[Process]) -> EndedRank:
+        taken = True
+        with socket.socket() as other, suppress(OSError):
+            other.bind((environment["MASTER_ADDR"], int(environment["MASTER_PORT"])))
+            taken = False
+        found.append({**environment, "port": "taken" if taken else "free"})
+        return EndedRank()
+
+    monkeypatch.setattr(launch, "start_in_group", start)
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(RunDir, "watch_signals", lambda _: None)
+    for name in ("OMP_NUM_THREADS", *WAIT_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    assert launch.launch(str(tmp_path), 2) == ExitCode.OK
+    return found
+
+
+def test_nobody_else_can_take_the_port_of_the_ranks_before_they_listen(environments: list[dict[str, str]]) -> None:
+    assert [environment["port"] for environment in environments] == ["taken", "taken"]
+
+
+def test_ranks_share_the_cores_and_wait_without_polling_for_long(environments: list[dict[str, str]]) -> None:
+    for environment in environments:
+        assert (environment["OMP_NUM_THREADS"], environment["GOMP_SPINCOUNT"]) == ("4", str(SPIN_COUNT))
 
 
 def ranks(leader: int) -> dict[int, int]:

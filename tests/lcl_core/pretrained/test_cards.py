@@ -1,0 +1,34 @@
+"""Model cards: what is said of an encoder on images that had no part in its choice stands wherever it is praised."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lcl_core.pretrained import PretrainedEncoder, pretrained_encoders
+
+README = Path(__file__).parents[3] / "README.md"
+DECIMAL = re.compile(r"(?<![\d.])\.\d+")
+APART = re.compile(r"had no part in any choice[^.]*?(\.\d+)[^.]*\(chance (\.\d+)\)", re.DOTALL)
+
+
+@pytest.mark.parametrize("encoder", pretrained_encoders(), ids=lambda encoder: encoder.name)
+def test_a_card_has_a_figure_of_images_that_had_no_part_in_the_choice(encoder: PretrainedEncoder) -> None:
+    """Its recipe is chosen by figures of some split; those of that split alone would promise too much."""
+    assert APART.search((encoder.directory / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("encoder", pretrained_encoders(), ids=lambda encoder: encoder.name)
+def test_the_manual_quotes_the_card_and_not_the_optimistic_figures_alone(encoder: PretrainedEncoder) -> None:
+    card = (encoder.directory / "README.md").read_text(encoding="utf-8")
+    apart = APART.search(card)
+    assert apart is not None
+    link = f"(lcl_core/pretrained/{encoder.name}/README.md)"
+    quoting = [part.partition(link)[2] for part in README.read_text(encoding="utf-8").split("\n\n") if link in part]
+    for text in quoting:
+        figures = DECIMAL.findall(text)
+        assert set(figures) <= set(DECIMAL.findall(card))
+        assert not figures or set(apart.groups()) <= set(figures)
+    assert any(DECIMAL.search(text) for text in quoting), "README quotes figures of no encoder that ships"
