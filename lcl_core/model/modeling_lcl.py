@@ -267,7 +267,9 @@ class LCLModel(PreTrainedModel):
         return embeddings.index_copy(0, image_slots, patch_tokens.flatten(0, 1).to(embeddings.dtype))
 
     def encode_documents(self, batch: PackedBatch, patch_tokens: Tensor) -> Tensor:
-        """Text tower outputs [T, D], with the patch tokens [n, N, D] at the placeholders."""
+        """Text tower outputs [T, D], with the patch tokens [n, N, D] of all images at the placeholders."""
+        if batch.placed_images is not None:
+            patch_tokens = patch_tokens.index_select(0, batch.placed_images)
         embeddings = self.embed_tokens(batch.token_ids, batch.image_slots, patch_tokens)
         return self.text(embeddings, batch.positions, batch.layout)
 

@@ -89,6 +89,7 @@ class TargetEncoder(nn.Module):
 
 class Emu(Flamingo):
     name: ClassVar[MethodName] = "emu"
+    reads_image_outputs = True
 
     def __init__(self, spec: ObjectiveSpec, config: LCLConfig) -> None:
         super().__init__(spec.weights)
