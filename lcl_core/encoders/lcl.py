@@ -29,7 +29,7 @@ from lcl_core.encoders.captioning import (
     PreparedImage,
     StreamListener,
 )
-from lcl_core.encoders.detect import WEIGHTS, detect_encoder, hash_weights
+from lcl_core.encoders.detect import CONFIG, WEIGHTS, detect_encoder, hash_weights
 from lcl_core.encoders.external import check_network_size, parameter_groups
 from lcl_core.encoders.schemas.validate import check_loadable
 from lcl_core.model import LCLConfig, LCLModel, LCLProcessor
@@ -289,9 +289,7 @@ class LCLEncoder(ImageEncoder):
 
 def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
     check_loadable(directory)
-    config = LCLConfig.from_pretrained(directory)
-    if config.vision.startswith("timm:"):
-        check_network_size(directory, detect_encoder(directory), lambda: LCLModel(config))
+    _check_timm_tower(directory)
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = LCLModel.from_pretrained(
@@ -313,6 +311,20 @@ def _load(directory: Path) -> tuple[LCLModel, LCLProcessor]:
         message = f"the weights do not belong to config.json ({len(names)} names differ, first {names[0]!r})"
         raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / WEIGHTS)
     return model, processor
+
+
+def _check_timm_tower(directory: Path) -> None:
+    """Compare a timm tower with the weights before it is allocated. Raises: UserError."""
+    config = LCLConfig.from_pretrained(directory)
+    if not config.vision.startswith("timm:"):
+        return
+    try:
+        check_network_size(directory, detect_encoder(directory), lambda: LCLModel(config))
+    except UserError as error:
+        if error.code in ("encoder_unreadable", "missing_extra"):
+            raise
+        message = f"the vision tower cannot be built ({error.message}); give the directory of a saved encoder"
+        raise UserError(message, code="encoder_unreadable", field="encoder", file=directory / CONFIG) from error
 
 
 def _finish_rows(

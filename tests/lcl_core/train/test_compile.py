@@ -76,6 +76,26 @@ def test_compiled_blocks_learn_the_same(
     ]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_each_stage_of_convnext_is_compiled_once(small_config: LCLConfig, pixels: Tensor, checkpointing: bool) -> None:
+    """Its grids differ from stage to stage; only the number of images may become symbolic."""
+    torch.compiler.reset()
+    counters.clear()
+    config = LCLConfig(**{**small_config.to_dict(), "vision": "convnext", "vision_layers": 3})
+    plain, compiled = (build_model(config, seed=0).visual.train() for _ in range(2))
+    compiled.configure_blocks(checkpointing=checkpointing, compiled=True)
+    graphs = []
+    for count in (3, 4, 5, 2):
+        features = [tower(pixels[:count]) for tower in (plain, compiled)]
+        torch.testing.assert_close(features[1], features[0], atol=1e-5, rtol=1e-5)
+        for each in features:
+            each.square().mean().backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    for (name, own), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, own.grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert graphs == [4] * 4  # patches, blocks of either width, the halving between
+
+
 def test_compiled_blocks_with_checkpointing_are_sharded(
     small_config: LCLConfig, documents: list[Tensor], pixels: Tensor, tmp_path: Path
 ) -> None:

@@ -86,6 +86,24 @@ def test_the_foretold_shapes_are_the_models(settings: dict[str, Any]) -> None:
     assert wanted == {name: tuple(value.shape) for name, value in made.state_dict().items()}
 
 
+@pytest.mark.parametrize(
+    ("vision", "words"),
+    [
+        ("timm:local-dir:/etc", "vision: .*pattern"),
+        ("hf-hub:timm/resnet18", "vision: .*pattern"),
+        ("hybrid", "do not fit config.json"),
+        ("timm:resnet18", "the vision tower cannot be built .*has 256 channels"),
+    ],
+)
+def test_a_vision_tower_from_elsewhere_is_refused(ours: Path, tmp_path: Path, vision: str, words: str) -> None:
+    directory = shutil.copytree(ours, tmp_path / "encoder")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "vision": vision}))
+    with pytest.raises(UserError, match=words) as caught:
+        load_image_encoder(directory)
+    assert (caught.value.code, caught.value.field) == ("encoder_unreadable", "encoder")
+
+
 def test_a_header_of_long_numbers_takes_no_time(ours: Path, foreign: Path, tmp_path: Path) -> None:
     """Numbers of 4000 digits were multiplied, which takes time with the square of their length."""
     directory = encoders.make("sides of 4000 digits", tmp_path / "encoder", ours, foreign)
