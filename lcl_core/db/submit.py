@@ -59,8 +59,7 @@ def submit(
 
     Raises:
         UserError: ``unknown_kind``, ``bad_spec``, ``bad_gpus``, ``unknown_encoder``, ``bad_branch``,
-            ``unknown_predecessor``, ``predecessor_failed``; ``idempotency_conflict``: the key was used with another
-            body.
+            ``unknown_predecessor``, ``predecessor_failed``, ``idempotency_conflict`` (the key had another body).
     """
     spec = parse_spec(kind, spec) if isinstance(spec, dict) else spec
     full = spec.model_dump(mode="json")
@@ -70,9 +69,7 @@ def submit(
     body_hash = hash_body(fields | _optional_fields(after, max_attempts, resource, gpus))
     if repeated := find_by_idempotency_key(session, Run, owner, idempotency_key, body_hash):
         return repeated
-    spec = pin_encoders(
-        session, spec
-    )  # after the body's hash: a repeated request finds its run whatever the name is now
+    spec = pin_encoders(session, spec)  # after the hash: a repeated request finds its run whatever the name is now
     moment, ready = now(session), check_predecessors(session, after, visible_to)
     run = Run(
         id=new_id("run"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,11 +10,15 @@ from lcl_core.model import LCLConfig, LCLModel
 from lcl_core.objectives.base import GlobalBatch
 from lcl_core.objectives.distillation import Distillation
 from lcl_core.objectives.registry import build_objective
-from lcl_core.specs.pretrain import ObjectiveSpec
+from lcl_core.specs.parsing import parse_spec
+from lcl_core.specs.pretrain import ObjectiveSpec, PretrainSpec
 from lcl_core.train import build_optimizer
+from lcl_core.train.checkpoint.state import TrainingProgress
 from lcl_core.train.distributed import RankGroup
 from lcl_core.train.factory import build_model
-from lcl_core.train.train_step import TrainingStep
+from lcl_core.train.loss_balance import LossBalance
+from lcl_core.train.monitor import WeightsCopy
+from lcl_core.train.train_step import TrainingModule, TrainingStep
 from tests.lcl_core.batch_partitions import partition_batches
 
 
@@ -69,3 +74,15 @@ def test_the_poolers_query_is_trained_whatever_the_method(
     assert gradient is not None
     assert float(gradient.abs().sum()) > 0
     assert "text.ln_final" in objective.unused_parameters
+
+
+def test_a_copy_of_the_weights_has_the_method_without_its_teacher(small_config: LCLConfig) -> None:
+    spec = parse_spec("pretrain", {"objective": {"contrastive_weight_to": 1.0, "contrastive_weight_steps": 10}})
+    assert isinstance(spec, PretrainSpec)
+    trained = TrainingModule(build_model(small_config, seed=1), distilled(small_config))
+    LossBalance(spec.objective, trained, None, RankGroup()).set_weight(TrainingProgress(step=5))
+    copy = WeightsCopy(spec, small_config, torch.device("cpu"))
+    copy.load(trained)
+    assert copy.module.objective.weights == {"contrastive": pytest.approx(0.55), "generation": 1.0}
+    ours, theirs = copy.model.state_dict(), trained.model.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
