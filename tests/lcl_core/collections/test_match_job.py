@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,15 @@ def test_the_sum_is_the_largest_that_any_assignment_has() -> None:
             for choice in itertools.permutations(range(larger), smaller)
         )
         assert sum(matrix[pair] for pair in got) == pytest.approx(best)
+
+
+def test_what_was_said_of_images_of_other_matches_is_dropped(kit: Any) -> None:
+    """It is in the order of the earlier matches: another image would get the subject."""
+    record = laid(kit, "blue", "this is red", "here is blue", "red")
+    fields = {"url": "u", "image_info": [{"subject": {"concept": "a"}}, {"subject": {"concept": "b"}}]}
+    (got,) = match_records([replace(record, extra=fields)], ENCODER)
+    assert isinstance(got, Record)
+    assert got.extra == {"url": "u"}
 
 
 def test_a_sequence_becomes_sentences_with_their_images(kit: Any) -> None:
