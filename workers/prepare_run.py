@@ -54,8 +54,7 @@ def prepare_run_dir(
         remove_tree(run_dir.artifacts)
         if claim.from_scratch:
             run_dir.tokenizer_file.unlink(missing_ok=True)
-        if claim.continues:
-            _copy_start(spec, RunDir(run_dir.path.with_name(claim.continues)), run_dir, from_scratch=claim.from_scratch)
+        _copy_start(spec, None if claim.from_scratch else claim.continues, run_dir)
     collections = prepare_collection_snapshots(database, spec, run_dir.changes, settings.home, fetched)
     run_dir.prepare({**_run_json(claim, inputs), "collections": collections, **_storage_paths(settings)})
 
@@ -101,13 +100,12 @@ def _storage_paths(settings: WorkerSettings) -> dict[str, object]:
     return {"cache": str(settings.home.resolve() / "cache"), "roots": roots}
 
 
-def _copy_start(spec: AnySpec, parent: RunDir, child: RunDir, *, from_scratch: bool) -> None:
-    """What a run that continues ``parent`` starts from. A branch starts from its milestone whenever it starts anew."""
-    branch = spec.branch if isinstance(spec, PretrainSpec) else None
-    if branch is not None and branch.run == parent.path.name:
-        copy_milestone(parent, child, branch.step)
-    elif not from_scratch:
-        copy_parent_checkpoint(parent, child)
+def _copy_start(spec: AnySpec, continues: str | None, child: RunDir) -> None:
+    """What a run starts from: the last checkpoint of the run that it continues, or else its milestone if it has one."""
+    branch, runs = spec.branch if isinstance(spec, PretrainSpec) else None, child.path.parent
+    other = continues if branch is None or continues != branch.run else None
+    if (other is None or not copy_parent_checkpoint(RunDir(runs / other), child)) and branch is not None:
+        copy_milestone(RunDir(runs / branch.run), child, branch.step)
 
 
 def copy_milestone(parent: RunDir, child: RunDir, step: int) -> None:

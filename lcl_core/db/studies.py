@@ -339,6 +339,7 @@ def _submit_for_study(session: Session, study: Study, kind: str, request: RunReq
         priority=STUDY_PRIORITY if kind == "pretrain" else 0,
         study_id=study.id,
         continues=request.continues,
+        visible_to=study.owner,
     )
 
 

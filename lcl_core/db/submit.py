@@ -86,15 +86,18 @@ def submit(
         **requirements,
         **dict.fromkeys(("created_at", "queued_at", "ready_at"), moment),
         study_id=study_id,
-        continues=continues or _trunk(session, spec, visible_to),
+        continues=continues or find_trunk(session, spec, visible_to),
         tag_rows=[RunTag(tag=tag, owner=owner) for tag in tags],
         after_rows=[Predecessor(after_id=run_id) for run_id in after],
     )
     return _insert(session, run)
 
 
-def _trunk(session: Session, spec: AnySpec, visible_to: str | None) -> str | None:
-    """Id of the run from whose milestone the spec starts. Raises: UserError ``bad_branch``."""
+def find_trunk(session: Session, spec: AnySpec, visible_to: str | None = None) -> str | None:
+    """Id of the run from whose milestone the spec starts, if any. Raises: UserError ``bad_branch``.
+
+    ``visible_to``: owner whose runs it may be; None: all owners.
+    """
     branch = spec.branch if isinstance(spec, PretrainSpec) else None
     if branch is None:
         return None

@@ -60,6 +60,8 @@ def test_a_bad_idempotency_key_is_refused(http: httpx.Client, refused: Any, key:
             "unknown_dataset",
             "data.sources.1.dataset",
         ),
+        ({"kind": "pretrain", "spec": {"monitor": {"dataset": "absent"}}}, "unknown_dataset", "monitor.dataset"),
+        ({"kind": "pretrain", "spec": {"branch": {"run": "run_0", "step": 5}}}, "bad_branch", "branch.run"),
         ({"kind": "evaluate", "spec": {"encoder": "absent"}}, "unknown_encoder", "encoder"),
         ({"kind": "pretrain", "spec": {"model": {"init": "absent"}}}, "unknown_encoder", "model.init"),
         ({"kind": "evaluate", "spec": {"encoder": "e", "dataset": "absent"}}, "unknown_dataset", "dataset"),
